@@ -1,0 +1,1 @@
+//! Counts and sums a bus's events from a backfill.

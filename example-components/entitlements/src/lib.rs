@@ -1,0 +1,1 @@
+//! Keeps an entitlement cache from a queue subscription.

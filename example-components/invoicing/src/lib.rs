@@ -1,0 +1,1 @@
+//! Writes invoice lines from a durable subscription.

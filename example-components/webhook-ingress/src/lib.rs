@@ -1,0 +1,1 @@
+//! Verifies payment webhooks and publishes them as a tenant's events.

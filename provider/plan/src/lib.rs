@@ -1,0 +1,1 @@
+//! The pure planner: policy and observed state to topology and steps.

@@ -1,0 +1,1 @@
+//! The fanout:bus capability provider for wasmCloud v1.

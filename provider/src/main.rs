@@ -1,0 +1,3 @@
+//! The fanout:bus capability provider for wasmCloud v1.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! wRPC over the wasmCloud v1 lattice (NATS), isolated and bounded.
