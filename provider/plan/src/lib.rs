@@ -1,1 +1,32 @@
-//! The pure planner: policy and observed state to topology and steps.
+//! The pure planner of a bus: policy and what is observed in, topology and steps out.
+//!
+//! Everything here is a function of its arguments. Deliberately absent: IO, async-nats, tokio, the clock, the
+//! environment.
+
+pub mod envelope;
+mod event;
+mod filter;
+pub mod link;
+mod name;
+mod pattern;
+pub mod policy;
+mod position;
+mod problem;
+pub mod retry;
+mod setting;
+pub mod step;
+mod subject;
+pub mod subscription;
+pub mod timestamp;
+pub mod topology;
+
+pub use event::{Attributes, MAX_EXTENSIONS, RawEvent};
+pub use filter::Filter;
+pub use name::{BusName, EventType, SubscriptionName, TenantId};
+pub use pattern::EventPattern;
+pub use policy::Policy;
+pub use position::Position;
+pub use problem::{Code, Problem};
+pub use retry::RetrySchedule;
+pub use setting::{Settings, show_duration};
+pub use subject::{BusNames, SubjectTemplate};

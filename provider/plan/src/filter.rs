@@ -1,0 +1,159 @@
+//! Which events a subscription is given, and which a link allows.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EventPattern, EventType, SubjectTemplate, TenantId};
+
+/// Tenants and patterns of event types. An empty list of tenants stands for all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// The tenants, sorted; empty for all.
+    pub tenants: Vec<TenantId>,
+    /// Patterns, any of which may match; at least one.
+    pub event_types: Vec<EventPattern>,
+}
+
+impl Filter {
+    /// Every event of the bus.
+    pub fn all() -> Self {
+        Self::new(Vec::new(), Vec::new())
+    }
+
+    /// A filter in its normal form: sorted, without what another item covers.
+    pub fn new(mut tenants: Vec<TenantId>, mut event_types: Vec<EventPattern>) -> Self {
+        tenants.sort();
+        tenants.dedup();
+        event_types.sort();
+        event_types.dedup();
+        if event_types.is_empty() {
+            event_types.push(EventPattern::any());
+        }
+        let event_types = event_types
+            .iter()
+            .filter(|p| !event_types.iter().any(|q| q != *p && q.covers(p)))
+            .cloned()
+            .collect();
+        Self { tenants, event_types }
+    }
+
+    /// Whether an event matches.
+    pub fn matches(&self, tenant: &TenantId, event_type: &EventType) -> bool {
+        self.allows_tenant(tenant) && self.event_types.iter().any(|p| p.matches(event_type))
+    }
+
+    /// Whether a tenant is among these.
+    pub fn allows_tenant(&self, tenant: &TenantId) -> bool {
+        self.tenants.is_empty() || self.tenants.binary_search(tenant).is_ok()
+    }
+
+    /// Whether everything that `other` matches matches here too.
+    pub fn covers(&self, other: &Self) -> bool {
+        let tenants = self.tenants.is_empty()
+            || (!other.tenants.is_empty() && other.tenants.iter().all(|t| self.allows_tenant(t)));
+        tenants
+            && other
+                .event_types
+                .iter()
+                .all(|p| self.event_types.iter().any(|q| q.covers(p)))
+    }
+
+    /// The subject filters that let at least every matching event through, and no two of which overlap: the server
+    /// refuses overlapping filters on one consumer (nats-server 2.15, error 10138). Patterns that cross (`a.*` and
+    /// `*.b`) are widened to all types of their tenants; what is then too much is settled unseen on delivery.
+    pub fn subject_filters(&self, template: &SubjectTemplate) -> Vec<String> {
+        let crossing = self
+            .event_types
+            .iter()
+            .enumerate()
+            .any(|(i, p)| self.event_types[..i].iter().any(|q| overlap(p, q)));
+        let any = [EventPattern::any()];
+        let patterns: &[EventPattern] = if crossing { &any } else { &self.event_types };
+        let tenants: Vec<Option<&TenantId>> = if self.tenants.is_empty() {
+            vec![None]
+        } else {
+            self.tenants.iter().map(Some).collect()
+        };
+        tenants
+            .iter()
+            .flat_map(|tenant| patterns.iter().map(|p| template.filter(*tenant, p)))
+            .collect()
+    }
+}
+
+/// Whether some event type matches both.
+fn overlap(a: &EventPattern, b: &EventPattern) -> bool {
+    let (mut a, mut b) = (a.as_str().split('.'), b.as_str().split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some("**"), Some(_)) | (Some(_), Some("**")) => return true,
+            (Some(x), Some(y)) if x == "*" || y == "*" || x == y => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filter(tenants: &[&str], patterns: &[&str]) -> Filter {
+        Filter::new(
+            tenants.iter().map(|t| t.parse().unwrap()).collect(),
+            patterns.iter().map(|p| p.parse().unwrap()).collect(),
+        )
+    }
+
+    #[test]
+    fn subject_filters_never_overlap() {
+        let template: SubjectTemplate = "p.{tenant}.w.{event-type}".parse().unwrap();
+        let f = |tenants: &[&str], patterns: &[&str]| filter(tenants, patterns).subject_filters(&template);
+        assert_eq!(f(&[], &[]), ["p.*.w.>"]);
+        assert_eq!(
+            f(&["b", "a", "b"], &["invoice.*"]),
+            ["p.a.w.invoice.*", "p.b.w.invoice.*"]
+        );
+        assert_eq!(
+            f(&[], &["invoice.**", "invoice.paid", "charge.*"]),
+            ["p.*.w.charge.*", "p.*.w.invoice.>"]
+        );
+        assert_eq!(f(&["a"], &["a.*", "*.b"]), ["p.a.w.>"], "crossing patterns are widened");
+    }
+
+    #[test]
+    fn a_wider_filter_covers_a_narrower() {
+        let all = Filter::all();
+        let narrow = filter(&["acme"], &["invoice.*"]);
+        assert!(all.covers(&narrow));
+        assert!(!narrow.covers(&all));
+        assert!(!narrow.covers(&filter(&["acme", "other"], &["invoice.*"])));
+        assert!(!narrow.covers(&filter(&["acme"], &["**"])));
+        assert!(narrow.covers(&filter(&["acme"], &["invoice.paid"])));
+    }
+
+    fn patterns() -> impl Strategy<Value = Vec<String>> {
+        proptest::collection::vec("(a|b|\\*)(\\.(a|b|\\*)){0,2}(\\.\\*\\*)?", 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn what_matches_passes_the_subject_filters(patterns in patterns(), event_type in "(a|b)(\\.(a|b)){0,3}") {
+            let template: SubjectTemplate = "p.{tenant}.{event-type}".parse().unwrap();
+            let patterns: Vec<EventPattern> = patterns.iter().map(|p| p.parse().unwrap()).collect();
+            let event_type: EventType = event_type.parse().unwrap();
+            let tenant = "t".parse().unwrap();
+            let filter = Filter::new(vec![], patterns.clone());
+            let plainly = patterns.is_empty() || patterns.iter().any(|p| p.matches(&event_type));
+            prop_assert_eq!(filter.matches(&tenant, &event_type), plainly);
+            let subject = template.subject(&tenant, &event_type);
+            let passing = filter.subject_filters(&template).iter().filter(|f| {
+                let pattern = f.strip_prefix("p.*.").unwrap().replace('>', "**");
+                pattern.parse::<EventPattern>().unwrap().matches(&event_type)
+            }).count();
+            prop_assert!(passing <= 1, "{subject} passes {passing} filters");
+            prop_assert!(!plainly || passing == 1, "{subject} matches but does not pass");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! What a link says: which tenants a component may publish and subscribe for, or which subscription it declares.
+
+use crate::setting::{self, Reader, Settings};
+use crate::subscription::{End, Need, Reach, Start, Subscription};
+use crate::{Code, EventPattern, Filter, Policy, Problem, TenantId, timestamp};
+
+/// What a component may do through its link to the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The tenants and event types it may publish and subscribe for.
+    pub allows: Filter,
+    /// It may publish.
+    pub publish: bool,
+    /// It may subscribe.
+    pub subscribe: bool,
+}
+
+impl Grant {
+    /// Reads the target settings of a link from a component to the bus.
+    ///
+    /// # Errors
+    /// Every problem of every setting.
+    pub fn from_settings(owner: &str, interfaces: &[String], settings: &Settings) -> Result<Self, Vec<Problem>> {
+        let mut r = Reader::new(owner, settings);
+        let tenants = r.required("tenants", "list the tenants it may act for, or `*` for all", tenants);
+        let event_types = r.or("event-types", Vec::new(), setting::list);
+        let problems = r.finish();
+        match tenants {
+            Some(tenants) if problems.is_empty() => Ok(Self {
+                allows: Filter::new(tenants, event_types),
+                publish: interfaces.iter().any(|i| i == "publisher"),
+                subscribe: interfaces.iter().any(|i| i == "subscriber"),
+            }),
+            _ => Err(problems),
+        }
+    }
+}
+
+/// Reads the source settings of a link from the bus to a component: the subscription that it declares.
+///
+/// # Errors
+/// Every problem of every setting.
+pub fn declared_subscription(
+    owner: &str,
+    interfaces: &[String],
+    settings: &Settings,
+    policy: &Policy,
+) -> Result<Subscription, Vec<Problem>> {
+    let mut r = Reader::new(owner, settings);
+    let name = r.required("subscription", "name it, such as `invoicing`", setting::parsed);
+    #[derive(Clone, Copy, PartialEq)]
+    enum Word {
+        Queue,
+        Durable,
+        Backfill,
+    }
+    let need = r.required(
+        "need",
+        "say `queue`, `durable` or `backfill`",
+        setting::word(&[
+            ("queue", Word::Queue),
+            ("durable", Word::Durable),
+            ("backfill", Word::Backfill),
+        ]),
+    );
+    let tenants = r.or("tenants", Vec::new(), tenants);
+    let event_types: Vec<EventPattern> = r.or("event-types", Vec::new(), setting::list);
+    let start = r.optional("start", start);
+    let end = r.optional("end", end);
+    let sizes = setting::number(1, crate::policy::MAX_IN_FLIGHT);
+    let batch_size = r.optional("batch-size", &sizes).map(|n| n as u32);
+    let concurrency = r.optional("concurrency", &sizes).map(|n| n as u32);
+    let has = |name: &str| interfaces.iter().any(|i| i == name);
+    let reach = match (has("handler"), has("batch-handler")) {
+        (true, false) => Reach::Handler,
+        (false, true) => Reach::BatchHandler,
+        _ => {
+            r.refuse(
+                Code::ConflictingSettings,
+                "the link's interfaces must name either `handler` or `batch-handler`, so that it is known which to call",
+            );
+            Reach::Handler
+        }
+    };
+    if need.is_some() && need != Some(Word::Backfill) && (start.is_some() || end.is_some()) {
+        r.refuse(
+            Code::ConflictingSettings,
+            "`start` and `end` are for `need=backfill` only",
+        );
+    }
+    let problems = r.finish();
+    let (Some(name), Some(need), true) = (name, need, problems.is_empty()) else {
+        return Err(problems);
+    };
+    let need = match need {
+        Word::Queue => Need::Queue,
+        Word::Durable => Need::Durable,
+        Word::Backfill => Need::Backfill {
+            start: start.unwrap_or(Start::First),
+            end,
+        },
+    };
+    let asked = Subscription {
+        name,
+        need,
+        filter: Filter::new(tenants, event_types),
+        reach,
+        batch_size: batch_size.unwrap_or(policy.batch_size),
+        concurrency: concurrency.unwrap_or(policy.concurrency),
+        tell_caught_up: has("backfill-handler"),
+    };
+    check(asked).map_err(|p| vec![Problem::new(p.code, format!("{owner}: {}", p.message))])
+}
+
+/// The rules that hold for a subscription however it was made; brings it to its normal form.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn check(mut asked: Subscription) -> Result<Subscription, Problem> {
+    if asked.reach == Reach::Handler {
+        asked.batch_size = 1;
+    }
+    match asked.need {
+        Need::Queue if asked.reach == Reach::BatchHandler => {
+            return Err(Problem::new(
+                Code::ConflictingSettings,
+                format!(
+                    "subscription {}: a queue subscription is called through `handler`, one event at a time",
+                    asked.name
+                ),
+            ));
+        }
+        Need::Backfill {
+            start: Start::Time(start),
+            end: Some(End::Time(end)),
+        } if end <= start => return Err(empty_backfill(&asked)),
+        Need::Backfill {
+            start: Start::Position(start),
+            end: Some(End::Position(end)),
+        } if end.offset < start.offset => return Err(empty_backfill(&asked)),
+        Need::Backfill { start, end } => {
+            let positions = [
+                match start {
+                    Start::Position(p) => Some(p),
+                    _ => None,
+                },
+                match end {
+                    Some(End::Position(p)) => Some(p),
+                    _ => None,
+                },
+            ];
+            if let Some(p) = positions
+                .into_iter()
+                .flatten()
+                .find(|p| p.partition != 0 || p.offset == 0)
+            {
+                return Err(Problem::new(
+                    Code::UnknownPosition,
+                    format!(
+                        "subscription {}: position {p} does not exist: this bus has the one partition 0, with offsets from 1",
+                        asked.name
+                    ),
+                ));
+            }
+        }
+        _ => {}
+    }
+    asked.tell_caught_up &= matches!(asked.need, Need::Backfill { .. });
+    Ok(asked)
+}
+
+fn empty_backfill(asked: &Subscription) -> Problem {
+    Problem::new(
+        Code::EmptyBackfill,
+        format!("subscription {}: the backfill ends before it starts", asked.name),
+    )
+}
+
+fn tenants(s: &str) -> Result<Vec<TenantId>, Problem> {
+    if s == "*" { Ok(Vec::new()) } else { setting::list(s) }
+}
+
+fn start(s: &str) -> Result<Start, Problem> {
+    if s == "first" {
+        return Ok(Start::First);
+    }
+    match s.split_once(':') {
+        Some(("time", t)) => time(t).map(Start::Time),
+        Some(("position", p)) => p.parse().map(Start::Position),
+        _ => Err(Problem::new(
+            Code::InvalidSetting,
+            "write `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`",
+        )),
+    }
+}
+
+fn end(s: &str) -> Result<End, Problem> {
+    match s.split_once(':') {
+        Some(("time", t)) => time(t).map(End::Time),
+        Some(("position", p)) => p.parse().map(End::Position),
+        _ => Err(Problem::new(
+            Code::InvalidSetting,
+            "write `time:2026-11-22T10:00:00Z` or `position:0/42`",
+        )),
+    }
+}
+
+fn time(s: &str) -> Result<i64, Problem> {
+    timestamp::from_rfc3339(s).ok_or_else(|| {
+        Problem::new(
+            Code::InvalidSetting,
+            format!(
+                "{} is not an RFC 3339 time, such as 2026-11-22T10:00:00Z",
+                crate::name::shown(s)
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn declare(interfaces: &[&str], pairs: &[(&str, &str)]) -> Result<Subscription, Vec<Problem>> {
+        let policy = Policy::from_settings(
+            "policy",
+            &settings(&[("bus", "b"), ("subject", "b.{tenant}.{event-type}")]),
+        )
+        .unwrap();
+        let interfaces: Vec<String> = interfaces.iter().map(|i| (*i).to_owned()).collect();
+        declared_subscription("link x", &interfaces, &settings(pairs), &policy)
+    }
+
+    #[test]
+    fn a_declared_subscription_takes_the_bus_defaults() {
+        let s = declare(
+            &["batch-handler"],
+            &[("subscription", "invoicing"), ("need", "durable")],
+        )
+        .unwrap();
+        assert_eq!((s.batch_size, s.concurrency, s.tell_caught_up), (100, 16, false));
+        let s = declare(
+            &["handler", "backfill-handler"],
+            &[
+                ("subscription", "a"),
+                ("need", "backfill"),
+                ("start", "position:0/7"),
+                ("tenants", "b,a"),
+            ],
+        )
+        .unwrap();
+        assert_eq!((s.batch_size, s.tell_caught_up), (1, true));
+        assert_eq!(
+            s.need,
+            Need::Backfill {
+                start: Start::Position(crate::Position::undivided(7)),
+                end: None
+            }
+        );
+    }
+
+    #[test]
+    fn every_problem_of_a_link_is_named() {
+        let problems = declare(
+            &["handler", "batch-handler"],
+            &[
+                ("need", "durable"),
+                ("start", "first"),
+                ("tenants", "a.b"),
+                ("concurrency", "0"),
+                ("x", "y"),
+            ],
+        )
+        .unwrap_err();
+        let codes: Vec<_> = problems.iter().map(|p| p.code).collect();
+        assert_eq!(
+            codes,
+            [
+                Code::MissingSetting,
+                Code::InvalidTenant,
+                Code::InvalidSetting,
+                Code::ConflictingSettings,
+                Code::ConflictingSettings,
+                Code::UnknownSetting
+            ]
+        );
+        for bad in [
+            &[("subscription", "q"), ("need", "backfill"), ("start", "position:1/7")][..],
+            &[
+                ("subscription", "q"),
+                ("need", "backfill"),
+                ("start", "position:0/7"),
+                ("end", "position:0/3"),
+            ],
+        ] {
+            declare(&["handler"], bad).unwrap_err();
+        }
+        declare(&["batch-handler"], &[("subscription", "q"), ("need", "queue")]).unwrap_err();
+    }
+
+    #[test]
+    fn a_grant_must_name_its_tenants() {
+        let publisher = ["publisher".to_owned()];
+        let problems = Grant::from_settings("link x", &publisher, &settings(&[])).unwrap_err();
+        assert_eq!(problems[0].code, Code::MissingSetting);
+        let grant = Grant::from_settings("link x", &publisher, &settings(&[("tenants", "acme")])).unwrap();
+        assert!(grant.publish && !grant.subscribe);
+        assert!(grant.allows.matches(&"acme".parse().unwrap(), &"a.b".parse().unwrap()));
+        assert!(!grant.allows.matches(&"other".parse().unwrap(), &"a.b".parse().unwrap()));
+    }
+}

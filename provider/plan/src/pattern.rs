@@ -1,0 +1,154 @@
+//! Patterns of event types, as components and operators write them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::shown;
+use crate::{Code, EventType, Problem};
+
+/// Segments joined by dots: `*` stands for any one, and `**`, as the last, for one or more.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventPattern(Box<str>);
+
+impl EventPattern {
+    /// Matches every event type.
+    pub fn any() -> Self {
+        Self("**".into())
+    }
+
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether an event type matches.
+    pub fn matches(&self, event_type: &EventType) -> bool {
+        let mut wanted = self.0.split('.');
+        let mut given = event_type.segments();
+        loop {
+            match (wanted.next(), given.next()) {
+                (None, None) => return true,
+                (Some("**"), Some(_)) => return true,
+                (Some("*"), Some(_)) => {}
+                (Some(w), Some(g)) if w == g => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether this pattern matches everything that `other` matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut mine = self.0.split('.');
+        let mut theirs = other.0.split('.');
+        loop {
+            match (mine.next(), theirs.next()) {
+                (None, None) => return true,
+                (Some("**"), Some(_)) => return true,
+                (Some("*"), Some(t)) if t != "**" => {}
+                (Some(m), Some(t)) if m == t => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// The same in NATS subject tokens, where `>` is the rest.
+    pub fn to_subject_tokens(&self) -> String {
+        match self.0.strip_suffix("**") {
+            Some(head) => format!("{head}>"),
+            None => self.0.to_string(),
+        }
+    }
+}
+
+impl FromStr for EventPattern {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let segments: Vec<&str> = s.split('.').collect();
+        let last = segments.len() - 1;
+        // A legal pattern is a legal event type once its wildcards are letters.
+        let legal = segments
+            .iter()
+            .enumerate()
+            .map(|(i, segment)| match *segment {
+                "*" => "x",
+                "**" if i == last => "x",
+                other => other,
+            })
+            .collect::<Vec<_>>()
+            .join(".")
+            .parse::<EventType>()
+            .is_ok();
+        if legal {
+            return Ok(Self(s.into()));
+        }
+        Err(Problem::new(
+            Code::InvalidPattern,
+            format!(
+                "pattern {} is not legal: use segments of A-Z a-z 0-9 _ - joined by dots, `*` for any one segment, and `**` as the last for one or more",
+                shown(s)
+            ),
+        ))
+    }
+}
+
+impl TryFrom<String> for EventPattern {
+    type Error = Problem;
+    fn try_from(s: String) -> Result<Self, Problem> {
+        s.parse()
+    }
+}
+
+impl From<EventPattern> for String {
+    fn from(p: EventPattern) -> Self {
+        p.0.into()
+    }
+}
+
+impl fmt::Display for EventPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(s: &str) -> EventPattern {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn matches_by_segment() {
+        let paid = "invoice.paid".parse().unwrap();
+        for yes in ["**", "invoice.**", "invoice.*", "*.paid", "*.*", "invoice.paid"] {
+            assert!(pattern(yes).matches(&paid), "{yes}");
+        }
+        for no in ["*", "invoice", "invoice.paid.*", "invoice.paid.**", "charge.*", "*.*.*"] {
+            assert!(!pattern(no).matches(&paid), "{no}");
+        }
+    }
+
+    #[test]
+    fn covers_is_a_superset() {
+        assert!(pattern("**").covers(&pattern("invoice.*")));
+        assert!(pattern("invoice.**").covers(&pattern("invoice.*")));
+        assert!(!pattern("invoice.*").covers(&pattern("invoice.**")));
+        assert!(!pattern("invoice.*").covers(&pattern("*.paid")));
+    }
+
+    #[test]
+    fn nats_wildcards_are_refused() {
+        for bad in ["", ">", "a.>", "**.a", "a**", "a.*b", "a b"] {
+            assert_eq!(
+                bad.parse::<EventPattern>().unwrap_err().code,
+                Code::InvalidPattern,
+                "{bad}"
+            );
+        }
+        assert_eq!(pattern("invoice.**").to_subject_tokens(), "invoice.>");
+    }
+}

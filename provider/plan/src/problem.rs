@@ -1,0 +1,120 @@
+//! What can be wrong with a policy, a link or an event: a stable code and a sentence that says what to do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A refusal that a user can act on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Stable; programs match it. Each has a page in `docs/errors/`.
+    pub code: Code,
+    /// What happened, to which tenant, subscription or setting, and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem with its sentence.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.message, self.code)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// The stable codes of every error a user can meet.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code as users see it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A setting that the policy or link does not have.
+    UnknownSetting = "unknown-setting",
+    /// A required setting is absent.
+    MissingSetting = "missing-setting",
+    /// A setting's value does not parse or is out of range.
+    InvalidSetting = "invalid-setting",
+    /// Two settings contradict each other.
+    ConflictingSettings = "conflicting-settings",
+    /// A tenant's name breaks the rules for names.
+    InvalidTenant = "invalid-tenant",
+    /// An event type breaks the rules for event types.
+    InvalidEventType = "invalid-event-type",
+    /// A pattern of event types breaks its rules.
+    InvalidPattern = "invalid-pattern",
+    /// A subscription's name breaks the rules for names.
+    InvalidSubscription = "invalid-subscription",
+    /// Another attribute of an event breaks CloudEvents' rules or a limit.
+    InvalidAttribute = "invalid-attribute",
+    /// An event is larger than the bus takes.
+    EventTooLarge = "event-too-large",
+    /// More events in one call than the contract allows.
+    TooManyEvents = "too-many-events",
+    /// The caller has no link to this provider under that name.
+    NotLinked = "not-linked",
+    /// The caller's link was refused, so nothing may be done through it.
+    LinkRefused = "link-refused",
+    /// The caller's link does not allow this tenant.
+    TenantNotPermitted = "tenant-not-permitted",
+    /// The caller's link does not allow this event type.
+    EventTypeNotPermitted = "event-type-not-permitted",
+    /// The caller's link does not include this interface.
+    InterfaceNotLinked = "interface-not-linked",
+    /// The log is full and its policy refuses new events.
+    StoreFull = "store-full",
+    /// The store can't be reached.
+    StoreUnavailable = "store-unavailable",
+    /// The store did not answer in time.
+    OutcomeUnknown = "outcome-unknown",
+    /// The bus has no policy in force.
+    BusNotReady = "bus-not-ready",
+    /// The subscription's name is taken by another subscriber or another meaning.
+    SubscriptionConflict = "subscription-conflict",
+    /// The caller has no such subscription.
+    UnknownSubscription = "unknown-subscription",
+    /// A backfill's end lies before its start.
+    EmptyBackfill = "empty-backfill",
+    /// A position that the log has not reached or does not have.
+    UnknownPosition = "unknown-position",
+    /// The subscriber can't be reached.
+    SubscriberUnreachable = "subscriber-unreachable",
+    /// The subscriber's link is gone; its events wait.
+    SubscriberUnlinked = "subscriber-unlinked",
+    /// A change that the server forbids.
+    ImmutableSetting = "immutable-setting",
+    /// A change that would lose stored events.
+    WouldLoseEvents = "would-lose-events",
+    /// What the server holds under the bus's names was not made by Fanout.
+    ForeignTopology = "foreign-topology",
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

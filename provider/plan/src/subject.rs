@@ -1,0 +1,195 @@
+//! Where events travel: the operator's subject template, and the names that Fanout derives from a bus's name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::name::shown;
+use crate::{BusName, Code, EventPattern, EventType, Position, Problem, SubscriptionName, TenantId};
+
+/// `payments.{tenant}.webhook.{event-type}`: literal tokens, `{tenant}` once, and `{event-type}` last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectTemplate {
+    text: Box<str>,
+    /// Before the tenant, with its trailing dot; may be empty.
+    head: Box<str>,
+    /// Between the tenant and the event type, with both dots.
+    middle: Box<str>,
+}
+
+impl SubjectTemplate {
+    /// The subject of an event.
+    pub fn subject(&self, tenant: &TenantId, event_type: &EventType) -> String {
+        self.render(tenant.as_str(), event_type.as_str())
+    }
+
+    /// Every subject of the bus.
+    pub fn all(&self) -> String {
+        self.render("*", ">")
+    }
+
+    /// A subject filter: of one tenant or all, for a pattern of event types.
+    pub fn filter(&self, tenant: Option<&TenantId>, pattern: &EventPattern) -> String {
+        self.render(tenant.map_or("*", TenantId::as_str), &pattern.to_subject_tokens())
+    }
+
+    /// The tenant and event type of a subject of this bus.
+    pub fn parse_subject(&self, subject: &str) -> Option<(TenantId, EventType)> {
+        let rest = subject.strip_prefix(&*self.head)?;
+        let (tenant, _) = rest.split_once('.')?;
+        let event_type = rest.get(tenant.len()..)?.strip_prefix(&*self.middle)?;
+        Some((tenant.parse().ok()?, event_type.parse().ok()?))
+    }
+
+    fn render(&self, tenant: &str, event_type: &str) -> String {
+        let mut s = String::with_capacity(self.head.len() + tenant.len() + self.middle.len() + event_type.len());
+        s.push_str(&self.head);
+        s.push_str(tenant);
+        s.push_str(&self.middle);
+        s.push_str(event_type);
+        s
+    }
+}
+
+impl FromStr for SubjectTemplate {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let refuse = |why: &str| {
+            Err(Problem::new(
+                Code::InvalidSetting,
+                format!(
+                    "subject {} {why}: write it like `payments.{{tenant}}.webhook.{{event-type}}`",
+                    shown(s)
+                ),
+            ))
+        };
+        let Some(body) = s.strip_suffix(".{event-type}") else {
+            return refuse("does not end with `.{event-type}`");
+        };
+        let mut tenant_at = None;
+        for (i, token) in body.split('.').enumerate() {
+            if token == "{tenant}" {
+                if tenant_at.replace(i).is_some() {
+                    return refuse("names `{tenant}` twice");
+                }
+            } else if token.parse::<TenantId>().is_err() {
+                return refuse("has a token that is neither a name nor `{tenant}`");
+            }
+        }
+        let Some(at) = tenant_at else {
+            return refuse("does not name `{tenant}`");
+        };
+        if at == 0 {
+            // Without a literal first token the bus would claim every subject of the account.
+            return refuse("begins with `{tenant}`");
+        }
+        let (head, middle) = body.split_once("{tenant}").unwrap_or_default();
+        Ok(Self {
+            text: s.into(),
+            head: head.into(),
+            middle: format!("{middle}.").into(),
+        })
+    }
+}
+
+impl fmt::Display for SubjectTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The names that Fanout gives to what it makes for a bus. `fanout_` and `fanout.` mark them as its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusNames(BusName);
+
+impl BusNames {
+    /// The names of a bus.
+    pub fn new(bus: BusName) -> Self {
+        Self(bus)
+    }
+
+    /// The stream that holds the bus's events.
+    pub fn log(&self) -> String {
+        format!("fanout_{}_log", self.0)
+    }
+
+    /// The stream of dead letters.
+    pub fn dead_letters(&self) -> String {
+        format!("fanout_{}_dead", self.0)
+    }
+
+    /// The bucket that remembers subscriptions.
+    pub fn registry(&self) -> String {
+        format!("fanout_{}_registry", self.0)
+    }
+
+    /// The bucket that remembers failed attempts, with their reasons.
+    pub fn attempts(&self) -> String {
+        format!("fanout_{}_attempts", self.0)
+    }
+
+    /// Under which each stored event is announced, once, to queue subscriptions: this, then the event's own subject.
+    pub fn live_prefix(&self) -> String {
+        format!("fanout.live.{}.", self.0)
+    }
+
+    /// Every dead letter's subject.
+    pub fn dead_letter_subjects(&self) -> String {
+        format!("fanout.dead.{}.>", self.0)
+    }
+
+    /// One dead letter's subject: there is exactly one for a subscription and position.
+    pub fn dead_letter(&self, subscription: &SubscriptionName, tenant: &TenantId, position: Position) -> String {
+        format!(
+            "fanout.dead.{}.{subscription}.{tenant}.{}.{}",
+            self.0, position.partition, position.offset
+        )
+    }
+
+    /// Every dead letter of one subscription.
+    pub fn dead_letters_of(&self, subscription: &SubscriptionName) -> String {
+        format!("fanout.dead.{}.{subscription}.>", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_round_trips() {
+        let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
+        let (tenant, event_type) = ("acme".parse().unwrap(), "invoice.paid".parse().unwrap());
+        let subject = template.subject(&tenant, &event_type);
+        assert_eq!(subject, "payments.acme.webhook.invoice.paid");
+        assert_eq!(template.parse_subject(&subject), Some((tenant, event_type)));
+        assert_eq!(template.all(), "payments.*.webhook.>");
+        for foreign in [
+            "payments.acme.other.x",
+            "payments.acme.webhook.",
+            "payments..webhook.x",
+            "x",
+            "",
+        ] {
+            assert_eq!(template.parse_subject(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_would_claim_too_much_is_refused() {
+        for bad in [
+            "{tenant}.{event-type}",
+            "payments.{event-type}",
+            "payments.{tenant}",
+            "payments.{tenant}.{tenant}.{event-type}",
+            "payments.*.{tenant}.{event-type}",
+            "pay ments.{tenant}.{event-type}",
+            "payments.{tenant}.{event-type}.x",
+        ] {
+            assert_eq!(
+                bad.parse::<SubjectTemplate>().unwrap_err().code,
+                Code::InvalidSetting,
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What a component needs, and what the bus remembers of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Code, Filter, Position, Problem, SubscriptionName};
+
+/// Where a backfill begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// With the oldest retained event.
+    First,
+    /// With the first event stored at or after this time, nanoseconds since the Unix epoch.
+    Time(i64),
+    /// With this position.
+    Position(Position),
+}
+
+/// Where a backfill ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// Before the first event stored at or after this time, nanoseconds since the Unix epoch.
+    Time(i64),
+    /// After this position.
+    Position(Position),
+}
+
+impl End {
+    /// Whether an event lies beyond the end.
+    pub fn is_before(&self, position: Position, published_at: i64) -> bool {
+        match self {
+            Self::Time(t) => published_at >= *t,
+            Self::Position(p) => position.offset > p.offset,
+        }
+    }
+}
+
+/// What a subscription is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// Fast, at most once.
+    Queue,
+    /// Everything from its making on, at least once.
+    Durable,
+    /// The retained log, then live.
+    Backfill {
+        /// Where it begins.
+        start: Start,
+        /// Where it ends, if it does.
+        end: Option<End>,
+    },
+}
+
+impl Need {
+    /// The word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Durable => "durable",
+            Self::Backfill { .. } => "backfill",
+        }
+    }
+}
+
+/// Which of a subscriber's exports is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// `handler`, one delivery in an invocation.
+    Handler,
+    /// `batch-handler`, many.
+    BatchHandler,
+}
+
+/// Where a subscription was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MadeBy {
+    /// In a link.
+    Link,
+    /// By a component's call.
+    Call,
+}
+
+/// A named need of one component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    /// Unique on the bus.
+    pub name: SubscriptionName,
+    /// What it is for.
+    pub need: Need,
+    /// Which events.
+    pub filter: Filter,
+    /// Through which export.
+    pub reach: Reach,
+    /// Deliveries in an invocation; 1 for `handler`.
+    pub batch_size: u32,
+    /// Invocations at once.
+    pub concurrency: u32,
+    /// Whether the subscriber has a `backfill-handler` that is told when it has caught up.
+    pub tell_caught_up: bool,
+}
+
+impl Subscription {
+    /// Deliveries that may be unsettled at once, over all instances of the provider: two rounds, so that one can be
+    /// fetched while the other is worked on.
+    pub fn max_unsettled(&self) -> u32 {
+        2 * self.concurrency * self.batch_size
+    }
+}
+
+/// How far a backfill has told its subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// It still replays, or needs no telling.
+    Replaying,
+    /// An instance is telling it, since this time (nanoseconds since the Unix epoch).
+    Telling(i64),
+    /// It has been told.
+    CaughtUp,
+    /// It reached its end; nothing more is delivered.
+    Finished,
+}
+
+/// A subscription as the bus remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub subscription: Subscription,
+    /// Who is given the events.
+    pub component: String,
+    /// The link it was made through.
+    pub link: String,
+    /// How it was made.
+    pub made_by: MadeBy,
+    /// When, nanoseconds since the Unix epoch.
+    pub made_at: i64,
+    /// The log's last offset when it was made: what is at or before it is replayed, what comes after is live.
+    pub head: u64,
+    /// How many matching events the log held when it began; known once its consumer exists.
+    pub replayed: Option<u64>,
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+impl Registered {
+    /// Whether a repeated request means the same subscription, so that it is kept as it is or changed in place.
+    /// The need, the subscriber and where it begins can't change under one name.
+    ///
+    /// # Errors
+    /// Says who holds the name, and as what.
+    pub fn can_become(&self, asked: &Subscription, component: &str, made_by: MadeBy) -> Result<(), Problem> {
+        let mine = &self.subscription;
+        if self.component == component && self.made_by == made_by && mine.need == asked.need {
+            return Ok(());
+        }
+        let made = match self.made_by {
+            MadeBy::Link => "declared in a link",
+            MadeBy::Call => "made by a call",
+        };
+        Err(Problem::new(
+            Code::SubscriptionConflict,
+            format!(
+                "subscription {} is already a {} subscription of component {}, {made}: use another name, or end that one first",
+                mine.name,
+                mine.need.as_str(),
+                self.component
+            ),
+        ))
+    }
+}
