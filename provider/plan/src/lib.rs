@@ -9,6 +9,7 @@ mod filter;
 pub mod link;
 mod name;
 mod pattern;
+pub mod planner;
 pub mod policy;
 mod position;
 mod problem;

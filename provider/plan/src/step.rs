@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::setting::show_duration;
-use crate::topology::{BucketSpec, ConsumerSpec, StreamSpec, Topology};
+use crate::subscription::Registered;
+use crate::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec, Topology};
 use crate::{Code, Problem};
 
 /// One change of the store.
@@ -17,12 +18,23 @@ pub enum Step {
     CreateBucket(BucketSpec),
     /// Changes a bucket in place.
     UpdateBucket(BucketSpec),
+    /// Writes a subscription into the registry.
+    Remember(Box<Registered>),
     /// Makes a consumer of the log.
     CreateConsumer(ConsumerSpec),
     /// Changes a consumer of the log in place.
     UpdateConsumer(ConsumerSpec),
     /// Removes a consumer of the log whose subscription has ended.
     DeleteConsumer(String),
+}
+
+impl Step {
+    pub(crate) fn is_about_a_consumer(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateConsumer(_) | Self::UpdateConsumer(_) | Self::DeleteConsumer(_)
+        )
+    }
 }
 
 impl fmt::Display for Step {
@@ -38,7 +50,26 @@ impl fmt::Display for Step {
             Self::UpdateStream(s) => write!(f, "update stream {}", s.name),
             Self::CreateBucket(b) => write!(f, "create bucket {}", b.name),
             Self::UpdateBucket(b) => write!(f, "update bucket {}", b.name),
-            Self::CreateConsumer(c) => write!(f, "create consumer {} on {}", c.name, c.filter_subjects.join(", ")),
+            Self::Remember(r) => write!(
+                f,
+                "remember {} subscription {} of component {}",
+                r.subscription.need.as_str(),
+                r.subscription.name,
+                r.component
+            ),
+            Self::CreateConsumer(c) => {
+                write!(
+                    f,
+                    "create consumer {} on {} from ",
+                    c.name,
+                    c.filter_subjects.join(", ")
+                )?;
+                match c.start {
+                    ConsumerStart::First => f.write_str("the first event"),
+                    ConsumerStart::Offset(o) => write!(f, "offset {o}"),
+                    ConsumerStart::Time(t) => f.write_str(&crate::timestamp::to_rfc3339(t)),
+                }
+            }
             Self::UpdateConsumer(c) => write!(f, "update consumer {} to {}", c.name, c.filter_subjects.join(", ")),
             Self::DeleteConsumer(name) => write!(f, "delete consumer {name}"),
         }
