@@ -1,1 +1,22 @@
-//! The fanout:bus capability provider for wasmCloud v1.
+//! The `fanout:bus` capability provider for wasmCloud v1.
+//!
+//! - `provider`: start-up, control plane, shutdown.
+//! - `link`: what the host says of links.
+//! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
+//! - `jetstream`: the store. `delivery`: events to subscribers. `wrpc`: the contract's functions.
+//!
+//! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
+//! `fanout-transport`'s.
+
+mod bus;
+mod clock;
+mod delivery;
+mod jetstream;
+mod link;
+mod provider;
+mod status;
+mod view;
+mod watchdog;
+mod wrpc;
+
+pub use provider::run;

@@ -36,6 +36,44 @@ impl Grant {
     }
 }
 
+impl Grant {
+    /// What is left of a request's filter under this grant: where it asks for everything, everything that is allowed.
+    ///
+    /// # Errors
+    /// Names the first tenant or pattern that is not allowed.
+    pub fn narrow(&self, asked: Filter) -> Result<Filter, Problem> {
+        let Filter { tenants, event_types } = asked;
+        if let Some(tenant) = tenants.iter().find(|t| !self.allows.allows_tenant(t)) {
+            return Err(Problem::new(
+                Code::TenantNotPermitted,
+                format!("the link does not allow tenant {tenant}: add it to the link's `tenants`"),
+            ));
+        }
+        let tenants = if tenants.is_empty() {
+            self.allows.tenants.clone()
+        } else {
+            tenants
+        };
+        let event_types = if event_types == [EventPattern::any()] {
+            self.allows.event_types.clone()
+        } else {
+            event_types
+        };
+        let narrowed = Filter::new(tenants, event_types);
+        if let Some(pattern) = narrowed
+            .event_types
+            .iter()
+            .find(|p| !self.allows.event_types.iter().any(|q| q.covers(p)))
+        {
+            return Err(Problem::new(
+                Code::EventTypeNotPermitted,
+                format!("the link does not allow event types {pattern}: add them to the link's `event-types`"),
+            ));
+        }
+        Ok(narrowed)
+    }
+}
+
 /// Reads the source settings of a link from the bus to a component: the subscription that it declares.
 ///
 /// # Errors
@@ -311,5 +349,12 @@ mod tests {
         assert!(grant.publish && !grant.subscribe);
         assert!(grant.allows.matches(&"acme".parse().unwrap(), &"a.b".parse().unwrap()));
         assert!(!grant.allows.matches(&"other".parse().unwrap(), &"a.b".parse().unwrap()));
+        assert_eq!(
+            grant.narrow(Filter::all()).unwrap(),
+            grant.allows,
+            "everything that is allowed"
+        );
+        let other = Filter::new(vec!["other".parse().unwrap()], vec![]);
+        assert_eq!(grant.narrow(other).unwrap_err().code, Code::TenantNotPermitted);
     }
 }

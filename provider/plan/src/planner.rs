@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::step::{self, Step};
-use crate::subscription::{MadeBy, Progress, Registered, Subscription};
+use crate::subscription::{MadeBy, Need, Progress, Registered, Start, Subscription};
 use crate::topology::{self, Topology};
 use crate::{Code, Policy, Problem, SubscriptionName};
 
@@ -66,6 +66,19 @@ pub fn plan(policy: &Policy, wanted: &[Wanted], observed: &Observed, now: i64) -
             continue;
         }
         let next = match registry.get(name) {
+            None if is_beyond(&want.subscription, observed.head) => {
+                refused.insert(
+                    i,
+                    Problem::new(
+                        Code::UnknownPosition,
+                        format!(
+                            "subscription {name}: its start lies beyond the log's last offset, {}: begin at or before that, or at a time",
+                            observed.head
+                        ),
+                    ),
+                );
+                continue;
+            }
             None => Registered {
                 subscription: want.subscription.clone(),
                 component: want.component.clone(),
@@ -108,13 +121,17 @@ pub fn plan(policy: &Policy, wanted: &[Wanted], observed: &Observed, now: i64) -
     })
 }
 
+fn is_beyond(asked: &Subscription, head: u64) -> bool {
+    matches!(asked.need, Need::Backfill { start: Start::Position(p), .. } if p.offset > head + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::subscription::{Need, Reach, Start};
+    use crate::subscription::Reach;
     use crate::{Filter, Settings};
 
     fn policy(extra: &[(&str, &str)]) -> Policy {

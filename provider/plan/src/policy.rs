@@ -64,6 +64,9 @@ pub struct Policy {
     pub publish_deadline: Duration,
 }
 
+/// Invocations at once of a subscription that says nothing of it.
+pub const DEFAULT_CONCURRENCY: u32 = 16;
+
 /// The bounds of `delivery.batch-size` and `delivery.concurrency`.
 pub const MAX_IN_FLIGHT: u64 = 1_000;
 
@@ -118,7 +121,11 @@ impl Policy {
             setting::duration(ms(100), 7200 * SECOND),
         );
         let batch_size = r.or("delivery.batch-size", 100, setting::number(1, MAX_IN_FLIGHT));
-        let concurrency = r.or("delivery.concurrency", 16, setting::number(1, MAX_IN_FLIGHT));
+        let concurrency = r.or(
+            "delivery.concurrency",
+            DEFAULT_CONCURRENCY.into(),
+            setting::number(1, MAX_IN_FLIGHT),
+        );
         let publish_deadline = r.or("publish.deadline", 5 * SECOND, setting::duration(ms(50), 60 * SECOND));
         if ack_wait <= delivery_deadline {
             r.refuse(

@@ -172,7 +172,7 @@ pub(crate) fn bytes(min: u64, max: u64) -> impl Fn(&str) -> Result<u64, Problem>
 pub fn show_duration(d: Duration) -> String {
     let ms = d.as_millis();
     for (unit, name) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
-        if ms > 0 && ms % unit == 0 {
+        if ms > 0 && ms.is_multiple_of(unit) {
             return format!("{}{name}", ms / unit);
         }
     }

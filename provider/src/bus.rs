@@ -1,0 +1,460 @@
+//! One bus: what it was told (settings, links), what it remembers, what it runs. Every change takes the same path:
+//! observe, plan, apply, then start and stop deliveries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use fanout_plan::link::{Grant, declared_subscription};
+use fanout_plan::planner::{self, Wanted};
+use fanout_plan::subscription::{MadeBy, Progress, Registered, Subscription};
+use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName};
+use fanout_transport::Lattice;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock;
+use crate::delivery::{Context, Health, Running};
+use crate::jetstream::{Store, StoreError};
+use crate::link::{Link, LinkKey, Links, Role};
+use crate::view::{LinkOutcome, View};
+use crate::wrpc::Subscriber;
+
+/// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
+/// consumer by hand.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The waits between tries while the store can't be reached: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How often a plan is made anew because another instance was faster.
+const RACES: usize = 10;
+
+/// A bus, shared by everything that serves it.
+#[derive(Clone)]
+pub(crate) struct Bus(Arc<Inner>);
+
+struct Inner {
+    provider: String,
+    lattice_name: String,
+    lattice: Lattice,
+    inputs: std::sync::Mutex<Inputs>,
+    running: tokio::sync::Mutex<BTreeMap<SubscriptionName, Running>>,
+    view: watch::Sender<Arc<View>>,
+    replan: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+/// What the host has told.
+#[derive(Clone, Default)]
+struct Inputs {
+    settings: Settings,
+    links: Links,
+}
+
+/// Why a subscription was not made or ended.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Conflict(Problem),
+    Invalid(Problem),
+    Unavailable(Problem),
+}
+
+impl Bus {
+    /// A bus that has not planned yet.
+    pub(crate) fn new(provider: &str, lattice_name: &str, lattice: Lattice, settings: Settings) -> Self {
+        Self(Arc::new(Inner {
+            provider: provider.to_owned(),
+            lattice_name: lattice_name.to_owned(),
+            lattice,
+            inputs: std::sync::Mutex::new(Inputs {
+                settings,
+                links: Links::default(),
+            }),
+            running: tokio::sync::Mutex::default(),
+            view: watch::channel(Arc::new(View::default())).0,
+            replan: Arc::new(Notify::new()),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    /// The bus at this moment.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.0.view.borrow())
+    }
+
+    pub(crate) fn provider(&self) -> &str {
+        &self.0.provider
+    }
+
+    pub(crate) fn lattice_name(&self) -> &str {
+        &self.0.lattice_name
+    }
+
+    pub(crate) fn put_link(&self, key: LinkKey, link: Link) {
+        if self.inputs(|i| i.links.put(key, link)) {
+            self.0.replan.notify_one();
+        }
+    }
+
+    pub(crate) fn delete_link(&self, key: &LinkKey) {
+        if self.inputs(|i| i.links.delete(key)) {
+            self.0.replan.notify_one();
+        }
+    }
+
+    /// Takes changed settings over key by key, as the host sends them.
+    pub(crate) fn put_settings(&self, settings: Settings) {
+        self.inputs(|i| i.settings = settings);
+        self.0.replan.notify_one();
+    }
+
+    fn inputs<T>(&self, act: impl FnOnce(&mut Inputs) -> T) -> T {
+        act(&mut self.0.inputs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps the bus as it should be until it is stopped.
+    pub(crate) async fn keep(self) {
+        let (first, longest) = RETRY;
+        let mut retry = first;
+        loop {
+            let wait = match self.reconcile(None).await {
+                Ok(_) => {
+                    retry = first;
+                    LOOK_EVERY
+                }
+                Err(error) => {
+                    error!(bus = %self.0.provider, ?error, "{error}; it is tried again");
+                    retry = (retry * 2).min(longest);
+                    retry
+                }
+            };
+            tokio::select! {
+                () = self.0.stop.cancelled() => return,
+                () = self.0.replan.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Tells `keep` of changes that other instances make to the registry.
+    pub(crate) async fn watch_registry(self) {
+        use futures::StreamExt as _;
+        let mut views = self.0.view.subscribe();
+        loop {
+            let store = views.borrow_and_update().store.clone();
+            let changes = match &store {
+                Some(store) => store.watch_registry().await.ok(),
+                None => None,
+            };
+            if let Some(mut changes) = changes {
+                while let Some(Ok(_)) = changes.next().await {
+                    self.0.replan.notify_one();
+                }
+            }
+            tokio::select! {
+                () = self.0.stop.cancelled() => return,
+                _ = views.changed() => {}
+                () = tokio::time::sleep(RETRY.1) => {}
+            }
+        }
+    }
+
+    /// Makes a subscription that a component calls for; the same one twice is one.
+    pub(crate) async fn subscribe(
+        &self,
+        component: &str,
+        link: &str,
+        subscription: Subscription,
+    ) -> Result<Registered, Refusal> {
+        let name = subscription.name.clone();
+        let wanted = Wanted {
+            subscription,
+            component: component.to_owned(),
+            link: link.to_owned(),
+            made_by: MadeBy::Call,
+        };
+        if let Some(problem) = self.reconcile(Some(wanted)).await.map_err(unavailable)? {
+            return Err(match problem.code {
+                Code::SubscriptionConflict => Refusal::Conflict(problem),
+                _ => Refusal::Invalid(problem),
+            });
+        }
+        self.view().registry.get(&name).cloned().ok_or_else(|| {
+            Refusal::Unavailable(Problem::new(
+                Code::BusNotReady,
+                format!("subscription {name} was not made: the bus has no policy in force"),
+            ))
+        })
+    }
+
+    /// Ends a subscription: nothing is kept for it any more.
+    pub(crate) async fn unsubscribe(&self, name: &SubscriptionName) -> Result<(), Refusal> {
+        let view = self.view();
+        let store = view.store().map_err(Refusal::Unavailable)?;
+        store.forget(name).await.map_err(unavailable)?;
+        self.reconcile(None).await.map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// Brings everything to what is wanted. Returns why `called`, a subscription that a component asks for, was
+    /// refused, if it was.
+    async fn reconcile(&self, called: Option<Wanted>) -> Result<Option<Problem>, StoreError> {
+        let mut running = self.0.running.lock().await;
+        let inputs = self.inputs(|i| i.clone());
+        let mut view = View {
+            registry: self.view().registry.clone(),
+            ..View::default()
+        };
+        let store = self.policy_in_force(&inputs.settings, &mut view);
+        let mut wanted = read_links(&inputs.links, store.as_ref(), &mut view);
+        // Links count from now on, whether or not the store can be reached.
+        view.health = running
+            .iter()
+            .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
+            .collect();
+        // A policy is in force once it is applied; until then, and when it is refused, the last one is.
+        view.store = self.view().store.clone();
+        self.0.view.send_replace(Arc::new(view.clone()));
+        let Some(store) = store else { return Ok(None) };
+
+        let declared = wanted.len();
+        wanted.extend(called);
+        let plan = match self.bring(&store, &wanted).await {
+            Err(StoreError::Refused(problems)) => {
+                for p in &problems {
+                    error!(code = %p.code, "{}", p.message);
+                }
+                view.policy_problems = problems;
+                self.0.view.send_replace(Arc::new(view));
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let mut refused_call = None;
+        for (i, problem) in plan.refused {
+            warn!(code = %problem.code, "{}", problem.message);
+            if i >= declared {
+                refused_call = Some(problem);
+            } else if let Some(outcome) = view.links.get_mut(&key_of(&wanted[i])) {
+                outcome.problems.push(problem);
+            }
+        }
+        view.registry = plan.registry;
+        view.store = Some(store.clone());
+        self.run(&store, &mut running, &mut view).await;
+        self.0.view.send_replace(Arc::new(view));
+        Ok(refused_call)
+    }
+
+    /// The store of the policy in force: the one given, or the last good one when that is refused.
+    fn policy_in_force(&self, settings: &Settings, view: &mut View) -> Option<Store> {
+        let current = self.view().store.clone();
+        let owner = format!("policy of provider {}", self.0.provider);
+        let refused = match Policy::from_settings(&owner, settings) {
+            Ok(policy) if current.as_ref().is_some_and(|s| *s.policy() == policy) => return current,
+            Ok(policy) => {
+                let store = Store::new(self.0.lattice.nats().clone(), policy);
+                match store.fits_the_server() {
+                    Ok(()) => return Some(store),
+                    Err(problem) => vec![problem],
+                }
+            }
+            Err(problems) => problems,
+        };
+        if self.view().policy_problems != refused {
+            for p in &refused {
+                error!(code = %p.code, "{}", p.message);
+            }
+        }
+        view.policy_problems = refused;
+        current
+    }
+
+    /// Observe, plan, apply; again when another instance was faster.
+    async fn bring(&self, store: &Store, wanted: &[Wanted]) -> Result<planner::Plan, StoreError> {
+        for _ in 0..RACES {
+            let observed = store.observe().await?;
+            let plan = planner::plan(store.policy(), wanted, &observed, clock::now()).map_err(StoreError::Refused)?;
+            match apply(store, &plan).await {
+                Ok(()) => return Ok(plan),
+                Err(StoreError::Raced { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(StoreError::Raced {
+            name: "of this bus".to_owned(),
+        })
+    }
+
+    /// Starts and stops deliveries so that they are those of the registry.
+    async fn run(&self, store: &Store, running: &mut BTreeMap<SubscriptionName, Running>, view: &mut View) {
+        let declared: BTreeSet<_> = view
+            .links
+            .values()
+            .filter(|o| o.problems.is_empty())
+            .filter_map(|o| o.subscription.clone())
+            .collect();
+        for (name, registered) in &view.registry {
+            if let Some(problem) = detached(registered, &declared, view) {
+                view.detached.insert(name.clone(), problem);
+            }
+        }
+        let goes_on = |name: &SubscriptionName, r: &Running| {
+            r.policy == *store.policy()
+                && !view.detached.contains_key(name)
+                && view
+                    .registry
+                    .get(name)
+                    .is_some_and(|now| now.progress != Progress::Finished && r.serves(now))
+        };
+        let over: Vec<_> = running
+            .iter()
+            .filter(|(n, r)| !goes_on(n, r))
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in over {
+            if let Some(r) = running.remove(&name) {
+                r.stop().await;
+            }
+        }
+        for (name, registered) in &view.registry {
+            if running.contains_key(name)
+                || view.detached.contains_key(name)
+                || registered.progress == Progress::Finished
+            {
+                continue;
+            }
+            let context = Context {
+                registered: registered.clone(),
+                store: store.clone(),
+                subscriber: Subscriber::new(
+                    &self.0.lattice,
+                    &self.0.lattice_name,
+                    &registered.component,
+                    &self.0.provider,
+                    store.policy().delivery_deadline,
+                ),
+                health: Arc::new(Health::default()),
+                replan: Arc::clone(&self.0.replan),
+                stop: self.0.stop.child_token(),
+            };
+            info!(subscription = %name, component = registered.component, need = registered.subscription.need.as_str(), "delivering");
+            running.insert(name.clone(), Running::start(context));
+        }
+        view.health = running
+            .iter()
+            .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
+            .collect();
+    }
+
+    /// Stops: deliveries under way end, what is not delivered yet stays in the log.
+    pub(crate) async fn stop(&self) {
+        self.0.stop.cancel();
+        let running = std::mem::take(&mut *self.0.running.lock().await);
+        for (_, r) in running {
+            r.stop().await;
+        }
+    }
+}
+
+fn unavailable(e: StoreError) -> Refusal {
+    Refusal::Unavailable(Problem::new(Code::StoreUnavailable, format!("{e}: try again")))
+}
+
+async fn apply(store: &Store, plan: &planner::Plan) -> Result<(), StoreError> {
+    for step in &plan.steps {
+        info!("{step}");
+        store.apply(step).await?;
+    }
+    Ok(())
+}
+
+fn key_of(wanted: &Wanted) -> LinkKey {
+    LinkKey {
+        component: wanted.component.clone(),
+        name: wanted.link.clone(),
+        role: Role::Subscriber,
+    }
+}
+
+/// Reads every link into the view; returns the subscriptions that they declare.
+fn read_links(links: &Links, store: Option<&Store>, view: &mut View) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for (key, link) in links.iter() {
+        let mut outcome = LinkOutcome::default();
+        let owner = key.describe();
+        if link.package != "fanout:bus" {
+            outcome.problems.push(Problem::new(
+                Code::ConflictingSettings,
+                format!(
+                    "{owner} is for package {}: this provider serves `fanout:bus`",
+                    link.package
+                ),
+            ));
+        } else if key.role == Role::Caller {
+            match Grant::from_settings(&owner, &link.interfaces, &link.settings) {
+                Ok(grant) => outcome.grant = Some(grant),
+                Err(problems) => outcome.problems = problems,
+            }
+        } else if let Some(store) = store {
+            match declared_subscription(&owner, &link.interfaces, &link.settings, store.policy()) {
+                Ok(subscription) => {
+                    outcome.subscription = Some(subscription.name.clone());
+                    wanted.push(Wanted {
+                        subscription,
+                        component: key.component.clone(),
+                        link: key.name.clone(),
+                        made_by: MadeBy::Link,
+                    });
+                }
+                Err(problems) => outcome.problems = problems,
+            }
+        } else {
+            outcome.problems.push(Problem::new(
+                Code::BusNotReady,
+                format!("{owner} waits: the bus has no policy in force"),
+            ));
+        }
+        for p in &outcome.problems {
+            warn!(code = %p.code, "{}", p.message);
+        }
+        view.links.insert(key.clone(), outcome);
+    }
+    wanted
+}
+
+/// Why nothing is delivered to a remembered subscription, if so.
+fn detached(registered: &Registered, declared: &BTreeSet<SubscriptionName>, view: &View) -> Option<Problem> {
+    let name = &registered.subscription.name;
+    let waits = "its events wait in the log for as long as they are retained";
+    match registered.made_by {
+        MadeBy::Link if declared.contains(name) => None,
+        MadeBy::Link => Some(Problem::new(
+            Code::SubscriberUnlinked,
+            format!(
+                "subscription {name} was declared by a link to component {} that is gone: {waits}",
+                registered.component
+            ),
+        )),
+        MadeBy::Call => {
+            let why = match view.grant(&registered.component, &registered.link) {
+                Ok(grant) if !grant.subscribe => format!("link {} no longer includes `subscriber`", registered.link),
+                Ok(grant) if !grant.allows.covers(&registered.subscription.filter) => {
+                    format!(
+                        "link {} no longer allows all of its tenants and event types",
+                        registered.link
+                    )
+                }
+                Ok(_) => return None,
+                Err(problem) => problem.message,
+            };
+            Some(Problem::new(
+                Code::SubscriberUnlinked,
+                format!(
+                    "subscription {name} of component {}: {why}; {waits}",
+                    registered.component
+                ),
+            ))
+        }
+    }
+}

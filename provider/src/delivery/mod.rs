@@ -1,0 +1,108 @@
+//! Hands events to subscribers and settles them: one task a subscription, bounded in everything it holds.
+//!
+//! The guarantee: an event of a durable or backfill subscription leaves it only after its handler returned success, or
+//! after a dead letter with its payload and the reason of each attempt was stored. A crash anywhere in between delivers
+//! it again.
+
+mod caught_up;
+mod durable;
+mod health;
+mod incoming;
+mod queue;
+mod settle;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fanout_plan::subscription::{Need, Progress, Registered};
+use fanout_plan::{Attributes, Policy, Position, SubscriptionName};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use health::Health;
+
+use crate::jetstream::Store;
+use crate::wrpc::Subscriber;
+
+/// One attempt to hand an event to a subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) subscription: SubscriptionName,
+    pub(crate) attributes: Attributes,
+    pub(crate) data: Bytes,
+    pub(crate) position: Position,
+    pub(crate) attempt: u32,
+    pub(crate) replayed: bool,
+    /// Nanoseconds since the Unix epoch.
+    pub(crate) published_at: i64,
+    pub(crate) traceparent: Option<String>,
+}
+
+/// What the tasks of one subscription share.
+pub(crate) struct Context {
+    pub(crate) registered: Registered,
+    pub(crate) store: Store,
+    pub(crate) subscriber: Subscriber,
+    pub(crate) health: Arc<Health>,
+    /// Told when the registry changed in a way that the planner must see.
+    pub(crate) replan: Arc<Notify>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Context {
+    fn name(&self) -> &SubscriptionName {
+        &self.registered.subscription.name
+    }
+}
+
+/// The running deliveries of one subscription.
+pub(crate) struct Running {
+    /// What they were started for.
+    pub(crate) registered: Registered,
+    /// Under which policy.
+    pub(crate) policy: Policy,
+    pub(crate) health: Arc<Health>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Starts delivering.
+    pub(crate) fn start(context: Context) -> Self {
+        let context = Arc::new(context);
+        let mut tasks = JoinSet::new();
+        match context.registered.subscription.need {
+            Need::Queue => drop(tasks.spawn(queue::run(Arc::clone(&context)))),
+            Need::Durable => drop(tasks.spawn(durable::run(Arc::clone(&context)))),
+            Need::Backfill { .. } => {
+                tasks.spawn(durable::run(Arc::clone(&context)));
+                if context.registered.progress != Progress::CaughtUp {
+                    tasks.spawn(caught_up::run(Arc::clone(&context)));
+                }
+            }
+        }
+        Self {
+            registered: context.registered.clone(),
+            policy: context.store.policy().clone(),
+            health: Arc::clone(&context.health),
+            stop: context.stop.clone(),
+            tasks,
+        }
+    }
+
+    /// Whether these deliveries still are what the registry asks for. What a backfill has reached meanwhile does not
+    /// matter to them.
+    pub(crate) fn serves(&self, registered: &Registered) -> bool {
+        let mine = &self.registered;
+        mine.subscription == registered.subscription
+            && mine.component == registered.component
+            && mine.made_at == registered.made_at
+    }
+
+    /// Stops taking events and lets the invocations under way end; they are bounded by their deadline.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

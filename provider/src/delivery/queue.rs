@@ -1,0 +1,124 @@
+//! Queue subscriptions: each stored event is announced once on the bus's live subjects, and the queue group gives it to
+//! one instance, which hands it to the subscriber at once. Nothing is kept and nothing is tried again: what is missed is
+//! counted and logged.
+
+use std::sync::Arc;
+
+use async_nats::Message;
+use fanout_plan::subscription::Reach;
+use fanout_plan::{Code, Position, Problem, timestamp};
+use futures::StreamExt as _;
+use futures::stream::select_all;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use super::incoming::{self, Place, Wanted};
+use super::{Context, Health};
+use crate::wrpc::CallFailure;
+
+/// Delivers until stopped.
+pub(super) async fn run(context: Arc<Context>) {
+    let policy = context.store.policy();
+    let prefix: Arc<str> = policy.names().live_prefix().into();
+    let group = format!("fanout.{}.{}", policy.bus, context.name());
+    let nats = context.store.nats();
+    let mut subscriptions = Vec::new();
+    for filter in context.registered.subscription.filter.subject_filters(&policy.subject) {
+        match nats.queue_subscribe(format!("{prefix}{filter}"), group.clone()).await {
+            Ok(subscription) => subscriptions.push(subscription),
+            Err(error) => {
+                context.health.fails(Problem::new(
+                    Code::StoreUnavailable,
+                    format!("subscription {}: it can't listen: {error}", context.name()),
+                ));
+                return;
+            }
+        }
+    }
+    let mut events = select_all(subscriptions);
+    // Bounded: beyond this the messages wait in the client's buffer, and past that it drops and says so.
+    let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
+    let mut tasks = JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let message = tokio::select! {
+            () = context.stop.cancelled() => break,
+            message = events.next() => message,
+        };
+        let Some(message) = message else { break };
+        let Ok(call) = Arc::clone(&calls).acquire_owned().await else {
+            break;
+        };
+        let (context, prefix) = (Arc::clone(&context), Arc::clone(&prefix));
+        tasks.spawn(async move {
+            deliver(&context, &prefix, message).await;
+            drop(call);
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn deliver(context: &Context, prefix: &str, message: Message) {
+    let subject = message.subject.strip_prefix(prefix).unwrap_or(&message.subject);
+    let place = place(&message);
+    let attributes = match incoming::attributes(&context.store.policy().subject, subject, message.headers.as_ref()) {
+        Ok(attributes) => attributes,
+        Err(problem) => return missed(context, &place, &format!("not an event: {problem}")),
+    };
+    if !matches!(incoming::wanted(&context.registered, &attributes, &place), Wanted::Yes) {
+        return;
+    }
+    let delivery = incoming::delivery(
+        &context.registered,
+        attributes,
+        (&message.headers, message.payload),
+        &place,
+        &[],
+    );
+    match context.subscriber.handle(Reach::Handler, vec![delivery]).await {
+        Ok(results) => {
+            context.health.works(context.name().as_str());
+            match results.into_iter().next() {
+                Some(Ok(())) => Health::count(&context.health.handled),
+                Some(Err(rejection)) => missed(context, &place, rejection.reason()),
+                None => missed(context, &place, "no result"),
+            }
+        }
+        Err(CallFailure::Unreachable) => {
+            Health::count(&context.health.missed);
+            context.health.fails(Problem::new(
+                Code::SubscriberUnreachable,
+                format!(
+                    "subscription {}: component {} can't be reached: start it, or look why it stopped; a queue subscription keeps nothing for it",
+                    context.name(),
+                    context.registered.component
+                ),
+            ));
+        }
+        Err(failure) => missed(context, &place, &failure.to_string()),
+    }
+}
+
+fn missed(context: &Context, place: &Place, reason: &str) {
+    Health::count(&context.health.missed);
+    warn!(
+        subscription = %context.name(), position = %place.position, reason,
+        "an event was not handled; a queue subscription does not try again"
+    );
+}
+
+/// As the server announces it (`Nats-Sequence`, `Nats-Time-Stamp`; nats-server 2.15).
+fn place(message: &Message) -> Place {
+    let header = |name: &str| message.headers.as_ref().and_then(|h| h.get(name));
+    let offset = header("Nats-Sequence")
+        .and_then(|v| v.as_str().parse().ok())
+        .unwrap_or(0);
+    Place {
+        position: Position::undivided(offset),
+        published_at: header("Nats-Time-Stamp")
+            .and_then(|v| timestamp::from_rfc3339(v.as_str()))
+            .unwrap_or_else(crate::clock::now),
+        given_out: 1,
+    }
+}

@@ -1,0 +1,83 @@
+//! Sets events aside that a subscriber will not handle, whole and with the reason of each attempt.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use fanout_plan::retry::FailedAttempt;
+use fanout_plan::{BusNames, Position, SubscriptionName, TenantId};
+
+use super::{Store, StoreError};
+
+/// The dead letters of one bus.
+#[derive(Clone, Debug)]
+pub(crate) struct DeadLetters {
+    js: jetstream::Context,
+    names: BusNames,
+}
+
+/// An event that is set aside.
+pub(crate) struct DeadLetter<'a> {
+    pub(crate) subscription: &'a SubscriptionName,
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) position: Position,
+    /// The stored message's own headers: the event's attributes.
+    pub(crate) headers: Option<&'a HeaderMap>,
+    pub(crate) payload: Bytes,
+    pub(crate) attempts: &'a [FailedAttempt],
+}
+
+impl Store {
+    /// The bus's dead letters.
+    pub(crate) fn dead_letters(&self) -> DeadLetters {
+        DeadLetters {
+            js: self.js.clone(),
+            names: self.names.clone(),
+        }
+    }
+}
+
+impl DeadLetters {
+    /// Stores a dead letter. There is one for a subscription and position, however often this is called: a crash
+    /// between this and the settling of the event stores no second one.
+    pub(crate) async fn store(&self, letter: DeadLetter<'_>) -> Result<(), StoreError> {
+        let action = format!("store a dead letter of subscription {}", letter.subscription);
+        let mut headers = HeaderMap::new();
+        for (name, values) in letter.headers.iter().flat_map(|h| h.iter()) {
+            // The server's own headers (`Nats-…`) would be read as instructions.
+            if !name.to_string().to_ascii_lowercase().starts_with("nats-") {
+                for value in values {
+                    headers.append(name.clone(), value.clone());
+                }
+            }
+        }
+        let reason = letter.attempts.last().map_or("", |a| a.reason.as_str());
+        headers.insert("fanout-dead-subscription", letter.subscription.as_str());
+        headers.insert("fanout-dead-position", letter.position.to_string());
+        headers.insert("fanout-dead-reason", one_line(reason));
+        let attempts = serde_json::to_string(letter.attempts).map_err(StoreError::when(&action))?;
+        headers.insert("fanout-dead-attempts", one_line(&attempts));
+        let subject = self
+            .names
+            .dead_letter(letter.subscription, letter.tenant, letter.position);
+        let message = PublishMessage::build()
+            .payload(letter.payload)
+            .headers(headers)
+            .expected_last_subject_sequence(0);
+        let stored = match self.js.send_publish(subject, message).await {
+            Ok(ack) => ack.await,
+            Err(e) => Err(e),
+        };
+        match stored {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
+            Err(e) => Err(StoreError::when(action)(e)),
+        }
+    }
+}
+
+/// A header value holds no line ends.
+fn one_line(s: &str) -> String {
+    s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,17 @@
+//! Everything that knows JetStream: reading what the store holds, taking the planner's steps, storing events and dead
+//! letters, remembering subscriptions and failed attempts.
+//!
+//! async-nats types do not leave this module, except for the consumers and messages that `delivery` works on.
+
+mod apply;
+mod attempts;
+mod dead_letters;
+mod observe;
+mod publish;
+mod registry;
+mod store;
+
+pub(crate) use attempts::Attempts;
+pub(crate) use dead_letters::{DeadLetter, DeadLetters};
+pub(crate) use publish::{Sent, Unstored};
+pub(crate) use store::{ConsumerState, Store, StoreError};

@@ -1,0 +1,154 @@
+//! Remembers subscriptions, in a bucket that every instance of the provider reads.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::kv;
+use fanout_plan::SubscriptionName;
+use fanout_plan::subscription::{Progress, Registered};
+use futures::TryStreamExt as _;
+use tracing::warn;
+
+use super::{Store, StoreError};
+
+/// Reads of a bucket under way at once.
+const READS: usize = 32;
+
+impl Store {
+    /// Every remembered subscription.
+    pub(super) async fn registry(&self) -> Result<BTreeMap<SubscriptionName, Registered>, StoreError> {
+        let bucket = &self.bucket(&self.names.registry()).await?;
+        let keys = bucket.keys().await.map_err(StoreError::when("list the registry"))?;
+        keys.map_err(|e| StoreError::when("list the registry")(e))
+            .map_ok(|key| async move {
+                let entry = bucket.get(&key).await.map_err(StoreError::when("read the registry"))?;
+                Ok(entry.and_then(|value| parse(&key, &value)))
+            })
+            .try_buffer_unordered(READS)
+            .try_filter_map(|found| async move { Ok(found.map(|r| (r.subscription.name.clone(), r))) })
+            .try_collect()
+            .await
+    }
+
+    /// One remembered subscription.
+    pub(crate) async fn registered(&self, name: &SubscriptionName) -> Result<Option<Registered>, StoreError> {
+        let bucket = self.bucket(&self.names.registry()).await?;
+        let value = bucket
+            .get(name.as_str())
+            .await
+            .map_err(StoreError::when("read the registry"))?;
+        Ok(value.and_then(|v| parse(name.as_str(), &v)))
+    }
+
+    /// Writes a subscription. The first writer of a name wins; a change goes through only on what was read.
+    pub(super) async fn remember(&self, registered: &Registered) -> Result<(), StoreError> {
+        let name = registered.subscription.name.clone();
+        self.change(&name, |found| {
+            Ok(match found {
+                None => Some(registered.clone()),
+                Some(have) if have.component != registered.component || have.made_by != registered.made_by => {
+                    return Err(StoreError::Raced { name: name.to_string() });
+                }
+                // What another instance learned meanwhile is kept.
+                Some(have) => Some(Registered {
+                    subscription: registered.subscription.clone(),
+                    link: registered.link.clone(),
+                    ..have
+                }),
+            })
+        })
+        .await
+    }
+
+    /// Notes how many events a subscription found in the log, the first time that its consumer is made.
+    pub(super) async fn note_replayed(&self, name: &str, replayed: u64) -> Result<(), StoreError> {
+        let Ok(name) = name.parse() else { return Ok(()) };
+        self.change(&name, |found| {
+            Ok(found.filter(|r| r.replayed.is_none()).map(|r| Registered {
+                replayed: Some(replayed),
+                ..r
+            }))
+        })
+        .await
+    }
+
+    /// Moves a backfill's progress on if it is still what the caller saw. Of several instances one gets `true`.
+    pub(crate) async fn advance(
+        &self,
+        name: &SubscriptionName,
+        from: Progress,
+        to: Progress,
+    ) -> Result<bool, StoreError> {
+        let mut moved = false;
+        self.change(name, |found| {
+            let next = found
+                .filter(|r| r.progress == from)
+                .map(|r| Registered { progress: to, ..r });
+            moved = next.is_some();
+            Ok(next)
+        })
+        .await?;
+        Ok(moved)
+    }
+
+    /// Forgets a subscription; its consumer goes with the next plan.
+    pub(crate) async fn forget(&self, name: &SubscriptionName) -> Result<(), StoreError> {
+        let bucket = self.bucket(&self.names.registry()).await?;
+        bucket
+            .delete(name.as_str())
+            .await
+            .map_err(StoreError::when(format!("forget subscription {name}")))
+    }
+
+    /// Changes of the registry as they happen, by whichever instance.
+    pub(crate) async fn watch_registry(&self) -> Result<kv::Watch, StoreError> {
+        let bucket = self.bucket(&self.names.registry()).await?;
+        bucket.watch_all().await.map_err(StoreError::when("watch the registry"))
+    }
+
+    /// Compare and swap; on a lost race it reads again.
+    async fn change(
+        &self,
+        name: &SubscriptionName,
+        mut next: impl FnMut(Option<Registered>) -> Result<Option<Registered>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let key = name.as_str();
+        let bucket = self.bucket(&self.names.registry()).await?;
+        for _ in 0..10 {
+            let entry = bucket
+                .entry(key)
+                .await
+                .map_err(StoreError::when("read the registry"))?
+                .filter(|e| e.operation == kv::Operation::Put);
+            let revision = entry.as_ref().map(|e| e.revision);
+            let Some(registered) = next(entry.and_then(|e| parse(key, &e.value)))? else {
+                return Ok(());
+            };
+            let value = serde_json::to_vec(&registered)
+                .map_err(StoreError::when("write the registry"))?
+                .into();
+            match revision {
+                None => match bucket.create(key, value).await {
+                    Ok(_) => return Ok(()),
+                    Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => {}
+                    Err(e) => return Err(StoreError::when("write the registry")(e)),
+                },
+                Some(revision) => match bucket.update(key, value, revision).await {
+                    Ok(_) => return Ok(()),
+                    Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => {}
+                    Err(e) => return Err(StoreError::when("write the registry")(e)),
+                },
+            }
+        }
+        Err(StoreError::Raced { name: key.to_owned() })
+    }
+}
+
+fn parse(key: &str, value: &[u8]) -> Option<Registered> {
+    match serde_json::from_slice(value) {
+        Ok(registered) => Some(registered),
+        Err(error) => {
+            warn!(subscription = key, %error, "an entry of the registry is not readable and is passed over");
+            None
+        }
+    }
+}

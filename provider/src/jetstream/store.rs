@@ -1,0 +1,172 @@
+//! One bus's part of a JetStream account.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{self, context::ContextBuilder, kv, stream};
+use fanout_plan::{BusNames, Code, Policy, Problem, SubscriptionName};
+
+/// How long any request to the store's API may take.
+const API_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The most publishes of this process that wait for the store at once; more wait in line.
+const MAX_UNACKNOWLEDGED: usize = 4_096;
+
+/// Bytes that a message's subject, headers and framing take of the server's `max_payload` beyond what is counted.
+pub(super) const OVERHEAD: usize = 1 << 10;
+
+/// The store of one bus.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    pub(super) js: jetstream::Context,
+    pub(super) names: BusNames,
+    pub(super) policy: Policy,
+}
+
+/// How far a subscription has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ConsumerState {
+    /// Events that wait to be given out.
+    pub(crate) pending: u64,
+    /// Events given out and not yet settled.
+    pub(crate) unsettled: u64,
+    /// Every event up to this offset is settled.
+    pub(crate) settled_to: u64,
+    /// The log's last offset.
+    pub(crate) log_head: u64,
+}
+
+/// Why the store could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum StoreError {
+    /// A request failed or timed out; it can be tried again.
+    #[error("the store did not {action}")]
+    Unavailable {
+        /// What was asked of it.
+        action: String,
+        /// The client's error.
+        #[source]
+        source: async_nats::Error,
+    },
+    /// Another instance changed the same thing at the same time; observe again and plan anew.
+    #[error("subscription {name} was changed by another instance at the same time")]
+    Raced {
+        /// The subscription.
+        name: String,
+    },
+    /// The store holds something that Fanout can't work with.
+    #[error("the store can't take this bus: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Refused(Vec<Problem>),
+}
+
+impl StoreError {
+    /// For `map_err`: what was asked when it failed.
+    pub(crate) fn when<E: Into<async_nats::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let action = action.into();
+        move |source| Self::Unavailable {
+            action,
+            source: source.into(),
+        }
+    }
+}
+
+impl Store {
+    /// The store of a bus. Makes no request.
+    pub(crate) fn new(nats: async_nats::Client, policy: Policy) -> Self {
+        let js = ContextBuilder::new()
+            .timeout(API_DEADLINE)
+            .ack_timeout(policy.publish_deadline)
+            .max_ack_inflight(MAX_UNACKNOWLEDGED)
+            .build(nats);
+        Self {
+            js,
+            names: policy.names(),
+            policy,
+        }
+    }
+
+    /// Whether the server takes messages as large as the policy's events.
+    ///
+    /// # Errors
+    /// Names both limits.
+    pub(crate) fn fits_the_server(&self) -> Result<(), Problem> {
+        let (asked, server) = (self.policy.max_event_bytes, self.nats().max_payload());
+        if asked <= (server as u64).saturating_sub(OVERHEAD as u64) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::ConflictingSettings,
+            format!(
+                "`event.max-bytes` ({asked} bytes) does not fit the server's `max_payload` ({server} bytes, {OVERHEAD} of them for framing): lower the one or raise the other"
+            ),
+        ))
+    }
+
+    /// The policy it was made for.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Its connection.
+    pub(crate) fn nats(&self) -> async_nats::Client {
+        self.js.client()
+    }
+
+    pub(super) async fn bucket(&self, name: &str) -> Result<kv::Store, StoreError> {
+        self.js
+            .get_key_value(name)
+            .await
+            .map_err(StoreError::when(format!("open bucket {name}")))
+    }
+
+    pub(super) async fn log(&self) -> Result<stream::Stream<()>, StoreError> {
+        self.js
+            .get_stream_no_info(self.names.log())
+            .await
+            .map_err(StoreError::when("open the log"))
+    }
+
+    /// The consumer behind a subscription.
+    pub(crate) async fn consumer(&self, name: &SubscriptionName) -> Result<PullConsumer, StoreError> {
+        self.js
+            .get_consumer_from_stream(name.as_str(), self.names.log())
+            .await
+            .map_err(StoreError::when(format!("open consumer {name}")))
+    }
+
+    /// How far a subscription has come.
+    pub(crate) async fn consumer_state(&self, name: &SubscriptionName) -> Result<ConsumerState, StoreError> {
+        let log = self.log().await?;
+        // The log's head is read first: what is stored in between counts as pending, never as missed.
+        let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
+        let info = log
+            .consumer_info(name.as_str())
+            .await
+            .map_err(StoreError::when(format!("read the state of consumer {name}")))?;
+        Ok(ConsumerState {
+            pending: info.num_pending,
+            unsettled: info.num_ack_pending as u64,
+            settled_to: info.ack_floor.stream_sequence,
+            log_head: head.state.last_sequence,
+        })
+    }
+
+    /// How many dead letters a subscription has.
+    pub(crate) async fn dead_letter_count(&self, name: &SubscriptionName) -> Result<u64, StoreError> {
+        let stream = self
+            .js
+            .get_stream_no_info(self.names.dead_letters())
+            .await
+            .map_err(StoreError::when("open the dead letters"))?;
+        let subjects = stream
+            .info_with_subjects(self.names.dead_letters_of(name))
+            .await
+            .map_err(StoreError::when("count dead letters"))?;
+        use futures::TryStreamExt as _;
+        subjects
+            .try_fold(0, |n, (_, count)| async move { Ok(n + count as u64) })
+            .await
+            .map_err(StoreError::when("count dead letters"))
+    }
+}

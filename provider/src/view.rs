@@ -1,0 +1,96 @@
+//! What the bus is at this moment, for those who call it: read without waiting, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fanout_plan::link::Grant;
+use fanout_plan::subscription::{Need, Registered};
+use fanout_plan::{Attributes, Code, Problem, SubscriptionName};
+
+use crate::delivery::Health;
+use crate::jetstream::Store;
+use crate::link::LinkKey;
+
+/// What came of a link.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LinkOutcome {
+    /// For a caller's link that was accepted.
+    pub(crate) grant: Option<Grant>,
+    /// The subscription that it declares.
+    pub(crate) subscription: Option<SubscriptionName>,
+    /// Why it is not in force; empty when it is.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// The bus at one moment.
+#[derive(Clone, Default)]
+pub(crate) struct View {
+    /// Present once a policy is in force.
+    pub(crate) store: Option<Store>,
+    /// Why the policy last given is not in force; empty when it is.
+    pub(crate) policy_problems: Vec<Problem>,
+    pub(crate) links: BTreeMap<LinkKey, LinkOutcome>,
+    pub(crate) registry: BTreeMap<SubscriptionName, Registered>,
+    /// Remembered subscriptions to which nothing is delivered, and why.
+    pub(crate) detached: BTreeMap<SubscriptionName, Problem>,
+    pub(crate) health: BTreeMap<SubscriptionName, Arc<Health>>,
+}
+
+impl View {
+    /// What a caller may do through its link.
+    ///
+    /// # Errors
+    /// When it has no such link, or that link was refused. The `source-id` of an invocation is the lattice's word, so
+    /// this is as strong as the lattice's own credentials.
+    pub(crate) fn grant(&self, component: &str, link: &str) -> Result<&Grant, Problem> {
+        let key = LinkKey {
+            component: component.to_owned(),
+            name: link.to_owned(),
+            role: crate::link::Role::Caller,
+        };
+        let outcome = self.links.get(&key).ok_or_else(|| {
+            Problem::new(
+                Code::NotLinked,
+                format!("component {component} has no link {link} to this bus: add one to the manifest, with `namespace: fanout` and `package: bus`"),
+            )
+        })?;
+        outcome.grant.as_ref().ok_or_else(|| {
+            let why: Vec<_> = outcome.problems.iter().map(ToString::to_string).collect();
+            Problem::new(
+                Code::LinkRefused,
+                format!("{} was refused: {}", key.describe(), why.join("; ")),
+            )
+        })
+    }
+
+    /// The store of the policy in force.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn store(&self) -> Result<&Store, Problem> {
+        self.store.as_ref().ok_or_else(|| {
+            let why: Vec<_> = self.policy_problems.iter().map(ToString::to_string).collect();
+            let why = if why.is_empty() {
+                "it is still being set up".to_owned()
+            } else {
+                why.join("; ")
+            };
+            Problem::new(Code::BusNotReady, format!("the bus has no policy in force: {why}"))
+        })
+    }
+
+    /// How many durable subscriptions an event matches.
+    pub(crate) fn durable_matches(&self, attributes: &Attributes) -> u32 {
+        let count = self
+            .registry
+            .values()
+            .filter(|r| {
+                r.subscription.need == Need::Durable
+                    && r.subscription
+                        .filter
+                        .matches(attributes.tenant(), attributes.event_type())
+            })
+            .count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+}

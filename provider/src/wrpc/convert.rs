@@ -1,0 +1,180 @@
+//! WIT types to and from the planner's.
+
+use fanout_plan::retry::Rejection;
+use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
+use fanout_plan::{Filter, Policy, Position, Problem, RawEvent, link};
+
+use super::bindings::exports::fanout::bus::subscriber as wit_subscriber;
+use super::bindings::fanout::bus::types as wit;
+use crate::delivery::Delivery;
+
+pub(super) fn position(p: Position) -> wit::Position {
+    wit::Position {
+        partition: p.partition,
+        offset: p.offset,
+    }
+}
+
+fn from_position(p: &wit::Position) -> Position {
+    Position {
+        partition: p.partition,
+        offset: p.offset,
+    }
+}
+
+pub(super) fn problem(p: Problem) -> wit::Problem {
+    wit::Problem {
+        code: p.code.to_string(),
+        message: p.message,
+    }
+}
+
+/// The attributes of an event from outside; its payload stays where it is.
+pub(super) fn raw_event(e: &mut wit::Event) -> RawEvent {
+    use std::mem::take;
+    RawEvent {
+        tenant: take(&mut e.tenant),
+        event_type: take(&mut e.event_type),
+        id: take(&mut e.id),
+        source: take(&mut e.source),
+        subject: take(&mut e.subject),
+        time: e.time,
+        data_content_type: take(&mut e.data_content_type),
+        data_schema: take(&mut e.data_schema),
+        extensions: take(&mut e.extensions).into_iter().map(|a| (a.name, a.value)).collect(),
+        ordering_key: take(&mut e.ordering_key),
+    }
+}
+
+pub(super) fn delivery(d: Delivery) -> wit::Delivery {
+    let raw = d.attributes.into_raw();
+    wit::Delivery {
+        subscription: d.subscription.to_string(),
+        event: wit::Event {
+            tenant: raw.tenant,
+            event_type: raw.event_type,
+            id: raw.id,
+            source: raw.source,
+            subject: raw.subject,
+            time: raw.time,
+            data_content_type: raw.data_content_type,
+            data_schema: raw.data_schema,
+            extensions: raw
+                .extensions
+                .into_iter()
+                .map(|(name, value)| wit::Attribute { name, value })
+                .collect(),
+            ordering_key: raw.ordering_key,
+            data: d.data,
+        },
+        position: position(d.position),
+        attempt: d.attempt,
+        origin: if d.replayed {
+            wit::Origin::Replayed
+        } else {
+            wit::Origin::Live
+        },
+        published_at: d.published_at,
+    }
+}
+
+pub(super) fn rejection(r: wit::Rejection) -> Rejection {
+    match r {
+        wit::Rejection::Retry(reason) => Rejection::Retry(reason),
+        wit::Rejection::RetryNow(reason) => Rejection::RetryNow(reason),
+        wit::Rejection::RetryAfter(d) => Rejection::RetryAfter(std::time::Duration::from_millis(d.delay_ms), d.reason),
+        wit::Rejection::DeadLetter(reason) => Rejection::DeadLetter(reason),
+    }
+}
+
+pub(super) fn filter(f: wit_subscriber::Filter) -> Result<Filter, Problem> {
+    Ok(Filter::new(
+        f.tenants.iter().map(|t| t.parse()).collect::<Result<_, _>>()?,
+        f.event_types.iter().map(|p| p.parse()).collect::<Result<_, _>>()?,
+    ))
+}
+
+pub(super) fn from_filter(f: &Filter) -> wit_subscriber::Filter {
+    wit_subscriber::Filter {
+        tenants: f.tenants.iter().map(ToString::to_string).collect(),
+        event_types: f.event_types.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn queue(name: &str, f: wit_subscriber::Filter) -> Result<Subscription, Problem> {
+    link::check(Subscription {
+        name: name.parse()?,
+        need: Need::Queue,
+        filter: filter(f)?,
+        reach: Reach::Handler,
+        batch_size: 1,
+        concurrency: fanout_plan::policy::DEFAULT_CONCURRENCY,
+        tell_caught_up: false,
+    })
+}
+
+pub(super) fn subscription(
+    name: &str,
+    need: Need,
+    options: wit_subscriber::DeliveryOptions,
+    policy: &Policy,
+) -> Result<Subscription, Problem> {
+    let size = |what: &str, asked: Option<u32>, default: u32| match asked {
+        None => Ok(default),
+        Some(n) if (1..=fanout_plan::policy::MAX_IN_FLIGHT).contains(&n.into()) => Ok(n),
+        Some(n) => Err(Problem::new(
+            fanout_plan::Code::InvalidSetting,
+            format!(
+                "subscription {name}: a {what} of {n} is not from 1 to {}",
+                fanout_plan::policy::MAX_IN_FLIGHT
+            ),
+        )),
+    };
+    link::check(Subscription {
+        name: name.parse()?,
+        need,
+        filter: filter(options.filter)?,
+        reach: match options.reach {
+            wit_subscriber::Reach::Handler => Reach::Handler,
+            wit_subscriber::Reach::BatchHandler => Reach::BatchHandler,
+        },
+        batch_size: size("batch-size", options.batch_size, policy.batch_size)?,
+        concurrency: size("concurrency", options.concurrency, policy.concurrency)?,
+        // The contract asks this of every component that subscribes to a backfill by a call.
+        tell_caught_up: true,
+    })
+}
+
+pub(super) fn start(s: &wit_subscriber::Start) -> Start {
+    match s {
+        wit_subscriber::Start::First => Start::First,
+        wit_subscriber::Start::Time(t) => Start::Time(*t),
+        wit_subscriber::Start::Position(p) => Start::Position(from_position(p)),
+    }
+}
+
+pub(super) fn end(e: &wit_subscriber::End) -> End {
+    match e {
+        wit_subscriber::End::Time(t) => End::Time(*t),
+        wit_subscriber::End::Position(p) => End::Position(from_position(p)),
+    }
+}
+
+pub(super) fn need(n: &Need) -> wit_subscriber::Need {
+    match n {
+        Need::Queue => wit_subscriber::Need::Queue,
+        Need::Durable => wit_subscriber::Need::Durable,
+        Need::Backfill { start, .. } => wit_subscriber::Need::Backfill(match start {
+            Start::First => wit_subscriber::Start::First,
+            Start::Time(t) => wit_subscriber::Start::Time(*t),
+            Start::Position(p) => wit_subscriber::Start::Position(position(*p)),
+        }),
+    }
+}
+
+pub(super) fn made_by(m: MadeBy) -> wit_subscriber::OriginOfSubscription {
+    match m {
+        MadeBy::Link => wit_subscriber::OriginOfSubscription::Link,
+        MadeBy::Call => wit_subscriber::OriginOfSubscription::Call,
+    }
+}

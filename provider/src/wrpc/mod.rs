@@ -1,0 +1,27 @@
+//! The generated bindings of `fanout:bus`, and everything that translates between them and the planner's words.
+//!
+//! **Architecture invariant**: generated types do not leave this module.
+
+mod convert;
+mod errors;
+mod publisher;
+mod serve;
+mod status;
+mod subscriber;
+mod subscriber_call;
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from wit/, which carries the documentation"
+)]
+mod bindings {
+    wit_bindgen_wrpc::generate!({
+        path: "../wit",
+        world: "bus",
+    });
+}
+
+pub(crate) use serve::serve;
+pub(crate) use subscriber_call::{CallFailure, CaughtUp, Subscriber};

@@ -1,0 +1,134 @@
+//! `publisher`: checks the caller's link, checks the event, stores it, and answers with a receipt.
+
+use fanout_plan::{Attributes, Code, EventType, Problem, TenantId};
+use fanout_transport::Caller;
+
+use super::bindings::exports::fanout::bus::publisher::Handler;
+use super::bindings::fanout::bus::types::{Event, PublishError, Receipt};
+use super::convert::{position, raw_event};
+use super::errors::{publish_refusal, unstored};
+use super::serve::Exports;
+use crate::jetstream::{Sent, Unstored};
+use crate::view::View;
+
+/// The most events in one call.
+const MAX_EVENTS: usize = 1_000;
+
+/// An event that the store has been handed.
+struct Underway {
+    sent: Sent,
+    durable_subscriptions: u32,
+    tenant: TenantId,
+    id: String,
+}
+
+impl Handler<Caller> for Exports {
+    async fn publish_tenant_event(
+        &self,
+        caller: Caller,
+        event: Event,
+    ) -> anyhow::Result<Result<Receipt, PublishError>> {
+        let view = self.bus.view();
+        Ok(match begin(&view, &caller, event).await {
+            Ok(underway) => receipt(underway).await,
+            Err(e) => Err(e),
+        })
+    }
+
+    async fn publish_tenant_events(
+        &self,
+        caller: Caller,
+        events: Vec<Event>,
+    ) -> anyhow::Result<Vec<Result<Receipt, PublishError>>> {
+        let view = self.bus.view();
+        if events.len() > MAX_EVENTS {
+            let refusal = Problem::new(
+                Code::TooManyEvents,
+                format!(
+                    "{} events in one call: at most {MAX_EVENTS} are taken, and none of these was stored",
+                    events.len()
+                ),
+            );
+            return Ok(events.iter().map(|_| Err(publish_refusal(refusal.clone()))).collect());
+        }
+        // All are handed over before the first answer is awaited: in order, and without a round trip for each.
+        let mut underway = Vec::with_capacity(events.len());
+        for event in events {
+            underway.push(begin(&view, &caller, event).await);
+        }
+        let mut results = Vec::with_capacity(underway.len());
+        for u in underway {
+            results.push(match u {
+                Ok(u) => receipt(u).await,
+                Err(e) => Err(e),
+            });
+        }
+        Ok(results)
+    }
+}
+
+async fn begin(view: &View, caller: &Caller, mut event: Event) -> Result<Underway, PublishError> {
+    let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
+    permit(view, caller, attributes.tenant(), attributes.event_type()).map_err(publish_refusal)?;
+    let store = view.store().map_err(publish_refusal)?;
+    let durable_subscriptions = view.durable_matches(&attributes);
+    let (tenant, id) = (attributes.tenant().clone(), attributes.id().to_owned());
+    match store.send(&attributes, caller.traceparent.as_deref(), event.data).await {
+        Ok(sent) => Ok(Underway {
+            sent,
+            durable_subscriptions,
+            tenant,
+            id,
+        }),
+        Err(e) => Err(unstored(&tenant, &id, &e)),
+    }
+}
+
+async fn receipt(underway: Underway) -> Result<Receipt, PublishError> {
+    let Underway {
+        sent,
+        durable_subscriptions,
+        tenant,
+        id,
+    } = underway;
+    let stored = sent.stored().await.map_err(|e: Unstored| unstored(&tenant, &id, &e))?;
+    Ok(Receipt {
+        position: position(stored.position),
+        duplicate: stored.duplicate,
+        durable_subscriptions,
+    })
+}
+
+/// Whether the caller may publish this.
+fn permit(view: &View, caller: &Caller, tenant: &TenantId, event_type: &EventType) -> Result<(), Problem> {
+    let grant = view.grant(&caller.component, &caller.link)?;
+    let link = || format!("link {} of component {}", caller.link, caller.component);
+    if !grant.publish {
+        return Err(Problem::new(
+            Code::InterfaceNotLinked,
+            format!(
+                "{} does not include `publisher`: add it to the link's interfaces",
+                link()
+            ),
+        ));
+    }
+    if !grant.allows.allows_tenant(tenant) {
+        return Err(Problem::new(
+            Code::TenantNotPermitted,
+            format!(
+                "{} does not allow tenant {tenant}: add it to the link's `tenants`",
+                link()
+            ),
+        ));
+    }
+    if !grant.allows.matches(tenant, event_type) {
+        return Err(Problem::new(
+            Code::EventTypeNotPermitted,
+            format!(
+                "{} does not allow event type {event_type}: add it to the link's `event-types`",
+                link()
+            ),
+        ));
+    }
+    Ok(())
+}

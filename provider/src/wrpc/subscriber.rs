@@ -1,0 +1,149 @@
+//! `subscriber`: subscriptions that a component makes by a call.
+
+use fanout_plan::link::Grant;
+use fanout_plan::subscription::{MadeBy, Need, Subscription};
+use fanout_plan::{Code, Problem};
+use fanout_transport::Caller;
+
+use super::bindings::exports::fanout::bus::subscriber::{
+    DeliveryOptions, End, Filter, Handler, Start, State, Subscription as WitSubscription,
+};
+use super::bindings::fanout::bus::types::SubscribeError;
+use super::convert;
+use super::errors::subscribe_refusal;
+use super::serve::Exports;
+use crate::status::{Doing, SubscriptionStatus};
+use crate::view::View;
+
+type Answer<T> = anyhow::Result<Result<T, SubscribeError>>;
+
+impl Handler<Caller> for Exports {
+    async fn subscribe_queue(&self, caller: Caller, name: String, filter: Filter) -> Answer<WitSubscription> {
+        Ok(match convert::queue(&name, filter) {
+            Ok(asked) => self.subscribe(&caller, asked).await,
+            Err(p) => Err(subscribe_refusal(p)),
+        })
+    }
+
+    async fn subscribe_durable(
+        &self,
+        caller: Caller,
+        name: String,
+        options: DeliveryOptions,
+    ) -> Answer<WitSubscription> {
+        Ok(self.subscribe_logged(&caller, &name, Need::Durable, options).await)
+    }
+
+    async fn subscribe_backfill(
+        &self,
+        caller: Caller,
+        name: String,
+        start: Start,
+        end: Option<End>,
+        options: DeliveryOptions,
+    ) -> Answer<WitSubscription> {
+        let need = Need::Backfill {
+            start: convert::start(&start),
+            end: end.as_ref().map(convert::end),
+        };
+        Ok(self.subscribe_logged(&caller, &name, need, options).await)
+    }
+
+    async fn unsubscribe(&self, caller: Caller, name: String) -> Answer<()> {
+        Ok(self.end_subscription(&caller, &name).await)
+    }
+
+    async fn list_subscriptions(&self, caller: Caller) -> Answer<Vec<WitSubscription>> {
+        let view = self.bus.view();
+        if let Err(p) = grant(&view, &caller) {
+            return Ok(Err(subscribe_refusal(p)));
+        }
+        let mut mine = Vec::new();
+        for registered in view.registry.values().filter(|r| r.component == caller.component) {
+            mine.push(to_wit(SubscriptionStatus::read(&view, registered).await));
+        }
+        Ok(Ok(mine))
+    }
+}
+
+impl Exports {
+    async fn subscribe_logged(
+        &self,
+        caller: &Caller,
+        name: &str,
+        need: Need,
+        options: DeliveryOptions,
+    ) -> Result<WitSubscription, SubscribeError> {
+        let view = self.bus.view();
+        let policy = view.store().map_err(subscribe_refusal)?.policy().clone();
+        let asked = convert::subscription(name, need, options, &policy).map_err(subscribe_refusal)?;
+        self.subscribe(caller, asked).await
+    }
+
+    async fn subscribe(&self, caller: &Caller, mut asked: Subscription) -> Result<WitSubscription, SubscribeError> {
+        let view = self.bus.view();
+        let grant = grant(&view, caller).map_err(subscribe_refusal)?;
+        asked.filter = grant.narrow(asked.filter).map_err(subscribe_refusal)?;
+        let registered = self.bus.subscribe(&caller.component, &caller.link, asked).await?;
+        Ok(to_wit(SubscriptionStatus::read(&self.bus.view(), &registered).await))
+    }
+
+    async fn end_subscription(&self, caller: &Caller, name: &str) -> Result<(), SubscribeError> {
+        let view = self.bus.view();
+        grant(&view, caller).map_err(subscribe_refusal)?;
+        let registered = name
+            .parse()
+            .ok()
+            .and_then(|name| view.registry.get(&name))
+            .filter(|r| r.component == caller.component)
+            .ok_or_else(|| {
+                subscribe_refusal(Problem::new(
+                    Code::UnknownSubscription,
+                    format!("component {} has no subscription {name:?}", caller.component),
+                ))
+            })?;
+        if registered.made_by == MadeBy::Link {
+            return Err(SubscribeError::Conflict(convert::problem(Problem::new(
+                Code::SubscriptionConflict,
+                format!(
+                    "subscription {name} is declared in link {}: remove it there",
+                    registered.link
+                ),
+            ))));
+        }
+        let name = registered.subscription.name.clone();
+        Ok(self.bus.unsubscribe(&name).await?)
+    }
+}
+
+fn grant<'a>(view: &'a View, caller: &Caller) -> Result<&'a Grant, Problem> {
+    let grant = view.grant(&caller.component, &caller.link)?;
+    if grant.subscribe {
+        return Ok(grant);
+    }
+    Err(Problem::new(
+        Code::InterfaceNotLinked,
+        format!(
+            "link {} of component {} does not include `subscriber`: add it to the link's interfaces",
+            caller.link, caller.component
+        ),
+    ))
+}
+
+fn to_wit(s: SubscriptionStatus) -> WitSubscription {
+    let registered = s.registered;
+    WitSubscription {
+        name: registered.subscription.name.to_string(),
+        need: convert::need(&registered.subscription.need),
+        filter: convert::from_filter(&registered.subscription.filter),
+        made_by: convert::made_by(registered.made_by),
+        state: match s.doing {
+            Doing::Active => State::Active,
+            Doing::CatchingUp => State::CatchingUp,
+            Doing::Finished => State::Finished,
+            Doing::Waiting(p) => State::Waiting(convert::problem(p)),
+        },
+        pending: s.pending,
+        in_flight: s.in_flight,
+    }
+}

@@ -1,0 +1,143 @@
+//! Calls a subscriber's exports, within a deadline.
+
+use std::time::Duration;
+
+use fanout_plan::retry::Rejection;
+use fanout_plan::subscription::Reach;
+use fanout_plan::{Position, SubscriptionName};
+use fanout_transport::{CallContext, Client, Error, Lattice, Outcome};
+
+use super::bindings::fanout::bus::{backfill_handler, batch_handler, handler};
+use super::convert;
+use crate::delivery::Delivery;
+
+/// A component that is given events.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscriber {
+    client: Client,
+    component: String,
+    deadline: Duration,
+}
+
+/// Why a subscriber did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallFailure {
+    /// It never saw the delivery: this counts as no attempt.
+    #[error("it can't be reached")]
+    Unreachable,
+    /// It had the delivery, and did not answer in time.
+    #[error("component {component} did not answer within {deadline_ms} ms")]
+    Deadline { component: String, deadline_ms: u128 },
+    /// It had the delivery, and trapped or broke off.
+    #[error("component {component} failed without an answer: {reason}")]
+    Failed { component: String, reason: String },
+}
+
+impl CallFailure {
+    /// As if the handler had refused: a trap or a missed deadline is an attempt.
+    pub(crate) fn as_rejection(&self) -> Rejection {
+        Rejection::Retry(self.to_string())
+    }
+}
+
+/// What a backfill's subscriber is told once.
+#[derive(Clone, Debug)]
+pub(crate) struct CaughtUp {
+    pub(crate) subscription: SubscriptionName,
+    pub(crate) reached: Option<Position>,
+    pub(crate) replayed: u64,
+    pub(crate) at: i64,
+    pub(crate) finished: bool,
+}
+
+impl Subscriber {
+    pub(crate) fn new(
+        lattice: &Lattice,
+        lattice_name: &str,
+        component: &str,
+        provider: &str,
+        deadline: Duration,
+    ) -> Self {
+        Self {
+            client: Client::new(lattice, &format!("{lattice_name}.{component}"), provider),
+            component: component.to_owned(),
+            deadline,
+        }
+    }
+
+    /// Hands over deliveries. One answer for each, in order; `handler` takes one delivery at a time.
+    pub(crate) async fn handle(
+        &self,
+        reach: Reach,
+        deliveries: Vec<Delivery>,
+    ) -> Result<Vec<Result<(), Rejection>>, CallFailure> {
+        let count = deliveries.len();
+        let context = self.context(deliveries.first().and_then(|d| d.traceparent.clone()));
+        let mut deliveries: Vec<_> = deliveries.into_iter().map(convert::delivery).collect();
+        let answers = match reach {
+            Reach::BatchHandler => batch_handler::handle_events(&self.client, context, &deliveries).await,
+            Reach::Handler => match deliveries.pop() {
+                Some(delivery) => handler::handle_event(&self.client, context, &delivery)
+                    .await
+                    .map(|answer| vec![answer]),
+                None => Ok(Vec::new()),
+            },
+        };
+        let answers = answers.map_err(|e| self.failure(&e))?;
+        let mut answers: Vec<_> = answers
+            .into_iter()
+            .take(count)
+            .map(|answer| answer.map_err(convert::rejection))
+            .collect();
+        while answers.len() < count {
+            answers.push(Err(Rejection::Retry(format!(
+                "component {} gave {} results for {count} deliveries",
+                self.component,
+                answers.len()
+            ))));
+        }
+        Ok(answers)
+    }
+
+    /// Tells it that a backfill has caught up.
+    pub(crate) async fn tell_caught_up(&self, caught_up: CaughtUp) -> Result<(), CallFailure> {
+        let progress = backfill_handler::Progress {
+            subscription: caught_up.subscription.to_string(),
+            reached: caught_up.reached.map(convert::position),
+            replayed: caught_up.replayed,
+            at: caught_up.at,
+            finished: caught_up.finished,
+        };
+        match backfill_handler::handle_caught_up(&self.client, self.context(None), &progress).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(rejection)) => Err(CallFailure::Failed {
+                component: self.component.clone(),
+                reason: convert::rejection(rejection).reason().to_owned(),
+            }),
+            Err(e) => Err(self.failure(&e)),
+        }
+    }
+
+    fn context(&self, traceparent: Option<String>) -> CallContext {
+        CallContext {
+            deadline: Some(self.deadline),
+            traceparent,
+            ..CallContext::default()
+        }
+    }
+
+    fn failure(&self, error: &anyhow::Error) -> CallFailure {
+        let component = self.component.clone();
+        match Error::find(error) {
+            Some(e) if e.outcome() == Outcome::NotStarted => CallFailure::Unreachable,
+            Some(Error::Deadline { .. }) => CallFailure::Deadline {
+                component,
+                deadline_ms: self.deadline.as_millis(),
+            },
+            _ => CallFailure::Failed {
+                component,
+                reason: format!("{error:#}"),
+            },
+        }
+    }
+}

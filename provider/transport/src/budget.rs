@@ -1,0 +1,84 @@
+//! The allowance of bytes that all bodies of one lattice share.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Hands out room for bodies, see the memory bound of [`crate::Options`].
+#[derive(Debug)]
+pub(crate) struct Budget {
+    free: Arc<Semaphore>,
+    total: usize,
+}
+
+/// Room that is taken; given back on drop.
+#[derive(Debug, Default)]
+pub(crate) struct Room(Option<OwnedSemaphorePermit>);
+
+impl Budget {
+    pub(crate) fn new(total: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(total)),
+            total,
+        }
+    }
+
+    /// Room now, or not at all.
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<Room> {
+        if bytes == 0 {
+            return Some(Room::default());
+        }
+        let bytes = u32::try_from(bytes).ok()?;
+        let permit = Arc::clone(&self.free).try_acquire_many_owned(bytes).ok()?;
+        Some(Room(Some(permit)))
+    }
+
+    /// Room as soon as there is some. More than the total never comes: the caller has to bound the wait.
+    pub(crate) async fn take(&self, bytes: usize) -> Room {
+        if bytes == 0 {
+            return Room::default();
+        }
+        match u32::try_from(bytes) {
+            Ok(bytes) => Room(
+                Arc::clone(&self.free)
+                    .acquire_many_owned(bytes)
+                    .await
+                    .ok(),
+            ),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.total - self.free.available_permits()
+    }
+}
+
+impl Room {
+    /// Adds the room of another body.
+    pub(crate) fn merge(&mut self, other: Self) {
+        match (&mut self.0, other.0) {
+            (Some(mine), Some(theirs)) => mine.merge(theirs),
+            (mine @ None, theirs) => *mine = theirs,
+            (Some(_), None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_taken_comes_back() {
+        let budget = Budget::new(10);
+        let mut room = budget.try_take(6).expect("6 of 10");
+        room.merge(budget.try_take(4).expect("4 of 4"));
+        assert!(budget.try_take(1).is_none());
+        assert_eq!(budget.taken(), 10);
+        drop(room);
+        assert_eq!(budget.taken(), 0);
+        drop(budget.take(10).await);
+        assert_eq!(budget.taken(), 0);
+    }
+}

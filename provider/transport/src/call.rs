@@ -1,0 +1,213 @@
+//! The calling side: a client of one target, for generated bindings and for typed values.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Subject};
+use bytes::{Bytes, BytesMut};
+use tokio::time::timeout;
+use tokio_util::codec::{Decoder, Encoder};
+use wrpc_transport::frame::{Incoming, Outgoing};
+use wrpc_transport::{Decode, Encode, Invoke, Packer, pack_ready, unpack};
+
+use crate::budget::Room;
+use crate::frames::{FrameSink, FrameSource, Whole};
+use crate::mailbox::{Event, Mailbox, Slot};
+use crate::{Error, Lattice, Part, Resource, wire};
+
+/// Calls the functions of one component or provider.
+#[derive(Clone, Debug)]
+pub struct Client {
+    lattice: Lattice,
+    prefix: Arc<str>,
+    source: Arc<str>,
+}
+
+/// What goes with one call besides its parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallContext {
+    /// Instead of [`crate::Options::call_deadline`].
+    pub deadline: Option<Duration>,
+    /// The name of the link that the call belongs to.
+    pub link: Option<String>,
+    /// The W3C trace context.
+    pub traceparent: Option<String>,
+    /// The function has no result. On the v1 lattice success and failure of such a function look the same; without
+    /// this an empty result is [`Error::Incomplete`].
+    pub no_result: bool,
+}
+
+impl CallContext {
+    /// A context with a deadline of its own.
+    #[must_use]
+    pub fn within(deadline: Duration) -> Self {
+        Self {
+            deadline: Some(deadline),
+            ..Self::default()
+        }
+    }
+}
+
+impl Client {
+    /// A client of the target whose functions are served under `prefix`, which is `{lattice}.{component or provider
+    /// id}`. `source` is our own id.
+    #[must_use]
+    pub fn new(lattice: &Lattice, prefix: &str, source: &str) -> Self {
+        Self {
+            lattice: lattice.clone(),
+            prefix: prefix.into(),
+            source: source.into(),
+        }
+    }
+
+    /// The prefix of the target.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Calls a function with encoded parameters; returns its encoded result. Dropping the future gives up the call
+    /// here; its target does not learn of that.
+    ///
+    /// # Errors
+    /// See [`Error::outcome`] for what they say of the target.
+    pub async fn call(
+        &self,
+        cx: CallContext,
+        instance: &str,
+        func: &str,
+        params: Bytes,
+    ) -> Result<Bytes, Error> {
+        let deadline = cx
+            .deadline
+            .unwrap_or(self.lattice.options().call_deadline);
+        let mut waits_for = None;
+        let exchange = self.exchange(&cx, instance, func, params, &mut waits_for);
+        match timeout(deadline, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(waits_for.map_or_else(|| Error::deadline(deadline), Error::Busy)),
+        }
+    }
+
+    /// Calls a function with typed parameters, a tuple of them, and takes its one result, all without frames.
+    ///
+    /// # Errors
+    /// As [`Client::call`], and for values that can't be encoded or decoded.
+    pub async fn call_values<P, R>(
+        &self,
+        cx: CallContext,
+        instance: &str,
+        func: &str,
+        params: P,
+    ) -> Result<R, Error>
+    where
+        P: Encode<Packer>,
+        R: Decode,
+        <P::Encoder as Encoder<P>>::Error: std::error::Error + Send + Sync + 'static,
+        <R::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let mut buffer = BytesMut::new();
+        pack_ready(params, &mut buffer).map_err(|error| Error::Encode(error.into()))?;
+        let result = self.call(cx, instance, func, buffer.freeze()).await?;
+        unpack::<R>(&mut BytesMut::from(result)).map_err(|error| Error::Decode(error.into()))
+    }
+
+    /// `waits_for` names what the call waits for before anything is sent.
+    async fn exchange(
+        &self,
+        cx: &CallContext,
+        instance: &str,
+        func: &str,
+        mut params: Bytes,
+        waits_for: &mut Option<Resource>,
+    ) -> Result<Bytes, Error> {
+        let inner = &self.lattice.0;
+        let limit = inner.options.max_body_bytes;
+        if params.len() > limit {
+            return Err(wire::too_large(Part::Parameters, params.len(), limit));
+        }
+        if !inner.is_connected() {
+            return Err(Error::Disconnected);
+        }
+        *waits_for = Some(Resource::Calls);
+        let _place = inner.calls.acquire().await.map_err(|_| Error::Closed)?;
+        let slot = Slot::open(inner, Mailbox::new(Part::Result, limit, 0));
+        let reply = slot.subject();
+        let mut headers = self.headers(cx);
+        let first = wire::first_chunk(inner.max_payload(), &reply, &headers);
+        let first = params.split_to(params.len().min(first));
+        if !params.is_empty() {
+            headers.insert(wire::FANOUT_CALL, wire::CHUNKED);
+        }
+        *waits_for = Some(Resource::Bytes);
+        let mut rest = Some((inner.budget.take(params.len()).await, params));
+        *waits_for = None;
+
+        let to = Subject::from(wire::subject(&self.prefix, instance, func));
+        inner.send(to, Some(reply), Some(headers), first).await?;
+        loop {
+            match slot.event().await? {
+                Event::Handshake(reply) => self.send_rest(&reply, rest.take()).await?,
+                Event::Result { body, direct } if direct || cx.no_result || !body.is_empty() => {
+                    return Ok(body);
+                }
+                Event::Result { .. } => return Err(Error::Incomplete),
+            }
+        }
+    }
+
+    /// A stock server that has nothing to decode still waits for the end marker.
+    async fn send_rest(&self, reply: &Subject, rest: Option<(Room, Bytes)>) -> Result<(), Error> {
+        let Some((_room, rest)) = rest else {
+            return Ok(());
+        };
+        let to = Subject::from(format!("{reply}.params"));
+        self.lattice.0.publish_all(&to, rest).await
+    }
+
+    fn headers(&self, cx: &CallContext) -> HeaderMap {
+        let target = self.prefix.rsplit('.').next().unwrap_or(&self.prefix);
+        let mut headers = HeaderMap::new();
+        headers.insert(wire::SOURCE_ID, &*self.source);
+        headers.insert(wire::TARGET_ID, target);
+        headers.insert(wire::FANOUT_CALL, wire::WHOLE);
+        if let Some(link) = &cx.link {
+            headers.insert(wire::LINK_NAME, link.as_str());
+        }
+        if let Some(traceparent) = &cx.traceparent {
+            headers.insert(wire::TRACEPARENT, traceparent.as_str());
+        }
+        headers
+    }
+}
+
+/// For generated bindings. The whole call happens in here, so that its error reaches the caller as an [`Error`]: see
+/// [`Error::find`].
+impl Invoke for Client {
+    type Context = CallContext;
+
+    async fn invoke<P>(
+        &self,
+        cx: Self::Context,
+        instance: &str,
+        func: &str,
+        params: Bytes,
+        paths: impl AsRef<[P]> + Send,
+    ) -> anyhow::Result<(Outgoing, Incoming)>
+    where
+        P: AsRef<[Option<usize>]> + Send + Sync,
+    {
+        if !paths.as_ref().is_empty() {
+            return Err(Error::Unsupported("WIT streams and futures").into());
+        }
+        let result = self.call(cx, instance, func, params).await?;
+        let no_paths: [&[Option<usize>]; 0] = [];
+        // All parameters were sent: what is still written belongs to a stream, and is refused.
+        let outgoing = Outgoing::new(FrameSink::new(0), |_, _| async {});
+        let source = FrameSource::new(Whole(result));
+        Ok((
+            outgoing,
+            Incoming::new(source, no_paths, false, |_, _| async {}),
+        ))
+    }
+}

@@ -1,0 +1,208 @@
+//! What can go wrong between a caller and a handler, and what is then known of the handler.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A source error of a codec.
+pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// An error of the transport. A caller first asks [`Error::outcome`]: it says whether a repeat can do harm.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody serves that function: the target is down, or has no such export.
+    #[error("nobody serves this function")]
+    NoResponders,
+    /// The deadline passed after the call was sent.
+    #[error("no result within {after_ms} ms")]
+    Deadline {
+        /// The deadline that passed.
+        after_ms: u64,
+    },
+    /// A body is over a limit.
+    #[error("{part} of at least {bytes} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// Which body.
+        part: Part,
+        /// What was seen of it.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A limit of this process or of the target was reached before the call was taken.
+    #[error("too busy: no {0} left")]
+    Busy(Resource),
+    /// There was no room for a result that did arrive.
+    #[error("no room left for the result")]
+    NoRoom,
+    /// The NATS connection is down at the moment: nothing was sent.
+    #[error("not connected to the lattice")]
+    Disconnected,
+    /// The NATS connection was closed for good.
+    #[error("the connection to the lattice is closed")]
+    Closed,
+    /// The target took the call and ended it without (all of) a result: its handler failed or trapped, or it stopped
+    /// the call at its own deadline. The v1 lattice has no word for which.
+    #[error("the call ended without a result")]
+    Incomplete,
+    /// The target says why it failed. Only peers that use this crate can.
+    #[error("the call failed at its target: {0}")]
+    Remote(String),
+    /// A peer does not keep to the protocol.
+    #[error("protocol violation: {0}")]
+    Protocol(&'static str),
+    /// WIT streams, futures and resources are not carried.
+    #[error("not supported on the lattice: {0}")]
+    Unsupported(&'static str),
+    /// The parameters or the result can't be encoded.
+    #[error("encoding failed")]
+    Encode(#[source] CodecError),
+    /// The parameters or the result can't be decoded.
+    #[error("decoding failed")]
+    Decode(#[source] CodecError),
+    /// An option has no usable value.
+    #[error("option {name} must be {expected}")]
+    Options {
+        /// The field of [`crate::Options`].
+        name: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+    },
+    /// The seed is no NATS user seed. The seed itself is never part of an error.
+    #[error("the NATS user seed can't be read")]
+    Seed,
+    /// No connection to any of the servers.
+    #[error("can't connect to NATS")]
+    Connect(#[source] async_nats::ConnectError),
+    /// NATS refused a subscription.
+    #[error("can't subscribe")]
+    Subscribe(#[source] async_nats::SubscribeError),
+    /// NATS refused a message.
+    #[error("can't publish")]
+    Publish(#[source] async_nats::PublishError),
+}
+
+/// Which body an error speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// The parameters of an invocation.
+    Parameters,
+    /// The result of an invocation.
+    Result,
+}
+
+/// What ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Calls at a time of this process.
+    Calls,
+    /// Buffered bytes of this process.
+    Bytes,
+    /// Invocations at a time of the target.
+    Target,
+}
+
+/// What is known of the handler when a call ends in an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It never saw the call: a repeat is safe.
+    NotStarted,
+    /// It may have run, in part or to its end.
+    Unknown,
+    /// It ran and failed.
+    Failed,
+}
+
+impl Error {
+    /// What is known of the handler.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::NoResponders
+            | Self::Busy(_)
+            | Self::Disconnected
+            | Self::Unsupported(_)
+            | Self::Encode(_)
+            | Self::Options { .. }
+            | Self::Seed
+            | Self::Connect(_)
+            | Self::Subscribe(_)
+            | Self::Publish(_)
+            | Self::TooLarge {
+                part: Part::Parameters,
+                ..
+            } => Outcome::NotStarted,
+            Self::Incomplete | Self::Remote(_) => Outcome::Failed,
+            Self::Deadline { .. }
+            | Self::Closed
+            | Self::NoRoom
+            | Self::Protocol(_)
+            | Self::Decode(_)
+            | Self::TooLarge { .. } => Outcome::Unknown,
+        }
+    }
+
+    /// The transport's error in what generated bindings return, if there is one. A result that was cut short shows
+    /// as an error of the bindings' decoder instead, and its outcome is unknown.
+    #[must_use]
+    pub fn find(error: &anyhow::Error) -> Option<&Self> {
+        error
+            .downcast_ref()
+            .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()))
+    }
+
+    pub(crate) fn deadline(after: Duration) -> Self {
+        Self::Deadline {
+            after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub(crate) fn publish(error: async_nats::PublishError) -> Self {
+        match error.kind() {
+            async_nats::client::PublishErrorKind::Send => Self::Closed,
+            _ => Self::Publish(error),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Parameters => "parameters",
+            Self::Result => "a result",
+        })
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Calls => "place for another call",
+            Self::Bytes => "buffer space",
+            Self::Target => "place at the target",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn found_below_the_context_that_bindings_add() {
+        let error = anyhow::Error::new(Error::NoResponders)
+            .context("failed to invoke function")
+            .context("failed to invoke `a.b`");
+        assert!(matches!(Error::find(&error), Some(Error::NoResponders)));
+        assert!(Error::find(&anyhow::anyhow!("incomplete results")).is_none());
+    }
+
+    #[test]
+    fn only_what_never_started_is_safe_to_repeat() {
+        assert_eq!(Error::NoResponders.outcome(), Outcome::NotStarted);
+        assert_eq!(Error::Deadline { after_ms: 1 }.outcome(), Outcome::Unknown);
+        assert_eq!(Error::Incomplete.outcome(), Outcome::Failed);
+    }
+}

@@ -1,0 +1,285 @@
+//! What the inbox holds for one exchange: a call of ours, or an invocation that we serve.
+//!
+//! The demultiplexer puts messages in and never waits; the task of the exchange takes them out. So one slow exchange
+//! can't hold up another, and what is held is bounded by a size cap for each and by the [`Budget`] for all.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use async_nats::{Message, StatusCode, Subject};
+use bytes::{Bytes, BytesMut};
+
+use crate::budget::{Budget, Room};
+use crate::lattice::Inner;
+use crate::wire::{self, Failure};
+use crate::{Error, Part, Resource};
+
+/// The state of one exchange.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    part: Part,
+    limit: usize,
+    received: usize,
+    room: Room,
+    chunks: VecDeque<Bytes>,
+    handshake: Option<Subject>,
+    heard: bool,
+    direct: bool,
+    end: Option<Result<(), Error>>,
+    /// Waits for anything: the task of the exchange.
+    owner: Option<Waker>,
+    /// Waits for chunks: whoever decodes.
+    reader: Option<Waker>,
+}
+
+/// What a call of ours waits for.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The target has the call, and takes more parameters on `{0}.params`.
+    Handshake(Subject),
+    /// The result.
+    Result {
+        body: Bytes,
+        /// It came in one message: an empty one is a success too.
+        direct: bool,
+    },
+}
+
+impl Mailbox {
+    /// `received` bytes count against the limit already.
+    pub(crate) fn new(part: Part, limit: usize, received: usize) -> Self {
+        Self {
+            part,
+            limit,
+            received,
+            room: Room::default(),
+            chunks: VecDeque::new(),
+            handshake: None,
+            heard: false,
+            direct: false,
+            end: None,
+            owner: None,
+            reader: None,
+        }
+    }
+
+    /// A message on the subject of the exchange itself: only calls of ours get one.
+    pub(crate) fn on_reply(&mut self, message: Message, budget: &Budget) {
+        if let Some(code) = message.status.filter(|code| !code.is_success()) {
+            self.end(Err(if code == StatusCode::NO_RESPONDERS {
+                Error::NoResponders
+            } else {
+                Error::Protocol("a NATS status that is no answer to a call")
+            }));
+        } else if let Some(reply) = message.reply {
+            // A repeated handshake is answered once: the first answer is under way already.
+            if !self.heard {
+                self.heard = true;
+                self.handshake = Some(reply);
+            }
+        } else if let Some(error) = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get(wire::FANOUT_ERROR))
+        {
+            self.end(Err(Failure::parse(error.as_str())));
+        } else {
+            self.direct = true;
+            self.push(message.payload, budget);
+            self.end(Ok(()));
+        }
+        self.wake();
+    }
+
+    /// A message on `.params` or `.results`.
+    pub(crate) fn on_data(&mut self, payload: Bytes, budget: &Budget) {
+        self.heard = true;
+        if payload.is_empty() {
+            self.end(Ok(()));
+        } else {
+            self.push(payload, budget);
+        }
+        self.wake();
+    }
+
+    /// The connection is gone.
+    pub(crate) fn on_close(&mut self) {
+        self.end(Err(Error::Closed));
+        self.wake();
+    }
+
+    fn push(&mut self, payload: Bytes, budget: &Budget) {
+        if self.end.is_some() || payload.is_empty() {
+            return;
+        }
+        let bytes = self.received.saturating_add(payload.len());
+        if bytes > self.limit {
+            let error = wire::too_large(self.part, bytes, self.limit);
+            return self.end(Err(error));
+        }
+        let Some(room) = budget.try_take(payload.len()) else {
+            return self.end(Err(match self.part {
+                Part::Parameters => Error::Busy(Resource::Bytes),
+                Part::Result => Error::NoRoom,
+            }));
+        };
+        self.room.merge(room);
+        self.received = bytes;
+        self.chunks.push_back(payload);
+    }
+
+    /// The first end counts. A failed body is of no use, so its bytes go at once.
+    fn end(&mut self, end: Result<(), Error>) {
+        if self.end.is_some() {
+            return;
+        }
+        if end.is_err() {
+            self.chunks.clear();
+            self.room = Room::default();
+        }
+        self.end = Some(end);
+    }
+
+    fn wake(&mut self) {
+        for waker in [self.owner.take(), self.reader.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    fn poll_event(&mut self, cx: &Context<'_>) -> Poll<Result<Event, Error>> {
+        if let Some(reply) = self.handshake.take() {
+            return Poll::Ready(Ok(Event::Handshake(reply)));
+        }
+        match self.end.take() {
+            Some(Ok(())) => Poll::Ready(Ok(Event::Result {
+                body: join(&mut self.chunks),
+                direct: self.direct,
+            })),
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            None => {
+                self.owner = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_chunk(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        if let Some(chunk) = self.chunks.pop_front() {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        match self.end.take() {
+            Some(Ok(())) => {
+                self.end = Some(Ok(()));
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.end = Some(Ok(()));
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_heard(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.heard || self.end.is_some() {
+            return Poll::Ready(());
+        }
+        self.owner = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+fn join(chunks: &mut VecDeque<Bytes>) -> Bytes {
+    match chunks.len() {
+        0 | 1 => chunks.pop_front().unwrap_or_default(),
+        _ => {
+            let mut body = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+            chunks.drain(..).for_each(|chunk| body.extend_from_slice(&chunk));
+            body.freeze()
+        }
+    }
+}
+
+/// The task's hold on its mailbox: dropping it, by completion, deadline or cancellation, frees the mailbox.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    inner: Arc<Inner>,
+    id: u64,
+}
+
+impl Slot {
+    /// Opens the mailbox. This has to come before the peer can learn of the subject.
+    pub(crate) fn open(inner: &Arc<Inner>, mailbox: Mailbox) -> Self {
+        let id = inner.open(mailbox);
+        Self {
+            inner: Arc::clone(inner),
+            id,
+        }
+    }
+
+    /// The subject that peers write to.
+    pub(crate) fn subject(&self) -> Subject {
+        self.inner.subject(self.id)
+    }
+
+    /// The next event of a call of ours.
+    pub(crate) async fn event(&self) -> Result<Event, Error> {
+        std::future::poll_fn(|cx| {
+            self.inner
+                .with_mailbox(self.id, |mailbox| mailbox.poll_event(cx))
+                .unwrap_or(Poll::Ready(Err(Error::Closed)))
+        })
+        .await
+    }
+
+    /// Waits until the peer shows that it has the handshake, so that its subscription for results is live.
+    pub(crate) async fn heard(&self) {
+        std::future::poll_fn(|cx| {
+            self.inner
+                .with_mailbox(self.id, |mailbox| mailbox.poll_heard(cx))
+                .unwrap_or(Poll::Ready(()))
+        })
+        .await;
+    }
+
+    /// A second view of the mailbox, for whoever decodes. It ends with the slot.
+    pub(crate) fn chunks(&self) -> Chunks {
+        Chunks {
+            inner: Arc::clone(&self.inner),
+            id: self.id,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.inner.close(self.id);
+    }
+}
+
+/// Takes the chunks of one mailbox in order. Dropping it says that they are decoded: their room is given back.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    inner: Arc<Inner>,
+    id: u64,
+}
+
+impl Chunks {
+    /// `None` after the last one.
+    pub(crate) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        self.inner
+            .with_mailbox(self.id, |mailbox| mailbox.poll_chunk(cx))
+            .unwrap_or(Poll::Ready(None))
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        self.inner
+            .with_mailbox(self.id, |mailbox| mailbox.room = Room::default());
+    }
+}

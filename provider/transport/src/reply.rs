@@ -1,0 +1,259 @@
+//! The answering side of one invocation: handshake, result, and what a client of wrpc-transport-nats 0.29 needs besides.
+//!
+//! Such a client publishes its invocation before its own demultiplexer knows of the subscriptions for the answer. A
+//! fast answer is then dropped, and the call hangs for good. It can lose any first part of what is sent, never a later
+//! one. But once it has the handshake it always publishes an end marker to `.params`: a free acknowledgement. So:
+//!
+//! 1. The end marker of a result MUST NOT be sent behind data that is not acknowledged: alone it reads as a failure.
+//! 2. It MUST NOT overtake the data: one task sends both, the data first, whenever the acknowledgement comes.
+//! 3. Nothing is repeated to a peer that marks its calls with the private header: it subscribed first, and would take
+//!    a repeated chunk for more of the result.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use async_nats::{HeaderMap, Message, Subject};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::Room;
+use crate::lattice::Inner;
+use crate::mailbox::{Chunks, Mailbox, Slot};
+use crate::wire::{self, Failure};
+use crate::{Error, Part};
+
+/// The parameters of one invocation, as they come.
+#[derive(Debug)]
+pub(crate) struct Parameters {
+    first: Bytes,
+    rest: Option<Chunks>,
+    /// Of the first message; the mailbox has that of the others.
+    _room: Room,
+}
+
+impl Parameters {
+    /// The next chunk; `None` after the last one.
+    pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
+        }
+        match &self.rest {
+            Some(chunks) => chunks.poll_next(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// As [`Parameters::poll_next`].
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn whole(first: Bytes) -> Self {
+        Self {
+            first,
+            rest: None,
+            _room: Room::default(),
+        }
+    }
+}
+
+/// One invocation that was taken. It is answered once, by [`Exchange::run`].
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    inner: Arc<Inner>,
+    reply: Subject,
+    fanout: bool,
+    /// Absent when everything is here and nothing has to be acknowledged.
+    slot: Option<Slot>,
+}
+
+/// How the peer marks its calls.
+fn mark(headers: Option<&HeaderMap>) -> Option<&str> {
+    headers
+        .and_then(|headers| headers.get(wire::FANOUT_CALL))
+        .map(|value| value.as_str())
+}
+
+impl Exchange {
+    /// Takes an invocation. `None` for a message that nobody waits for.
+    pub(crate) fn open(
+        inner: &Arc<Inner>,
+        message: Message,
+        room: Room,
+    ) -> Option<(Self, Option<HeaderMap>, Parameters)> {
+        let reply = message.reply?;
+        let mark = mark(message.headers.as_ref());
+        let fanout = mark.is_some();
+        let slot = (mark != Some(wire::WHOLE)).then(|| {
+            let limit = inner.options.max_body_bytes;
+            Slot::open(
+                inner,
+                Mailbox::new(Part::Parameters, limit, message.payload.len()),
+            )
+        });
+        let parameters = Parameters {
+            first: message.payload,
+            rest: slot.as_ref().map(Slot::chunks),
+            _room: room,
+        };
+        let exchange = Self {
+            inner: Arc::clone(inner),
+            reply,
+            fanout,
+            slot,
+        };
+        Some((exchange, message.headers, parameters))
+    }
+
+    /// Answers an invocation that is not taken. Not repeated: it is sent when there is too much to do already.
+    pub(crate) async fn refuse(inner: &Inner, message: Message, failure: Failure) -> Result<(), Error> {
+        let Some(reply) = message.reply else {
+            return Ok(());
+        };
+        if mark(message.headers.as_ref()).is_some() {
+            return fail(inner, reply, &failure).await;
+        }
+        // No mailbox has that number: what the peer still sends is dropped.
+        let nowhere = inner.subject(0);
+        let results = results(&reply);
+        inner.send(reply, Some(nowhere), None, Bytes::new()).await?;
+        inner.publish(results, Bytes::new()).await
+    }
+
+    /// Runs `work` until it is done, the deadline passed or the server stops, then sends the answer. Returns why the
+    /// invocation failed, if it did.
+    pub(crate) async fn run(
+        self,
+        deadline: Instant,
+        stop: &CancellationToken,
+        work: impl Future<Output = Result<Bytes, Failure>>,
+    ) -> Result<(), Failure> {
+        self.handshake().await?;
+        let result = self.work(deadline, stop, work).await;
+        let failure = result.as_ref().err().cloned();
+        let room = match &result {
+            Ok(body) => timeout_at(deadline, self.inner.budget.take(body.len())).await,
+            Err(_) => Ok(Room::default()),
+        };
+        let (result, _room) = match room {
+            Ok(room) => (result, room),
+            Err(_) => (
+                Err(Failure::Failed("no room for the result".into())),
+                Room::default(),
+            ),
+        };
+        let failure = failure.or_else(|| result.as_ref().err().cloned());
+        // A connection that is down must not keep the invocation for good.
+        match timeout(self.inner.options.serve_deadline, self.answer(result)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(Failure::Failed("the answer could not be sent".into())),
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn work(
+        &self,
+        deadline: Instant,
+        stop: &CancellationToken,
+        work: impl Future<Output = Result<Bytes, Failure>>,
+    ) -> Result<Bytes, Failure> {
+        let limit = self.inner.options.max_body_bytes;
+        tokio::select! {
+            biased;
+            done = AssertUnwindSafe(work).catch_unwind() => match done {
+                Ok(Ok(body)) if body.len() > limit => {
+                    Err(wire::too_large(Part::Result, body.len(), limit).into())
+                }
+                Ok(done) => done,
+                Err(_) => Err(Failure::Failed("the handler panicked".into())),
+            },
+            () = sleep_until(deadline) => Err(Failure::Failed("the deadline passed".into())),
+            () = stop.cancelled() => Err(Failure::Failed("the server stops".into())),
+            never = self.repeat_handshake() => match never {},
+        }
+    }
+
+    async fn handshake(&self) -> Result<(), Error> {
+        let Some(slot) = &self.slot else {
+            return Ok(());
+        };
+        self.inner
+            .send(self.reply.clone(), Some(slot.subject()), None, Bytes::new())
+            .await
+    }
+
+    /// For as long as the handler runs: a peer that never saw the handshake would not send the rest of its parameters.
+    async fn repeat_handshake(&self) -> Infallible {
+        if let Some(slot) = self.slot.as_ref().filter(|_| !self.fanout) {
+            for wait in self.inner.options.repeats() {
+                if timeout(wait, slot.heard()).await.is_ok() {
+                    break;
+                }
+                self.inner.repeats.fetch_add(1, Ordering::Relaxed);
+                if self.handshake().await.is_err() {
+                    break;
+                }
+            }
+        }
+        pending().await
+    }
+
+    async fn answer(&self, result: Result<Bytes, Failure>) -> Result<(), Error> {
+        let inner = &*self.inner;
+        if self.fanout {
+            return match result {
+                Ok(body) if body.len() <= inner.max_payload() => {
+                    inner.publish(self.reply.clone(), body).await
+                }
+                Ok(body) => inner.publish_all(&results(&self.reply), body).await,
+                Err(failure) => fail(inner, self.reply.clone(), &failure).await,
+            };
+        }
+        // The v1 lattice has no word for a failure but a result of zero bytes.
+        self.answer_stock(result.unwrap_or_default()).await
+    }
+
+    async fn answer_stock(&self, body: Bytes) -> Result<(), Error> {
+        let inner = &*self.inner;
+        let to = results(&self.reply);
+        let Some(slot) = &self.slot else {
+            return inner.publish_all(&to, body).await;
+        };
+        // A body of several messages waits: the peer might lose the first of them and see the second. An empty body is
+        // its own end marker, and right even if it arrives alone.
+        let one_message = body.len() <= inner.max_payload();
+        for wait in inner.options.repeats() {
+            if one_message {
+                inner.publish(to.clone(), body.clone()).await?;
+            }
+            if timeout(wait, slot.heard()).await.is_ok() {
+                return match (one_message, body.is_empty()) {
+                    (false, _) => inner.publish_all(&to, body).await,
+                    (true, false) => inner.publish(to, Bytes::new()).await,
+                    (true, true) => Ok(()),
+                };
+            }
+            inner.repeats.fetch_add(1, Ordering::Relaxed);
+            self.handshake().await?;
+        }
+        Err(Error::Protocol("the caller never acknowledged the handshake"))
+    }
+}
+
+fn results(reply: &Subject) -> Subject {
+    Subject::from(format!("{reply}.results"))
+}
+
+async fn fail(inner: &Inner, reply: Subject, failure: &Failure) -> Result<(), Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(wire::FANOUT_ERROR, failure.header());
+    inner.send(reply, None, Some(headers), Bytes::new()).await
+}

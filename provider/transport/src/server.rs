@@ -1,0 +1,264 @@
+//! Serving the functions of one target: subscriptions, admission, drain.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::reply::{Exchange, Parameters};
+use crate::wire::{self, Failure};
+use crate::{Caller, Error, Lattice};
+
+/// How long a server that was told to stop may take to say so to its callers.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A server that leaves its queue group gives up filling its subscription after so many rounds without effect.
+const FRUITLESS_ROUNDS: u32 = 16;
+
+/// Serves functions under one prefix, `{lattice}.{component or provider id}`. All servers of a prefix form one queue
+/// group: each invocation goes to one of them.
+///
+/// Every function has an isolated task for each invocation, places for [`crate::Options::in_flight`] handlers, and a
+/// queue. A slow, stalled or malformed invocation takes its own place only, until its deadline.
+///
+/// Dropping the server stops it taking calls; those in flight go on to their deadline. [`Server::drain`] loses none.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) lattice: Lattice,
+    prefix: Arc<str>,
+    subscriptions: TaskTracker,
+    invocations: TaskTracker,
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Invocations that were cut off because the time was up. Their callers were told of a failure.
+    pub abandoned: usize,
+}
+
+impl Server {
+    /// A server without functions: see [`Server::serve_bindings`] and [`Server::serve_direct`].
+    #[must_use]
+    pub fn new(lattice: &Lattice, prefix: &str) -> Self {
+        Self {
+            lattice: lattice.clone(),
+            prefix: prefix.into(),
+            subscriptions: TaskTracker::new(),
+            invocations: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Invocations that were taken and are not answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.invocations.len()
+    }
+
+    /// Serves one function. It has a subscription of its own: a wildcard would swallow the server's "no responders"
+    /// for a function that does not exist.
+    pub(crate) async fn serve_function<H, Fut>(
+        &self,
+        instance: &str,
+        func: &str,
+        handler: H,
+    ) -> Result<(), Error>
+    where
+        H: Fn(Caller, Parameters) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Bytes, Failure>> + Send + 'static,
+    {
+        let inner = &self.lattice.0;
+        let subject = wire::subject(&self.prefix, instance, func);
+        let messages = inner
+            .nats()
+            .queue_subscribe(subject.clone(), self.prefix.to_string())
+            .await
+            .map_err(Error::Subscribe)?;
+        let options = &inner.options;
+        let function = Arc::new(Function {
+            lattice: self.lattice.clone(),
+            subject,
+            taken: AtomicU64::new(0),
+            places: Semaphore::new(options.in_flight),
+            admitted: Arc::new(Semaphore::new(options.in_flight + options.queued)),
+            invocations: self.invocations.clone(),
+            drain: self.drain.clone(),
+            stop: self.stop.clone(),
+            handler,
+        });
+        self.subscriptions.spawn(function.run(messages));
+        Ok(())
+    }
+
+    /// Waits until the NATS server knows of all functions.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        self.lattice.0.round_trip().await
+    }
+
+    /// Stops taking calls, and returns when those in flight are answered and their callers have the answer. What is
+    /// not done `within` the time is cut off, and its caller told of a failure.
+    pub async fn drain(self, within: Duration) -> Drained {
+        self.drain.cancel();
+        self.subscriptions.close();
+        self.invocations.close();
+        let done = async {
+            self.subscriptions.wait().await;
+            self.invocations.wait().await;
+        };
+        let mut abandoned = 0;
+        if timeout(within, done).await.is_err() {
+            abandoned = self.invocations.len();
+            self.stop.cancel();
+            let told = async {
+                self.subscriptions.wait().await;
+                self.invocations.wait().await;
+            };
+            if timeout(LAST_WORDS, told).await.is_err() {
+                tracing::warn!("callers could not be told that their calls were cut off");
+            }
+        }
+        if self.lattice.nats().flush().await.is_err() {
+            tracing::debug!("the connection was closed during a drain");
+        }
+        Drained { abandoned }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.drain.cancel();
+        self.subscriptions.close();
+        self.invocations.close();
+    }
+}
+
+struct Function<H> {
+    lattice: Lattice,
+    subject: String,
+    /// Messages of the subscription, so far.
+    taken: AtomicU64,
+    places: Semaphore,
+    admitted: Arc<Semaphore>,
+    invocations: TaskTracker,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    handler: H,
+}
+
+impl<H, Fut> Function<H>
+where
+    H: Fn(Caller, Parameters) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Bytes, Failure>> + Send + 'static,
+{
+    async fn run(self: Arc<Self>, mut messages: Subscriber) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.drain.cancelled() => break,
+                message = messages.next() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+            }
+        }
+        tokio::select! {
+            () = self.leave(&mut messages) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Leaves the queue group without losing a call.
+    ///
+    /// Seen with async-nats 0.51: its own `drain` forgets a subscription before the server does, and what the server
+    /// sends in between is dropped; under load each drain loses calls. Here both sides stop after the same message: the
+    /// server is told to end the subscription after a count that lies beyond all that can be under way, and the rest
+    /// of that count is filled by messages without a reply subject, which every server of the group skips.
+    async fn leave(self: &Arc<Self>, messages: &mut Subscriber) {
+        let options = self.lattice.options();
+        let under_way = u64::try_from(options.in_flight + options.queued).unwrap_or(u64::MAX);
+        let last = self.taken.load(Ordering::Relaxed).saturating_add(under_way);
+        if messages.unsubscribe_after(last).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = async { while let Some(message) = messages.next().await { self.take(message) } } => {}
+            filled = self.fill_up_to(last) => {
+                tracing::warn!(function = self.subject, ?filled, "left without knowing that no call was lost");
+            }
+        }
+    }
+
+    /// Ends only if that does not lead anywhere: if this user may not publish here, or the connection is closed.
+    async fn fill_up_to(&self, last: u64) -> Result<(), Error> {
+        let inner = &self.lattice.0;
+        let mut fruitless = 0;
+        while fruitless < FRUITLESS_ROUNDS {
+            let before = self.taken.load(Ordering::Relaxed);
+            for _ in before..last {
+                inner
+                    .publish(self.subject.as_str().into(), Bytes::new())
+                    .await?;
+            }
+            // Others of the group got their share of these: there may be another round.
+            inner.round_trip().await?;
+            let progress = self.taken.load(Ordering::Relaxed) > before;
+            fruitless = if progress { 0 } else { fruitless + 1 };
+        }
+        Ok(())
+    }
+
+    fn take(self: &Arc<Self>, message: Message) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        if message.reply.is_none() {
+            return;
+        }
+        let deadline = Instant::now() + self.lattice.options().serve_deadline;
+        let room = self.lattice.0.budget.try_take(message.payload.len());
+        let admitted = Arc::clone(&self.admitted).try_acquire_owned();
+        let this = Arc::clone(self);
+        match (room, admitted) {
+            (Some(room), Ok(admitted)) => {
+                let Some((exchange, headers, parameters)) =
+                    Exchange::open(&self.lattice.0, message, room)
+                else {
+                    return;
+                };
+                let caller = Caller::parse(headers.as_ref());
+                self.invocations.spawn(async move {
+                    let work = this.work(caller, parameters);
+                    let done = exchange.run(deadline, &this.stop, work).await;
+                    this.report(done, admitted);
+                });
+            }
+            _ => {
+                self.invocations.spawn(async move {
+                    let refused = Exchange::refuse(&this.lattice.0, message, Failure::Busy).await;
+                    tracing::warn!(function = this.subject, told = refused.is_ok(), "too busy for a call");
+                });
+            }
+        }
+    }
+
+    async fn work(&self, caller: Result<Caller, Error>, parameters: Parameters) -> Result<Bytes, Failure> {
+        let caller = caller?;
+        let _place = self.places.acquire().await.map_err(|_| Error::Closed)?;
+        (self.handler)(caller, parameters).await
+    }
+
+    fn report(&self, done: Result<(), Failure>, _admitted: OwnedSemaphorePermit) {
+        if let Err(failure) = done {
+            tracing::warn!(function = self.subject, ?failure, "an invocation failed");
+        }
+    }
+}

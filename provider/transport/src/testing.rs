@@ -1,0 +1,216 @@
+//! A real nats-server for tests, on a free port of the loopback and a temporary store; killed and removed on drop.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const START_DEADLINE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(5);
+
+/// How to start a [`NatsServer`].
+#[derive(Clone, Debug, Default)]
+pub struct NatsSettings {
+    /// Instead of a free port.
+    pub port: Option<u16>,
+    /// Instead of a temporary JetStream store; it outlives the server.
+    pub store: Option<PathBuf>,
+    /// A configuration file's text.
+    pub config: Option<String>,
+    /// More arguments.
+    pub args: Vec<String>,
+}
+
+/// A nats-server process with JetStream.
+#[derive(Debug)]
+pub struct NatsServer {
+    settings: NatsSettings,
+    directory: tempfile::TempDir,
+    process: Child,
+    port: u16,
+}
+
+impl NatsServer {
+    /// Starts one with a store of its own.
+    ///
+    /// # Panics
+    /// If there is no nats-server, or it does not start.
+    pub async fn start() -> Self {
+        Self::start_with(NatsSettings::default()).await
+    }
+
+    /// Starts one.
+    ///
+    /// # Panics
+    /// If there is no nats-server, or it does not start.
+    pub async fn start_with(settings: NatsSettings) -> Self {
+        let started = tokio::task::spawn_blocking(move || {
+            let directory = tempfile::tempdir()?;
+            let (process, port) = spawn(&settings, directory.path(), settings.port)?;
+            io::Result::Ok(Self {
+                settings,
+                directory,
+                process,
+                port,
+            })
+        });
+        match started.await {
+            Ok(Ok(server)) => server,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// `127.0.0.1:{port}`
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `nats://127.0.0.1:{port}`
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address())
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A connection without credentials.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub async fn client(&self) -> async_nats::Client {
+        match async_nats::connect(self.address()).await {
+            Ok(client) => client,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Stops it with SIGKILL.
+    ///
+    /// # Panics
+    /// If the process can't be waited for.
+    pub fn kill(&mut self) {
+        if let Err(error) = self.process.kill().and_then(|()| self.process.wait()) {
+            panic!("nats-server can't be killed: {error}");
+        }
+    }
+
+    /// Kills it if it runs, and starts it on the same port and store.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let settings = self.settings.clone();
+        let directory = self.directory.path().to_owned();
+        let port = self.port;
+        let started =
+            tokio::task::spawn_blocking(move || spawn(&settings, &directory, Some(port))).await;
+        match started {
+            Ok(Ok((process, _))) => self.process = process,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        // It may be gone already; nothing else can be done about it here.
+        if self.process.kill().is_ok() {
+            self.process.wait().ok();
+        }
+    }
+}
+
+/// Starts a server and waits until it answers. JetStream is up before its port is.
+fn spawn(
+    settings: &NatsSettings,
+    directory: &Path,
+    port: Option<u16>,
+) -> io::Result<(Child, u16)> {
+    let binary = std::env::var("FANOUT_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
+    let store = settings
+        .store
+        .clone()
+        .unwrap_or_else(|| directory.join("store"));
+    let log = directory.join("nats.log");
+    let mut command = Command::new(&binary);
+    if let Some(config) = &settings.config {
+        let file = directory.join("nats.conf");
+        fs::write(&file, config)?;
+        command.arg("--config").arg(file);
+    }
+    let mut process = command
+        .args(["--addr", "127.0.0.1", "--jetstream", "--store_dir"])
+        .arg(store)
+        .arg("--port")
+        .arg(port.map_or("-1".to_owned(), |port| port.to_string()))
+        .arg("--ports_file_dir")
+        .arg(directory)
+        .arg("--log")
+        .arg(&log)
+        .args(&settings.args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "{binary} can't be started ({error}). Run the tests by `cargo xtask test`, which brings \
+                     nats-server along, or name one in FANOUT_NATS_SERVER"
+                ),
+            )
+        })?;
+    let ports = directory.join(format!("nats-server_{}.ports", process.id()));
+    let start = Instant::now();
+    loop {
+        if let Some(port) = port.or_else(|| port_in(&ports)).filter(|port| answers(*port)) {
+            return Ok((process, port));
+        }
+        if let Some(status) = process.try_wait()? {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            return Err(io::Error::other(format!("nats-server ended with {status}:\n{log}")));
+        }
+        if start.elapsed() > START_DEADLINE {
+            process.kill()?;
+            process.wait()?;
+            return Err(io::Error::other("nats-server does not answer"));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The client port, in what nats-server writes about its ports.
+fn port_in(file: &Path) -> Option<u16> {
+    let text = fs::read_to_string(file).ok()?;
+    let (_, tail) = text.split_once("nats://127.0.0.1:")?;
+    tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// A server that takes clients greets them.
+fn answers(port: u16) -> bool {
+    let greeted = || -> io::Result<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut greeting = [0; 5];
+        stream.read_exact(&mut greeting)?;
+        Ok(&greeting == b"INFO ")
+    };
+    greeted().unwrap_or(false)
+}
