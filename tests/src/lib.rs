@@ -1,1 +1,40 @@
-//! Tests on a real nats-server and a real wasmCloud host.
+//! A bench for the provider: a real nats-server, the provider's own binary as a host would start it, and components
+//! played over wRPC.
+//!
+//! Waits are for conditions, with a deadline; nothing here measures time.
+
+mod bench;
+mod component;
+mod provider;
+
+pub use bench::{Bench, LinkTo, eventually};
+pub use component::{Component, Seen, Verdict, event};
+pub use provider::Provider;
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from wit/, which carries the documentation"
+)]
+pub mod bindings {
+    //! The contract as a component sees it.
+    wit_bindgen_wrpc::generate!({
+        path: "../wit",
+        inline: "
+            package fanout:test;
+            world component {
+                import fanout:bus/publisher@0.1.0;
+                import fanout:bus/subscriber@0.1.0;
+                import fanout:bus/status@0.1.0;
+                export fanout:bus/handler@0.1.0;
+                export fanout:bus/batch-handler@0.1.0;
+                export fanout:bus/backfill-handler@0.1.0;
+            }
+        ",
+        world: "fanout:test/component",
+        generate_all,
+    });
+}
+
+pub use bindings::fanout::bus::{publisher, status, subscriber, types};

@@ -1,0 +1,236 @@
+//! The bench: server, provider instances, links and components of one test.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use fanout_transport::testing::{NatsServer, NatsSettings};
+use serde_json::Value;
+use wasmcloud_core::{HostData, InterfaceLinkDefinition};
+
+use crate::{Component, Provider};
+
+/// How long any condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until a condition gives a value.
+///
+/// # Panics
+/// If it does not within 30 s.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = look().await {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "still not true after {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A link, as a manifest writes it.
+#[derive(Clone, Debug)]
+pub struct LinkTo {
+    /// The component.
+    pub component: String,
+    /// The link's name.
+    pub name: String,
+    /// Its interfaces.
+    pub interfaces: Vec<String>,
+    /// The settings of the bus's end.
+    pub settings: Vec<(String, String)>,
+    /// Whether the component is the one that calls.
+    pub calls: bool,
+}
+
+impl LinkTo {
+    /// A component that calls the bus for these tenants.
+    #[must_use]
+    pub fn caller(component: &str, interfaces: &[&str], tenants: &str) -> Self {
+        Self::new(component, "default", interfaces, &[("tenants", tenants)], true)
+    }
+
+    /// A component that the bus calls. The link is named like the component.
+    #[must_use]
+    pub fn subscriber(component: &str, interfaces: &[&str], settings: &[(&str, &str)]) -> Self {
+        Self::new(component, component, interfaces, settings, false)
+    }
+
+    fn new(component: &str, name: &str, interfaces: &[&str], settings: &[(&str, &str)], calls: bool) -> Self {
+        Self {
+            component: component.into(),
+            name: name.into(),
+            interfaces: interfaces.iter().map(|i| (*i).into()).collect(),
+            settings: settings.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            calls,
+        }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    fn definition(&self) -> InterfaceLinkDefinition {
+        let settings: HashMap<String, String> = self.settings.iter().cloned().collect();
+        let (source_id, target) = if self.calls {
+            (self.component.clone(), "bus".to_owned())
+        } else {
+            ("bus".to_owned(), self.component.clone())
+        };
+        InterfaceLinkDefinition {
+            source_id,
+            target,
+            name: self.name.clone(),
+            wit_namespace: "fanout".into(),
+            wit_package: "bus".into(),
+            interfaces: self.interfaces.clone(),
+            source_config: if self.calls { HashMap::new() } else { settings.clone() },
+            target_config: if self.calls { settings } else { HashMap::new() },
+            source_secrets: None,
+            target_secrets: None,
+        }
+    }
+}
+
+/// One test's world.
+pub struct Bench {
+    /// The server.
+    pub nats: NatsServer,
+    /// The provider's instances.
+    pub providers: Vec<Provider>,
+    client: async_nats::Client,
+    config: HashMap<String, String>,
+    links: Vec<LinkTo>,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A server, and one instance of the provider with the policy of a bus `payments` that retries quickly, changed by
+    /// `settings`.
+    pub async fn start(settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let mut bench = Self::without_provider(settings, links).await;
+        bench.add_provider().await;
+        bench
+    }
+
+    /// The same with no instance yet.
+    pub async fn without_provider(settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let nats = NatsServer::start_with(NatsSettings::default()).await;
+        let client = nats.client().await;
+        let config = [
+            ("bus", "payments"),
+            ("subject", "payments.{tenant}.webhook.{event-type}"),
+            ("delivery.deadline", "500ms"),
+            ("delivery.ack-wait", "2s"),
+            ("retry.schedule", "20ms"),
+            ("retry.max-attempts", "3"),
+        ]
+        .iter()
+        .chain(settings)
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+        Self {
+            client,
+            providers: Vec::new(),
+            config,
+            links: links.to_vec(),
+            folder: tempfile::tempdir().expect("there is room for logs"),
+            nats,
+        }
+    }
+
+    /// Starts one more instance and waits until it serves and every link was looked at.
+    pub async fn add_provider(&mut self) {
+        let log = self.folder.path().join(format!("provider-{}.log", self.providers.len()));
+        self.providers.push(Provider::start(&self.host_data(), &log));
+        let links = self.links.len();
+        self.status_when("the provider serves", |s| {
+            s["policy"]["state"] != "pending" && s["links"].as_array().is_some_and(|l| l.len() >= links)
+        })
+        .await;
+    }
+
+    /// Kills an instance and starts it again with the links of now, as a host does.
+    pub async fn restart_provider(&mut self, i: usize) {
+        self.providers[i].kill();
+        let log = self.folder.path().join(format!("provider-{i}.log"));
+        self.providers[i] = Provider::start(&self.host_data(), &log);
+        self.status_when("the provider serves again", |s| s["policy"]["state"] == "applied")
+            .await;
+    }
+
+    fn host_data(&self) -> HostData {
+        HostData {
+            host_id: "test-host".into(),
+            lattice_rpc_prefix: "default".into(),
+            lattice_rpc_url: self.nats.url(),
+            provider_key: "bus".into(),
+            config: self.config.clone(),
+            link_definitions: self.links.iter().map(LinkTo::definition).collect(),
+            ..HostData::default()
+        }
+    }
+
+    /// A component, serving its exports.
+    pub async fn component(&self, id: &str) -> Component {
+        let component = self.silent_component(id).await;
+        component.up().await;
+        component
+    }
+
+    /// A component that does not serve its exports yet.
+    pub async fn silent_component(&self, id: &str) -> Component {
+        Component::new(self.nats.client().await, id).await
+    }
+
+    /// A plain connection to the server.
+    #[must_use]
+    pub fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
+    /// Puts or changes a link, as the host does.
+    pub async fn put_link(&mut self, link: &LinkTo) {
+        self.links.retain(|l| (&l.component, &l.name, l.calls) != (&link.component, &link.name, link.calls));
+        self.links.push(link.clone());
+        self.announce("put", link).await;
+    }
+
+    /// Deletes a link, as the host does.
+    pub async fn delete_link(&mut self, link: &LinkTo) {
+        self.links.retain(|l| (&l.component, &l.name, l.calls) != (&link.component, &link.name, link.calls));
+        self.announce("del", link).await;
+    }
+
+    async fn announce(&self, verb: &str, link: &LinkTo) {
+        let payload = serde_json::to_vec(&link.definition()).expect("a link is JSON");
+        self.client
+            .publish(format!("wasmbus.rpc.default.bus.linkdefs.{verb}"), payload.into())
+            .await
+            .expect("the server takes it");
+        self.client.flush().await.expect("the server takes it");
+    }
+
+    /// The provider's status.
+    pub async fn status(&self) -> Option<Value> {
+        let reply = self.client.request("fanout.default.bus.status", "".into()).await.ok()?;
+        serde_json::from_slice(&reply.payload).ok()
+    }
+
+    /// Waits until the status fulfils a condition.
+    pub async fn status_when(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, || async { self.status().await.filter(&holds) }).await
+    }
+
+    /// Waits until a subscription's status fulfils a condition.
+    pub async fn subscription_when(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let found = |s: &Value| s["subscriptions"].as_array()?.iter().find(|s| s["name"] == name).cloned();
+        eventually(&format!("subscription {name}: {what}"), || async {
+            self.status().await.and_then(|s| found(&s)).filter(&holds)
+        })
+        .await
+    }
+}

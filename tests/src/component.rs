@@ -1,0 +1,215 @@
+//! A component played over wRPC: it calls the bus, and is called by it.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use fanout_transport::{CallContext, Caller, Client, Lattice, Options, Server};
+
+use crate::bindings::exports::fanout::bus::{backfill_handler, batch_handler, handler};
+use crate::types::{Delivery, Event, PublishError, Receipt, Rejection};
+use crate::{bindings, publisher};
+
+/// What a component does with a delivery.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It handles it.
+    Handle,
+    /// It refuses it.
+    Refuse(Rejection),
+    /// It traps.
+    Trap,
+    /// It never answers.
+    Hang,
+}
+
+type Judge = Arc<dyn Fn(&Delivery) -> Verdict + Send + Sync>;
+
+/// What a component has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Every delivery, in the order of arrival, also those it refused.
+    pub deliveries: Vec<Delivery>,
+    /// The ids it handled, once for each time.
+    pub handled: Vec<String>,
+    /// The size of each invocation's batch.
+    pub batches: Vec<usize>,
+    /// What it was told of backfills.
+    pub caught_up: Vec<backfill_handler::Progress>,
+}
+
+/// A component of the lattice.
+pub struct Component {
+    /// Its id.
+    pub id: String,
+    lattice: Lattice,
+    provider: Client,
+    seen: Arc<Mutex<Seen>>,
+    judge: Arc<Mutex<Judge>>,
+    server: Mutex<Option<Server>>,
+}
+
+impl Component {
+    /// A component that does not serve its exports yet.
+    pub(crate) async fn new(nats: async_nats::Client, id: &str) -> Self {
+        let lattice = Lattice::new(nats, Options::default()).await.expect("the lattice can be listened on");
+        let provider = Client::new(&lattice, "default.bus", id);
+        Self {
+            id: id.to_owned(),
+            lattice,
+            provider,
+            seen: Arc::default(),
+            judge: Arc::new(Mutex::new(Arc::new(|_: &Delivery| Verdict::Handle))),
+            server: Mutex::new(None),
+        }
+    }
+
+    /// Starts to serve its exports.
+    pub async fn up(&self) {
+        let server = Server::new(&self.lattice, &format!("default.{}", self.id));
+        let exports = Exports {
+            seen: Arc::clone(&self.seen),
+            judge: Arc::clone(&self.judge),
+        };
+        server
+            .serve_bindings(move |port| {
+                let exports = exports.clone();
+                async move { bindings::serve(port.as_ref(), exports).await }
+            })
+            .await
+            .expect("the component can serve");
+        *self.server.lock().unwrap() = Some(server);
+    }
+
+    /// Stops serving its exports.
+    pub async fn down(&self) {
+        let server = self.server.lock().unwrap().take();
+        if let Some(server) = server {
+            server.drain(std::time::Duration::from_secs(5)).await;
+        }
+    }
+
+    /// Says what it does with deliveries from now on.
+    pub fn judge(&self, judge: impl Fn(&Delivery) -> Verdict + Send + Sync + 'static) {
+        *self.judge.lock().unwrap() = Arc::new(judge);
+    }
+
+    /// Looks at what it has seen.
+    pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.seen.lock().unwrap())
+    }
+
+    /// The ids it handled, sorted, each once.
+    #[must_use]
+    pub fn handled(&self) -> Vec<String> {
+        let mut ids = self.seen(|s| s.handled.clone());
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    /// Its client of the bus.
+    #[must_use]
+    pub fn bus(&self) -> &Client {
+        &self.provider
+    }
+
+    /// Publishes one event through the link `default`.
+    ///
+    /// # Errors
+    /// The bus's refusal.
+    pub async fn publish(&self, event: Event) -> Result<Receipt, PublishError> {
+        self.publish_by("default", event).await
+    }
+
+    /// Publishes one event through a link.
+    ///
+    /// # Errors
+    /// The bus's refusal.
+    pub async fn publish_by(&self, link: &str, event: Event) -> Result<Receipt, PublishError> {
+        publisher::publish_tenant_event(&self.provider, by(link), &event)
+            .await
+            .expect("the bus answers")
+    }
+}
+
+/// A call through a link.
+fn by(link: &str) -> CallContext {
+    CallContext {
+        link: Some(link.to_owned()),
+        ..CallContext::default()
+    }
+}
+
+/// An event of a tenant.
+#[must_use]
+pub fn event(tenant: &str, event_type: &str, id: &str) -> Event {
+    Event {
+        tenant: tenant.into(),
+        event_type: event_type.into(),
+        id: id.into(),
+        source: "/tests".into(),
+        subject: None,
+        time: None,
+        data_content_type: Some("application/json".into()),
+        data_schema: None,
+        extensions: Vec::new(),
+        ordering_key: None,
+        data: Bytes::from(format!("{{\"id\":\"{id}\"}}")),
+    }
+}
+
+#[derive(Clone)]
+struct Exports {
+    seen: Arc<Mutex<Seen>>,
+    judge: Arc<Mutex<Judge>>,
+}
+
+impl Exports {
+    async fn take(&self, delivery: Delivery) -> anyhow::Result<Result<(), Rejection>> {
+        let judge = Arc::clone(&self.judge.lock().unwrap());
+        let verdict = judge(&delivery);
+        let id = delivery.event.id.clone();
+        self.seen.lock().unwrap().deliveries.push(delivery);
+        match verdict {
+            Verdict::Handle => {
+                self.seen.lock().unwrap().handled.push(id);
+                Ok(Ok(()))
+            }
+            Verdict::Refuse(rejection) => Ok(Err(rejection)),
+            Verdict::Trap => anyhow::bail!("wasm trap: unreachable"),
+            Verdict::Hang => std::future::pending().await,
+        }
+    }
+}
+
+impl handler::Handler<Caller> for Exports {
+    async fn handle_event(&self, _: Caller, delivery: Delivery) -> anyhow::Result<Result<(), Rejection>> {
+        self.take(delivery).await
+    }
+}
+
+impl batch_handler::Handler<Caller> for Exports {
+    async fn handle_events(
+        &self,
+        _: Caller,
+        deliveries: Vec<Delivery>,
+    ) -> anyhow::Result<Vec<Result<(), Rejection>>> {
+        self.seen.lock().unwrap().batches.push(deliveries.len());
+        let mut results = Vec::new();
+        for delivery in deliveries {
+            results.push(self.take(delivery).await?);
+        }
+        Ok(results)
+    }
+}
+
+impl backfill_handler::Handler<Caller> for Exports {
+    async fn handle_caught_up(
+        &self,
+        _: Caller,
+        progress: backfill_handler::Progress,
+    ) -> anyhow::Result<Result<(), Rejection>> {
+        self.seen.lock().unwrap().caught_up.push(progress);
+        Ok(Ok(()))
+    }
+}
