@@ -112,6 +112,16 @@ impl Bus {
         act(&mut self.0.inputs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Waits until a policy is in force or refused, so that a new instance does not answer for the bus before it can;
+    /// not for ever, since an error says more than silence.
+    pub(crate) async fn settled(&self) {
+        let mut views = self.0.view.subscribe();
+        let settled = views.wait_for(|v| v.store.is_some() || !v.policy_problems.is_empty());
+        if tokio::time::timeout(RETRY.1, settled).await.is_err() {
+            warn!("the store did not answer yet; calls are answered with an error until it does");
+        }
+    }
+
     /// Keeps the bus as it should be until it is stopped.
     pub(crate) async fn keep(self) {
         let (first, longest) = RETRY;

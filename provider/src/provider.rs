@@ -75,6 +75,7 @@ pub async fn run() -> anyhow::Result<()> {
     }
     let keeping = tokio::spawn(bus.clone().keep());
     let watching = tokio::spawn(bus.clone().watch_registry());
+    bus.settled().await;
     let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
     wrpc::serve(&server, bus.clone())
         .await

@@ -144,7 +144,10 @@ impl Bench {
 
     /// Starts one more instance and waits until it serves and every link was looked at.
     pub async fn add_provider(&mut self) {
-        let log = self.folder.path().join(format!("provider-{}.log", self.providers.len()));
+        let log = self
+            .folder
+            .path()
+            .join(format!("provider-{}.log", self.providers.len()));
         self.providers.push(Provider::start(&self.host_data(), &log));
         let links = self.links.len();
         self.status_when("the provider serves", |s| {
@@ -194,14 +197,16 @@ impl Bench {
 
     /// Puts or changes a link, as the host does.
     pub async fn put_link(&mut self, link: &LinkTo) {
-        self.links.retain(|l| (&l.component, &l.name, l.calls) != (&link.component, &link.name, link.calls));
+        self.links
+            .retain(|l| (&l.component, &l.name, l.calls) != (&link.component, &link.name, link.calls));
         self.links.push(link.clone());
         self.announce("put", link).await;
     }
 
     /// Deletes a link, as the host does.
     pub async fn delete_link(&mut self, link: &LinkTo) {
-        self.links.retain(|l| (&l.component, &l.name, l.calls) != (&link.component, &link.name, link.calls));
+        self.links
+            .retain(|l| (&l.component, &l.name, l.calls) != (&link.component, &link.name, link.calls));
         self.announce("del", link).await;
     }
 
@@ -227,7 +232,13 @@ impl Bench {
 
     /// Waits until a subscription's status fulfils a condition.
     pub async fn subscription_when(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let found = |s: &Value| s["subscriptions"].as_array()?.iter().find(|s| s["name"] == name).cloned();
+        let found = |s: &Value| {
+            s["subscriptions"]
+                .as_array()?
+                .iter()
+                .find(|s| s["name"] == name)
+                .cloned()
+        };
         eventually(&format!("subscription {name}: {what}"), || async {
             self.status().await.and_then(|s| found(&s)).filter(&holds)
         })

@@ -51,7 +51,9 @@ pub struct Component {
 impl Component {
     /// A component that does not serve its exports yet.
     pub(crate) async fn new(nats: async_nats::Client, id: &str) -> Self {
-        let lattice = Lattice::new(nats, Options::default()).await.expect("the lattice can be listened on");
+        let lattice = Lattice::new(nats, Options::default())
+            .await
+            .expect("the lattice can be listened on");
         let provider = Client::new(&lattice, "default.bus", id);
         Self {
             id: id.to_owned(),
@@ -189,11 +191,7 @@ impl handler::Handler<Caller> for Exports {
 }
 
 impl batch_handler::Handler<Caller> for Exports {
-    async fn handle_events(
-        &self,
-        _: Caller,
-        deliveries: Vec<Delivery>,
-    ) -> anyhow::Result<Vec<Result<(), Rejection>>> {
+    async fn handle_events(&self, _: Caller, deliveries: Vec<Delivery>) -> anyhow::Result<Vec<Result<(), Rejection>>> {
         self.seen.lock().unwrap().batches.push(deliveries.len());
         let mut results = Vec::new();
         for delivery in deliveries {

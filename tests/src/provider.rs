@@ -28,13 +28,17 @@ impl Provider {
             .open(log)
             .expect("the provider's log opens");
         let mut process = Command::new(binary())
-            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,fanout_provider=debug".into()))
+            .env(
+                "RUST_LOG",
+                std::env::var("RUST_LOG").unwrap_or_else(|_| "info,fanout_provider=debug".into()),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log_file)
             .spawn()
             .expect("the provider starts");
-        let line = base64::engine::general_purpose::STANDARD.encode(serde_json::to_vec(data).expect("host data is JSON"));
+        let line =
+            base64::engine::general_purpose::STANDARD.encode(serde_json::to_vec(data).expect("host data is JSON"));
         let mut stdin = process.stdin.take().expect("it has a standard input");
         stdin
             .write_all(format!("{line}\r\n").as_bytes())

@@ -49,9 +49,17 @@ async fn dead_letters(bench: &Bench) -> Vec<(String, String, Vec<String>)> {
         let headers = message.headers.as_ref().unwrap();
         let attempts: serde_json::Value =
             serde_json::from_str(headers.get("fanout-dead-attempts").unwrap().as_str()).unwrap();
-        let reasons = attempts.as_array().unwrap().iter().map(|a| a["reason"].as_str().unwrap().to_owned());
+        let reasons = attempts
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|a| a["reason"].as_str().unwrap().to_owned());
         let id = headers.get("ce-id").unwrap().as_str().to_owned();
-        assert_eq!(message.payload, format!("{{\"id\":\"{id}\"}}"), "a dead letter holds the payload");
+        assert_eq!(
+            message.payload,
+            format!("{{\"id\":\"{id}\"}}"),
+            "a dead letter holds the payload"
+        );
         found.push((id, message.subject.to_string(), reasons.collect()));
     }
     found.sort();
@@ -75,7 +83,10 @@ async fn what_is_published_while_the_subscriber_is_down_is_delivered_when_it_is_
             s["state"] == "active" && s["pending"] == 0 && s["in_flight"] == 0
         })
         .await;
-    assert_eq!(active["dead_letters"], 0, "an unreachable subscriber uses up no attempts");
+    assert_eq!(
+        active["dead_letters"], 0,
+        "an unreachable subscriber uses up no attempts"
+    );
     assert!(invoicing.seen(|s| s.deliveries.iter().all(|d| d.attempt == 1)));
     assert!(invoicing.seen(|s| s.batches.iter().all(|b| *b <= 10)));
 }
@@ -111,7 +122,10 @@ async fn attempts_end_in_a_dead_letter_with_the_reason_of_each() {
     let ids: Vec<_> = dead.iter().map(|(id, _, _)| id.as_str()).collect();
     assert_eq!(ids, ["busy", "hang", "poison", "trap"]);
     assert_eq!(dead[0].1, "fanout.dead.payments.invoicing.acme.0.1");
-    assert_eq!(dead[0].2, ["busy at attempt 1", "busy at attempt 2", "busy at attempt 3"]);
+    assert_eq!(
+        dead[0].2,
+        ["busy at attempt 1", "busy at attempt 2", "busy at attempt 3"]
+    );
     assert!(dead[1].2.iter().all(|r| r.contains("did not answer within 500 ms")) && dead[1].2.len() == 3);
     assert_eq!(dead[2].2, ["no amount"]);
     assert!(dead[3].2.iter().all(|r| r.contains("failed without an answer")) && dead[3].2.len() == 3);
@@ -122,7 +136,13 @@ async fn one_event_that_traps_a_batch_does_not_take_the_others_along() {
     let bench = Bench::start(&[], &links("batch-handler", &[("concurrency", "1")])).await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.silent_component("invoicing").await;
-    invoicing.judge(|d| if d.event.id == "e00003" { Verdict::Trap } else { Verdict::Handle });
+    invoicing.judge(|d| {
+        if d.event.id == "e00003" {
+            Verdict::Trap
+        } else {
+            Verdict::Handle
+        }
+    });
     let mut ids = publish(&ingress, "e", 10).await;
     invoicing.up().await;
     bench
@@ -144,7 +164,13 @@ async fn a_provider_killed_between_invocation_and_settlement_delivers_again() {
     let invoicing = bench.silent_component("invoicing").await;
     let hanging = Arc::new(AtomicBool::new(true));
     let hang = Arc::clone(&hanging);
-    invoicing.judge(move |_| if hang.load(Ordering::SeqCst) { Verdict::Hang } else { Verdict::Handle });
+    invoicing.judge(move |_| {
+        if hang.load(Ordering::SeqCst) {
+            Verdict::Hang
+        } else {
+            Verdict::Handle
+        }
+    });
     invoicing.up().await;
     let ids = publish(&ingress, "e", 5).await;
     eventually("all are in the handler's hands", || async {
@@ -157,7 +183,9 @@ async fn a_provider_killed_between_invocation_and_settlement_delivers_again() {
     bench.restart_provider(0).await;
     handles(&invoicing, &ids).await;
     bench
-        .subscription_when("invoicing", "nothing is left", |s| s["pending"] == 0 && s["in_flight"] == 0)
+        .subscription_when("invoicing", "nothing is left", |s| {
+            s["pending"] == 0 && s["in_flight"] == 0
+        })
         .await;
 }
 
@@ -189,7 +217,10 @@ async fn the_server_restarting_under_load_loses_nothing_accepted() {
             accepted
         })
     };
-    eventually("some are handled", || async { (invoicing.handled().len() > 50).then_some(()) }).await;
+    eventually("some are handled", || async {
+        (invoicing.handled().len() > 50).then_some(())
+    })
+    .await;
     bench.nats.restart().await;
     let accepted = publishing.await.unwrap();
     handles(&invoicing, &accepted).await;
@@ -203,7 +234,11 @@ async fn two_instances_share_a_subscription() {
     let invoicing = bench.component("invoicing").await;
     let ids = publish(&ingress, "e", 300).await;
     handles(&invoicing, &ids).await;
-    assert_eq!(invoicing.seen(|s| s.handled.len()), ids.len(), "each event went to one instance");
+    assert_eq!(
+        invoicing.seen(|s| s.handled.len()),
+        ids.len(),
+        "each event went to one instance"
+    );
     // One instance is enough when the other dies.
     bench.providers[0].kill();
     let more: Vec<_> = ids.into_iter().chain(publish(&ingress, "f", 50).await).collect();
@@ -221,7 +256,9 @@ async fn what_another_client_wrote_on_the_bus_is_set_aside_not_dropped() {
         .await
         .unwrap();
     bench
-        .subscription_when("invoicing", "it is a dead letter", |s| s["dead_letters"] == 1 && s["pending"] == 0)
+        .subscription_when("invoicing", "it is a dead letter", |s| {
+            s["dead_letters"] == 1 && s["pending"] == 0
+        })
         .await;
     assert!(invoicing.handled().is_empty());
 }

@@ -36,7 +36,10 @@ fn everything(tenants: &[&str]) -> DeliveryOptions {
 }
 
 async fn handles(who: &Component, ids: &[&str]) {
-    eventually(&format!("{ids:?} are handled"), || async { (who.handled() == ids).then_some(()) }).await;
+    eventually(&format!("{ids:?} are handled"), || async {
+        (who.handled() == ids).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,10 +51,14 @@ async fn a_link_deleted_and_put_back_loses_nothing() {
     caller.publish(event("acme", "a", "1")).await.unwrap();
     handles(&worker, &["1"]).await;
     bench.delete_link(&link).await;
-    let gone = bench.subscription_when("work", "it waits", |s| s["state"] == "waiting").await;
+    let gone = bench
+        .subscription_when("work", "it waits", |s| s["state"] == "waiting")
+        .await;
     assert_eq!(gone["problem"]["code"], "subscriber-unlinked");
     caller.publish(event("acme", "a", "2")).await.unwrap();
-    bench.subscription_when("work", "the event waits", |s| s["pending"] == 1).await;
+    bench
+        .subscription_when("work", "the event waits", |s| s["pending"] == 1)
+        .await;
     bench.put_link(&link).await;
     handles(&worker, &["1", "2"]).await;
 }
@@ -73,7 +80,9 @@ async fn two_links_of_one_component_are_two_subscriptions() {
     });
     // The one goes, the other stays.
     bench.delete_link(&invoices).await;
-    bench.subscription_when("invoices", "it waits", |s| s["state"] == "waiting").await;
+    bench
+        .subscription_when("invoices", "it waits", |s| s["state"] == "waiting")
+        .await;
     caller.publish(event("acme", "charge.failed", "3")).await.unwrap();
     handles(&worker, &["1", "2", "3"]).await;
 }
@@ -89,7 +98,8 @@ async fn a_changed_link_counts_from_then_on() {
     eventually("the store has the new filter", || async {
         let log = js.get_stream("fanout_payments_log").await.ok()?;
         let info = log.consumer_info("work").await.ok()?;
-        (info.config.filter_subjects == ["payments.*.webhook.>"] || info.config.filter_subject == "payments.*.webhook.>")
+        (info.config.filter_subjects == ["payments.*.webhook.>"]
+            || info.config.filter_subject == "payments.*.webhook.>")
             .then_some(())
     })
     .await;
@@ -116,41 +126,71 @@ async fn a_refused_link_says_all_its_problems() {
     );
     let bench = Bench::start(&[], &[ingress(), broken, durable("work", "**")]).await;
     let status = bench
-        .status_when("links are judged", |s| s["subscriptions"].as_array().is_some_and(|s| s.len() == 1))
+        .status_when("links are judged", |s| {
+            s["subscriptions"].as_array().is_some_and(|s| s.len() == 1)
+        })
         .await;
     let link = |component: &str, name: &str| {
         let links = status["links"].as_array().unwrap();
-        links.iter().find(|l| l["component"] == component && l["name"] == name).unwrap().clone()
+        links
+            .iter()
+            .find(|l| l["component"] == component && l["name"] == name)
+            .unwrap()
+            .clone()
     };
     let refused = link("worker", "worker");
     assert_eq!(refused["state"], "refused");
-    let codes: Vec<_> = refused["problems"].as_array().unwrap().iter().map(|p| p["code"].as_str().unwrap()).collect();
+    let codes: Vec<_> = refused["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["code"].as_str().unwrap())
+        .collect();
     assert_eq!(
         codes,
-        ["missing-setting", "invalid-setting", "invalid-tenant", "conflicting-settings", "unknown-setting"]
+        [
+            "missing-setting",
+            "invalid-setting",
+            "invalid-tenant",
+            "conflicting-settings",
+            "unknown-setting"
+        ]
     );
     assert_eq!(link("worker", "work")["state"], "applied", "others are not affected");
 
     let worker = bench.silent_component("worker").await;
     let mine = status::links(worker.bus(), cx()).await.unwrap();
     assert_eq!(mine.len(), 2, "a component sees its own links only: {mine:?}");
-    assert!(matches!(&mine[1].state, LinkState::Refused(problems) if problems.len() == 5), "{mine:?}");
+    assert!(
+        matches!(&mine[1].state, LinkState::Refused(problems) if problems.len() == 5),
+        "{mine:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_policy_says_all_its_problems_and_takes_nothing() {
     let mut bench = Bench::without_provider(
-        &[("retention.max-age", "soon"), ("delivery.ack-wait", "100ms"), ("colour", "red")],
+        &[
+            ("retention.max-age", "soon"),
+            ("delivery.ack-wait", "100ms"),
+            ("colour", "red"),
+        ],
         &[ingress()],
     )
     .await;
     bench.add_provider().await;
     let status = bench.status().await.unwrap();
     let problems = status["policy"]["problems"].as_array().unwrap();
-    assert_eq!((status["policy"]["state"].as_str(), problems.len()), (Some("refused"), 3), "{status}");
+    assert_eq!(
+        (status["policy"]["state"].as_str(), problems.len()),
+        (Some("refused"), 3),
+        "{status}"
+    );
     let caller = bench.silent_component("ingress").await;
     let refused = caller.publish(event("acme", "a", "1")).await.unwrap_err();
-    assert!(matches!(&refused, PublishError::Unavailable(p) if p.code == "bus-not-ready" && p.message.contains("soon")));
+    assert!(
+        matches!(&refused, PublishError::Unavailable(p) if p.code == "bus-not-ready" && p.message.contains("soon"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,20 +198,37 @@ async fn a_subscription_by_call_is_remembered_across_restarts_of_provider_and_se
     let links = [ingress(), LinkTo::caller("worker", &["subscriber"], "acme")];
     let mut bench = Bench::start(&[], &links).await;
     let worker = bench.component("worker").await;
-    let made = subscriber::subscribe_durable(worker.bus(), cx(), "mine", &everything(&[])).await.unwrap().unwrap();
-    assert_eq!((made.made_by, made.filter.tenants), (OriginOfSubscription::Call, vec!["acme".to_owned()]));
-    let again = subscriber::subscribe_durable(worker.bus(), cx(), "mine", &everything(&[])).await.unwrap();
+    let made = subscriber::subscribe_durable(worker.bus(), cx(), "mine", &everything(&[]))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (made.made_by, made.filter.tenants),
+        (OriginOfSubscription::Call, vec!["acme".to_owned()])
+    );
+    let again = subscriber::subscribe_durable(worker.bus(), cx(), "mine", &everything(&[]))
+        .await
+        .unwrap();
     assert!(again.is_ok(), "the same twice is one");
     bench.nats.restart().await;
     bench.restart_provider(0).await;
     let caller = bench.silent_component("ingress").await;
-    eventually("the bus takes events again", || async { caller.publish(event("acme", "a", "1")).await.ok() }).await;
+    eventually("the bus takes events again", || async {
+        caller.publish(event("acme", "a", "1")).await.ok()
+    })
+    .await;
     handles(&worker, &["1"]).await;
 
-    subscriber::unsubscribe(worker.bus(), cx(), "mine").await.unwrap().unwrap();
+    subscriber::unsubscribe(worker.bus(), cx(), "mine")
+        .await
+        .unwrap()
+        .unwrap();
     let receipt = caller.publish(event("acme", "a", "2")).await.unwrap();
     assert_eq!(receipt.durable_subscriptions, 0);
-    let unknown = subscriber::unsubscribe(worker.bus(), cx(), "mine").await.unwrap().unwrap_err();
+    let unknown = subscriber::unsubscribe(worker.bus(), cx(), "mine")
+        .await
+        .unwrap()
+        .unwrap_err();
     assert!(matches!(unknown, SubscribeError::UnknownSubscription(_)), "{unknown:?}");
 }
 
@@ -185,16 +242,36 @@ async fn a_name_that_is_taken_stays_with_its_owner() {
     ];
     let bench = Bench::start(&[], &links).await;
     let thief = bench.component("thief").await;
-    let taken = subscriber::subscribe_durable(thief.bus(), cx(), "work", &everything(&[])).await.unwrap().unwrap_err();
-    assert!(matches!(&taken, SubscribeError::Conflict(p) if p.code == "subscription-conflict"), "{taken:?}");
-    let ended = subscriber::unsubscribe(thief.bus(), cx(), "work").await.unwrap().unwrap_err();
+    let taken = subscriber::subscribe_durable(thief.bus(), cx(), "work", &everything(&[]))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        matches!(&taken, SubscribeError::Conflict(p) if p.code == "subscription-conflict"),
+        "{taken:?}"
+    );
+    let ended = subscriber::unsubscribe(thief.bus(), cx(), "work")
+        .await
+        .unwrap()
+        .unwrap_err();
     assert!(matches!(ended, SubscribeError::UnknownSubscription(_)), "{ended:?}");
     let narrow = bench.component("narrow").await;
-    let beyond = subscriber::subscribe_durable(narrow.bus(), cx(), "n", &everything(&["globex"])).await.unwrap();
-    assert!(matches!(&beyond, Err(SubscribeError::NotPermitted(p)) if p.code == "tenant-not-permitted"), "{beyond:?}");
+    let beyond = subscriber::subscribe_durable(narrow.bus(), cx(), "n", &everything(&["globex"]))
+        .await
+        .unwrap();
+    assert!(
+        matches!(&beyond, Err(SubscribeError::NotPermitted(p)) if p.code == "tenant-not-permitted"),
+        "{beyond:?}"
+    );
     let worker = bench.silent_component("ingress").await;
-    let unlinked = subscriber::list_subscriptions(worker.bus(), cx()).await.unwrap().unwrap_err();
-    assert!(matches!(&unlinked, SubscribeError::NotPermitted(p) if p.code == "interface-not-linked"), "{unlinked:?}");
+    let unlinked = subscriber::list_subscriptions(worker.bus(), cx())
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        matches!(&unlinked, SubscribeError::NotPermitted(p) if p.code == "interface-not-linked"),
+        "{unlinked:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,10 +281,17 @@ async fn another_instance_learns_of_a_subscription_by_call() {
     bench.add_provider().await;
     let worker = bench.component("worker").await;
     let caller = bench.silent_component("ingress").await;
-    subscriber::subscribe_durable(worker.bus(), cx(), "mine", &everything(&[])).await.unwrap().unwrap();
+    subscriber::subscribe_durable(worker.bus(), cx(), "mine", &everything(&[]))
+        .await
+        .unwrap()
+        .unwrap();
     // Whichever instance took the call dies; the other delivers.
     eventually("both instances deliver", || async {
-        bench.providers.iter().all(|p| p.log().contains("delivering subscription=mine")).then_some(())
+        bench
+            .providers
+            .iter()
+            .all(|p| p.log().contains("delivering subscription=mine"))
+            .then_some(())
     })
     .await;
     bench.providers[0].kill();

@@ -24,7 +24,10 @@ async fn a_repeat_of_an_id_is_one_event_of_its_tenant() {
     let bench = Bench::start(&[], &[LinkTo::caller("ingress", PUBLISHER, "*")]).await;
     let ingress = bench.silent_component("ingress").await;
     let first = ingress.publish(event("acme", "invoice.paid", "evt_1")).await.unwrap();
-    assert_eq!((first.position.partition, first.position.offset, first.duplicate), (0, 1, false));
+    assert_eq!(
+        (first.position.partition, first.position.offset, first.duplicate),
+        (0, 1, false)
+    );
     let again = ingress.publish(event("acme", "invoice.paid", "evt_1")).await.unwrap();
     assert_eq!((again.position.offset, again.duplicate), (1, true));
     // The store's own ids know no tenants: another tenant's same id must still be another event.
@@ -35,7 +38,11 @@ async fn a_repeat_of_an_id_is_one_event_of_its_tenant() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_counts_the_durable_subscriptions_that_match() {
     let durable = |name: &str, types: &str| {
-        LinkTo::subscriber(name, &["handler"], &[("subscription", name), ("need", "durable"), ("event-types", types)])
+        LinkTo::subscriber(
+            name,
+            &["handler"],
+            &[("subscription", name), ("need", "durable"), ("event-types", types)],
+        )
     };
     let bench = Bench::start(
         &[],
@@ -83,7 +90,11 @@ async fn many_events_have_one_result_each_in_order() {
         .await
         .unwrap();
     assert_eq!(refused.len(), 1001);
-    assert!(refused.iter().all(|r| r.as_ref().is_err_and(|e| code(e) == "too-many-events")));
+    assert!(
+        refused
+            .iter()
+            .all(|r| r.as_ref().is_err_and(|e| code(e) == "too-many-events"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,9 +102,14 @@ async fn what_is_not_a_legal_event_is_refused_and_changes_nothing() {
     let bench = Bench::start(&[], &[LinkTo::caller("ingress", PUBLISHER, "*")]).await;
     let ingress = bench.silent_component("ingress").await;
     let long = "x".repeat(300);
-    for tenant in ["a.b", "*", ">", "a b", "a\tb", "a\r\nb", "\u{0}", "", "é", "$SYS", &long] {
+    for tenant in [
+        "a.b", "*", ">", "a b", "a\tb", "a\r\nb", "\u{0}", "", "é", "$SYS", &long,
+    ] {
         let refused = ingress.publish(event(tenant, "invoice.paid", "e")).await.unwrap_err();
-        assert!(matches!(refused, PublishError::InvalidEvent(_)), "{tenant:?}: {refused:?}");
+        assert!(
+            matches!(refused, PublishError::InvalidEvent(_)),
+            "{tenant:?}: {refused:?}"
+        );
         assert_eq!(code(&refused), "invalid-tenant", "{tenant:?}");
     }
     for event_type in ["", "a..b", "a.*", "a.>", "a b", &long] {
@@ -147,7 +163,11 @@ async fn a_full_log_refuses_and_keeps_what_it_has() {
         &[("retention.max-bytes", "64KiB"), ("event.max-bytes", "16KiB")],
         &[
             LinkTo::caller("ingress", PUBLISHER, "*"),
-            LinkTo::subscriber("invoicing", &["handler"], &[("subscription", "invoicing"), ("need", "durable")]),
+            LinkTo::subscriber(
+                "invoicing",
+                &["handler"],
+                &[("subscription", "invoicing"), ("need", "durable")],
+            ),
         ],
     )
     .await;

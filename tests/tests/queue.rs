@@ -8,7 +8,11 @@ fn links() -> Vec<LinkTo> {
         LinkTo::subscriber(
             "cache",
             &["handler"],
-            &[("subscription", "cache"), ("need", "queue"), ("event-types", "customer.**")],
+            &[
+                ("subscription", "cache"),
+                ("need", "queue"),
+                ("event-types", "customer.**"),
+            ],
         ),
     ]
 }
@@ -25,12 +29,19 @@ async fn each_event_goes_to_one_worker_and_a_repeat_to_none() {
         let first = ingress.publish(event("acme", "customer.updated", &id)).await.unwrap();
         let again = ingress.publish(event("acme", "customer.updated", &id)).await.unwrap();
         assert_eq!((first.duplicate, again.duplicate), (false, true));
-        ingress.publish(event("acme", "invoice.paid", &format!("i{i}"))).await.unwrap();
+        ingress
+            .publish(event("acme", "invoice.paid", &format!("i{i}")))
+            .await
+            .unwrap();
         ids.push(id);
     }
     eventually("all are handled", || async { (cache.handled() == ids).then_some(()) }).await;
     cache.seen(|s| {
-        assert_eq!(s.handled.len(), ids.len(), "nothing is handled twice, and nothing else came");
+        assert_eq!(
+            s.handled.len(),
+            ids.len(),
+            "nothing is handled twice, and nothing else came"
+        );
         assert!(s.deliveries.iter().all(|d| d.position.offset > 0 && d.published_at > 0));
     });
 }
@@ -40,12 +51,21 @@ async fn what_comes_while_nobody_listens_is_not_kept() {
     let bench = Bench::start(&[], &links()).await;
     let ingress = bench.silent_component("ingress").await;
     let cache = bench.silent_component("cache").await;
-    ingress.publish(event("acme", "customer.updated", "missed")).await.unwrap();
+    ingress
+        .publish(event("acme", "customer.updated", "missed"))
+        .await
+        .unwrap();
     let status = bench
         .subscription_when("cache", "the miss is counted", |s| s["this_instance"]["missed"] == 1)
         .await;
     assert_eq!(status["problem"]["code"], "subscriber-unreachable");
     cache.up().await;
-    ingress.publish(event("acme", "customer.updated", "seen")).await.unwrap();
-    eventually("the next is handled", || async { (cache.handled() == ["seen"]).then_some(()) }).await;
+    ingress
+        .publish(event("acme", "customer.updated", "seen"))
+        .await
+        .unwrap();
+    eventually("the next is handled", || async {
+        (cache.handled() == ["seen"]).then_some(())
+    })
+    .await;
 }
