@@ -118,3 +118,19 @@ impl fmt::Display for Code {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_page() {
+        let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
+        let index = std::fs::read_to_string(pages.join("README.md")).unwrap();
+        for code in Code::ALL {
+            let page = std::fs::read_to_string(pages.join(format!("{code}.md"))).unwrap_or_default();
+            assert!(page.starts_with(&format!("# `{code}`")), "docs/errors/{code}.md");
+            assert!(index.contains(&format!("({code}.md)")), "docs/errors/README.md names {code}");
+        }
+    }
+}

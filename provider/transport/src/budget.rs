@@ -39,12 +39,7 @@ impl Budget {
             return Room::default();
         }
         match u32::try_from(bytes) {
-            Ok(bytes) => Room(
-                Arc::clone(&self.free)
-                    .acquire_many_owned(bytes)
-                    .await
-                    .ok(),
-            ),
+            Ok(bytes) => Room(Arc::clone(&self.free).acquire_many_owned(bytes).await.ok()),
             Err(_) => std::future::pending().await,
         }
     }

@@ -71,16 +71,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error::outcome`] for what they say of the target.
-    pub async fn call(
-        &self,
-        cx: CallContext,
-        instance: &str,
-        func: &str,
-        params: Bytes,
-    ) -> Result<Bytes, Error> {
-        let deadline = cx
-            .deadline
-            .unwrap_or(self.lattice.options().call_deadline);
+    pub async fn call(&self, cx: CallContext, instance: &str, func: &str, params: Bytes) -> Result<Bytes, Error> {
+        let deadline = cx.deadline.unwrap_or(self.lattice.options().call_deadline);
         let mut waits_for = None;
         let exchange = self.exchange(&cx, instance, func, params, &mut waits_for);
         match timeout(deadline, exchange).await {
@@ -93,13 +85,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::call`], and for values that can't be encoded or decoded.
-    pub async fn call_values<P, R>(
-        &self,
-        cx: CallContext,
-        instance: &str,
-        func: &str,
-        params: P,
-    ) -> Result<R, Error>
+    pub async fn call_values<P, R>(&self, cx: CallContext, instance: &str, func: &str, params: P) -> Result<R, Error>
     where
         P: Encode<Packer>,
         R: Decode,
@@ -205,9 +191,6 @@ impl Invoke for Client {
         // All parameters were sent: what is still written belongs to a stream, and is refused.
         let outgoing = Outgoing::new(FrameSink::new(0), |_, _| async {});
         let source = FrameSource::new(Whole(result));
-        Ok((
-            outgoing,
-            Incoming::new(source, no_paths, false, |_, _| async {}),
-        ))
+        Ok((outgoing, Incoming::new(source, no_paths, false, |_, _| async {})))
     }
 }

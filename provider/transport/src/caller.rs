@@ -26,9 +26,7 @@ impl Caller {
     pub(crate) fn parse(headers: Option<&HeaderMap>) -> Result<Self, Error> {
         let get = |name: &'static str| headers.and_then(|headers| headers.get(name));
         let id = |name: &'static str| match get(name) {
-            Some(value) if value.as_str().len() > MAX_ID_BYTES => {
-                Err(Error::Protocol("a header is too long"))
-            }
+            Some(value) if value.as_str().len() > MAX_ID_BYTES => Err(Error::Protocol("a header is too long")),
             value => Ok(value.map(|value| value.as_str().to_owned())),
         };
         Ok(Self {

@@ -69,11 +69,7 @@ pub async fn connect(access: &Access, name: &str) -> Result<Client, Error> {
         "" => "127.0.0.1:4222",
         urls => urls,
     };
-    let urls: Vec<&str> = urls
-        .split(',')
-        .map(str::trim)
-        .filter(|url| !url.is_empty())
-        .collect();
+    let urls: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
     let connection = name.to_owned();
     options
         .name(name)

@@ -18,12 +18,7 @@ impl Server {
     ///
     /// # Errors
     /// If NATS refuses the subscription.
-    pub async fn serve_direct<P, R, H, Fut>(
-        &self,
-        instance: &str,
-        func: &str,
-        handler: H,
-    ) -> Result<(), Error>
+    pub async fn serve_direct<P, R, H, Fut>(&self, instance: &str, func: &str, handler: H) -> Result<(), Error>
     where
         P: Decode + Send + 'static,
         R: Encode<Packer> + Send + 'static,
@@ -105,7 +100,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_function_may_have_no_parameters() {
-        let none: () = decode(Parameters::whole(Bytes::new())).await.expect("nothing to decode");
+        let none: () = decode(Parameters::whole(Bytes::new()))
+            .await
+            .expect("nothing to decode");
         assert_eq!(encode(none).expect("nothing to encode"), Bytes::new());
     }
 }

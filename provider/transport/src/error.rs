@@ -131,8 +131,7 @@ impl Error {
             | Self::Subscribe(_)
             | Self::Publish(_)
             | Self::TooLarge {
-                part: Part::Parameters,
-                ..
+                part: Part::Parameters, ..
             } => Outcome::NotStarted,
             Self::Incomplete | Self::Remote(_) => Outcome::Failed,
             Self::Deadline { .. }

@@ -111,11 +111,7 @@ impl<C: PollChunk> AsyncBufRead for FrameSource<C> {
 }
 
 impl<C: PollChunk> AsyncRead for FrameSource<C> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let available = ready!(self.as_mut().poll_fill_buf(cx))?;
         let bytes = available.len().min(buf.remaining());
         buf.put_slice(&available[..bytes]);
@@ -209,11 +205,7 @@ impl FrameSink {
 }
 
 impl AsyncWrite for FrameSink {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(match self.get_mut().take(buf) {
             Ok(()) => Ok(buf.len()),
             Err(error) => Err(io::Error::other(error)),
@@ -228,3 +220,6 @@ impl AsyncWrite for FrameSink {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,10 +55,7 @@ impl Lattice {
     pub async fn new(nats: async_nats::Client, options: Options) -> Result<Self, Error> {
         options.check()?;
         let inbox = format!("{}.", nats.new_inbox());
-        let mut messages = nats
-            .subscribe(format!("{inbox}>"))
-            .await
-            .map_err(Error::Subscribe)?;
+        let mut messages = nats.subscribe(format!("{inbox}>")).await.map_err(Error::Subscribe)?;
         nats.flush().await.map_err(|_| Error::Closed)?;
         let inner = Arc::new(Inner {
             inbox: inbox.into(),
@@ -80,9 +77,7 @@ impl Lattice {
             Inner::close_all(&weak);
         });
         // Set once, right here.
-        inner
-            .demultiplexer
-            .get_or_init(|| AbortOnDropHandle::new(task));
+        inner.demultiplexer.get_or_init(|| AbortOnDropHandle::new(task));
         Ok(Self(inner))
     }
 
@@ -111,9 +106,7 @@ impl Lattice {
 
 impl Inner {
     fn mailboxes(&self) -> MutexGuard<'_, HashMap<u64, Mailbox>> {
-        self.mailboxes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn open(&self, mailbox: Mailbox) -> u64 {
@@ -203,10 +196,7 @@ impl Inner {
     ) -> Result<(), Error> {
         let nats = &self.nats;
         match (reply, headers) {
-            (Some(reply), Some(headers)) => {
-                nats.publish_with_reply_and_headers(to, reply, headers, body)
-                    .await
-            }
+            (Some(reply), Some(headers)) => nats.publish_with_reply_and_headers(to, reply, headers, body).await,
             (Some(reply), None) => nats.publish_with_reply(to, reply, body).await,
             (None, Some(headers)) => nats.publish_with_headers(to, headers, body).await,
             (None, None) => nats.publish(to, body).await,

@@ -64,8 +64,12 @@ impl Mailbox {
         }
     }
 
-    /// A message on the subject of the exchange itself: only calls of ours get one.
+    /// A message on the subject of the exchange itself. Only calls of ours are answered there. What an invocation gets
+    /// there is "no responders" for its handshake; between clusters that can be wrong, so it is left to the deadline.
     pub(crate) fn on_reply(&mut self, message: Message, budget: &Budget) {
+        if self.part == Part::Parameters {
+            return;
+        }
         if let Some(code) = message.status.filter(|code| !code.is_success()) {
             self.end(Err(if code == StatusCode::NO_RESPONDERS {
                 Error::NoResponders

@@ -93,10 +93,7 @@ impl Exchange {
         let fanout = mark.is_some();
         let slot = (mark != Some(wire::WHOLE)).then(|| {
             let limit = inner.options.max_body_bytes;
-            Slot::open(
-                inner,
-                Mailbox::new(Part::Parameters, limit, message.payload.len()),
-            )
+            Slot::open(inner, Mailbox::new(Part::Parameters, limit, message.payload.len()))
         });
         let parameters = Parameters {
             first: message.payload,
@@ -144,10 +141,7 @@ impl Exchange {
         };
         let (result, _room) = match room {
             Ok(room) => (result, room),
-            Err(_) => (
-                Err(Failure::Failed("no room for the result".into())),
-                Room::default(),
-            ),
+            Err(_) => (Err(Failure::Failed("no room for the result".into())), Room::default()),
         };
         let failure = failure.or_else(|| result.as_ref().err().cloned());
         // A connection that is down must not keep the invocation for good.
@@ -210,9 +204,7 @@ impl Exchange {
         let inner = &*self.inner;
         if self.fanout {
             return match result {
-                Ok(body) if body.len() <= inner.max_payload() => {
-                    inner.publish(self.reply.clone(), body).await
-                }
+                Ok(body) if body.len() <= inner.max_payload() => inner.publish(self.reply.clone(), body).await,
                 Ok(body) => inner.publish_all(&results(&self.reply), body).await,
                 Err(failure) => fail(inner, self.reply.clone(), &failure).await,
             };

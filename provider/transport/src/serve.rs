@@ -32,6 +32,7 @@ pub type Served = (
 #[derive(Debug)]
 pub struct Port(State);
 
+#[expect(clippy::large_enum_variant, reason = "the large one is made for each invocation")]
 enum State {
     /// Notes what is exported.
     List(Mutex<Vec<Export>>),
@@ -97,8 +98,7 @@ impl Server {
                     async move { isolated(&*bindings, export, limit, caller, parameters).await }
                 }
             };
-            self.serve_function(&export.instance, &export.func, handler)
-                .await?;
+            self.serve_function(&export.instance, &export.func, handler).await?;
         }
         self.ready().await
     }
@@ -145,17 +145,13 @@ where
         .ok_or(Error::Protocol("the bindings did not take the invocation"))?
         .map_err(failed)?;
     handling.await.map_err(failed)?;
-    body.await
-        .map_err(|_| Error::Protocol("the bindings did not answer"))?
+    body.await.map_err(|_| Error::Protocol("the bindings did not answer"))?
 }
 
 impl Port {
     fn listed(&self) -> Vec<Export> {
         match &self.0 {
-            State::List(exports) => exports
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            State::List(exports) => exports.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             State::One { .. } => Vec::new(),
         }
     }
@@ -169,28 +165,18 @@ impl Serve for Port {
         instance: &str,
         func: &str,
         paths: Arc<[Box<[Option<usize>]>]>,
-    ) -> anyhow::Result<
-        impl Stream<Item = anyhow::Result<(Caller, Outgoing, Incoming)>> + Send + 'static + use<>,
-    > {
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<(Caller, Outgoing, Incoming)>> + Send + 'static + use<>> {
         let invocation = match &self.0 {
             State::List(exports) => {
-                exports
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(Export {
-                        instance: instance.to_owned(),
-                        func: func.to_owned(),
-                        streams: !paths.is_empty(),
-                    });
+                exports.lock().unwrap_or_else(PoisonError::into_inner).push(Export {
+                    instance: instance.to_owned(),
+                    func: func.to_owned(),
+                    streams: !paths.is_empty(),
+                });
                 None
             }
-            State::One { export, invocation }
-                if export.instance == instance && export.func == func =>
-            {
-                invocation
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()
+            State::One { export, invocation } if export.instance == instance && export.func == func => {
+                invocation.lock().unwrap_or_else(PoisonError::into_inner).take()
             }
             State::One { .. } => None,
         };

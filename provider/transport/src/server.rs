@@ -12,13 +12,16 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Room;
 use crate::reply::{Exchange, Parameters};
 use crate::wire::{self, Failure};
-use crate::{Caller, Error, Lattice};
+use crate::{Caller, Error, Lattice, Part, Resource};
 
 /// How long a server that was told to stop may take to say so to its callers.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Callers that are told at a time, for each function, that there is no place for them.
+const MAX_REFUSALS: usize = 256;
 /// A server that leaves its queue group gives up filling its subscription after so many rounds without effect.
 const FRUITLESS_ROUNDS: u32 = 16;
 
@@ -68,12 +71,7 @@ impl Server {
 
     /// Serves one function. It has a subscription of its own: a wildcard would swallow the server's "no responders"
     /// for a function that does not exist.
-    pub(crate) async fn serve_function<H, Fut>(
-        &self,
-        instance: &str,
-        func: &str,
-        handler: H,
-    ) -> Result<(), Error>
+    pub(crate) async fn serve_function<H, Fut>(&self, instance: &str, func: &str, handler: H) -> Result<(), Error>
     where
         H: Fn(Caller, Parameters) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Bytes, Failure>> + Send + 'static,
@@ -92,6 +90,7 @@ impl Server {
             taken: AtomicU64::new(0),
             places: Semaphore::new(options.in_flight),
             admitted: Arc::new(Semaphore::new(options.in_flight + options.queued)),
+            refusing: Arc::new(Semaphore::new(MAX_REFUSALS)),
             invocations: self.invocations.clone(),
             drain: self.drain.clone(),
             stop: self.stop.clone(),
@@ -150,6 +149,8 @@ struct Function<H> {
     taken: AtomicU64,
     places: Semaphore,
     admitted: Arc<Semaphore>,
+    /// Refusals on their way. If these can't be sent either, callers have to wait for their deadline.
+    refusing: Arc<Semaphore>,
     invocations: TaskTracker,
     drain: CancellationToken,
     stop: CancellationToken,
@@ -206,9 +207,7 @@ where
         while fruitless < FRUITLESS_ROUNDS {
             let before = self.taken.load(Ordering::Relaxed);
             for _ in before..last {
-                inner
-                    .publish(self.subject.as_str().into(), Bytes::new())
-                    .await?;
+                inner.publish(self.subject.as_str().into(), Bytes::new()).await?;
             }
             // Others of the group got their share of these: there may be another round.
             inner.round_trip().await?;
@@ -224,41 +223,55 @@ where
             return;
         }
         let deadline = Instant::now() + self.lattice.options().serve_deadline;
-        let room = self.lattice.0.budget.try_take(message.payload.len());
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned();
         let this = Arc::clone(self);
-        match (room, admitted) {
-            (Some(room), Ok(admitted)) => {
-                let Some((exchange, headers, parameters)) =
-                    Exchange::open(&self.lattice.0, message, room)
-                else {
+        match self.admit(&message) {
+            Ok((room, admitted)) => {
+                let Some((exchange, headers, parameters)) = Exchange::open(&self.lattice.0, message, room) else {
                     return;
                 };
                 let caller = Caller::parse(headers.as_ref());
                 self.invocations.spawn(async move {
                     let work = this.work(caller, parameters);
                     let done = exchange.run(deadline, &this.stop, work).await;
-                    this.report(done, admitted);
+                    drop(admitted);
+                    if let Err(failure) = done {
+                        tracing::warn!(function = this.subject, ?failure, "an invocation failed");
+                    }
                 });
             }
-            _ => {
+            Err(refusal) => {
+                tracing::warn!(function = self.subject, %refusal, "an invocation is refused");
+                let Ok(refusing) = Arc::clone(&self.refusing).try_acquire_owned() else {
+                    return;
+                };
                 self.invocations.spawn(async move {
-                    let refused = Exchange::refuse(&this.lattice.0, message, Failure::Busy).await;
-                    tracing::warn!(function = this.subject, told = refused.is_ok(), "too busy for a call");
+                    let _refusing = refusing;
+                    let inner = &this.lattice.0;
+                    if let Err(error) = Exchange::refuse(inner, message, refusal.into()).await {
+                        tracing::debug!(function = this.subject, %error, "a caller can't be told");
+                    }
                 });
             }
         }
+    }
+
+    fn admit(&self, message: &Message) -> Result<(Room, OwnedSemaphorePermit), Error> {
+        let bytes = message.payload.len();
+        let limit = self.lattice.options().max_body_bytes;
+        if bytes > limit {
+            return Err(wire::too_large(Part::Parameters, bytes, limit));
+        }
+        let admitted = Arc::clone(&self.admitted)
+            .try_acquire_owned()
+            .map_err(|_| Error::Busy(Resource::Target))?;
+        let room = self.lattice.0.budget.try_take(bytes);
+        let room = room.ok_or(Error::Busy(Resource::Bytes))?;
+        Ok((room, admitted))
     }
 
     async fn work(&self, caller: Result<Caller, Error>, parameters: Parameters) -> Result<Bytes, Failure> {
         let caller = caller?;
         let _place = self.places.acquire().await.map_err(|_| Error::Closed)?;
         (self.handler)(caller, parameters).await
-    }
-
-    fn report(&self, done: Result<(), Failure>, _admitted: OwnedSemaphorePermit) {
-        if let Err(failure) = done {
-            tracing::warn!(function = self.subject, ?failure, "an invocation failed");
-        }
     }
 }

@@ -117,8 +117,7 @@ impl NatsServer {
         let settings = self.settings.clone();
         let directory = self.directory.path().to_owned();
         let port = self.port;
-        let started =
-            tokio::task::spawn_blocking(move || spawn(&settings, &directory, Some(port))).await;
+        let started = tokio::task::spawn_blocking(move || spawn(&settings, &directory, Some(port))).await;
         match started {
             Ok(Ok((process, _))) => self.process = process,
             Ok(Err(error)) => panic!("{error}"),
@@ -137,16 +136,9 @@ impl Drop for NatsServer {
 }
 
 /// Starts a server and waits until it answers. JetStream is up before its port is.
-fn spawn(
-    settings: &NatsSettings,
-    directory: &Path,
-    port: Option<u16>,
-) -> io::Result<(Child, u16)> {
+fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Result<(Child, u16)> {
     let binary = std::env::var("FANOUT_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
-    let store = settings
-        .store
-        .clone()
-        .unwrap_or_else(|| directory.join("store"));
+    let store = settings.store.clone().unwrap_or_else(|| directory.join("store"));
     let log = directory.join("nats.log");
     let mut command = Command::new(&binary);
     if let Some(config) = &settings.config {

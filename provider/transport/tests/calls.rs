@@ -12,8 +12,9 @@ use support::{Echo, INSTANCE, PATIENCE, client, eventually, lattice, serve, serv
 
 async fn length(client: &Client, text: &str, size: usize) -> Result<u64, Error> {
     let params = (text.to_owned(), Bytes::from(vec![7; size]));
-    let result: Result<u64, String> =
-        client.call_values(CallContext::default(), INSTANCE, "length", params).await?;
+    let result: Result<u64, String> = client
+        .call_values(CallContext::default(), INSTANCE, "length", params)
+        .await?;
     Ok(result.expect("the handler accepts it"))
 }
 
@@ -25,12 +26,19 @@ fn find(error: &anyhow::Error) -> &Error {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_size_goes_both_ways_on_both_paths() {
     let nats = NatsServer::start().await;
-    let (serving, calling) = (lattice(&nats, Options::default()).await, lattice(&nats, Options::default()).await);
+    let (serving, calling) = (
+        lattice(&nats, Options::default()).await,
+        lattice(&nats, Options::default()).await,
+    );
     let client = client(&calling);
     let max = serving.nats().max_payload();
     for direct in [false, true] {
         let echo = Echo::default();
-        let server = if direct { serve_direct(&serving, &echo).await } else { serve(&serving, &echo).await };
+        let server = if direct {
+            serve_direct(&serving, &echo).await
+        } else {
+            serve(&serving, &echo).await
+        };
         for size in [0, 1, 1024, 32 << 10, max - 2000, max - 64, max, max + 1, 6 << 20] {
             assert_eq!(length(&client, "", size).await.expect("a result"), size as u64);
             let sent = Bytes::from(vec![7; size]);
@@ -58,7 +66,11 @@ async fn a_small_max_payload_makes_chunks_of_small_bodies() {
     let client = client(&lattice);
     for direct in [false, true] {
         let echo = Echo::default();
-        let server = if direct { serve_direct(&lattice, &echo).await } else { serve(&lattice, &echo).await };
+        let server = if direct {
+            serve_direct(&lattice, &echo).await
+        } else {
+            serve(&lattice, &echo).await
+        };
         for size in [3500, 4096, 20_000] {
             assert_eq!(length(&client, "", size).await.expect("a result"), size as u64);
             let size = u32::try_from(size).expect("small");
@@ -93,7 +105,10 @@ async fn a_caller_with_an_over_long_id_is_refused() {
     let _server = serve(&lattice, &Echo::default()).await;
     let client = Client::new(&lattice, support::PREFIX, &"x".repeat(257));
     let error = echo::who(&client, CallContext::default()).await.expect_err("refused");
-    assert!(matches!(find(&error), Error::Remote(reason) if reason.contains("too long")), "{error:#}");
+    assert!(
+        matches!(find(&error), Error::Remote(reason) if reason.contains("too long")),
+        "{error:#}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,16 +127,24 @@ async fn an_error_tells_what_is_known_of_the_handler() {
     let server = serve(&lattice, &Echo::default()).await;
     for (text, said) in [("fail", "does not want to"), ("panic", "panicked")] {
         let error = call(text, cx()).await.expect_err("fails");
-        assert!(matches!(find(&error), Error::Remote(reason) if reason.contains(said)), "{error:#}");
+        assert!(
+            matches!(find(&error), Error::Remote(reason) if reason.contains(said)),
+            "{error:#}"
+        );
         assert_eq!(find(&error).outcome(), Outcome::Failed);
     }
-    let error = call("gate", CallContext::within(Duration::from_millis(100))).await.expect_err("late");
+    let error = call("gate", CallContext::within(Duration::from_millis(100)))
+        .await
+        .expect_err("late");
     assert!(matches!(find(&error), Error::Deadline { after_ms: 100 }), "{error:#}");
     assert_eq!(find(&error).outcome(), Outcome::Unknown);
 
     // A domain error is a result.
     assert_eq!(call("refuse", cx()).await.expect("a result"), Err("no".into()));
-    assert!(echo::poke(&client, cx()).await.is_ok(), "between two of us, no result is a success");
+    assert!(
+        echo::poke(&client, cx()).await.is_ok(),
+        "between two of us, no result is a success"
+    );
 
     let unknown = client.call(cx(), INSTANCE, "no-such-function", Bytes::new()).await;
     assert!(matches!(unknown, Err(Error::NoResponders)), "{unknown:?}");
@@ -139,13 +162,35 @@ async fn parameters_over_the_limit_are_not_sent() {
     let large = lattice(&nats, Options::default()).await;
     let _server = serve(&large, &Echo::default()).await;
     let error = length(&client(&small), "", 10_001).await.expect_err("too large");
-    assert!(matches!(error, Error::TooLarge { part: Part::Parameters, limit: 10_000, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::TooLarge {
+                part: Part::Parameters,
+                limit: 10_000,
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(error.outcome(), Outcome::NotStarted);
     // A result over the limit is dropped on arrival, in one message or in chunks.
     for size in [20_000, 3 << 20] {
-        let error = echo::bytes(&client(&small), CallContext::default(), size).await.expect_err("too large");
+        let error = echo::bytes(&client(&small), CallContext::default(), size)
+            .await
+            .expect_err("too large");
         let error = find(&error);
-        assert!(matches!(error, Error::TooLarge { part: Part::Result, limit: 10_000, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::TooLarge {
+                    part: Part::Result,
+                    limit: 10_000,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         assert_eq!(error.outcome(), Outcome::Unknown);
     }
     assert_eq!(small.load().exchanges, 0);
@@ -169,7 +214,9 @@ async fn more_calls_than_allowed_wait_and_are_never_sent() {
     });
     echo.begun(1).await;
     let cx = CallContext::within(Duration::from_millis(100));
-    let error = echo::length(&client, cx, "", &Bytes::new()).await.expect_err("no place");
+    let error = echo::length(&client, cx, "", &Bytes::new())
+        .await
+        .expect_err("no place");
     assert!(matches!(find(&error), Error::Busy(Resource::Calls)), "{error:#}");
     assert_eq!(find(&error).outcome(), Outcome::NotStarted);
     echo.gate.add_permits(1);
@@ -180,7 +227,10 @@ async fn more_calls_than_allowed_wait_and_are_never_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_dropped_leaves_nothing() {
     let nats = NatsServer::start().await;
-    let (serving, calling) = (lattice(&nats, Options::default()).await, lattice(&nats, Options::default()).await);
+    let (serving, calling) = (
+        lattice(&nats, Options::default()).await,
+        lattice(&nats, Options::default()).await,
+    );
     let echo = Echo::default();
     let server = serve(&serving, &echo).await;
     let client = client(&calling);

@@ -24,14 +24,24 @@ async fn raw(nats: &async_nats::Client, params: &'static [u8], answer_handshake:
     let mut handshakes = nats.subscribe(reply.clone()).await.expect("an inbox");
     let results = nats.subscribe(format!("{reply}.results")).await.expect("an inbox");
     let to = format!("{PREFIX}.wrpc.0.0.1.{INSTANCE}.length");
-    nats.publish_with_reply(to, reply, params.into()).await.expect("published");
-    let handshake = tokio::time::timeout(PATIENCE, handshakes.next()).await.expect("a handshake");
-    let handshake = handshake.and_then(|message| message.reply).expect("a handshake has a reply subject");
+    nats.publish_with_reply(to, reply, params.into())
+        .await
+        .expect("published");
+    let handshake = tokio::time::timeout(PATIENCE, handshakes.next())
+        .await
+        .expect("a handshake");
+    let handshake = handshake
+        .and_then(|message| message.reply)
+        .expect("a handshake has a reply subject");
     if answer_handshake {
-        nats.publish(format!("{handshake}.params"), Bytes::new()).await.expect("published");
+        nats.publish(format!("{handshake}.params"), Bytes::new())
+            .await
+            .expect("published");
     } else {
         // It does acknowledge, by a chunk that completes nothing, and stalls then.
-        nats.publish(format!("{handshake}.params"), Bytes::from_static(b"x")).await.expect("published");
+        nats.publish(format!("{handshake}.params"), Bytes::from_static(b"x"))
+            .await
+            .expect("published");
     }
     results
 }
@@ -40,7 +50,10 @@ async fn raw(nats: &async_nats::Client, params: &'static [u8], answer_handshake:
 const CUT: &[u8] = b"\x05aaa";
 
 async fn failure(results: &mut async_nats::Subscriber) {
-    let end = tokio::time::timeout(PATIENCE, results.next()).await.expect("an answer").expect("an open inbox");
+    let end = tokio::time::timeout(PATIENCE, results.next())
+        .await
+        .expect("an answer")
+        .expect("an open inbox");
     assert!(end.payload.is_empty(), "a failure has no data");
 }
 
@@ -81,7 +94,9 @@ async fn slow_stalled_and_malformed_invocations_hold_up_no_other() {
         }
         for size in 0..100 {
             let body = Bytes::from(vec![7; size]);
-            let length = echo::length(&client, CallContext::default(), "", &body).await.expect("a result");
+            let length = echo::length(&client, CallContext::default(), "", &body)
+                .await
+                .expect("a result");
             assert_eq!(length, Ok(size as u64));
         }
         assert_eq!(server.in_flight(), 20, "the stalled and the slow ones are still there");
@@ -119,9 +134,7 @@ async fn a_deadline_frees_everything() {
         let client = client(&calling);
         let slow = [0, 1].map(|_| {
             let client = client.clone();
-            tokio::spawn(async move {
-                echo::length(&client, CallContext::default(), "gate", &Bytes::new()).await
-            })
+            tokio::spawn(async move { echo::length(&client, CallContext::default(), "gate", &Bytes::new()).await })
         });
         for results in &mut stalled {
             failure(results).await;
@@ -129,7 +142,10 @@ async fn a_deadline_frees_everything() {
         for call in slow {
             let error = call.await.expect("no panic").expect_err("cut off");
             let reason = Error::find(&error);
-            assert!(matches!(reason, Some(Error::Remote(reason)) if reason.contains("deadline")), "{error:#}");
+            assert!(
+                matches!(reason, Some(Error::Remote(reason)) if reason.contains("deadline")),
+                "{error:#}"
+            );
         }
         eventually("all places are free", || server.in_flight() == 0).await;
         assert_eq!(serving.load().exchanges, 0);
@@ -159,13 +175,23 @@ async fn a_body_over_the_limit_frees_everything() {
         // In one message, and in chunks.
         for size in [100_001, 3 << 20] {
             let body = Bytes::from(vec![7; size]);
-            let error = echo::length(&client, CallContext::default(), "", &body).await.expect_err("too large");
+            let error = echo::length(&client, CallContext::default(), "", &body)
+                .await
+                .expect_err("too large");
             let reason = Error::find(&error);
-            assert!(matches!(reason, Some(Error::Remote(reason)) if reason.contains("limit")), "{error:#}");
+            assert!(
+                matches!(reason, Some(Error::Remote(reason)) if reason.contains("limit")),
+                "{error:#}"
+            );
         }
-        let error = echo::bytes(&client, CallContext::default(), 100_000).await.expect_err("too large");
+        let error = echo::bytes(&client, CallContext::default(), 100_000)
+            .await
+            .expect_err("too large");
         let reason = Error::find(&error);
-        assert!(matches!(reason, Some(Error::Remote(reason)) if reason.contains("limit")), "{error:#}");
+        assert!(
+            matches!(reason, Some(Error::Remote(reason)) if reason.contains("limit")),
+            "{error:#}"
+        );
         eventually("all places are free", || server.in_flight() == 0).await;
         assert_eq!(serving.load().exchanges, 0);
         assert_eq!(serving.load().buffered_bytes, 0);
@@ -229,7 +255,9 @@ async fn bodies_beyond_the_allowance_are_refused() {
     let calling = lattice(&nats, Options::default()).await;
     let client = client(&calling);
     let body = Bytes::from(vec![7; 200_000]);
-    let error = echo::length(&client, CallContext::default(), "", &body).await.expect_err("no room");
+    let error = echo::length(&client, CallContext::default(), "", &body)
+        .await
+        .expect_err("no room");
     assert!(matches!(Error::find(&error), Some(Error::Busy(_))), "{error:#}");
     assert!(serving.load().buffered_bytes <= 1 << 20);
     let small = echo::length(&client, CallContext::default(), "", &Bytes::from_static(b"a")).await;
@@ -248,7 +276,10 @@ async fn what_nobody_waits_for_is_skipped() {
     let server = serve(&lattice, &echo).await;
     let to = format!("{PREFIX}.wrpc.0.0.1.{INSTANCE}.length");
     let connection = nats.client().await;
-    connection.publish(to, Bytes::from_static(b"\x00\x00")).await.expect("published");
+    connection
+        .publish(to, Bytes::from_static(b"\x00\x00"))
+        .await
+        .expect("published");
     connection.flush().await.expect("flushed");
     let length = echo::length(&client(&lattice), CallContext::default(), "", &Bytes::new()).await;
     assert_eq!(length.expect("a result"), Ok(0));

@@ -47,7 +47,12 @@ async fn storm(nats: &NatsServer, calls: usize, client_each: bool) {
         .filter_map(async |done| done.expect("no panic"))
         .collect()
         .await;
-    assert!(failures.is_empty(), "{} of {calls} failed: {:?}", failures.len(), &failures[..failures.len().min(3)]);
+    assert!(
+        failures.is_empty(),
+        "{} of {calls} failed: {:?}",
+        failures.len(),
+        &failures[..failures.len().min(3)]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,18 +85,28 @@ async fn a_stock_client_sends_and_receives_every_size() {
     let lattice = lattice(&nats, Options::default()).await;
     for direct in [false, true] {
         let echo = Echo::default();
-        let server = if direct { serve_direct(&lattice, &echo).await } else { serve(&lattice, &echo).await };
+        let server = if direct {
+            serve_direct(&lattice, &echo).await
+        } else {
+            serve(&lattice, &echo).await
+        };
         let stock = stock_nats(&nats).await;
         let client = stock_client(&stock).await;
         let max = stock.server_info().max_payload;
         for size in [1, 1024, 32 << 10, max - 2000, max - 64, max, max + 1, 6 << 20] {
             let body = Bytes::from(vec![7; size]);
             let length = stock_echo::length(&client, Some(stock_headers()), "", &body);
-            let length = tokio::time::timeout(HANG, length).await.expect("no hang").expect("a result");
+            let length = tokio::time::timeout(HANG, length)
+                .await
+                .expect("no hang")
+                .expect("a result");
             assert_eq!(length, Ok(size as u64));
             let size = u32::try_from(size).expect("small");
             let bytes = stock_echo::bytes(&client, Some(stock_headers()), size);
-            let bytes = tokio::time::timeout(HANG, bytes).await.expect("no hang").expect("a result");
+            let bytes = tokio::time::timeout(HANG, bytes)
+                .await
+                .expect("no hang")
+                .expect("a result");
             assert_eq!(bytes.len(), size as usize);
         }
         server.drain(HANG).await;
@@ -144,24 +159,35 @@ async fn our_client_calls_a_stock_server() {
     })
     .await;
     for size in [1, 1024, 32 << 10, 1_000_000] {
-        let length = echo::length(&client, cx(), "", &vec![7; size].into()).await.expect("a result");
+        let length = echo::length(&client, cx(), "", &vec![7; size].into())
+            .await
+            .expect("a result");
         assert_eq!(length, Ok(size as u64));
         let size = u32::try_from(size).expect("small");
-        assert_eq!(echo::bytes(&client, cx(), size).await.expect("a result").len(), size as usize);
+        assert_eq!(
+            echo::bytes(&client, cx(), size).await.expect("a result").len(),
+            size as usize
+        );
     }
     // A result may be of any size.
-    assert_eq!(echo::bytes(&client, cx(), 6 << 20).await.expect("a result").len(), 6 << 20);
+    assert_eq!(
+        echo::bytes(&client, cx(), 6 << 20).await.expect("a result").len(),
+        6 << 20
+    );
     // A function without parameters: the stock server waits for the end marker.
     echo::who(&client, cx()).await.expect("who");
-    let poked = CallContext { no_result: true, ..cx() };
+    let poked = CallContext {
+        no_result: true,
+        ..cx()
+    };
     echo::poke(&client, poked).await.expect("poke");
 
     let calls: Vec<_> = stream::iter(0..CALLS)
         .map(|_| {
             let client = client.clone();
-            tokio::spawn(async move {
-                echo::length(&client, CallContext::default(), "", &Bytes::from_static(b"12")).await
-            })
+            tokio::spawn(
+                async move { echo::length(&client, CallContext::default(), "", &Bytes::from_static(b"12")).await },
+            )
         })
         .buffer_unordered(IN_FLIGHT)
         .filter_map(async |done| done.expect("no panic").err())
@@ -176,23 +202,31 @@ async fn a_stock_server_whose_handler_fails_is_told_from_one_that_is_absent() {
     let nats = NatsServer::start().await;
     let lattice = lattice(&nats, Options::default()).await;
     let client = client(&lattice);
-    let error = echo::length(&client, CallContext::default(), "fail", &Bytes::new()).await.expect_err("nobody");
+    let error = echo::length(&client, CallContext::default(), "fail", &Bytes::new())
+        .await
+        .expect_err("nobody");
     let error = Error::find(&error).expect("an error of the transport");
     assert!(matches!(error, Error::NoResponders), "{error}");
     assert_eq!(error.outcome(), Outcome::NotStarted);
 
     stock_server(&nats, Echo::default()).await;
     support::eventually_async("the stock server serves", async || {
-        echo::length(&client, CallContext::default(), "", &Bytes::new()).await.is_ok()
+        echo::length(&client, CallContext::default(), "", &Bytes::new())
+            .await
+            .is_ok()
     })
     .await;
-    let error = echo::length(&client, CallContext::default(), "fail", &Bytes::new()).await.expect_err("fails");
+    let error = echo::length(&client, CallContext::default(), "fail", &Bytes::new())
+        .await
+        .expect_err("fails");
     let error = Error::find(&error).expect("an error of the transport");
     assert!(matches!(error, Error::Incomplete), "{error}");
     assert_eq!(error.outcome(), Outcome::Failed);
 
     let cx = CallContext::within(Duration::from_millis(200));
-    let error = echo::length(&client, cx, "gate", &Bytes::new()).await.expect_err("late");
+    let error = echo::length(&client, cx, "gate", &Bytes::new())
+        .await
+        .expect_err("late");
     let error = Error::find(&error).expect("an error of the transport");
     assert!(matches!(error, Error::Deadline { after_ms: 200 }), "{error}");
     assert_eq!(error.outcome(), Outcome::Unknown);

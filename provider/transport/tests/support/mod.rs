@@ -170,7 +170,9 @@ pub async fn stock_nats(nats: &NatsServer) -> Arc<stock_async_nats::Client> {
 
 /// The client that a wasmCloud v1 host makes for each call.
 pub async fn stock_client(nats: &Arc<stock_async_nats::Client>) -> stock_wrpc_transport_nats::Client {
-    stock_wrpc_transport_nats::Client::new(Arc::clone(nats), PREFIX, None).await.expect("a stock client")
+    stock_wrpc_transport_nats::Client::new(Arc::clone(nats), PREFIX, None)
+        .await
+        .expect("a stock client")
 }
 
 /// Waits until `condition` holds.
