@@ -46,7 +46,10 @@ async fn main() -> anyhow::Result<()> {
             // Repeats of earlier events may stand before it.
             while let Some(message) = heard.next().await {
                 copies += 1;
-                if message.headers.is_some_and(|h| h.get("Nats-Msg-Id").is_some_and(|v| v.as_str() == id)) {
+                if message
+                    .headers
+                    .is_some_and(|h| h.get("Nats-Msg-Id").is_some_and(|v| v.as_str() == id))
+                {
                     break;
                 }
             }

@@ -1,0 +1,73 @@
+//! Many deliveries into the store.
+
+use component_support::{
+    batch,
+    delivery::{Delivery, Rejection},
+    store::{Entry, KeyValue},
+};
+
+use crate::line::{self, Line};
+
+/// Writes the lines of a batch. One result for each delivery, in order.
+pub fn handle(store: &impl KeyValue, deliveries: &[Delivery<'_>]) -> Vec<Result<(), Rejection>> {
+    batch::write(store, deliveries.iter().map(entry).collect())
+}
+
+fn entry(delivery: &Delivery<'_>) -> Result<Entry, Rejection> {
+    let line = Line::of(delivery)?;
+    let value = serde_json::to_vec(&line).map_err(|error| Rejection::DeadLetter(error.to_string()))?;
+    Ok((line::key(delivery), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use component_support::memory::MemoryStore;
+
+    use super::*;
+
+    fn delivery<'a>(id: &'a str, data: &'a str) -> Delivery<'a> {
+        Delivery {
+            subscription: "invoicing",
+            tenant: "acme",
+            event_type: "invoice.paid",
+            id,
+            time: None,
+            published_at: 0,
+            replayed: false,
+            data: data.as_bytes(),
+        }
+    }
+
+    const GOOD: &str = r#"{"data": {"object": {"id": "in_1", "currency": "eur", "amount_paid": 5}}}"#;
+    const LATER: &str = r#"{"data": {"object": {"id": "in_1", "currency": "xts", "amount_paid": 5}}}"#;
+    const NEVER: &str = r#"{"data": {"object": {"id": "in_1", "currency": "eur"}}}"#;
+
+    #[test]
+    fn each_delivery_is_answered_for_itself_and_in_order() {
+        let store = MemoryStore::default();
+        let deliveries = [("a", GOOD), ("b", LATER), ("c", GOOD), ("d", NEVER), ("e/1", GOOD)];
+        let results = handle(&store, &deliveries.map(|(id, data)| delivery(id, data)));
+        assert_eq!(results[0], Ok(()));
+        assert_eq!(results[1], Err(Rejection::Retry("no exchange rate for XTS".to_owned())));
+        assert_eq!(results[2], Ok(()));
+        assert!(matches!(&results[3], Err(Rejection::DeadLetter(_))));
+        assert_eq!(results[4], Ok(()));
+        assert_eq!(
+            Vec::from_iter(store.dump().into_keys()),
+            ["lines/acme/a", "lines/acme/c", "lines/acme/e=2F1"]
+        );
+    }
+
+    #[test]
+    fn an_event_that_comes_again_is_one_line() {
+        let store = MemoryStore::default();
+        assert_eq!(
+            handle(&store, &[delivery("a", GOOD), delivery("a", GOOD)]),
+            [Ok(()), Ok(())]
+        );
+        let before = store.dump();
+        assert_eq!(handle(&store, &[delivery("a", GOOD)]), [Ok(())]);
+        assert_eq!(store.dump(), before);
+        assert_eq!(before.len(), 1);
+    }
+}

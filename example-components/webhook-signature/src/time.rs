@@ -1,0 +1,67 @@
+//! The time at which a webhook was signed.
+
+use std::time::Duration;
+
+use crate::Refusal;
+
+/// Reads seconds since 1970: digits only, so that one time has few spellings and none overflows.
+pub(crate) fn parse(text: &str) -> Option<i64> {
+    let in_form = (1..=12).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    if in_form { text.parse().ok() } else { None }
+}
+
+/// Refuses a time further than `tolerance` from `now`, in either direction.
+pub(crate) fn check(timestamp: i64, now: i64, tolerance: Duration) -> Result<(), Refusal> {
+    let distance_s = timestamp.abs_diff(now);
+    let tolerance_s = tolerance.as_secs();
+    if distance_s <= tolerance_s {
+        Ok(())
+    } else if timestamp < now {
+        Err(Refusal::Stale {
+            age_s: distance_s,
+            tolerance_s,
+        })
+    } else {
+        Err(Refusal::Future {
+            ahead_s: distance_s,
+            tolerance_s,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_digits() {
+        assert_eq!(parse("1614265330"), Some(1_614_265_330));
+        assert_eq!(parse("0"), Some(0));
+        for text in ["", "-1", "+1", " 1", "1 ", "1.0", "0x1", "1234567890123", "١"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_tolerance_is_inclusive_and_holds_in_both_directions() {
+        let at = |timestamp| check(timestamp, 1_000, Duration::from_secs(300));
+        assert_eq!(at(1_000), Ok(()));
+        assert_eq!(at(700), Ok(()));
+        assert_eq!(
+            at(699),
+            Err(Refusal::Stale {
+                age_s: 301,
+                tolerance_s: 300
+            })
+        );
+        assert_eq!(at(1_300), Ok(()));
+        assert_eq!(
+            at(1_301),
+            Err(Refusal::Future {
+                ahead_s: 301,
+                tolerance_s: 300
+            })
+        );
+        assert!(check(i64::MAX, i64::MIN, Duration::from_secs(300)).is_err());
+    }
+}
