@@ -3,8 +3,10 @@
 //! Everything here is a function of its arguments. Deliberately absent: IO, async-nats, tokio, the clock, the
 //! environment.
 
+pub mod document;
 pub mod envelope;
 mod event;
+pub mod explain;
 mod filter;
 pub mod link;
 mod name;

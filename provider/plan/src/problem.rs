@@ -130,7 +130,10 @@ mod tests {
         for code in Code::ALL {
             let page = std::fs::read_to_string(pages.join(format!("{code}.md"))).unwrap_or_default();
             assert!(page.starts_with(&format!("# `{code}`")), "docs/errors/{code}.md");
-            assert!(index.contains(&format!("({code}.md)")), "docs/errors/README.md names {code}");
+            assert!(
+                index.contains(&format!("({code}.md)")),
+                "docs/errors/README.md names {code}"
+            );
         }
     }
 }
