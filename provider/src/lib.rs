@@ -3,7 +3,7 @@
 //! - `provider`: start-up, control plane, shutdown.
 //! - `link`: what the host says of links.
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
-//! - `jetstream`: the store. `delivery`: events to subscribers. `wrpc`: the contract's functions.
+//! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `wrpc`: the contract's functions.
 //!
 //! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
 //! `fanout-transport`'s.
@@ -11,7 +11,7 @@
 mod bus;
 mod clock;
 mod delivery;
-mod jetstream;
+pub mod jetstream;
 mod link;
 mod provider;
 mod status;

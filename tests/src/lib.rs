@@ -9,7 +9,7 @@ mod provider;
 
 pub use bench::{Bench, LinkTo, eventually};
 pub use component::{Component, Seen, Verdict, event};
-pub use provider::Provider;
+pub use provider::{Provider, beside_the_tests};
 
 #[allow(
     missing_docs,

@@ -81,17 +81,23 @@ impl Drop for Provider {
     }
 }
 
-/// Beside the tests' own binaries, unless `FANOUT_PROVIDER_BIN` says otherwise.
+/// The provider, unless `FANOUT_PROVIDER_BIN` says otherwise.
 fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("FANOUT_PROVIDER_BIN") {
-        return path.into();
-    }
+    std::env::var_os("FANOUT_PROVIDER_BIN").map_or_else(|| beside_the_tests("fanout-provider"), PathBuf::from)
+}
+
+/// A binary of the workspace, which lies beside the tests' own.
+///
+/// # Panics
+/// If it is not built.
+#[must_use]
+pub fn beside_the_tests(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("this test has a path");
     let path = tests
         .parent()
         .and_then(Path::parent)
         .expect("it lies in target/PROFILE/deps")
-        .join("fanout-provider");
+        .join(name);
     assert!(
         path.exists(),
         "{} is not built: run `cargo xtask test`, or `cargo build --workspace` first",

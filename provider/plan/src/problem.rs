@@ -11,6 +11,9 @@ pub struct Problem {
     pub code: Code,
     /// What happened, to which tenant, subscription or setting, and what to do.
     pub message: String,
+    /// The setting that it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setting: Option<String>,
 }
 
 impl Problem {
@@ -19,6 +22,7 @@ impl Problem {
         Self {
             code,
             message: message.into(),
+            setting: None,
         }
     }
 }

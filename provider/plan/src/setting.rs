@@ -44,7 +44,7 @@ impl<'a> Reader<'a> {
         match parse(text) {
             Ok(value) => Some(value),
             Err(p) => {
-                self.refuse(p.code, format!("setting `{key}`: {}", p.message));
+                self.refuse_setting(key, p.code, format!("setting `{key}`: {}", p.message));
                 None
             }
         }
@@ -68,6 +68,13 @@ impl<'a> Reader<'a> {
         self.optional(key, parse)
     }
 
+    fn refuse_setting(&mut self, key: &str, code: Code, message: String) {
+        self.refuse(code, message);
+        if let Some(last) = self.problems.last_mut() {
+            last.setting = Some(key.to_owned());
+        }
+    }
+
     pub(crate) fn refuse(&mut self, code: Code, message: impl AsRef<str>) {
         self.problems
             .push(Problem::new(code, format!("{}: {}", self.owner, message.as_ref())));
@@ -82,7 +89,7 @@ impl<'a> Reader<'a> {
                     shown(key),
                     self.known.join(", ")
                 );
-                self.refuse(Code::UnknownSetting, message);
+                self.refuse_setting(key, Code::UnknownSetting, message);
             }
         }
         self.problems

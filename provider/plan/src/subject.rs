@@ -145,9 +145,11 @@ impl BusNames {
         )
     }
 
-    /// Every dead letter of one subscription.
-    pub fn dead_letters_of(&self, subscription: &SubscriptionName) -> String {
-        format!("fanout.dead.{}.{subscription}.>", self.0)
+    /// The dead letters of one subscription or all, and of one tenant or all.
+    pub fn dead_letter_filter(&self, subscription: Option<&SubscriptionName>, tenant: Option<&TenantId>) -> String {
+        let subscription = subscription.map_or("*", SubscriptionName::as_str);
+        let tenant = tenant.map_or("*", TenantId::as_str);
+        format!("fanout.dead.{}.{subscription}.{tenant}.>", self.0)
     }
 }
 

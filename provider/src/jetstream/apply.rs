@@ -23,7 +23,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store refuses it or can't be reached, or another instance was faster.
-    pub(crate) async fn apply(&self, step: &Step) -> Result<(), StoreError> {
+    pub async fn apply(&self, step: &Step) -> Result<(), StoreError> {
         match step {
             Step::CreateStream(s) | Step::UpdateStream(s) => {
                 self.js

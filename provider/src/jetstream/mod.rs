@@ -9,9 +9,11 @@ mod dead_letters;
 mod observe;
 mod publish;
 mod registry;
+mod set_aside;
 mod store;
 
 pub(crate) use attempts::Attempts;
 pub(crate) use dead_letters::{DeadLetter, DeadLetters};
 pub(crate) use publish::{Sent, Unstored};
-pub(crate) use store::{ConsumerState, Store, StoreError};
+pub use set_aside::SetAside;
+pub use store::{ConsumerState, Store, StoreError};

@@ -21,7 +21,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be read, or holds something under the bus's names that Fanout did not make.
-    pub(crate) async fn observe(&self) -> Result<Observed, StoreError> {
+    pub async fn observe(&self) -> Result<Observed, StoreError> {
         let mut observed = Observed::default();
         let mut foreign = Vec::new();
         let (log, dead) = (self.names.log(), self.names.dead_letters());

@@ -17,7 +17,7 @@ pub(super) const OVERHEAD: usize = 1 << 10;
 
 /// The store of one bus.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
+pub struct Store {
     pub(super) js: jetstream::Context,
     pub(super) names: BusNames,
     pub(super) policy: Policy,
@@ -25,21 +25,21 @@ pub(crate) struct Store {
 
 /// How far a subscription has come.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ConsumerState {
+pub struct ConsumerState {
     /// Events that wait to be given out.
-    pub(crate) pending: u64,
+    pub pending: u64,
     /// Events given out and not yet settled.
-    pub(crate) unsettled: u64,
+    pub unsettled: u64,
     /// Every event up to this offset is settled.
-    pub(crate) settled_to: u64,
+    pub settled_to: u64,
     /// The log's last offset.
-    pub(crate) log_head: u64,
+    pub log_head: u64,
 }
 
 /// Why the store could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// A request failed or timed out; it can be tried again.
     #[error("the store did not {action}")]
     Unavailable {
@@ -73,7 +73,7 @@ impl StoreError {
 
 impl Store {
     /// The store of a bus. Makes no request.
-    pub(crate) fn new(nats: async_nats::Client, policy: Policy) -> Self {
+    pub fn new(nats: async_nats::Client, policy: Policy) -> Self {
         let js = ContextBuilder::new()
             .timeout(API_DEADLINE)
             .ack_timeout(policy.publish_deadline)
@@ -90,7 +90,7 @@ impl Store {
     ///
     /// # Errors
     /// Names both limits.
-    pub(crate) fn fits_the_server(&self) -> Result<(), Problem> {
+    pub fn fits_the_server(&self) -> Result<(), Problem> {
         let (asked, server) = (self.policy.max_event_bytes, self.nats().max_payload());
         if asked <= (server as u64).saturating_sub(OVERHEAD as u64) {
             return Ok(());
@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// The policy it was made for.
-    pub(crate) fn policy(&self) -> &Policy {
+    pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
@@ -136,7 +136,10 @@ impl Store {
     }
 
     /// How far a subscription has come.
-    pub(crate) async fn consumer_state(&self, name: &SubscriptionName) -> Result<ConsumerState, StoreError> {
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn consumer_state(&self, name: &SubscriptionName) -> Result<ConsumerState, StoreError> {
         let log = self.log().await?;
         // The log's head is read first: what is stored in between counts as pending, never as missed.
         let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
@@ -153,14 +156,17 @@ impl Store {
     }
 
     /// How many dead letters a subscription has.
-    pub(crate) async fn dead_letter_count(&self, name: &SubscriptionName) -> Result<u64, StoreError> {
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn dead_letter_count(&self, name: &SubscriptionName) -> Result<u64, StoreError> {
         let stream = self
             .js
             .get_stream_no_info(self.names.dead_letters())
             .await
             .map_err(StoreError::when("open the dead letters"))?;
         let subjects = stream
-            .info_with_subjects(self.names.dead_letters_of(name))
+            .info_with_subjects(self.names.dead_letter_filter(Some(name), None))
             .await
             .map_err(StoreError::when("count dead letters"))?;
         use futures::TryStreamExt as _;

@@ -173,18 +173,17 @@ async fn no_end_marker_is_sent_behind_data_that_is_not_acknowledged() {
     on_both_paths(&nats, async |lattice, _, mut peer| {
         peer.call("a", "length", None, length("", b"abc")).await;
         let mut handshake = peer.handshake("a").await;
-        for repeat in 0..3 {
-            assert_eq!(
-                peer.next("a").await,
-                Seen::Data(Bytes::from_static(OK_3)),
-                "repeat {repeat}"
-            );
-            handshake = peer.handshake("a").await;
+        let mut repeats = 0;
+        while repeats < 3 {
+            match peer.next("a").await {
+                Seen::Handshake(reply) => handshake = reply,
+                Seen::Data(data) if data == OK_3 => repeats += 1,
+                seen => panic!("{seen:?} after {repeats} repeats"),
+            }
         }
-        assert!(lattice.load().repeats >= 3);
-        assert_eq!(peer.next("a").await, Seen::Data(Bytes::from_static(OK_3)));
+        assert!(lattice.load().repeats >= 2);
         peer.acknowledge(&handshake).await;
-        assert_eq!(peer.next("a").await, Seen::End);
+        peer.data_before_the_end("a").await;
     })
     .await;
 }
@@ -241,8 +240,7 @@ async fn the_end_marker_never_overtakes_the_data() {
         peer.acknowledge(&fence).await;
         while peer.next("fence").await != Seen::End {}
         echo.gate.add_permits(1);
-        assert_eq!(peer.next("early").await, Seen::Data(Bytes::from_static(OK_3)));
-        assert_eq!(peer.next("early").await, Seen::End);
+        assert_eq!(peer.data_before_the_end("early").await, 1);
         // Acknowledged while the result is on its way, as often as that may happen, and twice.
         for round in 0..200 {
             let call = format!("round-{round}");
@@ -309,10 +307,15 @@ async fn a_failure_is_an_end_marker_that_is_repeated_too() {
     let nats = NatsServer::start().await;
     on_both_paths(&nats, async |_, _, mut peer| {
         peer.call("a", "length", None, length("fail", b"")).await;
-        peer.handshake("a").await;
-        assert_eq!(peer.next("a").await, Seen::End);
-        let handshake = peer.handshake("a").await;
-        assert_eq!(peer.next("a").await, Seen::End);
+        let mut ends = 0;
+        let mut handshake = peer.handshake("a").await;
+        while ends < 2 {
+            match peer.next("a").await {
+                Seen::Handshake(reply) => handshake = reply,
+                Seen::End => ends += 1,
+                seen => panic!("{seen:?}"),
+            }
+        }
         peer.acknowledge(&handshake).await;
     })
     .await;

@@ -1,0 +1,67 @@
+//! `fanout`: the command line of a bus. It needs no wasmCloud host: what a bus is lives in NATS.
+//!
+//! Exit codes: 0 done, 1 the policy or the request was refused, 2 the command line is wrong, 3 the store can't be reached.
+
+mod args;
+mod bus;
+mod dead_letters;
+mod policy;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use fanout_provider::jetstream::StoreError;
+
+use crate::args::{Args, Verb};
+use crate::bus::Refused;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.verb {
+        Verb::Check(a) => policy::check(&a, args.json),
+        Verb::Explain(a) => policy::explain(&a, args.json).await,
+        Verb::Plan(a) => policy::plan(&a, args.json).await,
+        Verb::Apply(a) => policy::apply(&a, args.json).await,
+        Verb::Status(a) => status::status(&a, args.json).await,
+        Verb::DeadLetters(a) => dead_letters::run(&a, args.json).await,
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "fanout", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, args.json);
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+/// Tells what went wrong, with every problem on a line of its own.
+fn report(error: &anyhow::Error, json: bool) {
+    let problems = error
+        .downcast_ref::<Refused>()
+        .map(|r| &r.0[..])
+        .or_else(|| match error.downcast_ref() {
+            Some(StoreError::Refused(problems)) => Some(&problems[..]),
+            _ => None,
+        });
+    match problems {
+        Some(problems) if json => eprintln!("{}", serde_json::json!({ "problems": problems })),
+        Some(problems) => problems.iter().for_each(|p| eprintln!("error: {p}")),
+        None if json => eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") })),
+        None => eprintln!("error: {error:#}"),
+    }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::Refused(_)) => 1,
+        Some(_) => 3,
+        None if error.downcast_ref::<fanout_transport::Error>().is_some() => 3,
+        None => 1,
+    }
+}

@@ -1,0 +1,152 @@
+//! `fanout` on a real server: what it prints, and its exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use fanout_tests::types::Rejection;
+use fanout_tests::{Bench, LinkTo, Verdict, beside_the_tests, event};
+
+const POLICY: &str = "\
+bus = \"payments\"
+subject = \"payments.{tenant}.webhook.{event-type}\"
+
+[delivery]
+deadline = \"500ms\"
+ack-wait = \"2s\"
+";
+
+struct Cli {
+    folder: tempfile::TempDir,
+    nats: String,
+}
+
+impl Cli {
+    fn new(nats: String) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            nats,
+        }
+    }
+
+    fn policy(&self, text: &str) -> PathBuf {
+        let path = self.folder.path().join("policy.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn run(&self, verb: &[&str], policy: &Path, more: &[&str]) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = Command::new(beside_the_tests("fanout"))
+            .args(verb)
+            .arg(policy)
+            .args(more)
+            .env("NATS_URL", &self.nats)
+            .output()
+            .unwrap();
+        let shown = |bytes| {
+            String::from_utf8(bytes)
+                .unwrap()
+                .replace(&policy.display().to_string(), "POLICY")
+        };
+        (status.code().unwrap(), shown(stdout), shown(stderr))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_checked_planned_and_applied_once() {
+    let bench = Bench::without_provider(&[], &[]).await;
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(&POLICY.replace("2s", "100ms").replace("bus =", "colour ="));
+    let (code, _, err) = cli.run(&["check"], &policy, &[]);
+    assert_eq!(code, 1);
+    let lines: Vec<_> = err.lines().map(|l| l.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(lines, ["POLICY", "POLICY", "POLICY:1"], "{err}");
+
+    let policy = cli.policy(POLICY);
+    let steps = "\
++ create bucket fanout_payments_attempts
++ create bucket fanout_payments_registry
++ create stream fanout_payments_dead on fanout.dead.payments.> for 30d
++ create stream fanout_payments_log on payments.*.webhook.> for 7d
+4 to make, 0 to change, 0 to remove
+";
+    assert_eq!(
+        cli.run(&["plan"], &policy, &["--nats", &cli.nats]),
+        (0, steps.into(), String::new())
+    );
+    assert_eq!(cli.run(&["apply"], &policy, &[]), (0, steps.into(), String::new()));
+    let nothing = "nothing to do: the store is as the policy says\n";
+    assert_eq!(cli.run(&["apply"], &policy, &[]), (0, nothing.into(), String::new()));
+
+    let shorter = cli.policy(&format!("{POLICY}[retention]\nmax-age = \"1d\"\n"));
+    let (code, out, err) = cli.run(&["apply"], &shorter, &[]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("[would-lose-events]"), "{err}");
+    let (code, out, _) = cli.run(&["--json", "explain"], &policy, &["--rate", "1000"]);
+    let parts: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 4), "{out}");
+
+    let nowhere = Cli {
+        nats: "nats://127.0.0.1:1".into(),
+        ..cli
+    };
+    let (code, _, err) = nowhere.run(&["status"], &policy, &[]);
+    assert_eq!(code, 3);
+    assert!(err.contains("nats://127.0.0.1:1"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_dead_letters() {
+    let settings = [("subscription", "invoicing"), ("need", "durable")];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber("invoicing", &["handler"], &settings),
+    ];
+    let bench = Bench::start(&[], &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    invoicing.judge(|_| Verdict::Refuse(Rejection::DeadLetter("no amount".into())));
+    for (tenant, id) in [("acme", "1"), ("globex", "2")] {
+        ingress.publish(event(tenant, "invoice.paid", id)).await.unwrap();
+    }
+    bench
+        .subscription_when("invoicing", "both are set aside", |s| {
+            s["dead_letters"] == 2 && s["in_flight"] == 0
+        })
+        .await;
+
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    let (code, out, err) = cli.run(&["--json", "status"], &policy, &[]);
+    assert_eq!(code, 0, "{err}");
+    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let invoicing = &status["subscriptions"][0];
+    assert_eq!(
+        (&invoicing["name"], &invoicing["dead_letters"]),
+        (&"invoicing".into(), &2.into()),
+        "{out}"
+    );
+
+    let list = |more: &[&str]| {
+        let (_, out, _) = cli.run(&["--json", "dead-letters", "list"], &policy, more);
+        let listed: serde_json::Value = serde_json::from_str(&out).unwrap();
+        listed["dead_letters"].as_array().unwrap().clone()
+    };
+    assert_eq!(list(&[]).len(), 2);
+    assert_eq!(list(&["--subscription", "other"]).len(), 0);
+    let of_globex = list(&["--tenant", "globex"]);
+    assert_eq!(of_globex.len(), 1);
+    assert_eq!(of_globex[0]["attempts"][0]["reason"], "no amount");
+    let number = of_globex[0]["number"].to_string();
+    let (code, out, _) = cli.run(&["dead-letters", "show"], &policy, &[&number]);
+    assert_eq!(code, 0);
+    assert!(out.contains("ce-id: 2") && out.ends_with("{\"id\":\"2\"}\n"), "{out}");
+    assert_eq!(
+        cli.run(&["dead-letters", "discard"], &policy, &[&number]).1,
+        out,
+        "the receipt is the letter"
+    );
+    let (code, _, err) = cli.run(&["dead-letters", "discard"], &policy, &[&number]);
+    assert_eq!(code, 1);
+    assert!(err.contains("there is no dead letter"), "{err}");
+    assert_eq!(list(&[]).len(), 1);
+}
