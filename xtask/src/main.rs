@@ -1,3 +1,74 @@
 //! The project's own commands: demo, test, tidy.
+//!
+//! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
+//! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
+//! clone, and it downloads nothing by itself: rustup, pip and cargo do.
 
-fn main() {}
+mod build;
+mod demo;
+mod licences;
+mod nats;
+mod runner;
+mod spdx;
+mod test;
+mod tidy;
+mod upstream;
+mod wasm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::runner::Runner;
+use crate::workspace::Workspace;
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build everything and tell the story on real parts
+    Demo(demo::Demo),
+    /// Run all tests, the end-to-end one on a real host included
+    Test,
+    /// Format, lint, and check the licences of all dependencies
+    Tidy(tidy::Tidy),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runner = match Runner::start() {
+        Ok(runner) => runner,
+        Err(error) => return failed(&error),
+    };
+    let ended = run(&cli.command, &runner);
+    // What a signal broke off failed because of the signal: that is what there is to say.
+    if let Some(signal) = runner.interrupted_by() {
+        return ExitCode::from(128 + signal);
+    }
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn run(command: &Command, runner: &Runner) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Demo(demo) => demo.run(&workspace, runner),
+        Command::Test => test::run(&workspace, runner),
+        Command::Tidy(tidy) => tidy.run(&workspace, runner),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,6 +1,8 @@
 //! The smallest component that handles events. Which events, and how safely, is said by the link in its manifest:
 //! `subscription: minimal`, `need: durable`.
 
+#![cfg(target_family = "wasm")]
+
 use exports::fanout::bus::handler::{Delivery, Guest, Rejection};
 use wasmcloud_component::info;
 

@@ -1,0 +1,92 @@
+//! The command line of `fanout-dev`. `cargo xtask demo` fills in the paths; tests give them by environment.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// nats-server, wadm and a wasmCloud host in one process.
+#[derive(Debug, Parser)]
+#[command(name = "fanout-dev", version, about)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the parts, deploy a manifest, say READY, and stay until a signal or the end of standard input
+    Up(Up),
+    /// Tell the story: thousands of webhooks, a subscriber down, the provider killed, a late backfill, poison events
+    Demo(Demo),
+    /// Run a command until standard input ends, however its parent ends
+    Guard(Guard),
+}
+
+/// Where the parts are.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Parts {
+    /// The nats-server to run, 2.11 or newer
+    #[arg(long, env = "FANOUT_NATS_SERVER", default_value = "nats-server")]
+    pub(crate) nats_server: PathBuf,
+    /// The fanout-provider binary
+    #[arg(long, env = "FANOUT_PROVIDER_BIN")]
+    pub(crate) provider: Option<PathBuf>,
+    /// The fanout-dev-keyvalue binary
+    #[arg(long, env = "FANOUT_KEYVALUE_BIN")]
+    pub(crate) keyvalue: Option<PathBuf>,
+    /// The folder with the components (*.wasm)
+    #[arg(long, env = "FANOUT_COMPONENTS")]
+    pub(crate) components: Option<PathBuf>,
+    /// The wadm manifest, with placeholders such as @PARTS@
+    #[arg(long, env = "FANOUT_MANIFEST")]
+    pub(crate) manifest: PathBuf,
+    /// Where a failed run leaves its logs; by default, beside the other temporary folders
+    #[arg(long, env = "FANOUT_LOGS")]
+    pub(crate) logs: Option<PathBuf>,
+}
+
+/// `fanout-dev up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) parts: Parts,
+    /// Print one line of JSON instead of the READY lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `fanout-dev demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    #[command(flatten)]
+    pub(crate) parts: Parts,
+    /// How many webhooks to post
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub(crate) events: u32,
+    /// The seed that the webhooks are made from
+    #[arg(long, default_value_t = 7)]
+    pub(crate) seed: u64,
+    /// How many requests may be under way at once
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) concurrency: u32,
+    /// Leave everything running afterwards and print commands to try
+    #[arg(long)]
+    pub(crate) stay: bool,
+    /// Write the numbers to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// `fanout-dev guard`.
+#[derive(Debug, Args)]
+pub(crate) struct Guard {
+    /// A folder to remove once the command has ended
+    #[arg(long, value_name = "DIR")]
+    pub(crate) remove: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}

@@ -1,0 +1,145 @@
+//! Act 4: the provider is killed while webhooks are under way. Clients try again; nothing that was accepted is lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::time::Instant;
+
+use super::Story;
+use super::rounded;
+use crate::processes;
+use crate::readiness::Missing;
+use crate::stack::PROVIDER_ARCHIVE;
+use crate::wait::{Look, until};
+
+/// Killed once one in so many is accepted.
+const KILL_AT: u64 = 10;
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+const RESTART_LIMIT: Duration = Duration::from_secs(60);
+/// The queue subscriber has had its chance when its count stood still this long, many times what a handling takes.
+const STANDS_STILL: Duration = Duration::from_secs(3);
+
+/// What the kill looked like from outside.
+struct Kill {
+    killed: u32,
+    restarted: u32,
+    under_way: u64,
+    /// From the kill until the new process answered, links, subscriptions and all.
+    outage: Duration,
+    ready: Instant,
+}
+
+impl Story<'_> {
+    /// Posts `count` webhooks and kills the provider in their midst.
+    pub(super) async fn provider_killed(&mut self, count: u64) -> Result<()> {
+        self.act("The provider is killed with SIGKILL in mid-flight");
+        let webhooks = self.catalogue.take(count);
+        let done = AtomicU64::new(0);
+        let progress = self.console.progress("webhooks accepted", count);
+        let note = |accepted| {
+            done.store(accepted, Ordering::Relaxed);
+            progress.set(accepted);
+        };
+        let deliver = self.traffic.deliver(&webhooks, &note);
+        let (accepted, kill) = tokio::try_join!(deliver, self.kill_after(&done, count / KILL_AT))?;
+        drop(progress);
+        // What was first posted after the provider was ready again is as safe as ever. Everything that was handled
+        // before this act began was waited for, so the window opens with the act.
+        self.note(&webhooks, &accepted, |accepted| accepted.first_post < kill.ready);
+
+        let Kill {
+            killed,
+            restarted,
+            under_way,
+            ..
+        } = kill;
+        self.console
+            .timed(format!("process {killed} killed with {under_way} webhooks under way"));
+        self.console.timed(format!(
+            "process {restarted} took over; all links and subscriptions back after {} s",
+            rounded(kill.outage)
+        ));
+        let sum = |number: fn(&super::Accepted) -> u64| accepted.iter().map(number).sum::<u64>();
+        let retried = accepted.iter().filter(|accepted| accepted.posts > 1).count();
+        let known = accepted.iter().filter(|accepted| accepted.receipt.duplicate).count();
+        self.console.timed(format!(
+            "{count} accepted; {retried} needed more than one post ({} answers 5xx, {} without an answer), {known} turned out to be stored before",
+            sum(|accepted| accepted.put_off),
+            sum(|accepted| accepted.unanswered),
+        ));
+        self.checks.at_least("webhooks under way at the kill", 1, under_way);
+
+        let lines = self.invoicing_caught_up().await?;
+        self.settled().await?;
+        let expected = self.ledger.total(|account| account.entitlements);
+        let handled = self.entitlements_stand_still(expected).await?;
+        let window = self.ledger.total(|account| account.entitlements_in_window);
+        self.console.timed(format!(
+            "handled: invoicing {lines} of {lines}, entitlements {handled} of {expected}"
+        ));
+        self.console.timed(format!(
+            "a queue subscription is at most once: {} missed, of {window} events posted around the kill",
+            expected.saturating_sub(handled)
+        ));
+        Ok(())
+    }
+
+    async fn kill_after(&self, done: &AtomicU64, count: u64) -> Result<Kill> {
+        until("the act to be under way", RESTART_LIMIT, LOOK_EVERY, async || {
+            let (accepted, under_way) = (done.load(Ordering::Relaxed), self.traffic.under_way());
+            Ok(if accepted >= count && under_way > 0 {
+                Look::Found(())
+            } else {
+                Look::NotYet(format!("{accepted} accepted, {under_way} under way"))
+            })
+        })
+        .await?;
+        let killed = processes::child(PROVIDER_ARCHIVE).context("the provider has no process")?;
+        let under_way = self.traffic.under_way();
+        processes::kill(killed)?;
+        let began = Instant::now();
+        let restarted = until(
+            "the host to restart the provider",
+            RESTART_LIMIT,
+            LOOK_EVERY,
+            async || {
+                Ok(match processes::child(PROVIDER_ARCHIVE) {
+                    Some(process) if process != killed => Look::Found(process),
+                    _ => Look::NotYet("it has not".to_owned()),
+                })
+            },
+        )
+        .await?;
+        self.stack.ready(&self.endpoints, Missing::Await).await?;
+        Ok(Kill {
+            killed,
+            restarted,
+            under_way,
+            outage: began.elapsed(),
+            ready: Instant::now(),
+        })
+    }
+
+    /// Waits until entitlements has handled all, or does not go on.
+    async fn entitlements_stand_still(&self, expected: u64) -> Result<u64> {
+        let mut last = (0, Instant::now());
+        until(
+            "entitlements to stand still",
+            RESTART_LIMIT,
+            super::ASK_EVERY,
+            async || {
+                let handled = self.observer.audit().await?.total();
+                if handled != last.0 {
+                    last = (handled, Instant::now());
+                }
+                Ok(if handled >= expected || last.1.elapsed() > STANDS_STILL {
+                    Look::Found(handled)
+                } else {
+                    Look::NotYet(format!("{handled} of {expected}"))
+                })
+            },
+        )
+        .await
+    }
+}

@@ -1,0 +1,260 @@
+//! The story that `fanout-dev demo` tells, act by act, with what it measures.
+//!
+//! Every number comes from outside the bus: what the sender was answered, what the consumers answer over HTTP, what is
+//! in the streams, what the kernel says of the processes. An act notes what must hold; [`table`] says at the end
+//! whether all of it did.
+
+mod backfill;
+mod catalogue;
+mod checks;
+mod crash;
+mod forged;
+mod ledger;
+mod observe;
+mod outage;
+mod poison;
+mod random;
+mod stream;
+mod stripe;
+mod table;
+mod traffic;
+mod try_it;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use self::catalogue::{Catalogue, TENANTS, Webhook};
+use self::checks::Checks;
+use self::ledger::Ledger;
+use self::observe::{ASK_EVERY, CATCH_UP_LIMIT, Observer};
+use self::traffic::{Accepted, Traffic};
+use crate::Ended;
+use crate::cli::Demo;
+use crate::console::Console;
+use crate::endpoints::Endpoints;
+use crate::interrupt::Interrupt;
+use crate::rundir::RunDir;
+use crate::signature::{Secret, now};
+use crate::stack::Stack;
+use crate::wait::{Look, until};
+
+/// The parts must answer within this time of their start.
+const READY_LIMIT: Duration = Duration::from_secs(5);
+
+/// The subscription that analytics makes.
+const BACKFILL: &str = "late";
+
+/// The story and what it has at hand.
+struct Story<'a> {
+    console: &'a Console,
+    stack: &'a mut Stack,
+    endpoints: Endpoints,
+    observer: Observer,
+    traffic: Traffic,
+    catalogue: Catalogue,
+    ledger: Ledger,
+    checks: Checks,
+    acts: u32,
+}
+
+/// How many webhooks each act posts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shares {
+    stream: u64,
+    outage: u64,
+    crash: u64,
+    live: u64,
+}
+
+impl Shares {
+    /// Divides `events`, less the two poison ones.
+    fn of(events: u64) -> Self {
+        let share = |percent| events * percent / 100;
+        let (stream, outage, crash) = (share(40), share(20), share(30));
+        Self {
+            stream,
+            outage,
+            crash,
+            live: events - stream - outage - crash - poison::COUNT,
+        }
+    }
+}
+
+/// Tells the story. With `--stay`, stays afterwards until a signal.
+pub(crate) async fn run(
+    demo: &Demo,
+    stack: &mut Stack,
+    run: &RunDir,
+    console: &Console,
+    interrupt: &mut Interrupt,
+) -> Ended {
+    let told = async {
+        let secret = Secret::random()?;
+        let tenants = TENANTS.len();
+        console.line(format!(
+            "Fanout: {} webhooks of {tenants} tenants through real parts (seed {})",
+            demo.events, demo.seed
+        ));
+        console.line("");
+        let endpoints = stack.start(&demo.parts, run, &secret).await?;
+        let ready = console.elapsed();
+        let mut story = Story::begin(demo, stack, console, endpoints.clone(), secret.clone())?;
+        story.ready(ready)?;
+        story.tell(Shares::of(demo.events.into())).await?;
+        story.verdict(demo, ready).await?;
+        if demo.stay {
+            try_it::print(console, story.stack, &endpoints, &secret, run)?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        told = told => match told {
+            Ok(()) if demo.stay => Ended::Interrupted(interrupt.signalled().await),
+            Ok(()) => Ended::Well,
+            Err(error) => Ended::Failed(error),
+        },
+        reason = interrupt.signalled() => Ended::Interrupted(reason),
+    }
+}
+
+impl<'a> Story<'a> {
+    fn begin(
+        demo: &Demo,
+        stack: &'a mut Stack,
+        console: &'a Console,
+        endpoints: Endpoints,
+        secret: Secret,
+    ) -> Result<Self> {
+        Ok(Self {
+            console,
+            traffic: Traffic::new(endpoints.ingress.url("/webhooks/stripe"), secret, demo.concurrency),
+            observer: Observer::new(stack.client()?.clone(), endpoints.clone()),
+            endpoints,
+            stack,
+            catalogue: Catalogue::new(demo.seed, now(), demo.events.into()),
+            ledger: Ledger::default(),
+            checks: Checks::default(),
+            acts: 0,
+        })
+    }
+
+    fn ready(&mut self, ready: Duration) -> Result<()> {
+        let application = self.stack.application()?;
+        let server = self.stack.client()?.server_info().version;
+        self.console.timed(format!(
+            "READY: nats-server {server}, wadm, a wasmCloud host, and {} deployed; every part answers",
+            application.name()
+        ));
+        self.checks
+            .below("seconds until READY", READY_LIMIT.as_secs_f64(), rounded(ready));
+        Ok(())
+    }
+
+    async fn tell(&mut self, shares: Shares) -> Result<()> {
+        self.forged_and_stale().await?;
+        self.stream_with_repeats(shares.stream).await?;
+        self.invoicing_down(shares.outage).await?;
+        self.provider_killed(shares.crash).await?;
+        self.late_backfill().await?;
+        self.poison(shares.live).await
+    }
+
+    fn act(&mut self, title: &str) {
+        self.acts += 1;
+        self.console.line("");
+        self.console.line(format!("{}  {title}", self.acts));
+    }
+
+    /// Posts all, each until it is accepted, with a bar.
+    async fn deliver(&self, webhooks: &[Webhook]) -> Result<Vec<Accepted>> {
+        let progress = self.console.progress("webhooks accepted", webhooks.len() as u64);
+        self.traffic.deliver(webhooks, &|done| progress.set(done)).await
+    }
+
+    /// Notes webhooks that were accepted.
+    fn note(&mut self, webhooks: &[Webhook], accepted: &[Accepted], in_window: impl Fn(&Accepted) -> bool) {
+        for (webhook, accepted) in webhooks.iter().zip(accepted) {
+            self.ledger.note(webhook, accepted, in_window(accepted));
+        }
+    }
+
+    /// Waits until invoicing has written every line that it should have by now.
+    async fn invoicing_caught_up(&self) -> Result<u64> {
+        let expected = self.ledger.total(|account| account.invoices);
+        self.reached("invoicing", expected, async || {
+            // It may be on its way up.
+            Ok(self.observer.invoices().await.map_or(0, |invoices| invoices.total()))
+        })
+        .await
+    }
+
+    /// Waits until entitlements has handled `expected` events.
+    async fn entitlements_caught_up(&self, expected: u64) -> Result<u64> {
+        self.reached("entitlements", expected, async || {
+            Ok(self.observer.audit().await?.total())
+        })
+        .await
+    }
+
+    /// Waits until a count is `expected`. One that is past it is returned as it is: the checks at the end say so.
+    async fn reached(&self, who: &str, expected: u64, count: impl AsyncFn() -> Result<u64>) -> Result<u64> {
+        let progress = self.console.progress(format!("handled by {who}"), expected);
+        let what = format!("{who} to handle {expected} events");
+        until(&what, CATCH_UP_LIMIT, ASK_EVERY, async || {
+            let got = count().await?;
+            progress.set(got);
+            Ok(if got >= expected {
+                Look::Found(got)
+            } else {
+                Look::NotYet(format!("{got} so far"))
+            })
+        })
+        .await
+    }
+
+    async fn verdict(&mut self, demo: &Demo, ready: Duration) -> Result<()> {
+        let outcome = table::measure(self).await?;
+        if let Some(path) = &demo.report {
+            let report = outcome.report(&self.ledger, &self.checks, demo, ready);
+            std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("can't write {}", path.display()))?;
+        }
+        outcome.print(self.console, &self.ledger);
+        let off = self.checks.off();
+        if off.is_empty() {
+            self.console
+                .line(format!("PROVED by {} checks: {}", self.checks.count(), table::PROVED));
+            return Ok(());
+        }
+        bail!(
+            "{} of {} checks are off:\n  {}",
+            off.len(),
+            self.checks.count(),
+            off.join("\n  ")
+        )
+    }
+}
+
+/// Seconds to a tenth, for a person.
+fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_all_events() {
+        for events in [100, 101, 300, 2_999, 3_000] {
+            let Shares {
+                stream,
+                outage,
+                crash,
+                live,
+            } = Shares::of(events);
+            assert_eq!(stream + outage + crash + live + poison::COUNT, events);
+            assert!(live > 0, "{events}");
+        }
+    }
+}

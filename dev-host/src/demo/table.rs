@@ -1,0 +1,300 @@
+//! The end of the story: every consumer's numbers beside what they must be, and each process's memory.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::{Value, json};
+
+use super::catalogue::TENANTS;
+use super::checks::Checks;
+use super::ledger::{Account, Ledger};
+use super::observe::{Audit, Handled, Invoices, Lines, Observer, Report};
+use super::{BACKFILL, Story};
+use crate::cli::Demo;
+use crate::console::Console;
+use crate::processes;
+use crate::stack::{KEYVALUE_ARCHIVE, PROVIDER_ARCHIVE};
+
+/// What it means when no number is off.
+pub(super) const PROVED: &str = "every accepted webhook is stored once; invoicing and analytics were given every one, \
+    through an outage and a kill; what could not be handled is kept with its reasons; nothing was handled twice.";
+
+/// The provider's memory must stay below this.
+const PROVIDER_LIMIT: u64 = 64;
+const MEGABYTE: u64 = 1 << 20;
+const AT_ONCE: usize = 8;
+
+/// What everyone has at the end.
+pub(super) struct Outcome {
+    stored: Vec<u64>,
+    audit: Audit,
+    invoices: Invoices,
+    report: Report,
+    dead: Vec<u64>,
+    memory: Vec<(&'static str, u64)>,
+}
+
+/// Measures, and notes what must hold.
+pub(super) async fn measure(story: &mut Story<'_>) -> Result<Outcome> {
+    let observer = &story.observer;
+    let stored = stream::iter(TENANTS)
+        .then(|(_, tenant)| observer.stored(tenant))
+        .try_collect()
+        .await?;
+    let letters = observer.dead_letters().await?;
+    let dead_of = |tenant| letters.iter().filter(|letter| letter.tenant == tenant).count() as u64;
+    let outcome = Outcome {
+        stored,
+        audit: observer.audit().await?,
+        invoices: observer.invoices().await?,
+        report: observer.report(BACKFILL).await?,
+        dead: TENANTS.iter().map(|(_, tenant)| dead_of(*tenant)).collect(),
+        memory: memory(story),
+    };
+    let checks = &mut story.checks;
+    for (place, (tenant, account)) in story.ledger.accounts().enumerate() {
+        outcome.check(checks, place, tenant, account);
+    }
+    if let Some((_, provider)) = outcome.memory.iter().find(|(name, _)| *name == PROVIDER) {
+        checks.below("MB of fanout-provider", PROVIDER_LIMIT, *provider);
+    }
+    checks.equal("processes measured", 4, outcome.memory.len());
+    let wrong = wrong_entitlements(&story.ledger, observer).await?;
+    checks.equal("customers whose entitlement is not from their newest event", 0, wrong);
+    Ok(outcome)
+}
+
+const PROVIDER: &str = "fanout-provider";
+
+fn memory(story: &Story<'_>) -> Vec<(&'static str, u64)> {
+    let processes = [
+        (PROVIDER, processes::child(PROVIDER_ARCHIVE)),
+        ("fanout-dev-keyvalue", processes::child(KEYVALUE_ARCHIVE)),
+        ("nats-server", story.stack.nats().ok().map(|nats| nats.process())),
+        ("host and wadm (this process)", Some(std::process::id())),
+    ];
+    let measured =
+        |(name, process): (&'static str, Option<u32>)| Some((name, processes::memory(process?)?.div_ceil(MEGABYTE)));
+    processes.into_iter().filter_map(measured).collect()
+}
+
+/// How many customers have an entitlement that is not their newest event's, those aside whose newest may be missed.
+async fn wrong_entitlements(ledger: &Ledger, observer: &Observer) -> Result<u64> {
+    let settled = ledger.customers().filter(|(_, _, newest)| !newest.in_window);
+    stream::iter(settled)
+        .map(async |(tenant, customer, newest)| {
+            let found = observer.entitlement(tenant, customer).await?;
+            anyhow::Ok(u64::from(found != newest.event))
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_fold(0, async |sum, wrong| Ok(sum + wrong))
+        .await
+}
+
+impl Outcome {
+    fn check(&self, checks: &mut Checks, place: usize, tenant: &str, account: &Account) {
+        let Handled { events, handled_twice } = self.audit.of(tenant);
+        let Lines { lines, amounts } = self.invoices.of(tenant);
+        checks.equal(
+            format!("{tenant}: webhooks accepted"),
+            account.webhooks,
+            account.accepted,
+        );
+        checks.equal(format!("{tenant}: events stored"), account.accepted, self.stored[place]);
+        checks.equal(format!("{tenant}: invoice lines"), account.invoices, lines);
+        for (currency, paid) in &account.paid {
+            let got = amounts.get(*currency).copied().unwrap_or(0);
+            checks.equal(format!("{tenant}: {currency} invoiced"), *paid, got);
+        }
+        checks.at_most(
+            format!("{tenant}: entitlement events handled"),
+            account.entitlements,
+            events,
+        );
+        let missed = account.entitlements.saturating_sub(events);
+        checks.at_most(
+            format!("{tenant}: entitlement events missed"),
+            account.entitlements_in_window,
+            missed,
+        );
+        checks.equal(format!("{tenant}: entitlement events handled twice"), 0, handled_twice);
+        checks.equal(
+            format!("{tenant}: events in analytics"),
+            account.accepted,
+            self.report.of(tenant),
+        );
+        checks.equal(format!("{tenant}: dead letters"), account.poison, self.dead[place]);
+    }
+
+    /// Prints the table.
+    pub(super) fn print(&self, console: &Console, ledger: &Ledger) {
+        let mut rows = vec![
+            columns([
+                "",
+                "posts",
+                "accepted",
+                "dupli-",
+                "on the",
+                "invoicing",
+                "entitlements",
+                "missed,",
+                "twice",
+                "analytics",
+                "dead",
+            ]),
+            columns([
+                "tenant",
+                "",
+                "",
+                "cates",
+                "bus",
+                "got / exp.",
+                "got / exp.",
+                "at most",
+                "",
+                "got / exp.",
+                "letters",
+            ]),
+        ];
+        for (place, (tenant, account)) in ledger.accounts().enumerate() {
+            rows.push(self.row(place, tenant, account));
+        }
+        rows.push(self.total(ledger));
+        console.line("");
+        for row in aligned(&rows) {
+            console.line(row);
+        }
+        console.line("");
+        let memory = self
+            .memory
+            .iter()
+            .map(|(name, megabytes)| format!("{name} {megabytes} MB"));
+        console.line(format!("Memory: {}", memory.collect::<Vec<_>>().join(", ")));
+    }
+
+    fn row(&self, place: usize, tenant: &str, account: &Account) -> Vec<String> {
+        let Handled { events, handled_twice } = self.audit.of(tenant);
+        let missed = account.entitlements.saturating_sub(events);
+        columns([
+            tenant,
+            &account.posts.to_string(),
+            &account.accepted.to_string(),
+            &account.duplicates.to_string(),
+            &self.stored[place].to_string(),
+            &of(self.invoices.of(tenant).lines, account.invoices),
+            &of(events, account.entitlements),
+            &of(missed, account.entitlements_in_window),
+            &handled_twice.to_string(),
+            &of(self.report.of(tenant), account.accepted),
+            &self.dead[place].to_string(),
+        ])
+    }
+
+    fn total(&self, ledger: &Ledger) -> Vec<String> {
+        let sum = |number: fn(&Account) -> u64| ledger.total(number);
+        let entitlements = sum(|account| account.entitlements);
+        let twice: u64 = TENANTS
+            .iter()
+            .map(|(_, tenant)| self.audit.of(tenant).handled_twice)
+            .sum();
+        columns([
+            "all",
+            &sum(|account| account.posts).to_string(),
+            &sum(|account| account.accepted).to_string(),
+            &sum(|account| account.duplicates).to_string(),
+            &self.stored.iter().sum::<u64>().to_string(),
+            &of(self.invoices.total(), sum(|account| account.invoices)),
+            &of(self.audit.total(), entitlements),
+            &of(
+                entitlements.saturating_sub(self.audit.total()),
+                sum(|account| account.entitlements_in_window),
+            ),
+            &twice.to_string(),
+            &of(self.report.total(), sum(|account| account.accepted)),
+            &self.dead.iter().sum::<u64>().to_string(),
+        ])
+    }
+
+    /// The same numbers for a program.
+    pub(super) fn report(&self, ledger: &Ledger, checks: &Checks, demo: &Demo, ready: Duration) -> Value {
+        let tenants = ledger.accounts().enumerate().map(|(place, (tenant, account))| {
+            let Handled { events, handled_twice } = self.audit.of(tenant);
+            let Lines { lines, amounts } = self.invoices.of(tenant);
+            json!({
+                "tenant": tenant,
+                "webhooks": account.webhooks,
+                "posts": account.posts,
+                "accepted": account.accepted,
+                "duplicates": account.duplicates,
+                "stored": self.stored[place],
+                "invoicing": { "expected": account.invoices, "got": lines, "paid": account.paid, "amounts": amounts },
+                "entitlements": {
+                    "expected": account.entitlements,
+                    "got": events,
+                    "missed": account.entitlements.saturating_sub(events),
+                    "posted_around_the_kill": account.entitlements_in_window,
+                    "handled_twice": handled_twice,
+                },
+                "analytics": { "expected": account.accepted, "got": self.report.of(tenant) },
+                "dead_letters": { "expected": account.poison, "got": self.dead[place] },
+            })
+        });
+        let memory: serde_json::Map<_, _> = self
+            .memory
+            .iter()
+            .map(|(name, megabytes)| ((*name).to_owned(), json!(megabytes)))
+            .collect();
+        json!({
+            "events": demo.events,
+            "seed": demo.seed,
+            "ready_seconds": ready.as_secs_f64(),
+            "tenants": tenants.collect::<Vec<_>>(),
+            "analytics": {
+                "replayed": self.report.replayed,
+                "live": self.report.live,
+                "caught_up_at": self.report.caught_up.as_ref().map(|caught_up| &caught_up.at),
+            },
+            "memory_mb": memory,
+            "checks": checks,
+            "off": checks.off(),
+        })
+    }
+}
+
+fn of(got: u64, expected: u64) -> String {
+    format!("{got} / {expected}")
+}
+
+fn columns<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+/// The first column to the left, the others to the right.
+fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(String::len)
+            .max()
+            .unwrap_or(0)
+    };
+    let cell = |(column, text): (usize, &String)| match column {
+        0 => format!("{text:<width$}", width = width(0)),
+        _ => format!("  {text:>width$}", width = width(column)),
+    };
+    rows.iter()
+        .map(|row| row.iter().enumerate().map(cell).collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [columns(["tenant", "got"]), columns(["acme", "1 / 10"])];
+        assert_eq!(aligned(&rows), ["tenant     got", "acme    1 / 10"]);
+    }
+}

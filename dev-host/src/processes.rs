@@ -1,0 +1,107 @@
+//! The processes of a run: their memory, and those that this process started.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
+
+use crate::wait::{Look, until};
+
+const GONE_LIMIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The resident memory of a process in bytes; `None` when it is gone.
+pub(crate) fn memory(process: u32) -> Option<u64> {
+    let id = Pid::from_u32(process);
+    let mut system = System::new();
+    let wanted = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), true, wanted);
+    system.process(id).map(sysinfo::Process::memory)
+}
+
+/// The child of this process whose program's file name contains `name`. The host names a provider's file after the
+/// reference of its archive.
+pub(crate) fn child(name: &str) -> Option<u32> {
+    children()
+        .into_iter()
+        .find(|child| child.program.contains(name))
+        .map(|child| child.id)
+}
+
+/// Kills a process with SIGKILL.
+pub(crate) fn kill(process: u32) -> Result<()> {
+    let id = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
+    let id = id.with_context(|| format!("{process} is no process id"))?;
+    rustix::process::kill_process(id, rustix::process::Signal::KILL)
+        .with_context(|| format!("can't kill process {process}"))
+}
+
+/// Waits until this process has no children, and kills those that stay.
+pub(crate) async fn no_children_left() -> Result<()> {
+    let waited = until("the providers to end", GONE_LIMIT, LOOK_EVERY, async || {
+        let left = children();
+        Ok(if left.is_empty() {
+            Look::Found(())
+        } else {
+            Look::NotYet(format!("{} left", left.len()))
+        })
+    });
+    if waited.await.is_ok() {
+        return Ok(());
+    }
+    let left = children();
+    for child in &left {
+        kill(child.id)?;
+    }
+    let names: Vec<_> = left
+        .iter()
+        .map(|child| format!("{} ({})", child.program, child.id))
+        .collect();
+    bail!("these did not end by themselves and were killed: {}", names.join(", "))
+}
+
+#[derive(Debug)]
+struct Child {
+    id: u32,
+    program: String,
+}
+
+fn children() -> Vec<Child> {
+    let mut system = System::new();
+    let wanted = ProcessRefreshKind::nothing()
+        .with_exe(UpdateKind::Always)
+        .without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::All, true, wanted);
+    let own = Pid::from_u32(std::process::id());
+    let is_child = |process: &&sysinfo::Process| {
+        process.parent() == Some(own)
+            && process.thread_kind().is_none()
+            && process.status() != sysinfo::ProcessStatus::Zombie
+    };
+    let named = |process: &sysinfo::Process| Child {
+        id: process.pid().as_u32(),
+        program: process
+            .exe()
+            .and_then(|path| path.file_name())
+            .unwrap_or(process.name())
+            .to_string_lossy()
+            .into_owned(),
+    };
+    system.processes().values().filter(is_child).map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_a_killed_child_has_none() {
+        assert!(memory(std::process::id()).expect("own memory") > 1 << 20);
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().expect("a child");
+        assert_eq!(child("sleep"), Some(sleeper.id()));
+        kill(sleeper.id()).expect("killed");
+        sleeper.wait().expect("waited");
+        assert_eq!(memory(sleeper.id()), None);
+        assert_eq!(child("sleep"), None);
+    }
+}

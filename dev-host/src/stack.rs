@@ -1,0 +1,197 @@
+//! The parts of a run, started in order and stopped in reverse.
+//!
+//! Each part is held from the moment it exists, so that [`Stack::stop`] ends whatever a start that failed or was
+//! interrupted left.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::archive;
+use crate::cli::Parts;
+use crate::deployer::Deployer;
+use crate::endpoints::Endpoints;
+use crate::host::EmbeddedHost;
+use crate::manifest::Application;
+use crate::nats::NatsServer;
+use crate::processes;
+use crate::readiness::{self, Missing};
+use crate::rundir::RunDir;
+use crate::signature::Secret;
+
+/// The file name of the packed Fanout provider, without its extension. The host's copy of it has it in its name.
+pub(crate) const PROVIDER_ARCHIVE: &str = "fanout_provider";
+/// The same, of the key-value provider.
+pub(crate) const KEYVALUE_ARCHIVE: &str = "fanout_dev_keyvalue";
+
+/// The parts of a run.
+#[derive(Default)]
+pub(crate) struct Stack {
+    packing: JoinSet<Result<()>>,
+    nats: Option<NatsServer>,
+    client: Option<async_nats::Client>,
+    deployer: Option<Deployer>,
+    host: Option<EmbeddedHost>,
+    application: Option<Application>,
+    is_deployed: bool,
+}
+
+impl Stack {
+    /// Starts everything that the manifest names and waits until it answers.
+    pub(crate) async fn start(&mut self, parts: &Parts, run: &RunDir, secret: &Secret) -> Result<Endpoints> {
+        let endpoints = Endpoints::free()?;
+        let application = read_manifest(&parts.manifest, run, &endpoints, secret).await?;
+        // Packing reads and hashes large binaries: a thread of its own, while the others start.
+        self.packing
+            .spawn(pack_parts(parts.clone(), application.clone(), run.parts()));
+        self.application = Some(application);
+        self.start_runtime(&parts.nats_server, run).await?;
+        while let Some(packed) = self.packing.join_next().await {
+            packed.context("packing the parts was broken off")??;
+        }
+        info!("the parts are packed; deploying");
+        self.deploy().await?;
+        self.deployed().await?;
+        info!("deployed, says wadm");
+        self.ready(&endpoints, Missing::Renew).await?;
+        info!("every part answers");
+        Ok(endpoints)
+    }
+
+    async fn start_runtime(&mut self, nats_server: &Path, run: &RunDir) -> Result<()> {
+        info!("starting nats-server");
+        let nats = self.nats.insert(NatsServer::start(nats_server, run).await?);
+        let client = self.client.insert(nats.connect().await?);
+        let address = nats.address().to_owned();
+        info!(%address, "nats-server listens; starting wadm and the host");
+        let deployer = self.deployer.insert(Deployer::start(&address, client.clone()).await?);
+        let host = self.host.insert(EmbeddedHost::start(&address).await?);
+        deployer.knows_host(host.id()).await?;
+        info!("wadm knows the host");
+        Ok(())
+    }
+
+    /// A connection to the run's server.
+    pub(crate) fn client(&self) -> Result<&async_nats::Client> {
+        self.client.as_ref().ok_or_else(not_started)
+    }
+
+    /// The server.
+    pub(crate) fn nats(&self) -> Result<&NatsServer> {
+        self.nats.as_ref().ok_or_else(not_started)
+    }
+
+    /// The host.
+    pub(crate) fn host(&self) -> Result<&EmbeddedHost> {
+        self.host.as_ref().ok_or_else(not_started)
+    }
+
+    /// The application as it was last deployed.
+    pub(crate) fn application(&self) -> Result<&Application> {
+        self.application.as_ref().ok_or_else(not_started)
+    }
+
+    /// Deploys a new version with `instances` instances of a component. Returns how many it had.
+    pub(crate) async fn scale(&mut self, component: &str, instances: usize) -> Result<usize> {
+        let application = self.application.as_mut().ok_or_else(not_started)?;
+        let before = application.scale(component, instances)?;
+        self.deploy().await?;
+        Ok(before)
+    }
+
+    /// Waits until wadm says Deployed.
+    pub(crate) async fn deployed(&self) -> Result<()> {
+        let deployer = self.deployer.as_ref().ok_or_else(not_started)?;
+        deployer.deployed(self.application()?.name()).await
+    }
+
+    /// Waits until every part is ready.
+    pub(crate) async fn ready(&self, endpoints: &Endpoints, missing: Missing) -> Result<()> {
+        readiness::wait(self.client()?, self.application()?, endpoints, missing).await
+    }
+
+    async fn deploy(&mut self) -> Result<()> {
+        let deployer = self.deployer.as_ref().ok_or_else(not_started)?;
+        let application = self.application.as_ref().ok_or_else(not_started)?;
+        // From the request on there may be something to take down, whatever comes back.
+        self.is_deployed = true;
+        deployer.deploy(application.manifest()).await
+    }
+
+    /// Stops everything, the server last. Goes on past failures and returns them.
+    pub(crate) async fn stop(mut self) -> Vec<anyhow::Error> {
+        let mut failures = Vec::new();
+        let mut note = |result: Result<()>| failures.extend(result.err());
+        self.packing.shutdown().await;
+        if let (true, Some(deployer), Some(host), Some(application)) =
+            (self.is_deployed, &self.deployer, &self.host, &self.application)
+        {
+            note(deployer.undeploy(application.name(), host.id()).await);
+        }
+        if let Some(deployer) = self.deployer.take() {
+            deployer.stop().await;
+        }
+        if let Some(host) = self.host.take() {
+            note(host.stop().await);
+        }
+        drop(self.client.take());
+        if let Some(nats) = self.nats.take() {
+            note(nats.stop().await);
+        }
+        note(processes::no_children_left().await);
+        failures
+    }
+}
+
+fn not_started() -> anyhow::Error {
+    anyhow!("the parts are not started")
+}
+
+async fn read_manifest(path: &Path, run: &RunDir, endpoints: &Endpoints, secret: &Secret) -> Result<Application> {
+    let parts = run.parts().display().to_string();
+    let addresses: Vec<_> = endpoints
+        .all()
+        .map(|endpoint| (endpoint.placeholder, endpoint.address()))
+        .collect();
+    let mut values = vec![("PARTS", parts.as_str()), ("STRIPE_SECRET", secret.expose())];
+    values.extend(
+        addresses
+            .iter()
+            .map(|(placeholder, address)| (*placeholder, address.as_str())),
+    );
+    Application::read(path, &values).await
+}
+
+/// Puts what the manifest refers to where it refers to it.
+async fn pack_parts(parts: Parts, application: Application, folder: PathBuf) -> Result<()> {
+    let binaries = [
+        (PROVIDER_ARCHIVE, parts.provider, "FANOUT_PROVIDER_BIN"),
+        (KEYVALUE_ARCHIVE, parts.keyvalue, "FANOUT_KEYVALUE_BIN"),
+    ];
+    for (name, binary, variable) in binaries {
+        let file = format!("{name}.par");
+        if application.mentions(&file) {
+            let binary = binary.with_context(|| format!("the manifest needs {file}: set {variable}"))?;
+            archive::pack(name, &binary, &folder.join(file)).await?;
+        }
+    }
+    match parts.components {
+        Some(components) => copy_components(&components, &folder),
+        None => Ok(()),
+    }
+}
+
+fn copy_components(from: &Path, to: &Path) -> Result<()> {
+    let failed = || format!("can't read the components in {}", from.display());
+    for entry in std::fs::read_dir(from).with_context(failed)? {
+        let path = entry.with_context(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "wasm")
+            && let Some(name) = path.file_name()
+        {
+            std::fs::copy(&path, to.join(name)).with_context(|| format!("can't copy {}", path.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask demo`: builds everything, and then becomes `fanout-dev demo`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build::{self, Targets};
+use crate::runner::Runner;
+use crate::workspace::Workspace;
+
+/// `cargo xtask demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many webhooks to post, 100 or more
+    #[arg(long)]
+    events: Option<u32>,
+    /// The seed that the webhooks are made from
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Leave everything running afterwards and print commands to try
+    #[arg(long)]
+    stay: bool,
+    /// Write the numbers to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl Demo {
+    pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
+        let parts = build::everything(workspace, runner, Targets::Binaries)?;
+        runner.step("telling the story");
+        let mut command = Command::new(workspace.dev_host());
+        command.arg("demo");
+        parts.tell(workspace, &mut command);
+        if let Some(events) = self.events {
+            command.args(["--events", &events.to_string()]);
+        }
+        if let Some(seed) = self.seed {
+            command.args(["--seed", &seed.to_string()]);
+        }
+        if self.stay {
+            command.arg("--stay");
+        }
+        if let Some(report) = &self.report {
+            command.arg("--report").arg(report);
+        }
+        runner.become_command(&mut command)
+    }
+}

