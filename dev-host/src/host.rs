@@ -19,9 +19,9 @@ pub(crate) const LATTICE: &str = "default";
 /// The version that the host reports; wadm and the control interface want one of a released host.
 const REPORTED_VERSION: &str = "1.9.2";
 
-/// A component is trapped after this long. It is what bounds a call to something that hangs: the host's own
-/// invocation time-out covers only the handshake of a call.
-const MAX_EXECUTION_TIME: Duration = Duration::from_secs(10);
+/// A component is trapped after this long. It is what bounds a call to something that hangs or was killed in the midst
+/// of it: the host's own invocation time-out covers only the handshake of a call.
+const MAX_EXECUTION_TIME: Duration = Duration::from_secs(5);
 
 /// How long a provider may take to settle what it has under way when it is stopped.
 const PROVIDER_SHUTDOWN_DELAY: Duration = Duration::from_secs(5);

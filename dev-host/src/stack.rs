@@ -3,10 +3,11 @@
 //! Each part is held from the moment it exists, so that [`Stack::stop`] ends whatever a start that failed or was
 //! interrupted left.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::archive;
@@ -29,7 +30,6 @@ pub(crate) const KEYVALUE_ARCHIVE: &str = "fanout_dev_keyvalue";
 /// The parts of a run.
 #[derive(Default)]
 pub(crate) struct Stack {
-    packing: JoinSet<Result<()>>,
     nats: Option<NatsServer>,
     client: Option<async_nats::Client>,
     deployer: Option<Deployer>,
@@ -39,25 +39,25 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Starts everything that the manifest names and waits until it answers.
-    pub(crate) async fn start(&mut self, parts: &Parts, run: &RunDir, secret: &Secret) -> Result<Endpoints> {
+    /// Reads the manifest and packs what it refers to. Nothing runs yet.
+    pub(crate) async fn prepare(&mut self, parts: &Parts, run: &RunDir, secret: &Secret) -> Result<Endpoints> {
         let endpoints = Endpoints::free()?;
         let application = read_manifest(&parts.manifest, run, &endpoints, secret).await?;
-        // Packing reads and hashes large binaries: a thread of its own, while the others start.
-        self.packing
-            .spawn(pack_parts(parts.clone(), application.clone(), run.parts()));
+        pack_parts(parts, &application, &run.parts()).await?;
         self.application = Some(application);
+        Ok(endpoints)
+    }
+
+    /// Starts everything that the manifest names and waits until it answers. Returns how long that took.
+    pub(crate) async fn start(&mut self, parts: &Parts, run: &RunDir, endpoints: &Endpoints) -> Result<Duration> {
+        let began = Instant::now();
         self.start_runtime(&parts.nats_server, run).await?;
-        while let Some(packed) = self.packing.join_next().await {
-            packed.context("packing the parts was broken off")??;
-        }
-        info!("the parts are packed; deploying");
         self.deploy().await?;
         self.deployed().await?;
         info!("deployed, says wadm");
-        self.ready(&endpoints, Missing::Renew).await?;
+        self.ready(endpoints, Missing::Renew).await?;
         info!("every part answers");
-        Ok(endpoints)
+        Ok(began.elapsed())
     }
 
     async fn start_runtime(&mut self, nats_server: &Path, run: &RunDir) -> Result<()> {
@@ -124,7 +124,6 @@ impl Stack {
     pub(crate) async fn stop(mut self) -> Vec<anyhow::Error> {
         let mut failures = Vec::new();
         let mut note = |result: Result<()>| failures.extend(result.err());
-        self.packing.shutdown().await;
         if let (true, Some(deployer), Some(host), Some(application)) =
             (self.is_deployed, &self.deployer, &self.host, &self.application)
         {
@@ -165,20 +164,21 @@ async fn read_manifest(path: &Path, run: &RunDir, endpoints: &Endpoints, secret:
 }
 
 /// Puts what the manifest refers to where it refers to it.
-async fn pack_parts(parts: Parts, application: Application, folder: PathBuf) -> Result<()> {
-    let binaries = [
-        (PROVIDER_ARCHIVE, parts.provider, "FANOUT_PROVIDER_BIN"),
-        (KEYVALUE_ARCHIVE, parts.keyvalue, "FANOUT_KEYVALUE_BIN"),
-    ];
-    for (name, binary, variable) in binaries {
+async fn pack_parts(parts: &Parts, application: &Application, folder: &Path) -> Result<()> {
+    let pack = async |name: &str, binary: Option<&Path>, variable: &str| {
         let file = format!("{name}.par");
-        if application.mentions(&file) {
-            let binary = binary.with_context(|| format!("the manifest needs {file}: set {variable}"))?;
-            archive::pack(name, &binary, &folder.join(file)).await?;
+        if !application.mentions(&file) {
+            return Ok(());
         }
-    }
-    match parts.components {
-        Some(components) => copy_components(&components, &folder),
+        let binary = binary.with_context(|| format!("the manifest needs {file}: set {variable}"))?;
+        archive::pack(name, binary, &folder.join(file)).await
+    };
+    tokio::try_join!(
+        pack(PROVIDER_ARCHIVE, parts.provider.as_deref(), "FANOUT_PROVIDER_BIN"),
+        pack(KEYVALUE_ARCHIVE, parts.keyvalue.as_deref(), "FANOUT_KEYVALUE_BIN"),
+    )?;
+    match &parts.components {
+        Some(components) => copy_components(components, folder),
         None => Ok(()),
     }
 }

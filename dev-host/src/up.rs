@@ -1,5 +1,7 @@
 //! `fanout-dev up`: the parts, ready, until told to end.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::{Map, json};
 
@@ -23,8 +25,9 @@ pub(crate) async fn run(
 ) -> Ended {
     let started = async {
         let secret = Secret::random()?;
-        let endpoints = stack.start(&up.parts, run, &secret).await?;
-        say_ready(up, stack, run, console, &endpoints, &secret)
+        let endpoints = stack.prepare(&up.parts, run, &secret).await?;
+        let took = stack.start(&up.parts, run, &endpoints).await?;
+        say_ready(up, stack, run, console, took, &endpoints, &secret)
     };
     tokio::select! {
         started = started => match started {
@@ -40,10 +43,11 @@ fn say_ready(
     stack: &Stack,
     run: &RunDir,
     console: &Console,
+    took: Duration,
     endpoints: &Endpoints,
     secret: &Secret,
 ) -> Result<()> {
-    let seconds = console.elapsed().as_secs_f64();
+    let seconds = took.as_secs_f64();
     let nats = format!("nats://{}", stack.nats()?.address());
     if up.json {
         let urls: Map<_, _> = endpoints

@@ -46,12 +46,13 @@ impl Provider for Control {
 /// # Errors
 /// When the host's data can't be read or the lattice can't be reached.
 pub async fn run() -> anyhow::Result<()> {
+    // Read before the SDK does: its error would repeat the whole text, the seed of the lattice's credentials included.
+    let host = load_host_data().map_err(|_| anyhow::anyhow!("the host's data on standard input is not readable"))?;
     let (settings, mut settings_changes) = watch::channel(None);
     let (now_serving, serving) = watch::channel(false);
     let shutdown = run_provider(Control { settings, serving }, "fanout-provider")
         .await
         .context("register with the host")?;
-    let host = load_host_data().context("read the host's data")?;
     let access = Access {
         urls: host.lattice_rpc_url.clone(),
         user_jwt: host.lattice_rpc_user_jwt.clone(),

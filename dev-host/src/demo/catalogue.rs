@@ -9,8 +9,9 @@ use super::stripe::{self, Facts, Kind};
 /// The tenants, and how loud each is, in a hundred.
 pub(crate) const TENANTS: [(u64, &str); 4] = [(45, "acme"), (30, "globex"), (15, "initech"), (10, "umbrella")];
 
-/// How many customers each tenant has.
-const CUSTOMERS: u64 = 25;
+/// How many customers each tenant has. Their subscriptions change in turn: a payment provider does not change one
+/// twice within milliseconds, and entitlements, which reads before it writes, does not promise to survive that.
+const CUSTOMERS: u64 = 60;
 
 /// A webhook that is to be posted.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ impl Webhook {
 pub(crate) struct Catalogue {
     random: Random,
     clock: u64,
+    /// Of each tenant, whose subscription changes next.
+    turns: [u64; TENANTS.len()],
 }
 
 impl Catalogue {
@@ -51,6 +54,7 @@ impl Catalogue {
         Self {
             random: Random::new(seed),
             clock: now.saturating_sub(count),
+            turns: [0; TENANTS.len()],
         }
     }
 
@@ -92,7 +96,7 @@ impl Catalogue {
         let kind = self.random.weighted(&Kind::WEIGHTS).unwrap_or(Kind::InvoicePaid);
         let (tenant, kind) = fixed.unwrap_or((tenant, kind));
         let id = self.random.id("evt");
-        let customer = format!("cus_{}{:04}", TENANTS[tenant].1, self.random.below(CUSTOMERS));
+        let customer = self.customer(tenant, kind);
         let currency = if self.random.percent(70) { "eur" } else { "usd" };
         let amount = 100 * (9 + i64::try_from(self.random.below(490)).unwrap_or(0));
         self.clock += 1;
@@ -114,6 +118,16 @@ impl Catalogue {
             customer,
             body,
         }
+    }
+
+    fn customer(&mut self, tenant: usize, kind: Kind) -> String {
+        let number = if kind.is_subscription() {
+            self.turns[tenant] += 1;
+            self.turns[tenant] % CUSTOMERS
+        } else {
+            self.random.below(CUSTOMERS)
+        };
+        format!("cus_{}{number:04}", TENANTS[tenant].1)
     }
 }
 

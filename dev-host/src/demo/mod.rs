@@ -97,8 +97,9 @@ pub(crate) async fn run(
             demo.events, demo.seed
         ));
         console.line("");
-        let endpoints = stack.start(&demo.parts, run, &secret).await?;
-        let ready = console.elapsed();
+        let endpoints = stack.prepare(&demo.parts, run, &secret).await?;
+        console.timed("providers packed; starting the parts");
+        let ready = stack.start(&demo.parts, run, &endpoints).await?;
         let mut story = Story::begin(demo, stack, console, endpoints.clone(), secret.clone())?;
         story.ready(ready)?;
         story.tell(Shares::of(demo.events.into())).await?;
@@ -143,7 +144,8 @@ impl<'a> Story<'a> {
         let application = self.stack.application()?;
         let server = self.stack.client()?.server_info().version;
         self.console.timed(format!(
-            "READY: nats-server {server}, wadm, a wasmCloud host, and {} deployed; every part answers",
+            "READY after {} s: nats-server {server}, wadm, a wasmCloud host, {} deployed, every part answers",
+            rounded(ready),
             application.name()
         ));
         self.checks

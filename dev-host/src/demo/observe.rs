@@ -94,7 +94,7 @@ pub(crate) struct Report {
 #[derive(Debug, Deserialize)]
 pub(crate) struct CaughtUp {
     pub(crate) at: Value,
-    pub(crate) handled: u64,
+    pub(crate) replayed: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Subject};
+use async_nats::{HeaderMap, HeaderValue, Subject};
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
@@ -119,7 +119,7 @@ impl Client {
         let _place = inner.calls.acquire().await.map_err(|_| Error::Closed)?;
         let slot = Slot::open(inner, Mailbox::new(Part::Result, limit, 0));
         let reply = slot.subject();
-        let mut headers = self.headers(cx);
+        let mut headers = self.headers(cx)?;
         let first = wire::first_chunk(inner.max_payload(), &reply, &headers);
         let first = params.split_to(params.len().min(first));
         if !params.is_empty() {
@@ -151,19 +151,24 @@ impl Client {
         self.lattice.0.publish_all(&to, rest).await
     }
 
-    fn headers(&self, cx: &CallContext) -> HeaderMap {
+    fn headers(&self, cx: &CallContext) -> Result<HeaderMap, Error> {
         let target = self.prefix.rsplit('.').next().unwrap_or(&self.prefix);
+        let values = [
+            (wire::SOURCE_ID, Some(&*self.source)),
+            (wire::TARGET_ID, Some(target)),
+            (wire::FANOUT_CALL, Some(wire::WHOLE)),
+            (wire::LINK_NAME, cx.link.as_deref()),
+            (wire::TRACEPARENT, cx.traceparent.as_deref()),
+        ];
         let mut headers = HeaderMap::new();
-        headers.insert(wire::SOURCE_ID, &*self.source);
-        headers.insert(wire::TARGET_ID, target);
-        headers.insert(wire::FANOUT_CALL, wire::WHOLE);
-        if let Some(link) = &cx.link {
-            headers.insert(wire::LINK_NAME, link.as_str());
+        for (name, value) in values {
+            if let Some(value) = value {
+                // A line break would begin another header.
+                let value: HeaderValue = value.parse().map_err(|error| Error::Encode(Box::new(error)))?;
+                headers.insert(name, value);
+            }
         }
-        if let Some(traceparent) = &cx.traceparent {
-            headers.insert(wire::TRACEPARENT, traceparent.as_str());
-        }
-        headers
+        Ok(headers)
     }
 }
 

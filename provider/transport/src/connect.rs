@@ -88,12 +88,11 @@ pub async fn connect(access: &Access, name: &str) -> Result<Client, Error> {
 fn report(connection: &str, event: &Event) {
     match event {
         Event::Connected => tracing::info!(connection, "connected to NATS"),
-        Event::Disconnected | Event::SlowConsumer(_) | Event::LameDuckMode => {
-            tracing::warn!(connection, %event, "NATS");
+        // One for each failed attempt to connect again.
+        Event::ClientError(_) | Event::Disconnected | Event::SlowConsumer(_) | Event::LameDuckMode => {
+            tracing::warn!(connection, %event, "NATS")
         }
-        Event::ServerError(_) | Event::ClientError(_) => {
-            tracing::error!(connection, %event, "NATS");
-        }
+        Event::ServerError(_) => tracing::error!(connection, %event, "NATS"),
         _ => tracing::debug!(connection, %event, "NATS"),
     }
 }

@@ -15,6 +15,9 @@ use crate::lattice::Inner;
 use crate::wire::{self, Failure};
 use crate::{Error, Part, Resource};
 
+/// What a chunk takes of the [`Budget`] at least: a body of tiny chunks costs more memory than it has bytes.
+const MIN_CHUNK_BYTES: usize = 256;
+
 /// The state of one exchange.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -122,7 +125,7 @@ impl Mailbox {
             let error = wire::too_large(self.part, bytes, self.limit);
             return self.end(Err(error));
         }
-        let Some(room) = budget.try_take(payload.len()) else {
+        let Some(room) = budget.try_take(payload.len().max(MIN_CHUNK_BYTES)) else {
             return self.end(Err(match self.part {
                 Part::Parameters => Error::Busy(Resource::Bytes),
                 Part::Result => Error::NoRoom,
@@ -285,5 +288,45 @@ impl Drop for Chunks {
     fn drop(&mut self) {
         self.inner
             .with_mailbox(self.id, |mailbox| mailbox.room = Room::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    const ONE: Bytes = Bytes::from_static(b"1");
+
+    fn end(mailbox: &mut Mailbox) -> Poll<Result<Event, Error>> {
+        mailbox.poll_event(&Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn tiny_chunks_are_charged_for_what_they_cost() {
+        let budget = Budget::new(10 * MIN_CHUNK_BYTES);
+        let mut mailbox = Mailbox::new(Part::Result, 1 << 20, 0);
+        for _ in 0..10 {
+            mailbox.on_data(ONE, &budget);
+            assert!(end(&mut mailbox).is_pending());
+        }
+        mailbox.on_data(ONE, &budget);
+        assert!(matches!(end(&mut mailbox), Poll::Ready(Err(Error::NoRoom))));
+        assert_eq!(budget.taken(), 0, "a failed body gives its room back at once");
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_dropped() {
+        let budget = Budget::new(1 << 20);
+        let mut mailbox = Mailbox::new(Part::Result, 100, 0);
+        for payload in [ONE, Bytes::new(), ONE, Bytes::new()] {
+            mailbox.on_data(payload, &budget);
+        }
+        let Poll::Ready(Ok(Event::Result { body, direct: false })) = end(&mut mailbox) else {
+            panic!("the result is complete");
+        };
+        assert_eq!(body, ONE);
+        assert_eq!(budget.taken(), MIN_CHUNK_BYTES);
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::Error;
 
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Limits and deadlines. Every queue of the adapter has one.
 ///
 /// # Memory
@@ -73,6 +75,11 @@ impl Options {
             Some((name, expected, _)) => Err(Error::Options { name, expected }),
             None => Ok(()),
         }
+    }
+
+    /// For sending an answer, every repeat included: a connection that is down must not keep an invocation for good.
+    pub(crate) fn answer_deadline(&self) -> Duration {
+        self.repeats().iter().sum::<Duration>() + ANSWER_DEADLINE
     }
 
     /// The waits before each repeat.

@@ -132,7 +132,10 @@ impl Exchange {
         stop: &CancellationToken,
         work: impl Future<Output = Result<Bytes, Failure>>,
     ) -> Result<(), Failure> {
-        self.handshake().await?;
+        match timeout_at(deadline, self.handshake()).await {
+            Ok(sent) => sent?,
+            Err(_) => return Err(Failure::Failed("the handshake could not be sent".into())),
+        }
         let result = self.work(deadline, stop, work).await;
         let failure = result.as_ref().err().cloned();
         let room = match &result {
@@ -144,8 +147,7 @@ impl Exchange {
             Err(_) => (Err(Failure::Failed("no room for the result".into())), Room::default()),
         };
         let failure = failure.or_else(|| result.as_ref().err().cloned());
-        // A connection that is down must not keep the invocation for good.
-        match timeout(self.inner.options.serve_deadline, self.answer(result)).await {
+        match timeout(self.inner.options.answer_deadline(), self.answer(result)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(Failure::Failed("the answer could not be sent".into())),

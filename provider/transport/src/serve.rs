@@ -54,7 +54,7 @@ impl Server {
     /// Serves all functions that generated bindings export. `bindings` is called once to learn of them, and once for
     /// each invocation:
     ///
-    /// ```ignore
+    /// ```text
     /// server
     ///     .serve_bindings(move |port| {
     ///         let handler = handler.clone();

@@ -112,6 +112,20 @@ async fn a_caller_with_an_over_long_id_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_line_break_makes_no_header_of_its_own() {
+    let nats = NatsServer::start().await;
+    let lattice = lattice(&nats, Options::default()).await;
+    let _server = serve(&lattice, &Echo::default()).await;
+    let cx = CallContext {
+        link: Some("audit\r\nsource-id: another".into()),
+        ..CallContext::default()
+    };
+    let error = echo::who(&client(&lattice), cx).await.expect_err("refused");
+    assert!(matches!(find(&error), Error::Encode(_)), "{error:#}");
+    assert_eq!(find(&error).outcome(), Outcome::NotStarted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_tells_what_is_known_of_the_handler() {
     let nats = NatsServer::start().await;
     let lattice = lattice(&nats, Options::default()).await;
