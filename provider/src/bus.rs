@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use fanout_plan::link::{Grant, declared_subscription};
 use fanout_plan::planner::{self, Wanted};
 use fanout_plan::subscription::{MadeBy, Progress, Registered, Subscription};
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName};
@@ -17,8 +16,9 @@ use tracing::{error, info, warn};
 use crate::clock;
 use crate::delivery::{Context, Health, Running};
 use crate::jetstream::{Store, StoreError};
-use crate::link::{Link, LinkKey, Links, Role};
-use crate::view::{LinkOutcome, View};
+use crate::link::{Link, LinkKey, Links};
+use crate::view::View;
+use crate::wanted::{detached, key_of, read_links};
 use crate::wrpc::Subscriber;
 
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
@@ -211,8 +211,9 @@ impl Bus {
     async fn reconcile(&self, called: Option<Wanted>) -> Result<Option<Problem>, StoreError> {
         let mut running = self.0.running.lock().await;
         let inputs = self.inputs(|i| i.clone());
+        let before = self.view();
         let mut view = View {
-            registry: self.view().registry.clone(),
+            registry: before.registry.clone(),
             ..View::default()
         };
         let store = self.policy_in_force(&inputs.settings, &mut view);
@@ -223,18 +224,19 @@ impl Bus {
             .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
             .collect();
         // A policy is in force once it is applied; until then, and when it is refused, the last one is.
-        view.store = self.view().store.clone();
+        view.store = before.store.clone();
         self.0.view.send_replace(Arc::new(view.clone()));
-        let Some(store) = store else { return Ok(None) };
+        let Some(store) = store else {
+            report(&before, &view);
+            return Ok(None);
+        };
 
         let declared = wanted.len();
         wanted.extend(called);
         let plan = match self.bring(&store, &wanted).await {
             Err(StoreError::Refused(problems)) => {
-                for p in &problems {
-                    error!(code = %p.code, "{}", p.message);
-                }
                 view.policy_problems = problems;
+                report(&before, &view);
                 self.0.view.send_replace(Arc::new(view));
                 return Ok(None);
             }
@@ -242,7 +244,6 @@ impl Bus {
         };
         let mut refused_call = None;
         for (i, problem) in plan.refused {
-            warn!(code = %problem.code, "{}", problem.message);
             if i >= declared {
                 refused_call = Some(problem);
             } else if let Some(outcome) = view.links.get_mut(&key_of(&wanted[i])) {
@@ -252,6 +253,7 @@ impl Bus {
         view.registry = plan.registry;
         view.store = Some(store.clone());
         self.run(&store, &mut running, &mut view).await;
+        report(&before, &view);
         self.0.view.send_replace(Arc::new(view));
         Ok(refused_call)
     }
@@ -271,11 +273,6 @@ impl Bus {
             }
             Err(problems) => problems,
         };
-        if self.view().policy_problems != refused {
-            for p in &refused {
-                error!(code = %p.code, "{}", p.message);
-            }
-        }
         view.policy_problems = refused;
         current
     }
@@ -367,6 +364,22 @@ impl Bus {
     }
 }
 
+/// Logs what was not so before: the same problem is logged once, not at each look.
+fn report(before: &View, now: &View) {
+    if before.policy_problems != now.policy_problems {
+        for p in &now.policy_problems {
+            error!(code = %p.code, "{}", p.message);
+        }
+    }
+    for (key, outcome) in &now.links {
+        if before.links.get(key).map(|o| &o.problems) != Some(&outcome.problems) {
+            for p in &outcome.problems {
+                warn!(code = %p.code, "{}", p.message);
+            }
+        }
+    }
+}
+
 fn unavailable(e: StoreError) -> Refusal {
     Refusal::Unavailable(Problem::new(Code::StoreUnavailable, format!("{e}: try again")))
 }
@@ -377,94 +390,4 @@ async fn apply(store: &Store, plan: &planner::Plan) -> Result<(), StoreError> {
         store.apply(step).await?;
     }
     Ok(())
-}
-
-fn key_of(wanted: &Wanted) -> LinkKey {
-    LinkKey {
-        component: wanted.component.clone(),
-        name: wanted.link.clone(),
-        role: Role::Subscriber,
-    }
-}
-
-/// Reads every link into the view; returns the subscriptions that they declare.
-fn read_links(links: &Links, store: Option<&Store>, view: &mut View) -> Vec<Wanted> {
-    let mut wanted = Vec::new();
-    for (key, link) in links.iter() {
-        let mut outcome = LinkOutcome::default();
-        let owner = key.describe();
-        if link.package != "fanout:bus" {
-            outcome.problems.push(Problem::new(
-                Code::ConflictingSettings,
-                format!(
-                    "{owner} is for package {}: this provider serves `fanout:bus`",
-                    link.package
-                ),
-            ));
-        } else if key.role == Role::Caller {
-            match Grant::from_settings(&owner, &link.interfaces, &link.settings) {
-                Ok(grant) => outcome.grant = Some(grant),
-                Err(problems) => outcome.problems = problems,
-            }
-        } else if let Some(store) = store {
-            match declared_subscription(&owner, &link.interfaces, &link.settings, store.policy()) {
-                Ok(subscription) => {
-                    outcome.subscription = Some(subscription.name.clone());
-                    wanted.push(Wanted {
-                        subscription,
-                        component: key.component.clone(),
-                        link: key.name.clone(),
-                        made_by: MadeBy::Link,
-                    });
-                }
-                Err(problems) => outcome.problems = problems,
-            }
-        } else {
-            outcome.problems.push(Problem::new(
-                Code::BusNotReady,
-                format!("{owner} waits: the bus has no policy in force"),
-            ));
-        }
-        for p in &outcome.problems {
-            warn!(code = %p.code, "{}", p.message);
-        }
-        view.links.insert(key.clone(), outcome);
-    }
-    wanted
-}
-
-/// Why nothing is delivered to a remembered subscription, if so.
-fn detached(registered: &Registered, declared: &BTreeSet<SubscriptionName>, view: &View) -> Option<Problem> {
-    let name = &registered.subscription.name;
-    let waits = "its events wait in the log for as long as they are retained";
-    match registered.made_by {
-        MadeBy::Link if declared.contains(name) => None,
-        MadeBy::Link => Some(Problem::new(
-            Code::SubscriberUnlinked,
-            format!(
-                "subscription {name} was declared by a link to component {} that is gone: {waits}",
-                registered.component
-            ),
-        )),
-        MadeBy::Call => {
-            let why = match view.grant(&registered.component, &registered.link) {
-                Ok(grant) if !grant.subscribe => format!("link {} no longer includes `subscriber`", registered.link),
-                Ok(grant) if !grant.allows.covers(&registered.subscription.filter) => {
-                    format!(
-                        "link {} no longer allows all of its tenants and event types",
-                        registered.link
-                    )
-                }
-                Ok(_) => return None,
-                Err(problem) => problem.message,
-            };
-            Some(Problem::new(
-                Code::SubscriberUnlinked,
-                format!(
-                    "subscription {name} of component {}: {why}; {waits}",
-                    registered.component
-                ),
-            ))
-        }
-    }
 }

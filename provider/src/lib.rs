@@ -16,6 +16,7 @@ mod link;
 mod provider;
 mod status;
 mod view;
+mod wanted;
 mod watchdog;
 mod wrpc;
 

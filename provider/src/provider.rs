@@ -14,7 +14,8 @@ use wasmcloud_provider_sdk::{
 };
 
 use crate::bus::Bus;
-use crate::{link, status, watchdog, wrpc};
+use crate::watchdog::Parent;
+use crate::{link, status, wrpc};
 
 /// How long calls and deliveries under way may take when the provider is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -46,6 +47,7 @@ impl Provider for Control {
 /// # Errors
 /// When the host's data can't be read or the lattice can't be reached.
 pub async fn run() -> anyhow::Result<()> {
+    let parent = Parent::now();
     // Read before the SDK does: its error would repeat the whole text, the seed of the lattice's credentials included.
     let host = load_host_data().map_err(|_| anyhow::anyhow!("the host's data on standard input is not readable"))?;
     let (settings, mut settings_changes) = watch::channel(None);
@@ -95,7 +97,7 @@ pub async fn run() -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            () = watchdog::parent_gone() => {
+            () = parent.gone() => {
                 warn!("the host is gone; stopping");
                 break;
             }

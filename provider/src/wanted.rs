@@ -1,0 +1,100 @@
+//! What the links ask for, and which remembered subscriptions they leave without deliveries.
+
+use std::collections::BTreeSet;
+
+use fanout_plan::link::{Grant, declared_subscription};
+use fanout_plan::planner::Wanted;
+use fanout_plan::subscription::{MadeBy, Registered};
+use fanout_plan::{Code, Problem, SubscriptionName};
+
+use crate::jetstream::Store;
+use crate::link::{LinkKey, Links, Role};
+use crate::view::{LinkOutcome, View};
+
+/// The link that a subscription was declared in.
+pub(crate) fn key_of(wanted: &Wanted) -> LinkKey {
+    LinkKey {
+        component: wanted.component.clone(),
+        name: wanted.link.clone(),
+        role: Role::Subscriber,
+    }
+}
+
+/// Reads every link into the view; returns the subscriptions that they declare.
+pub(crate) fn read_links(links: &Links, store: Option<&Store>, view: &mut View) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for (key, link) in links.iter() {
+        let mut outcome = LinkOutcome::default();
+        let owner = key.describe();
+        if link.package != "fanout:bus" {
+            outcome.problems.push(Problem::new(
+                Code::ConflictingSettings,
+                format!(
+                    "{owner} is for package {}: this provider serves `fanout:bus`",
+                    link.package
+                ),
+            ));
+        } else if key.role == Role::Caller {
+            match Grant::from_settings(&owner, &link.interfaces, &link.settings) {
+                Ok(grant) => outcome.grant = Some(grant),
+                Err(problems) => outcome.problems = problems,
+            }
+        } else if let Some(store) = store {
+            match declared_subscription(&owner, &link.interfaces, &link.settings, store.policy()) {
+                Ok(subscription) => {
+                    outcome.subscription = Some(subscription.name.clone());
+                    wanted.push(Wanted {
+                        subscription,
+                        component: key.component.clone(),
+                        link: key.name.clone(),
+                        made_by: MadeBy::Link,
+                    });
+                }
+                Err(problems) => outcome.problems = problems,
+            }
+        } else {
+            outcome.problems.push(Problem::new(
+                Code::BusNotReady,
+                format!("{owner} waits: the bus has no policy in force"),
+            ));
+        }
+        view.links.insert(key.clone(), outcome);
+    }
+    wanted
+}
+
+/// Why nothing is delivered to a remembered subscription, if so.
+pub(crate) fn detached(registered: &Registered, declared: &BTreeSet<SubscriptionName>, view: &View) -> Option<Problem> {
+    let name = &registered.subscription.name;
+    let waits = "its events wait in the log for as long as they are retained";
+    match registered.made_by {
+        MadeBy::Link if declared.contains(name) => None,
+        MadeBy::Link => Some(Problem::new(
+            Code::SubscriberUnlinked,
+            format!(
+                "subscription {name} was declared by a link to component {} that is gone: {waits}",
+                registered.component
+            ),
+        )),
+        MadeBy::Call => {
+            let why = match view.grant(&registered.component, &registered.link) {
+                Ok(grant) if !grant.subscribe => format!("link {} no longer includes `subscriber`", registered.link),
+                Ok(grant) if !grant.allows.covers(&registered.subscription.filter) => {
+                    format!(
+                        "link {} no longer allows all of its tenants and event types",
+                        registered.link
+                    )
+                }
+                Ok(_) => return None,
+                Err(problem) => problem.message,
+            };
+            Some(Problem::new(
+                Code::SubscriberUnlinked,
+                format!(
+                    "subscription {name} of component {}: {why}; {waits}",
+                    registered.component
+                ),
+            ))
+        }
+    }
+}
