@@ -72,6 +72,9 @@ pub(crate) struct Demo {
     /// How many requests may be under way at once
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) concurrency: u32,
+    /// How many seconds the parts may take until everything answers
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    pub(crate) ready_limit: f64,
     /// Leave everything running afterwards and print commands to try
     #[arg(long)]
     pub(crate) stay: bool,

@@ -17,13 +17,17 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 const SAY_EVERY: Duration = Duration::from_secs(3);
 
 const BAR_CELLS: usize = 30;
+const CLEAR_LINE: &str = "\r\x1b[2K";
 
 /// Where the lines go.
 #[derive(Debug)]
 pub(crate) struct Console {
     started: Instant,
     errors: Mutex<File>,
+    /// Whether bars are drawn.
     draws: bool,
+    /// Whether one stands on the last line now.
+    drawn: Mutex<bool>,
 }
 
 impl Console {
@@ -39,6 +43,7 @@ impl Console {
             started: Instant::now(),
             errors: Mutex::new(File::from(errors)),
             draws: std::io::stdout().is_terminal(),
+            drawn: Mutex::new(false),
         })
     }
 
@@ -49,9 +54,7 @@ impl Console {
 
     /// Prints a line. A reader that has gone away is no reason to leave processes behind, so that is not an error.
     pub(crate) fn line(&self, text: impl AsRef<str>) {
-        let mut output = std::io::stdout().lock();
-        drop(writeln!(output, "{}", text.as_ref()));
-        drop(output.flush());
+        self.print(&format!("{}\n", text.as_ref()), false);
     }
 
     /// Prints a line with the time since the run began.
@@ -72,11 +75,19 @@ impl Console {
             console: self,
             label: label.into(),
             total,
-            said: Mutex::new(Said {
-                at: Instant::now(),
-                drawn: false,
-            }),
+            said: Mutex::new(Instant::now()),
         }
+    }
+
+    /// Prints over a bar that stands there.
+    fn print(&self, text: &str, is_bar: bool) {
+        let Ok(mut drawn) = self.drawn.lock() else { return };
+        let mut output = std::io::stdout().lock();
+        if std::mem::replace(&mut *drawn, is_bar) {
+            drop(write!(output, "{CLEAR_LINE}"));
+        }
+        drop(write!(output, "{text}"));
+        drop(output.flush());
     }
 }
 
@@ -86,13 +97,7 @@ pub(crate) struct Progress<'a> {
     console: &'a Console,
     label: String,
     total: u64,
-    said: Mutex<Said>,
-}
-
-#[derive(Debug)]
-struct Said {
-    at: Instant,
-    drawn: bool,
+    said: Mutex<Instant>,
 }
 
 impl Progress<'_> {
@@ -100,19 +105,13 @@ impl Progress<'_> {
     pub(crate) fn set(&self, done: u64) {
         let Ok(mut said) = self.said.lock() else { return };
         let every = if self.console.draws { DRAW_EVERY } else { SAY_EVERY };
-        if said.at.elapsed() < every {
+        if said.elapsed() < every {
             return;
         }
-        said.at = Instant::now();
+        *said = Instant::now();
         if self.console.draws {
-            said.drawn = true;
-            let mut output = std::io::stdout().lock();
-            drop(write!(
-                output,
-                "\r\x1b[2K          {}",
-                bar(&self.label, done, self.total)
-            ));
-            drop(output.flush());
+            let bar = bar(&self.label, done, self.total);
+            self.console.print(&format!("          {bar}"), true);
         } else {
             self.console.timed(format!("{}: {done} of {}", self.label, self.total));
         }
@@ -121,11 +120,7 @@ impl Progress<'_> {
 
 impl Drop for Progress<'_> {
     fn drop(&mut self) {
-        if self.said.lock().is_ok_and(|said| said.drawn) {
-            let mut output = std::io::stdout().lock();
-            drop(write!(output, "\r\x1b[2K"));
-            drop(output.flush());
-        }
+        self.console.print("", false);
     }
 }
 

@@ -11,7 +11,9 @@ pub(crate) fn run(workspace: &Workspace, runner: &Runner) -> Result<()> {
     let parts = build::everything(workspace, runner, Targets::AndTests)?;
 
     runner.step("testing the dev host");
-    runner.run(&mut build::dev_host(workspace, runner, "test")?)?;
+    let mut test = build::dev_host(workspace, runner, "test")?;
+    parts.tell(workspace, &mut test);
+    runner.run(&mut test)?;
 
     runner.step("testing the documentation's examples");
     runner.run(workspace.cargo().args(["test", "--locked", "--workspace", "--doc"]))?;

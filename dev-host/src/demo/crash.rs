@@ -15,20 +15,10 @@ use crate::wait::{Look, until};
 
 /// Killed once one in so many is accepted.
 const KILL_AT: u64 = 10;
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 const RESTART_LIMIT: Duration = Duration::from_secs(60);
 /// The queue subscriber has had its chance when its count stood still this long, many times what a handling takes.
 const STANDS_STILL: Duration = Duration::from_secs(3);
-
-/// What the kill looked like from outside.
-struct Kill {
-    killed: u32,
-    restarted: u32,
-    under_way: u64,
-    /// From the kill until the new process answered, links, subscriptions and all.
-    outage: Duration,
-    ready: Instant,
-}
 
 impl Story<'_> {
     /// Posts `count` webhooks and kills the provider in their midst.
@@ -42,24 +32,12 @@ impl Story<'_> {
             progress.set(accepted);
         };
         let deliver = self.traffic.deliver(&webhooks, &note);
-        let (accepted, kill) = tokio::try_join!(deliver, self.kill_after(&done, count / KILL_AT))?;
+        let (accepted, ready) = tokio::try_join!(deliver, self.kill_after(&done, count / KILL_AT))?;
         drop(progress);
         // What was first posted after the provider was ready again is as safe as ever. Everything that was handled
         // before this act began was waited for, so the window opens with the act.
-        self.note(&webhooks, &accepted, |accepted| accepted.first_post < kill.ready);
+        self.note(&webhooks, &accepted, |accepted| accepted.first_post < ready);
 
-        let Kill {
-            killed,
-            restarted,
-            under_way,
-            ..
-        } = kill;
-        self.console
-            .timed(format!("process {killed} killed with {under_way} webhooks under way"));
-        self.console.timed(format!(
-            "process {restarted} took over; all links and subscriptions back after {} s",
-            rounded(kill.outage)
-        ));
         let sum = |number: fn(&super::Accepted) -> u64| accepted.iter().map(number).sum::<u64>();
         let retried = accepted.iter().filter(|accepted| accepted.posts > 1).count();
         let known = accepted.iter().filter(|accepted| accepted.receipt.duplicate).count();
@@ -68,15 +46,17 @@ impl Story<'_> {
             sum(|accepted| accepted.put_off),
             sum(|accepted| accepted.unanswered),
         ));
-        self.checks.at_least("webhooks under way at the kill", 1, under_way);
+        self.checks
+            .at_least("webhooks that the kill forced to be posted again", 1, retried);
 
         let lines = self.invoicing_caught_up().await?;
         self.settled().await?;
+        let invoices = self.ledger.total(|account| account.invoices);
         let expected = self.ledger.total(|account| account.entitlements);
         let handled = self.entitlements_stand_still(expected).await?;
         let window = self.ledger.total(|account| account.entitlements_in_window);
         self.console.timed(format!(
-            "handled: invoicing {lines} of {lines}, entitlements {handled} of {expected}"
+            "handled: invoicing {lines} of {invoices}, entitlements {handled} of {expected}"
         ));
         self.console.timed(format!(
             "a queue subscription is at most once: {} missed, of {window} events posted around the kill",
@@ -85,7 +65,8 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn kill_after(&self, done: &AtomicU64, count: u64) -> Result<Kill> {
+    /// Kills the provider once `count` webhooks are accepted and others are under way. Returns when all was well again.
+    async fn kill_after(&self, done: &AtomicU64, count: u64) -> Result<Instant> {
         until("the act to be under way", RESTART_LIMIT, LOOK_EVERY, async || {
             let (accepted, under_way) = (done.load(Ordering::Relaxed), self.traffic.under_way());
             Ok(if accepted >= count && under_way > 0 {
@@ -99,6 +80,8 @@ impl Story<'_> {
         let under_way = self.traffic.under_way();
         processes::kill(killed)?;
         let began = Instant::now();
+        self.console
+            .timed(format!("process {killed} killed with {under_way} webhooks under way"));
         let restarted = until(
             "the host to restart the provider",
             RESTART_LIMIT,
@@ -112,13 +95,11 @@ impl Story<'_> {
         )
         .await?;
         self.stack.ready(&self.endpoints, Missing::Await).await?;
-        Ok(Kill {
-            killed,
-            restarted,
-            under_way,
-            outage: began.elapsed(),
-            ready: Instant::now(),
-        })
+        let took = rounded(began.elapsed());
+        self.console.timed(format!(
+            "process {restarted} took over; all links and subscriptions back after {took} s"
+        ));
+        Ok(Instant::now())
     }
 
     /// Waits until entitlements has handled all, or does not go on.

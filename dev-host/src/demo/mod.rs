@@ -39,9 +39,6 @@ use crate::signature::{Secret, now};
 use crate::stack::Stack;
 use crate::wait::{Look, until};
 
-/// The parts must answer within this time of their start.
-const READY_LIMIT: Duration = Duration::from_secs(5);
-
 /// The subscription that analytics makes.
 const BACKFILL: &str = "late";
 
@@ -101,7 +98,7 @@ pub(crate) async fn run(
         console.timed("providers packed; starting the parts");
         let ready = stack.start(&demo.parts, run, &endpoints).await?;
         let mut story = Story::begin(demo, stack, console, endpoints.clone(), secret.clone())?;
-        story.ready(ready)?;
+        story.ready(ready, demo.ready_limit)?;
         story.tell(Shares::of(demo.events.into())).await?;
         story.verdict(demo, ready).await?;
         if demo.stay {
@@ -140,7 +137,7 @@ impl<'a> Story<'a> {
         })
     }
 
-    fn ready(&mut self, ready: Duration) -> Result<()> {
+    fn ready(&mut self, ready: Duration, limit: f64) -> Result<()> {
         let application = self.stack.application()?;
         let server = self.stack.client()?.server_info().version;
         self.console.timed(format!(
@@ -148,8 +145,7 @@ impl<'a> Story<'a> {
             rounded(ready),
             application.name()
         ));
-        self.checks
-            .below("seconds until READY", READY_LIMIT.as_secs_f64(), rounded(ready));
+        self.checks.below("seconds until READY", limit, rounded(ready));
         Ok(())
     }
 
