@@ -24,6 +24,8 @@ use crate::wrpc::Subscriber;
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
 /// consumer by hand.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How often the connection's state is read.
+const LOOK_AT_CONNECTION: Duration = Duration::from_millis(200);
 /// The waits between tries while the store can't be reached: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How often a plan is made anew because another instance was faster.
@@ -141,8 +143,24 @@ impl Bus {
             tokio::select! {
                 () = self.0.stop.cancelled() => return,
                 () = self.0.replan.notified() => {}
+                () = self.reconnected() => info!("the store is there again"),
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    /// Returns when the connection to the store was lost and is there again: what the server kept in memory only is
+    /// gone then.
+    async fn reconnected(&self) {
+        let nats = self.0.lattice.nats();
+        let mut lost = false;
+        loop {
+            let connected = nats.connection_state() == async_nats::connection::State::Connected;
+            if connected && lost {
+                return;
+            }
+            lost |= !connected;
+            tokio::time::sleep(LOOK_AT_CONNECTION).await;
         }
     }
 

@@ -1,13 +1,14 @@
 //! A component played over wRPC: it calls the bus, and is called by it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_transport::{CallContext, Caller, Client, Lattice, Options, Server};
 
 use crate::bindings::exports::fanout::bus::{backfill_handler, batch_handler, handler};
 use crate::types::{Delivery, Event, PublishError, Receipt, Rejection};
-use crate::{bindings, publisher};
+use crate::{bindings, eventually, publisher};
 
 /// What a component does with a delivery.
 #[derive(Clone, Debug)]
@@ -86,7 +87,7 @@ impl Component {
     pub async fn down(&self) {
         let server = self.server.lock().unwrap().take();
         if let Some(server) = server {
-            server.drain(std::time::Duration::from_secs(5)).await;
+            server.drain(Duration::from_secs(5)).await;
         }
     }
 
@@ -123,14 +124,18 @@ impl Component {
         self.publish_by("default", event).await
     }
 
-    /// Publishes one event through a link.
+    /// Publishes one event through a link. A call that no answer comes to (its instance was killed) is made again with
+    /// the same id, as a publisher does.
     ///
     /// # Errors
     /// The bus's refusal.
     pub async fn publish_by(&self, link: &str, event: Event) -> Result<Receipt, PublishError> {
-        publisher::publish_tenant_event(&self.provider, by(link), &event)
-            .await
-            .expect("the bus answers")
+        eventually("the bus answers", || async {
+            publisher::publish_tenant_event(&self.provider, by(link), &event)
+                .await
+                .ok()
+        })
+        .await
     }
 }
 
@@ -138,7 +143,7 @@ impl Component {
 fn by(link: &str) -> CallContext {
     CallContext {
         link: Some(link.to_owned()),
-        ..CallContext::default()
+        ..CallContext::within(Duration::from_secs(2))
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn print(
         String::new(),
         "It goes on running. To try, in another terminal:".to_owned(),
         String::new(),
-        "# A webhook of your own. The second time it is a duplicate; a minute later, with another id, it is not.".to_owned(),
+        "# A webhook of your own. Post it again, and the answer says that it is a duplicate.".to_owned(),
         format!("secret={}", secret.expose()),
         r#"body='{"id":"evt_mine_1","object":"event","type":"invoice.paid","created":'$(date +%s)',"data":{"object":{"id":"in_1","object":"invoice","amount_paid":4900,"currency":"eur","customer":"cus_1","created":'$(date +%s)',"metadata":{"tenant":"acme"}}}}'"#.to_owned(),
         r#"t=$(date +%s); v1=$(printf '%s.%s' "$t" "$body" | openssl dgst -sha256 -hmac "$secret" | sed 's/^.* //')"#.to_owned(),
