@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// How long a link may be missing while all else stands still. After that it is renewed, and after each renewal it is
 /// given twice as long, so that a slow machine gets there too.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What to do about links that are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

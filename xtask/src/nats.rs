@@ -68,6 +68,8 @@ fn install(folder: &Path, runner: &Runner) -> Result<()> {
     }
     let mut install = Command::new("python3");
     install
+        // In a container one is root, and the folder is ours alone.
+        .env("PIP_ROOT_USER_ACTION", "ignore")
         .args([
             "-m",
             "pip",
