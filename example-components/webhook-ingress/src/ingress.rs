@@ -88,7 +88,7 @@ fn verify(source: &Source, headers: &HeaderMap, body: &[u8], now: i64) -> Result
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect();
     let request = webhook_signature::Request::new(&headers, body);
-    let verified = webhook_signature::verify(source.scheme, &source.keys, &request, now, source.tolerance);
+    let verified = webhook_signature::verify(&source.keys, &request, now, source.tolerance);
     verified.map(drop).map_err(Refusal::Signature)
 }
 

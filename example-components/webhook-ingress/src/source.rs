@@ -87,7 +87,7 @@ impl Source {
             tenants,
             event_type: event_type.unwrap_or_else(|| default_event_type(scheme)),
             event_id: event_id.unwrap_or_else(|| default_event_id(scheme)),
-            tolerance: tolerance.unwrap_or(scheme.default_tolerance()),
+            tolerance: tolerance.or(scheme.default_tolerance()).unwrap_or_default(),
             max_body: max_body.unwrap_or(256 << 10),
         }))
     }

@@ -9,15 +9,33 @@ const MAX_LEN: usize = 4096;
 ///
 /// A repeated header is refused: a proxy in front may have looked at the other one.
 pub(crate) fn only<'a>(request: &Request<'a>, header: &'static str) -> Result<&'a str, Refusal> {
-    let mut values = request
-        .headers
-        .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case(header))
-        .map(|&(_, value)| value);
+    let mut values = values(request, header);
     let value = values.next().ok_or(Refusal::MissingHeader { header })?;
     if values.next().is_some() {
         return Err(Refusal::RepeatedHeader { header });
     }
+    text(header, value)
+}
+
+/// The values of a header that may come more than once, each in visible ASCII.
+pub(crate) fn each<'a>(request: &Request<'a>, header: &'static str) -> impl Iterator<Item = Result<&'a str, Refusal>> {
+    values(request, header).map(move |value| text(header, value))
+}
+
+/// Whether the header is there.
+pub(crate) fn is_present(request: &Request<'_>, header: &str) -> bool {
+    values(request, header).next().is_some()
+}
+
+fn values<'a>(request: &Request<'a>, header: &str) -> impl Iterator<Item = &'a [u8]> {
+    request
+        .headers
+        .iter()
+        .filter(move |(name, _)| name.eq_ignore_ascii_case(header))
+        .map(|&(_, value)| value)
+}
+
+fn text<'a>(header: &'static str, value: &'a [u8]) -> Result<&'a str, Refusal> {
     let malformed = |problem| Refusal::MalformedHeader { header, problem };
     if value.len() > MAX_LEN {
         return Err(malformed("it is longer than 4,096 bytes"));

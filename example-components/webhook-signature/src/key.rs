@@ -1,33 +1,39 @@
-//! The keys that signatures are made with.
+//! The keys that signatures are verified with.
 
 use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-
-use crate::Scheme;
+use crate::{Parameters, Scheme, basic, braintree, mac::Mac, paypal};
 
 /// The most keys that can be active at once. Each costs one pass over the body.
 pub const MAX_KEYS: usize = 16;
 
-/// One key. It does not show itself in `Debug`.
+/// One key, in the form its scheme verifies with. It does not show itself in `Debug`.
 #[derive(Clone)]
-pub struct Key(Box<[u8]>);
+pub(crate) enum Key {
+    /// Of HMAC-SHA256.
+    Mac(Box<Mac>),
+    /// Of Ed25519.
+    Ed25519(Box<ed25519_dalek::VerifyingKey>),
+    /// Braintree's pair.
+    Braintree(Box<braintree::Pair>),
+    /// A user and a password.
+    Credential(basic::Credential),
+    /// PayPal's certificate.
+    Certificate(Box<paypal::Certificate>),
+}
 
 impl Key {
-    /// Reads a secret as the scheme's vendor hands it out.
-    pub fn new(scheme: Scheme, secret: &str) -> Result<Self, InvalidKey> {
-        let bytes = match scheme {
-            Scheme::Stripe | Scheme::Github => secret.as_bytes().to_vec(),
-            Scheme::StandardWebhooks => decode_standard(secret)?,
-        };
+    /// A key of HMAC-SHA256 from its bytes.
+    pub(crate) fn mac(bytes: &[u8]) -> Result<Self, InvalidKey> {
         if bytes.is_empty() {
             return Err(InvalidKey::Empty);
         }
-        Ok(Self(bytes.into()))
+        Ok(Self::Mac(Box::new(Mac::new(bytes))))
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+    /// A key of HMAC-SHA256 that is the secret as it stands.
+    pub(crate) fn text(secret: &str) -> Result<Self, InvalidKey> {
+        Self::mac(secret.as_bytes())
     }
 }
 
@@ -37,14 +43,84 @@ impl fmt::Debug for Key {
     }
 }
 
-/// `whsec_` marks a symmetric secret; the reference libraries take it without the mark too.
-fn decode_standard(secret: &str) -> Result<Vec<u8>, InvalidKey> {
-    if secret.starts_with("whpk_") || secret.starts_with("whsk_") {
-        return Err(InvalidKey::Asymmetric);
+/// Reads secrets one by one.
+pub(crate) fn each(secrets: &[&str], read: impl Fn(&str) -> Result<Key, InvalidKey>) -> Result<Vec<Key>, InvalidKeys> {
+    let read = |(index, secret): (usize, &&str)| {
+        read(secret).map_err(|source| InvalidKeys::Key {
+            place: index + 1,
+            source,
+        })
+    };
+    secrets.iter().enumerate().map(read).collect()
+}
+
+/// Reads secrets that are keys of HMAC-SHA256 as they stand.
+pub(crate) fn texts(secrets: &[&str], _: &Parameters) -> Result<Vec<Key>, InvalidKeys> {
+    each(secrets, Key::text)
+}
+
+/// The active keys of one scheme, in the order they were given: one, or several while a secret is being rotated; and
+/// the scheme's parameters.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    scheme: Scheme,
+    keys: Vec<Key>,
+    parameters: Parameters,
+}
+
+impl Keys {
+    /// Reads 1 to [`MAX_KEYS`] secrets as the scheme's vendor hands them out, separated by white space. For
+    /// [`Scheme::Paypal`] it is certificates in PEM.
+    pub fn parse(scheme: Scheme, secrets: &str) -> Result<Self, InvalidKeys> {
+        Self::with_parameters(scheme, secrets, &[])
     }
-    let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
-    // The decoder's error would quote a part of the secret.
-    STANDARD.decode(encoded).map_err(|_| InvalidKey::NotBase64)
+
+    /// Reads secrets, and the names and values of the scheme's parameters ([`Scheme::parameters`]).
+    pub fn with_parameters(scheme: Scheme, secrets: &str, parameters: &[(&str, &str)]) -> Result<Self, InvalidKeys> {
+        if scheme == Scheme::Paypal {
+            return Self::of(scheme, &[secrets], parameters);
+        }
+        let secrets: Vec<_> = secrets.split_whitespace().collect();
+        Self::of(scheme, &secrets, parameters)
+    }
+
+    /// Keys of secrets that are already told apart: one of them may hold white space.
+    pub fn of(scheme: Scheme, secrets: &[&str], parameters: &[(&str, &str)]) -> Result<Self, InvalidKeys> {
+        if secrets.len() > MAX_KEYS {
+            return Err(InvalidKeys::TooMany { count: secrets.len() });
+        }
+        let parameters = Parameters::read(scheme, parameters)?;
+        let keys = (scheme.rules().keys)(secrets, &parameters)?;
+        match keys.len() {
+            0 => Err(InvalidKeys::None),
+            1..=MAX_KEYS => Ok(Self {
+                scheme,
+                keys,
+                parameters,
+            }),
+            count => Err(InvalidKeys::TooMany { count }),
+        }
+    }
+
+    /// The scheme that they are keys of.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// How many there are: at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The value of a parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
+    }
 }
 
 /// Why a secret is no key. Never quotes it.
@@ -54,56 +130,22 @@ pub enum InvalidKey {
     /// It is empty: anyone could sign with it.
     #[error("is empty")]
     Empty,
-    /// It is not in base64.
-    #[error("is not `whsec_` followed by base64")]
-    NotBase64,
-    /// It is a key of a public-key signature.
-    #[error("is an asymmetric key, and only `whsec_` secrets are supported")]
-    Asymmetric,
+    /// It is not in the form that the scheme's vendor hands out.
+    #[error("is not {expected}")]
+    Malformed {
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// It signs, and whoever verifies has no need of it.
+    #[error("is a private key, which belongs to the sender: verify with the public one")]
+    Private,
+    /// It verifies, and can't sign.
+    #[error("is a public key, which signs nothing")]
+    Public,
 }
 
-/// The active keys, in the order they were given: one, or several while a secret is being rotated.
-#[derive(Clone, Debug)]
-pub struct Keys(Vec<Key>);
-
-impl Keys {
-    /// 1 to [`MAX_KEYS`] keys.
-    pub fn new(keys: Vec<Key>) -> Result<Self, InvalidKeys> {
-        match keys.len() {
-            0 => Err(InvalidKeys::None),
-            1..=MAX_KEYS => Ok(Self(keys)),
-            count => Err(InvalidKeys::TooMany { count }),
-        }
-    }
-
-    /// Reads secrets that are separated by white space.
-    pub fn parse(scheme: Scheme, secrets: &str) -> Result<Self, InvalidKeys> {
-        let keys = secrets
-            .split_whitespace()
-            .enumerate()
-            .map(|(index, secret)| {
-                Key::new(scheme, secret).map_err(|source| InvalidKeys::Key {
-                    place: index + 1,
-                    source,
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        Self::new(keys)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Key> {
-        self.0.iter()
-    }
-}
-
-impl From<Key> for Keys {
-    fn from(key: Key) -> Self {
-        Self(vec![key])
-    }
-}
-
-/// Why a list of secrets is no [`Keys`]. Never quotes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why secrets and parameters are no [`Keys`]. Never quotes them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKeys {
     /// There is none: nothing could be verified.
@@ -123,6 +165,43 @@ pub enum InvalidKeys {
         /// Why.
         source: InvalidKey,
     },
+    /// The scheme has no parameter of this name.
+    #[error("{scheme} has no parameter `{name}`; it knows {}", known(*.scheme))]
+    UnknownParameter {
+        /// The scheme.
+        scheme: Scheme,
+        /// The name.
+        name: String,
+    },
+    /// The scheme can't verify without this parameter.
+    #[error("{scheme} needs the parameter `{name}`")]
+    MissingParameter {
+        /// The scheme.
+        scheme: Scheme,
+        /// The name.
+        name: &'static str,
+    },
+    /// A parameter's value can't be used.
+    #[error("the parameter `{name}` {problem}")]
+    InvalidParameter {
+        /// The name.
+        name: &'static str,
+        /// What is wrong with the value.
+        problem: &'static str,
+    },
+}
+
+fn known(scheme: Scheme) -> String {
+    let names: Vec<_> = scheme
+        .parameters()
+        .iter()
+        .map(|parameter| format!("`{}`", parameter.name))
+        .collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -130,60 +209,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stripe_secret_is_the_key_as_it_stands() {
-        let key = Key::new(Scheme::Stripe, "whsec_abc").unwrap();
-        assert_eq!(key.bytes(), b"whsec_abc");
-    }
-
-    #[test]
-    fn a_standard_secret_is_decoded_with_and_without_its_mark() {
-        for secret in ["whsec_AAEC", "AAEC"] {
-            assert_eq!(
-                Key::new(Scheme::StandardWebhooks, secret).unwrap().bytes(),
-                [0, 1, 2],
-                "{secret}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_no_key_is_refused() {
-        let check = |secret| Key::new(Scheme::StandardWebhooks, secret).unwrap_err();
-        assert_eq!(check(""), InvalidKey::Empty);
-        assert_eq!(check("whsec_"), InvalidKey::Empty);
-        assert_eq!(check("whsec_!!!!"), InvalidKey::NotBase64);
-        assert_eq!(check("whsec_AAE"), InvalidKey::NotBase64);
-        assert_eq!(check("whpk_AAEC"), InvalidKey::Asymmetric);
-        assert_eq!(check("whsk_AAEC"), InvalidKey::Asymmetric);
-        assert_eq!(Key::new(Scheme::Stripe, "").unwrap_err(), InvalidKey::Empty);
-        assert_eq!(Key::new(Scheme::Github, "").unwrap_err(), InvalidKey::Empty);
-    }
-
-    #[test]
     fn keys_are_separated_by_white_space_and_counted() {
-        assert_eq!(
-            Keys::parse(Scheme::Stripe, "one  two\n three ").unwrap().iter().count(),
-            3
-        );
-        assert_eq!(Keys::parse(Scheme::Stripe, " \n").unwrap_err(), InvalidKeys::None);
+        let parse = |secrets: &str| Keys::parse(Scheme::Stripe, secrets);
+        let keys = parse("one  two\n three ").unwrap();
+        assert_eq!((keys.len(), keys.scheme()), (3, Scheme::Stripe));
+        assert_eq!(parse(" \n").unwrap_err(), InvalidKeys::None);
         let many = "s ".repeat(MAX_KEYS + 1);
-        assert_eq!(
-            Keys::parse(Scheme::Stripe, &many).unwrap_err(),
-            InvalidKeys::TooMany { count: MAX_KEYS + 1 }
-        );
-        assert_eq!(
-            Keys::parse(Scheme::StandardWebhooks, "whsec_AAEC whsec_?").unwrap_err(),
-            InvalidKeys::Key {
-                place: 2,
-                source: InvalidKey::NotBase64
-            }
-        );
+        assert_eq!(parse(&many).unwrap_err(), InvalidKeys::TooMany { count: MAX_KEYS + 1 });
+        let error = Keys::parse(Scheme::StandardWebhooks, "whsec_AAEC whsec_?").unwrap_err();
+        assert!(matches!(error, InvalidKeys::Key { place: 2, .. }), "{error:?}");
     }
 
     #[test]
     fn no_secret_is_shown() {
         let keys = Keys::parse(Scheme::Stripe, "whsec_topsecret").unwrap();
-        assert_eq!(format!("{keys:?}"), "Keys([Key(redacted)])");
+        let shown = format!("{keys:?}");
+        assert!(
+            shown.contains("Key(redacted)") && !shown.contains("topsecret"),
+            "{shown}"
+        );
         let error = Keys::parse(Scheme::StandardWebhooks, "whsec_topsecret!").unwrap_err();
         assert!(!format!("{error:?} {error}").contains("topsecret"));
     }

@@ -1,10 +1,11 @@
 //! Verifies and makes webhook signatures.
 //!
-//! One entry point: [`verify`] takes a scheme, the keys that are active, the request as it came, and the time, and
-//! says what was proved or which check failed. [`sign`] is its opposite, for tests and for senders.
+//! One entry point: [`verify`] takes the keys of a scheme that are active, the request as it came, and the time, and says
+//! what was proven or which check failed. [`sign`] is its opposite, for tests and for senders.
 //!
-//! What this crate deliberately lacks: IO, a clock, configuration, and any reading of the body. The body is bytes; it is
-//! verified before anything parses it.
+//! What this crate deliberately lacks: IO, a clock, configuration, and any reading of a body whose signature stands
+//! outside of it. Such a body is bytes, and is verified before anything parses it. Where the signature stands within the
+//! body, [`Proven`] says what it covers.
 //!
 //! Rules that hold for every scheme:
 //! - Signatures are compared in constant time, and every key is tried with every signature, so that the time taken does
@@ -25,30 +26,50 @@
 //! let now = 1_767_225_660;
 //!
 //! let request = Request::new(&headers, b"{}");
-//! let verified = verify(Scheme::Stripe, &keys, &request, now, Duration::from_secs(300))?;
+//! let verified = verify(&keys, &request, now, Duration::from_secs(300))?;
 //! assert_eq!((verified.key, verified.timestamp), (1, Some(1_767_225_600)));
 //!
 //! let forged = Request::new(&headers, b"{ }");
-//! let refusal = verify(Scheme::Stripe, &keys, &forged, now, Duration::from_secs(300));
+//! let refusal = verify(&keys, &forged, now, Duration::from_secs(300));
 //! assert_eq!(refusal, Err(Refusal::SignatureMismatch));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adyen;
+mod adyen_balance;
+mod basic;
+mod body;
+pub mod braintree;
+mod encoding;
 mod github;
+mod gocardless;
 mod header;
 mod key;
 mod mac;
+mod mollie;
+mod paddle;
+mod parameter;
+pub mod paypal;
+mod proven;
+mod razorpay;
 mod refusal;
 mod scheme;
+mod shopify;
+mod signing;
+mod square;
 mod standard_webhooks;
 mod stripe;
 mod time;
 
 use std::time::Duration;
 
-pub use key::{InvalidKey, InvalidKeys, Key, Keys, MAX_KEYS};
+pub use key::{InvalidKey, InvalidKeys, Keys, MAX_KEYS};
+pub use parameter::Parameter;
+pub(crate) use parameter::Parameters;
+pub use proven::{Coverage, Item, Proven, Verified};
 pub use refusal::{Refusal, RefusalKind};
 pub use scheme::{Scheme, UnknownScheme};
+pub use signing::{Signed, SigningKey, Unsignable, Unsigned};
 
 /// A webhook as it came over HTTP.
 #[derive(Clone, Copy, Debug)]
@@ -58,70 +79,39 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The body, byte for byte.
     pub body: &'a [u8],
+    /// The URL as the sender wrote it, where that is known.
+    pub url: Option<&'a str>,
 }
 
 impl<'a> Request<'a> {
     /// A request with these headers and this body.
     pub fn new(headers: &'a [(&'a str, &'a [u8])], body: &'a [u8]) -> Self {
-        Self { headers, body }
+        Self {
+            headers,
+            body,
+            url: None,
+        }
     }
-}
 
-/// What a signature proved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Verified<'a> {
-    /// The scheme it was verified by.
-    pub scheme: Scheme,
-    /// Which key matched: its place in [`Keys`], from 0.
-    pub key: usize,
-    /// The webhook's id, where the signature covers one.
-    pub id: Option<&'a str>,
-    /// When it was signed, in seconds since 1970, where the signature covers a time.
-    pub timestamp: Option<i64>,
+    /// The same request, sent to this URL. Only a scheme whose signature covers the URL ([`Scheme::covers_url`]) asks.
+    pub fn with_url(self, url: &'a str) -> Self {
+        Self { url: Some(url), ..self }
+    }
 }
 
 /// Verifies that `request` was signed by one of `keys`, no longer than `tolerance` before or after `now`.
 ///
-/// `now` is in seconds since 1970. A scheme that signs no time ([`Scheme::signs_time`]) ignores both it and `tolerance`:
-/// its webhooks can be replayed for as long as the key is active, and the event id has to catch that.
-pub fn verify<'a>(
-    scheme: Scheme,
-    keys: &Keys,
-    request: &Request<'a>,
-    now: i64,
-    tolerance: Duration,
-) -> Result<Verified<'a>, Refusal> {
-    let verified = match scheme {
-        Scheme::Stripe => stripe::verify(keys, request),
-        Scheme::StandardWebhooks => standard_webhooks::verify(keys, request),
-        Scheme::Github => github::verify(keys, request),
-    }?;
+/// `now` is in seconds since 1970. A scheme that signs no time ([`Scheme::signs_time`]) ignores `tolerance`: its webhooks
+/// can be replayed for as long as the key is active, and the event id has to catch that.
+pub fn verify<'a>(keys: &Keys, request: &Request<'a>, now: i64, tolerance: Duration) -> Result<Verified<'a>, Refusal> {
+    let verified = (keys.scheme().rules().verify)(keys, request, now)?;
     if let Some(timestamp) = verified.timestamp {
         time::check(timestamp, now, tolerance)?;
     }
     Ok(verified)
 }
 
-/// A webhook before it is signed.
-#[derive(Clone, Copy, Debug)]
-pub struct Unsigned<'a> {
-    /// The webhook's id; only schemes whose signature covers one use it.
-    pub id: &'a str,
-    /// When it is signed, in seconds since 1970; only schemes whose signature covers a time use it.
-    pub timestamp: i64,
-    /// The body, byte for byte.
-    pub body: &'a [u8],
+/// Makes `webhook` one that is signed by `key`.
+pub fn sign<'a>(key: &SigningKey, webhook: &Unsigned<'a>) -> Result<Signed<'a>, Unsignable> {
+    (key.scheme().rules().sign)(key, webhook)
 }
-
-/// The headers that make it a webhook signed by `key`.
-pub fn sign(scheme: Scheme, key: &Key, webhook: &Unsigned<'_>) -> Vec<(&'static str, String)> {
-    match scheme {
-        Scheme::Stripe => stripe::sign(key, webhook),
-        Scheme::StandardWebhooks => standard_webhooks::sign(key, webhook),
-        Scheme::Github => github::sign(key, webhook),
-    }
-}
-
-#[cfg(test)]
-mod properties;

@@ -4,17 +4,37 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use crate::{Key, Keys};
+use crate::{Keys, key::Key};
 
 /// The length of a tag in bytes.
 pub(crate) const TAG_LEN: usize = 32;
 
-/// The most signatures that a header may hold: more than a sender has keys, few enough to bound the work.
+/// The most signatures that a webhook may hold: more than a sender has keys, few enough to bound the work.
 pub(crate) const MAX_TAGS: usize = 16;
 
 pub(crate) type Tag = [u8; TAG_LEN];
 
-/// The tags that a header holds.
+/// A key of HMAC-SHA256, with what depends on the key alone already computed.
+#[derive(Clone)]
+pub(crate) struct Mac(Hmac<Sha256>);
+
+impl Mac {
+    /// A key of any length is accepted: HMAC hashes a long one and pads a short one.
+    pub(crate) fn new(key: &[u8]) -> Self {
+        Self(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
+    }
+
+    /// The tag of the concatenated `parts`.
+    pub(crate) fn tag(&self, parts: &[&[u8]]) -> Tag {
+        let mut mac = self.0.clone();
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// The tags that a webhook holds.
 #[derive(Default)]
 pub(crate) struct Tags {
     tags: [Tag; MAX_TAGS],
@@ -43,44 +63,58 @@ impl Tags {
     ///
     /// Every key is compared with every tag: the time taken depends on how many there are, not on which match.
     pub(crate) fn made_by(&self, keys: &Keys, parts: &[&[u8]]) -> Option<usize> {
-        let mut found = Choice::from(0);
-        let mut which = 0_u32;
+        let mut found = Found::default();
         for (index, key) in (0_u32..).zip(keys.iter()) {
-            let made = tag(key, parts);
+            let Key::Mac(mac) = key else { continue };
+            let made = mac.tag(parts);
             let matches = self.tags[..self.len]
                 .iter()
                 .fold(Choice::from(0), |matches, tag| matches | made.ct_eq(tag));
-            which.conditional_assign(&index, matches & !found);
-            found |= matches;
+            found.note(index, matches);
         }
-        bool::from(found).then_some(which as usize)
+        found.index()
     }
 }
 
-/// The tag of the concatenated `parts`.
-pub(crate) fn tag(key: &Key, parts: &[&[u8]]) -> Tag {
-    // A key of any length is accepted: HMAC hashes a long one and pads a short one.
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.bytes()).expect("HMAC takes a key of any length");
-    for part in parts {
-        mac.update(part);
+impl From<Tag> for Tags {
+    fn from(tag: Tag) -> Self {
+        let mut tags = Self::default();
+        tags.tags[0] = tag;
+        tags.len = 1;
+        tags
     }
-    mac.finalize().into_bytes().into()
 }
 
-/// Reads a tag in lower-case hexadecimal.
-pub(crate) fn from_hex(text: &str) -> Option<Tag> {
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return None;
+/// The first of several keys that matched, noted without a branch on whether it did.
+pub(crate) struct Found {
+    found: Choice,
+    which: u32,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            found: Choice::from(0),
+            which: 0,
+        }
     }
-    let mut tag = Tag::default();
-    hex::decode_to_slice(text, &mut tag).ok()?;
-    Some(tag)
+}
+
+impl Found {
+    pub(crate) fn note(&mut self, index: u32, matches: Choice) {
+        self.which.conditional_assign(&index, matches & !self.found);
+        self.found |= matches;
+    }
+
+    pub(crate) fn index(self) -> Option<usize> {
+        bool::from(self.found).then_some(self.which as usize)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Scheme;
+    use crate::{Scheme, encoding};
 
     fn keys(secrets: &str) -> Keys {
         Keys::parse(Scheme::Stripe, secrets).unwrap()
@@ -89,15 +123,15 @@ mod tests {
     /// RFC 4231, test case 2.
     #[test]
     fn a_tag_is_hmac_sha256() {
-        let key = Key::new(Scheme::Stripe, "Jefe").unwrap();
-        let expected = from_hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843").unwrap();
-        assert_eq!(tag(&key, &[b"what do ya want for nothing?"]), expected);
-        assert_eq!(tag(&key, &[b"what do ya ", b"", b"want for nothing?"]), expected);
+        let key = Mac::new(b"Jefe");
+        let expected = encoding::hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843").unwrap();
+        assert_eq!(key.tag(&[b"what do ya want for nothing?"]), expected);
+        assert_eq!(key.tag(&[b"what do ya ", b"", b"want for nothing?"]), expected);
     }
 
     #[test]
     fn the_first_key_that_matches_is_named() {
-        let made = tag(&Key::new(Scheme::Stripe, "two").unwrap(), &[b"body"]);
+        let made = Mac::new(b"two").tag(&[b"body"]);
         let mut tags = Tags::default();
         assert!(tags.push([7; TAG_LEN]));
         assert!(tags.push(made));
@@ -106,6 +140,8 @@ mod tests {
         assert_eq!(tags.made_by(&keys("one three"), &[b"body"]), None);
         assert_eq!(tags.made_by(&keys("two"), &[b"Body"]), None);
         assert_eq!(Tags::default().made_by(&keys("two"), &[b"body"]), None);
+        assert_eq!(Tags::from(made).made_by(&keys("two"), &[b"body"]), Some(0));
+        assert_eq!(Tags::from(made).made_by(&keys("one"), &[b"body"]), None);
     }
 
     #[test]
@@ -115,16 +151,5 @@ mod tests {
             assert!(tags.push([0; TAG_LEN]));
         }
         assert!(!tags.push([0; TAG_LEN]));
-    }
-
-    #[test]
-    fn hex_is_lower_case_and_of_full_length() {
-        let text = "ab".repeat(TAG_LEN);
-        assert_eq!(from_hex(&text), Some([0xab; TAG_LEN]));
-        assert_eq!(from_hex(&text.to_uppercase()), None);
-        assert_eq!(from_hex(&text[2..]), None);
-        assert_eq!(from_hex(&format!("{text}ab")), None);
-        assert_eq!(from_hex(&text.replace('a', "g")), None);
-        assert_eq!(from_hex(""), None);
     }
 }

@@ -32,9 +32,50 @@ pub enum Refusal {
         /// The version that is verified.
         version: &'static str,
     },
+    /// The body does not have the form that the scheme prescribes.
+    #[error("the body is malformed: {problem}")]
+    MalformedBody {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A field of the body that the signature stands in, or is about, is absent.
+    #[error("the body's field `{field}` is missing")]
+    MissingField {
+        /// The field.
+        field: &'static str,
+    },
+    /// A field of the body came more than once.
+    #[error("the body's field `{field}` came more than once")]
+    RepeatedField {
+        /// The field.
+        field: &'static str,
+    },
+    /// A field of the body does not have the form that the scheme prescribes.
+    #[error("the body's field `{field}` is malformed: {problem}")]
+    MalformedField {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The scheme signs the URL, and it is not known.
+    #[error("the signature covers the URL that the webhook was sent to, and it is not known here")]
+    NoUrl,
     /// No active key made any of the signatures.
     #[error("no active key made this signature")]
     SignatureMismatch,
+    /// No active key made the signature of one of several items.
+    #[error("no active key made the signature of item {item}")]
+    ItemMismatch {
+        /// Which, from 1.
+        item: usize,
+    },
+    /// A certificate does not lead to a root that is trusted, or not now.
+    #[error("the certificate is not trusted: {problem}")]
+    UntrustedCertificate {
+        /// Why.
+        problem: &'static str,
+    },
     /// Signed too long ago.
     #[error("signed {age_s} s ago, and {tolerance_s} s are allowed")]
     Stale {
@@ -72,7 +113,13 @@ impl Refusal {
             Refusal::RepeatedHeader { .. } => "repeated-header",
             Refusal::MalformedHeader { .. } => "malformed-header",
             Refusal::NoSupportedSignature { .. } => "no-supported-signature",
-            Refusal::SignatureMismatch => "signature-mismatch",
+            Refusal::MalformedBody { .. } => "malformed-body",
+            Refusal::MissingField { .. } => "missing-field",
+            Refusal::RepeatedField { .. } => "repeated-field",
+            Refusal::MalformedField { .. } => "malformed-field",
+            Refusal::NoUrl => "unknown-url",
+            Refusal::SignatureMismatch | Refusal::ItemMismatch { .. } => "signature-mismatch",
+            Refusal::UntrustedCertificate { .. } => "untrusted-certificate",
             Refusal::Stale { .. } => "stale-timestamp",
             Refusal::Future { .. } => "future-timestamp",
         }
@@ -81,10 +128,18 @@ impl Refusal {
     /// What it says about the sender.
     pub fn kind(&self) -> RefusalKind {
         match self {
-            Refusal::RepeatedHeader { .. } | Refusal::MalformedHeader { .. } => RefusalKind::Malformed,
-            Refusal::MissingHeader { .. } | Refusal::NoSupportedSignature { .. } | Refusal::SignatureMismatch => {
-                RefusalKind::Unproven
-            }
+            Refusal::RepeatedHeader { .. }
+            | Refusal::MalformedHeader { .. }
+            | Refusal::MalformedBody { .. }
+            | Refusal::RepeatedField { .. }
+            | Refusal::MalformedField { .. } => RefusalKind::Malformed,
+            Refusal::MissingHeader { .. }
+            | Refusal::MissingField { .. }
+            | Refusal::NoSupportedSignature { .. }
+            | Refusal::NoUrl
+            | Refusal::SignatureMismatch
+            | Refusal::ItemMismatch { .. }
+            | Refusal::UntrustedCertificate { .. } => RefusalKind::Unproven,
             Refusal::Stale { .. } | Refusal::Future { .. } => RefusalKind::OutOfTime,
         }
     }

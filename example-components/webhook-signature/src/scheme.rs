@@ -2,47 +2,140 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// A way to sign a webhook.
+use crate::{
+    Coverage, InvalidKeys, Keys, Parameter, Parameters, Refusal, Request, Signed, SigningKey, Unsignable, Unsigned,
+    Verified, adyen, basic, braintree, key::Key, paddle, paypal, signing::Material, square, standard_webhooks, stripe,
+};
+
+/// A way to sign a webhook. What each one signs, and where that is specified, is in `docs/webhooks.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Scheme {
-    /// Stripe: `Stripe-Signature: t=TIME,v1=HEX`, HMAC-SHA256 over `TIME.BODY`. The whole secret, `whsec_` included, is
-    /// the key. <https://docs.stripe.com/webhooks#verify-manually>
+    /// Stripe: `Stripe-Signature: t=TIME,v1=HEX`, HMAC-SHA256 over `TIME.BODY`.
     Stripe,
-    /// Standard Webhooks 1.0.0: `webhook-id`, `webhook-timestamp`, `webhook-signature: v1,BASE64`, HMAC-SHA256 over
-    /// `ID.TIME.BODY`. The secret is `whsec_` and the key in base64.
-    /// <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
+    /// Standard Webhooks and Svix: HMAC-SHA256 or Ed25519 over `ID.TIME.BODY`.
     StandardWebhooks,
-    /// GitHub: `X-Hub-Signature-256: sha256=HEX`, HMAC-SHA256 over the body. The signature covers neither a time nor an
-    /// id nor the event's name.
-    /// <https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries>
+    /// GitHub: `X-Hub-Signature-256: sha256=HEX`, HMAC-SHA256 over the body.
     Github,
+    /// Shopify: `X-Shopify-Hmac-Sha256: BASE64`, HMAC-SHA256 over the body.
+    Shopify,
+    /// Square: `x-square-hmacsha256-signature: BASE64`, HMAC-SHA256 over the notification URL and the body.
+    Square,
+    /// Paddle: `Paddle-Signature: ts=TIME;h1=HEX`, HMAC-SHA256 over `TIME:BODY`.
+    Paddle,
+    /// Adyen's standard webhooks: a signature in each item of the body, HMAC-SHA256 over eight of its fields.
+    Adyen,
+    /// Adyen's platform webhooks: `HmacSignature: BASE64`, HMAC-SHA256 over the body.
+    AdyenBalance,
+    /// PayPal: RSA with SHA-256 over `ID|TIME|WEBHOOK-ID|CRC32-OF-BODY`, by a certificate.
+    Paypal,
+    /// Braintree: the form fields `bt_signature` and `bt_payload`, HMAC-SHA1 over the payload.
+    Braintree,
+    /// Mollie's next-generation webhooks: `X-Mollie-Signature: sha256=HEX`, HMAC-SHA256 over the body.
+    Mollie,
+    /// GoCardless: `Webhook-Signature: HEX`, HMAC-SHA256 over the body.
+    Gocardless,
+    /// Razorpay: `X-Razorpay-Signature: HEX`, HMAC-SHA256 over the body.
+    Razorpay,
+    /// HTTP Basic, as Chargebee sends it: a user and a password. Nothing of the webhook is signed.
+    Basic,
+}
+
+/// What a scheme consists of; each scheme's file holds one.
+pub(crate) struct Rules {
+    /// Its name in configuration.
+    pub(crate) name: &'static str,
+    /// How far its time may be from now unless configured; none where it signs no time.
+    pub(crate) tolerance: Option<Duration>,
+    /// Whether the signature covers an id that stands outside of the body.
+    pub(crate) covers_id: bool,
+    /// Whether the signature covers the URL.
+    pub(crate) covers_url: bool,
+    /// What of the body is proven.
+    pub(crate) coverage: Coverage,
+    /// What has to be known besides the secret.
+    pub(crate) parameters: &'static [Parameter],
+    /// Reads what verifies.
+    pub(crate) keys: fn(&[&str], &Parameters) -> Result<Vec<Key>, InvalidKeys>,
+    /// Reads what signs.
+    pub(crate) signing_key: fn(&str) -> Result<Material, InvalidKeys>,
+    /// Everything but the check of the time. The time now is for what expires otherwise, such as a certificate.
+    pub(crate) verify: for<'a> fn(&Keys, &Request<'a>, i64) -> Result<Verified<'a>, Refusal>,
+    /// The opposite.
+    pub(crate) sign: for<'a> fn(&SigningKey, &Unsigned<'a>) -> Result<Signed<'a>, Unsignable>,
 }
 
 impl Scheme {
     /// Every scheme.
-    pub const ALL: [Scheme; 3] = [Scheme::Stripe, Scheme::StandardWebhooks, Scheme::Github];
+    pub const ALL: [Scheme; 14] = [
+        Scheme::Stripe,
+        Scheme::StandardWebhooks,
+        Scheme::Github,
+        Scheme::Shopify,
+        Scheme::Square,
+        Scheme::Paddle,
+        Scheme::Adyen,
+        Scheme::AdyenBalance,
+        Scheme::Paypal,
+        Scheme::Braintree,
+        Scheme::Mollie,
+        Scheme::Gocardless,
+        Scheme::Razorpay,
+        Scheme::Basic,
+    ];
+
+    pub(crate) fn rules(self) -> &'static Rules {
+        match self {
+            Scheme::Stripe => &stripe::RULES,
+            Scheme::StandardWebhooks => &standard_webhooks::RULES,
+            Scheme::Github => &crate::github::RULES,
+            Scheme::Shopify => &crate::shopify::RULES,
+            Scheme::Square => &square::RULES,
+            Scheme::Paddle => &paddle::RULES,
+            Scheme::Adyen => &adyen::RULES,
+            Scheme::AdyenBalance => &crate::adyen_balance::RULES,
+            Scheme::Paypal => &paypal::RULES,
+            Scheme::Braintree => &braintree::RULES,
+            Scheme::Mollie => &crate::mollie::RULES,
+            Scheme::Gocardless => &crate::gocardless::RULES,
+            Scheme::Razorpay => &crate::razorpay::RULES,
+            Scheme::Basic => &basic::RULES,
+        }
+    }
 
     /// Its name in configuration.
     pub fn name(self) -> &'static str {
-        match self {
-            Scheme::Stripe => "stripe",
-            Scheme::StandardWebhooks => "standard-webhooks",
-            Scheme::Github => "github",
-        }
+        self.rules().name
     }
 
     /// Whether its signature covers the time of signing, so that an old webhook can be told from a new one.
     pub fn signs_time(self) -> bool {
-        match self {
-            Scheme::Stripe | Scheme::StandardWebhooks => true,
-            Scheme::Github => false,
-        }
+        self.rules().tolerance.is_some()
     }
 
-    /// How far its time may be from now unless configured: what the scheme's own libraries allow.
-    pub fn default_tolerance(self) -> Duration {
-        Duration::from_secs(300)
+    /// How far its time may be from now unless configured; none where it signs no time.
+    pub fn default_tolerance(self) -> Option<Duration> {
+        self.rules().tolerance
+    }
+
+    /// Whether its signature covers an id that stands outside of the body: [`Verified::id`] then holds it.
+    pub fn covers_id(self) -> bool {
+        self.rules().covers_id
+    }
+
+    /// Whether its signature covers the URL, which then has to be known.
+    pub fn covers_url(self) -> bool {
+        self.rules().covers_url
+    }
+
+    /// What of the body a signature proves.
+    pub fn coverage(self) -> Coverage {
+        self.rules().coverage
+    }
+
+    /// What has to be known besides the secret, for [`Keys::with_parameters`].
+    pub fn parameters(self) -> &'static [Parameter] {
+        self.rules().parameters
     }
 }
 
@@ -65,8 +158,18 @@ impl FromStr for Scheme {
 
 /// A name that no scheme has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no signature scheme has this name; use one of stripe, standard-webhooks, github")]
 pub struct UnknownScheme;
+
+impl fmt::Display for UnknownScheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no signature scheme has this name; use one of ")?;
+        for (index, scheme) in Scheme::ALL.into_iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{scheme}")?;
+        }
+        Ok(())
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -80,5 +183,17 @@ mod tests {
         }
         assert_eq!("Stripe".parse::<Scheme>(), Err(UnknownScheme));
         assert_eq!("".parse::<Scheme>(), Err(UnknownScheme));
+    }
+
+    #[test]
+    fn what_signs_a_time_has_a_tolerance_that_allows_for_the_network() {
+        for scheme in Scheme::ALL {
+            assert_eq!(scheme.signs_time(), scheme.default_tolerance().is_some());
+            assert!(
+                scheme
+                    .default_tolerance()
+                    .is_none_or(|tolerance| tolerance.as_secs() >= 5)
+            );
+        }
     }
 }

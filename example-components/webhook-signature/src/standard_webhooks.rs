@@ -1,93 +1,217 @@
-//! Standard Webhooks 1.0.0: `webhook-id`, `webhook-timestamp`, `webhook-signature: v1,BASE64[ v1,BASE64…]`.
+//! Standard Webhooks 1.0.0: `webhook-id`, `webhook-timestamp`, `webhook-signature: v1,BASE64[ v1,BASE64…][ v1a,BASE64…]`;
+//! and Svix, whose headers begin with `svix-` and are the same otherwise.
+//! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
 //!
-//! Signed is `ID.TIME.BODY`, so the id and the time are as trustworthy as the body. Signatures of other versions, such as
-//! `v1a`, are passed over.
+//! Signed is `ID.TIME.BODY`, so the id and the time are as trustworthy as the body. `v1` is HMAC-SHA256 with a key that
+//! is written as `whsec_` and base64. `v1a` is Ed25519 with a public key that is written as `whpk_` and base64. A key is
+//! only tried with signatures of its own version; signatures of other versions are passed over.
+
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ed25519_dalek::{Signature, Signer as _};
 
-use crate::{Key, Keys, Refusal, Request, Scheme, Unsigned, Verified, header, mac, mac::Tags, time};
+use crate::{
+    Coverage, InvalidKey, InvalidKeys, Keys, Proven, Refusal, Request, Scheme, Signed, SigningKey, Unsignable,
+    Unsigned, Verified, encoding, header,
+    key::{self, Key},
+    mac::{MAX_TAGS, Tags},
+    scheme::Rules,
+    signing::{self, Material},
+    time,
+};
 
-const ID: &str = "webhook-id";
-const TIMESTAMP: &str = "webhook-timestamp";
-const SIGNATURE: &str = "webhook-signature";
+pub(crate) const RULES: Rules = Rules {
+    name: "standard-webhooks",
+    tolerance: Some(Duration::from_secs(300)),
+    covers_id: true,
+    covers_url: false,
+    coverage: Coverage::Body,
+    parameters: &[],
+    keys: |secrets, _| key::each(secrets, read),
+    signing_key,
+    verify,
+    sign,
+};
 
-pub(crate) fn verify<'a>(keys: &Keys, request: &Request<'a>) -> Result<Verified<'a>, Refusal> {
-    let signature = header::only(request, SIGNATURE)?;
-    let id = header::only(request, ID)?;
-    let time_text = header::only(request, TIMESTAMP)?;
+struct Headers {
+    id: &'static str,
+    timestamp: &'static str,
+    signature: &'static str,
+}
 
-    // With a `.` in the id, the end of the id could be passed off as the time, and the time as the body's beginning.
-    if id.is_empty() || id.contains(['.', ' ']) {
+const STANDARD_HEADERS: Headers = Headers {
+    id: "webhook-id",
+    timestamp: "webhook-timestamp",
+    signature: "webhook-signature",
+};
+
+const SVIX_HEADERS: Headers = Headers {
+    id: "svix-id",
+    timestamp: "svix-timestamp",
+    signature: "svix-signature",
+};
+
+/// `whsec_` marks a symmetric secret; the reference libraries take it without the mark too.
+fn read(secret: &str) -> Result<Key, InvalidKey> {
+    if secret.starts_with("whsk_") {
+        return Err(InvalidKey::Private);
+    }
+    let Some(encoded) = secret.strip_prefix("whpk_") else {
+        return Key::mac(&decode(secret.strip_prefix("whsec_").unwrap_or(secret))?);
+    };
+    let bytes: Option<[u8; 32]> = decode(encoded)?.try_into().ok();
+    bytes
+        .and_then(|bytes| ed25519_dalek::VerifyingKey::from_bytes(&bytes).ok())
+        // A weak key would verify signatures that nobody made.
+        .filter(|key| !key.is_weak())
+        .map(|key| Key::Ed25519(Box::new(key)))
+        .ok_or(MALFORMED_KEY)
+}
+
+fn signing_key(secret: &str) -> Result<Material, InvalidKeys> {
+    let Some(encoded) = secret.strip_prefix("whsk_") else {
+        return signing::symmetric(read(secret));
+    };
+    let decoded = decode(encoded).and_then(|bytes| match bytes.len() {
+        // The seed, with or without the public key behind it.
+        32 | 64 => bytes[..32].try_into().map_err(|_| MALFORMED_KEY),
+        _ => Err(MALFORMED_KEY),
+    });
+    match decoded {
+        Ok(seed) => Ok(Material::Ed25519(Box::new(ed25519_dalek::SigningKey::from_bytes(
+            &seed,
+        )))),
+        Err(source) => Err(InvalidKeys::Key { place: 1, source }),
+    }
+}
+
+const MALFORMED_KEY: InvalidKey = InvalidKey::Malformed {
+    expected: "`whsec_` and base64, nor `whpk_` and an Ed25519 key in base64",
+};
+
+fn decode(encoded: &str) -> Result<Vec<u8>, InvalidKey> {
+    // The decoder's error would quote a part of the secret.
+    STANDARD.decode(encoded).map_err(|_| MALFORMED_KEY)
+}
+
+fn verify<'a>(keys: &Keys, request: &Request<'a>, _: i64) -> Result<Verified<'a>, Refusal> {
+    // One set or the other, never parts of both: a proxy may have looked at the other one.
+    let svix =
+        header::is_present(request, SVIX_HEADERS.signature) && !header::is_present(request, STANDARD_HEADERS.signature);
+    let names = if svix { SVIX_HEADERS } else { STANDARD_HEADERS };
+    let signatures = header::only(request, names.signature)?;
+    let id = header::only(request, names.id)?;
+    let time_text = header::only(request, names.timestamp)?;
+
+    if !is_id(id) {
         return Err(Refusal::MalformedHeader {
-            header: ID,
+            header: names.id,
             problem: "it is empty, or holds a `.` or a space",
         });
     }
     let time = time::parse(time_text).ok_or(Refusal::MalformedHeader {
-        header: TIMESTAMP,
+        header: names.timestamp,
         problem: "it is not a time in seconds",
     })?;
-    let tags = parse(signature)?;
-    let key = tags
-        .made_by(keys, &[id.as_bytes(), b".", time_text.as_bytes(), b".", request.body])
-        .ok_or(Refusal::SignatureMismatch)?;
+    let signatures = Signatures::parse(signatures, names.signature)?;
+    let parts = [id.as_bytes(), b".", time_text.as_bytes(), b".", request.body];
+    let key = signatures.made_by(keys, &parts).ok_or(Refusal::SignatureMismatch)?;
     Ok(Verified {
         scheme: Scheme::StandardWebhooks,
         key,
         id: Some(id),
         timestamp: Some(time),
+        proven: Proven::Body(request.body),
     })
 }
 
-pub(crate) fn sign(key: &Key, webhook: &Unsigned<'_>) -> Vec<(&'static str, String)> {
-    let time = webhook.timestamp.to_string();
-    let tag = mac::tag(key, &[webhook.id.as_bytes(), b".", time.as_bytes(), b".", webhook.body]);
-    vec![
-        (ID, webhook.id.to_owned()),
-        (TIMESTAMP, time),
-        (SIGNATURE, format!("v1,{}", STANDARD.encode(tag))),
-    ]
+fn sign<'a>(key: &SigningKey, webhook: &Unsigned<'a>) -> Result<Signed<'a>, Unsignable> {
+    if !is_id(webhook.id) {
+        return Err(Unsignable::InvalidId);
+    }
+    let time = time::write(webhook.timestamp)?;
+    let parts = [webhook.id.as_bytes(), b".", time.as_bytes(), b".", webhook.body];
+    let signature = match &key.material {
+        Material::Ed25519(key) => format!("v1a,{}", STANDARD.encode(key.sign(&parts.concat()).to_bytes())),
+        _ => format!("v1,{}", STANDARD.encode(key.mac().tag(&parts))),
+    };
+    let headers = vec![
+        (STANDARD_HEADERS.id, webhook.id.to_owned()),
+        (STANDARD_HEADERS.timestamp, time),
+        (STANDARD_HEADERS.signature, signature),
+    ];
+    Ok(Signed::headers(headers, webhook))
 }
 
-fn parse(text: &str) -> Result<Tags, Refusal> {
-    let malformed = |problem| Refusal::MalformedHeader {
-        header: SIGNATURE,
-        problem,
-    };
-    let mut tags = Tags::default();
-    for element in text.split(' ') {
-        let (version, value) = element.split_once(',').ok_or(malformed("an element has no `,`"))?;
-        if version == "v1" {
-            let tag = decode(value).ok_or(malformed("a `v1` is not 32 bytes in base64"))?;
-            if !tags.push(tag) {
-                return Err(malformed("it holds too many `v1`"));
+/// With a `.` in the id, the end of the id could be passed off as the time, and the time as the body's beginning.
+fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.')
+}
+
+/// The signatures that a header holds, by version.
+struct Signatures {
+    v1: Tags,
+    v1a: Vec<Signature>,
+}
+
+impl Signatures {
+    fn parse(text: &str, header: &'static str) -> Result<Self, Refusal> {
+        let malformed = |problem| Refusal::MalformedHeader { header, problem };
+        let mut v1 = Tags::default();
+        let mut v1a = Vec::new();
+        for element in text.split(' ') {
+            let (version, value) = element.split_once(',').ok_or(malformed("an element has no `,`"))?;
+            let has_room = match version {
+                "v1" => v1.push(encoding::base64(value).ok_or(malformed("a `v1` is not 32 bytes in base64"))?),
+                "v1a" => {
+                    let bytes = encoding::base64(value).ok_or(malformed("a `v1a` is not 64 bytes in base64"))?;
+                    v1a.push(Signature::from_bytes(&bytes));
+                    v1a.len() <= MAX_TAGS
+                }
+                _ => true,
+            };
+            if !has_room {
+                return Err(malformed("it holds too many signatures"));
             }
         }
+        if v1.is_empty() && v1a.is_empty() {
+            return Err(Refusal::NoSupportedSignature { header, version: "v1" });
+        }
+        Ok(Self { v1, v1a })
     }
-    if tags.is_empty() {
-        return Err(Refusal::NoSupportedSignature {
-            header: SIGNATURE,
-            version: "v1",
-        });
-    }
-    Ok(tags)
-}
 
-fn decode(value: &str) -> Option<mac::Tag> {
-    // One byte more than a tag: the decoder asks for room for whole groups.
-    let mut buffer = [0; mac::TAG_LEN + 1];
-    let len = STANDARD.decode_slice(value, &mut buffer).ok()?;
-    if len == mac::TAG_LEN {
-        buffer[..len].try_into().ok()
-    } else {
-        None
+    /// The first key that made one of the signatures over the concatenated `parts`.
+    fn made_by(&self, keys: &Keys, parts: &[&[u8]]) -> Option<usize> {
+        let symmetric = if self.v1.is_empty() {
+            None
+        } else {
+            self.v1.made_by(keys, parts)
+        };
+        if symmetric.is_some() || self.v1a.is_empty() {
+            return symmetric;
+        }
+        // Public keys and signatures are no secrets: nothing here needs to take the same time.
+        let mut message = None;
+        keys.iter().position(|key| {
+            let Key::Ed25519(key) = key else { return false };
+            let message = message.get_or_insert_with(|| parts.concat());
+            // Strictly: else one signature would have several forms.
+            self.v1a
+                .iter()
+                .any(|signature| key.verify_strict(message, signature).is_ok())
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::mac;
+
+    const ID: &str = STANDARD_HEADERS.id;
+    const TIMESTAMP: &str = STANDARD_HEADERS.timestamp;
+    const SIGNATURE: &str = STANDARD_HEADERS.signature;
 
     // The vector of the specification's reference libraries and of Svix's documentation.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -126,7 +250,7 @@ mod tests {
         ];
         let request = Request::new(&headers, webhook.body.as_bytes());
         let tolerance = Duration::from_secs(300);
-        let verified = crate::verify(Scheme::StandardWebhooks, &keys, &request, webhook.now, tolerance)?;
+        let verified = crate::verify(&keys, &request, webhook.now, tolerance)?;
         assert_eq!((verified.id, verified.timestamp), (Some(MESSAGE_ID), Some(TIME)));
         Ok(verified.key)
     }
@@ -134,17 +258,16 @@ mod tests {
     #[test]
     fn the_published_vector_is_verified_and_made() {
         assert_eq!(check(&good()), Ok(0));
-        let key = Key::new(Scheme::StandardWebhooks, SECRET).unwrap();
-        let made = sign(
-            &key,
-            &Unsigned {
-                id: MESSAGE_ID,
-                timestamp: TIME,
-                body: BODY.as_bytes(),
-            },
-        );
+        let key = SigningKey::parse(Scheme::StandardWebhooks, SECRET).unwrap();
+        let webhook = Unsigned {
+            id: MESSAGE_ID,
+            timestamp: TIME,
+            body: BODY.as_bytes(),
+            ..Unsigned::default()
+        };
+        let made = crate::sign(&key, &webhook).unwrap();
         assert_eq!(
-            made,
+            made.headers,
             [
                 (ID, MESSAGE_ID.to_owned()),
                 (TIMESTAMP, TIME.to_string()),
@@ -166,7 +289,7 @@ mod tests {
         for signature in [
             format!("{WRONG} {GOOD}"),
             format!("{GOOD} {WRONG}"),
-            format!("v1a,AAEC {GOOD}"),
+            format!("v1b,AAEC {GOOD}"),
         ] {
             assert_eq!(
                 check(&Webhook {
@@ -255,34 +378,34 @@ mod tests {
 
     #[test]
     fn an_id_can_not_be_cut_in_another_place() {
-        // Signed as id `a.1`, time 2: the same bytes as id `a`, time 1, body `2.…`.
-        let key = Key::new(Scheme::StandardWebhooks, SECRET).unwrap();
-        let made = sign(
-            &key,
-            &Unsigned {
-                id: "a.1",
-                timestamp: 2,
-                body: b"{}",
-            },
-        );
-        for (id, time, body) in [("a", "1", "2.{}"), ("a.1", "2", "{}")] {
-            let keys = Keys::from(key.clone());
-            let headers = [
-                (ID, id.as_bytes()),
-                (TIMESTAMP, time.as_bytes()),
-                (SIGNATURE, made[2].1.as_bytes()),
-            ];
-            let request = Request::new(&headers, body.as_bytes());
-            let refusal = verify(&keys, &request);
-            // The first is what a forger would send. That its bytes were signed is the signer's fault: the
-            // specification forbids a `.` in an id, and an id that has one is refused here.
-            assert_eq!(refusal.is_err(), id == "a.1", "{id}");
+        let key = SigningKey::parse(Scheme::StandardWebhooks, SECRET).unwrap();
+        for id in ["a.1", "", "a b", "a\n", "é"] {
+            let webhook = Unsigned {
+                id,
+                ..Unsigned::default()
+            };
+            assert_eq!(crate::sign(&key, &webhook), Err(Unsignable::InvalidId), "{id}");
         }
+        // What would be signed for the id `a.1`, the time 2 and the body `{}`, is also what the id `a`, the time 1 and
+        // the body `2.{}` sign: an id with a `.` is refused whoever signed it.
+        let tag = key.mac().tag(&[b"a.1.2.{}"]);
+        let signature = format!("v1,{}", STANDARD.encode(tag));
+        let refusal = check(&Webhook {
+            id: "a.1".to_owned(),
+            time: "2".to_owned(),
+            body: "{}".to_owned(),
+            signature,
+            ..good()
+        });
+        assert!(
+            matches!(refusal, Err(Refusal::MalformedHeader { header: ID, .. })),
+            "{refusal:?}"
+        );
     }
 
     #[test]
     fn only_v1_counts() {
-        for signature in [GOOD.replace("v1", "v2"), GOOD.replace("v1", "v1a"), "v0,".to_owned()] {
+        for signature in [GOOD.replace("v1", "v2"), GOOD.replace("v1", "v1b"), "v0,".to_owned()] {
             let refusal = check(&Webhook {
                 signature: signature.clone(),
                 ..good()
@@ -372,7 +495,7 @@ mod tests {
         for missing in 0..all.len() {
             let mut headers = all.to_vec();
             let (header, _) = headers.remove(missing);
-            let refusal = verify(&keys, &Request::new(&headers, BODY.as_bytes()));
+            let refusal = verify(&keys, &Request::new(&headers, BODY.as_bytes()), TIME);
             assert_eq!(refusal, Err(Refusal::MissingHeader { header }));
         }
     }

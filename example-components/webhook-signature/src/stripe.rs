@@ -1,30 +1,46 @@
-//! Stripe: `Stripe-Signature: t=TIME,v1=HEX[,v1=HEX…][,v0=…]`.
+//! Stripe: `Stripe-Signature: t=TIME,v1=HEX[,v1=HEX…][,v0=…]`; the whole secret, `whsec_` included, is the key.
+//! <https://docs.stripe.com/webhooks#verify-manually>
 //!
 //! Signed is `TIME.BODY`, with the time as it is written in the header. Several `v1` come while a secret is being rolled.
 //! Other versions are passed over, as Stripe's documentation demands: accepting `v0` would allow a downgrade.
 
-use crate::{Key, Keys, Refusal, Request, Scheme, Unsigned, Verified, header, mac, mac::Tags, time};
+use std::time::Duration;
+
+use crate::{
+    Coverage, Keys, Refusal, Request, Scheme, Signed, SigningKey, Unsignable, Unsigned, Verified, body, encoding,
+    header, key, mac::Tags, scheme::Rules, signing, time,
+};
 
 const HEADER: &str = "stripe-signature";
 
-pub(crate) fn verify<'a>(keys: &Keys, request: &Request<'a>) -> Result<Verified<'a>, Refusal> {
+pub(crate) const RULES: Rules = Rules {
+    name: "stripe",
+    tolerance: Some(Duration::from_secs(300)),
+    covers_id: false,
+    covers_url: false,
+    coverage: Coverage::Body,
+    parameters: &[],
+    keys: key::texts,
+    signing_key: signing::text,
+    verify,
+    sign,
+};
+
+fn verify<'a>(keys: &Keys, request: &Request<'a>, _: i64) -> Result<Verified<'a>, Refusal> {
     let signature = Signature::parse(header::only(request, HEADER)?)?;
-    let key = signature
-        .tags
-        .made_by(keys, &[signature.time_text.as_bytes(), b".", request.body])
-        .ok_or(Refusal::SignatureMismatch)?;
+    let parts = [signature.time_text.as_bytes(), b".", request.body];
+    let verified = body::proven(Scheme::Stripe, keys, request, &signature.tags, &parts)?;
     Ok(Verified {
-        scheme: Scheme::Stripe,
-        key,
-        id: None,
         timestamp: Some(signature.time),
+        ..verified
     })
 }
 
-pub(crate) fn sign(key: &Key, webhook: &Unsigned<'_>) -> Vec<(&'static str, String)> {
-    let time = webhook.timestamp.to_string();
-    let tag = mac::tag(key, &[time.as_bytes(), b".", webhook.body]);
-    vec![(HEADER, format!("t={time},v1={}", hex::encode(tag)))]
+fn sign<'a>(key: &SigningKey, webhook: &Unsigned<'a>) -> Result<Signed<'a>, Unsignable> {
+    let time = time::write(webhook.timestamp)?;
+    let tag = key.mac().tag(&[time.as_bytes(), b".", webhook.body]);
+    let value = format!("t={time},v1={}", hex::encode(tag));
+    Ok(Signed::headers(vec![(HEADER, value)], webhook))
 }
 
 struct Signature<'a> {
@@ -48,7 +64,7 @@ impl<'a> Signature<'a> {
                 "t" => time_text = Some(value),
                 "v1" => {
                     let tag =
-                        mac::from_hex(value).ok_or(malformed("a `v1` is not 64 lower-case hexadecimal digits"))?;
+                        encoding::hex(value).ok_or(malformed("a `v1` is not 64 lower-case hexadecimal digits"))?;
                     if !tags.push(tag) {
                         return Err(malformed("it holds too many `v1`"));
                     }
@@ -71,7 +87,7 @@ impl<'a> Signature<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::mac;
 
     // The vector of Stripe's own library for .NET (stripe-dotnet, EventUtilityTest and event_test_signature.json).
     const SECRET: &str = "webhook_secret";
@@ -109,8 +125,9 @@ mod tests {
         let keys = Keys::parse(Scheme::Stripe, secrets).unwrap();
         let headers = [("Stripe-Signature", signature.as_bytes())];
         let request = Request::new(&headers, body.as_bytes());
-        let verified = crate::verify(Scheme::Stripe, &keys, &request, now, Duration::from_secs(300))?;
+        let verified = crate::verify(&keys, &request, now, Duration::from_secs(300))?;
         assert_eq!((verified.id, verified.timestamp), (None, Some(TIME)));
+        assert_eq!(verified.proven.bytes(), Some(body.as_bytes()));
         Ok(verified.key)
     }
 
@@ -121,16 +138,15 @@ mod tests {
     #[test]
     fn the_vendors_vector_is_verified_and_made() {
         assert_eq!(check(SIGNATURE), Ok(0));
-        let key = Key::new(Scheme::Stripe, SECRET).unwrap();
-        let made = sign(
-            &key,
-            &Unsigned {
-                id: "",
-                timestamp: TIME,
-                body: BODY.as_bytes(),
-            },
-        );
-        assert_eq!(made, [(HEADER, SIGNATURE.split(",v0").next().unwrap().to_owned())]);
+        let key = SigningKey::parse(Scheme::Stripe, SECRET).unwrap();
+        let webhook = Unsigned {
+            timestamp: TIME,
+            body: BODY.as_bytes(),
+            ..Unsigned::default()
+        };
+        let made = crate::sign(&key, &webhook).unwrap();
+        let expected = SIGNATURE.split(",v0").next().unwrap().to_owned();
+        assert_eq!((made.headers, &*made.body), (vec![(HEADER, expected)], BODY.as_bytes()));
     }
 
     #[test]

@@ -2,12 +2,21 @@
 
 use std::time::Duration;
 
-use crate::Refusal;
+use crate::{Refusal, Unsignable};
 
 /// Reads seconds since 1970: digits only, so that one time has few spellings and none overflows.
 pub(crate) fn parse(text: &str) -> Option<i64> {
     let in_form = (1..=12).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     if in_form { text.parse().ok() } else { None }
+}
+
+/// Writes seconds since 1970 as they are read.
+pub(crate) fn write(timestamp: i64) -> Result<String, Unsignable> {
+    let text = timestamp.to_string();
+    match parse(&text) {
+        Some(_) => Ok(text),
+        None => Err(Unsignable::InvalidTime),
+    }
 }
 
 /// Refuses a time further than `tolerance` from `now`, in either direction.
@@ -40,6 +49,13 @@ mod tests {
         for text in ["", "-1", "+1", " 1", "1 ", "1.0", "0x1", "1234567890123", "١"] {
             assert_eq!(parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        assert_eq!(write(1_614_265_330), Ok("1614265330".to_owned()));
+        assert_eq!(write(-1), Err(Unsignable::InvalidTime));
+        assert_eq!(write(1_000_000_000_000), Err(Unsignable::InvalidTime));
     }
 
     #[test]

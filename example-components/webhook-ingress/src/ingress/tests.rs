@@ -1,7 +1,7 @@
 use std::{cell::RefCell, io};
 
 use proptest::{prelude::*, sample::Index};
-use webhook_signature::{Key, Scheme, Unsigned, sign};
+use webhook_signature::{Scheme, SigningKey, Unsigned, sign};
 
 use super::*;
 use crate::publish::{Position, Problem};
@@ -77,17 +77,16 @@ fn post<B: Read>(path: &str, headers: &[(&str, &str)], body: B) -> Request<B> {
 }
 
 fn signed(scheme: Scheme, path: &str, more: &[(&str, &str)], body: &'static str) -> Request<&'static [u8]> {
-    let key = Key::new(scheme, SECRET).unwrap();
-    let made = sign(
-        scheme,
-        &key,
-        &Unsigned {
-            id: "msg_1",
-            timestamp: NOW,
-            body: body.as_bytes(),
-        },
-    );
+    let key = SigningKey::parse(scheme, SECRET).unwrap();
+    let webhook = Unsigned {
+        id: "msg_1",
+        timestamp: NOW,
+        body: body.as_bytes(),
+        ..Unsigned::default()
+    };
+    let made = sign(&key, &webhook).unwrap();
     let headers: Vec<_> = made
+        .headers
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .chain(more.iter().copied())
@@ -306,9 +305,10 @@ proptest! {
 
     #[test]
     fn no_signed_body_makes_it_panic(body in r#"[{}\[\]":,a-z0-9.]{0,60}"#) {
-        let key = Key::new(Scheme::Stripe, SECRET).unwrap();
-        let made = sign(Scheme::Stripe, &key, &Unsigned { id: "", timestamp: NOW, body: body.as_bytes() });
-        let refusal = receive(&host(), post("/webhooks/stripe", &[(made[0].0, &made[0].1)], body.as_bytes()));
+        let key = SigningKey::parse(Scheme::Stripe, SECRET).unwrap();
+        let made = sign(&key, &Unsigned { timestamp: NOW, body: body.as_bytes(), ..Unsigned::default() }).unwrap();
+        let (name, value) = &made.headers[0];
+        let refusal = receive(&host(), post("/webhooks/stripe", &[(name, value)], body.as_bytes()));
         prop_assert!(matches!(refusal, Err(Refusal::NotJson { .. } | Refusal::NotFound { .. })), "{refusal:?}");
     }
 }
