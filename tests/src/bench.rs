@@ -116,9 +116,21 @@ impl Bench {
         bench
     }
 
+    /// The same on a server of its own making.
+    pub async fn start_on(nats: NatsSettings, settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let mut bench = Self::without_provider_on(nats, settings, links).await;
+        bench.add_provider().await;
+        bench
+    }
+
     /// The same with no instance yet.
     pub async fn without_provider(settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
-        let nats = NatsServer::start_with(NatsSettings::default()).await;
+        Self::without_provider_on(NatsSettings::default(), settings, links).await
+    }
+
+    /// Neither an instance yet, nor the usual server.
+    pub async fn without_provider_on(nats: NatsSettings, settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let nats = NatsServer::start_with(nats).await;
         let client = nats.client().await;
         let config = [
             ("bus", "payments"),

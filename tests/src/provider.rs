@@ -49,6 +49,12 @@ impl Provider {
         }
     }
 
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// SIGKILL, and waits for its end.
     ///
     /// # Panics

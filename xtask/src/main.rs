@@ -1,9 +1,10 @@
-//! The project's own commands: demo, test, tidy.
+//! The project's own commands: demo, test, bench, tidy.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
 //! clone, and it downloads nothing by itself: rustup, pip and cargo do.
 
+mod bench;
 mod build;
 mod demo;
 mod licences;
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run all tests, the end-to-end one on a real host included
     Test,
+    /// Measure the bus beside the plain client
+    Bench(bench::Bench),
     /// Format, lint, and check the licences of all dependencies
     Tidy(tidy::Tidy),
 }
@@ -64,6 +67,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
     match command {
         Command::Demo(demo) => demo.run(&workspace, runner),
         Command::Test => test::run(&workspace, runner),
+        Command::Bench(bench) => bench.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),
     }
 }

@@ -63,6 +63,16 @@ impl Workspace {
         self.target.join("logs")
     }
 
+    /// A program that was built for speed.
+    pub(crate) fn released(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
+    /// Where benches leave their raw samples.
+    pub(crate) fn samples(&self) -> PathBuf {
+        self.target.join("bench")
+    }
+
     /// The provider.
     pub(crate) fn provider(&self) -> PathBuf {
         self.target.join("debug/fanout-provider")

@@ -15,6 +15,7 @@ pub mod planner;
 pub mod policy;
 mod position;
 mod problem;
+pub mod rate;
 pub mod retry;
 mod setting;
 pub mod step;
@@ -22,6 +23,7 @@ mod subject;
 pub mod subscription;
 pub mod timestamp;
 pub mod topology;
+pub mod usage;
 
 pub use event::{Attributes, MAX_EXTENSIONS, RawEvent};
 pub use filter::Filter;

@@ -1,0 +1,226 @@
+//! How many bytes are stored for a tenant, counted by when they were stored, so that they go when their events expire.
+//!
+//! The store's own figures are by subject and count events, not bytes; so bytes are counted as they are stored. The
+//! retention is divided into slots. A slot's bytes count until its last event has expired, which is up to one slot
+//! too long: a tenant never has more than its quota, and may be refused for one slot's time too many.
+
+use std::time::Duration;
+
+/// Into how many parts the retention is divided.
+pub const SLOTS: usize = 16;
+
+/// How the retention is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// Nanoseconds of one.
+    length: i64,
+}
+
+impl Slots {
+    /// Those of a retention.
+    pub fn of(max_age: Duration) -> Self {
+        let length = max_age.as_nanos().div_ceil(SLOTS as u128);
+        Self {
+            length: i64::try_from(length).unwrap_or(i64::MAX).max(1),
+        }
+    }
+
+    /// The slot of a moment, nanoseconds since the Unix epoch.
+    pub fn at(&self, now: i64) -> i64 {
+        now.div_euclid(self.length)
+    }
+
+    /// The slots that count at a moment: those from which something may not have expired, the present one last.
+    pub fn counting(&self, now: i64) -> std::ops::RangeInclusive<i64> {
+        let present = self.at(now);
+        present - SLOTS as i64..=present
+    }
+
+    /// From which moment on a slot does not count.
+    fn over(&self, slot: i64) -> i64 {
+        (slot + SLOTS as i64 + 1).saturating_mul(self.length)
+    }
+}
+
+/// Why bytes were not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// They fit once something has expired, after this time.
+    For(Duration),
+    /// They are more than the whole quota.
+    ForGood,
+}
+
+/// One tenant's bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// By slot, modulo their number; each with the slot that it is of.
+    parts: [Part; SLOTS + 1],
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Part {
+    slot: i64,
+    /// What all instances have said that they stored.
+    told: u64,
+    /// What this instance stored and has not said yet.
+    own: u64,
+}
+
+impl Usage {
+    fn part(&mut self, slot: i64) -> &mut Part {
+        let i = slot.rem_euclid(self.parts.len() as i64) as usize;
+        let part = &mut self.parts[i];
+        if part.slot < slot {
+            *part = Part {
+                slot,
+                ..Part::default()
+            };
+        }
+        part
+    }
+
+    /// The bytes that count at a moment.
+    pub fn stored(&self, slots: Slots, now: i64) -> u64 {
+        let counting = slots.counting(now);
+        self.parts
+            .iter()
+            .filter(|p| counting.contains(&p.slot))
+            .map(|p| p.told + p.own)
+            .sum()
+    }
+
+    /// Takes room for bytes.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn take(&mut self, slots: Slots, max_bytes: u64, size: u64, now: i64) -> Result<(), Refused> {
+        if size > max_bytes {
+            return Err(Refused::ForGood);
+        }
+        let mut stored = self.stored(slots, now);
+        if stored + size <= max_bytes {
+            self.part(slots.at(now)).own += size;
+            return Ok(());
+        }
+        let mut counting: Vec<_> = self
+            .parts
+            .iter()
+            .filter(|p| slots.counting(now).contains(&p.slot))
+            .collect();
+        counting.sort_by_key(|p| p.slot);
+        for part in counting {
+            stored -= part.told + part.own;
+            if stored + size <= max_bytes {
+                let wait = slots.over(part.slot).saturating_sub(now);
+                return Err(Refused::For(Duration::from_nanos(wait.max(0).unsigned_abs())));
+            }
+        }
+        Err(Refused::ForGood)
+    }
+
+    /// Gives back what was taken at `then` for an event that was not stored.
+    pub fn put_back(&mut self, slots: Slots, size: u64, then: i64) {
+        let slot = slots.at(then);
+        let part = self.part(slot);
+        if part.slot == slot {
+            part.own = part.own.saturating_sub(size);
+        }
+    }
+
+    /// What this instance has stored and not said yet, by slot.
+    pub fn untold(&self) -> impl Iterator<Item = (i64, u64)> {
+        self.parts.iter().filter(|p| p.own > 0).map(|p| (p.slot, p.own))
+    }
+
+    /// Takes in what all instances have stored in a slot, `own` of it being this instance's news.
+    pub fn told(&mut self, slot: i64, total: u64, own: u64) {
+        let part = self.part(slot);
+        if part.slot == slot {
+            // Answers may overtake each other; totals only grow.
+            part.told = part.told.max(total);
+            part.own = part.own.saturating_sub(own);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000_000_000;
+
+    fn slots() -> Slots {
+        Slots::of(Duration::from_secs(16 * 3_600))
+    }
+
+    #[test]
+    fn bytes_go_when_their_events_have_expired() {
+        let mut usage = Usage::default();
+        let start = 1_000 * HOUR;
+        usage.take(slots(), 100, 60, start).unwrap();
+        usage.take(slots(), 100, 40, start + HOUR).unwrap();
+        let refused = usage.take(slots(), 100, 1, start + 2 * HOUR).unwrap_err();
+        // The first slot's last event can be an hour younger than its first.
+        assert_eq!(refused, Refused::For(Duration::from_secs(15 * 3_600)));
+        assert!(usage.take(slots(), 100, 1, start + 17 * HOUR - 1).is_err());
+        usage.take(slots(), 100, 60, start + 17 * HOUR).unwrap();
+        assert_eq!(usage.take(slots(), 100, 101, start), Err(Refused::ForGood));
+    }
+
+    #[test]
+    fn what_others_stored_counts_and_nothing_counts_twice() {
+        let mut usage = Usage::default();
+        let start = 1_000 * HOUR;
+        usage.take(slots(), 100, 30, start).unwrap();
+        let (slot, own) = usage.untold().next().unwrap();
+        assert_eq!((slot, own), (1_000, 30));
+        usage.take(slots(), 100, 10, start).unwrap();
+        // The counter holds another instance's 20 and this one's 30.
+        usage.told(slot, 50, own);
+        assert_eq!(usage.stored(slots(), start), 60);
+        assert_eq!(usage.untold().collect::<Vec<_>>(), [(1_000, 10)]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_retained_is_never_more_than_the_quota(
+            quota in 1..2_000_u64,
+            tries in proptest::collection::vec((0..400_u64, 0..2 * HOUR), 1..200),
+        ) {
+            let retention = 16 * HOUR;
+            let mut usage = Usage::default();
+            let mut now = 1_000 * HOUR;
+            let mut accepted: Vec<(i64, u64)> = Vec::new();
+            for (size, gap) in tries {
+                now += gap;
+                match usage.take(slots(), quota, size, now) {
+                    Ok(()) => accepted.push((now, size)),
+                    Err(Refused::ForGood) => prop_assert!(size > quota),
+                    Err(Refused::For(wait)) => {
+                        let mut later = usage.clone();
+                        let then = now + i64::try_from(wait.as_nanos()).unwrap();
+                        prop_assert_eq!(later.take(slots(), quota, size, then), Ok(()), "after {:?}", wait);
+                    }
+                }
+                let retained: u64 = accepted.iter().filter(|(at, _)| now - at <= retention).map(|(_, s)| s).sum();
+                prop_assert!(retained <= quota);
+            }
+        }
+
+        #[test]
+        fn what_is_put_back_is_as_if_never_taken(sizes in proptest::collection::vec(1..100_u64, 1..20)) {
+            let mut usage = Usage::default();
+            let now = 1_000 * HOUR;
+            for size in &sizes {
+                usage.take(slots(), u64::MAX / 2, *size, now).unwrap();
+            }
+            for size in &sizes {
+                usage.put_back(slots(), *size, now);
+            }
+            prop_assert_eq!(usage.stored(slots(), now), 0);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Delivering: a durable subscription to native handlers, beside a bare pull consumer that acknowledges each message.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use fanout_tests::bindings::exports::fanout::bus::{backfill_handler, batch_handler, handler};
+use fanout_tests::types::{Delivery, Rejection};
+use fanout_tests::{LinkTo, bindings};
+use fanout_transport::{Caller, Lattice, Options, Server};
+use futures::StreamExt as _;
+use tokio::sync::Notify;
+
+use crate::case::{Case, Size, in_turns};
+use crate::load::raw_as_stored;
+use crate::report::Report;
+use crate::world::{World, subject};
+
+pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
+    let durable = |name: &str, interface: &str, tenant: &str| {
+        LinkTo::subscriber(
+            name,
+            &[interface],
+            &[
+                ("subscription", name),
+                ("need", "durable"),
+                ("tenants", tenant),
+                ("batch-size", "250"),
+                ("concurrency", "64"),
+            ],
+        )
+    };
+    let links = [
+        durable("one", "handler", "one"),
+        durable("many", "batch-handler", "many"),
+    ];
+    let world = World::start(None, &[], &links).await;
+    let one = Counting::serve(&world, "one").await?;
+    let many = Counting::serve(&world, "many").await?;
+    let events = size.events(20_000);
+    let world = &world;
+    let cases = vec![
+        Case::new("bare pull consumer, an acknowledgement each", |r| async move {
+            pull(world, &format!("bare-{r}"), events).await
+        }),
+        Case::new("handler, 64 at once", |r| {
+            let one = &one;
+            async move { one.handle(world, "one", &format!("one-{r}"), events).await }
+        }),
+        Case::new("batch-handler, 250 in an invocation", |r| {
+            let many = &many;
+            async move { many.handle(world, "many", &format!("many-{r}"), events).await }
+        }),
+    ];
+    in_turns(report, "stored and then handled", size, cases, || world.clear()).await
+}
+
+/// The plain client: stores and reads with a durable consumer of its own.
+async fn pull(world: &World, run: &str, events: usize) -> Result<usize> {
+    let log = world.js.get_stream_no_info("fanout_payments_log").await?;
+    let config = pull::Config {
+        durable_name: Some(run.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        filter_subject: subject("bare"),
+        max_ack_pending: 4_096,
+        ..pull::Config::default()
+    };
+    let consumer = log.create_consumer(config).await?;
+    let publishing = raw_as_stored(&world.js, "bare", run, events);
+    let reading = async {
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(500)
+            .messages()
+            .await
+            .context("read")?;
+        for _ in 0..events {
+            let message = messages.next().await.context("the messages ended")??;
+            message.ack().await.map_err(|e| anyhow::anyhow!("{e}"))?;
+        }
+        anyhow::Ok(())
+    };
+    let (published, read) = tokio::join!(publishing, reading);
+    read?;
+    log.delete_consumer(run).await?;
+    published
+}
+
+/// A subscriber that counts what it is given.
+struct Counting {
+    handled: Arc<AtomicUsize>,
+    changed: Arc<Notify>,
+    _server: Server,
+}
+
+impl Counting {
+    async fn serve(world: &World, id: &str) -> Result<Self> {
+        let lattice = Lattice::new(world.bench.nats.client().await, Options::default()).await?;
+        let server = Server::new(&lattice, &format!("default.{id}"));
+        let exports = Exports {
+            handled: Arc::default(),
+            changed: Arc::default(),
+        };
+        let (handled, changed) = (Arc::clone(&exports.handled), Arc::clone(&exports.changed));
+        server
+            .serve_bindings(move |port| {
+                let exports = exports.clone();
+                async move { bindings::serve(port.as_ref(), exports).await }
+            })
+            .await?;
+        Ok(Self {
+            handled,
+            changed,
+            _server: server,
+        })
+    }
+
+    /// Stores events and waits until each was handled.
+    async fn handle(&self, world: &World, tenant: &str, run: &str, events: usize) -> Result<usize> {
+        let target = self.handled.load(Ordering::Relaxed) + events;
+        let handling = async {
+            while self.handled.load(Ordering::Relaxed) < target {
+                // What came between the look and the wait is seen at the next look.
+                let changed = tokio::time::timeout(Duration::from_millis(50), self.changed.notified()).await;
+                drop(changed);
+            }
+        };
+        let handling = tokio::time::timeout(Duration::from_secs(300), handling);
+        let (published, handled) = tokio::join!(raw_as_stored(&world.js, tenant, run, events), handling);
+        handled.context("not everything was handled")?;
+        published?;
+        // An event may come twice; not in a run without failures.
+        let handled = self.handled.load(Ordering::Relaxed);
+        ensure!(handled == target, "{handled} handled, {target} expected");
+        Ok(events)
+    }
+}
+
+#[derive(Clone)]
+struct Exports {
+    handled: Arc<AtomicUsize>,
+    changed: Arc<Notify>,
+}
+
+impl Exports {
+    fn count(&self, n: usize) {
+        self.handled.fetch_add(n, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+}
+
+impl handler::Handler<Caller> for Exports {
+    async fn handle_event(&self, _: Caller, _: Delivery) -> Result<Result<(), Rejection>> {
+        self.count(1);
+        Ok(Ok(()))
+    }
+}
+
+impl batch_handler::Handler<Caller> for Exports {
+    async fn handle_events(&self, _: Caller, deliveries: Vec<Delivery>) -> Result<Vec<Result<(), Rejection>>> {
+        self.count(deliveries.len());
+        Ok(deliveries.iter().map(|_| Ok(())).collect())
+    }
+}
+
+impl backfill_handler::Handler<Caller> for Exports {
+    async fn handle_caught_up(&self, _: Caller, _: backfill_handler::Progress) -> Result<Result<(), Rejection>> {
+        Ok(Ok(()))
+    }
+}

@@ -1,0 +1,80 @@
+//! Load programs. Each runs Fanout beside the plain client on the same server in the same run, alternating, so that a
+//! busy machine slows both; what counts is the ratio.
+//!
+//! Deliberately absent: verdicts. Nothing here fails because it was slow; tests prove, benches show.
+
+mod case;
+mod delivery;
+mod docs;
+mod load;
+mod memory;
+mod publish;
+mod quota;
+mod report;
+mod world;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use crate::case::Size;
+use crate::report::Report;
+
+/// Measures the bus beside the plain client.
+#[derive(Debug, Parser)]
+#[command(name = "fanout-bench")]
+struct Cli {
+    /// What to measure: publish, delivery, quota, memory; all of them if none is named
+    names: Vec<String>,
+    /// Fewer events and rounds: to see that it runs, not to quote
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// More rounds, and memory after a million events
+    #[arg(long)]
+    full: bool,
+    /// Where the raw samples go, one file of JSON lines for each name
+    #[arg(long, default_value = "target/bench")]
+    samples: PathBuf,
+    /// Put the tables into this page, in place of those that stand there
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+/// What can be measured.
+const NAMES: [&str; 4] = ["publish", "delivery", "quota", "memory"];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if let Some(unknown) = cli.names.iter().find(|n| !NAMES.contains(&n.as_str())) {
+        bail!("there is no bench {unknown:?}: there are {}", NAMES.join(", "));
+    }
+    let size = match (cli.quick, cli.full) {
+        (true, _) => Size::Quick,
+        (_, true) => Size::Full,
+        _ => Size::Usual,
+    };
+    let mut tables = Vec::new();
+    for name in NAMES {
+        if !cli.names.is_empty() && !cli.names.iter().any(|n| n == name) {
+            continue;
+        }
+        let mut report = Report::new(name, size, &cli.samples)?;
+        match name {
+            "publish" => publish::run(&mut report, size).await?,
+            "delivery" => delivery::run(&mut report, size).await?,
+            "quota" => quota::run(&mut report, size).await?,
+            _ => memory::run(&mut report, size).await?,
+        }
+        let table = report.finish()?;
+        println!("{table}");
+        tables.push((name, table));
+    }
+    if let Some(page) = &cli.page {
+        for (name, table) in &tables {
+            docs::replace(page, name, table)?;
+        }
+    }
+    Ok(())
+}

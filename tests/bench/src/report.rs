@@ -1,0 +1,196 @@
+//! What was measured: every sample as a JSON line, and a table of medians with their spread.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::case::Size;
+
+/// One measurement.
+#[derive(Debug, Serialize)]
+struct Sample<'a> {
+    bench: &'a str,
+    group: &'a str,
+    case: &'a str,
+    unit: &'a str,
+    value: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
+}
+
+/// Every value of one case.
+#[derive(Debug)]
+struct Row {
+    group: String,
+    case: String,
+    unit: &'static str,
+    values: Vec<f64>,
+}
+
+/// The report of one bench.
+#[derive(Debug)]
+pub(crate) struct Report {
+    name: &'static str,
+    size: Size,
+    samples: BufWriter<File>,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    pub(crate) fn new(name: &'static str, size: Size, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+        let path = folder.join(format!("{name}.jsonl"));
+        let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
+        eprintln!("{name}: raw samples go to {}", path.display());
+        Ok(Self {
+            name,
+            size,
+            samples: BufWriter::new(file),
+            rows: Vec::new(),
+        })
+    }
+
+    /// Events and the time they took.
+    pub(crate) fn rate(&mut self, group: &str, case: &str, events: usize, seconds: f64) -> Result<()> {
+        self.keep(
+            group,
+            case,
+            "events/s",
+            events as f64 / seconds,
+            Some((events, seconds)),
+        )
+    }
+
+    /// A value of another kind.
+    pub(crate) fn value(&mut self, group: &str, case: &str, unit: &'static str, value: f64) -> Result<()> {
+        self.keep(group, case, unit, value, None)
+    }
+
+    fn keep(
+        &mut self,
+        group: &str,
+        case: &str,
+        unit: &'static str,
+        value: f64,
+        took: Option<(usize, f64)>,
+    ) -> Result<()> {
+        let sample = Sample {
+            bench: self.name,
+            group,
+            case,
+            unit,
+            value,
+            events: took.map(|t| t.0),
+            seconds: took.map(|t| t.1),
+        };
+        serde_json::to_writer(&mut self.samples, &sample)?;
+        self.samples.write_all(b"\n")?;
+        eprintln!("  {group}: {case}: {} {unit}", shown(value));
+        match self
+            .rows
+            .iter_mut()
+            .find(|r| r.group == group && r.case == case && r.unit == unit)
+        {
+            Some(row) => row.values.push(value),
+            None => self.rows.push(Row {
+                group: group.to_owned(),
+                case: case.to_owned(),
+                unit,
+                values: vec![value],
+            }),
+        }
+        Ok(())
+    }
+
+    /// The median of a case so far.
+    pub(crate) fn median(&self, group: &str, case: &str) -> Option<f64> {
+        let row = self.rows.iter().find(|r| r.group == group && r.case == case)?;
+        Some(Spread::of(&row.values).median)
+    }
+
+    /// The table, as Markdown. Rates are compared with the first row of their group.
+    pub(crate) fn finish(mut self) -> Result<String> {
+        self.samples.flush()?;
+        let rounds = match self.size {
+            Size::Quick => "quick run: not to be quoted",
+            Size::Usual => "usual run",
+            Size::Full => "full run",
+        };
+        let mut table = format!(
+            "**{}** ({rounds})\n\n| case | median | min to max | unit | ratio |\n|---|---:|---:|---|---:|\n",
+            self.name
+        );
+        let mut group = "";
+        let mut base = None;
+        for row in &self.rows {
+            let spread = Spread::of(&row.values);
+            if row.group != group {
+                group = &row.group;
+                base = (row.unit == "events/s").then_some(spread.median);
+                writeln!(table, "| *{group}* | | | | |")?;
+            }
+            let ratio = match base {
+                Some(base) if row.unit == "events/s" && base > 0.0 => format!("{:.2}", spread.median / base),
+                _ => String::new(),
+            };
+            writeln!(
+                table,
+                "| {} | {} | {} to {} | {} | {ratio} |",
+                row.case,
+                shown(spread.median),
+                shown(spread.min),
+                shown(spread.max),
+                row.unit
+            )?;
+        }
+        Ok(table)
+    }
+}
+
+/// The middle and the ends of some values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(values: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+        let last = sorted.len().saturating_sub(1);
+        Self {
+            median: (at(last / 2) + at(last.div_ceil(2))) / 2.0,
+            min: at(0),
+            max: at(last),
+        }
+    }
+}
+
+fn shown(value: f64) -> String {
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        let spread = Spread::of(&[4.0, 1.0, 3.0, 2.0]);
+        assert_eq!((spread.median, spread.min, spread.max), (2.5, 1.0, 4.0));
+        assert_eq!(Spread::of(&[7.0]).median, 7.0);
+    }
+}

@@ -1,0 +1,111 @@
+//! The server, the bus and its callers, as a bench needs them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::jetstream;
+use bytes::Bytes;
+use fanout_tests::types::Event;
+use fanout_tests::{Bench, Component, LinkTo, event};
+use fanout_transport::CallContext;
+use fanout_transport::testing::NatsSettings;
+
+/// The size of every event's payload.
+pub(crate) const PAYLOAD: usize = 1 << 10;
+
+/// The subject that the bus of every bench stores events of type `invoice.paid` on.
+pub(crate) fn subject(tenant: &str) -> String {
+    format!("payments.{tenant}.webhook.invoice.paid")
+}
+
+/// A server with one instance of the provider.
+pub(crate) struct World {
+    pub(crate) bench: Bench,
+    pub(crate) ingress: Component,
+    pub(crate) js: jetstream::Context,
+}
+
+impl World {
+    /// A bus with the settings given besides what every bench uses. `config` is the server's configuration file.
+    pub(crate) async fn start(config: Option<&str>, settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let mut all = vec![
+            ("retention.max-bytes", "8GiB"),
+            ("delivery.deadline", "10s"),
+            ("delivery.ack-wait", "30s"),
+            ("publish.deadline", "30s"),
+        ];
+        all.extend(settings);
+        let mut links = links.to_vec();
+        links.push(LinkTo::caller("ingress", &["publisher"], "*"));
+        let nats = NatsSettings {
+            config: config.map(ToOwned::to_owned),
+            ..NatsSettings::default()
+        };
+        let bench = Bench::start_on(nats, &all, &links).await;
+        let ingress = bench.silent_component("ingress").await;
+        // Enough for every caller of a bench at once; the plain client waits by itself.
+        let js = jetstream::context::ContextBuilder::new()
+            .timeout(Duration::from_secs(10))
+            .ack_timeout(Duration::from_secs(60))
+            .build(bench.nats.client().await);
+        Self { bench, ingress, js }
+    }
+
+    /// Empties the log, so that each round begins with the same.
+    pub(crate) async fn clear(&self) -> Result<()> {
+        let log = self.js.get_stream_no_info("fanout_payments_log").await?;
+        log.purge().await.context("empty the log")?;
+        Ok(())
+    }
+
+    /// The provider's memory.
+    pub(crate) fn provider_memory(&self) -> Result<Memory> {
+        Memory::of(self.bench.providers.first().context("there is a provider")?.id())
+    }
+
+    /// The server's memory.
+    pub(crate) fn server_memory(&self) -> Result<Memory> {
+        Memory::of(self.bench.nats.id())
+    }
+}
+
+/// An event of 1 KiB.
+pub(crate) fn sized(tenant: &str, id: &str) -> Event {
+    Event {
+        data: Bytes::from_static(&[b'x'; PAYLOAD]),
+        ..event(tenant, "invoice.paid", id)
+    }
+}
+
+/// A call that waits as long as the slowest store takes.
+pub(crate) fn patient() -> CallContext {
+    CallContext::within(Duration::from_secs(60))
+}
+
+/// A process's resident memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// Now, in MiB.
+    pub(crate) now: f64,
+    /// The most so far, in MiB.
+    pub(crate) peak: f64,
+}
+
+impl Memory {
+    fn of(process: u32) -> Result<Self> {
+        let path = format!("/proc/{process}/status");
+        let status = std::fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
+        let mib = |field: &str| -> Result<f64> {
+            let line = status
+                .lines()
+                .find_map(|l| l.strip_prefix(field))
+                .with_context(|| format!("{path} says nothing of {field}"))?;
+            let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+            Ok(kib / 1024.0)
+        };
+        Ok(Self {
+            now: mib("VmRSS:")?,
+            peak: mib("VmHWM:")?,
+        })
+    }
+}

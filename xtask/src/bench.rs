@@ -1,0 +1,55 @@
+//! `cargo xtask bench`: builds the provider and the load programs for speed, and then becomes `fanout-bench`.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::nats;
+use crate::runner::Runner;
+use crate::workspace::Workspace;
+
+/// `cargo xtask bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// What to measure; all of it if nothing is named
+    names: Vec<String>,
+    /// Fewer events and rounds: to see that it runs, not to quote
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// More rounds, and memory after a million events
+    #[arg(long)]
+    full: bool,
+    /// Put the tables into docs/benchmarks.md
+    #[arg(long)]
+    write: bool,
+}
+
+impl Bench {
+    pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
+        let server = nats::find(workspace, runner)?;
+        runner.step("building the provider and the load programs for speed");
+        let mut build = workspace.cargo();
+        build.args(["build", "--locked", "--release"]);
+        runner.run(build.args(["--package", "fanout-provider", "--package", "fanout-bench"]))?;
+
+        runner.step("measuring");
+        let mut command = std::process::Command::new(workspace.released("fanout-bench"));
+        command
+            .current_dir(workspace.root())
+            .env(nats::VARIABLE, server)
+            .env("FANOUT_PROVIDER_BIN", workspace.released("fanout-provider"))
+            .env("RUST_LOG", "warn")
+            .args(&self.names)
+            .arg("--samples")
+            .arg(workspace.samples());
+        if self.quick {
+            command.arg("--quick");
+        }
+        if self.full {
+            command.arg("--full");
+        }
+        if self.write {
+            command.arg("--page").arg(workspace.root().join("docs/benchmarks.md"));
+        }
+        runner.become_command(&mut command)
+    }
+}
