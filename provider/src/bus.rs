@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use fanout_plan::planner::{self, Wanted};
+use fanout_plan::planner::{self, Asked, Wanted};
 use fanout_plan::subscription::{MadeBy, Progress, Registered, Subscription};
-use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName};
+use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
 use fanout_transport::Lattice;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -215,6 +215,35 @@ impl Bus {
         })
     }
 
+    /// The store, with a place in its log for a tenant: where each tenant has a stream of its own, it is made when the
+    /// first event comes.
+    ///
+    /// # Errors
+    /// When the bus has no policy in force, or the place can't be made.
+    pub(crate) async fn store_for(&self, tenant: &TenantId) -> Result<Store, Problem> {
+        let has_place = |store: &Store| store.layout().publish_to(tenant).is_some();
+        let store = self.view().store()?.clone();
+        if has_place(&store) || !store.policy().serves(tenant) {
+            return Ok(store);
+        }
+        if let Err(e) = self.reconcile_with(None, Some(tenant)).await {
+            return Err(Problem::new(
+                Code::StoreUnavailable,
+                format!("tenant {tenant} has no place in the log yet: {e}"),
+            ));
+        }
+        let view = self.view();
+        let store = view.store()?.clone();
+        if has_place(&store) {
+            return Ok(store);
+        }
+        let why = view.policy_problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Err(Problem::new(
+            view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code),
+            format!("tenant {tenant} has no place in the log: {}", why.join("; ")),
+        ))
+    }
+
     /// Ends a subscription: nothing is kept for it any more.
     pub(crate) async fn unsubscribe(&self, name: &SubscriptionName) -> Result<(), Refusal> {
         let view = self.view();
@@ -227,6 +256,15 @@ impl Bus {
     /// Brings everything to what is wanted. Returns why `called`, a subscription that a component asks for, was
     /// refused, if it was.
     async fn reconcile(&self, called: Option<Wanted>) -> Result<Option<Problem>, StoreError> {
+        self.reconcile_with(called, None).await
+    }
+
+    /// The same, with a place in the log for `tenant`.
+    async fn reconcile_with(
+        &self,
+        called: Option<Wanted>,
+        tenant: Option<&TenantId>,
+    ) -> Result<Option<Problem>, StoreError> {
         let mut running = self.0.running.lock().await;
         let inputs = self.inputs(|i| i.clone());
         let before = self.view();
@@ -251,7 +289,11 @@ impl Bus {
 
         let declared = wanted.len();
         wanted.extend(called);
-        let plan = match self.bring(&store, &wanted).await {
+        let asked = Asked {
+            wanted: &wanted,
+            tenant,
+        };
+        let plan = match self.bring(&store, asked).await {
             Err(StoreError::Refused(problems)) => {
                 view.policy_problems = problems;
                 report(&before, &view);
@@ -269,6 +311,7 @@ impl Bus {
             }
         }
         view.registry = plan.registry;
+        let store = store.with_layout(plan.layout);
         view.store = Some(store.clone());
         self.run(&store, &mut running, &mut view).await;
         report(&before, &view);
@@ -296,10 +339,10 @@ impl Bus {
     }
 
     /// Observe, plan, apply; again when another instance was faster.
-    async fn bring(&self, store: &Store, wanted: &[Wanted]) -> Result<planner::Plan, StoreError> {
+    async fn bring(&self, store: &Store, asked: Asked<'_>) -> Result<planner::Plan, StoreError> {
         for _ in 0..RACES {
             let observed = store.observe().await?;
-            let plan = planner::plan(store.policy(), wanted, &observed, clock::now()).map_err(StoreError::Refused)?;
+            let plan = planner::plan(store.policy(), asked, &observed, clock::now()).map_err(StoreError::Refused)?;
             match apply(store, &plan).await {
                 Ok(()) => return Ok(plan),
                 Err(StoreError::Raced { .. }) => {}
@@ -307,7 +350,7 @@ impl Bus {
             }
         }
         Err(StoreError::Raced {
-            name: "of this bus".to_owned(),
+            what: "the bus".to_owned(),
         })
     }
 
@@ -326,6 +369,7 @@ impl Bus {
         }
         let goes_on = |name: &SubscriptionName, r: &Running| {
             r.policy == *store.policy()
+                && r.reads(store)
                 && !view.detached.contains_key(name)
                 && view
                     .registry

@@ -53,7 +53,7 @@ impl SubscriptionStatus {
         let (mut pending, mut in_flight) = (0, 0);
         let keeps = !matches!(subscription.need, Need::Queue) && registered.progress != Progress::Finished;
         if let Some(store) = view.store.as_ref().filter(|_| keeps) {
-            match store.consumer_state(&subscription.name).await {
+            match store.consumer_state(subscription).await {
                 Ok(state) => (pending, in_flight) = (state.pending, state.unsettled),
                 Err(error) => {
                     doing = Doing::Waiting(Problem::new(
@@ -138,7 +138,7 @@ async fn subscription(view: &View, status: SubscriptionStatus) -> Value {
         "name": name,
         "need": registered.subscription.need.as_str(),
         "component": registered.component,
-        "made_by": match registered.made_by { MadeBy::Link => "link", MadeBy::Call => "call" },
+        "made_by": match registered.made_by { MadeBy::Link => "link", MadeBy::Call => "call", MadeBy::Policy => "policy" },
         "state": word,
         "problem": problem,
         "pending": status.pending,

@@ -40,7 +40,7 @@ pub(crate) fn read_links(links: &Links, store: Option<&Store>, view: &mut View) 
                 Err(problems) => outcome.problems = problems,
             }
         } else if let Some(store) = store {
-            match declared_subscription(&owner, &link.interfaces, &link.settings, store.policy()) {
+            match declared_subscription(&owner, &key.component, &link.interfaces, &link.settings, store.policy()) {
                 Ok(subscription) => {
                     outcome.subscription = Some(subscription.name.clone());
                     wanted.push(Wanted {
@@ -74,6 +74,12 @@ pub(crate) fn detached(registered: &Registered, declared: &BTreeSet<Subscription
             format!(
                 "subscription {name} was declared by a link to component {} that is gone: {waits}",
                 registered.component
+            ),
+        )),
+        MadeBy::Policy => Some(Problem::new(
+            Code::SubscriberUnlinked,
+            format!(
+                "subscription {name} is declared in the policy and waits for its subscriber: link a component to it; {waits}"
             ),
         )),
         MadeBy::Call => {

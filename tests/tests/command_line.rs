@@ -77,8 +77,11 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     let nothing = "nothing to do: the store is as the policy says\n";
     assert_eq!(cli.run(&["apply"], &policy, &[]), (0, nothing.into(), String::new()));
 
-    let shorter = cli.policy(&format!("{POLICY}[retention]\nmax-age = \"1d\"\n"));
-    let (code, out, err) = cli.run(&["apply"], &shorter, &[]);
+    let jetstream = async_nats::jetstream::new(bench.client().clone());
+    let stored = jetstream.publish("payments.acme.webhook.x", vec![0; 2048].into());
+    stored.await.unwrap().await.unwrap();
+    let smaller = cli.policy(&format!("{POLICY}[retention]\nmax-bytes = \"1KiB\"\n"));
+    let (code, out, err) = cli.run(&["apply"], &smaller, &[]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("[would-lose-events]"), "{err}");
     let (code, out, _) = cli.run(&["--json", "explain"], &policy, &["--rate", "1000"]);

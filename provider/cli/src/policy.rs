@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use fanout_plan::explain::{Load, explain as explained};
-use fanout_plan::planner::{self, Observed};
+use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::step::Step;
-use fanout_plan::topology::topology;
 use fanout_provider::jetstream::Store;
 use serde_json::json;
 
@@ -31,7 +30,8 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
         events_per_second: args.rate,
         event_bytes: args.event_bytes,
     };
-    let parts = explained(&policy, &topology(&policy, observed.registry.values()), load);
+    let desired = planner::desired(&policy, &observed).map_err(Refused)?;
+    let parts = explained(&policy, &desired, load);
     if json {
         let parts: Vec<_> = parts
             .iter()
@@ -56,7 +56,7 @@ pub(crate) async fn plan(args: &args::Plan, json: bool) -> Result<()> {
         Some(nats) => bus::connect(nats, policy.clone()).await?.observe().await?,
         None => Observed::default(),
     };
-    let plan = planner::plan(&policy, &[], &observed, 0).map_err(Refused)?;
+    let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
     show(&plan.steps, json);
     Ok(())
 }
@@ -65,7 +65,7 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     let store: Store = bus::store(&args.store).await?;
     store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     let observed = store.observe().await?;
-    let plan = planner::plan(store.policy(), &[], &observed, 0).map_err(Refused)?;
+    let plan = planner::plan(store.policy(), Asked::default(), &observed, now()).map_err(Refused)?;
     for step in &plan.steps {
         store.apply(step).await?;
         if !json {
@@ -99,8 +99,12 @@ fn show(steps: &[Step], json: bool) {
 fn sign(step: &Step) -> char {
     match step {
         Step::CreateStream(_) | Step::CreateBucket(_) | Step::CreateConsumer(_) | Step::Remember(_) => '+',
-        Step::UpdateStream(_) | Step::UpdateBucket(_) | Step::UpdateConsumer(_) => '~',
-        Step::DeleteConsumer(_) => '-',
+        Step::UpdateStream(_)
+        | Step::RetireStream(_)
+        | Step::BindStream(_)
+        | Step::UpdateBucket(_)
+        | Step::UpdateConsumer(_) => '~',
+        Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Forget(_) => '-',
     }
 }
 
@@ -115,4 +119,10 @@ fn summary(steps: &[Step]) -> String {
         count('~'),
         count('-')
     )
+}
+
+/// Nanoseconds since the Unix epoch.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -17,6 +17,7 @@ struct Row<'a> {
 pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
     let store = bus::store(args).await?;
     let observed = store.observe().await?;
+    let store = store.with_layout(observed.topology.layout());
     let mut rows = Vec::new();
     for registered in observed.registry.values() {
         rows.push(row(&store, registered).await?);
@@ -36,11 +37,15 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
             .collect();
         println!(
             "{:#}",
-            json!({ "bus": bus, "last_offset": observed.head, "subscriptions": rows })
+            json!({ "bus": bus, "last_offset": observed.heads().0.values().max().copied().unwrap_or(0), "subscriptions": rows })
         );
         return Ok(());
     }
-    println!("bus {bus}: last offset {}, {} subscriptions", observed.head, rows.len());
+    println!(
+        "bus {bus}: last offset {}, {} subscriptions",
+        observed.heads().0.values().max().copied().unwrap_or(0),
+        rows.len()
+    );
     if rows.is_empty() {
         return Ok(());
     }
@@ -70,7 +75,7 @@ async fn row<'a>(store: &Store, registered: &'a Registered) -> Result<Row<'a>> {
     Ok(Row {
         registered,
         state: if has_consumer {
-            store.consumer_state(name).await?
+            store.consumer_state(&registered.subscription).await?
         } else {
             ConsumerState::default()
         },

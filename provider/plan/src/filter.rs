@@ -57,17 +57,19 @@ impl Filter {
                 .all(|p| self.event_types.iter().any(|q| q.covers(p)))
     }
 
+    /// Whether some event can pass the subject filters of both.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        let tenants =
+            self.tenants.is_empty() || other.tenants.is_empty() || self.tenants.iter().any(|t| other.allows_tenant(t));
+        let (mine, theirs) = (self.passing(), other.passing());
+        tenants && mine.iter().any(|p| theirs.iter().any(|q| overlap(p, q)))
+    }
+
     /// The subject filters that let at least every matching event through, and no two of which overlap: the server
     /// refuses overlapping filters on one consumer (nats-server 2.15, error 10138). Patterns that cross (`a.*` and
     /// `*.b`) are widened to all types of their tenants; what is then too much is settled unseen on delivery.
     pub fn subject_filters(&self, template: &SubjectTemplate) -> Vec<String> {
-        let crossing = self
-            .event_types
-            .iter()
-            .enumerate()
-            .any(|(i, p)| self.event_types[..i].iter().any(|q| overlap(p, q)));
-        let any = [EventPattern::any()];
-        let patterns: &[EventPattern] = if crossing { &any } else { &self.event_types };
+        let patterns = self.passing();
         let tenants: Vec<Option<&TenantId>> = if self.tenants.is_empty() {
             vec![None]
         } else {
@@ -77,6 +79,20 @@ impl Filter {
             .iter()
             .flat_map(|tenant| patterns.iter().map(|p| template.filter(*tenant, p)))
             .collect()
+    }
+
+    /// The patterns that the store is asked with: those of the filter, or all when they cross.
+    fn passing(&self) -> Vec<EventPattern> {
+        let crossing = self
+            .event_types
+            .iter()
+            .enumerate()
+            .any(|(i, p)| self.event_types[..i].iter().any(|q| overlap(p, q)));
+        if crossing {
+            vec![EventPattern::any()]
+        } else {
+            self.event_types.clone()
+        }
     }
 }
 

@@ -3,18 +3,25 @@
 //! Everything here is a function of its arguments. Deliberately absent: IO, async-nats, tokio, the clock, the
 //! environment.
 
+pub mod by_partition;
+pub mod declared;
 pub mod document;
 pub mod envelope;
 mod event;
 pub mod explain;
 mod filter;
+pub mod layout;
 pub mod link;
+mod loss;
 mod name;
+pub mod partition;
 mod pattern;
+mod places;
 pub mod planner;
 pub mod policy;
 mod position;
 mod problem;
+pub mod quota;
 pub mod rate;
 pub mod retry;
 mod setting;

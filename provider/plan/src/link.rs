@@ -1,5 +1,6 @@
 //! What a link says: which tenants a component may publish and subscribe for, or which subscription it declares.
 
+use crate::declared::Declared;
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
 use crate::{Code, EventPattern, Filter, Policy, Problem, TenantId, timestamp};
@@ -80,27 +81,22 @@ impl Grant {
 /// Every problem of every setting.
 pub fn declared_subscription(
     owner: &str,
+    component: &str,
     interfaces: &[String],
     settings: &Settings,
     policy: &Policy,
 ) -> Result<Subscription, Vec<Problem>> {
-    let mut r = Reader::new(owner, settings);
+    let declared = settings
+        .get("subscription")
+        .and_then(|name| name.trim().parse().ok())
+        .and_then(|name| policy.subscriptions.get(&name));
+    let together = match declared {
+        Some(declared) => with_the_policy(owner, component, settings, declared)?,
+        None => settings.clone(),
+    };
+    let mut r = Reader::new(owner, &together);
     let name = r.required("subscription", "name it, such as `invoicing`", setting::parsed);
-    #[derive(Clone, Copy, PartialEq)]
-    enum Word {
-        Queue,
-        Durable,
-        Backfill,
-    }
-    let need = r.required(
-        "need",
-        "say `queue`, `durable` or `backfill`",
-        setting::word(&[
-            ("queue", Word::Queue),
-            ("durable", Word::Durable),
-            ("backfill", Word::Backfill),
-        ]),
-    );
+    let need = r.required("need", "say `queue`, `durable` or `backfill`", Word::read);
     let tenants = r.or("tenants", Vec::new(), tenants);
     let event_types: Vec<EventPattern> = r.or("event-types", Vec::new(), setting::list);
     let start = r.optional("start", start);
@@ -120,23 +116,10 @@ pub fn declared_subscription(
             Reach::Handler
         }
     };
-    if need.is_some() && need != Some(Word::Backfill) && (start.is_some() || end.is_some()) {
-        r.refuse(
-            Code::ConflictingSettings,
-            "`start` and `end` are for `need=backfill` only",
-        );
-    }
+    let need = self::need(&mut r, need, start, end);
     let problems = r.finish();
     let (Some(name), Some(need), true) = (name, need, problems.is_empty()) else {
         return Err(problems);
-    };
-    let need = match need {
-        Word::Queue => Need::Queue,
-        Word::Durable => Need::Durable,
-        Word::Backfill => Need::Backfill {
-            start: start.unwrap_or(Start::First),
-            end,
-        },
     };
     let asked = Subscription {
         name,
@@ -148,6 +131,80 @@ pub fn declared_subscription(
         tell_caught_up: has("backfill-handler"),
     };
     check(asked).map_err(|p| vec![Problem::new(p.code, format!("{owner}: {}", p.message))])
+}
+
+/// The word of a need, before its other settings are known.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Word {
+    Queue,
+    Durable,
+    Backfill,
+}
+
+impl Word {
+    pub(crate) fn read(s: &str) -> Result<Self, Problem> {
+        setting::word(&[
+            ("queue", Self::Queue),
+            ("durable", Self::Durable),
+            ("backfill", Self::Backfill),
+        ])(s)
+    }
+}
+
+/// A need with where it begins and ends, which only a backfill says.
+pub(crate) fn need(r: &mut Reader<'_>, word: Option<Word>, start: Option<Start>, end: Option<End>) -> Option<Need> {
+    if word.is_some() && word != Some(Word::Backfill) && (start.is_some() || end.is_some()) {
+        r.refuse(
+            Code::ConflictingSettings,
+            "`start` and `end` are for `need=backfill` only",
+        );
+    }
+    Some(match word? {
+        Word::Queue => Need::Queue,
+        Word::Durable => Need::Durable,
+        Word::Backfill => Need::Backfill {
+            start: start.unwrap_or(Start::First),
+            end,
+        },
+    })
+}
+
+/// A link's settings with those that the policy declares under the subscription's name.
+fn with_the_policy(
+    owner: &str,
+    component: &str,
+    link: &Settings,
+    declared: &Declared,
+) -> Result<Settings, Vec<Problem>> {
+    let name = link.get("subscription").map_or("", |n| n.trim());
+    let mut problems = Vec::new();
+    if let Some(theirs) = declared.component.as_deref().filter(|c| *c != component) {
+        problems.push(Problem::new(
+            Code::ConflictingSettings,
+            format!(
+                "{owner}: the policy gives subscription {name} to component {theirs} (`subscriptions.{name}.component`), and this link goes to {component}: change one of them"
+            ),
+        ));
+    }
+    let mut together = link.clone();
+    for (key, theirs) in declared.settings.iter().filter(|(key, _)| *key != "component") {
+        let mine = together.entry(key.clone()).or_insert_with(|| theirs.clone());
+        if mine.trim() != theirs {
+            problems.push(Problem::new(
+                Code::ConflictingSettings,
+                format!(
+                    "{owner}: `{key}` is {} here and {} in the policy (`subscriptions.{name}.{key}`): say it in one place",
+                    crate::name::shown(mine),
+                    crate::name::shown(theirs)
+                ),
+            ));
+        }
+    }
+    if problems.is_empty() {
+        Ok(together)
+    } else {
+        Err(problems)
+    }
 }
 
 /// The rules that hold for a subscription however it was made; brings it to its normal form.
@@ -175,7 +232,7 @@ pub fn check(mut asked: Subscription) -> Result<Subscription, Problem> {
         Need::Backfill {
             start: Start::Position(start),
             end: Some(End::Position(end)),
-        } if end.offset < start.offset => return Err(empty_backfill(&asked)),
+        } if end < start => return Err(empty_backfill(&asked)),
         Need::Backfill { start, end } => {
             let positions = [
                 match start {
@@ -187,15 +244,11 @@ pub fn check(mut asked: Subscription) -> Result<Subscription, Problem> {
                     _ => None,
                 },
             ];
-            if let Some(p) = positions
-                .into_iter()
-                .flatten()
-                .find(|p| p.partition != 0 || p.offset == 0)
-            {
+            if let Some(p) = positions.into_iter().flatten().find(|p| p.offset == 0) {
                 return Err(Problem::new(
                     Code::UnknownPosition,
                     format!(
-                        "subscription {}: position {p} does not exist: this bus has the one partition 0, with offsets from 1",
+                        "subscription {}: position {p} does not exist: offsets count from 1",
                         asked.name
                     ),
                 ));
@@ -214,11 +267,11 @@ fn empty_backfill(asked: &Subscription) -> Problem {
     )
 }
 
-fn tenants(s: &str) -> Result<Vec<TenantId>, Problem> {
+pub(crate) fn tenants(s: &str) -> Result<Vec<TenantId>, Problem> {
     if s == "*" { Ok(Vec::new()) } else { setting::list(s) }
 }
 
-fn start(s: &str) -> Result<Start, Problem> {
+pub(crate) fn start(s: &str) -> Result<Start, Problem> {
     if s == "first" {
         return Ok(Start::First);
     }
@@ -232,7 +285,7 @@ fn start(s: &str) -> Result<Start, Problem> {
     }
 }
 
-fn end(s: &str) -> Result<End, Problem> {
+pub(crate) fn end(s: &str) -> Result<End, Problem> {
     match s.split_once(':') {
         Some(("time", t)) => time(t).map(End::Time),
         Some(("position", p)) => p.parse().map(End::Position),
@@ -270,7 +323,7 @@ mod tests {
         )
         .unwrap();
         let interfaces: Vec<String> = interfaces.iter().map(|i| (*i).to_owned()).collect();
-        declared_subscription("link x", &interfaces, &settings(pairs), &policy)
+        declared_subscription("link x", "worker", &interfaces, &settings(pairs), &policy)
     }
 
     #[test]
@@ -327,7 +380,7 @@ mod tests {
             ]
         );
         for bad in [
-            &[("subscription", "q"), ("need", "backfill"), ("start", "position:1/7")][..],
+            &[("subscription", "q"), ("need", "backfill"), ("start", "position:1/0")][..],
             &[
                 ("subscription", "q"),
                 ("need", "backfill"),

@@ -1,9 +1,12 @@
 //! The operator's policy for one bus, read from settings with every problem at once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::declared::{self, Declared};
+use crate::quota::{Quota, Quotas};
 use crate::setting::{self, Reader, Settings};
-use crate::{BusName, BusNames, Code, Problem, RetrySchedule, SubjectTemplate};
+use crate::{BusName, BusNames, Code, Problem, RetrySchedule, SubjectTemplate, SubscriptionName, TenantId};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -27,6 +30,71 @@ pub enum WhenFull {
     DropOldest,
 }
 
+/// How the log is divided into streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One stream for all tenants.
+    Shared,
+    /// So many streams, each with the tenants whose hash falls to it.
+    Sharded(u32),
+    /// A stream for each tenant.
+    PerTenant,
+    /// One stream whose events go once their one durable subscription has settled them.
+    WorkQueue,
+}
+
+/// The most shards: beyond it, streams cost more than they divide.
+pub const MAX_SHARDS: u64 = 64;
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Shared => f.write_str("shared"),
+            Self::Sharded(n) => write!(f, "sharded({n})"),
+            Self::PerTenant => f.write_str("per-tenant"),
+            Self::WorkQueue => f.write_str("work-queue"),
+        }
+    }
+}
+
+/// What a receipt proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The server has the event; it writes it to disk within its own interval.
+    Acknowledged,
+    /// The event is on the server's disk.
+    OnDisk,
+}
+
+/// For how long a repeated id is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dedupe {
+    /// For `dedupe.window`.
+    Window,
+    /// For as long as the event is retained.
+    Retained,
+}
+
+/// In which order deliveries of one subscription are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// In none: each as soon as it can be.
+    None,
+    /// One tenant's events one after another.
+    Tenant,
+    /// Events of one tenant with one ordering key one after another.
+    Key,
+}
+
+/// What a queue subscription promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueDelivery {
+    /// What nobody takes is gone.
+    AtMostOnce,
+    /// Kept until it is handled.
+    AtLeastOnce,
+}
+
 /// How a bus keeps and delivers events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -34,6 +102,12 @@ pub struct Policy {
     pub bus: BusName,
     /// Where its events travel.
     pub subject: SubjectTemplate,
+    /// How its log is divided.
+    pub shape: Shape,
+    /// The tenants that it serves, sorted; empty for all.
+    pub tenants: Vec<TenantId>,
+    /// What each tenant may use of it.
+    pub quotas: Quotas,
     /// How long an event is kept.
     pub max_age: Duration,
     /// How many bytes of events are kept.
@@ -44,8 +118,20 @@ pub struct Policy {
     pub storage: Storage,
     /// What happens when it is full.
     pub when_full: WhenFull,
-    /// For how long a repeated id is recognised.
+    /// Whether events are compressed on disk.
+    pub compressed: bool,
+    /// How long before a durable subscription's oldest event expires its operator is warned.
+    pub warn_before: Duration,
+    /// What a receipt proves.
+    pub durability: Durability,
+    /// How long ids are remembered.
+    pub dedupe: Dedupe,
+    /// For how long a repeated id is recognised by [`Dedupe::Window`].
     pub dedupe_window: Duration,
+    /// The order of deliveries.
+    pub ordering: Ordering,
+    /// What queue subscriptions promise.
+    pub queue_delivery: QueueDelivery,
     /// The most bytes of an event's payload and attributes together.
     pub max_event_bytes: u64,
     /// When a refused delivery is tried again, and how often.
@@ -62,6 +148,12 @@ pub struct Policy {
     pub concurrency: u32,
     /// How long a publish waits for the store.
     pub publish_deadline: Duration,
+    /// Publishes of one instance that wait for the store at once.
+    pub publish_max_in_flight: u32,
+    /// Settings whose change may lose stored events.
+    pub allow_loss: Vec<String>,
+    /// Subscriptions that the policy declares.
+    pub subscriptions: BTreeMap<SubscriptionName, Declared>,
 }
 
 /// Invocations at once of a subscription that says nothing of it.
@@ -84,6 +176,9 @@ impl Policy {
             "write it like `payments.{tenant}.webhook.{event-type}`",
             setting::parsed,
         );
+        let shape = r.or("topology", Shape::Shared, shape);
+        let tenants = r.or("tenants.allowed", Vec::new(), crate::link::tenants);
+        let quotas = quotas(&mut r);
         let max_age = r.or("retention.max-age", 7 * DAY, setting::duration(SECOND, 10 * YEAR));
         let max_bytes = r.or("retention.max-bytes", 1 << 30, setting::bytes(1 << 10, 1 << 50));
         let replicas = r.or("retention.replicas", 1, setting::number(1, 5));
@@ -97,8 +192,51 @@ impl Policy {
             WhenFull::Refuse,
             setting::word(&[("refuse", WhenFull::Refuse), ("drop-oldest", WhenFull::DropOldest)]),
         );
+        let compressed = r.or(
+            "retention.compression",
+            false,
+            setting::word(&[("none", false), ("s2", true)]),
+        );
+        let warn_before = r.or(
+            "retention.warn-before",
+            max_age / 7,
+            setting::duration(Duration::ZERO, 10 * YEAR),
+        );
+        let durability = r.or(
+            "durability",
+            Durability::Acknowledged,
+            setting::word(&[
+                ("acknowledged", Durability::Acknowledged),
+                ("on-disk", Durability::OnDisk),
+            ]),
+        );
+        let dedupe = r.or(
+            "dedupe.scope",
+            Dedupe::Window,
+            setting::word(&[("window", Dedupe::Window), ("retained", Dedupe::Retained)]),
+        );
+        let ordering = r.or(
+            "ordering",
+            Ordering::None,
+            setting::word(&[
+                ("none", Ordering::None),
+                ("tenant", Ordering::Tenant),
+                ("key", Ordering::Key),
+            ]),
+        );
+        let queue_delivery = r.or(
+            "queue.delivery",
+            QueueDelivery::AtMostOnce,
+            setting::word(&[
+                ("at-most-once", QueueDelivery::AtMostOnce),
+                ("at-least-once", QueueDelivery::AtLeastOnce),
+            ]),
+        );
         // The server keeps every id of the window in memory, so the default is shorter than the retention.
         let dedupe_window = r.or("dedupe.window", 3600 * SECOND, setting::duration(ms(100), 7 * DAY));
+        let allow_loss = r.or("change.allow-loss", Vec::new(), |s| {
+            Ok(s.split(',').map(|item| item.trim().to_owned()).collect())
+        });
         let max_event_bytes = r.or("event.max-bytes", 512 << 10, setting::bytes(1 << 10, 32 << 20));
         let delays = r.or(
             "retry.schedule",
@@ -127,6 +265,24 @@ impl Policy {
             setting::number(1, MAX_IN_FLIGHT),
         );
         let publish_deadline = r.or("publish.deadline", 5 * SECOND, setting::duration(ms(50), 60 * SECOND));
+        let publish_max_in_flight = r.or("publish.max-in-flight", 4_096, setting::number(1, 65_536));
+        let subscriptions = declared::read(&mut r, shape);
+        if warn_before >= max_age {
+            r.refuse(
+                Code::ConflictingSettings,
+                format!(
+                    "`retention.warn-before` ({}) must be shorter than `retention.max-age` ({}), or every event is warned of",
+                    setting::show_duration(warn_before),
+                    setting::show_duration(max_age)
+                ),
+            );
+        }
+        if shape == Shape::WorkQueue && dedupe == Dedupe::Retained {
+            r.refuse(
+                Code::ConflictingSettings,
+                "`dedupe.scope` = `retained` needs events that stay, and `topology` = `work-queue` lets them go when they are settled: use `dedupe.scope` = `window`, or another topology",
+            );
+        }
         if ack_wait <= delivery_deadline {
             r.refuse(
                 Code::ConflictingSettings,
@@ -152,12 +308,26 @@ impl Policy {
             (Some(bus), Some(subject)) if problems.is_empty() => Ok(Self {
                 bus,
                 subject,
+                shape,
+                tenants: {
+                    let mut sorted = tenants;
+                    sorted.sort();
+                    sorted.dedup();
+                    sorted
+                },
+                quotas,
                 max_age,
                 max_bytes,
                 replicas: replicas as u8,
                 storage,
                 when_full,
+                compressed,
+                warn_before,
+                durability,
+                dedupe,
                 dedupe_window,
+                ordering,
+                queue_delivery,
                 max_event_bytes,
                 retry: RetrySchedule::new(delays, attempts as u32),
                 dead_letter_max_age,
@@ -166,15 +336,75 @@ impl Policy {
                 batch_size: batch_size as u32,
                 concurrency: concurrency as u32,
                 publish_deadline,
+                publish_max_in_flight: publish_max_in_flight as u32,
+                allow_loss,
+                subscriptions,
             }),
             _ => Err(problems),
         }
+    }
+
+    /// Whether the bus serves a tenant.
+    pub fn serves(&self, tenant: &TenantId) -> bool {
+        self.tenants.is_empty() || self.tenants.binary_search(tenant).is_ok()
+    }
+
+    /// Whether the operator has said that changing this setting may lose stored events.
+    pub fn allows_loss(&self, setting: &str) -> bool {
+        self.allow_loss.iter().any(|s| s == setting)
     }
 
     /// The names of what the bus is made of.
     pub fn names(&self) -> BusNames {
         BusNames::new(self.bus.clone())
     }
+}
+
+fn shape(s: &str) -> Result<Shape, Problem> {
+    let word = setting::word(&[
+        ("shared", Shape::Shared),
+        ("per-tenant", Shape::PerTenant),
+        ("work-queue", Shape::WorkQueue),
+    ]);
+    let shards = s.strip_prefix("sharded(").and_then(|s| s.strip_suffix(')'));
+    match shards {
+        Some(n) => Ok(Shape::Sharded(setting::number(2, MAX_SHARDS)(n.trim())? as u32)),
+        None => word(s).map_err(|p| Problem {
+            message: format!("{}, sharded(n)", p.message),
+            ..p
+        }),
+    }
+}
+
+fn quotas(r: &mut Reader<'_>) -> Quotas {
+    let (rate, size) = (setting::number(1, 10_000_000), setting::bytes(1 << 10, 1 << 50));
+    let default = Quota {
+        events_per_second: r.optional("quota.events-per-second", &rate),
+        max_bytes: r.optional("quota.max-bytes", &size),
+    };
+    let known = &["quota.tenant.TENANT.events-per-second", "quota.tenant.TENANT.max-bytes"];
+    let mut tenants = BTreeMap::new();
+    for (name, settings) in r.under("quota.tenant.", known) {
+        let mut quota = Quota::default();
+        for (rest, value) in &settings {
+            let read = match rest.as_str() {
+                "events-per-second" => rate(value).map(|n| quota.events_per_second = Some(n)),
+                "max-bytes" => size(value).map(|n| quota.max_bytes = Some(n)),
+                _ => Err(Problem::new(
+                    Code::UnknownSetting,
+                    "is not known; known are `events-per-second` and `max-bytes`",
+                )),
+            };
+            if let Err(p) = read {
+                r.refuse_under(&format!("quota.tenant.{name}.{rest}"), &p);
+            }
+        }
+        match name.parse::<TenantId>() {
+            Ok(tenant) => drop(tenants.insert(tenant, quota)),
+            Err(p) => r.refuse_under(&format!("quota.tenant.{name}"), &p),
+        }
+    }
+    Quotas { default, tenants }
 }
 
 #[cfg(test)]
@@ -217,7 +447,7 @@ mod tests {
             policy of provider bus: setting `retention.max-age`: "soon" is not a duration from 1s to 3660d: write a number and one of ms, s, m, h, d [invalid-setting]
             policy of provider bus: setting `retention.replicas`: "9" is not a whole number from 1 to 5 [invalid-setting]
             policy of provider bus: `delivery.ack-wait` (30s) must be longer than `delivery.deadline` (30s), or an event is given to a second instance while the first still works on it [conflicting-settings]
-            policy of provider bus: setting "retention.max-agee" is not known; known are: bus, subject, retention.max-age, retention.max-bytes, retention.replicas, retention.storage, retention.when-full, dedupe.window, event.max-bytes, retry.schedule, retry.max-attempts, dead-letters.max-age, delivery.deadline, delivery.ack-wait, delivery.batch-size, delivery.concurrency, publish.deadline [unknown-setting]
+            policy of provider bus: setting "retention.max-agee" is not known; known are: retention.max-age, retention.max-bytes, retention.replicas, retention.storage, retention.when-full, retention.compression, retention.warn-before [unknown-setting]
         "#]]
         .assert_eq(&text);
     }

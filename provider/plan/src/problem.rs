@@ -113,6 +113,10 @@ codes! {
     ImmutableSetting = "immutable-setting",
     /// A change that would lose stored events.
     WouldLoseEvents = "would-lose-events",
+    /// Tenants would need more partitions than are sensible.
+    TooManyPartitions = "too-many-partitions",
+    /// Another instance with another policy has changed the topology.
+    TopologyChanged = "topology-changed",
     /// What the server holds under the bus's names was not made by Fanout.
     ForeignTopology = "foreign-topology",
 }

@@ -1,6 +1,6 @@
 //! Reads flat string settings, collecting every problem instead of stopping at the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub(crate) struct Reader<'a> {
     owner: &'a str,
     settings: &'a Settings,
     known: Vec<&'static str>,
+    /// What is known under a name that the user chose, such as `quota.tenant.acme.max-bytes`.
+    known_under: BTreeSet<String>,
     problems: Vec<Problem>,
 }
 
@@ -25,6 +27,7 @@ impl<'a> Reader<'a> {
             owner,
             settings,
             known: Vec::new(),
+            known_under: BTreeSet::new(),
             problems: Vec::new(),
         }
     }
@@ -48,6 +51,34 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// The settings under `prefix`, by the name that follows it and the rest: `quota.tenant.` finds `acme` and
+    /// `max-bytes` in `quota.tenant.acme.max-bytes`. `shown` stands for them in messages.
+    pub(crate) fn under(&mut self, prefix: &str, shown: &'static [&'static str]) -> BTreeMap<String, Settings> {
+        self.known.extend(shown);
+        let mut found: BTreeMap<String, Settings> = BTreeMap::new();
+        for (key, value) in self.settings {
+            if let Some((name, rest)) = key.strip_prefix(prefix).and_then(|k| k.split_once('.')) {
+                self.known_under.insert(key.clone());
+                let group = found.entry(name.to_owned()).or_default();
+                group.insert(rest.to_owned(), value.trim().to_owned());
+            }
+        }
+        found
+    }
+
+    /// Adds a problem of a part that was read by itself.
+    pub(crate) fn adopt(&mut self, problem: Problem) {
+        self.problems.push(Problem {
+            message: format!("{}: {}", self.owner, problem.message),
+            ..problem
+        });
+    }
+
+    /// Adds what was found wrong under a name: `key` is the whole setting.
+    pub(crate) fn refuse_under(&mut self, key: &str, problem: &Problem) {
+        self.refuse_setting(key, problem.code, format!("setting `{key}`: {}", problem.message));
     }
 
     pub(crate) fn or<T>(&mut self, key: &'static str, default: T, parse: impl FnOnce(&str) -> Result<T, Problem>) -> T {
@@ -83,12 +114,17 @@ impl<'a> Reader<'a> {
     /// Ends the reading: unknown settings are problems too.
     pub(crate) fn finish(mut self) -> Vec<Problem> {
         for key in self.settings.keys() {
-            if !self.known.contains(&key.as_str()) {
-                let message = format!(
-                    "setting {} is not known; known are: {}",
-                    shown(key),
-                    self.known.join(", ")
-                );
+            if !self.known.contains(&key.as_str()) && !self.known_under.contains(key) {
+                // Those of the same table, or all when it is of none.
+                let table = key.split_inclusive('.').next().filter(|t| t.ends_with('.'));
+                let near: Vec<_> = self
+                    .known
+                    .iter()
+                    .filter(|k| table.is_some_and(|t| k.starts_with(t)))
+                    .copied()
+                    .collect();
+                let known = if near.is_empty() { &self.known } else { &near };
+                let message = format!("setting {} is not known; known are: {}", shown(key), known.join(", "));
                 self.refuse_setting(key, Code::UnknownSetting, message);
             }
         }

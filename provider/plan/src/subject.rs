@@ -32,6 +32,12 @@ impl SubjectTemplate {
         self.render(tenant.map_or("*", TenantId::as_str), &pattern.to_subject_tokens())
     }
 
+    /// The template whose subjects a stream that is bound to this holds; the opposite of [`Self::all`].
+    pub fn from_all(all: &str) -> Option<Self> {
+        let body = all.strip_suffix(".>")?.replacen('*', "{tenant}", 1);
+        format!("{body}.{{event-type}}").parse().ok()
+    }
+
     /// The tenant and event type of a subject of this bus.
     pub fn parse_subject(&self, subject: &str) -> Option<(TenantId, EventType)> {
         let rest = subject.strip_prefix(&*self.head)?;
@@ -112,6 +118,35 @@ impl BusNames {
         format!("fanout_{}_log", self.0)
     }
 
+    /// The stream that holds one partition of the bus's events.
+    pub fn partition(&self, number: u32) -> String {
+        match number {
+            0 => self.log(),
+            n => format!("{}_{n}", self.log()),
+        }
+    }
+
+    /// The partition whose stream this is.
+    pub fn partition_of(&self, stream: &str) -> Option<u32> {
+        let number = match stream.strip_prefix(&self.log())? {
+            "" => 0,
+            rest => rest.strip_prefix('_')?.parse().ok()?,
+        };
+        // `_0`, `_01` and `_+1` are names that Fanout does not give.
+        (self.partition(number) == stream).then_some(number)
+    }
+
+    /// Before an event's own subject: where an event for this partition is published when the bus's subjects can't say
+    /// so. The stream takes it off again.
+    pub fn internal_prefix(&self, partition: u32) -> String {
+        format!("fanout.part.{}.{partition}.", self.0)
+    }
+
+    /// What a retired partition's stream is bound to: it must be bound to something, and nothing is stored there.
+    pub fn retired(&self, partition: u32) -> String {
+        format!("fanout.retired.{}.{partition}", self.0)
+    }
+
     /// The stream of dead letters.
     pub fn dead_letters(&self) -> String {
         format!("fanout_{}_dead", self.0)
@@ -165,6 +200,8 @@ mod tests {
         assert_eq!(subject, "payments.acme.webhook.invoice.paid");
         assert_eq!(template.parse_subject(&subject), Some((tenant, event_type)));
         assert_eq!(template.all(), "payments.*.webhook.>");
+        assert_eq!(SubjectTemplate::from_all(&template.all()), Some(template.clone()));
+        assert_eq!(SubjectTemplate::from_all("payments.>"), None);
         for foreign in [
             "payments.acme.other.x",
             "payments.acme.webhook.",
@@ -173,6 +210,22 @@ mod tests {
             "",
         ] {
             assert_eq!(template.parse_subject(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_partition_is_known_by_its_stream() {
+        let names = BusNames::new("payments".parse().unwrap());
+        for number in [0, 1, 42] {
+            assert_eq!(names.partition_of(&names.partition(number)), Some(number));
+        }
+        for foreign in [
+            "fanout_payments_log_0",
+            "fanout_payments_log_01",
+            "fanout_payments_dead",
+            "x",
+        ] {
+            assert_eq!(names.partition_of(foreign), None, "{foreign}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::by_partition::ByPartition;
 use crate::{Code, Filter, Position, Problem, SubscriptionName};
 
 /// Where a backfill begins.
@@ -31,7 +32,9 @@ impl End {
     pub fn is_before(&self, position: Position, published_at: i64) -> bool {
         match self {
             Self::Time(t) => published_at >= *t,
-            Self::Position(p) => position.offset > p.offset,
+            // Numbers grow with each change of the topology, so a greater one is later; partitions beside each other
+            // are refused before this is asked.
+            Self::Position(p) => position > *p,
         }
     }
 }
@@ -82,6 +85,8 @@ pub enum MadeBy {
     Link,
     /// By a component's call.
     Call,
+    /// In the policy, without a link yet.
+    Policy,
 }
 
 /// A named need of one component.
@@ -139,15 +144,45 @@ pub struct Registered {
     pub made_by: MadeBy,
     /// When, nanoseconds since the Unix epoch.
     pub made_at: i64,
-    /// The log's last offset when it was made: what is at or before it is replayed, what comes after is live.
-    pub head: u64,
-    /// How many matching events the log held when it began; known once its consumer exists.
-    pub replayed: Option<u64>,
+    /// Each partition's last offset when it was made: what is at or before it is replayed, what comes after is live.
+    pub head: ByPartition,
+    /// How many matching events each partition held when it began; known once its consumer there exists.
+    #[serde(default)]
+    pub replayed: ByPartition,
     /// How far it has come.
     pub progress: Progress,
 }
 
 impl Registered {
+    /// Whether an event was in the log when the subscription was made.
+    pub fn was_there(&self, position: Position) -> bool {
+        position.offset <= self.head.of(position.partition)
+    }
+
+    /// The same with what is asked for now.
+    pub(crate) fn with_what_is_asked(&self, want: &crate::planner::Wanted) -> Self {
+        let mut next = Self {
+            subscription: want.subscription.clone(),
+            ..self.clone()
+        };
+        if want.made_by == MadeBy::Policy {
+            // How its subscriber is called, a link has said or will say.
+            next.subscription.reach = self.subscription.reach;
+            next.subscription.tell_caught_up = self.subscription.tell_caught_up;
+            if self.subscription.reach == Reach::Handler {
+                next.subscription.batch_size = 1;
+            }
+            if self.made_by == MadeBy::Policy {
+                next.component = want.component.clone();
+            }
+        } else {
+            next.component = want.component.clone();
+            next.link = want.link.clone();
+            next.made_by = want.made_by;
+        }
+        next
+    }
+
     /// Whether a repeated request means the same subscription, so that it is kept as it is or changed in place.
     /// The need, the subscriber and where it begins can't change under one name.
     ///
@@ -155,12 +190,20 @@ impl Registered {
     /// Says who holds the name, and as what.
     pub fn can_become(&self, asked: &Subscription, component: &str, made_by: MadeBy) -> Result<(), Problem> {
         let mine = &self.subscription;
-        if self.component == component && self.made_by == made_by && mine.need == asked.need {
+        let same_owner = self.component == component && self.made_by == made_by;
+        // What the policy declared finds its subscriber when a link comes, and waits for it again when the link goes.
+        let through_the_policy = match (self.made_by, made_by) {
+            (MadeBy::Policy, MadeBy::Link | MadeBy::Policy) => self.component.is_empty() || self.component == component,
+            (MadeBy::Link, MadeBy::Policy) => component.is_empty() || self.component == component,
+            _ => false,
+        };
+        if (same_owner || through_the_policy) && mine.need == asked.need {
             return Ok(());
         }
         let made = match self.made_by {
             MadeBy::Link => "declared in a link",
             MadeBy::Call => "made by a call",
+            MadeBy::Policy => "declared in the policy",
         };
         Err(Problem::new(
             Code::SubscriptionConflict,

@@ -1,10 +1,11 @@
-//! What the store must hold for a bus: a pure function of its policy and its subscriptions.
+//! What the store must hold for a bus: a pure function of its policy, its partitions and its subscriptions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Policy;
-use crate::policy::{Storage, WhenFull};
+use crate::partition::{Keeps, Layout, Partition};
+use crate::policy::{Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
 
 /// A stream.
@@ -24,10 +25,23 @@ pub struct StreamSpec {
     pub replicas: u8,
     /// Where.
     pub storage: Storage,
+    /// Whether it is compressed.
+    pub compressed: bool,
     /// For how long a repeated message id is recognised.
     pub dedupe_window: Duration,
     /// Where each stored message is announced, as a subject prefix.
     pub announce_prefix: Option<String>,
+    /// What it takes off the front of a subject before it stores a message.
+    pub strips: Option<String>,
+    /// For a stream of the log, which part of it.
+    pub partition: Option<Partition>,
+}
+
+impl StreamSpec {
+    /// How long a message stays.
+    pub fn keeps(&self) -> Keeps {
+        self.partition.as_ref().map_or(Keeps::Log, |p| p.keeps)
+    }
 }
 
 /// A key-value bucket.
@@ -54,10 +68,12 @@ pub enum ConsumerStart {
     Time(i64),
 }
 
-/// A durable pull consumer of the log with explicit acknowledgement and without a limit on deliveries: attempts are
+/// A durable pull consumer of a partition with explicit acknowledgement and without a limit on deliveries: attempts are
 /// counted by Fanout, since the server also counts deliveries that never reached a handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerSpec {
+    /// The partition that it reads.
+    pub partition: u32,
     /// Its name: the subscription's.
     pub name: String,
     /// What it is given.
@@ -77,29 +93,32 @@ pub struct Topology {
     pub streams: BTreeMap<String, StreamSpec>,
     /// Buckets by name.
     pub buckets: BTreeMap<String, BucketSpec>,
-    /// Consumers of the log by name.
-    pub consumers: BTreeMap<String, ConsumerSpec>,
+    /// Consumers of the log by partition and name.
+    pub consumers: BTreeMap<(u32, String), ConsumerSpec>,
 }
 
-/// Compiles a policy and the remembered subscriptions.
-pub fn topology<'a>(policy: &Policy, subscriptions: impl Iterator<Item = &'a Registered>) -> Topology {
+impl Topology {
+    /// The partitions of its log.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            partitions: self
+                .streams
+                .values()
+                .filter_map(|s| s.partition.clone())
+                .map(|p| (p.number, p))
+                .collect(),
+        }
+    }
+}
+
+/// Compiles a policy, the partitions that it has led to, and the remembered subscriptions.
+pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterator<Item = &'a Registered>) -> Topology {
     let names = policy.names();
     let bucket = |name: String, max_age| BucketSpec {
         name,
         max_age,
         replicas: policy.replicas,
         storage: policy.storage,
-    };
-    let log = StreamSpec {
-        name: names.log(),
-        subjects: vec![policy.subject.all()],
-        max_age: policy.max_age,
-        max_bytes: policy.max_bytes,
-        when_full: policy.when_full,
-        replicas: policy.replicas,
-        storage: policy.storage,
-        dedupe_window: policy.dedupe_window,
-        announce_prefix: Some(names.live_prefix()),
     };
     let dead_letters = StreamSpec {
         name: names.dead_letters(),
@@ -109,12 +128,21 @@ pub fn topology<'a>(policy: &Policy, subscriptions: impl Iterator<Item = &'a Reg
         when_full: WhenFull::Refuse,
         replicas: policy.replicas,
         storage: policy.storage,
+        compressed: policy.compressed,
         // A dead letter's subject is its identity; ids need no memory.
         dedupe_window: Duration::from_secs(120).min(policy.dead_letter_max_age),
         announce_prefix: None,
+        strips: None,
+        partition: None,
     };
     Topology {
-        streams: [log, dead_letters].into_iter().map(|s| (s.name.clone(), s)).collect(),
+        streams: layout
+            .partitions
+            .values()
+            .map(|p| log(policy, p))
+            .chain([dead_letters])
+            .map(|s| (s.name.clone(), s))
+            .collect(),
         buckets: [
             bucket(names.registry(), Duration::ZERO),
             // The reasons of an event's attempts are needed for as long as the event can be delivered.
@@ -124,36 +152,72 @@ pub fn topology<'a>(policy: &Policy, subscriptions: impl Iterator<Item = &'a Reg
         .map(|b| (b.name.clone(), b))
         .collect(),
         consumers: subscriptions
-            .filter_map(|s| consumer(policy, s))
-            .map(|c| (c.name.clone(), c))
+            .flat_map(|s| layout.partitions.values().filter_map(move |p| consumer(policy, p, s)))
+            .map(|c| ((c.partition, c.name.clone()), c))
             .collect(),
     }
 }
 
-/// The consumer behind a subscription, if it needs one.
-fn consumer(policy: &Policy, registered: &Registered) -> Option<ConsumerSpec> {
+/// The stream of a partition.
+fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
+    let names = policy.names();
+    StreamSpec {
+        name: names.partition(partition.number),
+        subjects: partition.subjects(&names),
+        max_age: policy.max_age,
+        max_bytes: match (policy.shape, &partition.slot) {
+            // The bus's bytes, in equal parts: tenants fall to shards evenly enough.
+            (Shape::Sharded(n), _) => policy.max_bytes.div_ceil(u64::from(n)),
+            (Shape::PerTenant, crate::partition::Slot::Tenant(tenant)) => {
+                policy.quotas.of(tenant).max_bytes.unwrap_or(policy.max_bytes)
+            }
+            _ => policy.max_bytes,
+        },
+        when_full: policy.when_full,
+        replicas: policy.replicas,
+        storage: policy.storage,
+        compressed: policy.compressed,
+        dedupe_window: policy.dedupe_window,
+        announce_prefix: Some(names.live_prefix()),
+        strips: partition.strips(&names),
+        partition: Some(partition.clone()),
+    }
+}
+
+/// The consumer behind a subscription in one partition, if it needs one there.
+fn consumer(policy: &Policy, partition: &Partition, registered: &Registered) -> Option<ConsumerSpec> {
     if registered.progress == Progress::Finished {
         return None;
     }
     let subscription = &registered.subscription;
+    let filter = partition.slot.narrow(&subscription.filter)?;
     let start = match subscription.need {
         Need::Queue => return None,
+        // A work queue gives out what nobody has settled, from its first event on (10101).
+        Need::Durable if partition.keeps == Keeps::WorkQueue => ConsumerStart::First,
         // Not "new": if the consumer has to be made again, events since the subscription was made must come.
-        Need::Durable => ConsumerStart::Offset(registered.head + 1),
+        Need::Durable => ConsumerStart::Offset(registered.head.of(partition.number) + 1),
+        Need::Backfill { .. } if partition.keeps == Keeps::WorkQueue => return None,
         Need::Backfill {
             start: Start::First, ..
         } => ConsumerStart::First,
         Need::Backfill {
             start: Start::Time(t), ..
         } => ConsumerStart::Time(t),
+        // What lies in an older generation lies before the position, and what lies in a newer one after it.
         Need::Backfill {
             start: Start::Position(p),
             ..
-        } => ConsumerStart::Offset(p.offset),
+        } => match partition.number.cmp(&p.partition) {
+            std::cmp::Ordering::Less => return None,
+            std::cmp::Ordering::Equal => ConsumerStart::Offset(p.offset),
+            std::cmp::Ordering::Greater => ConsumerStart::First,
+        },
     };
     Some(ConsumerSpec {
+        partition: partition.number,
         name: subscription.name.to_string(),
-        filter_subjects: subscription.filter.subject_filters(&policy.subject),
+        filter_subjects: filter.subject_filters(&partition.template),
         start,
         ack_wait: policy.ack_wait,
         max_ack_pending: subscription.max_unsettled(),

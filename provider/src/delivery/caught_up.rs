@@ -3,8 +3,9 @@
 //! Several instances watch; the registry's compare-and-swap lets one of them tell. When that one crashes between telling
 //! and noting it, another tells again after a while: at least once, and once unless something crashed.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanout_plan::Position;
@@ -43,7 +44,7 @@ pub(super) async fn run(context: Arc<Context>) {
 
 /// One look; returns the progress once nothing more will come of looking.
 async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
-    let state = context.store.consumer_state(context.name()).await?;
+    let states = context.store.consumer_states(&context.registered.subscription).await?;
     let Some(registered) = context.store.registered(context.name()).await? else {
         return Ok(Some(Progress::Finished));
     };
@@ -54,8 +55,14 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
         Progress::Telling(_) | Progress::Replaying => {}
     }
     let (reached, done) = match end(context) {
-        None => (has_caught_up(context, &state), Progress::CaughtUp),
-        Some(end) => (has_finished(context, &state, end), Progress::Finished),
+        None => (
+            states.iter().all(|(p, s)| has_caught_up(context, *p, s)),
+            Progress::CaughtUp,
+        ),
+        Some(end) => (
+            states.iter().all(|(p, s)| has_finished(context, *p, s, end)),
+            Progress::Finished,
+        ),
     };
     if !reached {
         return Ok(None);
@@ -72,8 +79,8 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
     if context.registered.subscription.tell_caught_up {
         let message = CaughtUp {
             subscription: context.name().clone(),
-            reached: Some(state.settled_to).filter(|o| *o > 0).map(Position::undivided),
-            replayed: registered.replayed.unwrap_or(0),
+            reached: last_settled(&states),
+            replayed: registered.replayed.sum(),
             at: now,
             finished,
         };
@@ -87,7 +94,7 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
         }
     }
     context.store.advance(context.name(), telling, done).await?;
-    info!(subscription = %context.name(), replayed = registered.replayed, finished, "caught up");
+    info!(subscription = %context.name(), replayed = registered.replayed.sum(), finished, "caught up");
     Ok(Some(done))
 }
 
@@ -98,20 +105,33 @@ fn end(context: &Context) -> Option<End> {
     }
 }
 
-/// Everything that was in the log when the subscription was made is settled.
-fn has_caught_up(context: &Context, state: &ConsumerState) -> bool {
-    state.settled_to >= context.registered.head || (state.pending == 0 && state.unsettled == 0)
+/// The last place in the newest partition in which anything is settled.
+fn last_settled(states: &BTreeMap<u32, ConsumerState>) -> Option<Position> {
+    let (partition, state) = states.iter().rev().find(|(_, s)| s.settled_to > 0)?;
+    Some(Position {
+        partition: *partition,
+        offset: state.settled_to,
+    })
 }
 
-/// Everything before the end is settled, and nothing more can come before it.
-fn has_finished(context: &Context, state: &ConsumerState, end: End) -> bool {
-    let passed = context.health.passed_end_at.load(Ordering::Relaxed);
-    if passed > 0 && state.settled_to >= passed {
+/// Everything that was in the partition when the subscription was made is settled.
+fn has_caught_up(context: &Context, partition: u32, state: &ConsumerState) -> bool {
+    state.settled_to >= context.registered.head.of(partition) || (state.pending == 0 && state.unsettled == 0)
+}
+
+/// Everything before the end is settled in the partition, and nothing more can come before it.
+fn has_finished(context: &Context, partition: u32, state: &ConsumerState, end: End) -> bool {
+    if context.health.has_passed_end(partition, state.settled_to) {
         return true;
     }
     let idle = state.pending == 0 && state.unsettled == 0;
     match end {
-        End::Position(p) => state.settled_to >= p.offset || (idle && state.log_head >= p.offset),
+        // A newer partition lies beyond the end, and an older one before it: that takes nothing new.
+        End::Position(p) => match partition.cmp(&p.partition) {
+            Ordering::Less => idle,
+            Ordering::Equal => state.settled_to >= p.offset || (idle && state.log_head >= p.offset),
+            Ordering::Greater => true,
+        },
         End::Time(t) => idle && clock::now() >= t,
     }
 }

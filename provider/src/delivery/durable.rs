@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, AckKind};
+use fanout_plan::partition::Partition;
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
@@ -24,10 +26,34 @@ use crate::wrpc::CallFailure;
 /// restarted, since a pull does not survive that.
 const PULL_WAIT: Duration = Duration::from_secs(3);
 
-/// Delivers until stopped; comes back by itself when the store does.
+/// What the pulls of one subscription share: they read several partitions, and hold no more together than one would.
+struct Shared {
+    /// Events that may be held.
+    room: Arc<Semaphore>,
+    /// Invocations at once.
+    calls: Arc<Semaphore>,
+}
+
+/// Delivers until stopped.
 pub(super) async fn run(context: Arc<Context>) {
+    let subscription = &context.registered.subscription;
+    let shared = Arc::new(Shared {
+        room: Arc::new(Semaphore::new(subscription.max_unsettled() as usize)),
+        calls: Arc::new(Semaphore::new(subscription.concurrency as usize)),
+    });
+    let mut pulls = JoinSet::new();
+    for partition in context.store.partitions_of(subscription) {
+        pulls.spawn(read(Arc::clone(&context), Arc::clone(&shared), partition.clone()));
+    }
+    while pulls.join_next().await.is_some() {}
+}
+
+/// Delivers what is in one partition; comes back by itself when the store does.
+async fn read(context: Arc<Context>, shared: Arc<Shared>, partition: Partition) {
     while !context.stop.is_cancelled() {
-        let Err(error) = pull(&context).await else { return };
+        let Err(error) = pull(&context, &shared, &partition).await else {
+            return;
+        };
         let wait = context.health.fails(Problem::new(
             Code::StoreUnavailable,
             format!("subscription {}: {error}; its events wait in the log", context.name()),
@@ -40,33 +66,71 @@ pub(super) async fn run(context: Arc<Context>) {
     }
 }
 
-async fn pull(context: &Arc<Context>) -> Result<(), StoreError> {
-    let consumer = context.store.consumer(context.name()).await?;
+async fn pull(context: &Arc<Context>, shared: &Arc<Shared>, partition: &Partition) -> Result<(), StoreError> {
+    let Some(consumer) = context.store.consumer(context.name(), partition).await? else {
+        return Ok(());
+    };
     let settler = Arc::new(Settler::new(context).await?);
     let subscription = &context.registered.subscription;
-    let room = Arc::new(Semaphore::new(subscription.max_unsettled() as usize));
-    let calls = Arc::new(Semaphore::new(subscription.concurrency as usize));
+    let number = partition.number;
     let batch_size = subscription.batch_size as usize;
+    // An idle partition must not hold room that a busy one needs: beside others, one waits for a first event without
+    // room, and then takes what there is at once.
+    let alone = context.store.partitions_of(subscription).count() == 1;
+    let mut idle = !alone;
     let mut tasks = JoinSet::new();
+    let spawn = |tasks: &mut JoinSet<()>, messages: Vec<_>, permit: Option<OwnedSemaphorePermit>| {
+        let (context, settler, shared) = (Arc::clone(context), Arc::clone(&settler), Arc::clone(shared));
+        tasks.spawn(async move {
+            let _permit = permit;
+            deliver(&context, &settler, &shared.calls, number, messages).await;
+        });
+    };
     let ended = loop {
         while tasks.try_join_next().is_some() {}
+        let mut first = None;
+        if idle {
+            let pulled = tokio::select! {
+                () = context.stop.cancelled() => break Ok(()),
+                pulled = one(&consumer) => pulled,
+            };
+            first = match pulled {
+                Ok(None) => continue,
+                Ok(first) => first,
+                Err(e) => break Err(e),
+            };
+        }
         let permits = tokio::select! {
             () = context.stop.cancelled() => break Ok(()),
-            permits = free_room(&room) => permits,
+            permits = free_room(&shared.room) => permits,
         };
+        let mut permits = Some(permits);
+        if let Some(message) = first {
+            let permit = permits.as_mut().and_then(|p| p.split(1));
+            spawn(&mut tasks, vec![message], permit);
+        }
         // While the subscriber does not answer, one batch is enough to learn when it does again.
         let most = if context.health.is_failing() {
             batch_size
         } else {
             usize::MAX
         };
-        let count = permits.num_permits().min(most);
-        let mut permits = Some(permits);
-        let batch = consumer.batch().max_messages(count).expires(PULL_WAIT).messages().await;
+        let count = permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits).min(most);
+        if count == 0 {
+            continue;
+        }
+        let batch = if alone {
+            let batch = consumer.batch().max_messages(count).expires(PULL_WAIT).messages();
+            batch.await.map_err(StoreError::when("be pulled from"))
+        } else {
+            let batch = consumer.fetch().max_messages(count).messages();
+            batch.await.map_err(StoreError::when("be pulled from"))
+        };
         let mut chunks = match batch {
             Ok(batch) => batch.ready_chunks(batch_size),
-            Err(e) => break Err(StoreError::when("be pulled from")(e)),
+            Err(e) => break Err(e),
         };
+        idle = !alone;
         loop {
             let chunk = tokio::select! {
                 () = context.stop.cancelled() => break,
@@ -80,12 +144,9 @@ async fn pull(context: &Arc<Context>) -> Result<(), StoreError> {
             if messages.is_empty() {
                 continue;
             }
+            idle = false;
             let permit = permits.as_mut().and_then(|p| p.split(messages.len()));
-            let (context, settler, calls) = (Arc::clone(context), Arc::clone(&settler), Arc::clone(&calls));
-            tasks.spawn(async move {
-                let _permit: Option<OwnedSemaphorePermit> = permit;
-                deliver(&context, &settler, &calls, messages).await;
-            });
+            spawn(&mut tasks, messages, permit);
         }
         drop(permits);
         if context.health.is_failing() {
@@ -95,6 +156,13 @@ async fn pull(context: &Arc<Context>) -> Result<(), StoreError> {
     };
     while tasks.join_next().await.is_some() {}
     ended
+}
+
+/// Waits a while for one event.
+async fn one(consumer: &PullConsumer) -> Result<Option<jetstream::Message>, StoreError> {
+    let batch = consumer.batch().max_messages(1).expires(PULL_WAIT).messages();
+    let mut batch = batch.await.map_err(StoreError::when("be pulled from"))?;
+    Ok(batch.next().await.and_then(|m| m.map_err(log_pull_error).ok()))
 }
 
 fn log_pull_error(error: async_nats::Error) {
@@ -118,11 +186,17 @@ async fn free_room(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 }
 
 /// Invokes the subscriber with the events of a chunk and settles each.
-async fn deliver(context: &Context, settler: &Settler, calls: &Semaphore, messages: Vec<jetstream::Message>) {
+async fn deliver(
+    context: &Context,
+    settler: &Settler,
+    calls: &Semaphore,
+    partition: u32,
+    messages: Vec<jetstream::Message>,
+) {
     let received = Instant::now();
     let mut held = Vec::with_capacity(messages.len());
     for message in messages {
-        held.extend(admit(context, settler, message).await);
+        held.extend(admit(context, settler, partition, message).await);
     }
     let Ok(_call) = calls.acquire().await else { return };
     let ack_wait = context.store.policy().ack_wait;
@@ -141,12 +215,12 @@ async fn deliver(context: &Context, settler: &Settler, calls: &Semaphore, messag
 }
 
 /// Sorts out what is not to be delivered, and learns of earlier attempts.
-async fn admit(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<Held> {
-    let Some(place) = Place::of(&message) else {
+async fn admit(context: &Context, settler: &Settler, partition: u32, message: jetstream::Message) -> Option<Held> {
+    let Some(place) = Place::of(&message, partition) else {
         debug!(subject = %message.subject, "a message without a place in the log was passed over");
         return None;
     };
-    let template = &context.store.policy().subject;
+    let template = context.store.template(partition);
     let attributes = match incoming::attributes(template, &message.subject, message.headers.as_ref()) {
         Ok(attributes) => attributes,
         Err(problem) => {
@@ -161,7 +235,7 @@ async fn admit(context: &Context, settler: &Settler, message: jetstream::Message
             return None;
         }
         Wanted::BeyondEnd => {
-            context.health.passed_end(place.position.offset);
+            context.health.passed_end(place.position);
             settler.skip(&message).await;
             return None;
         }

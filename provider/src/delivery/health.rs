@@ -1,10 +1,11 @@
 //! How one subscription's deliveries are doing on this instance.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use fanout_plan::Problem;
+use fanout_plan::{Position, Problem};
 use tracing::{info, warn};
 
 /// The first wait before an unreachable subscriber is tried again; doubled each time up to [`LONGEST_WAIT`].
@@ -22,8 +23,8 @@ pub(crate) struct Health {
     pub(crate) dead_lettered: AtomicU64,
     /// Events of a queue subscription that were not handled: it keeps none.
     pub(crate) missed: AtomicU64,
-    /// The first offset seen beyond a backfill's end; 0 for none.
-    pub(crate) passed_end_at: AtomicU64,
+    /// In each partition, the first offset seen beyond a backfill's end.
+    passed_end_at: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl Health {
@@ -58,12 +59,17 @@ impl Health {
     }
 
     /// An event beyond a backfill's end was seen.
-    pub(crate) fn passed_end(&self, offset: u64) {
+    pub(crate) fn passed_end(&self, position: Position) {
         // Only the first counts: everything before it is what the backfill holds.
-        let seen = self.passed_end_at.load(Ordering::Relaxed);
-        if seen == 0 || offset < seen {
-            self.passed_end_at.store(offset, Ordering::Relaxed);
-        }
+        let mut passed = self.passed_end_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = passed.entry(position.partition).or_insert(position.offset);
+        *first = position.offset.min(*first);
+    }
+
+    /// Whether everything before a backfill's end is settled in a partition, since what follows was seen.
+    pub(crate) fn has_passed_end(&self, partition: u32, settled_to: u64) -> bool {
+        let passed = self.passed_end_at.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.get(&partition).is_some_and(|first| settled_to >= *first)
     }
 
     /// Whether the last try failed.

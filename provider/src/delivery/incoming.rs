@@ -20,10 +20,13 @@ pub(super) struct Place {
 
 impl Place {
     /// As the server says in the message's reply subject. `None` for a message that is not of a consumer.
-    pub(super) fn of(message: &jetstream::Message) -> Option<Self> {
+    pub(super) fn of(message: &jetstream::Message, partition: u32) -> Option<Self> {
         let info = message.info().ok()?;
         Some(Self {
-            position: Position::undivided(info.stream_sequence),
+            position: Position {
+                partition,
+                offset: info.stream_sequence,
+            },
             published_at: i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX),
             given_out: info.delivered,
         })
@@ -101,7 +104,7 @@ pub(super) fn delivery(
         data,
         position: place.position,
         attempt: failed.last().map_or(0, |a| a.attempt) + 1,
-        replayed: place.position.offset <= registered.head,
+        replayed: registered.was_there(place.position),
         published_at: place.published_at,
         traceparent: traceparent(headers.as_ref()),
     }

@@ -14,6 +14,7 @@ mod settle;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanout_plan::partition::Partition;
 use fanout_plan::subscription::{Need, Progress, Registered};
 use fanout_plan::{Attributes, Policy, Position, SubscriptionName};
 use tokio::sync::Notify;
@@ -62,6 +63,8 @@ pub(crate) struct Running {
     pub(crate) registered: Registered,
     /// Under which policy.
     pub(crate) policy: Policy,
+    /// What they read, and queue subscriptions hear.
+    partitions: Vec<Partition>,
     pub(crate) health: Arc<Health>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -85,6 +88,7 @@ impl Running {
         Self {
             registered: context.registered.clone(),
             policy: context.store.policy().clone(),
+            partitions: reads(&context.store, &context.registered),
             health: Arc::clone(&context.health),
             stop: context.stop.clone(),
             tasks,
@@ -100,9 +104,18 @@ impl Running {
             && mine.made_at == registered.made_at
     }
 
+    /// Whether the partitions that they read still are those that hold the subscription's events.
+    pub(crate) fn reads(&self, store: &Store) -> bool {
+        self.partitions == reads(store, &self.registered)
+    }
+
     /// Stops taking events and lets the invocations under way end; they are bounded by their deadline.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+fn reads(store: &Store, registered: &Registered) -> Vec<Partition> {
+    store.partitions_of(&registered.subscription).cloned().collect()
 }

@@ -24,7 +24,9 @@ pub(super) async fn run(context: Arc<Context>) {
     let group = format!("fanout.{}.{}", policy.bus, context.name());
     let nats = context.store.nats();
     let mut subscriptions = Vec::new();
-    for filter in context.registered.subscription.filter.subject_filters(&policy.subject) {
+    let filter = &context.registered.subscription.filter;
+    let layout = context.store.layout();
+    for filter in layout.templates().into_iter().flat_map(|t| filter.subject_filters(t)) {
         match nats.queue_subscribe(format!("{prefix}{filter}"), group.clone()).await {
             Ok(subscription) => subscriptions.push(subscription),
             Err(error) => {
@@ -61,8 +63,9 @@ pub(super) async fn run(context: Arc<Context>) {
 
 async fn deliver(context: &Context, prefix: &str, message: Message) {
     let subject = message.subject.strip_prefix(prefix).unwrap_or(&message.subject);
-    let place = place(&message);
-    let attributes = match incoming::attributes(&context.store.policy().subject, subject, message.headers.as_ref()) {
+    let place = place(context, &message);
+    let template = context.store.template(place.position.partition);
+    let attributes = match incoming::attributes(template, subject, message.headers.as_ref()) {
         Ok(attributes) => attributes,
         Err(problem) => return missed(context, &place, &format!("not an event: {problem}")),
     };
@@ -108,14 +111,19 @@ fn missed(context: &Context, place: &Place, reason: &str) {
     );
 }
 
-/// As the server announces it (`Nats-Sequence`, `Nats-Time-Stamp`; nats-server 2.15).
-fn place(message: &Message) -> Place {
+/// As the server announces it (`Nats-Stream`, `Nats-Sequence`, `Nats-Time-Stamp`; nats-server 2.15).
+fn place(context: &Context, message: &Message) -> Place {
     let header = |name: &str| message.headers.as_ref().and_then(|h| h.get(name));
     let offset = header("Nats-Sequence")
         .and_then(|v| v.as_str().parse().ok())
         .unwrap_or(0);
     Place {
-        position: Position::undivided(offset),
+        position: Position {
+            partition: header("Nats-Stream")
+                .and_then(|v| context.store.partition_of(v.as_str()))
+                .unwrap_or(0),
+            offset,
+        },
         published_at: header("Nats-Time-Stamp")
             .and_then(|v| timestamp::from_rfc3339(v.as_str()))
             .unwrap_or_else(crate::clock::now),

@@ -128,8 +128,7 @@ impl Settler {
         let tenant = self
             .context
             .store
-            .policy()
-            .subject
+            .template(place.position.partition)
             .parse_subject(&message.subject)
             .map(|(tenant, _)| tenant)
             .or_else(|| "_".parse().ok());

@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::kv;
-use async_nats::jetstream::stream::{self, DiscardPolicy, Republish, StorageType};
+use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::stream::{
+    self, Compression, DiscardPolicy, Republish, RetentionPolicy, StorageType, SubjectTransform,
+};
+use async_nats::jetstream::{self, ErrorCode, kv};
+use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::Step;
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec};
@@ -14,6 +18,15 @@ use super::{Store, StoreError};
 
 /// Marks what Fanout made, in the metadata of streams and consumers.
 pub(super) const MADE_BY: &str = "fanout";
+
+/// Which change of the topology made a partition.
+pub(super) const GENERATION: &str = "fanout-generation";
+/// Whose events a partition holds.
+pub(super) const SLOT: &str = "fanout-slot";
+/// Under which template its events are stored.
+pub(super) const SUBJECT: &str = "fanout-subject";
+/// Since when a partition takes nothing new.
+pub(super) const RETIRED_AT: &str = "fanout-retired-at";
 
 /// How long after its deletion a bucket's key may still be seen by its watchers (nats-server 2.11).
 const MARKER_AGE: Duration = Duration::from_secs(60);
@@ -25,11 +38,31 @@ impl Store {
     /// When the store refuses it or can't be reached, or another instance was faster.
     pub async fn apply(&self, step: &Step) -> Result<(), StoreError> {
         match step {
-            Step::CreateStream(s) | Step::UpdateStream(s) => {
+            // Two instances may make a partition of one number for two tenants at once: to one the server says that the
+            // name is in use with another configuration (10058), or that another has its subjects (10065).
+            Step::CreateStream(s) => {
                 self.js
-                    .create_or_update_stream(stream_config(s))
+                    .create_stream(stream_config(s))
+                    .await
+                    .map_err(|e| match e.kind() {
+                        CreateStreamErrorKind::JetStream(answer) if is_lost_race(s, &answer) => StoreError::Raced {
+                            what: format!("stream {}", s.name),
+                        },
+                        _ => StoreError::when(step.to_string())(e),
+                    })?;
+            }
+            Step::UpdateStream(s) | Step::RetireStream(s) | Step::BindStream(s) => {
+                self.js
+                    .update_stream(stream_config(s))
                     .await
                     .map_err(StoreError::when(step.to_string()))?;
+            }
+            Step::DeleteStream(name) => {
+                if let Err(e) = self.js.delete_stream(name).await
+                    && !e.to_string().contains("not found")
+                {
+                    return Err(StoreError::when(step.to_string())(e));
+                }
             }
             Step::CreateBucket(b) | Step::UpdateBucket(b) => {
                 self.js
@@ -38,23 +71,26 @@ impl Store {
                     .map_err(StoreError::when(step.to_string()))?;
             }
             Step::Remember(registered) => self.remember(registered).await?,
+            Step::Forget(name) => self.forget(name).await?,
             Step::CreateConsumer(c) => {
                 let made = self
                     .js
-                    .create_consumer_on_stream(consumer_config(c), self.names.log())
+                    .create_consumer_on_stream(consumer_config(c), self.names.partition(c.partition))
                     .await
                     .map_err(StoreError::when(step.to_string()))?;
-                self.note_replayed(&c.name, made.cached_info().num_pending).await?;
+                self.note_replayed(&c.name, c.partition, made.cached_info().num_pending)
+                    .await?;
             }
             Step::UpdateConsumer(c) => {
                 self.js
-                    .update_consumer_on_stream(consumer_config(c), self.names.log())
+                    .update_consumer_on_stream(consumer_config(c), self.names.partition(c.partition))
                     .await
                     .map_err(StoreError::when(step.to_string()))?;
             }
-            Step::DeleteConsumer(name) => {
+            Step::DeleteConsumer { partition, name } => {
                 // Another instance may have been faster, which is as good.
-                if let Err(e) = self.js.delete_consumer_from_stream(name, self.names.log()).await
+                let stream = self.names.partition(*partition);
+                if let Err(e) = self.js.delete_consumer_from_stream(name, stream).await
                     && !e.to_string().contains("not found")
                 {
                     return Err(StoreError::when(step.to_string())(e));
@@ -86,8 +122,21 @@ fn stream_config(s: &StreamSpec) -> stream::Config {
             destination: format!("{prefix}>"),
             headers_only: false,
         }),
+        retention: match s.keeps() {
+            Keeps::Log => RetentionPolicy::Limits,
+            Keeps::WorkQueue => RetentionPolicy::WorkQueue,
+        },
+        compression: Some(if s.compressed {
+            Compression::S2
+        } else {
+            Compression::None
+        }),
+        subject_transform: s.strips.as_ref().map(|prefix| SubjectTransform {
+            source: format!("{prefix}>"),
+            destination: ">".to_owned(),
+        }),
         allow_direct: true,
-        metadata: made_by(),
+        metadata: s.partition.as_ref().map_or_else(made_by, marks),
         ..stream::Config::default()
     }
 }
@@ -127,6 +176,33 @@ fn consumer_config(c: &ConsumerSpec) -> pull::Config {
 
 fn made_by() -> HashMap<String, String> {
     HashMap::from([(MADE_BY.to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
+}
+
+/// What a stream says of its part of the log. The one partition of a bus that was never divided says nothing.
+fn marks(partition: &Partition) -> HashMap<String, String> {
+    let mut marks = made_by();
+    if !partition.is_undivided() {
+        marks.insert(GENERATION.to_owned(), partition.generation.to_string());
+        marks.insert(SLOT.to_owned(), partition.slot.to_string());
+        marks.insert(SUBJECT.to_owned(), partition.template.to_string());
+    }
+    if let Binding::Retired(at) = partition.binding {
+        marks.insert(RETIRED_AT.to_owned(), at.to_string());
+    }
+    marks
+}
+
+/// Whether the server's refusal means that another instance made something of the same kind first.
+fn is_lost_race(s: &StreamSpec, answer: &jetstream::Error) -> bool {
+    let tenants = matches!(
+        s.partition,
+        Some(Partition {
+            slot: Slot::Tenant(_),
+            ..
+        })
+    );
+    answer.error_code() == ErrorCode::STREAM_NAME_EXIST
+        || (tenants && answer.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP)
 }
 
 fn storage(s: Storage) -> StorageType {

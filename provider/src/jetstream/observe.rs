@@ -1,20 +1,23 @@
 //! Reads what the store holds for a bus, in the planner's words.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, DeliverPolicy};
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use fanout_plan::planner::Observed;
+use async_nats::jetstream::stream::{self, Compression, DiscardPolicy, RetentionPolicy, StorageType};
+use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
+use fanout_plan::planner::{LogState, Observed};
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec};
-use fanout_plan::{Code, Problem};
-use futures::TryStreamExt as _;
+use fanout_plan::{Code, Problem, SubjectTemplate};
+use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::apply::MADE_BY;
+use super::apply::{GENERATION, MADE_BY, RETIRED_AT, SLOT, SUBJECT};
 use super::{Store, StoreError};
+
+/// Reads of streams under way at once.
+const READS: usize = 16;
 
 impl Store {
     /// Reads the bus's streams, buckets, consumers and registry.
@@ -24,12 +27,11 @@ impl Store {
     pub async fn observe(&self) -> Result<Observed, StoreError> {
         let mut observed = Observed::default();
         let mut foreign = Vec::new();
-        let (log, dead) = (self.names.log(), self.names.dead_letters());
-        for name in [&log, &dead] {
-            let Some(info) = self.stream_info(name).await? else {
-                continue;
-            };
-            if !info.config.metadata.contains_key(MADE_BY) || info.config.retention != RetentionPolicy::Limits {
+        for info in self.streams_of_the_bus().await? {
+            let name = info.config.name.clone();
+            let number = self.names.partition_of(&name);
+            let partition = number.map(|n| partition(n, &info.config));
+            if !info.config.metadata.contains_key(MADE_BY) || partition == Some(None) {
                 foreign.push(Problem::new(
                     Code::ForeignTopology,
                     format!(
@@ -38,14 +40,14 @@ impl Store {
                 ));
                 continue;
             }
-            if *name == log {
-                observed.head = info.state.last_sequence;
-                observed.topology.consumers = self.observe_consumers().await?;
+            match number {
+                Some(number) => drop(observed.logs.insert(number, log_state(&info))),
+                None => observed.dead_letters = log_state(&info),
             }
             observed
                 .topology
                 .streams
-                .insert(name.clone(), stream_spec(&info.config));
+                .insert(name, stream_spec(&info.config, partition.flatten()));
         }
         for name in [self.names.registry(), self.names.attempts()] {
             if let Some(info) = self.stream_info(&format!("KV_{name}")).await? {
@@ -63,10 +65,30 @@ impl Store {
         if !foreign.is_empty() {
             return Err(StoreError::Refused(foreign));
         }
+        let consumers: Vec<_> = futures::stream::iter(observed.logs.keys().copied())
+            .map(|partition| self.observe_consumers(partition))
+            .buffer_unordered(READS)
+            .try_collect()
+            .await?;
+        observed.topology.consumers = consumers.into_iter().flatten().collect();
         if observed.topology.buckets.contains_key(&self.names.registry()) {
             observed.registry = self.registry().await?;
         }
         Ok(observed)
+    }
+
+    /// The streams of the bus's log and its dead letters. The server lists an account's streams a page at a time;
+    /// those of other buses are passed over.
+    async fn streams_of_the_bus(&self) -> Result<Vec<stream::Info>, StoreError> {
+        let dead = self.names.dead_letters();
+        let mut found = Vec::new();
+        let mut all = self.js.streams();
+        while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
+            if info.config.name == dead || self.names.partition_of(&info.config.name).is_some() {
+                found.push(info);
+            }
+        }
+        Ok(found)
     }
 
     async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, StoreError> {
@@ -79,9 +101,9 @@ impl Store {
         }
     }
 
-    async fn observe_consumers(&self) -> Result<BTreeMap<String, ConsumerSpec>, StoreError> {
+    async fn observe_consumers(&self, partition: u32) -> Result<Vec<((u32, String), ConsumerSpec)>, StoreError> {
         let consumers: Vec<consumer::Info> = self
-            .log()
+            .log(partition)
             .await?
             .consumers()
             .try_collect()
@@ -90,12 +112,52 @@ impl Store {
         Ok(consumers
             .iter()
             .filter(|c| c.config.metadata.contains_key(MADE_BY))
-            .map(|c| (c.name.clone(), consumer_spec(&c.name, &c.config)))
+            .map(|c| {
+                (
+                    (partition, c.name.clone()),
+                    consumer_spec(partition, &c.name, &c.config),
+                )
+            })
             .collect())
     }
 }
 
-fn stream_spec(c: &stream::Config) -> StreamSpec {
+fn log_state(info: &stream::Info) -> LogState {
+    LogState {
+        head: info.state.last_sequence,
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        oldest_at: i64::try_from(info.state.first_timestamp.unix_timestamp_nanos()).unwrap_or(i64::MAX),
+    }
+}
+
+/// Which part of the log a stream is; `None` if it is none that Fanout makes.
+fn partition(number: u32, c: &stream::Config) -> Option<Partition> {
+    let mark = |name: &str| c.metadata.get(name);
+    let template = match mark(SUBJECT) {
+        Some(template) => template.parse().ok()?,
+        None => SubjectTemplate::from_all(c.subjects.first()?)?,
+    };
+    let retired_at = mark(RETIRED_AT).and_then(|at| at.parse().ok());
+    Some(Partition {
+        number,
+        generation: mark(GENERATION).map_or(Some(0), |g| g.parse().ok())?,
+        slot: mark(SLOT).map_or(Some(Slot::Whole), |s| s.parse().ok())?,
+        keeps: match c.retention {
+            RetentionPolicy::Limits => Keeps::Log,
+            RetentionPolicy::WorkQueue => Keeps::WorkQueue,
+            RetentionPolicy::Interest => return None,
+        },
+        template,
+        binding: match retired_at {
+            Some(at) => Binding::Retired(at),
+            None if c.subjects.iter().any(|s| !s.starts_with("fanout.part.")) => Binding::Plain,
+            None => Binding::Internal,
+        },
+    })
+}
+
+fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
     StreamSpec {
         name: c.name.clone(),
         subjects: c.subjects.clone(),
@@ -112,16 +174,23 @@ fn stream_spec(c: &stream::Config) -> StreamSpec {
             .republish
             .as_ref()
             .map(|r| r.destination.trim_end_matches('>').to_owned()),
+        compressed: matches!(c.compression, Some(Compression::S2)),
+        strips: c
+            .subject_transform
+            .as_ref()
+            .map(|t| t.source.trim_end_matches('>').to_owned()),
+        partition,
     }
 }
 
-fn consumer_spec(name: &str, c: &consumer::Config) -> ConsumerSpec {
+fn consumer_spec(partition: u32, name: &str, c: &consumer::Config) -> ConsumerSpec {
     let mut filter_subjects = c.filter_subjects.clone();
     if !c.filter_subject.is_empty() {
         filter_subjects.push(c.filter_subject.clone());
     }
     filter_subjects.sort();
     ConsumerSpec {
+        partition,
         name: name.to_owned(),
         filter_subjects,
         start: match c.deliver_policy {

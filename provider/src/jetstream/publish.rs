@@ -21,6 +21,8 @@ pub(crate) struct Stored {
 pub(crate) enum Unstored {
     #[error("it is {size} bytes with its attributes, and at most {limit} are taken")]
     TooLarge { size: usize, limit: usize },
+    #[error("its tenant has no place in the log yet")]
+    NoPartition,
     #[error("the log is full")]
     Full(#[source] PublishError),
     #[error("the log can't be reached or refused it")]
@@ -51,29 +53,39 @@ impl Store {
         if let Some(traceparent) = traceparent {
             headers.insert("traceparent", traceparent);
         }
-        let subject = self
-            .policy
-            .subject
-            .subject(attributes.tenant(), attributes.event_type());
+        let Some(partition) = self.layout.publish_to(attributes.tenant()) else {
+            return Err(Unstored::NoPartition);
+        };
+        let subject = partition.template.subject(attributes.tenant(), attributes.event_type());
+        let subject = partition.publish_subject(&self.names, &subject);
         let message = PublishMessage::build()
             .payload(data)
             .headers(headers)
             .message_id(envelope::message_id(attributes))
-            .expected_stream(self.names.log());
+            .expected_stream(self.names.partition(partition.number));
         let ack = self.js.send_publish(subject, message).await.map_err(unstored)?;
-        Ok(Sent(ack))
+        Ok(Sent {
+            ack,
+            partition: partition.number,
+        })
     }
 }
 
 /// An event on its way into the log.
-pub(crate) struct Sent(PublishAckFuture);
+pub(crate) struct Sent {
+    ack: PublishAckFuture,
+    partition: u32,
+}
 
 impl Sent {
     /// Waits for the store, at most the policy's `publish.deadline`.
     pub(crate) async fn stored(self) -> Result<Stored, Unstored> {
-        let ack = self.0.await.map_err(unstored)?;
+        let ack = self.ack.await.map_err(unstored)?;
         Ok(Stored {
-            position: Position::undivided(ack.sequence),
+            position: Position {
+                partition: self.partition,
+                offset: ack.sequence,
+            },
             duplicate: ack.duplicate,
         })
     }

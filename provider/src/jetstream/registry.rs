@@ -45,27 +45,33 @@ impl Store {
         self.change(&name, |found| {
             Ok(match found {
                 None => Some(registered.clone()),
-                Some(have) if have.component != registered.component || have.made_by != registered.made_by => {
-                    return Err(StoreError::Raced { name: name.to_string() });
+                Some(have)
+                    if have
+                        .can_become(&registered.subscription, &registered.component, registered.made_by)
+                        .is_err() =>
+                {
+                    return Err(StoreError::Raced {
+                        what: format!("subscription {name}"),
+                    });
                 }
                 // What another instance learned meanwhile is kept.
                 Some(have) => Some(Registered {
-                    subscription: registered.subscription.clone(),
-                    link: registered.link.clone(),
-                    ..have
+                    progress: have.progress,
+                    replayed: have.replayed.clone(),
+                    ..registered.clone()
                 }),
             })
         })
         .await
     }
 
-    /// Notes how many events a subscription found in the log, the first time that its consumer is made.
-    pub(super) async fn note_replayed(&self, name: &str, replayed: u64) -> Result<(), StoreError> {
+    /// Notes how many events a subscription found in the log, the first time that its consumer there is made.
+    pub(super) async fn note_replayed(&self, name: &str, partition: u32, replayed: u64) -> Result<(), StoreError> {
         let Ok(name) = name.parse() else { return Ok(()) };
         self.change(&name, |found| {
-            Ok(found.filter(|r| r.replayed.is_none()).map(|r| Registered {
-                replayed: Some(replayed),
-                ..r
+            Ok(found.filter(|r| !r.replayed.knows(partition)).map(|mut r| {
+                r.replayed.0.insert(partition, replayed);
+                r
             }))
         })
         .await
@@ -139,7 +145,9 @@ impl Store {
                 },
             }
         }
-        Err(StoreError::Raced { name: key.to_owned() })
+        Err(StoreError::Raced {
+            what: format!("subscription {key}"),
+        })
     }
 }
 

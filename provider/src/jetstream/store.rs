@@ -1,16 +1,18 @@
 //! One bus's part of a JetStream account.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::{self, context::ContextBuilder, kv, stream};
-use fanout_plan::{BusNames, Code, Policy, Problem, SubscriptionName};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{self, ErrorCode, context::ContextBuilder, kv, stream};
+use fanout_plan::partition::{Layout, Partition};
+use fanout_plan::subscription::Subscription;
+use fanout_plan::{BusNames, Code, Policy, Problem, SubjectTemplate, SubscriptionName};
 
 /// How long any request to the store's API may take.
 const API_DEADLINE: Duration = Duration::from_secs(5);
-
-/// The most publishes of this process that wait for the store at once; more wait in line.
-const MAX_UNACKNOWLEDGED: usize = 4_096;
 
 /// Bytes that a message's subject, headers and framing take of the server's `max_payload` beyond what is counted.
 pub(super) const OVERHEAD: usize = 1 << 10;
@@ -21,6 +23,7 @@ pub struct Store {
     pub(super) js: jetstream::Context,
     pub(super) names: BusNames,
     pub(super) policy: Policy,
+    pub(super) layout: Arc<Layout>,
 }
 
 /// How far a subscription has come.
@@ -50,10 +53,10 @@ pub enum StoreError {
         source: async_nats::Error,
     },
     /// Another instance changed the same thing at the same time; observe again and plan anew.
-    #[error("subscription {name} was changed by another instance at the same time")]
+    #[error("{what} was changed by another instance at the same time")]
     Raced {
-        /// The subscription.
-        name: String,
+        /// The subscription or the stream.
+        what: String,
     },
     /// The store holds something that Fanout can't work with.
     #[error("the store can't take this bus: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -77,13 +80,32 @@ impl Store {
         let js = ContextBuilder::new()
             .timeout(API_DEADLINE)
             .ack_timeout(policy.publish_deadline)
-            .max_ack_inflight(MAX_UNACKNOWLEDGED)
+            .max_ack_inflight(policy.publish_max_in_flight as usize)
             .build(nats);
         Self {
             js,
             names: policy.names(),
             policy,
+            layout: Arc::default(),
         }
+    }
+
+    /// The same with what is known of its partitions.
+    #[must_use]
+    pub fn with_layout(&self, layout: Layout) -> Self {
+        Self {
+            layout: if *self.layout == layout {
+                Arc::clone(&self.layout)
+            } else {
+                Arc::new(layout)
+            },
+            ..self.clone()
+        }
+    }
+
+    /// Its partitions, as of the last plan.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Whether the server takes messages as large as the policy's events.
@@ -120,39 +142,91 @@ impl Store {
             .map_err(StoreError::when(format!("open bucket {name}")))
     }
 
-    pub(super) async fn log(&self) -> Result<stream::Stream<()>, StoreError> {
+    pub(super) async fn log(&self, partition: u32) -> Result<stream::Stream<()>, StoreError> {
+        let name = self.names.partition(partition);
         self.js
-            .get_stream_no_info(self.names.log())
+            .get_stream_no_info(&name)
             .await
-            .map_err(StoreError::when("open the log"))
+            .map_err(StoreError::when(format!("open {name}")))
     }
 
-    /// The consumer behind a subscription.
-    pub(crate) async fn consumer(&self, name: &SubscriptionName) -> Result<PullConsumer, StoreError> {
-        self.js
-            .get_consumer_from_stream(name.as_str(), self.names.log())
-            .await
-            .map_err(StoreError::when(format!("open consumer {name}")))
+    /// The subjects under which a partition's events are stored.
+    pub(crate) fn template(&self, partition: u32) -> &SubjectTemplate {
+        self.layout
+            .partitions
+            .get(&partition)
+            .map_or(&self.policy.subject, |p| &p.template)
     }
 
-    /// How far a subscription has come.
+    /// The partition whose stream this is.
+    pub(crate) fn partition_of(&self, stream: &str) -> Option<u32> {
+        self.names.partition_of(stream)
+    }
+
+    /// The partitions in which a subscription's events are.
+    pub(crate) fn partitions_of<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = &'a Partition> {
+        self.layout.touching(&subscription.filter)
+    }
+
+    /// The consumer behind a subscription in one partition; `None` where it needs none.
+    pub(crate) async fn consumer(
+        &self,
+        name: &SubscriptionName,
+        partition: &Partition,
+    ) -> Result<Option<PullConsumer>, StoreError> {
+        let stream = self.names.partition(partition.number);
+        match self.js.get_consumer_from_stream(name.as_str(), &stream).await {
+            Ok(consumer) => Ok(Some(consumer)),
+            Err(e) if partition.is_retired() && is_no_consumer(&e) => Ok(None),
+            Err(e) => Err(StoreError::when(format!("open consumer {name} of {stream}"))(e)),
+        }
+    }
+
+    /// How far a subscription has come in each partition that has events for it.
     ///
     /// # Errors
     /// When the store can't be read.
-    pub async fn consumer_state(&self, name: &SubscriptionName) -> Result<ConsumerState, StoreError> {
-        let log = self.log().await?;
-        // The log's head is read first: what is stored in between counts as pending, never as missed.
-        let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
-        let info = log
-            .consumer_info(name.as_str())
-            .await
-            .map_err(StoreError::when(format!("read the state of consumer {name}")))?;
-        Ok(ConsumerState {
-            pending: info.num_pending,
-            unsettled: info.num_ack_pending as u64,
-            settled_to: info.ack_floor.stream_sequence,
-            log_head: head.state.last_sequence,
-        })
+    pub async fn consumer_states(
+        &self,
+        subscription: &Subscription,
+    ) -> Result<BTreeMap<u32, ConsumerState>, StoreError> {
+        let name = &subscription.name;
+        let mut states = BTreeMap::new();
+        for partition in self.partitions_of(subscription) {
+            let log = self.log(partition.number).await?;
+            // The log's head is read first: what is stored in between counts as pending, never as missed.
+            let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
+            let info = match log.consumer_info(name.as_str()).await {
+                Ok(info) => info,
+                Err(e) if partition.is_retired() && e.to_string().contains("not found") => continue,
+                Err(e) => return Err(StoreError::when(format!("read the state of consumer {name}"))(e)),
+            };
+            states.insert(
+                partition.number,
+                ConsumerState {
+                    pending: info.num_pending,
+                    unsettled: info.num_ack_pending as u64,
+                    settled_to: info.ack_floor.stream_sequence,
+                    log_head: head.state.last_sequence,
+                },
+            );
+        }
+        Ok(states)
+    }
+
+    /// How far a subscription has come in all of them: what waits is added up, offsets are the newest partition's.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn consumer_state(&self, subscription: &Subscription) -> Result<ConsumerState, StoreError> {
+        let states = self.consumer_states(subscription).await?;
+        Ok(states
+            .values()
+            .fold(ConsumerState::default(), |all, one| ConsumerState {
+                pending: all.pending + one.pending,
+                unsettled: all.unsettled + one.unsettled,
+                ..*one
+            }))
     }
 
     /// How many dead letters a subscription has.
@@ -175,4 +249,8 @@ impl Store {
             .await
             .map_err(StoreError::when("count dead letters"))
     }
+}
+
+fn is_no_consumer(e: &ConsumerError) -> bool {
+    matches!(e.kind(), ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }

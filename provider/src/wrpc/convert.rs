@@ -174,7 +174,7 @@ pub(super) fn need(n: &Need) -> wit_subscriber::Need {
 
 pub(super) fn made_by(m: MadeBy) -> wit_subscriber::OriginOfSubscription {
     match m {
-        MadeBy::Link => wit_subscriber::OriginOfSubscription::Link,
+        MadeBy::Link | MadeBy::Policy => wit_subscriber::OriginOfSubscription::Link,
         MadeBy::Call => wit_subscriber::OriginOfSubscription::Call,
     }
 }

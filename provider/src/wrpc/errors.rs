@@ -40,7 +40,7 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
             Code::StoreFull,
             "it was not stored; retry once events have expired, or raise `retention.max-bytes`",
         )),
-        Unstored::Unavailable(_) => {
+        Unstored::NoPartition | Unstored::Unavailable(_) => {
             PublishError::Unavailable(say(Code::StoreUnavailable, "it was not stored; try again"))
         }
         Unstored::Unknown(_) => PublishError::OutcomeUnknown(say(

@@ -28,8 +28,7 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         event: Event,
     ) -> anyhow::Result<Result<Receipt, PublishError>> {
-        let view = self.bus.view();
-        Ok(match begin(&view, &caller, event).await {
+        Ok(match self.begin(&caller, event).await {
             Ok(underway) => receipt(underway).await,
             Err(e) => Err(e),
         })
@@ -40,7 +39,6 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Vec<Result<Receipt, PublishError>>> {
-        let view = self.bus.view();
         if events.len() > MAX_EVENTS {
             let refusal = Problem::new(
                 Code::TooManyEvents,
@@ -54,7 +52,7 @@ impl Handler<Caller> for Exports {
         // All are handed over before the first answer is awaited: in order, and without a round trip for each.
         let mut underway = Vec::with_capacity(events.len());
         for event in events {
-            underway.push(begin(&view, &caller, event).await);
+            underway.push(self.begin(&caller, event).await);
         }
         let mut results = Vec::with_capacity(underway.len());
         for u in underway {
@@ -67,20 +65,23 @@ impl Handler<Caller> for Exports {
     }
 }
 
-async fn begin(view: &View, caller: &Caller, mut event: Event) -> Result<Underway, PublishError> {
-    let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
-    permit(view, caller, attributes.tenant(), attributes.event_type()).map_err(publish_refusal)?;
-    let store = view.store().map_err(publish_refusal)?;
-    let durable_subscriptions = view.durable_matches(&attributes);
-    let (tenant, id) = (attributes.tenant().clone(), attributes.id().to_owned());
-    match store.send(&attributes, caller.traceparent.as_deref(), event.data).await {
-        Ok(sent) => Ok(Underway {
-            sent,
-            durable_subscriptions,
-            tenant,
-            id,
-        }),
-        Err(e) => Err(unstored(&tenant, &id, &e)),
+impl Exports {
+    async fn begin(&self, caller: &Caller, mut event: Event) -> Result<Underway, PublishError> {
+        let view = self.bus.view();
+        let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
+        permit(&view, caller, attributes.tenant(), attributes.event_type()).map_err(publish_refusal)?;
+        let (tenant, id) = (attributes.tenant().clone(), attributes.id().to_owned());
+        let store = self.bus.store_for(&tenant).await.map_err(publish_refusal)?;
+        let durable_subscriptions = view.durable_matches(&attributes);
+        match store.send(&attributes, caller.traceparent.as_deref(), event.data).await {
+            Ok(sent) => Ok(Underway {
+                sent,
+                durable_subscriptions,
+                tenant,
+                id,
+            }),
+            Err(e) => Err(unstored(&tenant, &id, &e)),
+        }
     }
 }
 

@@ -1,0 +1,152 @@
+//! Subscriptions that the policy itself declares, by name: the bus keeps their events from the moment at which the
+//! policy is in force, whether or not a component is there yet.
+
+use std::collections::BTreeMap;
+
+use crate::link::{self, Word};
+use crate::policy::{MAX_IN_FLIGHT, Shape};
+use crate::setting::{self, Reader, Settings};
+use crate::subscription::{Need, Reach, Subscription};
+use crate::{Code, Filter, Policy, Problem, SubscriptionName};
+
+/// A subscription as the policy writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// What it is for.
+    pub need: Need,
+    /// Which events.
+    pub filter: Filter,
+    /// Deliveries in an invocation.
+    pub batch_size: Option<u32>,
+    /// Invocations at once.
+    pub concurrency: Option<u32>,
+    /// Who may be given the events; anyone that an operator links, unless it is said.
+    pub component: Option<String>,
+    /// The settings as they were written, for a link that repeats one.
+    pub settings: Settings,
+}
+
+impl Declared {
+    /// The subscription before a link says how its subscriber is called.
+    pub fn subscription(&self, name: &SubscriptionName, policy: &Policy) -> Subscription {
+        Subscription {
+            name: name.clone(),
+            need: self.need,
+            filter: self.filter.clone(),
+            reach: match self.need {
+                Need::Queue => Reach::Handler,
+                Need::Durable | Need::Backfill { .. } => Reach::BatchHandler,
+            },
+            batch_size: self.batch_size.unwrap_or(policy.batch_size),
+            concurrency: self.concurrency.unwrap_or(policy.concurrency),
+            tell_caught_up: false,
+        }
+    }
+}
+
+/// What a message lists as known.
+const KNOWN: &[&str] = &[
+    "subscriptions.NAME.need",
+    "subscriptions.NAME.tenants",
+    "subscriptions.NAME.event-types",
+    "subscriptions.NAME.batch-size",
+    "subscriptions.NAME.concurrency",
+    "subscriptions.NAME.start",
+    "subscriptions.NAME.end",
+    "subscriptions.NAME.component",
+];
+
+/// Reads every `subscriptions.NAME.…`.
+pub(crate) fn read(r: &mut Reader<'_>, shape: Shape) -> BTreeMap<SubscriptionName, Declared> {
+    let mut all = BTreeMap::new();
+    for (name, settings) in r.under("subscriptions.", KNOWN) {
+        let owner = format!("subscriptions.{name}");
+        let parsed = match name.parse::<SubscriptionName>() {
+            Ok(parsed) => parsed,
+            Err(p) => {
+                r.refuse_under(&owner, &p);
+                continue;
+            }
+        };
+        let mut one = Reader::new(&owner, &settings);
+        let declared = declared(&mut one, &settings);
+        for p in one.finish() {
+            let key = p.setting.as_ref().map(|s| format!("{owner}.{s}"));
+            r.adopt(Problem { setting: key, ..p });
+        }
+        if let Some(declared) = declared {
+            if shape == Shape::WorkQueue && matches!(declared.need, Need::Backfill { .. }) {
+                r.refuse_under(&format!("{owner}.need"), &no_backfill(&parsed));
+            }
+            all.insert(parsed, declared);
+        }
+    }
+    if shape == Shape::WorkQueue {
+        for p in crossing(all.iter().map(|(n, d)| (n, &d.need, &d.filter))) {
+            r.refuse(p.code, p.message);
+        }
+    }
+    all
+}
+
+fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<Declared> {
+    let need = one.required("need", "say `queue`, `durable` or `backfill`", Word::read);
+    let tenants = one.or("tenants", Vec::new(), link::tenants);
+    let event_types = one.or("event-types", Vec::new(), setting::list);
+    let start = one.optional("start", link::start);
+    let end = one.optional("end", link::end);
+    let sizes = setting::number(1, MAX_IN_FLIGHT);
+    let batch_size = one.optional("batch-size", &sizes).map(|n| n as u32);
+    let concurrency = one.optional("concurrency", &sizes).map(|n| n as u32);
+    let component = one.optional("component", |s| {
+        if s.is_empty() || s.len() > 256 || s.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(Problem::new(
+                Code::InvalidSetting,
+                "name a component as the lattice does, such as `invoicing`",
+            ));
+        }
+        Ok(s.to_owned())
+    });
+    Some(Declared {
+        need: link::need(one, need, start, end)?,
+        filter: Filter::new(tenants, event_types),
+        batch_size,
+        concurrency,
+        component,
+        settings: settings.clone(),
+    })
+}
+
+/// A work queue has no past to replay.
+pub(crate) fn no_backfill(name: &SubscriptionName) -> Problem {
+    Problem::new(
+        Code::ConflictingSettings,
+        format!(
+            "subscription {name}: a backfill reads what is retained, and `topology` = `work-queue` retains nothing that is settled (the server refuses such a consumer, 10101): use `need` = `durable`, or `topology` = `shared`"
+        ),
+    )
+}
+
+/// The pairs of durable subscriptions that would both get an event: a work queue gives each event to one.
+pub(crate) fn crossing<'a>(all: impl Iterator<Item = (&'a SubscriptionName, &'a Need, &'a Filter)>) -> Vec<Problem> {
+    let durable: Vec<_> = all.filter(|(_, need, _)| **need == Need::Durable).collect();
+    let mut problems = Vec::new();
+    for (i, (name, _, filter)) in durable.iter().enumerate() {
+        for (other, _, theirs) in &durable[..i] {
+            if filter.may_meet(theirs) {
+                problems.push(meets(name, other));
+            }
+        }
+    }
+    problems
+}
+
+/// Two subscriptions of a work queue that would both get an event.
+pub(crate) fn meets(name: &SubscriptionName, other: &SubscriptionName) -> Problem {
+    Problem::new(
+        Code::ConflictingSettings,
+        format!(
+            "subscriptions {other} and {name} can match the same event, and `topology` = `work-queue` gives each event to one durable subscription (the server refuses a second, 10100): give them `tenants` or `event-types` that do not meet, or use `topology` = `shared`"
+        ),
+    )
+}

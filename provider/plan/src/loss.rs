@@ -1,0 +1,66 @@
+//! Which changes would drop events that are stored now, and whether the operator has said that they may.
+
+use crate::planner::{LogState, Observed};
+use crate::setting::show_duration;
+use crate::topology::{StreamSpec, Topology};
+use crate::{Code, Policy, Problem};
+
+/// Every change of a stream in place that would drop what it holds, unless `change.allow-loss` names its setting.
+pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, now: i64) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, want) in &desired.streams {
+        let Some(have) = observed.topology.streams.get(name) else {
+            continue;
+        };
+        let is_log = want.partition.is_some();
+        let state = match &want.partition {
+            Some(p) => observed.logs.get(&p.number).copied().unwrap_or_default(),
+            None => observed.dead_letters,
+        };
+        let age_setting = if is_log {
+            "retention.max-age"
+        } else {
+            "dead-letters.max-age"
+        };
+        for (setting, what) in losses(have, want, &state, now, age_setting) {
+            if !policy.allows_loss(setting) {
+                problems.push(Problem::new(
+                    Code::WouldLoseEvents,
+                    format!(
+                        "{what} on {name} would drop events that it holds: keep `{setting}`, or wait until they have expired; if they may go, name `{setting}` in `change.allow-loss`, or once in `fanout apply --accept-loss {setting}`"
+                    ),
+                ));
+            }
+        }
+    }
+    problems
+}
+
+fn losses(
+    have: &StreamSpec,
+    want: &StreamSpec,
+    state: &LogState,
+    now: i64,
+    age_setting: &'static str,
+) -> Vec<(&'static str, String)> {
+    let mut losses = Vec::new();
+    let age_ns = i64::try_from(want.max_age.as_nanos()).unwrap_or(i64::MAX);
+    if want.max_age < have.max_age && state.messages > 0 && state.oldest_at < now.saturating_sub(age_ns) {
+        losses.push((
+            age_setting,
+            format!(
+                "shortening the age from {} to {}",
+                show_duration(have.max_age),
+                show_duration(want.max_age)
+            ),
+        ));
+    }
+    let limit = |b: u64| if b == 0 { u64::MAX } else { b };
+    if limit(want.max_bytes) < limit(have.max_bytes) && state.bytes > limit(want.max_bytes) {
+        losses.push((
+            "retention.max-bytes",
+            format!("lowering the bytes from {} to {}", have.max_bytes, want.max_bytes),
+        ));
+    }
+    losses
+}

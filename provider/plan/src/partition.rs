@@ -1,0 +1,273 @@
+//! How a bus's log is divided: each partition is one stream, and says which tenants it holds, since when, and whether
+//! new events still go there.
+//!
+//! A change of the topology makes a new *generation* of partitions. The older one is retired: it takes nothing new, is
+//! read to its end, and goes when its last event has expired. Partition numbers and generations only grow, so that a
+//! position never means two events. There is no table of partitions beside the streams: each stream carries its own
+//! mark, so that none of the two can be wrong about the other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{BusNames, Filter, SubjectTemplate, TenantId};
+
+/// Which tenants a partition holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// All.
+    Whole,
+    /// Those whose hash falls to it.
+    Shard {
+        /// Which shard, from 0.
+        index: u32,
+        /// Of how many.
+        of: u32,
+    },
+    /// One.
+    Tenant(TenantId),
+}
+
+/// The shard of a tenant: FNV-1a, as nats-server's `{{partition(n,token)}}` computes it (2.15), so that a mapping in the
+/// server's configuration sends what others publish to the same shard.
+pub fn shard_of(tenant: &TenantId, of: u32) -> u32 {
+    let hash = tenant.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    hash % of.max(1)
+}
+
+impl Slot {
+    /// Whether a tenant's events are held here.
+    pub fn holds(&self, tenant: &TenantId) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Shard { index, of } => shard_of(tenant, *of) == *index,
+            Self::Tenant(mine) => mine == tenant,
+        }
+    }
+
+    /// What a filter can find here; `None` for nothing.
+    pub fn narrow(&self, filter: &Filter) -> Option<Filter> {
+        if filter.tenants.is_empty() {
+            return Some(match self {
+                Self::Tenant(mine) => Filter::new(vec![mine.clone()], filter.event_types.clone()),
+                Self::Whole | Self::Shard { .. } => filter.clone(),
+            });
+        }
+        let tenants: Vec<_> = filter.tenants.iter().filter(|t| self.holds(t)).cloned().collect();
+        (!tenants.is_empty()).then(|| Filter::new(tenants, filter.event_types.clone()))
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("whole"),
+            Self::Shard { index, of } => write!(f, "shard {index} of {of}"),
+            Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
+        }
+    }
+}
+
+impl FromStr for Slot {
+    type Err = ();
+    fn from_str(s: &str) -> Result<Self, ()> {
+        if s == "whole" {
+            return Ok(Self::Whole);
+        }
+        if let Some(tenant) = s.strip_prefix("tenant ") {
+            return tenant.parse().map(Self::Tenant).map_err(drop);
+        }
+        let (index, of) = s.strip_prefix("shard ").and_then(|s| s.split_once(" of ")).ok_or(())?;
+        Ok(Self::Shard {
+            index: index.parse().map_err(drop)?,
+            of: of.parse().map_err(drop)?,
+        })
+    }
+}
+
+/// How long an event stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// For the retention window, however often it is read.
+    Log,
+    /// Until its one durable subscription has settled it.
+    WorkQueue,
+}
+
+/// Where new events for a partition come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The bus's own subjects.
+    Plain,
+    /// A subject of the partition only: those of shards, which no subject filter can tell apart, and those of a new
+    /// partition while an older one still holds the bus's subjects (the server lets one stream hold a subject, 10065).
+    Internal,
+    /// Nowhere, since this time, nanoseconds since the Unix epoch.
+    Retired(i64),
+}
+
+/// One partition of a bus's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Its number.
+    pub number: u32,
+    /// Which change of the topology made it.
+    pub generation: u32,
+    /// Whose events it holds.
+    pub slot: Slot,
+    /// How long it keeps them.
+    pub keeps: Keeps,
+    /// Where they travel.
+    pub template: SubjectTemplate,
+    /// Where new ones come from.
+    pub binding: Binding,
+}
+
+impl Partition {
+    /// The one partition of a bus that was never divided or moved: it needs no mark.
+    pub fn undivided(template: SubjectTemplate) -> Self {
+        Self {
+            number: 0,
+            generation: 0,
+            slot: Slot::Whole,
+            keeps: Keeps::Log,
+            template,
+            binding: Binding::Plain,
+        }
+    }
+
+    /// Whether it is as [`Self::undivided`] makes it.
+    pub fn is_undivided(&self) -> bool {
+        *self == Self::undivided(self.template.clone())
+    }
+
+    /// Whether it takes nothing new.
+    pub fn is_retired(&self) -> bool {
+        matches!(self.binding, Binding::Retired(_))
+    }
+
+    /// The bus's own subjects, as far as they fall to this partition; `None` when no filter can say so.
+    fn plain(&self) -> Option<String> {
+        match &self.slot {
+            Slot::Whole => Some(self.template.all()),
+            Slot::Tenant(tenant) => Some(self.template.filter(Some(tenant), &crate::EventPattern::any())),
+            Slot::Shard { .. } => None,
+        }
+    }
+
+    /// The binding that it has once nothing older is in the way.
+    pub fn settled_binding(&self) -> Binding {
+        if self.plain().is_some() {
+            Binding::Plain
+        } else {
+            Binding::Internal
+        }
+    }
+
+    /// What its stream stores. The first partition of a bus has no subject of its own, as long as it needs none.
+    pub fn subjects(&self, names: &BusNames) -> Vec<String> {
+        let internal = format!("{}>", names.internal_prefix(self.number));
+        match (self.binding, self.plain()) {
+            (Binding::Retired(_), _) => vec![names.retired(self.number)],
+            (Binding::Plain, Some(plain)) if self.is_first() => vec![plain],
+            (Binding::Plain, Some(plain)) => vec![internal, plain],
+            (Binding::Plain | Binding::Internal, _) => vec![internal],
+        }
+    }
+
+    /// The prefix that its stream takes off a subject before it stores the event.
+    pub fn strips(&self, names: &BusNames) -> Option<String> {
+        (!self.is_first()).then(|| names.internal_prefix(self.number))
+    }
+
+    fn is_first(&self) -> bool {
+        self.number == 0 && self.generation == 0 && self.plain().is_some()
+    }
+
+    /// Where an event is published so that it comes here.
+    pub fn publish_subject(&self, names: &BusNames, subject: &str) -> String {
+        match self.binding {
+            Binding::Plain => subject.to_owned(),
+            Binding::Internal | Binding::Retired(_) => format!("{}{subject}", names.internal_prefix(self.number)),
+        }
+    }
+}
+
+/// Every partition of a bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// By number.
+    pub partitions: BTreeMap<u32, Partition>,
+}
+
+impl Layout {
+    /// The newest generation's number.
+    pub fn newest(&self) -> Option<u32> {
+        self.partitions.values().map(|p| p.generation).max()
+    }
+
+    /// Where a tenant's new events go: the oldest partition that still takes them, so that a change takes effect at
+    /// the one moment at which that partition is retired.
+    pub fn publish_to(&self, tenant: &TenantId) -> Option<&Partition> {
+        self.partitions
+            .values()
+            .filter(|p| !p.is_retired() && p.slot.holds(tenant))
+            .min_by_key(|p| p.generation)
+    }
+
+    /// The retired partitions that may hold a tenant's earlier events, newest first.
+    pub fn earlier(&self, tenant: &TenantId) -> impl Iterator<Item = &Partition> {
+        let mut found: Vec<_> = self
+            .partitions
+            .values()
+            .filter(|p| p.is_retired() && p.slot.holds(tenant))
+            .collect();
+        found.sort_by_key(|p| std::cmp::Reverse(p.generation));
+        found.into_iter()
+    }
+
+    /// The partitions in which a filter can find something.
+    pub fn touching(&self, filter: &Filter) -> impl Iterator<Item = &Partition> {
+        self.partitions.values().filter(|p| p.slot.narrow(filter).is_some())
+    }
+
+    /// The distinct templates under which new events travel.
+    pub fn templates(&self) -> Vec<&SubjectTemplate> {
+        let mut found: Vec<&SubjectTemplate> = Vec::new();
+        for p in self.partitions.values().filter(|p| !p.is_retired()) {
+            if !found.contains(&&p.template) {
+                found.push(&p.template);
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_fall_to_the_shards_that_the_server_would_choose() {
+        // As nats-server 2.15.1 mapped them with `{{partition(4,1)}}`.
+        for (tenant, shard) in [("acme", 3), ("globex", 2), ("a", 0), ("b", 1), ("zzz-9", 3)] {
+            assert_eq!(shard_of(&tenant.parse().unwrap(), 4), shard, "{tenant}");
+        }
+    }
+
+    #[test]
+    fn slots_read_what_they_print() {
+        for slot in [
+            Slot::Whole,
+            Slot::Shard { index: 3, of: 8 },
+            Slot::Tenant("acme".parse().unwrap()),
+        ] {
+            assert_eq!(slot.to_string().parse(), Ok(slot));
+        }
+        for bad in ["", "shard 1", "tenant a.b", "half"] {
+            assert_eq!(bad.parse::<Slot>(), Err(()), "{bad}");
+        }
+    }
+}
