@@ -11,9 +11,9 @@ pub(crate) struct Budget {
     total: usize,
 }
 
-/// Room that is taken; given back on drop.
+/// Room that is taken, of one allowance or of two; given back on drop.
 #[derive(Debug, Default)]
-pub(crate) struct Room(Option<OwnedSemaphorePermit>);
+pub(crate) struct Room(Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
 impl Budget {
     pub(crate) fn new(total: usize) -> Self {
@@ -30,7 +30,7 @@ impl Budget {
         }
         let bytes = u32::try_from(bytes).ok()?;
         let permit = Arc::clone(&self.free).try_acquire_many_owned(bytes).ok()?;
-        Some(Room(Some(permit)))
+        Some(Room(Some(permit), None))
     }
 
     /// Room as soon as there is some. More than the total never comes: the caller has to bound the wait.
@@ -39,7 +39,7 @@ impl Budget {
             return Room::default();
         }
         match u32::try_from(bytes) {
-            Ok(bytes) => Room(Arc::clone(&self.free).acquire_many_owned(bytes).await.ok()),
+            Ok(bytes) => Room(Arc::clone(&self.free).acquire_many_owned(bytes).await.ok(), None),
             Err(_) => std::future::pending().await,
         }
     }
@@ -50,13 +50,23 @@ impl Budget {
 }
 
 impl Room {
-    /// Adds the room of another body.
+    /// Adds the room of another body, of the same allowances.
     pub(crate) fn merge(&mut self, other: Self) {
-        match (&mut self.0, other.0) {
-            (Some(mine), Some(theirs)) => mine.merge(theirs),
-            (mine @ None, theirs) => *mine = theirs,
-            (Some(_), None) => {}
-        }
+        merge(&mut self.0, other.0);
+        merge(&mut self.1, other.1);
+    }
+
+    /// Adds room of a second allowance for the same body.
+    pub(crate) fn merge_other(&mut self, other: Self) {
+        merge(&mut self.1, other.0);
+    }
+}
+
+fn merge(mine: &mut Option<OwnedSemaphorePermit>, theirs: Option<OwnedSemaphorePermit>) {
+    match (mine, theirs) {
+        (Some(mine), Some(theirs)) => mine.merge(theirs),
+        (mine @ None, theirs) => *mine = theirs,
+        (Some(_), None) => {}
     }
 }
 

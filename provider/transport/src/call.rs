@@ -8,12 +8,12 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
 use wrpc_transport::frame::{Incoming, Outgoing};
-use wrpc_transport::{Decode, Encode, Invoke, Packer, pack_ready, unpack};
+use wrpc_transport::{Decode, Encode, Invoke, Packer, pack_ready};
 
 use crate::budget::Room;
 use crate::frames::{FrameSink, FrameSource, Whole};
 use crate::mailbox::{Event, Mailbox, Slot};
-use crate::{Error, Lattice, Part, Resource, wire};
+use crate::{Error, Lattice, Options, Part, Resource, wire};
 
 /// Calls the functions of one component or provider.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct CallContext {
     pub link: Option<String>,
     /// The W3C trace context.
     pub traceparent: Option<String>,
+    /// What goes with `traceparent`.
+    pub tracestate: Option<String>,
     /// The function has no result. On the v1 lattice success and failure of such a function look the same; without
     /// this an empty result is [`Error::Incomplete`].
     pub no_result: bool,
@@ -66,6 +68,10 @@ impl Client {
         &self.prefix
     }
 
+    pub(crate) fn options(&self) -> &Options {
+        self.lattice.options()
+    }
+
     /// Calls a function with encoded parameters; returns its encoded result. Dropping the future gives up the call
     /// here; its target does not learn of that.
     ///
@@ -92,10 +98,8 @@ impl Client {
         <P::Encoder as Encoder<P>>::Error: std::error::Error + Send + Sync + 'static,
         <R::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
     {
-        let mut buffer = BytesMut::new();
-        pack_ready(params, &mut buffer).map_err(|error| Error::Encode(error.into()))?;
-        let result = self.call(cx, instance, func, buffer.freeze()).await?;
-        unpack::<R>(&mut BytesMut::from(result)).map_err(|error| Error::Decode(error.into()))
+        let result = self.call(cx, instance, func, pack(params)?).await?;
+        unpack(result)
     }
 
     /// `waits_for` names what the call waits for before anything is sent.
@@ -159,6 +163,7 @@ impl Client {
             (wire::FANOUT_CALL, Some(wire::WHOLE)),
             (wire::LINK_NAME, cx.link.as_deref()),
             (wire::TRACEPARENT, cx.traceparent.as_deref()),
+            (wire::TRACESTATE, cx.tracestate.as_deref()),
         ];
         let mut headers = HeaderMap::new();
         for (name, value) in values {
@@ -191,11 +196,35 @@ impl Invoke for Client {
         if !paths.as_ref().is_empty() {
             return Err(Error::Unsupported("WIT streams and futures").into());
         }
-        let result = self.call(cx, instance, func, params).await?;
-        let no_paths: [&[Option<usize>]; 0] = [];
-        // All parameters were sent: what is still written belongs to a stream, and is refused.
-        let outgoing = Outgoing::new(FrameSink::new(0), |_, _| async {});
-        let source = FrameSource::new(Whole(result));
-        Ok((outgoing, Incoming::new(source, no_paths, false, |_, _| async {})))
+        Ok(as_frames(self.call(cx, instance, func, params).await?))
     }
+}
+
+/// A result that is all there, as bindings read it. All parameters were sent: what is still written belongs to a
+/// stream, and is refused.
+pub(crate) fn as_frames(result: Bytes) -> (Outgoing, Incoming) {
+    let no_paths: [&[Option<usize>]; 0] = [];
+    let outgoing = Outgoing::new(FrameSink::new(0), |_, _| async {});
+    let source = FrameSource::new(Whole(result));
+    (outgoing, Incoming::new(source, no_paths, false, |_, _| async {}))
+}
+
+/// Encodes values.
+pub(crate) fn pack<P>(values: P) -> Result<Bytes, Error>
+where
+    P: Encode<Packer>,
+    <P::Encoder as Encoder<P>>::Error: std::error::Error + Send + Sync + 'static,
+{
+    let mut buffer = BytesMut::new();
+    pack_ready(values, &mut buffer).map_err(|error| Error::Encode(error.into()))?;
+    Ok(buffer.freeze())
+}
+
+/// Decodes values that are all there.
+pub(crate) fn unpack<R>(bytes: Bytes) -> Result<R, Error>
+where
+    R: Decode,
+    <R::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
+{
+    wrpc_transport::unpack::<R>(&mut BytesMut::from(bytes)).map_err(|error| Error::Decode(error.into()))
 }

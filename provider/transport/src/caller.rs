@@ -1,24 +1,65 @@
-//! Who calls, as the headers of an invocation say.
+//! Who calls, as an invocation's headers or its connection say.
+
+use std::fmt;
 
 use async_nats::HeaderMap;
 
 use crate::{Error, wire};
 
-const MAX_ID_BYTES: usize = 256;
+/// Longest id of a component or link that is taken.
+pub(crate) const MAX_ID_BYTES: usize = 256;
 const MAX_TRACEPARENT_BYTES: usize = 128;
+const MAX_TRACESTATE_BYTES: usize = 512;
 
-/// What a handler is told of its caller.
-///
-/// The lattice does not authenticate it: whoever may publish on the lattice can write any component and link here.
-/// Checking that there is such a link is up to the handler.
+/// What a handler is told of its caller. What it may do is up to the handler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// The id of the calling component or provider; empty if it did not say.
+    /// How the caller is known. It comes from the connection, never from what the caller writes into a call.
+    pub identity: Identity,
+    /// The id of the calling component or provider, which it says itself: see [`Identity::Lattice`]. Empty if it did
+    /// not say, and for every caller that is not on the lattice.
     pub component: String,
-    /// The name of the link that it calls by.
+    /// The name of the link that it says to call by.
     pub link: String,
     /// The caller's W3C trace context.
     pub traceparent: Option<String>,
+    /// What goes with `traceparent`.
+    pub tracestate: Option<String>,
+}
+
+/// How a caller is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Identity {
+    /// Not at all. Only processes of this machine, unless the listener was told to take anyone.
+    #[default]
+    Anonymous,
+    /// It may publish on the lattice. The lattice does not authenticate more: whoever may can write any component and
+    /// link. Checking that there is such a link is up to the handler.
+    Lattice,
+    /// A process of this machine, as its kernel says.
+    Unix {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+        /// The process, where the kernel tells.
+        pid: Option<i32>,
+    },
+    /// The holder of a certificate that the listener's `client_ca` signed: the certificate's name. That is the first
+    /// URI or DNS name of its subject alternative names, else its subject's common name.
+    Certificate(String),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("anonymous"),
+            Self::Lattice => f.write_str("lattice"),
+            Self::Unix { uid, gid, .. } => write!(f, "unix:{uid}:{gid}"),
+            Self::Certificate(name) => write!(f, "certificate:{name}"),
+        }
+    }
 }
 
 impl Caller {
@@ -30,14 +71,36 @@ impl Caller {
             value => Ok(value.map(|value| value.as_str().to_owned())),
         };
         Ok(Self {
+            identity: Identity::Lattice,
             component: id(wire::SOURCE_ID)?.unwrap_or_default(),
             link: id(wire::LINK_NAME)?.unwrap_or_else(|| "default".to_owned()),
-            traceparent: get(wire::TRACEPARENT)
-                .map(|value| value.as_str())
-                .filter(|value| value.len() <= MAX_TRACEPARENT_BYTES)
-                .map(str::to_owned),
+            traceparent: traceparent(get(wire::TRACEPARENT).map(|value| value.as_str())),
+            tracestate: tracestate(get(wire::TRACESTATE).map(|value| value.as_str())),
         })
     }
+
+    /// A caller on a connection.
+    pub(crate) fn known_as(identity: Identity) -> Self {
+        Self {
+            identity,
+            link: "default".to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+pub(crate) fn traceparent(value: Option<&str>) -> Option<String> {
+    bounded(value, MAX_TRACEPARENT_BYTES)
+}
+
+pub(crate) fn tracestate(value: Option<&str>) -> Option<String> {
+    bounded(value, MAX_TRACESTATE_BYTES)
+}
+
+fn bounded(value: Option<&str>, limit: usize) -> Option<String> {
+    value
+        .filter(|value| (1..=limit).contains(&value.len()))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -50,9 +113,9 @@ mod tests {
         assert_eq!(
             caller,
             Caller {
-                component: String::new(),
+                identity: Identity::Lattice,
                 link: "default".into(),
-                traceparent: None
+                ..Caller::default()
             }
         );
     }

@@ -2,19 +2,52 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
-use wrpc_transport::{Decode, Deferred as _, Encode, Packer, pack_ready};
+use wrpc_transport::{Decode, Deferred as _, Encode, Packer};
 
-use crate::reply::Parameters;
+use crate::call::pack;
+use crate::parameters::Parameters;
 use crate::wire::Failure;
-use crate::{Caller, Error, Server};
+use crate::{Caller, Error, Server, Service};
+
+impl Service {
+    /// Adds one function, served by a closure. `P` is the tuple of its parameters, `R` its one result.
+    ///
+    /// An `Err` of the closure is logged by the server and reaches a stock caller as "incomplete results": answer
+    /// domain errors inside WIT results.
+    #[must_use]
+    pub fn direct<P, R, H, Fut>(mut self, instance: &str, func: &str, handler: H) -> Self
+    where
+        P: Decode + Send + 'static,
+        R: Encode<Packer> + Send + 'static,
+        H: Fn(Caller, P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = anyhow::Result<R>> + Send + 'static,
+        P::Decoder: Send,
+        <P::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
+        <R::Encoder as Encoder<R>>::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.insert(
+            instance,
+            func,
+            Arc::new(move |caller, parameters, _| {
+                let handler = Arc::clone(&handler);
+                Box::pin(async move {
+                    let params = decode(parameters).await?;
+                    let result = handler(caller, params)
+                        .await
+                        .map_err(|error| Failure::Failed(format!("{error:#}")))?;
+                    Ok(pack(result)?)
+                })
+            }),
+        );
+        self
+    }
+}
 
 impl Server {
-    /// Serves one function by a closure. `P` is the tuple of its parameters, `R` its one result.
-    ///
-    /// An `Err` of the closure is logged here and reaches a stock caller as "incomplete results": answer domain errors
-    /// inside WIT results.
+    /// Serves one function on the lattice: see [`Service::direct`].
     ///
     /// # Errors
     /// If NATS refuses the subscription.
@@ -28,19 +61,7 @@ impl Server {
         <P::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
         <R::Encoder as Encoder<R>>::Error: std::error::Error + Send + Sync + 'static,
     {
-        let handler = Arc::new(handler);
-        self.serve_function(instance, func, move |caller, parameters| {
-            let handler = Arc::clone(&handler);
-            async move {
-                let params = decode(parameters).await?;
-                let result = handler(caller, params)
-                    .await
-                    .map_err(|error| Failure::Failed(format!("{error:#}")))?;
-                Ok(encode(result)?)
-            }
-        })
-        .await?;
-        self.ready().await
+        self.serve(&Service::new().direct(instance, func, handler)).await
     }
 }
 
@@ -72,22 +93,15 @@ where
     }
 }
 
-fn encode<R>(result: R) -> Result<Bytes, Error>
-where
-    R: Encode<Packer>,
-    <R::Encoder as Encoder<R>>::Error: std::error::Error + Send + Sync + 'static,
-{
-    let mut buffer = BytesMut::new();
-    pack_ready(result, &mut buffer).map_err(|error| Error::Encode(error.into()))?;
-    Ok(buffer.freeze())
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::budget::Room;
 
     async fn check(bytes: &'static [u8]) -> Result<(String, u8), Error> {
-        decode(Parameters::whole(Bytes::from_static(bytes))).await
+        decode(Parameters::whole(Bytes::from_static(bytes), Room::default())).await
     }
 
     #[tokio::test]
@@ -100,9 +114,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_function_may_have_no_parameters() {
-        let none: () = decode(Parameters::whole(Bytes::new()))
+        let none: () = decode(Parameters::whole(Bytes::new(), Room::default()))
             .await
             .expect("nothing to decode");
-        assert_eq!(encode(none).expect("nothing to encode"), Bytes::new());
+        assert_eq!(pack(none).expect("nothing to encode"), Bytes::new());
     }
 }

@@ -1,7 +1,10 @@
 //! What can go wrong between a caller and a handler, and what is then known of the handler.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
+
+use crate::endpoint::{Endpoint, EndpointError};
 
 /// A source error of a codec.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -60,6 +63,67 @@ pub enum Error {
     /// The parameters or the result can't be decoded.
     #[error("decoding failed")]
     Decode(#[source] CodecError),
+    /// A text is no endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// An endpoint that can't be used in this way.
+    #[error("{endpoint} {why}")]
+    Misused {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// What does not fit, and what to do.
+        why: &'static str,
+    },
+    /// The listener would take anyone who can reach it.
+    #[error(
+        "{endpoint} takes peers of the network that nobody authenticates: set a client_ca with tls, quic, webtransport \
+         or wss, listen on the loopback or a Unix socket, or set allow_unauthenticated_network_peers"
+    )]
+    Unprotected {
+        /// The endpoint.
+        endpoint: Endpoint,
+    },
+    /// The endpoint can't be listened on.
+    #[error("can't listen on {endpoint}")]
+    Listen {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate, a key or an authority can't be used.
+    #[error("{what} can't be used")]
+    Tls {
+        /// Which of them, and from where.
+        what: String,
+        /// Why.
+        #[source]
+        source: CodecError,
+    },
+    /// No connection to the endpoint.
+    #[error("can't reach {endpoint}")]
+    Unreachable {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: CodecError,
+    },
+    /// The endpoint is there, and one side does not accept the other.
+    #[error("{endpoint} and this caller do not accept each other: {reason}")]
+    Refused {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// Which side, and why.
+        reason: String,
+    },
+    /// The connection ended while the call was under way.
+    #[error("the connection was lost while the call was under way")]
+    Lost,
+    /// The server leaves, and no other took its place before the deadline.
+    #[error("the server leaves and takes no new calls")]
+    Leaving,
     /// An option has no usable value.
     #[error("option {name} must be {expected}")]
     Options {
@@ -130,18 +194,68 @@ impl Error {
             | Self::Connect(_)
             | Self::Subscribe(_)
             | Self::Publish(_)
+            | Self::Endpoint(_)
+            | Self::Misused { .. }
+            | Self::Unprotected { .. }
+            | Self::Listen { .. }
+            | Self::Tls { .. }
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Leaving
             | Self::TooLarge {
                 part: Part::Parameters, ..
             } => Outcome::NotStarted,
             Self::Incomplete | Self::Remote(_) => Outcome::Failed,
             Self::Deadline { .. }
             | Self::Closed
+            | Self::Lost
             | Self::NoRoom
             | Self::Protocol(_)
             | Self::Decode(_)
             | Self::TooLarge { .. } => Outcome::Unknown,
         }
     }
+
+    /// The stable code of this error, with a page in `docs/errors/`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoResponders => "nobody-serves",
+            Self::Deadline { .. } => "call-deadline",
+            Self::TooLarge { .. } => "body-too-large",
+            Self::Busy(_) | Self::NoRoom => "too-busy",
+            Self::Disconnected | Self::Connect(_) | Self::Unreachable { .. } => "peer-unreachable",
+            Self::Closed | Self::Lost => "connection-lost",
+            Self::Incomplete | Self::Remote(_) => "call-failed",
+            Self::Protocol(_) | Self::Unsupported(_) | Self::Encode(_) | Self::Decode(_) => "protocol-violation",
+            Self::Options { .. } => "invalid-limit",
+            Self::Endpoint(_) | Self::Misused { .. } => EndpointError::CODE,
+            Self::Unprotected { .. } => "unauthenticated-listener",
+            Self::Listen { .. } => "listen-failed",
+            Self::Seed | Self::Tls { .. } => "invalid-credentials",
+            Self::Refused { .. } | Self::Subscribe(_) | Self::Publish(_) => "peer-refused",
+            Self::Leaving => "server-leaving",
+        }
+    }
+
+    /// Every code.
+    pub const CODES: &'static [&'static str] = &[
+        "nobody-serves",
+        "call-deadline",
+        "body-too-large",
+        "too-busy",
+        "peer-unreachable",
+        "connection-lost",
+        "call-failed",
+        "protocol-violation",
+        "invalid-limit",
+        "invalid-endpoint",
+        "unauthenticated-listener",
+        "listen-failed",
+        "invalid-credentials",
+        "peer-refused",
+        "server-leaving",
+    ];
 
     /// The transport's error in what generated bindings return, if there is one. A result that was cut short shows
     /// as an error of the bindings' decoder instead, and its outcome is unknown.
@@ -150,6 +264,12 @@ impl Error {
         error
             .downcast_ref()
             .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()))
+    }
+
+    /// Reading or writing failed.
+    pub(crate) fn lost(error: io::Error) -> Self {
+        tracing::debug!(%error, "a connection is lost");
+        Self::Lost
     }
 
     pub(crate) fn deadline(after: Duration) -> Self {
@@ -196,6 +316,21 @@ mod tests {
             .context("failed to invoke `a.b`");
         assert!(matches!(Error::find(&error), Some(Error::NoResponders)));
         assert!(Error::find(&anyhow::anyhow!("incomplete results")).is_none());
+    }
+
+    #[test]
+    fn every_code_has_a_page() {
+        let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
+        let index = std::fs::read_to_string(pages.join("README.md")).unwrap();
+        for code in Error::CODES {
+            let page = std::fs::read_to_string(pages.join(format!("{code}.md"))).unwrap_or_default();
+            assert!(page.starts_with(&format!("# `{code}`")), "docs/errors/{code}.md");
+            assert!(
+                index.contains(&format!("({code}.md)")),
+                "docs/errors/README.md names {code}"
+            );
+        }
+        assert!(Error::CODES.contains(&Error::Lost.code()));
     }
 
     #[test]

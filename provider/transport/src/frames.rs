@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::reply::Parameters;
+use crate::parameters::Parameters;
 use crate::{Error, Part, wire};
 
 /// The root path, and a length of at most 5 bytes.
@@ -19,11 +19,11 @@ const MAX_LENGTH_BYTES: u32 = 5;
 /// A source of chunks that frames are made of.
 pub(crate) trait PollChunk: Unpin {
     /// The next chunk; `None` after the last one.
-    fn poll_chunk(self: Pin<&mut Self>, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>>;
+    fn poll_chunk(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>>;
 }
 
 impl PollChunk for Parameters {
-    fn poll_chunk(self: Pin<&mut Self>, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+    fn poll_chunk(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         self.get_mut().poll_next(cx)
     }
 }
@@ -33,7 +33,7 @@ impl PollChunk for Parameters {
 pub(crate) struct Whole(pub(crate) Bytes);
 
 impl PollChunk for Whole {
-    fn poll_chunk(self: Pin<&mut Self>, _: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+    fn poll_chunk(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         let body = std::mem::take(&mut self.get_mut().0);
         Poll::Ready((!body.is_empty()).then_some(Ok(body)))
     }

@@ -1,37 +1,61 @@
-//! wRPC over the wasmCloud v1 lattice (NATS), isolated and bounded.
+//! wRPC over any transport, isolated and bounded.
 //!
-//! Wire-compatible with wrpc-transport-nats 0.29, which a wasmCloud v1 host links, on the newest wRPC line. It owns the
-//! exchange of bytes with a peer: handshake, chunks, repeats, deadlines, limits. It knows nothing of buses, tenants or
-//! links; a handler is told who says to be calling, and judges for itself. WIT streams, futures and resources are not
-//! carried.
+//! It owns the exchange of bytes with a peer: connections, handshakes, frames, repeats, deadlines, limits, and how a
+//! peer is known. It knows nothing of buses, tenants or links; a handler is told who calls, and judges for itself. WIT
+//! streams, futures and resources are not carried.
 //!
-//! - [`connect`] and [`Lattice`]: one NATS connection and its inbox.
-//! - [`Client`]: calls a target, by generated bindings ([`wrpc_transport::Invoke`]) or typed values.
-//! - [`Server`]: serves functions, by generated bindings or a closure each, an isolated task for each invocation.
-//! - [`Error::outcome`]: what is known of a handler after an error.
+//! One [`Service`] of functions is served on
+//!
+//! - the wasmCloud v1 lattice (NATS): [`connect()`], [`Lattice`], [`Server`]. Wire-compatible with wrpc-transport-nats
+//!   0.29, which a wasmCloud v1 host links, on the newest wRPC line;
+//! - TCP, TLS, Unix sockets, QUIC, WebTransport and WebSocket: [`Endpoint`], [`Listener`], [`Serving`]. Stock wRPC peers
+//!   are served there; ours get more, see [`Dialect`].
+//!
+//! It is called by [`Remote`] on any of them, or by [`Client`] on a lattice that is at hand. Both are for generated
+//! bindings ([`wrpc_transport::Invoke`]) or typed values. [`Error::outcome`] tells what is known of a handler after an
+//! error.
 
 mod budget;
 mod call;
 mod caller;
 mod connect;
+mod connect_options;
+mod dial;
 mod direct;
+mod endpoint;
 mod error;
+mod framed;
 mod frames;
+mod functions;
 mod lattice;
+mod listen;
 mod mailbox;
 mod options;
+mod parameters;
+mod quic;
+mod remote;
 mod reply;
 mod serve;
 mod server;
+mod service;
+mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tls;
+mod websocket;
 mod wire;
 
 pub use call::{CallContext, Client};
-pub use caller::Caller;
+pub use caller::{Caller, Identity};
 pub use connect::{Access, connect};
+pub use connect_options::{ConnectOptions, Dialect};
+pub use endpoint::{Authority, Endpoint, EndpointError, UrlPath};
 pub use error::{CodecError, Error, Outcome, Part, Resource};
 pub use lattice::{Lattice, Load};
+pub use listen::{ListenOptions, Listener, Serving};
 pub use options::Options;
+pub use remote::Remote;
 pub use serve::{Port, Served};
 pub use server::{Drained, Server};
+pub use service::Service;
+pub use tls::{ClientIdentity, ClientTls, Pem, ServerTls};

@@ -14,7 +14,6 @@ use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
@@ -24,45 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::Room;
 use crate::lattice::Inner;
-use crate::mailbox::{Chunks, Mailbox, Slot};
+use crate::mailbox::{Mailbox, Slot};
+use crate::parameters::Parameters;
 use crate::wire::{self, Failure};
 use crate::{Error, Part};
-
-/// The parameters of one invocation, as they come.
-#[derive(Debug)]
-pub(crate) struct Parameters {
-    first: Bytes,
-    rest: Option<Chunks>,
-    /// Of the first message; the mailbox has that of the others.
-    _room: Room,
-}
-
-impl Parameters {
-    /// The next chunk; `None` after the last one.
-    pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        if !self.first.is_empty() {
-            return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
-        }
-        match &self.rest {
-            Some(chunks) => chunks.poll_next(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    /// As [`Parameters::poll_next`].
-    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    #[cfg(test)]
-    pub(crate) fn whole(first: Bytes) -> Self {
-        Self {
-            first,
-            rest: None,
-            _room: Room::default(),
-        }
-    }
-}
 
 /// One invocation that was taken. It is answered once, by [`Exchange::run`].
 #[derive(Debug)]
@@ -95,11 +59,8 @@ impl Exchange {
             let limit = inner.options.max_body_bytes;
             Slot::open(inner, Mailbox::new(Part::Parameters, limit, message.payload.len()))
         });
-        let parameters = Parameters {
-            first: message.payload,
-            rest: slot.as_ref().map(Slot::chunks),
-            _room: room,
-        };
+        let rest = slot.as_ref().map(Slot::chunks);
+        let parameters = Parameters::on_lattice(message.payload, rest, room);
         let exchange = Self {
             inner: Arc::clone(inner),
             reply,

@@ -14,9 +14,10 @@ use wrpc_transport::Serve;
 use wrpc_transport::frame::{Incoming, Outgoing};
 
 use crate::frames::{FrameSink, FrameSource};
-use crate::reply::Parameters;
+use crate::parameters::Parameters;
+use crate::service::Answer;
 use crate::wire::Failure;
-use crate::{Caller, Error, Server};
+use crate::{Caller, Error, Server, Service};
 
 /// One decoded invocation, as generated bindings hand it out.
 type Handling = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
@@ -50,25 +51,25 @@ struct Export {
     streams: bool,
 }
 
-impl Server {
-    /// Serves all functions that generated bindings export. `bindings` is called once to learn of them, and once for
+impl Service {
+    /// Adds all functions that generated bindings export. `bindings` is called once to learn of them, and once for
     /// each invocation:
     ///
     /// ```text
-    /// server
-    ///     .serve_bindings(move |port| {
+    /// let service = Service::new()
+    ///     .bindings(move |port| {
     ///         let handler = handler.clone();
     ///         async move { bindings::serve(port.as_ref(), handler).await }
     ///     })
     ///     .await?;
     /// ```
     ///
-    /// The handler's context is the [`Caller`]. An `Err` of the handler is logged here and reaches a stock caller as
-    /// "incomplete results": answer domain errors inside WIT results.
+    /// The handler's context is the [`Caller`]. An `Err` of the handler is logged by the server and reaches a stock
+    /// caller as "incomplete results": answer domain errors inside WIT results.
     ///
     /// # Errors
-    /// For functions with streams, futures or resources, and if NATS refuses a subscription.
-    pub async fn serve_bindings<B, Fut, I>(&self, bindings: B) -> Result<(), Error>
+    /// For functions with streams, futures or resources.
+    pub async fn bindings<B, Fut, I>(mut self, bindings: B) -> Result<Self, Error>
     where
         B: Fn(Arc<Port>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = anyhow::Result<I>> + Send + 'static,
@@ -89,18 +90,32 @@ impl Server {
             }
             let export = Arc::new(export);
             let bindings = Arc::clone(&bindings);
-            let limit = self.lattice.options().max_body_bytes;
             let handler = {
                 let export = Arc::clone(&export);
-                move |caller, parameters| {
+                move |caller: Caller, parameters: Parameters, limit: usize| -> Answer {
                     let export = Arc::clone(&export);
                     let bindings = Arc::clone(&bindings);
-                    async move { isolated(&*bindings, export, limit, caller, parameters).await }
+                    Box::pin(async move { isolated(&*bindings, export, limit, caller, parameters).await })
                 }
             };
-            self.serve_function(&export.instance, &export.func, handler).await?;
+            self.insert(&export.instance, &export.func, Arc::new(handler));
         }
-        self.ready().await
+        Ok(self)
+    }
+}
+
+impl Server {
+    /// Serves all functions of generated bindings on the lattice: see [`Service::bindings`].
+    ///
+    /// # Errors
+    /// For functions with streams, futures or resources, and if NATS refuses a subscription.
+    pub async fn serve_bindings<B, Fut, I>(&self, bindings: B) -> Result<(), Error>
+    where
+        B: Fn(Arc<Port>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = anyhow::Result<I>> + Send + 'static,
+        I: IntoIterator<Item = Served> + Send + 'static,
+    {
+        self.serve(&Service::new().bindings(bindings).await?).await
     }
 }
 

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Room;
-use crate::reply::{Exchange, Parameters};
+use crate::parameters::Parameters;
+use crate::reply::Exchange;
 use crate::wire::{self, Failure};
 use crate::{Caller, Error, Lattice, Part, Resource};
 

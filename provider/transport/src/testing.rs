@@ -1,4 +1,5 @@
-//! A real nats-server for tests, on a free port of the loopback and a temporary store; killed and removed on drop.
+//! For tests: a real nats-server on a free port of the loopback and a temporary store, killed and removed on drop; an
+//! authority for certificates; byte streams that say whatever a test wants.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -6,6 +7,12 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+mod authority;
+mod raw;
+
+pub use authority::TestAuthority;
+pub use raw::{RawStream, raw_stream};
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);

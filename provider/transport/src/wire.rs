@@ -18,6 +18,8 @@ pub(crate) const TARGET_ID: &str = "target-id";
 pub(crate) const LINK_NAME: &str = "link-name";
 /// The W3C trace context.
 pub(crate) const TRACEPARENT: &str = "traceparent";
+/// What goes with it.
+pub(crate) const TRACESTATE: &str = "tracestate";
 /// Private, ignored by stock peers: the caller subscribed before it published, and takes a whole result, or the reason
 /// of a failure, in one message on the reply subject.
 pub(crate) const FANOUT_CALL: &str = "fanout-call";
@@ -68,6 +70,10 @@ pub(crate) fn first_chunk(max_payload: usize, reply: &str, headers: &HeaderMap) 
 pub(crate) enum Failure {
     /// It was not taken.
     Busy,
+    /// It was not taken: there is no such function here. On the lattice NATS itself says so.
+    Nobody,
+    /// It was not taken: the server leaves. On the lattice it leaves its queue group instead.
+    Leaving,
     /// The handler, or what led to it, failed.
     Failed(String),
 }
@@ -76,16 +82,10 @@ impl Failure {
     pub(crate) fn header(&self) -> HeaderValue {
         let (kind, reason) = match self {
             Self::Busy => (BUSY, ""),
+            Self::Nobody | Self::Leaving => (FAILED, "not taken"),
             Self::Failed(reason) => (FAILED, reason.as_str()),
         };
-        let mut text = format!("{kind} ");
-        for c in reason.chars() {
-            if text.len() + c.len_utf8() > MAX_REASON_BYTES {
-                break;
-            }
-            text.push(if c.is_control() { ' ' } else { c });
-        }
-        HeaderValue::from(text.as_str())
+        HeaderValue::from(one_line(format!("{kind} "), reason).as_str())
     }
 
     pub(crate) fn parse(header: &str) -> Error {
@@ -97,10 +97,22 @@ impl Failure {
     }
 }
 
+/// Adds a reason that may hold anything to a text, up to a bound and without what would break a line.
+pub(crate) fn one_line(mut text: String, reason: &str) -> String {
+    for c in reason.chars() {
+        if text.len() + c.len_utf8() > MAX_REASON_BYTES {
+            break;
+        }
+        text.push(if c.is_control() { ' ' } else { c });
+    }
+    text
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Busy(_) => Self::Busy,
+            Error::NoResponders => Self::Nobody,
             error => Self::Failed(describe(&error)),
         }
     }

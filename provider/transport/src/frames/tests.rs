@@ -17,7 +17,7 @@ struct Late {
 }
 
 impl PollChunk for Late {
-    fn poll_chunk(self: Pin<&mut Self>, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+    fn poll_chunk(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         let this = self.get_mut();
         this.late = !this.late;
         if this.late {

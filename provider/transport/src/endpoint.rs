@@ -1,0 +1,419 @@
+//! Where a bus listens or is reached, parsed once from a URL.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use url::Url;
+
+/// Longest URL that is taken.
+const MAX_URL_BYTES: usize = 2048;
+/// What `sockaddr_un` takes, its terminator left out.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Where to listen, or whom to call.
+#[derive(Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// `tcp://host:port`: neither encrypted nor authenticated.
+    Tcp(Authority),
+    /// `tls://host:port`, also written `tcp+tls://`: TCP with TLS 1.3.
+    Tls(Authority),
+    /// `unix:/path/of/socket`: this machine only, with the peer's user from the kernel.
+    Unix(PathBuf),
+    /// `quic://host:port`.
+    Quic(Authority),
+    /// `webtransport://host:port/path`: QUIC that passes where only HTTP/3 does.
+    WebTransport(Authority, UrlPath),
+    /// `ws://host:port/path`: neither encrypted nor authenticated.
+    WebSocket(Authority, UrlPath),
+    /// `wss://host:port/path`: WebSocket with TLS 1.3.
+    WebSocketTls(Authority, UrlPath),
+    /// `nats://host:port?target={lattice}.{component or provider id}`: a target on a lattice, for callers only.
+    Nats {
+        /// One server, or several of a cluster with commas between them.
+        servers: String,
+        /// What is called.
+        target: String,
+    },
+}
+
+/// A host, by name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Authority {
+    host: String,
+    port: u16,
+}
+
+/// The path of an HTTP request; `/` unless the URL names one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UrlPath(String);
+
+/// Why a text is no endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{url:?} is no endpoint: {why}")]
+pub struct EndpointError {
+    url: String,
+    why: &'static str,
+}
+
+impl EndpointError {
+    /// The stable code of this error; see `docs/errors/`.
+    pub const CODE: &'static str = "invalid-endpoint";
+}
+
+impl Authority {
+    /// A host, by name or address (an IPv6 address without brackets), and a port.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            host: host.into(),
+            port,
+        }
+    }
+
+    /// The host's name or address, an IPv6 address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port; 0 lets the system choose one to listen on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// True if it names this machine and nothing else.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => self.host == "localhost",
+        }
+    }
+}
+
+impl UrlPath {
+    /// The path, from its `/` on.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Endpoint {
+    /// The scheme that it is written with.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            Self::Tls(_) => "tls",
+            Self::Unix(_) => "unix",
+            Self::Quic(_) => "quic",
+            Self::WebTransport(..) => "webtransport",
+            Self::WebSocket(..) => "ws",
+            Self::WebSocketTls(..) => "wss",
+            Self::Nats { .. } => "nats",
+        }
+    }
+
+    /// Host and port, unless it is a Unix socket or a lattice.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        match self {
+            Self::Tcp(authority)
+            | Self::Tls(authority)
+            | Self::Quic(authority)
+            | Self::WebTransport(authority, _)
+            | Self::WebSocket(authority, _)
+            | Self::WebSocketTls(authority, _) => Some(authority),
+            Self::Unix(_) | Self::Nats { .. } => None,
+        }
+    }
+
+    /// True if peers show certificates.
+    pub(crate) fn has_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Tls(_) | Self::Quic(_) | Self::WebTransport(..) | Self::WebSocketTls(..)
+        )
+    }
+
+    /// The same with another port.
+    pub(crate) fn with_port(&self, port: u16) -> Self {
+        let mut endpoint = self.clone();
+        match &mut endpoint {
+            Self::Tcp(authority)
+            | Self::Tls(authority)
+            | Self::Quic(authority)
+            | Self::WebTransport(authority, _)
+            | Self::WebSocket(authority, _)
+            | Self::WebSocketTls(authority, _) => authority.port = port,
+            Self::Unix(_) | Self::Nats { .. } => {}
+        }
+        endpoint
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text).map_err(|why| EndpointError {
+            // No secret is shown: a URL of NATS may hold a password.
+            url: redacted(text),
+            why,
+        })
+    }
+}
+
+fn parse(text: &str) -> Result<Endpoint, &'static str> {
+    if text.len() > MAX_URL_BYTES {
+        return Err("it is longer than 2048 bytes");
+    }
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("it holds a blank or a control character");
+    }
+    let (scheme, rest) = text
+        .split_once(':')
+        .ok_or("it has no scheme; write tcp://, tls://, unix:, quic://, webtransport://, ws://, wss:// or nats://")?;
+    match scheme {
+        "unix" => unix(rest),
+        "nats" => nats(rest),
+        "tcp" => Ok(Endpoint::Tcp(host_and_port(text)?)),
+        "tls" | "tcp+tls" => Ok(Endpoint::Tls(host_and_port(text)?)),
+        "quic" => Ok(Endpoint::Quic(host_and_port(text)?)),
+        "webtransport" => with_path(text).map(|(authority, path)| Endpoint::WebTransport(authority, path)),
+        "ws" => with_path(text).map(|(authority, path)| Endpoint::WebSocket(authority, path)),
+        "wss" => with_path(text).map(|(authority, path)| Endpoint::WebSocketTls(authority, path)),
+        _ => Err("its scheme is none of tcp, tls, unix, quic, webtransport, ws, wss and nats"),
+    }
+}
+
+fn unix(rest: &str) -> Result<Endpoint, &'static str> {
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => return Err("a socket's path has no host before it; write unix:/path"),
+        None => rest,
+    };
+    match path.len() {
+        0 => Err("it names no path; write unix:/path"),
+        length if length > MAX_SOCKET_PATH_BYTES => Err("a socket's path has at most 107 bytes"),
+        _ => Ok(Endpoint::Unix(path.into())),
+    }
+}
+
+fn nats(rest: &str) -> Result<Endpoint, &'static str> {
+    const SHAPE: &str = "write nats://host:port?target={lattice}.{component or provider id}";
+    let (servers, query) = rest
+        .strip_prefix("//")
+        .and_then(|rest| rest.split_once('?'))
+        .ok_or(SHAPE)?;
+    let target = query.strip_prefix("target=").ok_or(SHAPE)?;
+    let token = |token: &str| !token.is_empty() && token.chars().all(|c| c.is_alphanumeric() || "-_".contains(c));
+    if servers.is_empty()
+        || servers.contains(['/', '#'])
+        || target.split('.').count() < 2
+        || !target.split('.').all(token)
+    {
+        return Err(SHAPE);
+    }
+    Ok(Endpoint::Nats {
+        servers: servers.to_owned(),
+        target: target.to_owned(),
+    })
+}
+
+fn url(text: &str) -> Result<(Url, Authority), &'static str> {
+    // Schemes that the URL standard does not know get other rules for hosts.
+    let (_, rest) = text.split_once("://").ok_or("its host comes after ://")?;
+    let url = Url::parse(&format!("http://{rest}")).map_err(|_| "it is no URL")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it may not hold a user or a password: peers are known by certificates");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it may not have a query or a fragment");
+    }
+    let port = port(rest).ok_or("it needs a port, such as :7761")?;
+    let host = url.host_str().ok_or("it names no host")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((url, Authority { host, port }))
+}
+
+/// The port as it is written: a URL leaves out that of HTTP.
+fn port(rest: &str) -> Option<u16> {
+    let authority = rest.split(['/', '\\']).next()?;
+    let (_, port) = authority.rsplit_once(':')?;
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| port.parse().ok()).flatten()
+}
+
+fn host_and_port(text: &str) -> Result<Authority, &'static str> {
+    let (url, authority) = url(text)?;
+    match url.path() {
+        "" | "/" => Ok(authority),
+        _ => Err("it may not have a path"),
+    }
+}
+
+fn with_path(text: &str) -> Result<(Authority, UrlPath), &'static str> {
+    let (url, authority) = url(text)?;
+    Ok((authority, UrlPath(url.path().to_owned())))
+}
+
+/// A URL without what stands before an `@`.
+fn redacted(text: &str) -> String {
+    let text: String = text.chars().take(256).collect();
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://[redacted]@{host}"),
+        _ => text,
+    }
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl fmt::Display for UrlPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 == "/" { "" } else { &self.0 })
+    }
+}
+
+/// Without passwords; otherwise it parses to the same endpoint.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.scheme();
+        match self {
+            Self::Tcp(authority) | Self::Tls(authority) | Self::Quic(authority) => write!(f, "{scheme}://{authority}"),
+            Self::WebTransport(authority, path)
+            | Self::WebSocket(authority, path)
+            | Self::WebSocketTls(authority, path) => write!(f, "{scheme}://{authority}{path}"),
+            Self::Unix(path) => write!(f, "{scheme}:{}", path.display()),
+            Self::Nats { servers, target } => f.write_str(&redacted(&format!("{scheme}://{servers}?target={target}"))),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn endpoints_are_written_as_they_are_read() {
+        for text in [
+            "tcp://127.0.0.1:7761",
+            "tcp://[::1]:80",
+            "tcp://localhost:0",
+            "tls://bus.example:7762",
+            "unix:/run/fanout/bus.sock",
+            "unix:bus.sock",
+            "quic://10.0.0.7:7763",
+            "webtransport://bus.example:443",
+            "webtransport://bus.example:443/fanout",
+            "ws://127.0.0.1:80/a/b",
+            "wss://bus.example:443",
+            "nats://127.0.0.1:4222?target=default.bus",
+            "nats://a:4222,b:4222?target=default.VAX7",
+        ] {
+            let endpoint: Endpoint = text.parse().expect(text);
+            assert_eq!(endpoint.to_string(), text);
+        }
+        assert_eq!("tcp+tls://a:1".parse::<Endpoint>(), "tls://a:1".parse());
+        assert_eq!("unix:///a".parse::<Endpoint>(), "unix:/a".parse());
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_told_why() {
+        for (text, why) in [
+            ("", "scheme"),
+            ("7761", "scheme"),
+            ("http://a:1", "scheme"),
+            ("tcp:127.0.0.1:7761", "://"),
+            ("tcp://", "no URL"),
+            ("tcp://a", "port"),
+            ("tcp://a:", "port"),
+            ("tcp://a:65536", "no URL"),
+            ("tcp://a:1/path", "path"),
+            ("tcp://a:1?x", "query"),
+            ("tcp://user:secret@a:1", "password"),
+            ("tcp://a b:1", "blank"),
+            ("quic://a\u{0}:1", "control"),
+            ("unix:", "path"),
+            ("unix://host/path", "unix:/path"),
+            ("nats://a:4222", "target"),
+            ("nats://a:4222?target=bus", "target"),
+            ("nats://a:4222?target=default.>", "target"),
+        ] {
+            let error = text.parse::<Endpoint>().expect_err(text);
+            assert!(error.to_string().contains(why), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        let long = format!("unix:/{}", "a".repeat(107));
+        assert!(long.parse::<Endpoint>().is_err());
+    }
+
+    #[test]
+    fn a_password_of_nats_is_not_shown() {
+        let endpoint: Endpoint = "nats://user:secret@a:4222?target=default.bus"
+            .parse()
+            .expect("an endpoint");
+        assert!(!format!("{endpoint} {endpoint:?}").contains("secret"));
+        let Endpoint::Nats { servers, .. } = endpoint else {
+            panic!("a lattice");
+        };
+        assert_eq!(servers, "user:secret@a:4222");
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for (host, loopback) in [
+            ("127.0.0.1", true),
+            ("127.8.9.10", true),
+            ("::1", true),
+            ("localhost", true),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("10.0.0.1", false),
+            ("localhost.example", false),
+        ] {
+            assert_eq!(Authority::new(host, 1).is_loopback(), loopback, "{host}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_endpoint_or_an_error(text in ".{0,80}") {
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                let again: Endpoint = endpoint.to_string().parse().expect("it parses again");
+                if !text.contains('@') {
+                    prop_assert_eq!(again, endpoint);
+                }
+            }
+        }
+
+        #[test]
+        fn so_is_anything_behind_a_scheme(scheme in "(tcp|tls|unix|quic|webtransport|ws|wss|nats)", rest in ".{0,60}") {
+            let text = format!("{scheme}://{rest}");
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                let again: Endpoint = endpoint.to_string().parse().expect("it parses again");
+                if !text.contains('@') {
+                    prop_assert_eq!(again, endpoint);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The functions that a server serves, whatever brings their calls.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::parameters::Parameters;
+use crate::wire::Failure;
+use crate::{Caller, Error, Server};
+
+/// A call under way.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
+
+/// Serves one function. The number is the size limit of its result.
+pub(crate) type Handler = Arc<dyn Fn(Caller, Parameters, usize) -> Answer + Send + Sync>;
+
+/// Functions, each with its handler: from generated bindings ([`Service::bindings`]), from closures
+/// ([`Service::direct`]), or both. A function added again replaces the one before, so hot ones can be taken from the
+/// bindings to the direct path.
+///
+/// It is bound to no transport: [`Server::serve`] serves it on the lattice, [`crate::Listener::serve`] on anything
+/// else, and one service can be served on all of them at a time.
+#[derive(Clone, Default)]
+pub struct Service {
+    functions: BTreeMap<(String, String), Handler>,
+}
+
+impl Service {
+    /// A service without functions.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn insert(&mut self, instance: &str, func: &str, handler: Handler) {
+        self.functions.insert((instance.to_owned(), func.to_owned()), handler);
+    }
+
+    /// Each function: instance, name, handler.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = (&str, &str, &Handler)> {
+        self.functions
+            .iter()
+            .map(|((instance, func), handler)| (instance.as_str(), func.as_str(), handler))
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.functions.keys()).finish()
+    }
+}
+
+impl Server {
+    /// Serves all functions of a service on the lattice.
+    ///
+    /// # Errors
+    /// If NATS refuses a subscription.
+    pub async fn serve(&self, service: &Service) -> Result<(), Error> {
+        let limit = self.lattice.options().max_body_bytes;
+        for (instance, func, handler) in service.functions() {
+            let handler = Arc::clone(handler);
+            self.serve_function(instance, func, move |caller, parameters| {
+                handler(caller, parameters, limit)
+            })
+            .await?;
+        }
+        self.ready().await
+    }
+}

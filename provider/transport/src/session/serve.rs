@@ -1,0 +1,349 @@
+//! The serving end of a session.
+//!
+//! Reading never waits for a handler, and a handler runs only once its parameters are complete: a sender that stalls
+//! holds no place of the function that it calls.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::budget::Room;
+use crate::listen::shared::{InFlight, LAST_WORDS, Peer, Shared};
+use crate::listen::stream::{BoxRead, Stream};
+use crate::parameters::Parameters;
+use crate::session::codec::{self, Frame, Greeting, HELLO, Invocation, Kind};
+use crate::session::queue::Queue;
+use crate::wire::{self, Failure};
+use crate::{Caller, Error, Part};
+
+const READ_BYTES: usize = 16 << 10;
+/// What a call takes of the allowance at least.
+const MIN_CALL_BYTES: usize = 256;
+
+struct Session {
+    shared: Arc<Shared>,
+    peer: Peer,
+    queue: Queue,
+    running: Mutex<HashMap<u32, AbortHandle>>,
+    tasks: TaskTracker,
+    /// Nothing more can be sent.
+    broken: CancellationToken,
+}
+
+/// A call whose parameters are not complete.
+struct Assembling {
+    call: Invocation,
+    arrived: Instant,
+    body: BytesMut,
+    in_flight: InFlight,
+    room: Room,
+}
+
+/// Serves a session that began with what is in `buffer`.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    peer: Peer,
+    stream: Stream,
+    mut buffer: BytesMut,
+    first_deadline: Instant,
+) -> Result<(), Error> {
+    let Stream {
+        reader: mut rx,
+        writer: tx,
+        delivered,
+    } = stream;
+    while buffer.len() < HELLO.len() {
+        let read = timeout_at(first_deadline, rx.read_buf(&mut buffer)).await;
+        let read = read.map_err(|_| Error::Protocol("a session that does not begin"))?;
+        if read.map_err(Error::lost)? == 0 {
+            return Err(Error::Protocol("the peer ended in the middle of its hello"));
+        }
+    }
+    if !buffer.starts_with(&HELLO) {
+        return Err(Error::Protocol(
+            "neither wRPC's framing nor a session of a known version",
+        ));
+    }
+    buffer.advance(HELLO.len());
+
+    let options = &shared.options;
+    let greeting = Greeting {
+        max_body_bytes: u32::try_from(options.limits.max_body_bytes).unwrap_or(u32::MAX),
+        calls: u32::try_from(options.calls_per_peer).unwrap_or(u32::MAX),
+        idle_ms: u32::try_from(options.idle_deadline.as_millis()).unwrap_or(u32::MAX),
+    };
+    let stall = options.limits.serve_deadline;
+    let session = Arc::new(Session {
+        shared,
+        peer,
+        queue: Queue::default(),
+        running: Mutex::default(),
+        tasks: TaskTracker::new(),
+        broken: CancellationToken::new(),
+    });
+    session.queue.push_raw(&greeting.encode());
+    let writer = tokio::spawn({
+        let session = Arc::clone(&session);
+        async move {
+            let _broken = session.broken.clone().drop_guard();
+            session.queue.write(tx, stall).await
+        }
+    });
+    let ended = session.read(&mut rx, buffer).await;
+    if !matches!(ended, Ok(End::Left)) {
+        // Nobody waits for these any more.
+        session.running().drain().for_each(|(_, task)| task.abort());
+    }
+    session.tasks.close();
+    session.tasks.wait().await;
+    session.queue.close();
+    let written = writer.await.map_err(|_| Error::Lost)?;
+    // A socket that is closed before the peer has read takes back what is under way.
+    let read = async {
+        match delivered {
+            Some(delivered) => delivered.await,
+            None => {
+                while rx
+                    .read_buf(&mut BytesMut::with_capacity(READ_BYTES))
+                    .await
+                    .is_ok_and(|read| read > 0)
+                {}
+            }
+        }
+    };
+    if written.is_ok() && matches!(ended, Ok(End::Left)) && timeout(LAST_WORDS, read).await.is_err() {
+        tracing::debug!("a caller did not leave in time");
+    }
+    ended.map(drop)
+}
+
+/// How reading ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The peer closed.
+    Closed,
+    /// This server leaves, and has answered everything.
+    Left,
+}
+
+impl Session {
+    fn running(&self) -> MutexGuard<'_, HashMap<u32, AbortHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(self: &Arc<Self>, rx: &mut BoxRead, mut buffer: BytesMut) -> Result<End, Error> {
+        let shared = &self.shared;
+        let options = &shared.options;
+        let mut assembling: HashMap<u32, Assembling> = HashMap::new();
+        let mut leaving = false;
+        // A frame that has begun has to end.
+        let mut frame_since = None;
+        let mut heard = Instant::now();
+        loop {
+            while let Some(frame) = codec::decode(&mut buffer)? {
+                frame_since = None;
+                self.take(frame, &mut assembling, leaving)?;
+            }
+            if buffer.is_empty() {
+                frame_since = None;
+            } else if frame_since.is_none() {
+                frame_since = Some(Instant::now());
+            }
+            let stalled = assembling
+                .values()
+                .map(|assembling| assembling.arrived)
+                .chain(frame_since)
+                .min()
+                .map(|since| since + options.limits.serve_deadline);
+            let silent = heard + options.idle_deadline;
+            let deadline = stalled.unwrap_or(silent).min(silent);
+            buffer.reserve(READ_BYTES);
+            let done = async {
+                self.tasks.close();
+                self.tasks.wait().await;
+                // Time for the caller to see that it is told to leave, and to close.
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            tokio::select! {
+                biased;
+                () = self.broken.cancelled() => return Err(Error::Lost),
+                () = shared.stop.cancelled() => return Ok(End::Left),
+                () = shared.drain.cancelled(), if !leaving => {
+                    leaving = true;
+                    self.queue.push_now(Kind::Leaving, 0, &[])?;
+                }
+                read = timeout_at(deadline, rx.read_buf(&mut buffer)) => match read {
+                    Ok(Ok(0)) => return Ok(if leaving && self.idle(&assembling) { End::Left } else { End::Closed }),
+                    Ok(Ok(_)) => heard = Instant::now(),
+                    Ok(Err(error)) => return Err(Error::lost(error)),
+                    Err(_) if stalled.is_some_and(|stalled| stalled <= Instant::now()) => {
+                        return Err(Error::Protocol("a caller that stalls in the middle of a call"));
+                    }
+                    // A caller that waits for an answer may be silent.
+                    Err(_) if !self.idle(&assembling) => heard = Instant::now(),
+                    Err(_) => return Ok(End::Closed),
+                },
+                () = done, if leaving && assembling.is_empty() => return Ok(End::Left),
+            }
+        }
+    }
+
+    fn idle(&self, assembling: &HashMap<u32, Assembling>) -> bool {
+        assembling.is_empty() && self.tasks.is_empty()
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        frame: Frame,
+        assembling: &mut HashMap<u32, Assembling>,
+        leaving: bool,
+    ) -> Result<(), Error> {
+        let Frame {
+            kind,
+            call: id,
+            mut payload,
+        } = frame;
+        match kind {
+            Kind::Call { end } => {
+                if assembling.contains_key(&id) || self.running().contains_key(&id) {
+                    return Err(Error::Protocol("the number of a call is taken"));
+                }
+                let call = codec::decode_invocation(&mut payload)?;
+                if leaving {
+                    return self.refuse(id, &Failure::Leaving);
+                }
+                let Some(in_flight) = self.shared.begin(&self.peer) else {
+                    return self.refuse(id, &Failure::Busy);
+                };
+                let Some(room) = self.shared.room(&self.peer, payload.len().max(MIN_CALL_BYTES)) else {
+                    return self.refuse(id, &Failure::Busy);
+                };
+                let mut new = Assembling {
+                    call,
+                    arrived: Instant::now(),
+                    body: BytesMut::new(),
+                    in_flight,
+                    room,
+                };
+                if end {
+                    return self.run(id, new, payload);
+                }
+                new.body.extend_from_slice(&payload);
+                assembling.insert(id, new);
+                Ok(())
+            }
+            Kind::Piece { end } => {
+                // Of a call that was refused or cancelled, it is skipped.
+                let Some(mut call) = assembling.remove(&id) else {
+                    return Ok(());
+                };
+                let limit = self.shared.options.limits.max_body_bytes;
+                let bytes = call.body.len() + payload.len();
+                if bytes > limit {
+                    return self.refuse(id, &wire::too_large(Part::Parameters, bytes, limit).into());
+                }
+                let Some(room) = self.shared.room(&self.peer, payload.len().max(MIN_CALL_BYTES)) else {
+                    return self.refuse(id, &Failure::Busy);
+                };
+                call.room.merge(room);
+                call.body.extend_from_slice(&payload);
+                if end {
+                    let body = std::mem::take(&mut call.body).freeze();
+                    return self.run(id, call, body);
+                }
+                assembling.insert(id, call);
+                Ok(())
+            }
+            Kind::Cancel => {
+                assembling.remove(&id);
+                if let Some(task) = self.running().remove(&id) {
+                    task.abort();
+                }
+                Ok(())
+            }
+            Kind::Ping => self.queue.push_now(Kind::Pong, id, &[]),
+            Kind::Pong => Ok(()),
+            Kind::Result { .. } | Kind::Failed | Kind::Leaving => {
+                Err(Error::Protocol("a frame that only servers send"))
+            }
+        }
+    }
+
+    fn refuse(&self, id: u32, failure: &Failure) -> Result<(), Error> {
+        tracing::debug!(peer = %self.peer.identity, ?failure, "an invocation is refused");
+        self.queue.push_now(Kind::Failed, id, &codec::encode_failure(failure))
+    }
+
+    /// Runs a call in a task of its own.
+    fn run(self: &Arc<Self>, id: u32, assembled: Assembling, body: Bytes) -> Result<(), Error> {
+        let Assembling {
+            call,
+            arrived,
+            in_flight,
+            room,
+            ..
+        } = assembled;
+        let limit = self.shared.options.limits.max_body_bytes;
+        if body.len() > limit {
+            return self.refuse(id, &wire::too_large(Part::Parameters, body.len(), limit).into());
+        }
+        let admitted = match self.shared.functions.admit(&call.instance, &call.func) {
+            Ok(admitted) => admitted,
+            Err(failure) => return self.refuse(id, &failure),
+        };
+        let deadline = arrived + self.shared.deadline(call.deadline_ms);
+        let mut caller = Caller::known_as(self.peer.identity.clone());
+        caller.traceparent = call.traceparent;
+        caller.tracestate = call.tracestate;
+        caller.link = call.link.unwrap_or(caller.link);
+        let session = Arc::clone(self);
+        // Held while the task is put down, so that it can't end before.
+        let mut running = self.running();
+        let task = self.tasks.spawn(async move {
+            let parameters = Parameters::whole(body, room);
+            let result = admitted.run(caller, parameters, deadline, &session.shared.stop).await;
+            // From here on it can't be cancelled: a part of an answer would break the session.
+            session.running().remove(&id);
+            if let Err(failure) = &result {
+                tracing::warn!(
+                    instance = call.instance, function = call.func, peer = %session.peer.identity, ?failure,
+                    "an invocation failed"
+                );
+            }
+            session.answer(id, deadline, result).await;
+            drop(in_flight);
+        });
+        running.insert(id, task.abort_handle());
+        Ok(())
+    }
+
+    async fn answer(&self, id: u32, deadline: Instant, result: Result<Bytes, Failure>) {
+        let room = match &result {
+            Ok(body) => timeout_at(deadline, self.shared.budget.take(body.len())).await,
+            Err(_) => Ok(Room::default()),
+        };
+        let result = match &room {
+            Ok(_) => result,
+            Err(_) => Err(Failure::Failed("no room for the result".into())),
+        };
+        let sent = match &result {
+            Ok(body) => {
+                let body = self.queue.push_body(|end| Kind::Result { end }, id, &[], body);
+                timeout(self.shared.options.limits.answer_deadline(), body)
+                    .await
+                    .unwrap_or(Err(Error::Lost))
+            }
+            Err(failure) => self.queue.push_now(Kind::Failed, id, &codec::encode_failure(failure)),
+        };
+        if sent.is_err() {
+            // A part may be sent already: nothing else can follow.
+            self.broken.cancel();
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Sessions on everything that is listened on.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Mutex;
+
+use fanout_transport::testing::{RawStream, TestAuthority, raw_stream};
+use fanout_transport::{ConnectOptions, Endpoint, Error, Identity, ListenOptions, Listener, Options, Remote, Service};
+use tempfile::TempDir;
+
+use crate::suite::{Served, Wire};
+use crate::support::PATIENCE;
+
+const CALLER: &str = "orders.example";
+
+pub struct Listening {
+    endpoint: Mutex<Endpoint>,
+    authority: TestAuthority,
+    _directory: TempDir,
+}
+
+impl Listening {
+    pub fn new(url: &str) -> Self {
+        Self {
+            endpoint: Mutex::new(url.parse().expect("an endpoint")),
+            authority: TestAuthority::new(),
+            _directory: tempfile::tempdir().expect("a directory"),
+        }
+    }
+
+    pub fn unix() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self {
+            endpoint: Mutex::new(Endpoint::Unix(directory.path().join("bus.sock"))),
+            authority: TestAuthority::new(),
+            _directory: directory,
+        }
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint.lock().unwrap().clone()
+    }
+
+    pub fn options(&self, limits: Options) -> ConnectOptions {
+        ConnectOptions {
+            limits,
+            tls: Some(self.authority.client(CALLER)),
+            ..ConnectOptions::default()
+        }
+    }
+
+    /// A stream that speaks no protocol yet.
+    pub async fn raw(&self) -> RawStream {
+        raw_stream(&self.endpoint(), &self.options(Options::default()))
+            .await
+            .expect("a stream")
+    }
+
+    pub async fn start(&self, service: &Service, options: ListenOptions) -> fanout_transport::Serving {
+        let options = ListenOptions {
+            tls: Some(self.authority.server()),
+            ..options
+        };
+        // The port of a server before this one may be taken for a moment yet.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match Listener::bind(&self.endpoint(), options.clone()).await {
+                Ok(listener) => {
+                    *self.endpoint.lock().unwrap() = listener.local_endpoint().clone();
+                    return listener.serve(service);
+                }
+                Err(error @ Error::Listen { .. }) if tokio::time::Instant::now() < deadline => {
+                    tracing::debug!(%error, "not yet");
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+impl Wire for Listening {
+    async fn serve(&self, service: &Service, options: ListenOptions) -> Box<dyn Served> {
+        Box::new(self.start(service, options).await)
+    }
+
+    async fn call(&self, limits: Options) -> Result<Remote, Error> {
+        Remote::connect(&self.endpoint(), self.options(limits)).await
+    }
+
+    fn identity(&self) -> Identity {
+        match self.endpoint() {
+            Endpoint::Unix(_) => {
+                let own = std::fs::metadata("/proc/self").expect("this process");
+                Identity::Unix {
+                    uid: own.uid(),
+                    gid: own.gid(),
+                    pid: i32::try_from(std::process::id()).ok(),
+                }
+            }
+            Endpoint::Tcp(_) | Endpoint::WebSocket(..) => Identity::Anonymous,
+            _ => Identity::Certificate(CALLER.to_owned()),
+        }
+    }
+}
