@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 mod authority;
+pub mod decoders;
 mod raw;
 
 pub use authority::TestAuthority;

@@ -11,6 +11,8 @@ mod memory;
 mod publish;
 mod quota;
 mod report;
+mod transport;
+mod transport_server;
 mod world;
 
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "fanout-bench")]
 struct Cli {
-    /// What to measure: publish, delivery, quota, memory; all of them if none is named
+    /// What to measure: transport, publish, delivery, quota, memory; all of them if none is named
     names: Vec<String>,
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
@@ -42,10 +44,13 @@ struct Cli {
 }
 
 /// What can be measured.
-const NAMES: [&str; 4] = ["publish", "delivery", "quota", "memory"];
+const NAMES: [&str; 5] = ["transport", "publish", "delivery", "quota", "memory"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    if let Ok(nats) = std::env::var(transport_server::SERVE) {
+        return transport_server::run(&nats).await;
+    }
     let cli = Cli::parse();
     if let Some(unknown) = cli.names.iter().find(|n| !NAMES.contains(&n.as_str())) {
         bail!("there is no bench {unknown:?}: there are {}", NAMES.join(", "));
@@ -62,6 +67,7 @@ async fn main() -> Result<()> {
         }
         let mut report = Report::new(name, size, &cli.samples)?;
         match name {
+            "transport" => transport::run(&mut report, size).await?,
             "publish" => publish::run(&mut report, size).await?,
             "delivery" => delivery::run(&mut report, size).await?,
             "quota" => quota::run(&mut report, size).await?,

@@ -1,0 +1,109 @@
+//! The decoders of outside bytes, for fuzzing: each takes anything, and panics if one of its rules does not hold.
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use bytes::{Bytes, BytesMut};
+
+use crate::caller::MAX_ID_BYTES;
+use crate::framed::{self, Frames};
+use crate::session::codec::{self, GREETING_BYTES, Greeting, Kind};
+use crate::wire::Failure;
+use crate::{Caller, Endpoint, Part};
+
+const BODY_LIMIT: usize = 4096;
+
+/// A URL. What is one, is written as it is read, unless it holds a password.
+///
+/// # Panics
+/// If it is not.
+pub fn endpoint(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(endpoint) = text.parse::<Endpoint>() {
+        let again = endpoint.to_string().parse::<Endpoint>();
+        assert!(
+            text.contains('@') || again == Ok(endpoint),
+            "it is written otherwise than read"
+        );
+    }
+}
+
+/// A stock invocation. A body never has more than the limit, nor more than came.
+///
+/// # Panics
+/// If it has.
+pub fn stock_invocation(bytes: &[u8]) {
+    let mut rest = BytesMut::from(bytes);
+    if let Ok(Some(header)) = framed::header(&mut rest) {
+        assert!(header.instance.len() <= MAX_ID_BYTES && header.func.len() <= MAX_ID_BYTES);
+        let mut frames = Frames::new(Part::Parameters, BODY_LIMIT);
+        let mut body = 0;
+        while let Ok(Some(data)) = frames.next(&mut rest) {
+            body += data.len();
+        }
+        assert!(body <= BODY_LIMIT.min(bytes.len()), "a body of {body} bytes");
+    }
+}
+
+/// Frames of a session and what is in them. No more is reserved than a frame may have.
+///
+/// # Panics
+/// If there is.
+pub fn session_frames(bytes: &[u8]) {
+    let mut rest = BytesMut::from(bytes);
+    while let Ok(Some(frame)) = codec::decode(&mut rest) {
+        assert!(frame.payload.len() <= codec::MAX_PAYLOAD_BYTES);
+        match frame.kind {
+            Kind::Call { .. } => call(frame.payload),
+            Kind::Failed => drop(codec::decode_failure(&frame.payload)),
+            _ => {}
+        }
+    }
+    let most = bytes.len() + codec::MAX_PAYLOAD_BYTES + codec::HEAD_BYTES;
+    assert!(rest.capacity() <= 2 * most, "{} bytes are reserved", rest.capacity());
+    if let Some(greeting) = bytes.first_chunk::<GREETING_BYTES>() {
+        drop(Greeting::decode(*greeting));
+    }
+}
+
+fn call(mut payload: Bytes) {
+    let whole = payload.len();
+    if let Ok(call) = codec::decode_invocation(&mut payload) {
+        assert!(call.instance.len() <= MAX_ID_BYTES && payload.len() < whole);
+    }
+}
+
+/// The headers of an invocation on the lattice, a line each, and the reason of a failure.
+///
+/// # Panics
+/// If an id is longer than it may be.
+pub fn lattice_headers(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut headers = HeaderMap::new();
+    for line in text.lines() {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            headers.insert(name, value);
+        }
+    }
+    if let Ok(caller) = Caller::parse(Some(&headers)) {
+        assert!(caller.component.len() <= MAX_ID_BYTES && caller.link.len() <= MAX_ID_BYTES);
+    }
+    drop(Failure::parse(&text));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn anything_is_taken(bytes in vec(any::<u8>(), 0..300)) {
+            super::endpoint(&bytes);
+            super::stock_invocation(&bytes);
+            super::session_frames(&bytes);
+            super::lattice_headers(&bytes);
+        }
+    }
+}
