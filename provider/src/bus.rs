@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::delivery::{Context, Health, Running};
+use crate::inbox::Inbox;
 use crate::jetstream::{Store, StoreError};
 use crate::link::{Link, LinkKey, Links};
 use crate::view::View;
@@ -279,6 +280,7 @@ impl Bus {
             .iter()
             .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
             .collect();
+        view.inboxes = inboxes(&running);
         // A policy is in force once it is applied; until then, and when it is refused, the last one is.
         view.store = before.store.clone();
         self.0.view.send_replace(Arc::new(view.clone()));
@@ -414,6 +416,7 @@ impl Bus {
             .iter()
             .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
             .collect();
+        view.inboxes = inboxes(running);
     }
 
     /// Stops: deliveries under way end, what is not delivered yet stays in the log.
@@ -424,6 +427,11 @@ impl Bus {
             r.stop().await;
         }
     }
+}
+
+fn inboxes(running: &BTreeMap<SubscriptionName, Running>) -> BTreeMap<SubscriptionName, Arc<Inbox>> {
+    let fetched = |(n, r): (&SubscriptionName, &Running)| Some((n.clone(), Arc::clone(r.inbox.as_ref()?)));
+    running.iter().filter_map(fetched).collect()
 }
 
 /// Logs what was not so before: the same problem is logged once, not at each look.

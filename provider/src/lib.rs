@@ -11,6 +11,7 @@
 mod bus;
 mod clock;
 mod delivery;
+mod inbox;
 pub mod jetstream;
 mod link;
 mod provider;

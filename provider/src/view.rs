@@ -8,6 +8,7 @@ use fanout_plan::subscription::{Need, Registered};
 use fanout_plan::{Attributes, Code, Problem, SubscriptionName};
 
 use crate::delivery::Health;
+use crate::inbox::Inbox;
 use crate::jetstream::Store;
 use crate::link::LinkKey;
 
@@ -34,6 +35,8 @@ pub(crate) struct View {
     /// Remembered subscriptions to which nothing is delivered, and why.
     pub(crate) detached: BTreeMap<SubscriptionName, Problem>,
     pub(crate) health: BTreeMap<SubscriptionName, Arc<Health>>,
+    /// Subscriptions that are fetched.
+    pub(crate) inboxes: BTreeMap<SubscriptionName, Arc<Inbox>>,
 }
 
 impl View {

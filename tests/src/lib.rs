@@ -26,6 +26,7 @@ pub mod bindings {
             world component {
                 import fanout:bus/publisher@0.1.0;
                 import fanout:bus/subscriber@0.1.0;
+                import fanout:bus/inbox@0.1.0;
                 import fanout:bus/status@0.1.0;
                 export fanout:bus/handler@0.1.0;
                 export fanout:bus/batch-handler@0.1.0;
@@ -37,4 +38,4 @@ pub mod bindings {
     });
 }
 
-pub use bindings::fanout::bus::{publisher, status, subscriber, types};
+pub use bindings::fanout::bus::{inbox, publisher, status, subscriber, types};

@@ -14,6 +14,8 @@ pub struct Grant {
     pub publish: bool,
     /// It may subscribe.
     pub subscribe: bool,
+    /// It may fetch and settle.
+    pub inbox: bool,
 }
 
 impl Grant {
@@ -31,6 +33,7 @@ impl Grant {
                 allows: Filter::new(tenants, event_types),
                 publish: interfaces.iter().any(|i| i == "publisher"),
                 subscribe: interfaces.iter().any(|i| i == "subscriber"),
+                inbox: interfaces.iter().any(|i| i == "inbox"),
             }),
             _ => Err(problems),
         }
@@ -105,13 +108,14 @@ pub fn declared_subscription(
     let batch_size = r.optional("batch-size", &sizes).map(|n| n as u32);
     let concurrency = r.optional("concurrency", &sizes).map(|n| n as u32);
     let has = |name: &str| interfaces.iter().any(|i| i == name);
-    let reach = match (has("handler"), has("batch-handler")) {
-        (true, false) => Reach::Handler,
-        (false, true) => Reach::BatchHandler,
+    let reach = match (has("handler"), has("batch-handler"), has("inbox")) {
+        (true, false, false) => Reach::Handler,
+        (false, true, false) => Reach::BatchHandler,
+        (false, false, true) => Reach::Inbox,
         _ => {
             r.refuse(
                 Code::ConflictingSettings,
-                "the link's interfaces must name either `handler` or `batch-handler`, so that it is known which to call",
+                "the link's interfaces must name one of `handler`, `batch-handler` and `inbox`, so that it is known which to call, or that it fetches",
             );
             Reach::Handler
         }
@@ -220,7 +224,7 @@ pub fn check(mut asked: Subscription) -> Result<Subscription, Problem> {
             return Err(Problem::new(
                 Code::ConflictingSettings,
                 format!(
-                    "subscription {}: a queue subscription is called through `handler`, one event at a time",
+                    "subscription {}: a queue subscription is called through `handler`, one event at a time, or fetched through `inbox`",
                     asked.name
                 ),
             ));
@@ -256,7 +260,7 @@ pub fn check(mut asked: Subscription) -> Result<Subscription, Problem> {
         }
         _ => {}
     }
-    asked.tell_caught_up &= matches!(asked.need, Need::Backfill { .. });
+    asked.tell_caught_up &= matches!(asked.need, Need::Backfill { .. }) && asked.reach != Reach::Inbox;
     Ok(asked)
 }
 

@@ -109,6 +109,12 @@ codes! {
     SubscriberUnreachable = "subscriber-unreachable",
     /// The subscriber's link is gone; its events wait.
     SubscriberUnlinked = "subscriber-unlinked",
+    /// The subscription's deliveries are not fetched: it has a handler.
+    NotAnInbox = "not-an-inbox",
+    /// A settlement's token is none of the caller's.
+    InvalidToken = "invalid-token",
+    /// A settlement came after its delivery's hold had ended.
+    HoldOver = "hold-over",
     /// A change that the server forbids.
     ImmutableSetting = "immutable-setting",
     /// A change that would lose stored events.

@@ -67,7 +67,7 @@ impl Need {
     }
 }
 
-/// Which of a subscriber's exports is called.
+/// How deliveries reach a subscriber: which of its exports is called, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reach {
@@ -75,6 +75,8 @@ pub enum Reach {
     Handler,
     /// `batch-handler`, many.
     BatchHandler,
+    /// None: it fetches them through `inbox`.
+    Inbox,
 }
 
 /// Where a subscription was made.

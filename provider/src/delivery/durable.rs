@@ -215,7 +215,12 @@ async fn deliver(
 }
 
 /// Sorts out what is not to be delivered, and learns of earlier attempts.
-async fn admit(context: &Context, settler: &Settler, partition: u32, message: jetstream::Message) -> Option<Held> {
+pub(crate) async fn admit(
+    context: &Context,
+    settler: &Settler,
+    partition: u32,
+    message: jetstream::Message,
+) -> Option<Held> {
     let Some(place) = Place::of(&message, partition) else {
         debug!(subject = %message.subject, "a message without a place in the log was passed over");
         return None;

@@ -15,14 +15,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanout_plan::partition::Partition;
-use fanout_plan::subscription::{Need, Progress, Registered};
+use fanout_plan::subscription::{Need, Progress, Reach, Registered};
 use fanout_plan::{Attributes, Policy, Position, SubscriptionName};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use durable::admit;
 pub(crate) use health::Health;
+pub(crate) use queue::heard;
+pub(crate) use settle::{Held, Settler};
 
+use crate::inbox::Inbox;
 use crate::jetstream::Store;
 use crate::wrpc::Subscriber;
 
@@ -66,6 +70,8 @@ pub(crate) struct Running {
     /// What they read, and queue subscriptions hear.
     partitions: Vec<Partition>,
     pub(crate) health: Arc<Health>,
+    /// For a subscription that is fetched: nothing is delivered to it otherwise.
+    pub(crate) inbox: Option<Arc<Inbox>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -75,11 +81,15 @@ impl Running {
     pub(crate) fn start(context: Context) -> Self {
         let context = Arc::new(context);
         let mut tasks = JoinSet::new();
+        let fetched = context.registered.subscription.reach == Reach::Inbox;
         match context.registered.subscription.need {
+            Need::Queue | Need::Durable if fetched => {}
             Need::Queue => drop(tasks.spawn(queue::run(Arc::clone(&context)))),
             Need::Durable => drop(tasks.spawn(durable::run(Arc::clone(&context)))),
             Need::Backfill { .. } => {
-                tasks.spawn(durable::run(Arc::clone(&context)));
+                if !fetched {
+                    tasks.spawn(durable::run(Arc::clone(&context)));
+                }
                 if context.registered.progress != Progress::CaughtUp {
                     tasks.spawn(caught_up::run(Arc::clone(&context)));
                 }
@@ -90,6 +100,7 @@ impl Running {
             policy: context.store.policy().clone(),
             partitions: reads(&context.store, &context.registered),
             health: Arc::clone(&context.health),
+            inbox: fetched.then(|| Arc::new(Inbox::new(&context))),
             stop: context.stop.clone(),
             tasks,
         }

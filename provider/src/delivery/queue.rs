@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::incoming::{self, Place, Wanted};
-use super::{Context, Health};
+use super::{Context, Delivery, Health};
 use crate::wrpc::CallFailure;
 
 /// Delivers until stopped.
@@ -101,6 +101,32 @@ async fn deliver(context: &Context, prefix: &str, message: Message) {
         }
         Err(failure) => missed(context, &place, &failure.to_string()),
     }
+}
+
+/// A message that a fetch took from the log, for a queue subscription; `None` for what is none of its events.
+pub(crate) fn heard(context: &Context, message: async_nats::jetstream::Message) -> Option<Delivery> {
+    let partition = context.store.partition_of(message.info().ok()?.stream)?;
+    let place = Place::of(&message, partition)?;
+    let message = message.message;
+    let template = context.store.template(partition);
+    let attributes = match incoming::attributes(template, &message.subject, message.headers.as_ref()) {
+        Ok(attributes) => attributes,
+        Err(problem) => {
+            missed(context, &place, &format!("not an event: {problem}"));
+            return None;
+        }
+    };
+    if !matches!(incoming::wanted(&context.registered, &attributes, &place), Wanted::Yes) {
+        return None;
+    }
+    let payload = (&message.headers, message.payload);
+    Some(incoming::delivery(
+        &context.registered,
+        attributes,
+        payload,
+        &place,
+        &[],
+    ))
 }
 
 fn missed(context: &Context, place: &Place, reason: &str) {

@@ -18,9 +18,9 @@ use crate::jetstream::{Attempts, DeadLetter, DeadLetters, StoreError};
 const STORE_WAIT: Duration = Duration::from_secs(1);
 
 /// An event that this instance holds: the store gives it to no other until `delivery.ack-wait` has passed.
-pub(super) struct Held {
-    pub(super) message: jetstream::Message,
-    pub(super) delivery: Delivery,
+pub(crate) struct Held {
+    pub(crate) message: jetstream::Message,
+    pub(crate) delivery: Delivery,
     pub(super) failed: Vec<FailedAttempt>,
 }
 
@@ -38,14 +38,14 @@ async fn settle(message: &jetstream::Message, kind: AckKind) {
 }
 
 /// Settles the events of one subscription.
-pub(super) struct Settler {
+pub(crate) struct Settler {
     context: Arc<Context>,
     attempts: Attempts,
     dead_letters: DeadLetters,
 }
 
 impl Settler {
-    pub(super) async fn new(context: &Arc<Context>) -> Result<Self, StoreError> {
+    pub(crate) async fn new(context: &Arc<Context>) -> Result<Self, StoreError> {
         Ok(Self {
             attempts: context.store.attempts().await?,
             dead_letters: context.store.dead_letters(),
@@ -54,7 +54,7 @@ impl Settler {
     }
 
     /// What is known of an event that was given out before.
-    pub(super) async fn earlier_attempts(&self, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
+    pub(crate) async fn earlier_attempts(&self, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
         self.attempts.of(self.context.name(), position).await
     }
 
@@ -69,15 +69,15 @@ impl Settler {
         settle(message, AckKind::Nak(Some(STORE_WAIT))).await;
     }
 
-    /// Acts on a handler's answer.
-    pub(super) async fn settle(&self, mut held: Held, answer: Result<(), Rejection>) {
+    /// Acts on a handler's answer. Returns whether the store took what belongs to it; if not, the event comes again.
+    pub(crate) async fn settle(&self, mut held: Held, answer: Result<(), Rejection>) -> bool {
         let health = &self.context.health;
         let Err(rejection) = answer else {
             Health::count(&health.handled);
             // Acknowledged only now that the handler has returned: a crash before this delivers again.
             held.settle(AckKind::Ack).await;
             self.forget_attempts(&held).await;
-            return;
+            return true;
         };
         Health::count(&health.refused);
         held.failed.push(FailedAttempt {
@@ -96,29 +96,37 @@ impl Settler {
             Disposition::RetryAfter(delay) => {
                 // Written before the event is given back, so that no attempt is forgotten.
                 if let Err(error) = self.attempts.put(self.context.name(), position, &held.failed).await {
-                    return self.wait_for_store(&held.message, &error).await;
+                    self.wait_for_store(&held.message, &error).await;
+                    return false;
                 }
                 debug!(
                     subscription = %self.context.name(), %position, attempt = held.delivery.attempt,
                     ?delay, reason = rejection.reason(), "refused; it is tried again"
                 );
                 held.settle(AckKind::Nak(Some(delay).filter(|d| !d.is_zero()))).await;
+                true
             }
             Disposition::DeadLetter => {
-                if self
+                let stored = self
                     .set_aside(&held.message, position, held.delivery.attributes.tenant(), &held.failed)
-                    .await
-                {
+                    .await;
+                if stored {
                     self.forget_attempts(&held).await;
                 }
+                stored
             }
         }
     }
 
     async fn forget_attempts(&self, held: &Held) {
-        if !held.failed.is_empty()
-            && let Err(error) = self.attempts.clear(self.context.name(), held.delivery.position).await
-        {
+        if !held.failed.is_empty() {
+            self.forget(held.delivery.position).await;
+        }
+    }
+
+    /// Forgets the failed attempts of an event that is settled.
+    pub(crate) async fn forget(&self, position: Position) {
+        if let Err(error) = self.attempts.clear(self.context.name(), position).await {
             debug!(%error, "failed attempts stay until they expire");
         }
     }

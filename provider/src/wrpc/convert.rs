@@ -101,12 +101,20 @@ pub(super) fn from_filter(f: &Filter) -> wit_subscriber::Filter {
     }
 }
 
-pub(super) fn queue(name: &str, f: wit_subscriber::Filter) -> Result<Subscription, Problem> {
+fn reach(r: wit_subscriber::Reach) -> Reach {
+    match r {
+        wit_subscriber::Reach::Handler => Reach::Handler,
+        wit_subscriber::Reach::BatchHandler => Reach::BatchHandler,
+        wit_subscriber::Reach::Inbox => Reach::Inbox,
+    }
+}
+
+pub(super) fn queue(name: &str, f: wit_subscriber::Filter, r: wit_subscriber::Reach) -> Result<Subscription, Problem> {
     link::check(Subscription {
         name: name.parse()?,
         need: Need::Queue,
         filter: filter(f)?,
-        reach: Reach::Handler,
+        reach: reach(r),
         batch_size: 1,
         concurrency: fanout_plan::policy::DEFAULT_CONCURRENCY,
         tell_caught_up: false,
@@ -134,10 +142,7 @@ pub(super) fn subscription(
         name: name.parse()?,
         need,
         filter: filter(options.filter)?,
-        reach: match options.reach {
-            wit_subscriber::Reach::Handler => Reach::Handler,
-            wit_subscriber::Reach::BatchHandler => Reach::BatchHandler,
-        },
+        reach: reach(options.reach),
         batch_size: size("batch-size", options.batch_size, policy.batch_size)?,
         concurrency: size("concurrency", options.concurrency, policy.concurrency)?,
         // The contract asks this of every component that subscribes to a backfill by a call.

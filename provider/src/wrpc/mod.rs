@@ -4,6 +4,7 @@
 
 mod convert;
 mod errors;
+mod inbox;
 mod publisher;
 mod serve;
 mod status;

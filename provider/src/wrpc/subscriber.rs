@@ -6,7 +6,7 @@ use fanout_plan::{Code, Problem};
 use fanout_transport::Caller;
 
 use super::bindings::exports::fanout::bus::subscriber::{
-    DeliveryOptions, End, Filter, Handler, Start, State, Subscription as WitSubscription,
+    DeliveryOptions, End, Filter, Handler, Reach, Start, State, Subscription as WitSubscription,
 };
 use super::bindings::fanout::bus::types::SubscribeError;
 use super::convert;
@@ -18,8 +18,14 @@ use crate::view::View;
 type Answer<T> = anyhow::Result<Result<T, SubscribeError>>;
 
 impl Handler<Caller> for Exports {
-    async fn subscribe_queue(&self, caller: Caller, name: String, filter: Filter) -> Answer<WitSubscription> {
-        Ok(match convert::queue(&name, filter) {
+    async fn subscribe_queue(
+        &self,
+        caller: Caller,
+        name: String,
+        filter: Filter,
+        reach: Reach,
+    ) -> Answer<WitSubscription> {
+        Ok(match convert::queue(&name, filter, reach) {
             Ok(asked) => self.subscribe(&caller, asked).await,
             Err(p) => Err(subscribe_refusal(p)),
         })

@@ -76,6 +76,8 @@ impl Subscriber {
         let mut deliveries: Vec<_> = deliveries.into_iter().map(convert::delivery).collect();
         let answers = match reach {
             Reach::BatchHandler => batch_handler::handle_events(&self.client, context, &deliveries).await,
+            // It has no export to call; its deliveries are not pushed.
+            Reach::Inbox => return Err(CallFailure::Unreachable),
             Reach::Handler => match deliveries.pop() {
                 Some(delivery) => handler::handle_event(&self.client, context, &delivery)
                     .await

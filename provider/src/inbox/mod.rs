@@ -1,0 +1,146 @@
+//! Subscriptions whose deliveries are fetched: holds them for their fetcher, and settles them by its verdicts.
+//!
+//! It keeps nothing in memory: what is held is the store's to know, and a token carries the rest, so any instance can
+//! settle what another gave out. The guarantee is that of pushed deliveries: an event leaves its subscription only after
+//! its fetcher said that it is handled, or after its dead letter was stored.
+
+mod fetch;
+mod settle;
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
+use bytes::Bytes;
+use fanout_plan::retry::Rejection;
+use fanout_plan::subscription::Need;
+use fanout_plan::{Code, Problem};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
+
+pub(crate) use fetch::caught_up;
+pub(crate) use settle::settle;
+pub(crate) use token::{Hold, Seal};
+
+use crate::delivery::{Context, Delivery, Held, Settler, admit};
+use crate::jetstream::{Store, StoreError};
+
+/// The most deliveries in one fetch, and the most settlements in one call.
+pub(crate) const MAX_DELIVERIES: usize = 1_000;
+/// The longest that a fetch waits: it has to end before the transport's deadline for an invocation.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(8);
+/// The most bytes of events in one fetch.
+const MAX_BYTES: u64 = 8 << 20;
+/// The same when the caller says nothing.
+const DEFAULT_BYTES: u64 = 1 << 20;
+/// Fetches of one subscription that wait at once, at this instance. One more is answered at once.
+const MAX_WAITING: usize = 64;
+
+/// One subscription that is fetched.
+pub(crate) struct Inbox {
+    context: Arc<Context>,
+    settler: OnceCell<Settler>,
+    /// Forgotten when a pull fails, so that what was made anew is found.
+    consumers: Mutex<Option<Arc<[PullConsumer]>>>,
+    waiting: Semaphore,
+}
+
+/// What a fetch asks for.
+pub(crate) struct Ask {
+    pub(crate) most: u32,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) wait: Duration,
+}
+
+/// What it brought.
+pub(crate) struct Fetched {
+    pub(crate) deliveries: Vec<(Delivery, Hold)>,
+    pub(crate) hold: Duration,
+    pub(crate) caught_up: Option<CaughtUp>,
+}
+
+/// How a backfill stands that has given out all that the log held when it was made.
+pub(crate) struct CaughtUp {
+    pub(crate) replayed: u64,
+    pub(crate) finished: bool,
+}
+
+/// What a fetcher made of a delivery.
+pub(crate) enum Verdict {
+    Handled,
+    Rejected(Rejection),
+    StillWorking,
+    Released,
+}
+
+/// What came of a settlement.
+pub(crate) enum Settled {
+    Taken,
+    Held(Hold),
+}
+
+/// Why a settlement was not taken.
+#[derive(Debug)]
+pub(crate) enum Unsettled {
+    HoldOver(Problem),
+    Unavailable(Problem),
+}
+
+impl Inbox {
+    pub(crate) fn new(context: &Arc<Context>) -> Self {
+        Self {
+            context: Arc::clone(context),
+            settler: OnceCell::new(),
+            consumers: Mutex::default(),
+            waiting: Semaphore::new(MAX_WAITING),
+        }
+    }
+
+    async fn settler(&self) -> Result<&Settler, StoreError> {
+        self.settler.get_or_try_init(|| Settler::new(&self.context)).await
+    }
+
+    async fn consumers(&self) -> Result<Arc<[PullConsumer]>, StoreError> {
+        let mut kept = self.consumers.lock().await;
+        if let Some(consumers) = &*kept {
+            return Ok(Arc::clone(consumers));
+        }
+        let opened: Arc<[_]> = self
+            .context
+            .store
+            .inbox_consumers(&self.context.registered)
+            .await?
+            .into();
+        *kept = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    async fn forget_consumers(&self) {
+        *self.consumers.lock().await = None;
+    }
+
+    fn is_queue(&self) -> bool {
+        self.context.registered.subscription.need == Need::Queue
+    }
+}
+
+/// Reads a message of whichever partition it is of; `None` for what is not to be given out, which is settled.
+async fn admit_here(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<Held> {
+    let partition = context.store.partition_of(message.info().ok()?.stream)?;
+    admit(context, settler, partition, message).await
+}
+
+/// The seal of a bus's tokens.
+pub(crate) async fn seal(store: &Store) -> Result<Seal, Problem> {
+    let fresh = token::fresh_secret().map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))?;
+    let secret: Bytes = store.token_secret(&fresh).await.map_err(unavailable)?;
+    Ok(Seal::new(&secret))
+}
+
+pub(crate) fn unavailable(e: StoreError) -> Problem {
+    let why = std::error::Error::source(&e)
+        .map(|s| format!(" ({s})"))
+        .unwrap_or_default();
+    Problem::new(Code::StoreUnavailable, format!("{e}{why}: try again"))
+}

@@ -1,0 +1,116 @@
+//! `settle`: acts on a fetcher's verdict, at whichever instance it arrives.
+
+use async_nats::jetstream::AckKind;
+use fanout_plan::{Code, Problem};
+
+use super::fetch::nanos;
+use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable};
+use crate::clock;
+use crate::delivery::Health;
+
+/// Settles one delivery.
+pub(crate) async fn settle(inbox: &Inbox, hold: Hold, verdict: Verdict) -> Result<Settled, Unsettled> {
+    if inbox.is_queue() {
+        return Ok(inbox.note(hold, &verdict));
+    }
+    match verdict {
+        // Taken however late it comes: the event was handled, and giving it out once more helps nobody.
+        Verdict::Handled => inbox.handled(&hold).await.map(|()| Settled::Taken),
+        _ if clock::now() >= hold.until => Err(over(&hold)),
+        Verdict::StillWorking => inbox.extend(hold).await.map(Settled::Held),
+        Verdict::Released => inbox.release(&hold).await.map(|()| Settled::Taken),
+        Verdict::Rejected(rejection) => inbox.rejected(&hold, rejection).await.map(|()| Settled::Taken),
+    }
+}
+
+impl Inbox {
+    async fn handled(&self, hold: &Hold) -> Result<(), Unsettled> {
+        let context = &self.context;
+        context
+            .store
+            .settle(&hold.reply, AckKind::Ack)
+            .await
+            .map_err(|e| Unsettled::Unavailable(unavailable(e)))?;
+        Health::count(&context.health.handled);
+        if hold.attempt > 1
+            && let Ok(settler) = self.settler().await
+        {
+            settler.forget(hold.position).await;
+        }
+        Ok(())
+    }
+
+    async fn extend(&self, hold: Hold) -> Result<Hold, Unsettled> {
+        let context = &self.context;
+        let from = clock::now();
+        context
+            .store
+            .settle(&hold.reply, AckKind::Progress)
+            .await
+            .map_err(|e| Unsettled::Unavailable(unavailable(e)))?;
+        Ok(Hold {
+            until: from.saturating_add(nanos(context.store.policy().ack_wait)),
+            ..hold
+        })
+    }
+
+    async fn release(&self, hold: &Hold) -> Result<(), Unsettled> {
+        let given_back = self.context.store.settle(&hold.reply, AckKind::Nak(None));
+        given_back.await.map_err(|e| Unsettled::Unavailable(unavailable(e)))
+    }
+
+    async fn rejected(&self, hold: &Hold, rejection: fanout_plan::retry::Rejection) -> Result<(), Unsettled> {
+        let context = &self.context;
+        let failed = |e| Unsettled::Unavailable(unavailable(e));
+        let settler = self.settler().await.map_err(failed)?;
+        let earlier = settler.earlier_attempts(hold.position).await.map_err(failed)?;
+        if earlier.last().is_some_and(|a| a.attempt >= hold.attempt) {
+            // The same settlement came before, and its answer was lost.
+            return Ok(());
+        }
+        let message = context
+            .store
+            .taken_before(hold.position, &hold.reply)
+            .await
+            .map_err(failed)?;
+        let Some(message) = message else {
+            // The log has let it go meanwhile: there is nothing left to give out again or to set aside.
+            return Err(over(hold));
+        };
+        let Some(held) = admit_here(context, settler, message).await else {
+            return Ok(());
+        };
+        if settler.settle(held, Err(rejection)).await {
+            return Ok(());
+        }
+        Err(Unsettled::Unavailable(Problem::new(
+            Code::StoreUnavailable,
+            format!(
+                "subscription {}: the store did not take what belongs to its event {}: try again",
+                hold.subscription, hold.position
+            ),
+        )))
+    }
+
+    /// A queue subscription settles nothing; what its fetcher says is counted.
+    fn note(&self, hold: Hold, verdict: &Verdict) -> Settled {
+        match verdict {
+            Verdict::StillWorking => Settled::Held(hold),
+            Verdict::Handled => Settled::Taken,
+            Verdict::Rejected(_) | Verdict::Released => {
+                Health::count(&self.context.health.missed);
+                Settled::Taken
+            }
+        }
+    }
+}
+
+fn over(hold: &Hold) -> Unsettled {
+    Unsettled::HoldOver(Problem::new(
+        Code::HoldOver,
+        format!(
+            "subscription {}: the hold of event {} is over, and it is given out again: settle earlier, or say `still-working` before the hold ends",
+            hold.subscription, hold.position
+        ),
+    ))
+}

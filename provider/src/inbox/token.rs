@@ -1,0 +1,137 @@
+//! What stands for a held delivery outside of the bus. A token is sealed: only an instance of this bus can make or read
+//! one, and only for the caller that fetched. Instances share the secret through the store, so that any of them can
+//! settle what another gave out.
+
+use bytes::Bytes;
+use fanout_plan::{Position, SubscriptionName};
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::hkdf;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of the secret.
+const SECRET_BYTES: usize = 32;
+/// Each token has a key of its own, made from the secret and this many random bytes: no nonce can come twice.
+const SALT_BYTES: usize = 32;
+/// The longest token that is looked at.
+const MAX_BYTES: usize = 1_024;
+
+/// A delivery in its fetcher's hands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hold {
+    pub(crate) subscription: SubscriptionName,
+    pub(crate) position: Position,
+    pub(crate) attempt: u32,
+    /// Where the store is told; empty for a queue subscription, which settles nothing.
+    pub(crate) reply: String,
+    /// When it ends, nanoseconds since the Unix epoch.
+    pub(crate) until: i64,
+}
+
+/// Seals and opens tokens.
+pub(crate) struct Seal {
+    secret: hkdf::Prk,
+    random: SystemRandom,
+}
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seal([redacted])")
+    }
+}
+
+/// The system has no randomness to give.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random bytes")]
+pub(crate) struct NoRandomness;
+
+/// A fresh secret, for the instance that is the first to need one.
+pub(crate) fn fresh_secret() -> Result<[u8; SECRET_BYTES], NoRandomness> {
+    let mut secret = [0; SECRET_BYTES];
+    SystemRandom::new().fill(&mut secret).map_err(|_| NoRandomness)?;
+    Ok(secret)
+}
+
+impl Seal {
+    pub(crate) fn new(secret: &[u8]) -> Self {
+        Self {
+            secret: hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret),
+            random: SystemRandom::new(),
+        }
+    }
+
+    /// A token of a hold, for one caller.
+    pub(crate) fn seal(&self, caller: &str, hold: &Hold) -> Result<Bytes, NoRandomness> {
+        let mut token = vec![0; SALT_BYTES];
+        self.random.fill(&mut token).map_err(|_| NoRandomness)?;
+        let key = self.key(&token).ok_or(NoRandomness)?;
+        // A hold is made of strings and numbers: it always has this form.
+        let mut sealed = serde_json::to_vec(hold).map_err(|_| NoRandomness)?;
+        key.seal_in_place_append_tag(nonce(), Aad::from(caller), &mut sealed)
+            .map_err(|_| NoRandomness)?;
+        token.extend_from_slice(&sealed);
+        Ok(token.into())
+    }
+
+    /// What a token stands for; `None` when it is not this bus's and this caller's.
+    pub(crate) fn open(&self, caller: &str, token: &[u8]) -> Option<Hold> {
+        if token.len() > MAX_BYTES {
+            return None;
+        }
+        let (salt, sealed) = token.split_at_checked(SALT_BYTES)?;
+        let mut sealed = sealed.to_vec();
+        let hold = self
+            .key(salt)?
+            .open_in_place(nonce(), Aad::from(caller), &mut sealed)
+            .ok()?;
+        serde_json::from_slice(hold).ok()
+    }
+
+    fn key(&self, salt: &[u8]) -> Option<LessSafeKey> {
+        let info = [&b"fanout inbox token"[..], salt];
+        let key = self.secret.expand(&info, &aead::CHACHA20_POLY1305).ok()?;
+        Some(LessSafeKey::new(UnboundKey::from(key)))
+    }
+}
+
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; aead::NONCE_LEN])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold() -> Hold {
+        Hold {
+            subscription: "invoicing".parse().unwrap(),
+            position: Position::undivided(7),
+            attempt: 1,
+            reply: "$JS.ACK.x".into(),
+            until: 9,
+        }
+    }
+
+    #[test]
+    fn a_token_is_its_fetchers_alone() {
+        let seal = Seal::new(&[1; SECRET_BYTES]);
+        let token = seal.seal("invoicing", &hold()).unwrap();
+        assert_eq!(seal.open("invoicing", &token), Some(hold()));
+        assert_eq!(
+            Seal::new(&[1; SECRET_BYTES]).open("invoicing", &token),
+            Some(hold()),
+            "another instance"
+        );
+        assert_eq!(seal.open("thief", &token), None);
+        assert_eq!(Seal::new(&[2; SECRET_BYTES]).open("invoicing", &token), None);
+        for i in 0..token.len() {
+            let mut altered = token.to_vec();
+            altered[i] ^= 1;
+            assert_eq!(seal.open("invoicing", &altered), None, "byte {i}");
+        }
+        assert_eq!(seal.open("invoicing", &token[..20]), None);
+        assert_eq!(seal.open("invoicing", &[0; 4096]), None);
+        let text = String::from_utf8_lossy(&token);
+        assert!(!text.contains("JS.ACK"), "nothing of it can be read");
+    }
+}

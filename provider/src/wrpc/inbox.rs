@@ -1,0 +1,244 @@
+//! `inbox`: deliveries for those who fetch them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanout_plan::link::Grant;
+use fanout_plan::subscription::{Progress, Reach, Registered};
+use fanout_plan::{Code, Problem};
+use fanout_transport::Caller;
+use futures::{StreamExt as _, stream};
+
+use super::bindings::exports::fanout::bus::inbox::{
+    CaughtUp, Fetched, Handler, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict as WitVerdict,
+};
+use super::convert::{self, problem};
+use super::serve::Exports;
+use crate::inbox::{self, Ask, Hold, Inbox, MAX_DELIVERIES, Seal, Unsettled, Verdict};
+use crate::view::View;
+
+/// Settlements of one call that are under way at once.
+const AT_ONCE: usize = 64;
+
+impl Handler<Caller> for Exports {
+    async fn fetch(
+        &self,
+        caller: Caller,
+        subscription: String,
+        max_deliveries: u32,
+        max_bytes: Option<u64>,
+        wait_ms: u32,
+    ) -> anyhow::Result<Result<Fetched, InboxError>> {
+        let ask = Ask {
+            most: max_deliveries,
+            max_bytes,
+            wait: Duration::from_millis(wait_ms.into()),
+        };
+        Ok(self.fetch_for(&caller, &subscription, ask).await.map_err(refusal))
+    }
+
+    async fn settle(
+        &self,
+        caller: Caller,
+        settlements: Vec<Settlement>,
+    ) -> anyhow::Result<Vec<Result<Settled, SettleError>>> {
+        if settlements.len() > MAX_DELIVERIES {
+            let refused = Problem::new(
+                Code::TooManyEvents,
+                format!(
+                    "{} settlements in one call: at most {MAX_DELIVERIES} are taken, and none of these was",
+                    settlements.len()
+                ),
+            );
+            let refused = problem(refused);
+            return Ok(settlements
+                .iter()
+                .map(|_| Err(SettleError::Unavailable(refused.clone())))
+                .collect());
+        }
+        let seal = match self.seal().await {
+            Ok(seal) => seal,
+            Err(p) => {
+                let refused = problem(p);
+                return Ok(settlements
+                    .iter()
+                    .map(|_| Err(SettleError::Unavailable(refused.clone())))
+                    .collect());
+            }
+        };
+        let (caller, seal) = (&caller, &seal);
+        Ok(stream::iter(settlements)
+            .map(|s| async move { self.settle_one(caller, seal, s).await })
+            .buffered(AT_ONCE)
+            .collect()
+            .await)
+    }
+}
+
+impl Exports {
+    async fn fetch_for(&self, caller: &Caller, subscription: &str, ask: Ask) -> Result<Fetched, Problem> {
+        let view = self.bus.view();
+        let (registered, inbox) = find(&view, caller, subscription)?;
+        let Some(inbox) = inbox else {
+            return Ok(Fetched {
+                deliveries: Vec::new(),
+                hold_ms: 0,
+                caught_up: inbox::caught_up(registered).map(caught_up),
+            });
+        };
+        let seal = self.seal().await?;
+        let fetched = inbox.fetch(registered, ask).await.map_err(inbox::unavailable)?;
+        let mut deliveries = Vec::with_capacity(fetched.deliveries.len());
+        for (delivery, hold) in fetched.deliveries {
+            deliveries.push(HeldDelivery {
+                token: token(&seal, caller, &hold)?,
+                delivery: convert::delivery(delivery),
+            });
+        }
+        Ok(Fetched {
+            deliveries,
+            hold_ms: u64::try_from(fetched.hold.as_millis()).unwrap_or(u64::MAX),
+            caught_up: fetched.caught_up.map(caught_up),
+        })
+    }
+
+    async fn settle_one(&self, caller: &Caller, seal: &Seal, settlement: Settlement) -> Result<Settled, SettleError> {
+        let Some(hold) = seal.open(&caller.component, &settlement.token) else {
+            return Err(SettleError::InvalidToken(problem(Problem::new(
+                Code::InvalidToken,
+                format!(
+                    "component {} was given no such token: settle with the one that came with the delivery",
+                    caller.component
+                ),
+            ))));
+        };
+        let view = self.bus.view();
+        let (_, inbox) = find(&view, caller, hold.subscription.as_str()).map_err(settle_refusal)?;
+        let verdict = match settlement.verdict {
+            WitVerdict::Handled => Verdict::Handled,
+            WitVerdict::Rejected(r) => Verdict::Rejected(convert::rejection(r)),
+            WitVerdict::StillWorking => Verdict::StillWorking,
+            WitVerdict::Released => Verdict::Released,
+        };
+        let Some(inbox) = inbox else {
+            // A backfill is finished once all of its events are settled.
+            return Ok(Settled::Taken);
+        };
+        match inbox::settle(inbox, hold, verdict).await {
+            Ok(inbox::Settled::Taken) => Ok(Settled::Taken),
+            Ok(inbox::Settled::Held(hold)) => token(seal, caller, &hold).map(Settled::Held).map_err(settle_refusal),
+            Err(Unsettled::HoldOver(p)) => Err(SettleError::HoldOver(problem(p))),
+            Err(Unsettled::Unavailable(p)) => Err(SettleError::Unavailable(problem(p))),
+        }
+    }
+
+    async fn seal(&self) -> Result<Arc<Seal>, Problem> {
+        let view = self.bus.view();
+        let store = view.store()?;
+        let bus = &store.policy().bus;
+        let mut kept = self.seal.lock().await;
+        if let Some((of, seal)) = &*kept
+            && of == bus
+        {
+            return Ok(Arc::clone(seal));
+        }
+        let seal = Arc::new(inbox::seal(store).await?);
+        *kept = Some((bus.clone(), Arc::clone(&seal)));
+        Ok(seal)
+    }
+}
+
+fn token(seal: &Seal, caller: &Caller, hold: &Hold) -> Result<bytes::Bytes, Problem> {
+    seal.seal(&caller.component, hold)
+        .map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))
+}
+
+/// A subscription of the caller's that it may fetch now; without an inbox once it is finished.
+fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Registered, Option<&'a Inbox>), Problem> {
+    let grant = grant(view, caller)?;
+    let registered = name
+        .parse()
+        .ok()
+        .and_then(|name| view.registry.get(&name))
+        .filter(|r| r.component == caller.component)
+        .ok_or_else(|| {
+            Problem::new(
+                Code::UnknownSubscription,
+                format!(
+                    "component {} has no subscription {name:?}: declare it in a link, or subscribe to it",
+                    caller.component
+                ),
+            )
+        })?;
+    let subscription = &registered.subscription;
+    if subscription.reach != Reach::Inbox {
+        return Err(Problem::new(
+            Code::NotAnInbox,
+            format!("subscription {name} is given to a handler: make it with the reach `inbox` to fetch it"),
+        ));
+    }
+    if !grant.allows.covers(&subscription.filter) {
+        return Err(Problem::new(
+            Code::TenantNotPermitted,
+            format!(
+                "link {} of component {} does not allow every tenant and event type of subscription {name}: widen its `tenants` and `event-types`, or narrow the subscription",
+                caller.link, caller.component
+            ),
+        ));
+    }
+    if registered.progress == Progress::Finished {
+        return Ok((registered, None));
+    }
+    match view.inboxes.get(&subscription.name) {
+        Some(inbox) => Ok((registered, Some(&**inbox))),
+        None => Err(view.detached.get(&subscription.name).cloned().unwrap_or_else(|| {
+            Problem::new(
+                Code::BusNotReady,
+                format!("subscription {name} is not being served yet: try again"),
+            )
+        })),
+    }
+}
+
+fn caught_up(c: inbox::CaughtUp) -> CaughtUp {
+    CaughtUp {
+        replayed: c.replayed,
+        finished: c.finished,
+    }
+}
+
+fn grant<'a>(view: &'a View, caller: &Caller) -> Result<&'a Grant, Problem> {
+    let grant = view.grant(&caller.component, &caller.link)?;
+    if grant.inbox {
+        return Ok(grant);
+    }
+    Err(Problem::new(
+        Code::InterfaceNotLinked,
+        format!(
+            "link {} of component {} does not include `inbox`: add it to the link's interfaces",
+            caller.link, caller.component
+        ),
+    ))
+}
+
+fn refusal(p: Problem) -> InboxError {
+    match p.code {
+        Code::NotLinked
+        | Code::LinkRefused
+        | Code::InterfaceNotLinked
+        | Code::TenantNotPermitted
+        | Code::EventTypeNotPermitted
+        | Code::SubscriberUnlinked => InboxError::NotPermitted(problem(p)),
+        Code::UnknownSubscription => InboxError::UnknownSubscription(problem(p)),
+        Code::NotAnInbox => InboxError::InvalidRequest(problem(p)),
+        _ => InboxError::Unavailable(problem(p)),
+    }
+}
+
+fn settle_refusal(p: Problem) -> SettleError {
+    match refusal(p) {
+        InboxError::NotPermitted(p) => SettleError::NotPermitted(p),
+        InboxError::UnknownSubscription(p) | InboxError::InvalidRequest(p) => SettleError::InvalidToken(p),
+        InboxError::Unavailable(p) => SettleError::Unavailable(p),
+    }
+}
