@@ -43,6 +43,9 @@ pub(crate) struct Parts {
     /// The wadm manifest, with placeholders such as @PARTS@
     #[arg(long, env = "FANOUT_MANIFEST")]
     pub(crate) manifest: PathBuf,
+    /// What the run's secrets backend hands out: a JSON object of texts, by the key that the manifest gives
+    #[arg(long, env = "FANOUT_SECRETS", value_name = "FILE")]
+    pub(crate) secrets: Option<PathBuf>,
     /// Where a failed run leaves its logs; by default, beside the other temporary folders
     #[arg(long, env = "FANOUT_LOGS")]
     pub(crate) logs: Option<PathBuf>,

@@ -11,7 +11,7 @@ use wasmcloud_host::WasmbusHostConfig;
 use wasmcloud_host::url::Url;
 use wasmcloud_host::wasmbus::{Features, Host};
 
-use crate::control;
+use crate::{control, secrets};
 
 /// The lattice of a run.
 pub(crate) const LATTICE: &str = "default";
@@ -55,6 +55,8 @@ impl EmbeddedHost {
             max_execution_time: MAX_EXECUTION_TIME,
             provider_shutdown_delay: Some(PROVIDER_SHUTDOWN_DELAY),
             heartbeat_interval: Some(HEARTBEAT_INTERVAL),
+            // Asked only for what a manifest names as a secret.
+            secrets_topic_prefix: Some(secrets::TOPIC.to_owned()),
             ..Default::default()
         };
         // Boxed: the future is large, and a debug build moves it about on the stack.

@@ -22,6 +22,7 @@ mod nats;
 mod processes;
 mod readiness;
 mod rundir;
+mod secrets;
 mod signature;
 mod stack;
 mod up;

@@ -20,6 +20,7 @@ use crate::nats::NatsServer;
 use crate::processes;
 use crate::readiness::{self, Missing};
 use crate::rundir::RunDir;
+use crate::secrets::{self, Secrets, SecretsBackend};
 use crate::signature::Secret;
 
 /// The file name of the packed Fanout provider, without its extension. The host's copy of it has it in its name.
@@ -32,6 +33,7 @@ pub(crate) const KEYVALUE_ARCHIVE: &str = "fanout_dev_keyvalue";
 pub(crate) struct Stack {
     nats: Option<NatsServer>,
     client: Option<async_nats::Client>,
+    secrets: Option<SecretsBackend>,
     deployer: Option<Deployer>,
     host: Option<EmbeddedHost>,
     application: Option<Application>,
@@ -51,7 +53,7 @@ impl Stack {
     /// Starts everything that the manifest names and waits until it answers. Returns how long that took.
     pub(crate) async fn start(&mut self, parts: &Parts, run: &RunDir, endpoints: &Endpoints) -> Result<Duration> {
         let began = Instant::now();
-        self.start_runtime(&parts.nats_server, run).await?;
+        self.start_runtime(parts, run).await?;
         self.deploy().await?;
         self.deployed().await?;
         info!("deployed, says wadm");
@@ -60,10 +62,14 @@ impl Stack {
         Ok(began.elapsed())
     }
 
-    async fn start_runtime(&mut self, nats_server: &Path, run: &RunDir) -> Result<()> {
+    async fn start_runtime(&mut self, parts: &Parts, run: &RunDir) -> Result<()> {
         info!("starting nats-server");
-        let nats = self.nats.insert(NatsServer::start(nats_server, run).await?);
+        let nats = self.nats.insert(NatsServer::start(&parts.nats_server, run).await?);
         let client = self.client.insert(nats.connect().await?);
+        if let Some(file) = &parts.secrets {
+            let secrets = Secrets::read(file)?;
+            self.secrets = Some(SecretsBackend::start(client.clone(), secrets).await?);
+        }
         let address = nats.address().to_owned();
         info!(%address, "nats-server listens; starting wadm and the host");
         let deployer = self.deployer.insert(Deployer::start(&address, client.clone()).await?);
@@ -135,6 +141,7 @@ impl Stack {
         if let Some(host) = self.host.take() {
             note(host.stop().await);
         }
+        drop(self.secrets.take());
         drop(self.client.take());
         if let Some(nats) = self.nats.take() {
             note(nats.stop().await);
@@ -178,19 +185,27 @@ async fn pack_parts(parts: &Parts, application: &Application, folder: &Path) -> 
         pack(KEYVALUE_ARCHIVE, parts.keyvalue.as_deref(), "FANOUT_KEYVALUE_BIN"),
     )?;
     match &parts.components {
-        Some(components) => copy_components(components, folder),
+        Some(components) => copy_components(components, folder, parts.secrets.is_some()),
         None => Ok(()),
     }
 }
 
-fn copy_components(from: &Path, to: &Path) -> Result<()> {
+/// Copies the components, with an identity if they are to be given secrets.
+fn copy_components(from: &Path, to: &Path, with_identity: bool) -> Result<()> {
     let failed = || format!("can't read the components in {}", from.display());
     for entry in std::fs::read_dir(from).with_context(failed)? {
         let path = entry.with_context(failed)?.path();
         if path.extension().is_some_and(|extension| extension == "wasm")
             && let Some(name) = path.file_name()
         {
-            std::fs::copy(&path, to.join(name)).with_context(|| format!("can't copy {}", path.display()))?;
+            let failed = || format!("can't copy {}", path.display());
+            if with_identity {
+                let component = std::fs::read(&path).with_context(failed)?;
+                let signed = secrets::sign(&name.to_string_lossy(), &component)?;
+                std::fs::write(to.join(name), signed).with_context(failed)?;
+            } else {
+                std::fs::copy(&path, to.join(name)).with_context(failed)?;
+            }
         }
     }
     Ok(())

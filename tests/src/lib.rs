@@ -5,7 +5,9 @@
 
 mod bench;
 mod component;
+pub mod http;
 mod provider;
+pub mod webhook_host;
 
 pub use bench::{Bench, LinkTo, eventually};
 pub use component::{Component, Seen, Verdict, event};

@@ -28,6 +28,17 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     }
 }
 
+/// An answer that is a text.
+pub fn text(status: StatusCode, text: &str) -> Answer {
+    let mut answer = Response::new(text.as_bytes().to_vec());
+    *answer.status_mut() = status;
+    with_header(
+        answer,
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    )
+}
+
 /// 204: done, and there is nothing to say.
 pub fn no_content() -> Answer {
     let mut answer = Response::new(Vec::new());

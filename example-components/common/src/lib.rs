@@ -8,8 +8,8 @@
 //! - [`store`]: the key-value store as a trait, and what is built on it; [`memory`] is one for tests.
 //! - [`stripe`]: the shape of Stripe's events.
 //!
-//! All of it is plain Rust that runs natively. The two modules that touch the host, `bus` (the bindings of the bus's
-//! types) and `wasi_store`, exist only in a component.
+//! All of it is plain Rust that runs natively. The three modules that touch the host, `bus` (the bindings of the bus's
+//! types), `secrets` and `wasi_store`, exist only in a component.
 
 pub mod answer;
 pub mod batch;
@@ -20,6 +20,8 @@ pub mod delivery;
 pub mod key;
 pub mod memory;
 pub mod path;
+#[cfg(target_family = "wasm")]
+pub mod secrets;
 pub mod store;
 pub mod stripe;
 #[cfg(target_family = "wasm")]

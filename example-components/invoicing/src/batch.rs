@@ -8,9 +8,13 @@ use component_support::{
 
 use crate::line::{self, Line};
 
-/// Writes the lines of a batch. One result for each delivery, in order.
-pub fn handle(store: &impl KeyValue, deliveries: &[Delivery<'_>]) -> Vec<Result<(), Rejection>> {
-    batch::write(store, deliveries.iter().map(entry).collect())
+/// Writes the lines of a batch. One result for each delivery, in order; one that is rejected already stays so.
+pub fn handle<'a>(
+    store: &impl KeyValue,
+    deliveries: impl IntoIterator<Item = Result<Delivery<'a>, Rejection>>,
+) -> Vec<Result<(), Rejection>> {
+    let entry = |delivery: Result<Delivery<'_>, Rejection>| entry(&delivery?);
+    batch::write(store, deliveries.into_iter().map(entry).collect())
 }
 
 fn entry(delivery: &Delivery<'_>) -> Result<Entry, Rejection> {
@@ -46,7 +50,7 @@ mod tests {
     fn each_delivery_is_answered_for_itself_and_in_order() {
         let store = MemoryStore::default();
         let deliveries = [("a", GOOD), ("b", LATER), ("c", GOOD), ("d", NEVER), ("e/1", GOOD)];
-        let results = handle(&store, &deliveries.map(|(id, data)| delivery(id, data)));
+        let results = handle(&store, deliveries.map(|(id, data)| Ok(delivery(id, data))));
         assert_eq!(results[0], Ok(()));
         assert_eq!(results[1], Err(Rejection::Retry("no exchange rate for XTS".to_owned())));
         assert_eq!(results[2], Ok(()));
@@ -59,14 +63,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_rejected_before_is_not_written() {
+        let store = MemoryStore::default();
+        let rejected = || Rejection::DeadLetter("not proven".to_owned());
+        let results = handle(&store, [Err(rejected()), Ok(delivery("b", GOOD))]);
+        assert_eq!(results, [Err(rejected()), Ok(())]);
+        assert_eq!(Vec::from_iter(store.dump().into_keys()), ["lines/acme/b"]);
+    }
+
+    #[test]
     fn an_event_that_comes_again_is_one_line() {
         let store = MemoryStore::default();
         assert_eq!(
-            handle(&store, &[delivery("a", GOOD), delivery("a", GOOD)]),
+            handle(&store, [Ok(delivery("a", GOOD)), Ok(delivery("a", GOOD))]),
             [Ok(()), Ok(())]
         );
         let before = store.dump();
-        assert_eq!(handle(&store, &[delivery("a", GOOD)]), [Ok(())]);
+        assert_eq!(handle(&store, [Ok(delivery("a", GOOD))]), [Ok(())]);
         assert_eq!(store.dump(), before);
         assert_eq!(before.len(), 1);
     }

@@ -2,11 +2,18 @@
 
 #![allow(unsafe_code, reason = "the generated bindings cross the boundary")]
 
-use component_support::{answer, bus::types, delivery::Delivery, wasi_store::WasiStore};
+use component_support::{
+    answer,
+    bus::types,
+    delivery::{Delivery, Rejection},
+    secrets,
+    wasi_store::WasiStore,
+};
 use exports::fanout::bus::batch_handler::Guest;
-use wasmcloud_component::http;
+use wasmcloud_component::{http, wasi::config};
+use webhook_source::{Claim, Secrets, setting::Settings};
 
-use crate::{batch, http_api};
+use crate::{batch, http_api, provenance};
 
 wit_bindgen::generate!({
     path: ["../../wit", "wit"],
@@ -24,20 +31,54 @@ http::export!(Component);
 
 impl Guest for Component {
     fn handle_events(deliveries: Vec<types::Delivery>) -> Vec<Result<(), types::Rejection>> {
-        let store = match WasiStore::open(BUCKET) {
-            Ok(store) => store,
+        let ready = WasiStore::open(BUCKET)
+            .map_err(|error| error.to_string())
+            .and_then(|store| Ok((store, settings()?)));
+        let (store, settings) = match ready {
+            Ok(ready) => ready,
             Err(error) => {
                 return deliveries
                     .iter()
-                    .map(|_| Err(types::Rejection::Retry(error.to_string())))
+                    .map(|_| Err(types::Rejection::Retry(error.clone())))
                     .collect();
             }
         };
-        let deliveries: Vec<_> = deliveries.iter().map(Delivery::from).collect();
-        batch::handle(&store, &deliveries)
+        batch::handle(&store, deliveries.iter().map(|delivery| checked(&settings, delivery)))
             .into_iter()
             .map(|result| result.map_err(Into::into))
             .collect()
+    }
+}
+
+fn settings() -> Result<Settings, String> {
+    config::store::get_all().map_err(|_| "the configuration can't be read".to_owned())
+}
+
+/// A delivery whose provenance holds, or is not demanded.
+fn checked<'a>(settings: &Settings, delivery: &'a types::Delivery) -> Result<Delivery<'a>, Rejection> {
+    let event = &delivery.event;
+    let extensions: Vec<_> = event
+        .extensions
+        .iter()
+        .map(|attribute| (attribute.name.as_str(), attribute.value.as_str()))
+        .collect();
+    let claim = Claim {
+        tenant: &event.tenant,
+        event_type: &event.event_type,
+        id: &event.id,
+        extensions: &extensions,
+        data: &event.data,
+    };
+    provenance::check(settings, &GivenSecrets, &event.source, &claim)?;
+    Ok(Delivery::from(delivery))
+}
+
+/// The secrets that the manifest gives to this component.
+struct GivenSecrets;
+
+impl Secrets for GivenSecrets {
+    fn secret(&self, name: &str) -> Result<Option<String>, String> {
+        secrets::read(name)
     }
 }
 

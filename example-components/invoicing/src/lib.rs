@@ -6,6 +6,7 @@
 //!
 //! - [`line`](mod@line): what an invoice event says.
 //! - [`batch`]: many deliveries into the store.
+//! - [`provenance`]: what is demanded of an event before it counts.
 //! - [`totals`]: lines and sums for each tenant.
 //! - [`http_api`]: `GET /invoices` and `GET /invoices/{tenant}`.
 
@@ -14,4 +15,5 @@ pub mod batch;
 mod component;
 pub mod http_api;
 pub mod line;
+pub mod provenance;
 pub mod totals;

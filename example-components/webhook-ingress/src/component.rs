@@ -4,15 +4,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use component_support::bus::types;
+use component_support::{bus::types, secrets};
 use fanout::bus::publisher;
-use wasmcloud_component::{error, http, info, wasi::config};
+use wasmcloud_component::{error, http, info, warn, wasi::config};
+use webhook_source::{Event, Secrets, setting::Settings};
 
 use crate::{
-    event::Event,
-    ingress::{self, Host},
+    ingress::{self, Host, Level},
     publish::{Position, Problem, PublishError, Receipt},
-    setting::Settings,
 };
 
 wit_bindgen::generate!({
@@ -30,26 +29,25 @@ http::export!(Component);
 
 impl http::Server for Component {
     fn handle(request: http::IncomingRequest) -> http::Result<http::Response<impl http::OutgoingBody>> {
-        let path = request.uri().path().to_owned();
-        Ok(match ingress::receive(&LinkedHost, request) {
-            Ok(receipt) => ingress::answer(&receipt),
-            Err(refusal) => {
-                let answer = refusal.answer();
-                // Escaped, so that a sender can't write lines of its own into the log.
-                let reason = refusal.to_string();
-                if refusal.concerns_operator() {
-                    error!("{} at {path}: {}", answer.status(), reason.escape_debug());
-                } else {
-                    info!("{} at {path}: {}", answer.status(), reason.escape_debug());
-                }
-                answer
-            }
-        })
+        let (answer, note) = ingress::answer(&LinkedHost, request);
+        match note {
+            Some(note) if note.level == Level::Error => error!("{}", note.text),
+            Some(note) if note.level == Level::Warning => warn!("{}", note.text),
+            Some(note) => info!("{}", note.text),
+            None => {}
+        }
+        Ok(answer)
     }
 }
 
 /// The host, and the bus that the component is linked to.
 struct LinkedHost;
+
+impl Secrets for LinkedHost {
+    fn secret(&self, name: &str) -> Result<Option<String>, String> {
+        secrets::read(name)
+    }
+}
 
 impl Host for LinkedHost {
     fn settings(&self) -> Result<Settings, String> {
@@ -64,28 +62,55 @@ impl Host for LinkedHost {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
 
-    fn publish(&self, event: Event) -> Result<Receipt, PublishError> {
-        let receipt = publisher::publish_tenant_event(&types::Event {
-            tenant: event.tenant,
-            event_type: event.event_type,
-            id: event.id,
-            source: event.source,
-            subject: None,
-            time: event.time,
-            data_content_type: event.data_content_type.map(str::to_owned),
-            data_schema: None,
-            extensions: Vec::new(),
-            ordering_key: None,
-            data: event.data,
-        })?;
-        Ok(Receipt {
+    fn publish(&self, events: Vec<Event>) -> Vec<Result<Receipt, PublishError>> {
+        let mut events: Vec<types::Event> = events.into_iter().map(to_bus).collect();
+        let results = match events.pop() {
+            // One by itself takes the shorter way.
+            Some(only) if events.is_empty() => vec![publisher::publish_tenant_event(&only)],
+            Some(last) => {
+                events.push(last);
+                publisher::publish_tenant_events(&events)
+            }
+            None => Vec::new(),
+        };
+        let plain = |result: Result<types::Receipt, types::PublishError>| match result {
+            Ok(receipt) => Ok(receipt.into()),
+            Err(error) => Err(error.into()),
+        };
+        results.into_iter().map(plain).collect()
+    }
+}
+
+fn to_bus(event: Event) -> types::Event {
+    types::Event {
+        tenant: event.tenant,
+        event_type: event.event_type,
+        id: event.id,
+        source: event.source,
+        subject: None,
+        time: event.time,
+        data_content_type: event.data_content_type.map(str::to_owned),
+        data_schema: None,
+        extensions: event
+            .extensions
+            .into_iter()
+            .map(|(name, value)| types::Attribute { name, value })
+            .collect(),
+        ordering_key: None,
+        data: event.data,
+    }
+}
+
+impl From<types::Receipt> for Receipt {
+    fn from(receipt: types::Receipt) -> Self {
+        Self {
             position: Position {
                 partition: receipt.position.partition,
                 offset: receipt.position.offset,
             },
             duplicate: receipt.duplicate,
             durable_subscriptions: receipt.durable_subscriptions,
-        })
+        }
     }
 }
 

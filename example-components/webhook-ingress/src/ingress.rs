@@ -6,36 +6,68 @@ use component_support::{
     answer::{self, Answer},
     body, path,
 };
-use http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
+use serde::Serialize;
+use webhook_signature::Scheme;
+use webhook_source::{Event, Secrets, Source, Webhook, setting::Settings};
 
 use crate::{
-    event::{Event, Webhook},
-    place::Place,
     publish::{PublishError, Receipt},
     refusal::Refusal,
-    setting::Settings,
-    source::Source,
 };
 
 /// What the component needs of its host.
-pub trait Host {
+pub trait Host: Secrets {
     /// The component's configuration.
     fn settings(&self) -> Result<Settings, String>;
 
     /// The time in seconds since 1970.
     fn now(&self) -> i64;
 
-    /// Publishes an event.
-    fn publish(&self, event: Event) -> Result<Receipt, PublishError>;
+    /// Publishes events, one or more: one result for each, in order.
+    fn publish(&self, events: Vec<Event>) -> Vec<Result<Receipt, PublishError>>;
 }
 
-/// The answer to a webhook that was accepted.
-pub fn answer(receipt: &Receipt) -> Answer {
-    answer::json(StatusCode::OK, receipt)
+/// What became of a request that was not refused.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// A webhook whose events are stored, every one.
+    Stored {
+        /// Its source's scheme.
+        scheme: Scheme,
+        /// A receipt for each event, in order; none if the webhook held no events.
+        receipts: Vec<Receipt>,
+        /// The source whose secret stands in the configuration, if it does.
+        exposed: Option<String>,
+    },
+    /// A vendor's question whether this is the right address, and its answer.
+    Challenge(String),
 }
 
-/// Takes a webhook in. A receipt means that its event is stored.
-pub fn receive<B: Read>(host: &impl Host, request: Request<B>) -> Result<Receipt, Refusal> {
+impl Accepted {
+    /// The answer that the sender needs.
+    pub fn answer(&self) -> Answer {
+        /// Many receipts as they are answered.
+        #[derive(Serialize)]
+        struct Receipts<'a> {
+            receipts: &'a [Receipt],
+        }
+        match self {
+            Self::Challenge(response) => answer::text(StatusCode::OK, response),
+            // The text by which Adyen's standard webhooks are acknowledged.
+            Self::Stored {
+                scheme: Scheme::Adyen, ..
+            } => answer::text(StatusCode::OK, "[accepted]"),
+            Self::Stored { receipts, .. } => match receipts.as_slice() {
+                [receipt] => answer::json(StatusCode::OK, receipt),
+                receipts => answer::json(StatusCode::OK, &Receipts { receipts }),
+            },
+        }
+    }
+}
+
+/// Takes a request in. Every receipt means that its event is stored.
+pub fn receive<B: Read>(host: &impl Host, request: Request<B>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let no_such_path = || Refusal::NoSuchPath { path: path.to_owned() };
@@ -47,28 +79,50 @@ pub fn receive<B: Read>(host: &impl Host, request: Request<B>) -> Result<Receipt
         ["webhooks", name, tenant] => (*name, Some(*tenant)),
         _ => return Err(no_such_path()),
     };
-    if head.method != Method::POST {
+    if head.method != Method::POST && head.method != Method::GET {
         return Err(Refusal::MethodNotAllowed { method: head.method });
     }
     let source = find_source(host, name)?;
-    let names_tenant = source.tenant == Place::Path;
-    if names_tenant != path_tenant.is_some() {
+    if source.tenant.has_path() != path_tenant.is_some() {
         return Err(no_such_path());
+    }
+    if head.method == Method::GET {
+        return challenge(&source, head.uri.query()).ok_or(Refusal::MethodNotAllowed { method: head.method });
     }
 
     let body = read_body(&source, &head.headers, body)?;
-    verify(&source, &head.headers, &body, host.now())?;
-    // Only from here on is the body read as anything but bytes.
-    let event = Webhook::new(&source, path_tenant, &head.headers, body).into_event()?;
-    host.publish(event).map_err(Refusal::Publish)
+    let webhook = Webhook {
+        path_tenant,
+        headers: &head.headers,
+        body: &body,
+    };
+    let events = source.events(webhook, host.now())?;
+    Ok(Accepted::Stored {
+        scheme: source.scheme(),
+        receipts: publish(host, events)?,
+        exposed: source.secret_in_config.then_some(source.name),
+    })
 }
 
 fn find_source(host: &impl Host, name: &str) -> Result<Source, Refusal> {
     let settings = host
         .settings()
         .map_err(|reason| Refusal::SettingsUnavailable { reason })?;
-    let source = Source::find(&settings, name).map_err(Refusal::InvalidSettings)?;
+    let source = Source::find(&settings, name, host).map_err(Refusal::InvalidSettings)?;
     source.ok_or_else(|| Refusal::UnknownSource { name: name.to_owned() })
+}
+
+/// Braintree asks, when a webhook is set up, for the signature of a challenge in the query.
+fn challenge(source: &Source, query: Option<&str>) -> Option<Accepted> {
+    if source.scheme() != Scheme::Braintree {
+        return None;
+    }
+    let query = form_urlencoded::parse(query?.as_bytes());
+    let mut challenges = query.filter(|(name, _)| name == "bt_challenge").map(|(_, value)| value);
+    let (challenge, None) = (challenges.next()?, challenges.next()) else {
+        return None;
+    };
+    webhook_signature::braintree::answer_challenge(&source.keys, &challenge).map(Accepted::Challenge)
 }
 
 fn read_body(source: &Source, headers: &HeaderMap, body: impl Read) -> Result<Vec<u8>, Refusal> {
@@ -82,14 +136,88 @@ fn read_body(source: &Source, headers: &HeaderMap, body: impl Read) -> Result<Ve
     Ok(body::read(body, limit)?)
 }
 
-fn verify(source: &Source, headers: &HeaderMap, body: &[u8], now: i64) -> Result<(), Refusal> {
-    let headers: Vec<_> = headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()))
-        .collect();
-    let request = webhook_signature::Request::new(&headers, body);
-    let verified = webhook_signature::verify(&source.keys, &request, now, source.tolerance);
-    verified.map(drop).map_err(Refusal::Signature)
+/// All of a webhook's events, or a refusal. What was stored of a webhook that is refused for now is a duplicate when the
+/// sender repeats it.
+fn publish(host: &impl Host, events: Vec<Event>) -> Result<Vec<Receipt>, Refusal> {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    let expected = events.len();
+    let results = host.publish(events);
+    let missing = results.len() != expected;
+    let mut receipts = Vec::with_capacity(expected);
+    let mut refused: Option<PublishError> = None;
+    for result in results {
+        match result {
+            Ok(receipt) => receipts.push(receipt),
+            Err(error) => refused = Some(refused.map_or_else(|| error.clone(), |worst| worst.worse(error.clone()))),
+        }
+    }
+    match refused {
+        Some(error) => Err(Refusal::Publish(error)),
+        None if missing => Err(Refusal::Publish(PublishError::missing_result())),
+        None => Ok(receipts),
+    }
+}
+
+/// Answers what was asked for, and says what the log should hold.
+pub fn answer<B: Read>(host: &impl Host, request: Request<B>) -> (Response<Vec<u8>>, Option<Note>) {
+    let at = request.uri().path().to_owned();
+    let now = host.now();
+    match receive(host, request) {
+        Ok(accepted) => {
+            let note = match &accepted {
+                // A component has no memory in which to note that it has said so: it says so in one second of a minute.
+                Accepted::Stored {
+                    exposed: Some(source), ..
+                } if now.rem_euclid(60) == 0 => Some(Note {
+                    level: Level::Warning,
+                    text: format!(
+                        "the secret of source {source} is in the configuration, where whoever can read the lattice's \
+                         configuration reads it: use source.{source}.secret-name and a secret of the manifest"
+                    ),
+                }),
+                _ => None,
+            };
+            (accepted.answer(), note)
+        }
+        Err(refusal) => {
+            let answer = refusal.answer();
+            let level = if refusal.concerns_operator() {
+                Level::Error
+            } else {
+                Level::Info
+            };
+            // Escaped, so that a sender can't write lines of its own into the log.
+            let text = format!(
+                "{} at {}: {}",
+                answer.status(),
+                at.escape_debug(),
+                refusal.to_string().escape_debug()
+            );
+            (answer, Some(Note { level, text }))
+        }
+    }
+}
+
+/// What the log should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// How serious it is.
+    pub level: Level,
+    /// What it says.
+    pub text: String,
+}
+
+/// How serious a note is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The sender's concern.
+    Info,
+    /// The operator should change something.
+    Warning,
+    /// The operator has to act.
+    Error,
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! Takes webhooks in over HTTP, verifies them, and publishes each as a tenant's event.
+//! Takes webhooks in over HTTP, verifies them, and publishes what they say as tenants' events.
 //!
-//! `POST /webhooks/{source}` or `POST /webhooks/{source}/{tenant}`. The answer is 2xx only when the event is stored;
-//! otherwise its status tells the sender whether sending again can help ([`refusal`] has the whole table).
+//! `POST /webhooks/{source}` or `POST /webhooks/{source}/{tenant}`. The answer is 2xx only when every event of the webhook
+//! is stored; otherwise its status tells the sender whether sending again can help ([`refusal`] has the whole table).
 //!
 //! A request goes through these, and a failure at one of them ends it:
-//! - [`source`]: the source's settings, read anew for each request from `wasi:config` through [`setting`], [`place`] and
-//!   [`unit`](mod@unit). One source's broken settings do not disturb another's.
+//! - the source's settings, read anew for each request from `wasi:config` and `wasmcloud:secrets`. One source's broken
+//!   settings do not disturb another's.
 //! - the body, never more than the source's limit and one byte.
-//! - the signature over the raw body, by the crate `webhook-signature`.
-//! - [`event`]: tenant, type, id and time, found where the source's settings say.
+//! - the crate `webhook-source`: the signature over the raw body, and the events in it. All of them are made before the
+//!   first is published, so that what never will be an event is found while nothing is stored.
 //! - the bus; [`publish`] is its interface in plain Rust.
 //!
 //! [`ingress`] is that sequence, free of IO: the host is a trait.
@@ -21,11 +21,6 @@
 
 #[cfg(target_family = "wasm")]
 mod component;
-pub mod event;
 pub mod ingress;
-pub mod place;
 pub mod publish;
 pub mod refusal;
-pub mod setting;
-pub mod source;
-pub mod unit;

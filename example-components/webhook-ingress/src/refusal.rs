@@ -2,13 +2,13 @@
 //!
 //! | status | code | the sender |
 //! |---|---|---|
-//! | 400 | `repeated-header`, `malformed-header`, `invalid-json`, `body-interrupted` | sent something malformed |
-//! | 401 | `missing-header`, `no-supported-signature`, `signature-mismatch`, `stale-timestamp`, `future-timestamp` | is not shown to be who it says, or too late |
+//! | 400 | `repeated-header`, `malformed-header` and the like, `invalid-body`, `no-items`, `body-interrupted` | sent something malformed |
+//! | 401 | `missing-header`, `no-supported-signature`, `signature-mismatch`, `stale-timestamp`, `future-timestamp` and the like | is not shown to be who it says, or too late |
 //! | 403 | `tenant-not-allowed`, or the bus's own code | may not speak for this tenant |
 //! | 404 | `not-found`, `unknown-source` | has the wrong address |
 //! | 405 | `method-not-allowed` | must use POST |
-//! | 413 | `body-too-large`, or the bus's own code | sent too much |
-//! | 422 | `no-tenant`, `no-event-type`, `no-event-id`, or the bus's own code | sent what never can be an event |
+//! | 413 | `body-too-large`, `too-many-items`, `evidence-too-large`, or the bus's own code | sent too much |
+//! | 422 | `no-tenant`, `invalid-tenant` and the like for `event-type` and `event-id`, or the bus's own code | sent what never can be an event |
 //! | 429 | the bus's own code; Retry-After | exceeded the tenant's quota |
 //! | 500 | `invalid-config:KEY`, `config-unavailable` | is not at fault: the operator is |
 //! | 503 | the bus's own code; Retry-After | should send it again |
@@ -19,12 +19,9 @@ use component_support::{
 };
 use http::{Method, StatusCode};
 use webhook_signature::RefusalKind;
+use webhook_source::{Refusal as NoEvents, setting::InvalidSettings};
 
-use crate::{
-    place::Place,
-    publish::{Problem, PublishError},
-    setting::InvalidSettings,
-};
+use crate::publish::{Problem, PublishError};
 
 /// Why a webhook was not accepted. Its text is for the log, and holds no secret, signature or body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,31 +63,9 @@ pub enum Refusal {
     /// The body did not come to its end.
     #[error("the body could not be read to its end")]
     Interrupted,
-    /// The signature, or the time of signing, was refused.
+    /// It makes no events: it is forged, stale, malformed, or not allowed.
     #[error("{0}")]
-    Signature(webhook_signature::Refusal),
-    /// The body is no JSON, and a part of the event was to be found in it.
-    #[error("the body is no JSON: {error}")]
-    NotJson {
-        /// Why.
-        error: String,
-    },
-    /// A part of the event is not where it should be.
-    #[error("the webhook has no {what} at {place}")]
-    NotFound {
-        /// Which part.
-        what: &'static str,
-        /// Where it should be.
-        place: Place,
-    },
-    /// The source may not speak for the tenant.
-    #[error("the source {name} may not speak for tenant {tenant}")]
-    TenantNotAllowed {
-        /// The source's name.
-        name: String,
-        /// The tenant.
-        tenant: String,
-    },
+    NoEvents(#[from] NoEvents),
     /// The bus gave no receipt.
     #[error("the bus did not accept the event: {}", .0.problem().message)]
     Publish(PublishError),
@@ -124,10 +99,7 @@ impl Refusal {
             Self::SettingsUnavailable { .. } => problem(StatusCode::INTERNAL_SERVER_ERROR, "config-unavailable"),
             Self::TooLarge { .. } => problem(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             Self::Interrupted => problem(StatusCode::BAD_REQUEST, "body-interrupted"),
-            Self::Signature(refusal) => problem(signature_status(refusal), refusal.code()),
-            Self::NotJson { .. } => problem(StatusCode::BAD_REQUEST, "invalid-json"),
-            Self::NotFound { what, .. } => problem(StatusCode::UNPROCESSABLE_ENTITY, &format!("no-{what}")),
-            Self::TenantNotAllowed { .. } => problem(StatusCode::FORBIDDEN, "tenant-not-allowed"),
+            Self::NoEvents(refusal) => problem(status(refusal), refusal.code()),
             Self::Publish(error) => not_published(error),
         }
     }
@@ -146,10 +118,16 @@ fn broken(settings: &InvalidSettings) -> Answer {
     answer::problem(StatusCode::INTERNAL_SERVER_ERROR, &code, &message)
 }
 
-fn signature_status(refusal: &webhook_signature::Refusal) -> StatusCode {
-    match refusal.kind() {
-        RefusalKind::Malformed => StatusCode::BAD_REQUEST,
-        RefusalKind::Unproven | RefusalKind::OutOfTime => StatusCode::UNAUTHORIZED,
+fn status(refusal: &NoEvents) -> StatusCode {
+    match refusal {
+        NoEvents::Signature(refusal) => match refusal.kind() {
+            RefusalKind::Malformed => StatusCode::BAD_REQUEST,
+            RefusalKind::Unproven | RefusalKind::OutOfTime => StatusCode::UNAUTHORIZED,
+        },
+        NoEvents::Malformed { .. } | NoEvents::NoItems { .. } => StatusCode::BAD_REQUEST,
+        NoEvents::TenantNotAllowed { .. } => StatusCode::FORBIDDEN,
+        NoEvents::TooManyItems { .. } | NoEvents::EvidenceTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 
@@ -212,53 +190,63 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_malformed_or_unproven() {
+    fn a_webhook_is_malformed_or_unproven_or_no_event() {
         use webhook_signature::Refusal::*;
+        let place = || "path".parse().unwrap();
+        let part = String::new();
         for (refusal, status) in [
-            (RepeatedHeader { header: "h" }, 400),
+            (NoEvents::Signature(RepeatedHeader { header: "h" }), 400),
+            (NoEvents::Signature(MissingHeader { header: "h" }), 401),
+            (NoEvents::Signature(SignatureMismatch), 401),
             (
-                MalformedHeader {
-                    header: "h",
-                    problem: "p",
+                NoEvents::Signature(Stale {
+                    age_s: 301,
+                    tolerance_s: 300,
+                }),
+                401,
+            ),
+            (NoEvents::Malformed { error: "e".to_owned() }, 400),
+            (
+                NoEvents::NoItems {
+                    items: "/events/*".to_owned(),
+                    index: Some(1),
                 },
                 400,
             ),
-            (MissingHeader { header: "h" }, 401),
+            (NoEvents::TooManyItems { count: 1_001 }, 413),
+            (NoEvents::EvidenceTooLarge { limit: 1 }, 413),
             (
-                NoSupportedSignature {
-                    header: "h",
-                    version: "v1",
+                NoEvents::NotFound {
+                    what: "tenant",
+                    place: place(),
+                    part: part.clone(),
                 },
-                401,
-            ),
-            (SignatureMismatch, 401),
-            (
-                Stale {
-                    age_s: 301,
-                    tolerance_s: 300,
-                },
-                401,
+                422,
             ),
             (
-                Future {
-                    ahead_s: 301,
-                    tolerance_s: 300,
+                NoEvents::Illegal {
+                    what: "event-type",
+                    place: place(),
+                    part,
+                    rule: "r",
                 },
-                401,
+                422,
+            ),
+            (
+                NoEvents::TenantNotAllowed {
+                    name: "s".to_owned(),
+                    tenant: "t".to_owned(),
+                },
+                403,
             ),
         ] {
             let code = refusal.code();
-            check(&Refusal::Signature(refusal), status, code, None);
+            check(&Refusal::NoEvents(refusal), status, code, None);
         }
     }
 
     #[test]
     fn the_rest_has_a_status_and_a_code() {
-        let tenant = Refusal::NotFound {
-            what: "tenant",
-            place: Place::Path,
-        };
-        check(&tenant, 422, "no-tenant", None);
         check(&Refusal::NoSuchPath { path: "/".to_owned() }, 404, "not-found", None);
         check(
             &Refusal::MethodNotAllowed { method: Method::GET },
@@ -280,11 +268,5 @@ mod tests {
         );
         check(&Refusal::TooLarge { limit: 1 }, 413, "body-too-large", None);
         check(&Refusal::Interrupted, 400, "body-interrupted", None);
-        check(&Refusal::NotJson { error: "e".to_owned() }, 400, "invalid-json", None);
-        let allowed = Refusal::TenantNotAllowed {
-            name: "s".to_owned(),
-            tenant: "t".to_owned(),
-        };
-        check(&allowed, 403, "tenant-not-allowed", None);
     }
 }

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use fanout_plan::{SubscriptionName, TenantId};
 
+use crate::webhook::Webhook;
+
 /// A bus, planned and looked after from the command line.
 ///
-/// Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the store can't be reached.
+/// Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the store, or a URL, can't be reached.
 #[derive(Debug, Parser)]
 #[command(name = "fanout", version)]
 pub(crate) struct Args {
@@ -32,6 +34,8 @@ pub(crate) enum Verb {
     Status(Store),
     /// Look at events that were set aside, and take them away
     DeadLetters(DeadLetters),
+    /// Verify, sign or send one webhook
+    Webhook(Webhook),
     /// Print completions for a shell
     Completions {
         /// The shell

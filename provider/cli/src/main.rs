@@ -1,12 +1,14 @@
 //! `fanout`: the command line of a bus. It needs no wasmCloud host: what a bus is lives in NATS.
 //!
-//! Exit codes: 0 done, 1 the policy or the request was refused, 2 the command line is wrong, 3 the store can't be reached.
+//! Exit codes: 0 done, 1 the policy or the request was refused, 2 the command line is wrong, 3 the store (or the URL) can't be
+//! reached.
 
 mod args;
 mod bus;
 mod dead_letters;
 mod policy;
 mod status;
+mod webhook;
 
 use std::process::ExitCode;
 
@@ -15,6 +17,7 @@ use fanout_provider::jetstream::StoreError;
 
 use crate::args::{Args, Verb};
 use crate::bus::Refused;
+use crate::webhook::{NotAccepted, Unreachable};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -26,6 +29,7 @@ async fn main() -> ExitCode {
         Verb::Apply(a) => policy::apply(&a, args.json).await,
         Verb::Status(a) => status::status(&a, args.json).await,
         Verb::DeadLetters(a) => dead_letters::run(&a, args.json).await,
+        Verb::Webhook(a) => webhook::run(&a, args.json).await,
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "fanout", &mut std::io::stdout());
             Ok(())
@@ -34,7 +38,9 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(&error, args.json);
+            if !error.is::<NotAccepted>() {
+                report(&error, args.json);
+            }
             ExitCode::from(code(&error))
         }
     }
@@ -61,7 +67,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<StoreError>() {
         Some(StoreError::Refused(_)) => 1,
         Some(_) => 3,
-        None if error.downcast_ref::<fanout_transport::Error>().is_some() => 3,
+        None if error.is::<fanout_transport::Error>() || error.is::<Unreachable>() => 3,
         None => 1,
     }
 }

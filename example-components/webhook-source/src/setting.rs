@@ -7,7 +7,7 @@ pub type Settings = Vec<(String, String)>;
 
 /// The settings of one source that are not yet read, without their common prefix.
 #[derive(Debug)]
-pub struct SourceSettings<'a> {
+pub(crate) struct SourceSettings<'a> {
     prefix: String,
     unread: BTreeMap<&'a str, &'a str>,
     problems: Vec<Problem>,
@@ -45,7 +45,7 @@ impl fmt::Display for InvalidSettings {
 
 impl<'a> SourceSettings<'a> {
     /// The settings `source.NAME.…`, or nothing if there is none.
-    pub fn of(settings: &'a Settings, name: &str) -> Option<Self> {
+    pub(crate) fn of(settings: &'a Settings, name: &str) -> Option<Self> {
         let prefix = format!("source.{name}.");
         let unread: BTreeMap<_, _> = settings
             .iter()
@@ -63,7 +63,7 @@ impl<'a> SourceSettings<'a> {
     }
 
     /// Takes a setting that may be absent, and reads it.
-    pub fn optional<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(crate) fn optional<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let value = self.unread.remove(key)?;
         match read(value) {
             Ok(value) => Some(value),
@@ -75,15 +75,20 @@ impl<'a> SourceSettings<'a> {
     }
 
     /// Takes a setting that must be there, and reads it.
-    pub fn required<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(crate) fn required<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         if !self.unread.contains_key(key) {
             self.problem(key, "is missing".to_owned());
         }
         self.optional(key, read)
     }
 
+    /// Takes a setting without reading it.
+    pub(crate) fn pass_over(&mut self, key: &str) {
+        self.unread.remove(key);
+    }
+
     /// Notes that something is wrong with a setting.
-    pub fn problem(&mut self, key: &str, what: String) {
+    pub(crate) fn problem(&mut self, key: &str, what: String) {
         self.problems.push(Problem {
             key: format!("{}{key}", self.prefix),
             what,
@@ -91,7 +96,7 @@ impl<'a> SourceSettings<'a> {
     }
 
     /// Everything that is wrong, once all settings were taken: what is left over is unknown.
-    pub fn finish(mut self) -> Result<(), InvalidSettings> {
+    pub(crate) fn finish(mut self) -> Result<(), InvalidSettings> {
         for key in std::mem::take(&mut self.unread).into_keys() {
             self.problem(key, "is unknown".to_owned());
         }
