@@ -17,7 +17,7 @@ use crate::clock;
 use crate::delivery::{Context, Health, Running};
 use crate::inbox::Inbox;
 use crate::jetstream::{Store, StoreError};
-use crate::link::{Link, LinkKey, Links};
+use crate::link::{Hears, Link, LinkKey, Links};
 use crate::view::View;
 use crate::wanted::{detached, key_of, read_links};
 use crate::wrpc::Subscriber;
@@ -91,18 +91,6 @@ impl Bus {
 
     pub(crate) fn lattice_name(&self) -> &str {
         &self.0.lattice_name
-    }
-
-    pub(crate) fn put_link(&self, key: LinkKey, link: Link) {
-        if self.inputs(|i| i.links.put(key, link)) {
-            self.0.replan.notify_one();
-        }
-    }
-
-    pub(crate) fn delete_link(&self, key: &LinkKey) {
-        if self.inputs(|i| i.links.delete(key)) {
-            self.0.replan.notify_one();
-        }
     }
 
     /// Takes changed settings over key by key, as the host sends them.
@@ -432,6 +420,20 @@ impl Bus {
 fn inboxes(running: &BTreeMap<SubscriptionName, Running>) -> BTreeMap<SubscriptionName, Arc<Inbox>> {
     let fetched = |(n, r): (&SubscriptionName, &Running)| Some((n.clone(), Arc::clone(r.inbox.as_ref()?)));
     running.iter().filter_map(fetched).collect()
+}
+
+impl Hears for Bus {
+    fn put_link(&self, key: LinkKey, link: Link) {
+        if self.inputs(|i| i.links.put(key, link)) {
+            self.0.replan.notify_one();
+        }
+    }
+
+    fn delete_link(&self, key: &LinkKey) {
+        if self.inputs(|i| i.links.delete(key)) {
+            self.0.replan.notify_one();
+        }
+    }
 }
 
 /// Logs what was not so before: the same problem is logged once, not at each look.

@@ -1,6 +1,6 @@
 //! The `fanout:bus` capability provider for wasmCloud v1.
 //!
-//! - `provider`: start-up, control plane, shutdown.
+//! - `provider`: started by a wasmCloud host; `serve`: started by a person; `front`: what both share.
 //! - `link`: what the host says of links.
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
 //! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `wrpc`: the contract's functions.
@@ -11,10 +11,13 @@
 mod bus;
 mod clock;
 mod delivery;
+mod edge;
+mod front;
 mod inbox;
 pub mod jetstream;
 mod link;
 mod provider;
+mod serve;
 mod status;
 mod view;
 mod wanted;
@@ -22,3 +25,4 @@ mod watchdog;
 mod wrpc;
 
 pub use provider::run;
+pub use serve::{ServeError, Server, serve};

@@ -2,23 +2,25 @@
 //! deliveries go over a connection of the provider's own.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use fanout_plan::Settings;
-use fanout_transport::{Access, Lattice, Options, Server, connect};
+use fanout_plan::listen::Listening;
+use fanout_plan::{Problem, Settings, edge};
+use fanout_transport::{Access, Lattice, Options, Server, Service, connect};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+use wasmcloud_core::HostData;
 use wasmcloud_provider_sdk::{
     HealthCheckRequest, HealthCheckResponse, Provider, ProviderConfigUpdate, load_host_data, run_provider,
 };
 
 use crate::bus::Bus;
+use crate::edge::Edge;
+use crate::front::{CantListen, DRAIN, Front, told_to_end};
+use crate::link::Hears;
 use crate::watchdog::Parent;
 use crate::{link, status, wrpc};
-
-/// How long calls and deliveries under way may take when the provider is asked to stop.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the SDK tells, handed on once the bus exists.
 #[derive(Clone)]
@@ -67,25 +69,27 @@ pub async fn run() -> anyhow::Result<()> {
         .await
         .context("listen on the lattice")?;
 
-    let initial: Settings = host.config.clone().into_iter().collect();
-    let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
-    // Listening comes first, so that no link is missed in between.
-    let links = link::listen(&nats, &host.lattice_rpc_prefix, &host.provider_key, bus.clone()).await?;
-    for definition in host.link_definitions.clone() {
-        if let Some((key, link)) = link::from_definition(&host.provider_key, definition) {
-            bus.put_link(key, link);
-        }
-    }
-    let keeping = tokio::spawn(bus.clone().keep());
-    let watching = tokio::spawn(bus.clone().watch_registry());
-    bus.settled().await;
+    let config: Settings = host.config.clone().into_iter().collect();
+    // Listening for links comes first, so that none is missed in between.
+    let (part, links) = if edge::is_edge(&config) {
+        let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
+            .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
+        let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings);
+        let links = hear(&nats, &host, edge.clone()).await?;
+        (Part::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
+    } else {
+        let (_, initial) = Listening::split(&config);
+        let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
+        let links = hear(&nats, &host, bus.clone()).await?;
+        let mut front = Front::start(bus).await.context("set the bus up")?;
+        listen(&mut front, &host.provider_key, &config).await;
+        (Part::Bus(front), links)
+    };
     let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
-    wrpc::serve(&server, bus.clone())
-        .await
-        .context("serve on the lattice")?;
-    status::serve(nats.clone(), bus.clone())
-        .await
-        .context("serve the status")?;
+    let service = part.service().await.context("serve on the lattice")?;
+    server.serve(&service).await.context("serve on the lattice")?;
+    // Whoever is told how it is doing may call it.
+    part.serve_status(&nats).await.context("serve the status")?;
     now_serving.send_replace(true);
     info!(
         provider = host.provider_key,
@@ -106,15 +110,15 @@ pub async fn run() -> anyhow::Result<()> {
                 if changed.is_err() { break }
                 let changed = settings_changes.borrow_and_update().clone();
                 if let Some(changed) = changed {
-                    bus.put_settings(changed.into_iter().collect());
+                    part.put_settings(changed.into_iter().collect());
                 }
             }
         }
     }
-    for task in links.into_iter().chain([keeping, watching]) {
+    for task in links {
         task.abort();
     }
-    let (drained, ()) = tokio::join!(server.drain(DRAIN), bus.stop());
+    let (drained, ()) = tokio::join!(server.drain(DRAIN), part.stop());
     if drained.abandoned > 0 {
         warn!(calls = drained.abandoned, "calls were cut off; their callers were told");
     }
@@ -123,13 +127,74 @@ pub async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGTERM or Ctrl-C.
-async fn told_to_end() {
-    let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+/// What this instance is.
+enum Part {
+    /// It keeps a bus.
+    Bus(Front),
+    /// It stands for one that is elsewhere.
+    Edge(Edge, JoinHandle<()>),
+}
+
+impl Part {
+    async fn service(&self) -> Result<Service, fanout_transport::Error> {
+        match self {
+            Self::Bus(front) => Ok(front.service.clone()),
+            Self::Edge(edge, _) => wrpc::edge_service(edge.clone()).await,
+        }
     }
+
+    async fn serve_status(&self, nats: &async_nats::Client) -> Result<(), async_nats::SubscribeError> {
+        match self {
+            Self::Bus(front) => status::serve(nats.clone(), front.bus.clone()).await,
+            Self::Edge(edge, _) => edge.serve_status().await,
+        }
+    }
+
+    fn put_settings(&self, settings: Settings) {
+        match self {
+            Self::Bus(front) => front.bus.put_settings(settings),
+            Self::Edge(..) => warn!("an edge takes changed settings when it is started again"),
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Bus(front) => front.stop().await,
+            Self::Edge(edge, keeping) => {
+                keeping.abort();
+                edge.stop().await;
+            }
+        }
+    }
+}
+
+/// Hears of links from now on, and of those that the host gave at the start.
+async fn hear(nats: &async_nats::Client, host: &HostData, who: impl Hears) -> anyhow::Result<[JoinHandle<()>; 2]> {
+    let links = link::listen(nats, &host.lattice_rpc_prefix, &host.provider_key, who.clone()).await?;
+    for definition in host.link_definitions.clone() {
+        if let Some((key, link)) = link::from_definition(&host.provider_key, definition) {
+            who.put_link(key, link);
+        }
+    }
+    Ok(links)
+}
+
+/// Listens beside the lattice, where the settings say so. What can't be had must not take the lattice along.
+async fn listen(front: &mut Front, provider: &str, config: &Settings) {
+    let (mine, _) = Listening::split(config);
+    let problems = match Listening::from_settings(&format!("provider {provider}"), &mine) {
+        Ok(listening) => match front.listen(&listening).await {
+            Ok(()) => Vec::new(),
+            Err(CantListen(problem)) => vec![problem],
+        },
+        Err(problems) => problems,
+    };
+    for p in problems {
+        error!(code = %p.code, "{}", p.message);
+    }
+}
+
+fn all(problems: &[Problem]) -> String {
+    let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    all.join("; ")
 }

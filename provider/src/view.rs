@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fanout_plan::authority::{self, NamedCaller};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{Need, Registered};
 use fanout_plan::{Attributes, Code, Problem, SubscriptionName};
@@ -46,24 +47,37 @@ impl View {
     /// When it has no such link, or that link was refused. The `source-id` of an invocation is the lattice's word, so
     /// this is as strong as the lattice's own credentials.
     pub(crate) fn grant(&self, component: &str, link: &str) -> Result<&Grant, Problem> {
-        let key = LinkKey {
-            component: component.to_owned(),
-            name: link.to_owned(),
-            role: crate::link::Role::Caller,
+        match self.named(component)? {
+            Some(named) => Ok(&named.subscribing),
+            None => link_grant(&self.links, component, link),
+        }
+    }
+
+    /// The same for publishing, which the policy's callers are allowed by themselves.
+    ///
+    /// # Errors
+    /// As [`View::grant`].
+    pub(crate) fn publish_grant(&self, component: &str, link: &str) -> Result<&Grant, Problem> {
+        match self.named(component)? {
+            Some(named) => Ok(&named.publishing),
+            None => link_grant(&self.links, component, link),
+        }
+    }
+
+    /// The policy's caller that has this id; `None` for a component.
+    fn named(&self, id: &str) -> Result<Option<&NamedCaller>, Problem> {
+        if !authority::is_given(id) {
+            return Ok(None);
+        }
+        let callers = &self.store()?.policy().callers;
+        let gone = || {
+            let message = format!("{} is no longer in the policy", authority::describe(id, ""));
+            Problem::new(Code::UnknownCaller, message)
         };
-        let outcome = self.links.get(&key).ok_or_else(|| {
-            Problem::new(
-                Code::NotLinked,
-                format!("component {component} has no link {link} to this bus: add one to the manifest, with `namespace: fanout` and `package: bus`"),
-            )
-        })?;
-        outcome.grant.as_ref().ok_or_else(|| {
-            let why: Vec<_> = outcome.problems.iter().map(ToString::to_string).collect();
-            Problem::new(
-                Code::LinkRefused,
-                format!("{} was refused: {}", key.describe(), why.join("; ")),
-            )
-        })
+        match authority::refusal(id) {
+            Some(problem) => Err(problem),
+            None => callers.by_id(id).map(Some).ok_or_else(gone),
+        }
     }
 
     /// The store of the policy in force.
@@ -96,4 +110,33 @@ impl View {
             .count();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
+}
+
+/// What a component may do through its link.
+///
+/// # Errors
+/// When it has no such link, or that link was refused.
+pub(crate) fn link_grant<'a>(
+    links: &'a BTreeMap<LinkKey, LinkOutcome>,
+    component: &str,
+    link: &str,
+) -> Result<&'a Grant, Problem> {
+    let key = LinkKey {
+        component: component.to_owned(),
+        name: link.to_owned(),
+        role: crate::link::Role::Caller,
+    };
+    let outcome = links.get(&key).ok_or_else(|| {
+        Problem::new(
+            Code::NotLinked,
+            format!("component {component} has no link {link} to this bus: add one to the manifest, with `namespace: fanout` and `package: bus`"),
+        )
+    })?;
+    outcome.grant.as_ref().ok_or_else(|| {
+        let why: Vec<_> = outcome.problems.iter().map(ToString::to_string).collect();
+        Problem::new(
+            Code::LinkRefused,
+            format!("{} was refused: {}", key.describe(), why.join("; ")),
+        )
+    })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fanout_plan::link::{Grant, declared_subscription};
 use fanout_plan::planner::Wanted;
-use fanout_plan::subscription::{MadeBy, Registered};
+use fanout_plan::subscription::{MadeBy, Reach, Registered};
 use fanout_plan::{Code, Problem, SubscriptionName};
 
 use crate::jetstream::Store;
@@ -76,6 +76,8 @@ pub(crate) fn detached(registered: &Registered, declared: &BTreeSet<Subscription
                 registered.component
             ),
         )),
+        // Whoever it is declared for fetches it.
+        MadeBy::Policy if registered.subscription.reach == Reach::Inbox => None,
         MadeBy::Policy => Some(Problem::new(
             Code::SubscriberUnlinked,
             format!(

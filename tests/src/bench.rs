@@ -154,6 +154,15 @@ impl Bench {
         }
     }
 
+    /// The usual server, and no instance yet; its configuration will be this and nothing else.
+    pub async fn with_config(config: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let config = config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Self {
+            config: config.collect(),
+            ..Self::without_provider(&[], links).await
+        }
+    }
+
     /// Starts one more instance and waits until it serves and every link was looked at.
     pub async fn add_provider(&mut self) {
         let log = self

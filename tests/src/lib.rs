@@ -7,11 +7,13 @@ mod bench;
 mod component;
 pub mod http;
 mod provider;
+mod served;
 pub mod webhook_host;
 
 pub use bench::{Bench, LinkTo, eventually};
 pub use component::{Component, Seen, Verdict, event};
 pub use provider::{Provider, beside_the_tests};
+pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
 
 #[allow(
     missing_docs,

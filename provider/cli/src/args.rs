@@ -36,6 +36,12 @@ pub(crate) enum Verb {
     DeadLetters(DeadLetters),
     /// Verify, sign or send one webhook
     Webhook(Webhook),
+    /// Run a bus as a server, for programs that connect
+    Serve(Serve),
+    /// Publish an event to a bus
+    Publish(Publish),
+    /// Print a subscription's events, one on a line, and acknowledge each
+    Subscribe(Subscribe),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -124,4 +130,165 @@ pub(crate) enum DeadLetterVerb {
         /// Its number
         number: u64,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The policy, as TOML; read again on SIGHUP
+    #[arg(long)]
+    pub(crate) policy: PathBuf,
+    /// The NATS server
+    #[arg(long, value_name = "URL", env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    pub(crate) nats: String,
+    /// Where to listen, such as tcp://127.0.0.1:7761, quic://0.0.0.0:7762 or unix:/run/bus.sock; may be given several
+    /// times; instead of the policy's `listen`
+    #[arg(long, value_name = "URL")]
+    pub(crate) listen: Vec<String>,
+    /// The server's certificate and those that signed it, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_certificate: Option<String>,
+    /// Its key, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_key: Option<String>,
+    /// Who signs callers' certificates, as PEM; callers must show one
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_client_ca: Option<String>,
+    /// Take callers of the network without knowing who they are: anyone who reaches the port may do what the caller
+    /// with `loopback = true` may
+    #[arg(long)]
+    pub(crate) allow_unauthenticated_network_peers: bool,
+}
+
+/// A bus, and who calls it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct To {
+    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, ws://, wss://, or nats://…?target=LATTICE.PROVIDER
+    #[arg(long, value_name = "URL", env = "FANOUT_BUS")]
+    pub(crate) to: String,
+    /// Who signed the bus's certificate, as PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The certificate to show, as PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// Its key, as PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The name in the bus's certificate, where it is not the URL's host
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_server_name: Option<String>,
+    /// On a lattice: the component to call as
+    #[arg(long, value_name = "ID")]
+    pub(crate) component: Option<String>,
+    /// On a lattice: the link to call by
+    #[arg(long, default_value = "default")]
+    pub(crate) link: String,
+    /// Seconds for a whole request, tries included
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Publish {
+    #[command(flatten)]
+    pub(crate) to: To,
+    /// Whose event it is
+    #[arg(long)]
+    pub(crate) tenant: String,
+    /// Its type, such as invoice.paid
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) event_type: String,
+    /// Its id: the same one again is the same event
+    #[arg(long)]
+    pub(crate) id: String,
+    /// The payload: @FILE, - for standard input, or the text itself
+    #[arg(long, default_value = "")]
+    pub(crate) data: String,
+    /// Where it comes from, a URI reference
+    #[arg(long, default_value = "/fanout")]
+    pub(crate) source: String,
+    /// What it is about
+    #[arg(long)]
+    pub(crate) subject: Option<String>,
+    /// The payload's media type
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) content_type: Option<String>,
+    /// Events of one tenant with one key are kept in order
+    #[arg(long, value_name = "KEY")]
+    pub(crate) ordering_key: Option<String>,
+    /// A CloudEvents extension; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = extension)]
+    pub(crate) extension: Vec<(String, String)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Subscribe {
+    #[command(flatten)]
+    pub(crate) to: To,
+    /// What is needed
+    #[arg(long)]
+    pub(crate) need: Need,
+    /// The subscription's name; the same one again goes on where it was
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Where a backfill begins: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
+    #[arg(long, value_parser = from)]
+    pub(crate) from: Option<From>,
+    /// Of this tenant only; may be given several times
+    #[arg(long)]
+    pub(crate) tenant: Vec<String>,
+    /// Events of these types only, such as invoice.*; may be given several times
+    #[arg(long = "type", value_name = "PATTERN")]
+    pub(crate) event_type: Vec<String>,
+    /// End after so many events
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Need {
+    /// Fast, at most once
+    Queue,
+    /// Everything from now on, at least once
+    Durable,
+    /// The retained log, then live
+    Backfill,
+    /// What the operator declared under this name
+    Declared,
+}
+
+/// Where a backfill begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    First,
+    Time(i64),
+    Position(fanout_client::Position),
+}
+
+impl From {
+    pub(crate) fn start(self) -> fanout_client::Start {
+        match self {
+            Self::First => fanout_client::Start::First,
+            Self::Time(t) => fanout_client::Start::Time(t),
+            Self::Position(p) => fanout_client::Start::Position(p),
+        }
+    }
+}
+
+fn from(s: &str) -> Result<From, String> {
+    if s == "first" {
+        return Ok(From::First);
+    }
+    if let Some(t) = fanout_plan::timestamp::from_rfc3339(s) {
+        return Ok(From::Time(t));
+    }
+    s.parse()
+        .map(From::Position)
+        .map_err(|_| "write first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42".to_owned())
+}
+
+fn extension(s: &str) -> Result<(String, String), String> {
+    s.split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write NAME=VALUE".to_owned())
 }

@@ -1,18 +1,23 @@
 //! `fanout`: the command line of a bus. It needs no wasmCloud host: what a bus is lives in NATS.
 //!
-//! Exit codes: 0 done, 1 the policy or the request was refused, 2 the command line is wrong, 3 the store (or the URL) can't be
+//! Exit codes: 0 done, 1 the policy or the request was refused, 2 the command line is wrong, 3 the store, the bus or the URL can't be
 //! reached.
 
 mod args;
 mod bus;
 mod dead_letters;
 mod policy;
+mod publish;
+mod remote;
+mod serve;
 mod status;
+mod subscribe;
 mod webhook;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use fanout_provider::ServeError;
 use fanout_provider::jetstream::StoreError;
 
 use crate::args::{Args, Verb};
@@ -30,6 +35,9 @@ async fn main() -> ExitCode {
         Verb::Status(a) => status::status(&a, args.json).await,
         Verb::DeadLetters(a) => dead_letters::run(&a, args.json).await,
         Verb::Webhook(a) => webhook::run(&a, args.json).await,
+        Verb::Serve(a) => serve::serve(&a, args.json).await,
+        Verb::Publish(a) => publish::publish(&a, args.json).await,
+        Verb::Subscribe(a) => subscribe::subscribe(&a, args.json).await,
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "fanout", &mut std::io::stdout());
             Ok(())
@@ -48,13 +56,13 @@ async fn main() -> ExitCode {
 
 /// Tells what went wrong, with every problem on a line of its own.
 fn report(error: &anyhow::Error, json: bool) {
-    let problems = error
-        .downcast_ref::<Refused>()
-        .map(|r| &r.0[..])
-        .or_else(|| match error.downcast_ref() {
-            Some(StoreError::Refused(problems)) => Some(&problems[..]),
-            _ => None,
-        });
+    let problems = problems(error);
+    if let Some(e) = error.downcast_ref::<fanout_client::Error>()
+        && json
+    {
+        let problem = serde_json::json!({ "code": e.code, "message": e.message });
+        return eprintln!("{}", serde_json::json!({ "problems": [problem] }));
+    }
     match problems {
         Some(problems) if json => eprintln!("{}", serde_json::json!({ "problems": problems })),
         Some(problems) => problems.iter().for_each(|p| eprintln!("error: {p}")),
@@ -63,7 +71,26 @@ fn report(error: &anyhow::Error, json: bool) {
     }
 }
 
+fn problems(error: &anyhow::Error) -> Option<&[fanout_plan::Problem]> {
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        return Some(&refused.0);
+    }
+    if let Some(StoreError::Refused(problems)) = error.downcast_ref() {
+        return Some(problems);
+    }
+    match error.downcast_ref() {
+        Some(ServeError::Refused(problems)) => Some(problems),
+        _ => None,
+    }
+}
+
 fn code(error: &anyhow::Error) -> u8 {
+    if let Some(e) = error.downcast_ref::<fanout_client::Error>() {
+        return if e.is_transient() { 3 } else { 1 };
+    }
+    if let Some(ServeError::Store(_)) = error.downcast_ref() {
+        return 3;
+    }
     match error.downcast_ref::<StoreError>() {
         Some(StoreError::Refused(_)) => 1,
         Some(_) => 3,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::authority;
 use crate::link::{self, Word};
 use crate::policy::{MAX_IN_FLIGHT, Shape};
 use crate::setting::{self, Reader, Settings};
@@ -34,6 +35,8 @@ impl Declared {
             need: self.need,
             filter: self.filter.clone(),
             reach: match self.need {
+                // Nobody can call it.
+                _ if self.component.as_deref().is_some_and(authority::is_named_caller) => Reach::Inbox,
                 Need::Queue => Reach::Handler,
                 Need::Durable | Need::Backfill { .. } => Reach::BatchHandler,
             },

@@ -3,15 +3,18 @@
 //! Everything here is a function of its arguments. Deliberately absent: IO, async-nats, tokio, the clock, the
 //! environment.
 
+pub mod authority;
 pub mod by_partition;
 pub mod declared;
 pub mod document;
+pub mod edge;
 pub mod envelope;
 mod event;
 pub mod explain;
 mod filter;
 pub mod layout;
 pub mod link;
+pub mod listen;
 mod loss;
 mod name;
 pub mod partition;

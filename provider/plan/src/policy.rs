@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::authority::Callers;
 use crate::declared::{self, Declared};
+use crate::listen::Listening;
 use crate::quota::{Quota, Quotas};
 use crate::setting::{self, Reader, Settings};
 use crate::{BusName, BusNames, Code, Problem, RetrySchedule, SubjectTemplate, SubscriptionName, TenantId};
@@ -148,6 +150,8 @@ pub struct Policy {
     pub concurrency: u32,
     /// How long a publish waits for the store.
     pub publish_deadline: Duration,
+    /// Who may do what, beyond the lattice.
+    pub callers: Callers,
     /// Publishes of one instance that wait for the store at once.
     pub publish_max_in_flight: u32,
     /// Settings whose change may lose stored events.
@@ -168,7 +172,10 @@ impl Policy {
     /// # Errors
     /// Every problem of every setting.
     pub fn from_settings(owner: &str, settings: &Settings) -> Result<Self, Vec<Problem>> {
-        let mut r = Reader::new(owner, settings);
+        let (callers, rest) = Callers::split(settings);
+        // Where an instance listens is not the policy's business, and stands beside it.
+        let (_, rest) = Listening::split(&rest);
+        let mut r = Reader::new(owner, &rest);
         let ms = |n| Duration::from_millis(n);
         let bus = r.required("bus", "name the bus, such as `payments`", setting::parsed);
         let subject = r.required(
@@ -303,7 +310,11 @@ impl Policy {
                 ),
             );
         }
-        let problems = r.finish();
+        let mut problems = r.finish();
+        let callers = Callers::from_settings(owner, &callers).unwrap_or_else(|p| {
+            problems.extend(p);
+            Callers::default()
+        });
         match (bus, subject) {
             (Some(bus), Some(subject)) if problems.is_empty() => Ok(Self {
                 bus,
@@ -335,6 +346,7 @@ impl Policy {
                 ack_wait,
                 batch_size: batch_size as u32,
                 concurrency: concurrency as u32,
+                callers,
                 publish_deadline,
                 publish_max_in_flight: publish_max_in_flight as u32,
                 allow_loss,

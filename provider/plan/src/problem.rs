@@ -111,6 +111,16 @@ codes! {
     SubscriberUnlinked = "subscriber-unlinked",
     /// The subscription's deliveries are not fetched: it has a handler.
     NotAnInbox = "not-an-inbox",
+    /// Whoever calls is no caller that the policy names.
+    UnknownCaller = "unknown-caller",
+    /// A caller that nobody can call asked to be called.
+    NotCallable = "not-callable",
+    /// An edge does not do this; its bus does.
+    NotAtAnEdge = "not-at-an-edge",
+    /// The bus does not give an edge what its link declares.
+    UpstreamRefused = "upstream-refused",
+    /// The bus can't listen where it is told to.
+    ListenFailed = "listen-failed",
     /// A settlement's token is none of the caller's.
     InvalidToken = "invalid-token",
     /// A settlement came after its delivery's hold had ended.

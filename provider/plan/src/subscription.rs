@@ -168,8 +168,10 @@ impl Registered {
             ..self.clone()
         };
         if want.made_by == MadeBy::Policy {
-            // How its subscriber is called, a link has said or will say.
-            next.subscription.reach = self.subscription.reach;
+            // How its subscriber is called, a link has said or will say; one that can't be called fetches.
+            if want.subscription.reach != Reach::Inbox {
+                next.subscription.reach = self.subscription.reach;
+            }
             next.subscription.tell_caught_up = self.subscription.tell_caught_up;
             if self.subscription.reach == Reach::Handler {
                 next.subscription.batch_size = 1;

@@ -10,31 +10,30 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 use wasmcloud_core::InterfaceLinkDefinition;
 
-use super::{Link, LinkKey, from_definition};
-use crate::bus::Bus;
+use super::{Hears, Link, LinkKey, from_definition};
 
 /// Subscribes; when this returns, no later change is missed.
 pub(crate) async fn listen(
     nats: &Client,
     lattice: &str,
     provider: &str,
-    bus: Bus,
+    who: impl Hears,
 ) -> Result<[JoinHandle<()>; 2], SubscribeError> {
-    let put = follow(nats, lattice, provider, "put", bus.clone(), |bus, key, link| {
-        bus.put_link(key, link)
+    let put = follow(nats, lattice, provider, "put", who.clone(), |who, key, link| {
+        who.put_link(key, link)
     })
     .await?;
-    let deleted = follow(nats, lattice, provider, "del", bus, |bus, key, _| bus.delete_link(&key)).await?;
+    let deleted = follow(nats, lattice, provider, "del", who, |who, key, _| who.delete_link(&key)).await?;
     Ok([put, deleted])
 }
 
-async fn follow(
+async fn follow<W: Hears>(
     nats: &Client,
     lattice: &str,
     provider: &str,
     verb: &str,
-    bus: Bus,
-    act: fn(&Bus, LinkKey, Link),
+    who: W,
+    act: fn(&W, LinkKey, Link),
 ) -> Result<JoinHandle<()>, SubscribeError> {
     let subject = format!("wasmbus.rpc.{lattice}.{provider}.linkdefs.{verb}");
     let mut messages = nats.subscribe(subject).await?;
@@ -44,7 +43,7 @@ async fn follow(
             match serde_json::from_slice::<InterfaceLinkDefinition>(&message.payload) {
                 Ok(definition) => {
                     if let Some((key, link)) = from_definition(&provider, definition) {
-                        act(&bus, key, link);
+                        act(&who, key, link);
                     }
                 }
                 // The payload may hold sealed secrets: it is not repeated.

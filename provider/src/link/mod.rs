@@ -71,6 +71,12 @@ impl Links {
     }
 }
 
+/// Who is told of links.
+pub(crate) trait Hears: Clone + Send + 'static {
+    fn put_link(&self, key: LinkKey, link: Link);
+    fn delete_link(&self, key: &LinkKey);
+}
+
 /// Reads the host's form; `None` for a link that is not the provider's.
 pub(crate) fn from_definition(provider: &str, definition: InterfaceLinkDefinition) -> Option<(LinkKey, Link)> {
     let (component, role, settings) = if definition.source_id == provider {

@@ -11,6 +11,7 @@ use crate::jetstream::Unstored;
 pub(super) fn publish_refusal(p: Problem) -> PublishError {
     match p.code {
         Code::NotLinked
+        | Code::UnknownCaller
         | Code::LinkRefused
         | Code::InterfaceNotLinked
         | Code::TenantNotPermitted
@@ -53,6 +54,7 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
 pub(super) fn subscribe_refusal(p: Problem) -> SubscribeError {
     match p.code {
         Code::NotLinked
+        | Code::UnknownCaller
         | Code::LinkRefused
         | Code::InterfaceNotLinked
         | Code::TenantNotPermitted

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanout_plan::authority;
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{Progress, Reach, Registered};
 use fanout_plan::{Code, Problem};
@@ -156,6 +157,8 @@ fn token(seal: &Seal, caller: &Caller, hold: &Hold) -> Result<bytes::Bytes, Prob
 /// A subscription of the caller's that it may fetch now; without an inbox once it is finished.
 fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Registered, Option<&'a Inbox>), Problem> {
     let grant = grant(view, caller)?;
+    // Until then, the subscriptions are not known either.
+    view.store()?;
     let registered = name
         .parse()
         .ok()
@@ -181,8 +184,8 @@ fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Register
         return Err(Problem::new(
             Code::TenantNotPermitted,
             format!(
-                "link {} of component {} does not allow every tenant and event type of subscription {name}: widen its `tenants` and `event-types`, or narrow the subscription",
-                caller.link, caller.component
+                "{} does not allow every tenant and event type of subscription {name}: widen its `tenants` and `event-types`, or narrow the subscription",
+                authority::describe(&caller.component, &caller.link)
             ),
         ));
     }
@@ -215,8 +218,8 @@ fn grant<'a>(view: &'a View, caller: &Caller) -> Result<&'a Grant, Problem> {
     Err(Problem::new(
         Code::InterfaceNotLinked,
         format!(
-            "link {} of component {} does not include `inbox`: add it to the link's interfaces",
-            caller.link, caller.component
+            "{} does not include `inbox`: add it to its interfaces",
+            authority::describe(&caller.component, &caller.link)
         ),
     ))
 }
@@ -228,6 +231,7 @@ fn refusal(p: Problem) -> InboxError {
         | Code::InterfaceNotLinked
         | Code::TenantNotPermitted
         | Code::EventTypeNotPermitted
+        | Code::UnknownCaller
         | Code::SubscriberUnlinked => InboxError::NotPermitted(problem(p)),
         Code::UnknownSubscription => InboxError::UnknownSubscription(problem(p)),
         Code::NotAnInbox => InboxError::InvalidRequest(problem(p)),

@@ -3,6 +3,7 @@
 //! **Architecture invariant**: generated types do not leave this module.
 
 mod convert;
+mod edge;
 mod errors;
 mod inbox;
 mod publisher;
@@ -24,5 +25,6 @@ mod bindings {
     });
 }
 
-pub(crate) use serve::serve;
+pub(crate) use edge::service as edge_service;
+pub(crate) use serve::service;
 pub(crate) use subscriber_call::{CallFailure, CaughtUp, Subscriber};

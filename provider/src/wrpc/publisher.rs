@@ -1,5 +1,7 @@
 //! `publisher`: checks the caller's link, checks the event, stores it, and answers with a receipt.
 
+use fanout_plan::authority;
+use fanout_plan::link::Grant;
 use fanout_plan::{Attributes, Code, EventType, Problem, TenantId};
 use fanout_transport::Caller;
 
@@ -9,7 +11,6 @@ use super::convert::{position, raw_event};
 use super::errors::{publish_refusal, unstored};
 use super::serve::Exports;
 use crate::jetstream::{Sent, Unstored};
-use crate::view::View;
 
 /// The most events in one call.
 const MAX_EVENTS: usize = 1_000;
@@ -39,14 +40,7 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Vec<Result<Receipt, PublishError>>> {
-        if events.len() > MAX_EVENTS {
-            let refusal = Problem::new(
-                Code::TooManyEvents,
-                format!(
-                    "{} events in one call: at most {MAX_EVENTS} are taken, and none of these was stored",
-                    events.len()
-                ),
-            );
+        if let Some(refusal) = too_many(events.len()) {
             return Ok(events.iter().map(|_| Err(publish_refusal(refusal.clone()))).collect());
         }
         // All are handed over before the first answer is awaited: in order, and without a round trip for each.
@@ -69,7 +63,9 @@ impl Exports {
     async fn begin(&self, caller: &Caller, mut event: Event) -> Result<Underway, PublishError> {
         let view = self.bus.view();
         let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
-        permit(&view, caller, attributes.tenant(), attributes.event_type()).map_err(publish_refusal)?;
+        view.publish_grant(&caller.component, &caller.link)
+            .and_then(|grant| permit(grant, caller, attributes.tenant(), attributes.event_type()))
+            .map_err(publish_refusal)?;
         let (tenant, id) = (attributes.tenant().clone(), attributes.id().to_owned());
         let store = self.bus.store_for(&tenant).await.map_err(publish_refusal)?;
         let durable_subscriptions = view.durable_matches(&attributes);
@@ -100,33 +96,36 @@ async fn receipt(underway: Underway) -> Result<Receipt, PublishError> {
     })
 }
 
+/// Why so many events are not taken in one call, if so.
+pub(super) fn too_many(events: usize) -> Option<Problem> {
+    (events > MAX_EVENTS).then(|| {
+        Problem::new(
+            Code::TooManyEvents,
+            format!("{events} events in one call: at most {MAX_EVENTS} are taken, and none of these was stored"),
+        )
+    })
+}
+
 /// Whether the caller may publish this.
-fn permit(view: &View, caller: &Caller, tenant: &TenantId, event_type: &EventType) -> Result<(), Problem> {
-    let grant = view.grant(&caller.component, &caller.link)?;
-    let link = || format!("link {} of component {}", caller.link, caller.component);
+pub(super) fn permit(grant: &Grant, caller: &Caller, tenant: &TenantId, event_type: &EventType) -> Result<(), Problem> {
+    let link = || authority::describe(&caller.component, &caller.link);
     if !grant.publish {
         return Err(Problem::new(
             Code::InterfaceNotLinked,
-            format!(
-                "{} does not include `publisher`: add it to the link's interfaces",
-                link()
-            ),
+            format!("{} does not include `publisher`: add it to its interfaces", link()),
         ));
     }
     if !grant.allows.allows_tenant(tenant) {
         return Err(Problem::new(
             Code::TenantNotPermitted,
-            format!(
-                "{} does not allow tenant {tenant}: add it to the link's `tenants`",
-                link()
-            ),
+            format!("{} does not allow tenant {tenant}: add it to its `tenants`", link()),
         ));
     }
     if !grant.allows.matches(tenant, event_type) {
         return Err(Problem::new(
             Code::EventTypeNotPermitted,
             format!(
-                "{} does not allow event type {event_type}: add it to the link's `event-types`",
+                "{} does not allow event type {event_type}: add it to its `event-types`",
                 link()
             ),
         ));

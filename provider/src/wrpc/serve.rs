@@ -1,10 +1,14 @@
-//! Serves the bus's functions on the lattice.
+//! The contract's functions as a service, for every listener alike; and who calls them, under one name.
 
 use std::sync::Arc;
 
 use fanout_plan::BusName;
-use fanout_transport::{Error, Server};
+use fanout_plan::authority::{self, Identity};
+use fanout_transport::{Caller, Error, Port, Service};
+use futures::{Stream, TryStreamExt as _};
 use tokio::sync::Mutex;
+use wrpc_transport::Serve;
+use wrpc_transport::frame::{Incoming, Outgoing};
 
 use super::bindings;
 use crate::bus::Bus;
@@ -18,16 +22,68 @@ pub(super) struct Exports {
     pub(super) seal: Arc<Mutex<Option<(BusName, Arc<Seal>)>>>,
 }
 
-/// Serves `publisher`, `subscriber`, `inbox` and `status`.
-pub(crate) async fn serve(server: &Server, bus: Bus) -> Result<(), Error> {
+/// `publisher`, `subscriber`, `inbox` and `status`.
+pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
     let exports = Exports {
         bus,
         seal: Arc::default(),
     };
-    server
-        .serve_bindings(move |port| {
+    Service::new()
+        .bindings(move |port| {
             let exports = exports.clone();
-            async move { bindings::serve(port.as_ref(), exports).await }
+            let known = Known {
+                port,
+                bus: exports.bus.clone(),
+            };
+            async move { bindings::serve(&known, exports).await }
         })
         .await
+}
+
+/// Gives each caller the one name by which the bus knows it, before any function sees it: on the lattice the
+/// component's id, elsewhere that of the policy's caller whose identity the connection proved.
+struct Known {
+    port: Arc<Port>,
+    bus: Bus,
+}
+
+impl Serve for Known {
+    type Context = Caller;
+
+    async fn serve(
+        &self,
+        instance: &str,
+        func: &str,
+        paths: Arc<[Box<[Option<usize>]>]>,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<(Caller, Outgoing, Incoming)>> + Send + 'static + use<>> {
+        let bus = self.bus.clone();
+        let invocations = self.port.serve(instance, func, paths).await?;
+        Ok(invocations.map_ok(move |(caller, outgoing, incoming)| (known(&bus, caller), outgoing, incoming)))
+    }
+}
+
+fn known(bus: &Bus, caller: Caller) -> Caller {
+    let identity = match &caller.identity {
+        fanout_transport::Identity::Lattice => {
+            // What a component calls itself must not be taken for a name that only we give.
+            let component = Some(caller.component.clone()).filter(|id| !authority::is_given(id));
+            return Caller {
+                component: component.unwrap_or_default(),
+                ..caller
+            };
+        }
+        fanout_transport::Identity::Certificate(name) => Identity::Certificate(name.clone()),
+        fanout_transport::Identity::Unix { uid, .. } => Identity::UnixUser(*uid),
+        _ => Identity::Loopback,
+    };
+    let view = bus.view();
+    let component = match &view.store {
+        Some(store) => store.policy().callers.id_of(&identity),
+        None => authority::stranger(&identity),
+    };
+    Caller {
+        component,
+        link: "default".to_owned(),
+        ..caller
+    }
 }

@@ -1,5 +1,6 @@
 //! `subscriber`: subscriptions that a component makes by a call.
 
+use fanout_plan::authority;
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Need, Subscription};
 use fanout_plan::{Code, Problem};
@@ -89,6 +90,15 @@ impl Exports {
     async fn subscribe(&self, caller: &Caller, mut asked: Subscription) -> Result<WitSubscription, SubscribeError> {
         let view = self.bus.view();
         let grant = grant(&view, caller).map_err(subscribe_refusal)?;
+        if authority::is_named_caller(&caller.component) && asked.reach != fanout_plan::subscription::Reach::Inbox {
+            return Err(subscribe_refusal(Problem::new(
+                Code::NotCallable,
+                format!(
+                    "{} is no component of a lattice, and can't be called: subscribe with the reach `inbox`, and fetch",
+                    authority::describe(&caller.component, &caller.link)
+                ),
+            )));
+        }
         asked.filter = grant.narrow(asked.filter).map_err(subscribe_refusal)?;
         let registered = self.bus.subscribe(&caller.component, &caller.link, asked).await?;
         Ok(to_wit(SubscriptionStatus::read(&self.bus.view(), &registered).await))

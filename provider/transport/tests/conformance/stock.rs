@@ -51,7 +51,8 @@ where
     let refused = echo::length(client, context(), "refuse", &Bytes::new()).await;
     assert_eq!(refused.expect("an answer"), Err("no".into()));
     for text in ["fail", "panic"] {
-        let call = echo::length(client, context(), text, &Bytes::new());
+        let nothing = Bytes::new();
+        let call = echo::length(client, context(), text, &nothing);
         let failed = tokio::time::timeout(PATIENCE, call).await.expect("no call hangs");
         assert!(failed.is_err(), "{text}");
     }

@@ -1,0 +1,53 @@
+//! `publish`: one event, from the command line, a file or standard input.
+
+use std::io::Read as _;
+
+use anyhow::{Context as _, Result};
+use fanout_client::Event;
+use serde_json::json;
+
+use crate::{args, remote};
+
+pub(crate) async fn publish(args: &args::Publish, json: bool) -> Result<()> {
+    let data = data(&args.data)?;
+    let mut event = Event::new(&args.tenant, &args.event_type, &args.id)
+        .source(&args.source)
+        .data(data);
+    event.subject.clone_from(&args.subject);
+    event.data_content_type.clone_from(&args.content_type);
+    event.ordering_key.clone_from(&args.ordering_key);
+    event.extensions.clone_from(&args.extension);
+    let bus = remote::connect(&args.to).await?;
+    let receipt = bus.publish(&event).await?;
+    if json {
+        println!(
+            "{}",
+            json!({
+                "position": receipt.position.to_string(),
+                "duplicate": receipt.duplicate,
+                "durable_subscriptions": receipt.durable_subscriptions,
+            })
+        );
+    } else {
+        let again = if receipt.duplicate { ", stored before" } else { "" };
+        println!(
+            "stored at {}{again}, for {} durable subscriptions",
+            receipt.position, receipt.durable_subscriptions
+        );
+    }
+    Ok(())
+}
+
+/// `@FILE`, `-` for standard input, or the text itself.
+fn data(given: &str) -> Result<Vec<u8>> {
+    if given == "-" {
+        let mut data = Vec::new();
+        let read = std::io::stdin().read_to_end(&mut data);
+        read.context("can't read standard input")?;
+        return Ok(data);
+    }
+    match given.strip_prefix('@') {
+        Some(path) => std::fs::read(path).with_context(|| format!("can't read {path}")),
+        None => Ok(given.as_bytes().to_vec()),
+    }
+}

@@ -1,0 +1,45 @@
+//! `serve`: the bus as a plain server.
+
+use anyhow::Result;
+use fanout_plan::listen::{Listening, TlsFiles};
+use fanout_provider::Server;
+use fanout_transport::Access;
+use tracing_subscriber::EnvFilter;
+
+use crate::args;
+
+pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let tls = args.tls_certificate.clone().zip(args.tls_key.clone());
+    let server = Server {
+        policy: args.policy.clone(),
+        nats: Access {
+            urls: args.nats.clone(),
+            ..Access::default()
+        },
+        listening: Listening {
+            endpoints: args.listen.clone(),
+            tls: tls.map(|(certificate, key)| TlsFiles {
+                certificate,
+                key,
+                client_ca: args.tls_client_ca.clone(),
+            }),
+            allow_unauthenticated_network_peers: args.allow_unauthenticated_network_peers,
+        },
+    };
+    fanout_provider::serve(server, |bus, endpoints| {
+        let endpoints: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+        if json {
+            println!("{}", serde_json::json!({ "serving": bus, "listen": endpoints }));
+        } else {
+            println!("serving bus {bus} on {}", endpoints.join(" "));
+        }
+    })
+    .await?;
+    Ok(())
+}

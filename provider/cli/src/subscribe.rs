@@ -1,0 +1,94 @@
+//! `subscribe`: a subscription's events, one on a line, each acknowledged once it is printed. It ends after a count, when
+//! a backfill does, or when it is told to.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use fanout_client::{Deliveries, Delivery, Subscription};
+use fanout_plan::timestamp;
+use serde_json::{Value, json};
+
+use crate::args::{self, From, Need};
+use crate::remote;
+
+/// How long settling what was printed may take at the end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> {
+    let subscription = match args.need {
+        Need::Queue => Subscription::queue(&args.name),
+        Need::Durable => Subscription::durable(&args.name),
+        Need::Backfill => Subscription::backfill(&args.name, args.from.map_or_else(Default::default, From::start)),
+        Need::Declared => Subscription::declared(&args.name),
+    };
+    let mut subscription = subscription.tenants(&args.tenant).event_types(&args.event_type);
+    if let Some(count) = args.count {
+        subscription = subscription.at_most(count);
+    }
+    let bus = remote::connect(&args.to).await?;
+    let mut deliveries = bus.subscribe(subscription).await?;
+    let printed = print(&mut deliveries, json).await;
+    deliveries.stop(LAST_WORDS).await;
+    printed
+}
+
+async fn print(deliveries: &mut Deliveries, json: bool) -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    loop {
+        let next = tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            next = deliveries.recv() => next,
+        };
+        let Some(delivery) = next else { return Ok(()) };
+        let delivery = delivery?;
+        let line = if json {
+            as_json(&delivery).to_string()
+        } else {
+            as_text(&delivery)
+        };
+        let mut out = std::io::stdout().lock();
+        // Acknowledged only once it is out: a reader that is gone gets it next time.
+        writeln!(out, "{line}")
+            .and_then(|()| out.flush())
+            .context("can't print an event")?;
+        drop(out);
+        delivery.ack().await?;
+    }
+}
+
+fn as_text(d: &Delivery) -> String {
+    let e = d.event();
+    let data = String::from_utf8_lossy(&e.data);
+    // One event is one line.
+    let data: String = data.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("{} {} {} {} {data}", d.position(), e.tenant, e.event_type, e.id)
+}
+
+fn as_json(d: &Delivery) -> Value {
+    let e = d.event();
+    let data = match std::str::from_utf8(&e.data) {
+        Ok(text) => json!(text),
+        Err(_) => json!({ "bytes": e.data.to_vec() }),
+    };
+    let extensions: serde_json::Map<_, _> = e.extensions.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
+    json!({
+        "position": d.position().to_string(),
+        "attempt": d.attempt(),
+        "replayed": d.replayed(),
+        "published_at": timestamp::to_rfc3339(d.published_at()),
+        "tenant": e.tenant,
+        "type": e.event_type,
+        "id": e.id,
+        "source": e.source,
+        "subject": e.subject,
+        "time": e.time.map(timestamp::to_rfc3339),
+        "data_content_type": e.data_content_type,
+        "data_schema": e.data_schema,
+        "ordering_key": e.ordering_key,
+        "extensions": extensions,
+        "data": data,
+    })
+}

@@ -1,0 +1,211 @@
+//! A bus, as a program uses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanout_transport::CallContext;
+use tokio::time::Instant;
+
+use crate::bindings::fanout::bus::types as wit;
+use crate::bindings::fanout::bus::{publisher, subscriber};
+use crate::connect::Wire;
+use crate::deliveries::Deliveries;
+use crate::retry::{self, Backoff};
+use crate::subscription::Request;
+use crate::{Error, ErrorKind, Event, Options, Receipt, Subscription};
+
+/// The most events that the bus takes in one call.
+const MOST_EVENTS: usize = 1_000;
+/// The most bytes of events in one call: below what a lattice takes in one message.
+const MOST_BYTES: usize = 768 << 10;
+
+/// A connection to a bus. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    wire: Wire,
+    options: Arc<Options>,
+}
+
+impl Bus {
+    pub(crate) fn new(wire: Wire, options: Options) -> Self {
+        Self {
+            wire,
+            options: Arc::new(options),
+        }
+    }
+
+    /// Publishes one event. A receipt means that it is stored. When an answer is lost, it is published again with the
+    /// same id, which the bus recognises.
+    ///
+    /// # Errors
+    /// The bus's refusal; or, at the deadline, that it is unavailable, or that the outcome is unknown.
+    pub async fn publish(&self, event: &Event) -> Result<Receipt, Error> {
+        let wire = &self.wire;
+        let event = &wit::Event::from(event);
+        retry::until(self.deadline(), |left| async move {
+            let answer = publisher::publish_tenant_event(wire, self.call(left), event).await;
+            Ok(answer.map_err(Error::transport)??.into())
+        })
+        .await
+    }
+
+    /// Publishes many events, in the order given. One result for each, in order: some may be stored and others refused.
+    /// What is tried again comes later than the others.
+    pub async fn publish_many(&self, events: &[Event]) -> Vec<Result<Receipt, Error>> {
+        let deadline = self.deadline();
+        let mut results: Vec<Option<Result<Receipt, Error>>> = events.iter().map(|_| None).collect();
+        let mut left: Vec<usize> = (0..events.len()).collect();
+        let mut backoff = Backoff::default();
+        while !left.is_empty() {
+            let mut again = Vec::new();
+            for part in parts(events, &left) {
+                let answers = self.publish_part(events, &part, deadline).await;
+                for (i, answer) in part.into_iter().zip(answers) {
+                    let unknown_before = matches!(&results[i], Some(Err(e)) if e.kind == ErrorKind::OutcomeUnknown);
+                    match answer {
+                        Err(e) if e.is_transient() => {
+                            again.push(i);
+                            if !unknown_before {
+                                results[i] = Some(Err(e));
+                            }
+                        }
+                        settled => results[i] = Some(settled),
+                    }
+                }
+            }
+            left = again;
+            let wait = backoff.next();
+            if left.is_empty() || Instant::now() + wait >= deadline {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+        }
+        let untried = || {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "peer-unreachable",
+                "it was not tried",
+            ))
+        };
+        results.into_iter().map(|r| r.unwrap_or_else(untried)).collect()
+    }
+
+    async fn publish_part(&self, events: &[Event], part: &[usize], deadline: Instant) -> Vec<Result<Receipt, Error>> {
+        let sent: Vec<_> = part.iter().map(|i| wit::Event::from(&events[*i])).collect();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match publisher::publish_tenant_events(&self.wire, self.call(left), &sent).await {
+            Ok(answers) => {
+                let mut answers = answers.into_iter();
+                let short = || {
+                    let message = "the bus gave fewer results than it got events";
+                    Error::new(ErrorKind::OutcomeUnknown, "outcome-unknown", message)
+                };
+                let one = |_| match answers.next() {
+                    Some(Ok(receipt)) => Ok(receipt.into()),
+                    Some(Err(e)) => Err(e.into()),
+                    None => Err(short()),
+                };
+                part.iter().map(one).collect()
+            }
+            Err(e) => {
+                let e = Error::transport(e);
+                part.iter()
+                    .map(|_| Err(Error::new(e.kind, e.code.clone(), e.message.clone())))
+                    .collect()
+            }
+        }
+    }
+
+    /// Makes a subscription, or finds the one of that name that this caller made before, and begins to fetch.
+    ///
+    /// # Errors
+    /// The bus's refusal; or, at the deadline, that it can't be reached.
+    pub async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, Error> {
+        if subscription.request().is_some() {
+            let (wire, asked) = (&self.wire, &subscription);
+            retry::until(self.deadline(), |left| async move {
+                let cx = self.call(left);
+                let answer = match asked.request() {
+                    None => return Ok(()),
+                    Some(Request::Queue(filter)) => {
+                        subscriber::subscribe_queue(wire, cx, &asked.name, &filter, subscriber::Reach::Inbox).await
+                    }
+                    Some(Request::Durable(options)) => {
+                        subscriber::subscribe_durable(wire, cx, &asked.name, &options).await
+                    }
+                    Some(Request::Backfill(start, end, options)) => {
+                        subscriber::subscribe_backfill(wire, cx, &asked.name, &start, end, &options).await
+                    }
+                };
+                answer.map_err(Error::transport)??;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(Deliveries::start(
+            self.wire.clone(),
+            Arc::clone(&self.options),
+            &subscription,
+        ))
+    }
+
+    /// Ends a subscription: its pending events are no longer kept for it.
+    ///
+    /// # Errors
+    /// The bus's refusal; or, at the deadline, that it can't be reached.
+    pub async fn unsubscribe(&self, name: &str) -> Result<(), Error> {
+        let wire = &self.wire;
+        retry::until(self.deadline(), |left| async move {
+            let answer = subscriber::unsubscribe(wire, self.call(left), name).await;
+            Ok(answer.map_err(Error::transport)??)
+        })
+        .await
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.options.deadline
+    }
+
+    fn call(&self, left: Duration) -> CallContext {
+        let within = self.options.try_deadline.min(left).max(Duration::from_millis(1));
+        self.options.call(within)
+    }
+}
+
+/// Splits events into calls that the bus takes.
+fn parts(events: &[Event], left: &[usize]) -> Vec<Vec<usize>> {
+    let mut parts: Vec<Vec<usize>> = Vec::new();
+    let mut bytes = 0;
+    for &i in left {
+        let size = events[i].size();
+        match parts.last_mut() {
+            Some(part) if part.len() < MOST_EVENTS && bytes + size <= MOST_BYTES => {
+                part.push(i);
+                bytes += size;
+            }
+            _ => {
+                parts.push(vec![i]);
+                bytes = size;
+            }
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_split_by_count_and_by_bytes() {
+        let small: Vec<_> = (0..2_500).map(|i| Event::new("a", "b", i.to_string())).collect();
+        let all: Vec<_> = (0..small.len()).collect();
+        let lengths: Vec<_> = parts(&small, &all).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1_000, 1_000, 500]);
+        let large: Vec<_> = (0..3)
+            .map(|i| Event::new("a", "b", i.to_string()).data(vec![0; 500 << 10]))
+            .collect();
+        assert_eq!(parts(&large, &[0, 1, 2]), [[0], [1], [2]]);
+        assert!(parts(&large, &[]).is_empty());
+    }
+}

@@ -1,0 +1,80 @@
+//! From a URL to a bus.
+
+use std::time::Duration;
+
+use fanout_transport::{CallContext, ClientTls, ConnectOptions, Endpoint, EndpointError, Remote};
+use tokio::time::Instant;
+
+use crate::{Bus, Error, ErrorKind, retry};
+
+/// What carries the calls.
+pub(crate) type Wire = Remote;
+
+/// How a bus is called.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// For a whole request, tries and waits included. A stream of deliveries goes on trying for ever.
+    pub deadline: Duration,
+    /// For one try.
+    pub try_deadline: Duration,
+    /// For `tls`, `quic`, `webtransport` and `wss`.
+    pub tls: Option<ClientTls>,
+    /// On a lattice: the component that this program is, as links know it.
+    pub component: String,
+    /// On a lattice: the link that it calls by.
+    pub link: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(30),
+            try_deadline: Duration::from_secs(5),
+            tls: None,
+            component: "fanout-client".to_owned(),
+            link: "default".to_owned(),
+        }
+    }
+}
+
+/// Connects to a bus, with the default options.
+///
+/// # Errors
+/// As [`connect_with`].
+pub async fn connect(url: &str) -> Result<Bus, Error> {
+    connect_with(url, Options::default()).await
+}
+
+/// Connects to a bus. It is tried until [`Options::deadline`]; a connection that is lost later is made anew by itself.
+///
+/// # Errors
+/// For a URL that is none, for certificates that can't be read or are refused, and when the bus is not reached in time.
+pub async fn connect_with(url: &str, options: Options) -> Result<Bus, Error> {
+    let endpoint: Endpoint = url
+        .parse()
+        .map_err(|e: EndpointError| Error::new(ErrorKind::Invalid, EndpointError::CODE, e.to_string()))?;
+    let deadline = Instant::now() + options.deadline;
+    let wire = retry::until(deadline, |left| {
+        let connect = ConnectOptions {
+            tls: options.tls.clone(),
+            source: options.component.clone(),
+            connect_deadline: options.try_deadline.min(left).max(Duration::from_millis(1)),
+            ..ConnectOptions::default()
+        };
+        let endpoint = &endpoint;
+        async move { Remote::connect(endpoint, connect).await.map_err(Error::connecting) }
+    })
+    .await?;
+    Ok(Bus::new(wire, options))
+}
+
+impl Options {
+    /// The context of one call.
+    pub(crate) fn call(&self, within: Duration) -> CallContext {
+        CallContext {
+            link: Some(self.link.clone()),
+            ..CallContext::within(within)
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a program asks to be given.
+
+use std::time::Duration;
+
+use crate::bindings::fanout::bus::subscriber as wit;
+use crate::{Error, ErrorKind, Position};
+
+/// Where a backfill begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest event that is retained.
+    #[default]
+    First,
+    /// With the first event stored at or after this time, nanoseconds since 1970-01-01T00:00:00Z.
+    Time(i64),
+    /// With this position.
+    Position(Position),
+}
+
+/// Where a backfill ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Before the first event stored at or after this time, nanoseconds since 1970-01-01T00:00:00Z.
+    Time(i64),
+    /// After this position.
+    Position(Position),
+}
+
+/// A named need of one caller. The bus remembers it until it is ended with [`crate::Bus::unsubscribe`]: a program that
+/// comes back with the same one goes on where it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    pub(crate) name: String,
+    need: Need,
+    tenants: Vec<String>,
+    event_types: Vec<String>,
+    pub(crate) prefetch: u32,
+    pub(crate) wait: Duration,
+    pub(crate) at_most: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// It is made elsewhere.
+    Existing,
+    Queue,
+    Durable,
+    Backfill(Start, Option<End>),
+}
+
+/// Deliveries held at a time, unless a subscription says otherwise.
+const PREFETCH: u32 = 64;
+/// The most that the bus gives in one fetch.
+const MOST: u32 = 1_000;
+/// For how long a fetch asks the bus to wait.
+const WAIT: Duration = Duration::from_secs(5);
+
+impl Subscription {
+    fn new(name: impl Into<String>, need: Need) -> Self {
+        Self {
+            name: name.into(),
+            need,
+            tenants: Vec::new(),
+            event_types: Vec::new(),
+            prefetch: PREFETCH,
+            wait: WAIT,
+            at_most: None,
+        }
+    }
+
+    /// Fast, at most once: what is published while nobody fetches is not kept for it.
+    pub fn queue(name: impl Into<String>) -> Self {
+        Self::new(name, Need::Queue)
+    }
+
+    /// Everything published from now on, at least once.
+    pub fn durable(name: impl Into<String>) -> Self {
+        Self::new(name, Need::Durable)
+    }
+
+    /// The retained log from a point on, then live, at least once.
+    pub fn backfill(name: impl Into<String>, start: Start) -> Self {
+        Self::new(name, Need::Backfill(start, None))
+    }
+
+    /// One that the operator declared for this caller: it is not asked for, only fetched.
+    pub fn declared(name: impl Into<String>) -> Self {
+        Self::new(name, Need::Existing)
+    }
+
+    /// Ends a backfill there. Other needs have no end.
+    #[must_use]
+    pub fn until(mut self, end: End) -> Self {
+        if let Need::Backfill(_, at) = &mut self.need {
+            *at = Some(end);
+        }
+        self
+    }
+
+    /// Of these tenants; without this, of all that the caller may have.
+    #[must_use]
+    pub fn tenants<T: Into<String>>(mut self, tenants: impl IntoIterator<Item = T>) -> Self {
+        self.tenants = tenants.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Events whose type matches any of these patterns, such as `invoice.*`; without this, all that the caller may have.
+    #[must_use]
+    pub fn event_types<T: Into<String>>(mut self, patterns: impl IntoIterator<Item = T>) -> Self {
+        self.event_types = patterns.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Holds at most so many deliveries at a time, those in the program's hands included: 1 to 1,000.
+    #[must_use]
+    pub fn prefetch(mut self, deliveries: u32) -> Self {
+        self.prefetch = deliveries.clamp(1, MOST);
+        self
+    }
+
+    /// Takes at most so many deliveries, those that come again included; then the stream ends.
+    #[must_use]
+    pub fn at_most(mut self, deliveries: u64) -> Self {
+        self.at_most = Some(deliveries);
+        self
+    }
+
+    pub(crate) fn request(&self) -> Option<Request> {
+        let filter = wit::Filter {
+            tenants: self.tenants.clone(),
+            event_types: self.event_types.clone(),
+        };
+        let options = |filter| wit::DeliveryOptions {
+            filter,
+            reach: wit::Reach::Inbox,
+            batch_size: None,
+            concurrency: None,
+        };
+        Some(match self.need {
+            Need::Existing => return None,
+            Need::Queue => Request::Queue(filter),
+            Need::Durable => Request::Durable(options(filter)),
+            Need::Backfill(start, end) => Request::Backfill(start.into(), end.map(Into::into), options(filter)),
+        })
+    }
+}
+
+/// What is asked of `subscriber`.
+pub(crate) enum Request {
+    Queue(wit::Filter),
+    Durable(wit::DeliveryOptions),
+    Backfill(wit::Start, Option<wit::End>, wit::DeliveryOptions),
+}
+
+impl From<Position> for crate::bindings::fanout::bus::types::Position {
+    fn from(p: Position) -> Self {
+        Self {
+            partition: p.partition,
+            offset: p.offset,
+        }
+    }
+}
+
+impl From<Start> for wit::Start {
+    fn from(s: Start) -> Self {
+        match s {
+            Start::First => Self::First,
+            Start::Time(t) => Self::Time(t),
+            Start::Position(p) => Self::Position(p.into()),
+        }
+    }
+}
+
+impl From<End> for wit::End {
+    fn from(e: End) -> Self {
+        match e {
+            End::Time(t) => Self::Time(t),
+            End::Position(p) => Self::Position(p.into()),
+        }
+    }
+}
+
+/// As `PARTITION/OFFSET`, which positions are written as.
+impl std::str::FromStr for Position {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self, Error> {
+        s.split_once('/')
+            .and_then(|(partition, offset)| {
+                Some(Self {
+                    partition: partition.parse().ok()?,
+                    offset: offset.parse().ok().filter(|o| *o > 0)?,
+                })
+            })
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Invalid,
+                    "unknown-position",
+                    format!("{s:?} is not a position: write PARTITION/OFFSET, such as 0/42"),
+                )
+            })
+    }
+}

@@ -1,0 +1,143 @@
+//! Where an instance listens besides the lattice, and as whom: settings of the instance, not of the bus's policy. Where
+//! the listener's URLs lead is the transport's to know.
+
+use crate::setting::{self, Reader, Settings};
+use crate::{Code, Problem};
+
+/// The settings of an instance, which the policy's reader leaves alone.
+const SETTINGS: [&str; 5] = [
+    "listen",
+    "listen-allow-unauthenticated-network-peers",
+    "tls.certificate",
+    "tls.key",
+    "tls.client-ca",
+];
+
+/// How an instance listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// URLs, such as `tcp://127.0.0.1:7761`; empty for none.
+    pub endpoints: Vec<String>,
+    /// For the URLs that need a certificate.
+    pub tls: Option<TlsFiles>,
+    /// Take anyone who can reach a port beyond this machine, without knowing who it is.
+    pub allow_unauthenticated_network_peers: bool,
+}
+
+/// Files of PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The listener's own chain.
+    pub certificate: String,
+    /// The key of its first certificate.
+    pub key: String,
+    /// The authority of callers: with it, each caller shows a certificate, and is known by its name.
+    pub client_ca: Option<String>,
+}
+
+impl Listening {
+    /// Takes the settings of an instance out of all that it was given.
+    pub fn split(settings: &Settings) -> (Settings, Settings) {
+        settings
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .partition(|(k, _)| SETTINGS.contains(&k.as_str()))
+    }
+
+    /// Reads the settings of an instance.
+    ///
+    /// # Errors
+    /// Every problem of every setting.
+    pub fn from_settings(owner: &str, settings: &Settings) -> Result<Self, Vec<Problem>> {
+        let mut r = Reader::new(owner, settings);
+        let endpoints = r.or("listen", Vec::new(), texts);
+        let allow = r.or(
+            "listen-allow-unauthenticated-network-peers",
+            false,
+            setting::word(&[("true", true), ("false", false)]),
+        );
+        let certificate = r.optional("tls.certificate", text);
+        let key = r.optional("tls.key", text);
+        let client_ca = r.optional("tls.client-ca", text);
+        if certificate.is_some() != key.is_some() {
+            r.refuse(
+                Code::ConflictingSettings,
+                "`tls.certificate` and `tls.key` go together: set both or none",
+            );
+        }
+        if client_ca.is_some() && certificate.is_none() {
+            r.refuse(
+                Code::ConflictingSettings,
+                "`tls.client-ca` means nothing without `tls.certificate` and `tls.key`",
+            );
+        }
+        let problems = r.finish();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self {
+            endpoints,
+            tls: certificate.zip(key).map(|(certificate, key)| TlsFiles {
+                certificate,
+                key,
+                client_ca,
+            }),
+            allow_unauthenticated_network_peers: allow,
+        })
+    }
+}
+
+fn text(s: &str) -> Result<String, Problem> {
+    if s.is_empty() {
+        return Err(Problem::new(Code::InvalidSetting, "it is empty"));
+    }
+    Ok(s.to_owned())
+}
+
+fn texts(s: &str) -> Result<Vec<String>, Problem> {
+    s.split(',').map(|item| text(item.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_instance_listens_where_it_is_told() {
+        let all = settings(&[
+            ("bus", "payments"),
+            ("listen", "tcp://127.0.0.1:7761, unix:/run/bus.sock"),
+            ("tls.certificate", "c.pem"),
+            ("tls.key", "k.pem"),
+        ]);
+        let (mine, rest) = Listening::split(&all);
+        assert_eq!(rest, settings(&[("bus", "payments")]));
+        let listening = Listening::from_settings("instance", &mine).unwrap();
+        assert_eq!(listening.endpoints, ["tcp://127.0.0.1:7761", "unix:/run/bus.sock"]);
+        assert_eq!(listening.tls.unwrap().client_ca, None);
+        assert_eq!(
+            Listening::from_settings("instance", &settings(&[])).unwrap(),
+            Listening::default()
+        );
+    }
+
+    #[test]
+    fn half_a_certificate_is_refused() {
+        for bad in [
+            &[("tls.certificate", "c.pem")][..],
+            &[("tls.client-ca", "ca.pem")],
+            &[("listen", "a,,b")],
+            &[("listen-allow-unauthenticated-network-peers", "yes")],
+        ] {
+            assert_eq!(
+                Listening::from_settings("instance", &settings(bad)).unwrap_err().len(),
+                1,
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The bus as a plain server, without a wasmCloud host: the same bus, policy and functions, for programs that connect.
+
+use std::path::PathBuf;
+
+use fanout_plan::document::Document;
+use fanout_plan::listen::Listening;
+use fanout_plan::{Code, Policy, Problem, Settings};
+use fanout_transport::{Access, Endpoint, Lattice, Options, connect};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::bus::Bus;
+use crate::front::{CantListen, Front, told_to_end};
+use crate::status;
+
+/// The lattice's name in what is only for lattices, such as the subject of the status.
+const NO_LATTICE: &str = "served";
+
+/// What a server is told on its command line.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The policy, as TOML. Read again on SIGHUP.
+    pub policy: PathBuf,
+    /// The store.
+    pub nats: Access,
+    /// Where it listens, instead of the policy file's `listen`; empty to take that.
+    pub listening: Listening,
+}
+
+/// Why a server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The policy, or where to listen, is not legal.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Refused(Vec<Problem>),
+    /// The policy can't be read.
+    #[error("can't read {}", path.display())]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// NATS can't be reached.
+    #[error("can't reach the store")]
+    Store(#[source] fanout_transport::Error),
+}
+
+/// Runs until the process is told to end. `ready` is called once calls are taken, with the bus's name and where.
+///
+/// # Errors
+/// When it can't start.
+pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Result<(), ServeError> {
+    let (settings, mut listening) = read(&server.policy)?;
+    let owner = server.policy.display().to_string();
+    let policy = Policy::from_settings(&owner, &settings).map_err(ServeError::Refused)?;
+    if !server.listening.endpoints.is_empty() {
+        listening.endpoints.clone_from(&server.listening.endpoints);
+    }
+    if server.listening.tls.is_some() {
+        listening.tls.clone_from(&server.listening.tls);
+    }
+    listening.allow_unauthenticated_network_peers |= server.listening.allow_unauthenticated_network_peers;
+    if listening.endpoints.is_empty() {
+        return Err(ServeError::Refused(vec![Problem::new(
+            Code::MissingSetting,
+            format!("{owner}: it is not said where to listen: give `--listen URL`, or `listen` in the policy"),
+        )]));
+    }
+    if policy.callers.is_empty() {
+        warn!("the policy names no callers: every call is refused until it has a table `[callers.NAME]`");
+    }
+    let nats = connect(&server.nats, "fanout-serve").await.map_err(ServeError::Store)?;
+    let lattice = Lattice::new(nats.clone(), Options::default())
+        .await
+        .map_err(ServeError::Store)?;
+    let name = policy.bus.to_string();
+    let bus = Bus::new(&name, NO_LATTICE, lattice, settings);
+    let mut front = Front::start(bus.clone()).await.map_err(ServeError::Store)?;
+    if let Err(CantListen(problem)) = front.listen(&listening).await {
+        front.stop().await;
+        return Err(ServeError::Refused(vec![problem]));
+    }
+    if let Err(error) = status::serve(nats.clone(), bus.clone()).await {
+        warn!(%error, "the status can't be asked for");
+    }
+    ready(&name, &front.endpoints());
+    let mut changed = signal(SignalKind::hangup()).ok();
+    loop {
+        let hangup = async {
+            match &mut changed {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = told_to_end() => break,
+            _ = hangup => match read(&server.policy) {
+                Ok((settings, _)) => {
+                    info!("the policy is read again");
+                    bus.put_settings(settings);
+                }
+                Err(error) => warn!(%error, "the policy stays as it was"),
+            },
+        }
+    }
+    front.stop().await;
+    if nats.flush().await.is_err() {
+        warn!("the store is away: what was settled last comes again");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// The policy's settings, and where it says to listen.
+fn read(path: &PathBuf) -> Result<(Settings, Listening), ServeError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ServeError::Policy {
+        path: path.clone(),
+        source,
+    })?;
+    let document = Document::parse(&text).map_err(ServeError::Refused)?;
+    let (mine, rest) = Listening::split(&document.settings);
+    let listening = Listening::from_settings(&path.display().to_string(), &mine).map_err(ServeError::Refused)?;
+    Ok((rest, listening))
+}

@@ -1,0 +1,120 @@
+//! The bus as a plain server: `fanout serve` as a process, on free ports of this machine.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::beside_the_tests;
+
+/// A policy of a bus `payments` that retries quickly and whose holds are short; without callers.
+pub const SERVED_POLICY: &str = "\
+bus = \"payments\"
+subject = \"payments.{tenant}.webhook.{event-type}\"
+
+[delivery]
+deadline = \"500ms\"
+ack-wait = \"2s\"
+
+[retry]
+schedule = [\"20ms\"]
+max-attempts = 3
+";
+
+/// A caller that may do everything, on the loopback.
+pub const ANYONE_HERE: &str = "
+[callers.anyone]
+loopback = true
+publish.tenants = \"*\"
+subscribe.tenants = \"*\"
+";
+
+/// A running server; killed on drop.
+#[derive(Debug)]
+pub struct Served {
+    process: Child,
+    /// Where it listens, in the order of its arguments.
+    pub listen: Vec<String>,
+    log: PathBuf,
+}
+
+impl Served {
+    /// Starts a server with a policy file, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start(nats: &str, policy: &Path, args: &[&str]) -> Self {
+        let log = policy.with_extension("log");
+        let log_file = std::fs::File::options().create(true).append(true).open(&log);
+        let mut process = Command::new(beside_the_tests("fanout"))
+            .args(["--json", "serve", "--nats", nats, "--policy"])
+            .arg(policy)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log_file.expect("the server's log opens"))
+            .spawn()
+            .expect("the server starts");
+        let mut ready = String::new();
+        let out = process.stdout.take().expect("it has an output");
+        BufReader::new(out).read_line(&mut ready).expect("it says something");
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let Ok(ready) = serde_json::from_str::<Value>(&ready) else {
+            drop(process.kill());
+            panic!("the server is not ready: {}", said());
+        };
+        let listen = ready["listen"].as_array().expect("it says where it listens");
+        let listen = listen
+            .iter()
+            .map(|url| url.as_str().expect("a URL").to_owned())
+            .collect();
+        Self { process, listen, log }
+    }
+
+    /// SIGKILL, and waits for its end.
+    ///
+    /// # Panics
+    /// If it can't be killed.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("the server can be killed");
+        self.process.wait().expect("the server ends");
+    }
+
+    /// Sends it a signal, by name as `kill` takes it.
+    ///
+    /// # Panics
+    /// If it can't be sent.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.process.id().to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success(), "the server is there");
+    }
+
+    /// Waits for its end; says whether it was a good one.
+    ///
+    /// # Panics
+    /// If it can't be waited for.
+    pub fn ended(&mut self) -> bool {
+        self.process.wait().expect("the server ends").success()
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.process.kill());
+        drop(self.process.wait());
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+    }
+}

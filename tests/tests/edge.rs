@@ -1,0 +1,252 @@
+//! `role = edge`: components beside one host, their bus beside another. Nothing is lost, whichever of them is killed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fanout_tests::types::{PublishError, Rejection, SubscribeError};
+use fanout_tests::{
+    ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, Verdict, event, eventually, publisher, subscriber,
+};
+use fanout_transport::CallContext;
+use fanout_transport::testing::NatsServer;
+
+/// A bus that is served, and a lattice with an edge of it.
+struct World {
+    hub_nats: NatsServer,
+    hub: Served,
+    policy: std::path::PathBuf,
+    edge: Bench,
+    _folder: tempfile::TempDir,
+}
+
+fn links(reach: &str) -> Vec<LinkTo> {
+    vec![
+        LinkTo::caller("ingress", &["publisher", "subscriber"], "acme"),
+        LinkTo::subscriber(
+            "invoicing",
+            &[reach],
+            &[("subscription", "invoicing"), ("need", "durable")],
+        ),
+    ]
+}
+
+impl World {
+    async fn new(links: &[LinkTo]) -> Self {
+        let hub_nats = NatsServer::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy.toml");
+        std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}")).unwrap();
+        let hub = Served::start(&hub_nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+        let upstream = hub.listen[0].clone();
+        let settings = [
+            ("role", "edge"),
+            ("upstream", &upstream),
+            ("delivery.deadline", "500ms"),
+        ];
+        let mut edge = Bench::with_config(&settings, links).await;
+        edge.add_provider().await;
+        Self {
+            hub_nats,
+            hub,
+            policy,
+            edge,
+            _folder: folder,
+        }
+    }
+
+    fn restart_hub(&mut self) {
+        let url = self.hub.listen[0].clone();
+        self.hub.kill();
+        self.hub = Served::start(&self.hub_nats.url(), &self.policy, &["--listen", &url]);
+    }
+
+    /// How many events the hub's subscription has not settled yet.
+    async fn left(&self) -> Option<u64> {
+        let js = async_nats::jetstream::new(self.hub_nats.client().await);
+        let log = js.get_stream_no_info("fanout_payments_log").await.ok()?;
+        let info = log.consumer_info("invoicing").await.ok()?;
+        Some(info.num_pending + info.num_ack_pending as u64)
+    }
+
+    async fn drained(&self) {
+        eventually("the hub has everything settled", || async {
+            (self.left().await? == 0).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_at_the_edge_kept_at_the_hub_handled_at_the_edge() {
+    let world = World::new(&links("handler")).await;
+    let ingress = world.edge.silent_component("ingress").await;
+    let invoicing = world.edge.component("invoicing").await;
+    invoicing.judge(|d| match (d.event.id.as_str(), d.attempt) {
+        ("twice", 1) => Verdict::Refuse(Rejection::RetryNow("once more".into())),
+        ("never", _) => Verdict::Refuse(Rejection::DeadLetter("no amount".into())),
+        _ => Verdict::Handle,
+    });
+    // The subscription is made at the hub once the edge has reached it.
+    eventually("it is made", || async { world.left().await }).await;
+    let receipt = ingress.publish(event("acme", "invoice.paid", "once")).await.unwrap();
+    assert_eq!(
+        (receipt.position.offset, receipt.durable_subscriptions),
+        (1, 1),
+        "the hub's own receipt"
+    );
+    assert!(
+        ingress
+            .publish(event("acme", "invoice.paid", "once"))
+            .await
+            .unwrap()
+            .duplicate
+    );
+    for id in ["twice", "never"] {
+        ingress.publish(event("acme", "invoice.paid", id)).await.unwrap();
+    }
+    eventually("all are handled that can be", || async {
+        (invoicing.handled() == ["once", "twice"]).then_some(())
+    })
+    .await;
+    world.drained().await;
+    let js = async_nats::jetstream::new(world.hub_nats.client().await);
+    let dead = js.get_stream("fanout_payments_dead").await.unwrap();
+    assert_eq!(dead.cached_info().state.messages, 1, "set aside at the hub");
+
+    // The link is checked at the edge.
+    let refused = ingress.publish(event("globex", "invoice.paid", "x")).await.unwrap_err();
+    assert!(
+        matches!(&refused, PublishError::NotPermitted(p) if p.code == "tenant-not-permitted"),
+        "{refused:?}"
+    );
+    let stranger = world.edge.silent_component("stranger").await;
+    let refused = stranger.publish(event("acme", "invoice.paid", "x")).await.unwrap_err();
+    assert!(
+        matches!(&refused, PublishError::NotPermitted(p) if p.code == "not-linked"),
+        "{refused:?}"
+    );
+    let many = [
+        event("acme", "invoice.paid", "m1"),
+        event("globex", "invoice.paid", "m2"),
+        event("acme", "a.b", "m3"),
+    ];
+    let answers = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &many)
+        .await
+        .unwrap();
+    assert!(
+        answers[0].is_ok() && answers[2].is_ok() && answers[1].is_err(),
+        "{answers:?}"
+    );
+    let listed = subscriber::list_subscriptions(ingress.bus(), CallContext::default())
+        .await
+        .unwrap();
+    assert!(
+        matches!(&listed, Err(SubscribeError::InvalidRequest(p)) if p.code == "not-at-an-edge"),
+        "{listed:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_on_either_side_nothing_is_lost() {
+    let mut world = World::new(&links("batch-handler")).await;
+    let invoicing = world.edge.component("invoicing").await;
+    eventually("it is made", || async { world.left().await }).await;
+    let ingress = world.edge.silent_component("ingress").await;
+    let stopped = Arc::new(AtomicBool::new(false));
+    let publishing = {
+        let stopped = Arc::clone(&stopped);
+        tokio::spawn(async move {
+            let mut accepted = BTreeSet::new();
+            for i in 0.. {
+                if stopped.load(Ordering::SeqCst) && i >= 200 {
+                    break;
+                }
+                let id = format!("e{i:05}");
+                // As a payment provider does: the same id until it is accepted.
+                loop {
+                    let within = CallContext::within(Duration::from_secs(3));
+                    let sent = event("acme", "invoice.paid", &id);
+                    let answer = publisher::publish_tenant_event(ingress.bus(), within, &sent).await;
+                    if matches!(answer, Ok(Ok(_))) {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                accepted.insert(id);
+            }
+            accepted
+        })
+    };
+    let handled = |n: usize| {
+        let invoicing = &invoicing;
+        async move {
+            eventually("more are handled", || async {
+                (invoicing.handled().len() >= n).then_some(())
+            })
+            .await;
+        }
+    };
+    handled(20).await;
+    world.restart_hub();
+    handled(40).await;
+    world.edge.providers[0].kill();
+    world.edge.restart_provider(0).await;
+    let so_far = invoicing.handled().len();
+    handled(so_far + 20).await;
+    stopped.store(true, Ordering::SeqCst);
+    let accepted = publishing.await.unwrap();
+    eventually("every accepted one is handled", || async {
+        let handled: BTreeSet<_> = invoicing.handled().into_iter().collect();
+        handled.is_superset(&accepted).then_some(())
+    })
+    .await;
+    world.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_is_away_uses_up_no_attempts() {
+    let world = World::new(&links("handler")).await;
+    let ingress = world.edge.silent_component("ingress").await;
+    let invoicing = world.edge.silent_component("invoicing").await;
+    eventually("it is made", || async { world.left().await }).await;
+    for i in 0..20 {
+        ingress
+            .publish(event("acme", "invoice.paid", &format!("e{i:02}")))
+            .await
+            .unwrap();
+    }
+    let waiting = world
+        .edge
+        .subscription_when("invoicing", "it waits", |s| s["state"] == "waiting")
+        .await;
+    assert_eq!(waiting["problem"]["code"], "subscriber-unreachable");
+    invoicing.up().await;
+    eventually("all are handled", || async {
+        (invoicing.handled().len() == 20).then_some(())
+    })
+    .await;
+    assert!(invoicing.seen(|s| s.deliveries.iter().all(|d| d.attempt == 1)));
+    world.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bus_refuses_is_said_at_the_edge() {
+    let hub_nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    // Nobody may subscribe.
+    let narrow = "[callers.edge]\nloopback = true\npublish.tenants = \"acme\"\n";
+    std::fs::write(&policy, format!("{SERVED_POLICY}{narrow}")).unwrap();
+    let hub = Served::start(&hub_nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let settings = [("role", "edge"), ("upstream", hub.listen[0].as_str())];
+    let mut edge = Bench::with_config(&settings, &links("handler")).await;
+    edge.add_provider().await;
+    let refused = edge
+        .subscription_when("invoicing", "it is refused", |s| s["state"] == "waiting")
+        .await;
+    assert_eq!(refused["problem"]["code"], "upstream-refused");
+    let message = refused["problem"]["message"].as_str().unwrap();
+    assert!(message.contains("[interface-not-linked]"), "{message}");
+}
