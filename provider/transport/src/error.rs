@@ -166,6 +166,8 @@ pub enum Resource {
     Bytes,
     /// Invocations at a time of the target.
     Target,
+    /// A connection to the target, which was still being made.
+    Connection,
 }
 
 /// What is known of the handler when a call ends in an error.
@@ -301,6 +303,7 @@ impl fmt::Display for Resource {
             Self::Calls => "place for another call",
             Self::Bytes => "buffer space",
             Self::Target => "place at the target",
+            Self::Connection => "connection to the target",
         })
     }
 }

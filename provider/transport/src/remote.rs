@@ -115,7 +115,14 @@ impl Remote {
         };
         match timeout(deadline, call).await {
             Ok(result) => result,
-            Err(_) => Err(waits_for.map_or_else(|| Error::deadline(deadline), Error::Busy)),
+            Err(_) => Err(match waits_for {
+                Some(Resource::Connection) => Error::Unreachable {
+                    endpoint: self.endpoint.clone(),
+                    source: "no answer in time".into(),
+                },
+                Some(resource) => Error::Busy(resource),
+                None => Error::deadline(deadline),
+            }),
         }
     }
 
@@ -244,7 +251,7 @@ impl Sessions {
         *waits_for = Some(Resource::Calls);
         let _place = self.calls.acquire().await.map_err(|_| Error::Closed)?;
         for _ in 0..MOVES {
-            *waits_for = Some(Resource::Calls);
+            *waits_for = Some(Resource::Connection);
             let session = self.session().await?;
             let left = deadline.saturating_sub(since.elapsed());
             match session.call(cx, left, function, params, waits_for).await {
@@ -280,6 +287,7 @@ impl Stock {
         let invocation = framed::invocation(instance, func, params)?;
         *waits_for = Some(Resource::Calls);
         let _place = self.calls.acquire().await.map_err(|_| Error::Closed)?;
+        *waits_for = Some(Resource::Connection);
         let mut stream = match timeout(self.options.connect_deadline, self.dialer.stream()).await {
             Ok(stream) => stream?,
             Err(_) => return Err(self.dialer.unreachable("no answer in time")),

@@ -17,9 +17,11 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use crate::{Error, Identity};
 
 /// The protocols that a listener names to a TLS peer. One that names another is refused: it meant something else.
-pub(crate) const ALPN: [&[u8]; 2] = [ALPN_SESSION, b"wrpc"];
+pub(crate) const ALPN: [&[u8]; 2] = [ALPN_SESSION, ALPN_STOCK];
 /// What a caller of sessions names.
 pub(crate) const ALPN_SESSION: &[u8] = b"fanout";
+/// What a caller that speaks as stock wRPC names.
+pub(crate) const ALPN_STOCK: &[u8] = b"wrpc";
 /// Longest name of a certificate that identifies a caller.
 const MAX_NAME_BYTES: usize = 256;
 /// QUIC's codes for TLS alerts begin here.

@@ -32,7 +32,8 @@ impl Dialer {
     pub(crate) fn new(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Self, Error> {
         let alpn: &[&[u8]] = match options.dialect {
             Dialect::Session => &[tls::ALPN_SESSION],
-            Dialect::Stock => &[],
+            // QUIC asks for one, and what our listeners call it is as good a name as any.
+            Dialect::Stock => &[tls::ALPN_STOCK],
         };
         let tls = || -> Result<&ClientTls, Error> {
             options.tls.as_ref().ok_or_else(|| Error::Misused {

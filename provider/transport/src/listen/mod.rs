@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use options::ListenOptions;
 use quic::QuicListener;
-use shared::{Key, LAST_WORDS, Peer, Peers, Place, Shared};
+use shared::{Key, Peer, Peers, Place, Shared};
 use socket::{Raw, Socket, UnixSocket, Upgrade};
 
 use crate::endpoint::{Authority, UrlPath};
@@ -305,23 +305,20 @@ impl Accepting {
     ) -> impl Future<Output = ()> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
-            let upgraded = timeout_at(since + shared.options.first_call_deadline, upgrade.run(raw, identity));
-            let (stream, identity) = match upgraded.await {
+            let upgrade = timeout_at(since + shared.options.first_call_deadline, upgrade.run(raw, identity));
+            let upgraded = tokio::select! {
+                upgraded = upgrade => upgraded,
+                () = shared.hurry() => return,
+            };
+            let (stream, identity) = match upgraded {
                 Ok(Ok(upgraded)) => upgraded,
                 Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
                 Err(_) => return tracing::debug!("a handshake took too long"),
             };
-            let peer = Peer::new(identity, &place.share);
-            let cut_off = {
-                let shared = Arc::clone(&shared);
-                async move {
-                    shared.stop.cancelled().await;
-                    sleep(LAST_WORDS).await;
-                }
-            };
+            let peer = Peer::new(identity, &place.share, &shared.options);
             tokio::select! {
-                () = stream::serve(shared, peer, stream, since) => {}
-                () = cut_off => {}
+                () = stream::serve(Arc::clone(&shared), peer, stream, since) => {}
+                () = shared.cut_off() => {}
             }
             drop(place);
         }

@@ -27,6 +27,9 @@ pub struct ListenOptions {
     pub connections_per_peer: usize,
     /// Calls at a time of one peer. One more is refused.
     pub calls_per_peer: usize,
+    /// Calls at a time of one connection. Less than those of its peer, so that one connection that stalls does not keep
+    /// others of the same peer from calling.
+    pub calls_per_connection: usize,
     /// Bytes of parameters held at a time of one peer.
     pub bytes_per_peer: usize,
     /// From a new connection or stream to the head of its first call, handshakes included.
@@ -45,6 +48,7 @@ impl Default for ListenOptions {
             connections: 4096,
             connections_per_peer: 2048,
             calls_per_peer: 512,
+            calls_per_connection: 256,
             bytes_per_peer: 32 << 20,
             first_call_deadline: Duration::from_secs(10),
             idle_deadline: Duration::from_secs(60),
@@ -60,6 +64,7 @@ impl ListenOptions {
             ("connections", "above zero", self.connections > 0),
             ("connections_per_peer", "above zero", self.connections_per_peer > 0),
             ("calls_per_peer", "above zero", self.calls_per_peer > 0),
+            ("calls_per_connection", "above zero", self.calls_per_connection > 0),
             (
                 "bytes_per_peer",
                 "at least max_body_bytes, up to 4294967295",

@@ -55,7 +55,7 @@ impl QuicListener {
         })?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         let side = Side::Server {
-            streams: options.calls_per_peer,
+            streams: options.calls_per_connection,
         };
         config
             .transport_config(Arc::new(quic::transport(side, options.idle_deadline, web.is_some())))
@@ -86,7 +86,7 @@ impl QuicListener {
         accepting.connections.close();
         tokio::select! {
             () = accepting.connections.wait() => {}
-            () = async { shared.stop.cancelled().await; tokio::time::sleep(2 * LAST_WORDS).await } => {}
+            () = async { shared.cut_off().await; tokio::time::sleep(LAST_WORDS).await } => {}
         }
         self.endpoint.close(DONE, b"the server left");
         if timeout(LAST_WORDS, self.endpoint.wait_idle()).await.is_err() {
@@ -120,7 +120,11 @@ impl QuicListener {
                     None => Some(Connected::Quic(incoming.await.ok()?)),
                 }
             };
-            match timeout_at(deadline, connected).await {
+            let connected = tokio::select! {
+                connected = timeout_at(deadline, connected) => connected,
+                () = shared.hurry() => Ok(None),
+            };
+            match connected {
                 Ok(Some(connection)) => serve(shared, connection, &place).await,
                 Ok(None) => tracing::debug!(?key, "a handshake failed"),
                 Err(_) => tracing::debug!(?key, "a handshake took too long"),
@@ -174,7 +178,7 @@ impl Connected {
 
 /// Serves each stream of a connection in a task of its own.
 async fn serve(shared: Arc<Shared>, connection: Connected, place: &Place) {
-    let peer = Peer::new(connection.identity(), &place.share);
+    let peer = Peer::new(connection.identity(), &place.share, &shared.options);
     let tasks = TaskTracker::new();
     let mut draining = false;
     loop {
@@ -185,7 +189,7 @@ async fn serve(shared: Arc<Shared>, connection: Connected, place: &Place) {
                 tasks.close();
                 connection.quic().set_max_concurrent_bi_streams(0_u8.into());
             }
-            () = stop(&shared) => break,
+            () = shared.cut_off() => break,
             stream = connection.accept() => {
                 let Some(stream) = stream else {
                     // The peer is gone; its streams notice.
@@ -209,10 +213,4 @@ async fn serve(shared: Arc<Shared>, connection: Connected, place: &Place) {
         tracing::debug!(peer = %peer.identity, "streams were cut off");
     }
     connection.quic().close(DONE, b"the server left");
-}
-
-async fn stop(shared: &Shared) {
-    shared.stop.cancelled().await;
-    // Time to say so.
-    tokio::time::sleep(LAST_WORDS).await;
 }

@@ -42,20 +42,23 @@ impl std::fmt::Debug for Shared {
 pub(crate) struct InFlight {
     count: Arc<AtomicUsize>,
     _of_peer: OwnedSemaphorePermit,
+    _of_connection: OwnedSemaphorePermit,
 }
 
-/// One connected peer.
+/// One connection of a peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) identity: Identity,
     share: Arc<Share>,
+    calls: Arc<Semaphore>,
 }
 
 impl Peer {
-    pub(crate) fn new(identity: Identity, share: &Arc<Share>) -> Self {
+    pub(crate) fn new(identity: Identity, share: &Arc<Share>, options: &ListenOptions) -> Self {
         Self {
             identity,
             share: Arc::clone(share),
+            calls: Arc::new(Semaphore::new(options.calls_per_connection)),
         }
     }
 }
@@ -76,13 +79,28 @@ impl Shared {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// A place among the calls of a peer.
+    /// Ends when a server that leaves no longer waits for peers that have said nothing yet: what they send may be under
+    /// way.
+    pub(crate) async fn hurry(&self) {
+        self.drain.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+
+    /// Ends when what was cut off has had its time to say so.
+    pub(crate) async fn cut_off(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+
+    /// A place among the calls of a connection and its peer.
     pub(crate) fn begin(&self, peer: &Peer) -> Option<InFlight> {
+        let of_connection = Arc::clone(&peer.calls).try_acquire_owned().ok()?;
         let of_peer = Arc::clone(&peer.share.calls).try_acquire_owned().ok()?;
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(InFlight {
             count: Arc::clone(&self.in_flight),
             _of_peer: of_peer,
+            _of_connection: of_connection,
         })
     }
 

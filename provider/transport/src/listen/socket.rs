@@ -101,13 +101,15 @@ impl Socket {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Small answers go out at once; they are gathered here already.
-                stream.set_nodelay(true)?;
+                // Small answers go out at once; they are gathered here already. A peer that is gone is noticed later.
+                stream.set_nodelay(true).ok();
                 Ok((Raw::Tcp(stream), Key::Address(address.ip()), Identity::Anonymous))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.socket.accept().await?;
-                let peer = stream.peer_cred()?;
+                // Of this connection, not of the socket.
+                let unknown = |error| io::Error::new(io::ErrorKind::ConnectionAborted, error);
+                let peer = stream.peer_cred().map_err(unknown)?;
                 let identity = Identity::Unix {
                     uid: peer.uid(),
                     gid: peer.gid(),

@@ -60,8 +60,7 @@ async fn dispatch(shared: Arc<Shared>, peer: Peer, mut stream: Stream, since: In
         read = timeout_at(first_deadline, stream.reader.read(&mut first)) => {
             read.map_err(|_| Error::Protocol("a peer that says nothing"))?.map_err(Error::lost)?
         }
-        // Connected just before: what it sends is under way.
-        () = async { shared.drain.cancelled().await; tokio::time::sleep(LAST_WORDS).await } => 0,
+        () = shared.hurry() => 0,
         () = shared.stop.cancelled() => 0,
     };
     let mut buffer = BytesMut::new();

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::budget::Room;
+use crate::budget::{Budget, Room};
 use crate::listen::shared::{InFlight, LAST_WORDS, Peer, Shared};
 use crate::listen::stream::{BoxRead, Stream};
 use crate::parameters::Parameters;
@@ -25,12 +25,16 @@ use crate::{Caller, Error, Part};
 const READ_BYTES: usize = 16 << 10;
 /// What a call takes of the allowance at least.
 const MIN_CALL_BYTES: usize = 256;
+/// One session's part of all bytes held.
+const UNSENT_SHARE: usize = 8;
 
 struct Session {
     shared: Arc<Shared>,
     peer: Peer,
     queue: Queue,
     running: Mutex<HashMap<u32, AbortHandle>>,
+    /// Results that wait to be sent: a peer that does not read holds no more of everybody's allowance than this.
+    unsent: Budget,
     tasks: TaskTracker,
     /// Nothing more can be sent.
     broken: CancellationToken,
@@ -75,15 +79,22 @@ pub(crate) async fn serve(
     let options = &shared.options;
     let greeting = Greeting {
         max_body_bytes: u32::try_from(options.limits.max_body_bytes).unwrap_or(u32::MAX),
-        calls: u32::try_from(options.calls_per_peer).unwrap_or(u32::MAX),
+        calls: u32::try_from(options.calls_per_connection.min(options.calls_per_peer)).unwrap_or(u32::MAX),
         idle_ms: u32::try_from(options.idle_deadline.as_millis()).unwrap_or(u32::MAX),
     };
     let stall = options.limits.serve_deadline;
+    let unsent = Budget::new(
+        options
+            .limits
+            .max_body_bytes
+            .max(options.limits.buffered_bytes / UNSENT_SHARE),
+    );
     let session = Arc::new(Session {
         shared,
         peer,
         queue: Queue::default(),
         running: Mutex::default(),
+        unsent,
         tasks: TaskTracker::new(),
         broken: CancellationToken::new(),
     });
@@ -95,10 +106,11 @@ pub(crate) async fn serve(
             session.queue.write(tx, stall).await
         }
     });
+    // Also if this future is dropped: the connection is gone.
+    let unanswered = Unanswered(Arc::clone(&session));
     let ended = session.read(&mut rx, buffer).await;
     if !matches!(ended, Ok(End::Left)) {
-        // Nobody waits for these any more.
-        session.running().drain().for_each(|(_, task)| task.abort());
+        drop(unanswered);
     }
     session.tasks.close();
     session.tasks.wait().await;
@@ -121,6 +133,16 @@ pub(crate) async fn serve(
         tracing::debug!("a caller did not leave in time");
     }
     ended.map(drop)
+}
+
+/// Stops on drop what runs, for nobody waits for it any more, and the writer once it has written what is queued.
+struct Unanswered(Arc<Session>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.running().drain().for_each(|(_, task)| task.abort());
+        self.0.queue.close();
+    }
 }
 
 /// How reading ended.
@@ -325,7 +347,14 @@ impl Session {
 
     async fn answer(&self, id: u32, deadline: Instant, result: Result<Bytes, Failure>) {
         let room = match &result {
-            Ok(body) => timeout_at(deadline, self.shared.budget.take(body.len())).await,
+            Ok(body) => {
+                let take = async {
+                    let mut room = self.unsent.take(body.len()).await;
+                    room.merge_other(self.shared.budget.take(body.len()).await);
+                    room
+                };
+                timeout_at(deadline, take).await
+            }
             Err(_) => Ok(Room::default()),
         };
         let result = match &room {

@@ -275,7 +275,12 @@ pub async fn drain(wire: impl Wire) {
         call_deadline: PATIENCE,
         ..Options::default()
     };
-    let Bench { server, remote, .. } = bench(wire, with_limits(limits)).await;
+    let Bench {
+        wire: _wire,
+        server,
+        remote,
+        ..
+    } = bench(wire, with_limits(limits)).await;
     let answered = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0..32)
         .map(|_| {
@@ -303,7 +308,10 @@ pub async fn drain(wire: impl Wire) {
 /// A drain whose time is up says so to the callers.
 pub async fn cut_off(wire: impl Wire) {
     let Bench {
-        echo, server, remote, ..
+        wire: _wire,
+        echo,
+        server,
+        remote,
     } = bench(wire, ListenOptions::default()).await;
     let slow = tokio::spawn({
         let remote = remote.clone();
