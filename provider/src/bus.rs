@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use fanout_plan::layout;
 use fanout_plan::planner::{self, Asked, Wanted};
 use fanout_plan::subscription::{MadeBy, Progress, Registered, Subscription};
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
@@ -125,6 +126,8 @@ impl Bus {
                 }
                 Err(error) => {
                     error!(bus = %self.0.provider, ?error, "{error}; it is tried again");
+                    // However many publishes find the store gone, it is not asked more often than this.
+                    tokio::time::sleep(first).await;
                     retry = (retry * 2).min(longest);
                     retry
                 }
@@ -282,8 +285,9 @@ impl Bus {
         let asked = Asked {
             wanted: &wanted,
             tenant,
+            keep_partitions: false,
         };
-        let plan = match self.bring(&store, asked).await {
+        let (plan, kept) = match self.bring(&store, asked).await {
             Err(StoreError::Refused(problems)) => {
                 view.policy_problems = problems;
                 report(&before, &view);
@@ -294,11 +298,17 @@ impl Bus {
         };
         let mut refused_call = None;
         for (i, problem) in plan.refused {
-            if i >= declared {
+            if i >= wanted.len() {
+                // Of a subscription that the policy itself declares.
+                view.policy_problems.push(problem);
+            } else if i >= declared {
                 refused_call = Some(problem);
             } else if let Some(outcome) = view.links.get_mut(&key_of(&wanted[i])) {
                 outcome.problems.push(problem);
             }
+        }
+        if kept {
+            view.policy_problems.push(topology_changed(store.policy()));
         }
         view.registry = plan.registry;
         let store = store.with_layout(plan.layout);
@@ -316,7 +326,7 @@ impl Bus {
         let refused = match Policy::from_settings(&owner, settings) {
             Ok(policy) if current.as_ref().is_some_and(|s| *s.policy() == policy) => return current,
             Ok(policy) => {
-                let store = Store::new(self.0.lattice.nats().clone(), policy);
+                let store = Store::new(self.0.lattice.nats().clone(), policy).telling(&self.0.replan);
                 match store.fits_the_server() {
                     Ok(()) => return Some(store),
                     Err(problem) => vec![problem],
@@ -328,13 +338,22 @@ impl Bus {
         current
     }
 
-    /// Observe, plan, apply; again when another instance was faster.
-    async fn bring(&self, store: &Store, asked: Asked<'_>) -> Result<planner::Plan, StoreError> {
+    /// Observe, plan, apply; again when another instance was faster. Says too whether the partitions were kept although
+    /// the policy asks for others.
+    async fn bring(&self, store: &Store, asked: Asked<'_>) -> Result<(planner::Plan, bool), StoreError> {
         for _ in 0..RACES {
             let observed = store.observe().await?;
+            // Once this policy was in force, only another instance's can have changed the partitions: two that took
+            // turns would change them for ever.
+            let theirs = observed.topology.layout();
+            let changed = store.layout().newest().is_some() && !layout::fits(store.policy(), &theirs);
+            let asked = Asked {
+                keep_partitions: changed && theirs.partitions.values().any(|p| !p.is_retired()),
+                ..asked
+            };
             let plan = planner::plan(store.policy(), asked, &observed, clock::now()).map_err(StoreError::Refused)?;
             match apply(store, &plan).await {
-                Ok(()) => return Ok(plan),
+                Ok(()) => return Ok((plan, asked.keep_partitions)),
                 Err(StoreError::Raced { .. }) => {}
                 Err(e) => return Err(e),
             }
@@ -450,6 +469,16 @@ fn report(before: &View, now: &View) {
             }
         }
     }
+}
+
+fn topology_changed(policy: &Policy) -> Problem {
+    Problem::new(
+        Code::TopologyChanged,
+        format!(
+            "the topology of bus {} was changed by another instance or by `fanout apply`, and this policy still asks for `topology` = `{}` on {}: give every instance the same policy; until then this one goes on with what is there",
+            policy.bus, policy.shape, policy.subject
+        ),
+    )
 }
 
 fn unavailable(e: StoreError) -> Refusal {

@@ -69,9 +69,16 @@ async fn a_policy_is_checked_planned_and_applied_once() {
 + create stream fanout_payments_log on payments.*.webhook.> for 7d
 4 to make, 0 to change, 0 to remove
 ";
-    assert_eq!(
-        cli.run(&["plan"], &policy, &["--nats", &cli.nats]),
-        (0, steps.into(), String::new())
+    let (code, planned, _) = cli.run(&["plan"], &policy, &["--nats", &cli.nats]);
+    let without_costs: String = planned
+        .lines()
+        .filter(|l| !l.starts_with(' '))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    assert_eq!((code, without_costs.as_str()), (0, steps));
+    assert!(
+        planned.contains("    1 stream; at most 1.0 GiB of disk on each of 1 servers\n"),
+        "{planned}"
     );
     assert_eq!(cli.run(&["apply"], &policy, &[]), (0, steps.into(), String::new()));
     let nothing = "nothing to do: the store is as the policy says\n";
@@ -84,9 +91,18 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     let (code, out, err) = cli.run(&["apply"], &smaller, &[]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("[would-lose-events]"), "{err}");
+    let (code, out, err) = cli.run(&["apply"], &smaller, &["--accept-loss", "retention.max-bytes"]);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (
+            0,
+            "~ update stream fanout_payments_log\n0 to make, 1 to change, 0 to remove\n",
+            ""
+        )
+    );
     let (code, out, _) = cli.run(&["--json", "explain"], &policy, &["--rate", "1000"]);
     let parts: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 4), "{out}");
+    assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 5), "{out}");
 
     let nowhere = Cli {
         nats: "nats://127.0.0.1:1".into(),
@@ -95,6 +111,47 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     let (code, _, err) = nowhere.run(&["status"], &policy, &[]);
     assert_eq!(code, 3);
     assert!(err.contains("nats://127.0.0.1:1"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topology_is_explained_changed_and_checked() {
+    let bench = Bench::without_provider(&[], &[]).await;
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    assert_eq!(cli.run(&["apply"], &policy, &[]).0, 0);
+    let jetstream = async_nats::jetstream::new(bench.client().clone());
+    let stored = jetstream.publish("payments.acme.webhook.x", "an event".into());
+    stored.await.unwrap().await.unwrap();
+
+    let subscription = "\n[subscriptions.invoicing]\nneed = \"durable\"\nevent-types = [\"invoice.*\"]\n";
+    let policy = cli.policy(&format!("topology = \"sharded(2)\"\n{POLICY}{subscription}"));
+    let (code, out, _) = cli.run(&["check"], &policy, &["--nats", &cli.nats]);
+    assert_eq!(code, 0);
+    assert!(out.contains("the store differs from it"), "{out}");
+    let (code, out, err) = cli.run(&["apply"], &policy, &[]);
+    let steps = "\
++ create stream fanout_payments_log_1 on fanout.part.payments.1.0.> for 7d, shard 0 of 2
++ create stream fanout_payments_log_2 on fanout.part.payments.1.1.> for 7d, shard 1 of 2
++ remember durable subscription invoicing, which waits for a component
++ create consumer invoicing of partition 1 on payments.*.webhook.invoice.* from offset 1
++ create consumer invoicing of partition 2 on payments.*.webhook.invoice.* from offset 1
+~ retire stream fanout_payments_log: what it holds is still read
+5 to make, 1 to change, 0 to remove
+";
+    assert_eq!((code, out.as_str(), err.as_str()), (0, steps, ""));
+    let (code, out, _) = cli.run(&["check"], &policy, &["--nats", &cli.nats]);
+    assert!(code == 0 && !out.contains("differs") && !out.contains("fault"), "{out}");
+    let (_, out, _) = cli.run(&["explain"], &policy, &["--nats", &cli.nats]);
+    let mapping =
+        "\"payments.*.webhook.>\": \"fanout.part.payments.1.{{partition(2,1)}}.payments.{{wildcard(1)}}.webhook.>\"";
+    assert!(out.contains(mapping), "{out}");
+
+    let back = cli.policy(&format!(
+        "topology = \"work-queue\"\n{POLICY}{}",
+        subscription.replace("durable", "backfill")
+    ));
+    let (code, _, err) = cli.run(&["plan"], &back, &["--nats", &cli.nats]);
+    assert!(code == 1 && err.contains("10101") && err.contains("POLICY:10"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

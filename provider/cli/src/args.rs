@@ -22,8 +22,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Read a policy and say everything that is wrong with it
-    Check(PolicyFile),
+    /// Say everything that is wrong with a policy, and what could be lost under it; with a server, of what it holds
+    Check(Explain),
     /// Say what a policy makes in the store: each part, why it exists, which rule it keeps to, what it costs
     Explain(Explain),
     /// Show the steps that would bring a store to a policy; changes nothing
@@ -59,7 +59,7 @@ pub(crate) struct PolicyFile {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) policy: PolicyFile,
-    /// Explain the subscriptions of this server's bus too
+    /// Look at what this server holds, its subscriptions too
     #[arg(long, value_name = "URL")]
     pub(crate) nats: Option<String>,
     /// Events a second to count costs with
@@ -83,6 +83,9 @@ pub(crate) struct Plan {
 pub(crate) struct Apply {
     #[command(flatten)]
     pub(crate) store: Store,
+    /// Change this setting although stored events may be lost by it
+    #[arg(long, value_name = "SETTING")]
+    pub(crate) accept_loss: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,21 +1,66 @@
 //! `check`, `explain`, `plan` and `apply`.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use fanout_plan::check::{self, Severity};
+use fanout_plan::cost::cost;
 use fanout_plan::explain::{Load, explain as explained};
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::step::Step;
-use fanout_provider::jetstream::Store;
+use fanout_plan::{Policy, Problem};
 use serde_json::json;
 
 use crate::args;
 use crate::bus::{self, Refused};
 
-pub(crate) fn check(args: &args::PolicyFile, json: bool) -> Result<()> {
-    let policy = bus::policy(&args.policy)?;
+pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
+    let policy = bus::policy(&args.policy.policy)?;
+    let load = Load {
+        events_per_second: args.rate,
+        event_bytes: args.event_bytes,
+    };
+    // Of a live store what it holds is judged; without one, what the policy would make.
+    let (topology, registry, steps) = match &args.nats {
+        Some(nats) => {
+            let store = bus::connect(nats, policy.clone()).await?;
+            store.fits_the_server().map_err(|p| Refused(vec![p]))?;
+            let observed = store.observe().await?;
+            let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
+            (observed.topology, observed.registry, Some(plan.steps.len()))
+        }
+        None => {
+            let nothing = Observed::default();
+            let plan = planner::plan(&policy, Asked::default(), &nothing, now()).map_err(Refused)?;
+            (
+                planner::desired(&policy, &nothing).map_err(Refused)?,
+                plan.registry,
+                None,
+            )
+        }
+    };
+    let notes = check::check(&policy, &topology, &registry, load);
+    let faults = notes.iter().filter(|n| n.severity == Severity::Fault).count();
     if json {
-        println!("{}", json!({ "bus": policy.bus, "legal": true }));
+        let notes: Vec<_> = notes
+            .iter()
+            .map(|n| json!({ "severity": n.severity.to_string(), "about": n.about, "message": n.message }))
+            .collect();
+        println!(
+            "{:#}",
+            json!({ "bus": policy.bus, "legal": true, "notes": notes, "steps_to_the_policy": steps })
+        );
     } else {
-        println!("{}: a legal policy of bus {}", args.policy.display(), policy.bus);
+        println!("{}: a legal policy of bus {}", args.policy.policy.display(), policy.bus);
+        if let Some(steps) = steps.filter(|n| *n > 0) {
+            println!("the store differs from it: {steps} steps, see `fanout plan`");
+        }
+        for n in &notes {
+            println!("{}: {}: {}", n.severity, n.about, n.message);
+        }
+    }
+    if faults > 0 {
+        bail!("{faults} faults on bus {}", policy.bus);
     }
     Ok(())
 }
@@ -57,15 +102,17 @@ pub(crate) async fn plan(args: &args::Plan, json: bool) -> Result<()> {
         None => Observed::default(),
     };
     let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
-    show(&plan.steps, json);
-    Ok(())
+    show(&policy, &observed, &plan.steps, json);
+    refused(plan.refused)
 }
 
 pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
-    let store: Store = bus::store(&args.store).await?;
+    let mut policy = bus::policy(&args.store.policy.policy)?;
+    policy.allow_loss.extend(args.accept_loss.iter().cloned());
+    let store = bus::connect(&args.store.nats, policy.clone()).await?;
     store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     let observed = store.observe().await?;
-    let plan = planner::plan(store.policy(), Asked::default(), &observed, now()).map_err(Refused)?;
+    let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
     for step in &plan.steps {
         store.apply(step).await?;
         if !json {
@@ -73,24 +120,35 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
         }
     }
     if json {
-        show(&plan.steps, true);
+        show(&policy, &observed, &plan.steps, true);
     } else {
         println!("{}", summary(&plan.steps));
     }
-    Ok(())
+    refused(plan.refused)
 }
 
-fn show(steps: &[Step], json: bool) {
+/// Subscriptions that the policy declares and can't have.
+fn refused(refused: BTreeMap<usize, Problem>) -> Result<()> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Refused(refused.into_values().collect()).into())
+}
+
+fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: bool) {
     if json {
         let steps: Vec<_> = steps
             .iter()
-            .map(|s| json!({ "sign": sign(s), "step": s.to_string() }))
+            .map(|s| json!({ "sign": sign(s), "step": s.to_string(), "cost": cost(policy, observed, s) }))
             .collect();
         println!("{:#}", json!({ "steps": steps }));
         return;
     }
     for step in steps {
         println!("{} {step}", sign(step));
+        if let Some(cost) = cost(policy, observed, step) {
+            println!("    {cost}");
+        }
     }
     println!("{}", summary(steps));
 }

@@ -1,9 +1,12 @@
 //! Why each part of a topology exists, which rule of the server it keeps to, and what it costs.
 
-use crate::Policy;
+use std::time::Duration;
+
+use crate::partition::{Binding, Keeps, Partition, Slot};
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
-use crate::topology::Topology;
+use crate::topology::{ConsumerSpec, StreamSpec, Topology};
+use crate::{BusNames, Policy};
 
 /// Bytes that nats-server 2.15 stores with each message besides its payload: record, subject, headers of an event.
 const STORED_WITH_A_MESSAGE: u64 = 350;
@@ -20,7 +23,7 @@ pub struct Load {
 /// One part of the topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// `stream`, `bucket` or `consumer`.
+    /// `stream`, `bucket`, `consumer`, `mapping` or `total`.
     pub kind: &'static str,
     /// Its name in the store.
     pub name: String,
@@ -35,32 +38,23 @@ pub struct Part {
 /// Explains a topology under a load.
 pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
     let names = policy.names();
-    let streams = topology.streams.values().map(|s| {
-        if s.name == names.log() {
-            Part {
-                kind: "stream",
-                name: s.name.clone(),
-                why: format!(
-                    "holds every event on {} for {}, and {}",
-                    s.subjects.join(", "),
-                    show_duration(s.max_age),
-                    match s.when_full {
-                        WhenFull::Refuse => "refuses new ones when it is full",
-                        WhenFull::DropOldest => "forgets the oldest when it is full, pending ones too",
-                    }
-                ),
-                rule: "one stream holds a subject (10065); limits retention, so that any number of subscriptions and backfills read it (10100)",
-                cost: log_cost(policy, load),
-            }
-        } else {
-            Part {
-                kind: "stream",
-                name: s.name.clone(),
-                why: format!("keeps what subscribers would not handle, whole and with reasons, for {}", show_duration(s.max_age)),
-                rule: "one message for a subscription and position: its subject is expected to be new (10071)",
-                cost: "1 stream; as many bytes as dead letters".to_owned(),
-            }
-        }
+    let open = topology
+        .streams
+        .values()
+        .filter(|s| s.partition.as_ref().is_some_and(|p| !p.is_retired()))
+        .count();
+    let streams = topology.streams.values().map(|s| match &s.partition {
+        Some(p) => log(policy, s, p, open as u64, load),
+        None => Part {
+            kind: "stream",
+            name: s.name.clone(),
+            why: format!(
+                "keeps what subscribers would not handle, whole and with reasons, for {}",
+                show_duration(s.max_age)
+            ),
+            rule: "one message for a subscription and position: its subject is expected to be new (10071)",
+            cost: "1 stream; as many bytes as dead letters".to_owned(),
+        },
     });
     let buckets = topology.buckets.values().map(|b| Part {
         kind: "bucket",
@@ -73,46 +67,174 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
         rule: "a write goes through only on the revision that was read (10071)",
         cost: "1 stream; a few hundred bytes for each entry".to_owned(),
     });
-    let consumers = topology.consumers.values().map(|c| Part {
-        kind: "consumer",
-        name: c.name.clone(),
-        why: format!("gives subscription {} its events on {}", c.name, c.filter_subjects.join(", ")),
-        rule: "its filters do not overlap (10138); explicit acknowledgement, no limit on deliveries, so that nothing ends without a word",
-        cost: format!("1 consumer of 1,000 that a stream takes by default (10026); up to {} events in flight", c.max_ack_pending),
-    });
-    streams.chain(buckets).chain(consumers).collect()
+    let consumers = topology.consumers.values().map(|c| consumer(&names, topology, c));
+    streams
+        .chain(buckets)
+        .chain(consumers)
+        .chain(mapping(policy, topology))
+        .chain([total(policy, topology, load)])
+        .collect()
 }
 
-fn log_cost(policy: &Policy, load: Load) -> String {
+fn log(policy: &Policy, s: &StreamSpec, p: &Partition, parts: u64, load: Load) -> Part {
+    let whose = match &p.slot {
+        Slot::Whole => String::new(),
+        Slot::Shard { index, of } => format!(" of the tenants whose hash falls to shard {index} of {of}"),
+        Slot::Tenant(tenant) => format!(" of tenant {tenant}"),
+    };
+    let full = match s.when_full {
+        WhenFull::Refuse => "refuses new ones when it is full",
+        WhenFull::DropOldest => "forgets the oldest when it is full, pending ones too",
+    };
+    let kept = match p.keeps {
+        Keeps::Log => format!("for {}", show_duration(s.max_age)),
+        Keeps::WorkQueue => format!(
+            "until its one durable subscription has settled it, at most {}",
+            show_duration(s.max_age)
+        ),
+    };
+    let why = match p.binding {
+        Binding::Retired(_) => {
+            format!("takes nothing new since the topology was changed; holds earlier events{whose} until they expire")
+        }
+        Binding::Plain | Binding::Internal => {
+            format!("holds every event{whose} on {} {kept}, and {full}", p.template)
+        }
+    };
+    Part {
+        kind: "stream",
+        name: s.name.clone(),
+        why,
+        rule: match (p.keeps, &p.slot) {
+            (Keeps::WorkQueue, _) => {
+                "work-queue retention: explicit acknowledgement (10098), filters that do not meet (10100), from the first event (10101); it can't be changed from or to a log (10052), so a change makes a new stream"
+            }
+            (Keeps::Log, Slot::Shard { .. }) => {
+                "one stream holds a subject (10065), and no filter can tell shards apart: events are published on the shard's own subject, and stored and announced on theirs"
+            }
+            (Keeps::Log, _) => {
+                "one stream holds a subject (10065); limits retention, so that any number of subscriptions and backfills read it (10100)"
+            }
+        },
+        cost: if p.is_retired() {
+            "1 stream; what it holds now, and less with time".to_owned()
+        } else {
+            log_cost(policy, s, parts, load)
+        },
+    }
+}
+
+fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
+    let stream = names.partition(c.partition);
+    let work_queue = topology
+        .streams
+        .get(&stream)
+        .is_some_and(|s| s.keeps() == Keeps::WorkQueue);
+    Part {
+        kind: "consumer",
+        name: if c.partition == 0 {
+            c.name.clone()
+        } else {
+            format!("{} of {stream}", c.name)
+        },
+        why: format!(
+            "gives subscription {} its events on {}",
+            c.name,
+            c.filter_subjects.join(", ")
+        ),
+        rule: if work_queue {
+            "its filters meet those of no other consumer (10100); explicit acknowledgement (10098), from the first event (10101)"
+        } else {
+            "its filters do not overlap (10138); explicit acknowledgement, no limit on deliveries, so that nothing ends without a word"
+        },
+        cost: format!(
+            "1 consumer of 1,000 that a stream takes by default (10026); up to {} events in flight",
+            c.max_ack_pending
+        ),
+    }
+}
+
+/// The line of the server's configuration with which other clients publish to shards.
+fn mapping(policy: &Policy, topology: &Topology) -> Option<Part> {
+    let open = |s: &StreamSpec| s.partition.clone().filter(|p| !p.is_retired());
+    let (generation, of, template) = topology.streams.values().filter_map(open).find_map(|p| match p.slot {
+        Slot::Shard { of, .. } => Some((p.generation, of, p.template)),
+        Slot::Whole | Slot::Tenant(_) => None,
+    })?;
+    let all = template.all();
+    let own = all.replacen('*', "{{wildcard(1)}}", 1);
+    let parts = policy.names().parts_prefix();
+    Some(Part {
+        kind: "mapping",
+        name: format!("\"{all}\": \"{parts}{generation}.{{{{partition({of},1)}}}}.{own}\""),
+        why: "for the server's `mappings`, if other clients than Fanout publish to this bus: without it, their JetStream publishes are refused, since no stream listens, and their core publishes are heard by whoever subscribed and not stored. It changes with each change of the topology".to_owned(),
+        rule: "the server hashes a token with the function that Fanout uses (FNV-1a), so an event falls to the shard of its tenant",
+        cost: "nothing for publishes through Fanout".to_owned(),
+    })
+}
+
+fn total(policy: &Policy, topology: &Topology, load: Load) -> Part {
+    let bytes: u64 = topology
+        .streams
+        .values()
+        .filter(|s| s.partition.as_ref().is_some_and(|p| !p.is_retired()))
+        .map(|s| s.max_bytes)
+        .sum();
+    let wanted = wanted(policy.max_age, load);
+    Part {
+        kind: "total",
+        name: format!("bus {}", policy.bus),
+        why: format!("topology {}", policy.shape),
+        rule: "1,000 streams publish at a third of the rate of one, and 5,000 take five seconds to start (nats-server 2.15, measured)",
+        cost: format!(
+            "{} streams, {} consumers; {} of events on each of {} servers, of at most {}",
+            topology.streams.len() + topology.buckets.len(),
+            topology.consumers.len(),
+            show_bytes(wanted.min(bytes)),
+            policy.replicas,
+            show_bytes(bytes)
+        ),
+    }
+}
+
+/// Bytes that a bus would hold if only age bounded it.
+fn wanted(age: Duration, load: Load) -> u64 {
+    load.events_per_second
+        .saturating_mul(age.as_secs())
+        .saturating_mul(load.event_bytes + STORED_WITH_A_MESSAGE)
+}
+
+fn log_cost(policy: &Policy, s: &StreamSpec, parts: u64, load: Load) -> String {
     let each = load.event_bytes + STORED_WITH_A_MESSAGE;
-    let wanted = load
-        .events_per_second
-        .saturating_mul(policy.max_age.as_secs())
-        .saturating_mul(each);
-    let copies = u64::from(policy.replicas);
-    let kept = wanted.min(policy.max_bytes);
-    let place = match policy.storage {
+    let wanted = wanted(s.max_age, load) / parts.max(1);
+    let limit = if s.max_bytes == 0 { u64::MAX } else { s.max_bytes };
+    let place = match s.storage {
         Storage::File => "disk",
         Storage::Memory => "memory",
     };
+    let share = match parts {
+        0 | 1 => String::new(),
+        n => format!("a {n}th of "),
+    };
     let mut cost = format!(
-        "1 stream; {} of {place} on each of {copies} at {} events/s of {}",
-        show_bytes(kept),
+        "1 stream; {} of {place} on each of {} at {share}{} events/s of {}",
+        show_bytes(wanted.min(limit)),
+        s.replicas,
         load.events_per_second,
         show_bytes(load.event_bytes)
     );
-    if wanted > policy.max_bytes {
-        let seconds = policy.max_bytes / (load.events_per_second.max(1) * each);
+    if wanted > limit {
+        let seconds = limit.saturating_mul(parts.max(1)) / (load.events_per_second.max(1) * each);
         cost.push_str(&format!(
             "; `retention.max-bytes` is reached after {}, long before `retention.max-age`: raise it to {}",
-            show_duration(std::time::Duration::from_secs(seconds)),
-            show_bytes(wanted)
+            show_duration(Duration::from_secs(seconds)),
+            show_bytes(self::wanted(policy.max_age, load))
         ));
     }
     cost
 }
 
-fn show_bytes(bytes: u64) -> String {
+pub(crate) fn show_bytes(bytes: u64) -> String {
     for (unit, name) in [
         (1 << 40, "TiB"),
         (1 << 30, "GiB"),

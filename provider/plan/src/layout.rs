@@ -17,15 +17,8 @@ pub const MAX_TENANT_PARTITIONS: usize = 1_000;
 /// When tenants would need more streams than are sensible.
 pub fn next(policy: &Policy, have: &Layout, tenants: &BTreeSet<TenantId>, now: i64) -> Result<Layout, Problem> {
     let mut next = have.clone();
-    let newest = have.newest();
-    let fits = newest.is_some_and(|newest| {
-        have.partitions
-            .values()
-            .filter(|p| p.generation == newest)
-            .all(|p| !p.is_retired() && is_of(policy, p))
-    });
-    let generation = match newest {
-        Some(newest) if fits => newest,
+    let generation = match have.newest() {
+        Some(newest) if fits(policy, have) => newest,
         Some(newest) => newest + 1,
         None => 0,
     };
@@ -82,6 +75,16 @@ pub fn next(policy: &Policy, have: &Layout, tenants: &BTreeSet<TenantId>, now: i
         }
     }
     Ok(next)
+}
+
+/// Whether the newest partitions are those that a policy asks for; if not, its plan is a change of the topology.
+pub fn fits(policy: &Policy, have: &Layout) -> bool {
+    have.newest().is_some_and(|newest| {
+        have.partitions
+            .values()
+            .filter(|p| p.generation == newest)
+            .all(|p| !p.is_retired() && is_of(policy, p))
+    })
 }
 
 /// Whether a partition is one that the policy would make.

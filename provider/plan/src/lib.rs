@@ -5,6 +5,8 @@
 
 pub mod authority;
 pub mod by_partition;
+pub mod check;
+pub mod cost;
 pub mod declared;
 pub mod document;
 pub mod edge;

@@ -166,9 +166,22 @@ impl Partition {
         }
     }
 
+    /// Before an event's own subject: where an event for this partition is published when the bus's subjects can't say
+    /// so. Its stream takes it off again. Generation and shard are tokens of their own, so that a mapping of the server
+    /// can name them.
+    pub fn internal_prefix(&self, names: &BusNames) -> String {
+        let parts = names.parts_prefix();
+        let generation = self.generation;
+        match &self.slot {
+            Slot::Whole => format!("{parts}{generation}.whole."),
+            Slot::Shard { index, .. } => format!("{parts}{generation}.{index}."),
+            Slot::Tenant(tenant) => format!("{parts}{generation}.{tenant}."),
+        }
+    }
+
     /// What its stream stores. The first partition of a bus has no subject of its own, as long as it needs none.
     pub fn subjects(&self, names: &BusNames) -> Vec<String> {
-        let internal = format!("{}>", names.internal_prefix(self.number));
+        let internal = format!("{}>", self.internal_prefix(names));
         match (self.binding, self.plain()) {
             (Binding::Retired(_), _) => vec![names.retired(self.number)],
             (Binding::Plain, Some(plain)) if self.is_first() => vec![plain],
@@ -179,7 +192,7 @@ impl Partition {
 
     /// The prefix that its stream takes off a subject before it stores the event.
     pub fn strips(&self, names: &BusNames) -> Option<String> {
-        (!self.is_first()).then(|| names.internal_prefix(self.number))
+        (!self.is_first()).then(|| self.internal_prefix(names))
     }
 
     fn is_first(&self) -> bool {
@@ -190,7 +203,7 @@ impl Partition {
     pub fn publish_subject(&self, names: &BusNames, subject: &str) -> String {
         match self.binding {
             Binding::Plain => subject.to_owned(),
-            Binding::Internal | Binding::Retired(_) => format!("{}{subject}", names.internal_prefix(self.number)),
+            Binding::Internal | Binding::Retired(_) => format!("{}{subject}", self.internal_prefix(names)),
         }
     }
 }

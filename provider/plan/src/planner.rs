@@ -80,6 +80,8 @@ pub struct Asked<'a> {
     pub wanted: &'a [Wanted],
     /// A tenant that must have a place in the log now.
     pub tenant: Option<&'a TenantId>,
+    /// The partitions stay as they are, although the policy asks for others.
+    pub keep_partitions: bool,
 }
 
 /// Plans. `now` is in nanoseconds since the Unix epoch.
@@ -90,7 +92,11 @@ pub struct Asked<'a> {
 pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) -> Result<Plan, Vec<Problem>> {
     let have = observed.topology.layout();
     let tenants = asked.tenant.into_iter().cloned().collect();
-    let mut layout = layout::next(policy, &have, &tenants, now).map_err(|p| vec![p])?;
+    let mut layout = if asked.keep_partitions {
+        have.clone()
+    } else {
+        layout::next(policy, &have, &tenants, now).map_err(|p| vec![p])?
+    };
     layout
         .partitions
         .retain(|number, p| !is_over(p, observed.logs.get(number)));
@@ -130,12 +136,20 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
             Err(problem) => drop(refused.insert(i, problem)),
         }
     }
+    let mut problems = Vec::new();
+    if policy.shape == Shape::WorkQueue {
+        problems = no_work_queue(&registry);
+    }
     let remember = registry
         .iter()
         .filter(|(name, r)| observed.registry.get(*name) != Some(*r))
         .map(|(_, r)| Step::Remember(Box::new(r.clone())));
-    let desired = reached(policy, &layout, &registry, observed);
-    let mut problems = loss::check(policy, observed, &desired, now);
+    let mut desired = reached(policy, &layout, &registry, observed);
+    if asked.keep_partitions {
+        // Their limits are those of the policy that they were made for.
+        desired.streams.extend(observed.topology.streams.clone());
+    }
+    problems.extend(loss::check(policy, observed, &desired, now));
     let diff = match step::diff(&observed.topology, &desired) {
         Ok(diff) => diff,
         Err(more) => {
@@ -162,6 +176,21 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
         layout,
         refused,
     })
+}
+
+/// Why remembered subscriptions can't live on a work queue.
+fn no_work_queue(registry: &BTreeMap<SubscriptionName, Registered>) -> Vec<Problem> {
+    let going_on = || {
+        registry
+            .values()
+            .filter(|r| r.progress != Progress::Finished)
+            .map(|r| &r.subscription)
+    };
+    let backfills = going_on()
+        .filter(|s| matches!(s.need, Need::Backfill { .. }))
+        .map(|s| declared::no_backfill(&s.name));
+    let crossing = declared::crossing(going_on().map(|s| (&s.name, &s.need, &s.filter)));
+    backfills.chain(crossing).collect()
 }
 
 /// What the store would hold for a policy once its plan is applied, and nothing else is asked of it.
@@ -332,7 +361,15 @@ mod tests {
     }
 
     fn plan(policy: &Policy, wanted: &[Wanted], observed: &Observed, now: i64) -> Result<Plan, Vec<Problem>> {
-        super::plan(policy, Asked { wanted, tenant: None }, observed, now)
+        super::plan(
+            policy,
+            Asked {
+                wanted,
+                ..Asked::default()
+            },
+            observed,
+            now,
+        )
     }
 
     /// The same with a log of so many events.

@@ -56,6 +56,17 @@ impl RetrySchedule {
         Self { delays, max_attempts }
     }
 
+    /// How long all attempts take, when each is refused and none asks for a delay of its own.
+    pub fn longest(&self) -> Duration {
+        let delays = self.delays.iter().chain(self.delays.last().into_iter().cycle());
+        let waits = self.max_attempts.saturating_sub(1) as usize;
+        // The last delay serves for all further attempts.
+        match self.delays.last() {
+            Some(_) => delays.take(waits).sum(),
+            None => Duration::ZERO,
+        }
+    }
+
     /// What comes of the `attempt`th attempt (from 1) having been refused.
     pub fn disposition(&self, rejection: &Rejection, attempt: u32) -> Disposition {
         if attempt >= self.max_attempts || matches!(rejection, Rejection::DeadLetter(_)) {

@@ -136,10 +136,9 @@ impl BusNames {
         (self.partition(number) == stream).then_some(number)
     }
 
-    /// Before an event's own subject: where an event for this partition is published when the bus's subjects can't say
-    /// so. The stream takes it off again.
-    pub fn internal_prefix(&self, partition: u32) -> String {
-        format!("fanout.part.{}.{partition}.", self.0)
+    /// Before everything that is published for a part of the log on a subject of its own.
+    pub fn parts_prefix(&self) -> String {
+        format!("fanout.part.{}.", self.0)
     }
 
     /// What a retired partition's stream is bound to: it must be bound to something, and nothing is stored there.

@@ -19,6 +19,7 @@ use tracing::debug;
 use super::Context;
 use super::incoming::{self, Place, Wanted};
 use super::settle::{Held, Settler};
+use super::turns;
 use crate::jetstream::StoreError;
 use crate::wrpc::CallFailure;
 
@@ -50,6 +51,7 @@ pub(super) async fn run(context: Arc<Context>) {
 
 /// Delivers what is in one partition; comes back by itself when the store does.
 async fn read(context: Arc<Context>, shared: Arc<Shared>, partition: Partition) {
+    turns::come(&context, &partition).await;
     while !context.stop.is_cancelled() {
         let Err(error) = pull(&context, &shared, &partition).await else {
             return;

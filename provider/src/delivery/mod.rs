@@ -10,11 +10,11 @@ mod health;
 mod incoming;
 mod queue;
 mod settle;
+mod turns;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanout_plan::partition::Partition;
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
 use fanout_plan::{Attributes, Policy, Position, SubscriptionName};
 use tokio::sync::Notify;
@@ -68,7 +68,7 @@ pub(crate) struct Running {
     /// Under which policy.
     pub(crate) policy: Policy,
     /// What they read, and queue subscriptions hear.
-    partitions: Vec<Partition>,
+    places: Vec<(Option<u32>, String)>,
     pub(crate) health: Arc<Health>,
     /// For a subscription that is fetched: nothing is delivered to it otherwise.
     pub(crate) inbox: Option<Arc<Inbox>>,
@@ -98,7 +98,7 @@ impl Running {
         Self {
             registered: context.registered.clone(),
             policy: context.store.policy().clone(),
-            partitions: reads(&context.store, &context.registered),
+            places: places(&context.store, &context.registered),
             health: Arc::clone(&context.health),
             inbox: fetched.then(|| Arc::new(Inbox::new(&context))),
             stop: context.stop.clone(),
@@ -117,7 +117,7 @@ impl Running {
 
     /// Whether the partitions that they read still are those that hold the subscription's events.
     pub(crate) fn reads(&self, store: &Store) -> bool {
-        self.partitions == reads(store, &self.registered)
+        self.places == places(store, &self.registered)
     }
 
     /// Stops taking events and lets the invocations under way end; they are bounded by their deadline.
@@ -127,6 +127,14 @@ impl Running {
     }
 }
 
-fn reads(store: &Store, registered: &Registered) -> Vec<Partition> {
-    store.partitions_of(&registered.subscription).cloned().collect()
+/// Each partition that is read, with its subjects. Who hears announcements hears all partitions at once, and is not
+/// interrupted by a new one.
+fn places(store: &Store, registered: &Registered) -> Vec<(Option<u32>, String)> {
+    let subscription = &registered.subscription;
+    if subscription.need == Need::Queue && subscription.reach != Reach::Inbox {
+        let templates = store.layout().templates();
+        return templates.into_iter().map(|t| (None, t.to_string())).collect();
+    }
+    let partitions = store.partitions_of(subscription);
+    partitions.map(|p| (Some(p.number), p.template.to_string())).collect()
 }

@@ -6,6 +6,7 @@
 mod apply;
 mod attempts;
 mod dead_letters;
+mod moved;
 mod observe;
 mod publish;
 mod pull;

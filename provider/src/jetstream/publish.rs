@@ -1,11 +1,14 @@
 //! Stores events and says what came of each.
 
+use std::sync::Arc;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use fanout_plan::{Attributes, Position, envelope};
+use tokio::sync::Notify;
 
 use super::Store;
 
@@ -56,39 +59,75 @@ impl Store {
         let Some(partition) = self.layout.publish_to(attributes.tenant()) else {
             return Err(Unstored::NoPartition);
         };
+        let id = envelope::message_id(attributes);
+        let before = self.stored_before(attributes.tenant(), &id).await;
+        if let Some(position) = before.map_err(unstored)? {
+            return Ok(Sent::Before(position));
+        }
         let subject = partition.template.subject(attributes.tenant(), attributes.event_type());
         let subject = partition.publish_subject(&self.names, &subject);
         let message = PublishMessage::build()
             .payload(data)
             .headers(headers)
-            .message_id(envelope::message_id(attributes))
+            .message_id(id)
             .expected_stream(self.names.partition(partition.number));
         let ack = self.js.send_publish(subject, message).await.map_err(unstored)?;
-        Ok(Sent {
+        Ok(Sent::Underway {
             ack,
             partition: partition.number,
+            moved: Arc::clone(&self.moved),
         })
     }
 }
 
 /// An event on its way into the log.
-pub(crate) struct Sent {
-    ack: PublishAckFuture,
-    partition: u32,
+pub(crate) enum Sent {
+    /// The store has been handed it.
+    Underway {
+        ack: PublishAckFuture,
+        partition: u32,
+        moved: Arc<Notify>,
+    },
+    /// It was stored before the topology changed.
+    Before(Position),
 }
 
 impl Sent {
     /// Waits for the store, at most the policy's `publish.deadline`.
     pub(crate) async fn stored(self) -> Result<Stored, Unstored> {
-        let ack = self.ack.await.map_err(unstored)?;
+        let (ack, partition, moved) = match self {
+            Self::Before(position) => {
+                return Ok(Stored {
+                    position,
+                    duplicate: true,
+                });
+            }
+            Self::Underway { ack, partition, moved } => (ack, partition, moved),
+        };
+        let ack = ack.await.map_err(|e| {
+            if has_moved(&e) {
+                moved.notify_one();
+            }
+            unstored(e)
+        })?;
         Ok(Stored {
             position: Position {
-                partition: self.partition,
+                partition,
                 offset: ack.sequence,
             },
             duplicate: ack.duplicate,
         })
     }
+}
+
+/// Whether the event's place is not there any more: nothing listens on its subject, or another stream does.
+fn has_moved(e: &PublishError) -> bool {
+    e.kind() == PublishErrorKind::StreamNotFound || error_code(e) == Some(ErrorCode::STREAM_NOT_MATCH)
+}
+
+fn error_code(e: &PublishError) -> Option<ErrorCode> {
+    let source = std::error::Error::source(e)?;
+    Some(source.downcast_ref::<jetstream::Error>()?.error_code())
 }
 
 fn unstored(e: PublishError) -> Unstored {
@@ -109,7 +148,5 @@ fn is_full(e: &PublishError) -> bool {
         ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
         ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED,
     ];
-    std::error::Error::source(e)
-        .and_then(|source| source.downcast_ref::<jetstream::Error>())
-        .is_some_and(|source| FULL.contains(&source.error_code()))
+    error_code(e).is_some_and(|code| FULL.contains(&code))
 }

@@ -10,6 +10,7 @@ use async_nats::jetstream::{self, ErrorCode, context::ContextBuilder, kv, stream
 use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::subscription::Subscription;
 use fanout_plan::{BusNames, Code, Policy, Problem, SubjectTemplate, SubscriptionName};
+use tokio::sync::Notify;
 
 /// How long any request to the store's API may take.
 const API_DEADLINE: Duration = Duration::from_secs(5);
@@ -24,6 +25,8 @@ pub struct Store {
     pub(super) names: BusNames,
     pub(super) policy: Policy,
     pub(super) layout: Arc<Layout>,
+    /// Told when an event finds its place gone: the topology was changed.
+    pub(super) moved: Arc<Notify>,
 }
 
 /// How far a subscription has come.
@@ -87,6 +90,16 @@ impl Store {
             names: policy.names(),
             policy,
             layout: Arc::default(),
+            moved: Arc::default(),
+        }
+    }
+
+    /// The same, telling `moved` when an event finds its place gone.
+    #[must_use]
+    pub(crate) fn telling(self, moved: &Arc<Notify>) -> Self {
+        Self {
+            moved: Arc::clone(moved),
+            ..self
         }
     }
 

@@ -118,7 +118,7 @@ impl Exports {
                     format!("component {} has no subscription {name:?}", caller.component),
                 ))
             })?;
-        if registered.made_by == MadeBy::Link {
+        if registered.made_by != MadeBy::Call {
             return Err(SubscribeError::Conflict(convert::problem(Problem::new(
                 Code::SubscriptionConflict,
                 format!(

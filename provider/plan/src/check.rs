@@ -1,0 +1,491 @@
+//! An independent look at a topology, wanted or found: what the server would refuse, what would reach nobody, what can
+//! be lost.
+//!
+//! It judges what the planner made by the server's rules and by its own reading of subjects; it shares no decision with
+//! it, so that one mistake is not made twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::explain::Load;
+use crate::partition::{Keeps, Partition, Slot};
+use crate::policy::{Storage, WhenFull};
+use crate::subscription::{Need, Progress, Registered};
+use crate::topology::{ConsumerSpec, ConsumerStart, StreamSpec, Topology};
+use crate::{Policy, SubscriptionName, show_duration};
+
+/// How much a note weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The server refuses it, or events reach nobody.
+    Fault,
+    /// Events can be lost.
+    Warning,
+    /// Worth knowing.
+    Advice,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fault => "fault",
+            Self::Warning => "warning",
+            Self::Advice => "advice",
+        })
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Note {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// The stream, consumer, subscription or setting that it is about.
+    pub about: String,
+    /// What is so, and what to do.
+    pub message: String,
+}
+
+/// Consumers that a stream takes by default (nats-server 2.15, error 10026).
+const CONSUMERS_OF_A_STREAM: usize = 1_000;
+/// Bytes of the server's memory that a remembered message id takes, counted generously.
+const BYTES_OF_AN_ID: u64 = 256;
+/// Memory for ids worth a note.
+const MUCH_MEMORY: u64 = 256 << 20;
+
+/// Checks a topology of a bus and the subscriptions that are remembered with it, under a load.
+pub fn check(
+    policy: &Policy,
+    topology: &Topology,
+    registry: &BTreeMap<SubscriptionName, Registered>,
+    load: Load,
+) -> Vec<Note> {
+    let mut notes = Notes::default();
+    subjects(&mut notes, topology);
+    tenants(&mut notes, policy, topology);
+    consumers(&mut notes, topology, registry);
+    work_queues(&mut notes, topology);
+    durability(&mut notes, policy, topology, registry);
+    times_and_sizes(&mut notes, policy, load);
+    notes.0.sort();
+    notes.0
+}
+
+#[derive(Default)]
+struct Notes(Vec<Note>);
+
+impl Notes {
+    fn add(&mut self, severity: Severity, about: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Note {
+            severity,
+            about: about.into(),
+            message: message.into(),
+        });
+    }
+}
+
+/// Whether some subject passes both filters.
+fn meet(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+            (Some(x), Some(y)) if x == "*" || y == "*" || x == y => {}
+            _ => return false,
+        }
+    }
+}
+
+fn first_meeting<'a>(a: &'a [String], b: &'a [String]) -> Option<(&'a str, &'a str)> {
+    a.iter()
+        .flat_map(|x| b.iter().map(move |y| (x.as_str(), y.as_str())))
+        .find(|(x, y)| meet(x, y))
+}
+
+/// Every two items once.
+fn pairs<T>(items: &[T]) -> impl Iterator<Item = (&T, &T)> {
+    items
+        .iter()
+        .enumerate()
+        .flat_map(move |(i, a)| items[..i].iter().map(move |b| (b, a)))
+}
+
+fn subjects(notes: &mut Notes, topology: &Topology) {
+    let streams: Vec<_> = topology.streams.values().collect();
+    for (a, b) in pairs(&streams) {
+        if let Some((x, y)) = first_meeting(&a.subjects, &b.subjects) {
+            notes.add(
+                Severity::Fault,
+                &b.name,
+                format!(
+                    "its subject {y} meets {x} of stream {}: the server refuses the second (10065)",
+                    a.name
+                ),
+            );
+        }
+    }
+    for s in streams {
+        let inside = s.announce_prefix.as_ref().map(|prefix| [format!("{prefix}>")]);
+        if let Some((x, _)) = inside.as_ref().and_then(|i| first_meeting(&s.subjects, i)) {
+            notes.add(
+                Severity::Fault,
+                &s.name,
+                format!("it would store its own announcements on {x} (10053)"),
+            );
+        }
+    }
+}
+
+/// Each tenant has one place for what is new, and no subject of one is a subject of another.
+fn tenants(notes: &mut Notes, policy: &Policy, topology: &Topology) {
+    let parts: Vec<&Partition> = topology.streams.values().filter_map(|s| s.partition.as_ref()).collect();
+    let open: Vec<&Partition> = parts.iter().copied().filter(|p| !p.is_retired()).collect();
+    let mut named: BTreeSet<_> = policy.tenants.iter().cloned().collect();
+    named.extend(parts.iter().filter_map(|p| match &p.slot {
+        Slot::Tenant(t) => Some(t.clone()),
+        Slot::Whole | Slot::Shard { .. } => None,
+    }));
+    named.extend(["a", "b", "ab", "zz-9"].iter().filter_map(|t| t.parse().ok()));
+    for tenant in &named {
+        for (a, b) in pairs(&open) {
+            if a.generation == b.generation && a.slot.holds(tenant) && b.slot.holds(tenant) {
+                notes.add(
+                    Severity::Fault,
+                    format!("partition {}", b.number),
+                    format!(
+                        "tenant {tenant} has a place in partition {} too: its events would be split",
+                        a.number
+                    ),
+                );
+            }
+        }
+    }
+    let shards: BTreeMap<(u32, u32), BTreeSet<u32>> = open.iter().fold(BTreeMap::new(), |mut all, p| {
+        if let Slot::Shard { index, of } = p.slot {
+            all.entry((p.generation, of)).or_default().insert(index);
+        }
+        all
+    });
+    for ((_, of), there) in shards {
+        if let Some(missing) = (0..of).find(|i| !there.contains(i)) {
+            notes.add(
+                Severity::Fault,
+                format!("shard {missing} of {of}"),
+                "it is not there: the tenants that fall to it can't publish; apply the policy again",
+            );
+        }
+    }
+    let any = crate::EventPattern::any();
+    let templates: BTreeSet<_> = parts.iter().map(|p| p.template.to_string()).collect();
+    for template in templates
+        .iter()
+        .filter_map(|t| t.parse::<crate::SubjectTemplate>().ok())
+    {
+        let named: Vec<_> = named.iter().take(64).collect();
+        for (a, b) in pairs(&named) {
+            let (x, y) = (template.filter(Some(a), &any), template.filter(Some(b), &any));
+            if meet(&x, &y) {
+                notes.add(
+                    Severity::Fault,
+                    template.to_string(),
+                    format!("subjects of tenants {a} and {b} meet: {x} and {y}"),
+                );
+            }
+        }
+    }
+}
+
+fn consumers(notes: &mut Notes, topology: &Topology, registry: &BTreeMap<SubscriptionName, Registered>) {
+    let stream = |number: u32| {
+        topology
+            .streams
+            .values()
+            .find(|s| s.partition.as_ref().is_some_and(|p| p.number == number))
+    };
+    let mut of_a_stream: BTreeMap<u32, usize> = BTreeMap::new();
+    for c in topology.consumers.values() {
+        let about = format!("consumer {} of partition {}", c.name, c.partition);
+        *of_a_stream.entry(c.partition).or_default() += 1;
+        match stream(c.partition).and_then(|s| s.partition.as_ref()) {
+            None => notes.add(Severity::Fault, &about, "its stream is not there"),
+            Some(p) => {
+                let stored = [p.template.all()];
+                for f in c.filter_subjects.iter().filter(|f| !meet(f, &stored[0])) {
+                    notes.add(
+                        Severity::Fault,
+                        &about,
+                        format!("nothing on {f} is stored in its stream"),
+                    );
+                }
+            }
+        }
+        for (x, y) in pairs(&c.filter_subjects) {
+            if meet(x, y) {
+                notes.add(
+                    Severity::Fault,
+                    &about,
+                    format!("its filters {x} and {y} meet: the server refuses it (10138)"),
+                );
+            }
+        }
+        if !registry.keys().any(|name| belongs_to(c, name)) {
+            notes.add(
+                Severity::Warning,
+                &about,
+                "no subscription is remembered for it: the next plan removes it",
+            );
+        }
+    }
+    for (number, count) in of_a_stream {
+        let about = stream(number).map_or_else(|| format!("partition {number}"), |s| s.name.clone());
+        if count > CONSUMERS_OF_A_STREAM {
+            notes.add(
+                Severity::Fault,
+                about,
+                format!("{count} consumers: a stream takes {CONSUMERS_OF_A_STREAM} by default (10026); use one subscription with a filter for several, or `topology` = `sharded(n)`"),
+            );
+        } else if count * 5 > CONSUMERS_OF_A_STREAM * 4 {
+            notes.add(
+                Severity::Warning,
+                about,
+                format!("{count} consumers of the {CONSUMERS_OF_A_STREAM} that a stream takes by default (10026)"),
+            );
+        }
+    }
+    for (name, r) in registry {
+        if r.progress == Progress::Finished || r.subscription.need == Need::Queue {
+            continue;
+        }
+        for p in topology.streams.values().filter_map(|s| s.partition.as_ref()) {
+            let reads = topology
+                .consumers
+                .values()
+                .any(|c| c.partition == p.number && belongs_to(c, name));
+            let past = p.is_retired() || matches!(r.subscription.need, Need::Backfill { .. });
+            if !reads && !past && p.slot.narrow(&r.subscription.filter).is_some() {
+                notes.add(
+                    Severity::Fault,
+                    format!("subscription {name}"),
+                    format!("nothing reads partition {} for it: apply the policy again", p.number),
+                );
+            }
+        }
+    }
+}
+
+/// A consumer is named like its subscription, with a suffix once that was rewound.
+fn belongs_to(c: &ConsumerSpec, name: &SubscriptionName) -> bool {
+    c.name
+        .strip_prefix(name.as_str())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+}
+
+fn work_queues(notes: &mut Notes, topology: &Topology) {
+    let is_queue = |s: &&StreamSpec| s.keeps() == Keeps::WorkQueue;
+    for s in topology.streams.values().filter(is_queue) {
+        let number = s.partition.as_ref().map(|p| p.number);
+        let mine: Vec<_> = topology
+            .consumers
+            .values()
+            .filter(|c| Some(c.partition) == number)
+            .collect();
+        for c in &mine {
+            if c.start != ConsumerStart::First {
+                notes.add(
+                    Severity::Fault,
+                    format!("consumer {} of {}", c.name, s.name),
+                    "it does not begin with the first event: a work queue refuses it (10101)",
+                );
+            }
+        }
+        for (a, b) in pairs(&mine) {
+            if let Some((x, y)) = first_meeting(&a.filter_subjects, &b.filter_subjects) {
+                notes.add(
+                    Severity::Fault,
+                    format!("consumer {} of {}", b.name, s.name),
+                    format!(
+                        "its filter {y} meets {x} of consumer {}: a work queue gives an event to one (10100)",
+                        a.name
+                    ),
+                );
+            }
+        }
+        if mine.is_empty() && s.partition.as_ref().is_some_and(|p| !p.is_retired()) {
+            notes.add(
+                Severity::Advice,
+                &s.name,
+                "no durable subscription takes from this work queue: events stay until `retention.max-age`",
+            );
+        }
+    }
+}
+
+fn durability(
+    notes: &mut Notes,
+    policy: &Policy,
+    topology: &Topology,
+    registry: &BTreeMap<SubscriptionName, Registered>,
+) {
+    let durable: Vec<_> = registry
+        .values()
+        .filter(|r| r.subscription.need == Need::Durable)
+        .map(|r| r.subscription.name.to_string())
+        .collect();
+    for s in topology.streams.values().filter(|s| s.partition.is_some()) {
+        if s.replicas == 1 && s.storage == Storage::File {
+            notes.add(
+                Severity::Advice,
+                &s.name,
+                "one copy: with its server's disk its events are gone; on a cluster of three or more set `retention.replicas` = 3",
+            );
+        }
+        if durable.is_empty() {
+            continue;
+        }
+        if s.storage == Storage::Memory {
+            notes.add(
+                Severity::Warning,
+                &s.name,
+                format!(
+                    "durable subscriptions {} are kept in memory: a restart of the store forgets their events",
+                    durable.join(", ")
+                ),
+            );
+        }
+        if s.when_full == WhenFull::DropOldest {
+            notes.add(
+                Severity::Warning,
+                &s.name,
+                format!("`retention.when-full` = `drop-oldest` drops what durable subscriptions {} have not handled: use `refuse`", durable.join(", ")),
+            );
+        }
+    }
+    if policy.ack_wait <= policy.delivery_deadline {
+        notes.add(
+            Severity::Fault,
+            "delivery.ack-wait",
+            "it is not longer than `delivery.deadline`: an event is given to a second instance while the first works on it",
+        );
+    }
+}
+
+fn times_and_sizes(notes: &mut Notes, policy: &Policy, load: Load) {
+    let longest = policy.retry.longest();
+    if longest >= policy.max_age {
+        notes.add(
+            Severity::Warning,
+            "retry.schedule",
+            format!(
+                "its attempts take {}, and events are kept for {}: an event can expire before it becomes a dead letter; shorten the schedule, or raise `retention.max-age`",
+                show_duration(longest),
+                show_duration(policy.max_age)
+            ),
+        );
+    }
+    let ids = load.events_per_second.saturating_mul(policy.dedupe_window.as_secs());
+    let memory = ids.saturating_mul(BYTES_OF_AN_ID);
+    if memory > MUCH_MEMORY {
+        notes.add(
+            Severity::Advice,
+            "dedupe.window",
+            format!(
+                "at {} events a second the server remembers {ids} ids, some {} MiB of memory: shorten it, if repeats come sooner",
+                load.events_per_second,
+                memory >> 20
+            ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+    use crate::planner::{self, Asked, Observed};
+
+    const LOAD: Load = Load {
+        events_per_second: 10,
+        event_bytes: 1024,
+    };
+
+    fn policy(extra: &[(&str, &str)]) -> Policy {
+        let settings: Settings = [("bus", "b"), ("subject", "b.{tenant}.{event-type}")]
+            .iter()
+            .chain(extra)
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        Policy::from_settings("policy", &settings).unwrap()
+    }
+
+    fn made(policy: &Policy) -> (Topology, BTreeMap<SubscriptionName, Registered>) {
+        let nothing = Observed::default();
+        let plan = planner::plan(policy, Asked::default(), &nothing, 1).unwrap();
+        (planner::desired(policy, &nothing).unwrap(), plan.registry)
+    }
+
+    fn shown(notes: &[Note]) -> String {
+        notes
+            .iter()
+            .map(|n| format!("{}: {}: {}\n", n.severity, n.about, n.message))
+            .collect()
+    }
+
+    #[test]
+    fn what_the_planner_makes_has_no_fault() {
+        for shape in ["shared", "sharded(3)", "per-tenant", "work-queue"] {
+            let policy = policy(&[
+                ("topology", shape),
+                ("tenants.allowed", "acme,globex"),
+                ("subscriptions.invoicing.need", "durable"),
+            ]);
+            let (topology, registry) = made(&policy);
+            let notes = check(&policy, &topology, &registry, LOAD);
+            assert!(
+                notes.iter().all(|n| n.severity == Severity::Advice),
+                "{shape}: {}",
+                shown(&notes)
+            );
+        }
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_found() {
+        let policy = policy(&[
+            ("topology", "sharded(2)"),
+            ("subscriptions.invoicing.need", "durable"),
+            ("retention.when-full", "drop-oldest"),
+            ("retry.schedule", "1d"),
+            ("retry.max-attempts", "9"),
+        ]);
+        let (mut topology, mut registry) = made(&policy);
+        topology.streams.remove("fanout_b_log_1");
+        let log = topology.streams.get_mut("fanout_b_log").unwrap();
+        log.subjects.push("fanout.dead.b.x".to_owned());
+        let c = topology.consumers.get_mut(&(0, "invoicing".to_owned())).unwrap();
+        c.filter_subjects.push("b.acme.>".to_owned());
+        let mut stray = c.clone();
+        stray.name = "stray".to_owned();
+        stray.filter_subjects = vec!["c.>".to_owned()];
+        topology.consumers.insert((0, "stray".to_owned()), stray);
+        let mut other = registry.values().next().unwrap().clone();
+        other.subscription.name = "analytics".parse().unwrap();
+        registry.insert(other.subscription.name.clone(), other);
+        let load = Load {
+            events_per_second: 10_000,
+            event_bytes: 1024,
+        };
+        expect_test::expect![[r#"
+            fault: consumer invoicing of partition 0: its filters b.*.> and b.acme.> meet: the server refuses it (10138)
+            fault: consumer invoicing of partition 1: its stream is not there
+            fault: consumer stray of partition 0: nothing on c.> is stored in its stream
+            fault: fanout_b_log: its subject fanout.dead.b.x meets fanout.dead.b.> of stream fanout_b_dead: the server refuses the second (10065)
+            fault: shard 1 of 2: it is not there: the tenants that fall to it can't publish; apply the policy again
+            fault: subscription analytics: nothing reads partition 0 for it: apply the policy again
+            warning: consumer stray of partition 0: no subscription is remembered for it: the next plan removes it
+            warning: fanout_b_log: `retention.when-full` = `drop-oldest` drops what durable subscriptions analytics, invoicing have not handled: use `refuse`
+            warning: retry.schedule: its attempts take 8d, and events are kept for 7d: an event can expire before it becomes a dead letter; shorten the schedule, or raise `retention.max-age`
+            advice: dedupe.window: at 10000 events a second the server remembers 36000000 ids, some 8789 MiB of memory: shorten it, if repeats come sooner
+            advice: fanout_b_log: one copy: with its server's disk its events are gone; on a cluster of three or more set `retention.replicas` = 3
+        "#]].assert_eq(&shown(&check(&policy, &topology, &registry, load)));
+    }
+}

@@ -1,0 +1,118 @@
+//! What a step changes and costs, for whoever decides on it.
+
+use crate::Policy;
+use crate::explain::show_bytes;
+use crate::planner::Observed;
+use crate::policy::{Storage, WhenFull};
+use crate::setting::show_duration;
+use crate::step::Step;
+use crate::topology::StreamSpec;
+
+/// What comes of a step; `None` where nothing is worth a word.
+pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String> {
+    Some(match step {
+        Step::CreateStream(s) => match &s.partition {
+            Some(_) => format!(
+                "1 stream; at most {} of {} on each of {} servers",
+                show_bytes(s.max_bytes),
+                place(s.storage),
+                s.replicas
+            ),
+            None => "1 stream".to_owned(),
+        },
+        Step::CreateBucket(_) => "1 stream".to_owned(),
+        Step::UpdateStream(s) => changes(observed.topology.streams.get(&s.name)?, s),
+        Step::UpdateBucket(_) => "changed in place".to_owned(),
+        Step::RetireStream(s) => {
+            let log = s.partition.as_ref().and_then(|p| observed.logs.get(&p.number));
+            let held = log.map_or_else(
+                || "it is empty".to_owned(),
+                |log| format!("its {} events ({}) are read on", log.messages, show_bytes(log.bytes)),
+            );
+            format!(
+                "nothing is copied: {held} until they expire, at most {} from now, then it goes; publishes that find it gone are repeated on the new one; for `dedupe.window` ({}) an id is asked for in both, one request more for each publish",
+                show_duration(s.max_age),
+                show_duration(policy.dedupe_window)
+            )
+        }
+        Step::BindStream(_) => "nothing is copied; other clients' publishes are taken again".to_owned(),
+        Step::DeleteStream(_) => "1 stream less".to_owned(),
+        Step::CreateConsumer(c) => format!("1 consumer; at most {} events in flight", c.max_ack_pending),
+        Step::UpdateConsumer(c) => {
+            let have = observed.topology.consumers.get(&(c.partition, c.name.clone()))?;
+            if have.filter_subjects == c.filter_subjects {
+                return Some("changed in place".to_owned());
+            }
+            let added: Vec<_> = c
+                .filter_subjects
+                .iter()
+                .filter(|f| !have.filter_subjects.contains(f))
+                .cloned()
+                .collect();
+            let gone: Vec<_> = have
+                .filter_subjects
+                .iter()
+                .filter(|f| !c.filter_subjects.contains(f))
+                .cloned()
+                .collect();
+            let mut parts = Vec::new();
+            if !added.is_empty() {
+                parts.push(format!(
+                    "{}: from its place in the log on; what lies before it comes only by a backfill or a rewind",
+                    added.join(", ")
+                ));
+            }
+            if !gone.is_empty() {
+                parts.push(format!("{}: what still waits there is not delivered", gone.join(", ")));
+            }
+            parts.join("; ")
+        }
+        Step::DeleteConsumer { .. } => "1 consumer less".to_owned(),
+        Step::Forget(_) => "what waits for it is let go".to_owned(),
+        Step::Remember(_) => return None,
+    })
+}
+
+fn place(storage: Storage) -> &'static str {
+    match storage {
+        Storage::File => "disk",
+        Storage::Memory => "memory",
+    }
+}
+
+/// The settings that differ, from what to what.
+fn changes(have: &StreamSpec, want: &StreamSpec) -> String {
+    let mut all = Vec::new();
+    let mut changed = |what: &str, from: String, to: String| {
+        if from != to {
+            all.push(format!("{what} {from} -> {to}"));
+        }
+    };
+    changed("age", show_duration(have.max_age), show_duration(want.max_age));
+    changed("bytes", show_bytes(have.max_bytes), show_bytes(want.max_bytes));
+    changed("copies", have.replicas.to_string(), want.replicas.to_string());
+    changed(
+        "dedupe window",
+        show_duration(have.dedupe_window),
+        show_duration(want.dedupe_window),
+    );
+    let full = |w: WhenFull| match w {
+        WhenFull::Refuse => "refuse",
+        WhenFull::DropOldest => "drop-oldest",
+    };
+    changed(
+        "when full",
+        full(have.when_full).to_owned(),
+        full(want.when_full).to_owned(),
+    );
+    let compression = |c: bool| if c { "s2" } else { "none" };
+    changed(
+        "compression",
+        compression(have.compressed).to_owned(),
+        compression(want.compressed).to_owned(),
+    );
+    if all.is_empty() {
+        all.push("its marks".to_owned());
+    }
+    all.join(", ")
+}

@@ -1,0 +1,54 @@
+//! After a change of the topology, an ordered subscription reads what came before it to the end, and only then what came
+//! after: a key's events may lie in both.
+
+use std::time::Duration;
+
+use fanout_plan::partition::Partition;
+use fanout_plan::policy::Ordering;
+use tracing::{debug, info};
+
+use super::Context;
+use crate::jetstream::StoreError;
+
+/// How often it is asked whether the earlier partitions are read.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Returns when a partition may be read, or deliveries are to stop.
+pub(super) async fn come(context: &Context, partition: &Partition) {
+    if context.store.policy().ordering == Ordering::None {
+        return;
+    }
+    let mut waited = false;
+    while !context.stop.is_cancelled() {
+        match earlier_is_read(context, partition).await {
+            Ok(true) => break,
+            Ok(false) => waited = true,
+            Err(error) => {
+                debug!(subscription = %context.name(), %error, "what came before the change is not known yet")
+            }
+        }
+        tokio::select! {
+            () = context.stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    if waited {
+        info!(subscription = %context.name(), partition = partition.number, "what came before the change of the topology is settled");
+    }
+}
+
+async fn earlier_is_read(context: &Context, partition: &Partition) -> Result<bool, StoreError> {
+    let subscription = &context.registered.subscription;
+    let earlier: Vec<u32> = context
+        .store
+        .partitions_of(subscription)
+        .filter(|p| p.generation < partition.generation)
+        .map(|p| p.number)
+        .collect();
+    if earlier.is_empty() {
+        return Ok(true);
+    }
+    let states = context.store.consumer_states(subscription).await?;
+    let is_read = |number| states.get(number).is_none_or(|s| s.pending == 0 && s.unsettled == 0);
+    Ok(earlier.iter().all(is_read))
+}

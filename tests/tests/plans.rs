@@ -1,0 +1,225 @@
+//! Plans on a real server: it accepts every step, nothing is left to do once they are taken, the checker finds no fault,
+//! and all of that again after the policy has changed.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use fanout_plan::check::{Severity, check};
+use fanout_plan::explain::{Load, explain};
+use fanout_plan::planner::{self, Asked, Wanted};
+use fanout_plan::subscription::{MadeBy, Need, Reach, Start, Subscription};
+use fanout_plan::{Code, Filter, Policy, Settings, TenantId};
+use fanout_provider::jetstream::Store;
+use fanout_transport::testing::{NatsServer, NatsSettings};
+use futures::TryStreamExt as _;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
+/// None of these meets another.
+const PATTERNS: [&str; 3] = ["invoice.*", "charge.**", "customer.created"];
+const LOAD: Load = Load {
+    events_per_second: 10,
+    event_bytes: 1024,
+};
+
+/// What varies from one policy of a bus to its next.
+#[derive(Clone, Debug)]
+struct Varied {
+    settings: Vec<(&'static str, &'static str)>,
+    /// Its subjects, after the bus's name.
+    template: &'static str,
+    /// Need and pattern of subscriptions that it declares.
+    declared: Vec<(&'static str, usize)>,
+    /// The same of components, which call for them.
+    called: Vec<(Need, usize)>,
+    /// A tenant that publishes.
+    tenant: Option<&'static str>,
+}
+
+fn varied() -> impl Strategy<Value = Varied> {
+    let setting = |key: &'static str, values: &'static [&'static str]| {
+        prop::option::of(prop::sample::select(values)).prop_map(move |v| v.map(|v| (key, v)))
+    };
+    let backfill = Need::Backfill {
+        start: Start::First,
+        end: None,
+    };
+    (
+        (
+            setting(
+                "topology",
+                &["shared", "sharded(2)", "sharded(3)", "per-tenant", "work-queue"],
+            ),
+            setting("tenants.allowed", &["acme", "acme,globex,initech"]),
+            setting("retention.max-age", &["1h", "30d"]),
+            setting("retention.max-bytes", &["8MiB", "64MiB"]),
+            setting("retention.compression", &["none", "s2"]),
+            setting("retention.when-full", &["refuse", "drop-oldest"]),
+            setting("dedupe.window", &["1s", "10m"]),
+            setting("quota.tenant.acme.max-bytes", &["1MiB"]),
+            setting("dead-letters.max-age", &["1d", "60d"]),
+        ),
+        prop::sample::select(vec!["{tenant}.webhook.{event-type}", "of.{tenant}.{event-type}"]),
+        prop::collection::vec(
+            (
+                prop::sample::select(vec!["queue", "durable", "backfill"]),
+                0..PATTERNS.len(),
+            ),
+            0..3,
+        ),
+        prop::collection::vec(
+            (
+                prop::sample::select(vec![Need::Queue, Need::Durable, backfill]),
+                0..PATTERNS.len(),
+            ),
+            0..3,
+        ),
+        prop::option::of(prop::sample::select(TENANTS.to_vec())),
+    )
+        .prop_map(|(s, template, declared, called, tenant)| Varied {
+            settings: [s.0, s.1, s.2, s.3, s.4, s.5, s.6, s.7, s.8]
+                .into_iter()
+                .flatten()
+                .collect(),
+            template,
+            declared,
+            called,
+            tenant,
+        })
+}
+
+fn settings(bus: &str, varied: &Varied) -> Settings {
+    let mut all: Settings = varied
+        .settings
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    all.insert("bus".into(), bus.into());
+    all.insert("subject".into(), format!("{bus}.{}", varied.template));
+    all.entry("retention.max-bytes".into())
+        .or_insert_with(|| "16MiB".into());
+    for (i, (need, pattern)) in varied.declared.iter().enumerate() {
+        all.insert(format!("subscriptions.declared-{i}-{need}.need"), (*need).into());
+        all.insert(
+            format!("subscriptions.declared-{i}-{need}.event-types"),
+            PATTERNS[*pattern].into(),
+        );
+    }
+    all
+}
+
+fn called(varied: &Varied) -> Vec<Wanted> {
+    let wanted = |(i, (need, pattern)): (usize, &(Need, usize))| Wanted {
+        subscription: Subscription {
+            name: format!("called-{i}-{}", need.as_str()).parse().unwrap(),
+            need: *need,
+            filter: Filter::new(vec![], vec![PATTERNS[*pattern].parse().unwrap()]),
+            reach: Reach::Handler,
+            batch_size: 1,
+            concurrency: 4,
+            tell_caught_up: false,
+        },
+        component: "worker".into(),
+        link: "default".into(),
+        made_by: MadeBy::Call,
+    };
+    varied.called.iter().enumerate().map(wanted).collect()
+}
+
+async fn brings_a_bus_to_each(client: &async_nats::Client, bus: &str, all: &[Varied]) -> Result<(), TestCaseError> {
+    for (i, varied) in all.iter().enumerate() {
+        let Ok(policy) = Policy::from_settings("policy", &settings(bus, varied)) else {
+            continue;
+        };
+        let store = Store::new(client.clone(), policy.clone());
+        let wanted = called(varied);
+        let tenant: Option<TenantId> = varied.tenant.map(|t| t.parse().unwrap());
+        let asked = Asked {
+            wanted: &wanted,
+            tenant: tenant.as_ref(),
+            ..Asked::default()
+        };
+        let observed = store.observe().await.unwrap();
+        let now = 1_800_000_000_000_000_000 + i as i64;
+        let plan = match planner::plan(&policy, asked, &observed, now) {
+            Ok(plan) => plan,
+            // Subscriptions that a work queue can't hold, and a log that is too small for what it has.
+            Err(problems) => {
+                let expected = |c| matches!(c, Code::ConflictingSettings | Code::WouldLoseEvents);
+                prop_assert!(problems.iter().all(|p| expected(p.code)), "{problems:?}");
+                continue;
+            }
+        };
+        for step in &plan.steps {
+            if let Err(e) = store.apply(step).await {
+                return Err(TestCaseError::fail(format!("the server refuses `{step}`: {e:?}")));
+            }
+        }
+        let observed = store.observe().await.unwrap();
+        let again = planner::plan(&policy, asked, &observed, now + 1).unwrap();
+        // A retired partition that is empty goes with the next plan.
+        for step in &again.steps {
+            let goes = matches!(
+                step,
+                fanout_plan::step::Step::DeleteStream(_)
+                    | fanout_plan::step::Step::DeleteConsumer { .. }
+                    | fanout_plan::step::Step::Remember(_)
+            );
+            prop_assert!(goes, "left to do: {step}");
+            store.apply(step).await.unwrap();
+        }
+        let observed = store.observe().await.unwrap();
+        let last = planner::plan(&policy, asked, &observed, now + 2).unwrap();
+        prop_assert_eq!(last.steps, vec![]);
+        let notes = check(&policy, &observed.topology, &observed.registry, LOAD);
+        let faults: Vec<_> = notes.iter().filter(|n| n.severity == Severity::Fault).collect();
+        prop_assert!(faults.is_empty(), "{faults:?}");
+        let parts = explain(&policy, &observed.topology, LOAD);
+        let there =
+            observed.topology.streams.len() + observed.topology.buckets.len() + observed.topology.consumers.len();
+        prop_assert!(parts.len() >= there, "each is explained");
+        if let Some(tenant) = &tenant {
+            let place = last
+                .layout
+                .publish_to(tenant)
+                .expect("a tenant that publishes has a place");
+            let own = place.template.subject(tenant, &"invoice.paid".parse().unwrap());
+            let jetstream = async_nats::jetstream::new(client.clone());
+            let subject = place.publish_subject(&policy.names(), &own);
+            let ack = jetstream.publish(subject, "x".into()).await.unwrap().await.unwrap();
+            prop_assert_eq!(ack.stream, policy.names().partition(place.number));
+        }
+    }
+    Ok(())
+}
+
+async fn remove(client: &async_nats::Client, bus: &str) {
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let names: Vec<String> = jetstream.stream_names().try_collect().await.unwrap();
+    for name in names.iter().filter(|n| n.contains(&format!("fanout_{bus}_"))) {
+        jetstream.delete_stream(name).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_server_takes_every_plan_and_every_change() {
+    let nats = NatsServer::start_with(NatsSettings::default()).await;
+    let client = nats.client().await;
+    let buses = AtomicU32::new(0);
+    let mut runner = TestRunner::new(Config {
+        cases: 40,
+        max_shrink_iters: 64,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let handle = tokio::runtime::Handle::current();
+    let run = |all: Vec<Varied>| {
+        let bus = format!("b{}", buses.fetch_add(1, Ordering::Relaxed));
+        handle.block_on(async {
+            let result = brings_a_bus_to_each(&client, &bus, &all).await;
+            remove(&client, &bus).await;
+            result
+        })
+    };
+    tokio::task::block_in_place(|| runner.run(&prop::collection::vec(varied(), 1..4), run)).unwrap();
+}
