@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Up(Up),
     /// Tell the story: thousands of webhooks, a subscriber down, the provider killed, a late backfill, poison events
     Demo(Demo),
+    /// Run a component on a bus over wRPC, without a wasmCloud host
+    Run(Run),
     /// Run a command until standard input ends, however its parent ends
     Guard(Guard),
 }
@@ -95,4 +97,50 @@ pub(crate) struct Guard {
     /// The command and its arguments
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// `fanout-dev run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The component, the very file that a wasmCloud host would be given
+    pub(crate) component: PathBuf,
+    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, ws://, wss://, or nats://host:port?target=LATTICE.BUS
+    #[arg(long)]
+    pub(crate) bus: fanout_transport::Endpoint,
+    /// The component's name; by default, that of its file
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Where its `wasi:http/incoming-handler` is served, an address of this machine
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) http: Option<std::net::SocketAddr>,
+    /// A value of its `wasi:config`; any number of times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) config: Vec<(String, String)>,
+    /// A secret of its `wasmcloud:secrets`, read from a file; any number of times
+    #[arg(long, value_name = "KEY=FILE", value_parser = key_value)]
+    pub(crate) secret: Vec<(String, String)>,
+    /// A subscription, in the words of a link's settings: "subscription=invoicing need=durable event-types=invoice.*";
+    /// any number of times
+    #[arg(long, value_name = "SETTINGS")]
+    pub(crate) subscribe: Vec<String>,
+    /// How long one invocation of the component may take
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub(crate) deadline_ms: u64,
+    /// The authorities of the bus's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The certificate that is shown to the bus, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// The key of that certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Print one line of JSON instead of the READY line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }

@@ -14,6 +14,7 @@ mod deployer;
 mod endpoints;
 mod guard;
 mod host;
+mod hosted;
 mod http;
 mod interrupt;
 mod links;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match cli.command {
         Command::Guard(guard) => guard::run(&guard),
+        Command::Run(run) => hosted::run(run),
         command => run(&command),
     };
     ended.unwrap_or_else(|error| {
@@ -89,8 +91,8 @@ async fn attend(command: &Command, run: RunDir, console: &Console) -> Result<Exi
             demo::run(demo, &mut stack, &run, console, &mut interrupt).await,
             &demo.parts.logs,
         ),
-        // It runs without a folder and without a runtime.
-        Command::Guard(_) => (Ended::Well, &None),
+        // These run without a folder.
+        Command::Guard(_) | Command::Run(_) => (Ended::Well, &None),
     };
     let failures = stack.stop().await;
     if matches!(ended, Ended::Well | Ended::Interrupted(_))

@@ -220,7 +220,7 @@ spec:
 
     #[tokio::test]
     async fn the_manifests_of_the_repository_are_valid() {
-        for name in ["local.yaml", "payments.yaml"] {
+        for name in ["local.yaml", "payments.yaml", "payments-tls.yaml", "payments-quic.yaml"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wadm").join(name);
             let validated = wadm_types::validation::validate_manifest_file(path).await;
             let (_, failures) = validated.expect("a manifest");

@@ -63,7 +63,7 @@ pub(crate) fn components(workspace: &Workspace, subcommand: &str) -> Command {
 pub(crate) fn dev_host(workspace: &Workspace, runner: &Runner, subcommand: &str) -> Result<Command> {
     let mut command = workspace.cargo();
     command
-        .args([subcommand, "--locked", "--manifest-path"])
+        .args([subcommand, "--locked", "--workspace", "--manifest-path"])
         .arg(workspace.dev_host_manifest())
         .arg("--target-dir")
         .arg(workspace.dev_host_target())

@@ -1,0 +1,43 @@
+//! The generated bindings of `fanout:bus` as a component sees it: its imports are ours to serve, its exports ours to call.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from wit/, which carries the documentation"
+)]
+
+pub(crate) mod calls {
+    wasmtime::component::bindgen!({
+        path: ["../../wit", "wit"],
+        world: "fanout:runtime/calls",
+        imports: { default: async | trappable },
+    });
+}
+
+pub(crate) mod one {
+    wasmtime::component::bindgen!({
+        path: ["../../wit", "wit"],
+        world: "fanout:runtime/handles-one",
+        exports: { default: async },
+        with: { "fanout:bus/types": super::calls::fanout::bus::types },
+    });
+}
+
+pub(crate) mod many {
+    wasmtime::component::bindgen!({
+        path: ["../../wit", "wit"],
+        world: "fanout:runtime/handles-many",
+        exports: { default: async },
+        with: { "fanout:bus/types": super::calls::fanout::bus::types },
+    });
+}
+
+pub(crate) mod caught_up {
+    wasmtime::component::bindgen!({
+        path: ["../../wit", "wit"],
+        world: "fanout:runtime/handles-caught-up",
+        exports: { default: async },
+        with: { "fanout:bus/types": super::calls::fanout::bus::types },
+    });
+}

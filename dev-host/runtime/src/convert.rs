@@ -1,0 +1,252 @@
+//! The contract's values as the component has them, and as wRPC carries them.
+
+use fanout_forward::wit;
+
+use crate::bindings::calls::fanout::bus::{inbox, status, subscriber, types};
+use crate::bindings::caught_up::exports::fanout::bus::backfill_handler as backfill;
+
+pub(crate) fn event(e: types::Event) -> wit::Event {
+    wit::Event {
+        tenant: e.tenant,
+        event_type: e.event_type,
+        id: e.id,
+        source: e.source,
+        subject: e.subject,
+        time: e.time,
+        data_content_type: e.data_content_type,
+        data_schema: e.data_schema,
+        extensions: e
+            .extensions
+            .into_iter()
+            .map(|types::Attribute { name, value }| wit::Attribute { name, value })
+            .collect(),
+        ordering_key: e.ordering_key,
+        data: e.data.into(),
+    }
+}
+
+pub(crate) fn delivery(d: &wit::Delivery) -> types::Delivery {
+    let e = &d.event;
+    types::Delivery {
+        subscription: d.subscription.clone(),
+        event: types::Event {
+            tenant: e.tenant.clone(),
+            event_type: e.event_type.clone(),
+            id: e.id.clone(),
+            source: e.source.clone(),
+            subject: e.subject.clone(),
+            time: e.time,
+            data_content_type: e.data_content_type.clone(),
+            data_schema: e.data_schema.clone(),
+            extensions: e
+                .extensions
+                .iter()
+                .map(|a| types::Attribute {
+                    name: a.name.clone(),
+                    value: a.value.clone(),
+                })
+                .collect(),
+            ordering_key: e.ordering_key.clone(),
+            data: e.data.to_vec(),
+        },
+        position: position(&d.position),
+        attempt: d.attempt,
+        origin: match d.origin {
+            wit::Origin::Replayed => types::Origin::Replayed,
+            wit::Origin::Live => types::Origin::Live,
+        },
+        published_at: d.published_at,
+    }
+}
+
+pub(crate) fn position(p: &wit::Position) -> types::Position {
+    types::Position {
+        partition: p.partition,
+        offset: p.offset,
+    }
+}
+
+fn to_position(p: types::Position) -> wit::Position {
+    wit::Position {
+        partition: p.partition,
+        offset: p.offset,
+    }
+}
+
+pub(crate) fn receipt(r: wit::Receipt) -> types::Receipt {
+    types::Receipt {
+        position: position(&r.position),
+        duplicate: r.duplicate,
+        durable_subscriptions: r.durable_subscriptions,
+    }
+}
+
+pub(crate) fn problem(p: wit::Problem) -> types::Problem {
+    types::Problem {
+        code: p.code,
+        message: p.message,
+    }
+}
+
+pub(crate) fn publish_error(e: wit::PublishError) -> types::PublishError {
+    use types::PublishError as To;
+    use wit::PublishError as From;
+    match e {
+        From::InvalidEvent(p) => To::InvalidEvent(problem(p)),
+        From::NotPermitted(p) => To::NotPermitted(problem(p)),
+        From::TooLarge(p) => To::TooLarge(problem(p)),
+        From::QuotaExceeded(r) => To::QuotaExceeded(types::RefusalForNow {
+            problem: problem(r.problem),
+            retry_after_ms: r.retry_after_ms,
+        }),
+        From::StoreFull(p) => To::StoreFull(problem(p)),
+        From::Unavailable(p) => To::Unavailable(problem(p)),
+        From::OutcomeUnknown(p) => To::OutcomeUnknown(problem(p)),
+    }
+}
+
+pub(crate) fn subscribe_error(e: wit::SubscribeError) -> types::SubscribeError {
+    use types::SubscribeError as To;
+    use wit::SubscribeError as From;
+    match e {
+        From::InvalidRequest(p) => To::InvalidRequest(problem(p)),
+        From::NotPermitted(p) => To::NotPermitted(problem(p)),
+        From::Conflict(p) => To::Conflict(problem(p)),
+        From::UnknownSubscription(p) => To::UnknownSubscription(problem(p)),
+        From::Unavailable(p) => To::Unavailable(problem(p)),
+        From::OutcomeUnknown(p) => To::OutcomeUnknown(problem(p)),
+    }
+}
+
+pub(crate) fn rejection(r: types::Rejection) -> wit::Rejection {
+    match r {
+        types::Rejection::Retry(reason) => wit::Rejection::Retry(reason),
+        types::Rejection::RetryNow(reason) => wit::Rejection::RetryNow(reason),
+        types::Rejection::RetryAfter(d) => wit::Rejection::RetryAfter(wit::RetryDelay {
+            delay_ms: d.delay_ms,
+            reason: d.reason,
+        }),
+        types::Rejection::DeadLetter(reason) => wit::Rejection::DeadLetter(reason),
+    }
+}
+
+pub(crate) fn start(s: subscriber::Start) -> wit::Start {
+    match s {
+        subscriber::Start::First => wit::Start::First,
+        subscriber::Start::Time(t) => wit::Start::Time(t),
+        subscriber::Start::Position(p) => wit::Start::Position(to_position(p)),
+    }
+}
+
+pub(crate) fn end(e: subscriber::End) -> wit::End {
+    match e {
+        subscriber::End::Time(t) => wit::End::Time(t),
+        subscriber::End::Position(p) => wit::End::Position(to_position(p)),
+    }
+}
+
+pub(crate) fn subscription(s: wit::Subscription) -> subscriber::Subscription {
+    subscriber::Subscription {
+        name: s.name,
+        need: match s.need {
+            wit::Need::Queue => subscriber::Need::Queue,
+            wit::Need::Durable => subscriber::Need::Durable,
+            wit::Need::Backfill(start) => subscriber::Need::Backfill(match start {
+                wit::Start::First => subscriber::Start::First,
+                wit::Start::Time(t) => subscriber::Start::Time(t),
+                wit::Start::Position(p) => subscriber::Start::Position(position(&p)),
+            }),
+        },
+        filter: subscriber::Filter {
+            tenants: s.filter.tenants,
+            event_types: s.filter.event_types,
+        },
+        made_by: match s.made_by {
+            wit::OriginOfSubscription::Link => subscriber::OriginOfSubscription::Link,
+            wit::OriginOfSubscription::Call => subscriber::OriginOfSubscription::Call,
+        },
+        state: match s.state {
+            wit::State::Active => subscriber::State::Active,
+            wit::State::CatchingUp => subscriber::State::CatchingUp,
+            wit::State::Finished => subscriber::State::Finished,
+            wit::State::Waiting(p) => subscriber::State::Waiting(problem(p)),
+        },
+        pending: s.pending,
+        in_flight: s.in_flight,
+    }
+}
+
+pub(crate) fn link_status(l: wit::LinkStatus) -> status::LinkStatus {
+    status::LinkStatus {
+        name: l.name,
+        subscription: l.subscription,
+        state: match l.state {
+            wit::LinkState::Applied => status::LinkState::Applied,
+            wit::LinkState::Refused(ps) => status::LinkState::Refused(ps.into_iter().map(problem).collect()),
+        },
+    }
+}
+
+pub(crate) fn fetched(f: wit::Fetched) -> inbox::Fetched {
+    inbox::Fetched {
+        deliveries: f
+            .deliveries
+            .into_iter()
+            .map(|held| inbox::HeldDelivery {
+                delivery: delivery(&held.delivery),
+                token: held.token.to_vec(),
+            })
+            .collect(),
+        hold_ms: f.hold_ms,
+        caught_up: f.caught_up.map(|c| inbox::CaughtUp {
+            replayed: c.replayed,
+            finished: c.finished,
+        }),
+    }
+}
+
+pub(crate) fn inbox_error(e: wit::InboxError) -> inbox::InboxError {
+    use inbox::InboxError as To;
+    use wit::InboxError as From;
+    match e {
+        From::InvalidRequest(p) => To::InvalidRequest(problem(p)),
+        From::NotPermitted(p) => To::NotPermitted(problem(p)),
+        From::UnknownSubscription(p) => To::UnknownSubscription(problem(p)),
+        From::Unavailable(p) => To::Unavailable(problem(p)),
+    }
+}
+
+pub(crate) fn settlement(s: inbox::Settlement) -> wit::Settlement {
+    wit::Settlement {
+        token: s.token.into(),
+        verdict: match s.verdict {
+            inbox::Verdict::Handled => wit::Verdict::Handled,
+            inbox::Verdict::Rejected(r) => wit::Verdict::Rejected(rejection(r)),
+            inbox::Verdict::StillWorking => wit::Verdict::StillWorking,
+            inbox::Verdict::Released => wit::Verdict::Released,
+        },
+    }
+}
+
+pub(crate) fn settled(answer: Result<wit::Settled, wit::SettleError>) -> Result<inbox::Settled, inbox::SettleError> {
+    use inbox::SettleError as To;
+    use wit::SettleError as From;
+    match answer {
+        Ok(wit::Settled::Taken) => Ok(inbox::Settled::Taken),
+        Ok(wit::Settled::Held(token)) => Ok(inbox::Settled::Held(token.to_vec())),
+        Err(From::InvalidToken(p)) => Err(To::InvalidToken(problem(p))),
+        Err(From::HoldOver(p)) => Err(To::HoldOver(problem(p))),
+        Err(From::NotPermitted(p)) => Err(To::NotPermitted(problem(p))),
+        Err(From::Unavailable(p)) => Err(To::Unavailable(problem(p))),
+    }
+}
+
+pub(crate) fn progress(p: &fanout_forward::Progress, now: i64) -> backfill::Progress {
+    backfill::Progress {
+        subscription: p.subscription.clone(),
+        reached: p.reached.as_ref().map(position),
+        replayed: p.caught_up.replayed,
+        at: now,
+        finished: p.caught_up.finished,
+    }
+}

@@ -1,0 +1,66 @@
+//! What one instance of a component holds while it runs: its resources and its way to everything outside.
+
+use std::sync::Arc;
+
+use wasmtime::component::ResourceTable;
+use wasmtime::{StoreLimits, StoreLimitsBuilder};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::body::HyperOutgoingBody;
+use wasmtime_wasi_http::types::{HostFutureIncomingResponse, OutgoingRequestConfig};
+use wasmtime_wasi_http::{HttpResult, WasiHttpCtx, WasiHttpView};
+
+use crate::surroundings::Surroundings;
+
+/// The memory that one instance may take.
+const MEMORY_LIMIT: usize = 256 << 20;
+
+/// The state of one instance. Every invocation has an instance of its own: nothing is left over for the next.
+pub(crate) struct Guest {
+    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) table: ResourceTable,
+    pub(crate) limits: StoreLimits,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+}
+
+impl Guest {
+    /// No files, no network, no arguments, no environment: what a component may have, it imports.
+    pub(crate) fn new(surroundings: Arc<Surroundings>) -> Self {
+        Self {
+            surroundings,
+            table: ResourceTable::new(),
+            limits: StoreLimitsBuilder::new().memory_size(MEMORY_LIMIT).build(),
+            wasi: WasiCtx::builder().inherit_stderr().build(),
+            http: WasiHttpCtx::new(),
+        }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn ctx(&mut self) -> &mut WasiHttpCtx {
+        &mut self.http
+    }
+
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    /// On a wasmCloud host a component calls out only where a link lets it; here there are no links to HTTP.
+    fn send_request(
+        &mut self,
+        _: http::Request<HyperOutgoingBody>,
+        _: OutgoingRequestConfig,
+    ) -> HttpResult<HostFutureIncomingResponse> {
+        Err(ErrorCode::HttpRequestDenied.into())
+    }
+}

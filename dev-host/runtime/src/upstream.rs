@@ -1,0 +1,177 @@
+//! A component's calls of `fanout:bus`, sent to the bus as they are.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use fanout_forward::{Need, Plan, Wanted, wit};
+use fanout_transport::CallContext;
+
+use crate::bindings::calls::fanout::bus::{inbox, publisher, status, subscriber, types};
+use crate::convert;
+use crate::guest::Guest;
+use crate::hosted::Order;
+
+/// What a component's link does not say about batches is said here.
+pub(crate) const BATCH: u32 = 100;
+pub(crate) const CONCURRENCY: u32 = 16;
+/// The most that a component can ask for, as on a wasmCloud host.
+const MOST: u32 = 1_000;
+
+impl types::Host for Guest {}
+
+impl publisher::Host for Guest {
+    async fn publish_tenant_event(
+        &mut self,
+        event: types::Event,
+    ) -> Result<Result<types::Receipt, types::PublishError>> {
+        let event = convert::event(event);
+        let published = self.surroundings.bus.publish(&CallContext::default(), &event).await;
+        Ok(published.map(convert::receipt).map_err(convert::publish_error))
+    }
+
+    async fn publish_tenant_events(
+        &mut self,
+        events: Vec<types::Event>,
+    ) -> Result<Vec<Result<types::Receipt, types::PublishError>>> {
+        let events: Vec<_> = events.into_iter().map(convert::event).collect();
+        let published = self
+            .surroundings
+            .bus
+            .publish_many(&CallContext::default(), &events)
+            .await;
+        let answers = published.into_iter();
+        Ok(answers
+            .map(|answer| answer.map(convert::receipt).map_err(convert::publish_error))
+            .collect())
+    }
+}
+
+type Made = Result<Result<subscriber::Subscription, types::SubscribeError>>;
+
+/// A component that subscribes by a call is called through its exports, as it asked; upstream the subscription is one
+/// that is fetched.
+impl subscriber::Host for Guest {
+    async fn subscribe_queue(&mut self, name: String, filter: subscriber::Filter, reach: subscriber::Reach) -> Made {
+        let options = subscriber::DeliveryOptions {
+            filter,
+            reach,
+            batch_size: Some(1),
+            concurrency: None,
+        };
+        self.subscribe(name, Need::Queue, options).await
+    }
+
+    async fn subscribe_durable(&mut self, name: String, options: subscriber::DeliveryOptions) -> Made {
+        self.subscribe(name, Need::Durable, options).await
+    }
+
+    async fn subscribe_backfill(
+        &mut self,
+        name: String,
+        start: subscriber::Start,
+        end: Option<subscriber::End>,
+        options: subscriber::DeliveryOptions,
+    ) -> Made {
+        let need = Need::Backfill {
+            start: convert::start(start),
+            end: end.map(convert::end),
+        };
+        self.subscribe(name, need, options).await
+    }
+
+    async fn unsubscribe(&mut self, name: String) -> Result<Result<(), types::SubscribeError>> {
+        let ended = self.surroundings.bus.unsubscribe(&CallContext::default(), &name).await;
+        if ended.is_ok() {
+            self.surroundings.orders.send(Order::End(name)).await?;
+        }
+        Ok(ended.map_err(convert::subscribe_error))
+    }
+
+    async fn list_subscriptions(&mut self) -> Result<Result<Vec<subscriber::Subscription>, types::SubscribeError>> {
+        let listed = self.surroundings.bus.subscriptions(&CallContext::default()).await;
+        Ok(listed
+            .map(|all| all.into_iter().map(convert::subscription).collect())
+            .map_err(convert::subscribe_error))
+    }
+}
+
+impl Guest {
+    async fn subscribe(&mut self, name: String, need: Need, options: subscriber::DeliveryOptions) -> Made {
+        for (what, asked) in [("batch-size", options.batch_size), ("concurrency", options.concurrency)] {
+            if asked.is_some_and(|n| !(1..=MOST).contains(&n)) {
+                return Ok(Err(types::SubscribeError::InvalidRequest(types::Problem {
+                    code: "invalid-setting".to_owned(),
+                    message: format!("subscription {name}: a {what} is from 1 to {MOST}"),
+                })));
+            }
+        }
+        let wanted = Wanted {
+            name,
+            need,
+            tenants: options.filter.tenants,
+            event_types: options.filter.event_types,
+        };
+        let made = self.surroundings.bus.subscribe(&CallContext::default(), &wanted).await;
+        if made.is_ok() && options.reach != subscriber::Reach::Inbox {
+            let batch = match options.reach {
+                subscriber::Reach::BatchHandler => options.batch_size.unwrap_or(BATCH),
+                _ => 1,
+            };
+            let plan = Plan {
+                tell_caught_up: matches!(wanted.need, Need::Backfill { .. }),
+                wanted,
+                batch: batch as usize,
+                concurrency: options.concurrency.unwrap_or(CONCURRENCY) as usize,
+            };
+            let is_batch = options.reach == subscriber::Reach::BatchHandler;
+            self.surroundings.orders.send(Order::Deliver { plan, is_batch }).await?;
+        }
+        Ok(made.map(convert::subscription).map_err(convert::subscribe_error))
+    }
+}
+
+impl inbox::Host for Guest {
+    async fn fetch(
+        &mut self,
+        subscription: String,
+        max_deliveries: u32,
+        max_bytes: Option<u64>,
+        wait_ms: u32,
+    ) -> Result<Result<inbox::Fetched, inbox::InboxError>> {
+        let wait = Duration::from_millis(wait_ms.into());
+        let bus = &self.surroundings.bus;
+        let fetched = bus
+            .fetch_for(&CallContext::default(), &subscription, max_deliveries, max_bytes, wait)
+            .await;
+        Ok(fetched.map(convert::fetched).map_err(convert::inbox_error))
+    }
+
+    async fn settle(
+        &mut self,
+        settlements: Vec<inbox::Settlement>,
+    ) -> Result<Vec<Result<inbox::Settled, inbox::SettleError>>> {
+        let settlements: Vec<_> = settlements.into_iter().map(convert::settlement).collect();
+        let settled = self
+            .surroundings
+            .bus
+            .settle_for(&CallContext::default(), &settlements)
+            .await;
+        Ok(match settled {
+            Ok(answers) => answers.into_iter().map(convert::settled).collect(),
+            Err(problem) => settlements
+                .iter()
+                .map(|_| convert::settled(Err(wit::SettleError::Unavailable(problem.clone()))))
+                .collect(),
+        })
+    }
+}
+
+impl status::Host for Guest {
+    async fn links(&mut self) -> Result<Vec<status::LinkStatus>> {
+        let links = self.surroundings.bus.links(&CallContext::default()).await;
+        match links {
+            Ok(links) => Ok(links.into_iter().map(convert::link_status).collect()),
+            Err(problem) => Err(anyhow::anyhow!("{} ({})", problem.message, problem.code)),
+        }
+    }
+}

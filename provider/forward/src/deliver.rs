@@ -1,0 +1,326 @@
+//! Deliveries of one subscription: fetched, handed to the subscriber, settled. One task a subscription, bounded in
+//! everything it holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::hold::Holds;
+use crate::pause::Pause;
+use crate::state::State;
+use crate::upstream::{Inbox, Trouble};
+use crate::wanted::{Need, Wanted};
+use crate::wit::{CaughtUp, Delivery, HeldDelivery, Position, Problem, Rejection};
+
+/// How long a fetch waits for the first delivery. Short, because whoever stops waits for it: a fetch that is broken off
+/// costs what it was about to bring one hold.
+const WAIT: Duration = Duration::from_secs(2);
+/// The most deliveries of one fetch.
+const MOST: usize = 1_000;
+/// The waits after a fetch that failed: the first, and the longest.
+const FETCH_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The waits before a subscriber that can't be reached is tried again: the first, and the longest.
+const SUBSCRIBER_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Why a subscriber gave no answer.
+#[derive(Clone, Debug)]
+pub enum Unhandled {
+    /// It never saw the deliveries: this counts as no attempt.
+    Unreachable(String),
+    /// It had them and failed: a trap, a missed deadline. This counts as `retry`.
+    Failed(String),
+}
+
+/// Where a backfill stands when it has caught up.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The subscription.
+    pub subscription: String,
+    /// The last position that was delivered here.
+    pub reached: Option<Position>,
+    /// As the bus says.
+    pub caught_up: CaughtUp,
+}
+
+/// A component that is given deliveries.
+pub trait Subscriber: Send + Sync + 'static {
+    /// Hands over deliveries; one answer for each, in order. There is more than one only if [`Plan::batch`] allows it.
+    fn handle(
+        &self,
+        deliveries: &[Delivery],
+    ) -> impl Future<Output = Result<Vec<Result<(), Rejection>>, Unhandled>> + Send;
+
+    /// Tells it that a backfill has caught up.
+    fn caught_up(&self, progress: &Progress) -> impl Future<Output = Result<(), Unhandled>> + Send;
+}
+
+/// A subscription and how it is delivered here.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is asked of the bus.
+    pub wanted: Wanted,
+    /// The most deliveries handed over at once.
+    pub batch: usize,
+    /// The most such hand-overs under way.
+    pub concurrency: usize,
+    /// The subscriber wants to know when a backfill has caught up.
+    pub tell_caught_up: bool,
+}
+
+/// Running deliveries. Dropping them stops fetching at once; [`Deliveries::stop`] lets what is under way end.
+#[derive(Debug)]
+pub struct Deliveries {
+    state: Arc<State>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Deliveries {
+    /// Starts fetching.
+    pub fn start<B: Inbox>(inbox: B, subscriber: Arc<impl Subscriber>, plan: Plan) -> Self {
+        let state = Arc::new(State::default());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let loop_ = Loop {
+            places: Arc::new(Semaphore::new(plan.concurrency.max(1))),
+            inbox,
+            subscriber,
+            plan: Arc::new(plan),
+            state: Arc::clone(&state),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        tasks.spawn(loop_.run());
+        Self { state, stop, tasks }
+    }
+
+    /// How they are doing.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state)
+    }
+
+    /// Fetches no more, and waits until what was fetched is settled; it is bounded by the subscriber's deadline.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Loop<B, S> {
+    inbox: B,
+    subscriber: Arc<S>,
+    plan: Arc<Plan>,
+    places: Arc<Semaphore>,
+    state: Arc<State>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl<B: Inbox, S: Subscriber> Loop<B, S> {
+    async fn run(self) {
+        let name = self.plan.wanted.name.clone();
+        let batch = self.plan.batch.clamp(1, MOST);
+        let mut pause = Pause::new(FETCH_PAUSES.0, FETCH_PAUSES.1);
+        let mut is_declared = false;
+        let mut is_told = !self.plan.tell_caught_up;
+        let mut reached = None;
+        while !self.stop.is_cancelled() {
+            let Some(places) = self.free_places().await else { break };
+            let fetched = async {
+                if !is_declared {
+                    self.inbox.declare(&self.plan.wanted).await?;
+                }
+                let most = (places.len() * batch).min(MOST);
+                self.inbox
+                    .fetch(&name, u32::try_from(most).unwrap_or(u32::MAX), WAIT)
+                    .await
+            };
+            let fetched = match fetched.await {
+                Ok(fetched) => fetched,
+                Err(trouble) => {
+                    is_declared &= !matches!(trouble, Trouble::Unknown(_) | Trouble::Refused(_));
+                    self.state.waits(trouble.problem().clone());
+                    tokio::select! {
+                        () = self.stop.cancelled() => {}
+                        () = pause.wait() => {}
+                    }
+                    continue;
+                }
+            };
+            is_declared = true;
+            pause.reset();
+            if fetched.deliveries.is_empty() && self.places.available_permits() + places.len() == self.plan.concurrency
+            {
+                // Nothing waits for the subscriber either.
+                self.state.works(&name);
+            }
+            if let Some(last) = fetched.deliveries.last() {
+                reached = Some(Position {
+                    ..last.delivery.position
+                });
+            }
+            self.hand_over(
+                fetched.deliveries,
+                batch,
+                places,
+                Duration::from_millis(fetched.hold_ms),
+            );
+            let Some(caught_up) = fetched.caught_up else { continue };
+            let finished = caught_up.finished;
+            if !is_told {
+                let progress = Progress {
+                    subscription: name.clone(),
+                    reached: reached.as_ref().map(|p: &Position| Position { ..*p }),
+                    caught_up,
+                };
+                is_told = self.tell(&progress).await;
+            }
+            if finished && is_told {
+                self.state.finish();
+                break;
+            }
+        }
+    }
+
+    /// Every place that is free now, and at least one; `None` when it is time to stop.
+    async fn free_places(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+        let first = tokio::select! {
+            () = self.stop.cancelled() => return None,
+            place = Arc::clone(&self.places).acquire_owned() => place.ok()?,
+        };
+        let mut places = vec![first];
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            places.push(place);
+        }
+        Some(places)
+    }
+
+    fn hand_over(&self, held: Vec<HeldDelivery>, batch: usize, mut places: Vec<OwnedSemaphorePermit>, hold: Duration) {
+        let mut held = held.into_iter().peekable();
+        while held.peek().is_some() {
+            let (deliveries, tokens) = held.by_ref().take(batch).map(|h| (h.delivery, h.token)).unzip();
+            // There is one for each batch, by the number that was asked for; a bus that gives more only makes one wait.
+            let place = places.pop();
+            let holds = Holds::new(self.inbox.clone(), &self.plan.wanted.name, hold, tokens);
+            let one = One {
+                subscriber: Arc::clone(&self.subscriber),
+                plan: Arc::clone(&self.plan),
+                state: Arc::clone(&self.state),
+                stop: self.stop.clone(),
+            };
+            self.tasks.spawn(async move {
+                one.deliver(deliveries, holds).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn tell(&self, progress: &Progress) -> bool {
+        match self.subscriber.caught_up(progress).await {
+            Ok(()) => true,
+            // The next fetch says it again.
+            Err(Unhandled::Unreachable(why) | Unhandled::Failed(why)) => {
+                self.state.waits(unreachable(&progress.subscription, &why));
+                let mut pause = Pause::new(SUBSCRIBER_PAUSES.1, SUBSCRIBER_PAUSES.1);
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    () = pause.wait() => {}
+                }
+                false
+            }
+        }
+    }
+}
+
+/// One hand-over.
+struct One<S> {
+    subscriber: Arc<S>,
+    plan: Arc<Plan>,
+    state: Arc<State>,
+    stop: CancellationToken,
+}
+
+impl<S: Subscriber> One<S> {
+    async fn deliver(&self, deliveries: Vec<Delivery>, holds: Holds<impl Inbox>) {
+        if matches!(self.plan.wanted.need, Need::Queue) {
+            // At most once: there is nothing to hold or to settle, and no second try.
+            match self.subscriber.handle(&deliveries).await {
+                Ok(verdicts) => self.count(&verdicts),
+                Err(why) => debug!(subscription = self.plan.wanted.name, ?why, "events were missed"),
+            }
+            return;
+        }
+        let verdicts = tokio::select! {
+            verdicts = self.verdicts(&deliveries) => verdicts,
+            // All holds are over: others are given these deliveries now.
+            () = holds.keep() => return,
+        };
+        match verdicts {
+            Some(verdicts) => {
+                self.count(&verdicts);
+                holds.settle(verdicts).await;
+            }
+            None => holds.release().await,
+        }
+    }
+
+    /// `None` when it is time to stop and the subscriber was not reached.
+    async fn verdicts(&self, deliveries: &[Delivery]) -> Option<Vec<Result<(), Rejection>>> {
+        let mut pause = Pause::new(SUBSCRIBER_PAUSES.0, SUBSCRIBER_PAUSES.1);
+        loop {
+            match self.subscriber.handle(deliveries).await {
+                Ok(mut verdicts) => {
+                    self.state.works(&self.plan.wanted.name);
+                    verdicts.resize_with(deliveries.len(), || {
+                        Err(Rejection::Retry("the subscriber gave too few results".to_owned()))
+                    });
+                    return Some(verdicts);
+                }
+                Err(Unhandled::Unreachable(why)) => {
+                    self.state.waits(unreachable(&self.plan.wanted.name, &why));
+                    tokio::select! {
+                        () = self.stop.cancelled() => return None,
+                        () = pause.wait() => {}
+                    }
+                }
+                Err(Unhandled::Failed(why)) if deliveries.len() == 1 => return Some(vec![Err(Rejection::Retry(why))]),
+                // One bad event must not take its batch along.
+                Err(Unhandled::Failed(_)) => {
+                    let mut verdicts = Vec::with_capacity(deliveries.len());
+                    for delivery in deliveries {
+                        verdicts.extend(Box::pin(self.verdicts(std::slice::from_ref(delivery))).await?);
+                    }
+                    return Some(verdicts);
+                }
+            }
+        }
+    }
+
+    fn count(&self, verdicts: &[Result<(), Rejection>]) {
+        for verdict in verdicts {
+            self.state.count(verdict.is_ok());
+        }
+    }
+}
+
+fn unreachable(subscription: &str, why: &str) -> Problem {
+    Problem {
+        code: "subscriber-unreachable".to_owned(),
+        message: format!("subscription {subscription}: {why}; its deliveries wait, and count as no attempt"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
