@@ -1,4 +1,4 @@
-//! The project's own commands: demo, test, bench, tidy.
+//! The project's own commands: demo, test, bench, findings, tidy.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
@@ -7,6 +7,7 @@
 mod bench;
 mod build;
 mod demo;
+mod findings;
 mod licences;
 mod nats;
 mod runner;
@@ -41,6 +42,8 @@ enum Command {
     Test,
     /// Measure the bus beside the plain client
     Bench(bench::Bench),
+    /// Run the experiments and write docs/findings
+    Findings(findings::Findings),
     /// Format, lint, and check the licences of all dependencies
     Tidy(tidy::Tidy),
 }
@@ -68,6 +71,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
         Command::Demo(demo) => demo.run(&workspace, runner),
         Command::Test => test::run(&workspace, runner),
         Command::Bench(bench) => bench.run(&workspace, runner),
+        Command::Findings(findings) => findings.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),
     }
 }

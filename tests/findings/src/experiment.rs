@@ -1,0 +1,135 @@
+//! The experiments by name, and what each is given and gives back.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::plot::Plot;
+use crate::raw::Raw;
+use crate::table::Table;
+use crate::{leaf, regions, retention, subjects};
+
+/// How large an experiment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// Seconds: shows that the harness works.
+    Smoke,
+    /// Minutes.
+    Quick,
+    /// What the question asks for.
+    Full,
+}
+
+impl Scale {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Quick => "quick",
+            Self::Full => "full",
+        }
+    }
+
+    /// One of three sizes.
+    pub(crate) fn pick<T>(self, smoke: T, quick: T, full: T) -> T {
+        match self {
+            Self::Smoke => smoke,
+            Self::Quick => quick,
+            Self::Full => full,
+        }
+    }
+}
+
+/// What an experiment works with.
+pub(crate) struct Lab {
+    pub(crate) scale: Scale,
+    seed: u64,
+    pub(crate) raw: Raw,
+    started: std::time::Instant,
+}
+
+impl Lab {
+    pub(crate) fn new(scale: Scale, seed: u64, raw: Raw) -> Self {
+        Self {
+            scale,
+            seed,
+            raw,
+            started: std::time::Instant::now(),
+        }
+    }
+
+    /// One of `choices`, by the seed: the `i`th draw is the same in every run (splitmix64).
+    pub(crate) fn draw(&self, i: u64, choices: u64) -> u64 {
+        let mut z = self
+            .seed
+            .wrapping_add(i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % choices
+    }
+
+    /// Says what is under way.
+    pub(crate) fn say(&self, what: impl AsRef<str>) {
+        eprintln!("{:7.1} s  {}", self.started.elapsed().as_secs_f64(), what.as_ref());
+    }
+}
+
+/// What came of an experiment.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) tables: Vec<Table>,
+    pub(crate) plots: Vec<Plot>,
+}
+
+/// The experiments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Experiment {
+    /// Does a tenant prefix isolate, or do streams of their own scale better?
+    Subjects,
+    /// What is lost, and what is said about it, when the consumer is down?
+    Retention,
+    /// Does a leaf node with a filtered mirror keep the semantics?
+    Leaf,
+    /// Does one logical bus hold over two regions and a leaf?
+    Regions,
+}
+
+impl Experiment {
+    /// All of them, in the order of the questions.
+    pub(crate) const ALL: [Self; 4] = [Self::Subjects, Self::Retention, Self::Leaf, Self::Regions];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Subjects => "subjects",
+            Self::Retention => "retention",
+            Self::Leaf => "leaf",
+            Self::Regions => "regions",
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Subjects => "one log for all tenants, a few shards, or a stream for each",
+            Self::Retention => "what a consumer that was away finds when it is back",
+            Self::Leaf => "a leaf node with a filtered mirror, and its link cut",
+            Self::Regions => "two regions and a leaf, and each link cut",
+        }
+    }
+
+    /// The page, with places for tables and plots.
+    pub(crate) fn page(self) -> &'static str {
+        match self {
+            Self::Subjects => include_str!("../pages/subjects.md"),
+            Self::Retention => include_str!("../pages/retention.md"),
+            Self::Leaf => include_str!("../pages/leaf.md"),
+            Self::Regions => include_str!("../pages/regions.md"),
+        }
+    }
+
+    pub(crate) async fn run(self, lab: &Lab) -> Result<Findings> {
+        match self {
+            Self::Subjects => subjects::run(lab).await,
+            Self::Retention => retention::run(lab).await,
+            Self::Leaf => leaf::run(lab).await,
+            Self::Regions => regions::run(lab).await,
+        }
+    }
+}

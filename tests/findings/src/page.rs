@@ -1,0 +1,91 @@
+//! Puts tables and plots into a page.
+//!
+//! A page is Markdown with places: `{{command}}`, `{{machine}}`, `{{seed}}`, `{{table:NAME}}` and `{{plot:NAME}}`. All that
+//! an experiment gives must be shown, and all that a page shows must be given.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::experiment::{Experiment, Findings};
+use crate::machine::Machine;
+
+/// A run whose page is written.
+pub(crate) struct Run<'a> {
+    pub(crate) experiment: Experiment,
+    pub(crate) findings: &'a Findings,
+    pub(crate) machine: &'a Machine,
+    pub(crate) command: &'a str,
+    pub(crate) seed: u64,
+    pub(crate) took: Duration,
+    pub(crate) out: &'a Path,
+}
+
+/// Writes the page and its plots; returns the page's path.
+pub(crate) fn write(run: &Run<'_>) -> Result<PathBuf> {
+    std::fs::create_dir_all(run.out).with_context(|| format!("can't make {}", run.out.display()))?;
+    let name = run.experiment.name();
+    let text = fill(run.experiment.page(), |place| match place.split_once(':') {
+        None if place == "command" => Some(run.command.to_owned()),
+        None if place == "machine" => Some(run.machine.to_string()),
+        None if place == "seed" => Some(run.seed.to_string()),
+        None if place == "took" => Some(format!("{:.0} s", run.took.as_secs_f64())),
+        Some(("table", table)) => {
+            let found = run.findings.tables.iter().find(|t| t.name == table)?;
+            Some(found.to_string().trim_end().to_owned())
+        }
+        Some(("plot", plot)) => {
+            let found = run.findings.plots.iter().find(|p| p.name == plot)?;
+            Some(format!("![{}]({name}-{plot}.svg)", found.title))
+        }
+        _ => None,
+    });
+    let (text, used) = text.with_context(|| format!("page {name}"))?;
+    let tables = run.findings.tables.iter().map(|t| format!("table:{}", t.name));
+    let plots = run.findings.plots.iter().map(|p| format!("plot:{}", p.name));
+    if let Some(left_out) = tables.chain(plots).find(|given| !used.contains(given)) {
+        bail!("page {name} leaves {left_out} out");
+    }
+    for plot in &run.findings.plots {
+        plot.draw(&run.out.join(format!("{name}-{}.svg", plot.name)))?;
+    }
+    let path = run.out.join(format!("{name}.md"));
+    std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Fills every place, and says which there were.
+fn fill(page: &str, value: impl Fn(&str) -> Option<String>) -> Result<(String, BTreeSet<String>)> {
+    let mut text = String::with_capacity(page.len());
+    let mut used = BTreeSet::new();
+    let mut rest = page;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (place, after) = after.split_once("}}").context("a place is not closed")?;
+        let filled = value(place).with_context(|| format!("nothing was given for {{{{{place}}}}}"))?;
+        text.push_str(before);
+        text.push_str(&filled);
+        used.insert(place.to_owned());
+        rest = after;
+    }
+    text.push_str(rest);
+    Ok((text, used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_filled_and_an_unknown_one_is_named() {
+        let value = |place: &str| (place == "table:a").then(|| "TABLE".to_owned());
+        let (text, used) = fill("x {{table:a}} y", value).unwrap();
+        assert_eq!((text.as_str(), used.contains("table:a")), ("x TABLE y", true));
+        assert_eq!(
+            fill("{{table:b}}", value).unwrap_err().to_string(),
+            "nothing was given for {{table:b}}"
+        );
+        assert!(fill("{{table", value).is_err());
+    }
+}

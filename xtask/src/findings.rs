@@ -1,0 +1,35 @@
+//! `cargo xtask findings`: builds the experiments in release form and becomes them.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::nats;
+use crate::runner::Runner;
+use crate::workspace::Workspace;
+
+/// `cargo xtask findings`.
+#[derive(Debug, Args)]
+pub(crate) struct Findings {
+    /// Experiments and options: `cargo xtask findings --help` tells them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Findings {
+    pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
+        let nats_server = nats::find(workspace, runner)?;
+        runner.step("building the experiments");
+        let mut build = workspace.cargo();
+        build.args(["build", "--locked", "--release", "--package", "fanout-findings"]);
+        runner.run(&mut build)?;
+        let mut command = Command::new(workspace.released("fanout-findings"));
+        command
+            .current_dir(workspace.root())
+            .env(nats::VARIABLE, nats_server)
+            .args(&self.arguments);
+        runner.become_command(&mut command)
+    }
+}
