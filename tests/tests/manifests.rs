@@ -34,10 +34,7 @@ fn only_the_bus_s_configuration_tells_the_transports_apart() {
         assert_eq!(other_before, before, "{name}, before the bus's configuration");
         assert_eq!(other_after, after, "{name}, after it");
         assert!(other_config.contains("role: edge"), "{other_config}");
-        assert!(
-            other_config.contains(&format!("upstream: {scheme}")),
-            "{other_config}"
-        );
+        assert!(other_config.contains(&format!("upstream: {scheme}")), "{other_config}");
         assert!(
             !other_config.contains("retention"),
             "the policy is the bus's: {other_config}"

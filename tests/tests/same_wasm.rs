@@ -1,7 +1,7 @@
-//! The same component files over wRPC, without a wasmCloud host: the very files that the demo deploys on one.
+//! The same component files on every transport, without a wasmCloud host: the very files that the demo deploys on one.
 //!
 //! webhook-ingress takes signed webhooks and publishes them, invoicing writes a line for each; the bus between them is
-//! killed in the middle.
+//! reached by another URL each time, and killed in the middle.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fanout_tests::{Bench, LinkTo, eventually};
+use fanout_tests::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually};
+use fanout_transport::Pem;
+use fanout_transport::testing::{NatsServer, TestAuthority};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -200,6 +202,30 @@ async fn the_same_files_work(bus: &str, ingress_args: &[String], invoicing_args:
     .await;
 }
 
+/// On `fanout serve`, listening on `listen`.
+async fn served(listen: &str, policy: &str, serve_args: &[String], ingress: &[String], invoicing: &[String]) {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.toml");
+    std::fs::write(&file, format!("{SERVED_POLICY}{policy}")).unwrap();
+    let start = |listen: &str| {
+        let listen = ["--listen", listen];
+        let args: Vec<_> = listen
+            .into_iter()
+            .chain(serve_args.iter().map(String::as_str))
+            .collect();
+        Served::start(&nats.url(), &file, &args)
+    };
+    let mut bus = start(listen);
+    let url = bus.listen[0].replace("127.0.0.1", "localhost");
+    let again = bus.listen[0].clone();
+    the_same_files_work(&url, ingress, invoicing, async || {
+        bus.kill();
+        bus = tokio::task::block_in_place(|| start(&again));
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn over_nats() {
     let links = [
@@ -209,4 +235,59 @@ async fn over_nats() {
     let mut bench = Bench::start(&[], &links).await;
     let url = format!("{}?target=default.bus", bench.nats.url());
     the_same_files_work(&url, &[], &[], async || bench.restart_provider(0).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp() {
+    served("tcp://127.0.0.1:0", ANYONE_HERE, &[], &[], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let uid = Command::new("id").arg("-u").output().expect("id runs").stdout;
+    let uid = String::from_utf8(uid).expect("a number").trim().to_owned();
+    let policy = format!("\n[callers.here]\nunix-uid = {uid}\npublish.tenants = \"*\"\nsubscribe.tenants = \"*\"\n");
+    let socket = format!("unix:{}", folder.path().join("bus.sock").display());
+    served(&socket, &policy, &[], &[], &[]).await;
+}
+
+/// Each component shows a certificate of its own, and may do no more than it needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_quic_with_mutual_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = TestAuthority::new();
+    let write = |name: &str, pem: &Pem| {
+        let Pem::Text(text) = pem else {
+            panic!("the authority keeps all in memory")
+        };
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let ca = write("ca.pem", &authority.certificate());
+    let show = |name: &str| {
+        let identity = authority.sign(name);
+        let certificate = write(&format!("{name}.pem"), &identity.certificate);
+        let key = write(&format!("{name}.key"), &identity.key);
+        ["--tls-certificate".to_owned(), certificate, "--tls-key".to_owned(), key]
+    };
+    let serve = [
+        show("localhost").to_vec(),
+        vec!["--tls-client-ca".to_owned(), ca.clone()],
+    ]
+    .concat();
+    let caller = |name: &str| [show(name).to_vec(), vec!["--tls-ca".to_owned(), ca.clone()]].concat();
+    let policy = "
+[callers.webhook-ingress]
+certificate = \"webhook-ingress\"
+publish.tenants = \"*\"
+
+[callers.invoicing]
+certificate = \"invoicing\"
+subscribe.tenants = \"*\"
+subscribe.event-types = [\"invoice.*\"]
+";
+    let (ingress, invoicing) = (caller("webhook-ingress"), caller("invoicing"));
+    served("quic://127.0.0.1:0", policy, &serve, &ingress, &invoicing).await;
 }
