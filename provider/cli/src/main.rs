@@ -28,7 +28,7 @@ use crate::webhook::{NotAccepted, Unreachable};
 async fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.verb {
-        Verb::Check(a) => policy::check(&a, args.json),
+        Verb::Check(a) => policy::check(&a, args.json).await,
         Verb::Explain(a) => policy::explain(&a, args.json).await,
         Verb::Plan(a) => policy::plan(&a, args.json).await,
         Verb::Apply(a) => policy::apply(&a, args.json).await,
