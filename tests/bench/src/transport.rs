@@ -78,37 +78,56 @@ async fn measure(
     let ways = connect(nats, &authority.client("bench"), &endpoints).await?;
     let calls = size.events(20_000);
     let singles = size.events(4_000);
+    let mut measured = Vec::new();
     // A round for each way in turn, so that whatever else the machine does slows all of them.
     for round in 0..=size.rounds() {
         for (name, way) in &ways {
-            let mut times = Vec::with_capacity(singles);
-            for _ in 0..singles {
-                let start = Instant::now();
-                way.call(Bytes::from_static(&[7; BODY])).await?;
-                times.push(start.elapsed().as_secs_f64() * 1e6);
-            }
-            let start = Instant::now();
-            stream::iter(0..calls)
-                .map(|_| way.call(Bytes::from_static(&[7; BODY])))
-                .buffer_unordered(CALLERS)
-                .try_for_each(|()| async { Ok(()) })
-                .await?;
-            let seconds = start.elapsed().as_secs_f64();
+            let sample = sample(way, calls, singles).await?;
             if round > 0 {
-                times.sort_by(f64::total_cmp);
-                let at = |share: f64| {
-                    times
-                        .get((times.len() as f64 * share) as usize)
-                        .copied()
-                        .unwrap_or(f64::NAN)
-                };
-                report.rate("calls, 64 callers", name, calls, seconds)?;
-                report.value("one call at a time, half of them within", name, "µs", at(0.5))?;
-                report.value("one call at a time, 99 of 100 within", name, "µs", at(0.99))?;
+                measured.push((name, sample));
             }
         }
     }
+    for (name, sample) in &measured {
+        report.rate("calls, 64 callers", name, calls, sample.seconds)?;
+    }
+    for (name, sample) in &measured {
+        report.value("one call at a time, half of them within", name, "µs", sample.half_us)?;
+    }
+    for (name, sample) in &measured {
+        report.value("one call at a time, 99 of 100 within", name, "µs", sample.most_us)?;
+    }
     Ok(())
+}
+
+/// One round of one way.
+struct Sample {
+    /// For all calls of all callers.
+    seconds: f64,
+    half_us: f64,
+    most_us: f64,
+}
+
+async fn sample(way: &Way, calls: usize, singles: usize) -> Result<Sample> {
+    let mut times = Vec::with_capacity(singles);
+    for _ in 0..singles {
+        let start = Instant::now();
+        way.call(Bytes::from_static(&[7; BODY])).await?;
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |hundredths: usize| times.get(times.len() * hundredths / 100).copied().unwrap_or(f64::NAN);
+    let start = Instant::now();
+    stream::iter(0..calls)
+        .map(|_| way.call(Bytes::from_static(&[7; BODY])))
+        .buffer_unordered(CALLERS)
+        .try_for_each(|()| async { Ok(()) })
+        .await?;
+    Ok(Sample {
+        seconds: start.elapsed().as_secs_f64(),
+        half_us: at(50),
+        most_us: at(99),
+    })
 }
 
 async fn connect(
