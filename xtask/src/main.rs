@@ -1,4 +1,4 @@
-//! The project's own commands: demo, test, bench, findings, tidy.
+//! The project's own commands: demo, test, fuzz, bench, findings, tidy.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod findings;
+mod fuzz;
 mod licences;
 mod nats;
 mod runner;
@@ -40,6 +41,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run all tests, the end-to-end one on a real host included
     Test,
+    /// Fuzz the parsers for a bounded time
+    Fuzz(fuzz::Fuzz),
     /// Measure the bus beside the plain client
     Bench(bench::Bench),
     /// Run the experiments and write docs/findings
@@ -70,6 +73,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
     match command {
         Command::Demo(demo) => demo.run(&workspace, runner),
         Command::Test => test::run(&workspace, runner),
+        Command::Fuzz(fuzz) => fuzz.run(&workspace, runner),
         Command::Bench(bench) => bench.run(&workspace, runner),
         Command::Findings(findings) => findings.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),

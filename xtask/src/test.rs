@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::build::{self, Targets};
+use crate::fuzz::Fuzz;
 use crate::runner::Runner;
 use crate::workspace::Workspace;
 
@@ -17,6 +18,8 @@ pub(crate) fn run(workspace: &Workspace, runner: &Runner) -> Result<()> {
 
     runner.step("testing the documentation's examples");
     runner.run(workspace.cargo().args(["test", "--locked", "--workspace", "--doc"]))?;
+
+    Fuzz::quick().run_if_possible(workspace, runner)?;
 
     runner.step("testing the workspace");
     let mut test = workspace.cargo();

@@ -68,6 +68,11 @@ impl Workspace {
         self.target.join("release").join(name)
     }
 
+    /// The fuzz targets' target folder.
+    pub(crate) fn fuzz_target(&self) -> PathBuf {
+        self.target.join("fuzz")
+    }
+
     /// Where benches leave their raw samples.
     pub(crate) fn samples(&self) -> PathBuf {
         self.target.join("bench")

@@ -238,3 +238,6 @@ impl<'de> de::Visitor<'de> for ScalarVisitor {
         Ok(Scalar::default())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,3 +89,93 @@ fn sign<'a>(key: &SigningKey, webhook: &Unsigned<'a>) -> Result<Signed<'a>, Unsi
     let value = format!("Basic {}", STANDARD.encode(credential.as_bytes()));
     Ok(Signed::headers(vec![(HEADER, value)], webhook))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Case;
+
+    /// The example of RFC 7617, section 2, with a password that holds a space.
+    const SECRET: &str = "Aladdin:open sesame";
+    const GOOD: &str = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
+
+    fn good() -> Case {
+        Case::new(Scheme::Basic, SECRET, &[("Authorization", GOOD)], r#"{"id":"ev_1"}"#)
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_verified_and_made() {
+        let verified = good().check().unwrap();
+        assert_eq!((verified.key, verified.proven), (0, None));
+        assert_eq!(good().sign(SECRET, "", 0).headers, [(HEADER, GOOD.to_owned())]);
+        assert!(
+            good()
+                .with_header("Authorization", &GOOD.replace("Basic", "basic"))
+                .check()
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn nothing_of_the_webhook_is_signed() {
+        assert_eq!(good().with_body("something else").check(), good().check());
+    }
+
+    #[test]
+    fn a_rotation_says_which_credential_matched() {
+        assert_eq!(good().with_secrets(&["Aladdin:new", SECRET]).check().unwrap().key, 1);
+        assert_eq!(good().with_secrets(&[SECRET, "Aladdin:new"]).check().unwrap().key, 0);
+    }
+
+    #[test]
+    fn another_user_and_another_password_are_refused() {
+        for secret in [
+            "aladdin:open sesame",
+            "Aladdin:open",
+            "Aladdin:open sesame ",
+            "Aladdi:nopen sesame",
+        ] {
+            assert_eq!(
+                good().with_secrets(&[secret]).check(),
+                Err(Refusal::SignatureMismatch),
+                "{secret}"
+            );
+        }
+        // `Aladdin:`, `:open sesame` and nothing.
+        for value in ["Basic QWxhZGRpbjo=", "Basic Om9wZW4gc2VzYW1l", "Basic "] {
+            assert_eq!(
+                good().with_header("Authorization", value).check(),
+                Err(Refusal::SignatureMismatch),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_form_is_refused() {
+        let values = [
+            "",
+            "Basic",
+            "Bearer QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+            "Basic  QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ",
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZR==",
+            "QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+        ];
+        good().refuses_as_malformed("Authorization", &values);
+        let mut case = good();
+        case.headers.push(("authorization", GOOD.to_owned()));
+        assert_eq!(case.check(), Err(Refusal::RepeatedHeader { header: HEADER }));
+        case.headers.clear();
+        assert_eq!(case.check(), Err(Refusal::MissingHeader { header: HEADER }));
+    }
+
+    #[test]
+    fn a_secret_is_a_user_and_a_password() {
+        let refusal = |secret| read(secret).err();
+        assert_eq!(refusal("user:"), Some(InvalidKey::Empty));
+        assert_eq!(refusal(":"), Some(InvalidKey::Empty));
+        assert!(matches!(refusal("user"), Some(InvalidKey::Malformed { .. })));
+        assert_eq!(refusal("user:pass:word"), None);
+    }
+}

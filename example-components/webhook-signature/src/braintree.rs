@@ -190,3 +190,202 @@ fn parse(text: &str) -> Result<Vec<(&str, Tag)>, Refusal> {
     }
     Ok(signatures)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Case, Checked};
+
+    /// The keys of Braintree's own libraries' tests. The webhook is made as their test helpers make one (which put the time
+    /// of the run into it), with Python's `hmac`: the base64 in lines of 60.
+    const SECRET: &str = "integration_public_key:integration_private_key";
+    const XML: &str = r#"<notification><timestamp type="datetime">2012-01-01T00:00:00Z</timestamp><kind>check</kind><subject><check type="boolean">true</check></subject></notification>"#;
+    const FORM: &str = include_str!("../tests/vectors/braintree.form");
+    const TAG: &str = "4adabccaa618701a677836cf0fc96f54d11a881e";
+
+    fn good() -> Case {
+        Case::new(Scheme::Braintree, SECRET, &[], FORM)
+    }
+
+    fn form(fields: &[(&str, &str)]) -> Case {
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish();
+        good().with_body(body)
+    }
+
+    fn payload() -> String {
+        let (_, payload) = fields(FORM.as_bytes()).unwrap();
+        payload.into_owned()
+    }
+
+    fn signed_by(signature: &str) -> Result<Checked, Refusal> {
+        form(&[(SIGNATURE, signature), (PAYLOAD, payload().as_str())]).check()
+    }
+
+    /// The vector of Braintree's own libraries (braintree_python, test_webhooks.py, and the others).
+    #[test]
+    fn the_challenge_is_answered_as_the_vendors_libraries_do() {
+        let keys = Keys::parse(Scheme::Braintree, &format!("{SECRET} other:key")).unwrap();
+        let answer = answer_challenge(&keys, "20f9f8ed05f77439fe955c977e4c8a53");
+        assert_eq!(
+            answer.as_deref(),
+            Some("integration_public_key|d9b899556c966b3f06945ec21311865d35df3ce4")
+        );
+        for challenge in [
+            "",
+            "bad challenge",
+            "20f9f8ed05f77439fe9",
+            "20f9f8ed05f77439fe955c977e4c8a530",
+            "20F9F8ED05F77439FE955C977E4C8A53",
+            "20f9f8ed05f77439fe955c977e4c8a5\n",
+        ] {
+            assert_eq!(answer_challenge(&keys, challenge), None, "{challenge:?}");
+        }
+        let other_scheme = Keys::parse(Scheme::Stripe, SECRET).unwrap();
+        assert_eq!(
+            answer_challenge(&other_scheme, "20f9f8ed05f77439fe955c977e4c8a53"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_webhook_is_verified_and_its_payload_is_what_is_proven() {
+        let verified = good().check().unwrap();
+        assert_eq!((verified.key, verified.timestamp), (0, None));
+        assert_eq!(verified.proven.as_deref(), Some(XML.as_bytes()));
+    }
+
+    #[test]
+    fn what_is_made_is_verified() {
+        let unsigned = good().with_body(XML);
+        let made = unsigned.sign(SECRET, "", 0);
+        assert_eq!(
+            made.headers,
+            [("content-type", "application/x-www-form-urlencoded".to_owned())]
+        );
+        let verified = good().with_body(made.body.into_owned()).check().unwrap();
+        assert_eq!(verified.proven.as_deref(), Some(XML.as_bytes()));
+    }
+
+    #[test]
+    fn a_payload_that_lost_its_last_line_break_is_verified() {
+        let signature = format!("integration_public_key|{TAG}");
+        let stripped = payload();
+        let case = form(&[(SIGNATURE, signature.as_str()), (PAYLOAD, stripped.trim_end())]);
+        assert_eq!(case.check().unwrap().proven.as_deref(), Some(XML.as_bytes()));
+    }
+
+    #[test]
+    fn the_way_the_form_is_written_does_not_matter_and_other_fields_do_not() {
+        let signature = format!("integration_public_key|{TAG}");
+        let case = form(&[
+            ("x", "y"),
+            (PAYLOAD, payload().as_str()),
+            (SIGNATURE, signature.as_str()),
+        ]);
+        assert_eq!(case.check(), good().check());
+        let lower = FORM.replace("%7C", "%7c");
+        assert_ne!(lower, FORM);
+        assert_eq!(good().with_body(lower).check(), good().check());
+    }
+
+    #[test]
+    fn the_public_key_chooses_among_signatures_and_keys() {
+        let wrong = "0".repeat(40);
+        let signature = format!("other_key|{wrong}&integration_public_key|{TAG}");
+        assert_eq!(signed_by(&signature).unwrap().key, 0);
+        let case = form(&[(SIGNATURE, signature.as_str()), (PAYLOAD, payload().as_str())]);
+        assert_eq!(case.with_secrets(&["other_key:secret", SECRET]).check().unwrap().key, 1);
+        // The right tag under another public key is no signature of ours.
+        assert_eq!(signed_by(&format!("other_key|{TAG}")), Err(Refusal::SignatureMismatch));
+        assert_eq!(
+            signed_by(&format!("integration_public_key|{wrong}")),
+            Err(Refusal::SignatureMismatch)
+        );
+    }
+
+    #[test]
+    fn what_was_not_signed_is_refused() {
+        for secret in ["integration_public_key:other", "other:integration_private_key"] {
+            assert_eq!(
+                good().with_secrets(&[secret]).check(),
+                Err(Refusal::SignatureMismatch),
+                "{secret}"
+            );
+        }
+        let signature = format!("integration_public_key|{TAG}");
+        for payload in [
+            payload().replacen('P', "Q", 1),
+            format!("{}\n", payload()),
+            String::new(),
+        ] {
+            let case = form(&[(SIGNATURE, signature.as_str()), (PAYLOAD, payload.as_str())]);
+            assert_eq!(case.check(), Err(Refusal::SignatureMismatch), "{payload}");
+        }
+    }
+
+    #[test]
+    fn each_field_is_needed_once_and_in_form() {
+        let signature = format!("integration_public_key|{TAG}");
+        let (signature, payload) = ((SIGNATURE, signature.as_str()), payload());
+        let payload = (PAYLOAD, payload.as_str());
+        let refusal = |fields: &[(&str, &str)]| form(fields).check().unwrap_err();
+        assert_eq!(refusal(&[payload]), Refusal::MissingField { field: SIGNATURE });
+        assert_eq!(refusal(&[signature]), Refusal::MissingField { field: PAYLOAD });
+        assert_eq!(
+            refusal(&[signature, payload, payload]),
+            Refusal::RepeatedField { field: PAYLOAD }
+        );
+        assert_eq!(
+            refusal(&[signature, payload, signature]),
+            Refusal::RepeatedField { field: SIGNATURE }
+        );
+        for text in ["not base64!", "é", "PHg+ ", "PHg+\r\n"] {
+            let refusal = refusal(&[signature, (PAYLOAD, text)]);
+            assert!(
+                matches!(refusal, Refusal::MalformedField { field: PAYLOAD, .. }),
+                "{text:?}: {refusal:?}"
+            );
+        }
+        let upper = TAG.to_uppercase();
+        let many = [signature.1; MAX_TAGS + 1].join("&");
+        for text in [
+            "",
+            "|",
+            "a",
+            TAG,
+            &format!("a|{}", &TAG[2..]),
+            &format!("a|{upper}"),
+            &format!("a|{TAG}&"),
+            &many,
+        ] {
+            let refusal = refusal(&[(SIGNATURE, text), payload]);
+            assert!(
+                matches!(refusal, Refusal::MalformedField { field: SIGNATURE, .. }),
+                "{text:?}: {refusal:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_signed_payload_that_is_no_base64_is_refused() {
+        let Ok(Key::Braintree(pair)) = read(SECRET) else {
+            panic!("the secret is one")
+        };
+        let signature = pair.signature("PHg");
+        let case = form(&[(SIGNATURE, signature.as_str()), (PAYLOAD, "PHg")]);
+        assert!(matches!(
+            case.check(),
+            Err(Refusal::MalformedField { field: PAYLOAD, .. })
+        ));
+    }
+
+    #[test]
+    fn a_secret_is_a_public_and_a_private_key() {
+        assert_eq!(read("public:").err(), Some(InvalidKey::Empty));
+        for secret in ["public", ":private", "a|b:c", "a&b:c", "a b:c"] {
+            assert!(matches!(read(secret), Err(InvalidKey::Malformed { .. })), "{secret}");
+        }
+    }
+}

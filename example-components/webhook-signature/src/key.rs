@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{Parameters, Scheme, basic, braintree, mac::Mac, paypal};
+#[cfg(feature = "paypal")]
+use crate::paypal;
+use crate::{Parameters, Scheme, basic, braintree, mac::Mac};
 
 /// The most keys that can be active at once. Each costs one pass over the body.
 pub const MAX_KEYS: usize = 16;
@@ -19,6 +21,7 @@ pub(crate) enum Key {
     /// A user and a password.
     Credential(basic::Credential),
     /// PayPal's certificate.
+    #[cfg(feature = "paypal")]
     Certificate(Box<paypal::Certificate>),
 }
 
@@ -164,6 +167,12 @@ pub enum InvalidKeys {
         place: usize,
         /// Why.
         source: InvalidKey,
+    },
+    /// The crate was built without this scheme.
+    #[error("{scheme} is not built in here: it needs the feature of that name")]
+    NotBuiltIn {
+        /// The scheme.
+        scheme: Scheme,
     },
     /// The scheme has no parameter of this name.
     #[error("{scheme} has no parameter `{name}`; it knows {}", known(*.scheme))]

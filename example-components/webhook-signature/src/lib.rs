@@ -59,6 +59,8 @@ mod signing;
 mod square;
 mod standard_webhooks;
 mod stripe;
+#[cfg(test)]
+mod testing;
 mod time;
 
 use std::time::Duration;

@@ -60,3 +60,67 @@ fn verify<'a>(keys: &Keys, request: &Request<'a>, _: i64) -> Result<Verified<'a>
     }
     body::proven(SIGNATURE.scheme, keys, request, &tags, &[request.body])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Refusal, testing::Case};
+
+    /// The secrets and the payload of Mollie's own library for PHP (mollie-api-php, SignatureValidatorTest.php), which
+    /// computes its signatures as it runs; these are made with `openssl dgst -sha256 -hmac`.
+    const SECRET: &str = "test_webhook_secret";
+    const ALTERNATE_SECRET: &str = "alternate_webhook_secret";
+    const HEADER: &str = "X-Mollie-Signature";
+    const GOOD: &str = "sha256=e479a5e4aaa17db94cfc546071e10e91c0b37f21e464e751ebdd7d7ad2ffd146";
+    const ALTERNATE: &str = "sha256=d9a3b662172fdc140ac73ce937f49edcb72552dfbb8dfeb1696118a2c18386ef";
+
+    fn good() -> Case {
+        let body = r#"{"id":"tr_12345","event_type":"payment-link.paid"}"#;
+        Case::new(Scheme::Mollie, SECRET, &[(HEADER, GOOD)], body)
+    }
+
+    #[test]
+    fn the_vector_is_verified_and_made() {
+        good().has_what_all_have("other");
+        let case = good();
+        let made = case.sign(SECRET, "", 0);
+        assert_eq!(
+            (made.headers, &*made.body),
+            (vec![(SIGNATURE.header, good().headers[0].1.clone())], &*case.body)
+        );
+    }
+
+    #[test]
+    fn the_prefix_may_be_missing() {
+        assert_eq!(good().with_header(HEADER, &GOOD[7..]).check().unwrap().key, 0);
+    }
+
+    #[test]
+    fn a_rotation_has_two_signatures_in_two_headers_or_joined() {
+        let mut twice = good().with_header(HEADER, ALTERNATE);
+        twice.headers.push((HEADER, GOOD.to_owned()));
+        let joined = good().with_header(HEADER, &format!("{ALTERNATE}, {GOOD}"));
+        for case in [twice, joined] {
+            assert_eq!(case.check().unwrap().key, 0);
+            assert_eq!(case.with_secrets(&["new", ALTERNATE_SECRET]).check().unwrap().key, 1);
+            assert_eq!(case.with_secrets(&["new"]).check(), Err(Refusal::SignatureMismatch));
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_form_is_refused() {
+        let upper = GOOD[7..].to_uppercase();
+        let many = [GOOD; crate::mac::MAX_TAGS + 1].join(",");
+        let values = [
+            "",
+            ",",
+            "sha256=",
+            &GOOD[..70],
+            &upper,
+            &format!("{GOOD},"),
+            &format!("invalid_signature,{GOOD}"),
+            &many,
+        ];
+        good().refuses_as_malformed(HEADER, &values);
+    }
+}

@@ -74,3 +74,108 @@ fn parse(text: &str) -> Result<(i64, &str, Tags), Refusal> {
     }
     Ok((time, time_text, tags))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mac::MAX_TAGS, testing::Case};
+
+    /// The vector of Paddle's own library for Go (paddle-go-sdk, webhook_verifier_test.go).
+    const SECRET: &str = "pdl_ntfset_01hsdn8d43dt7mezr1ef2jtbaw_hKkRiCGyyRhbFwIUuqiTBgI7gnWoV0Gr";
+    const GOOD: &str = "ts=1710929255;h1=6c05ef8fa83c44d751be6d259ec955ce5638e2c54095bf128e408e2fce1589c8";
+    const TIME: i64 = 1_710_929_255;
+    const NAME: &str = "Paddle-Signature";
+    const WRONG: &str = "h1=deadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeef";
+
+    fn good() -> Case {
+        let body = include_str!("../tests/vectors/paddle.json");
+        Case::new(Scheme::Paddle, SECRET, &[(NAME, GOOD)], body).at(TIME)
+    }
+
+    #[test]
+    fn the_vendors_vector_is_verified_and_made() {
+        good().has_what_all_have("abc");
+        assert_eq!(good().check().unwrap().timestamp, Some(TIME));
+        assert_eq!(good().sign(SECRET, "", TIME).headers, [(HEADER, GOOD.to_owned())]);
+    }
+
+    #[test]
+    fn a_rotation_has_two_signatures() {
+        for value in [format!("{GOOD};{WRONG}"), GOOD.replace(";h1", &format!(";{WRONG};h1"))] {
+            assert_eq!(good().with_header(NAME, &value).check().unwrap().key, 0, "{value}");
+        }
+        let both = GOOD.replace(";h1", &format!(";{WRONG};h1"));
+        assert_eq!(
+            good()
+                .with_header(NAME, &both)
+                .with_secrets(&["abc", SECRET])
+                .check()
+                .unwrap()
+                .key,
+            1
+        );
+    }
+
+    #[test]
+    fn the_time_is_signed_and_checked_in_both_directions() {
+        for value in [
+            GOOD.replace("9255", "9256"),
+            GOOD.replace("ts=", "ts=0"),
+            GOOD.replace("h1=6", "h1=7"),
+        ] {
+            assert_eq!(
+                good().with_header(NAME, &value).check(),
+                Err(Refusal::SignatureMismatch),
+                "{value}"
+            );
+        }
+        let tolerance_s = 5;
+        assert!(good().at(TIME + 5).check().is_ok() && good().at(TIME - 5).check().is_ok());
+        assert_eq!(
+            good().at(TIME + 6).check(),
+            Err(Refusal::Stale { age_s: 6, tolerance_s })
+        );
+        assert_eq!(
+            good().at(TIME - 6).check(),
+            Err(Refusal::Future {
+                ahead_s: 6,
+                tolerance_s
+            })
+        );
+        // The signature comes first: only who holds a key learns that a webhook is stale.
+        assert_eq!(
+            good().at(0).with_secrets(&["abc"]).check(),
+            Err(Refusal::SignatureMismatch)
+        );
+    }
+
+    #[test]
+    fn other_versions_are_passed_over() {
+        let other = GOOD.replace("h1=", "h2=");
+        let no_version = Refusal::NoSupportedSignature {
+            header: HEADER,
+            version: "h1",
+        };
+        assert_eq!(good().with_header(NAME, &other).check(), Err(no_version));
+        assert!(good().with_header(NAME, &format!("{GOOD};h2=new")).check().is_ok());
+    }
+
+    #[test]
+    fn what_is_not_in_form_is_refused() {
+        let many = format!("ts=1{}", format!(";{WRONG}").repeat(MAX_TAGS + 1));
+        let values = [
+            "",
+            "ts=x;h1=y",
+            WRONG,
+            &format!("ts=;{WRONG}"),
+            &format!("ts=-1;{WRONG}"),
+            &format!("ts=1;ts=1;{WRONG}"),
+            &format!("ts=1;{}", WRONG.to_uppercase().replace("H1", "h1")),
+            &format!("{GOOD};"),
+            &GOOD.replace(';', ","),
+            "ts=1;h1=",
+            &many,
+        ];
+        good().refuses_as_malformed(NAME, &values);
+    }
+}

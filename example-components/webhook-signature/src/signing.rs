@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, fmt};
 
-use crate::{InvalidKeys, Parameters, Scheme, braintree, key::Key, mac::Mac, paypal};
+#[cfg(feature = "paypal")]
+use crate::paypal;
+use crate::{InvalidKeys, Parameters, Scheme, braintree, key::Key, mac::Mac};
 
 /// What a scheme signs with. For the schemes with a shared secret it is read from that secret.
 ///
@@ -25,6 +27,7 @@ pub(crate) enum Material {
     /// `USER:PASSWORD`.
     Credential(Box<str>),
     /// A private key of RSA.
+    #[cfg(feature = "paypal")]
     Rsa(Box<paypal::PrivateKey>),
 }
 

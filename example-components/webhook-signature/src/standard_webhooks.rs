@@ -207,7 +207,7 @@ impl Signatures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mac;
+    use crate::mac::{self, Mac};
 
     const ID: &str = STANDARD_HEADERS.id;
     const TIMESTAMP: &str = STANDARD_HEADERS.timestamp;
@@ -299,6 +299,130 @@ mod tests {
                 Ok(0),
                 "{signature}"
             );
+        }
+    }
+
+    // The vector of Svix's own server (svix-webhooks, worker.rs, test_asymmetric_key_signing), for the same webhook.
+    const PRIVATE_KEY: &str =
+        "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+    const PUBLIC_KEY: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+    const GOOD_V1A: &str =
+        "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
+
+    fn asymmetric(secrets: &'static str, signature: &str) -> Webhook {
+        Webhook {
+            secrets,
+            signature: signature.to_owned(),
+            ..good()
+        }
+    }
+
+    #[test]
+    fn the_vectors_public_key_signature_is_verified_and_made() {
+        assert_eq!(check(&asymmetric(PUBLIC_KEY, GOOD_V1A)), Ok(0));
+        let webhook = Unsigned {
+            id: MESSAGE_ID,
+            timestamp: TIME,
+            body: BODY.as_bytes(),
+            ..Unsigned::default()
+        };
+        // With the public key behind the seed, and the seed alone.
+        for key in [PRIVATE_KEY, "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc="] {
+            let key = SigningKey::parse(Scheme::StandardWebhooks, key).unwrap();
+            assert_eq!(
+                crate::sign(&key, &webhook).unwrap().headers[2],
+                (SIGNATURE, GOOD_V1A.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn keys_of_both_kinds_can_be_active_and_each_is_tried_with_its_own_version() {
+        let both =
+            "whsec_AAEC whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4= whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        assert_eq!(check(&asymmetric(both, GOOD_V1A)), Ok(1));
+        assert_eq!(check(&asymmetric(both, GOOD)), Ok(2));
+        assert_eq!(check(&asymmetric(both, &format!("{WRONG} {GOOD_V1A}"))), Ok(1));
+        // One kind of key proves nothing of the other kind of signature: the public key is no shared secret.
+        assert_eq!(check(&asymmetric(PUBLIC_KEY, GOOD)), Err(Refusal::SignatureMismatch));
+        assert_eq!(check(&asymmetric(SECRET, GOOD_V1A)), Err(Refusal::SignatureMismatch));
+        let key = Mac::new(&STANDARD.decode(PUBLIC_KEY.trim_start_matches("whpk_")).unwrap());
+        let forged = key.tag(&[
+            MESSAGE_ID.as_bytes(),
+            b".",
+            TIME.to_string().as_bytes(),
+            b".",
+            BODY.as_bytes(),
+        ]);
+        let forged = format!("v1,{}", STANDARD.encode(forged));
+        assert_eq!(check(&asymmetric(PUBLIC_KEY, &forged)), Err(Refusal::SignatureMismatch));
+    }
+
+    #[test]
+    fn a_public_key_signature_covers_the_same_as_the_other() {
+        let good = || asymmetric(PUBLIC_KEY, GOOD_V1A);
+        for webhook in [
+            Webhook {
+                id: "msg_other".to_owned(),
+                ..good()
+            },
+            Webhook {
+                time: (TIME + 1).to_string(),
+                ..good()
+            },
+            Webhook {
+                body: String::new(),
+                ..good()
+            },
+            asymmetric(PUBLIC_KEY, &GOOD_V1A.replace("hnO3", "hnO4")),
+            asymmetric("whpk_JrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=", GOOD_V1A),
+        ] {
+            assert_eq!(check(&webhook), Err(Refusal::SignatureMismatch));
+        }
+    }
+
+    #[test]
+    fn svix_headers_are_read_and_never_mixed_with_the_others() {
+        let keys = Keys::parse(Scheme::StandardWebhooks, SECRET).unwrap();
+        let time = TIME.to_string();
+        let svix = [
+            ("svix-id", MESSAGE_ID.as_bytes()),
+            ("svix-timestamp", time.as_bytes()),
+            ("svix-signature", GOOD.as_bytes()),
+        ];
+        let check = |headers: &[(&str, &[u8])]| {
+            verify(&keys, &Request::new(headers, BODY.as_bytes()), TIME).map(|verified| verified.id.map(str::to_owned))
+        };
+        assert_eq!(check(&svix), Ok(Some(MESSAGE_ID.to_owned())));
+        let id_of_the_other = [svix[1], svix[2], (ID, MESSAGE_ID.as_bytes())];
+        assert_eq!(
+            check(&id_of_the_other),
+            Err(Refusal::MissingHeader { header: "svix-id" })
+        );
+        // Both: the standard's own count, whole.
+        let both = [svix[0], svix[1], svix[2], (SIGNATURE, GOOD.as_bytes())];
+        assert_eq!(check(&both), Err(Refusal::MissingHeader { header: ID }));
+        assert_eq!(check(&[]), Err(Refusal::MissingHeader { header: SIGNATURE }));
+    }
+
+    #[test]
+    fn a_secret_has_the_form_of_its_kind() {
+        assert_eq!(read("").err(), Some(InvalidKey::Empty));
+        assert_eq!(read("whsec_").err(), Some(InvalidKey::Empty));
+        assert_eq!(read(PRIVATE_KEY).err(), Some(InvalidKey::Private));
+        // The last is the neutral element: with it as a key, signatures that nobody made would verify.
+        for secret in [
+            "whsec_!!!!",
+            "whsec_AAE",
+            "whpk_AAEC",
+            "whpk_",
+            "whpk_AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        ] {
+            assert_eq!(read(secret).err(), Some(MALFORMED_KEY), "{secret}");
+        }
+        assert!(read("AAEC").is_ok());
+        for secret in ["whsk_AAEC", "whsk_", PUBLIC_KEY] {
+            assert!(signing_key(secret).is_err(), "{secret}");
         }
     }
 

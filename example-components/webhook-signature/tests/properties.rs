@@ -108,7 +108,7 @@ fn webhook_of(scheme: impl Strategy<Value = Scheme>) -> impl Strategy<Value = We
             body: &body,
             url: Some(&url),
         };
-        let signed = sign(&sample.signing_key(), &webhook).unwrap();
+        let signed = sign(&sample.signing_key(), &webhook).expect("each of them can be signed");
         let headers = signed.headers.into_iter().filter(|(name, _)| *name != "content-type");
         Webhook {
             headers: headers.map(|(name, value)| (name, value.into_bytes())).collect(),

@@ -1,7 +1,7 @@
 //! A sender and a receiver of each scheme, for tests, benchmarks and fuzzing: everything that a webhook needs to be made
 //! and verified, from a few bytes that make the secrets differ.
 
-#![expect(unreachable_pub, reason = "several crates include this file")]
+#![allow(unreachable_pub, reason = "several crates include this file")]
 #![allow(dead_code, reason = "not each of them needs all of it")]
 
 use webhook_signature::{InvalidKeys, Keys, Scheme, SigningKey};

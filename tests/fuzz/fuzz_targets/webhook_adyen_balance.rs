@@ -1,0 +1,3 @@
+#![no_main]
+
+fanout_fuzz::webhook_target!(AdyenBalance);

@@ -1,0 +1,141 @@
+//! Webhooks: no input makes the verifier panic, and none is proven but the one that was signed.
+//!
+//! For each scheme one webhook is signed with one key, and it is the seed. Whatever the fuzzer makes of it, an input that
+//! verifies must prove exactly what that webhook proved: the same body, payload or items, the same id and time. Another
+//! one would be a forgery, and is reported as a crash.
+
+use std::{sync::OnceLock, time::Duration};
+
+use samples::Sample;
+use webhook_signature::{Keys, Proven, Request, Scheme, Unsigned, Verified, sign, verify as verify_webhook};
+
+#[path = "../../../example-components/webhook-signature/tests/samples/mod.rs"]
+mod samples;
+
+const NOW: i64 = 1_767_225_600;
+const URL: &str = "https://example.com/webhooks/fuzz";
+
+/// A sender's and a receiver's side of one scheme, and what the one signed webhook proves.
+struct World {
+    keys: Keys,
+    proven: String,
+    body: Vec<u8>,
+}
+
+/// Verifies an input as a webhook of this scheme.
+pub fn verify(scheme: Scheme, data: &[u8]) {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    // One process fuzzes one scheme.
+    let world = WORLD.get_or_init(|| World::new(scheme));
+    let parts = Parts::of(data);
+    let headers: Vec<_> = parts.headers.iter().map(|(name, value)| (*name, *value)).collect();
+    let request = Request::new(&headers, parts.body).with_url(parts.url);
+    let Ok(verified) = verify_webhook(&world.keys, &request, NOW, Duration::from_secs(300)) else {
+        return;
+    };
+    assert_eq!(show(&verified), world.proven, "a forged webhook was verified");
+    if let Proven::Body(body) = verified.proven {
+        // PayPal signs no more of the body than its CRC-32.
+        assert!(
+            body == world.body || scheme == Scheme::Paypal,
+            "a forged body was verified"
+        );
+    }
+}
+
+/// Reads an input as secrets and a parameter: the first byte chooses the scheme, a zero byte separates the two.
+pub fn keys(data: &[u8]) {
+    let Some((choice, text)) = data.split_first() else {
+        return;
+    };
+    let scheme = Scheme::ALL[usize::from(*choice) % Scheme::ALL.len()];
+    let text = String::from_utf8_lossy(text);
+    let (secrets, parameter) = text.split_once('\0').unwrap_or((&text, ""));
+    let parameters: Vec<_> = scheme
+        .parameters()
+        .iter()
+        .map(|known| (known.name, parameter))
+        .collect();
+    if let Ok(keys) = Keys::with_parameters(scheme, secrets, &parameters) {
+        let request = Request::new(&[], b"{}").with_url(URL);
+        let verified = verify_webhook(&keys, &request, NOW, Duration::ZERO);
+        assert!(verified.is_err(), "a webhook without a signature was verified");
+    }
+}
+
+/// The signed webhook of a scheme, as an input.
+pub fn seed(scheme: Scheme) -> Vec<u8> {
+    let sample = Sample::new(scheme, SECRET);
+    let body = samples::body(scheme, "fuzz");
+    let webhook = Unsigned {
+        id: "msg_1",
+        timestamp: NOW,
+        body: &body,
+        url: Some(URL),
+    };
+    let signed = sign(&sample.signing_key(), &webhook).expect("the sample can be signed");
+    let mut seed = format!("{URL}\n").into_bytes();
+    for (name, value) in &signed.headers {
+        seed.extend(format!("{name}: {value}\n").bytes());
+    }
+    seed.push(b'\n');
+    seed.extend(signed.body.iter());
+    seed
+}
+
+const SECRET: &str = "00112233445566778899aabbccddeeff";
+
+impl World {
+    fn new(scheme: Scheme) -> Self {
+        let keys = Sample::new(scheme, SECRET).keys().expect("the sample has keys");
+        let seed = seed(scheme);
+        let parts = Parts::of(&seed);
+        let request = Request::new(&parts.headers, parts.body).with_url(parts.url);
+        let verified = verify_webhook(&keys, &request, NOW, Duration::ZERO).expect("the seed verifies");
+        let proven = show(&verified);
+        let body = parts.body.to_vec();
+        Self { keys, proven, body }
+    }
+}
+
+/// All of what is proven but the body itself.
+fn show(verified: &Verified<'_>) -> String {
+    let proven = match &verified.proven {
+        Proven::Body(_) => "the body".to_owned(),
+        other => format!("{other:?}"),
+    };
+    format!(
+        "{:?} {} {:?} {:?} {proven}",
+        verified.scheme, verified.key, verified.id, verified.timestamp
+    )
+}
+
+/// A webhook as text: a line with the URL, lines with headers, an empty line, the body.
+struct Parts<'a> {
+    url: &'a str,
+    headers: Vec<(&'a str, &'a [u8])>,
+    body: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(data: &'a [u8]) -> Self {
+        let (head, body) = match data.windows(2).position(|pair| pair == b"\n\n") {
+            Some(end) => (&data[..end], &data[end + 2..]),
+            None => (data, &b""[..]),
+        };
+        let mut lines = head.split(|byte| *byte == b'\n');
+        let url = lines
+            .next()
+            .and_then(|line| std::str::from_utf8(line).ok())
+            .unwrap_or_default();
+        let headers = lines.filter_map(|line| {
+            let colon = line.windows(2).position(|pair| pair == b": ")?;
+            Some((std::str::from_utf8(&line[..colon]).ok()?, &line[colon + 2..]))
+        });
+        Self {
+            url,
+            headers: headers.collect(),
+            body,
+        }
+    }
+}
