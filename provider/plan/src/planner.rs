@@ -104,9 +104,7 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
     let mut registry = observed.registry.clone();
     for registered in registry.values_mut() {
         // A partition that is not there any more, or was made again after someone had deleted it, begins anew.
-        let there = |number: &u32, _: &mut u64| have.partitions.contains_key(number);
-        registered.head.0.retain(there);
-        registered.replayed.0.retain(there);
+        registered.head.0.retain(|number, _| have.partitions.contains_key(number));
     }
     let mut forget = Vec::new();
     registry.retain(|name, r| {
