@@ -11,10 +11,10 @@ use futures::future::BoxFuture;
 use crate::suite::{Served, Wire};
 use crate::support::PREFIX;
 
-pub struct OnLattice(tokio::sync::OnceCell<NatsServer>);
+pub(crate) struct OnLattice(tokio::sync::OnceCell<NatsServer>);
 
 impl OnLattice {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tokio::sync::OnceCell::new())
     }
 

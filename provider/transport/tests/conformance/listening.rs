@@ -12,14 +12,14 @@ use crate::support::PATIENCE;
 
 const CALLER: &str = "orders.example";
 
-pub struct Listening {
+pub(crate) struct Listening {
     endpoint: Mutex<Endpoint>,
     authority: TestAuthority,
     _directory: TempDir,
 }
 
 impl Listening {
-    pub fn new(url: &str) -> Self {
+    pub(crate) fn new(url: &str) -> Self {
         Self {
             endpoint: Mutex::new(url.parse().expect("an endpoint")),
             authority: TestAuthority::new(),
@@ -27,7 +27,7 @@ impl Listening {
         }
     }
 
-    pub fn unix() -> Self {
+    pub(crate) fn unix() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         Self {
             endpoint: Mutex::new(Endpoint::Unix(directory.path().join("bus.sock"))),
@@ -36,11 +36,11 @@ impl Listening {
         }
     }
 
-    pub fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         self.endpoint.lock().unwrap().clone()
     }
 
-    pub fn options(&self, limits: Options) -> ConnectOptions {
+    pub(crate) fn options(&self, limits: Options) -> ConnectOptions {
         ConnectOptions {
             limits,
             tls: Some(self.authority.client(CALLER)),
@@ -49,13 +49,13 @@ impl Listening {
     }
 
     /// A stream that speaks no protocol yet.
-    pub async fn raw(&self) -> RawStream {
+    pub(crate) async fn raw(&self) -> RawStream {
         raw_stream(&self.endpoint(), &self.options(Options::default()))
             .await
             .expect("a stream")
     }
 
-    pub async fn start(&self, service: &Service, options: ListenOptions) -> fanout_transport::Serving {
+    pub(crate) async fn start(&self, service: &Service, options: ListenOptions) -> fanout_transport::Serving {
         let options = ListenOptions {
             tls: Some(self.authority.server()),
             ..options

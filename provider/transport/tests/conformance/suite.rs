@@ -15,7 +15,7 @@ use crate::support::bindings::test::echo::echo;
 use crate::support::{Echo, INSTANCE, PATIENCE, bindings, eventually};
 
 /// A transport under test: a place where servers can be started, one after the other, and called.
-pub trait Wire: Send + Sync + 'static {
+pub(crate) trait Wire: Send + Sync + 'static {
     /// Serves at this place. Waits for a server that was there before to be gone.
     fn serve(&self, service: &Service, options: ListenOptions) -> impl Future<Output = Box<dyn Served>> + Send;
     /// Calls it.
@@ -25,7 +25,7 @@ pub trait Wire: Send + Sync + 'static {
 }
 
 /// A server under test.
-pub trait Served: Send {
+pub(crate) trait Served: Send {
     fn in_flight(&self) -> usize;
     fn drain(self: Box<Self>, within: Duration) -> futures::future::BoxFuture<'static, Drained>;
 }
@@ -40,7 +40,7 @@ impl Served for Serving {
 }
 
 /// All functions in isolation, by generated bindings.
-pub async fn isolated(echo: &Echo) -> Service {
+pub(crate) async fn isolated(echo: &Echo) -> Service {
     let echo = echo.clone();
     Service::new()
         .bindings(move |port| {
@@ -52,7 +52,7 @@ pub async fn isolated(echo: &Echo) -> Service {
 }
 
 /// The same, with `length` on the direct path.
-pub async fn service(echo: &Echo) -> Service {
+pub(crate) async fn service(echo: &Echo) -> Service {
     let direct = echo.clone();
     isolated(echo)
         .await
@@ -93,7 +93,7 @@ fn found(error: &anyhow::Error) -> &Error {
 }
 
 /// From one byte to the limit, both ways.
-pub async fn sizes(wire: impl Wire) {
+pub(crate) async fn sizes(wire: impl Wire) {
     const LIMIT: usize = 4 << 20;
     let limits = Options {
         max_body_bytes: LIMIT,
@@ -126,7 +126,7 @@ pub async fn sizes(wire: impl Wire) {
 }
 
 /// Each error keeps its meaning.
-pub async fn errors(wire: impl Wire) {
+pub(crate) async fn errors(wire: impl Wire) {
     let bench = bench(wire, ListenOptions::default()).await;
     let remote = &bench.remote;
     let call = async |text: &str| echo::length(remote, CallContext::default(), text, &Bytes::new()).await;
@@ -169,7 +169,7 @@ pub async fn errors(wire: impl Wire) {
 }
 
 /// Ten thousand calls, 64 at a time.
-pub async fn many(wire: impl Wire) {
+pub(crate) async fn many(wire: impl Wire) {
     let limits = Options {
         call_deadline: 4 * PATIENCE,
         serve_deadline: 4 * PATIENCE,
@@ -193,7 +193,7 @@ pub async fn many(wire: impl Wire) {
 }
 
 /// The deadline bounds the whole call, and frees the server.
-pub async fn deadlines(wire: impl Wire) {
+pub(crate) async fn deadlines(wire: impl Wire) {
     let limits = Options {
         serve_deadline: Duration::from_millis(500),
         ..Options::default()
@@ -220,7 +220,7 @@ pub async fn deadlines(wire: impl Wire) {
 }
 
 /// A call that is given up frees its place at the server, where the transport can tell it.
-pub async fn cancellation(wire: impl Wire) {
+pub(crate) async fn cancellation(wire: impl Wire) {
     let limits = Options {
         serve_deadline: 4 * PATIENCE,
         ..Options::default()
@@ -239,7 +239,7 @@ pub async fn cancellation(wire: impl Wire) {
 }
 
 /// A peer that vanishes with its calls under way.
-pub async fn vanishing(wire: impl Wire) {
+pub(crate) async fn vanishing(wire: impl Wire) {
     let limits = Options {
         serve_deadline: 4 * PATIENCE,
         ..Options::default()
@@ -270,7 +270,7 @@ pub async fn vanishing(wire: impl Wire) {
 }
 
 /// A drain loses no call: each is answered, or was never taken.
-pub async fn drain(wire: impl Wire) {
+pub(crate) async fn drain(wire: impl Wire) {
     let limits = Options {
         call_deadline: PATIENCE,
         ..Options::default()
@@ -306,7 +306,7 @@ pub async fn drain(wire: impl Wire) {
 }
 
 /// A drain whose time is up says so to the callers.
-pub async fn cut_off(wire: impl Wire) {
+pub(crate) async fn cut_off(wire: impl Wire) {
     let Bench {
         wire: _wire,
         echo,
@@ -327,7 +327,7 @@ pub async fn cut_off(wire: impl Wire) {
 }
 
 /// After the server was restarted, the same remote calls its successor.
-pub async fn reconnect(wire: impl Wire) {
+pub(crate) async fn reconnect(wire: impl Wire) {
     let Bench {
         wire,
         echo,
@@ -348,7 +348,7 @@ pub async fn reconnect(wire: impl Wire) {
 }
 
 /// Who calls, and the trace that the call belongs to, reach the handler.
-pub async fn caller(wire: impl Wire) {
+pub(crate) async fn caller(wire: impl Wire) {
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let seen = Arc::new(std::sync::Mutex::new(None));
     let note = Arc::clone(&seen);
@@ -374,7 +374,7 @@ pub async fn caller(wire: impl Wire) {
 }
 
 /// What has no place is refused at once and never runs.
-pub async fn busy(wire: impl Wire) {
+pub(crate) async fn busy(wire: impl Wire) {
     let limits = Options {
         in_flight: 1,
         queued: 1,
