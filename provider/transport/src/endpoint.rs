@@ -9,6 +9,8 @@ use url::Url;
 
 /// Longest URL that is taken.
 const MAX_URL_BYTES: usize = 2048;
+/// Of a text that is no endpoint.
+const MAX_SHOWN_CHARS: usize = 256;
 /// What `sockaddr_un` takes, its terminator left out.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
@@ -161,7 +163,7 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         parse(text).map_err(|why| EndpointError {
             // No secret is shown: a URL of NATS may hold a password.
-            url: redacted(text),
+            url: redacted(text).chars().take(MAX_SHOWN_CHARS).collect(),
             why,
         })
     }
@@ -192,9 +194,14 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
 
 fn unix(rest: &str) -> Result<Endpoint, &'static str> {
     let path = match rest.strip_prefix("//") {
-        Some(path) if path.starts_with('/') => path,
+        // One slash is enough, and more would read as a host when it is written again.
+        Some(path) if path.starts_with('/') => path.trim_start_matches('/'),
         Some(_) => return Err("a socket's path has no host before it; write unix:/path"),
         None => rest,
+    };
+    let path = match rest.starts_with('/') {
+        true => format!("/{}", path.trim_start_matches('/')),
+        false => path.to_owned(),
     };
     match path.len() {
         0 => Err("it names no path; write unix:/path"),
@@ -263,10 +270,9 @@ fn with_path(text: &str) -> Result<(Authority, UrlPath), &'static str> {
 
 /// A URL without what stands before an `@`.
 fn redacted(text: &str) -> String {
-    let text: String = text.chars().take(256).collect();
     match (text.split_once("://"), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://[redacted]@{host}"),
-        _ => text,
+        _ => text.to_owned(),
     }
 }
 
@@ -333,7 +339,11 @@ mod tests {
             assert_eq!(endpoint.to_string(), text);
         }
         assert_eq!("tcp+tls://a:1".parse::<Endpoint>(), "tls://a:1".parse());
-        assert_eq!("unix:///a".parse::<Endpoint>(), "unix:/a".parse());
+        for text in ["unix:///a", "unix:////a", "unix:///////a"] {
+            assert_eq!(text.parse::<Endpoint>(), "unix:/a".parse());
+        }
+        let many = format!("nats://{}?target=default.bus", ["nats.example:4222"; 20].join(","));
+        assert_eq!(many.parse::<Endpoint>().expect("a cluster").to_string(), many);
     }
 
     #[test]
