@@ -101,7 +101,7 @@ fn file_name(component: &Path) -> Result<String> {
 
 /// The file's content, without the line's end that an editor adds.
 fn read_secrets(secrets: &[(String, String)]) -> Result<BTreeMap<String, String>> {
-    let read = |(key, file): &(String, String)| {
+    let read = |(key, file): &(String, String)| -> Result<(String, String)> {
         let text = std::fs::read_to_string(file).with_context(|| format!("can't read secret {key} in {file}"))?;
         Ok((key.clone(), text.trim_end_matches(['\r', '\n']).to_owned()))
     };
