@@ -1,5 +1,6 @@
 //! The lattice: NATS.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use fanout_transport::testing::NatsServer;
@@ -11,15 +12,22 @@ use futures::future::BoxFuture;
 use crate::suite::{Served, Wire};
 use crate::support::PREFIX;
 
-pub(crate) struct OnLattice(tokio::sync::OnceCell<NatsServer>);
+pub(crate) struct OnLattice {
+    nats: tokio::sync::OnceCell<NatsServer>,
+    /// A server that was cut off may still be telling its callers, on a busy machine.
+    lattices: Mutex<Vec<Lattice>>,
+}
 
 impl OnLattice {
     pub(crate) fn new() -> Self {
-        Self(tokio::sync::OnceCell::new())
+        Self {
+            nats: tokio::sync::OnceCell::new(),
+            lattices: Mutex::default(),
+        }
     }
 
     async fn nats(&self) -> &NatsServer {
-        self.0.get_or_init(NatsServer::start).await
+        self.nats.get_or_init(NatsServer::start).await
     }
 }
 
@@ -28,6 +36,7 @@ impl Wire for OnLattice {
         let nats = self.nats().await.client().await;
         let lattice = Lattice::new(nats, options.limits).await.expect("a lattice");
         let server = Server::new(&lattice, PREFIX);
+        self.lattices.lock().unwrap().push(lattice);
         server.serve(service).await.expect("the functions are served");
         Box::new(server)
     }

@@ -72,13 +72,13 @@ async fn stock_clients_are_served() {
     let server = serving(&"tcp://127.0.0.1:0".parse().expect("an endpoint"), &authority, &echo).await;
     let at = server.local_endpoint().authority().expect("a port").to_string();
     stock_calls(&wrpc_transport::frame::tcp::Client::from(at), || ()).await;
-    assert_eq!(server.in_flight(), 0);
+    eventually("all are answered", || server.in_flight() == 0).await;
 
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("bus.sock");
     let server = serving(&Endpoint::Unix(path.clone()), &authority, &echo).await;
     stock_calls(&wrpc_transport::frame::unix::Client::from(path), || ()).await;
-    assert_eq!(server.in_flight(), 0);
+    eventually("all are answered", || server.in_flight() == 0).await;
 }
 
 /// Our client, speaking as they do.
