@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanout_plan::layout;
 use fanout_plan::planner::{self, Asked, Wanted};
-use fanout_plan::subscription::{MadeBy, Progress, Registered, Subscription};
+use fanout_plan::subscription::{MadeBy, Progress, Registered, Start, Subscription};
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
 use fanout_transport::Lattice;
 use tokio::sync::{Notify, watch};
@@ -53,6 +53,15 @@ struct Inner {
 struct Inputs {
     settings: Settings,
     links: Links,
+}
+
+/// What is changed of a subscription while it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Amendment {
+    /// Deliveries stop, or go on.
+    Pause(bool),
+    /// It begins again at a place.
+    Rewind(Start),
 }
 
 /// Why a subscription was not made or ended.
@@ -236,6 +245,25 @@ impl Bus {
         ))
     }
 
+    /// Pauses, resumes or rewinds a subscription, and brings everything to it.
+    pub(crate) async fn amend(&self, name: &SubscriptionName, change: Amendment) -> Result<Registered, Refusal> {
+        let view = self.view();
+        let store = view.store().map_err(Refusal::Unavailable)?;
+        let amended = match change {
+            Amendment::Pause(paused) => store.pause(name, paused).await,
+            Amendment::Rewind(to) => store.rewind(name, to, false).await,
+        };
+        let amended = match amended {
+            Err(StoreError::Refused(problems)) => {
+                let problem = problems.into_iter().next();
+                return Err(problem.map_or_else(|| unknown(name), Refusal::Invalid));
+            }
+            other => other.map_err(unavailable)?,
+        };
+        self.reconcile(None).await.map_err(unavailable)?;
+        amended.ok_or_else(|| unknown(name))
+    }
+
     /// Ends a subscription: nothing is kept for it any more.
     pub(crate) async fn unsubscribe(&self, name: &SubscriptionName) -> Result<(), Refusal> {
         let view = self.view();
@@ -383,7 +411,7 @@ impl Bus {
                 && view
                     .registry
                     .get(name)
-                    .is_some_and(|now| now.progress != Progress::Finished && r.serves(now))
+                    .is_some_and(|now| now.progress != Progress::Finished && !now.paused && r.serves(now))
         };
         let over: Vec<_> = running
             .iter()
@@ -399,6 +427,7 @@ impl Bus {
             if running.contains_key(name)
                 || view.detached.contains_key(name)
                 || registered.progress == Progress::Finished
+                || registered.paused
             {
                 continue;
             }
@@ -479,6 +508,13 @@ fn topology_changed(policy: &Policy) -> Problem {
             policy.bus, policy.shape, policy.subject
         ),
     )
+}
+
+fn unknown(name: &SubscriptionName) -> Refusal {
+    Refusal::Invalid(Problem::new(
+        Code::UnknownSubscription,
+        format!("there is no subscription {name}"),
+    ))
 }
 
 fn unavailable(e: StoreError) -> Refusal {

@@ -19,7 +19,7 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Front {
     pub(crate) bus: Bus,
     pub(crate) service: Service,
-    kept: [JoinHandle<()>; 2],
+    kept: [JoinHandle<()>; 3],
     serving: Vec<Serving>,
 }
 
@@ -34,6 +34,7 @@ impl Front {
         let kept = [
             tokio::spawn(bus.clone().keep()),
             tokio::spawn(bus.clone().watch_registry()),
+            tokio::spawn(crate::gap::watch(bus.clone())),
         ];
         bus.settled().await;
         Ok(Self {

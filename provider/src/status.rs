@@ -1,15 +1,19 @@
 //! How the provider, its links and its subscriptions are doing: one JSON document, for whoever asks on the lattice.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use fanout_plan::Problem;
+use fanout_plan::gap::Lost;
 use fanout_plan::subscription::{MadeBy, Need, Progress, Registered};
+use fanout_plan::{Code, Position, Problem, timestamp};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tracing::debug;
 
 use crate::bus::Bus;
+use crate::jetstream::{Store, StoreError};
 use crate::view::View;
+use crate::{clock, metrics};
 
 /// What a subscription is doing.
 #[derive(Clone, Debug)]
@@ -17,6 +21,7 @@ pub(crate) enum Doing {
     Active,
     CatchingUp,
     Finished,
+    Paused,
     Waiting(Problem),
 }
 
@@ -27,6 +32,11 @@ pub(crate) struct SubscriptionStatus {
     pub(crate) doing: Doing,
     pub(crate) pending: u64,
     pub(crate) in_flight: u64,
+    pub(crate) redelivered: u64,
+    /// When the oldest event that is not handled expires, nanoseconds since the Unix epoch.
+    pub(crate) expires_at: Option<i64>,
+    pub(crate) oldest: Option<Position>,
+    pub(crate) lost: BTreeMap<u32, Lost>,
 }
 
 impl SubscriptionStatus {
@@ -50,42 +60,63 @@ impl SubscriptionStatus {
         {
             doing = Doing::Waiting(problem);
         }
-        let (mut pending, mut in_flight) = (0, 0);
-        let keeps = !matches!(subscription.need, Need::Queue) && registered.progress != Progress::Finished;
-        if let Some(store) = view.store.as_ref().filter(|_| keeps) {
-            match store.consumer_state(subscription).await {
-                Ok(state) => (pending, in_flight) = (state.pending, state.unsettled),
-                Err(error) => {
-                    doing = Doing::Waiting(Problem::new(
-                        fanout_plan::Code::StoreUnavailable,
-                        format!("subscription {}: {error}", subscription.name),
-                    ));
-                }
-            }
+        if registered.paused && registered.progress != Progress::Finished {
+            doing = Doing::Paused;
         }
-        Self {
+        let mut status = Self {
             registered: registered.clone(),
             doing,
-            pending,
-            in_flight,
+            pending: 0,
+            in_flight: 0,
+            redelivered: 0,
+            expires_at: None,
+            oldest: None,
+            lost: BTreeMap::new(),
+        };
+        if let Some(store) = &view.store
+            && registered.progress != Progress::Finished
+            && subscription.keeps_a_place(store.policy())
+            && let Err(error) = status.read_from(store).await
+        {
+            status.doing = Doing::Waiting(Problem::new(
+                Code::StoreUnavailable,
+                format!("subscription {}: {error}", subscription.name),
+            ));
         }
+        status
+    }
+
+    async fn read_from(&mut self, store: &Store) -> Result<(), StoreError> {
+        let state = store.consumer_state(&self.registered).await?;
+        (self.pending, self.in_flight, self.redelivered) = (state.pending, state.unsettled, state.redelivered);
+        let retention = store.retention(&self.registered).await?;
+        self.oldest = retention.oldest.map(|(position, _)| position);
+        self.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
+        self.lost = retention.lost;
+        Ok(())
     }
 }
 
-/// Answers on `fanout.{lattice}.{provider}.status` until the connection ends.
+/// Answers on `fanout.{lattice}.{provider}.status` and `.metrics` until the connection ends.
 pub(crate) async fn serve(nats: async_nats::Client, bus: Bus) -> Result<(), async_nats::SubscribeError> {
-    let subject = format!("fanout.{}.{}.status", bus.lattice_name(), bus.provider());
-    // One instance answers; each sees the same store, links and registry.
-    let mut requests = nats.queue_subscribe(subject.clone(), subject).await?;
-    tokio::spawn(async move {
-        while let Some(request) = requests.next().await {
-            let Some(reply) = request.reply else { continue };
-            let answer = document(&bus).await.to_string();
-            if let Err(error) = nats.publish(reply, answer.into()).await {
-                debug!(%error, "a status was not sent");
+    for (what, render) in [
+        ("status", (|status: &Value| status.to_string()) as fn(&Value) -> String),
+        ("metrics", metrics::render),
+    ] {
+        let subject = format!("fanout.{}.{}.{what}", bus.lattice_name(), bus.provider());
+        // One instance answers; each sees the same store, links and registry.
+        let mut requests = nats.queue_subscribe(subject.clone(), subject).await?;
+        let (nats, bus) = (nats.clone(), bus.clone());
+        tokio::spawn(async move {
+            while let Some(request) = requests.next().await {
+                let Some(reply) = request.reply else { continue };
+                let answer = render(&document(&bus).await);
+                if let Err(error) = nats.publish(reply, answer.into()).await {
+                    debug!(%error, what, "an answer was not sent");
+                }
             }
-        }
-    });
+        });
+    }
     Ok(())
 }
 
@@ -131,6 +162,7 @@ async fn subscription(view: &View, status: SubscriptionStatus) -> Value {
         Doing::Active => ("active", None),
         Doing::CatchingUp => ("catching-up", None),
         Doing::Finished => ("finished", None),
+        Doing::Paused => ("paused", None),
         Doing::Waiting(p) => ("waiting", Some(p)),
     };
     let count = |of: fn(&crate::delivery::Health) -> u64| view.health.get(name).map(|h| of(h));
@@ -143,6 +175,17 @@ async fn subscription(view: &View, status: SubscriptionStatus) -> Value {
         "problem": problem,
         "pending": status.pending,
         "in_flight": status.in_flight,
+        "redelivered": status.redelivered,
+        "oldest": status.oldest.map(|p| p.to_string()),
+        "expires_at": status.expires_at.map(timestamp::to_rfc3339),
+        "expires_in_s": status.expires_at.map(|at| (at - clock::now()) / 1_000_000_000),
+        "lost": status.lost.iter().map(|(partition, lost)| {
+            let mut shown = json!(lost);
+            shown["partition"] = json!(partition);
+            shown
+        }).collect::<Vec<_>>(),
+        "lost_events": status.lost.values().map(|l| l.events).sum::<u64>(),
+        "rewound": registered.rewound.map(|r| r.generation),
         "dead_letters": dead_letters,
         "this_instance": {
             "handled": count(|h| h.handled.load(Ordering::Relaxed)),

@@ -4,6 +4,7 @@
 //! Waits are for conditions, with a deadline; nothing here measures time.
 
 mod bench;
+mod cli;
 mod component;
 pub mod http;
 mod provider;
@@ -11,6 +12,7 @@ mod served;
 pub mod webhook_host;
 
 pub use bench::{Bench, LinkTo, eventually};
+pub use cli::Cli;
 pub use component::{Component, Seen, Verdict, event};
 pub use provider::{Provider, beside_the_tests};
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};

@@ -1,10 +1,7 @@
 //! `fanout` on a real server: what it prints, and its exit codes.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-
 use fanout_tests::types::Rejection;
-use fanout_tests::{Bench, LinkTo, Verdict, beside_the_tests, event};
+use fanout_tests::{Bench, Cli, LinkTo, Verdict, event};
 
 const POLICY: &str = "\
 bus = \"payments\"
@@ -14,42 +11,6 @@ subject = \"payments.{tenant}.webhook.{event-type}\"
 deadline = \"500ms\"
 ack-wait = \"2s\"
 ";
-
-struct Cli {
-    folder: tempfile::TempDir,
-    nats: String,
-}
-
-impl Cli {
-    fn new(nats: String) -> Self {
-        Self {
-            folder: tempfile::tempdir().unwrap(),
-            nats,
-        }
-    }
-
-    fn policy(&self, text: &str) -> PathBuf {
-        let path = self.folder.path().join("policy.toml");
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn run(&self, verb: &[&str], policy: &Path, more: &[&str]) -> (i32, String, String) {
-        let Output { status, stdout, stderr } = Command::new(beside_the_tests("fanout"))
-            .args(verb)
-            .arg(policy)
-            .args(more)
-            .env("NATS_URL", &self.nats)
-            .output()
-            .unwrap();
-        let shown = |bytes| {
-            String::from_utf8(bytes)
-                .unwrap()
-                .replace(&policy.display().to_string(), "POLICY")
-        };
-        (status.code().unwrap(), shown(stdout), shown(stderr))
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_is_checked_planned_and_applied_once() {
@@ -69,7 +30,7 @@ async fn a_policy_is_checked_planned_and_applied_once() {
 + create stream fanout_payments_log on payments.*.webhook.> for 7d
 4 to make, 0 to change, 0 to remove
 ";
-    let (code, planned, _) = cli.run(&["plan"], &policy, &["--nats", &cli.nats]);
+    let (code, planned, _) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);
     let without_costs: String = planned
         .lines()
         .filter(|l| !l.starts_with(' '))
@@ -104,11 +65,7 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     let parts: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 5), "{out}");
 
-    let nowhere = Cli {
-        nats: "nats://127.0.0.1:1".into(),
-        ..cli
-    };
-    let (code, _, err) = nowhere.run(&["status"], &policy, &[]);
+    let (code, _, err) = cli.elsewhere("nats://127.0.0.1:1").run(&["status"], &policy, &[]);
     assert_eq!(code, 3);
     assert!(err.contains("nats://127.0.0.1:1"), "{err}");
 }
@@ -125,7 +82,7 @@ async fn a_topology_is_explained_changed_and_checked() {
 
     let subscription = "\n[subscriptions.invoicing]\nneed = \"durable\"\nevent-types = [\"invoice.*\"]\n";
     let policy = cli.policy(&format!("topology = \"sharded(2)\"\n{POLICY}{subscription}"));
-    let (code, out, _) = cli.run(&["check"], &policy, &["--nats", &cli.nats]);
+    let (code, out, _) = cli.run(&["check"], &policy, &["--nats", cli.nats()]);
     assert_eq!(code, 0);
     assert!(out.contains("the store differs from it"), "{out}");
     let (code, out, err) = cli.run(&["apply"], &policy, &[]);
@@ -139,9 +96,9 @@ async fn a_topology_is_explained_changed_and_checked() {
 5 to make, 1 to change, 0 to remove
 ";
     assert_eq!((code, out.as_str(), err.as_str()), (0, steps, ""));
-    let (code, out, _) = cli.run(&["check"], &policy, &["--nats", &cli.nats]);
+    let (code, out, _) = cli.run(&["check"], &policy, &["--nats", cli.nats()]);
     assert!(code == 0 && !out.contains("differs") && !out.contains("fault"), "{out}");
-    let (_, out, _) = cli.run(&["explain"], &policy, &["--nats", &cli.nats]);
+    let (_, out, _) = cli.run(&["explain"], &policy, &["--nats", cli.nats()]);
     let mapping =
         "\"payments.*.webhook.>\": \"fanout.part.payments.1.{{partition(2,1)}}.payments.{{wildcard(1)}}.webhook.>\"";
     assert!(out.contains(mapping), "{out}");
@@ -150,7 +107,7 @@ async fn a_topology_is_explained_changed_and_checked() {
         "topology = \"work-queue\"\n{POLICY}{}",
         subscription.replace("durable", "backfill")
     ));
-    let (code, _, err) = cli.run(&["plan"], &back, &["--nats", &cli.nats]);
+    let (code, _, err) = cli.run(&["plan"], &back, &["--nats", cli.nats()]);
     assert!(code == 1 && err.contains("10101") && err.contains("POLICY:10"), "{err}");
 }
 

@@ -156,6 +156,7 @@ impl From<subscriber::Subscription> for Subscription {
             subscriber::State::Active => (State::Active, None),
             subscriber::State::CatchingUp => (State::CatchingUp, None),
             subscriber::State::Finished => (State::Finished, None),
+            subscriber::State::Paused => (State::Paused, None),
             subscriber::State::Waiting(problem) => (State::Waiting, Some(problem.into())),
         };
         Self {

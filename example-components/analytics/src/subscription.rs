@@ -61,6 +61,8 @@ pub enum State {
     CatchingUp,
     /// A backfill that reached its end.
     Finished,
+    /// The operator, or this component, has paused it.
+    Paused,
     /// Deliveries wait for something.
     Waiting,
 }

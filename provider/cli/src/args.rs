@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use fanout_plan::{SubscriptionName, TenantId};
+use fanout_plan::subscription::Start;
+use fanout_plan::{EventPattern, Problem, SubscriptionName, TenantId};
 
 use crate::webhook::Webhook;
 
@@ -32,7 +33,36 @@ pub(crate) enum Verb {
     Apply(Apply),
     /// Say how a bus and its subscriptions are doing
     Status(Store),
-    /// Look at events that were set aside, and take them away
+    /// Put one subscription back to an earlier place in the log; no other notices
+    Rewind {
+        #[command(flatten)]
+        store: Store,
+        /// The subscription
+        subscription: SubscriptionName,
+        /// Where it begins again: `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`
+        #[arg(long, value_parser = start)]
+        to: Start,
+        /// Pass over events before that place that it has not handled
+        #[arg(long)]
+        skip_unhandled: bool,
+    },
+    /// Stop the deliveries of a subscription; its events are kept for as long as the log keeps them
+    Pause {
+        #[command(flatten)]
+        store: Store,
+        /// The subscription
+        subscription: SubscriptionName,
+    },
+    /// Let the deliveries of a subscription go on
+    Resume {
+        #[command(flatten)]
+        store: Store,
+        /// The subscription
+        subscription: SubscriptionName,
+    },
+    /// Follow the log
+    Tail(Tail),
+    /// Look at events that were set aside, give them to their subscription again, or take them away
     DeadLetters(DeadLetters),
     /// Verify, sign or send one webhook
     Webhook(Webhook),
@@ -98,6 +128,24 @@ pub(crate) struct Store {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Events of these tenants only
+    #[arg(long)]
+    pub(crate) tenant: Vec<TenantId>,
+    /// Events of these types only, such as `invoice.*`
+    #[arg(long = "type", value_name = "PATTERN")]
+    pub(crate) event_type: Vec<EventPattern>,
+    /// Begin here: `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`; without it, with the next event
+    #[arg(long, value_parser = start)]
+    pub(crate) from: Option<Start>,
+    /// End after so many events; without it, never
+    #[arg(long)]
+    pub(crate) count: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct DeadLetters {
     #[command(subcommand)]
     pub(crate) verb: DeadLetterVerb,
@@ -125,6 +173,23 @@ pub(crate) enum DeadLetterVerb {
         store: Store,
         /// Its number
         number: u64,
+    },
+    /// Give them to the subscription they came from again, in each tenant's order; a letter goes once it is handled
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["numbers", "all"]))]
+    Redrive {
+        #[command(flatten)]
+        store: Store,
+        /// Their numbers
+        numbers: Vec<u64>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// With --all: of this subscription only
+        #[arg(long, requires = "all")]
+        subscription: Option<SubscriptionName>,
+        /// With --all: of this tenant only
+        #[arg(long, requires = "all")]
+        tenant: Option<TenantId>,
     },
     /// Take one away for good; prints it as its receipt
     Discard {
@@ -294,4 +359,8 @@ fn extension(s: &str) -> Result<(String, String), String> {
     s.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| "write NAME=VALUE".to_owned())
+}
+
+fn start(s: &str) -> Result<Start, Problem> {
+    fanout_plan::link::start(s)
 }

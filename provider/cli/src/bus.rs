@@ -67,3 +67,10 @@ pub(crate) async fn connect(nats: &str, policy: Policy) -> Result<Store> {
 pub(crate) async fn store(args: &args::Store) -> Result<Store> {
     connect(&args.nats, policy(&args.policy.policy)?).await
 }
+
+/// The same, once the partitions of its log are known.
+pub(crate) async fn store_with_layout(args: &args::Store) -> Result<Store> {
+    let store = store(args).await?;
+    let observed = store.observe().await?;
+    Ok(store.with_layout(observed.topology.layout()))
+}

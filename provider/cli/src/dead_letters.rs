@@ -1,11 +1,13 @@
 //! `dead-letters`: events that were set aside.
 
 use anyhow::{Result, bail};
-use fanout_provider::jetstream::SetAside;
+use fanout_plan::subscription::Reach;
+use fanout_plan::{Code, Position, Problem, SubscriptionName};
+use fanout_provider::jetstream::{SetAside, Store};
 use serde_json::{Value, json};
 
 use crate::args::{DeadLetterVerb, DeadLetters};
-use crate::bus;
+use crate::bus::{self, Refused};
 
 pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
     match &args.verb {
@@ -26,6 +28,23 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
                 None => bail!("there is no dead letter {number} on bus {}", store.policy().bus),
             }
         }
+        DeadLetterVerb::Redrive {
+            store,
+            numbers,
+            all: _,
+            subscription,
+            tenant,
+        } => {
+            let store = bus::store(store).await?;
+            let letters = if numbers.is_empty() {
+                store
+                    .set_aside(subscription.as_ref(), tenant.as_ref(), usize::MAX)
+                    .await?
+            } else {
+                chosen(&store, numbers).await?
+            };
+            redrive(&store, letters, json).await?;
+        }
         DeadLetterVerb::Discard { store, number } => {
             let store = bus::store(store).await?;
             let Some(letter) = store.dead_letter(*number).await? else {
@@ -37,6 +56,66 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn chosen(store: &Store, numbers: &[u64]) -> Result<Vec<SetAside>> {
+    let mut letters = Vec::new();
+    for number in numbers {
+        match store.dead_letter(*number).await? {
+            Some(letter) => letters.push(letter),
+            None => bail!(
+                "there is no dead letter {number} on bus {}: nothing was redriven",
+                store.policy().bus
+            ),
+        }
+    }
+    Ok(letters)
+}
+
+/// Asks for each, oldest event first, so that a tenant's come in order. One that can't be redriven stops nothing.
+async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Result<()> {
+    let known = store.observe().await?.registry;
+    letters.sort_by_key(|l| l.position.parse::<Position>().ok());
+    let (mut asked, mut before, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for letter in &letters {
+        let subscription = &letter.subscription;
+        let name = subscription.parse::<SubscriptionName>().ok();
+        let registered = name.and_then(|name| known.get(&name));
+        let mut refuse = |why: &str| {
+            refused.push(Problem::new(
+                Code::NotRedrivable,
+                format!("dead letter {} of subscription {subscription}: {why}", letter.number),
+            ));
+        };
+        if registered.is_none() {
+            refuse("it has ended");
+        } else if registered.is_some_and(|r| r.subscription.reach == Reach::Inbox) {
+            refuse("its deliveries are fetched, and a fetch brings no dead letters");
+        } else if !letter.attributes.contains_key("ce-id") {
+            refuse("it holds no event");
+        } else if store.redrive(letter).await? {
+            asked.push(letter.number);
+        } else {
+            before.push(letter.number);
+        }
+    }
+    if json {
+        println!(
+            "{:#}",
+            json!({ "redriven": asked, "already_asked": before, "refused": refused })
+        );
+    } else {
+        println!(
+            "{} to be redriven, {} of them asked for before",
+            asked.len() + before.len(),
+            before.len()
+        );
+    }
+    if refused.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused(refused).into())
+    }
 }
 
 fn list(letters: &[SetAside], json: bool) {

@@ -6,12 +6,14 @@
 mod args;
 mod bus;
 mod dead_letters;
+mod place;
 mod policy;
 mod publish;
 mod remote;
 mod serve;
 mod status;
 mod subscribe;
+mod tail;
 mod webhook;
 
 use std::process::ExitCode;
@@ -33,6 +35,15 @@ async fn main() -> ExitCode {
         Verb::Plan(a) => policy::plan(&a, args.json).await,
         Verb::Apply(a) => policy::apply(&a, args.json).await,
         Verb::Status(a) => status::status(&a, args.json).await,
+        Verb::Rewind {
+            store,
+            subscription,
+            to,
+            skip_unhandled,
+        } => place::rewind(&store, &subscription, to, skip_unhandled, args.json).await,
+        Verb::Pause { store, subscription } => place::pause(&store, &subscription, true, args.json).await,
+        Verb::Resume { store, subscription } => place::pause(&store, &subscription, false, args.json).await,
+        Verb::Tail(a) => tail::tail(&a, args.json).await,
         Verb::DeadLetters(a) => dead_letters::run(&a, args.json).await,
         Verb::Webhook(a) => webhook::run(&a, args.json).await,
         Verb::Serve(a) => serve::serve(&a, args.json).await,

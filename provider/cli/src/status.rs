@@ -1,7 +1,11 @@
 //! `status`: the bus and its subscriptions, as the store knows them.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
+use fanout_plan::gap::Lost;
 use fanout_plan::subscription::{Need, Progress, Registered};
+use fanout_plan::timestamp;
 use fanout_provider::jetstream::{ConsumerState, Store};
 use serde_json::json;
 
@@ -12,6 +16,9 @@ struct Row<'a> {
     registered: &'a Registered,
     state: ConsumerState,
     dead_letters: u64,
+    /// When the oldest event that is not handled expires, nanoseconds since the Unix epoch.
+    expires_at: Option<i64>,
+    lost: BTreeMap<u32, Lost>,
 }
 
 pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
@@ -31,7 +38,9 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
                 json!({
                     "name": s.name, "need": s.need.as_str(), "component": r.registered.component,
                     "progress": r.registered.progress, "pending": r.state.pending,
-                    "in_flight": r.state.unsettled, "dead_letters": r.dead_letters,
+                    "in_flight": r.state.unsettled, "redelivered": r.state.redelivered,
+                    "dead_letters": r.dead_letters, "paused": r.registered.paused,
+                    "expires_at": r.expires_at.map(timestamp::to_rfc3339), "lost": r.lost,
                 })
             })
             .collect();
@@ -50,41 +59,61 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         return Ok(());
     }
     println!(
-        "\n{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}",
+        "\n{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}  oldest expires",
         "subscription", "need", "component", "progress", "pending", "in flight", "dead letters"
     );
     for r in rows {
         let s = &r.registered.subscription;
         println!(
-            "{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}",
+            "{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}  {}",
             s.name.as_str(),
             s.need.as_str(),
             r.registered.component,
             progress(r.registered),
             r.state.pending,
             r.state.unsettled,
-            r.dead_letters
+            r.dead_letters,
+            r.expires_at.map_or_else(|| "-".to_owned(), timestamp::to_rfc3339)
         );
+        for (partition, lost) in r.lost {
+            println!(
+                "  lost: {} events from {partition}/{} to {partition}/{} expired before they were handled{} [retention-gap]",
+                lost.events,
+                lost.from,
+                lost.to,
+                if lost.exact { "" } else { "; not all of them were seen" }
+            );
+            for (tenant, events) in lost.tenants {
+                println!("    {events} of tenant {tenant}");
+            }
+        }
     }
     Ok(())
 }
 
 async fn row<'a>(store: &Store, registered: &'a Registered) -> Result<Row<'a>> {
     let name = &registered.subscription.name;
-    let has_consumer = registered.subscription.need != Need::Queue && registered.progress != Progress::Finished;
-    Ok(Row {
+    let keeps = registered.subscription.keeps_a_place(store.policy());
+    let has_consumer = keeps && registered.progress != Progress::Finished;
+    let mut row = Row {
         registered,
-        state: if has_consumer {
-            store.consumer_state(&registered.subscription).await?
-        } else {
-            ConsumerState::default()
-        },
+        state: ConsumerState::default(),
         dead_letters: store.dead_letter_count(name).await?,
-    })
+        expires_at: None,
+        lost: BTreeMap::new(),
+    };
+    if has_consumer {
+        row.state = store.consumer_state(registered).await?;
+        let retention = store.retention(registered).await?;
+        row.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
+        row.lost = retention.lost;
+    }
+    Ok(row)
 }
 
 fn progress(r: &Registered) -> &'static str {
     match (r.subscription.need, r.progress) {
+        _ if r.paused && r.progress != Progress::Finished => "paused",
         (_, Progress::Finished) => "finished",
         (Need::Backfill { .. }, Progress::Replaying | Progress::Telling(_)) => "replaying",
         (Need::Backfill { .. }, Progress::CaughtUp) => "caught up",

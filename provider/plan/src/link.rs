@@ -275,7 +275,11 @@ pub(crate) fn tenants(s: &str) -> Result<Vec<TenantId>, Problem> {
     if s == "*" { Ok(Vec::new()) } else { setting::list(s) }
 }
 
-pub(crate) fn start(s: &str) -> Result<Start, Problem> {
+/// Where to begin: `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`.
+///
+/// # Errors
+/// Says how it is written.
+pub fn start(s: &str) -> Result<Start, Problem> {
     if s == "first" {
         return Ok(Start::First);
     }

@@ -270,6 +270,8 @@ fn judge(
                 head: observed.heads(),
                 replayed: ByPartition::default(),
                 progress: Progress::Replaying,
+                paused: false,
+                rewound: None,
             }
         }
         Some(have) => {
@@ -506,6 +508,47 @@ mod tests {
             update consumer invoicing to payments.*.webhook.>
         "#]]
         .assert_eq(&shown(&plan(&policy, &[wider], &observed, 2).unwrap()));
+    }
+
+    #[test]
+    fn a_rewound_subscription_gets_a_consumer_of_its_own_and_loses_the_last() {
+        let policy = policy(&[]);
+        let mine = [want("invoicing", Need::Durable, "invoicing")];
+        let mut observed = applied(
+            &plan(&policy, &mine, &Observed::default(), 1).unwrap(),
+            &Observed::default(),
+        );
+        let name = mine[0].subscription.name.clone();
+        let back = observed.registry[&name]
+            .rewind(Start::Time(0), &[(0, 9)].into_iter().collect())
+            .unwrap();
+        observed.registry.insert(name, back);
+        let steps = plan(&policy, &mine, &observed, 2).unwrap();
+        expect![[r#"
+            delete consumer invoicing
+            create consumer invoicing=1 on payments.*.webhook.invoice.* from 1970-01-01T00:00:00Z
+        "#]]
+        .assert_eq(&shown(&steps));
+        // A crash between the two steps is finished by the next plan.
+        observed.topology.consumers.clear();
+        assert_eq!(plan(&policy, &mine, &observed, 3).unwrap().steps, steps.steps[1..]);
+        let done = applied(&steps, &observed);
+        assert!(plan(&policy, &mine, &done, 4).unwrap().steps.is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_is_served_at_least_once_has_a_consumer_of_what_comes() {
+        let wanted = [want("entitlements", Need::Queue, "entitlements")];
+        let kept = policy(&[("queue.delivery", "at-least-once")]);
+        let steps = plan(&kept, &wanted, &Observed::default(), 1).unwrap();
+        assert!(
+            shown(&steps).contains("create consumer entitlements on payments.*.webhook.invoice.* from what is new")
+        );
+        let observed = applied(&steps, &Observed::default());
+        assert_eq!(
+            shown(&plan(&policy(&[]), &wanted, &observed, 2).unwrap()),
+            "delete consumer entitlements\n"
+        );
     }
 
     #[test]

@@ -105,6 +105,14 @@ codes! {
     EmptyBackfill = "empty-backfill",
     /// A position that the log has not reached or does not have.
     UnknownPosition = "unknown-position",
+    /// A subscription that keeps no place can't be put back to one.
+    NothingToRewind = "nothing-to-rewind",
+    /// Events of a subscription expired before it handled them.
+    RetentionGap = "retention-gap",
+    /// Events of a subscription will expire soon unless it handles them.
+    RetentionGapNear = "retention-gap-near",
+    /// A dead letter can't be given to its subscription again.
+    NotRedrivable = "not-redrivable",
     /// The subscriber can't be reached.
     SubscriberUnreachable = "subscriber-unreachable",
     /// The subscriber's link is gone; its events wait.

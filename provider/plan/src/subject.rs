@@ -179,6 +179,32 @@ impl BusNames {
         )
     }
 
+    /// Asks for one dead letter to be given to its subscription again. It lies beside the dead letters; `=` is in no
+    /// subscription's name.
+    pub fn redrive(&self, subscription: &SubscriptionName, tenant: &TenantId, position: Position) -> String {
+        format!(
+            "fanout.dead.{}.{subscription}=redrive.{tenant}.{}.{}",
+            self.0, position.partition, position.offset
+        )
+    }
+
+    /// Every such request for one subscription.
+    pub fn redrive_filter(&self, subscription: &SubscriptionName) -> String {
+        format!("fanout.dead.{}.{subscription}=redrive.>", self.0)
+    }
+
+    /// The tenant and position that the subject of a dead letter, or of a request for one, ends with.
+    pub fn letter_of(&self, subject: &str) -> Option<(TenantId, Position)> {
+        let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
+        let mut tokens = rest.split('.').skip(1);
+        let tenant = tokens.next()?.parse().ok()?;
+        let position = Position {
+            partition: tokens.next()?.parse().ok()?,
+            offset: tokens.next()?.parse().ok()?,
+        };
+        tokens.next().is_none().then_some((tenant, position))
+    }
+
     /// The dead letters of one subscription or all, and of one tenant or all.
     pub fn dead_letter_filter(&self, subscription: Option<&SubscriptionName>, tenant: Option<&TenantId>) -> String {
         let subscription = subscription.map_or("*", SubscriptionName::as_str);

@@ -3,7 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::by_partition::ByPartition;
-use crate::{Code, Filter, Position, Problem, SubscriptionName};
+use crate::policy::{Ordering, QueueDelivery};
+use crate::{Code, Filter, Policy, Position, Problem, SubscriptionName};
+
+/// Events of an ordered subscription that its owner may hold: what waits behind a retry is held, not given back, so
+/// this is how much one key can have waiting before others feel it. A place takes a few hundred bytes, here and on the
+/// server; payloads beyond a bound of their own are let go and read again.
+pub const ORDERED_WINDOW: u32 = 10_000;
 
 /// Where a backfill begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +122,19 @@ impl Subscription {
     pub fn max_unsettled(&self) -> u32 {
         2 * self.concurrency * self.batch_size
     }
+
+    /// Whether the store keeps a place of it, and so its events until they are handled.
+    pub fn keeps_a_place(&self, policy: &Policy) -> bool {
+        self.need != Need::Queue || (policy.queue_delivery == QueueDelivery::AtLeastOnce && self.reach != Reach::Inbox)
+    }
+
+    /// The same under a policy, which may ask for order.
+    pub fn max_unsettled_under(&self, policy: &Policy) -> u32 {
+        match policy.ordering {
+            Ordering::None => self.max_unsettled(),
+            Ordering::Tenant | Ordering::Key => self.max_unsettled().max(ORDERED_WINDOW),
+        }
+    }
 }
 
 /// How far a backfill has told its subscriber.
@@ -130,6 +149,16 @@ pub enum Progress {
     CaughtUp,
     /// It reached its end; nothing more is delivered.
     Finished,
+}
+
+/// Where a subscription was put back to, the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewound {
+    /// How often it was, this time included. Each time has a consumer of its own, so that what was under way before
+    /// can't settle what comes again.
+    pub generation: u32,
+    /// Where it began again.
+    pub to: Start,
 }
 
 /// A subscription as the bus remembers it.
@@ -153,9 +182,78 @@ pub struct Registered {
     pub replayed: ByPartition,
     /// How far it has come.
     pub progress: Progress,
+    /// Nothing is delivered until it is resumed.
+    #[serde(default)]
+    pub paused: bool,
+    /// It was put back to an earlier place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewound: Option<Rewound>,
 }
 
 impl Registered {
+    /// The name of its consumer in the store. `=` is in no subscription's name.
+    pub fn consumer_name(&self) -> String {
+        let name = &self.subscription.name;
+        match self.rewound {
+            None => name.to_string(),
+            Some(rewound) => format!("{name}={}", rewound.generation),
+        }
+    }
+
+    /// The subscription that a consumer of this name serves.
+    pub fn of_consumer(name: &str) -> Option<SubscriptionName> {
+        name.split('=').next()?.parse().ok()
+    }
+
+    /// What its consumer must give it: what was asked for, from where it was put back to.
+    pub fn needs_now(&self) -> Need {
+        match (self.subscription.need, self.rewound) {
+            (Need::Durable, Some(rewound)) => Need::Backfill {
+                start: rewound.to,
+                end: None,
+            },
+            (Need::Backfill { end, .. }, Some(rewound)) => Need::Backfill { start: rewound.to, end },
+            (need, _) => need,
+        }
+    }
+
+    /// Puts it back, with all that follows: the log's `heads` of now divide what comes again from what is new.
+    ///
+    /// # Errors
+    /// For a subscription that keeps no place.
+    pub fn rewind(&self, to: Start, heads: &ByPartition) -> Result<Self, Problem> {
+        let name = &self.subscription.name;
+        if self.subscription.need == Need::Queue {
+            return Err(Problem::new(
+                Code::NothingToRewind,
+                format!(
+                    "subscription {name} is a queue subscription, which keeps no place in the log: use a backfill subscription"
+                ),
+            ));
+        }
+        if let Start::Position(p) = to
+            && p.offset > heads.of(p.partition) + 1
+        {
+            return Err(Problem::new(
+                Code::UnknownPosition,
+                format!(
+                    "subscription {name}: position {p} lies beyond the log's last offset, {}: choose one at or before that, or a time",
+                    heads.of(p.partition)
+                ),
+            ));
+        }
+        Ok(Self {
+            head: heads.clone(),
+            replayed: ByPartition::default(),
+            progress: Progress::Replaying,
+            rewound: Some(Rewound {
+                generation: self.rewound.map_or(0, |r| r.generation) + 1,
+                to,
+            }),
+            ..self.clone()
+        })
+    }
+
     /// Whether an event was in the log when the subscription was made.
     pub fn was_there(&self, position: Position) -> bool {
         position.offset <= self.head.of(position.partition)
@@ -218,5 +316,51 @@ impl Registered {
                 self.component
             ),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_remembered_before_subscriptions_could_be_rewound_is_still_read() {
+        let old = r#"{"name":"invoicing","need":"durable","filter":{"tenants":[],"event_types":["**"]},"reach":"handler",
+            "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"link",
+            "made_at":1,"head":7,"replayed":null,"progress":"replaying"}"#;
+        let heads = |head| [(0, head)].into_iter().collect::<ByPartition>();
+        let registered: Registered = serde_json::from_str(old).unwrap();
+        assert_eq!(
+            (registered.paused, registered.consumer_name().as_str()),
+            (false, "invoicing")
+        );
+
+        let again = registered
+            .rewind(Start::First, &heads(41))
+            .unwrap()
+            .rewind(Start::First, &heads(42))
+            .unwrap();
+        assert_eq!(again.consumer_name(), "invoicing=2");
+        assert_eq!(
+            Registered::of_consumer("invoicing=2"),
+            Some("invoicing".parse().unwrap())
+        );
+        assert_eq!((again.head.of(0), again.progress), (42, Progress::Replaying));
+        let beyond = Start::Position(Position::undivided(44));
+        assert_eq!(
+            again.rewind(beyond, &heads(42)).unwrap_err().code,
+            Code::UnknownPosition
+        );
+        let queue = Registered {
+            subscription: Subscription {
+                need: Need::Queue,
+                ..again.subscription
+            },
+            ..registered
+        };
+        assert_eq!(
+            queue.rewind(Start::First, &heads(1)).unwrap_err().code,
+            Code::NothingToRewind
+        );
     }
 }

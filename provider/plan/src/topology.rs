@@ -66,6 +66,8 @@ pub enum ConsumerStart {
     Offset(u64),
     /// With the first message at or after this time, nanoseconds since the Unix epoch.
     Time(i64),
+    /// With the first message that is stored once it exists.
+    New,
 }
 
 /// A durable pull consumer of a partition with explicit acknowledgement and without a limit on deliveries: attempts are
@@ -191,8 +193,12 @@ fn consumer(policy: &Policy, partition: &Partition, registered: &Registered) -> 
     }
     let subscription = &registered.subscription;
     let filter = partition.slot.narrow(&subscription.filter)?;
-    let start = match subscription.need {
-        Need::Queue => return None,
+    let start = match registered.needs_now() {
+        Need::Queue if !subscription.keeps_a_place(policy) => return None,
+        // A work queue gives out what nobody has settled, from its first event on (10101).
+        Need::Queue if partition.keeps == Keeps::WorkQueue => ConsumerStart::First,
+        // What came before the operator asked for this was delivered, or missed, by the rules of then.
+        Need::Queue => ConsumerStart::New,
         // A work queue gives out what nobody has settled, from its first event on (10101).
         Need::Durable if partition.keeps == Keeps::WorkQueue => ConsumerStart::First,
         // Not "new": if the consumer has to be made again, events since the subscription was made must come.
@@ -216,10 +222,10 @@ fn consumer(policy: &Policy, partition: &Partition, registered: &Registered) -> 
     };
     Some(ConsumerSpec {
         partition: partition.number,
-        name: subscription.name.to_string(),
+        name: registered.consumer_name(),
         filter_subjects: filter.subject_filters(&partition.template),
         start,
         ack_wait: policy.ack_wait,
-        max_ack_pending: subscription.max_unsettled(),
+        max_ack_pending: subscription.max_unsettled_under(policy),
     })
 }

@@ -44,10 +44,14 @@ pub(super) async fn run(context: Arc<Context>) {
 
 /// One look; returns the progress once nothing more will come of looking.
 async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
-    let states = context.store.consumer_states(&context.registered.subscription).await?;
+    let states = context.store.consumer_states(&context.registered).await?;
     let Some(registered) = context.store.registered(context.name()).await? else {
         return Ok(Some(Progress::Finished));
     };
+    if registered.rewound != context.registered.rewound {
+        // It was put back meanwhile: this watch is of an earlier round.
+        return Ok(Some(registered.progress));
+    }
     let now = clock::now();
     match registered.progress {
         Progress::CaughtUp | Progress::Finished => return Ok(Some(registered.progress)),

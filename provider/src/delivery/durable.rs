@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, AckKind};
 use fanout_plan::partition::Partition;
-use fanout_plan::subscription::Reach;
 use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,15 +16,14 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::Context;
-use super::incoming::{self, Place, Wanted};
-use super::settle::{Held, Settler};
-use super::turns;
+use super::incoming;
+use super::invoke::{invoke, parts};
+use super::settle::{Held, Next, Settler, Source};
 use crate::jetstream::StoreError;
-use crate::wrpc::CallFailure;
 
 /// How long a pull waits at the server for events. Also bounds how long deliveries stand still after the server was
 /// restarted, since a pull does not survive that.
-const PULL_WAIT: Duration = Duration::from_secs(3);
+pub(super) const PULL_WAIT: Duration = Duration::from_secs(3);
 
 /// What the pulls of one subscription share: they read several partitions, and hold no more together than one would.
 struct Shared {
@@ -51,7 +49,6 @@ pub(super) async fn run(context: Arc<Context>) {
 
 /// Delivers what is in one partition; comes back by itself when the store does.
 async fn read(context: Arc<Context>, shared: Arc<Shared>, partition: Partition) {
-    turns::come(&context, &partition).await;
     while !context.stop.is_cancelled() {
         let Err(error) = pull(&context, &shared, &partition).await else {
             return;
@@ -69,7 +66,7 @@ async fn read(context: Arc<Context>, shared: Arc<Shared>, partition: Partition) 
 }
 
 async fn pull(context: &Arc<Context>, shared: &Arc<Shared>, partition: &Partition) -> Result<(), StoreError> {
-    let Some(consumer) = context.store.consumer(context.name(), partition).await? else {
+    let Some(consumer) = context.store.consumer(&context.registered, partition).await? else {
         return Ok(());
     };
     let settler = Arc::new(Settler::new(context).await?);
@@ -167,13 +164,13 @@ async fn one(consumer: &PullConsumer) -> Result<Option<jetstream::Message>, Stor
     Ok(batch.next().await.and_then(|m| m.map_err(log_pull_error).ok()))
 }
 
-fn log_pull_error(error: async_nats::Error) {
+pub(super) fn log_pull_error(error: async_nats::Error) {
     // A pull that ends early (a restart, a heartbeat missed) is followed by the next.
     debug!(%error, "a pull ended early");
 }
 
 /// At least one free place, and all others that are free now.
-async fn free_room(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+pub(super) async fn free_room(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     // The semaphore is never closed: a closed one would mean no room, for ever.
     let Ok(mut permits) = Arc::clone(room).acquire_owned().await else {
         return std::future::pending().await;
@@ -208,11 +205,24 @@ async fn deliver(
     }
     if received.elapsed() > ack_wait / 4 {
         for h in &held {
-            h.settle(AckKind::Progress).await;
+            h.source.tell(AckKind::Progress).await;
         }
     }
     for part in parts(held, context.store.nats().max_payload()) {
-        invoke(context, settler, part).await;
+        let mut wait = None;
+        for (held, next) in invoke(context, settler, part).await {
+            match next {
+                Next::Gone => {}
+                Next::Again(delay) | Next::Stuck(delay) => held.give_back(delay).await,
+                Next::Unreached(delay) => {
+                    held.give_back(delay).await;
+                    wait = Some(delay);
+                }
+            }
+        }
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
+        }
     }
 }
 
@@ -223,32 +233,10 @@ pub(crate) async fn admit(
     partition: u32,
     message: jetstream::Message,
 ) -> Option<Held> {
-    let Some(place) = Place::of(&message, partition) else {
-        debug!(subject = %message.subject, "a message without a place in the log was passed over");
-        return None;
-    };
-    let template = context.store.template(partition);
-    let attributes = match incoming::attributes(template, &message.subject, message.headers.as_ref()) {
-        Ok(attributes) => attributes,
-        Err(problem) => {
-            settler.set_aside_unreadable(&message, &place, &problem).await;
-            return None;
-        }
-    };
-    match incoming::wanted(&context.registered, &attributes, &place) {
-        Wanted::Yes => {}
-        Wanted::No => {
-            settler.skip(&message).await;
-            return None;
-        }
-        Wanted::BeyondEnd => {
-            context.health.passed_end(place.position);
-            settler.skip(&message).await;
-            return None;
-        }
-    }
+    let (place, attributes) = incoming::admit(context, settler, partition, &message).await?;
+    let source = Source::Log(message.clone());
     let failed = if place.given_out > 1 {
-        match settler.earlier_attempts(place.position).await {
+        match settler.earlier_attempts(&source, place.position).await {
             Ok(failed) => failed,
             Err(error) => {
                 settler.wait_for_store(&message, &error).await;
@@ -266,71 +254,8 @@ pub(crate) async fn admit(
         &failed,
     );
     Some(Held {
-        message,
+        source,
         delivery,
         failed,
     })
-}
-
-/// Bytes that an event's attributes may take on the wire besides its payload, counted generously.
-const ATTRIBUTES_BYTES: usize = 4 << 10;
-
-/// Splits so that the parameters of each invocation stay below the server's `max_payload`: a stock host's client loses
-/// the first chunk of what is larger now and then (wrpc-transport-nats 0.29).
-fn parts(held: Vec<Held>, max_payload: usize) -> Vec<Vec<Held>> {
-    let mut parts: Vec<Vec<Held>> = Vec::new();
-    let mut room = 0;
-    for h in held {
-        let size = h.delivery.data.len() + ATTRIBUTES_BYTES;
-        match parts.last_mut() {
-            Some(part) if size <= room => part.push(h),
-            _ => {
-                room = max_payload;
-                parts.push(vec![h]);
-            }
-        }
-        room = room.saturating_sub(size);
-    }
-    parts
-}
-
-async fn invoke(context: &Context, settler: &Settler, held: Vec<Held>) {
-    let deliveries: Vec<_> = held.iter().map(|h| h.delivery.clone()).collect();
-    let reach = context.registered.subscription.reach;
-    match context.subscriber.handle(reach, deliveries).await {
-        Ok(results) => {
-            context.health.works(context.name().as_str());
-            for (h, result) in held.into_iter().zip(results) {
-                settler.settle(h, result).await;
-            }
-        }
-        Err(CallFailure::Unreachable) => {
-            let wait = context.health.fails(Problem::new(
-                Code::SubscriberUnreachable,
-                format!(
-                    "subscription {}: component {} can't be reached: start it, or look why it stopped; its events wait in the log",
-                    context.name(),
-                    context.registered.component
-                ),
-            ));
-            for h in &held {
-                h.settle(AckKind::Nak(Some(wait))).await;
-            }
-            tokio::time::sleep(wait).await;
-        }
-        Err(failure) if held.len() > 1 && reach == Reach::BatchHandler => {
-            // One event may have failed all of them: each is tried alone, so that only its own attempt counts.
-            debug!(subscription = %context.name(), %failure, "a batch failed and is delivered one by one");
-            for h in held {
-                h.settle(AckKind::Progress).await;
-                Box::pin(invoke(context, settler, vec![h])).await;
-            }
-        }
-        Err(failure) => {
-            context.health.works(context.name().as_str());
-            for h in held {
-                settler.settle(h, Err(failure.as_rejection())).await;
-            }
-        }
-    }
 }

@@ -6,7 +6,10 @@ use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::{Need, Registered};
 use fanout_plan::{Attributes, EventType, Position, Problem, SubjectTemplate, TenantId, envelope};
 
-use super::Delivery;
+use tracing::debug;
+
+use super::settle::Settler;
+use super::{Context, Delivery};
 
 /// Where a message stands and when it was stored.
 #[derive(Clone, Copy, Debug)]
@@ -75,15 +78,56 @@ pub(super) fn attributes(
             format!("subject {subject} holds no legal tenant and event type"),
         )
     })?;
+    from_headers(tenant.as_str(), event_type.as_str(), headers)
+}
+
+/// The event of a message's headers.
+///
+/// # Errors
+/// The first attribute that is missing or not legal.
+pub(super) fn from_headers(tenant: &str, event_type: &str, headers: Option<&HeaderMap>) -> Result<Attributes, Problem> {
     let headers = headers.iter().flat_map(|h| h.iter());
     let pairs: Vec<(String, &str)> = headers
         .filter_map(|(name, values)| Some((name.to_string().to_ascii_lowercase(), values.first()?.as_str())))
         .collect();
     envelope::from_headers(
-        tenant.as_str(),
-        event_type.as_str(),
+        tenant,
+        event_type,
         pairs.iter().map(|(name, value)| (name.as_str(), *value)),
     )
+}
+
+/// The place and event of a message that is to be delivered. Anything else is sorted out, and settled.
+pub(super) async fn admit(
+    context: &Context,
+    settler: &Settler,
+    partition: u32,
+    message: &jetstream::Message,
+) -> Option<(Place, Attributes)> {
+    let Some(place) = Place::of(message, partition) else {
+        debug!(subject = %message.subject, "a message without a place in the log was passed over");
+        return None;
+    };
+    let template = context.store.template(partition);
+    let attributes = match attributes(template, &message.subject, message.headers.as_ref()) {
+        Ok(attributes) => attributes,
+        Err(problem) => {
+            settler.set_aside_unreadable(message, &place, &problem).await;
+            return None;
+        }
+    };
+    match wanted(&context.registered, &attributes, &place) {
+        Wanted::Yes => Some((place, attributes)),
+        Wanted::No => {
+            settler.skip(message).await;
+            None
+        }
+        Wanted::BeyondEnd => {
+            context.health.passed_end(place.position);
+            settler.skip(message).await;
+            None
+        }
+    }
 }
 
 pub(super) fn traceparent(headers: Option<&HeaderMap>) -> Option<String> {

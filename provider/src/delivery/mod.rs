@@ -6,8 +6,11 @@
 
 mod caught_up;
 mod durable;
+mod feed;
 mod health;
+mod in_order;
 mod incoming;
+mod invoke;
 mod queue;
 mod settle;
 mod turns;
@@ -15,6 +18,7 @@ mod turns;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanout_plan::policy::QueueDelivery;
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
 use fanout_plan::{Attributes, Policy, Position, SubscriptionName};
 use tokio::sync::Notify;
@@ -24,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use durable::admit;
 pub(crate) use health::Health;
 pub(crate) use queue::heard;
-pub(crate) use settle::{Held, Settler};
+pub(crate) use settle::{Held, Next, Settler};
 
 use crate::inbox::Inbox;
 use crate::jetstream::Store;
@@ -76,6 +80,16 @@ pub(crate) struct Running {
     tasks: JoinSet<()>,
 }
 
+/// Starts what delivers from the log, and redriven dead letters beside it.
+fn logged(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    if in_order::is_asked_for(context) {
+        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Everything));
+    } else {
+        tasks.spawn(durable::run(Arc::clone(context)));
+        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Redrives));
+    }
+}
+
 impl Running {
     /// Starts delivering.
     pub(crate) fn start(context: Context) -> Self {
@@ -84,11 +98,13 @@ impl Running {
         let fetched = context.registered.subscription.reach == Reach::Inbox;
         match context.registered.subscription.need {
             Need::Queue | Need::Durable if fetched => {}
-            Need::Queue => drop(tasks.spawn(queue::run(Arc::clone(&context)))),
-            Need::Durable => drop(tasks.spawn(durable::run(Arc::clone(&context)))),
+            Need::Queue if context.store.policy().queue_delivery == QueueDelivery::AtMostOnce => {
+                tasks.spawn(queue::run(Arc::clone(&context)));
+            }
+            Need::Queue | Need::Durable => logged(&context, &mut tasks),
             Need::Backfill { .. } => {
                 if !fetched {
-                    tasks.spawn(durable::run(Arc::clone(&context)));
+                    logged(&context, &mut tasks);
                 }
                 if context.registered.progress != Progress::CaughtUp {
                     tasks.spawn(caught_up::run(Arc::clone(&context)));
@@ -113,6 +129,7 @@ impl Running {
         mine.subscription == registered.subscription
             && mine.component == registered.component
             && mine.made_at == registered.made_at
+            && mine.rewound == registered.rewound
     }
 
     /// Whether the partitions that they read still are those that hold the subscription's events.
@@ -131,7 +148,7 @@ impl Running {
 /// interrupted by a new one.
 fn places(store: &Store, registered: &Registered) -> Vec<(Option<u32>, String)> {
     let subscription = &registered.subscription;
-    if subscription.need == Need::Queue && subscription.reach != Reach::Inbox {
+    if !subscription.keeps_a_place(store.policy()) && subscription.reach != Reach::Inbox {
         let templates = store.layout().templates();
         return templates.into_iter().map(|t| (None, t.to_string())).collect();
     }

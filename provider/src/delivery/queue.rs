@@ -89,7 +89,6 @@ async fn deliver(context: &Context, prefix: &str, message: Message) {
             }
         }
         Err(CallFailure::Unreachable) => {
-            Health::count(&context.health.missed);
             context.health.fails(Problem::new(
                 Code::SubscriberUnreachable,
                 format!(
@@ -98,6 +97,7 @@ async fn deliver(context: &Context, prefix: &str, message: Message) {
                     context.registered.component
                 ),
             ));
+            Health::count(&context.health.missed);
         }
         Err(failure) => missed(context, &place, &failure.to_string()),
     }

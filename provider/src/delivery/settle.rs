@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::{self, AckKind};
+use bytes::Bytes;
+use fanout_plan::policy::Ordering;
 use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
 use fanout_plan::{Code, Position, Problem, TenantId, timestamp};
 use tracing::{debug, info, warn};
@@ -12,26 +15,69 @@ use tracing::{debug, info, warn};
 use super::incoming::Place;
 use super::{Context, Delivery, Health};
 use crate::clock;
-use crate::jetstream::{Attempts, DeadLetter, DeadLetters, StoreError};
+use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Redrive, StoreError};
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
 
-/// An event that this instance holds: the store gives it to no other until `delivery.ack-wait` has passed.
+/// Where an event that is delivered comes from, which is where it is settled.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// The log. The store gives it to no other instance until `delivery.ack-wait` has passed.
+    Log(jetstream::Message),
+    /// The dead letters, by request.
+    Redrive(Redrive, HeaderMap),
+}
+
+impl Source {
+    /// Tells the log. When that is lost, the event is delivered again: at least once.
+    pub(super) async fn tell(&self, kind: AckKind) {
+        match self {
+            Self::Log(message) => tell(message, kind).await,
+            // A request waits for as long as it takes.
+            Self::Redrive(..) => {}
+        }
+    }
+}
+
+/// An event in this instance's hands.
 pub(crate) struct Held {
-    pub(crate) message: jetstream::Message,
+    pub(super) source: Source,
     pub(crate) delivery: Delivery,
     pub(super) failed: Vec<FailedAttempt>,
 }
 
 impl Held {
-    /// Tells the store. When that is lost, the event is delivered again: at least once.
-    pub(super) async fn settle(&self, kind: AckKind) {
-        settle(&self.message, kind).await;
+    /// Gives it back to the store, which gives it out again after a while.
+    pub(crate) async fn give_back(&self, delay: Duration) {
+        self.source
+            .tell(AckKind::Nak(Some(delay).filter(|d| !d.is_zero())))
+            .await;
+    }
+
+    /// Where the store is told what came of it.
+    pub(crate) fn reply(&self) -> String {
+        match &self.source {
+            Source::Log(message) => message.reply.as_ref().map(ToString::to_string).unwrap_or_default(),
+            Source::Redrive(..) => String::new(),
+        }
     }
 }
 
-async fn settle(message: &jetstream::Message, kind: AckKind) {
+/// What comes of an event next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It has left the subscription.
+    Gone,
+    /// It is to be delivered again after this time.
+    Again(Duration),
+    /// The same, because the store did not take what belongs to it; this attempt does not count.
+    Stuck(Duration),
+    /// Its subscriber can't be reached: again after this time, and nothing else before.
+    Unreached(Duration),
+}
+
+async fn tell(message: &jetstream::Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
         debug!(subject = %message.subject, %error, "a settlement was not sent; the event comes again");
     }
@@ -42,6 +88,11 @@ pub(crate) struct Settler {
     context: Arc<Context>,
     attempts: Attempts,
     dead_letters: DeadLetters,
+    /// The round in which attempts at events of the log are counted.
+    round: String,
+    /// Whether the next event of a key waits until the store has confirmed that the last one is settled. Otherwise a
+    /// settlement that is lost would bring an event again behind a later one.
+    in_order: bool,
 }
 
 impl Settler {
@@ -49,35 +100,66 @@ impl Settler {
         Ok(Self {
             attempts: context.store.attempts().await?,
             dead_letters: context.store.dead_letters(),
+            round: context.registered.consumer_name(),
+            in_order: context.store.policy().ordering != Ordering::None,
             context: Arc::clone(context),
         })
     }
 
     /// What is known of an event that was given out before.
-    pub(crate) async fn earlier_attempts(&self, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
-        self.attempts.of(self.context.name(), position).await
+    pub(super) async fn earlier_attempts(
+        &self,
+        source: &Source,
+        position: Position,
+    ) -> Result<Vec<FailedAttempt>, StoreError> {
+        self.attempts.of(self.round_of(source), position).await
+    }
+
+    /// What is known of an event of the log.
+    pub(crate) async fn attempts_so_far(&self, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
+        self.attempts.of(&self.round, position).await
+    }
+
+    /// Forgets what is known of an event of the log that is settled.
+    pub(crate) async fn forget(&self, position: Position) {
+        if let Err(error) = self.attempts.clear(&self.round, position).await {
+            debug!(%error, "failed attempts stay until they expire");
+        }
+    }
+
+    fn round_of(&self, source: &Source) -> String {
+        match source {
+            Source::Log(_) => self.round.clone(),
+            Source::Redrive(redrive, _) => format!("{}=redrive", redrive.subscription),
+        }
     }
 
     /// An event that is none of the subscription's.
     pub(super) async fn skip(&self, message: &jetstream::Message) {
-        settle(message, AckKind::Ack).await;
+        tell(message, AckKind::Ack).await;
     }
 
     /// Puts an event off because the store does not answer.
     pub(super) async fn wait_for_store(&self, message: &jetstream::Message, error: &StoreError) {
-        warn!(subscription = %self.context.name(), subject = %message.subject, %error, "an event waits for the store");
-        settle(message, AckKind::Nak(Some(STORE_WAIT))).await;
+        tell(message, AckKind::Nak(Some(self.must_wait(error)))).await;
     }
 
-    /// Acts on a handler's answer. Returns whether the store took what belongs to it; if not, the event comes again.
-    pub(crate) async fn settle(&self, mut held: Held, answer: Result<(), Rejection>) -> bool {
+    pub(super) fn must_wait(&self, error: &StoreError) -> Duration {
+        warn!(subscription = %self.context.name(), %error, "an event waits for the store");
+        STORE_WAIT
+    }
+
+    /// Acts on a handler's answer.
+    pub(crate) async fn settle(&self, held: &mut Held, answer: Result<(), Rejection>) -> Next {
         let health = &self.context.health;
         let Err(rejection) = answer else {
-            Health::count(&health.handled);
             // Acknowledged only now that the handler has returned: a crash before this delivers again.
-            held.settle(AckKind::Ack).await;
-            self.forget_attempts(&held).await;
-            return true;
+            let next = self.handled(held).await;
+            if next == Next::Gone {
+                Health::count(&health.handled);
+                self.forget_attempts(held).await;
+            }
+            return next;
         };
         Health::count(&health.refused);
         held.failed.push(FailedAttempt {
@@ -86,47 +168,102 @@ impl Settler {
             reason: rejection.reason().to_owned(),
         });
         let position = held.delivery.position;
-        match self
-            .context
-            .store
-            .policy()
-            .retry
-            .disposition(&rejection, held.delivery.attempt)
-        {
-            Disposition::RetryAfter(delay) => {
+        let policy = self.context.store.policy();
+        match policy.retry.disposition(&rejection, held.delivery.attempt) {
+            Disposition::RetryAfter(delay) if !self.expires_within(held, delay) => {
                 // Written before the event is given back, so that no attempt is forgotten.
-                if let Err(error) = self.attempts.put(self.context.name(), position, &held.failed).await {
-                    self.wait_for_store(&held.message, &error).await;
-                    return false;
+                let round = self.round_of(&held.source);
+                if let Err(error) = self.attempts.put(round, position, &held.failed).await {
+                    held.failed.pop();
+                    return Next::Stuck(self.must_wait(&error));
                 }
                 debug!(
                     subscription = %self.context.name(), %position, attempt = held.delivery.attempt,
                     ?delay, reason = rejection.reason(), "refused; it is tried again"
                 );
-                held.settle(AckKind::Nak(Some(delay).filter(|d| !d.is_zero()))).await;
-                true
+                Next::Again(delay)
             }
-            Disposition::DeadLetter => {
-                let stored = self
-                    .set_aside(&held.message, position, held.delivery.attributes.tenant(), &held.failed)
-                    .await;
-                if stored {
-                    self.forget_attempts(&held).await;
+            Disposition::RetryAfter(_) => {
+                if let Some(last) = held.failed.last_mut() {
+                    last.reason.push_str("; it would have expired before its next attempt");
                 }
-                stored
+                self.give_up(held).await
+            }
+            Disposition::DeadLetter => self.give_up(held).await,
+        }
+    }
+
+    /// Whether the log lets an event go before another attempt could be made.
+    fn expires_within(&self, held: &Held, delay: Duration) -> bool {
+        let max_age = self.context.store.policy().max_age;
+        let nanoseconds = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+        let expires_at = held.delivery.published_at.saturating_add(nanoseconds(max_age));
+        matches!(held.source, Source::Log(_)) && clock::now().saturating_add(nanoseconds(delay)) >= expires_at
+    }
+
+    async fn give_up(&self, held: &mut Held) -> Next {
+        let event = Unhandled {
+            position: held.delivery.position,
+            tenant: held.delivery.attributes.tenant().clone(),
+            payload: held.delivery.data.clone(),
+            published_at: held.delivery.published_at,
+        };
+        let next = self.set_aside(&held.source, &event, &held.failed).await;
+        if next == Next::Gone {
+            self.forget_attempts(held).await;
+        } else {
+            // This attempt is made again, and counted then.
+            held.failed.pop();
+        }
+        next
+    }
+
+    async fn handled(&self, held: &Held) -> Next {
+        match &held.source {
+            Source::Log(message) => self.acknowledge(message).await,
+            Source::Redrive(redrive, _) => match self.context.store.redriven(redrive).await {
+                Ok(()) => {
+                    info!(
+                        subscription = %redrive.subscription, tenant = %redrive.tenant, position = %redrive.position,
+                        "a dead letter was redriven and handled"
+                    );
+                    Next::Gone
+                }
+                Err(error) => Next::Stuck(self.must_wait(&error)),
+            },
+        }
+    }
+
+    async fn acknowledge(&self, message: &jetstream::Message) -> Next {
+        if !self.in_order {
+            tell(message, AckKind::Ack).await;
+            return Next::Gone;
+        }
+        let Some(reply) = message.reply.clone() else {
+            return Next::Gone;
+        };
+        // Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it
+        // unless this instance ends meanwhile.
+        while !self.context.stop.is_cancelled() {
+            match self.context.store.nats().request(reply.clone(), "+ACK".into()).await {
+                Ok(_) => break,
+                Err(error) => {
+                    debug!(subscription = %self.context.name(), %error, "a settlement is not confirmed yet");
+                    tokio::select! {
+                        () = self.context.stop.cancelled() => {}
+                        () = tokio::time::sleep(STORE_WAIT) => {}
+                    }
+                }
             }
         }
+        Next::Gone
     }
 
     async fn forget_attempts(&self, held: &Held) {
-        if !held.failed.is_empty() {
-            self.forget(held.delivery.position).await;
-        }
-    }
-
-    /// Forgets the failed attempts of an event that is settled.
-    pub(crate) async fn forget(&self, position: Position) {
-        if let Err(error) = self.attempts.clear(self.context.name(), position).await {
+        let round = self.round_of(&held.source);
+        if !held.failed.is_empty()
+            && let Err(error) = self.attempts.clear(round, held.delivery.position).await
+        {
             debug!(%error, "failed attempts stay until they expire");
         }
     }
@@ -146,45 +283,63 @@ impl Settler {
             at: timestamp::to_rfc3339(clock::now()),
             reason: format!("not an event: {problem}"),
         }];
-        self.set_aside(message, place.position, &tenant, &failed).await;
+        let event = Unhandled {
+            position: place.position,
+            tenant,
+            payload: message.payload.clone(),
+            published_at: place.published_at,
+        };
+        if let Next::Stuck(wait) = self.set_aside(&Source::Log(message.clone()), &event, &failed).await {
+            tell(message, AckKind::Nak(Some(wait))).await;
+        }
     }
 
     /// Stores a dead letter and only then settles the event.
-    async fn set_aside(
-        &self,
-        message: &jetstream::Message,
-        position: Position,
-        tenant: &TenantId,
-        attempts: &[FailedAttempt],
-    ) -> bool {
+    async fn set_aside(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> Next {
         let subscription = self.context.name();
-        let stored = self
-            .dead_letters
-            .store(DeadLetter {
-                subscription,
-                tenant,
-                position,
-                headers: message.headers.as_ref(),
-                payload: message.payload.clone(),
-                attempts,
-            })
-            .await;
-        match stored {
-            Ok(()) => {
-                Health::count(&self.context.health.dead_lettered);
-                let reason = attempts.last().map_or("", |a| a.reason.as_str());
-                info!(%subscription, %tenant, %position, attempts = attempts.len(), reason, "set aside as a dead letter");
-                settle(message, AckKind::Ack).await;
-                true
-            }
-            Err(error) => {
-                self.context.health.fails(Problem::new(
-                    Code::StoreUnavailable,
-                    format!("subscription {subscription}: {error}; its event {position} waits"),
-                ));
-                self.wait_for_store(message, &error).await;
-                false
-            }
+        let (headers, replaces) = match source {
+            Source::Log(message) => (message.headers.as_ref(), false),
+            Source::Redrive(_, headers) => (Some(headers), true),
+        };
+        let letter = DeadLetter {
+            subscription,
+            tenant: &event.tenant,
+            position: event.position,
+            headers,
+            payload: event.payload.clone(),
+            attempts,
+            published_at: event.published_at,
+            replaces,
+        };
+        let stored = match (self.dead_letters.store(letter).await, source) {
+            (Ok(()), Source::Redrive(redrive, _)) => self.context.store.set_aside_again(redrive).await,
+            (stored, _) => stored,
+        };
+        if let Err(error) = stored {
+            self.context.health.fails(Problem::new(
+                Code::StoreUnavailable,
+                format!(
+                    "subscription {subscription}: {error}; its event {} waits",
+                    event.position
+                ),
+            ));
+            return Next::Stuck(self.must_wait(&error));
+        }
+        Health::count(&self.context.health.dead_lettered);
+        let (tenant, position) = (&event.tenant, event.position);
+        let reason = attempts.last().map_or("", |a| a.reason.as_str());
+        info!(%subscription, %tenant, %position, attempts = attempts.len(), reason, "set aside as a dead letter");
+        match source {
+            Source::Log(message) => self.acknowledge(message).await,
+            Source::Redrive(..) => Next::Gone,
         }
     }
+}
+
+/// What a dead letter keeps of an event.
+struct Unhandled {
+    position: Position,
+    tenant: TenantId,
+    payload: Bytes,
+    published_at: i64,
 }

@@ -48,7 +48,7 @@ async fn earlier_is_read(context: &Context, partition: &Partition) -> Result<boo
     if earlier.is_empty() {
         return Ok(true);
     }
-    let states = context.store.consumer_states(subscription).await?;
+    let states = context.store.consumer_states(&context.registered).await?;
     let is_read = |number| states.get(number).is_none_or(|s| s.pending == 0 && s.unsettled == 0);
     Ok(earlier.iter().all(is_read))
 }

@@ -66,8 +66,7 @@ impl Inbox {
                         fetched.deliveries.push((delivery, hold));
                     }
                 } else if let Some(held) = admit_here(&self.context, settler, message).await {
-                    let reply = held.message.reply.as_ref().map(ToString::to_string);
-                    let hold = self.hold(&held.delivery, reply.unwrap_or_default(), until);
+                    let hold = self.hold(&held.delivery, held.reply(), until);
                     fetched.deliveries.push((held.delivery, hold));
                 }
             }

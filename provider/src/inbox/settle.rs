@@ -6,7 +6,7 @@ use fanout_plan::{Code, Problem};
 use super::fetch::nanos;
 use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable};
 use crate::clock;
-use crate::delivery::Health;
+use crate::delivery::{Health, Next};
 
 /// Settles one delivery.
 pub(crate) async fn settle(inbox: &Inbox, hold: Hold, verdict: Verdict) -> Result<Settled, Unsettled> {
@@ -63,7 +63,7 @@ impl Inbox {
         let context = &self.context;
         let failed = |e| Unsettled::Unavailable(unavailable(e));
         let settler = self.settler().await.map_err(failed)?;
-        let earlier = settler.earlier_attempts(hold.position).await.map_err(failed)?;
+        let earlier = settler.attempts_so_far(hold.position).await.map_err(failed)?;
         if earlier.last().is_some_and(|a| a.attempt >= hold.attempt) {
             // The same settlement came before, and its answer was lost.
             return Ok(());
@@ -77,11 +77,16 @@ impl Inbox {
             // The log has let it go meanwhile: there is nothing left to give out again or to set aside.
             return Err(over(hold));
         };
-        let Some(held) = admit_here(context, settler, message).await else {
+        let Some(mut held) = admit_here(context, settler, message).await else {
             return Ok(());
         };
-        if settler.settle(held, Err(rejection)).await {
-            return Ok(());
+        match settler.settle(&mut held, Err(rejection)).await {
+            Next::Gone => return Ok(()),
+            Next::Again(delay) => {
+                held.give_back(delay).await;
+                return Ok(());
+            }
+            Next::Stuck(wait) | Next::Unreached(wait) => held.give_back(wait).await,
         }
         Err(Unsettled::Unavailable(Problem::new(
             Code::StoreUnavailable,

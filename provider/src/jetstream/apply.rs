@@ -158,6 +158,7 @@ fn consumer_config(c: &ConsumerSpec) -> pull::Config {
         durable_name: Some(c.name.clone()),
         deliver_policy: match c.start {
             ConsumerStart::First => DeliverPolicy::All,
+            ConsumerStart::New => DeliverPolicy::New,
             ConsumerStart::Offset(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
             ConsumerStart::Time(t) => match async_nats::datetime::from_nanos(t.into()) {
                 Ok(start_time) => DeliverPolicy::ByStartTime { start_time },

@@ -2,10 +2,14 @@
 //!
 //! The server's own delivery count can't serve: it also counts deliveries that never reached the handler (a subscriber
 //! that is down, a crash), and it holds no reasons.
+//!
+//! They are counted in *rounds*: a subscription that was rewound, and a dead letter that is redriven, begin anew.
+
+use std::fmt::Display;
 
 use async_nats::jetstream::kv;
+use fanout_plan::Position;
 use fanout_plan::retry::FailedAttempt;
-use fanout_plan::{Position, SubscriptionName};
 
 use super::{Store, StoreError};
 
@@ -20,20 +24,16 @@ impl Store {
     }
 }
 
-fn key(subscription: &SubscriptionName, position: Position) -> String {
-    format!("{subscription}.{}.{}", position.partition, position.offset)
+fn key(round: impl Display, position: Position) -> String {
+    format!("{round}.{}.{}", position.partition, position.offset)
 }
 
 impl Attempts {
     /// The failed attempts of an event so far.
-    pub(crate) async fn of(
-        &self,
-        subscription: &SubscriptionName,
-        position: Position,
-    ) -> Result<Vec<FailedAttempt>, StoreError> {
+    pub(crate) async fn of(&self, round: impl Display, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
         let value = self
             .0
-            .get(key(subscription, position))
+            .get(key(round, position))
             .await
             .map_err(StoreError::when("read failed attempts"))?;
         Ok(value.and_then(|v| serde_json::from_slice(&v).ok()).unwrap_or_default())
@@ -42,22 +42,22 @@ impl Attempts {
     /// Writes them.
     pub(crate) async fn put(
         &self,
-        subscription: &SubscriptionName,
+        round: impl Display,
         position: Position,
         attempts: &[FailedAttempt],
     ) -> Result<(), StoreError> {
         let value = serde_json::to_vec(attempts).map_err(StoreError::when("write failed attempts"))?;
         self.0
-            .put(key(subscription, position), value.into())
+            .put(key(round, position), value.into())
             .await
             .map_err(StoreError::when("write failed attempts"))?;
         Ok(())
     }
 
     /// Forgets them, once the event is settled. What is left behind by a failure here expires with the event.
-    pub(crate) async fn clear(&self, subscription: &SubscriptionName, position: Position) -> Result<(), StoreError> {
+    pub(crate) async fn clear(&self, round: impl Display, position: Position) -> Result<(), StoreError> {
         self.0
-            .purge(key(subscription, position))
+            .purge(key(round, position))
             .await
             .map_err(StoreError::when("clear failed attempts"))
     }

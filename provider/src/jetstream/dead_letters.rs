@@ -6,7 +6,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
-use fanout_plan::{BusNames, Position, SubscriptionName, TenantId};
+use fanout_plan::{BusNames, Position, SubscriptionName, TenantId, timestamp};
 
 use super::{Store, StoreError};
 
@@ -26,7 +26,14 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) headers: Option<&'a HeaderMap>,
     pub(crate) payload: Bytes,
     pub(crate) attempts: &'a [FailedAttempt],
+    /// When the event was published, nanoseconds since the Unix epoch.
+    pub(crate) published_at: i64,
+    /// Whether it takes the place of an earlier one: the event was redriven, and refused again.
+    pub(crate) replaces: bool,
 }
+
+/// Of a dead letter: when the event was published.
+pub(crate) const PUBLISHED: &str = "fanout-dead-published";
 
 impl Store {
     /// The bus's dead letters.
@@ -46,7 +53,8 @@ impl DeadLetters {
         let mut headers = HeaderMap::new();
         for (name, values) in letter.headers.iter().flat_map(|h| h.iter()) {
             // The server's own headers (`Nats-…`) would be read as instructions.
-            if !name.to_string().to_ascii_lowercase().starts_with("nats-") {
+            let lower = name.to_string().to_ascii_lowercase();
+            if !lower.starts_with("nats-") && !lower.starts_with("fanout-dead-") {
                 for value in values {
                     headers.append(name.clone(), value.clone());
                 }
@@ -56,15 +64,16 @@ impl DeadLetters {
         headers.insert("fanout-dead-subscription", letter.subscription.as_str());
         headers.insert("fanout-dead-position", letter.position.to_string());
         headers.insert("fanout-dead-reason", one_line(reason));
+        headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
         let attempts = serde_json::to_string(letter.attempts).map_err(StoreError::when(&action))?;
         headers.insert("fanout-dead-attempts", one_line(&attempts));
         let subject = self
             .names
             .dead_letter(letter.subscription, letter.tenant, letter.position);
-        let message = PublishMessage::build()
-            .payload(letter.payload)
-            .headers(headers)
-            .expected_last_subject_sequence(0);
+        let mut message = PublishMessage::build().payload(letter.payload).headers(headers);
+        if !letter.replaces {
+            message = message.expected_last_subject_sequence(0);
+        }
         let stored = match self.js.send_publish(subject, message).await {
             Ok(ack) => ack.await,
             Err(e) => Err(e),

@@ -6,17 +6,25 @@
 mod apply;
 mod attempts;
 mod dead_letters;
+mod leases;
 mod moved;
 mod observe;
 mod publish;
 mod pull;
+mod redrive;
 mod registry;
+mod retention;
 mod set_aside;
 mod store;
+mod tail;
 
 pub(crate) use attempts::Attempts;
-pub(crate) use dead_letters::{DeadLetter, DeadLetters};
+pub(crate) use dead_letters::{DeadLetter, DeadLetters, PUBLISHED};
+pub(crate) use leases::{Contender, Lease};
 pub(crate) use publish::{Sent, Unstored};
 pub(crate) use pull::{LISTENS_FOR, Taken};
+pub(crate) use redrive::Redrive;
+pub use retention::Retention;
 pub use set_aside::SetAside;
 pub use store::{ConsumerState, Store, StoreError};
+pub use tail::LogEvent;

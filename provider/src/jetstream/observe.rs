@@ -198,6 +198,7 @@ fn consumer_spec(partition: u32, name: &str, c: &consumer::Config) -> ConsumerSp
             DeliverPolicy::ByStartTime { start_time } => {
                 ConsumerStart::Time(i64::try_from(start_time.unix_timestamp_nanos()).unwrap_or(i64::MAX))
             }
+            DeliverPolicy::New => ConsumerStart::New,
             _ => ConsumerStart::First,
         },
         ack_wait: if c.ack_wait.is_zero() {

@@ -42,7 +42,7 @@ impl Store {
         for partition in self.partitions_of(subscription) {
             consumers.extend(match subscription.need {
                 Need::Queue => self.listener(subscription, partition).await?,
-                _ => self.consumer(&subscription.name, partition).await?,
+                _ => self.consumer(registered, partition).await?,
             });
         }
         Ok(consumers)

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::kv;
-use fanout_plan::SubscriptionName;
 use fanout_plan::subscription::{Progress, Registered};
+use fanout_plan::{Problem, SubscriptionName};
 use futures::TryStreamExt as _;
 use tracing::warn;
 
@@ -68,7 +68,9 @@ impl Store {
 
     /// Notes how many events a subscription found in the log, the first time that its consumer there is made.
     pub(super) async fn note_replayed(&self, name: &str, partition: u32, replayed: u64) -> Result<(), StoreError> {
-        let Ok(name) = name.parse() else { return Ok(()) };
+        let Some(name) = Registered::of_consumer(name) else {
+            return Ok(());
+        };
         self.change(&name, |found| {
             Ok(found.filter(|r| !r.replayed.knows(partition)).map(|mut r| {
                 r.replayed.0.insert(partition, replayed);
@@ -95,6 +97,35 @@ impl Store {
         })
         .await?;
         Ok(moved)
+    }
+
+    /// Stops a subscription's deliveries or lets them go on, and returns it as it is then; `None` if there is none of
+    /// that name.
+    ///
+    /// # Errors
+    /// When the store can't be changed.
+    pub async fn pause(&self, name: &SubscriptionName, paused: bool) -> Result<Option<Registered>, StoreError> {
+        self.amend(name, |have| Ok(Registered { paused, ..have.clone() })).await
+    }
+
+    /// Changes a subscription on behalf of its component or its operator.
+    pub(super) async fn amend(
+        &self,
+        name: &SubscriptionName,
+        mut change: impl FnMut(&Registered) -> Result<Registered, Problem>,
+    ) -> Result<Option<Registered>, StoreError> {
+        let mut now = None;
+        self.change(name, |found| {
+            let Some(have) = found else {
+                now = None;
+                return Ok(None);
+            };
+            let next = change(&have).map_err(|p| StoreError::Refused(vec![p]))?;
+            now = Some(next.clone());
+            Ok(Some(next).filter(|next| *next != have))
+        })
+        .await?;
+        Ok(now)
     }
 
     /// Forgets a subscription; its consumer goes with the next plan.

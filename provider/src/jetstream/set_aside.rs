@@ -54,6 +54,8 @@ impl Store {
             .await
             .map_err(StoreError::when("list dead letters"))?
             .map_ok(|(subject, _)| subject)
+            // Requests to redrive lie beside the letters.
+            .try_filter(|subject| std::future::ready(!subject.contains('=')))
             .try_collect()
             .await
             .map_err(StoreError::when("list dead letters"))?;

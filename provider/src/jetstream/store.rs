@@ -7,9 +7,12 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, ErrorCode, context::ContextBuilder, kv, stream};
+use bytes::Bytes;
+use fanout_plan::by_partition::ByPartition;
 use fanout_plan::partition::{Layout, Partition};
-use fanout_plan::subscription::Subscription;
-use fanout_plan::{BusNames, Code, Policy, Problem, SubjectTemplate, SubscriptionName};
+use fanout_plan::policy::Shape;
+use fanout_plan::subscription::{Registered, Start, Subscription};
+use fanout_plan::{BusNames, Code, Policy, Position, Problem, SubjectTemplate, SubscriptionName};
 use tokio::sync::Notify;
 
 /// How long any request to the store's API may take.
@@ -36,6 +39,8 @@ pub struct ConsumerState {
     pub pending: u64,
     /// Events given out and not yet settled.
     pub unsettled: u64,
+    /// Of those, how many were given out more than once.
+    pub redelivered: u64,
     /// Every event up to this offset is settled.
     pub settled_to: u64,
     /// The log's last offset.
@@ -184,14 +189,73 @@ impl Store {
     /// The consumer behind a subscription in one partition; `None` where it needs none.
     pub(crate) async fn consumer(
         &self,
-        name: &SubscriptionName,
+        registered: &Registered,
         partition: &Partition,
     ) -> Result<Option<PullConsumer>, StoreError> {
+        let name = registered.consumer_name();
         let stream = self.names.partition(partition.number);
-        match self.js.get_consumer_from_stream(name.as_str(), &stream).await {
+        match self.js.get_consumer_from_stream(&name, &stream).await {
             Ok(consumer) => Ok(Some(consumer)),
             Err(e) if partition.is_retired() && is_no_consumer(&e) => Ok(None),
             Err(e) => Err(StoreError::when(format!("open consumer {name} of {stream}"))(e)),
+        }
+    }
+
+    /// Each partition's last offset.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn heads(&self) -> Result<ByPartition, StoreError> {
+        let mut heads = Vec::new();
+        for number in self.layout.partitions.keys() {
+            let log = self.log(*number).await?;
+            let info = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
+            heads.push((*number, info.state.last_sequence));
+        }
+        Ok(heads.into_iter().collect())
+    }
+
+    /// Puts a subscription back to a place, and returns it as it is then; `None` if there is none of that name. Its
+    /// consumer follows with the next plan. `skip` lets it pass over events that it has not handled.
+    ///
+    /// # Errors
+    /// When that can't be, or would pass over events, or the store can't be changed.
+    pub async fn rewind(
+        &self,
+        name: &SubscriptionName,
+        to: Start,
+        skip: bool,
+    ) -> Result<Option<Registered>, StoreError> {
+        if self.policy.shape == Shape::WorkQueue {
+            return Err(StoreError::Refused(vec![Problem::new(
+                Code::NothingToRewind,
+                format!(
+                    "subscription {name}: with `topology` = `work-queue` the log keeps nothing that was handled: use another topology"
+                ),
+            )]));
+        }
+        if !skip && let Some(registered) = self.registered(name).await? {
+            self.passes_over_nothing(&registered, to).await?;
+        }
+        let heads = self.heads().await?;
+        self.amend(name, |have| have.rewind(to, &heads)).await
+    }
+
+    /// The payload of an event of the log; `None` when it has expired.
+    pub(crate) async fn payload(&self, position: Position) -> Result<Option<Bytes>, StoreError> {
+        use async_nats::jetstream::stream::RawMessageErrorKind as Kind;
+        match self
+            .log(position.partition)
+            .await?
+            .get_raw_message(position.offset)
+            .await
+        {
+            Ok(message) => Ok(Some(message.payload)),
+            Err(e) => match e.kind() {
+                Kind::NoMessageFound => Ok(None),
+                Kind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+                _ => Err(StoreError::when(format!("read event {position}"))(e)),
+            },
         }
     }
 
@@ -199,17 +263,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be read.
-    pub async fn consumer_states(
-        &self,
-        subscription: &Subscription,
-    ) -> Result<BTreeMap<u32, ConsumerState>, StoreError> {
-        let name = &subscription.name;
+    pub async fn consumer_states(&self, registered: &Registered) -> Result<BTreeMap<u32, ConsumerState>, StoreError> {
+        let name = registered.consumer_name();
         let mut states = BTreeMap::new();
-        for partition in self.partitions_of(subscription) {
+        for partition in self.partitions_of(&registered.subscription) {
             let log = self.log(partition.number).await?;
             // The log's head is read first: what is stored in between counts as pending, never as missed.
             let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
-            let info = match log.consumer_info(name.as_str()).await {
+            let info = match log.consumer_info(&name).await {
                 Ok(info) => info,
                 Err(e) if partition.is_retired() && e.to_string().contains("not found") => continue,
                 Err(e) => return Err(StoreError::when(format!("read the state of consumer {name}"))(e)),
@@ -219,6 +280,7 @@ impl Store {
                 ConsumerState {
                     pending: info.num_pending,
                     unsettled: info.num_ack_pending as u64,
+                    redelivered: info.num_redelivered as u64,
                     settled_to: info.ack_floor.stream_sequence,
                     log_head: head.state.last_sequence,
                 },
@@ -231,13 +293,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be read.
-    pub async fn consumer_state(&self, subscription: &Subscription) -> Result<ConsumerState, StoreError> {
-        let states = self.consumer_states(subscription).await?;
+    pub async fn consumer_state(&self, registered: &Registered) -> Result<ConsumerState, StoreError> {
+        let states = self.consumer_states(registered).await?;
         Ok(states
             .values()
             .fold(ConsumerState::default(), |all, one| ConsumerState {
                 pending: all.pending + one.pending,
                 unsettled: all.unsettled + one.unsettled,
+                redelivered: all.redelivered + one.redelivered,
                 ..*one
             }))
     }

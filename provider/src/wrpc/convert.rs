@@ -177,6 +177,17 @@ pub(super) fn need(n: &Need) -> wit_subscriber::Need {
     }
 }
 
+pub(super) fn lost((partition, lost): (u32, fanout_plan::gap::Lost)) -> wit_subscriber::LostEvents {
+    let place = |offset| wit::Position { partition, offset };
+    wit_subscriber::LostEvents {
+        first: place(lost.from),
+        last: place(lost.to),
+        count: lost.events,
+        exact: lost.exact,
+        at: lost.at,
+    }
+}
+
 pub(super) fn made_by(m: MadeBy) -> wit_subscriber::OriginOfSubscription {
     match m {
         MadeBy::Link | MadeBy::Policy => wit_subscriber::OriginOfSubscription::Link,

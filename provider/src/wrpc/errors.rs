@@ -69,7 +69,7 @@ impl From<Refusal> for SubscribeError {
     fn from(r: Refusal) -> Self {
         match r {
             Refusal::Conflict(p) => Self::Conflict(problem(p)),
-            Refusal::Invalid(p) => Self::InvalidRequest(problem(p)),
+            Refusal::Invalid(p) => subscribe_refusal(p),
             // A change cut short is finished or undone by asking again, which is idempotent.
             Refusal::Unavailable(p) if p.code == Code::StoreUnavailable => Self::OutcomeUnknown(problem(p)),
             Refusal::Unavailable(p) => Self::Unavailable(problem(p)),

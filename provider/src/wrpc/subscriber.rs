@@ -2,7 +2,7 @@
 
 use fanout_plan::authority;
 use fanout_plan::link::Grant;
-use fanout_plan::subscription::{MadeBy, Need, Subscription};
+use fanout_plan::subscription::{MadeBy, Need, Registered, Subscription};
 use fanout_plan::{Code, Problem};
 use fanout_transport::Caller;
 
@@ -13,6 +13,7 @@ use super::bindings::fanout::bus::types::SubscribeError;
 use super::convert;
 use super::errors::subscribe_refusal;
 use super::serve::Exports;
+use crate::bus::Amendment;
 use crate::status::{Doing, SubscriptionStatus};
 use crate::view::View;
 
@@ -60,6 +61,18 @@ impl Handler<Caller> for Exports {
         Ok(self.end_subscription(&caller, &name).await)
     }
 
+    async fn pause(&self, caller: Caller, name: String) -> Answer<WitSubscription> {
+        Ok(self.amend(&caller, &name, Amendment::Pause(true)).await)
+    }
+
+    async fn resume(&self, caller: Caller, name: String) -> Answer<WitSubscription> {
+        Ok(self.amend(&caller, &name, Amendment::Pause(false)).await)
+    }
+
+    async fn rewind(&self, caller: Caller, name: String, to: Start) -> Answer<WitSubscription> {
+        Ok(self.amend(&caller, &name, Amendment::Rewind(convert::start(&to))).await)
+    }
+
     async fn list_subscriptions(&self, caller: Caller) -> Answer<Vec<WitSubscription>> {
         let view = self.bus.view();
         if let Err(p) = grant(&view, &caller) {
@@ -104,20 +117,16 @@ impl Exports {
         Ok(to_wit(SubscriptionStatus::read(&self.bus.view(), &registered).await))
     }
 
+    async fn amend(&self, caller: &Caller, name: &str, change: Amendment) -> Result<WitSubscription, SubscribeError> {
+        let view = self.bus.view();
+        let name = mine(&view, caller, name)?.subscription.name.clone();
+        let amended = self.bus.amend(&name, change).await?;
+        Ok(to_wit(SubscriptionStatus::read(&self.bus.view(), &amended).await))
+    }
+
     async fn end_subscription(&self, caller: &Caller, name: &str) -> Result<(), SubscribeError> {
         let view = self.bus.view();
-        grant(&view, caller).map_err(subscribe_refusal)?;
-        let registered = name
-            .parse()
-            .ok()
-            .and_then(|name| view.registry.get(&name))
-            .filter(|r| r.component == caller.component)
-            .ok_or_else(|| {
-                subscribe_refusal(Problem::new(
-                    Code::UnknownSubscription,
-                    format!("component {} has no subscription {name:?}", caller.component),
-                ))
-            })?;
+        let registered = mine(&view, caller, name)?;
         if registered.made_by != MadeBy::Call {
             return Err(SubscribeError::Conflict(convert::problem(Problem::new(
                 Code::SubscriptionConflict,
@@ -130,6 +139,21 @@ impl Exports {
         let name = registered.subscription.name.clone();
         Ok(self.bus.unsubscribe(&name).await?)
     }
+}
+
+/// A subscription of the caller's.
+fn mine<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<&'a Registered, SubscribeError> {
+    grant(view, caller).map_err(subscribe_refusal)?;
+    name.parse()
+        .ok()
+        .and_then(|name| view.registry.get(&name))
+        .filter(|r| r.component == caller.component)
+        .ok_or_else(|| {
+            subscribe_refusal(Problem::new(
+                Code::UnknownSubscription,
+                format!("component {} has no subscription {name:?}", caller.component),
+            ))
+        })
 }
 
 fn grant<'a>(view: &'a View, caller: &Caller) -> Result<&'a Grant, Problem> {
@@ -157,9 +181,13 @@ fn to_wit(s: SubscriptionStatus) -> WitSubscription {
             Doing::Active => State::Active,
             Doing::CatchingUp => State::CatchingUp,
             Doing::Finished => State::Finished,
+            Doing::Paused => State::Paused,
             Doing::Waiting(p) => State::Waiting(convert::problem(p)),
         },
         pending: s.pending,
         in_flight: s.in_flight,
+        redelivered: s.redelivered,
+        expires_at: s.expires_at,
+        lost: s.lost.into_iter().map(convert::lost).collect(),
     }
 }

@@ -1,0 +1,67 @@
+//! `rewind`, `pause` and `resume`: one subscription's place, and whether it moves.
+//!
+//! They write into the registry, which every running instance watches; without any, the next one finds it there.
+
+use anyhow::Result;
+use fanout_plan::planner::{self, Asked};
+use fanout_plan::subscription::{Registered, Start};
+use fanout_plan::{Code, Problem, SubscriptionName};
+use fanout_provider::jetstream::Store;
+use serde_json::json;
+
+use crate::args;
+use crate::bus::{self, Refused};
+
+pub(crate) async fn rewind(
+    args: &args::Store,
+    name: &SubscriptionName,
+    to: Start,
+    skip: bool,
+    json: bool,
+) -> Result<()> {
+    let store = bus::store_with_layout(args).await?;
+    let rewound = known(&store, name, store.rewind(name, to, skip).await?)?;
+    // Its consumer is made anew here too, so that it stands there whether or not an instance runs.
+    let observed = store.observe().await?;
+    for step in planner::plan(store.policy(), Asked::default(), &observed, 0)
+        .map_err(Refused)?
+        .steps
+    {
+        store.apply(&step).await?;
+    }
+    if json {
+        let shown = json!({ "subscription": name, "rewound_to": to, "replayed_to": rewound.head });
+        println!("{shown:#}");
+        return Ok(());
+    }
+    let ends: Vec<_> = rewound.head.0.iter().map(|(p, head)| format!("{p}/{head}")).collect();
+    println!(
+        "subscription {name} begins again; what it is given up to {} is replayed",
+        ends.join(", ")
+    );
+    Ok(())
+}
+
+pub(crate) async fn pause(args: &args::Store, name: &SubscriptionName, paused: bool, json: bool) -> Result<()> {
+    let store = bus::store(args).await?;
+    known(&store, name, store.pause(name, paused).await?)?;
+    if json {
+        println!("{:#}", json!({ "subscription": name, "paused": paused }));
+    } else if paused {
+        println!("subscription {name} is paused: deliveries under way end, and none follow");
+    } else {
+        println!("subscription {name} goes on");
+    }
+    Ok(())
+}
+
+fn known(store: &Store, name: &SubscriptionName, amended: Option<Registered>) -> Result<Registered> {
+    amended.ok_or_else(|| {
+        let bus = &store.policy().bus;
+        Refused(vec![Problem::new(
+            Code::UnknownSubscription,
+            format!("bus {bus} has no subscription {name}: `fanout status` lists those that it has"),
+        )])
+        .into()
+    })
+}

@@ -1,0 +1,270 @@
+//! The retention gap: what a subscription loses when its events expire before it handles them. The server says nothing
+//! of it (nats-server 2.15): what nobody was given vanishes without a word.
+//!
+//! A state that is carried from one look at the log to the next. The events at the edge of expiry are noted while they
+//! are still there, so that it can be said afterwards which they were.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::TenantId;
+
+/// The most events that are noted before they expire. Beyond, what is lost is counted but not told by tenant.
+pub const MAX_NOTED: usize = 10_000;
+
+/// The most tenants that a loss names.
+const MAX_TENANTS: usize = 1_000;
+
+/// What one look at a partition of the log shows of a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The oldest offset that the log still holds; one beyond its last when it holds nothing.
+    pub first: u64,
+    /// The offset that was given out last.
+    pub delivered_to: u64,
+    /// The oldest event that is not settled, and when it expires, nanoseconds since the Unix epoch.
+    pub oldest: Option<Expiring>,
+}
+
+/// An event and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiring {
+    /// Its place.
+    pub offset: u64,
+    /// When the log lets it go, nanoseconds since the Unix epoch.
+    pub expires_at: i64,
+}
+
+/// What was lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The first offset that was lost.
+    pub from: u64,
+    /// The last.
+    pub to: u64,
+    /// Events that were lost between them, of those that were seen before they went.
+    pub events: u64,
+    /// The same by tenant.
+    pub tenants: BTreeMap<TenantId, u64>,
+    /// Whether that is all of them, and no event among them was handled at the last moment.
+    pub exact: bool,
+    /// When it was last found, nanoseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// What is remembered between looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The offset that was given out last, at the last look.
+    pub delivered_to: u64,
+    /// The oldest event that was not settled, at the last look.
+    pub oldest: Option<Expiring>,
+    /// Events near their end that were not given out, and whose.
+    pub noted: BTreeMap<u64, TenantId>,
+    /// Events up to this offset need not be noted again.
+    pub noted_to: u64,
+    /// Every event that was stored before this and is not given out is noted, nanoseconds since the Unix epoch.
+    pub noted_until: i64,
+    /// What was lost so far.
+    pub lost: Option<Lost>,
+}
+
+impl Gap {
+    /// Moves on to what a look shows. What was stored before `expired_to` may have expired. Returns what was lost since
+    /// the last look.
+    pub fn look(&mut self, look: &Look, expired_to: i64, now: i64) -> Option<Lost> {
+        let before = self.delivered_to;
+        let gone_to = look.first.saturating_sub(1);
+        // What was given out is in a subscriber's or an instance's hands: it is settled or set aside from there.
+        let surely_delivered = if look.delivered_to < look.first {
+            look.delivered_to
+        } else {
+            before
+        };
+        let moved = look.delivered_to != before;
+        let later = self.noted.split_off(&look.first);
+        let gone = std::mem::replace(&mut self.noted, later);
+        let mut found = Lost {
+            exact: !(moved && look.delivered_to >= look.first) && self.noted_until >= expired_to,
+            at: now,
+            ..Lost::default()
+        };
+        for (offset, tenant) in gone.into_iter().filter(|(offset, _)| *offset > surely_delivered) {
+            found.add(offset, &tenant);
+        }
+        // The oldest one that waited is gone although it was not noted: an instance was away, or the log was full.
+        if let Some(oldest) = self.oldest
+            && oldest.offset < look.first
+            && oldest.offset > surely_delivered
+            && found.events == 0
+        {
+            (found.from, found.to) = (oldest.offset, gone_to);
+            found.exact = false;
+        }
+        self.delivered_to = look.delivered_to;
+        self.oldest = look.oldest;
+        self.noted.retain(|offset, _| *offset > look.delivered_to);
+        self.noted_to = self.noted_to.max(look.delivered_to);
+        if found.from == 0 {
+            return None;
+        }
+        match &mut self.lost {
+            Some(lost) => lost.join(&found),
+            None => self.lost = Some(found.clone()),
+        }
+        Some(found)
+    }
+
+    /// Whether the oldest event that waits expires before `then`.
+    pub fn is_near(&self, then: i64) -> bool {
+        self.oldest.is_some_and(|o| o.expires_at <= then)
+    }
+
+    /// Notes an event that will expire soon. Returns whether there is room for more.
+    pub fn note(&mut self, offset: u64, tenant: TenantId) -> bool {
+        if self.noted.len() >= MAX_NOTED {
+            return false;
+        }
+        self.noted.insert(offset, tenant);
+        self.noted_to = self.noted_to.max(offset);
+        true
+    }
+}
+
+impl Lost {
+    fn add(&mut self, offset: u64, tenant: &TenantId) {
+        if self.from == 0 {
+            self.from = offset;
+        }
+        self.to = self.to.max(offset);
+        self.events += 1;
+        self.of_tenant(tenant, 1);
+    }
+
+    fn of_tenant(&mut self, tenant: &TenantId, events: u64) {
+        if let Some(count) = self.tenants.get_mut(tenant) {
+            *count += events;
+        } else if self.tenants.len() < MAX_TENANTS {
+            self.tenants.insert(tenant.clone(), events);
+        } else {
+            self.exact = false;
+        }
+    }
+
+    fn join(&mut self, more: &Self) {
+        self.from = self.from.min(more.from);
+        self.to = self.to.max(more.to);
+        self.events += more.events;
+        self.exact &= more.exact;
+        self.at = more.at;
+        for (tenant, events) in &more.tenants {
+            self.of_tenant(tenant, *events);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        name.parse().unwrap()
+    }
+
+    fn at(first: u64, delivered_to: u64) -> Look {
+        Look {
+            first,
+            delivered_to,
+            oldest: None,
+        }
+    }
+
+    #[test]
+    fn what_expires_undelivered_is_told_by_position_and_tenant() {
+        let mut gap = Gap::default();
+        assert_eq!(gap.look(&at(1, 2), 0, 0), None);
+        for (offset, name) in [(3, "acme"), (4, "acme"), (6, "globex")] {
+            assert!(gap.note(offset, tenant(name)));
+        }
+        assert_eq!(gap.look(&at(3, 2), 0, 1), None, "what was delivered before may expire");
+        let lost = gap.look(&at(5, 2), 0, 2).unwrap();
+        assert_eq!((lost.from, lost.to, lost.events, lost.exact), (3, 4, 2, true));
+        assert_eq!(lost.tenants, [(tenant("acme"), 2)].into());
+        let lost = gap.look(&at(7, 2), 0, 3).unwrap();
+        assert_eq!((lost.from, lost.to, lost.events), (6, 6, 1));
+        let all = gap.lost.clone().unwrap();
+        assert_eq!((all.from, all.to, all.events, all.exact, all.at), (3, 6, 3, true, 3));
+        assert_eq!(gap.look(&at(7, 2), 0, 4), None, "told once");
+    }
+
+    #[test]
+    fn what_is_handled_at_the_last_moment_is_not_lost() {
+        let mut gap = Gap::default();
+        gap.look(&at(1, 0), 0, 0);
+        for offset in 1..=4 {
+            gap.note(offset, tenant("acme"));
+        }
+        assert_eq!(
+            gap.look(&at(3, 4), 0, 1).map(|l| l.exact),
+            Some(false),
+            "it may have been"
+        );
+        let mut gap = Gap::default();
+        gap.look(&at(1, 0), 0, 0);
+        for offset in 1..=4 {
+            gap.note(offset, tenant("acme"));
+        }
+        let lost = gap.look(&at(4, 2), 0, 1).unwrap();
+        assert_eq!((lost.from, lost.events, lost.exact), (3, 1, true));
+    }
+
+    #[test]
+    fn a_loss_that_nobody_watched_is_told_as_far_as_it_can_be() {
+        let mut gap = Gap::default();
+        let oldest = Some(Expiring {
+            offset: 8,
+            expires_at: 50,
+        });
+        gap.look(
+            &Look {
+                first: 1,
+                delivered_to: 5,
+                oldest,
+            },
+            0,
+            0,
+        );
+        assert!(gap.is_near(50) && !gap.is_near(49));
+        let lost = gap.look(&at(20, 5), 1, 99).unwrap();
+        assert_eq!((lost.from, lost.to, lost.events, lost.exact), (8, 19, 0, false));
+    }
+
+    proptest! {
+        /// While nothing is delivered, every noted event is told exactly once, when it goes.
+        #[test]
+        fn nothing_is_told_twice_or_forgotten(steps in proptest::collection::vec((1u64..20, 0u64..20), 1..30)) {
+            let mut gap = Gap::default();
+            gap.look(&at(1, 0), 0, 0);
+            let (mut head, mut first, mut told) = (0, 1, 0);
+            for (more, expire) in steps {
+                for _ in 0..more {
+                    head += 1;
+                    gap.note(head, tenant(if head % 2 == 0 { "even" } else { "odd" }));
+                }
+                first = (first + expire).min(head + 1);
+                if let Some(lost) = gap.look(&at(first, 0), 0, 0) {
+                    prop_assert!(lost.exact);
+                    prop_assert_eq!(lost.to, first - 1);
+                    told += lost.events;
+                }
+                prop_assert_eq!(told, first - 1);
+                prop_assert_eq!(gap.noted.len() as u64, head - told);
+            }
+            let by_tenant: u64 = gap.lost.iter().flat_map(|l| l.tenants.values()).sum();
+            prop_assert_eq!(by_tenant, told);
+        }
+    }
+}

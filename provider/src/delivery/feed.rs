@@ -1,0 +1,272 @@
+//! What an ordered subscription's owner is fed with: the log, and dead letters that are to be redriven.
+//!
+//! A feed reads no more than there is room for. It settles what is none of the subscription's, and hands on the rest
+//! without looking at order.
+
+use std::sync::Arc;
+
+use async_nats::{HeaderMap, jetstream};
+use bytes::Bytes;
+use fanout_plan::partition::Partition;
+use fanout_plan::policy::Ordering;
+use fanout_plan::retry::FailedAttempt;
+use fanout_plan::sequence::Lane;
+use fanout_plan::{Attributes, Code, Position, Problem, timestamp};
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::{debug, warn};
+
+use super::Context;
+use super::durable::{PULL_WAIT, free_room, log_pull_error};
+use super::incoming::{self, Place};
+use super::settle::{Held, Settler, Source};
+use super::turns;
+use crate::jetstream::{PUBLISHED, Redrive, StoreError};
+
+/// Redriven dead letters that are held at once.
+const REDRIVEN: usize = 1_000;
+
+/// An event that waits for its turn.
+pub(super) struct Item {
+    pub(super) lane: Lane,
+    pub(super) position: Position,
+    pub(super) from: From,
+    /// Failed attempts, once they are known.
+    pub(super) failed: Option<Vec<FailedAttempt>>,
+    /// Its place in what may be held.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Where an item comes from.
+pub(super) enum From {
+    /// The log. The payload may have been let go; the message's other parts stay.
+    Log {
+        message: jetstream::Message,
+        place: Place,
+        attributes: Attributes,
+        payload: Option<Bytes>,
+    },
+    /// A request to redrive. The letter is read when its turn comes.
+    Redrive(Redrive),
+}
+
+impl Item {
+    /// Bytes of payload that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.from {
+            From::Log { payload, .. } => payload.as_ref().map_or(0, Bytes::len),
+            From::Redrive(_) => 0,
+        }
+    }
+
+    /// Lets its payload go; it is read again from the log when its turn comes.
+    pub(super) fn let_payload_go(&mut self) {
+        if let From::Log { payload, .. } = &mut self.from {
+            *payload = None;
+        }
+    }
+
+    pub(super) fn is_of_log(&self) -> bool {
+        matches!(self.from, From::Log { .. })
+    }
+
+    /// The event as it is delivered; `None` if there is nothing to deliver any more, and then it is settled.
+    pub(super) async fn prepare(&mut self, context: &Context, settler: &Settler) -> Result<Option<Held>, StoreError> {
+        let (source, attributes, data, place) = match &self.from {
+            From::Log {
+                message,
+                place,
+                attributes,
+                payload,
+            } => {
+                let data = match payload {
+                    Some(data) => data.clone(),
+                    None => match context.store.payload(self.position).await? {
+                        Some(data) => data,
+                        None => {
+                            warn!(
+                                subscription = %context.name(), position = %self.position, code = %Code::RetentionGap,
+                                "an event expired while it waited behind another of its key"
+                            );
+                            settler.skip(message).await;
+                            return Ok(None);
+                        }
+                    },
+                };
+                (Source::Log(message.clone()), attributes.clone(), data, *place)
+            }
+            From::Redrive(redrive) => {
+                let Some(letter) = context.store.letter_for(redrive).await? else {
+                    // It was discarded, or it was handled and the end of its request got lost.
+                    context.store.end_redrive(redrive).await?;
+                    return Ok(None);
+                };
+                let attributes = match attributes_of(redrive, &letter.headers) {
+                    Ok(attributes) => attributes,
+                    Err(problem) => {
+                        warn!(
+                            subscription = %context.name(), position = %self.position, code = %Code::NotRedrivable,
+                            "a dead letter holds no event and stays: {problem}"
+                        );
+                        context.store.end_redrive(redrive).await?;
+                        return Ok(None);
+                    }
+                };
+                let published = letter
+                    .headers
+                    .get(PUBLISHED)
+                    .and_then(|v| timestamp::from_rfc3339(v.as_str()));
+                let place = Place {
+                    position: redrive.position,
+                    published_at: published
+                        .unwrap_or_else(|| i64::try_from(letter.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)),
+                    given_out: 2,
+                };
+                (
+                    Source::Redrive(redrive.clone(), letter.headers),
+                    attributes,
+                    letter.payload,
+                    place,
+                )
+            }
+        };
+        if self.failed.is_none() {
+            self.failed = Some(if place.given_out > 1 {
+                settler.earlier_attempts(&source, self.position).await?
+            } else {
+                Vec::new()
+            });
+        }
+        let failed = self.failed.clone().unwrap_or_default();
+        let headers = match &source {
+            Source::Log(message) => message.headers.clone(),
+            Source::Redrive(_, headers) => Some(headers.clone()),
+        };
+        let mut delivery = incoming::delivery(&context.registered, attributes, (&headers, data), &place, &failed);
+        delivery.replayed |= matches!(source, Source::Redrive(..));
+        Ok(Some(Held {
+            source,
+            delivery,
+            failed,
+        }))
+    }
+}
+
+fn attributes_of(redrive: &Redrive, headers: &HeaderMap) -> Result<Attributes, Problem> {
+    let event_type = headers.get("ce-type").map(|v| v.as_str()).unwrap_or_default();
+    incoming::from_headers(redrive.tenant.as_str(), event_type, Some(headers))
+}
+
+/// Feeds from one partition of the log until stopped, when its turn has come.
+pub(super) async fn log(
+    context: &Context,
+    partition: &Partition,
+    settler: &Settler,
+    room: Arc<Semaphore>,
+    out: mpsc::Sender<Item>,
+) -> Result<(), StoreError> {
+    turns::come(context, partition).await;
+    let Some(consumer) = context.store.consumer(&context.registered, partition).await? else {
+        out.closed().await;
+        return Ok(());
+    };
+    let policy = context.store.policy();
+    while !out.is_closed() {
+        let mut permits = free_room(&room).await;
+        let mut batch = consumer
+            .batch()
+            .max_messages(permits.num_permits())
+            .expires(PULL_WAIT)
+            .messages()
+            .await
+            .map_err(StoreError::when("be pulled from"))?;
+        while let Some(message) = batch.next().await {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    log_pull_error(error);
+                    continue;
+                }
+            };
+            let Some((place, attributes)) = incoming::admit(context, settler, partition.number, &message).await else {
+                continue;
+            };
+            let Some(room) = permits.split(1) else { continue };
+            let item = Item {
+                lane: Lane::of(policy.ordering, &attributes, place.position),
+                position: place.position,
+                failed: None,
+                from: From::Log {
+                    payload: Some(message.payload.clone()),
+                    // The payload is kept beside the message, so that it can be let go.
+                    message: without_payload(message),
+                    place,
+                    attributes,
+                },
+                _room: room,
+            };
+            if out.send(item).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn without_payload(mut message: jetstream::Message) -> jetstream::Message {
+    message.message.payload = Bytes::new();
+    message
+}
+
+/// Feeds with requests to redrive until stopped.
+pub(super) async fn redrives(context: &Context, out: mpsc::Sender<Item>) -> Result<(), StoreError> {
+    let consumer = context.store.read_redrives(context.name()).await?;
+    // A redriven event is in line with its tenant at least, and with its key where keys have an order.
+    let room = Arc::new(Semaphore::new(REDRIVEN));
+    while !out.is_closed() {
+        let mut permits = free_room(&room).await;
+        let mut batch = consumer
+            .batch()
+            .max_messages(permits.num_permits())
+            .expires(PULL_WAIT)
+            .messages()
+            .await
+            .map_err(StoreError::when("be pulled from"))?;
+        while let Some(message) = batch.next().await {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    log_pull_error(error);
+                    continue;
+                }
+            };
+            let Some(redrive) = context.store.redrive_of(context.name(), &message) else {
+                debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
+                continue;
+            };
+            let Some(room) = permits.split(1) else { continue };
+            let item = Item {
+                lane: lane_of(context, &redrive).await?,
+                position: redrive.position,
+                from: From::Redrive(redrive),
+                failed: None,
+                _room: room,
+            };
+            if out.send(item).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn lane_of(context: &Context, redrive: &Redrive) -> Result<Lane, StoreError> {
+    let ordering = context.store.policy().ordering;
+    if ordering == Ordering::Key
+        && let Some(letter) = context.store.letter_for(redrive).await?
+        && let Ok(attributes) = attributes_of(redrive, &letter.headers)
+    {
+        return Ok(Lane::of(ordering, &attributes, redrive.position));
+    }
+    Ok(Lane::of_tenant(redrive.tenant.clone()))
+}

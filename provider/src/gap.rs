@@ -1,0 +1,144 @@
+//! Watches what subscriptions are about to lose to the log's retention, warns before, and says what was lost after.
+//!
+//! Every subscription that the bus remembers is watched, also those that are paused or have no subscriber: they are the
+//! ones that lose. Instances watch the same; the store lets one of them tell.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fanout_plan::gap::{Gap, Lost};
+use fanout_plan::partition::Partition;
+use fanout_plan::policy::WhenFull;
+use fanout_plan::subscription::{Need, Progress, Registered};
+use fanout_plan::{Code, Policy, SubscriptionName, show_duration};
+use tracing::{debug, info, warn};
+
+use crate::bus::Bus;
+use crate::clock;
+use crate::jetstream::{Store, StoreError};
+
+/// How often the log is looked at: often enough for the retention, and not too often.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// Watches until the provider ends.
+pub(crate) async fn watch(bus: Bus) {
+    let mut near = BTreeSet::new();
+    loop {
+        let view = bus.view();
+        let Some(store) = view.store.clone() else {
+            tokio::time::sleep(LOOKS.1.min(Duration::from_secs(1))).await;
+            continue;
+        };
+        for registered in view.registry.values().filter(|r| can_lose(r)) {
+            for partition in store.partitions_of(&registered.subscription) {
+                if let Err(error) = look(&store, registered, partition, &mut near).await {
+                    debug!(subscription = %registered.subscription.name, %error, "its retention is not known");
+                }
+            }
+        }
+        tokio::time::sleep(interval(store.policy())).await;
+    }
+}
+
+/// A backfill asks for what the log holds: what has expired was never its.
+fn can_lose(registered: &Registered) -> bool {
+    registered.progress != Progress::Finished && registered.subscription.need == Need::Durable
+}
+
+fn interval(policy: &Policy) -> Duration {
+    (policy.max_age / 20).clamp(LOOKS.0, LOOKS.1)
+}
+
+fn nanoseconds(d: Duration) -> i64 {
+    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
+}
+
+async fn look(
+    store: &Store,
+    registered: &Registered,
+    partition: &Partition,
+    near: &mut BTreeSet<(SubscriptionName, u32)>,
+) -> Result<(), StoreError> {
+    let policy = store.policy();
+    let now = clock::now();
+    let Some(look) = store.look_at_retention(registered, partition).await? else {
+        return Ok(());
+    };
+    let mut remembered = store.remembered_gap(registered, partition.number).await?;
+    let before = remembered.gap.clone();
+    let expired_to = match policy.when_full {
+        WhenFull::Refuse => now.saturating_sub(nanoseconds(policy.max_age)),
+        // A full log lets younger events go too: which, nobody can say before.
+        WhenFull::DropOldest => i64::MAX,
+    };
+    let lost = remembered.gap.look(&look, expired_to, now);
+    warn_once(policy, registered, partition.number, &remembered.gap, now, near);
+    // Noted before they go: the events that expire within the next looks.
+    let soon = now.saturating_add(nanoseconds(interval(policy).saturating_mul(4)));
+    if remembered.gap.is_near(soon) {
+        let after = remembered.gap.noted_to.max(look.delivered_to);
+        let until = soon.saturating_sub(nanoseconds(policy.max_age));
+        let edge = store.edge(registered, partition, after, until).await?;
+        let all = edge
+            .into_iter()
+            .all(|(offset, tenant)| remembered.gap.note(offset, tenant));
+        if all {
+            remembered.gap.noted_until = until;
+        }
+    }
+    // Nothing is written for a subscription that keeps up.
+    let matters = lost.is_some() || remembered.gap.is_near(soon) || !before.noted.is_empty();
+    if matters
+        && remembered.gap != before
+        && store.remember_gap(registered, partition.number, remembered).await?
+        && let Some(lost) = lost
+    {
+        tell(registered, partition.number, &lost);
+    }
+    Ok(())
+}
+
+fn warn_once(
+    policy: &Policy,
+    registered: &Registered,
+    partition: u32,
+    gap: &Gap,
+    now: i64,
+    near: &mut BTreeSet<(SubscriptionName, u32)>,
+) {
+    let name = &registered.subscription.name;
+    if !gap.is_near(now.saturating_add(nanoseconds(policy.warn_before))) {
+        if near.remove(&(name.clone(), partition)) {
+            info!(subscription = %name, "it is no longer about to lose events");
+        }
+    } else if near.insert((name.clone(), partition))
+        && let Some(oldest) = gap.oldest
+    {
+        let left = Duration::from_nanos(u64::try_from(oldest.expires_at - now).unwrap_or(0));
+        warn!(
+            code = %Code::RetentionGapNear,
+            "subscription {name}: its oldest event that is not handled, {partition}/{}, expires in {}: see why it waits, or raise `retention.max-age`",
+            oldest.offset,
+            show_duration(Duration::from_secs(left.as_secs()))
+        );
+    }
+}
+
+fn tell(registered: &Registered, partition: u32, lost: &Lost) {
+    let tenants: Vec<_> = lost
+        .tenants
+        .iter()
+        .take(20)
+        .map(|(tenant, n)| format!("{tenant} {n}"))
+        .collect();
+    warn!(
+        code = %Code::RetentionGap,
+        "subscription {}: events from {partition}/{} to {partition}/{} expired before it handled them: {} {}; by tenant: {}",
+        registered.subscription.name,
+        lost.from,
+        lost.to,
+        if lost.exact { "exactly" } else { "seen of them:" },
+        lost.events,
+        if tenants.is_empty() { "not known".to_owned() } else { tenants.join(", ") }
+    );
+}

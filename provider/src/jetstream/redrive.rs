@@ -1,0 +1,167 @@
+//! Dead letters that are to be given to their subscription again.
+//!
+//! A request is an empty message beside the letters. The letter stays until its subscriber has handled the event, or
+//! refused it again: then a new letter takes its place. The request goes last, so a crash anywhere repeats the delivery
+//! and forgets nothing.
+
+use std::time::Duration;
+
+use async_nats::Subscriber as NatsSubscriber;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use fanout_plan::{Position, SubscriptionName, TenantId};
+
+use super::{SetAside, Store, StoreError};
+
+/// How long the server remembers a reader of requests that is gone.
+const READER_AGE: Duration = Duration::from_secs(60);
+
+/// A dead letter on its way to its subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct Redrive {
+    pub(crate) request: u64,
+    pub(crate) subscription: SubscriptionName,
+    pub(crate) tenant: TenantId,
+    pub(crate) position: Position,
+}
+
+impl Store {
+    /// Asks for a dead letter to be given to its subscription again, and to no other. Returns `false` when that was
+    /// asked already.
+    ///
+    /// # Errors
+    /// When the store can't be changed, or the letter's place is not readable.
+    pub async fn redrive(&self, letter: &SetAside) -> Result<bool, StoreError> {
+        let action = format!("take a request to redrive dead letter {}", letter.number);
+        let parsed = letter
+            .subscription
+            .parse()
+            .and_then(|s: SubscriptionName| Ok((s, letter.tenant.parse()?, letter.position.parse()?)));
+        let (subscription, tenant, position): (_, TenantId, Position) =
+            parsed.map_err(|p| StoreError::Refused(vec![p]))?;
+        let message = PublishMessage::build().expected_last_subject_sequence(0);
+        let subject = self.names.redrive(&subscription, &tenant, position);
+        let asked = match self.js.send_publish(subject, message).await {
+            Ok(ack) => ack.await,
+            Err(e) => Err(e),
+        };
+        match asked {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
+            Err(e) => Err(StoreError::when(action)(e)),
+        }
+    }
+
+    async fn letters(&self) -> Result<Stream<()>, StoreError> {
+        self.js
+            .get_stream_no_info(self.names.dead_letters())
+            .await
+            .map_err(StoreError::when("open the dead letters"))
+    }
+
+    /// Whether a subscription has requests.
+    pub(crate) async fn has_redrives(&self, subscription: &SubscriptionName) -> Result<bool, StoreError> {
+        let filter = self.names.redrive_filter(subscription);
+        match self.letters().await?.get_first_raw_message_by_subject(filter, 1).await {
+            Ok(_) => Ok(true),
+            Err(e) if is_absent(e.kind()) => Ok(false),
+            Err(e) => Err(StoreError::when("look for redrives")(e)),
+        }
+    }
+
+    /// Hears of requests as they are made.
+    pub(crate) async fn hear_redrives(&self, subscription: &SubscriptionName) -> Result<NatsSubscriber, StoreError> {
+        self.nats()
+            .subscribe(self.names.redrive_filter(subscription))
+            .await
+            .map_err(StoreError::when("listen for redrives"))
+    }
+
+    /// Reads all requests from the oldest on. The server keeps no place for the reader: what is done is removed.
+    pub(crate) async fn read_redrives(&self, subscription: &SubscriptionName) -> Result<PullConsumer, StoreError> {
+        self.letters()
+            .await?
+            .create_consumer(pull::Config {
+                filter_subject: self.names.redrive_filter(subscription),
+                ack_policy: AckPolicy::None,
+                inactive_threshold: READER_AGE,
+                ..pull::Config::default()
+            })
+            .await
+            .map_err(StoreError::when("read redrives"))
+    }
+
+    /// A request as it was read.
+    pub(crate) fn redrive_of(
+        &self,
+        subscription: &SubscriptionName,
+        message: &async_nats::jetstream::Message,
+    ) -> Option<Redrive> {
+        let (tenant, position) = self.names.letter_of(&message.subject)?;
+        Some(Redrive {
+            request: message.info().ok()?.stream_sequence,
+            subscription: subscription.clone(),
+            tenant,
+            position,
+        })
+    }
+
+    /// The letter that a request is for; `None` when it is there no more.
+    pub(crate) async fn letter_for(&self, redrive: &Redrive) -> Result<Option<StreamMessage>, StoreError> {
+        let subject = self.letter_subject(redrive);
+        match self.letters().await?.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => Ok(Some(message)),
+            Err(e) if is_absent(e.kind()) => Ok(None),
+            Err(e) => Err(StoreError::when("read a dead letter")(e)),
+        }
+    }
+
+    /// The event was handled: the letter goes, then the request.
+    pub(crate) async fn redriven(&self, redrive: &Redrive) -> Result<(), StoreError> {
+        self.letters()
+            .await?
+            .purge()
+            .filter(self.letter_subject(redrive))
+            .await
+            .map_err(StoreError::when("remove a redriven dead letter"))?;
+        self.end_redrive(redrive).await
+    }
+
+    /// The event was refused again and a new letter is stored: those before it go, then the request.
+    pub(crate) async fn set_aside_again(&self, redrive: &Redrive) -> Result<(), StoreError> {
+        self.letters()
+            .await?
+            .purge()
+            .filter(self.letter_subject(redrive))
+            .keep(1)
+            .await
+            .map_err(StoreError::when("remove a dead letter that was replaced"))?;
+        self.end_redrive(redrive).await
+    }
+
+    /// Removes a request.
+    pub(crate) async fn end_redrive(&self, redrive: &Redrive) -> Result<(), StoreError> {
+        match self.letters().await?.delete_message(redrive.request).await {
+            Ok(_) => Ok(()),
+            // Another instance did it before a crash.
+            Err(e) if e.to_string().contains("no message found") => Ok(()),
+            Err(e) => Err(StoreError::when("remove a request to redrive")(e)),
+        }
+    }
+
+    fn letter_subject(&self, redrive: &Redrive) -> String {
+        self.names
+            .dead_letter(&redrive.subscription, &redrive.tenant, redrive.position)
+    }
+}
+
+fn is_absent(kind: RawMessageErrorKind) -> bool {
+    match kind {
+        RawMessageErrorKind::NoMessageFound => true,
+        RawMessageErrorKind::JetStream(e) => e.error_code() == ErrorCode::NO_MESSAGE_FOUND,
+        _ => false,
+    }
+}

@@ -1,0 +1,243 @@
+//! Looks at what a subscription is about to lose, and remembers what it lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use fanout_plan::gap::{Expiring, Gap, Look, Lost, MAX_NOTED};
+use fanout_plan::partition::Partition;
+use fanout_plan::subscription::{Progress, Registered, Start};
+use fanout_plan::{Code, Position, Problem, TenantId};
+use futures::StreamExt as _;
+use tracing::debug;
+
+use super::{Store, StoreError};
+
+/// How long the server remembers a reader of the edge.
+const READER_AGE: Duration = Duration::from_secs(5);
+
+/// What is remembered of a subscription's gap, to be written again on the revision it was read at.
+#[derive(Debug, Default)]
+pub(crate) struct RememberedGap {
+    pub(crate) gap: Gap,
+    revision: Option<u64>,
+}
+
+/// How a subscription stands towards the log's retention.
+#[derive(Clone, Debug, Default)]
+pub struct Retention {
+    /// The unhandled event that expires first, and when, nanoseconds since the Unix epoch.
+    pub oldest: Option<(Position, i64)>,
+    /// What it has lost, by partition.
+    pub lost: BTreeMap<u32, Lost>,
+}
+
+impl Store {
+    /// How a subscription stands in all partitions.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn retention(&self, registered: &Registered) -> Result<Retention, StoreError> {
+        let mut retention = Retention::default();
+        for partition in self.partitions_of(&registered.subscription) {
+            if let Some(oldest) = self
+                .look_at_retention(registered, partition)
+                .await?
+                .and_then(|l| l.oldest)
+            {
+                let position = Position {
+                    partition: partition.number,
+                    offset: oldest.offset,
+                };
+                let sooner = retention.oldest.is_none_or(|(_, at)| oldest.expires_at < at);
+                if sooner {
+                    retention.oldest = Some((position, oldest.expires_at));
+                }
+            }
+            if let Some(lost) = self.remembered_gap(registered, partition.number).await?.gap.lost {
+                retention.lost.insert(partition.number, lost);
+            }
+        }
+        Ok(retention)
+    }
+
+    /// Whether everything that a subscription has not handled comes again when it begins at a place.
+    pub(super) async fn passes_over_nothing(&self, registered: &Registered, to: Start) -> Result<(), StoreError> {
+        if !registered.subscription.keeps_a_place(&self.policy) || registered.progress == Progress::Finished {
+            return Ok(());
+        }
+        let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
+        for partition in self.partitions_of(&registered.subscription) {
+            let looked = self.look_at_retention(registered, partition).await?;
+            let Some(oldest) = looked.and_then(|look| look.oldest) else {
+                continue;
+            };
+            let position = Position {
+                partition: partition.number,
+                offset: oldest.offset,
+            };
+            let passed_over = match to {
+                Start::First => false,
+                Start::Time(t) => oldest.expires_at.saturating_sub(max_age) < t,
+                Start::Position(p) => position < p,
+            };
+            if passed_over {
+                let name = &registered.subscription.name;
+                return Err(StoreError::Refused(vec![Problem::new(
+                    Code::WouldLoseEvents,
+                    format!(
+                        "subscription {name} has not handled event {position}, which lies before the place where it would begin: begin there or earlier, or say with `fanout rewind --skip-unhandled` that it is to be passed over"
+                    ),
+                )]));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a partition and the subscription's consumer there show now; `None` when it has none.
+    pub(crate) async fn look_at_retention(
+        &self,
+        registered: &Registered,
+        partition: &Partition,
+    ) -> Result<Option<Look>, StoreError> {
+        let Some(filter) = partition.slot.narrow(&registered.subscription.filter) else {
+            return Ok(None);
+        };
+        let Some(consumer) = self.consumer(registered, partition).await? else {
+            return Ok(None);
+        };
+        let consumer = consumer.cached_info();
+        let log = self.log(partition.number).await?;
+        let state = log
+            .get_info()
+            .await
+            .map_err(StoreError::when("read the log's state"))?
+            .state;
+        let mut oldest: Option<Expiring> = None;
+        if consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
+            let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
+            for filter in filter.subject_filters(&partition.template) {
+                let from = consumer.ack_floor.stream_sequence + 1;
+                match log.get_first_raw_message_by_subject(&filter, from).await {
+                    Ok(message) => {
+                        let stored = i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+                        let found = Expiring {
+                            offset: message.sequence,
+                            expires_at: stored.saturating_add(max_age),
+                        };
+                        oldest = oldest.filter(|o| o.offset < found.offset).or(Some(found));
+                    }
+                    Err(e) => match e.kind() {
+                        RawMessageErrorKind::NoMessageFound => {}
+                        RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => {}
+                        _ => return Err(StoreError::when("read the oldest event that waits")(e)),
+                    },
+                }
+            }
+        }
+        Ok(Some(Look {
+            first: state.first_sequence,
+            delivered_to: consumer.delivered.stream_sequence,
+            oldest,
+        }))
+    }
+
+    /// What is remembered of a subscription's gap in a partition.
+    pub(crate) async fn remembered_gap(
+        &self,
+        registered: &Registered,
+        partition: u32,
+    ) -> Result<RememberedGap, StoreError> {
+        let bucket = self.bucket(&self.names.attempts()).await?;
+        let entry = bucket
+            .entry(key(registered, partition))
+            .await
+            .map_err(StoreError::when("read a retention gap"))?
+            .filter(|e| e.operation == kv::Operation::Put);
+        Ok(entry.map_or_else(RememberedGap::default, |e| RememberedGap {
+            gap: serde_json::from_slice(&e.value).unwrap_or_default(),
+            revision: Some(e.revision),
+        }))
+    }
+
+    /// Writes it. Of several instances that looked at the same time, one gets `true`.
+    pub(crate) async fn remember_gap(
+        &self,
+        registered: &Registered,
+        partition: u32,
+        remembered: RememberedGap,
+    ) -> Result<bool, StoreError> {
+        let bucket = self.bucket(&self.names.attempts()).await?;
+        let value = serde_json::to_vec(&remembered.gap).map_err(StoreError::when("write a retention gap"))?;
+        match remembered.revision {
+            None => match bucket.create(key(registered, partition), value.into()).await {
+                Ok(_) => Ok(true),
+                Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
+                Err(e) => Err(StoreError::when("write a retention gap")(e)),
+            },
+            Some(revision) => match bucket.update(key(registered, partition), value.into(), revision).await {
+                Ok(_) => Ok(true),
+                Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
+                Err(e) => Err(StoreError::when("write a retention gap")(e)),
+            },
+        }
+    }
+
+    /// The events after `after` that were stored before `until`: where each stands, and whose it is.
+    pub(crate) async fn edge(
+        &self,
+        registered: &Registered,
+        partition: &Partition,
+        after: u64,
+        until: i64,
+    ) -> Result<Vec<(u64, TenantId)>, StoreError> {
+        let Some(filter) = partition.slot.narrow(&registered.subscription.filter) else {
+            return Ok(Vec::new());
+        };
+        let reader = self
+            .log(partition.number)
+            .await?
+            .create_consumer(pull::Config {
+                filter_subjects: filter.subject_filters(&partition.template),
+                deliver_policy: DeliverPolicy::ByStartSequence {
+                    start_sequence: after + 1,
+                },
+                ack_policy: AckPolicy::None,
+                headers_only: true,
+                inactive_threshold: READER_AGE,
+                ..pull::Config::default()
+            })
+            .await
+            .map_err(StoreError::when("read the events that expire next"))?;
+        let mut found = Vec::new();
+        let mut messages = reader
+            .fetch()
+            .max_messages(MAX_NOTED)
+            .messages()
+            .await
+            .map_err(StoreError::when("read the events that expire next"))?;
+        while let Some(Ok(message)) = messages.next().await {
+            let Ok(info) = message.info() else { continue };
+            if i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX) >= until {
+                break;
+            }
+            match partition.template.parse_subject(&message.subject) {
+                Some((tenant, event_type)) if filter.matches(&tenant, &event_type) => {
+                    found.push((info.stream_sequence, tenant));
+                }
+                Some(_) => {}
+                None => {
+                    debug!(offset = info.stream_sequence, "no event of the bus's subjects expires")
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn key(registered: &Registered, partition: u32) -> String {
+    format!("{}.gap.{partition}", registered.consumer_name())
+}

@@ -1,0 +1,69 @@
+//! The command line, run as a process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::beside_the_tests;
+
+/// `fanout`, on one server.
+pub struct Cli {
+    folder: tempfile::TempDir,
+    nats: String,
+}
+
+impl Cli {
+    /// For the server at this address.
+    ///
+    /// # Panics
+    /// If there is no room for a policy.
+    #[must_use]
+    pub fn new(nats: String) -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("there is room for a policy"),
+            nats,
+        }
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn nats(&self) -> &str {
+        &self.nats
+    }
+
+    /// The same for another server.
+    #[must_use]
+    pub fn elsewhere(self, nats: &str) -> Self {
+        Self {
+            nats: nats.to_owned(),
+            ..self
+        }
+    }
+
+    /// Writes a policy.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    #[must_use]
+    pub fn policy(&self, text: &str) -> PathBuf {
+        let path = self.folder.path().join("policy.toml");
+        std::fs::write(&path, text).expect("a policy can be written");
+        path
+    }
+
+    /// Runs a verb on a policy: exit code, output and errors, with `POLICY` for its path.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn run(&self, verb: &[&str], policy: &Path, more: &[&str]) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = Command::new(beside_the_tests("fanout"))
+            .args(verb)
+            .arg(policy)
+            .args(more)
+            .env("NATS_URL", &self.nats)
+            .output()
+            .expect("the command line runs");
+        let shown = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace(&policy.display().to_string(), "POLICY");
+        (status.code().expect("it ends by itself"), shown(stdout), shown(stderr))
+    }
+}

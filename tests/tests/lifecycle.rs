@@ -1,0 +1,312 @@
+//! Pause, resume, rewind and redrive: each reaches one subscription, survives restarts, and needs no host.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fanout_tests::subscriber::{self, Start, State};
+use fanout_tests::types::{Origin, Position, Rejection};
+use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually};
+use fanout_transport::CallContext;
+
+const POLICY: &str = "\
+bus = \"payments\"
+subject = \"payments.{tenant}.webhook.{event-type}\"
+
+[delivery]
+deadline = \"500ms\"
+ack-wait = \"2s\"
+
+[retry]
+schedule = \"20ms\"
+max-attempts = 3
+";
+
+fn links() -> Vec<LinkTo> {
+    let declared = |component: &str| {
+        LinkTo::subscriber(
+            component,
+            &["handler"],
+            &[("subscription", component), ("need", "durable")],
+        )
+    };
+    vec![
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::caller("invoicing", &["subscriber"], "*"),
+        declared("invoicing"),
+        declared("other"),
+    ]
+}
+
+async fn publish(ingress: &Component, tenant: &str, ids: std::ops::Range<usize>) {
+    for i in ids {
+        ingress
+            .publish(event(tenant, "invoice.paid", &format!("{tenant}-{i:03}")))
+            .await
+            .unwrap();
+    }
+}
+
+async fn handles(component: &Component, times: usize) {
+    eventually(&format!("{} handles {times}", component.id), || async {
+        (component.seen(|s| s.handled.len()) == times).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_subscription_is_given_nothing_until_it_is_resumed() {
+    let mut bench = Bench::start(&[], &links()).await;
+    let (ingress, invoicing, other) = (
+        bench.silent_component("ingress").await,
+        bench.component("invoicing").await,
+        bench.component("other").await,
+    );
+    let paused = subscriber::pause(invoicing.bus(), CallContext::default(), "invoicing")
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(paused.state, State::Paused));
+    publish(&ingress, "acme", 0..5).await;
+    handles(&other, 5).await;
+    bench.restart_provider(0).await;
+    let status = bench
+        .subscription_when("invoicing", "its events wait", |s| s["pending"] == 5)
+        .await;
+    assert_eq!((&status["state"], invoicing.handled().len()), (&"paused".into(), 0));
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    let (code, out, err) = cli.run(&["resume"], &policy, &["invoicing"]);
+    assert_eq!((code, out.as_str()), (0, "subscription invoicing goes on\n"), "{err}");
+    handles(&invoicing, 5).await;
+    let (code, _, err) = cli.run(&["pause"], &policy, &["nobody"]);
+    assert!(code == 1 && err.contains("[unknown-subscription]"), "{code} {err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewound_subscription_is_given_the_log_again_and_no_other_is() {
+    let mut bench = Bench::start(&[], &links()).await;
+    let (ingress, invoicing, other) = (
+        bench.silent_component("ingress").await,
+        bench.component("invoicing").await,
+        bench.component("other").await,
+    );
+    publish(&ingress, "acme", 0..10).await;
+    handles(&invoicing, 10).await;
+    let to = Start::Position(Position {
+        partition: 0,
+        offset: 8,
+    });
+    subscriber::rewind(invoicing.bus(), CallContext::default(), "invoicing", &to)
+        .await
+        .unwrap()
+        .unwrap();
+    handles(&invoicing, 13).await;
+    bench.restart_provider(0).await;
+    publish(&ingress, "acme", 10..12).await;
+    handles(&invoicing, 15).await;
+    let seen = invoicing.seen(|s| {
+        let mut seen: Vec<_> = s.deliveries[10..]
+            .iter()
+            .map(|d| (d.event.id.clone(), d.origin, d.attempt))
+            .collect();
+        seen.sort();
+        seen
+    });
+    let ids: Vec<_> = (7..12).map(|i| format!("acme-{i:03}")).collect();
+    assert_eq!(seen.iter().map(|s| s.0.clone()).collect::<Vec<_>>(), ids);
+    assert!(
+        seen.iter()
+            .enumerate()
+            .all(|(i, s)| (s.1 == Origin::Replayed) == (i < 3) && s.2 == 1),
+        "{seen:?}"
+    );
+
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    let (code, out, err) = cli.run(&["rewind"], &policy, &["invoicing", "--to", "first"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("up to 0/12 is replayed"), "{out}");
+    handles(&invoicing, 27).await;
+    handles(&other, 12).await;
+    let (code, _, err) = cli.run(&["rewind"], &policy, &["invoicing", "--to", "position:0/99"]);
+    assert!(code == 1 && err.contains("[unknown-position]"), "{code} {err}");
+    let (code, _, _) = cli.run(&["rewind"], &policy, &["invoicing", "--to", "yesterday"]);
+    assert_eq!(code, 2);
+    // What it has not handled yet is passed over only when that is said.
+    assert_eq!(cli.run(&["pause"], &policy, &["invoicing"]).0, 0);
+    publish(&ingress, "acme", 12..14).await;
+    let beyond = ["invoicing", "--to", "position:0/14"];
+    let (code, _, err) = cli.run(&["rewind"], &policy, &beyond);
+    assert!(
+        code == 1 && err.contains("event 0/13") && err.contains("[would-lose-events]"),
+        "{code} {err}"
+    );
+    assert_eq!(cli.run(&["rewind", "--skip-unhandled"], &policy, &beyond).0, 0);
+    assert_eq!(cli.run(&["resume"], &policy, &["invoicing"]).0, 0);
+    handles(&invoicing, 28).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_instance_what_was_asked_is_found_by_the_next() {
+    let mut bench = Bench::start(&[], &links()).await;
+    let (ingress, invoicing) = (
+        bench.silent_component("ingress").await,
+        bench.component("invoicing").await,
+    );
+    publish(&ingress, "acme", 0..4).await;
+    handles(&invoicing, 4).await;
+    bench.providers[0].kill();
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    assert_eq!(cli.run(&["rewind"], &policy, &["invoicing", "--to", "first"]).0, 0);
+    let (code, out, err) = cli.run(&["--json", "status"], &policy, &[]);
+    assert_eq!(code, 0, "{err}");
+    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status["subscriptions"][0]["pending"], 4, "{out}");
+    bench.restart_provider(0).await;
+    handles(&invoicing, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_go_to_the_subscription_they_came_from_in_the_tenants_order() {
+    let mut bench = Bench::start(&[], &links()).await;
+    let (ingress, invoicing, other) = (
+        bench.silent_component("ingress").await,
+        bench.component("invoicing").await,
+        bench.component("other").await,
+    );
+    let broken = Arc::new(AtomicBool::new(true));
+    let fails = Arc::clone(&broken);
+    invoicing.judge(move |d| {
+        if fails.load(Ordering::SeqCst) || d.event.id == "acme-002" && d.attempt < 3 {
+            Verdict::Refuse(Rejection::Retry("broken".into()))
+        } else {
+            Verdict::Handle
+        }
+    });
+    for i in 0..5 {
+        publish(&ingress, "acme", i..i + 1).await;
+        publish(&ingress, "globex", i..i + 1).await;
+    }
+    bench
+        .subscription_when("invoicing", "all are set aside", |s| {
+            s["dead_letters"] == 10 && s["in_flight"] == 0
+        })
+        .await;
+    handles(&other, 10).await;
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    // Still broken: they are tried anew, and set aside again, once each.
+    let before = invoicing.seen(|s| s.deliveries.len());
+    assert_eq!(cli.run(&["dead-letters", "redrive"], &policy, &["1"]).0, 0);
+    eventually("it is tried again", || async {
+        (invoicing.seen(|s| s.deliveries.len()) == before + 3).then_some(())
+    })
+    .await;
+    bench
+        .subscription_when("invoicing", "it is set aside again", |s| s["dead_letters"] == 10)
+        .await;
+    let list = || {
+        let (_, out, _) = cli.run(&["--json", "dead-letters", "list"], &policy, &[]);
+        let listed: serde_json::Value = serde_json::from_str(&out).unwrap();
+        listed["dead_letters"].as_array().unwrap().clone()
+    };
+    eventually("the new letter has taken the old one's place", || async {
+        let letters = list();
+        (letters.len() == 10 && letters.iter().all(|l| l["number"] != 1)).then_some(())
+    })
+    .await;
+
+    broken.store(false, Ordering::SeqCst);
+    let (code, out, err) = cli.run(&["dead-letters", "redrive"], &policy, &["--all", "--tenant", "globex"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("5 to be redriven"), "{out}");
+    handles(&invoicing, 5).await;
+    assert_eq!(cli.run(&["dead-letters", "redrive"], &policy, &["--all"]).0, 0);
+    // Killed in the middle: what was asked is not forgotten.
+    bench.restart_provider(0).await;
+    eventually("all are handled", || async {
+        (invoicing.handled().len() == 10).then_some(())
+    })
+    .await;
+    bench
+        .subscription_when("invoicing", "no letter is left", |s| s["dead_letters"] == 0)
+        .await;
+    let of_acme: Vec<_> = invoicing.seen(|s| {
+        let mut ids = s.handled.clone();
+        ids.retain(|id| id.starts_with("acme"));
+        ids.dedup();
+        ids
+    });
+    let in_order: Vec<_> = (0..5).map(|i| format!("acme-{i:03}")).collect();
+    assert_eq!(of_acme, in_order, "in order, also across a retry");
+    handles(&other, 10).await;
+    assert!(list().is_empty());
+    let (code, _, err) = cli.run(&["dead-letters", "redrive"], &policy, &["1"]);
+    assert!(code == 1 && err.contains("there is no dead letter 1"), "{err}");
+    assert_eq!(
+        cli.run(&["dead-letters", "redrive"], &policy, &[]).0,
+        2,
+        "which ones must be said"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_can_be_followed() {
+    let bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    publish(&ingress, "acme", 0..3).await;
+    publish(&ingress, "globex", 0..2).await;
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    let (code, out, err) = cli.run(&["tail"], &policy, &["--from", "first", "--count", "5"]);
+    assert_eq!((code, out.lines().count()), (0, 5), "{err}");
+    let (code, out, err) = cli.run(
+        &["--json", "tail"],
+        &policy,
+        &[
+            "--from",
+            "position:0/2",
+            "--tenant",
+            "globex",
+            "--type",
+            "invoice.*",
+            "--count",
+            "2",
+        ],
+    );
+    assert_eq!(code, 0, "{err}");
+    let lines: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines[0]["attributes"]["ce-id"], "globex-000");
+    assert_eq!(lines[1]["position"], "0/5");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_subscription_can_be_served_at_least_once() {
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber(
+            "entitlements",
+            &["handler"],
+            &[("subscription", "entitlements"), ("need", "queue")],
+        ),
+    ];
+    let bench = Bench::start(&[("queue.delivery", "at-least-once")], &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    publish(&ingress, "acme", 0..5).await;
+    let entitlements = bench.silent_component("entitlements").await;
+    entitlements.judge(|d| {
+        if d.attempt == 1 {
+            Verdict::Refuse(Rejection::RetryNow("once more".into()))
+        } else {
+            Verdict::Handle
+        }
+    });
+    entitlements.up().await;
+    handles(&entitlements, 5).await;
+    bench
+        .subscription_when("entitlements", "nothing is left", |s| {
+            s["pending"] == 0 && s["in_flight"] == 0
+        })
+        .await;
+}
