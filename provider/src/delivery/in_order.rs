@@ -51,7 +51,7 @@ pub(super) async fn run(context: Arc<Context>, of: Of) {
         Of::Redrives => "redrive",
     };
     let name = format!("{}={suffix}", context.name());
-    let term = context.store.policy().ack_wait.max(Duration::from_secs(1));
+    let term = term(&context);
     while !context.stop.is_cancelled() {
         let result = async {
             if of == Of::Redrives && !wait_for_redrives(&context).await? {
@@ -78,6 +78,13 @@ pub(super) async fn run(context: Arc<Context>, of: Of) {
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// The lease's term. Its entry lies in a bucket that forgets after `retention.max-age`: it must not be forgotten while
+/// its owner is one.
+fn term(context: &Context) -> Duration {
+    let policy = context.store.policy();
+    policy.ack_wait.max(Duration::from_secs(1)).min(policy.max_age)
 }
 
 /// Waits until there is something to redrive; `false` when stopped.
@@ -153,8 +160,7 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease) -> Result<(), St
     let mut owner = Owner::new(context, settler);
     let mut recovered = !from_log;
     let recovery_ends = Instant::now() + policy.ack_wait * 2 + Duration::from_secs(1);
-    let mut renew =
-        tokio::time::interval((policy.ack_wait / 8).clamp(Duration::from_millis(50), Duration::from_secs(5)));
+    let mut renew = tokio::time::interval((term(context) / 8).clamp(Duration::from_millis(50), Duration::from_secs(5)));
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut hold = tokio::time::interval(policy.ack_wait / 3);
     hold.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
