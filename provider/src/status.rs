@@ -43,29 +43,9 @@ impl SubscriptionStatus {
     /// Reads a subscription's state; what the store does not tell is shown as 0 and as waiting for the store.
     pub(crate) async fn read(view: &View, registered: &Registered) -> Self {
         let subscription = &registered.subscription;
-        let mut doing = match registered.progress {
-            Progress::Finished => Doing::Finished,
-            Progress::Replaying | Progress::Telling(_) if matches!(subscription.need, Need::Backfill { .. }) => {
-                Doing::CatchingUp
-            }
-            _ => Doing::Active,
-        };
-        let waiting = view
-            .detached
-            .get(&subscription.name)
-            .cloned()
-            .or_else(|| view.health.get(&subscription.name)?.waiting());
-        if let Some(problem) = waiting
-            && registered.progress != Progress::Finished
-        {
-            doing = Doing::Waiting(problem);
-        }
-        if registered.paused && registered.progress != Progress::Finished {
-            doing = Doing::Paused;
-        }
         let mut status = Self {
             registered: registered.clone(),
-            doing,
+            doing: Doing::Active,
             pending: 0,
             in_flight: 0,
             redelivered: 0,
@@ -73,16 +53,32 @@ impl SubscriptionStatus {
             oldest: None,
             lost: BTreeMap::new(),
         };
+        let mut unread = None;
         if let Some(store) = &view.store
             && registered.progress != Progress::Finished
             && subscription.keeps_a_place(store.policy())
             && let Err(error) = status.read_from(store).await
         {
-            status.doing = Doing::Waiting(Problem::new(
+            unread = Some(Problem::new(
                 Code::StoreUnavailable,
                 format!("subscription {}: {error}", subscription.name),
             ));
         }
+        // Last, so that it is not older than the counts that are shown beside it.
+        let waiting = unread
+            .or_else(|| view.detached.get(&subscription.name).cloned())
+            .or_else(|| view.health.get(&subscription.name)?.waiting());
+        status.doing = match (registered.progress, waiting) {
+            (Progress::Finished, _) => Doing::Finished,
+            _ if registered.paused => Doing::Paused,
+            (_, Some(problem)) => Doing::Waiting(problem),
+            (Progress::Replaying | Progress::Telling(_), None)
+                if matches!(subscription.need, Need::Backfill { .. }) =>
+            {
+                Doing::CatchingUp
+            }
+            (_, None) => Doing::Active,
+        };
         status
     }
 
@@ -124,7 +120,7 @@ async fn document(bus: &Bus) -> Value {
     let view = bus.view();
     let mut subscriptions = Vec::new();
     for registered in view.registry.values() {
-        subscriptions.push(subscription(&view, SubscriptionStatus::read(&view, registered).await).await);
+        subscriptions.push(subscription(&view, registered).await);
     }
     json!({
         "provider": bus.provider(),
@@ -151,13 +147,13 @@ fn state(problems: &[Problem], settled: bool) -> Value {
     json!({ "state": word, "problems": problems })
 }
 
-async fn subscription(view: &View, status: SubscriptionStatus) -> Value {
-    let registered = &status.registered;
+async fn subscription(view: &View, registered: &Registered) -> Value {
     let name = &registered.subscription.name;
     let dead_letters = match &view.store {
         Some(store) => store.dead_letter_count(name).await.ok(),
         None => None,
     };
+    let status = SubscriptionStatus::read(view, registered).await;
     let (word, problem) = match &status.doing {
         Doing::Active => ("active", None),
         Doing::CatchingUp => ("catching-up", None),

@@ -134,6 +134,9 @@ async fn a_rewound_subscription_is_given_the_log_again_and_no_other_is() {
     assert_eq!(code, 2);
     // What it has not handled yet is passed over only when that is said.
     assert_eq!(cli.run(&["pause"], &policy, &["invoicing"]).0, 0);
+    bench
+        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .await;
     publish(&ingress, "acme", 12..14).await;
     let beyond = ["invoicing", "--to", "position:0/14"];
     let (code, _, err) = cli.run(&["rewind"], &policy, &beyond);
