@@ -194,6 +194,18 @@ impl SubscriberHandler<Caller> for AtEdge {
         no_calls(&caller)
     }
 
+    async fn pause(&self, caller: Caller, _: String) -> Answer<Subscription> {
+        no_calls(&caller)
+    }
+
+    async fn resume(&self, caller: Caller, _: String) -> Answer<Subscription> {
+        no_calls(&caller)
+    }
+
+    async fn rewind(&self, caller: Caller, _: String, _: Start) -> Answer<Subscription> {
+        no_calls(&caller)
+    }
+
     async fn list_subscriptions(&self, caller: Caller) -> Answer<Vec<Subscription>> {
         no_calls(&caller)
     }
