@@ -169,10 +169,24 @@ pub(crate) fn subscription(s: wit::Subscription) -> subscriber::Subscription {
             wit::State::Active => subscriber::State::Active,
             wit::State::CatchingUp => subscriber::State::CatchingUp,
             wit::State::Finished => subscriber::State::Finished,
+            wit::State::Paused => subscriber::State::Paused,
             wit::State::Waiting(p) => subscriber::State::Waiting(problem(p)),
         },
         pending: s.pending,
         in_flight: s.in_flight,
+        redelivered: s.redelivered,
+        expires_at: s.expires_at,
+        lost: s.lost.into_iter().map(lost).collect(),
+    }
+}
+
+fn lost(l: wit::LostEvents) -> subscriber::LostEvents {
+    subscriber::LostEvents {
+        first: position(&l.first),
+        last: position(&l.last),
+        count: l.count,
+        exact: l.exact,
+        at: l.at,
     }
 }
 

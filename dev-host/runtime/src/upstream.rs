@@ -87,6 +87,20 @@ impl subscriber::Host for Guest {
         Ok(ended.map_err(convert::subscribe_error))
     }
 
+    async fn pause(&mut self, name: String) -> Made {
+        self.paused(&name, true).await
+    }
+
+    async fn resume(&mut self, name: String) -> Made {
+        self.paused(&name, false).await
+    }
+
+    async fn rewind(&mut self, name: String, to: subscriber::Start) -> Made {
+        let to = convert::start(to);
+        let rewound = self.surroundings.bus.rewind(&CallContext::default(), &name, &to).await;
+        Ok(rewound.map(convert::subscription).map_err(convert::subscribe_error))
+    }
+
     async fn list_subscriptions(&mut self) -> Result<Result<Vec<subscriber::Subscription>, types::SubscribeError>> {
         let listed = self.surroundings.bus.subscriptions(&CallContext::default()).await;
         Ok(listed
@@ -96,6 +110,11 @@ impl subscriber::Host for Guest {
 }
 
 impl Guest {
+    async fn paused(&mut self, name: &str, paused: bool) -> Made {
+        let changed = self.surroundings.bus.pause(&CallContext::default(), name, paused).await;
+        Ok(changed.map(convert::subscription).map_err(convert::subscribe_error))
+    }
+
     async fn subscribe(&mut self, name: String, need: Need, options: subscriber::DeliveryOptions) -> Made {
         for (what, asked) in [("batch-size", options.batch_size), ("concurrency", options.concurrency)] {
             if asked.is_some_and(|n| !(1..=MOST).contains(&n)) {

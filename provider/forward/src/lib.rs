@@ -53,7 +53,7 @@ pub mod wit {
     };
     pub use crate::bindings::fanout::bus::status::{LinkState, LinkStatus};
     pub use crate::bindings::fanout::bus::subscriber::{
-        DeliveryOptions, End, Filter, Need, OriginOfSubscription, Reach, Start, State, Subscription,
+        DeliveryOptions, End, Filter, LostEvents, Need, OriginOfSubscription, Reach, Start, State, Subscription,
     };
     pub use crate::bindings::fanout::bus::types::{
         Attribute, Delivery, Event, Origin, Position, Problem, PublishError, Receipt, RefusalForNow, Rejection,

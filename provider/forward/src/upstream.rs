@@ -142,6 +142,37 @@ where
         ended.await.unwrap_or_else(|unsent| Err(unsent.subscribe_error()))
     }
 
+    /// Stops a subscription's deliveries, or lets them go on.
+    ///
+    /// # Errors
+    /// As [`Upstream::subscribe`].
+    pub async fn pause(&self, cx: &CallContext, name: &str, paused: bool) -> Result<Subscription, SubscribeError> {
+        let invoke = &self.invoke;
+        let changed = self.repeat(cx, |cx| async move {
+            if paused {
+                subscriber::pause(invoke, cx, name).await
+            } else {
+                subscriber::resume(invoke, cx, name).await
+            }
+        });
+        changed.await.unwrap_or_else(|unsent| Err(unsent.subscribe_error()))
+    }
+
+    /// Puts a subscription back to a place in the log.
+    ///
+    /// # Errors
+    /// As [`Upstream::subscribe`].
+    pub async fn rewind(
+        &self,
+        cx: &CallContext,
+        name: &str,
+        to: &subscriber::Start,
+    ) -> Result<Subscription, SubscribeError> {
+        let invoke = &self.invoke;
+        let changed = self.repeat(cx, |cx| async move { subscriber::rewind(invoke, cx, name, to).await });
+        changed.await.unwrap_or_else(|unsent| Err(unsent.subscribe_error()))
+    }
+
     /// The subscriptions of this caller.
     ///
     /// # Errors
