@@ -284,6 +284,12 @@ impl Policy {
                 ),
             );
         }
+        if shape == Shape::WorkQueue && queue_delivery == QueueDelivery::AtLeastOnce {
+            r.refuse(
+                Code::ConflictingSettings,
+                "`queue.delivery` = `at-least-once` keeps events for each queue subscription, and `topology` = `work-queue` gives each event to one subscription (10100): use `need` = `durable` there, or another topology",
+            );
+        }
         if shape == Shape::WorkQueue && dedupe == Dedupe::Retained {
             r.refuse(
                 Code::ConflictingSettings,

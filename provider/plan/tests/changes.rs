@@ -203,7 +203,7 @@ impl Store {
                     .filter(|c| match c.start {
                         ConsumerStart::First => true,
                         ConsumerStart::Offset(o) => offset >= o,
-                        ConsumerStart::Time(_) => false,
+                        ConsumerStart::Time(_) | ConsumerStart::New => false,
                     })
                     .map(|c| c.name.as_str())
                     .collect();

@@ -57,9 +57,17 @@ impl Store {
                 }
                 // What another instance learned meanwhile is kept.
                 Some(have) => Some(Registered {
-                    progress: have.progress,
-                    replayed: have.replayed.clone(),
-                    ..registered.clone()
+                    subscription: registered.subscription.clone(),
+                    component: registered.component.clone(),
+                    link: registered.link.clone(),
+                    made_by: registered.made_by,
+                    // One that was rewound meanwhile has heads of its own.
+                    head: if have.rewound == registered.rewound {
+                        registered.head.clone()
+                    } else {
+                        have.head.clone()
+                    },
+                    ..have
                 }),
             })
         })
