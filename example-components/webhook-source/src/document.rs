@@ -267,7 +267,7 @@ mod tests {
 
         /// A part that the tree has is a part of the text, and says the same.
         #[test]
-        fn a_raw_part_says_what_the_tree_says(text in r#"\{"a":\[(1|2\.5|"x"|\{"b":[0-9]{1,3}\}|null)(,(1|"y"))?\]\}"#, pointer in "(/a|/0|/1|/b){0,3}") {
+        fn a_raw_part_says_what_the_tree_says(text in r#"\{"a":\[(1|2\.5|"x"|\{"b":[1-9][0-9]{0,2}\}|null)(,(1|"y"))?\]\}"#, pointer in "(/a|/0|/1|/b){0,3}") {
             let tree: Value = serde_json::from_str(&text).unwrap();
             let raw = raw_part(text.as_bytes(), &pointer).map(|raw| serde_json::from_slice::<Value>(raw).unwrap());
             prop_assert_eq!(raw.as_ref(), tree.pointer(&pointer));
