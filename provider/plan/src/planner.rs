@@ -104,7 +104,10 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
     let mut registry = observed.registry.clone();
     for registered in registry.values_mut() {
         // A partition that is not there any more, or was made again after someone had deleted it, begins anew.
-        registered.head.0.retain(|number, _| have.partitions.contains_key(number));
+        registered
+            .head
+            .0
+            .retain(|number, _| have.partitions.contains_key(number));
     }
     let mut forget = Vec::new();
     registry.retain(|name, r| {

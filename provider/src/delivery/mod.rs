@@ -149,7 +149,7 @@ impl Running {
 fn places(store: &Store, registered: &Registered) -> Vec<(Option<u32>, String)> {
     let subscription = &registered.subscription;
     if !subscription.keeps_a_place(store.policy()) && subscription.reach != Reach::Inbox {
-        let templates = store.layout().templates();
+        let templates = store.announced();
         return templates.into_iter().map(|t| (None, t.to_string())).collect();
     }
     let partitions = store.partitions_of(subscription);

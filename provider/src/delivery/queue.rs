@@ -25,8 +25,12 @@ pub(super) async fn run(context: Arc<Context>) {
     let nats = context.store.nats();
     let mut subscriptions = Vec::new();
     let filter = &context.registered.subscription.filter;
-    let layout = context.store.layout();
-    for filter in layout.templates().into_iter().flat_map(|t| filter.subject_filters(t)) {
+    for filter in context
+        .store
+        .announced()
+        .into_iter()
+        .flat_map(|t| filter.subject_filters(t))
+    {
         match nats.queue_subscribe(format!("{prefix}{filter}"), group.clone()).await {
             Ok(subscription) => subscriptions.push(subscription),
             Err(error) => {

@@ -168,6 +168,16 @@ impl Store {
             .map_err(StoreError::when(format!("open {name}")))
     }
 
+    /// The subjects under which new events are announced. Before a tenant has the first partition, they are those that
+    /// it will have: who listens must do so before the first event.
+    pub(crate) fn announced(&self) -> Vec<&SubjectTemplate> {
+        let templates = self.layout.templates();
+        if templates.is_empty() {
+            return vec![&self.policy.subject];
+        }
+        templates
+    }
+
     /// The subjects under which a partition's events are stored.
     pub(crate) fn template(&self, partition: u32) -> &SubjectTemplate {
         self.layout
