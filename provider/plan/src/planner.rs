@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::by_partition::ByPartition;
-use crate::partition::{Binding, Layout, Partition};
+use crate::partition::{Layout, Partition};
 use crate::policy::Shape;
 use crate::step::{self, Step};
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
@@ -97,9 +97,11 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
     } else {
         layout::next(policy, &have, &tenants, now).map_err(|p| vec![p])?
     };
+    // The last one stays, so that no number is given twice.
+    let last = layout.partitions.keys().max().copied();
     layout
         .partitions
-        .retain(|number, p| !is_over(p, observed.logs.get(number)));
+        .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed.logs.get(number)));
 
     let mut registry = observed.registry.clone();
     for registered in registry.values_mut() {
@@ -229,11 +231,9 @@ fn reached(
     desired
 }
 
-/// Whether a retired partition has nothing more to give.
-fn is_over(partition: &Partition, log: Option<&LogState>) -> bool {
-    partition.is_retired()
-        && log.is_some_and(|log| log.messages == 0)
-        && matches!(partition.binding, Binding::Retired(at) if at > 0)
+/// Whether a partition has nothing more to give: it was found retired, so that nothing can come any more, and empty.
+fn is_over(found: Option<&Partition>, log: Option<&LogState>) -> bool {
+    found.is_some_and(Partition::is_retired) && log.is_some_and(|log| log.messages == 0)
 }
 
 /// What the policy itself declares and no link asks for.
