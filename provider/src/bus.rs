@@ -2,6 +2,7 @@
 //! observe, plan, apply, then start and stop deliveries.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +18,10 @@ use tracing::{error, info, warn};
 use crate::clock;
 use crate::delivery::{Context, Health, Running};
 use crate::inbox::Inbox;
-use crate::jetstream::{Store, StoreError};
+use crate::jetstream::{Promise, Store, StoreError};
+use crate::later;
 use crate::link::{Hears, Link, LinkKey, Links};
+use crate::quota::{Gate, Unanswered};
 use crate::view::View;
 use crate::wanted::{detached, key_of, read_links};
 use crate::wrpc::Subscriber;
@@ -46,6 +49,7 @@ struct Inner {
     view: watch::Sender<Arc<View>>,
     replan: Arc<Notify>,
     stop: CancellationToken,
+    gate: Gate,
 }
 
 /// What the host has told.
@@ -87,12 +91,18 @@ impl Bus {
             view: watch::channel(Arc::new(View::default())).0,
             replan: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
+            gate: Gate::new(),
         }))
     }
 
     /// The bus at this moment.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.0.view.borrow())
+    }
+
+    /// The tenants' quotas.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
     }
 
     pub(crate) fn provider(&self) -> &str {
@@ -125,6 +135,58 @@ impl Bus {
 
     /// Keeps the bus as it should be until it is stopped.
     pub(crate) async fn keep(self) {
+        tokio::join!(self.keep_policy(), self.keep_quotas(), self.keep_later());
+    }
+
+    /// Counts instances and stored bytes for the policy in force.
+    async fn keep_quotas(&self) {
+        self.with_store(|store| async move {
+            self.gate().keep(&store).await;
+        })
+        .await;
+        if let Some(store) = &self.view().store {
+            self.gate().tell(store, &mut Unanswered::default()).await;
+        }
+    }
+
+    /// Publishes what is due.
+    async fn keep_later(&self) {
+        self.with_store(|store| async move {
+            if let Err(error) = later::keep(self, &store).await {
+                warn!(%error, "what is due can't be read; it is tried again");
+            }
+        })
+        .await;
+    }
+
+    /// Does something with the store for as long as its policy is in force, again when it ends, until the bus stops.
+    async fn with_store<F: Future<Output = ()>>(&self, act: impl Fn(Store) -> F) {
+        let mut views = self.0.view.subscribe();
+        loop {
+            let store = views.borrow_and_update().store.clone();
+            let acting = async {
+                match &store {
+                    Some(store) => act(store.clone()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let replaced = async {
+                let other = views.wait_for(|now| match (&now.store, &store) {
+                    (Some(now), Some(store)) => !now.is_of_same_policy(store),
+                    (now, store) => now.is_some() != store.is_some(),
+                });
+                other.await.is_ok()
+            };
+            tokio::select! {
+                () = self.0.stop.cancelled() => return,
+                _ = replaced => {}
+                () = acting => tokio::time::sleep(RETRY.0).await,
+            }
+        }
+    }
+
+    /// Brings the bus to its policy whenever something has changed.
+    async fn keep_policy(&self) {
         let (first, longest) = RETRY;
         let mut retry = first;
         loop {
@@ -290,6 +352,8 @@ impl Bus {
         let before = self.view();
         let mut view = View {
             registry: before.registry.clone(),
+            notices: before.notices.clone(),
+            nothing_is_published: before.nothing_is_published.clone(),
             ..View::default()
         };
         let store = self.policy_in_force(&inputs.settings, &mut view);
@@ -308,6 +372,14 @@ impl Bus {
             return Ok(None);
         };
 
+        // Asking the servers takes a moment: not while a component waits.
+        if called.is_none() && tenant.is_none() {
+            (view.notices, view.nothing_is_published) = match store.promise().await {
+                Promise::Kept => (Vec::new(), None),
+                Promise::Unverified(notice) => (vec![notice], None),
+                Promise::Broken(problem) => (Vec::new(), Some(problem)),
+            };
+        }
         let declared = wanted.len();
         wanted.extend(called);
         let asked = Asked {
@@ -490,6 +562,18 @@ fn report(before: &View, now: &View) {
         for p in &now.policy_problems {
             error!(code = %p.code, "{}", p.message);
         }
+    }
+    for p in &now.notices {
+        if !before.notices.contains(p) {
+            warn!(code = %p.code, "{}", p.message);
+        }
+    }
+    if let Some(p) = now
+        .nothing_is_published
+        .iter()
+        .find(|p| before.nothing_is_published.as_ref() != Some(p))
+    {
+        error!(code = %p.code, "{}", p.message);
     }
     for (key, outcome) in &now.links {
         if before.links.get(key).map(|o| &o.problems) != Some(&outcome.problems) {

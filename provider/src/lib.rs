@@ -3,6 +3,7 @@
 //! - `provider`: started by a wasmCloud host; `serve`: started by a person; `front`: what both share.
 //! - `link`: what the host says of links.
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
+//! - `quota`: whether a tenant may publish. `later`: events that are published when they are due.
 //! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `wrpc`: the contract's functions.
 //!
 //! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
@@ -16,9 +17,11 @@ mod front;
 mod gap;
 mod inbox;
 pub mod jetstream;
+mod later;
 mod link;
 mod metrics;
 mod provider;
+mod quota;
 mod serve;
 mod status;
 mod view;

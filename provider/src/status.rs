@@ -126,6 +126,7 @@ async fn document(bus: &Bus) -> Value {
         "provider": bus.provider(),
         "bus": view.store.as_ref().map(|s| s.policy().bus.to_string()),
         "policy": state(&view.policy_problems, view.store.is_some()),
+        "notices": view.nothing_is_published.iter().chain(&view.notices).collect::<Vec<_>>(),
         "links": view.links.iter().map(|(key, outcome)| {
             let mut link = state(&outcome.problems, true);
             link["component"] = json!(key.component);

@@ -31,6 +31,10 @@ pub(crate) struct View {
     pub(crate) store: Option<Store>,
     /// Why the policy last given is not in force; empty when it is.
     pub(crate) policy_problems: Vec<Problem>,
+    /// What can't be verified of what the policy promises.
+    pub(crate) notices: Vec<Problem>,
+    /// Why nothing is published, if so.
+    pub(crate) nothing_is_published: Option<Problem>,
     pub(crate) links: BTreeMap<LinkKey, LinkOutcome>,
     pub(crate) registry: BTreeMap<SubscriptionName, Registered>,
     /// Remembered subscriptions to which nothing is delivered, and why.

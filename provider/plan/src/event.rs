@@ -70,6 +70,23 @@ impl Attributes {
         &self.raw.id
     }
 
+    /// Whether an id is legal, where it comes without its event.
+    ///
+    /// # Errors
+    /// Says what it may be.
+    pub fn check_id(id: &str) -> Result<(), Problem> {
+        if (1..=256).contains(&id.len()) && !id.chars().any(char::is_control) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::InvalidAttribute,
+            format!(
+                "id {} is not legal: it takes 1 to 256 bytes without control characters",
+                shown(id)
+            ),
+        ))
+    }
+
     /// Everything, as it came.
     pub fn into_raw(self) -> RawEvent {
         self.raw

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::partition::{Binding, Keeps, Partition, Slot};
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
-use crate::topology::{ConsumerSpec, StreamSpec, Topology};
+use crate::topology::{ConsumerSpec, MAX_LATER, Side, StreamSpec, Topology};
+use crate::usage::SLOTS;
 use crate::{BusNames, Policy};
 
 /// Bytes that nats-server 2.15 stores with each message besides its payload: record, subject, headers of an event.
@@ -45,6 +46,20 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
         .count();
     let streams = topology.streams.values().map(|s| match &s.partition {
         Some(p) => log(policy, s, p, open as u64, load),
+        None if s.side == Some(Side::Later) => Part {
+            kind: "stream",
+            name: s.name.clone(),
+            why: "keeps events that are to be published later until they are due".to_owned(),
+            rule: "a change names the message that it replaces, so that of publishing and cancelling one happens (10071)",
+            cost: format!("1 stream, 1 consumer; as many bytes as events that wait, at most {MAX_LATER} of them"),
+        },
+        None if s.side == Some(Side::Usage) => Part {
+            kind: "stream",
+            name: s.name.clone(),
+            why: "counts the bytes stored for each tenant, for all instances of the provider".to_owned(),
+            rule: "a counter adds on the server, so that no addition is lost (2.12)",
+            cost: format!("1 stream; up to {} small messages for each tenant", SLOTS + 1),
+        },
         None => Part {
             kind: "stream",
             name: s.name.clone(),

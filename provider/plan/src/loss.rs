@@ -8,7 +8,8 @@ use crate::{Code, Policy, Problem};
 /// Every change of a stream in place that would drop what it holds, unless `change.allow-loss` names its setting.
 pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, now: i64) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (name, want) in &desired.streams {
+    // What is not an event goes by itself.
+    for (name, want) in desired.streams.iter().filter(|(_, s)| s.side.is_none()) {
         let Some(have) = observed.topology.streams.get(name) else {
             continue;
         };

@@ -406,6 +406,7 @@ mod tests {
             create bucket fanout_payments_attempts
             create bucket fanout_payments_registry
             create stream fanout_payments_dead on fanout.dead.payments.> for 30d
+            create stream fanout_payments_later on fanout.later.payments.> for ever
             create stream fanout_payments_log on payments.*.webhook.> for 7d
             remember backfill subscription analytics of component analytics
             remember queue subscription entitlements of component entitlements
@@ -480,6 +481,7 @@ mod tests {
             `retention.storage` of fanout_payments_attempts can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_registry can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_dead can't change once it exists: keep it, or use another bus name [immutable-setting]
+            `retention.storage` of fanout_payments_later can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_log can't change once it exists: keep it, or use another bus name [immutable-setting]
         "#]].assert_eq(&text(plan(&elsewhere, &[], &full, 1).unwrap_err()));
     }

@@ -296,6 +296,12 @@ impl Policy {
                 "`dedupe.scope` = `retained` needs events that stay, and `topology` = `work-queue` lets them go when they are settled: use `dedupe.scope` = `window`, or another topology",
             );
         }
+        if durability == Durability::OnDisk && storage == Storage::Memory {
+            r.refuse(
+                Code::ConflictingSettings,
+                "`durability` = `on-disk` and `retention.storage` = `memory` contradict each other: store on `file`, or ask for `acknowledged`",
+            );
+        }
         if ack_wait <= delivery_deadline {
             r.refuse(
                 Code::ConflictingSettings,
@@ -306,7 +312,7 @@ impl Policy {
                 ),
             );
         }
-        if dedupe_window > max_age {
+        if dedupe == Dedupe::Window && dedupe_window > max_age {
             r.refuse(
                 Code::ConflictingSettings,
                 format!(
@@ -359,6 +365,14 @@ impl Policy {
                 subscriptions,
             }),
             _ => Err(problems),
+        }
+    }
+
+    /// For how long a repeated id is recognised.
+    pub fn ids_remembered(&self) -> Duration {
+        match self.dedupe {
+            Dedupe::Window => self.dedupe_window,
+            Dedupe::Retained => self.max_age,
         }
     }
 

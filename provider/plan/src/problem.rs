@@ -89,6 +89,16 @@ codes! {
     EventTypeNotPermitted = "event-type-not-permitted",
     /// The caller's link does not include this interface.
     InterfaceNotLinked = "interface-not-linked",
+    /// A tenant's quota is used up.
+    QuotaExceeded = "quota-exceeded",
+    /// The server does not write each event to its disk, which the policy promises.
+    DurabilityNotKept = "durability-not-kept",
+    /// It can't be found out whether the server writes each event to its disk.
+    DurabilityUnverified = "durability-unverified",
+    /// The server is older than a setting of the policy needs.
+    ServerTooOld = "server-too-old",
+    /// A time to publish at that is too far away.
+    InvalidDueTime = "invalid-due-time",
     /// The log is full and its policy refuses new events.
     StoreFull = "store-full",
     /// The store can't be reached.

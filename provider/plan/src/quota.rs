@@ -32,6 +32,12 @@ impl Quotas {
         }
     }
 
+    /// Whether any tenant's bytes are bounded.
+    pub fn bounds_bytes(&self) -> bool {
+        let mut all = self.tenants.values().chain([&self.default]);
+        all.any(|q| q.max_bytes.is_some())
+    }
+
     /// Whether no tenant has a bound.
     pub fn is_unbounded(&self) -> bool {
         *self == Self::default()

@@ -1,6 +1,7 @@
 //! The difference between what the store holds and what it must hold, as steps.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::partition::{Binding, Layout, Partition};
 use crate::setting::show_duration;
@@ -47,10 +48,13 @@ impl fmt::Display for Step {
         match self {
             Self::CreateStream(s) => write!(
                 f,
-                "create stream {} on {} for {}{}",
+                "create stream {} on {} {}{}",
                 s.name,
                 s.subjects.join(", "),
-                show_duration(s.max_age),
+                match s.max_age {
+                    Duration::ZERO => "for ever".to_owned(),
+                    age => format!("for {}", show_duration(age)),
+                },
                 part(s.partition.as_ref())
             ),
             Self::UpdateStream(s) => write!(f, "update stream {}", s.name),

@@ -151,6 +151,52 @@ impl BusNames {
         format!("fanout_{}_dead", self.0)
     }
 
+    /// The stream that keeps events until they are due.
+    pub fn later_stream(&self) -> String {
+        format!("fanout_{}_later", self.0)
+    }
+
+    /// Every subject of an event that is kept until it is due.
+    pub fn later_subjects(&self) -> String {
+        format!("fanout.later.{}.>", self.0)
+    }
+
+    /// Where an event is kept until it is due: one place for a tenant's id. Ids hold what subjects can't.
+    pub fn later(&self, tenant: &TenantId, id: &str) -> String {
+        let id = id.bytes().fold(String::with_capacity(2 * id.len()), |mut hex, byte| {
+            for digit in [byte >> 4, byte & 15] {
+                hex.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
+            }
+            hex
+        });
+        format!("fanout.later.{}.{tenant}.{id}", self.0)
+    }
+
+    /// The stream that counts the bytes stored for each tenant.
+    pub fn usage(&self) -> String {
+        format!("fanout_{}_usage", self.0)
+    }
+
+    /// Every counter.
+    pub fn usage_subjects(&self) -> String {
+        format!("fanout.usage.{}.>", self.0)
+    }
+
+    /// A tenant's counters.
+    pub fn usage_of(&self, tenant: &TenantId) -> String {
+        format!("fanout.usage.{}.{tenant}.*", self.0)
+    }
+
+    /// A tenant's counter of one stretch of time.
+    pub fn usage_in(&self, tenant: &TenantId, stretch: &str) -> String {
+        format!("fanout.usage.{}.{tenant}.{stretch}", self.0)
+    }
+
+    /// Where instances of the provider tell each other that they are there.
+    pub fn instances(&self) -> String {
+        format!("fanout.instances.{}", self.0)
+    }
+
     /// The bucket that remembers subscriptions.
     pub fn registry(&self) -> String {
         format!("fanout_{}_registry", self.0)

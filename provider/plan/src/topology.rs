@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Policy;
 use crate::partition::{Keeps, Layout, Partition};
-use crate::policy::{Shape, Storage, WhenFull};
+use crate::policy::{Durability, Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
 
 /// A stream.
@@ -35,7 +35,23 @@ pub struct StreamSpec {
     pub strips: Option<String>,
     /// For a stream of the log, which part of it.
     pub partition: Option<Partition>,
+    /// Whether it takes many messages as one, whole or not at all.
+    pub atomic: bool,
+    /// For a stream that holds no events and no dead letters, what it is for.
+    pub side: Option<Side>,
 }
+
+/// What the store keeps for a bus besides events and dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Events that are not due yet, one message each.
+    Later,
+    /// Counters of the bytes stored for each tenant.
+    Usage,
+}
+
+/// The most events that wait until they are due.
+pub const MAX_LATER: i64 = 1_000_000;
 
 impl StreamSpec {
     /// How long a message stays.
@@ -136,13 +152,40 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         announce_prefix: None,
         strips: None,
         partition: None,
+        atomic: false,
+        side: None,
     };
+    let side = |side, name, subjects, max_age| StreamSpec {
+        name,
+        subjects: vec![subjects],
+        max_age,
+        side: Some(side),
+        // Counters never refuse: the oldest go by age.
+        when_full: match side {
+            Side::Later => WhenFull::Refuse,
+            Side::Usage => WhenFull::DropOldest,
+        },
+        dedupe_window: Duration::from_secs(120).min(if max_age.is_zero() { Duration::MAX } else { max_age }),
+        ..dead_letters.clone()
+    };
+    let later = side(
+        Side::Later,
+        names.later_stream(),
+        names.later_subjects(),
+        Duration::ZERO,
+    );
+    let counters = policy.quotas.bounds_bytes().then(|| {
+        // A counter is needed until the last event that it counts has expired, and is changed last when that is stored.
+        let age = policy.max_age + policy.max_age / 8;
+        side(Side::Usage, names.usage(), names.usage_subjects(), age)
+    });
     Topology {
         streams: layout
             .partitions
             .values()
             .map(|p| log(policy, p))
-            .chain([dead_letters])
+            .chain([dead_letters, later])
+            .chain(counters)
             .map(|s| (s.name.clone(), s))
             .collect(),
         buckets: [
@@ -179,10 +222,12 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
         replicas: policy.replicas,
         storage: policy.storage,
         compressed: policy.compressed,
-        dedupe_window: policy.dedupe_window,
+        dedupe_window: policy.ids_remembered(),
         announce_prefix: Some(names.live_prefix()),
         strips: partition.strips(&names),
         partition: Some(partition.clone()),
+        atomic: policy.durability == Durability::OnDisk,
+        side: None,
     }
 }
 

@@ -9,20 +9,39 @@ use std::time::Duration;
 /// Into how many parts the retention is divided.
 pub const SLOTS: usize = 16;
 
+const MILLISECOND: i64 = 1_000_000;
+
 /// How the retention is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {
-    /// Nanoseconds of one.
+    /// Nanoseconds of one: whole milliseconds, as its name says them.
     length: i64,
 }
 
 impl Slots {
     /// Those of a retention.
     pub fn of(max_age: Duration) -> Self {
-        let length = max_age.as_nanos().div_ceil(SLOTS as u128);
+        let length = max_age.as_millis().div_ceil(SLOTS as u128);
         Self {
-            length: i64::try_from(length).unwrap_or(i64::MAX).max(1),
+            length: i64::try_from(length)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(MILLISECOND)
+                .max(MILLISECOND),
         }
+    }
+
+    /// A slot's name: when it begins and ends, milliseconds since the Unix epoch. It stays true when the retention, and
+    /// with it the slots, change.
+    pub fn name(&self, slot: i64) -> String {
+        let milliseconds = self.length / MILLISECOND;
+        format!("{}-{}", slot * milliseconds, (slot + 1) * milliseconds)
+    }
+
+    /// The slot to which what was counted under a name belongs: that of its end, so that nothing goes too early.
+    pub fn named(&self, name: &str) -> Option<i64> {
+        let (_, end) = name.split_once('-')?;
+        let end: i64 = end.parse().ok()?;
+        Some(self.at(end.checked_mul(MILLISECOND)?.checked_sub(1)?))
     }
 
     /// The slot of a moment, nanoseconds since the Unix epoch.
@@ -133,14 +152,20 @@ impl Usage {
         self.parts.iter().filter(|p| p.own > 0).map(|p| (p.slot, p.own))
     }
 
-    /// Takes in what all instances have stored in a slot, `own` of it being this instance's news.
-    pub fn told(&mut self, slot: i64, total: u64, own: u64) {
+    /// Takes in what all instances have stored in a slot, `own` of it being this instance's news. Without a total, the
+    /// news alone.
+    pub fn told(&mut self, slot: i64, total: Option<u64>, own: u64) {
         let part = self.part(slot);
         if part.slot == slot {
             // Answers may overtake each other; totals only grow.
-            part.told = part.told.max(total);
+            part.told = part.told.max(total.unwrap_or(part.told + own));
             part.own = part.own.saturating_sub(own);
         }
+    }
+
+    /// Whether everything that was stored has been said.
+    pub fn is_told(&self) -> bool {
+        self.parts.iter().all(|p| p.own == 0)
     }
 }
 
@@ -179,9 +204,21 @@ mod tests {
         assert_eq!((slot, own), (1_000, 30));
         usage.take(slots(), 100, 10, start).unwrap();
         // The counter holds another instance's 20 and this one's 30.
-        usage.told(slot, 50, own);
+        usage.told(slot, Some(50), own);
         assert_eq!(usage.stored(slots(), start), 60);
         assert_eq!(usage.untold().collect::<Vec<_>>(), [(1_000, 10)]);
+    }
+
+    #[test]
+    fn a_slot_is_found_by_its_name_in_another_division() {
+        let (hours, days) = (slots(), Slots::of(Duration::from_secs(16 * 86_400)));
+        assert_eq!(hours.name(49), "176400000-180000000");
+        assert_eq!(hours.named(&hours.name(49)), Some(49));
+        assert_eq!(days.named(&hours.name(49)), Some(2));
+        assert_eq!(hours.named(&days.name(2)), Some(71));
+        for bad in ["", "1", "a-b", "1-", "1-99999999999999999999"] {
+            assert_eq!(hours.named(bad), None, "{bad}");
+        }
     }
 
     proptest! {

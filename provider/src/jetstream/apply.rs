@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, ErrorCode, kv};
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::Step;
-use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec};
+use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MAX_LATER, Side, StreamSpec};
 
 use super::{Store, StoreError};
 
@@ -135,6 +135,11 @@ fn stream_config(s: &StreamSpec) -> stream::Config {
             source: format!("{prefix}>"),
             destination: ">".to_owned(),
         }),
+        max_messages: if s.side == Some(Side::Later) { MAX_LATER } else { -1 },
+        max_messages_per_subject: if s.side.is_some() { 1 } else { -1 },
+        allow_message_ttl: s.side == Some(Side::Later),
+        allow_message_counter: s.side == Some(Side::Usage),
+        allow_atomic_publish: s.atomic,
         allow_direct: true,
         metadata: s.partition.as_ref().map_or_else(made_by, marks),
         ..stream::Config::default()

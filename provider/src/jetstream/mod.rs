@@ -6,6 +6,8 @@
 mod apply;
 mod attempts;
 mod dead_letters;
+mod durability;
+mod later;
 mod leases;
 mod moved;
 mod observe;
@@ -17,11 +19,14 @@ mod retention;
 mod set_aside;
 mod store;
 mod tail;
+mod usage;
 
 pub(crate) use attempts::Attempts;
 pub(crate) use dead_letters::{DeadLetter, DeadLetters, PUBLISHED};
+pub(crate) use durability::Promise;
+pub(crate) use later::{Kept, State};
 pub(crate) use leases::{Contender, Lease};
-pub(crate) use publish::{Sent, Unstored};
+pub(crate) use publish::{Outgoing, Sent, Unstored};
 pub(crate) use pull::{LISTENS_FOR, Taken};
 pub(crate) use redrive::Redrive;
 pub use retention::Retention;

@@ -19,7 +19,7 @@ impl Store {
     /// The question is a publish that the server can only refuse: it expects a last message id that there is none of.
     /// A repeated id is recognised before that (nats-server 2.15), and answered with the first copy's place.
     pub(super) async fn stored_before(&self, tenant: &TenantId, id: &str) -> Result<Option<Position>, PublishError> {
-        let window = i64::try_from(self.policy.dedupe_window.as_nanos()).unwrap_or(i64::MAX);
+        let window = i64::try_from(self.policy.ids_remembered().as_nanos()).unwrap_or(i64::MAX);
         for partition in self.layout.earlier(tenant) {
             let Binding::Retired(at) = partition.binding else {
                 continue;

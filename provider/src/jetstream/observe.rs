@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{self, Compression, DiscardPolicy, RetentionP
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::{LogState, Observed};
 use fanout_plan::policy::{Storage, WhenFull};
-use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec};
+use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
 use fanout_plan::{Code, Problem, SubjectTemplate};
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -42,7 +42,8 @@ impl Store {
             }
             match number {
                 Some(number) => drop(observed.logs.insert(number, log_state(&info))),
-                None => observed.dead_letters = log_state(&info),
+                None if name == self.names.dead_letters() => observed.dead_letters = log_state(&info),
+                None => {}
             }
             observed
                 .topology
@@ -81,10 +82,13 @@ impl Store {
     /// those of other buses are passed over.
     async fn streams_of_the_bus(&self) -> Result<Vec<stream::Info>, StoreError> {
         let dead = self.names.dead_letters();
+        let (later, usage) = (self.names.later_stream(), self.names.usage());
         let mut found = Vec::new();
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
-            if info.config.name == dead || self.names.partition_of(&info.config.name).is_some() {
+            if [&dead, &later, &usage].contains(&&info.config.name)
+                || self.names.partition_of(&info.config.name).is_some()
+            {
                 found.push(info);
             }
         }
@@ -179,6 +183,12 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
             .subject_transform
             .as_ref()
             .map(|t| t.source.trim_end_matches('>').to_owned()),
+        atomic: c.allow_atomic_publish,
+        side: match (c.allow_message_counter, c.allow_message_ttl) {
+            (true, _) => Some(Side::Usage),
+            (_, true) if partition.is_none() => Some(Side::Later),
+            _ => None,
+        },
         partition,
     }
 }

@@ -10,10 +10,12 @@ use async_nats::jetstream::{self, ErrorCode, context::ContextBuilder, kv, stream
 use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::partition::{Layout, Partition};
-use fanout_plan::policy::Shape;
+use fanout_plan::policy::{Durability, Shape};
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{BusNames, Code, Policy, Position, Problem, SubjectTemplate, SubscriptionName};
 use tokio::sync::Notify;
+
+use super::publish::Together;
 
 /// How long any request to the store's API may take.
 const API_DEADLINE: Duration = Duration::from_secs(5);
@@ -26,10 +28,11 @@ pub(super) const OVERHEAD: usize = 1 << 10;
 pub struct Store {
     pub(super) js: jetstream::Context,
     pub(super) names: BusNames,
-    pub(super) policy: Policy,
+    pub(super) policy: Arc<Policy>,
     pub(super) layout: Arc<Layout>,
     /// Told when an event finds its place gone: the topology was changed.
     pub(super) moved: Arc<Notify>,
+    pub(super) together: Arc<Together>,
 }
 
 /// How far a subscription has come.
@@ -93,9 +96,10 @@ impl Store {
         Self {
             js,
             names: policy.names(),
-            policy,
+            policy: Arc::new(policy),
             layout: Arc::default(),
             moved: Arc::default(),
+            together: Arc::default(),
         }
     }
 
@@ -131,6 +135,7 @@ impl Store {
     /// # Errors
     /// Names both limits.
     pub fn fits_the_server(&self) -> Result<(), Problem> {
+        self.server_is_new_enough()?;
         let (asked, server) = (self.policy.max_event_bytes, self.nats().max_payload());
         if asked <= (server as u64).saturating_sub(OVERHEAD as u64) {
             return Ok(());
@@ -141,6 +146,40 @@ impl Store {
                 "`event.max-bytes` ({asked} bytes) does not fit the server's `max_payload` ({server} bytes, {OVERHEAD} of them for framing): lower the one or raise the other"
             ),
         ))
+    }
+
+    /// Whether the server is new enough for the policy.
+    ///
+    /// # Errors
+    /// Names the first setting that it is too old for.
+    pub fn server_is_new_enough(&self) -> Result<(), Problem> {
+        let setting = if self.policy.durability == Durability::OnDisk {
+            "`durability` = `on-disk`"
+        } else if self.policy.quotas.bounds_bytes() {
+            "`quota.max-bytes`"
+        } else {
+            return Ok(());
+        };
+        if self.nats().is_server_compatible(2, 12, 0) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::ServerTooOld,
+            format!(
+                "{setting} needs nats-server 2.12 or newer, and this is {}: upgrade it, or leave the setting out",
+                self.nats().server_info().version
+            ),
+        ))
+    }
+
+    /// Whether both are for the same policy, and not only for an equal one.
+    pub(crate) fn is_of_same_policy(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy)
+    }
+
+    /// The names of what the bus is made of.
+    pub(crate) fn names(&self) -> &BusNames {
+        &self.names
     }
 
     /// The policy it was made for.

@@ -8,7 +8,7 @@ use super::bindings;
 use super::bindings::exports::fanout::bus::inbox::{
     Fetched, Handler as InboxHandler, InboxError, SettleError, Settled, Settlement,
 };
-use super::bindings::exports::fanout::bus::publisher::Handler as PublisherHandler;
+use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler as PublisherHandler, Scheduled};
 use super::bindings::exports::fanout::bus::status::{Handler as StatusHandler, LinkState, LinkStatus};
 use super::bindings::exports::fanout::bus::subscriber::{
     DeliveryOptions, End, Filter, Handler as SubscriberHandler, Reach, Start, Subscription,
@@ -114,6 +114,26 @@ impl PublisherHandler<Caller> for AtEdge {
             },
         };
         Ok(refused.into_iter().map(one).collect())
+    }
+
+    async fn publish_tenant_event_at(
+        &self,
+        caller: Caller,
+        _: Event,
+        _: i64,
+    ) -> anyhow::Result<Result<Scheduled, PublishError>> {
+        let why = "events are not kept for later";
+        Ok(Err(PublishError::InvalidEvent(not_here(&caller, why))))
+    }
+
+    async fn cancel_scheduled(
+        &self,
+        caller: Caller,
+        _: String,
+        _: String,
+    ) -> anyhow::Result<Result<Cancellation, PublishError>> {
+        let why = "events are not kept for later, nor cancelled,";
+        Ok(Err(PublishError::InvalidEvent(not_here(&caller, why))))
     }
 }
 

@@ -2,10 +2,11 @@
 
 use fanout_plan::{Code, Problem, TenantId};
 
-use super::bindings::fanout::bus::types::{PublishError, SubscribeError};
+use super::bindings::fanout::bus::types::{PublishError, RefusalForNow, SubscribeError};
 use super::convert::problem;
 use crate::bus::Refusal;
-use crate::jetstream::Unstored;
+use crate::jetstream::{StoreError, Unstored};
+use crate::quota::NotAdmitted;
 
 /// A caller's own mistake, by its code.
 pub(super) fn publish_refusal(p: Problem) -> PublishError {
@@ -16,7 +17,7 @@ pub(super) fn publish_refusal(p: Problem) -> PublishError {
         | Code::InterfaceNotLinked
         | Code::TenantNotPermitted
         | Code::EventTypeNotPermitted => PublishError::NotPermitted(problem(p)),
-        Code::BusNotReady | Code::StoreUnavailable => PublishError::Unavailable(problem(p)),
+        Code::BusNotReady | Code::StoreUnavailable | Code::DurabilityNotKept => PublishError::Unavailable(problem(p)),
         _ => PublishError::InvalidEvent(problem(p)),
     }
 }
@@ -44,11 +45,53 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
         Unstored::NoPartition | Unstored::Unavailable(_) => {
             PublishError::Unavailable(say(Code::StoreUnavailable, "it was not stored; try again"))
         }
-        Unstored::Unknown(_) => PublishError::OutcomeUnknown(say(
+        Unstored::Unreadable(_) => PublishError::Unavailable(say(Code::StoreUnavailable, "it was not kept; try again")),
+        Unstored::Unknown(_) | Unstored::Stopped => PublishError::OutcomeUnknown(say(
             Code::OutcomeUnknown,
             "it may be stored; publish it again with the same id",
         )),
     }
+}
+
+/// A quota's answer.
+pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> PublishError {
+    let say = |code, advice: &str| {
+        problem(Problem::new(
+            code,
+            format!("event {id:?} of tenant {tenant}: {e}: {advice}"),
+        ))
+    };
+    match e {
+        NotAdmitted::Rate { retry_after, .. } | NotAdmitted::Bytes { retry_after, .. } => {
+            // Rounded up: a retry after it can succeed.
+            let retry_after_ms = u64::try_from(retry_after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+            PublishError::QuotaExceeded(RefusalForNow {
+                problem: say(
+                    Code::QuotaExceeded,
+                    &format!(
+                        "it was not stored; publish it again after {retry_after_ms} ms, or raise the tenant's quota"
+                    ),
+                ),
+                retry_after_ms,
+            })
+        }
+        NotAdmitted::TooLarge { .. } => PublishError::TooLarge(say(
+            Code::QuotaExceeded,
+            "send less, or raise the tenant's `quota.max-bytes`",
+        )),
+        NotAdmitted::Unknown(source) => PublishError::Unavailable(problem(Problem::new(
+            Code::StoreUnavailable,
+            format!("event {id:?} of tenant {tenant}: {e} ({source}): it was not stored; try again"),
+        ))),
+    }
+}
+
+/// Why it is not known whether an event was cancelled.
+pub(super) fn not_cancelled(tenant: &TenantId, id: &str, e: &StoreError) -> PublishError {
+    PublishError::OutcomeUnknown(problem(Problem::new(
+        Code::OutcomeUnknown,
+        format!("event {id:?} of tenant {tenant} may be cancelled or not: {e}: cancel it again"),
+    )))
 }
 
 pub(super) fn subscribe_refusal(p: Problem) -> SubscribeError {

@@ -1,19 +1,37 @@
-//! `publisher`: checks the caller's link, checks the event, stores it, and answers with a receipt.
+//! `publisher`: checks the caller's link, checks the event, asks the tenant's quota, stores the event, and answers with
+//! a receipt.
 
 use fanout_plan::authority;
 use fanout_plan::link::Grant;
 use fanout_plan::{Attributes, Code, EventType, Problem, TenantId};
 use fanout_transport::Caller;
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
 
-use super::bindings::exports::fanout::bus::publisher::Handler;
+use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
 use super::bindings::fanout::bus::types::{Event, PublishError, Receipt};
 use super::convert::{position, raw_event};
-use super::errors::{publish_refusal, unstored};
+use super::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use super::serve::Exports;
-use crate::jetstream::{Sent, Unstored};
+use crate::bus::Bus;
+use crate::clock;
+use crate::jetstream::{Outgoing, Sent, State, Store};
+use crate::quota::Admitted;
+use crate::view::View;
 
 /// The most events in one call.
 const MAX_EVENTS: usize = 1_000;
+
+/// The furthest that an event may be put off: ten years.
+const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;
+
+/// An event that may be published.
+struct Accepted {
+    store: Store,
+    attributes: Attributes,
+    event: Outgoing,
+    admitted: Admitted,
+}
 
 /// An event that the store has been handed.
 struct Underway {
@@ -21,6 +39,7 @@ struct Underway {
     durable_subscriptions: u32,
     tenant: TenantId,
     id: String,
+    admitted: Admitted,
 }
 
 impl Handler<Caller> for Exports {
@@ -29,8 +48,8 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         event: Event,
     ) -> anyhow::Result<Result<Receipt, PublishError>> {
-        Ok(match self.begin(&caller, event).await {
-            Ok(underway) => receipt(underway).await,
+        Ok(match begin(&self.bus, &caller, event).await {
+            Ok(underway) => receipt(&self.bus, underway).await,
             Err(e) => Err(e),
         })
     }
@@ -43,57 +62,194 @@ impl Handler<Caller> for Exports {
         if let Some(refusal) = too_many(events.len()) {
             return Ok(events.iter().map(|_| Err(publish_refusal(refusal.clone()))).collect());
         }
-        // All are handed over before the first answer is awaited: in order, and without a round trip for each.
-        let mut underway = Vec::with_capacity(events.len());
+        let mut results = Vec::with_capacity(events.len());
+        let mut answers = FuturesOrdered::new();
         for event in events {
-            underway.push(self.begin(&caller, event).await);
-        }
-        let mut results = Vec::with_capacity(underway.len());
-        for u in underway {
-            results.push(match u {
-                Ok(u) => receipt(u).await,
-                Err(e) => Err(e),
+            // Handed over one after another, in order, without a round trip for each. Answers are taken meanwhile:
+            // each gives its place at the store to the next, of this call or another.
+            let mut beginning = std::pin::pin!(begin(&self.bus, &caller, event));
+            let begun = loop {
+                tokio::select! {
+                    biased;
+                    begun = &mut beginning => break begun,
+                    Some(answer) = answers.next(), if !answers.is_empty() => results.push(answer),
+                }
+            };
+            answers.push_back(async {
+                match begun {
+                    Ok(underway) => receipt(&self.bus, underway).await,
+                    Err(e) => Err(e),
+                }
             });
+        }
+        while let Some(answer) = answers.next().await {
+            results.push(answer);
         }
         Ok(results)
     }
+
+    async fn publish_tenant_event_at(
+        &self,
+        caller: Caller,
+        event: Event,
+        at: i64,
+    ) -> anyhow::Result<Result<Scheduled, PublishError>> {
+        Ok(schedule(&self.bus, &caller, event, at).await)
+    }
+
+    async fn cancel_scheduled(
+        &self,
+        caller: Caller,
+        tenant: String,
+        id: String,
+    ) -> anyhow::Result<Result<Cancellation, PublishError>> {
+        Ok(cancel(&self.bus, &caller, &tenant, &id).await)
+    }
 }
 
-impl Exports {
-    async fn begin(&self, caller: &Caller, mut event: Event) -> Result<Underway, PublishError> {
-        let view = self.bus.view();
-        let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
-        view.publish_grant(&caller.component, &caller.link)
-            .and_then(|grant| permit(grant, caller, attributes.tenant(), attributes.event_type()))
-            .map_err(publish_refusal)?;
-        let (tenant, id) = (attributes.tenant().clone(), attributes.id().to_owned());
-        let store = self.bus.store_for(&tenant).await.map_err(publish_refusal)?;
-        let durable_subscriptions = view.durable_matches(&attributes);
-        match store.send(&attributes, caller.traceparent.as_deref(), event.data).await {
-            Ok(sent) => Ok(Underway {
-                sent,
-                durable_subscriptions,
-                tenant,
-                id,
-            }),
-            Err(e) => Err(unstored(&tenant, &id, &e)),
+/// Checks everything that is checked before an event is stored.
+async fn accept(bus: &Bus, caller: &Caller, mut event: Event) -> Result<Accepted, PublishError> {
+    let view = bus.view();
+    let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
+    let tenant = attributes.tenant();
+    view.publish_grant(&caller.component, &caller.link)
+        .and_then(|grant| permit(grant, caller, tenant, attributes.event_type()))
+        .and_then(|()| served(&view, tenant))
+        .map_err(publish_refusal)?;
+    if let Some(problem) = &view.nothing_is_published {
+        return Err(publish_refusal(problem.clone()));
+    }
+    let store = bus.store_for(tenant).await.map_err(publish_refusal)?;
+    let limit = store.policy().max_event_bytes;
+    let event = Outgoing::new(&attributes, caller.traceparent.as_deref(), event.data, limit)
+        .map_err(|e| unstored(tenant, attributes.id(), &e))?;
+    let admitted = bus
+        .gate()
+        .admit(&store, tenant, event.size)
+        .await
+        .map_err(|e| not_admitted(tenant, attributes.id(), &e))?;
+    Ok(Accepted {
+        store,
+        attributes,
+        event,
+        admitted,
+    })
+}
+
+async fn begin(bus: &Bus, caller: &Caller, event: Event) -> Result<Underway, PublishError> {
+    let Accepted {
+        store,
+        attributes,
+        event,
+        admitted,
+    } = accept(bus, caller, event).await?;
+    let durable_subscriptions = bus.view().durable_matches(&attributes);
+    let (tenant, id) = (attributes.tenant().clone(), attributes.id().to_owned());
+    match store.send(&attributes, event).await {
+        Ok(sent) => Ok(Underway {
+            sent,
+            durable_subscriptions,
+            tenant,
+            id,
+            admitted,
+        }),
+        Err(e) => {
+            bus.gate().put_back(&tenant, &admitted);
+            Err(unstored(&tenant, &id, &e))
         }
     }
 }
 
-async fn receipt(underway: Underway) -> Result<Receipt, PublishError> {
+async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, PublishError> {
     let Underway {
         sent,
         durable_subscriptions,
         tenant,
         id,
+        admitted,
     } = underway;
-    let stored = sent.stored().await.map_err(|e: Unstored| unstored(&tenant, &id, &e))?;
+    let stored = sent.stored().await;
+    if stored.as_ref().map_or_else(|e| !e.is_unknown(), |s| s.duplicate) {
+        bus.gate().put_back(&tenant, &admitted);
+    }
+    let stored = stored.map_err(|e| unstored(&tenant, &id, &e))?;
     Ok(Receipt {
         position: position(stored.position),
         duplicate: stored.duplicate,
         durable_subscriptions,
     })
+}
+
+async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) -> Result<Scheduled, PublishError> {
+    if at > clock::now().saturating_add(FURTHEST) {
+        return Err(publish_refusal(Problem::new(
+            Code::InvalidDueTime,
+            format!(
+                "event {:?} of tenant {} is to be published at {at}, more than ten years from now: give nanoseconds since 1970-01-01T00:00:00Z",
+                event.id, event.tenant
+            ),
+        )));
+    }
+    let Accepted {
+        store,
+        attributes,
+        event,
+        admitted,
+    } = accept(bus, caller, event).await?;
+    let (tenant, id) = (attributes.tenant(), attributes.id());
+    let kept = store.keep_for_later(&attributes, event, at).await;
+    if !matches!(&kept, Ok(None)) && !kept.as_ref().is_err_and(|e| e.is_unknown()) {
+        bus.gate().put_back(tenant, &admitted);
+    }
+    match kept {
+        Ok(None) => Ok(Scheduled {
+            due: at,
+            duplicate: false,
+        }),
+        Ok(Some(there)) => Ok(Scheduled {
+            due: there.due,
+            duplicate: true,
+        }),
+        Err(e) => Err(unstored(tenant, id, &e)),
+    }
+}
+
+async fn cancel(bus: &Bus, caller: &Caller, tenant: &str, id: &str) -> Result<Cancellation, PublishError> {
+    /// How often a change that another call makes at the same time is looked at again.
+    const RACES: usize = 10;
+    let view = bus.view();
+    let tenant: TenantId = tenant.parse().map_err(publish_refusal)?;
+    Attributes::check_id(id).map_err(publish_refusal)?;
+    let grant = view
+        .publish_grant(&caller.component, &caller.link)
+        .map_err(publish_refusal)?;
+    permit_tenant(grant, caller, &tenant).map_err(publish_refusal)?;
+    let store = view.store().map_err(publish_refusal)?;
+    for _ in 0..RACES {
+        let kept = store
+            .kept_for_later(&tenant, id)
+            .await
+            .map_err(|e| not_cancelled(&tenant, id, &e))?;
+        let Some(kept) = kept else {
+            return Ok(Cancellation::NotWaiting);
+        };
+        if let Some(attributes) = kept.attributes() {
+            permit(grant, caller, &tenant, attributes.event_type()).map_err(publish_refusal)?;
+        }
+        match kept.state {
+            State::Cancelled => return Ok(Cancellation::Cancelled),
+            State::Firing | State::Fired => return Ok(Cancellation::NotWaiting),
+            State::Waiting => {}
+        }
+        let cancelled = store
+            .move_on(&kept, State::Cancelled)
+            .await
+            .map_err(|e| not_cancelled(&tenant, id, &e))?;
+        if cancelled {
+            return Ok(Cancellation::Cancelled);
+        }
+    }
+    Ok(Cancellation::NotWaiting)
 }
 
 /// Why so many events are not taken in one call, if so.
@@ -108,6 +264,21 @@ pub(super) fn too_many(events: usize) -> Option<Problem> {
 
 /// Whether the caller may publish this.
 pub(super) fn permit(grant: &Grant, caller: &Caller, tenant: &TenantId, event_type: &EventType) -> Result<(), Problem> {
+    permit_tenant(grant, caller, tenant)?;
+    if !grant.allows.matches(tenant, event_type) {
+        return Err(Problem::new(
+            Code::EventTypeNotPermitted,
+            format!(
+                "{} does not allow event type {event_type}: add it to its `event-types`",
+                authority::describe(&caller.component, &caller.link)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the caller may publish anything of this tenant.
+fn permit_tenant(grant: &Grant, caller: &Caller, tenant: &TenantId) -> Result<(), Problem> {
     let link = || authority::describe(&caller.component, &caller.link);
     if !grant.publish {
         return Err(Problem::new(
@@ -121,14 +292,16 @@ pub(super) fn permit(grant: &Grant, caller: &Caller, tenant: &TenantId, event_ty
             format!("{} does not allow tenant {tenant}: add it to its `tenants`", link()),
         ));
     }
-    if !grant.allows.matches(tenant, event_type) {
-        return Err(Problem::new(
-            Code::EventTypeNotPermitted,
-            format!(
-                "{} does not allow event type {event_type}: add it to its `event-types`",
-                link()
-            ),
-        ));
-    }
     Ok(())
+}
+
+/// Whether the bus serves this tenant.
+fn served(view: &View, tenant: &TenantId) -> Result<(), Problem> {
+    if view.store.as_ref().is_none_or(|s| s.policy().serves(tenant)) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::TenantNotPermitted,
+        format!("the bus does not serve tenant {tenant}: add it to the policy's `tenants.allowed`"),
+    ))
 }

@@ -47,7 +47,7 @@ async fn acknowledged(report: &mut Report, size: Size) -> Result<()> {
 /// The server answers once the event is on its disk.
 async fn on_disk(report: &mut Report, size: Size) -> Result<()> {
     let config = "jetstream { sync_interval: always }";
-    let world = World::start(Some(config), &[], &[]).await;
+    let world = World::start(Some(config), &[("durability", "on-disk")], &[]).await;
     let (bus, js) = (world.ingress.bus(), &world.js);
     let many = size.events(10_000);
     let few = size.events(2_000);

@@ -108,12 +108,6 @@ impl Report {
         Ok(())
     }
 
-    /// The median of a case so far.
-    pub(crate) fn median(&self, group: &str, case: &str) -> Option<f64> {
-        let row = self.rows.iter().find(|r| r.group == group && r.case == case)?;
-        Some(Spread::of(&row.values).median)
-    }
-
     /// The table, as Markdown. Rates are compared with the first row of their group.
     pub(crate) fn finish(mut self) -> Result<String> {
         self.samples.flush()?;

@@ -1,0 +1,113 @@
+//! Bytes stored, in counters that all instances share: read when a tenant first publishes here, and added to once a
+//! second. An instance that is killed has not said what it stored in its last second; that much is not counted.
+//!
+//! What other instances store for a tenant is learned with each answer, so that several instances together let a tenant
+//! have at most what they store of it in a second too much.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+
+use fanout_plan::TenantId;
+use fanout_plan::usage::{Slots, Usage};
+use futures::{StreamExt as _, stream};
+use tracing::warn;
+
+use super::Gate;
+use super::instances::BEAT;
+use crate::jetstream::{Store, StoreError};
+
+/// The most additions under way at once.
+const ADDITIONS: usize = 64;
+
+/// What was said and not answered: it is said again under the same id, which the store counts once.
+#[derive(Debug, Default)]
+pub(crate) struct Unanswered(HashMap<(TenantId, i64), (u64, String)>);
+
+impl Gate {
+    /// Reads what is stored for a tenant.
+    pub(super) async fn read_usage(
+        &self,
+        store: &Store,
+        tenant: &TenantId,
+        slots: Slots,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let counting = slots.counting(now);
+        let mut parts: HashMap<i64, u64> = HashMap::new();
+        for (name, bytes) in store.usage(tenant).await? {
+            if let Some(slot) = slots.named(&name).filter(|s| counting.contains(s)) {
+                *parts.entry(slot).or_default() += bytes;
+            }
+        }
+        let mut usage = Box::new(Usage::default());
+        for (slot, bytes) in parts {
+            usage.told(slot, Some(bytes), 0);
+        }
+        // Another call of the tenant may have been faster, and may have taken from it since.
+        self.entry(tenant, |e| {
+            if e.usage.is_none() {
+                e.usage = Some(usage);
+            }
+        });
+        Ok(())
+    }
+
+    /// Keeps the count of instances and the counters, until it is dropped.
+    pub(crate) async fn keep(&self, store: &Store) {
+        let nats = store.nats();
+        let mut unanswered = Unanswered::default();
+        let beats = self.instances.keep(&nats, store.names());
+        let telling = async {
+            loop {
+                tokio::time::sleep(BEAT).await;
+                self.tell(store, &mut unanswered).await;
+                self.forget_idle();
+            }
+        };
+        tokio::select! {
+            () = beats => {}
+            () = telling => {}
+        }
+    }
+
+    /// Says what was stored since it was last said.
+    pub(crate) async fn tell(&self, store: &Store, unanswered: &mut Unanswered) {
+        let slots = Slots::of(store.policy().max_age);
+        {
+            let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            for (tenant, entry) in tenants.iter() {
+                let Some(usage) = &entry.usage else { continue };
+                for (slot, bytes) in usage.untold() {
+                    let new = || (bytes, store.nats().new_inbox().to_string());
+                    unanswered.0.entry((tenant.clone(), slot)).or_insert_with(new);
+                }
+            }
+        }
+        let additions: Vec<_> = unanswered.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let answers: Vec<_> = stream::iter(additions)
+            .map(|((tenant, slot), (bytes, id))| async move {
+                let total = store.add_usage(&tenant, &slots.name(slot), bytes, &id).await;
+                (tenant, slot, bytes, total)
+            })
+            .buffer_unordered(ADDITIONS)
+            .collect()
+            .await;
+        let mut failed = None;
+        for (tenant, slot, bytes, total) in answers {
+            match total {
+                Ok(total) => {
+                    self.entry(&tenant, |e| {
+                        if let Some(usage) = &mut e.usage {
+                            usage.told(slot, total, bytes);
+                        }
+                    });
+                    unanswered.0.remove(&(tenant, slot));
+                }
+                Err(error) => failed = Some((tenant, error)),
+            }
+        }
+        if let Some((tenant, error)) = failed {
+            warn!(%tenant, %error, "what was stored is not in the counters yet; it is said again");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Tenants are held to their quotas, each for itself, and are told when to come again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanout_tests::types::{Event, PublishError, RefusalForNow};
+use fanout_tests::{Bench, Component, LinkTo, event, eventually, publisher};
+use fanout_transport::CallContext;
+
+fn ingress() -> LinkTo {
+    LinkTo::caller("ingress", &["publisher"], "*")
+}
+
+fn refusal(e: PublishError) -> RefusalForNow {
+    match e {
+        PublishError::QuotaExceeded(refusal) => refusal,
+        other => panic!("refused for another reason: {other:?}"),
+    }
+}
+
+fn kilobytes(tenant: &str, id: &str, kilobytes: usize) -> Event {
+    Event {
+        data: Bytes::from(vec![b'x'; kilobytes << 10]),
+        ..event(tenant, "a.b", id)
+    }
+}
+
+/// Publishes many at once; returns the refusals of those that were not stored.
+async fn burst(ingress: &Component, tenant: &str, run: &str, n: usize) -> Vec<RefusalForNow> {
+    let events: Vec<_> = (0..n).map(|i| event(tenant, "a.b", &format!("{run}-{i}"))).collect();
+    publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events)
+        .await
+        .unwrap()
+        .into_iter()
+        .filter_map(Result::err)
+        .map(refusal)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loud_tenant_is_refused_and_a_quiet_one_is_not() {
+    let settings = [
+        ("quota.events-per-second", "20"),
+        ("quota.tenant.vip.events-per-second", "100000"),
+    ];
+    let bench = Bench::start(&settings, &[ingress()]).await;
+    let ingress = bench.silent_component("ingress").await;
+    let refused = burst(&ingress, "loud", "a", 500).await;
+    // What may come at once, and what comes while the call is under way; not what ten of it could be.
+    assert!(
+        (300..=480).contains(&refused.len()),
+        "{} of 500 were refused",
+        refused.len()
+    );
+    let first = &refused[0];
+    assert_eq!(first.problem.code, "quota-exceeded");
+    assert!(
+        first.problem.message.contains("tenant loud"),
+        "{}",
+        first.problem.message
+    );
+    assert!((1..=50).contains(&first.retry_after_ms), "{} ms", first.retry_after_ms);
+    assert_eq!(burst(&ingress, "quiet", "a", 10).await.len(), 0);
+    assert_eq!(burst(&ingress, "vip", "a", 500).await.len(), 0);
+    // After the time given, the same event is taken.
+    let refused = burst(&ingress, "loud", "b", 100).await;
+    let last = refused.last().expect("the quota is used up");
+    tokio::time::sleep(Duration::from_millis(last.retry_after_ms)).await;
+    ingress.publish(event("loud", "a.b", "after")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_bytes_are_counted_and_a_new_instance_knows_them() {
+    let mut bench = Bench::start(&[("quota.max-bytes", "100KiB")], &[ingress()]).await;
+    let ingress = bench.silent_component("ingress").await;
+    for i in 0..4 {
+        ingress.publish(kilobytes("acme", &format!("e{i}"), 20)).await.unwrap();
+    }
+    // A repeat stores nothing and takes nothing.
+    for _ in 0..5 {
+        assert!(ingress.publish(kilobytes("acme", "e0", 15)).await.unwrap().duplicate);
+    }
+    let refused = refusal(ingress.publish(kilobytes("acme", "e5", 20)).await.unwrap_err());
+    assert_eq!(refused.problem.code, "quota-exceeded");
+    // Seven days, and at most a sixteenth of it too long.
+    let days = refused.retry_after_ms / 86_400_000;
+    assert!((6..=7).contains(&days), "{} ms", refused.retry_after_ms);
+    ingress.publish(kilobytes("globex", "e5", 20)).await.unwrap();
+    let too_large = ingress.publish(kilobytes("acme", "large", 101)).await.unwrap_err();
+    assert!(matches!(too_large, PublishError::TooLarge(_)), "{too_large:?}");
+    // The counters are told once a second: then a new instance knows them.
+    eventually("the counters hold what is stored", || async {
+        let counters = async_nats::jetstream::new(bench.client().clone())
+            .get_stream("fanout_payments_usage")
+            .await
+            .ok()?;
+        (counters.cached_info().state.messages >= 2).then_some(())
+    })
+    .await;
+    bench.restart_provider(0).await;
+    refusal(ingress.publish(kilobytes("acme", "e6", 30)).await.unwrap_err());
+    ingress.publish(kilobytes("acme", "e7", 10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_bytes_go_with_their_events() {
+    let settings = [
+        ("retention.max-age", "2s"),
+        ("retention.warn-before", "1s"),
+        ("dedupe.window", "1s"),
+        ("quota.max-bytes", "50KiB"),
+    ];
+    let bench = Bench::start(&settings, &[ingress()]).await;
+    let ingress = bench.silent_component("ingress").await;
+    let mut refusals = 0;
+    for i in 0..6 {
+        eventually("room is there once events have expired", || async {
+            match ingress.publish(kilobytes("acme", &format!("e{i}"), 30)).await {
+                Ok(_) => Some(()),
+                Err(e) => {
+                    let refused = refusal(e);
+                    assert!(refused.retry_after_ms <= 2_200, "{} ms", refused.retry_after_ms);
+                    None
+                }
+            }
+        })
+        .await;
+        let next = ingress.publish(kilobytes("acme", &format!("f{i}"), 30)).await;
+        refusals += usize::from(next.is_err());
+    }
+    assert!(refusals > 0, "two such events never fit at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_share_a_rate() {
+    let mut bench = Bench::start(&[("quota.events-per-second", "100")], &[ingress()]).await;
+    bench.add_provider().await;
+    let ingress = bench.silent_component("ingress").await;
+    // Each instance gives out half once it has heard of the other.
+    eventually("a refusal names the two instances", || async {
+        let refused = burst(&ingress, "acme", "x", 200).await;
+        let shared = refused
+            .iter()
+            .any(|r| r.problem.message.contains("each of 2 instances"));
+        shared.then_some(())
+    })
+    .await;
+    // One that is gone is not counted for long.
+    bench.providers[1].kill();
+    eventually("the one that is left gives out all of it", || async {
+        let refused = burst(&ingress, "acme", "y", 300).await;
+        let alone = !refused.is_empty() && refused.iter().all(|r| !r.problem.message.contains("instances"));
+        alone.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_large_calls_at_once_do_not_wait_for_each_other() {
+    let settings = [("publish.max-in-flight", "64")];
+    let bench = Bench::start(&settings, &[ingress()]).await;
+    let ingress = &bench.silent_component("ingress").await;
+    // Twelve thousand events, sixteen of them under way for each tenant: every call gets its answers.
+    let calls = (0..12).map(|call| async move {
+        burst(ingress, &format!("t{}", call % 3), &format!("c{call}"), 1_000)
+            .await
+            .len()
+    });
+    let refused: usize = futures::future::join_all(calls).await.iter().sum();
+    assert_eq!(refused, 0);
+}

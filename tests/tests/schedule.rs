@@ -1,0 +1,203 @@
+//! Events for later: published once, when due, through restarts; cancelled or published, never both.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fanout_tests::publisher::{self, Cancellation, Scheduled};
+use fanout_tests::types::{Event, PublishError};
+use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_transport::CallContext;
+
+fn links() -> Vec<LinkTo> {
+    vec![
+        LinkTo::caller("ingress", &["publisher"], "acme,globex"),
+        LinkTo::subscriber(
+            "invoicing",
+            &["handler"],
+            &[("subscription", "invoicing"), ("need", "durable")],
+        ),
+        LinkTo::subscriber("cache", &["handler"], &[("subscription", "cache"), ("need", "queue")]),
+    ]
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_nanos()).unwrap()
+}
+
+fn within(time: Duration) -> i64 {
+    now() + i64::try_from(time.as_nanos()).unwrap()
+}
+
+async fn at(ingress: &Component, e: &Event, due: i64) -> Result<Scheduled, PublishError> {
+    eventually("the bus answers", || async {
+        publisher::publish_tenant_event_at(ingress.bus(), CallContext::within(Duration::from_secs(5)), e, due)
+            .await
+            .ok()
+    })
+    .await
+}
+
+async fn cancel(ingress: &Component, tenant: &str, id: &str) -> Result<Cancellation, PublishError> {
+    eventually("the bus answers", || async {
+        publisher::cancel_scheduled(ingress.bus(), CallContext::within(Duration::from_secs(5)), tenant, id)
+            .await
+            .ok()
+    })
+    .await
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_published_once_and_not_before_it_is_due() {
+    let bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let cache = bench.component("cache").await;
+    let due = within(Duration::from_secs(2));
+    let soon = event("acme", "invoice.due", "soon ü/1");
+    let first = at(&ingress, &soon, due).await.unwrap();
+    assert_eq!((first.due, first.duplicate), (due, false));
+    // The same again, with whatever time, is the same.
+    let again = at(&ingress, &soon, due + 1).await.unwrap();
+    assert_eq!((again.due, again.duplicate), (due, true));
+    at(&ingress, &event("acme", "invoice.due", "past"), 1).await.unwrap();
+    at(&ingress, &event("acme", "invoice.due", "far"), within(HOUR))
+        .await
+        .unwrap();
+    eventually("both are delivered", || async {
+        (invoicing.handled() == ["past", "soon ü/1"] && cache.handled() == ["past", "soon ü/1"]).then_some(())
+    })
+    .await;
+    let published_at = invoicing.seen(|s| {
+        s.deliveries
+            .iter()
+            .find(|d| d.event.id == "soon ü/1")
+            .unwrap()
+            .published_at
+    });
+    assert!(published_at >= due, "published {} ns too early", due - published_at);
+    let stored = ingress.publish(soon).await.unwrap();
+    assert!(stored.duplicate, "it is the same event as one published at once");
+    assert_eq!(
+        cancel(&ingress, "acme", "soon ü/1").await.unwrap(),
+        Cancellation::NotWaiting
+    );
+    assert_eq!(invoicing.seen(|s| s.deliveries.len()), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_survives_the_store_and_the_provider() {
+    let mut bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    for i in 0..20 {
+        let due = within(Duration::from_millis(3_000 + 50 * i));
+        at(&ingress, &event("acme", "invoice.due", &format!("e{i:02}")), due)
+            .await
+            .unwrap();
+    }
+    bench.providers[0].kill();
+    bench.nats.restart().await;
+    bench.restart_provider(0).await;
+    let expected: Vec<_> = (0..20).map(|i| format!("e{i:02}")).collect();
+    eventually("each is delivered", || async {
+        (invoicing.handled() == expected).then_some(())
+    })
+    .await;
+    let log = async_nats::jetstream::new(bench.client().clone())
+        .get_stream("fanout_payments_log")
+        .await
+        .unwrap();
+    assert_eq!(log.cached_info().state.messages, 20, "each is stored once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_cancelled_or_published_never_both() {
+    let mut bench = Bench::start(&[], &links()).await;
+    bench.add_provider().await;
+    let ingress = &bench.silent_component("ingress").await;
+    // Cancelled about when they are due, by several callers each.
+    let due = within(Duration::from_secs(3));
+    let ids: Vec<String> = (0..60).map(|i| format!("e{i:02}")).collect();
+    for id in &ids {
+        at(ingress, &event("acme", "invoice.due", id), due).await.unwrap();
+    }
+    let races = ids.iter().enumerate().map(|(i, id)| async move {
+        let left = u64::try_from(due - now()).unwrap_or(0);
+        tokio::time::sleep(Duration::from_nanos(left) + Duration::from_millis(i as u64 * 2)).await;
+        let (one, two) = tokio::join!(cancel(ingress, "acme", id), cancel(ingress, "acme", id));
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert_eq!(one, two, "{id}: both are told the same");
+        (id.clone(), one == Cancellation::Cancelled)
+    });
+    let told = futures::future::join_all(races).await;
+    let published: Vec<_> = told.iter().filter(|(_, c)| !c).map(|(id, _)| id.clone()).collect();
+    let log = eventually("those that were not cancelled are published", || async {
+        let log = async_nats::jetstream::new(bench.client().clone())
+            .get_stream("fanout_payments_log")
+            .await
+            .ok()?;
+        (log.cached_info().state.messages >= published.len() as u64).then_some(log)
+    })
+    .await;
+    // Whatever is stored after this would be stored before the mark.
+    let mark = ingress.publish(event("globex", "mark", "mark")).await.unwrap();
+    let mut stored = Vec::new();
+    for offset in 1..mark.position.offset {
+        let m = log.get_raw_message(offset).await.unwrap();
+        stored.push(m.headers.get("ce-id").unwrap().as_str().to_owned());
+    }
+    stored.sort();
+    assert_eq!(stored, published);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_event_can_be_given_a_new_time() {
+    let bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let e = event("acme", "invoice.due", "e");
+    assert_eq!(cancel(&ingress, "acme", "e").await.unwrap(), Cancellation::NotWaiting);
+    at(&ingress, &e, within(HOUR)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(cancel(&ingress, "acme", "e").await.unwrap(), Cancellation::Cancelled);
+    }
+    // Another tenant's event of that id is another event.
+    assert_eq!(cancel(&ingress, "globex", "e").await.unwrap(), Cancellation::NotWaiting);
+    assert!(!at(&ingress, &e, now()).await.unwrap().duplicate);
+    eventually("it is delivered", || async {
+        (invoicing.handled() == ["e"]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_link_and_the_quota_are_asked_when_it_is_kept() {
+    let settings = [("quota.tenant.globex.events-per-second", "1")];
+    let bench = Bench::start(&settings, &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let code = |e: PublishError| match e {
+        PublishError::NotPermitted(p) | PublishError::InvalidEvent(p) => p.code,
+        PublishError::QuotaExceeded(r) => r.problem.code,
+        other => panic!("{other:?}"),
+    };
+    let refused = at(&ingress, &event("initech", "a.b", "e"), now()).await.unwrap_err();
+    assert_eq!(code(refused), "tenant-not-permitted");
+    assert_eq!(
+        code(cancel(&ingress, "initech", "e").await.unwrap_err()),
+        "tenant-not-permitted"
+    );
+    assert_eq!(
+        code(cancel(&ingress, "acme", "").await.unwrap_err()),
+        "invalid-attribute"
+    );
+    let refused = at(&ingress, &event("acme", "a.b", "e"), i64::MAX).await.unwrap_err();
+    assert_eq!(code(refused), "invalid-due-time");
+    let refused = eventually("the quota is used up", || async {
+        let id = now().to_string();
+        at(&ingress, &event("globex", "a.b", &id), within(HOUR)).await.err()
+    })
+    .await;
+    assert_eq!(code(refused), "quota-exceeded");
+}
