@@ -122,8 +122,7 @@ impl PublisherHandler<Caller> for AtEdge {
         _: Event,
         _: i64,
     ) -> anyhow::Result<Result<Scheduled, PublishError>> {
-        let why = "events are not kept for later";
-        Ok(Err(PublishError::InvalidEvent(not_here(&caller, why))))
+        Ok(Err(PublishError::InvalidEvent(not_later(&caller))))
     }
 
     async fn cancel_scheduled(
@@ -132,8 +131,7 @@ impl PublisherHandler<Caller> for AtEdge {
         _: String,
         _: String,
     ) -> anyhow::Result<Result<Cancellation, PublishError>> {
-        let why = "events are not kept for later, nor cancelled,";
-        Ok(Err(PublishError::InvalidEvent(not_here(&caller, why))))
+        Ok(Err(PublishError::InvalidEvent(not_later(&caller))))
     }
 }
 
@@ -178,6 +176,17 @@ fn not_here(caller: &Caller, what: &str) -> wit::Problem {
         Code::NotAtAnEdge,
         format!(
             "{}: {what} at an edge: declare the subscription in a link from the edge to the component",
+            authority::describe(&caller.component, &caller.link)
+        ),
+    ))
+}
+
+/// An edge keeps nothing.
+fn not_later(caller: &Caller) -> wit::Problem {
+    problem(Problem::new(
+        Code::NotAtAnEdge,
+        format!(
+            "{}: events are not kept for later at an edge, nor cancelled: link the component to the bus itself",
             authority::describe(&caller.component, &caller.link)
         ),
     ))
