@@ -91,12 +91,16 @@ async fn a_topology_is_explained_changed_and_checked() {
 + create stream fanout_payments_log_1 on fanout.part.payments.1.0.> for 7d, shard 0 of 2
 + create stream fanout_payments_log_2 on fanout.part.payments.1.1.> for 7d, shard 1 of 2
 + remember durable subscription invoicing, which waits for a component
++ create consumer invoicing on payments.*.webhook.invoice.* from offset 2
 + create consumer invoicing of partition 1 on payments.*.webhook.invoice.* from offset 1
 + create consumer invoicing of partition 2 on payments.*.webhook.invoice.* from offset 1
 ~ retire stream fanout_payments_log: what it holds is still read
-5 to make, 1 to change, 0 to remove
+6 to make, 1 to change, 0 to remove
 ";
     assert_eq!((code, out.as_str(), err.as_str()), (0, steps, ""));
+    // Nothing came into the old log in between, and nothing can any more.
+    let (_, out, _) = cli.run(&["apply"], &policy, &[]);
+    assert_eq!(out, "- delete consumer invoicing\n0 to make, 0 to change, 1 to remove\n");
     let (code, out, _) = cli.run(&["check"], &policy, &["--nats", cli.nats()]);
     assert!(code == 0 && !out.contains("differs") && !out.contains("fault"), "{out}");
     let (_, out, _) = cli.run(&["explain"], &policy, &["--nats", cli.nats()]);

@@ -222,9 +222,10 @@ fn reached(
             spec.storage = have.storage;
         }
     }
-    // Where a retired partition has nothing for a subscription, and never will, it needs no consumer.
+    // Where a partition that was found retired has nothing for a subscription, it never will, and needs no consumer.
+    let found = observed.topology.layout();
     desired.consumers.retain(|(number, _), c| {
-        let retired = layout.partitions.get(number).is_some_and(Partition::is_retired);
+        let retired = found.partitions.get(number).is_some_and(Partition::is_retired);
         let head = observed.logs.get(number).map_or(0, |log| log.head);
         !(retired && matches!(c.start, topology::ConsumerStart::Offset(o) if o > head))
     });
