@@ -2,7 +2,7 @@
 
 use fanout_forward::wit;
 
-use crate::bindings::calls::fanout::bus::{inbox, status, subscriber, types};
+use crate::bindings::calls::fanout::bus::{inbox, publisher, status, subscriber, types};
 use crate::bindings::caught_up::exports::fanout::bus::backfill_handler as backfill;
 
 pub(crate) fn event(e: types::Event) -> wit::Event {
@@ -78,6 +78,20 @@ pub(crate) fn receipt(r: wit::Receipt) -> types::Receipt {
         position: position(&r.position),
         duplicate: r.duplicate,
         durable_subscriptions: r.durable_subscriptions,
+    }
+}
+
+pub(crate) fn scheduled(s: wit::Scheduled) -> publisher::Scheduled {
+    publisher::Scheduled {
+        due: s.due,
+        duplicate: s.duplicate,
+    }
+}
+
+pub(crate) fn cancellation(c: wit::Cancellation) -> publisher::Cancellation {
+    match c {
+        wit::Cancellation::Cancelled => publisher::Cancellation::Cancelled,
+        wit::Cancellation::NotWaiting => publisher::Cancellation::NotWaiting,
     }
 }
 

@@ -44,6 +44,27 @@ impl publisher::Host for Guest {
             .map(|answer| answer.map(convert::receipt).map_err(convert::publish_error))
             .collect())
     }
+
+    async fn publish_tenant_event_at(
+        &mut self,
+        event: types::Event,
+        at: types::Timestamp,
+    ) -> Result<Result<publisher::Scheduled, types::PublishError>> {
+        let event = convert::event(event);
+        let bus = &self.surroundings.bus;
+        let scheduled = bus.publish_at(&CallContext::default(), &event, at).await;
+        Ok(scheduled.map(convert::scheduled).map_err(convert::publish_error))
+    }
+
+    async fn cancel_scheduled(
+        &mut self,
+        tenant: String,
+        id: String,
+    ) -> Result<Result<publisher::Cancellation, types::PublishError>> {
+        let bus = &self.surroundings.bus;
+        let cancelled = bus.cancel(&CallContext::default(), &tenant, &id).await;
+        Ok(cancelled.map(convert::cancellation).map_err(convert::publish_error))
+    }
 }
 
 type Made = Result<Result<subscriber::Subscription, types::SubscribeError>>;

@@ -51,6 +51,7 @@ pub mod wit {
     pub use crate::bindings::fanout::bus::inbox::{
         CaughtUp, Fetched, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict,
     };
+    pub use crate::bindings::fanout::bus::publisher::{Cancellation, Scheduled};
     pub use crate::bindings::fanout::bus::status::{LinkState, LinkStatus};
     pub use crate::bindings::fanout::bus::subscriber::{
         DeliveryOptions, End, Filter, LostEvents, Need, OriginOfSubscription, Reach, Start, State, Subscription,

@@ -11,8 +11,8 @@ use crate::bindings::fanout::bus::{inbox, publisher, status, subscriber};
 use crate::pause::Pause;
 use crate::wanted::{Need, Wanted};
 use crate::wit::{
-    Event, Fetched, InboxError, LinkStatus, Problem, PublishError, Receipt, SettleError, Settled, Settlement,
-    SubscribeError, Subscription,
+    Cancellation, Event, Fetched, InboxError, LinkStatus, Problem, PublishError, Receipt, Scheduled, SettleError, Settled,
+    Settlement, SubscribeError, Subscription,
 };
 
 /// One attempt; a repeat may find another connection.
@@ -109,6 +109,36 @@ where
         match sent.await {
             Ok(answers) => answers,
             Err(unsent) => events.iter().map(|_| Err(unsent.publish_error())).collect(),
+        }
+    }
+
+    /// Publishes an event later. The same one twice is one, so an unknown outcome is asked again.
+    ///
+    /// # Errors
+    /// As [`Upstream::publish`].
+    pub async fn publish_at(&self, cx: &CallContext, event: &Event, at: i64) -> Result<Scheduled, PublishError> {
+        let invoke = &self.invoke;
+        let sent = self.repeat(cx, |cx| async move {
+            publisher::publish_tenant_event_at(invoke, cx, event, at).await
+        });
+        match sent.await {
+            Ok(answer) => answer,
+            Err(unsent) => Err(unsent.publish_error()),
+        }
+    }
+
+    /// Cancels an event that was to be published later; a repeat says the same.
+    ///
+    /// # Errors
+    /// As [`Upstream::publish`].
+    pub async fn cancel(&self, cx: &CallContext, tenant: &str, id: &str) -> Result<Cancellation, PublishError> {
+        let invoke = &self.invoke;
+        let sent = self.repeat(cx, |cx| async move {
+            publisher::cancel_scheduled(invoke, cx, tenant, id).await
+        });
+        match sent.await {
+            Ok(answer) => answer,
+            Err(unsent) => Err(unsent.publish_error()),
         }
     }
 

@@ -139,6 +139,13 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
             Err(problem) => drop(refused.insert(i, problem)),
         }
     }
+    for registered in registry.values_mut() {
+        // What goes with this plan is forgotten with it.
+        registered
+            .head
+            .0
+            .retain(|number, _| layout.partitions.contains_key(number));
+    }
     let mut problems = Vec::new();
     if policy.shape == Shape::WorkQueue {
         problems = no_work_queue(&registry);
