@@ -75,12 +75,12 @@ pub async fn run() -> anyhow::Result<()> {
         let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
             .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
         let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings);
-        let links = hear(&nats, &host, edge.clone()).await?;
+        let links = hear(&nats, host, edge.clone()).await?;
         (Part::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
     } else {
         let (_, initial) = Listening::split(&config);
         let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
-        let links = hear(&nats, &host, bus.clone()).await?;
+        let links = hear(&nats, host, bus.clone()).await?;
         let mut front = Front::start(bus).await.context("set the bus up")?;
         listen(&mut front, &host.provider_key, &config).await;
         (Part::Bus(front), links)

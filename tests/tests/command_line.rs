@@ -100,7 +100,10 @@ async fn a_topology_is_explained_changed_and_checked() {
     assert_eq!((code, out.as_str(), err.as_str()), (0, steps, ""));
     // Nothing came into the old log in between, and nothing can any more.
     let (_, out, _) = cli.run(&["apply"], &policy, &[]);
-    assert_eq!(out, "- delete consumer invoicing\n0 to make, 0 to change, 1 to remove\n");
+    assert_eq!(
+        out,
+        "- delete consumer invoicing\n0 to make, 0 to change, 1 to remove\n"
+    );
     let (code, out, _) = cli.run(&["check"], &policy, &["--nats", cli.nats()]);
     assert!(code == 0 && !out.contains("differs") && !out.contains("fault"), "{out}");
     let (_, out, _) = cli.run(&["explain"], &policy, &["--nats", cli.nats()]);

@@ -300,7 +300,10 @@ async fn a_narrower_link_ends_what_may_be_fetched() {
     bench.put_link(&LinkTo::caller("billing", &["inbox"], "globex")).await;
     eventually("the narrower link is in force", || async {
         match try_fetch(&billing, "billing", 1, 0).await {
-            Err(InboxError::NotPermitted(p)) => Some(assert_eq!(p.code, "tenant-not-permitted")),
+            Err(InboxError::NotPermitted(p)) => {
+                assert_eq!(p.code, "tenant-not-permitted");
+                Some(())
+            }
             _ => None,
         }
     })

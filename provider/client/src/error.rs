@@ -18,7 +18,7 @@ pub struct Error {
     /// What happened and what to do, for a person.
     pub message: String,
     #[source]
-    source: Option<fanout_transport::Error>,
+    source: Option<Box<fanout_transport::Error>>,
 }
 
 /// What a program does about an error.
@@ -100,7 +100,7 @@ impl Error {
             .unwrap_or_default();
         Self {
             message: format!("{error}{why}"),
-            source: Some(error),
+            source: Some(Box::new(error)),
             ..Self::new(kind, code, "")
         }
     }

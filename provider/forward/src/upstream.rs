@@ -11,8 +11,8 @@ use crate::bindings::fanout::bus::{inbox, publisher, status, subscriber};
 use crate::pause::Pause;
 use crate::wanted::{Need, Wanted};
 use crate::wit::{
-    Cancellation, Event, Fetched, InboxError, LinkStatus, Problem, PublishError, Receipt, Scheduled, SettleError, Settled,
-    Settlement, SubscribeError, Subscription,
+    Cancellation, Event, Fetched, InboxError, LinkStatus, Problem, PublishError, Receipt, Scheduled, SettleError,
+    Settled, Settlement, SubscribeError, Subscription,
 };
 
 /// One attempt; a repeat may find another connection.
@@ -155,7 +155,7 @@ where
                 }
                 Need::Durable => subscriber::subscribe_durable(invoke, cx, name, &wanted.options()).await,
                 Need::Backfill { start, end } => {
-                    subscriber::subscribe_backfill(invoke, cx, name, start, end.clone(), &wanted.options()).await
+                    subscriber::subscribe_backfill(invoke, cx, name, start, *end, &wanted.options()).await
                 }
             }
         });

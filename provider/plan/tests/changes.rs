@@ -1,6 +1,8 @@
 //! Changes of a bus's topology on a model of the store: events are published between any two steps, an instance crashes
 //! after any of them, and whatever happens each event is in one place from which each subscription that wants it reads.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::collections::BTreeMap;
 
 use fanout_plan::partition::{Keeps, Layout};
@@ -293,7 +295,7 @@ proptest! {
             let policy = policy(change.shape, change.template, &[]);
             let stale = store.held.topology.layout();
             let mut taken = 0;
-            let mut tries = change.crashes.iter().copied().map(Some).chain([None]);
+            let tries = change.crashes.iter().copied().map(Some).chain([None]);
             let mut before = stale.clone();
             // The subscriptions exist before the first event does.
             if store.held.registry.is_empty() {
@@ -302,7 +304,7 @@ proptest! {
                 }
                 before = store.held.topology.layout();
             }
-            while let Some(limit) = tries.next() {
+            for limit in tries {
                 now += 1;
                 let steps = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now).unwrap().steps;
                 for step in steps.iter().take(limit.unwrap_or(usize::MAX)) {

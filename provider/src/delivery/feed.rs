@@ -38,6 +38,10 @@ pub(super) struct Item {
 }
 
 /// Where an item comes from.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all come from the log; a box for each would cost more than the room"
+)]
 pub(super) enum From {
     /// The log. The payload may have been let go; the message's other parts stay.
     Log {

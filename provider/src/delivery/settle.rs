@@ -22,6 +22,10 @@ const STORE_WAIT: Duration = Duration::from_secs(1);
 
 /// Where an event that is delivered comes from, which is where it is settled.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all come from the log; a box for each would cost more than the room"
+)]
 pub(super) enum Source {
     /// The log. The store gives it to no other instance until `delivery.ack-wait` has passed.
     Log(jetstream::Message),

@@ -14,12 +14,15 @@ use super::bindings;
 use crate::bus::Bus;
 use crate::inbox::Seal;
 
+/// A bus, and what seals the tokens of its inbox.
+type BusSeal = (BusName, Arc<Seal>);
+
 /// The one handler behind every function of the contract.
 #[derive(Clone)]
 pub(super) struct Exports {
     pub(super) bus: Bus,
     /// What seals the inbox's tokens, once one was needed, and for which bus.
-    pub(super) seal: Arc<Mutex<Option<(BusName, Arc<Seal>)>>>,
+    pub(super) seal: Arc<Mutex<Option<BusSeal>>>,
 }
 
 /// `publisher`, `subscriber`, `inbox` and `status`.

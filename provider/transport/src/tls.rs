@@ -285,7 +285,10 @@ mod tests {
         let known = |certificate: CertificateDer<'static>| identity(Some(&[certificate]));
         let by = |name: &str| Identity::Certificate(name.to_owned());
         assert_eq!(known(certificate(Some("orders"), &[])), by("orders"));
-        assert_eq!(known(certificate(Some("orders"), &[dns.clone()])), by("orders.example"));
+        assert_eq!(
+            known(certificate(Some("orders"), std::slice::from_ref(&dns))),
+            by("orders.example")
+        );
         assert_eq!(known(certificate(None, &[uri, dns])), by("spiffe://example/orders"));
         assert_eq!(known(certificate(None, &[])), Identity::Anonymous);
         assert_eq!(known(certificate(Some("two\nlines"), &[])), Identity::Anonymous);

@@ -1,5 +1,7 @@
 //! The harness works: each experiment, at a size whose figures mean nothing, fills its page.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::path::Path;
 use std::process::Command;
 

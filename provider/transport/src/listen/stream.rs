@@ -190,7 +190,9 @@ async fn call(
                 return std::future::pending().await;
             }
         }
-        while !ended {
+        // What came whole with its header leaves nothing to read.
+        let mut reader = (!ended).then_some(reader);
+        while let Some(reader) = reader.as_mut() {
             let Some(data) = framed::read_data(reader, &mut buffer, &mut frames).await? else {
                 break;
             };

@@ -50,7 +50,7 @@ struct Slots {
 
 #[derive(Debug)]
 struct Slot {
-    done: oneshot::Sender<Result<(Bytes, Room), Error>>,
+    done: oneshot::Sender<Answer>,
     body: BytesMut,
     room: Room,
 }
@@ -163,6 +163,9 @@ impl Drop for Session {
     }
 }
 
+/// A result's bytes with the room that they take.
+type Answer = Result<(Bytes, Room), Error>;
+
 /// A slot; given up on drop.
 struct Waiting<'a> {
     inner: &'a Inner,
@@ -170,7 +173,7 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn open(inner: &'a Inner) -> Result<(Self, oneshot::Receiver<Result<(Bytes, Room), Error>>), Error> {
+    fn open(inner: &'a Inner) -> Result<(Self, oneshot::Receiver<Answer>), Error> {
         let (sender, receiver) = oneshot::channel();
         let mut slots = inner.slots();
         if slots.over || inner.leaving.load(Ordering::Acquire) {

@@ -36,7 +36,7 @@ impl Wire for OnLattice {
         let nats = self.nats().await.client().await;
         let lattice = Lattice::new(nats, options.limits).await.expect("a lattice");
         let server = Server::new(&lattice, PREFIX);
-        self.lattices.lock().unwrap().push(lattice);
+        self.lattices.lock().expect("no test panics with it").push(lattice);
         server.serve(service).await.expect("the functions are served");
         Box::new(server)
     }

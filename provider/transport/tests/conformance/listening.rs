@@ -37,7 +37,7 @@ impl Listening {
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint.lock().unwrap().clone()
+        self.endpoint.lock().expect("no test panics with it").clone()
     }
 
     pub(crate) fn options(&self, limits: Options) -> ConnectOptions {
@@ -65,7 +65,7 @@ impl Listening {
         loop {
             match Listener::bind(&self.endpoint(), options.clone()).await {
                 Ok(listener) => {
-                    *self.endpoint.lock().unwrap() = listener.local_endpoint().clone();
+                    *self.endpoint.lock().expect("no test panics with it") = listener.local_endpoint().clone();
                     return listener.serve(service);
                 }
                 Err(error @ Error::Listen { .. }) if tokio::time::Instant::now() < deadline => {

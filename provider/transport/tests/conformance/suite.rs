@@ -353,7 +353,7 @@ pub(crate) async fn caller(wire: impl Wire) {
     let seen = Arc::new(std::sync::Mutex::new(None));
     let note = Arc::clone(&seen);
     let service = Service::new().direct(INSTANCE, "poke", move |caller, ()| {
-        *note.lock().unwrap() = Some(caller);
+        *note.lock().expect("no test panics with it") = Some(caller);
         async { Ok(true) }
     });
     let _server = wire.serve(&service, ListenOptions::default()).await;
@@ -366,7 +366,11 @@ pub(crate) async fn caller(wire: impl Wire) {
     };
     let poked: Result<(bool,), _> = remote.call_values(cx, INSTANCE, "poke", ()).await;
     assert_eq!(poked.expect("an answer"), (true,));
-    let caller = seen.lock().unwrap().take().expect("it was called");
+    let caller = seen
+        .lock()
+        .expect("no test panics with it")
+        .take()
+        .expect("it was called");
     assert_eq!(caller.identity, wire.identity());
     assert_eq!(caller.link, "audit");
     assert_eq!(caller.traceparent.as_deref(), Some(traceparent));
