@@ -24,6 +24,28 @@ pub(crate) struct BodySignature {
 }
 
 impl BodySignature {
+    /// One in lower-case hexadecimal, and nothing else in the header.
+    pub(crate) const fn hex(scheme: Scheme, header: &'static str) -> Self {
+        Self {
+            scheme,
+            header,
+            prefix: "",
+            encoding: Encoding::Hex,
+            malformed: "it is not 64 lower-case hexadecimal digits",
+        }
+    }
+
+    /// One in base64, and nothing else in the header.
+    pub(crate) const fn base64(scheme: Scheme, header: &'static str) -> Self {
+        Self {
+            scheme,
+            header,
+            prefix: "",
+            encoding: Encoding::Base64,
+            malformed: "it is not 32 bytes in base64",
+        }
+    }
+
     /// Verifies the concatenation of `before` and the body.
     pub(crate) fn verify<'a>(self, keys: &Keys, request: &Request<'a>, before: &[u8]) -> Result<Verified<'a>, Refusal> {
         let tag = self.read(header::only(request, self.header)?)?;

@@ -36,32 +36,27 @@
 //! ```
 
 mod adyen;
-mod adyen_balance;
 mod basic;
 mod body;
 pub mod braintree;
 mod encoding;
-mod github;
-mod gocardless;
 mod header;
 mod key;
 mod mac;
 mod mollie;
-mod paddle;
+mod over_body;
 mod parameter;
 pub mod paypal;
 mod proven;
-mod razorpay;
 mod refusal;
 mod scheme;
-mod shopify;
 mod signing;
 mod square;
 mod standard_webhooks;
-mod stripe;
 #[cfg(test)]
 mod testing;
 mod time;
+mod timed;
 
 use std::time::Duration;
 

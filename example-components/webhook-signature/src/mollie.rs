@@ -82,12 +82,7 @@ mod tests {
     #[test]
     fn the_vector_is_verified_and_made() {
         good().has_what_all_have("other");
-        let case = good();
-        let made = case.sign(SECRET, "", 0);
-        assert_eq!(
-            (made.headers, &*made.body),
-            (vec![(SIGNATURE.header, good().headers[0].1.clone())], &*case.body)
-        );
+        good().is_made_again();
     }
 
     #[test]

@@ -10,7 +10,6 @@
 //! time, and the signature holds for it. So the signature proves who sent the id and the time; the body is proven only as
 //! far as TLS keeps others from seeing a signed webhook within the tolerance. That is PayPal's specification; nothing
 //! here can mend it.
-
 //!
 //! It comes with the feature `paypal`, as RSA and X.509 are half of a small component. Without it the scheme has a name
 //! and no keys.
@@ -38,6 +37,7 @@ use crate::{Coverage, Parameter, scheme::Rules};
 const WEBHOOK_ID: &str = "webhook-id";
 const ROOT: &str = "root";
 const CERTIFICATE_NAME: &str = "certificate-name";
+#[cfg(feature = "paypal")]
 const DEFAULT_NAME: &str = "messageverificationcerts.paypal.com";
 
 pub(crate) const RULES: Rules = Rules {

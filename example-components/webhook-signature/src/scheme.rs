@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use crate::{
     Coverage, InvalidKeys, Keys, Parameter, Parameters, Refusal, Request, Signed, SigningKey, Unsignable, Unsigned,
-    Verified, adyen, basic, braintree, key::Key, paddle, paypal, signing::Material, square, standard_webhooks, stripe,
+    Verified, adyen, basic, braintree, key::Key, mollie, over_body, paypal, signing::Material, square,
+    standard_webhooks, timed,
 };
 
 /// A way to sign a webhook. What each one signs, and where that is specified, is in `docs/webhooks.md`.
@@ -86,19 +87,19 @@ impl Scheme {
 
     pub(crate) fn rules(self) -> &'static Rules {
         match self {
-            Scheme::Stripe => &stripe::RULES,
+            Scheme::Stripe => &timed::STRIPE,
             Scheme::StandardWebhooks => &standard_webhooks::RULES,
-            Scheme::Github => &crate::github::RULES,
-            Scheme::Shopify => &crate::shopify::RULES,
+            Scheme::Github => &over_body::GITHUB,
+            Scheme::Shopify => &over_body::SHOPIFY,
             Scheme::Square => &square::RULES,
-            Scheme::Paddle => &paddle::RULES,
+            Scheme::Paddle => &timed::PADDLE,
             Scheme::Adyen => &adyen::RULES,
-            Scheme::AdyenBalance => &crate::adyen_balance::RULES,
+            Scheme::AdyenBalance => &over_body::ADYEN_BALANCE,
             Scheme::Paypal => &paypal::RULES,
             Scheme::Braintree => &braintree::RULES,
-            Scheme::Mollie => &crate::mollie::RULES,
-            Scheme::Gocardless => &crate::gocardless::RULES,
-            Scheme::Razorpay => &crate::razorpay::RULES,
+            Scheme::Mollie => &mollie::RULES,
+            Scheme::Gocardless => &over_body::GOCARDLESS,
+            Scheme::Razorpay => &over_body::RAZORPAY,
             Scheme::Basic => &basic::RULES,
         }
     }

@@ -176,4 +176,49 @@ impl Case {
             assert!(named, "{value:?}: {refusal:?}");
         }
     }
+
+    /// Signing the body with the first secret gives the header that the case has.
+    pub(crate) fn is_made_again(&self) {
+        let made = self.sign(&self.secrets[0], "", self.now);
+        let (name, value) = &self.headers[0];
+        assert_eq!(made.headers, [(name.to_ascii_lowercase().as_str(), value.clone())]);
+        assert_eq!(*made.body, *self.body);
+    }
+
+    /// What holds where the one header is one signature in hexadecimal.
+    pub(crate) fn has_one_hexadecimal_signature(&self) {
+        let (header, good) = &self.headers[0];
+        let values = [
+            "",
+            &good[2..],
+            &format!("{good}ab"),
+            &good.to_uppercase(),
+            &format!("g{}", &good[1..]),
+            &format!(" {good}"),
+            &format!("{good},{good}"),
+            &format!("sha256={good}"),
+        ];
+        self.refuses_as_malformed(header, &values);
+        let other = self.with_header(header, &"0".repeat(64)).check();
+        assert_eq!(other, Err(Refusal::SignatureMismatch));
+    }
+
+    /// What holds where the one header is one signature in base64.
+    pub(crate) fn has_one_base64_signature(&self) {
+        let (header, good) = &self.headers[0];
+        let values = [
+            "",
+            good.trim_end_matches('='),
+            &good[4..],
+            &format!("{good} "),
+            &format!("{good}{good}"),
+            &"0".repeat(64),
+            &format!("sha256={good}"),
+            &good.replace('=', "-"),
+        ];
+        self.refuses_as_malformed(header, &values);
+        let zeros = format!("{}=", "A".repeat(43));
+        let other = self.with_header(header, &zeros).check();
+        assert_eq!(other, Err(Refusal::SignatureMismatch));
+    }
 }
