@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fanout_plan::apart::Reader;
 use fanout_plan::gap::{Gap, Lost};
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::WhenFull;
@@ -30,8 +31,8 @@ pub(crate) async fn watch(bus: Bus) {
             continue;
         };
         for registered in view.registry.values().filter(|r| can_lose(r)) {
-            for partition in store.partitions_of(&registered.subscription) {
-                if let Err(error) = look(&store, registered, partition, &mut near).await {
+            for (partition, reader) in store.readers_of(registered) {
+                if let Err(error) = look(&store, registered, (partition, &reader), &mut near).await {
                     debug!(subscription = %registered.subscription.name, %error, "its retention is not known");
                 }
             }
@@ -56,15 +57,15 @@ fn nanoseconds(d: Duration) -> i64 {
 async fn look(
     store: &Store,
     registered: &Registered,
-    partition: &Partition,
-    near: &mut BTreeSet<(SubscriptionName, u32)>,
+    (partition, reader): (&Partition, &Reader),
+    near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) -> Result<(), StoreError> {
     let policy = store.policy();
     let now = clock::now();
-    let Some(look) = store.look_at_retention(registered, partition).await? else {
+    let Some(look) = store.look_at_retention(registered, partition, reader).await? else {
         return Ok(());
     };
-    let mut remembered = store.remembered_gap(registered, partition.number).await?;
+    let mut remembered = store.remembered_gap(registered, reader).await?;
     let before = remembered.gap.clone();
     let expired_to = match policy.when_full {
         WhenFull::Refuse => now.saturating_sub(nanoseconds(policy.max_age)),
@@ -72,13 +73,13 @@ async fn look(
         WhenFull::DropOldest => i64::MAX,
     };
     let lost = remembered.gap.look(&look, expired_to, now);
-    warn_once(policy, registered, partition.number, &remembered.gap, now, near);
+    warn_once(policy, registered, reader, &remembered.gap, now, near);
     // Noted before they go: the events that expire within the next looks.
     let soon = now.saturating_add(nanoseconds(interval(policy).saturating_mul(4)));
     if remembered.gap.is_near(soon) {
         let after = remembered.gap.noted_to.max(look.delivered_to);
         let until = soon.saturating_sub(nanoseconds(policy.max_age));
-        let edge = store.edge(registered, partition, after, until).await?;
+        let edge = store.edge(registered, partition, reader, after, until).await?;
         let all = edge
             .into_iter()
             .all(|(offset, tenant)| remembered.gap.note(offset, tenant));
@@ -90,7 +91,7 @@ async fn look(
     let matters = lost.is_some() || remembered.gap.is_near(soon) || !before.noted.is_empty();
     if matters
         && remembered.gap != before
-        && store.remember_gap(registered, partition.number, remembered).await?
+        && store.remember_gap(registered, reader, remembered).await?
         && let Some(lost) = lost
     {
         tell(registered, partition.number, &lost);
@@ -101,23 +102,24 @@ async fn look(
 fn warn_once(
     policy: &Policy,
     registered: &Registered,
-    partition: u32,
+    reader: &Reader,
     gap: &Gap,
     now: i64,
-    near: &mut BTreeSet<(SubscriptionName, u32)>,
+    near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) {
     let name = &registered.subscription.name;
     if !gap.is_near(now.saturating_add(nanoseconds(policy.warn_before))) {
-        if near.remove(&(name.clone(), partition)) {
+        if near.remove(&(name.clone(), reader.clone())) {
             info!(subscription = %name, "it is no longer about to lose events");
         }
-    } else if near.insert((name.clone(), partition))
+    } else if near.insert((name.clone(), reader.clone()))
         && let Some(oldest) = gap.oldest
     {
         let left = Duration::from_nanos(u64::try_from(oldest.expires_at - now).unwrap_or(0));
         warn!(
             code = %Code::RetentionGapNear,
-            "subscription {name}: its oldest event that is not handled, {partition}/{}, expires in {}: see why it waits, or raise `retention.max-age`",
+            "subscription {name}: its oldest event that is not handled, {}/{}, expires in {}: see why it waits, or raise `retention.max-age`",
+            reader.partition,
             oldest.offset,
             show_duration(Duration::from_secs(left.as_secs()))
         );

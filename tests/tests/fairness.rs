@@ -1,8 +1,12 @@
-//! Tenants take turns in an ordered subscription, however much one of them has waiting.
+//! Tenants take turns in a subscription, however much one of them has waiting.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fanout_tests::{Bench, Cli, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, LinkTo, Verdict, event, eventually, publisher};
+use fanout_transport::CallContext;
 
 const LOUD: usize = 600;
 
@@ -48,4 +52,83 @@ async fn a_tenant_with_many_events_does_not_delay_another_by_more_than_its_turn(
         // The loud tenant is served while the backlog is still being read; once it is read, each has its turn.
         assert!(place < LOUD / 2, "{tenant} was served behind {place} of {LOUD} events");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_a_long_backlog_is_read_apart_until_it_is_handled() {
+    read_apart("none", 6_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_is_where_events_have_an_order() {
+    // More than the owner of an order holds.
+    read_apart("tenant", 11_000).await;
+}
+
+async fn read_apart(ordering: &str, backlog: usize) {
+    let settings = [("subscription", "invoicing"), ("need", "durable"), ("concurrency", "2")];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber("invoicing", &["handler"], &settings),
+    ];
+    let bench = Bench::start(&[("ordering", ordering)], &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.silent_component("invoicing").await;
+    for first in (0..backlog).step_by(500) {
+        let events: Vec<_> = (first..first + 500)
+            .map(|i| event("loud", "invoice.paid", &i.to_string()))
+            .collect();
+        let stored = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events).await;
+        assert!(stored.unwrap().iter().all(Result::is_ok));
+    }
+    ingress.publish(event("quiet", "invoice.paid", "quiet")).await.unwrap();
+
+    let slow = Arc::new(AtomicBool::new(true));
+    invoicing.judge({
+        let slow = Arc::clone(&slow);
+        move |_| {
+            if slow.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Verdict::Handle
+        }
+    });
+    invoicing.up().await;
+    eventually("the quiet tenant is served", || async {
+        invoicing
+            .seen(|s| s.handled.iter().any(|id| id == "quiet"))
+            .then_some(())
+    })
+    .await;
+    let before = invoicing.seen(|s| s.handled.iter().position(|id| id == "quiet").unwrap());
+    assert!(
+        before < backlog / 2,
+        "it was served behind {before} of {backlog} events"
+    );
+
+    slow.store(false, Ordering::Relaxed);
+    for part in 1..=7 {
+        eventually("the backlog is worked off", || async {
+            invoicing.seen(|s| s.handled.len() > backlog * part / 7).then_some(())
+        })
+        .await;
+    }
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    eventually("all are read together again", || async {
+        let names: Vec<String> = futures::TryStreamExt::try_collect(log.consumer_names()).await.ok()?;
+        (names == ["invoicing=0=1"]).then_some(())
+    })
+    .await;
+    let handled: BTreeSet<String> = invoicing.handled().into_iter().collect();
+    assert_eq!(handled.len(), backlog + 1, "nothing is left out");
+    if ordering == "tenant" {
+        let order: Vec<usize> = invoicing.seen(|s| s.handled.iter().filter_map(|id| id.parse().ok()).collect());
+        assert!(order.is_sorted(), "the loud tenant's events keep their order");
+    }
+    ingress.publish(event("quiet", "invoice.paid", "after")).await.unwrap();
+    eventually("what comes after is delivered", || async {
+        invoicing.handled().contains(&"after".to_owned()).then_some(())
+    })
+    .await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::partition::{Binding, Keeps, Partition, Slot};
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
+use crate::subscription::Registered;
 use crate::topology::{ConsumerSpec, MAX_LATER, Side, StreamSpec, Topology};
 use crate::usage::SLOTS;
 use crate::{BusNames, Policy};
@@ -152,11 +153,16 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
         } else {
             format!("{} of {stream}", c.name)
         },
-        why: format!(
-            "gives subscription {} its events on {}",
-            c.name,
-            c.filter_subjects.join(", ")
-        ),
+        why: match Registered::tenant_of_consumer(&c.name) {
+            None => format!(
+                "gives subscription {} its events on {}",
+                c.name,
+                c.filter_subjects.join(", ")
+            ),
+            Some(tenant) => format!(
+                "gives what waits of tenant {tenant} apart, so that nobody stands behind it, until all of that is handled"
+            ),
+        },
         rule: if work_queue {
             "its filters meet those of no other consumer (10100); explicit acknowledgement (10098), from the first event (10101)"
         } else {

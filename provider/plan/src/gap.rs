@@ -53,6 +53,20 @@ pub struct Lost {
     pub at: i64,
 }
 
+impl Lost {
+    /// Adds what another consumer of the same subscription lost there.
+    pub fn merge(&mut self, other: &Self) {
+        self.from = self.from.min(other.from);
+        self.to = self.to.max(other.to);
+        self.events += other.events;
+        for (tenant, events) in &other.tenants {
+            *self.tenants.entry(tenant.clone()).or_default() += events;
+        }
+        self.exact &= other.exact;
+        self.at = self.at.max(other.at);
+    }
+}
+
 /// What is remembered between looks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {

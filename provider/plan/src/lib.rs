@@ -3,6 +3,7 @@
 //! Everything here is a function of its arguments. Deliberately absent: IO, async-nats, tokio, the clock, the
 //! environment.
 
+pub mod apart;
 pub mod authority;
 pub mod by_partition;
 pub mod check;

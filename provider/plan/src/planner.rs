@@ -283,6 +283,8 @@ fn judge(
                 progress: Progress::Replaying,
                 paused: false,
                 rewound: None,
+                apart: BTreeMap::new(),
+                joined: None,
             }
         }
         Some(have) => {
@@ -547,6 +549,41 @@ mod tests {
         assert_eq!(plan(&policy, &mine, &observed, 3).unwrap().steps, steps.steps[1..]);
         let done = applied(&steps, &observed);
         assert!(plan(&policy, &mine, &done, 4).unwrap().steps.is_empty());
+    }
+
+    #[test]
+    fn a_tenant_apart_has_a_consumer_until_all_are_together_again() {
+        let policy = policy(&[]);
+        let mine = [want("invoicing", Need::Durable, "invoicing")];
+        let first = plan(&policy, &mine, &Observed::default(), 1).unwrap();
+        let mut observed = applied(&first, &Observed::default());
+        let name = mine[0].subscription.name.clone();
+        let loud: TenantId = "loud".parse().unwrap();
+        let apart = observed.registry[&name].with_apart(&[loud], 0, 42);
+        observed.registry.insert(name.clone(), apart.clone());
+        let steps = plan(&policy, &mine, &observed, 2).unwrap();
+        expect![[r#"
+            create consumer invoicing=0=0=loud on payments.loud.webhook.invoice.* from offset 42
+        "#]]
+        .assert_eq(&shown(&steps));
+        let mut observed = applied(&steps, &observed);
+        assert!(plan(&policy, &mine, &observed, 3).unwrap().steps.is_empty());
+
+        let joined = apart.join([(0, 99)].into_iter().collect());
+        observed.registry.insert(name.clone(), joined.clone());
+        let steps = plan(&policy, &mine, &observed, 4).unwrap();
+        expect![[r#"
+            delete consumer invoicing
+            delete consumer invoicing=0=0=loud
+            create consumer invoicing=0=1 on payments.*.webhook.invoice.* from offset 100
+        "#]]
+        .assert_eq(&shown(&steps));
+
+        // A rewind gives everything from its place on, whoever was apart.
+        let back = apart.rewind(Start::First, &ByPartition::default()).unwrap();
+        assert!(back.apart.is_empty() && back.consumer_name() == "invoicing=1");
+        let back = joined.rewind(Start::First, &ByPartition::default()).unwrap();
+        assert!(back.joined.is_none() && back.consumer_name() == "invoicing=1");
     }
 
     #[test]

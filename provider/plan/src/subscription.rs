@@ -1,10 +1,13 @@
 //! What a component needs, and what the bus remembers of it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::apart::Joined;
 use crate::by_partition::ByPartition;
 use crate::policy::{Ordering, QueueDelivery};
-use crate::{Code, Filter, Policy, Position, Problem, SubscriptionName};
+use crate::{Code, Filter, Policy, Position, Problem, SubscriptionName, TenantId};
 
 /// Events of an ordered subscription that its owner may hold: what waits behind a retry is held, not given back, so
 /// this is how much one key can have waiting before others feel it. A place takes a few hundred bytes, here and on the
@@ -188,21 +191,22 @@ pub struct Registered {
     /// It was put back to an earlier place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewound: Option<Rewound>,
+    /// Tenants whose events a consumer of their own gives, in each partition from this offset on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub apart: BTreeMap<TenantId, ByPartition>,
+    /// Consumers of tenants apart were taken back, so that one gives everything again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Joined>,
 }
 
 impl Registered {
-    /// The name of its consumer in the store. `=` is in no subscription's name.
-    pub fn consumer_name(&self) -> String {
+    /// What it is called between one rewind and the next: what is remembered of its events is of a round.
+    pub fn round(&self) -> String {
         let name = &self.subscription.name;
         match self.rewound {
             None => name.to_string(),
             Some(rewound) => format!("{name}={}", rewound.generation),
         }
-    }
-
-    /// The subscription that a consumer of this name serves.
-    pub fn of_consumer(name: &str) -> Option<SubscriptionName> {
-        name.split('=').next()?.parse().ok()
     }
 
     /// What its consumer must give it: what was asked for, from where it was put back to.
@@ -246,6 +250,8 @@ impl Registered {
             head: heads.clone(),
             replayed: ByPartition::default(),
             progress: Progress::Replaying,
+            apart: BTreeMap::new(),
+            joined: None,
             rewound: Some(Rewound {
                 generation: self.rewound.map_or(0, |r| r.generation) + 1,
                 to,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Policy;
+use crate::apart::Reader;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::{Durability, Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
@@ -197,7 +198,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         .map(|b| (b.name.clone(), b))
         .collect(),
         consumers: subscriptions
-            .flat_map(|s| layout.partitions.values().filter_map(move |p| consumer(policy, p, s)))
+            .flat_map(|s| layout.partitions.values().flat_map(move |p| consumers(policy, p, s)))
             .map(|c| ((c.partition, c.name.clone()), c))
             .collect(),
     }
@@ -231,14 +232,38 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
     }
 }
 
-/// The consumer behind a subscription in one partition, if it needs one there.
-fn consumer(policy: &Policy, partition: &Partition, registered: &Registered) -> Option<ConsumerSpec> {
+/// The consumers behind a subscription in one partition, if it needs any there.
+fn consumers(policy: &Policy, partition: &Partition, registered: &Registered) -> Vec<ConsumerSpec> {
+    let of_reader = |reader: Reader| {
+        Some(ConsumerSpec {
+            partition: partition.number,
+            name: registered.consumer_of(&reader),
+            filter_subjects: registered
+                .filter_of(&reader, partition)?
+                .subject_filters(&partition.template),
+            start: match reader.tenant {
+                None => start(policy, partition, registered)?,
+                Some(_) => ConsumerStart::Offset(registered.apart_from(&reader)?),
+            },
+            ack_wait: policy.ack_wait,
+            max_ack_pending: registered.subscription.max_unsettled_under(policy),
+        })
+    };
+    registered.readers(partition).filter_map(of_reader).collect()
+}
+
+/// Where a subscription's own consumer in a partition begins; `None` if it needs none there.
+fn start(policy: &Policy, partition: &Partition, registered: &Registered) -> Option<ConsumerStart> {
     if registered.progress == Progress::Finished {
         return None;
     }
     let subscription = &registered.subscription;
-    let filter = partition.slot.narrow(&subscription.filter)?;
-    let start = match registered.needs_now() {
+    if let Some(joined) = &registered.joined
+        && joined.after.knows(partition.number)
+    {
+        return Some(ConsumerStart::Offset(joined.after.of(partition.number) + 1));
+    }
+    Some(match registered.needs_now() {
         Need::Queue if !subscription.keeps_a_place(policy) => return None,
         // A work queue gives out what nobody has settled, from its first event on (10101).
         Need::Queue if partition.keeps == Keeps::WorkQueue => ConsumerStart::First,
@@ -264,13 +289,5 @@ fn consumer(policy: &Policy, partition: &Partition, registered: &Registered) -> 
             std::cmp::Ordering::Equal => ConsumerStart::Offset(p.offset),
             std::cmp::Ordering::Greater => ConsumerStart::First,
         },
-    };
-    Some(ConsumerSpec {
-        partition: partition.number,
-        name: registered.consumer_name(),
-        filter_subjects: filter.subject_filters(&partition.template),
-        start,
-        ack_wait: policy.ack_wait,
-        max_ack_pending: subscription.max_unsettled_under(policy),
     })
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, AckKind};
+use fanout_plan::apart::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::Context;
+use super::apart::Rooms;
 use super::incoming;
 use super::invoke::{invoke, parts};
 use super::settle::{Held, Next, Settler, Source};
@@ -25,32 +27,41 @@ use crate::jetstream::StoreError;
 /// restarted, since a pull does not survive that.
 pub(super) const PULL_WAIT: Duration = Duration::from_secs(3);
 
+/// How many events are asked for at once where most are passed over, because their tenants are read apart.
+const PASSED_OVER: usize = 1_000;
+
 /// What the pulls of one subscription share: they read several partitions, and hold no more together than one would.
+#[derive(Clone)]
 struct Shared {
-    /// Events that may be held.
+    /// Events that may be held. A tenant apart has room of its own, so that it takes none from others.
     room: Arc<Semaphore>,
-    /// Invocations at once.
+    /// Invocations at once; who waits for one has it in turn.
     calls: Arc<Semaphore>,
+    /// Whether nobody else takes from the same room.
+    alone: bool,
 }
 
 /// Delivers until stopped.
 pub(super) async fn run(context: Arc<Context>) {
     let subscription = &context.registered.subscription;
-    let shared = Arc::new(Shared {
-        room: Arc::new(Semaphore::new(subscription.max_unsettled() as usize)),
-        calls: Arc::new(Semaphore::new(subscription.concurrency as usize)),
-    });
+    let calls = Arc::new(Semaphore::new(subscription.concurrency as usize));
+    let rooms = Rooms::new(&context, subscription.max_unsettled());
     let mut pulls = JoinSet::new();
-    for partition in context.store.partitions_of(subscription) {
-        pulls.spawn(read(Arc::clone(&context), Arc::clone(&shared), partition.clone()));
+    for (partition, reader) in context.store.readers_of(&context.registered) {
+        let shared = Shared {
+            room: rooms.of(&reader),
+            calls: Arc::clone(&calls),
+            alone: rooms.is_alone(&reader),
+        };
+        pulls.spawn(read(Arc::clone(&context), shared, partition.clone(), reader));
     }
     while pulls.join_next().await.is_some() {}
 }
 
 /// Delivers what is in one partition; comes back by itself when the store does.
-async fn read(context: Arc<Context>, shared: Arc<Shared>, partition: Partition) {
+async fn read(context: Arc<Context>, shared: Shared, partition: Partition, reader: Reader) {
     while !context.stop.is_cancelled() {
-        let Err(error) = pull(&context, &shared, &partition).await else {
+        let Err(error) = pull(&context, &shared, &partition, &reader).await else {
             return;
         };
         let wait = context.health.fails(Problem::new(
@@ -65,8 +76,13 @@ async fn read(context: Arc<Context>, shared: Arc<Shared>, partition: Partition) 
     }
 }
 
-async fn pull(context: &Arc<Context>, shared: &Arc<Shared>, partition: &Partition) -> Result<(), StoreError> {
-    let Some(consumer) = context.store.consumer(&context.registered, partition).await? else {
+async fn pull(
+    context: &Arc<Context>,
+    shared: &Shared,
+    partition: &Partition,
+    reader: &Reader,
+) -> Result<(), StoreError> {
+    let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
         return Ok(());
     };
     let settler = Arc::new(Settler::new(context).await?);
@@ -75,11 +91,12 @@ async fn pull(context: &Arc<Context>, shared: &Arc<Shared>, partition: &Partitio
     let batch_size = subscription.batch_size as usize;
     // An idle partition must not hold room that a busy one needs: beside others, one waits for a first event without
     // room, and then takes what there is at once.
-    let alone = context.store.partitions_of(subscription).count() == 1;
+    let alone = shared.alone;
     let mut idle = !alone;
+    let passes_over = reader.tenant.is_none() && !context.registered.apart.is_empty();
     let mut tasks = JoinSet::new();
     let spawn = |tasks: &mut JoinSet<()>, messages: Vec<_>, permit: Option<OwnedSemaphorePermit>| {
-        let (context, settler, shared) = (Arc::clone(context), Arc::clone(&settler), Arc::clone(shared));
+        let (context, settler, shared) = (Arc::clone(context), Arc::clone(&settler), shared.clone());
         tasks.spawn(async move {
             let _permit = permit;
             deliver(&context, &settler, &shared.calls, number, messages).await;
@@ -118,6 +135,8 @@ async fn pull(context: &Arc<Context>, shared: &Arc<Shared>, partition: &Partitio
         if count == 0 {
             continue;
         }
+        // The server never has more under way than the subscription may hold.
+        let count = if passes_over { count.max(PASSED_OVER) } else { count };
         let batch = if alone {
             let batch = consumer.batch().max_messages(count).expires(PULL_WAIT).messages();
             batch.await.map_err(StoreError::when("be pulled from"))
@@ -196,6 +215,9 @@ async fn deliver(
     let mut held = Vec::with_capacity(messages.len());
     for message in messages {
         held.extend(admit(context, settler, partition, message).await);
+    }
+    if held.is_empty() {
+        return;
     }
     let Ok(_call) = calls.acquire().await else { return };
     let ack_wait = context.store.policy().ack_wait;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
+use fanout_plan::apart::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::FailedAttempt;
@@ -164,13 +165,13 @@ fn attributes_of(redrive: &Redrive, headers: &HeaderMap) -> Result<Attributes, P
 /// Feeds from one partition of the log until stopped, when its turn has come.
 pub(super) async fn log(
     context: &Context,
-    partition: &Partition,
+    (partition, reader): (&Partition, &Reader),
     settler: &Settler,
     room: Arc<Semaphore>,
     out: mpsc::Sender<Item>,
 ) -> Result<(), StoreError> {
     turns::come(context, partition).await;
-    let Some(consumer) = context.store.consumer(&context.registered, partition).await? else {
+    let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
         out.closed().await;
         return Ok(());
     };

@@ -23,6 +23,8 @@ pub(crate) struct Health {
     pub(crate) dead_lettered: AtomicU64,
     /// Events of a queue subscription that were not handled: it keeps none.
     pub(crate) missed: AtomicU64,
+    /// The most events that were seen to wait in one partition.
+    most_waiting: AtomicU64,
     /// In each partition, the first offset seen beyond a backfill's end.
     passed_end_at: Mutex<BTreeMap<u32, u64>>,
 }
@@ -70,6 +72,16 @@ impl Health {
     pub(crate) fn has_passed_end(&self, partition: u32, settled_to: u64) -> bool {
         let passed = self.passed_end_at.lock().unwrap_or_else(PoisonError::into_inner);
         passed.get(&partition).is_some_and(|first| settled_to >= *first)
+    }
+
+    /// So many events wait behind one that was given out.
+    pub(crate) fn sees_waiting(&self, events: u64) {
+        self.most_waiting.fetch_max(events, Ordering::Relaxed);
+    }
+
+    /// The most that were seen to wait since this was last asked.
+    pub(crate) fn most_waiting(&self) -> u64 {
+        self.most_waiting.swap(0, Ordering::Relaxed)
     }
 
     /// Whether the last try failed.

@@ -16,11 +16,12 @@ use fanout_plan::policy::Ordering;
 use fanout_plan::sequence::{Offered, Sequencer};
 use fanout_plan::{Code, Position, Problem};
 use futures::StreamExt as _;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use super::Context;
+use super::apart::Rooms;
 use super::feed::{self, From, Item};
 use super::invoke::{invoke, parts};
 use super::settle::{Next, Settler};
@@ -145,11 +146,11 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease) -> Result<(), St
     let mut feeds = JoinSet::new();
     let from_log = of == Of::Everything;
     if from_log {
-        let room = Arc::new(Semaphore::new(most as usize));
-        for partition in context.store.partitions_of(&context.registered.subscription) {
+        let rooms = Rooms::new(context, most);
+        for (partition, reader) in context.store.readers_of(&context.registered) {
             let (context, settler, out) = (Arc::clone(context), Arc::clone(&settler), out.clone());
-            let (partition, room) = (partition.clone(), Arc::clone(&room));
-            feeds.spawn(async move { feed::log(&context, &partition, &settler, room, out).await });
+            let (partition, room) = (partition.clone(), rooms.of(&reader));
+            feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, room, out).await });
         }
     }
     {

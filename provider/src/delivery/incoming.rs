@@ -116,6 +116,17 @@ pub(super) async fn admit(
             return None;
         }
     };
+    let own = message.info().is_ok_and(|info| {
+        let own = Registered::tenant_of_consumer(info.consumer).is_none();
+        if own {
+            context.health.sees_waiting(info.pending);
+        }
+        own
+    });
+    if own && context.registered.is_given_apart(attributes.tenant(), place.position) {
+        settler.skip(message).await;
+        return None;
+    }
     match wanted(&context.registered, &attributes, &place) {
         Wanted::Yes => Some((place, attributes)),
         Wanted::No => {

@@ -4,6 +4,7 @@
 //! after a dead letter with its payload and the reason of each attempt was stored. A crash anywhere in between delivers
 //! it again.
 
+mod apart;
 mod caught_up;
 mod durable;
 mod feed;
@@ -88,6 +89,7 @@ fn logged(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
         tasks.spawn(durable::run(Arc::clone(context)));
         tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Redrives));
     }
+    tasks.spawn(apart::watch(Arc::clone(context)));
 }
 
 impl Running {
@@ -130,6 +132,8 @@ impl Running {
             && mine.component == registered.component
             && mine.made_at == registered.made_at
             && mine.rewound == registered.rewound
+            && mine.apart == registered.apart
+            && mine.joined == registered.joined
     }
 
     /// Whether the partitions that they read still are those that hold the subscription's events.

@@ -104,7 +104,7 @@ impl Settler {
         Ok(Self {
             attempts: context.store.attempts().await?,
             dead_letters: context.store.dead_letters(),
-            round: context.registered.consumer_name(),
+            round: context.registered.round(),
             in_order: context.store.policy().ordering != Ordering::None,
             context: Arc::clone(context),
         })

@@ -20,6 +20,7 @@ mod set_aside;
 mod store;
 mod tail;
 mod usage;
+mod whose;
 
 pub(crate) use attempts::Attempts;
 pub(crate) use dead_letters::{DeadLetter, DeadLetters, PUBLISHED};

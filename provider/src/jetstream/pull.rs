@@ -39,11 +39,14 @@ impl Store {
     pub(crate) async fn inbox_consumers(&self, registered: &Registered) -> Result<Vec<PullConsumer>, StoreError> {
         let subscription = &registered.subscription;
         let mut consumers = Vec::new();
-        for partition in self.partitions_of(subscription) {
-            consumers.extend(match subscription.need {
-                Need::Queue => self.listener(subscription, partition).await?,
-                _ => self.consumer(registered, partition).await?,
-            });
+        if subscription.need == Need::Queue {
+            for partition in self.partitions_of(subscription) {
+                consumers.extend(self.listener(subscription, partition).await?);
+            }
+            return Ok(consumers);
+        }
+        for (partition, reader) in self.readers_of(registered) {
+            consumers.extend(self.consumer(registered, partition, &reader).await?);
         }
         Ok(consumers)
     }

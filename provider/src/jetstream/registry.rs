@@ -76,7 +76,9 @@ impl Store {
 
     /// Notes how many events a subscription found in the log, the first time that its consumer there is made.
     pub(super) async fn note_replayed(&self, name: &str, partition: u32, replayed: u64) -> Result<(), StoreError> {
-        let Some(name) = Registered::of_consumer(name) else {
+        // A tenant's own consumer begins in the middle.
+        let whole = Registered::tenant_of_consumer(name).is_none();
+        let Some(name) = Registered::of_consumer(name).filter(|_| whole) else {
             return Ok(());
         };
         self.change(&name, |found| {
@@ -114,6 +116,29 @@ impl Store {
     /// When the store can't be changed.
     pub async fn pause(&self, name: &SubscriptionName, paused: bool) -> Result<Option<Registered>, StoreError> {
         self.amend(name, |have| Ok(Registered { paused, ..have.clone() })).await
+    }
+
+    /// Reads tenants apart in a partition from an offset on, or everything together again, if the subscription still is
+    /// what the caller saw. Says whether that was so.
+    pub(crate) async fn reads_otherwise(&self, seen: &Registered, otherwise: &Registered) -> Result<bool, StoreError> {
+        let mut changed = false;
+        self.change(&seen.subscription.name, |found| {
+            let same = |have: &Registered| {
+                have.rewound == seen.rewound
+                    && have.apart == seen.apart
+                    && have.joined == seen.joined
+                    && have.subscription == seen.subscription
+            };
+            let next = found.filter(same).map(|have| Registered {
+                apart: otherwise.apart.clone(),
+                joined: otherwise.joined.clone(),
+                ..have
+            });
+            changed = next.is_some();
+            Ok(next)
+        })
+        .await?;
+        Ok(changed)
     }
 
     /// Changes a subscription on behalf of its component or its operator.

@@ -7,6 +7,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::RawMessageErrorKind;
+use fanout_plan::apart::Reader;
 use fanout_plan::gap::{Expiring, Gap, Look, Lost, MAX_NOTED};
 use fanout_plan::partition::Partition;
 use fanout_plan::subscription::{Progress, Registered, Start};
@@ -42,9 +43,9 @@ impl Store {
     /// When the store can't be read.
     pub async fn retention(&self, registered: &Registered) -> Result<Retention, StoreError> {
         let mut retention = Retention::default();
-        for partition in self.partitions_of(&registered.subscription) {
+        for (partition, reader) in self.readers_of(registered) {
             if let Some(oldest) = self
-                .look_at_retention(registered, partition)
+                .look_at_retention(registered, partition, &reader)
                 .await?
                 .and_then(|l| l.oldest)
             {
@@ -57,8 +58,11 @@ impl Store {
                     retention.oldest = Some((position, oldest.expires_at));
                 }
             }
-            if let Some(lost) = self.remembered_gap(registered, partition.number).await?.gap.lost {
-                retention.lost.insert(partition.number, lost);
+            if let Some(lost) = self.remembered_gap(registered, &reader).await?.gap.lost {
+                match retention.lost.get_mut(&partition.number) {
+                    None => drop(retention.lost.insert(partition.number, lost)),
+                    Some(all) => all.merge(&lost),
+                }
             }
         }
         Ok(retention)
@@ -70,8 +74,8 @@ impl Store {
             return Ok(());
         }
         let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
-        for partition in self.partitions_of(&registered.subscription) {
-            let looked = self.look_at_retention(registered, partition).await?;
+        for (partition, reader) in self.readers_of(registered) {
+            let looked = self.look_at_retention(registered, partition, &reader).await?;
             let Some(oldest) = looked.and_then(|look| look.oldest) else {
                 continue;
             };
@@ -97,16 +101,17 @@ impl Store {
         Ok(())
     }
 
-    /// What a partition and the subscription's consumer there show now; `None` when it has none.
+    /// What a partition and a consumer of the subscription there show now; `None` when it has none.
     pub(crate) async fn look_at_retention(
         &self,
         registered: &Registered,
         partition: &Partition,
+        reader: &Reader,
     ) -> Result<Option<Look>, StoreError> {
-        let Some(filter) = partition.slot.narrow(&registered.subscription.filter) else {
+        let Some(filter) = registered.filter_of(reader, partition) else {
             return Ok(None);
         };
-        let Some(consumer) = self.consumer(registered, partition).await? else {
+        let Some(consumer) = self.consumer(registered, partition, reader).await? else {
             return Ok(None);
         };
         let consumer = consumer.cached_info();
@@ -145,15 +150,15 @@ impl Store {
         }))
     }
 
-    /// What is remembered of a subscription's gap in a partition.
+    /// What is remembered of the gap of a subscription's consumer.
     pub(crate) async fn remembered_gap(
         &self,
         registered: &Registered,
-        partition: u32,
+        reader: &Reader,
     ) -> Result<RememberedGap, StoreError> {
         let bucket = self.bucket(&self.names.attempts()).await?;
         let entry = bucket
-            .entry(key(registered, partition))
+            .entry(key(registered, reader))
             .await
             .map_err(StoreError::when("read a retention gap"))?
             .filter(|e| e.operation == kv::Operation::Put);
@@ -167,18 +172,18 @@ impl Store {
     pub(crate) async fn remember_gap(
         &self,
         registered: &Registered,
-        partition: u32,
+        reader: &Reader,
         remembered: RememberedGap,
     ) -> Result<bool, StoreError> {
         let bucket = self.bucket(&self.names.attempts()).await?;
         let value = serde_json::to_vec(&remembered.gap).map_err(StoreError::when("write a retention gap"))?;
         match remembered.revision {
-            None => match bucket.create(key(registered, partition), value.into()).await {
+            None => match bucket.create(key(registered, reader), value.into()).await {
                 Ok(_) => Ok(true),
                 Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
                 Err(e) => Err(StoreError::when("write a retention gap")(e)),
             },
-            Some(revision) => match bucket.update(key(registered, partition), value.into(), revision).await {
+            Some(revision) => match bucket.update(key(registered, reader), value.into(), revision).await {
                 Ok(_) => Ok(true),
                 Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
                 Err(e) => Err(StoreError::when("write a retention gap")(e)),
@@ -191,13 +196,22 @@ impl Store {
         &self,
         registered: &Registered,
         partition: &Partition,
+        reader: &Reader,
         after: u64,
         until: i64,
     ) -> Result<Vec<(u64, TenantId)>, StoreError> {
-        let Some(filter) = partition.slot.narrow(&registered.subscription.filter) else {
+        let Some(filter) = registered.filter_of(reader, partition) else {
             return Ok(Vec::new());
         };
-        let reader = self
+        let apart = |tenant: &TenantId, offset| {
+            let number = partition.number;
+            let position = Position {
+                partition: number,
+                offset,
+            };
+            reader.tenant.is_none() && registered.is_given_apart(tenant, position)
+        };
+        let consumer = self
             .log(partition.number)
             .await?
             .create_consumer(pull::Config {
@@ -213,7 +227,7 @@ impl Store {
             .await
             .map_err(StoreError::when("read the events that expire next"))?;
         let mut found = Vec::new();
-        let mut messages = reader
+        let mut messages = consumer
             .fetch()
             .max_messages(MAX_NOTED)
             .messages()
@@ -225,7 +239,9 @@ impl Store {
                 break;
             }
             match partition.template.parse_subject(&message.subject) {
-                Some((tenant, event_type)) if filter.matches(&tenant, &event_type) => {
+                Some((tenant, event_type))
+                    if filter.matches(&tenant, &event_type) && !apart(&tenant, info.stream_sequence) =>
+                {
                     found.push((info.stream_sequence, tenant));
                 }
                 Some(_) => {}
@@ -238,6 +254,10 @@ impl Store {
     }
 }
 
-fn key(registered: &Registered, partition: u32) -> String {
-    format!("{}.gap.{partition}", registered.consumer_name())
+fn key(registered: &Registered, reader: &Reader) -> String {
+    let (round, partition) = (registered.round(), reader.partition);
+    match &reader.tenant {
+        None => format!("{round}.gap.{partition}"),
+        Some(tenant) => format!("{round}.gap.{partition}.{tenant}"),
+    }
 }

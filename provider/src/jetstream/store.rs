@@ -8,6 +8,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, ErrorCode, context::ContextBuilder, kv, stream};
 use bytes::Bytes;
+use fanout_plan::apart::Reader;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
@@ -48,6 +49,8 @@ pub struct ConsumerState {
     pub settled_to: u64,
     /// The log's last offset.
     pub log_head: u64,
+    /// The last event that was given out has this offset.
+    pub given_to: u64,
 }
 
 /// Why the store could not be read or changed.
@@ -235,13 +238,23 @@ impl Store {
         self.layout.touching(&subscription.filter)
     }
 
-    /// The consumer behind a subscription in one partition; `None` where it needs none.
+    /// A subscription's consumers, those of tenants apart included.
+    pub(crate) fn readers_of<'a>(
+        &'a self,
+        registered: &'a Registered,
+    ) -> impl Iterator<Item = (&'a Partition, Reader)> {
+        self.partitions_of(&registered.subscription)
+            .flat_map(|partition| registered.readers(partition).map(move |reader| (partition, reader)))
+    }
+
+    /// A consumer of a subscription; `None` where it needs none.
     pub(crate) async fn consumer(
         &self,
         registered: &Registered,
         partition: &Partition,
+        reader: &Reader,
     ) -> Result<Option<PullConsumer>, StoreError> {
-        let name = registered.consumer_name();
+        let name = registered.consumer_of(reader);
         let stream = self.names.partition(partition.number);
         match self.js.get_consumer_from_stream(&name, &stream).await {
             Ok(consumer) => Ok(Some(consumer)),
@@ -308,14 +321,37 @@ impl Store {
         }
     }
 
-    /// How far a subscription has come in each partition that has events for it.
+    /// How far a subscription has come in each partition that has events for it. What its own consumer has yet to pass
+    /// over, because a tenant's does give it, counts as pending for both.
     ///
     /// # Errors
     /// When the store can't be read.
     pub async fn consumer_states(&self, registered: &Registered) -> Result<BTreeMap<u32, ConsumerState>, StoreError> {
-        let name = registered.consumer_name();
-        let mut states = BTreeMap::new();
-        for partition in self.partitions_of(&registered.subscription) {
+        let mut states: BTreeMap<u32, ConsumerState> = BTreeMap::new();
+        for (reader, state) in self.reader_states(registered).await? {
+            match states.get_mut(&reader.partition) {
+                None => drop(states.insert(reader.partition, state)),
+                Some(all) => {
+                    if state.pending > 0 || state.unsettled > 0 {
+                        all.settled_to = all.settled_to.min(state.settled_to);
+                    }
+                    all.pending += state.pending;
+                    all.unsettled += state.unsettled;
+                    all.redelivered += state.redelivered;
+                }
+            }
+        }
+        Ok(states)
+    }
+
+    /// How far each of a subscription's consumers has come: of those in one partition, its own one is read first.
+    pub(crate) async fn reader_states(
+        &self,
+        registered: &Registered,
+    ) -> Result<Vec<(Reader, ConsumerState)>, StoreError> {
+        let mut states = Vec::new();
+        for (partition, reader) in self.readers_of(registered) {
+            let name = registered.consumer_of(&reader);
             let log = self.log(partition.number).await?;
             // The log's head is read first: what is stored in between counts as pending, never as missed.
             let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
@@ -324,16 +360,17 @@ impl Store {
                 Err(e) if partition.is_retired() && e.to_string().contains("not found") => continue,
                 Err(e) => return Err(StoreError::when(format!("read the state of consumer {name}"))(e)),
             };
-            states.insert(
-                partition.number,
+            states.push((
+                reader,
                 ConsumerState {
                     pending: info.num_pending,
                     unsettled: info.num_ack_pending as u64,
                     redelivered: info.num_redelivered as u64,
                     settled_to: info.ack_floor.stream_sequence,
                     log_head: head.state.last_sequence,
+                    given_to: info.delivered.stream_sequence,
                 },
-            );
+            ));
         }
         Ok(states)
     }

@@ -1,0 +1,143 @@
+//! A tenant with so many events waiting that others would stand behind them is read apart: a consumer of its own gives
+//! its events from some place in the log on, and the subscription's consumer passes over them there. When all have been
+//! handled, one consumer gives everything again.
+//!
+//! Nothing is lost in between, whatever an instance knows of it yet: the subscription's consumer passes over an event
+//! only once it is remembered that the tenant's own one gives it, and that one begins there whenever it is made. It is
+//! given up together with the subscription's consumer, for one that begins where everything before was handled.
+//! Deliberately absent: who has many events waiting, which takes a look at the store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::by_partition::ByPartition;
+use crate::partition::{Keeps, Partition};
+use crate::subscription::{Progress, Registered};
+use crate::{Filter, Position, SubscriptionName, TenantId};
+
+/// Tenants of one subscription that are read apart at once: each costs a consumer in each partition.
+pub const MAX_APART: usize = 8;
+
+/// When tenants apart were taken back, the last time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// How often that was.
+    pub generation: u32,
+    /// Every event up to this offset had been handled, in each partition.
+    pub after: ByPartition,
+}
+
+/// One consumer of a subscription in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reader {
+    /// The partition's number.
+    pub partition: u32,
+    /// The tenant that is read apart; `None` for the subscription's own consumer.
+    pub tenant: Option<TenantId>,
+}
+
+impl Registered {
+    /// Its consumers in a partition, its own one first.
+    pub fn readers(&self, partition: &Partition) -> impl Iterator<Item = Reader> {
+        let number = partition.number;
+        let apart = self
+            .apart
+            .iter()
+            .filter(move |(_, from)| self.progress != Progress::Finished && from.knows(number))
+            .map(|(tenant, _)| Some(tenant.clone()));
+        let reader = move |tenant| Reader {
+            partition: number,
+            tenant,
+        };
+        [None].into_iter().chain(apart).map(reader)
+    }
+
+    /// The name of its own consumer in the store. `=` is in no subscription's name, nor in a tenant's.
+    pub fn consumer_name(&self) -> String {
+        match &self.joined {
+            None => self.round(),
+            Some(joined) => self.numbered(joined.generation),
+        }
+    }
+
+    /// The name of a consumer in the store.
+    pub fn consumer_of(&self, reader: &Reader) -> String {
+        match &reader.tenant {
+            None => self.consumer_name(),
+            Some(tenant) => {
+                let joined = self.joined.as_ref().map_or(0, |j| j.generation);
+                format!("{}={tenant}", self.numbered(joined))
+            }
+        }
+    }
+
+    fn numbered(&self, joined: u32) -> String {
+        let rewound = self.rewound.map_or(0, |r| r.generation);
+        format!("{}={rewound}={joined}", self.subscription.name)
+    }
+
+    /// The subscription that a consumer of this name serves.
+    pub fn of_consumer(name: &str) -> Option<SubscriptionName> {
+        name.split('=').next()?.parse().ok()
+    }
+
+    /// The tenant whose events alone a consumer of this name gives.
+    pub fn tenant_of_consumer(name: &str) -> Option<&str> {
+        name.split('=').nth(3)
+    }
+
+    /// Which events a consumer gives; `None` if the partition holds none of them.
+    pub fn filter_of(&self, reader: &Reader, partition: &Partition) -> Option<Filter> {
+        let all = partition.slot.narrow(&self.subscription.filter)?;
+        match &reader.tenant {
+            None => Some(all),
+            Some(tenant) => (all.allows_tenant(tenant) && partition.slot.holds(tenant))
+                .then(|| Filter::new(vec![tenant.clone()], all.event_types)),
+        }
+    }
+
+    /// Where a tenant's own consumer begins.
+    pub fn apart_from(&self, reader: &Reader) -> Option<u64> {
+        let from = self.apart.get(reader.tenant.as_ref()?)?;
+        from.0.get(&reader.partition).copied()
+    }
+
+    /// Whether a tenant's own consumer gives this event, so that the subscription's passes over it.
+    pub fn is_given_apart(&self, tenant: &TenantId, position: Position) -> bool {
+        self.apart
+            .get(tenant)
+            .and_then(|from| from.0.get(&position.partition))
+            .is_some_and(|from| position.offset >= *from)
+    }
+
+    /// Whether more tenants can be read apart in a partition.
+    pub fn takes_more_apart(&self, partition: &Partition) -> bool {
+        // What a work queue's consumer passes over is gone, and no two of its consumers may meet (10100).
+        partition.keeps == Keeps::Log && self.apart.len() < MAX_APART
+    }
+
+    /// The same with tenants that are read apart in a partition from an offset on. Those that are already stay so.
+    #[must_use]
+    pub fn with_apart(&self, tenants: &[TenantId], partition: u32, from: u64) -> Self {
+        let mut next = self.clone();
+        for tenant in tenants {
+            if next.apart.len() < MAX_APART || next.apart.contains_key(tenant) {
+                let places = next.apart.entry(tenant.clone()).or_default();
+                places.0.entry(partition).or_insert(from);
+            }
+        }
+        next
+    }
+
+    /// The same with nobody apart, once everything up to these offsets has been handled.
+    #[must_use]
+    pub fn join(&self, after: ByPartition) -> Self {
+        Self {
+            apart: Default::default(),
+            joined: Some(Joined {
+                generation: self.joined.as_ref().map_or(0, |j| j.generation) + 1,
+                after,
+            }),
+            ..self.clone()
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Sees to it that no tenant's events stand behind the many of another.
+//!
+//! The log has one order, and a subscription's consumer gives events in that order. Where thousands wait, a sample of
+//! them shows whose they are: a tenant with a large part of them is read apart from then on, in turn with all others,
+//! and joins them again when nothing of its waits ([`fanout_plan::apart`]). What is under way in the meantime goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanout_plan::TenantId;
+use fanout_plan::apart::Reader;
+use fanout_plan::by_partition::ByPartition;
+use fanout_plan::partition::{Partition, Slot};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::Semaphore;
+use tracing::{debug, info};
+
+use super::Context;
+use crate::clock;
+use crate::jetstream::{ConsumerState, StoreError};
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_secs(1);
+/// Fewer events that wait are soon handled.
+const MANY: u64 = 2_000;
+/// Events that are looked at to see whose those are that wait.
+const SAMPLES: u64 = 32;
+/// A tenant with one in so many of them is read apart.
+const LARGE_PART: usize = 4;
+/// Reads under way at once.
+const READS: usize = 8;
+
+/// Places for events that are held: for all tenants together, and for each tenant apart as many.
+pub(super) struct Rooms(BTreeMap<Option<TenantId>, (Arc<Semaphore>, usize)>);
+
+impl Rooms {
+    pub(super) fn new(context: &Context, places: u32) -> Self {
+        let mut rooms = BTreeMap::new();
+        for (_, reader) in context.store.readers_of(&context.registered) {
+            let room = rooms
+                .entry(reader.tenant)
+                .or_insert_with(|| (Arc::new(Semaphore::new(places as usize)), 0));
+            room.1 += 1;
+        }
+        Self(rooms)
+    }
+
+    pub(super) fn of(&self, reader: &Reader) -> Arc<Semaphore> {
+        let room = self.0.get(&reader.tenant).map(|(room, _)| Arc::clone(room));
+        // A reader that was not there gets nothing to hold.
+        room.unwrap_or_else(|| Arc::new(Semaphore::new(0)))
+    }
+
+    /// Whether one reader alone takes from its room.
+    pub(super) fn is_alone(&self, reader: &Reader) -> bool {
+        self.0.get(&reader.tenant).is_some_and(|(_, readers)| *readers == 1)
+    }
+}
+
+/// Looks until stopped.
+pub(super) async fn watch(context: Arc<Context>) {
+    let subscription = &context.registered.subscription;
+    let one_tenant = context.store.policy().tenants.len() == 1 || subscription.filter.tenants.len() == 1;
+    let mut partitions = context.store.partitions_of(subscription);
+    if one_tenant || partitions.all(|p| matches!(p.slot, Slot::Tenant(_))) {
+        return;
+    }
+    loop {
+        tokio::select! {
+            () = context.stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let waiting = context.health.most_waiting();
+        if waiting < MANY && context.registered.apart.is_empty() {
+            continue;
+        }
+        match look(&context).await {
+            Ok(false) => {}
+            // The deliveries begin anew as soon as it is heard.
+            Ok(true) => context.replan.notify_one(),
+            Err(error) => {
+                context.health.sees_waiting(waiting);
+                debug!(subscription = %context.name(), %error, "who has many events waiting is not known yet");
+            }
+        }
+    }
+}
+
+/// Reads otherwise if that is called for, and says whether it is so now.
+async fn look(context: &Context) -> Result<bool, StoreError> {
+    let (store, registered) = (&context.store, &context.registered);
+    let states = store.reader_states(registered).await?;
+    if !registered.apart.is_empty() && states.iter().all(|(_, s)| s.pending == 0 && s.unsettled == 0) {
+        let joined = registered.join(settled(&states));
+        info!(subscription = %context.name(), "nobody is read apart any more");
+        return store.reads_otherwise(registered, &joined).await;
+    }
+    let many = states
+        .iter()
+        .filter(|(reader, state)| reader.tenant.is_none() && state.pending >= MANY);
+    for (reader, state) in many {
+        let partition = store.layout().partitions.get(&reader.partition);
+        let Some(partition) =
+            partition.filter(|p| registered.takes_more_apart(p) && !matches!(p.slot, Slot::Tenant(_)))
+        else {
+            continue;
+        };
+        let tenants = loud(context, partition, state).await?;
+        if !tenants.is_empty() {
+            for tenant in &tenants {
+                info!(subscription = %context.name(), %tenant, pending = state.pending, "it has many events waiting and is read apart");
+            }
+            let otherwise = registered.with_apart(&tenants, reader.partition, state.given_to + 1);
+            return store.reads_otherwise(registered, &otherwise).await;
+        }
+        // The same backlog is looked at again.
+        context.health.sees_waiting(state.pending);
+    }
+    Ok(false)
+}
+
+/// In each partition, how far everything is settled when nothing is pending: the subscription's own consumer was asked
+/// first, so that what it had passed over by then was pending for others, or handled.
+fn settled(states: &[(Reader, ConsumerState)]) -> ByPartition {
+    states
+        .iter()
+        .filter(|(reader, _)| reader.tenant.is_none())
+        .map(|(reader, state)| (reader.partition, state.settled_to))
+        .collect()
+}
+
+/// Tenants with a large part of what waits in a partition.
+async fn loud(context: &Context, partition: &Partition, state: &ConsumerState) -> Result<Vec<TenantId>, StoreError> {
+    let span = state.log_head.saturating_sub(state.given_to).max(1);
+    let stride = (span / SAMPLES).max(1);
+    // Somewhere in each part, so that tenants that publish in turn are all met.
+    let chance = u64::from_ne_bytes(clock::now().to_ne_bytes());
+    let offsets = (0..SAMPLES).map(|i| state.given_to + 1 + i * stride + chance.rotate_left(i as u32 * 5) % stride);
+    let found: Vec<Option<TenantId>> = stream::iter(offsets)
+        .map(|offset| context.store.whose(&context.registered, partition, offset))
+        .buffer_unordered(READS)
+        .try_collect()
+        .await?;
+    let mut counts: BTreeMap<TenantId, usize> = BTreeMap::new();
+    let mut all = 0;
+    for tenant in found.into_iter().flatten() {
+        *counts.entry(tenant).or_default() += 1;
+        all += 1;
+    }
+    // Too few of them are not passed over already.
+    if all * 2 < SAMPLES as usize {
+        return Ok(Vec::new());
+    }
+    counts.retain(|_, n| *n * LARGE_PART >= all);
+    Ok(counts.into_keys().collect())
+}

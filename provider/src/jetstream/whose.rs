@@ -1,0 +1,48 @@
+//! Tells whose an event of the log is.
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use fanout_plan::TenantId;
+use fanout_plan::partition::Partition;
+use fanout_plan::subscription::Registered;
+
+use super::{Store, StoreError};
+
+impl Store {
+    /// The first event from an offset on that a subscription's own consumer gives, and whose it is. `None` where there
+    /// is none, or where that consumer passes over it.
+    pub(crate) async fn whose(
+        &self,
+        registered: &Registered,
+        partition: &Partition,
+        from: u64,
+    ) -> Result<Option<TenantId>, StoreError> {
+        let filter = &registered.subscription.filter;
+        let subjects = filter.subject_filters(&partition.template);
+        // For many subjects at once: whatever comes first.
+        let subject = match subjects.as_slice() {
+            [subject] => subject.clone(),
+            _ => partition.template.all(),
+        };
+        let log = self.log(partition.number).await?;
+        let message = match log.get_first_raw_message_by_subject(&subject, from).await {
+            Ok(message) => message,
+            Err(e) => {
+                return match e.kind() {
+                    RawMessageErrorKind::NoMessageFound => Ok(None),
+                    RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+                    _ => Err(StoreError::when("look at an event that waits")(e)),
+                };
+            }
+        };
+        let position = fanout_plan::Position {
+            partition: partition.number,
+            offset: message.sequence,
+        };
+        let found = partition.template.parse_subject(&message.subject);
+        Ok(found
+            .filter(|(tenant, event_type)| filter.matches(tenant, event_type))
+            .map(|(tenant, _)| tenant)
+            .filter(|tenant| !registered.is_given_apart(tenant, position)))
+    }
+}
