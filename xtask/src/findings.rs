@@ -1,4 +1,4 @@
-//! `cargo xtask findings`: builds the experiments in release form and becomes them.
+//! `cargo xtask findings`: builds the experiments and the provider in release form, and becomes the experiments.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -21,14 +21,16 @@ pub(crate) struct Findings {
 impl Findings {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
         let nats_server = nats::find(workspace, runner)?;
-        runner.step("building the experiments");
+        runner.step("building the provider and the experiments");
         let mut build = workspace.cargo();
-        build.args(["build", "--locked", "--release", "--package", "fanout-findings"]);
-        runner.run(&mut build)?;
+        build.args(["build", "--locked", "--release"]);
+        runner.run(build.args(["--package", "fanout-provider", "--package", "fanout-findings"]))?;
         let mut command = Command::new(workspace.released("fanout-findings"));
         command
             .current_dir(workspace.root())
             .env(nats::VARIABLE, nats_server)
+            .env("FANOUT_PROVIDER_BIN", workspace.released("fanout-provider"))
+            .env("RUST_LOG", "warn")
             .args(&self.arguments);
         runner.become_command(&mut command)
     }

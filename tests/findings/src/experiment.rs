@@ -1,12 +1,14 @@
 //! The experiments by name, and what each is given and gives back.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::plot::Plot;
 use crate::raw::Raw;
 use crate::table::Table;
-use crate::{leaf, regions, retention, subjects};
+use crate::{latency, leaf, regions, retention, subjects, transport};
 
 /// How large an experiment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +60,10 @@ impl Lab {
 
     /// One of `choices`, by the seed: the `i`th draw is the same in every run (splitmix64).
     pub(crate) fn draw(&self, i: u64, choices: u64) -> u64 {
-        let mut z = self
-            .seed
-            .wrapping_add(i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % choices
+        mixed(
+            self.seed
+                .wrapping_add(i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        ) % choices
     }
 
     /// Says what is under way.
@@ -72,11 +72,27 @@ impl Lab {
     }
 }
 
+/// A number's bits, well mixed (splitmix64's last step).
+pub(crate) fn mixed(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// What came of an experiment.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) tables: Vec<Table>,
     pub(crate) plots: Vec<Plot>,
+    /// The few figures that the summary tells, by name.
+    pub(crate) figures: BTreeMap<String, String>,
+}
+
+impl Findings {
+    /// A figure for the summary.
+    pub(crate) fn figure(&mut self, name: &str, value: impl Into<String>) {
+        self.figures.insert(name.to_owned(), value.into());
+    }
 }
 
 /// The experiments.
@@ -90,11 +106,22 @@ pub(crate) enum Experiment {
     Leaf,
     /// Does one logical bus hold over two regions and a leaf?
     Regions,
+    /// What changes with the transport, across a line with delay and loss?
+    Transport,
+    /// How long from a publish to a handler?
+    Latency,
 }
 
 impl Experiment {
     /// All of them, in the order of the questions.
-    pub(crate) const ALL: [Self; 4] = [Self::Subjects, Self::Retention, Self::Leaf, Self::Regions];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Subjects,
+        Self::Retention,
+        Self::Leaf,
+        Self::Regions,
+        Self::Transport,
+        Self::Latency,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -102,6 +129,8 @@ impl Experiment {
             Self::Retention => "retention",
             Self::Leaf => "leaf",
             Self::Regions => "regions",
+            Self::Transport => "transport",
+            Self::Latency => "latency",
         }
     }
 
@@ -111,6 +140,8 @@ impl Experiment {
             Self::Retention => "what a consumer that was away finds when it is back",
             Self::Leaf => "a leaf node with a filtered mirror, and its link cut",
             Self::Regions => "two regions and a leaf, and each link cut",
+            Self::Transport => "the same program over NATS, TCP and QUIC",
+            Self::Latency => "how long from a publish to a handler",
         }
     }
 
@@ -121,6 +152,8 @@ impl Experiment {
             Self::Retention => include_str!("../pages/retention.md"),
             Self::Leaf => include_str!("../pages/leaf.md"),
             Self::Regions => include_str!("../pages/regions.md"),
+            Self::Transport => include_str!("../pages/transport.md"),
+            Self::Latency => include_str!("../pages/latency.md"),
         }
     }
 
@@ -130,6 +163,8 @@ impl Experiment {
             Self::Retention => retention::run(lab).await,
             Self::Leaf => leaf::run(lab).await,
             Self::Regions => regions::run(lab).await,
+            Self::Transport => transport::run(lab).await,
+            Self::Latency => latency::run(lab).await,
         }
     }
 }

@@ -38,7 +38,7 @@ impl World {
             ..Spec::named("hub")
         })
         .await?;
-        let link = Link::to(port, Duration::ZERO).await?;
+        let link = Link::to(port).await?;
         let leaf = Node::start(&Spec {
             domain: Some("leaf".into()),
             leaf_of: Some(link.port()),
@@ -183,6 +183,10 @@ async fn lag(lab: &Lab, findings: &mut Findings) -> Result<()> {
                 "twice": odd.twice, "reordered": odd.reordered,
             }))?;
             line.push((rate as f64, seen.latencies.percentile(99.0)));
+            let at = if how == "leaf's mirror" { "mirror" } else { "across" };
+            findings.figure("rate", rate.to_string());
+            findings.figure(&format!("{at}-p50"), ms(seen.latencies.percentile(50.0)));
+            findings.figure(&format!("{at}-p99"), ms(seen.latencies.percentile(99.0)));
             table.row(vec![
                 rate.to_string(),
                 how.to_owned(),
@@ -258,6 +262,7 @@ async fn cut(lab: &Lab, findings: &mut Findings) -> Result<()> {
             "longest",
         ],
     );
+    let (mut missing, mut twice, mut reordered) = (0, 0, 0);
     for &seconds in seconds {
         lab.say(format!("the link cut for {seconds} s at {rate} events a second"));
         let world = World::start().await?;
@@ -289,6 +294,11 @@ async fn cut(lab: &Lab, findings: &mut Findings) -> Result<()> {
         ] {
             let odd = seen.oddities(&expected);
             let caught_up = caught_up(&seen, &before, healed);
+            if how == "leaf's mirror" {
+                (missing, twice, reordered) = (missing + odd.missing, twice + odd.twice, reordered + odd.reordered);
+                findings.figure("longest-cut", format!("{seconds} s"));
+                findings.figure("caught-up", caught_up.map_or("never".to_owned(), ms));
+            }
             lab.raw.note(&json!({
                 "part": "cut", "cut_s": seconds, "rate": rate, "how": how, "missing": odd.missing, "twice": odd.twice,
                 "reordered": odd.reordered, "caught_up_ms": caught_up, "latency": seen.latencies.to_json(),
@@ -304,6 +314,9 @@ async fn cut(lab: &Lab, findings: &mut Findings) -> Result<()> {
                 ms(seen.latencies.max()),
             ]);
         }
+    }
+    for (name, count) in [("missing", missing), ("twice", twice), ("reordered", reordered)] {
+        findings.figure(name, count.to_string());
     }
     findings.tables.push(table);
     Ok(())
@@ -354,6 +367,17 @@ async fn upstream(lab: &Lab, findings: &mut Findings) -> Result<()> {
             "part": "upstream", "how": how.name(), "cut_s": seconds, "offered": accepted.len() + offered.failed.len(),
             "failed": offered.failed.len(), "arrived": unique.len(), "lost": lost, "twice": arrived.len() - unique.len(),
         }))?;
+        let at = match how {
+            Upstream::Core => "core",
+            Upstream::Hub => "hub",
+            Upstream::Outbox => "outbox",
+        };
+        let offered_in_all = accepted.len() + offered.failed.len();
+        findings.figure(&format!("{at}-lost"), format!("{lost} of {offered_in_all}"));
+        findings.figure(
+            &format!("{at}-failed"),
+            format!("{} of {offered_in_all}", offered.failed.len()),
+        );
         table.row(vec![
             how.name().to_owned(),
             (accepted.len() + offered.failed.len()).to_string(),

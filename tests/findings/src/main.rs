@@ -5,20 +5,29 @@
 //! names a table which the experiment did not give, or leaves one out, is an error.
 
 mod experiment;
+mod fanout;
+mod flow;
 mod histogram;
+mod latency;
 mod leaf;
 mod load;
 mod machine;
 mod pace;
+mod packets;
 mod page;
 mod plot;
 mod proxy;
+mod quotas;
 mod raw;
 mod regions;
 mod retention;
+mod said;
 mod server;
 mod subjects;
+mod summary;
 mod table;
+mod transport;
+mod ways;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,7 +88,11 @@ impl Cli {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Cli::parse()).await {
+    let done = match std::env::var(transport::FAR_SIDE) {
+        Ok(told) => transport::far_side(&told).await,
+        Err(_) => run(&Cli::parse()).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -96,11 +109,12 @@ async fn run(cli: &Cli) -> Result<()> {
     } else {
         cli.names.clone()
     };
-    for experiment in names {
+    let count = names.len();
+    for (i, experiment) in names.into_iter().enumerate() {
         let start = Instant::now();
         let raw = Raw::create(&cli.raw, experiment.name())?;
         let lab = Lab::new(cli.scale(), cli.seed, raw);
-        eprintln!("{}: {}", experiment.name(), experiment.title());
+        eprintln!("[{} of {count}] {}: {}", i + 1, experiment.name(), experiment.title());
         let findings = experiment
             .run(&lab)
             .await
@@ -118,6 +132,14 @@ async fn run(cli: &Cli) -> Result<()> {
         if findings.tables.is_empty() {
             bail!("experiment {} gave no table", experiment.name());
         }
+        let ran = summary::Ran {
+            scale: cli.scale().name().to_owned(),
+            command: cli.command(experiment),
+            machine: machine.to_string(),
+            seconds: took.as_secs(),
+            figures: findings.figures,
+        };
+        ran.save(&cli.raw, experiment)?;
         eprintln!(
             "{}: {:.0} s, {} samples in {}, page {}",
             experiment.name(),
@@ -126,6 +148,10 @@ async fn run(cli: &Cli) -> Result<()> {
             lab.raw.path().display(),
             written.display()
         );
+    }
+    match summary::write(&cli.raw, &cli.out, cli.scale().name())? {
+        Ok(page) => eprintln!("summary: {}", page.display()),
+        Err(missing) => eprintln!("no summary yet: not run at this scale: {}", missing.join(", ")),
     }
     Ok(())
 }

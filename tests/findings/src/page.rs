@@ -1,7 +1,7 @@
 //! Puts tables and plots into a page.
 //!
-//! A page is Markdown with places: `{{command}}`, `{{machine}}`, `{{seed}}`, `{{table:NAME}}` and `{{plot:NAME}}`. All that
-//! an experiment gives must be shown, and all that a page shows must be given.
+//! A page is Markdown with places: `{{command}}`, `{{machine}}`, `{{seed}}`, `{{took}}`, `{{table:NAME}}`, `{{plot:NAME}}`
+//! and `{{figure:NAME}}`. All tables and plots that an experiment gives must be shown, and all that a page shows must be given.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,7 @@ pub(crate) fn write(run: &Run<'_>) -> Result<PathBuf> {
             let found = run.findings.plots.iter().find(|p| p.name == plot)?;
             Some(format!("![{}]({name}-{plot}.svg)", found.title))
         }
+        Some(("figure", figure)) => run.findings.figures.get(figure).cloned(),
         _ => None,
     });
     let (text, used) = text.with_context(|| format!("page {name}"))?;
@@ -57,7 +58,7 @@ pub(crate) fn write(run: &Run<'_>) -> Result<PathBuf> {
 }
 
 /// Fills every place, and says which there were.
-fn fill(page: &str, value: impl Fn(&str) -> Option<String>) -> Result<(String, BTreeSet<String>)> {
+pub(crate) fn fill(page: &str, value: impl Fn(&str) -> Option<String>) -> Result<(String, BTreeSet<String>)> {
     let mut text = String::with_capacity(page.len());
     let mut used = BTreeSet::new();
     let mut rest = page;

@@ -43,7 +43,7 @@ impl World {
         let mut advertised = [Vec::new(), Vec::new()];
         for (region, ports) in gateways.iter().enumerate() {
             for port in ports {
-                let link = Link::to(*port, Duration::ZERO).await?;
+                let link = Link::to(*port).await?;
                 advertised[region].push(link.port());
                 links.push(link);
             }
@@ -72,7 +72,7 @@ impl World {
             nodes.push(Node::start(spec).await?);
         }
         let west = nodes.split_off(SERVERS);
-        let leaf_link = Link::to(leaf_port, Duration::ZERO).await?;
+        let leaf_link = Link::to(leaf_port).await?;
         let leaf = Node::start(&Spec {
             domain: Some("leaf".into()),
             leaf_of: Some(leaf_link.port()),
@@ -239,6 +239,27 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
             partition(lab, replicas, cut, &mut places, &mut after).await?;
         }
     }
+    let total = |table: &Table, column: usize| {
+        let cells = table.rows.iter().filter_map(|row| row.get(column)?.parse::<u64>().ok());
+        cells.sum::<u64>().to_string()
+    };
+    findings.figure("published", total(&places, 3));
+    findings.figure("refused", total(&places, 4));
+    findings.figure("missing", total(&after, 4));
+    findings.figure("twice", total(&after, 5));
+    findings.figure("out-of-order", total(&after, 6));
+    let not_made: Vec<_> = places
+        .rows
+        .iter()
+        .filter(|row| row.last().is_some_and(|made| made == "not made"))
+        .map(|row| format!("{} (cut {}, copies: {})", row[2], row[0], row[1]))
+        .collect();
+    let not_made = if not_made.is_empty() {
+        "none".to_owned()
+    } else {
+        not_made.join("; ")
+    };
+    findings.figure("subscriptions-not-made", not_made);
     findings.tables.push(places);
     findings.tables.push(after);
     Ok(findings)

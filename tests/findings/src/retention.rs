@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::experiment::{Findings, Lab};
 use crate::load::{consume, number, publish};
+use crate::said::{Ears, Said};
 use crate::server::{Node, until};
 use crate::table::Table;
 
@@ -22,6 +23,8 @@ const LOG: &str = "log";
 /// Scenarios at once, each with a server of its own.
 const AT_ONCE: usize = 7;
 const SUBJECT: &str = "payments.acme.webhook.invoice.paid";
+/// How long nothing comes before nothing more is expected of a source: the server tries one again within 10 s.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How events are kept for the consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +113,7 @@ struct Outcome {
     refused: u64,
     handled: u64,
     twice: u64,
-    advisories: u64,
+    said: Said,
     /// What is still there to be read again afterwards.
     replayable: u64,
 }
@@ -172,7 +175,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
             "handled",
             "twice",
             "lost",
-            "advisories",
+            "said about it",
             "can be read again",
         ],
     );
@@ -180,6 +183,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
     let scenarios = Fate::ALL
         .into_iter()
         .flat_map(|fate| Kept::ALL.map(|kept| (fate, kept)));
+    let mut log_lost = 0;
     let mut outcomes = stream::iter(scenarios)
         .map(|(fate, kept)| async move {
             lab.say(format!("{}: {}", fate.name(), kept.name()));
@@ -191,8 +195,21 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
         lab.raw.note(&json!({
             "part": "fates", "fate": fate.name(), "kept": kept.name(), "age_s": age.as_secs(), "accepted": outcome.accepted,
             "refused": outcome.refused, "handled": outcome.handled, "twice": outcome.twice, "lost": outcome.lost(),
-            "advisories": outcome.advisories, "replayable": outcome.replayable,
+            "said": outcome.said.to_string(), "replayable": outcome.replayable,
         }))?;
+        if fate == Fate::DownLonger && kept == Kept::Log {
+            findings.figure("too-long-lost", format!("{} of {}", outcome.lost(), outcome.accepted));
+            findings.figure("too-long-said", outcome.said.to_string());
+        }
+        if fate == Fate::NotThereYet && kept == Kept::Interest {
+            findings.figure("interest-lost", format!("{} of {}", outcome.lost(), outcome.accepted));
+        }
+        if fate == Fate::ServerKilled && kept == Kept::Log {
+            findings.figure("killed-twice", format!("{} of {}", outcome.twice, outcome.accepted));
+        }
+        if fate != Fate::DownLonger && kept == Kept::Log {
+            log_lost += outcome.lost();
+        }
         table.row(vec![
             fate.name().to_owned(),
             kept.name().to_owned(),
@@ -201,10 +218,11 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
             outcome.handled.to_string(),
             outcome.twice.to_string(),
             outcome.lost().to_string(),
-            outcome.advisories.to_string(),
+            outcome.said.to_string(),
             outcome.replayable.to_string(),
         ]);
     }
+    findings.figure("log-lost", log_lost.to_string());
     findings.tables.push(table);
     killed_and_drained(lab, &mut findings).await?;
     Ok(findings)
@@ -216,7 +234,7 @@ async fn befall(fate: Fate, kept: Kept, events: u64, age: Duration) -> Result<Ou
     let most = (fate == Fate::Full).then_some(i64::try_from(events / 2)?);
     kept.create(&js, age, most).await?;
     let ack_wait = Duration::from_secs(1);
-    let mut said = node.client().await?.subscribe("$JS.EVENT.ADVISORY.>").await?;
+    let ears = Ears::open(&node).await?;
     let mut outcome = Outcome::default();
     let mut seen = BTreeSet::new();
     if fate != Fate::NotThereYet {
@@ -244,13 +262,10 @@ async fn befall(fate: Fate, kept: Kept, events: u64, age: Duration) -> Result<Ou
         Fate::Full => {}
     }
     let consumer = again(&js, ack_wait).await?;
-    read(&consumer, u64::MAX, ack_wait * 2, &mut outcome, &mut seen).await?;
+    read(&consumer, u64::MAX, ack_wait * 3 / 2, &mut outcome, &mut seen).await?;
     outcome.handled = seen.len() as u64;
     outcome.replayable = replayable(&js, kept).await?;
-    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(200), said.next()).await {
-        // Advisories about the API's own use are not about messages.
-        outcome.advisories += u64::from(message.subject.contains(".CONSUMER.M"));
-    }
+    outcome.said = ears.heard().await;
     Ok(outcome)
 }
 
@@ -313,65 +328,167 @@ async fn replayable(js: &jetstream::Context, kept: Kept) -> Result<u64> {
     Ok(js.get_stream(name).await?.cached_info().state.messages)
 }
 
-/// A sourced work queue that is drained when the server is killed: what comes into the log around that.
+/// Where events are when the server is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scene {
+    /// The queue was drained before; the last events were acknowledged just now.
+    JustAccepted,
+    /// A queue that holds a tenth of them is drained, and the others wait in the log until there is room.
+    Backlog,
+    /// The same, with one event left in the queue.
+    BacklogNotDrained,
+    /// Drained with a backlog, and the server stopped in order instead of killed.
+    BacklogStopped,
+}
+
+impl Scene {
+    fn name(self) -> &'static str {
+        match self {
+            Self::JustAccepted => "drained, then events come and are acknowledged: killed",
+            Self::Backlog => "a bounded queue drained, the rest waits in the log: killed",
+            Self::BacklogNotDrained => "the same with one event left in the queue: killed",
+            Self::BacklogStopped => "drained, the rest waits in the log: stopped in order",
+        }
+    }
+}
+
+/// What the server's end costs.
 async fn killed_and_drained(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let rounds = lab.scale.pick(2, 5, 20);
+    let rounds = lab.scale.pick(1, 4, 20);
     let events = lab.scale.pick(100, 1_000, 1_000);
     let mut table = Table::new(
         "drained",
         &[
+            "when the server ends",
             "kept as",
-            "times killed",
-            "times with a loss",
-            "events lost, of each",
+            "times",
+            "with a loss",
+            "lost, each time",
+            "of",
             "said about it",
         ],
     );
-    for kept in [Kept::SourcedWorkQueue, Kept::WorkQueue, Kept::Log] {
-        lab.say(format!("{}, drained and killed, {rounds} times", kept.name()));
-        let losses: Vec<u64> = stream::iter(0..rounds)
-            .map(|_| kill_drained(kept, events))
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
-        for (round, lost) in losses.iter().enumerate() {
-            lab.raw.note(
-                &json!({ "part": "drained", "kept": kept.name(), "round": round, "events": events, "lost": lost }),
-            )?;
+    let cases = [
+        (Scene::JustAccepted, Kept::Log),
+        (Scene::JustAccepted, Kept::WorkQueue),
+        (Scene::JustAccepted, Kept::SourcedWorkQueue),
+        (Scene::Backlog, Kept::SourcedWorkQueue),
+        (Scene::BacklogNotDrained, Kept::SourcedWorkQueue),
+        (Scene::BacklogStopped, Kept::SourcedWorkQueue),
+    ];
+    let all = cases.into_iter().flat_map(|case| (0..rounds).map(move |_| case));
+    lab.say(format!("{} servers ended, {AT_ONCE} at a time", cases.len() * rounds));
+    let ends: Vec<End> = stream::iter(all)
+        .map(|(scene, kept)| async move {
+            let end = end(scene, kept, events).await;
+            end.with_context(|| format!("{}: {}", scene.name(), kept.name()))
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    for ((scene, kept), ends) in cases.iter().zip(ends.chunks(rounds)) {
+        let mut said = Said::default();
+        for (round, end) in ends.iter().enumerate() {
+            said.merge(&end.said);
+            lab.raw.note(&json!({
+                "part": "drained", "scene": scene.name(), "kept": kept.name(), "round": round, "accepted": end.accepted,
+                "lost": end.lost, "said": end.said.to_string(),
+            }))?;
         }
-        let all: Vec<_> = losses.iter().map(u64::to_string).collect();
+        let lost: Vec<_> = ends.iter().map(|e| e.lost.to_string()).collect();
+        let with_a_loss = ends.iter().filter(|e| e.lost > 0).count();
+        if (*scene, *kept) == (Scene::Backlog, Kept::SourcedWorkQueue) {
+            findings.figure("drained-losses", format!("{with_a_loss} of {rounds}"));
+            let most = ends.iter().map(|e| e.lost).max().unwrap_or(0);
+            findings.figure("drained-lost", format!("{most} of {events}"));
+            findings.figure("drained-said", said.to_string());
+        }
         table.row(vec![
+            scene.name().to_owned(),
             kept.name().to_owned(),
             rounds.to_string(),
-            losses.iter().filter(|l| **l > 0).count().to_string(),
-            format!("{} ({events} published)", all.join(", ")),
-            "nothing".to_owned(),
+            with_a_loss.to_string(),
+            lost.join(", "),
+            ends.first().map_or(0, |e| e.accepted).to_string(),
+            said.to_string(),
         ]);
     }
     findings.tables.push(table);
     Ok(())
 }
 
-/// Drains the stream, publishes while the sourcing is held up, kills the server, and counts what never comes.
-async fn kill_drained(kept: Kept, events: u64) -> Result<u64> {
+/// What one end of a server cost.
+struct End {
+    accepted: u64,
+    lost: u64,
+    said: Said,
+}
+
+async fn end(scene: Scene, kept: Kept, events: u64) -> Result<End> {
     let mut node = Node::alone().await?;
     let js = node.jetstream().await?;
-    kept.create(&js, Duration::from_secs(3_600), None).await?;
+    let ears = Ears::open(&node).await?;
+    let room = events / 10;
+    let most = (scene != Scene::JustAccepted).then_some(i64::try_from(room)?);
+    kept.create(&js, Duration::from_secs(3_600), most).await?;
     let consumer = reader(&js, Duration::from_secs(2)).await?;
     let mut seen = BTreeSet::new();
-    publish(&js, events, |_| SUBJECT.to_owned()).await?;
-    consume(&consumer, events, Duration::from_secs(5), |m| {
-        seen.extend(number(&m.payload))
-    })
-    .await?;
-    // The queue is drained. These are acknowledged by the log, and the server dies at once.
-    let (accepted, _) = offer_from(&js, events, events).await?;
-    node.kill();
+    let accepted = match scene {
+        Scene::JustAccepted => {
+            publish(&js, events, |_| SUBJECT.to_owned()).await?;
+            work_off(&consumer, events, &mut seen).await?;
+            // The queue is drained. These are acknowledged by the log, and the server dies at once.
+            let (accepted, _) = offer_from(&js, events, events).await?;
+            events + accepted
+        }
+        _ => {
+            let (accepted, _) = offer(&js, events).await?;
+            let queue = js.get_stream(STREAM).await?;
+            until("the queue is full", async || {
+                queue.get_info().await.is_ok_and(|i| i.state.messages >= room)
+            })
+            .await?;
+            let left = u64::from(scene == Scene::BacklogNotDrained);
+            work_off(&consumer, room - left, &mut seen).await?;
+            accepted
+        }
+    };
+    if scene == Scene::BacklogStopped {
+        node.stop().await?;
+    }
     node.restart().await?;
     let consumer = again(&js, Duration::from_secs(2)).await?;
-    consume(&consumer, u64::MAX, Duration::from_secs(6), |m| {
-        seen.extend(number(&m.payload))
+    while (seen.len() as u64) < accepted {
+        let missing = accepted - seen.len() as u64;
+        let got = consume(&consumer, missing, SOURCE_PATIENCE, |m| seen.extend(number(&m.payload))).await?;
+        if got == 0 {
+            break;
+        }
+    }
+    Ok(End {
+        accepted,
+        lost: accepted.saturating_sub(seen.len() as u64),
+        said: ears.heard().await,
     })
-    .await?;
-    Ok((events + accepted).saturating_sub(seen.len() as u64))
+}
+
+/// Handles so many, each acknowledgement confirmed by the server.
+async fn work_off(consumer: &PullConsumer, count: u64, seen: &mut BTreeSet<u64>) -> Result<()> {
+    let mut left = count;
+    while left > 0 {
+        let batch = consumer
+            .batch()
+            .max_messages(usize::try_from(left)?.min(500))
+            .expires(Duration::from_secs(2))
+            .messages()
+            .await?;
+        let messages: Vec<_> = batch.filter_map(async |m| m.ok()).collect().await;
+        let confirmed = messages.iter().map(jetstream::Message::double_ack);
+        for confirmed in futures::future::join_all(confirmed).await {
+            confirmed.map_err(|e| anyhow::anyhow!("an acknowledgement is not confirmed: {e}"))?;
+        }
+        seen.extend(messages.iter().filter_map(|m| number(&m.payload)));
+        left -= messages.len() as u64;
+    }
+    Ok(())
 }

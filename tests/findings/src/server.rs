@@ -140,6 +140,16 @@ impl Node {
         self.server.kill();
     }
 
+    /// Stops it in order, as an operator does, and waits for its end.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        let id = rustix::process::Pid::from_raw(i32::try_from(self.server.id())?).context("a process id")?;
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).context("stop the server")?;
+        let state = format!("/proc/{}/stat", self.server.id());
+        // Ended and not yet waited for: a zombie.
+        let ended = || std::fs::read_to_string(&state).map_or(true, |s| s.contains(") Z "));
+        until("the server has ended", async || ended()).await
+    }
+
     /// Kills it if it runs, starts it again, and says how long it took until JetStream answered.
     pub(crate) async fn restart(&mut self) -> Result<Duration> {
         self.kill();

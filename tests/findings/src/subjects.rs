@@ -1,4 +1,5 @@
-//! Question 1: a tenant prefix in one log, a few shards, or a stream for each tenant. Bare JetStream.
+//! Question 1: a tenant prefix in one log, a few shards, or a stream for each tenant. Bare JetStream; what quotas of the
+//! bus change is in [`crate::quotas`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,6 +87,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
     let mut findings = Findings::default();
     scale(lab, &mut findings).await?;
     isolation(lab, &mut findings).await?;
+    crate::quotas::run(lab, &mut findings).await?;
     Ok(findings)
 }
 
@@ -138,6 +140,15 @@ async fn scale(lab: &Lab, findings: &mut Findings) -> Result<()> {
                 "deliver_per_s": f.deliver, "memory_mb": f.memory_mb, "disk_mb": f.disk_mb, "files": f.files,
                 "restart_s": f.restart.as_secs_f64(),
             }))?;
+            let at = match layout {
+                Layout::Sharded(_) => "sharded".to_owned(),
+                _ => layout.name().replace(' ', "-"),
+            };
+            let end = if rates.is_empty() { "least" } else { "most" };
+            findings.figure(&format!("{at}-tenants-{end}"), tenants.to_string());
+            findings.figure(&format!("{at}-publish-{end}"), rate(f.publish));
+            findings.figure(&format!("{at}-restart-{end}"), ms(f.restart.as_secs_f64() * 1_000.0));
+            findings.figure(&format!("{at}-memory-{end}"), format!("{:.0} MB", f.memory_mb));
             rates.push((tenants as f64, f.publish));
             restarts.push((tenants as f64, f.restart.as_secs_f64() * 1_000.0));
             table.row(vec![
@@ -274,6 +285,18 @@ async fn isolation(lab: &Lab, findings: &mut Findings) -> Result<()> {
             "quiet_alone": outcome.alone.to_json(), "quiet_beside": outcome.beside.to_json(), "quiet_refused": outcome.refused,
             "quiet_offered": outcome.offered, "quiet_gone": outcome.gone, "loud_stored": outcome.loud,
         }))?;
+        let at = match (layout, discard) {
+            (Layout::Shared, DiscardPolicy::Old) => "bare-shared-drops",
+            (Layout::Shared, DiscardPolicy::New) => "bare-shared-refuses",
+            (_, DiscardPolicy::Old) => "bare-own-drops",
+            (_, DiscardPolicy::New) => "bare-own-refuses",
+        };
+        findings.figure(&format!("{at}-p99"), ms(outcome.beside.percentile(99.0)));
+        findings.figure(&format!("{at}-gone"), format!("{} of {STORED_BEFORE}", outcome.gone));
+        findings.figure(
+            &format!("{at}-refused"),
+            format!("{} of {}", outcome.refused, outcome.offered),
+        );
         table.row(vec![
             layout.name(),
             full.to_owned(),
