@@ -3,6 +3,7 @@
 //! To add a target: a module here with a function that takes bytes and panics when something holds no more, a file in
 //! `fuzz_targets/` that calls it, a `[[bin]]` in the manifest, and seeds in `seeds/TARGET/`. `cargo xtask fuzz` finds it by its file.
 
+pub mod bus;
 pub mod ingress;
 pub mod webhook;
 

@@ -1,0 +1,149 @@
+//! What the bus reads from outside: the policy and links that operators write, the names that callers give, and the headers
+//! that come back from the store.
+
+use fanout_plan::authority::Callers;
+use fanout_plan::document::Document;
+use fanout_plan::planner::{self, Asked, Observed};
+use fanout_plan::{
+    Attributes, EventPattern, EventType, Filter, Policy, Position, RawEvent, Settings, SubjectTemplate, TenantId,
+    envelope, link,
+};
+
+const NOW: i64 = 1_767_225_600_000_000_000;
+const INTERFACES: [&str; 3] = ["handler", "batch-handler", "inbox"];
+
+/// A policy as a TOML document, with callers and subscriptions. What is a policy can be planned for an empty store, and is
+/// the same whichever order its settings are read in.
+pub fn policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(problems) => return assert!(!problems.is_empty(), "refused for no reason"),
+    };
+    let lines = text.lines().count().max(1);
+    for setting in document.settings.keys() {
+        let line = document.line(setting);
+        assert!(
+            line.is_some_and(|line| (1..=lines).contains(&line)),
+            "{setting}: {line:?}"
+        );
+    }
+    let (callers, settings) = Callers::split(&document.settings);
+    if let Err(problems) = Callers::from_settings("policy", &callers) {
+        assert!(!problems.is_empty(), "refused for no reason");
+    }
+    match Policy::from_settings("policy", &settings) {
+        Ok(policy) => {
+            let plan = |policy: &Policy| planner::plan(policy, Asked::default(), &Observed::default(), NOW);
+            let steps = |policy: &Policy| plan(policy).map(|plan| plan.steps.len());
+            assert_eq!(steps(&policy), steps(&policy), "two plans of one policy differ");
+        }
+        Err(problems) => assert!(!problems.is_empty(), "refused for no reason"),
+    }
+}
+
+/// The settings of a link, a line each: `need=durable`; the first byte chooses its interface. A subscription that a link
+/// declares is one that could be asked for by a call.
+pub fn link_settings(data: &[u8]) {
+    let Some((which, text)) = data.split_first() else {
+        return;
+    };
+    let text = String::from_utf8_lossy(text);
+    let settings: Settings = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    let policy = [("bus", "b"), ("subject", "b.{tenant}.{event-type}")];
+    let policy = policy.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let policy = Policy::from_settings("policy", &policy.into()).expect("it is one");
+    let interface = INTERFACES[usize::from(*which) % INTERFACES.len()];
+    let declared = link::declared_subscription("link", "component", &[interface.to_owned()], &settings, &policy);
+    match declared {
+        Ok(subscription) => {
+            let asked = link::check(subscription.clone());
+            assert_eq!(
+                asked.as_ref(),
+                Ok(&subscription),
+                "a link may declare what a call may not"
+            );
+        }
+        Err(problems) => assert!(!problems.is_empty(), "refused for no reason"),
+    }
+    if let Err(problems) = link::Grant::from_settings("link", &["publisher".to_owned()], &settings) {
+        assert!(!problems.is_empty(), "refused for no reason");
+    }
+}
+
+/// Names as callers give them, a line each: a tenant, an event type, a pattern, a subject template, a position. Each is
+/// written as it was read, no tenant's subject can be read as another's, and a filter lets through what its pattern matches.
+pub fn names(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.split('\n');
+    let mut next = || lines.next().unwrap_or_default();
+    let (tenant, event_type, pattern) = (next(), next(), next());
+    let (template, position) = (next(), next());
+    if let Ok(position) = position.parse::<Position>() {
+        assert_eq!(position.to_string().parse(), Ok(position));
+    }
+    let tenant = tenant.parse::<TenantId>();
+    let event_type = event_type.parse::<EventType>();
+    let template = template.parse::<SubjectTemplate>();
+    if let (Ok(tenant), Ok(event_type), Ok(template)) = (&tenant, &event_type, &template) {
+        let subject = template.subject(tenant, event_type);
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        assert!(subject.bytes().all(legal), "{subject:?} is no subject of one event");
+        assert!(
+            subject.split('.').all(|token| !token.is_empty()),
+            "{subject:?} has an empty token"
+        );
+        let read = template.parse_subject(&subject);
+        assert_eq!(
+            read,
+            Some((tenant.clone(), event_type.clone())),
+            "{subject:?} is read as another's"
+        );
+        assert_eq!(SubjectTemplate::from_all(&template.all()).as_ref(), Some(template));
+    }
+    let Ok(pattern) = pattern.parse::<EventPattern>() else {
+        return;
+    };
+    assert!(pattern.covers(&pattern) && EventPattern::any().covers(&pattern));
+    if let (Ok(tenant), Ok(event_type)) = (tenant, event_type) {
+        let filter = Filter::new(vec![tenant.clone()], vec![pattern.clone()]);
+        assert_eq!(filter.matches(&tenant, &event_type), pattern.matches(&event_type));
+    }
+}
+
+/// The headers of a stored event, a line each, behind a line with its tenant and one with its type. What is an event is
+/// written as headers that are the same event.
+pub fn envelope(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.lines();
+    let (tenant, event_type) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let headers: Vec<_> = lines.filter_map(|line| line.split_once(": ")).collect();
+    let Ok(read) = envelope::from_headers(tenant, event_type, headers.iter().copied()) else {
+        return;
+    };
+    let again = written_and_read(&read);
+    assert_eq!(again.raw(), read.raw(), "an event is another after it was stored");
+    let id = envelope::message_id(&read);
+    assert!(id.starts_with(&format!("{tenant}/")), "{id:?} is an id of no tenant's");
+    assert_eq!(id, envelope::message_id(&again));
+    // What a caller gives is held to the same rules as what the store gives.
+    assert!(Attributes::try_from(RawEvent::clone(read.raw())).is_ok());
+}
+
+fn written_and_read(attributes: &Attributes) -> Attributes {
+    let headers = envelope::to_headers(attributes);
+    for (name, value) in &headers {
+        let printable = |byte: u8| (b' '..=b'~').contains(&byte);
+        assert!(
+            value.bytes().all(printable),
+            "{name}: {value:?} is no value of a header"
+        );
+    }
+    let raw = attributes.raw();
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    envelope::from_headers(&raw.tenant, &raw.event_type, headers).expect("what is written can be read")
+}
