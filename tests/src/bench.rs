@@ -186,6 +186,11 @@ impl Bench {
             .await;
     }
 
+    /// Changes a setting for instances that are started from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.config.insert(key.to_owned(), value.to_owned());
+    }
+
     fn host_data(&self) -> HostData {
         HostData {
             host_id: "test-host".into(),

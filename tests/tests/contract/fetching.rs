@@ -1,0 +1,121 @@
+//! `inbox`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fanout_tests::eventually;
+use fanout_tests::inbox::{self, Fetched, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict};
+use fanout_tests::types::Rejection;
+
+use crate::errors::Met;
+use crate::publishing::{largest, sized};
+use crate::world::{World, patient};
+
+async fn fetch(world: &World, subscription: &str) -> Result<Fetched, InboxError> {
+    inbox::fetch(&world.bus, patient(), subscription, 1, None, 500)
+        .await
+        .expect("the bus answers")
+}
+
+/// The next delivery, however long it takes to come.
+async fn next(world: &World, subscription: &str) -> HeldDelivery {
+    eventually("a delivery comes", || async {
+        fetch(world, subscription).await.unwrap().deliveries.pop()
+    })
+    .await
+}
+
+async fn settle(world: &World, token: &Bytes, verdict: Verdict) -> Result<Settled, SettleError> {
+    let settlements = [Settlement {
+        token: token.clone(),
+        verdict,
+    }];
+    let settled = inbox::settle(&world.bus, patient(), &settlements);
+    settled
+        .await
+        .expect("the bus answers")
+        .pop()
+        .expect("one answer for each")
+}
+
+pub(crate) async fn functions(world: &World) {
+    // The smallest and the largest payload come as they were published.
+    let mut payloads = BTreeMap::new();
+    let caught_up = eventually("the backfill has caught up", || async {
+        let fetched = fetch(world, "replay").await.unwrap();
+        assert!(fetched.hold_ms > 0);
+        Some(fetched)
+    });
+    let mut fetched = caught_up.await;
+    loop {
+        for held in fetched.deliveries {
+            assert!(matches!(
+                settle(world, &held.token, Verdict::Handled).await,
+                Ok(Settled::Taken)
+            ));
+            payloads.insert(held.delivery.event.id, held.delivery.event.data);
+        }
+        if let Some(caught_up) = fetched.caught_up {
+            assert_eq!((caught_up.replayed, caught_up.finished), (2, false));
+            break;
+        }
+        fetched = eventually("the backfill goes on", || async { fetch(world, "replay").await.ok() }).await;
+    }
+    let expected = [("byte", sized("byte", 1)), ("large", largest("large"))];
+    let expected = expected.map(|(id, event)| (id.to_owned(), event.data));
+    assert_eq!(payloads, expected.into());
+
+    // Every verdict.
+    let held = next(world, "billing").await;
+    assert_eq!(held.delivery.attempt, 1);
+    let Ok(Settled::Held(token)) = settle(world, &held.token, Verdict::StillWorking).await else {
+        panic!("the hold does not begin anew");
+    };
+    assert!(matches!(
+        settle(world, &token, Verdict::Released).await,
+        Ok(Settled::Taken)
+    ));
+    for attempt in 1..=2 {
+        let held = next(world, "billing").await;
+        let id = held.delivery.event.id.clone();
+        let verdict = if attempt == 1 {
+            Verdict::Rejected(Rejection::DeadLetter("no amount".to_owned()))
+        } else {
+            Verdict::Rejected(Rejection::RetryNow("busy".to_owned()))
+        };
+        let settled = settle(world, &held.token, verdict).await;
+        assert!(matches!(settled, Ok(Settled::Taken)), "{id}: {settled:?}");
+    }
+}
+
+pub(crate) async fn refusals(world: &World, met: &mut Met) {
+    let unknown = fetch(world, "nothing").await;
+    assert_eq!(met.inbox(unknown), "unknown-subscription: unknown-subscription");
+    if world.is_on_a_lattice() {
+        assert_eq!(
+            met.inbox(fetch(world, "handled").await),
+            "invalid-request: not-an-inbox"
+        );
+    }
+    let token = settle(world, &Bytes::from_static(b"not a token"), Verdict::Handled).await;
+    assert_eq!(met.settle(token), "invalid-token: invalid-token");
+    // A hold is over once the delivery is given out again.
+    let held = next(world, "billing").await;
+    let again = next(world, "billing").await;
+    assert_eq!(held.delivery.event.id, again.delivery.event.id);
+    let late = settle(world, &held.token, Verdict::StillWorking).await;
+    assert_eq!(met.settle(late), "hold-over: hold-over");
+}
+
+pub(crate) async fn no_longer_allowed(world: &mut World, met: &mut Met) {
+    let held = next(world, "billing").await;
+    world.allow_only("globex").await;
+    eventually("it may not fetch any more", || async {
+        fetch(world, "billing").await.err()
+    })
+    .await;
+    let refused = met.inbox(fetch(world, "billing").await);
+    assert!(refused.starts_with("not-permitted: "), "{refused}");
+    let refused = met.settle(settle(world, &held.token, Verdict::Handled).await);
+    assert!(refused.starts_with("not-permitted: "), "{refused}");
+}
