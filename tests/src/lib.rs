@@ -6,6 +6,7 @@
 mod bench;
 mod cli;
 mod component;
+pub mod hosted;
 pub mod http;
 mod provider;
 mod served;
