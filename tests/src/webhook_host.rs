@@ -5,7 +5,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use webhook_source::samples::SAMPLES;
+use webhook_source::samples::{SAMPLES, Sample};
+
+use crate::http::Headers;
 
 /// The running parts. They end with their standard input, and so with this.
 #[derive(Debug)]
@@ -76,6 +78,22 @@ impl Drop for WebhookHost {
         drop(self.process.stdin.take());
         drop(self.process.wait());
     }
+}
+
+/// What a forger can do without the key: change what is signed, or guess the password.
+pub fn forge(sample: &Sample, headers: &mut Headers, body: &mut Vec<u8>) {
+    let text = String::from_utf8(std::mem::take(body)).unwrap();
+    let changed = match sample.name() {
+        "basic" => {
+            headers.retain(|(name, _)| name != "authorization");
+            headers.push(("authorization".to_owned(), "Basic Y2hhcmdlYmVlOm90aGVy".to_owned()));
+            text
+        }
+        "adyen" => text.replace("1130", "1131"),
+        "braintree" => text.replace("bt_payload=PG", "bt_payload=PH"),
+        _ => format!("{text} "),
+    };
+    *body = changed.into_bytes();
 }
 
 fn filled_manifest() -> String {

@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::nats;
 use crate::runner::Runner;
+use crate::webhooks;
 use crate::workspace::Workspace;
 
 /// `cargo xtask bench`.
@@ -31,6 +32,12 @@ impl Bench {
         build.args(["build", "--locked", "--release"]);
         runner.run(build.args(["--package", "fanout-provider", "--package", "fanout-bench"]))?;
 
+        let parts = if self.names.is_empty() || self.names.iter().any(|name| name == webhooks::NAME) {
+            webhooks::build(workspace, runner)?
+        } else {
+            Vec::new()
+        };
+
         runner.step("measuring");
         let mut command = std::process::Command::new(workspace.released("fanout-bench"));
         command
@@ -38,6 +45,7 @@ impl Bench {
             .env(nats::VARIABLE, server)
             .env("FANOUT_PROVIDER_BIN", workspace.released("fanout-provider"))
             .env("RUST_LOG", "warn")
+            .envs(parts)
             .args(&self.names)
             .arg("--samples")
             .arg(workspace.samples());

@@ -17,6 +17,7 @@ mod test;
 mod tidy;
 mod upstream;
 mod wasm;
+mod webhooks;
 mod workspace;
 
 use std::process::ExitCode;

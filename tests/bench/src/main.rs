@@ -13,6 +13,7 @@ mod quota;
 mod report;
 mod transport;
 mod transport_server;
+mod webhooks;
 mod world;
 
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "fanout-bench")]
 struct Cli {
-    /// What to measure: transport, publish, delivery, quota, memory; all of them if none is named
+    /// What to measure: transport, publish, delivery, quota, memory, webhooks; all of them if none is named
     names: Vec<String>,
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
@@ -44,7 +45,7 @@ struct Cli {
 }
 
 /// What can be measured.
-const NAMES: [&str; 5] = ["transport", "publish", "delivery", "quota", "memory"];
+const NAMES: [&str; 6] = ["transport", "publish", "delivery", "quota", "memory", "webhooks"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -71,7 +72,8 @@ async fn main() -> Result<()> {
             "publish" => publish::run(&mut report, size).await?,
             "delivery" => delivery::run(&mut report, size).await?,
             "quota" => quota::run(&mut report, size).await?,
-            _ => memory::run(&mut report, size).await?,
+            "memory" => memory::run(&mut report, size).await?,
+            _ => webhooks::run(&mut report, size).await?,
         }
         let table = report.finish()?;
         println!("{table}");

@@ -40,6 +40,8 @@ pub(crate) struct Report {
     size: Size,
     samples: BufWriter<File>,
     rows: Vec<Row>,
+    /// Tables in place of the usual one.
+    shown: Option<String>,
 }
 
 impl Report {
@@ -53,6 +55,7 @@ impl Report {
             size,
             samples: BufWriter::new(file),
             rows: Vec::new(),
+            shown: None,
         })
     }
 
@@ -72,7 +75,22 @@ impl Report {
         self.keep(group, case, unit, value, None)
     }
 
-    fn keep(
+    /// Shows these tables and not the usual one.
+    pub(crate) fn show(&mut self, tables: String) {
+        self.shown = Some(tables);
+    }
+
+    /// The middle of a case's values.
+    pub(crate) fn median(&self, group: &str, case: &str, unit: &str) -> Option<f64> {
+        let row = self
+            .rows
+            .iter()
+            .find(|r| r.group == group && r.case == case && r.unit == unit)?;
+        Some(Spread::of(&row.values).median)
+    }
+
+    /// A value, and what it was measured with.
+    pub(crate) fn keep(
         &mut self,
         group: &str,
         case: &str,
@@ -116,6 +134,9 @@ impl Report {
             Size::Usual => "usual run",
             Size::Full => "full run",
         };
+        if let Some(tables) = &self.shown {
+            return Ok(format!("**{}** ({rounds})\n{tables}", self.name));
+        }
         let mut table = format!(
             "**{}** ({rounds})\n\n| case | median | min to max | unit | ratio |\n|---|---:|---:|---|---:|\n",
             self.name

@@ -1,0 +1,64 @@
+//! What the bench `webhooks` runs: the program that times verifications, natively and as a component; the ingress, with its
+//! features and without; the dev host that runs both.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::runner::Runner;
+use crate::workspace::{WASM_PROFILE, WASM_TARGET, Workspace};
+use crate::{build, wasm};
+
+/// The bench's name.
+pub(crate) const NAME: &str = "webhooks";
+
+const MEASURE: &str = "webhook-measure";
+const INGRESS: &str = "webhook-ingress";
+
+/// Builds them, and says in which variables the bench looks for them.
+pub(crate) fn build(workspace: &Workspace, runner: &Runner) -> Result<Vec<(&'static str, PathBuf)>> {
+    wasm::ensure(runner)?;
+    runner.step("building what times webhooks, natively and as a component, and the ingress");
+    let mut native = workspace.cargo();
+    native.args(["build", "--locked", "--release"]);
+    runner.run(native.args(["--package", MEASURE, "--package", "fanout-dev-keyvalue"]))?;
+    runner.run(&mut component(workspace, MEASURE))?;
+    // First without, as both leave their file in the same place.
+    runner.run(component(workspace, INGRESS).arg("--no-default-features"))?;
+    let ingress = workspace.components().join("webhook_ingress.wasm");
+    let without_paypal = workspace.samples().join("webhook_ingress-without-paypal.wasm");
+    std::fs::create_dir_all(workspace.samples())
+        .and_then(|()| std::fs::copy(&ingress, &without_paypal))
+        .with_context(|| format!("can't copy {} to {}", ingress.display(), without_paypal.display()))?;
+    runner.run(&mut component(workspace, INGRESS))?;
+
+    runner.step("building the dev host (from nothing, this takes about ten minutes on two cores)");
+    runner.run(&mut build::dev_host(workspace, runner, "build")?)?;
+    let mut command = build::dev_host(workspace, runner, "build")?;
+    runner.run(command.args(["--example", "command"]))?;
+    Ok(vec![
+        ("FANOUT_MEASURE_BIN", workspace.released(MEASURE)),
+        (
+            "FANOUT_MEASURE_WASM",
+            workspace.components().join("webhook-measure.wasm"),
+        ),
+        (
+            "FANOUT_COMMAND_BIN",
+            workspace.dev_host_target().join("debug/examples/command"),
+        ),
+        ("FANOUT_INGRESS_WASM", ingress),
+        ("FANOUT_INGRESS_WITHOUT_PAYPAL_WASM", without_paypal),
+        ("FANOUT_DEV_BIN", workspace.dev_host()),
+        ("FANOUT_COMPONENTS", workspace.components()),
+        ("FANOUT_KEYVALUE_BIN", workspace.released("fanout-dev-keyvalue")),
+    ])
+}
+
+/// A cargo command for a component as it is deployed.
+fn component(workspace: &Workspace, package: &str) -> Command {
+    let mut command = workspace.cargo();
+    command.args(["build", "--locked", "--target", WASM_TARGET, "--profile", WASM_PROFILE]);
+    command.args(["--package", package]);
+    command
+}
