@@ -4,8 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use fanout_tests::beside_the_tests;
+use fanout_transport::testing::TestAuthority;
+use fanout_transport::{ClientIdentity, Pem};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use webhook_source::samples::{self, SAMPLES, Sample};
 
 const NOW: &str = "1767225600";
@@ -252,14 +258,97 @@ fn send_posts_and_its_exit_code_is_the_answer() {
     assert_eq!(code, 3);
     assert!(err.contains("can't be reached"), "{err}");
     for url in [
-        "https://127.0.0.1/",
+        "ftp://127.0.0.1/",
         "http://example.com/",
         "http://127.0.0.1.example.com/",
         "/webhooks",
     ] {
         let (code, _, err) = bench.run(&["webhook", "send", url, &body]);
         assert_eq!(code, 1, "{url}");
-        assert!(err.contains("loopback only"), "{url}: {err}");
+        assert!(
+            err.contains("neither an https URL nor an http one of this machine"),
+            "{url}: {err}"
+        );
+    }
+}
+
+/// Takes one connection in with a certificate of the authority, and answers what came, if the client trusts it.
+fn answer_once_over_tls(authority: &TestAuthority) -> (String, std::thread::JoinHandle<bool>) {
+    let ClientIdentity {
+        certificate: Pem::Text(certificate),
+        key: Pem::Text(key),
+    } = authority.sign("localhost")
+    else {
+        panic!("the authority keeps all in memory")
+    };
+    let certificates = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(certificates.unwrap(), key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!(
+        "https://localhost:{}/webhooks/stripe",
+        listener.local_addr().unwrap().port()
+    );
+    let served = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let connection = ServerConnection::new(Arc::new(config)).unwrap();
+        let mut stream = StreamOwned::new(connection, stream);
+        let mut request = [0; 4096];
+        let came = stream.read(&mut request).unwrap_or_default();
+        let answer = b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\nok";
+        came > 0 && stream.write_all(answer).is_ok()
+    });
+    (url, served)
+}
+
+#[test]
+fn send_speaks_tls_to_whom_it_trusts() {
+    let bench = Bench::new();
+    let body = bench.file("body", "{}");
+    let authority = TestAuthority::new();
+    let Pem::Text(certificate) = authority.certificate() else {
+        panic!("the authority keeps all in memory")
+    };
+    let ca = bench.file("ca.pem", certificate);
+    let (url, served) = answer_once_over_tls(&authority);
+    let (code, out, err) = bench.run(&["webhook", "send", "--tls-ca", &ca, &url, &body]);
+    assert!(served.join().unwrap(), "{err}");
+    assert_eq!((code, out.as_str()), (0, "202 Accepted\nok\n"), "{err}");
+
+    let (url, served) = answer_once_over_tls(&TestAuthority::new());
+    let (code, _, err) = bench.run(&["webhook", "send", "--tls-ca", &ca, &url, &body]);
+    assert!(!served.join().unwrap(), "nothing is sent to whom it does not trust");
+    assert_eq!(code, 3, "{err}");
+    let (code, _, err) = bench.run(&["webhook", "send", "--tls-ca", &body, &url, &body]);
+    assert!(code == 1 && err.contains("holds no certificate"), "{err}");
+}
+
+#[test]
+fn a_certificate_is_fetched_from_paypals_own_hosts_alone() {
+    let bench = Bench::new();
+    let paypal = samples::of("paypal".parse().unwrap());
+    let (_, root) = paypal
+        .parameters()
+        .into_iter()
+        .find(|(name, _)| *name == "root")
+        .unwrap();
+    let root = bench.file("root.pem", root);
+    for url in [
+        "https://api.paypal.com.example.com/v1/notifications/certs/CERT-1",
+        "http://api.paypal.com/v1/notifications/certs/CERT-1",
+        "https://127.0.0.1/v1/notifications/certs/CERT-1",
+    ] {
+        let (code, out, err) = bench.run(&["webhook", "certificate", "--root", &root, url]);
+        assert_eq!((code, out.as_str()), (1, ""), "{url}");
+        assert!(
+            err.contains("not a certificate on one of PayPal's hosts"),
+            "{url}: {err}"
+        );
     }
 }
 

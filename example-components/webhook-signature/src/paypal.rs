@@ -11,7 +11,7 @@
 //! far as TLS keeps others from seeing a signed webhook within the tolerance. That is PayPal's specification; nothing
 //! here can mend it.
 //!
-//! It comes with the feature `paypal`, as RSA and X.509 are half of a small component. Without it the scheme has a name
+//! It comes with the feature `paypal`, as RSA and X.509 are a third of a component. Without it the scheme has a name
 //! and no keys.
 
 #[cfg(not(feature = "paypal"))]
@@ -86,6 +86,16 @@ pub fn is_trusted_cert_url(url: &str) -> bool {
     };
     let in_form = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     HOSTS.contains(&host) && (1..=128).contains(&name.len()) && name.bytes().all(in_form)
+}
+
+/// Whether the certificates that are keys lead to a root that is configured, and are valid now: what [`verify`](crate::verify)
+/// asks of the one that made a signature, asked before there is one.
+///
+/// # Errors
+/// What is wrong with the first that is not.
+#[cfg(feature = "paypal")]
+pub fn check_certificates(keys: &crate::Keys, now: i64) -> Result<(), crate::Refusal> {
+    certificate::check(keys, now)
 }
 
 #[cfg(feature = "paypal")]

@@ -4,6 +4,8 @@
 //! between a sender and a file. It deliberately lacks settings of sources: it works on what is in hand.
 
 mod args;
+mod certificate;
+mod client;
 mod hint;
 mod send;
 mod sign;
@@ -27,6 +29,7 @@ pub(crate) async fn run(webhook: &Webhook, json: bool) -> Result<()> {
         WebhookVerb::Verify(args) => verify::run(args, json),
         WebhookVerb::Sign(args) => sign::run(args, json),
         WebhookVerb::Send(args) => send::run(args, json).await,
+        WebhookVerb::Certificate(args) => certificate::run(args).await,
     }
 }
 

@@ -76,33 +76,52 @@ pub(super) fn made_by(keys: &Keys, message: &[u8], signature: &[u8], now: i64) -
     let mut refusal = Refusal::SignatureMismatch;
     for (index, key) in keys.iter().enumerate() {
         let Key::Certificate(key) = key else { continue };
-        let untrusted = |problem| Refusal::UntrustedCertificate { problem };
         let Ok(certificate) = EndEntityCert::try_from(&key.certificate) else {
             continue;
         };
         if certificate.verify_signature(&RsaSha256, message, signature).is_err() {
             continue;
         }
-        let Ok(now) = u64::try_from(now) else {
-            return Err(untrusted("no certificate was valid before 1970"));
-        };
+        match key.check(&certificate, now) {
+            Ok(()) => return Ok(index),
+            Err(untrusted) => refusal = untrusted,
+        }
+    }
+    Err(refusal)
+}
+
+/// Whether every certificate is to be trusted now.
+pub(super) fn check(keys: &Keys, now: i64) -> Result<(), Refusal> {
+    for key in keys.iter() {
+        let Key::Certificate(key) = key else { continue };
+        let certificate = EndEntityCert::try_from(&key.certificate).map_err(|_| Refusal::UntrustedCertificate {
+            problem: "it can't be read",
+        })?;
+        key.check(&certificate, now)?;
+    }
+    Ok(())
+}
+
+impl Certificate {
+    fn check(&self, certificate: &EndEntityCert<'_>, now: i64) -> Result<(), Refusal> {
+        let untrusted = |problem| Refusal::UntrustedCertificate { problem };
+        let now = u64::try_from(now).map_err(|_| untrusted("no certificate was valid before 1970"))?;
         let path = certificate.verify_for_usage(
             &[&RsaSha256, &RsaSha384],
-            &key.roots,
-            &key.intermediates,
+            &self.roots,
+            &self.intermediates,
             UnixTime::since_unix_epoch(Duration::from_secs(now)),
             KeyUsage::server_auth(),
             None,
             None,
         );
         match path {
-            Ok(_) => return Ok(index),
-            Err(webpki::Error::CertExpired { .. }) => refusal = untrusted("it has expired"),
-            Err(webpki::Error::CertNotValidYet { .. }) => refusal = untrusted("it is not valid yet"),
-            Err(_) => refusal = untrusted("it does not lead to a root that is configured"),
+            Ok(_) => Ok(()),
+            Err(webpki::Error::CertExpired { .. }) => Err(untrusted("it has expired")),
+            Err(webpki::Error::CertNotValidYet { .. }) => Err(untrusted("it is not valid yet")),
+            Err(_) => Err(untrusted("it does not lead to a root that is configured")),
         }
     }
-    Err(refusal)
 }
 
 #[derive(Debug)]

@@ -19,6 +19,8 @@ pub(crate) enum WebhookVerb {
     Sign(Sign),
     /// Post a webhook, signed here or with the headers given, and say what was answered
     Send(Send),
+    /// Fetch PayPal's signing certificate, check it, and write it as the secret of a source
+    Certificate(Certificate),
 }
 
 /// How it is signed.
@@ -111,10 +113,32 @@ pub(crate) struct Send {
     /// A header to send; once for each
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,
-    /// Where to, such as http://127.0.0.1:8080/webhooks/stripe: loopback only, as it goes without TLS
+    /// The authorities of the receiver's certificate, PEM; by default the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Where to, such as https://hooks.example.com/webhooks/stripe; without TLS on this machine only
     pub(crate) url: String,
     /// The body; - for standard input
     pub(crate) body_file: PathBuf,
+}
+
+/// Whose certificate.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Certificate {
+    /// The root certificates that it must lead to, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root: PathBuf,
+    /// The name that it must bear; by default that of PayPal's live environment
+    #[arg(long, value_name = "NAME")]
+    pub(crate) certificate_name: Option<String>,
+    /// The authorities of the certificate of PayPal's host, PEM; by default the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Where to write it; by default to standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Where it is, as the header PAYPAL-CERT-URL of a webhook says: on one of PayPal's own hosts
+    pub(crate) url: String,
 }
 
 fn scheme(text: &str) -> Result<Scheme, String> {

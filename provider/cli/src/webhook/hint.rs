@@ -1,9 +1,10 @@
 //! What commonly goes wrong between a sender and a file: tried, so that what is said is true.
 
-use webhook_signature::{Refusal, RefusalKind};
+use webhook_signature::{Refusal, RefusalKind, Scheme};
 
 /// Says what would have verified. `check` verifies another body or URL with all else as it is.
 pub(crate) fn find(
+    scheme: Scheme,
     refusal: &Refusal,
     body: &[u8],
     url: Option<&str>,
@@ -38,6 +39,12 @@ pub(crate) fn find(
             return Some("it verifies with the slash at the end of the URL the other way");
         }
     }
+    if scheme == Scheme::Paypal && *refusal == Refusal::SignatureMismatch {
+        return Some(
+            "PayPal may have a new certificate: fetch the one that the header PAYPAL-CERT-URL names with \
+             `fanout webhook certificate`, and verify with that",
+        );
+    }
     None
 }
 
@@ -51,7 +58,7 @@ mod tests {
         right: (&[u8], Option<&str>),
         found: Result<(), Refusal>,
     ) -> Option<&'static str> {
-        find(&Refusal::SignatureMismatch, body, url, |body, url| {
+        find(Scheme::Square, &Refusal::SignatureMismatch, body, url, |body, url| {
             if (body, url) == right {
                 found.clone()
             } else {
@@ -86,5 +93,8 @@ mod tests {
         );
         assert!(url.is_some_and(|hint| hint.contains("slash")));
         assert_eq!(hint(b"{}", None, (b"other", None), Ok(())), None);
+        let nothing = |_: &[u8], _: Option<&str>| Err(Refusal::SignatureMismatch);
+        let paypal = find(Scheme::Paypal, &Refusal::SignatureMismatch, b"{}", None, nothing);
+        assert!(paypal.is_some_and(|hint| hint.contains("webhook certificate")));
     }
 }

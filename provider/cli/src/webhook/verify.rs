@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Verify, json: bool) -> Result<()> {
             Ok(())
         }
         Err(refusal) => {
-            let hint = hint::find(&refusal, &body, args.url.as_deref(), check);
+            let hint = hint::find(signature.scheme, &refusal, &body, args.url.as_deref(), check);
             refused(&refusal, hint, json);
             Err(NotAccepted.into())
         }
