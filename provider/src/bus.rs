@@ -50,6 +50,8 @@ struct Inner {
     replan: Arc<Notify>,
     stop: CancellationToken,
     gate: Gate,
+    /// One event at a time is published again in a new place.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// What the host has told.
@@ -92,6 +94,7 @@ impl Bus {
             replan: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
             gate: Gate::new(),
+            turn: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -305,6 +308,19 @@ impl Bus {
             view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code),
             format!("tenant {tenant} has no place in the log: {}", why.join("; ")),
         ))
+    }
+
+    /// Waits until the log's partitions are others than a store knew, at most until then.
+    pub(crate) async fn changed_from(&self, was: &Store, until: tokio::time::Instant) {
+        let mut views = self.0.view.subscribe();
+        let changed = views.wait_for(|v| v.store.as_ref().is_some_and(|now| now.layout() != was.layout()));
+        // Either way, where the event goes is asked again.
+        drop(tokio::time::timeout_at(until, changed).await);
+    }
+
+    /// Waits for one's turn among the events that are published again.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.turn.lock().await
     }
 
     /// Pauses, resumes or rewinds a subscription, and brings everything to it.

@@ -148,6 +148,14 @@ impl Partition {
         matches!(self.binding, Binding::Retired(_))
     }
 
+    /// Since when it takes nothing new, nanoseconds since the Unix epoch.
+    pub fn retired_at(&self) -> Option<i64> {
+        match self.binding {
+            Binding::Retired(at) => Some(at),
+            Binding::Plain | Binding::Internal => None,
+        }
+    }
+
     /// The bus's own subjects, as far as they fall to this partition; `None` when no filter can say so.
     fn plain(&self) -> Option<String> {
         match &self.slot {

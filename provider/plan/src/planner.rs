@@ -101,7 +101,7 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
     let last = layout.partitions.keys().max().copied();
     layout
         .partitions
-        .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed.logs.get(number)));
+        .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed, now));
 
     let mut registry = observed.registry.clone();
     for registered in registry.values_mut() {
@@ -239,9 +239,20 @@ fn reached(
     desired
 }
 
-/// Whether a partition has nothing more to give: it was found retired, so that nothing can come any more, and empty.
-fn is_over(found: Option<&Partition>, log: Option<&LogState>) -> bool {
-    found.is_some_and(Partition::is_retired) && log.is_some_and(|log| log.messages == 0)
+/// Whether a partition has nothing more to give: it was found retired, so that nothing can come any more, and empty, and
+/// it need not know repeats any more of what it held.
+fn is_over(found: Option<&Partition>, observed: &Observed, now: i64) -> bool {
+    let Some((partition, at)) = found.and_then(|p| Some((p, p.retired_at()?))) else {
+        return false;
+    };
+    let stream = observed
+        .topology
+        .streams
+        .values()
+        .find(|s| s.partition.as_ref().is_some_and(|p| p.number == partition.number));
+    let remembers = stream.map_or(0, |s| i64::try_from(s.dedupe_window.as_nanos()).unwrap_or(i64::MAX));
+    let log = observed.logs.get(&partition.number);
+    log.is_some_and(|log| log.messages == 0 && (log.head == 0 || now.saturating_sub(at) > remembers))
 }
 
 /// What the policy itself declares and no link asks for.

@@ -347,6 +347,14 @@ proptest! {
             if change.expires {
                 store.expire();
                 now += 3;
+                // As long as an id of theirs may be repeated, they stay.
+                let early = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now).unwrap();
+                for step in &early.steps {
+                    let Step::DeleteStream(name) = step else { continue };
+                    let number = store.held.topology.streams[name].partition.as_ref().unwrap().number;
+                    prop_assert_eq!(store.held.logs[&number].head, 0, "{} forgets ids", step);
+                }
+                now += i64::try_from(policy.ids_remembered().as_nanos()).unwrap();
                 let over = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now).unwrap();
                 for step in &over.steps {
                     prop_assert!(matches!(step, Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_)), "{}", step);

@@ -27,6 +27,9 @@ use crate::jetstream::StoreError;
 /// restarted, since a pull does not survive that.
 pub(super) const PULL_WAIT: Duration = Duration::from_secs(3);
 
+/// How long after a pull that broke off the next one is made.
+const BROKE_OFF_WAIT: Duration = Duration::from_millis(50);
+
 /// How many events are asked for at once where most are passed over, because their tenants are read apart.
 const PASSED_OVER: usize = 1_000;
 
@@ -144,6 +147,7 @@ async fn pull(
             let batch = consumer.fetch().max_messages(count).messages();
             batch.await.map_err(StoreError::when("be pulled from"))
         };
+        let mut broke_off = false;
         let mut chunks = match batch {
             Ok(batch) => batch.ready_chunks(batch_size),
             Err(e) => break Err(e),
@@ -155,10 +159,16 @@ async fn pull(
                 chunk = chunks.next() => chunk,
             };
             let Some(chunk) = chunk else { break };
-            let messages: Vec<_> = chunk
-                .into_iter()
-                .filter_map(|m| m.map_err(log_pull_error).ok())
-                .collect();
+            let mut messages = Vec::with_capacity(chunk.len());
+            for message in chunk {
+                match message {
+                    Ok(message) => messages.push(message),
+                    Err(error) => {
+                        log_pull_error(error);
+                        broke_off = true;
+                    }
+                }
+            }
             if messages.is_empty() {
                 continue;
             }
@@ -167,6 +177,10 @@ async fn pull(
             spawn(&mut tasks, messages, permit);
         }
         drop(permits);
+        if broke_off {
+            // The consumer may be gone, and the server says so at once each time.
+            tokio::time::sleep(BROKE_OFF_WAIT).await;
+        }
         if context.health.is_failing() {
             // The tasks note what came of the probe; pulling on before they have would only pile up.
             while tasks.join_next().await.is_some() {}

@@ -27,7 +27,7 @@ pub(crate) use dead_letters::{DeadLetter, DeadLetters, PUBLISHED};
 pub(crate) use durability::Promise;
 pub(crate) use later::{Kept, State};
 pub(crate) use leases::{Contender, Lease};
-pub(crate) use publish::{Outgoing, Sent, Unstored};
+pub(crate) use publish::{Outgoing, Sent, Stored, Unstored};
 pub(crate) use pull::{LISTENS_FOR, Taken};
 pub(crate) use redrive::Redrive;
 pub use retention::Retention;

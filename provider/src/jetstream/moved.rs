@@ -1,16 +1,22 @@
 //! What a change of the topology means for a publish: its tenant's events now go to another stream, which knows nothing
 //! of the ids that the earlier one has.
 
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use fanout_plan::partition::Binding;
 use fanout_plan::{Position, TenantId};
+use tokio::time::Instant;
 
 use super::Store;
 use crate::clock;
 
 /// No event has this id: an event's is qualified by its tenant.
 const NO_ID: &str = "!";
+
+/// When a stream that nothing listens for is asked again.
+const SOON: Duration = Duration::from_millis(5);
 
 impl Store {
     /// Where an event was stored before its tenant's events went elsewhere, if it was; asked for as long as the earlier
@@ -21,41 +27,53 @@ impl Store {
     pub(super) async fn stored_before(&self, tenant: &TenantId, id: &str) -> Result<Option<Position>, PublishError> {
         let window = i64::try_from(self.policy.ids_remembered().as_nanos()).unwrap_or(i64::MAX);
         for partition in self.layout.earlier(tenant) {
-            let Binding::Retired(at) = partition.binding else {
-                continue;
-            };
+            let Some(at) = partition.retired_at() else { continue };
             if clock::now().saturating_sub(at) > window {
                 continue;
             }
+            if let Some(offset) = self.stored_in(partition.number, id).await? {
+                return Ok(Some(Position {
+                    partition: partition.number,
+                    offset,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where a retired partition's stream has an event, if it remembers its id.
+    async fn stored_in(&self, partition: u32, id: &str) -> Result<Option<u64>, PublishError> {
+        let stream = self.names.partition(partition);
+        let until = Instant::now() + self.policy.publish_deadline;
+        loop {
             let question = PublishMessage::build()
                 .message_id(id)
                 .expected_last_message_id(NO_ID)
-                .expected_stream(self.names.partition(partition.number));
-            let asked = self
-                .js
-                .send_publish(self.names.retired(partition.number), question)
-                .await;
+                .expected_stream(stream.clone());
+            let asked = self.js.send_publish(self.names.retired(partition), question).await;
             let answer = match asked {
                 Ok(answer) => answer.await,
                 Err(e) => Err(e),
             };
-            match answer {
-                Ok(ack) if ack.duplicate => {
-                    return Ok(Some(Position {
-                        partition: partition.number,
-                        offset: ack.sequence,
-                    }));
+            let error = match answer {
+                Ok(ack) => return Ok(ack.duplicate.then_some(ack.sequence)),
+                Err(e) => e,
+            };
+            match error.kind() {
+                PublishErrorKind::WrongLastMessageId => return Ok(None),
+                // The moment after a stream was given its new subject, nothing listens there yet (nats-server 2.15).
+                PublishErrorKind::StreamNotFound => {}
+                _ => return Err(error),
+            }
+            match self.js.get_stream(&stream).await {
+                // It has gone, with every event that it held.
+                Err(e) if matches!(e.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
+                {
+                    return Ok(None);
                 }
-                Ok(_) => {}
-                // It is not there; or its stream has gone, with every event that it held.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        PublishErrorKind::WrongLastMessageId | PublishErrorKind::StreamNotFound
-                    ) => {}
-                Err(e) => return Err(e),
+                Ok(_) if Instant::now() < until => tokio::time::sleep(SOON).await,
+                _ => return Err(error),
             }
         }
-        Ok(None)
     }
 }

@@ -1,12 +1,16 @@
 //! `publisher`: checks the caller's link, checks the event, asks the tenant's quota, stores the event, and answers with
 //! a receipt.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use fanout_plan::authority;
 use fanout_plan::link::Grant;
 use fanout_plan::{Attributes, Code, EventType, Problem, TenantId};
 use fanout_transport::Caller;
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
+use tokio::time::Instant;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
 use super::bindings::fanout::bus::types::{Event, PublishError, Receipt};
@@ -15,7 +19,7 @@ use super::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use super::serve::Exports;
 use crate::bus::Bus;
 use crate::clock;
-use crate::jetstream::{Outgoing, Sent, State, Store};
+use crate::jetstream::{Outgoing, Sent, State, Store, Stored, Unstored};
 use crate::quota::Admitted;
 use crate::view::View;
 
@@ -28,17 +32,35 @@ const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;
 /// An event that may be published.
 struct Accepted {
     store: Store,
-    attributes: Attributes,
-    event: Outgoing,
+    event: Checked,
+    outgoing: Outgoing,
     admitted: Admitted,
+}
+
+/// An event as it was checked, from which it can be handed to the store, and again to another place.
+struct Checked {
+    attributes: Attributes,
+    traceparent: Option<String>,
+    data: Bytes,
+}
+
+impl Checked {
+    fn outgoing(&self, store: &Store) -> Result<Outgoing, Unstored> {
+        let limit = store.policy().max_event_bytes;
+        Outgoing::new(&self.attributes, self.traceparent.as_deref(), self.data.clone(), limit)
+    }
+
+    fn unstored(&self, e: &Unstored) -> PublishError {
+        unstored(self.attributes.tenant(), self.attributes.id(), e)
+    }
 }
 
 /// An event that the store has been handed.
 struct Underway {
+    store: Store,
     sent: Sent,
     durable_subscriptions: u32,
-    tenant: TenantId,
-    id: String,
+    event: Checked,
     admitted: Admitted,
 }
 
@@ -120,18 +142,22 @@ async fn accept(bus: &Bus, caller: &Caller, mut event: Event) -> Result<Accepted
         return Err(publish_refusal(problem.clone()));
     }
     let store = bus.store_for(tenant).await.map_err(publish_refusal)?;
-    let limit = store.policy().max_event_bytes;
-    let event = Outgoing::new(&attributes, caller.traceparent.as_deref(), event.data, limit)
-        .map_err(|e| unstored(tenant, attributes.id(), &e))?;
+    let event = Checked {
+        traceparent: caller.traceparent.clone(),
+        data: event.data,
+        attributes,
+    };
+    let outgoing = event.outgoing(&store).map_err(|e| event.unstored(&e))?;
+    let (tenant, id) = (event.attributes.tenant(), event.attributes.id());
     let admitted = bus
         .gate()
-        .admit(&store, tenant, event.size)
+        .admit(&store, tenant, outgoing.size)
         .await
-        .map_err(|e| not_admitted(tenant, attributes.id(), &e))?;
+        .map_err(|e| not_admitted(tenant, id, &e))?;
     Ok(Accepted {
         store,
-        attributes,
         event,
+        outgoing,
         admitted,
     })
 }
@@ -139,45 +165,74 @@ async fn accept(bus: &Bus, caller: &Caller, mut event: Event) -> Result<Accepted
 async fn begin(bus: &Bus, caller: &Caller, event: Event) -> Result<Underway, PublishError> {
     let Accepted {
         store,
-        attributes,
         event,
+        outgoing,
         admitted,
     } = accept(bus, caller, event).await?;
-    let durable_subscriptions = bus.view().durable_matches(&attributes);
-    let (tenant, id) = (attributes.tenant().clone(), attributes.id().to_owned());
-    match store.send(&attributes, event).await {
+    let durable_subscriptions = bus.view().durable_matches(&event.attributes);
+    match store.send(&event.attributes, outgoing).await {
         Ok(sent) => Ok(Underway {
+            store,
             sent,
             durable_subscriptions,
-            tenant,
-            id,
+            event,
             admitted,
         }),
         Err(e) => {
-            bus.gate().put_back(&tenant, &admitted);
-            Err(unstored(&tenant, &id, &e))
+            bus.gate().put_back(event.attributes.tenant(), &admitted);
+            Err(event.unstored(&e))
         }
     }
 }
 
 async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, PublishError> {
     let Underway {
+        store,
         sent,
         durable_subscriptions,
-        tenant,
-        id,
+        event,
         admitted,
     } = underway;
-    let stored = sent.stored().await;
-    if stored.as_ref().map_or_else(|e| !e.is_unknown(), |s| s.duplicate) {
-        bus.gate().put_back(&tenant, &admitted);
+    let mut stored = sent.stored().await;
+    if stored.as_ref().is_err_and(Unstored::has_moved) {
+        stored = again(bus, store, &event, stored).await;
     }
-    let stored = stored.map_err(|e| unstored(&tenant, &id, &e))?;
+    if stored.as_ref().map_or_else(|e| !e.is_unknown(), |s| s.duplicate) {
+        bus.gate().put_back(event.attributes.tenant(), &admitted);
+    }
+    let stored = stored.map_err(|e| event.unstored(&e))?;
     Ok(Receipt {
         position: position(stored.position),
         duplicate: stored.duplicate,
         durable_subscriptions,
     })
+}
+
+/// Publishes an event again whose place in the log is gone, in the place that a change of the topology makes for it
+/// now, if it makes one in the time that a publish has. Events of one call keep their order: each waits for the one
+/// before it.
+async fn again(
+    bus: &Bus,
+    mut store: Store,
+    event: &Checked,
+    mut stored: Result<Stored, Unstored>,
+) -> Result<Stored, Unstored> {
+    let until = Instant::now() + store.policy().publish_deadline;
+    let mut pause = Duration::from_millis(10);
+    while stored.as_ref().is_err_and(Unstored::has_moved) && Instant::now() < until {
+        // The moment after a stream was given its subject, nothing listens there yet: it may be no other place.
+        bus.changed_from(&store, (Instant::now() + pause).min(until)).await;
+        pause = (pause * 2).min(Duration::from_millis(320));
+        let _turn = bus.turn().await;
+        // In the middle of a change, its tenant may have no place at all.
+        let Ok(now) = bus.store_for(event.attributes.tenant()).await else {
+            continue;
+        };
+        store = now;
+        let sent = store.send(&event.attributes, event.outgoing(&store)?).await?;
+        stored = sent.stored().await;
+    }
+    stored
 }
 
 async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) -> Result<Scheduled, PublishError> {
@@ -192,12 +247,12 @@ async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) -> Result<S
     }
     let Accepted {
         store,
-        attributes,
         event,
+        outgoing,
         admitted,
     } = accept(bus, caller, event).await?;
-    let (tenant, id) = (attributes.tenant(), attributes.id());
-    let kept = store.keep_for_later(&attributes, event, at).await;
+    let (tenant, id) = (event.attributes.tenant(), event.attributes.id());
+    let kept = store.keep_for_later(&event.attributes, outgoing, at).await;
     if !matches!(&kept, Ok(None)) && !kept.as_ref().is_err_and(|e| e.is_unknown()) {
         bus.gate().put_back(tenant, &admitted);
     }

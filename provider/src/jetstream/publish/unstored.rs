@@ -28,7 +28,7 @@ pub(crate) enum Unstored {
 
 impl Unstored {
     /// Whether the event's place is not there any more: nothing listens on its subject, or another stream does.
-    pub(super) fn has_moved(&self) -> bool {
+    pub(crate) fn has_moved(&self) -> bool {
         match self {
             Self::Unavailable(e) => {
                 e.kind() == PublishErrorKind::StreamNotFound
