@@ -106,23 +106,35 @@ pub(crate) async fn plan(args: &args::Plan, json: bool) -> Result<()> {
     refused(plan.refused)
 }
 
+/// Plans that are applied one after another until nothing is left to do: a second follows from what the first retired.
+const ROUNDS: usize = 4;
+
 pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     let mut policy = bus::policy(&args.store.policy.policy)?;
     policy.allow_loss.extend(args.accept_loss.iter().cloned());
     let store = bus::connect(&args.store.nats, policy.clone()).await?;
     store.fits_the_server().map_err(|p| Refused(vec![p]))?;
-    let observed = store.observe().await?;
-    let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
-    for step in &plan.steps {
-        store.apply(step).await?;
-        if !json {
-            println!("{} {step}", sign(step));
+    let before = store.observe().await?;
+    let mut plan = planner::plan(&policy, Asked::default(), &before, now()).map_err(Refused)?;
+    let mut taken = Vec::new();
+    for _ in 0..ROUNDS {
+        for step in &plan.steps {
+            store.apply(step).await?;
+            if !json {
+                println!("{} {step}", sign(step));
+            }
         }
+        if plan.steps.is_empty() {
+            break;
+        }
+        taken.append(&mut plan.steps);
+        // What was retired just now may turn out to have nothing for a subscription.
+        plan = planner::plan(&policy, Asked::default(), &store.observe().await?, now()).map_err(Refused)?;
     }
     if json {
-        show(&policy, &observed, &plan.steps, true);
+        show(&policy, &before, &taken, true);
     } else {
-        println!("{}", summary(&plan.steps));
+        println!("{}", summary(&taken));
     }
     refused(plan.refused)
 }
