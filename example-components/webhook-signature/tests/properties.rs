@@ -92,6 +92,7 @@ fn webhook_of(scheme: impl Strategy<Value = Scheme>) -> impl Strategy<Value = We
     let parts = scheme.prop_flat_map(|scheme| {
         (
             Just(scheme),
+            any::<bool>(),
             "[0-9a-f]{32}",
             "[A-Za-z0-9_-]{1,40}",
             // PayPal's certificate begins in 2020.
@@ -100,8 +101,11 @@ fn webhook_of(scheme: impl Strategy<Value = Scheme>) -> impl Strategy<Value = We
             "https://[a-z]{1,9}\\.example/[a-z]{0,9}",
         )
     });
-    parts.prop_map(|(scheme, seed, id, time, body, url)| {
-        let sample = Sample::new(scheme, &seed);
+    parts.prop_map(|(scheme, asymmetric, seed, id, time, body, url)| {
+        let sample = match scheme {
+            Scheme::StandardWebhooks if asymmetric => Sample::asymmetric(),
+            _ => Sample::new(scheme, &seed),
+        };
         let webhook = Unsigned {
             id: &id,
             timestamp: time,

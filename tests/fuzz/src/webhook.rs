@@ -24,9 +24,18 @@ struct World {
 
 /// Verifies an input as a webhook of this scheme.
 pub fn verify(scheme: Scheme, data: &[u8]) {
+    verify_of(|| Sample::new(scheme, SECRET), data);
+}
+
+/// Verifies an input as one of Standard Webhooks by Ed25519.
+pub fn verify_asymmetric(data: &[u8]) {
+    verify_of(Sample::asymmetric, data);
+}
+
+fn verify_of(sample: impl Fn() -> Sample, data: &[u8]) {
     static WORLD: OnceLock<World> = OnceLock::new();
-    // One process fuzzes one scheme.
-    let world = WORLD.get_or_init(|| World::new(scheme));
+    // One process fuzzes one sender.
+    let world = WORLD.get_or_init(|| World::new(&sample()));
     let parts = Parts::of(data);
     let headers: Vec<_> = parts.headers.iter().map(|(name, value)| (*name, *value)).collect();
     let request = Request::new(&headers, parts.body).with_url(parts.url);
@@ -37,7 +46,7 @@ pub fn verify(scheme: Scheme, data: &[u8]) {
     if let Proven::Body(body) = verified.proven {
         // PayPal signs no more of the body than its CRC-32.
         assert!(
-            body == world.body || scheme == Scheme::Paypal,
+            body == world.body || verified.scheme == Scheme::Paypal,
             "a forged body was verified"
         );
     }
@@ -65,8 +74,16 @@ pub fn keys(data: &[u8]) {
 
 /// The signed webhook of a scheme, as an input.
 pub fn seed(scheme: Scheme) -> Vec<u8> {
-    let sample = Sample::new(scheme, SECRET);
-    let body = samples::body(scheme, "fuzz");
+    seed_of(&Sample::new(scheme, SECRET))
+}
+
+/// The one that is signed by Ed25519.
+pub fn seed_asymmetric() -> Vec<u8> {
+    seed_of(&Sample::asymmetric())
+}
+
+fn seed_of(sample: &Sample) -> Vec<u8> {
+    let body = samples::body(sample.scheme, "fuzz");
     let webhook = Unsigned {
         id: "msg_1",
         timestamp: NOW,
@@ -86,9 +103,9 @@ pub fn seed(scheme: Scheme) -> Vec<u8> {
 const SECRET: &str = "00112233445566778899aabbccddeeff";
 
 impl World {
-    fn new(scheme: Scheme) -> Self {
-        let keys = Sample::new(scheme, SECRET).keys().expect("the sample has keys");
-        let seed = seed(scheme);
+    fn new(sample: &Sample) -> Self {
+        let keys = sample.keys().expect("the sample has keys");
+        let seed = seed_of(sample);
         let parts = Parts::of(&seed);
         let request = Request::new(&parts.headers, parts.body).with_url(parts.url);
         let verified = verify_webhook(&keys, &request, NOW, Duration::ZERO).expect("the seed verifies");

@@ -49,6 +49,17 @@ impl Sample {
         }
     }
 
+    /// A sender of Standard Webhooks that signs with Ed25519: the pair of Svix's own tests.
+    pub fn asymmetric() -> Self {
+        let private = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+        Self {
+            scheme: Scheme::StandardWebhooks,
+            signs_with: private.to_owned(),
+            verifies_with: "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=".to_owned(),
+            parameters: Vec::new(),
+        }
+    }
+
     /// What it signs with.
     pub fn signing_key(&self) -> SigningKey {
         let parameters = self.parameters();

@@ -7,6 +7,7 @@
 use anyhow::{Context as _, Result, bail};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use hyper::header::USER_AGENT;
 use hyper::{Request, StatusCode, Uri};
 use webhook_signature::{Keys, Scheme, paypal};
 
@@ -26,8 +27,8 @@ pub(crate) async fn run(args: &Certificate) -> Result<()> {
     }
     let root = read(&args.root)?;
     let root = String::from_utf8(root).with_context(|| format!("{} is not text", args.root.display()))?;
-    let client = Client::new(args.tls_ca.as_deref())?;
     let uri: Uri = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
+    let client = Client::new(&uri, args.tls_ca.as_deref())?;
     let pem = checked(
         &fetch(&client, uri).await?,
         &root,
@@ -43,6 +44,7 @@ pub(crate) async fn run(args: &Certificate) -> Result<()> {
 
 async fn fetch(client: &Client, uri: Uri) -> Result<Bytes> {
     let request = Request::get(&uri)
+        .header(USER_AGENT, "fanout")
         .body(Full::default())
         .context("it can't be asked for")?;
     match client.exchange(request, MAX_ANSWER).await? {
@@ -53,7 +55,10 @@ async fn fetch(client: &Client, uri: Uri) -> Result<Bytes> {
 
 /// The certificates as text, if the one that bears PayPal's name leads to the root, and is valid now.
 fn checked(pem: &[u8], root: &str, name: Option<&str>, now: i64) -> Result<String> {
-    let pem = std::str::from_utf8(pem).context("what came is not text")?;
+    // It is shown on a terminal.
+    let plain = |text: &&str| text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\r' | b'\n'));
+    let pem = std::str::from_utf8(pem).ok().filter(plain);
+    let pem = pem.context("what came is not plain text")?;
     let name = name.map(|name| ("certificate-name", name));
     // Of the parameters, the webhook's id has no part in this.
     let parameters: Vec<_> = [("webhook-id", "any"), ("root", root)]
@@ -105,6 +110,7 @@ mod tests {
             (&chain, root, Some("messageverificationcerts.sandbox.paypal.com"), NOW),
             (&chain, root, None, 32_503_680_000),
             ("<html>", root, None, NOW),
+            (&format!("{chain}\x1b[2J"), root, None, NOW),
         ] {
             assert!(checked(pem.as_bytes(), root, name, at).is_err(), "{name:?} {at}");
         }
@@ -124,15 +130,11 @@ mod tests {
             // The client may hang up on what is too long.
             stream.write_all(answer.as_bytes()).unwrap_or_default();
         });
-        let came = fetch(&Client::new(Some(&any_root())).unwrap(), uri.parse().unwrap()).await;
+        let uri: Uri = uri.parse().unwrap();
+        let client = Client::new(&uri, None).unwrap();
+        let came = fetch(&client, uri).await;
         served.join().unwrap();
         came
-    }
-
-    /// Something to trust, so that the system's certificates don't matter.
-    fn any_root() -> std::path::PathBuf {
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../example-components/webhook-signature/tests/vectors/paypal/root.pem")
     }
 
     #[tokio::test]

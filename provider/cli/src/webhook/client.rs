@@ -26,21 +26,23 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Client(HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Client {
-    /// One that trusts the system's certificates, or those in a file alone.
-    pub(super) fn new(tls_ca: Option<&Path>) -> Result<Self> {
+    /// One for this URL that trusts the system's certificates, or those in a file alone. Without TLS it needs none.
+    pub(super) fn new(uri: &Uri, tls_ca: Option<&Path>) -> Result<Self> {
         let provider = rustls::crypto::ring::default_provider();
         let builder = HttpsConnectorBuilder::new();
-        let builder = match tls_ca {
-            None => builder
+        let needs_roots = uri.scheme_str() == Some("https");
+        let builder = if tls_ca.is_none() && needs_roots {
+            builder
                 .with_provider_and_native_roots(provider)
-                .context("the system has no certificates to trust: name some with --tls-ca")?,
-            Some(file) => builder.with_tls_config(
+                .context("the system has no certificates to trust: name some with --tls-ca")?
+        } else {
+            builder.with_tls_config(
                 ClientConfig::builder_with_provider(Arc::new(provider))
                     .with_safe_default_protocol_versions()
                     .context("there is no version of TLS to speak")?
-                    .with_root_certificates(roots(file)?)
+                    .with_root_certificates(tls_ca.map(roots).transpose()?.unwrap_or_else(RootCertStore::empty))
                     .with_no_client_auth(),
-            ),
+            )
         };
         let connector = builder.https_or_http().enable_http1().build();
         Ok(Self(HyperClient::builder(TokioExecutor::new()).build(connector)))

@@ -25,7 +25,7 @@ pub(crate) async fn run(args: &Send, json: bool) -> Result<()> {
     let request = request
         .body(Full::new(Bytes::from(body)))
         .context("the headers can't be sent")?;
-    let client = Client::new(args.tls_ca.as_deref())?;
+    let client = Client::new(&uri, args.tls_ca.as_deref())?;
     let (status, answer) = client.exchange(request, MAX_ANSWER).await?;
     let answer = String::from_utf8_lossy(&answer);
     if json {

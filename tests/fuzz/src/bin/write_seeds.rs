@@ -7,9 +7,16 @@ use webhook_signature::Scheme;
 fn main() -> io::Result<()> {
     for scheme in Scheme::ALL {
         let target = format!("webhook_{}", scheme.name().replace('-', "_"));
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("signed"), fanout_fuzz::webhook::seed(scheme))?;
+        write(&target, &fanout_fuzz::webhook::seed(scheme))?;
     }
-    Ok(())
+    write(
+        "webhook_standard_webhooks_ed25519",
+        &fanout_fuzz::webhook::seed_asymmetric(),
+    )
+}
+
+fn write(target: &str, seed: &[u8]) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("signed"), seed)
 }
