@@ -28,6 +28,8 @@ pub(super) const OVERHEAD: usize = 1 << 10;
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) js: jetstream::Context,
+    /// The same for events: it waits for an answer as long as the policy says.
+    pub(super) publishing: jetstream::Context,
     pub(super) names: BusNames,
     pub(super) policy: Arc<Policy>,
     pub(super) layout: Arc<Layout>,
@@ -91,13 +93,18 @@ impl StoreError {
 impl Store {
     /// The store of a bus. Makes no request.
     pub fn new(nats: async_nats::Client, policy: Policy) -> Self {
-        let js = ContextBuilder::new()
-            .timeout(API_DEADLINE)
-            .ack_timeout(policy.publish_deadline)
-            .max_ack_inflight(policy.publish_max_in_flight as usize)
-            .build(nats);
+        // An answer to a publish is awaited for `timeout`; `ack_timeout` bounds only how long one that nobody awaits any
+        // more keeps its place among those in flight (async-nats 0.51).
+        let context = |timeout| {
+            ContextBuilder::new()
+                .timeout(timeout)
+                .ack_timeout(policy.publish_deadline)
+                .max_ack_inflight(policy.publish_max_in_flight as usize)
+                .build(nats.clone())
+        };
         Self {
-            js,
+            js: context(API_DEADLINE),
+            publishing: context(policy.publish_deadline),
             names: policy.names(),
             policy: Arc::new(policy),
             layout: Arc::default(),

@@ -116,13 +116,13 @@ impl Store {
         // Where each answer waits for the disk, what is published at once is stored at once. Where it does not, one
         // message an event is more than twice as fast (nats-server 2.15).
         if self.policy.durability == Durability::OnDisk {
-            let answer = self.together.send(&self.js, placed).await?;
+            let answer = self.together.send(&self.publishing, placed).await?;
             let moved = Arc::clone(&self.moved);
             return Ok(Sent::Together { answer, moved });
         }
         let (subject, partition) = (placed.subject.clone(), placed.partition);
         let ack = self
-            .js
+            .publishing
             .send_publish(subject, placed.message())
             .await
             .map_err(unstored)?;
