@@ -11,6 +11,9 @@ use crate::errors::Met;
 use crate::publishing::{largest, sized};
 use crate::world::{World, patient};
 
+/// Each waits half a second for an event: half a minute in all.
+const FETCHES: usize = 60;
+
 async fn fetch(world: &World, subscription: &str) -> Result<Fetched, InboxError> {
     inbox::fetch(&world.bus, patient(), subscription, 1, None, 500)
         .await
@@ -41,26 +44,22 @@ async fn settle(world: &World, token: &Bytes, verdict: Verdict) -> Result<Settle
 pub(crate) async fn functions(world: &World) {
     // The smallest and the largest payload come as they were published.
     let mut payloads = BTreeMap::new();
-    let caught_up = eventually("the backfill has caught up", || async {
+    let mut caught_up = None;
+    for _ in 0..FETCHES {
         let fetched = fetch(world, "replay").await.unwrap();
         assert!(fetched.hold_ms > 0);
-        Some(fetched)
-    });
-    let mut fetched = caught_up.await;
-    loop {
         for held in fetched.deliveries {
-            assert!(matches!(
-                settle(world, &held.token, Verdict::Handled).await,
-                Ok(Settled::Taken)
-            ));
+            let settled = settle(world, &held.token, Verdict::Handled).await;
+            assert!(matches!(settled, Ok(Settled::Taken)), "{settled:?}");
             payloads.insert(held.delivery.event.id, held.delivery.event.data);
         }
-        if let Some(caught_up) = fetched.caught_up {
-            assert_eq!((caught_up.replayed, caught_up.finished), (2, false));
+        caught_up = fetched.caught_up;
+        if caught_up.is_some() {
             break;
         }
-        fetched = eventually("the backfill goes on", || async { fetch(world, "replay").await.ok() }).await;
     }
+    let caught_up = caught_up.expect("the backfill catches up");
+    assert_eq!((caught_up.replayed, caught_up.finished), (2, false));
     let expected = [("byte", sized("byte", 1)), ("large", largest("large"))];
     let expected = expected.map(|(id, event)| (id.to_owned(), event.data));
     assert_eq!(payloads, expected.into());
