@@ -1,0 +1,105 @@
+//! A bus of three copies on three servers: one of them may go at any time, and nothing that was accepted is lost.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+
+use fanout_tests::types::PublishError;
+use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_transport::testing::{NatsServer, NatsSettings};
+
+const SERVERS: usize = 3;
+
+/// Settings of servers that are one cluster.
+fn cluster() -> Vec<NatsSettings> {
+    // Held together, so that they are different ports; free again when the servers start.
+    let held: Vec<_> = (0..SERVERS)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
+        .collect();
+    let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
+    let routes: Vec<String> = ports.iter().map(|p| format!("\"nats://127.0.0.1:{p}\"")).collect();
+    ports
+        .iter()
+        .map(|port| NatsSettings {
+            config: Some(format!(
+                "server_name: \"s{port}\"\ncluster {{\n  name: test\n  listen: \"127.0.0.1:{port}\"\n  routes: [{}]\n}}\n",
+                routes.join(", ")
+            )),
+            ..NatsSettings::default()
+        })
+        .collect()
+}
+
+/// As a careful publisher: the same id until there is a receipt.
+async fn publish(ingress: &Component, ids: std::ops::Range<usize>) -> Vec<String> {
+    let mut stored = Vec::new();
+    for i in ids {
+        let id = format!("e{i}");
+        eventually("an event is accepted", || async {
+            match ingress.publish(event("acme", "invoice.paid", &id)).await {
+                Ok(_) => Some(()),
+                Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)) => None,
+                Err(e) => panic!("{e:?}"),
+            }
+        })
+        .await;
+        stored.push(id);
+    }
+    stored
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_three_may_go_at_any_time() {
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber(
+            "invoicing",
+            &["handler"],
+            &[("subscription", "invoicing"), ("need", "durable")],
+        ),
+    ];
+    let mut members = cluster().into_iter();
+    let first = members.next().unwrap();
+    let settings = [("retention.replicas", "3")];
+    let mut bench = Bench::without_provider_on(first, &settings, &links).await;
+    let mut others = Vec::new();
+    for member in members {
+        others.push(NatsServer::start_with(member).await);
+    }
+    let js = async_nats::jetstream::new(bench.client().clone());
+    eventually("the cluster has a leader", || async {
+        js.query_account().await.ok().map(drop)
+    })
+    .await;
+    bench.add_provider().await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let mut stored = publish(&ingress, 0..50).await;
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    assert_eq!(log.cached_info().config.num_replicas, 3);
+
+    let mut next = 50;
+    for gone in 0..others.len() {
+        others[gone].kill();
+        stored.extend(publish(&ingress, next..next + 50).await);
+        next += 50;
+        eventually("what is stored without it is handled", || async {
+            let handled: BTreeSet<_> = invoicing.handled().into_iter().collect();
+            (handled.len() == stored.len()).then_some(())
+        })
+        .await;
+        others[gone].restart().await;
+        eventually("it has what the others have", || async {
+            let info = js.get_stream("fanout_payments_log").await.ok()?;
+            let replicas = &info.cached_info().cluster.as_ref()?.replicas;
+            (replicas.len() == 2 && replicas.iter().all(|r| r.current && !r.offline)).then_some(())
+        })
+        .await;
+    }
+    let handled: BTreeSet<_> = invoicing.handled().into_iter().collect();
+    assert_eq!(handled, stored.into_iter().collect());
+    eventually("the log holds each once", || async {
+        let log = js.get_stream("fanout_payments_log").await.ok()?;
+        (log.cached_info().state.messages == next as u64).then_some(())
+    })
+    .await;
+}
