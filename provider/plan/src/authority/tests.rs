@@ -1,0 +1,86 @@
+use super::*;
+
+fn settings(pairs: &[(&str, &str)]) -> Settings {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+#[test]
+fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
+    let callers = Callers::from_settings(
+        "policy",
+        &settings(&[
+            ("callers.billing.certificate", "spiffe://example.org/billing"),
+            ("callers.billing.unix-uid", "1000"),
+            ("callers.billing.subscribe.tenants", "acme,globex"),
+            ("callers.billing.subscribe.event-types", "invoice.*"),
+            ("callers.ingress.loopback", "true"),
+            ("callers.ingress.publish.tenants", "*"),
+        ]),
+    )
+    .unwrap();
+    for identity in [
+        Identity::Certificate("spiffe://example.org/billing".into()),
+        Identity::UnixUser(1000),
+    ] {
+        let billing = callers.find(&identity).unwrap();
+        assert_eq!(
+            (billing.name.as_str(), billing.id.as_str()),
+            ("billing", "caller:billing")
+        );
+        assert!(billing.subscribing.subscribe && billing.subscribing.inbox);
+        assert!(!billing.publishing.publish && !billing.subscribing.publish);
+        assert!(!billing.subscribing.allows.allows_tenant(&"initech".parse().unwrap()));
+    }
+    let ingress = callers.find(&Identity::Loopback).unwrap();
+    assert!(ingress.publishing.publish && !ingress.subscribing.subscribe && !ingress.subscribing.inbox);
+    assert_eq!(callers.by_id("caller:ingress"), Some(ingress));
+    assert_eq!(callers.by_id("ingress"), None, "a component of that id is another");
+    assert_eq!(refusal("ingress"), None);
+    for stranger in [
+        Identity::UnixUser(1001),
+        Identity::Certificate("spiffe://example.org/billing2".into()),
+    ] {
+        assert_eq!(callers.find(&stranger), None);
+        let id = callers.id_of(&stranger);
+        assert!(is_given(&id) && !is_named_caller(&id));
+        let problem = refusal(&id).unwrap();
+        assert_eq!(problem.code, Code::UnknownCaller);
+        assert!(problem.message.starts_with(&stranger.to_string()), "{problem}");
+    }
+}
+
+#[test]
+fn every_problem_of_every_caller_is_named_with_its_setting() {
+    let problems = Callers::from_settings(
+        "policy.toml",
+        &settings(&[
+            ("callers.a.loopback", "true"),
+            ("callers.a.publish.tenants", "*"),
+            ("callers.b.loopback", "true"),
+            ("callers.b.interfaces", "publisher,inbox"),
+            ("callers.c.unix-uid", "-1"),
+            ("callers.c.colour", "red"),
+            ("callers.d.certificate", "x"),
+            ("callers.d.publish.event-types", "a.*"),
+            ("callers.e", "x"),
+            ("callers.e!.loopback", "true"),
+            ("callers.f.loopback", "true"),
+        ]),
+    )
+    .unwrap_err();
+    let text: String = problems.iter().map(|p| format!("{p}\n")).collect();
+    expect_test::expect![[r#"
+            policy.toml: setting "callers.e" names no caller: write `callers.NAME.SETTING`, with a name of 1 to 64 characters out of A-Z a-z 0-9 _ - [unknown-setting]
+            policy.toml: setting "callers.e!.loopback" names no caller: write `callers.NAME.SETTING`, with a name of 1 to 64 characters out of A-Z a-z 0-9 _ - [unknown-setting]
+            policy.toml: caller b: setting `publish.tenants` is missing: list the tenants it may publish for, or `*` for all [missing-setting]
+            policy.toml: caller b: setting `subscribe.tenants` is missing: list the tenants it may subscribe for, or `*` for all [missing-setting]
+            policy.toml: caller c: setting `unix-uid`: "-1" is not a whole number from 0 to 4294967295 [invalid-setting]
+            policy.toml: caller c: it says by what it is known: give it `certificate`, `unix-uid` or `loopback = true` [missing-setting]
+            policy.toml: caller c: setting "colour" is not known; known are: certificate, unix-uid, loopback, publish.tenants, publish.event-types, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
+            policy.toml: caller d: `publish.event-types` means nothing without `publish.tenants` [conflicting-settings]
+            policy.toml: callers a and f are both a process of this machine without a name: give each its own [conflicting-settings]
+        "#]]
+    .assert_eq(&text);
+    let unknown = problems.iter().find(|p| p.message.contains("colour")).unwrap();
+    assert_eq!(unknown.setting.as_deref(), Some("callers.c.colour"));
+}

@@ -1,0 +1,100 @@
+use super::*;
+
+fn settings(pairs: &[(&str, &str)]) -> Settings {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+fn declare(interfaces: &[&str], pairs: &[(&str, &str)]) -> Result<Subscription, Vec<Problem>> {
+    let policy = Policy::from_settings(
+        "policy",
+        &settings(&[("bus", "b"), ("subject", "b.{tenant}.{event-type}")]),
+    )
+    .unwrap();
+    let interfaces: Vec<String> = interfaces.iter().map(|i| (*i).to_owned()).collect();
+    declared_subscription("link x", "worker", &interfaces, &settings(pairs), &policy)
+}
+
+#[test]
+fn a_declared_subscription_takes_the_bus_defaults() {
+    let s = declare(
+        &["batch-handler"],
+        &[("subscription", "invoicing"), ("need", "durable")],
+    )
+    .unwrap();
+    assert_eq!((s.batch_size, s.concurrency, s.tell_caught_up), (100, 16, false));
+    let s = declare(
+        &["handler", "backfill-handler"],
+        &[
+            ("subscription", "a"),
+            ("need", "backfill"),
+            ("start", "position:0/7"),
+            ("tenants", "b,a"),
+        ],
+    )
+    .unwrap();
+    assert_eq!((s.batch_size, s.tell_caught_up), (1, true));
+    assert_eq!(
+        s.need,
+        Need::Backfill {
+            start: Start::Position(crate::Position::undivided(7)),
+            end: None
+        }
+    );
+}
+
+#[test]
+fn every_problem_of_a_link_is_named() {
+    let problems = declare(
+        &["handler", "batch-handler"],
+        &[
+            ("need", "durable"),
+            ("start", "first"),
+            ("tenants", "a.b"),
+            ("concurrency", "0"),
+            ("x", "y"),
+        ],
+    )
+    .unwrap_err();
+    let codes: Vec<_> = problems.iter().map(|p| p.code).collect();
+    assert_eq!(
+        codes,
+        [
+            Code::MissingSetting,
+            Code::InvalidTenant,
+            Code::InvalidSetting,
+            Code::ConflictingSettings,
+            Code::ConflictingSettings,
+            Code::UnknownSetting
+        ]
+    );
+    for bad in [
+        &[("subscription", "q"), ("need", "backfill"), ("start", "position:1/0")][..],
+        &[
+            ("subscription", "q"),
+            ("need", "backfill"),
+            ("start", "position:0/7"),
+            ("end", "position:0/3"),
+        ],
+    ] {
+        declare(&["handler"], bad).unwrap_err();
+    }
+    declare(&["batch-handler"], &[("subscription", "q"), ("need", "queue")]).unwrap_err();
+}
+
+#[test]
+fn a_grant_must_name_its_tenants() {
+    let publisher = ["publisher".to_owned()];
+    let problems = Grant::from_settings("link x", &publisher, &settings(&[])).unwrap_err();
+    assert_eq!(problems[0].code, Code::MissingSetting);
+    let grant = Grant::from_settings("link x", &publisher, &settings(&[("tenants", "acme")])).unwrap();
+    assert!(grant.publish && !grant.subscribe);
+    assert!(grant.allows.matches(&"acme".parse().unwrap(), &"a.b".parse().unwrap()));
+    assert!(!grant.allows.matches(&"other".parse().unwrap(), &"a.b".parse().unwrap()));
+    assert_eq!(
+        grant.narrow(Filter::all()).unwrap(),
+        grant.allows,
+        "everything that is allowed"
+    );
+    let other = Filter::new(vec!["other".parse().unwrap()], vec![]);
+    assert_eq!(grant.narrow(other).unwrap_err().code, Code::TenantNotPermitted);
+}
