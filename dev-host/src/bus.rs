@@ -10,10 +10,17 @@ use crate::links::Link;
 /// The provider's id in the manifests that are used here.
 pub(crate) const PROVIDER: &str = "bus";
 
+/// Where the provider is asked how it is doing.
+pub(crate) fn status_subject() -> String {
+    format!("fanout.{LATTICE}.{PROVIDER}.status")
+}
+
 /// The provider's status.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Status {
     pub(crate) policy: State,
+    /// Of an edge: where its bus is.
+    pub(crate) upstream: Option<String>,
     #[serde(default)]
     pub(crate) links: Vec<LinkStatus>,
     #[serde(default)]
@@ -82,8 +89,13 @@ impl std::fmt::Display for Problem {
 impl Status {
     /// Asks the provider. An error means that it did not answer.
     pub(crate) async fn ask(client: &async_nats::Client) -> Result<Self> {
+        Self::ask_at(client, status_subject()).await
+    }
+
+    /// The same on another subject.
+    pub(crate) async fn ask_at(client: &async_nats::Client, subject: String) -> Result<Self> {
         let reply = client
-            .request(format!("fanout.{LATTICE}.{PROVIDER}.status"), Bytes::new())
+            .request(subject, Bytes::new())
             .await
             .context("the provider did not answer on its status subject")?;
         serde_json::from_slice(&reply.payload).context("the provider's status makes no sense")

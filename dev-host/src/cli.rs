@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::transport::Transport;
+
 /// nats-server, wadm and a wasmCloud host in one process.
 #[derive(Debug, Parser)]
 #[command(name = "fanout-dev", version, about)]
@@ -39,6 +41,9 @@ pub(crate) struct Parts {
     /// The fanout-dev-keyvalue binary
     #[arg(long, env = "FANOUT_KEYVALUE_BIN")]
     pub(crate) keyvalue: Option<PathBuf>,
+    /// The `fanout` binary, for a bus that is a process of its own
+    #[arg(long, env = "FANOUT_BIN")]
+    pub(crate) fanout: Option<PathBuf>,
     /// The folder with the components (*.wasm)
     #[arg(long, env = "FANOUT_COMPONENTS")]
     pub(crate) components: Option<PathBuf>,
@@ -68,6 +73,9 @@ pub(crate) struct Up {
 pub(crate) struct Demo {
     #[command(flatten)]
     pub(crate) parts: Parts,
+    /// What carries calls and deliveries between the host and the bus
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) transport: Transport,
     /// How many webhooks to post
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub(crate) events: u32,
@@ -77,9 +85,10 @@ pub(crate) struct Demo {
     /// How many requests may be under way at once
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) concurrency: u32,
-    /// How many seconds the parts may take until everything answers
-    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
-    pub(crate) ready_limit: f64,
+    /// How many seconds the parts may take until everything answers; by default 5, and 10 where the bus is a process of
+    /// its own with a server of its own
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ready_limit: Option<f64>,
     /// Leave everything running afterwards and print commands to try
     #[arg(long)]
     pub(crate) stay: bool,

@@ -24,8 +24,10 @@ mod processes;
 mod readiness;
 mod rundir;
 mod secrets;
+mod served;
 mod signature;
 mod stack;
+mod transport;
 mod up;
 mod wait;
 

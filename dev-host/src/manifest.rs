@@ -3,11 +3,14 @@
 //! Placeholders are `@NAME@`. One that is left over is an error: a host that is asked for `file://@PARTS@/x.wasm`
 //! says only that it can't find a file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use wadm_client::ManifestLoader as _;
-use wadm_types::{Component, LinkProperty, Manifest, Properties, TraitProperty, VERSION_ANNOTATION_KEY};
+use wadm_types::{
+    Component, ConfigProperty, LinkProperty, Manifest, Properties, TraitProperty, VERSION_ANNOTATION_KEY,
+};
 
 use crate::links::{Link, default_name};
 
@@ -68,6 +71,34 @@ impl Application {
             }
         }
         bail!("the manifest has no component {component} with a spreadscaler")
+    }
+
+    /// The configuration of a provider.
+    pub(crate) fn provider_settings(&mut self, provider: &str) -> Result<BTreeMap<String, String>> {
+        let config = self.provider_config(provider)?;
+        let values = config.iter().flat_map(|config| config.properties.iter().flatten());
+        Ok(values.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    /// Gives a provider another configuration. Nothing else changes.
+    pub(crate) fn configure(&mut self, provider: &str, settings: BTreeMap<String, String>) -> Result<()> {
+        let config = self.provider_config(provider)?;
+        let name = config.first().map_or_else(|| provider.to_owned(), |c| c.name.clone());
+        *config = vec![ConfigProperty {
+            name,
+            properties: Some(settings.into_iter().collect()),
+        }];
+        Ok(())
+    }
+
+    fn provider_config(&mut self, provider: &str) -> Result<&mut Vec<ConfigProperty>> {
+        let components = self.manifest.spec.components.iter_mut();
+        for component in components.filter(|component| component.name == provider) {
+            if let Properties::Capability { properties } = &mut component.properties {
+                return Ok(&mut properties.config);
+            }
+        }
+        bail!("the manifest has no provider {provider}")
     }
 
     /// True when the manifest has this text in it, such as a file's name or an address.
@@ -220,12 +251,44 @@ spec:
 
     #[tokio::test]
     async fn the_manifests_of_the_repository_are_valid() {
-        for name in ["local.yaml", "payments.yaml", "payments-tls.yaml", "payments-quic.yaml"] {
+        for name in [
+            "local.yaml",
+            "payments.yaml",
+            "payments-tcp.yaml",
+            "payments-unix.yaml",
+            "payments-tls.yaml",
+            "payments-quic.yaml",
+        ] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wadm").join(name);
             let validated = wadm_types::validation::validate_manifest_file(path).await;
             let (_, failures) = validated.expect("a manifest");
             assert_eq!(failures, [], "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_the_bus_s_configuration_changes_with_the_transport() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wadm/local.yaml");
+        let text = std::fs::read_to_string(&path).expect("a manifest");
+        let names: Vec<_> = std::iter::successors(Some(text.as_str()), |rest| {
+            let name = left_over(rest)?;
+            rest.split_once(&format!("@{name}@")).map(|(_, rest)| rest)
+        })
+        .filter_map(left_over)
+        .map(str::to_owned)
+        .collect();
+        let values: Vec<_> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        let before = Application::read(&path, &values).await.expect("a manifest");
+        let mut after = before.clone();
+        let policy = after.provider_settings("bus").expect("it has a bus");
+        assert_eq!(policy.get("bus").map(String::as_str), Some("payments"));
+        let edge = BTreeMap::from([("role".to_owned(), "edge".to_owned())]);
+        after.configure("bus", edge.clone()).expect("it has a bus");
+        assert_ne!(before.manifest, after.manifest);
+        assert_eq!(after.provider_settings("bus").expect("it has a bus"), edge);
+        after.configure("bus", policy).expect("it has a bus");
+        assert_eq!(before.manifest, after.manifest, "and nothing else did");
+        assert!(after.configure("ingress", BTreeMap::new()).is_err());
     }
 
     #[tokio::test]

@@ -33,10 +33,12 @@ pub(crate) struct NatsServer {
 }
 
 impl NatsServer {
-    /// Starts one and waits until it listens.
-    pub(crate) async fn start(program: &Path, run: &RunDir) -> Result<Self> {
-        let log = run.logs().join("nats.log");
-        let output = File::create(run.logs().join("nats.out")).context("can't make the server's log")?;
+    /// Starts one and waits until it listens. Its store and logs have its name.
+    pub(crate) async fn start(program: &Path, run: &RunDir, name: &str) -> Result<Self> {
+        let log = run.logs().join(format!("{name}.log"));
+        let store = run.store().join(name);
+        std::fs::create_dir(&store).with_context(|| format!("can't make {}", store.display()))?;
+        let output = File::create(run.logs().join(format!("{name}.out"))).context("can't make the server's log")?;
         let errors = output.try_clone().context("can't make the server's log")?;
         let mut command = Command::new(std::env::current_exe().context("can't find this program")?);
         command
@@ -45,11 +47,11 @@ impl NatsServer {
             .arg("--")
             .arg(program)
             .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
-            .arg(run.store())
+            .arg(&store)
             .arg("--log")
             .arg(&log)
             .arg("--ports_file_dir")
-            .arg(run.store())
+            .arg(&store)
             .stdin(Stdio::piped())
             .stdout(output)
             .stderr(errors)
@@ -61,9 +63,9 @@ impl NatsServer {
         let input = guard.stdin.take();
         let ports = until("nats-server to listen", START_LIMIT, LOOK_EVERY, async || {
             if let Some(status) = guard.try_wait().context("can't wait for nats-server")? {
-                bail!("nats-server ended ({status}): {}", what_it_said(run));
+                bail!("nats-server ended ({status}): {}", what_it_said(run, name));
             }
-            Ok(match ports_file(&run.store())? {
+            Ok(match ports_file(&store)? {
                 Some(found) => Look::Found(found),
                 None => Look::NotYet("it has not written its ports file".into()),
             })
@@ -150,12 +152,12 @@ fn process_of(path: &Path) -> Option<u32> {
     path.file_stem()?.to_str()?.rsplit_once('_')?.1.parse().ok()
 }
 
-fn what_it_said(run: &RunDir) -> String {
+fn what_it_said(run: &RunDir, name: &str) -> String {
     let read = |name: &str| -> String {
         let path: PathBuf = run.logs().join(name);
         std::fs::read_to_string(path).unwrap_or_default()
     };
-    let text = read("nats.out") + &read("nats.log");
+    let text = read(&format!("{name}.out")) + &read(&format!("{name}.log"));
     let lines: Vec<&str> = text.lines().rev().take(3).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
 use crate::wait::{Look, until};
@@ -28,12 +29,25 @@ pub(crate) fn child(name: &str) -> Option<u32> {
         .map(|child| child.id)
 }
 
+/// The one child of another process.
+pub(crate) fn child_of(parent: u32) -> Option<u32> {
+    children_of(parent).into_iter().next().map(|child| child.id)
+}
+
 /// Kills a process with SIGKILL.
 pub(crate) fn kill(process: u32) -> Result<()> {
+    signal(process, Signal::KILL)
+}
+
+/// Asks a process to end, with SIGTERM.
+pub(crate) fn tell_to_end(process: u32) -> Result<()> {
+    signal(process, Signal::TERM)
+}
+
+fn signal(process: u32, signal: Signal) -> Result<()> {
     let id = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
     let id = id.with_context(|| format!("{process} is no process id"))?;
-    rustix::process::kill_process(id, rustix::process::Signal::KILL)
-        .with_context(|| format!("can't kill process {process}"))
+    rustix::process::kill_process(id, signal).with_context(|| format!("can't signal process {process}"))
 }
 
 /// Waits until this process has no children, and kills those that stay.
@@ -67,12 +81,16 @@ struct Child {
 }
 
 fn children() -> Vec<Child> {
+    children_of(std::process::id())
+}
+
+fn children_of(parent: u32) -> Vec<Child> {
     let mut system = System::new();
     let wanted = ProcessRefreshKind::nothing()
         .with_exe(UpdateKind::Always)
         .without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, wanted);
-    let own = Pid::from_u32(std::process::id());
+    let own = Pid::from_u32(parent);
     let is_child = |process: &&sysinfo::Process| {
         process.parent() == Some(own)
             && process.thread_kind().is_none()

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::archive;
+use crate::bus::{PROVIDER, status_subject};
 use crate::cli::Parts;
 use crate::deployer::Deployer;
 use crate::endpoints::Endpoints;
@@ -21,7 +22,9 @@ use crate::processes;
 use crate::readiness::{self, Missing};
 use crate::rundir::RunDir;
 use crate::secrets::{self, Secrets, SecretsBackend};
+use crate::served::ServedBus;
 use crate::signature::Secret;
+use crate::transport::{Certificates, Transport, edge_settings};
 
 /// The file name of the packed Fanout provider, without its extension. The host's copy of it has it in its name.
 pub(crate) const PROVIDER_ARCHIVE: &str = "fanout_provider";
@@ -33,11 +36,20 @@ pub(crate) const KEYVALUE_ARCHIVE: &str = "fanout_dev_keyvalue";
 pub(crate) struct Stack {
     nats: Option<NatsServer>,
     client: Option<async_nats::Client>,
+    bus: Option<Elsewhere>,
     secrets: Option<SecretsBackend>,
     deployer: Option<Deployer>,
     host: Option<EmbeddedHost>,
     application: Option<Application>,
     is_deployed: bool,
+}
+
+/// A bus that is not the provider: its own server, a connection to it, and the bus.
+#[derive(Default)]
+struct Elsewhere {
+    nats: Option<NatsServer>,
+    client: Option<async_nats::Client>,
+    served: Option<ServedBus>,
 }
 
 impl Stack {
@@ -51,8 +63,17 @@ impl Stack {
     }
 
     /// Starts everything that the manifest names and waits until it answers. Returns how long that took.
-    pub(crate) async fn start(&mut self, parts: &Parts, run: &RunDir, endpoints: &Endpoints) -> Result<Duration> {
+    pub(crate) async fn start(
+        &mut self,
+        parts: &Parts,
+        run: &RunDir,
+        endpoints: &Endpoints,
+        transport: Transport,
+    ) -> Result<Duration> {
         let began = Instant::now();
+        if transport.listen().is_some() {
+            self.start_bus(parts, run, transport).await?;
+        }
         self.start_runtime(parts, run).await?;
         self.deploy().await?;
         self.deployed().await?;
@@ -62,9 +83,36 @@ impl Stack {
         Ok(began.elapsed())
     }
 
+    /// Starts a bus as a process of its own, with the manifest's policy, and makes the provider an edge of it.
+    async fn start_bus(&mut self, parts: &Parts, run: &RunDir, transport: Transport) -> Result<()> {
+        info!(transport = transport.name(), "starting the bus and its own nats-server");
+        let program = parts.fanout.as_deref();
+        let program = program.context("the bus needs the `fanout` binary: set FANOUT_BIN")?;
+        let bus = self.bus.insert(Elsewhere::default());
+        let nats = bus
+            .nats
+            .insert(NatsServer::start(&parts.nats_server, run, "bus-nats").await?);
+        bus.client = Some(nats.connect().await?);
+        let certificates = match transport {
+            Transport::Quic => Some(Certificates::make(&run.root().join("certificates"))?),
+            Transport::Nats | Transport::Tcp => None,
+        };
+        let certificates = certificates.as_ref();
+        let application = self.application.as_mut().ok_or_else(not_started)?;
+        let policy = application.provider_settings(PROVIDER)?;
+        let served = ServedBus::start(program, run, nats.address(), transport, &policy, certificates).await?;
+        let edge = edge_settings(&policy, served.url(), certificates);
+        application.configure(PROVIDER, edge)?;
+        info!(url = served.url(), "the bus takes calls");
+        bus.served = Some(served);
+        Ok(())
+    }
+
     async fn start_runtime(&mut self, parts: &Parts, run: &RunDir) -> Result<()> {
         info!("starting nats-server");
-        let nats = self.nats.insert(NatsServer::start(&parts.nats_server, run).await?);
+        let nats = self
+            .nats
+            .insert(NatsServer::start(&parts.nats_server, run, "nats").await?);
         let client = self.client.insert(nats.connect().await?);
         if let Some(file) = &parts.secrets {
             let secrets = Secrets::read(file)?;
@@ -82,6 +130,32 @@ impl Stack {
     /// A connection to the run's server.
     pub(crate) fn client(&self) -> Result<&async_nats::Client> {
         self.client.as_ref().ok_or_else(not_started)
+    }
+
+    /// A connection to the server that the bus keeps its events on.
+    pub(crate) fn bus_client(&self) -> Result<&async_nats::Client> {
+        match &self.bus {
+            Some(bus) => bus.client.as_ref().ok_or_else(not_started),
+            None => self.client(),
+        }
+    }
+
+    /// The server that the bus keeps its events on.
+    pub(crate) fn bus_nats(&self) -> Result<&NatsServer> {
+        match &self.bus {
+            Some(bus) => bus.nats.as_ref().ok_or_else(not_started),
+            None => self.nats(),
+        }
+    }
+
+    /// The bus, when it is a process of its own.
+    pub(crate) fn served_bus(&self) -> Option<&ServedBus> {
+        self.bus.as_ref()?.served.as_ref()
+    }
+
+    /// Where the bus says on that server how it is doing.
+    pub(crate) fn bus_status(&self) -> String {
+        self.served_bus().map_or_else(status_subject, ServedBus::status_subject)
     }
 
     /// The server.
@@ -140,6 +214,15 @@ impl Stack {
         }
         if let Some(host) = self.host.take() {
             note(host.stop().await);
+        }
+        if let Some(Elsewhere { nats, client, served }) = self.bus.take() {
+            if let Some(served) = served {
+                note(served.stop().await);
+            }
+            drop(client);
+            if let Some(nats) = nats {
+                note(nats.stop().await);
+            }
         }
         drop(self.secrets.take());
         drop(self.client.take());

@@ -14,6 +14,7 @@ use crate::interrupt::Interrupt;
 use crate::rundir::RunDir;
 use crate::signature::Secret;
 use crate::stack::Stack;
+use crate::transport::Transport;
 
 /// Starts the parts and stays until a signal or the end of standard input.
 pub(crate) async fn run(
@@ -26,7 +27,7 @@ pub(crate) async fn run(
     let started = async {
         let secret = Secret::random()?;
         let endpoints = stack.prepare(&up.parts, run, &secret).await?;
-        let took = stack.start(&up.parts, run, &endpoints).await?;
+        let took = stack.start(&up.parts, run, &endpoints, Transport::Nats).await?;
         say_ready(up, stack, run, console, took, &endpoints, &secret)
     };
     tokio::select! {

@@ -28,7 +28,12 @@ fn only_the_bus_s_configuration_tells_the_transports_apart() {
         assert!(after.contains(&format!("- name: {component}\n")), "{component}");
     }
     assert!(config.contains("retention.max-age"));
-    for (name, scheme) in [("payments-tls.yaml", "tls://"), ("payments-quic.yaml", "quic://")] {
+    for (name, scheme) in [
+        ("payments-tcp.yaml", "tcp://127."),
+        ("payments-unix.yaml", "unix:/"),
+        ("payments-tls.yaml", "tls://"),
+        ("payments-quic.yaml", "quic://"),
+    ] {
         let other = read(name);
         let (other_before, other_config, other_after) = cut(&other);
         assert_eq!(other_before, before, "{name}, before the bus's configuration");

@@ -78,6 +78,7 @@ impl Parts {
             .env(nats::VARIABLE, &self.nats_server)
             .env("FANOUT_PROVIDER_BIN", workspace.provider())
             .env("FANOUT_KEYVALUE_BIN", workspace.keyvalue())
+            .env("FANOUT_BIN", workspace.fanout())
             .env("FANOUT_DEV_BIN", workspace.dev_host())
             .env("FANOUT_COMPONENTS", workspace.components())
             .env("FANOUT_MANIFEST", workspace.local_manifest())

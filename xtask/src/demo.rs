@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::build::{self, Targets};
 use crate::runner::Runner;
@@ -13,6 +13,9 @@ use crate::workspace::Workspace;
 /// `cargo xtask demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
+    /// What carries calls and deliveries between the host and the bus
+    #[arg(long, value_enum, default_value_t)]
+    transport: Transport,
     /// How many webhooks to post, 100 or more
     #[arg(long)]
     events: Option<u32>,
@@ -27,6 +30,27 @@ pub(crate) struct Demo {
     report: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Transport {
+    /// The provider in the host is the bus: calls and deliveries go over the lattice
+    #[default]
+    Nats,
+    /// The bus is another process with a store of its own, reached over plain TCP
+    Tcp,
+    /// The same over QUIC with mutual TLS, by certificates made for the run
+    Quic,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+        }
+    }
+}
+
 impl Demo {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
         let parts = build::everything(workspace, runner, Targets::Binaries)?;
@@ -34,6 +58,7 @@ impl Demo {
         let mut command = Command::new(workspace.dev_host());
         command.arg("demo");
         parts.tell(workspace, &mut command);
+        command.args(["--transport", self.transport.name()]);
         if let Some(events) = self.events {
             command.args(["--events", &events.to_string()]);
         }

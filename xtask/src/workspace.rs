@@ -83,6 +83,11 @@ impl Workspace {
         self.target.join("debug/fanout-provider")
     }
 
+    /// The command line.
+    pub(crate) fn fanout(&self) -> PathBuf {
+        self.target.join("debug/fanout")
+    }
+
     /// The key-value provider.
     pub(crate) fn keyvalue(&self) -> PathBuf {
         self.target.join("debug/fanout-dev-keyvalue")

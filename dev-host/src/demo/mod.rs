@@ -19,6 +19,7 @@ mod stripe;
 mod table;
 mod traffic;
 mod try_it;
+mod way;
 
 use std::time::Duration;
 
@@ -90,15 +91,18 @@ pub(crate) async fn run(
         let secret = Secret::random()?;
         let tenants = TENANTS.len();
         console.line(format!(
-            "Fanout: {} webhooks of {tenants} tenants through real parts (seed {})",
-            demo.events, demo.seed
+            "Fanout: {} webhooks of {tenants} tenants through real parts (seed {}), to a bus over {}",
+            demo.events,
+            demo.seed,
+            demo.transport.described()
         ));
         console.line("");
         let endpoints = stack.prepare(&demo.parts, run, &secret).await?;
         console.timed("providers packed; starting the parts");
-        let ready = stack.start(&demo.parts, run, &endpoints).await?;
+        let ready = stack.start(&demo.parts, run, &endpoints, demo.transport).await?;
         let mut story = Story::begin(demo, stack, console, endpoints.clone(), secret.clone())?;
-        story.ready(ready, demo.ready_limit)?;
+        let limit = demo.ready_limit.unwrap_or(demo.transport.ready_limit());
+        story.ready(ready, limit).await?;
         story.tell(Shares::of(demo.events.into())).await?;
         story.verdict(demo, ready).await?;
         if demo.stay {
@@ -127,7 +131,7 @@ impl<'a> Story<'a> {
         Ok(Self {
             console,
             traffic: Traffic::new(endpoints.ingress.url("/webhooks/stripe"), secret, demo.concurrency),
-            observer: Observer::new(stack.client()?.clone(), endpoints.clone()),
+            observer: Observer::new(stack.bus_client()?.clone(), stack.bus_status(), endpoints.clone()),
             endpoints,
             stack,
             catalogue: Catalogue::new(demo.seed, now(), demo.events.into()),
@@ -137,7 +141,7 @@ impl<'a> Story<'a> {
         })
     }
 
-    fn ready(&mut self, ready: Duration, limit: f64) -> Result<()> {
+    async fn ready(&mut self, ready: Duration, limit: f64) -> Result<()> {
         let application = self.stack.application()?;
         let server = self.stack.client()?.server_info().version;
         self.console.timed(format!(
@@ -146,7 +150,7 @@ impl<'a> Story<'a> {
             application.name()
         ));
         self.checks.below("seconds until READY", limit, rounded(ready));
-        Ok(())
+        self.way_to_the_bus().await
     }
 
     async fn tell(&mut self, shares: Shares) -> Result<()> {
@@ -220,8 +224,12 @@ impl<'a> Story<'a> {
         outcome.print(self.console, &self.ledger);
         let off = self.checks.off();
         if off.is_empty() {
-            self.console
-                .line(format!("PROVED by {} checks: {}", self.checks.count(), table::PROVED));
+            self.console.line(format!(
+                "PROVED by {} checks, with the bus {}: {}",
+                self.checks.count(),
+                way::told(demo.transport),
+                table::PROVED
+            ));
             return Ok(());
         }
         bail!(

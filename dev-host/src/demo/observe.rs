@@ -27,7 +27,9 @@ pub(crate) const ASK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Observer {
     http: HttpClient,
+    /// The bus's own server, and where the bus answers there.
     nats: async_nats::Client,
+    status: String,
     endpoints: Endpoints,
 }
 
@@ -136,10 +138,11 @@ pub(crate) struct Attempt {
 
 impl Observer {
     /// Looks at the parts of this run.
-    pub(crate) fn new(nats: async_nats::Client, endpoints: Endpoints) -> Self {
+    pub(crate) fn new(nats: async_nats::Client, status: String, endpoints: Endpoints) -> Self {
         Self {
             http: HttpClient::new(),
             nats,
+            status,
             endpoints,
         }
     }
@@ -190,7 +193,7 @@ impl Observer {
 
     /// A subscription as the provider sees it.
     pub(crate) async fn subscription(&self, name: &str) -> Result<Subscription> {
-        let status = Status::ask(&self.nats).await?;
+        let status = Status::ask_at(&self.nats, self.status.clone()).await?;
         status
             .subscription(name)
             .cloned()

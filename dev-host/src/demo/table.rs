@@ -13,7 +13,9 @@ use super::observe::{Audit, Handled, Invoices, Lines, Observer, Report};
 use super::{BACKFILL, Story};
 use crate::cli::Demo;
 use crate::console::Console;
+use crate::nats::NatsServer;
 use crate::processes;
+use crate::served::ServedBus;
 use crate::stack::{KEYVALUE_ARCHIVE, PROVIDER_ARCHIVE};
 
 /// What it means when no number is off.
@@ -59,7 +61,8 @@ pub(super) async fn measure(story: &mut Story<'_>) -> Result<Outcome> {
     if let Some((_, provider)) = outcome.memory.iter().find(|(name, _)| *name == PROVIDER) {
         checks.below("MB of fanout-provider", PROVIDER_LIMIT, *provider);
     }
-    checks.equal("processes measured", 4, outcome.memory.len());
+    let processes = if story.stack.served_bus().is_some() { 6 } else { 4 };
+    checks.equal("processes measured", processes, outcome.memory.len());
     let wrong = wrong_entitlements(&story.ledger, observer).await?;
     checks.equal("customers whose entitlement is not from their newest event", 0, wrong);
     Ok(outcome)
@@ -68,11 +71,17 @@ pub(super) async fn measure(story: &mut Story<'_>) -> Result<Outcome> {
 const PROVIDER: &str = "fanout-provider";
 
 fn memory(story: &Story<'_>) -> Vec<(&'static str, u64)> {
+    let bus = story.stack.served_bus();
     let processes = [
         (PROVIDER, processes::child(PROVIDER_ARCHIVE)),
         ("fanout-dev-keyvalue", processes::child(KEYVALUE_ARCHIVE)),
         ("nats-server", story.stack.nats().ok().map(|nats| nats.process())),
         ("host and wadm (this process)", Some(std::process::id())),
+        ("the bus", bus.and_then(ServedBus::process)),
+        (
+            "its nats-server",
+            bus.and(story.stack.bus_nats().ok()).map(NatsServer::process),
+        ),
     ];
     let measured =
         |(name, process): (&'static str, Option<u32>)| Some((name, processes::memory(process?)?.div_ceil(MEGABYTE)));
@@ -247,6 +256,7 @@ impl Outcome {
             .collect();
         json!({
             "events": demo.events,
+            "transport": demo.transport.name(),
             "seed": demo.seed,
             "ready_seconds": ready.as_secs_f64(),
             "tenants": tenants.collect::<Vec<_>>(),

@@ -16,7 +16,7 @@ pub(super) fn print(
     secret: &Secret,
     run: &RunDir,
 ) -> Result<()> {
-    let nats = stack.nats()?.address();
+    let (nats, status) = (stack.bus_nats()?.address(), stack.bus_status());
     let lines = [
         String::new(),
         "It goes on running. To try, in another terminal:".to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn print(
         format!("curl {}", endpoints.analytics.url("/reports/invoices-of-acme")),
         String::new(),
         "# How the bus is doing, and what it holds (needs the nats command line tool).".to_owned(),
-        format!("nats --server {nats} request fanout.default.bus.status ''"),
+        format!("nats --server {nats} request {status} ''"),
         format!("nats --server {nats} stream view fanout_payments_dead"),
         String::new(),
         format!("The logs are in {}. Ctrl-C ends it and leaves nothing behind.", run.logs().display()),
