@@ -74,7 +74,8 @@ pub async fn run() -> anyhow::Result<()> {
     let (part, links) = if edge::is_edge(&config) {
         let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
             .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
-        let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings);
+        let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings)
+            .map_err(|problem| anyhow::anyhow!("{problem}"))?;
         let links = hear(&nats, host, edge.clone()).await?;
         (Part::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
     } else {

@@ -156,10 +156,15 @@ impl Bench {
 
     /// The usual server, and no instance yet; its configuration will be this and nothing else.
     pub async fn with_config(config: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        Self::with_config_on(NatsSettings::default(), config, links).await
+    }
+
+    /// The same on a server of its own making.
+    pub async fn with_config_on(nats: NatsSettings, config: &[(&str, &str)], links: &[LinkTo]) -> Self {
         let config = config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Self {
             config: config.collect(),
-            ..Self::without_provider(&[], links).await
+            ..Self::without_provider_on(nats, &[], links).await
         }
     }
 

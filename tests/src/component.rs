@@ -34,6 +34,8 @@ pub struct Seen {
     pub handled: Vec<String>,
     /// The size of each invocation's batch.
     pub batches: Vec<usize>,
+    /// The trace context of each invocation that brought deliveries.
+    pub traceparents: Vec<Option<String>>,
     /// What it was told of backfills.
     pub caught_up: Vec<backfill_handler::Progress>,
 }
@@ -190,13 +192,19 @@ impl Exports {
 }
 
 impl handler::Handler<Caller> for Exports {
-    async fn handle_event(&self, _: Caller, delivery: Delivery) -> anyhow::Result<Result<(), Rejection>> {
+    async fn handle_event(&self, caller: Caller, delivery: Delivery) -> anyhow::Result<Result<(), Rejection>> {
+        self.seen.lock().unwrap().traceparents.push(caller.traceparent);
         self.take(delivery).await
     }
 }
 
 impl batch_handler::Handler<Caller> for Exports {
-    async fn handle_events(&self, _: Caller, deliveries: Vec<Delivery>) -> anyhow::Result<Vec<Result<(), Rejection>>> {
+    async fn handle_events(
+        &self,
+        caller: Caller,
+        deliveries: Vec<Delivery>,
+    ) -> anyhow::Result<Vec<Result<(), Rejection>>> {
+        self.seen.lock().unwrap().traceparents.push(caller.traceparent);
         self.seen.lock().unwrap().batches.push(deliveries.len());
         let mut results = Vec::new();
         for delivery in deliveries {

@@ -6,6 +6,7 @@
 mod bench;
 mod cli;
 mod component;
+mod edge;
 pub mod hosted;
 pub mod http;
 mod provider;
@@ -15,6 +16,7 @@ pub mod webhook_host;
 pub use bench::{Bench, LinkTo, eventually};
 pub use cli::Cli;
 pub use component::{Component, Seen, Verdict, event};
+pub use edge::EdgeWorld;
 pub use provider::{Provider, beside_the_tests};
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
 

@@ -331,7 +331,12 @@ async fn any_instance_settles_what_another_gave_out() {
             verdict: Verdict::Handled,
         })
         .collect();
-    let answers = inbox::settle(billing.bus(), patient(), &settlements).await.unwrap();
+    // A call may still go to the one that is gone.
+    let answers = eventually("the other answers", || async {
+        let within = CallContext::within(Duration::from_secs(1));
+        inbox::settle(billing.bus(), within, &settlements).await.ok()
+    })
+    .await;
     assert!(answers.iter().all(|a| matches!(a, Ok(Settled::Taken))), "{answers:?}");
     bench
         .subscription_when("billing", "nothing is left", |s| {

@@ -430,3 +430,44 @@ async fn a_queue_goes_to_one_of_its_fetchers() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_along_with_the_event() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    let mut deliveries = bus.subscribe(Subscription::durable("billing")).await.unwrap();
+    let trace = |i: u32| format!("00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b{i}-01");
+    bus.publish(&event("one").traceparent(trace(1))).await.unwrap();
+    let many = [
+        event("two").traceparent(trace(2)),
+        event("three").traceparent(trace(3)),
+        event("none"),
+    ];
+    for receipt in bus.publish_many(&many).await {
+        receipt.unwrap();
+    }
+    bus.publish_at(&event("later").traceparent(trace(4)), 1).await.unwrap();
+    let mut traces = std::collections::BTreeMap::new();
+    for _ in 0..5 {
+        let delivery = next(&mut deliveries).await;
+        assert!(
+            delivery.event().extensions.is_empty(),
+            "it is no attribute of the event"
+        );
+        traces.insert(id(&delivery).to_owned(), delivery.event().traceparent.clone());
+        delivery.ack().await.unwrap();
+    }
+    let expected = [
+        ("later", Some(trace(4))),
+        ("none", None),
+        ("one", Some(trace(1))),
+        ("three", Some(trace(3))),
+        ("two", Some(trace(2))),
+    ];
+    assert_eq!(traces, expected.map(|(id, trace)| (id.to_owned(), trace)).into());
+    assert!(
+        bus.cancel_scheduled("acme", "none")
+            .await
+            .is_ok_and(|cancelled| !cancelled)
+    );
+}

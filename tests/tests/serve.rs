@@ -305,3 +305,56 @@ async fn a_subscriber_told_to_end_gives_back_what_it_did_not_print() {
     .await;
     assert!(ended.success(), "{ended}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publish_at_a_time_and_after_a_wait() {
+    let world = World::new().await;
+    let policy = world.policy(ANYONE_HERE);
+    let served = world.serve(&policy, &["tcp://127.0.0.1:0"]);
+    let to = served.listen[0].clone();
+    let later = |id: &str, at: &str| {
+        let args = [
+            "publish",
+            "--to",
+            &to,
+            "--tenant",
+            "acme",
+            "--type",
+            "invoice.due",
+            "--id",
+            id,
+        ];
+        fanout(&[&args[..], &["--at", at]].concat())
+    };
+    assert_eq!(
+        later("far", "2030-01-02T03:04:05Z"),
+        (0, "to be published at 2030-01-02T03:04:05Z\n".into(), String::new())
+    );
+    let (code, out, _) = later("far", "+10m");
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "to be published at 2030-01-02T03:04:05Z, kept before\n")
+    );
+    let (code, out, err) = later("soon", "+1s");
+    assert!(code == 0 && out.starts_with("to be published at 2"), "{out}{err}");
+    // Of the two, the one whose time has come is there.
+    let (code, out, err) = fanout(&[
+        "subscribe",
+        "--to",
+        &to,
+        "--need",
+        "backfill",
+        "--name",
+        "all",
+        "--from",
+        "first",
+        "--count",
+        "1",
+    ]);
+    assert!(code == 0 && out.contains("acme invoice.due soon"), "{out}{err}");
+    for wrong in ["tomorrow", "+", "+10", "-10m", "2030-13-01T00:00:00Z"] {
+        let (code, _, err) = later("x", wrong);
+        assert_eq!(code, 2, "{wrong}: {err}");
+        assert!(wrong == "-10m" || err.contains("write a time such as"), "{err}");
+    }
+}

@@ -223,6 +223,7 @@ pub(crate) fn fetched(f: wit::Fetched) -> inbox::Fetched {
             .map(|held| inbox::HeldDelivery {
                 delivery: delivery(&held.delivery),
                 token: held.token.to_vec(),
+                traceparent: held.traceparent,
             })
             .collect(),
         hold_ms: f.hold_ms,

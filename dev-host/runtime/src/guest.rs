@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fanout_transport::CallContext;
 use wasmtime::component::ResourceTable;
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -20,19 +21,32 @@ pub(crate) struct Guest {
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) table: ResourceTable,
     pub(crate) limits: StoreLimits,
+    /// The trace that it was called in, which its calls to the bus go on with.
+    traceparent: Option<String>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
 }
 
 impl Guest {
     /// No files, no network, no arguments, no environment: what a component may have, it imports.
-    pub(crate) fn new(surroundings: Arc<Surroundings>) -> Self {
+    pub(crate) fn new(surroundings: Arc<Surroundings>, traceparent: Option<String>) -> Self {
         Self {
             surroundings,
             table: ResourceTable::new(),
             limits: StoreLimitsBuilder::new().memory_size(MEMORY_LIMIT).build(),
+            traceparent,
             wasi: WasiCtx::builder().inherit_stderr().build(),
             http: WasiHttpCtx::new(),
+        }
+    }
+}
+
+impl Guest {
+    /// The context of a call to the bus.
+    pub(crate) fn onward(&self) -> CallContext {
+        CallContext {
+            traceparent: self.traceparent.clone(),
+            ..CallContext::default()
         }
     }
 }

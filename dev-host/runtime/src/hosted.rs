@@ -71,13 +71,20 @@ struct Hosted {
 }
 
 impl Subscriber for Hosted {
-    async fn handle(&self, deliveries: &[wit::Delivery]) -> Result<Vec<Result<(), wit::Rejection>>, Unhandled> {
+    async fn handle(
+        &self,
+        deliveries: &[wit::Delivery],
+        traceparent: Option<&str>,
+    ) -> Result<Vec<Result<(), wit::Rejection>>, Unhandled> {
         let deliveries: Vec<_> = deliveries.iter().map(convert::delivery).collect();
         let verdicts = if self.is_batch {
-            self.program.handle_events(&deliveries).await
+            self.program.handle_events(&deliveries, traceparent).await
         } else {
             match deliveries.first() {
-                Some(delivery) => self.program.handle_event(delivery).await.map(|verdict| vec![verdict]),
+                Some(delivery) => {
+                    let verdict = self.program.handle_event(delivery, traceparent).await;
+                    verdict.map(|verdict| vec![verdict])
+                }
                 None => Ok(Vec::new()),
             }
         };

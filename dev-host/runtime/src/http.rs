@@ -30,6 +30,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// The pause after an accept that failed, for want of files, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The header of a W3C trace context.
+const TRACEPARENT: &str = "traceparent";
+
 type Body = UnsyncBoxBody<Bytes, ErrorCode>;
 
 /// A listening server.
@@ -152,7 +155,8 @@ async fn answer(
                 .http
                 .as_ref()
                 .context("it exports no `incoming-handler`")?;
-            let mut store = program.store();
+            let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+            let mut store = program.store(traceparent);
             let request = store.data_mut().new_incoming_request(Scheme::Http, request)?;
             let out = store.data_mut().new_response_outparam(sender)?;
             let proxy = pre.instantiate_async(&mut store).await?;

@@ -23,10 +23,14 @@ pub(crate) type Verdict = Result<(), Rejection>;
 
 impl Program {
     /// Calls `handler`.
-    pub(crate) async fn handle_event(&self, delivery: &Delivery) -> Result<Verdict, Unanswered> {
+    pub(crate) async fn handle_event(
+        &self,
+        delivery: &Delivery,
+        traceparent: Option<&str>,
+    ) -> Result<Verdict, Unanswered> {
         self.bounded(async {
             let pre = self.exports().one.as_ref().context("it exports no `handler`")?;
-            let mut store = self.store();
+            let mut store = self.store(traceparent);
             let instance = pre.instantiate_async(&mut store).await?;
             let handler = instance.fanout_bus_handler();
             handler.call_handle_event(&mut store, delivery).await
@@ -35,10 +39,14 @@ impl Program {
     }
 
     /// Calls `batch-handler`. One verdict for each, in order.
-    pub(crate) async fn handle_events(&self, deliveries: &[Delivery]) -> Result<Vec<Verdict>, Unanswered> {
+    pub(crate) async fn handle_events(
+        &self,
+        deliveries: &[Delivery],
+        traceparent: Option<&str>,
+    ) -> Result<Vec<Verdict>, Unanswered> {
         self.bounded(async {
             let pre = self.exports().many.as_ref().context("it exports no `batch-handler`")?;
-            let mut store = self.store();
+            let mut store = self.store(traceparent);
             let instance = pre.instantiate_async(&mut store).await?;
             let handler = instance.fanout_bus_batch_handler();
             handler.call_handle_events(&mut store, deliveries).await
@@ -54,7 +62,7 @@ impl Program {
                 .caught_up
                 .as_ref()
                 .context("it exports no `backfill-handler`")?;
-            let mut store = self.store();
+            let mut store = self.store(None);
             let instance = pre.instantiate_async(&mut store).await?;
             let handler = instance.fanout_bus_backfill_handler();
             handler.call_handle_caught_up(&mut store, progress).await

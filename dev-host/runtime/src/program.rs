@@ -136,9 +136,10 @@ impl Program {
         self.instances.acquire().await.context("the runtime is ending")
     }
 
-    /// The store of a new instance.
-    pub(crate) fn store(&self) -> Store<Guest> {
-        let mut store = Store::new(&self.engine, Guest::new(Arc::clone(&self.surroundings)));
+    /// The store of a new instance, which is called in a trace.
+    pub(crate) fn store(&self, traceparent: Option<&str>) -> Store<Guest> {
+        let guest = Guest::new(Arc::clone(&self.surroundings), traceparent.map(str::to_owned));
+        let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.limits);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);

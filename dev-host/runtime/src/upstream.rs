@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fanout_forward::{Need, Plan, Wanted, wit};
-use fanout_transport::CallContext;
 
 use crate::bindings::calls::fanout::bus::{inbox, publisher, status, subscriber, types};
 use crate::convert;
@@ -25,7 +24,7 @@ impl publisher::Host for Guest {
         event: types::Event,
     ) -> Result<Result<types::Receipt, types::PublishError>> {
         let event = convert::event(event);
-        let published = self.surroundings.bus.publish(&CallContext::default(), &event).await;
+        let published = self.surroundings.bus.publish(&self.onward(), &event).await;
         Ok(published.map(convert::receipt).map_err(convert::publish_error))
     }
 
@@ -34,11 +33,7 @@ impl publisher::Host for Guest {
         events: Vec<types::Event>,
     ) -> Result<Vec<Result<types::Receipt, types::PublishError>>> {
         let events: Vec<_> = events.into_iter().map(convert::event).collect();
-        let published = self
-            .surroundings
-            .bus
-            .publish_many(&CallContext::default(), &events)
-            .await;
+        let published = self.surroundings.bus.publish_many(&self.onward(), &events).await;
         let answers = published.into_iter();
         Ok(answers
             .map(|answer| answer.map(convert::receipt).map_err(convert::publish_error))
@@ -52,7 +47,7 @@ impl publisher::Host for Guest {
     ) -> Result<Result<publisher::Scheduled, types::PublishError>> {
         let event = convert::event(event);
         let bus = &self.surroundings.bus;
-        let scheduled = bus.publish_at(&CallContext::default(), &event, at).await;
+        let scheduled = bus.publish_at(&self.onward(), &event, at).await;
         Ok(scheduled.map(convert::scheduled).map_err(convert::publish_error))
     }
 
@@ -62,7 +57,7 @@ impl publisher::Host for Guest {
         id: String,
     ) -> Result<Result<publisher::Cancellation, types::PublishError>> {
         let bus = &self.surroundings.bus;
-        let cancelled = bus.cancel(&CallContext::default(), &tenant, &id).await;
+        let cancelled = bus.cancel(&self.onward(), &tenant, &id).await;
         Ok(cancelled.map(convert::cancellation).map_err(convert::publish_error))
     }
 }
@@ -101,7 +96,7 @@ impl subscriber::Host for Guest {
     }
 
     async fn unsubscribe(&mut self, name: String) -> Result<Result<(), types::SubscribeError>> {
-        let ended = self.surroundings.bus.unsubscribe(&CallContext::default(), &name).await;
+        let ended = self.surroundings.bus.unsubscribe(&self.onward(), &name).await;
         if ended.is_ok() {
             self.surroundings.orders.send(Order::End(name)).await?;
         }
@@ -118,12 +113,12 @@ impl subscriber::Host for Guest {
 
     async fn rewind(&mut self, name: String, to: subscriber::Start) -> Made {
         let to = convert::start(to);
-        let rewound = self.surroundings.bus.rewind(&CallContext::default(), &name, &to).await;
+        let rewound = self.surroundings.bus.rewind(&self.onward(), &name, &to).await;
         Ok(rewound.map(convert::subscription).map_err(convert::subscribe_error))
     }
 
     async fn list_subscriptions(&mut self) -> Result<Result<Vec<subscriber::Subscription>, types::SubscribeError>> {
-        let listed = self.surroundings.bus.subscriptions(&CallContext::default()).await;
+        let listed = self.surroundings.bus.subscriptions(&self.onward()).await;
         Ok(listed
             .map(|all| all.into_iter().map(convert::subscription).collect())
             .map_err(convert::subscribe_error))
@@ -132,7 +127,7 @@ impl subscriber::Host for Guest {
 
 impl Guest {
     async fn paused(&mut self, name: &str, paused: bool) -> Made {
-        let changed = self.surroundings.bus.pause(&CallContext::default(), name, paused).await;
+        let changed = self.surroundings.bus.pause(&self.onward(), name, paused).await;
         Ok(changed.map(convert::subscription).map_err(convert::subscribe_error))
     }
 
@@ -151,7 +146,7 @@ impl Guest {
             tenants: options.filter.tenants,
             event_types: options.filter.event_types,
         };
-        let made = self.surroundings.bus.subscribe(&CallContext::default(), &wanted).await;
+        let made = self.surroundings.bus.subscribe(&self.onward(), &wanted).await;
         if made.is_ok() && options.reach != subscriber::Reach::Inbox {
             let batch = match options.reach {
                 subscriber::Reach::BatchHandler => options.batch_size.unwrap_or(BATCH),
@@ -181,7 +176,7 @@ impl inbox::Host for Guest {
         let wait = Duration::from_millis(wait_ms.into());
         let bus = &self.surroundings.bus;
         let fetched = bus
-            .fetch_for(&CallContext::default(), &subscription, max_deliveries, max_bytes, wait)
+            .fetch_for(&self.onward(), &subscription, max_deliveries, max_bytes, wait)
             .await;
         Ok(fetched.map(convert::fetched).map_err(convert::inbox_error))
     }
@@ -191,11 +186,7 @@ impl inbox::Host for Guest {
         settlements: Vec<inbox::Settlement>,
     ) -> Result<Vec<Result<inbox::Settled, inbox::SettleError>>> {
         let settlements: Vec<_> = settlements.into_iter().map(convert::settlement).collect();
-        let settled = self
-            .surroundings
-            .bus
-            .settle_for(&CallContext::default(), &settlements)
-            .await;
+        let settled = self.surroundings.bus.settle_for(&self.onward(), &settlements).await;
         Ok(match settled {
             Ok(answers) => answers.into_iter().map(convert::settled).collect(),
             Err(problem) => settlements
@@ -208,7 +199,7 @@ impl inbox::Host for Guest {
 
 impl status::Host for Guest {
     async fn links(&mut self) -> Result<Vec<status::LinkStatus>> {
-        let links = self.surroundings.bus.links(&CallContext::default()).await;
+        let links = self.surroundings.bus.links(&self.onward()).await;
         match links {
             Ok(links) => Ok(links.into_iter().map(convert::link_status).collect()),
             Err(problem) => Err(anyhow::anyhow!("{} ({})", problem.message, problem.code)),

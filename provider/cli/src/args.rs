@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
 use fanout_plan::{EventPattern, Problem, SubscriptionName, TenantId};
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
 
 use crate::webhook::Webhook;
 
@@ -287,6 +289,12 @@ pub(crate) struct Publish {
     /// A CloudEvents extension; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = extension)]
     pub(crate) extension: Vec<(String, String)>,
+    /// Publish it later: at a time such as 2026-11-22T10:00:00Z, or from now on such as +10m
+    #[arg(long, value_name = "TIME", value_parser = later)]
+    pub(crate) at: Option<i64>,
+    /// The W3C trace context that it is published in, as a `traceparent` header has it
+    #[arg(long, value_name = "TRACEPARENT")]
+    pub(crate) traceparent: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -353,6 +361,21 @@ fn from(s: &str) -> Result<From, String> {
     s.parse()
         .map(From::Position)
         .map_err(|_| "write first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42".to_owned())
+}
+
+/// A time, or after `+` how long from now.
+fn later(s: &str) -> Result<i64, String> {
+    let time = match s.strip_prefix('+') {
+        None => fanout_plan::timestamp::from_rfc3339(s),
+        // Days are those of UTC: 24 hours.
+        Some(wait) => wait.parse::<Span>().ok().and_then(|wait| {
+            let due = Timestamp::now().to_zoned(TimeZone::UTC).checked_add(wait).ok()?;
+            i64::try_from(due.timestamp().as_nanosecond()).ok()
+        }),
+    };
+    time.ok_or_else(|| {
+        "write a time such as 2026-11-22T10:00:00Z, or a wait such as +90s, +10m, +1h30m or +2d".to_owned()
+    })
 }
 
 fn extension(s: &str) -> Result<(String, String), String> {

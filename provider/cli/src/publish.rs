@@ -4,6 +4,7 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, Result};
 use fanout_client::Event;
+use fanout_plan::timestamp;
 use serde_json::json;
 
 use crate::{args, remote};
@@ -17,7 +18,19 @@ pub(crate) async fn publish(args: &args::Publish, json: bool) -> Result<()> {
     event.data_content_type.clone_from(&args.content_type);
     event.ordering_key.clone_from(&args.ordering_key);
     event.extensions.clone_from(&args.extension);
+    event.traceparent.clone_from(&args.traceparent);
     let bus = remote::connect(&args.to).await?;
+    if let Some(at) = args.at {
+        let kept = bus.publish_at(&event, at).await?;
+        let due = timestamp::to_rfc3339(kept.due);
+        if json {
+            println!("{}", json!({ "due": due, "duplicate": kept.duplicate }));
+        } else {
+            let again = if kept.duplicate { ", kept before" } else { "" };
+            println!("to be published at {due}{again}");
+        }
+        return Ok(());
+    }
     let receipt = bus.publish(&event).await?;
     if json {
         println!(

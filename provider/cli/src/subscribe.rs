@@ -89,6 +89,7 @@ fn as_json(d: &Delivery) -> Value {
         "data_schema": e.data_schema,
         "ordering_key": e.ordering_key,
         "extensions": extensions,
+        "traceparent": e.traceparent,
         "data": data,
     })
 }

@@ -12,7 +12,7 @@ use crate::connect::Wire;
 use crate::deliveries::Deliveries;
 use crate::retry::{self, Backoff};
 use crate::subscription::Request;
-use crate::{Error, ErrorKind, Event, Options, Receipt, Subscription};
+use crate::{Error, ErrorKind, Event, Options, Receipt, Scheduled, Subscription};
 
 /// The most events that the bus takes in one call.
 const MOST_EVENTS: usize = 1_000;
@@ -40,11 +40,44 @@ impl Bus {
     /// # Errors
     /// The bus's refusal; or, at the deadline, that it is unavailable, or that the outcome is unknown.
     pub async fn publish(&self, event: &Event) -> Result<Receipt, Error> {
-        let wire = &self.wire;
+        let (wire, trace) = (&self.wire, event.traceparent.as_deref());
         let event = &wit::Event::from(event);
         retry::until(self.deadline(), |left| async move {
-            let answer = publisher::publish_tenant_event(wire, self.call(left), event).await;
+            let answer = publisher::publish_tenant_event(wire, self.call_in(left, trace), event).await;
             Ok(answer.map_err(Error::transport)??.into())
+        })
+        .await
+    }
+
+    /// Keeps an event at the bus and publishes it once, at a time (nanoseconds since 1970-01-01T00:00:00Z) or soon after
+    /// it; at once if that has passed. The same tenant and id again is the same event.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn publish_at(&self, event: &Event, at: i64) -> Result<Scheduled, Error> {
+        let (wire, trace) = (&self.wire, event.traceparent.as_deref());
+        let event = &wit::Event::from(event);
+        retry::until(self.deadline(), |left| async move {
+            let answer = publisher::publish_tenant_event_at(wire, self.call_in(left, trace), event, at).await;
+            let kept = answer.map_err(Error::transport)??;
+            Ok(Scheduled {
+                due: kept.due,
+                duplicate: kept.duplicate,
+            })
+        })
+        .await
+    }
+
+    /// Cancels an event that was to be published later: `true` when it will not be, `false` when there was nothing to
+    /// cancel, because it is published or was never to be.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn cancel_scheduled(&self, tenant: &str, id: &str) -> Result<bool, Error> {
+        let wire = &self.wire;
+        retry::until(self.deadline(), |left| async move {
+            let answer = publisher::cancel_scheduled(wire, self.call(left), tenant, id).await;
+            Ok(answer.map_err(Error::transport)?? == publisher::Cancellation::Cancelled)
         })
         .await
     }
@@ -93,7 +126,9 @@ impl Bus {
     async fn publish_part(&self, events: &[Event], part: &[usize], deadline: Instant) -> Vec<Result<Receipt, Error>> {
         let sent: Vec<_> = part.iter().map(|i| wit::Event::from(&events[*i])).collect();
         let left = deadline.saturating_duration_since(Instant::now());
-        match publisher::publish_tenant_events(&self.wire, self.call(left), &sent).await {
+        // Events of one call are in one trace: see `parts`.
+        let trace = part.first().and_then(|i| events[*i].traceparent.as_deref());
+        match publisher::publish_tenant_events(&self.wire, self.call_in(left, trace), &sent).await {
             Ok(answers) => {
                 let mut answers = answers.into_iter();
                 let short = || {
@@ -167,19 +202,27 @@ impl Bus {
     }
 
     fn call(&self, left: Duration) -> CallContext {
+        self.call_in(left, None)
+    }
+
+    fn call_in(&self, left: Duration, traceparent: Option<&str>) -> CallContext {
         let within = self.options.try_deadline.min(left).max(Duration::from_millis(1));
-        self.options.call(within)
+        self.options.call_in(within, traceparent)
     }
 }
 
-/// Splits events into calls that the bus takes.
+/// Splits events into calls that the bus takes, and where another trace begins: a call is in one.
 fn parts(events: &[Event], left: &[usize]) -> Vec<Vec<usize>> {
     let mut parts: Vec<Vec<usize>> = Vec::new();
     let mut bytes = 0;
     for &i in left {
         let size = events[i].size();
         match parts.last_mut() {
-            Some(part) if part.len() < MOST_EVENTS && bytes + size <= MOST_BYTES => {
+            Some(part)
+                if part.len() < MOST_EVENTS
+                    && bytes + size <= MOST_BYTES
+                    && events[part[0]].traceparent == events[i].traceparent =>
+            {
                 part.push(i);
                 bytes += size;
             }
@@ -207,5 +250,21 @@ mod tests {
             .collect();
         assert_eq!(parts(&large, &[0, 1, 2]), [[0], [1], [2]]);
         assert!(parts(&large, &[]).is_empty());
+    }
+
+    #[test]
+    fn events_of_one_call_are_in_one_trace() {
+        let traced = |trace: &str| Event::new("a", "b", "c").traceparent(trace);
+        let events = [
+            Event::new("a", "b", "c"),
+            traced("t1"),
+            traced("t1"),
+            traced("t2"),
+            Event::new("a", "b", "c"),
+        ];
+        assert_eq!(
+            parts(&events, &[0, 1, 2, 3, 4]),
+            [vec![0], vec![1, 2], vec![3], vec![4]]
+        );
     }
 }

@@ -77,4 +77,12 @@ impl Options {
             ..CallContext::within(within)
         }
     }
+
+    /// The same in a trace.
+    pub(crate) fn call_in(&self, within: Duration, traceparent: Option<&str>) -> CallContext {
+        CallContext {
+            traceparent: traceparent.map(str::to_owned),
+            ..self.call(within)
+        }
+    }
 }

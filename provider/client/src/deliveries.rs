@@ -205,7 +205,7 @@ impl Fetching {
         for held in fetched.deliveries {
             let id = self.keeper.hold(held.token, hold, since);
             let Some(place) = places.split(1) else { break };
-            let delivery = Delivery::new(held.delivery, id, self.keeper.clone(), place);
+            let delivery = Delivery::new(held.delivery, held.traceparent, id, self.keeper.clone(), place);
             if self.outgoing.send(Ok(delivery)).await.is_err() {
                 return std::ops::ControlFlow::Break(());
             }

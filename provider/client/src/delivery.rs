@@ -36,12 +36,16 @@ struct Hold {
 impl Delivery {
     pub(crate) fn new(
         delivery: crate::bindings::fanout::bus::types::Delivery,
+        traceparent: Option<String>,
         id: u64,
         keeper: Keeper,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
-            event: delivery.event.into(),
+            event: Event {
+                traceparent,
+                ..delivery.event.into()
+            },
             position: delivery.position.into(),
             attempt: delivery.attempt,
             replayed: delivery.origin == Origin::Replayed,

@@ -32,6 +32,9 @@ pub struct Event {
     pub ordering_key: Option<String>,
     /// The payload.
     pub data: Bytes,
+    /// The W3C trace context (`traceparent`) that it is published in; of a delivery, that it was published in. It is no
+    /// attribute of the event: who publishes one anew from a delivery carries the trace on by keeping it.
+    pub traceparent: Option<String>,
 }
 
 impl Event {
@@ -71,6 +74,13 @@ impl Event {
     #[must_use]
     pub fn ordering_key(mut self, key: impl Into<String>) -> Self {
         self.ordering_key = Some(key.into());
+        self
+    }
+
+    /// In a W3C trace context, as a `traceparent` header has it.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = Some(traceparent.into());
         self
     }
 
@@ -116,6 +126,16 @@ pub struct Receipt {
     pub durable_subscriptions: u32,
 }
 
+/// Proof that an event is kept and will be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Scheduled {
+    /// When, nanoseconds since 1970-01-01T00:00:00Z.
+    pub due: i64,
+    /// This tenant and id was to be published later before: nothing changed, `due` is what was said then.
+    pub duplicate: bool,
+}
+
 impl From<&Event> for wit::Event {
     fn from(e: &Event) -> Self {
         Self {
@@ -155,6 +175,7 @@ impl From<wit::Event> for Event {
             extensions: e.extensions.into_iter().map(|a| (a.name, a.value)).collect(),
             ordering_key: e.ordering_key,
             data: e.data,
+            traceparent: None,
         }
     }
 }

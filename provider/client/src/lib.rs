@@ -68,7 +68,7 @@ pub use connect::{Options, connect, connect_with};
 pub use deliveries::{CaughtUp, Deliveries};
 pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
-pub use event::{Event, Position, Receipt};
+pub use event::{Event, Position, Receipt, Scheduled};
 pub use subscription::{End, Start, Subscription};
 
 /// How to show and check certificates; from the transport.

@@ -14,7 +14,7 @@ use crate::pause::Pause;
 use crate::state::State;
 use crate::upstream::{Inbox, Trouble};
 use crate::wanted::{Need, Wanted};
-use crate::wit::{CaughtUp, Delivery, HeldDelivery, Position, Problem, Rejection};
+use crate::wit::{CaughtUp, Delivery, Fetched, HeldDelivery, Position, Problem, Rejection};
 
 /// How long a fetch waits for the first delivery. Short, because whoever stops waits for it: a fetch that is broken off
 /// costs what it was about to bring one hold.
@@ -49,9 +49,11 @@ pub struct Progress {
 /// A component that is given deliveries.
 pub trait Subscriber: Send + Sync + 'static {
     /// Hands over deliveries; one answer for each, in order. There is more than one only if [`Plan::batch`] allows it.
+    /// `traceparent` is the W3C trace context that the first was published in.
     fn handle(
         &self,
         deliveries: &[Delivery],
+        traceparent: Option<&str>,
     ) -> impl Future<Output = Result<Vec<Result<(), Rejection>>, Unhandled>> + Send;
 
     /// Tells it that a backfill has caught up.
@@ -104,7 +106,8 @@ impl Deliveries {
         Arc::clone(&self.state)
     }
 
-    /// Fetches no more, and waits until what was fetched is settled; it is bounded by the subscriber's deadline.
+    /// Fetches no more, gives back what comes of the fetch that is under way, and waits until what was handed over is
+    /// settled; it is bounded by the subscriber's deadline.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -166,6 +169,11 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
                 // Nothing waits for the subscriber either.
                 self.state.works(&name);
             }
+            if self.stop.is_cancelled() {
+                // Whoever stops may no longer be given them.
+                self.give_back(fetched).await;
+                break;
+            }
             if let Some(last) = fetched.deliveries.last() {
                 reached = Some(Position {
                     ..last.delivery.position
@@ -210,7 +218,13 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
     fn hand_over(&self, held: Vec<HeldDelivery>, batch: usize, mut places: Vec<OwnedSemaphorePermit>, hold: Duration) {
         let mut held = held.into_iter().peekable();
         while held.peek().is_some() {
-            let (deliveries, tokens) = held.by_ref().take(batch).map(|h| (h.delivery, h.token)).unzip();
+            let mut batched = Batched::default();
+            let mut tokens = Vec::new();
+            for h in held.by_ref().take(batch) {
+                batched.deliveries.push(h.delivery);
+                batched.traceparents.push(h.traceparent);
+                tokens.push(h.token);
+            }
             // There is one for each batch, by the number that was asked for; a bus that gives more only makes one wait.
             let place = places.pop();
             let holds = Holds::new(self.inbox.clone(), &self.plan.wanted.name, hold, tokens);
@@ -221,10 +235,20 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
                 stop: self.stop.clone(),
             };
             self.tasks.spawn(async move {
-                one.deliver(deliveries, holds).await;
+                one.deliver(batched, holds).await;
                 drop(place);
             });
         }
+    }
+
+    async fn give_back(&self, fetched: Fetched) {
+        if matches!(self.plan.wanted.need, Need::Queue) || fetched.deliveries.is_empty() {
+            return;
+        }
+        let tokens = fetched.deliveries.into_iter().map(|h| h.token).collect();
+        let hold = Duration::from_millis(fetched.hold_ms);
+        let holds = Holds::new(self.inbox.clone(), &self.plan.wanted.name, hold, tokens);
+        holds.release().await;
     }
 
     async fn tell(&self, progress: &Progress) -> bool {
@@ -244,6 +268,14 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
     }
 }
 
+/// What is handed over together.
+#[derive(Default)]
+struct Batched {
+    deliveries: Vec<Delivery>,
+    /// One for each.
+    traceparents: Vec<Option<String>>,
+}
+
 /// One hand-over.
 struct One<S> {
     subscriber: Arc<S>,
@@ -253,17 +285,21 @@ struct One<S> {
 }
 
 impl<S: Subscriber> One<S> {
-    async fn deliver(&self, deliveries: Vec<Delivery>, holds: Holds<impl Inbox>) {
+    async fn deliver(&self, batched: Batched, holds: Holds<impl Inbox>) {
+        let Batched {
+            deliveries,
+            traceparents,
+        } = &batched;
         if matches!(self.plan.wanted.need, Need::Queue) {
             // At most once: there is nothing to hold or to settle, and no second try.
-            match self.subscriber.handle(&deliveries).await {
+            match self.subscriber.handle(deliveries, first(traceparents)).await {
                 Ok(verdicts) => self.count(&verdicts),
                 Err(why) => debug!(subscription = self.plan.wanted.name, ?why, "events were missed"),
             }
             return;
         }
         let verdicts = tokio::select! {
-            verdicts = self.verdicts(&deliveries) => verdicts,
+            verdicts = self.verdicts(deliveries, traceparents) => verdicts,
             // All holds are over: others are given these deliveries now.
             () = holds.keep() => return,
         };
@@ -277,10 +313,14 @@ impl<S: Subscriber> One<S> {
     }
 
     /// `None` when it is time to stop and the subscriber was not reached.
-    async fn verdicts(&self, deliveries: &[Delivery]) -> Option<Vec<Result<(), Rejection>>> {
+    async fn verdicts(
+        &self,
+        deliveries: &[Delivery],
+        traceparents: &[Option<String>],
+    ) -> Option<Vec<Result<(), Rejection>>> {
         let mut pause = Pause::new(SUBSCRIBER_PAUSES.0, SUBSCRIBER_PAUSES.1);
         loop {
-            match self.subscriber.handle(deliveries).await {
+            match self.subscriber.handle(deliveries, first(traceparents)).await {
                 Ok(mut verdicts) => {
                     self.state.works(&self.plan.wanted.name);
                     verdicts.resize_with(deliveries.len(), || {
@@ -299,8 +339,8 @@ impl<S: Subscriber> One<S> {
                 // One bad event must not take its batch along.
                 Err(Unhandled::Failed(_)) => {
                     let mut verdicts = Vec::with_capacity(deliveries.len());
-                    for delivery in deliveries {
-                        verdicts.extend(Box::pin(self.verdicts(std::slice::from_ref(delivery))).await?);
+                    for (delivery, traceparent) in deliveries.chunks(1).zip(traceparents.chunks(1)) {
+                        verdicts.extend(Box::pin(self.verdicts(delivery, traceparent)).await?);
                     }
                     return Some(verdicts);
                 }
@@ -313,6 +353,10 @@ impl<S: Subscriber> One<S> {
             self.state.count(verdict.is_ok());
         }
     }
+}
+
+fn first(traceparents: &[Option<String>]) -> Option<&str> {
+    traceparents.first()?.as_deref()
 }
 
 fn unreachable(subscription: &str, why: &str) -> Problem {

@@ -25,7 +25,8 @@ mod wanted;
     clippy::all,
     reason = "generated from wit/, which carries the documentation"
 )]
-mod bindings {
+#[doc(hidden)]
+pub mod bindings {
     wit_bindgen_wrpc::generate!({
         path: "../../wit",
         inline: "

@@ -1,39 +1,48 @@
 //! `role = edge`: a provider beside a wasmCloud host that keeps no events. What its components publish goes to a bus
-//! elsewhere, over any transport; the subscriptions that its links declare are fetched there, and their events handed
-//! to its components over the lattice. Neither component nor link notices.
+//! elsewhere, over any transport; their subscriptions, declared in links or made by calls, are made and fetched there,
+//! and their events handed to them over the lattice. Neither component nor link notices.
 //!
 //! The guarantee is the bus's: an event is settled there only after the component's handler returned success, and a
 //! receipt is the bus's own. An edge that dies loses nothing; what it held is given out again.
 //!
-//! Deliberately absent: subscriptions by a call. The bus knows the edge, not its components, so that an edge which comes
-//! back would not know whose they were; links say it.
+//! The bus knows the edge, not its components: which of them a subscription is for is known here alone ([`memory`]).
+//!
+//! Deliberately absent: events, a policy, and any decision about a retry. They are the bus's.
 
 mod deliver;
+mod memory;
+mod status;
+mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fanout_client::{Bus as Upstream, ClientIdentity, ClientTls, Options, Pem};
-use fanout_plan::link::{Grant, declared_subscription};
-use fanout_plan::subscription::{Reach, Subscription};
+use fanout_forward::Lazy;
+use fanout_plan::link::Grant;
+use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Problem, SubscriptionName};
-use fanout_transport::Lattice;
-use futures::StreamExt as _;
-use serde_json::json;
-use tokio::sync::{Notify, OnceCell};
+use fanout_transport::{ClientIdentity, ClientTls, ConnectOptions, Endpoint, Lattice, Pem};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
 
-use crate::link::{Hears, Link, LinkKey, Links, Role};
-use crate::view::LinkOutcome;
+use self::memory::{Called, Memory, Unremembered};
+pub(crate) use self::view::{Served, View};
+use crate::bus::Refusal;
+use crate::inbox::Seal;
+use crate::link::{Hears, Link, LinkKey, Links};
 use crate::wrpc::Subscriber;
 
-/// How long a request to the bus may take, tries included.
+/// The bus, connected to by the first call; from then on the connection mends itself.
+pub(crate) type Upstream = fanout_forward::Upstream<Lazy>;
+
+/// How long a request to the bus may take, tries included: less than the lattice lets a call take.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// How long one try may take.
-const TRY_DEADLINE: Duration = Duration::from_secs(3);
-/// The wait between tries to reach the bus.
+/// How long connecting may take.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// The wait between tries to make a subscription that is fetched.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// An edge, shared by everything that serves it.
@@ -45,262 +54,233 @@ struct Inner {
     lattice_name: String,
     lattice: Lattice,
     settings: fanout_plan::edge::Edge,
-    /// Once it was reached.
-    upstream: OnceCell<Upstream>,
+    upstream: Upstream,
+    memory: Arc<Memory>,
     links: Mutex<Links>,
-    outcomes: Mutex<Arc<BTreeMap<LinkKey, LinkOutcome>>>,
+    view: Mutex<Arc<View>>,
     running: tokio::sync::Mutex<BTreeMap<SubscriptionName, deliver::Running>>,
+    /// Deliveries that are ending.
+    ending: TaskTracker,
     changed: Notify,
     stop: CancellationToken,
 }
 
-/// A subscription that a link declares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Declared {
-    subscription: Subscription,
-    component: String,
-}
-
 impl Edge {
-    pub(crate) fn new(provider: &str, lattice_name: &str, lattice: Lattice, settings: fanout_plan::edge::Edge) -> Self {
-        Self(Arc::new(Inner {
+    /// An edge. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// When its bus's URL is none.
+    pub(crate) fn new(
+        provider: &str,
+        lattice_name: &str,
+        lattice: Lattice,
+        settings: fanout_plan::edge::Edge,
+    ) -> Result<Self, Problem> {
+        let endpoint: Endpoint = settings
+            .upstream
+            .parse()
+            .map_err(|e| Problem::new(Code::InvalidSetting, format!("provider {provider}: `upstream`: {e}")))?;
+        let upstream = Upstream::new(Lazy::new(endpoint, options(provider, &settings)), DEADLINE);
+        let memory = Memory::new(lattice.nats().clone(), lattice_name, provider);
+        Ok(Self(Arc::new(Inner {
             provider: provider.to_owned(),
             lattice_name: lattice_name.to_owned(),
             lattice,
             settings,
-            upstream: OnceCell::new(),
+            upstream,
+            memory: Arc::new(memory),
             links: Mutex::default(),
-            outcomes: Mutex::default(),
+            view: Mutex::default(),
             running: tokio::sync::Mutex::default(),
+            ending: TaskTracker::new(),
             changed: Notify::new(),
             stop: CancellationToken::new(),
-        }))
+        })))
     }
 
     /// The bus.
-    ///
-    /// # Errors
-    /// When it was not reached yet.
-    pub(crate) fn upstream(&self) -> Result<&Upstream, Problem> {
-        self.0.upstream.get().ok_or_else(|| {
-            let url = &self.0.settings.upstream;
-            Problem::new(
-                Code::BusNotReady,
-                format!("this edge has not reached its bus at {url} yet: try again"),
-            )
-        })
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.0.upstream
     }
 
-    /// What came of each link.
-    pub(crate) fn outcomes(&self) -> Arc<BTreeMap<LinkKey, LinkOutcome>> {
-        Arc::clone(&self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The edge at this moment.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.0.view.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What a component may do through its link, at this edge; the bus has the last word.
     pub(crate) fn grant(&self, component: &str, link: &str) -> Result<Grant, Problem> {
-        crate::view::link_grant(&self.outcomes(), component, link).cloned()
+        crate::view::link_grant(&self.view().links, component, link).cloned()
     }
 
-    /// Reaches the bus and follows the links, until it is stopped.
-    pub(crate) async fn keep(self) {
-        loop {
-            self.reconcile().await;
-            tokio::select! {
-                () = self.0.stop.cancelled() => return,
-                () = self.0.changed.notified() => {}
-                () = self.reach(), if self.0.upstream.get().is_none() => {}
+    /// What subscriptions take that say nothing else.
+    pub(crate) fn defaults(&self) -> &fanout_plan::Policy {
+        &self.0.settings.defaults
+    }
+
+    /// What seals the tokens of what components fetch here.
+    pub(crate) async fn seal(&self) -> Result<Arc<Seal>, Problem> {
+        self.0.memory.seal().await
+    }
+
+    /// A subscription of a component's.
+    ///
+    /// # Errors
+    /// When it has none of that name, or that is not known yet.
+    pub(crate) fn mine(&self, component: &str, name: &str) -> Result<Served, Problem> {
+        let found = name
+            .parse()
+            .ok()
+            .and_then(|name| self.view().served.get(&name).cloned());
+        if let Some(served) = found.filter(|s| s.component == component) {
+            return Ok(served);
+        }
+        if !self.0.memory.is_read() {
+            return Err(Problem::new(
+                Code::BusNotReady,
+                "this edge is still reading which subscriptions its components have: try again",
+            ));
+        }
+        Err(Problem::new(
+            Code::UnknownSubscription,
+            format!("component {component} has no subscription {name:?}: declare it in a link, or subscribe to it"),
+        ))
+    }
+
+    /// Whether a component's call may make this subscription, before the bus is asked.
+    pub(crate) async fn may_make(&self, component: &str, asked: &Subscription) -> Result<(), Refusal> {
+        self.0.memory.is_there().await.map_err(|p| match p.code {
+            Code::NotAtAnEdge => Refusal::Invalid(p),
+            _ => Refusal::Unavailable(p),
+        })?;
+        let served = self.view().served.get(&asked.name).cloned();
+        let Some(served) = served else { return Ok(()) };
+        if served.component == component && served.made_by == MadeBy::Call {
+            return Ok(());
+        }
+        Err(Refusal::Conflict(taken(&asked.name, &served)))
+    }
+
+    /// Remembers a subscription that the bus has made for a component's call, and delivers it.
+    pub(crate) async fn remember(
+        &self,
+        component: &str,
+        link: &str,
+        subscription: Subscription,
+    ) -> Result<(), Refusal> {
+        let name = subscription.name.clone();
+        let called = Called {
+            component: component.to_owned(),
+            link: link.to_owned(),
+            subscription,
+        };
+        match self.0.memory.remember(called).await {
+            Ok(()) => {}
+            Err(Unremembered::Problem(problem)) => return Err(Refusal::Unavailable(problem)),
+            Err(Unremembered::Taken) => {
+                return Err(Refusal::Conflict(Problem::new(
+                    Code::SubscriptionConflict,
+                    format!(
+                        "subscription {name} was asked for by another component at the same moment: use another name, or ask again"
+                    ),
+                )));
             }
         }
+        self.reconcile().await;
+        Ok(())
     }
 
-    /// Tries until the bus answers. From then on the connection mends itself.
-    async fn reach(&self) {
-        let settings = &self.0.settings;
-        let mut said = String::new();
-        loop {
-            match fanout_client::connect_with(&settings.upstream, options(settings)).await {
-                Ok(upstream) => {
-                    info!(upstream = settings.upstream, "the bus is reached");
-                    // Nobody else sets it.
-                    self.0.upstream.set(upstream).ok();
-                    return;
-                }
-                Err(error) => {
-                    // Once, not each time.
-                    let error = error.to_string();
-                    if said != error {
-                        warn!(
-                            upstream = settings.upstream,
-                            error, "the bus is not reached; it is tried again"
-                        );
-                        said = error;
-                    }
-                    tokio::time::sleep(TRY_EVERY).await;
-                }
+    /// Forgets a subscription that the bus has ended.
+    pub(crate) async fn forget(&self, name: &SubscriptionName) -> Result<(), Problem> {
+        self.0.memory.forget(name).await?;
+        self.reconcile().await;
+        Ok(())
+    }
+
+    /// Begins a subscription's deliveries anew: it was put back, and its subscriber is told again when it has caught up.
+    pub(crate) async fn begin_anew(&self, name: &SubscriptionName) -> Result<(), Problem> {
+        self.0.memory.forget_told(name).await?;
+        if let Some(running) = self.0.running.lock().await.remove(name) {
+            self.0.ending.spawn(running.stop());
+        }
+        self.reconcile().await;
+        Ok(())
+    }
+
+    /// Follows the links and what is remembered, until it is stopped.
+    pub(crate) async fn keep(self) {
+        let follow = self.0.memory.follow(&self.0.changed);
+        let reconcile = async {
+            loop {
+                self.reconcile().await;
+                self.0.changed.notified().await;
             }
+        };
+        tokio::select! {
+            () = self.0.stop.cancelled() => {}
+            () = follow => {}
+            () = reconcile => {}
         }
     }
 
     async fn reconcile(&self) {
+        let mut running = self.0.running.lock().await;
+        if self.0.stop.is_cancelled() {
+            return;
+        }
         let links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (outcomes, wanted) = self.read(&links);
-        let before = self.outcomes();
-        for (key, outcome) in &outcomes {
-            if before.get(key).map(|o| &o.problems) != Some(&outcome.problems) {
+        let mut view = View::read(&links, &self.0.settings.defaults, &self.0.memory.called());
+        let before = self.view();
+        for (key, outcome) in &view.links {
+            if before.links.get(key).map(|o| &o.problems) != Some(&outcome.problems) {
                 for p in &outcome.problems {
                     warn!(code = %p.code, "{}", p.message);
                 }
             }
         }
-        *self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(outcomes);
-        let mut running = self.0.running.lock().await;
+        let goes_on = |name: &SubscriptionName, r: &deliver::Running| {
+            view.served.get(name) == Some(&r.served) && !view.detached.contains_key(name)
+        };
         let over: Vec<_> = running
             .iter()
-            .filter(|(name, r)| wanted.get(*name) != Some(&r.declared))
+            .filter(|(name, r)| !goes_on(name, r))
             .map(|(name, _)| name.clone())
             .collect();
-        for name in over {
-            if let Some(r) = running.remove(&name) {
-                r.stop().await;
-            }
+        for r in over.iter().filter_map(|name| running.remove(name)) {
+            self.0.ending.spawn(r.stop());
         }
-        let Some(upstream) = self.0.upstream.get() else { return };
-        for (name, declared) in wanted {
-            if running.contains_key(&name) {
+        for (name, served) in &view.served {
+            if running.contains_key(name) || view.detached.contains_key(name) {
                 continue;
             }
-            info!(subscription = %name, component = declared.component, "fetching from the bus");
+            info!(subscription = %name, component = served.component, "fetching from the bus");
             let subscriber = Subscriber::new(
                 &self.0.lattice,
                 &self.0.lattice_name,
-                &declared.component,
+                &served.component,
                 &self.0.provider,
                 self.0.settings.defaults.delivery_deadline,
             );
-            let stop = self.0.stop.child_token();
-            let started = deliver::Running::start(declared, upstream.clone(), subscriber, stop);
-            running.insert(name, started);
+            let (upstream, memory) = (self.0.upstream.clone(), Arc::clone(&self.0.memory));
+            let started = deliver::Running::start(served.clone(), upstream, subscriber, memory);
+            running.insert(name.clone(), started);
         }
-    }
-
-    fn read(&self, links: &Links) -> (BTreeMap<LinkKey, LinkOutcome>, BTreeMap<SubscriptionName, Declared>) {
-        let mut outcomes = BTreeMap::new();
-        let mut wanted = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for (key, link) in links.iter() {
-            let mut outcome = LinkOutcome::default();
-            match self.read_one(key, link) {
-                Ok(Read::Grant(grant)) => outcome.grant = Some(grant),
-                Ok(Read::Declared(declared)) => {
-                    let name = declared.subscription.name.clone();
-                    if seen.insert(name.clone()) {
-                        outcome.subscription = Some(name.clone());
-                        wanted.insert(name, declared);
-                    } else {
-                        outcome.problems.push(Problem::new(
-                            Code::SubscriptionConflict,
-                            format!("subscription {name} is declared by two links: give one of them another name"),
-                        ));
-                    }
-                }
-                Err(problems) => outcome.problems = problems,
-            }
-            outcomes.insert(key.clone(), outcome);
-        }
-        (outcomes, wanted)
-    }
-
-    fn read_one(&self, key: &LinkKey, link: &Link) -> Result<Read, Vec<Problem>> {
-        let owner = key.describe();
-        if key.role == Role::Caller {
-            return Grant::from_settings(&owner, &link.interfaces, &link.settings).map(Read::Grant);
-        }
-        let defaults = &self.0.settings.defaults;
-        let subscription = declared_subscription(&owner, &key.component, &link.interfaces, &link.settings, defaults)?;
-        if subscription.reach == Reach::Inbox {
-            return Err(vec![Problem::new(
-                Code::NotAtAnEdge,
-                format!("{owner}: components fetch at the bus itself, not at an edge: give it a handler here"),
-            )]);
-        }
-        Ok(Read::Declared(Declared {
-            subscription,
-            component: key.component.clone(),
-        }))
-    }
-
-    /// Answers on the subject of the status, as a bus does.
-    pub(crate) async fn serve_status(&self) -> Result<(), async_nats::SubscribeError> {
-        let nats = self.0.lattice.nats().clone();
-        let subject = format!("fanout.{}.{}.status", self.0.lattice_name, self.0.provider);
-        let mut requests = nats.queue_subscribe(subject.clone(), subject).await?;
-        let edge = self.clone();
-        tokio::spawn(async move {
-            while let Some(request) = requests.next().await {
-                let Some(reply) = request.reply else { continue };
-                let answer = edge.document().await.to_string();
-                if let Err(error) = nats.publish(reply, answer.into()).await {
-                    debug!(%error, "a status was not sent");
-                }
-            }
-        });
-        Ok(())
-    }
-
-    async fn document(&self) -> serde_json::Value {
-        let running = self.0.running.lock().await;
-        let subscriptions: Vec<_> = running
+        view.states = running
             .iter()
-            .map(|(name, r)| {
-                let waiting = r.health.waiting();
-                json!({
-                    "name": name,
-                    "need": r.declared.subscription.need.as_str(),
-                    "component": r.declared.component,
-                    "state": if waiting.is_some() { "waiting" } else { "active" },
-                    "problem": waiting,
-                    "this_instance": {
-                        "handled": r.health.handled.load(std::sync::atomic::Ordering::Relaxed),
-                        "refused": r.health.refused.load(std::sync::atomic::Ordering::Relaxed),
-                    },
-                })
-            })
+            .filter_map(|(name, r)| Some((name.clone(), r.state()?)))
             .collect();
-        let links: Vec<_> = self
-            .outcomes()
-            .iter()
-            .map(|(key, outcome)| {
-                json!({
-                    "component": key.component,
-                    "name": key.name,
-                    "role": key.role.as_str(),
-                    "subscription": outcome.subscription,
-                    "state": if outcome.problems.is_empty() { "applied" } else { "refused" },
-                    "problems": outcome.problems,
-                })
-            })
-            .collect();
-        json!({
-            "provider": self.0.provider,
-            "role": "edge",
-            "upstream": self.0.settings.upstream,
-            "policy": { "state": "applied", "problems": [] },
-            "links": links,
-            "subscriptions": subscriptions,
-        })
+        *self.0.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 
     /// Stops: deliveries under way end, and are settled at the bus.
     pub(crate) async fn stop(&self) {
         self.0.stop.cancel();
-        let running = std::mem::take(&mut *self.0.running.lock().await);
-        futures::future::join_all(running.into_values().map(deliver::Running::stop)).await;
+        for r in std::mem::take(&mut *self.0.running.lock().await).into_values() {
+            self.0.ending.spawn(r.stop());
+        }
+        self.0.ending.close();
+        self.0.ending.wait().await;
     }
-}
-
-enum Read {
-    Grant(Grant),
-    Declared(Declared),
 }
 
 impl Hears for Edge {
@@ -323,20 +303,35 @@ impl Hears for Edge {
     }
 }
 
-/// As whom the bus knows this edge, and how long a component waits for it: less than the lattice lets a call take.
-fn options(settings: &fanout_plan::edge::Edge) -> Options {
+fn taken(name: &SubscriptionName, served: &Served) -> Problem {
+    let made = match served.made_by {
+        MadeBy::Call => "made by a call",
+        MadeBy::Link | MadeBy::Policy => "declared in a link",
+    };
+    Problem::new(
+        Code::SubscriptionConflict,
+        format!(
+            "subscription {name} is already one of component {} at this edge, {made}: use another name, or end that one first",
+            served.component
+        ),
+    )
+}
+
+/// As whom the bus knows this edge.
+fn options(provider: &str, settings: &fanout_plan::edge::Edge) -> ConnectOptions {
     let file = |path: &String| Pem::File(path.into());
     let identity = settings.identity.as_ref().map(|(certificate, key)| ClientIdentity {
         certificate: file(certificate),
         key: file(key),
     });
-    let mut options = Options::default();
-    options.deadline = DEADLINE;
-    options.try_deadline = TRY_DEADLINE;
-    options.tls = settings.server_ca.as_ref().map(|ca| ClientTls {
-        server_ca: file(ca),
-        identity,
-        server_name: settings.server_name.clone(),
-    });
-    options
+    ConnectOptions {
+        tls: settings.server_ca.as_ref().map(|ca| ClientTls {
+            server_ca: file(ca),
+            identity,
+            server_name: settings.server_name.clone(),
+        }),
+        source: provider.to_owned(),
+        connect_deadline: CONNECT_DEADLINE,
+        ..ConnectOptions::default()
+    }
 }

@@ -39,7 +39,13 @@ impl Inbox {
         let mut failures = 0;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let taken = match self.take(most, bytes, left).await {
+            let taken = tokio::select! {
+                biased;
+                taken = self.take(most, bytes, left) => taken,
+                // Paused, ended or stopping: what comes from now on is given to nobody.
+                () = self.context.stop.cancelled() => return Ok(fetched),
+            };
+            let taken = match taken {
                 Ok(taken) => taken,
                 Err(error) => {
                     // The consumer may have been made anew; that of a queue subscription goes when nobody fetches, and

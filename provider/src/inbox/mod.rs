@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 pub(crate) use fetch::caught_up;
 pub(crate) use settle::settle;
-pub(crate) use token::{Hold, Seal};
+pub(crate) use token::{Hold, Seal, fresh_secret};
 
 use crate::delivery::{Context, Delivery, Held, Settler, admit};
 use crate::jetstream::{Store, StoreError};

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 const SECRET_BYTES: usize = 32;
 /// Each token has a key of its own, made from the secret and this many random bytes: no nonce can come twice.
 const SALT_BYTES: usize = 32;
-/// The longest token that is looked at.
-const MAX_BYTES: usize = 1_024;
+/// The longest token that is looked at. An edge's holds one of its bus's.
+const MAX_BYTES: usize = 2_048;
 
 /// A delivery in its fetcher's hands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,11 +62,15 @@ impl Seal {
 
     /// A token of a hold, for one caller.
     pub(crate) fn seal(&self, caller: &str, hold: &Hold) -> Result<Bytes, NoRandomness> {
+        // A hold is made of strings and numbers: it always has this form.
+        self.seal_bytes(caller, serde_json::to_vec(hold).map_err(|_| NoRandomness)?)
+    }
+
+    /// A token that stands for these bytes, for one caller.
+    pub(crate) fn seal_bytes(&self, caller: &str, mut sealed: Vec<u8>) -> Result<Bytes, NoRandomness> {
         let mut token = vec![0; SALT_BYTES];
         self.random.fill(&mut token).map_err(|_| NoRandomness)?;
         let key = self.key(&token).ok_or(NoRandomness)?;
-        // A hold is made of strings and numbers: it always has this form.
-        let mut sealed = serde_json::to_vec(hold).map_err(|_| NoRandomness)?;
         key.seal_in_place_append_tag(nonce(), Aad::from(caller), &mut sealed)
             .map_err(|_| NoRandomness)?;
         token.extend_from_slice(&sealed);
@@ -75,16 +79,23 @@ impl Seal {
 
     /// What a token stands for; `None` when it is not this bus's and this caller's.
     pub(crate) fn open(&self, caller: &str, token: &[u8]) -> Option<Hold> {
+        serde_json::from_slice(&self.open_bytes(caller, token)?).ok()
+    }
+
+    /// The bytes that a token stands for.
+    pub(crate) fn open_bytes(&self, caller: &str, token: &[u8]) -> Option<Vec<u8>> {
         if token.len() > MAX_BYTES {
             return None;
         }
         let (salt, sealed) = token.split_at_checked(SALT_BYTES)?;
         let mut sealed = sealed.to_vec();
-        let hold = self
+        let opened = self
             .key(salt)?
             .open_in_place(nonce(), Aad::from(caller), &mut sealed)
-            .ok()?;
-        serde_json::from_slice(hold).ok()
+            .ok()?
+            .len();
+        sealed.truncate(opened);
+        Some(sealed)
     }
 
     fn key(&self, salt: &[u8]) -> Option<LessSafeKey> {

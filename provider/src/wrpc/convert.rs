@@ -1,12 +1,13 @@
 //! WIT types to and from the planner's.
 
+use bytes::Bytes;
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
-use fanout_plan::{Filter, Policy, Position, Problem, RawEvent, link};
+use fanout_plan::{Attributes, Filter, Policy, Position, Problem, RawEvent, link};
 
 use super::bindings::exports::fanout::bus::subscriber as wit_subscriber;
-use super::bindings::fanout::bus::types as wit;
 use crate::delivery::Delivery;
+use fanout_forward::wit;
 
 pub(super) fn position(p: Position) -> wit::Position {
     wit::Position {
@@ -46,27 +47,32 @@ pub(super) fn raw_event(e: &mut wit::Event) -> RawEvent {
     }
 }
 
+/// An event with its payload.
+pub(super) fn event(attributes: Attributes, data: Bytes) -> wit::Event {
+    let raw = attributes.into_raw();
+    wit::Event {
+        tenant: raw.tenant,
+        event_type: raw.event_type,
+        id: raw.id,
+        source: raw.source,
+        subject: raw.subject,
+        time: raw.time,
+        data_content_type: raw.data_content_type,
+        data_schema: raw.data_schema,
+        extensions: raw
+            .extensions
+            .into_iter()
+            .map(|(name, value)| wit::Attribute { name, value })
+            .collect(),
+        ordering_key: raw.ordering_key,
+        data,
+    }
+}
+
 pub(super) fn delivery(d: Delivery) -> wit::Delivery {
-    let raw = d.attributes.into_raw();
     wit::Delivery {
         subscription: d.subscription.to_string(),
-        event: wit::Event {
-            tenant: raw.tenant,
-            event_type: raw.event_type,
-            id: raw.id,
-            source: raw.source,
-            subject: raw.subject,
-            time: raw.time,
-            data_content_type: raw.data_content_type,
-            data_schema: raw.data_schema,
-            extensions: raw
-                .extensions
-                .into_iter()
-                .map(|(name, value)| wit::Attribute { name, value })
-                .collect(),
-            ordering_key: raw.ordering_key,
-            data: d.data,
-        },
+        event: event(d.attributes, d.data),
         position: position(d.position),
         attempt: d.attempt,
         origin: if d.replayed {

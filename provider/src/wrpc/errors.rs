@@ -2,11 +2,11 @@
 
 use fanout_plan::{Code, Problem, TenantId};
 
-use super::bindings::fanout::bus::types::{PublishError, RefusalForNow, SubscribeError};
 use super::convert::problem;
 use crate::bus::Refusal;
 use crate::jetstream::{StoreError, Unstored};
 use crate::quota::NotAdmitted;
+use fanout_forward::wit::{PublishError, RefusalForNow, SubscribeError};
 
 /// A caller's own mistake, by its code.
 pub(super) fn publish_refusal(p: Problem) -> PublishError {

@@ -93,6 +93,7 @@ impl Exports {
         for (delivery, hold) in fetched.deliveries {
             deliveries.push(HeldDelivery {
                 token: token(&seal, caller, &hold)?,
+                traceparent: delivery.traceparent.clone(),
                 delivery: convert::delivery(delivery),
             });
         }
@@ -224,7 +225,7 @@ fn grant<'a>(view: &'a View, caller: &Caller) -> Result<&'a Grant, Problem> {
     ))
 }
 
-fn refusal(p: Problem) -> InboxError {
+pub(super) fn refusal(p: Problem) -> InboxError {
     match p.code {
         Code::NotLinked
         | Code::LinkRefused
@@ -239,7 +240,7 @@ fn refusal(p: Problem) -> InboxError {
     }
 }
 
-fn settle_refusal(p: Problem) -> SettleError {
+pub(super) fn settle_refusal(p: Problem) -> SettleError {
     match refusal(p) {
         InboxError::NotPermitted(p) => SettleError::NotPermitted(p),
         InboxError::UnknownSubscription(p) | InboxError::InvalidRequest(p) => SettleError::InvalidToken(p),

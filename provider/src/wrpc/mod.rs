@@ -22,6 +22,9 @@ mod bindings {
     wit_bindgen_wrpc::generate!({
         path: "../wit",
         world: "bus",
+        // An edge hands on what it is given as it is.
+        with: { "fanout:bus/types@0.1.0": fanout_forward::bindings::fanout::bus::types },
+        generate_all,
     });
 }
 

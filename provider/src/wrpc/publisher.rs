@@ -13,7 +13,6 @@ use futures::stream::FuturesOrdered;
 use tokio::time::Instant;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
-use super::bindings::fanout::bus::types::{Event, PublishError, Receipt};
 use super::convert::{position, raw_event};
 use super::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use super::serve::Exports;
@@ -22,6 +21,7 @@ use crate::clock;
 use crate::jetstream::{Outgoing, Sent, State, Store, Stored, Unstored};
 use crate::quota::Admitted;
 use crate::view::View;
+use fanout_forward::wit::{Event, PublishError, Receipt};
 
 /// The most events in one call.
 const MAX_EVENTS: usize = 1_000;
@@ -333,7 +333,7 @@ pub(super) fn permit(grant: &Grant, caller: &Caller, tenant: &TenantId, event_ty
 }
 
 /// Whether the caller may publish anything of this tenant.
-fn permit_tenant(grant: &Grant, caller: &Caller, tenant: &TenantId) -> Result<(), Problem> {
+pub(super) fn permit_tenant(grant: &Grant, caller: &Caller, tenant: &TenantId) -> Result<(), Problem> {
     let link = || authority::describe(&caller.component, &caller.link);
     if !grant.publish {
         return Err(Problem::new(

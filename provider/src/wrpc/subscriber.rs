@@ -9,13 +9,13 @@ use fanout_transport::Caller;
 use super::bindings::exports::fanout::bus::subscriber::{
     DeliveryOptions, End, Filter, Handler, Reach, Start, State, Subscription as WitSubscription,
 };
-use super::bindings::fanout::bus::types::SubscribeError;
 use super::convert;
 use super::errors::subscribe_refusal;
 use super::serve::Exports;
 use crate::bus::Amendment;
 use crate::status::{Doing, SubscriptionStatus};
 use crate::view::View;
+use fanout_forward::wit::SubscribeError;
 
 type Answer<T> = anyhow::Result<Result<T, SubscribeError>>;
 

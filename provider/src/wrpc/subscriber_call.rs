@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fanout_forward::wit;
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Position, SubscriptionName};
@@ -65,6 +66,11 @@ impl Subscriber {
         }
     }
 
+    /// Its id.
+    pub(crate) fn component(&self) -> &str {
+        &self.component
+    }
+
     /// Hands over deliveries. One answer for each, in order; `handler` takes one delivery at a time.
     pub(crate) async fn handle(
         &self,
@@ -72,20 +78,9 @@ impl Subscriber {
         deliveries: Vec<Delivery>,
     ) -> Result<Vec<Result<(), Rejection>>, CallFailure> {
         let count = deliveries.len();
-        let context = self.context(deliveries.first().and_then(|d| d.traceparent.clone()));
-        let mut deliveries: Vec<_> = deliveries.into_iter().map(convert::delivery).collect();
-        let answers = match reach {
-            Reach::BatchHandler => batch_handler::handle_events(&self.client, context, &deliveries).await,
-            // It has no export to call; its deliveries are not pushed.
-            Reach::Inbox => return Err(CallFailure::Unreachable),
-            Reach::Handler => match deliveries.pop() {
-                Some(delivery) => handler::handle_event(&self.client, context, &delivery)
-                    .await
-                    .map(|answer| vec![answer]),
-                None => Ok(Vec::new()),
-            },
-        };
-        let answers = answers.map_err(|e| self.failure(&e))?;
+        let traceparent = deliveries.first().and_then(|d| d.traceparent.clone());
+        let deliveries: Vec<_> = deliveries.into_iter().map(convert::delivery).collect();
+        let answers = self.hand_over(reach, &deliveries, traceparent).await?;
         let mut answers: Vec<_> = answers
             .into_iter()
             .take(count)
@@ -99,6 +94,28 @@ impl Subscriber {
             ))));
         }
         Ok(answers)
+    }
+
+    /// The same in the contract's own words, with as many answers as it gives.
+    pub(crate) async fn hand_over(
+        &self,
+        reach: Reach,
+        deliveries: &[wit::Delivery],
+        traceparent: Option<String>,
+    ) -> Result<Vec<Result<(), wit::Rejection>>, CallFailure> {
+        let context = self.context(traceparent);
+        let answers = match reach {
+            Reach::BatchHandler => batch_handler::handle_events(&self.client, context, deliveries).await,
+            // It has no export to call; its deliveries are not pushed.
+            Reach::Inbox => return Err(CallFailure::Unreachable),
+            Reach::Handler => match deliveries.last() {
+                Some(delivery) => handler::handle_event(&self.client, context, delivery)
+                    .await
+                    .map(|answer| vec![answer]),
+                None => Ok(Vec::new()),
+            },
+        };
+        answers.map_err(|e| self.failure(&e))
     }
 
     /// Tells it that a backfill has caught up.

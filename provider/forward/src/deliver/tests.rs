@@ -140,6 +140,7 @@ impl Inbox for Model {
                         deliveries.push(HeldDelivery {
                             delivery: delivery(*offset),
                             token: Bytes::copy_from_slice(&log.next_token.to_be_bytes()),
+                            traceparent: Some(format!("trace-{offset}")),
                         });
                     }
                 }
@@ -227,8 +228,13 @@ impl<F: Fn(&[u64], usize) -> Answer + Send + Sync + 'static> Played<F> {
 }
 
 impl<F: Fn(&[u64], usize) -> Answer + Send + Sync + 'static> Subscriber for Played<F> {
-    async fn handle(&self, deliveries: &[Delivery]) -> Answer {
+    async fn handle(&self, deliveries: &[Delivery], traceparent: Option<&str>) -> Answer {
         let offsets: Vec<_> = deliveries.iter().map(|d| d.position.offset).collect();
+        assert_eq!(
+            traceparent,
+            Some(format!("trace-{}", offsets[0]).as_str()),
+            "the trace of the first, also when a batch is taken apart"
+        );
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_running.fetch_max(running, Ordering::SeqCst);
         sleep(self.takes).await;
@@ -427,6 +433,21 @@ async fn a_stop_gives_back_what_no_subscriber_was_reached_for() {
     deliveries.stop().await;
     assert_eq!(bus.count(|kept| *kept == Kept::Pending), 3);
     assert!(bus.log().attempts.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_fetch_brings_after_the_stop_is_given_back() {
+    let bus = Model::with(0);
+    let component = Played::new(Duration::ZERO, all_well);
+    let deliveries = Deliveries::start(bus.clone(), Arc::clone(&component), plan(2, 2));
+    bus.until("it waits for the first", |log| log.declared == 1).await;
+    sleep(Duration::from_millis(10)).await;
+    let stopping = tokio::spawn(deliveries.stop());
+    sleep(Duration::from_millis(10)).await;
+    bus.log().events.insert(1, Kept::Pending);
+    stopping.await.unwrap();
+    assert_eq!(bus.log().events[&1], Kept::Pending);
+    assert!(component.seen.lock().unwrap().is_empty(), "nobody is given it");
 }
 
 #[tokio::test(start_paused = true)]

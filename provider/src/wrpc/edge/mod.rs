@@ -1,0 +1,56 @@
+//! The contract's functions at an edge: the caller's link is checked here, and the bus answers. Traces go along.
+
+mod convert;
+mod inbox;
+mod publisher;
+mod subscriber;
+
+use fanout_transport::{CallContext, Caller, Error, Service};
+
+use super::bindings;
+use super::bindings::exports::fanout::bus::status::{Handler as StatusHandler, LinkState, LinkStatus};
+use super::convert::problem;
+use crate::edge::Edge;
+
+#[derive(Clone)]
+struct AtEdge {
+    edge: Edge,
+}
+
+/// The functions of an edge.
+pub(crate) async fn service(edge: Edge) -> Result<Service, Error> {
+    let exports = AtEdge { edge };
+    Service::new()
+        .bindings(move |port| {
+            let exports = exports.clone();
+            async move { bindings::serve(port.as_ref(), exports).await }
+        })
+        .await
+}
+
+/// A call to the bus on behalf of a caller: within the edge's own deadline, in the caller's trace.
+fn onward(caller: &Caller) -> CallContext {
+    CallContext {
+        traceparent: caller.traceparent.clone(),
+        tracestate: caller.tracestate.clone(),
+        ..CallContext::default()
+    }
+}
+
+impl StatusHandler<Caller> for AtEdge {
+    async fn links(&self, caller: Caller) -> anyhow::Result<Vec<LinkStatus>> {
+        let view = self.edge.view();
+        let mine = view.links.iter().filter(|(key, _)| key.component == caller.component);
+        Ok(mine
+            .map(|(key, outcome)| LinkStatus {
+                name: key.name.clone(),
+                subscription: outcome.subscription.as_ref().map(ToString::to_string),
+                state: if outcome.problems.is_empty() {
+                    LinkState::Applied
+                } else {
+                    LinkState::Refused(outcome.problems.iter().cloned().map(problem).collect())
+                },
+            })
+            .collect())
+    }
+}
