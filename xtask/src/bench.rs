@@ -16,7 +16,7 @@ pub(crate) struct Bench {
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// More rounds, and memory after a million events
+    /// More rounds
     #[arg(long)]
     full: bool,
     /// Put the tables into docs/benchmarks.md

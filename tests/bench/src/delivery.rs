@@ -19,19 +19,6 @@ use crate::report::Report;
 use crate::world::{World, subject};
 
 pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
-    let durable = |name: &str, interface: &str, tenant: &str| {
-        LinkTo::subscriber(
-            name,
-            &[interface],
-            &[
-                ("subscription", name),
-                ("need", "durable"),
-                ("tenants", tenant),
-                ("batch-size", "250"),
-                ("concurrency", "64"),
-            ],
-        )
-    };
     let links = [
         durable("one", "handler", "one"),
         durable("many", "batch-handler", "many"),
@@ -55,6 +42,21 @@ pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
         }),
     ];
     in_turns(report, "stored and then handled", size, cases, || world.clear()).await
+}
+
+/// A durable subscription of one tenant's events, with a handler of this interface.
+pub(crate) fn durable(name: &str, interface: &str, tenant: &str) -> LinkTo {
+    LinkTo::subscriber(
+        name,
+        &[interface],
+        &[
+            ("subscription", name),
+            ("need", "durable"),
+            ("tenants", tenant),
+            ("batch-size", "250"),
+            ("concurrency", "64"),
+        ],
+    )
 }
 
 /// The plain client: stores and reads with a durable consumer of its own.
@@ -89,14 +91,14 @@ async fn pull(world: &World, run: &str, events: usize) -> Result<usize> {
 }
 
 /// A subscriber that counts what it is given.
-struct Counting {
+pub(crate) struct Counting {
     handled: Arc<AtomicUsize>,
     changed: Arc<Notify>,
     _server: Server,
 }
 
 impl Counting {
-    async fn serve(world: &World, id: &str) -> Result<Self> {
+    pub(crate) async fn serve(world: &World, id: &str) -> Result<Self> {
         let lattice = Lattice::new(world.bench.nats.client().await, Options::default()).await?;
         let server = Server::new(&lattice, &format!("default.{id}"));
         let exports = Exports {
@@ -117,22 +119,32 @@ impl Counting {
         })
     }
 
-    /// Stores events and waits until each was handled.
-    async fn handle(&self, world: &World, tenant: &str, run: &str, events: usize) -> Result<usize> {
-        let target = self.handled.load(Ordering::Relaxed) + events;
+    /// How many it was given so far.
+    pub(crate) fn handled(&self) -> usize {
+        self.handled.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it was given so many.
+    pub(crate) async fn until(&self, target: usize) -> Result<()> {
         let handling = async {
-            while self.handled.load(Ordering::Relaxed) < target {
+            while self.handled() < target {
                 // What came between the look and the wait is seen at the next look.
                 let changed = tokio::time::timeout(Duration::from_millis(50), self.changed.notified()).await;
                 drop(changed);
             }
         };
-        let handling = tokio::time::timeout(Duration::from_secs(300), handling);
-        let (published, handled) = tokio::join!(raw_as_stored(&world.js, tenant, run, events), handling);
-        handled.context("not everything was handled")?;
+        let handling = tokio::time::timeout(Duration::from_secs(300), handling).await;
+        handling.context("not everything was handled")
+    }
+
+    /// Stores events and waits until each was handled.
+    pub(crate) async fn handle(&self, world: &World, tenant: &str, run: &str, events: usize) -> Result<usize> {
+        let target = self.handled() + events;
+        let (published, handled) = tokio::join!(raw_as_stored(&world.js, tenant, run, events), self.until(target));
+        handled?;
         published?;
         // An event may come twice; not in a run without failures.
-        let handled = self.handled.load(Ordering::Relaxed);
+        let handled = self.handled();
         ensure!(handled == target, "{handled} handled, {target} expected");
         Ok(events)
     }

@@ -33,7 +33,7 @@ struct Cli {
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// More rounds, and memory after a million events
+    /// More rounds
     #[arg(long)]
     full: bool,
     /// Where the raw samples go, one file of JSON lines for each name

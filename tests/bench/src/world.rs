@@ -60,7 +60,21 @@ impl World {
 
     /// The provider's memory.
     pub(crate) fn provider_memory(&self) -> Result<Memory> {
-        Memory::of(self.bench.providers.first().context("there is a provider")?.id())
+        Memory::of(self.provider()?)
+    }
+
+    /// From now on a peak counts anew.
+    pub(crate) fn forget_peaks(&self) -> Result<()> {
+        for process in [self.provider()?, self.bench.nats.id()] {
+            let path = format!("/proc/{process}/clear_refs");
+            // 5: only the peak (proc(5)).
+            std::fs::write(&path, "5").with_context(|| format!("can't write {path}"))?;
+        }
+        Ok(())
+    }
+
+    fn provider(&self) -> Result<u32> {
+        Ok(self.bench.providers.first().context("there is a provider")?.id())
     }
 
     /// The server's memory.
@@ -87,7 +101,7 @@ pub(crate) fn patient() -> CallContext {
 pub(crate) struct Memory {
     /// Now, in MiB.
     pub(crate) now: f64,
-    /// The most so far, in MiB.
+    /// The most since it was last forgotten, in MiB.
     pub(crate) peak: f64,
 }
 

@@ -123,8 +123,8 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
     let mut findings = Findings::default();
     let shares: &[u64] = lab
         .scale
-        .pick(&[10, 90], &[10, 50, 70, 90], &[10, 20, 30, 40, 50, 60, 70, 80, 90]);
-    let time = Duration::from_secs(lab.scale.pick(1, 3, 15));
+        .pick(&[10, 90], &[10, 50, 90], &[10, 20, 30, 40, 50, 60, 70, 80, 90]);
+    let time = Duration::from_secs(lab.scale.pick(1, 2, 15));
     let history = lab.scale.pick(200, 10_000, 100_000);
     let head = [
         "handler of",

@@ -143,7 +143,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
 }
 
 async fn lag(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let time = Duration::from_secs(lab.scale.pick(1, 5, 20));
+    let time = Duration::from_secs(lab.scale.pick(1, 3, 20));
     let rates: &[u64] = lab
         .scale
         .pick(&[100], &[100, 1_000, 5_000], &[100, 1_000, 5_000, 10_000]);
@@ -247,7 +247,7 @@ async fn fastest(lab: &Lab, findings: &mut Findings) -> Result<()> {
 
 /// The link cut under load.
 async fn cut(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let seconds: &[u64] = lab.scale.pick(&[1], &[1, 7, 20], &[1, 7, 20, 60]);
+    let seconds: &[u64] = lab.scale.pick(&[1], &[1, 7, 12], &[1, 7, 20, 60]);
     let rate = lab.scale.pick(100, 1_000, 1_000);
     let mut table = Table::new(
         "cut",
@@ -330,7 +330,7 @@ fn caught_up(seen: &Seen, before: &BTreeSet<u64>, healed: Duration) -> Option<f6
 
 /// Publishing on the leaf while the link is cut.
 async fn upstream(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let seconds = lab.scale.pick(1, 5, 20);
+    let seconds = lab.scale.pick(1, 3, 20);
     let rate = lab.scale.pick(50, 200, 500);
     let mut table = Table::new(
         "upstream",

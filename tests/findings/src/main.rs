@@ -4,6 +4,7 @@
 //! page of `pages/` says around them what was asked, expected and learnt. A figure is never typed by hand: a page that
 //! names a table which the experiment did not give, or leaves one out, is an error.
 
+mod drained;
 mod experiment;
 mod fanout;
 mod flow;

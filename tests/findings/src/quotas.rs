@@ -56,7 +56,7 @@ impl Counts {
 }
 
 pub(crate) async fn run(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let time = Duration::from_secs(lab.scale.pick(1, 4, 15));
+    let time = Duration::from_secs(lab.scale.pick(1, 3, 15));
     // In a second; and what the log holds, which the loud tenant fills within the time if nothing stops it.
     let (quota, log_bytes) = lab.scale.pick((50, "2MiB"), (500, "16MiB"), (500, "16MiB"));
     let terms = Terms { quota, log_bytes, time };

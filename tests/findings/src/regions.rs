@@ -12,7 +12,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config, Placement, Source, SubjectTransform};
 use serde_json::json;
 
-use crate::experiment::{Findings, Lab};
+use crate::experiment::{Findings, Lab, Scale};
 use crate::pace;
 use crate::proxy::Link;
 use crate::server::{Gateway, Node, Spec, free_port, in_domain, until};
@@ -206,7 +206,14 @@ impl Cut {
 
 pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
     let mut findings = Findings::default();
-    let copies: &[usize] = lab.scale.pick(&[1], &[1, 3], &[1, 3]);
+    let one = [Cut::Gateways, Cut::Leaf, Cut::All].map(|cut| (1, cut));
+    let three = one.map(|(_, cut)| (3, cut));
+    // Quick: one copy only where it matters most.
+    let cases = match lab.scale {
+        Scale::Smoke => one.to_vec(),
+        Scale::Quick => [&[(1, Cut::All)], three.as_slice()].concat(),
+        Scale::Full => [one, three].concat(),
+    };
     let mut places = Table::new(
         "places",
         &[
@@ -233,11 +240,9 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
             "same order as east",
         ],
     );
-    for &replicas in copies {
-        for cut in [Cut::Gateways, Cut::Leaf, Cut::All] {
-            lab.say(format!("cut {}, {replicas} copies", cut.name()));
-            partition(lab, replicas, cut, &mut places, &mut after).await?;
-        }
+    for (replicas, cut) in cases {
+        lab.say(format!("cut {}, copies: {replicas}", cut.name()));
+        partition(lab, replicas, cut, &mut places, &mut after).await?;
     }
     let total = |table: &Table, column: usize| {
         let cells = table.rows.iter().filter_map(|row| row.get(column)?.parse::<u64>().ok());

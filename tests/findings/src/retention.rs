@@ -7,28 +7,26 @@ use anyhow::{Context as _, Result};
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Source};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 
 use crate::experiment::{Findings, Lab};
-use crate::load::{consume, number, publish};
+use crate::load::{consume, number};
 use crate::said::{Ears, Said};
 use crate::server::{Node, until};
 use crate::table::Table;
 
 /// The stream that the consumer reads.
-const STREAM: &str = "work";
+pub(crate) const STREAM: &str = "work";
 /// The log that a sourced stream is fed from.
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 /// Scenarios at once, each with a server of its own.
 const AT_ONCE: usize = 7;
-const SUBJECT: &str = "payments.acme.webhook.invoice.paid";
-/// How long nothing comes before nothing more is expected of a source: the server tries one again within 10 s.
-const SOURCE_PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const SUBJECT: &str = "payments.acme.webhook.invoice.paid";
 
 /// How events are kept for the consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
+pub(crate) enum Kept {
     /// A log with a durable consumer on it.
     Log,
     WorkQueue,
@@ -40,7 +38,7 @@ enum Kept {
 impl Kept {
     const ALL: [Self; 4] = [Self::Log, Self::WorkQueue, Self::Interest, Self::SourcedWorkQueue];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Log => "log, durable consumer",
             Self::WorkQueue => "work queue",
@@ -49,7 +47,7 @@ impl Kept {
         }
     }
 
-    async fn create(self, js: &jetstream::Context, age: Duration, most: Option<i64>) -> Result<()> {
+    pub(crate) async fn create(self, js: &jetstream::Context, age: Duration, most: Option<i64>) -> Result<()> {
         let limits = |name: &str, subjects: bool| Config {
             name: name.into(),
             subjects: if subjects {
@@ -94,7 +92,7 @@ impl Kept {
     }
 }
 
-async fn reader(js: &jetstream::Context, ack_wait: Duration) -> Result<PullConsumer> {
+pub(crate) async fn reader(js: &jetstream::Context, ack_wait: Duration) -> Result<PullConsumer> {
     let config = pull::Config {
         durable_name: Some("invoicing".into()),
         ack_policy: AckPolicy::Explicit,
@@ -224,7 +222,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
     }
     findings.figure("log-lost", log_lost.to_string());
     findings.tables.push(table);
-    killed_and_drained(lab, &mut findings).await?;
+    crate::drained::run(lab, &mut findings).await?;
     Ok(findings)
 }
 
@@ -270,16 +268,16 @@ async fn befall(fate: Fate, kept: Kept, events: u64, age: Duration) -> Result<Ou
 }
 
 /// The consumer, made again if it is gone. After a restart the server may need a moment.
-async fn again(js: &jetstream::Context, ack_wait: Duration) -> Result<PullConsumer> {
+pub(crate) async fn again(js: &jetstream::Context, ack_wait: Duration) -> Result<PullConsumer> {
     until("the consumer is there", async || reader(js, ack_wait).await.is_ok()).await?;
     reader(js, ack_wait).await
 }
 
-async fn offer(js: &jetstream::Context, events: u64) -> Result<(u64, u64)> {
+pub(crate) async fn offer(js: &jetstream::Context, events: u64) -> Result<(u64, u64)> {
     offer_from(js, 0, events).await
 }
 
-async fn offer_from(js: &jetstream::Context, first: u64, events: u64) -> Result<(u64, u64)> {
+pub(crate) async fn offer_from(js: &jetstream::Context, first: u64, events: u64) -> Result<(u64, u64)> {
     let (mut accepted, mut refused) = (0, 0);
     for i in first..first + events {
         match js.publish(SUBJECT, crate::load::event(i)).await?.await {
@@ -326,169 +324,4 @@ async fn crash_before_ack(js: &jetstream::Context, seen: &mut BTreeSet<u64>, cou
 async fn replayable(js: &jetstream::Context, kept: Kept) -> Result<u64> {
     let name = if kept == Kept::SourcedWorkQueue { LOG } else { STREAM };
     Ok(js.get_stream(name).await?.cached_info().state.messages)
-}
-
-/// Where events are when the server is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scene {
-    /// The queue was drained before; the last events were acknowledged just now.
-    JustAccepted,
-    /// A queue that holds a tenth of them is drained, and the others wait in the log until there is room.
-    Backlog,
-    /// The same, with one event left in the queue.
-    BacklogNotDrained,
-    /// Drained with a backlog, and the server stopped in order instead of killed.
-    BacklogStopped,
-}
-
-impl Scene {
-    fn name(self) -> &'static str {
-        match self {
-            Self::JustAccepted => "drained, then events come and are acknowledged: killed",
-            Self::Backlog => "a bounded queue drained, the rest waits in the log: killed",
-            Self::BacklogNotDrained => "the same with one event left in the queue: killed",
-            Self::BacklogStopped => "drained, the rest waits in the log: stopped in order",
-        }
-    }
-}
-
-/// What the server's end costs.
-async fn killed_and_drained(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let rounds = lab.scale.pick(1, 4, 20);
-    let events = lab.scale.pick(100, 1_000, 1_000);
-    let mut table = Table::new(
-        "drained",
-        &[
-            "when the server ends",
-            "kept as",
-            "times",
-            "with a loss",
-            "lost, each time",
-            "of",
-            "said about it",
-        ],
-    );
-    let cases = [
-        (Scene::JustAccepted, Kept::Log),
-        (Scene::JustAccepted, Kept::WorkQueue),
-        (Scene::JustAccepted, Kept::SourcedWorkQueue),
-        (Scene::Backlog, Kept::SourcedWorkQueue),
-        (Scene::BacklogNotDrained, Kept::SourcedWorkQueue),
-        (Scene::BacklogStopped, Kept::SourcedWorkQueue),
-    ];
-    let all = cases.into_iter().flat_map(|case| (0..rounds).map(move |_| case));
-    lab.say(format!("{} servers ended, {AT_ONCE} at a time", cases.len() * rounds));
-    let ends: Vec<End> = stream::iter(all)
-        .map(|(scene, kept)| async move {
-            let end = end(scene, kept, events).await;
-            end.with_context(|| format!("{}: {}", scene.name(), kept.name()))
-        })
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await?;
-    for ((scene, kept), ends) in cases.iter().zip(ends.chunks(rounds)) {
-        let mut said = Said::default();
-        for (round, end) in ends.iter().enumerate() {
-            said.merge(&end.said);
-            lab.raw.note(&json!({
-                "part": "drained", "scene": scene.name(), "kept": kept.name(), "round": round, "accepted": end.accepted,
-                "lost": end.lost, "said": end.said.to_string(),
-            }))?;
-        }
-        let lost: Vec<_> = ends.iter().map(|e| e.lost.to_string()).collect();
-        let with_a_loss = ends.iter().filter(|e| e.lost > 0).count();
-        if (*scene, *kept) == (Scene::Backlog, Kept::SourcedWorkQueue) {
-            findings.figure("drained-losses", format!("{with_a_loss} of {rounds}"));
-            let most = ends.iter().map(|e| e.lost).max().unwrap_or(0);
-            findings.figure("drained-lost", format!("{most} of {events}"));
-            findings.figure("drained-said", said.to_string());
-        }
-        table.row(vec![
-            scene.name().to_owned(),
-            kept.name().to_owned(),
-            rounds.to_string(),
-            with_a_loss.to_string(),
-            lost.join(", "),
-            ends.first().map_or(0, |e| e.accepted).to_string(),
-            said.to_string(),
-        ]);
-    }
-    findings.tables.push(table);
-    Ok(())
-}
-
-/// What one end of a server cost.
-struct End {
-    accepted: u64,
-    lost: u64,
-    said: Said,
-}
-
-async fn end(scene: Scene, kept: Kept, events: u64) -> Result<End> {
-    let mut node = Node::alone().await?;
-    let js = node.jetstream().await?;
-    let ears = Ears::open(&node).await?;
-    let room = events / 10;
-    let most = (scene != Scene::JustAccepted).then_some(i64::try_from(room)?);
-    kept.create(&js, Duration::from_secs(3_600), most).await?;
-    let consumer = reader(&js, Duration::from_secs(2)).await?;
-    let mut seen = BTreeSet::new();
-    let accepted = match scene {
-        Scene::JustAccepted => {
-            publish(&js, events, |_| SUBJECT.to_owned()).await?;
-            work_off(&consumer, events, &mut seen).await?;
-            // The queue is drained. These are acknowledged by the log, and the server dies at once.
-            let (accepted, _) = offer_from(&js, events, events).await?;
-            events + accepted
-        }
-        _ => {
-            let (accepted, _) = offer(&js, events).await?;
-            let queue = js.get_stream(STREAM).await?;
-            until("the queue is full", async || {
-                queue.get_info().await.is_ok_and(|i| i.state.messages >= room)
-            })
-            .await?;
-            let left = u64::from(scene == Scene::BacklogNotDrained);
-            work_off(&consumer, room - left, &mut seen).await?;
-            accepted
-        }
-    };
-    if scene == Scene::BacklogStopped {
-        node.stop().await?;
-    }
-    node.restart().await?;
-    let consumer = again(&js, Duration::from_secs(2)).await?;
-    while (seen.len() as u64) < accepted {
-        let missing = accepted - seen.len() as u64;
-        let got = consume(&consumer, missing, SOURCE_PATIENCE, |m| seen.extend(number(&m.payload))).await?;
-        if got == 0 {
-            break;
-        }
-    }
-    Ok(End {
-        accepted,
-        lost: accepted.saturating_sub(seen.len() as u64),
-        said: ears.heard().await,
-    })
-}
-
-/// Handles so many, each acknowledgement confirmed by the server.
-async fn work_off(consumer: &PullConsumer, count: u64, seen: &mut BTreeSet<u64>) -> Result<()> {
-    let mut left = count;
-    while left > 0 {
-        let batch = consumer
-            .batch()
-            .max_messages(usize::try_from(left)?.min(500))
-            .expires(Duration::from_secs(2))
-            .messages()
-            .await?;
-        let messages: Vec<_> = batch.filter_map(async |m| m.ok()).collect().await;
-        let confirmed = messages.iter().map(jetstream::Message::double_ack);
-        for confirmed in futures::future::join_all(confirmed).await {
-            confirmed.map_err(|e| anyhow::anyhow!("an acknowledgement is not confirmed: {e}"))?;
-        }
-        seen.extend(messages.iter().filter_map(|m| number(&m.payload)));
-        left -= messages.len() as u64;
-    }
-    Ok(())
 }

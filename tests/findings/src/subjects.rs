@@ -253,7 +253,7 @@ async fn deliver(js: &jetstream::Context, streams: u64) -> Result<f64> {
 
 /// What a loud tenant does to a quiet one.
 async fn isolation(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let seconds = lab.scale.pick(1, 4, 15);
+    let seconds = lab.scale.pick(1, 3, 15);
     let mut table = Table::new(
         "isolation",
         &[

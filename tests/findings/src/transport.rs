@@ -373,7 +373,7 @@ fn differences(far: &Far) -> Table {
 }
 
 async fn measure(lab: &Lab, far: &Far, transport: Transport, url: &str, meter: &Arc<Meter>) -> Result<Figures> {
-    let time = Duration::from_millis(lab.scale.pick(400, 1_500, 10_000));
+    let time = Duration::from_millis(lab.scale.pick(400, 1_000, 10_000));
     let per_second = lab.scale.pick(50.0, 200.0, 500.0);
     let start = Instant::now();
     let publisher = far.connect(url).await?;
