@@ -78,8 +78,8 @@ async fn a_server_of_three_may_go_at_any_time() {
     assert_eq!(log.cached_info().config.num_replicas, 3);
 
     let mut next = 50;
-    for gone in 0..others.len() {
-        others[gone].kill();
+    for gone in &mut others {
+        gone.kill();
         stored.extend(publish(&ingress, next..next + 50).await);
         next += 50;
         eventually("what is stored without it is handled", || async {
@@ -87,7 +87,7 @@ async fn a_server_of_three_may_go_at_any_time() {
             (handled.len() == stored.len()).then_some(())
         })
         .await;
-        others[gone].restart().await;
+        gone.restart().await;
         eventually("it has what the others have", || async {
             let info = js.get_stream("fanout_payments_log").await.ok()?;
             let replicas = &info.cached_info().cluster.as_ref()?.replicas;
