@@ -28,11 +28,16 @@ impl Bench {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
         let server = nats::find(workspace, runner)?;
         runner.step("building the provider and the load programs for speed");
+        let webhooks = self.names.is_empty() || self.names.iter().any(|name| name == webhooks::NAME);
         let mut build = workspace.cargo();
         build.args(["build", "--locked", "--release"]);
-        runner.run(build.args(["--package", "fanout-provider", "--package", "fanout-bench"]))?;
-
-        let parts = if self.names.is_empty() || self.names.iter().any(|name| name == webhooks::NAME) {
+        build.args(["--package", "fanout-provider", "--package", "fanout-bench"]);
+        if webhooks {
+            // In one go: by itself, its dependencies would be built once more.
+            build.args(["--package", webhooks::MEASURE]);
+        }
+        runner.run(&mut build)?;
+        let parts = if webhooks {
             webhooks::build(workspace, runner)?
         } else {
             Vec::new()
