@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::by_partition::ByPartition;
-use crate::partition::{Layout, Partition};
+use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::Shape;
 use crate::step::{self, Step};
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
@@ -227,6 +227,16 @@ fn reached(
             spec.max_age = spec.max_age.max(have.max_age);
             spec.max_bytes = have.max_bytes;
             spec.storage = have.storage;
+        }
+    }
+    // A retired work queue goes on with the filters that it had: new ones may meet (10100), and what it holds was stored
+    // under the old ones.
+    for (key, c) in &mut desired.consumers {
+        let partition = layout.partitions.get(&c.partition);
+        if partition.is_some_and(|p| p.is_retired() && p.keeps == Keeps::WorkQueue)
+            && let Some(have) = observed.topology.consumers.get(key)
+        {
+            c.filter_subjects = have.filter_subjects.clone();
         }
     }
     // Where a partition that was found retired has nothing for a subscription, it never will, and needs no consumer.

@@ -258,6 +258,12 @@ fn start(policy: &Policy, partition: &Partition, registered: &Registered) -> Opt
         return None;
     }
     let subscription = &registered.subscription;
+    // What was in a work queue when it was retired is none of a later subscription's, whose filter may meet another's there
+    // (10100).
+    let later = |at| registered.made_at >= at;
+    if partition.keeps == Keeps::WorkQueue && partition.retired_at().is_some_and(later) {
+        return None;
+    }
     if let Some(joined) = &registered.joined
         && joined.after.knows(partition.number)
     {

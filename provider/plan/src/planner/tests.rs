@@ -274,6 +274,33 @@ fn a_tenant_apart_has_a_consumer_until_all_are_together_again() {
 }
 
 #[test]
+fn a_retired_work_queue_goes_on_with_the_consumers_that_it_had() {
+    let queue = policy(&[("topology", "work-queue")]);
+    let filtered = |name: &str, pattern: &str| {
+        let mut wanted = want(name, Need::Durable, name);
+        wanted.subscription.filter = Filter::new(vec![], vec![pattern.parse().unwrap()]);
+        wanted
+    };
+    let first = [filtered("invoicing", "invoice.*"), filtered("charging", "charge.*")];
+    let plan_1 = plan(&queue, &first, &Observed::default(), 1).unwrap();
+    let observed = at(applied(&plan_1, &Observed::default()), 9);
+    // Legal in a log: a new subscription and a changed one that meet others.
+    let then = [
+        filtered("invoicing", "invoice.*"),
+        filtered("charging", "**"),
+        filtered("auditing", "invoice.*"),
+    ];
+    let plan_2 = plan(&policy(&[]), &then, &observed, 2).unwrap();
+    let made = shown(&plan_2);
+    assert!(made.contains("create consumer auditing of partition 1"), "{made}");
+    assert!(!made.contains("create consumer auditing on"), "{made}");
+    assert!(!made.contains("update consumer charging to"), "{made}");
+    let observed = applied(&plan_2, &observed);
+    let again = plan(&policy(&[]), &then, &observed, 3).unwrap();
+    assert_eq!(again.steps, Vec::<Step>::new());
+}
+
+#[test]
 fn a_queue_that_is_served_at_least_once_has_a_consumer_of_what_comes() {
     let wanted = [want("entitlements", Need::Queue, "entitlements")];
     let kept = policy(&[("queue.delivery", "at-least-once")]);
