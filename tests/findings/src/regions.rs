@@ -18,6 +18,8 @@ use crate::proxy::Link;
 use crate::server::{Gateway, Node, Spec, free_port, in_domain, until};
 use crate::table::{Table, ms};
 
+/// How long it is waited until a place has everything. A source across a link may take 40 s to resume.
+const WAIT: Duration = Duration::from_secs(60);
 const REGIONS: [&str; 2] = ["east", "west"];
 const SERVERS: usize = 3;
 /// Where events are published and read.
@@ -313,7 +315,7 @@ async fn partition(lab: &Lab, replicas: usize, cut: Cut, places: &mut Table, aft
     let accepted: BTreeSet<u64> = published.iter().flat_map(|p| p.accepted.iter().copied()).collect();
     let mut seen = Vec::new();
     for mut follower in followers {
-        follower.seen(accepted.len() as u64, Duration::from_secs(20)).await;
+        follower.seen(accepted.len() as u64, WAIT).await;
         seen.push(follower.stop().await?);
     }
     let east: Vec<u64> = seen[0].arrivals.iter().map(|(n, _)| *n).collect();
@@ -356,7 +358,7 @@ async fn partition(lab: &Lab, replicas: usize, cut: Cut, places: &mut Table, aft
             cut.name().to_owned(),
             replicas.to_string(),
             (*place).to_owned(),
-            converged.map_or("never".to_owned(), ms),
+            converged.map_or_else(|| format!("not in {} s", WAIT.as_secs()), ms),
             missing.to_string(),
             (numbers.len() - unique.len()).to_string(),
             disordered.to_string(),
