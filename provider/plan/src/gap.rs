@@ -236,6 +236,24 @@ mod tests {
     }
 
     #[test]
+    fn what_two_consumers_lost_is_told_together() {
+        let lost = |from, to, who: &str, exact| Lost {
+            from,
+            to,
+            events: 2,
+            tenants: [(tenant(who), 2)].into(),
+            exact,
+            at: i64::try_from(to).unwrap(),
+        };
+        let mut all = lost(5, 9, "acme", true);
+        all.merge(&lost(3, 7, "acme", true));
+        all.merge(&lost(8, 12, "globex", false));
+        let tenants = [(tenant("acme"), 4), (tenant("globex"), 2)].into();
+        assert_eq!((all.from, all.to, all.events, all.exact, all.at), (3, 12, 6, false, 12));
+        assert_eq!(all.tenants, tenants);
+    }
+
+    #[test]
     fn a_loss_that_nobody_watched_is_told_as_far_as_it_can_be() {
         let mut gap = Gap::default();
         let oldest = Some(Expiring {

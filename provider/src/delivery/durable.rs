@@ -139,7 +139,11 @@ async fn pull(
             continue;
         }
         // The server never has more under way than the subscription may hold.
-        let count = if passes_over { count.max(PASSED_OVER) } else { count };
+        let count = if passes_over && most == usize::MAX {
+            count.max(PASSED_OVER)
+        } else {
+            count
+        };
         let batch = if alone {
             let batch = consumer.batch().max_messages(count).expires(PULL_WAIT).messages();
             batch.await.map_err(StoreError::when("be pulled from"))
@@ -147,7 +151,6 @@ async fn pull(
             let batch = consumer.fetch().max_messages(count).messages();
             batch.await.map_err(StoreError::when("be pulled from"))
         };
-        let mut broke_off = false;
         let mut chunks = match batch {
             Ok(batch) => batch.ready_chunks(batch_size),
             Err(e) => break Err(e),
@@ -161,13 +164,7 @@ async fn pull(
             let Some(chunk) = chunk else { break };
             let mut messages = Vec::with_capacity(chunk.len());
             for message in chunk {
-                match message {
-                    Ok(message) => messages.push(message),
-                    Err(error) => {
-                        log_pull_error(error);
-                        broke_off = true;
-                    }
-                }
+                messages.extend(pulled(message).await);
             }
             if messages.is_empty() {
                 continue;
@@ -177,10 +174,6 @@ async fn pull(
             spawn(&mut tasks, messages, permit);
         }
         drop(permits);
-        if broke_off {
-            // The consumer may be gone, and the server says so at once each time.
-            tokio::time::sleep(BROKE_OFF_WAIT).await;
-        }
         if context.health.is_failing() {
             // The tasks note what came of the probe; pulling on before they have would only pile up.
             while tasks.join_next().await.is_some() {}
@@ -194,12 +187,24 @@ async fn pull(
 async fn one(consumer: &PullConsumer) -> Result<Option<jetstream::Message>, StoreError> {
     let batch = consumer.batch().max_messages(1).expires(PULL_WAIT).messages();
     let mut batch = batch.await.map_err(StoreError::when("be pulled from"))?;
-    Ok(batch.next().await.and_then(|m| m.map_err(log_pull_error).ok()))
+    match batch.next().await {
+        Some(message) => Ok(pulled(message).await),
+        None => Ok(None),
+    }
 }
 
-pub(super) fn log_pull_error(error: async_nats::Error) {
-    // A pull that ends early (a restart, a heartbeat missed) is followed by the next.
-    debug!(%error, "a pull ended early");
+/// A message of a pull; `None` where the pull broke off, after a wait.
+pub(super) async fn pulled(message: Result<jetstream::Message, async_nats::Error>) -> Option<jetstream::Message> {
+    match message {
+        Ok(message) => Some(message),
+        Err(error) => {
+            // A restart, a heartbeat missed: the next pull follows. Where the consumer is gone, the server says so at once
+            // each time.
+            debug!(%error, "a pull ended early");
+            tokio::time::sleep(BROKE_OFF_WAIT).await;
+            None
+        }
+    }
 }
 
 /// At least one free place, and all others that are free now.

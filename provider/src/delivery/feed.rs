@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, warn};
 
 use super::Context;
-use super::durable::{PULL_WAIT, free_room, log_pull_error};
+use super::durable::{PULL_WAIT, free_room, pulled};
 use super::incoming::{self, Place};
 use super::settle::{Held, Settler, Source};
 use super::turns;
@@ -186,13 +186,7 @@ pub(super) async fn log(
             .await
             .map_err(StoreError::when("be pulled from"))?;
         while let Some(message) = batch.next().await {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) => {
-                    log_pull_error(error);
-                    continue;
-                }
-            };
+            let Some(message) = pulled(message).await else { continue };
             let Some((place, attributes)) = incoming::admit(context, settler, partition.number, &message).await else {
                 continue;
             };
@@ -238,13 +232,7 @@ pub(super) async fn redrives(context: &Context, out: mpsc::Sender<Item>) -> Resu
             .await
             .map_err(StoreError::when("be pulled from"))?;
         while let Some(message) = batch.next().await {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) => {
-                    log_pull_error(error);
-                    continue;
-                }
-            };
+            let Some(message) = pulled(message).await else { continue };
             let Some(redrive) = context.store.redrive_of(context.name(), &message) else {
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
                 continue;

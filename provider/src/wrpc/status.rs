@@ -1,25 +1,34 @@
-//! `status`: a component's own links.
+//! `status`: a component's own links, at a bus and at an edge.
+
+use std::collections::BTreeMap;
 
 use fanout_transport::Caller;
 
 use super::bindings::exports::fanout::bus::status::{Handler, LinkState, LinkStatus};
 use super::convert::problem;
 use super::serve::Exports;
+use crate::link::LinkKey;
+use crate::view::LinkOutcome;
 
 impl Handler<Caller> for Exports {
     async fn links(&self, caller: Caller) -> anyhow::Result<Vec<LinkStatus>> {
-        let view = self.bus.view();
-        let mine = view.links.iter().filter(|(key, _)| key.component == caller.component);
-        Ok(mine
-            .map(|(key, outcome)| LinkStatus {
-                name: key.name.clone(),
-                subscription: outcome.subscription.as_ref().map(ToString::to_string),
-                state: if outcome.problems.is_empty() {
-                    LinkState::Applied
-                } else {
-                    LinkState::Refused(outcome.problems.iter().cloned().map(problem).collect())
-                },
-            })
-            .collect())
+        Ok(of(&caller, &self.bus.view().links))
     }
+}
+
+/// What came of the caller's links.
+pub(super) fn of(caller: &Caller, links: &BTreeMap<LinkKey, LinkOutcome>) -> Vec<LinkStatus> {
+    links
+        .iter()
+        .filter(|(key, _)| key.component == caller.component)
+        .map(|(key, outcome)| LinkStatus {
+            name: key.name.clone(),
+            subscription: outcome.subscription.as_ref().map(ToString::to_string),
+            state: if outcome.problems.is_empty() {
+                LinkState::Applied
+            } else {
+                LinkState::Refused(outcome.problems.iter().cloned().map(problem).collect())
+            },
+        })
+        .collect()
 }

@@ -8,8 +8,8 @@ mod subscriber;
 use fanout_transport::{CallContext, Caller, Error, Service};
 
 use super::bindings;
-use super::bindings::exports::fanout::bus::status::{Handler as StatusHandler, LinkState, LinkStatus};
-use super::convert::problem;
+use super::bindings::exports::fanout::bus::status::{Handler as StatusHandler, LinkStatus};
+use super::status;
 use crate::edge::Edge;
 
 #[derive(Clone)]
@@ -39,18 +39,6 @@ fn onward(caller: &Caller) -> CallContext {
 
 impl StatusHandler<Caller> for AtEdge {
     async fn links(&self, caller: Caller) -> anyhow::Result<Vec<LinkStatus>> {
-        let view = self.edge.view();
-        let mine = view.links.iter().filter(|(key, _)| key.component == caller.component);
-        Ok(mine
-            .map(|(key, outcome)| LinkStatus {
-                name: key.name.clone(),
-                subscription: outcome.subscription.as_ref().map(ToString::to_string),
-                state: if outcome.problems.is_empty() {
-                    LinkState::Applied
-                } else {
-                    LinkState::Refused(outcome.problems.iter().cloned().map(problem).collect())
-                },
-            })
-            .collect())
+        Ok(status::of(&caller, &self.edge.view().links))
     }
 }
