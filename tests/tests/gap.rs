@@ -1,6 +1,11 @@
 //! The retention gap: warned of before, and told exactly after.
 
-use fanout_tests::{Bench, LinkTo, event};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, publisher};
+use fanout_transport::CallContext;
+use futures::TryStreamExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_unhandled_is_told_by_position_and_tenant() {
@@ -62,4 +67,52 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
         "{out}"
     );
     assert_eq!(invoicing.handled(), ["handled"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
+    const BACKLOG: usize = 3_000;
+    let settings = [("subscription", "invoicing"), ("need", "durable"), ("concurrency", "2")];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber("invoicing", &["handler"], &settings),
+    ];
+    let bench = Bench::start(&[("retention.max-age", "15s"), ("dedupe.window", "1s")], &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.silent_component("invoicing").await;
+    for first in (0..BACKLOG).step_by(500) {
+        let events: Vec<_> = (first..first + 500)
+            .map(|i| event("loud", "invoice.paid", &i.to_string()))
+            .collect();
+        let stored = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events).await;
+        assert!(stored.unwrap().iter().all(Result::is_ok));
+    }
+    invoicing.judge(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        Verdict::Handle
+    });
+    invoicing.up().await;
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    eventually("the loud tenant is read apart", || async {
+        let names: Vec<String> = log.consumer_names().try_collect().await.ok()?;
+        names.contains(&"invoicing=0=0=loud".to_owned()).then_some(())
+    })
+    .await;
+    let cli = fanout_tests::Cli::new(bench.nats.url());
+    let file = cli.policy("bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n[retention]\nmax-age = \"15s\"\n[dedupe]\nwindow = \"1s\"\n");
+    assert_eq!(cli.run(&["pause"], &file, &["invoicing"]).0, 0);
+    bench
+        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .await;
+    ingress.publish(event("quiet", "invoice.paid", "quiet")).await.unwrap();
+    let lost = bench
+        .subscription_when("invoicing", "the last one is lost", |s| {
+            s["lost"][0]["to"] == BACKLOG + 1
+        })
+        .await;
+    // What was under way when it was set apart may have come twice.
+    let handled = invoicing.handled().into_iter().collect::<BTreeSet<_>>().len();
+    let tenants = serde_json::json!({ "loud": BACKLOG - handled, "quiet": 1 });
+    assert_eq!(lost["lost"][0]["tenants"], tenants, "{lost}");
 }
