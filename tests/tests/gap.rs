@@ -66,6 +66,12 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
         out.contains("lost: 3 events from 0/2 to 0/4") && out.contains("1 of tenant globex"),
         "{out}"
     );
+    // So is one that is alone in the log.
+    ingress.publish(event("globex", "invoice.paid", "4")).await.unwrap();
+    let lost = bench
+        .subscription_when("invoicing", "the fourth is lost", |s| s["lost_events"] == 4)
+        .await;
+    assert_eq!(lost["lost"][0]["to"], 5, "{lost}");
     assert_eq!(invoicing.handled(), ["handled"]);
 }
 
