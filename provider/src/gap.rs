@@ -108,7 +108,9 @@ fn warn_once(
     near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) {
     let name = &registered.subscription.name;
-    if !gap.is_near(now.saturating_add(nanoseconds(policy.warn_before))) {
+    // Of an event that is read apart, its tenant's consumer warns.
+    let warned_elsewhere = gap.oldest.is_some_and(|o| o.apart);
+    if warned_elsewhere || !gap.is_near(now.saturating_add(nanoseconds(policy.warn_before))) {
         if near.remove(&(name.clone(), reader.clone())) {
             info!(subscription = %name, "it is no longer about to lose events");
         }

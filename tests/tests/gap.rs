@@ -121,4 +121,6 @@ async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
     let handled = invoicing.handled().into_iter().collect::<BTreeSet<_>>().len();
     let tenants = serde_json::json!({ "loud": BACKLOG - handled, "quiet": 1 });
     assert_eq!(lost["lost"][0]["tenants"], tenants, "{lost}");
+    let log = bench.providers[0].log();
+    assert!(!log.contains("seen of them"), "what is read apart is told of once");
 }

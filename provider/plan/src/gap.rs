@@ -34,6 +34,9 @@ pub struct Expiring {
     pub offset: u64,
     /// When the log lets it go, nanoseconds since the Unix epoch.
     pub expires_at: i64,
+    /// Its tenant's own consumer gives it, and tells of its loss; this one has yet to pass over it.
+    #[serde(default)]
+    pub apart: bool,
 }
 
 /// What was lost.
@@ -109,6 +112,7 @@ impl Gap {
         }
         // The oldest one that waited is gone although it was not noted: an instance was away, or the log was full.
         if let Some(oldest) = self.oldest
+            && !oldest.apart
             && oldest.offset < look.first
             && oldest.offset > surely_delivered
             && found.events == 0
@@ -259,6 +263,7 @@ mod tests {
         let oldest = Some(Expiring {
             offset: 8,
             expires_at: 50,
+            apart: false,
         });
         gap.look(
             &Look {
@@ -272,6 +277,21 @@ mod tests {
         assert!(gap.is_near(50) && !gap.is_near(49));
         let lost = gap.look(&at(20, 5), 1, 99).unwrap();
         assert_eq!((lost.from, lost.to, lost.events, lost.exact), (8, 19, 0, false));
+
+        // One that is read apart is told of by its tenant's consumer.
+        let mut gap = Gap::default();
+        let oldest = oldest.map(|o| Expiring { apart: true, ..o });
+        gap.look(
+            &Look {
+                first: 1,
+                delivered_to: 5,
+                oldest,
+            },
+            0,
+            0,
+        );
+        assert!(gap.is_near(50), "what lies behind it may be near its end too");
+        assert_eq!(gap.look(&at(20, 5), 1, 99), None);
     }
 
     proptest! {

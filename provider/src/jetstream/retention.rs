@@ -48,6 +48,7 @@ impl Store {
                 .look_at_retention(registered, partition, &reader)
                 .await?
                 .and_then(|l| l.oldest)
+                .filter(|o| !o.apart)
             {
                 let position = Position {
                     partition: partition.number,
@@ -129,7 +130,17 @@ impl Store {
                 match log.get_first_raw_message_by_subject(&filter, from).await {
                     Ok(message) => {
                         let stored = i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+                        let position = Position {
+                            partition: partition.number,
+                            offset: message.sequence,
+                        };
+                        let tenant = partition
+                            .template
+                            .parse_subject(&message.subject)
+                            .map(|(tenant, _)| tenant);
                         let found = Expiring {
+                            apart: reader.tenant.is_none()
+                                && tenant.is_some_and(|t| registered.is_given_apart(&t, position)),
                             offset: message.sequence,
                             expires_at: stored.saturating_add(max_age),
                         };
