@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
 use crate::clock;
-use crate::jetstream::{Store, StoreError};
+use crate::jetstream::{Store, StoreError, Unsettled};
 
 /// How often the log is looked at: often enough for the retention, and not too often.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -24,20 +24,26 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// Watches until the provider ends.
 pub(crate) async fn watch(bus: Bus) {
     let mut near = BTreeSet::new();
+    let mut unsettled = Unsettled::default();
     loop {
         let view = bus.view();
         let Some(store) = view.store.clone() else {
             tokio::time::sleep(LOOKS.1.min(Duration::from_secs(1))).await;
             continue;
         };
+        let often = interval(store.policy());
+        unsettled.hear(&store, often * 4).await;
+        let mut looked_at = BTreeSet::new();
         for registered in view.registry.values().filter(|r| can_lose(r)) {
             for (partition, reader) in store.readers_of(registered) {
-                if let Err(error) = look(&store, registered, (partition, &reader), &mut near).await {
+                looked_at.insert((partition.number, registered.consumer_of(&reader)));
+                if let Err(error) = look(&store, registered, (partition, &reader), &mut unsettled, &mut near).await {
                     debug!(subscription = %registered.subscription.name, %error, "its retention is not known");
                 }
             }
         }
-        tokio::time::sleep(interval(store.policy())).await;
+        unsettled.keep(&looked_at);
+        tokio::time::sleep(often).await;
     }
 }
 
@@ -58,6 +64,7 @@ async fn look(
     store: &Store,
     registered: &Registered,
     (partition, reader): (&Partition, &Reader),
+    unsettled: &mut Unsettled,
     near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) -> Result<(), StoreError> {
     let policy = store.policy();
@@ -72,12 +79,14 @@ async fn look(
         // A full log lets younger events go too: which, nobody can say before.
         WhenFull::DropOldest => i64::MAX,
     };
-    let lost = remembered.gap.look(&look, expired_to, now);
+    let consumer = registered.consumer_of(reader);
+    let heard = unsettled.heard(partition.number, &consumer);
+    let lost = remembered.gap.look(&look, heard, expired_to, now);
     warn_once(policy, registered, reader, &remembered.gap, now, near);
     // Noted before they go: the events that expire within the next looks.
     let soon = now.saturating_add(nanoseconds(interval(policy).saturating_mul(4)));
     if remembered.gap.is_near(soon) {
-        let after = remembered.gap.noted_to.max(look.delivered_to);
+        let after = remembered.gap.noted_to.max(look.settled_to);
         let until = soon.saturating_sub(nanoseconds(policy.max_age));
         let edge = store.edge(registered, partition, reader, after, until).await?;
         let all = edge
@@ -88,13 +97,22 @@ async fn look(
         }
     }
     // Nothing is written for a subscription that keeps up.
-    let matters = lost.is_some() || remembered.gap.is_near(soon) || !before.noted.is_empty();
-    if matters
-        && remembered.gap != before
-        && store.remember_gap(registered, reader, remembered).await?
-        && let Some(lost) = lost
-    {
-        tell(registered, partition.number, &lost);
+    let kept = |gap: &Gap| !gap.noted.is_empty() || !gap.doubted.is_empty();
+    let matters = lost.is_some() || remembered.gap.is_near(soon) || kept(&before);
+    if matters && remembered.gap != before {
+        let gap = remembered.gap.clone();
+        if !store.remember_gap(registered, reader, remembered).await? {
+            // Another instance wrote: what was heard may be news to what it wrote.
+            return Ok(());
+        }
+        if let Some(lost) = lost {
+            tell(registered, partition.number, &lost);
+        }
+        unsettled.forget(partition.number, &consumer, |o| o < look.first && !gap.may_lose(o));
+    } else {
+        unsettled.forget(partition.number, &consumer, |o| {
+            o < look.first && !remembered.gap.may_lose(o)
+        });
     }
     Ok(())
 }

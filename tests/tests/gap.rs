@@ -28,14 +28,16 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
             s["pending"] == 0 && s["in_flight"] == 0
         })
         .await;
-    // A subscription that is paused has nothing in hand: all of what comes now is lost.
+    // Of a subscription that is paused, and delivers nothing any more, all of what comes now is lost.
     let cli = fanout_tests::Cli::new(bench.nats.url());
     let file = cli.policy(
         "bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n[retention]\nmax-age = \"6s\"\nwarn-before = \"5s\"\n[dedupe]\nwindow = \"1s\"\n",
     );
     assert_eq!(cli.run(&["pause"], &file, &["invoicing"]).0, 0);
     bench
-        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .subscription_when("invoicing", "it is paused, and nothing is delivered any more", |s| {
+            s["state"] == "paused" && s["this_instance"]["handled"].is_null()
+        })
         .await;
     for (tenant, id) in [("acme", "1"), ("globex", "2"), ("acme", "3")] {
         ingress.publish(event(tenant, "invoice.paid", id)).await.unwrap();
@@ -109,7 +111,9 @@ async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
     let file = cli.policy("bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n[retention]\nmax-age = \"15s\"\n[dedupe]\nwindow = \"1s\"\n");
     assert_eq!(cli.run(&["pause"], &file, &["invoicing"]).0, 0);
     bench
-        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .subscription_when("invoicing", "it is paused, and nothing is delivered any more", |s| {
+            s["state"] == "paused" && s["this_instance"]["handled"].is_null()
+        })
         .await;
     ingress.publish(event("quiet", "invoice.paid", "quiet")).await.unwrap();
     let lost = bench

@@ -70,6 +70,56 @@ async fn a_loud_tenant_is_refused_and_a_quiet_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_that_belong_together_take_their_quotas_together_or_not_at_all() {
+    let settings = [
+        ("quota.events-per-second", "20"),
+        ("quota.tenant.small.max-bytes", "64KiB"),
+        ("quota.tenant.small.events-per-second", "1000"),
+    ];
+    let bench = Bench::start(&settings, &[ingress()]).await;
+    let ingress = bench.silent_component("ingress").await;
+    let together = async |events: &[Event]| {
+        publisher::publish_tenant_events_together(ingress.bus(), CallContext::default(), events)
+            .await
+            .unwrap()
+    };
+    let of = |tenant: &str, run: &str, n: usize| -> Vec<_> {
+        (0..n).map(|i| event(tenant, "a.b", &format!("{run}-{i}"))).collect()
+    };
+    // The other tenant has no room for all: nothing of either is taken, however often it is tried.
+    let large = || {
+        (0..3)
+            .map(|i| kilobytes("small", &format!("large-{i}"), 30))
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..5 {
+        let refused = together(&[of("acme", "a", 10), large()].concat()).await.unwrap_err();
+        assert!(
+            matches!(&refused, PublishError::TooLarge(p) if p.message.contains("tenant small")),
+            "{refused:?}"
+        );
+    }
+    let taken = together(&[of("acme", "a", 20), large().split_off(1)].concat())
+        .await
+        .unwrap();
+    assert_eq!(taken.iter().filter(|r| !r.duplicate).count(), 22);
+    assert_eq!(taken[0].position.offset, 1, "nothing was stored before");
+    // More than may come at once is taken as a whole, and the next one waits for it.
+    let taken = eventually("a second's worth is there", || async {
+        together(&of("acme", "b", 1_000)).await.ok()
+    })
+    .await;
+    assert_eq!(taken.len(), 1_000);
+    let next = ingress
+        .publish(event("acme", "a.b", "next"))
+        .await
+        .map(drop)
+        .map_err(refusal);
+    let wait = next.unwrap_err().retry_after_ms;
+    assert!((20_000..=49_050).contains(&wait), "{wait}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stored_bytes_are_counted_and_a_new_instance_knows_them() {
     let mut bench = Bench::start(&[("quota.max-bytes", "100KiB")], &[ingress()]).await;
     let ingress = bench.silent_component("ingress").await;

@@ -40,6 +40,17 @@ impl publisher::Host for Guest {
             .collect())
     }
 
+    async fn publish_tenant_events_together(
+        &mut self,
+        events: Vec<types::Event>,
+    ) -> Result<Result<Vec<types::Receipt>, types::PublishError>> {
+        let events: Vec<_> = events.into_iter().map(convert::event).collect();
+        let published = self.surroundings.bus.publish_together(&self.onward(), &events).await;
+        Ok(published
+            .map(|receipts| receipts.into_iter().map(convert::receipt).collect())
+            .map_err(convert::publish_error))
+    }
+
     async fn publish_tenant_event_at(
         &mut self,
         event: types::Event,

@@ -62,22 +62,17 @@ impl Host for LinkedHost {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
 
-    fn publish(&self, events: Vec<Event>) -> Vec<Result<Receipt, PublishError>> {
-        let mut events: Vec<types::Event> = events.into_iter().map(to_bus).collect();
-        let results = match events.pop() {
+    fn publish(&self, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
+        let events: Vec<types::Event> = events.into_iter().map(to_bus).collect();
+        let receipts = match events.as_slice() {
             // One by itself takes the shorter way.
-            Some(only) if events.is_empty() => vec![publisher::publish_tenant_event(&only)],
-            Some(last) => {
-                events.push(last);
-                publisher::publish_tenant_events(&events)
-            }
-            None => Vec::new(),
+            [only] => publisher::publish_tenant_event(only).map(|receipt| vec![receipt]),
+            together => publisher::publish_tenant_events_together(together),
         };
-        let plain = |result: Result<types::Receipt, types::PublishError>| match result {
-            Ok(receipt) => Ok(receipt.into()),
+        match receipts {
+            Ok(receipts) => Ok(receipts.into_iter().map(Receipt::from).collect()),
             Err(error) => Err(error.into()),
-        };
-        results.into_iter().map(plain).collect()
+        }
     }
 }
 

@@ -24,8 +24,8 @@ pub trait Host: Secrets {
     /// The time in seconds since 1970.
     fn now(&self) -> i64;
 
-    /// Publishes events, one or more: one result for each, in order.
-    fn publish(&self, events: Vec<Event>) -> Vec<Result<Receipt, PublishError>>;
+    /// Publishes events, one or more, together or not at all: a receipt for each, in order.
+    fn publish(&self, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError>;
 }
 
 /// What became of a request that was not refused.
@@ -136,28 +136,13 @@ fn read_body(source: &Source, headers: &HeaderMap, body: impl Read) -> Result<Ve
     Ok(body::read(body, limit)?)
 }
 
-/// All of a webhook's events, or a refusal. What was stored of a webhook that is refused for now is a duplicate when the
-/// sender repeats it.
+/// All of a webhook's events, or none. What a failure of the store leaves half done is a duplicate when the sender
+/// repeats it.
 fn publish(host: &impl Host, events: Vec<Event>) -> Result<Vec<Receipt>, Refusal> {
     if events.is_empty() {
         return Ok(Vec::new());
     }
-    let expected = events.len();
-    let results = host.publish(events);
-    let missing = results.len() != expected;
-    let mut receipts = Vec::with_capacity(expected);
-    let mut refused: Option<PublishError> = None;
-    for result in results {
-        match result {
-            Ok(receipt) => receipts.push(receipt),
-            Err(error) => refused = Some(refused.map_or_else(|| error.clone(), |worst| worst.worse(error.clone()))),
-        }
-    }
-    match refused {
-        Some(error) => Err(Refusal::Publish(error)),
-        None if missing => Err(Refusal::Publish(PublishError::missing_result())),
-        None => Ok(receipts),
-    }
+    host.publish(events).map_err(Refusal::Publish)
 }
 
 /// Answers what was asked for, and says what the log should hold.

@@ -56,46 +56,6 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// Of two refusals of one webhook's events the one that decides the answer: as long as a repeat can help any of the
-    /// events, the sender is asked for one, and after the longest wait.
-    #[must_use]
-    pub fn worse(self, other: Self) -> Self {
-        match (&self, &other) {
-            (
-                Self::QuotaExceeded {
-                    retry_after_ms: one, ..
-                },
-                Self::QuotaExceeded {
-                    retry_after_ms: another,
-                    ..
-                },
-            ) if another > one => other,
-            _ if other.rank() > self.rank() => other,
-            _ => self,
-        }
-    }
-
-    /// How much it decides: what may be stored before what is not, what a repeat can help before what it can't.
-    fn rank(&self) -> u8 {
-        match self {
-            Self::InvalidEvent(_) => 0,
-            Self::TooLarge(_) => 1,
-            Self::NotPermitted(_) => 2,
-            Self::QuotaExceeded { .. } => 3,
-            Self::OutcomeUnknown(_) => 4,
-            Self::Unavailable(_) => 5,
-            Self::StoreFull(_) => 6,
-        }
-    }
-
-    /// The bus did not say of every event what became of it.
-    pub(crate) fn missing_result() -> Self {
-        Self::OutcomeUnknown(Problem {
-            code: "outcome-unknown".to_owned(),
-            message: "the bus did not answer for every event; publishing them again is safe".to_owned(),
-        })
-    }
-
     /// What the bus says is wrong.
     pub fn problem(&self) -> &Problem {
         match self {
@@ -106,42 +66,6 @@ impl PublishError {
             | Self::StoreFull(problem)
             | Self::Unavailable(problem)
             | Self::OutcomeUnknown(problem) => problem,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problem() -> Problem {
-        Problem {
-            code: String::new(),
-            message: String::new(),
-        }
-    }
-
-    #[test]
-    fn what_a_repeat_can_help_decides_over_what_it_can_not() {
-        let quota = |retry_after_ms| PublishError::QuotaExceeded {
-            problem: problem(),
-            retry_after_ms,
-        };
-        let in_order = [
-            PublishError::InvalidEvent(problem()),
-            PublishError::TooLarge(problem()),
-            PublishError::NotPermitted(problem()),
-            quota(1),
-            quota(2),
-            PublishError::OutcomeUnknown(problem()),
-            PublishError::Unavailable(problem()),
-            PublishError::StoreFull(problem()),
-        ];
-        for (index, one) in in_order.iter().enumerate() {
-            for another in &in_order[index..] {
-                assert_eq!(&one.clone().worse(another.clone()), another);
-                assert_eq!(&another.clone().worse(one.clone()), another);
-            }
         }
     }
 }

@@ -123,6 +123,24 @@ impl Bus {
         results.into_iter().map(|r| r.unwrap_or_else(untried)).collect()
     }
 
+    /// Publishes events that belong together, in one call: a receipt for each, in order, or none is stored. What a failure
+    /// of the store leaves half done is completed by trying again.
+    ///
+    /// # Errors
+    /// That of one of them, if the link, the bus's limits or the tenants' quotas do not take all, or if they are too many
+    /// or too large for one call; or, at the deadline, what kept them from being stored.
+    pub async fn publish_together(&self, events: &[Event]) -> Result<Vec<Receipt>, Error> {
+        let sent: Vec<_> = events.iter().map(wit::Event::from).collect();
+        let (wire, sent) = (&self.wire, &sent);
+        let trace = events.first().and_then(|e| e.traceparent.as_deref());
+        retry::until(self.deadline(), |left| async move {
+            let answer = publisher::publish_tenant_events_together(wire, self.call_in(left, trace), sent).await;
+            let receipts = answer.map_err(Error::transport)??;
+            Ok(receipts.into_iter().map(Receipt::from).collect())
+        })
+        .await
+    }
+
     async fn publish_part(&self, events: &[Event], part: &[usize], deadline: Instant) -> Vec<Result<Receipt, Error>> {
         let sent: Vec<_> = part.iter().map(|i| wit::Event::from(&events[*i])).collect();
         let left = deadline.saturating_duration_since(Instant::now());

@@ -94,10 +94,7 @@ where
         let sent = self.repeat(cx, |cx| async move {
             publisher::publish_tenant_event(invoke, cx, event).await
         });
-        match sent.await {
-            Ok(answer) => answer,
-            Err(unsent) => Err(unsent.publish_error()),
-        }
+        sent.await.unwrap_or_else(|unsent| Err(unsent.publish_error()))
     }
 
     /// Publishes many; one result for each.
@@ -112,6 +109,18 @@ where
         }
     }
 
+    /// Publishes events that belong together; a repeat stores what is not stored yet.
+    ///
+    /// # Errors
+    /// As [`Upstream::publish`].
+    pub async fn publish_together(&self, cx: &CallContext, events: &[Event]) -> Result<Vec<Receipt>, PublishError> {
+        let invoke = &self.invoke;
+        let sent = self.repeat(cx, |cx| async move {
+            publisher::publish_tenant_events_together(invoke, cx, events).await
+        });
+        sent.await.unwrap_or_else(|unsent| Err(unsent.publish_error()))
+    }
+
     /// Publishes an event later. The same one twice is one, so an unknown outcome is asked again.
     ///
     /// # Errors
@@ -121,10 +130,7 @@ where
         let sent = self.repeat(cx, |cx| async move {
             publisher::publish_tenant_event_at(invoke, cx, event, at).await
         });
-        match sent.await {
-            Ok(answer) => answer,
-            Err(unsent) => Err(unsent.publish_error()),
-        }
+        sent.await.unwrap_or_else(|unsent| Err(unsent.publish_error()))
     }
 
     /// Cancels an event that was to be published later; a repeat says the same.
@@ -136,10 +142,7 @@ where
         let sent = self.repeat(cx, |cx| async move {
             publisher::cancel_scheduled(invoke, cx, tenant, id).await
         });
-        match sent.await {
-            Ok(answer) => answer,
-            Err(unsent) => Err(unsent.publish_error()),
-        }
+        sent.await.unwrap_or_else(|unsent| Err(unsent.publish_error()))
     }
 
     /// Makes a subscription that is fetched.

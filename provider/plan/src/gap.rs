@@ -4,7 +4,7 @@
 //! A state that is carried from one look at the log to the next. The events at the edge of expiry are noted while they
 //! are still there, so that it can be said afterwards which they were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ pub const MAX_NOTED: usize = 10_000;
 /// The most tenants that a loss names.
 const MAX_TENANTS: usize = 1_000;
 
+/// How long the server's word on an event that is gone is waited for, nanoseconds.
+const DOUBTED_FOR: i64 = 5_000_000_000;
+
 /// What one look at a partition of the log shows of a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
@@ -23,6 +26,8 @@ pub struct Look {
     pub first: u64,
     /// The offset that was given out last.
     pub delivered_to: u64,
+    /// Everything up to this offset is settled.
+    pub settled_to: u64,
     /// The oldest event that is not settled, and when it expires, nanoseconds since the Unix epoch.
     pub oldest: Option<Expiring>,
 }
@@ -37,6 +42,15 @@ pub struct Expiring {
     /// Its tenant's own consumer gives it, and tells of its loss; this one has yet to pass over it.
     #[serde(default)]
     pub apart: bool,
+}
+
+/// What the server said meanwhile of events that went after they were given out and before they were settled.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard<'a> {
+    /// Their offsets.
+    pub unsettled: &'a BTreeSet<u64>,
+    /// Whether it was listened to since the look before.
+    pub all: bool,
 }
 
 /// What was lost.
@@ -77,11 +91,17 @@ pub struct Gap {
     pub delivered_to: u64,
     /// The oldest event that was not settled, at the last look.
     pub oldest: Option<Expiring>,
-    /// Events near their end that were not given out, and whose.
+    /// Events near their end that may not be settled, and whose.
     pub noted: BTreeMap<u64, TenantId>,
+    /// Events that were given out and are gone. If they were not settled, the server says so soon.
+    #[serde(default)]
+    pub doubted: BTreeMap<u64, TenantId>,
+    /// When the last of them went, nanoseconds since the Unix epoch.
+    #[serde(default)]
+    pub doubted_at: i64,
     /// Events up to this offset need not be noted again.
     pub noted_to: u64,
-    /// Every event that was stored before this and is not given out is noted, nanoseconds since the Unix epoch.
+    /// Every event that was stored before this and may not be settled is noted, nanoseconds since the Unix epoch.
     pub noted_until: i64,
     /// What was lost so far.
     pub lost: Option<Lost>,
@@ -90,10 +110,11 @@ pub struct Gap {
 impl Gap {
     /// Moves on to what a look shows. What was stored before `expired_to` may have expired. Returns what was lost since
     /// the last look.
-    pub fn look(&mut self, look: &Look, expired_to: i64, now: i64) -> Option<Lost> {
+    pub fn look(&mut self, look: &Look, heard: Heard<'_>, expired_to: i64, now: i64) -> Option<Lost> {
         let before = self.delivered_to;
         let gone_to = look.first.saturating_sub(1);
-        // What was given out is in a subscriber's or an instance's hands: it is settled or set aside from there.
+        // What was given out is in a subscriber's or an instance's hands: unless it is settled before it goes, the
+        // server says so.
         let surely_delivered = if look.delivered_to < look.first {
             look.delivered_to
         } else {
@@ -102,13 +123,30 @@ impl Gap {
         let moved = look.delivered_to != before;
         let later = self.noted.split_off(&look.first);
         let gone = std::mem::replace(&mut self.noted, later);
+        if now.saturating_sub(self.doubted_at) > DOUBTED_FOR {
+            self.doubted.clear();
+        }
+        let in_doubt = gone.keys().any(|offset| *offset <= surely_delivered);
+        if in_doubt {
+            self.doubted_at = now;
+        }
+        let exact =
+            !(moved && look.delivered_to >= look.first) && self.noted_until >= expired_to && (heard.all || !in_doubt);
         let mut found = Lost {
-            exact: !(moved && look.delivered_to >= look.first) && self.noted_until >= expired_to,
+            exact,
             at: now,
             ..Lost::default()
         };
-        for (offset, tenant) in gone.into_iter().filter(|(offset, _)| *offset > surely_delivered) {
-            found.add(offset, &tenant);
+        self.doubted.extend(gone);
+        self.doubted.retain(|offset, tenant| {
+            let is_lost = *offset > surely_delivered || heard.unsettled.contains(offset);
+            if is_lost {
+                found.add(*offset, tenant);
+            }
+            !is_lost
+        });
+        while self.doubted.len() > MAX_NOTED {
+            self.doubted.pop_first();
         }
         // The oldest one that waited is gone although it was not noted: an instance was away, or the log was full.
         if let Some(oldest) = self.oldest
@@ -122,8 +160,8 @@ impl Gap {
         }
         self.delivered_to = look.delivered_to;
         self.oldest = look.oldest;
-        self.noted.retain(|offset, _| *offset > look.delivered_to);
-        self.noted_to = self.noted_to.max(look.delivered_to);
+        self.noted.retain(|offset, _| *offset > look.settled_to);
+        self.noted_to = self.noted_to.max(look.settled_to);
         if found.from == 0 {
             return None;
         }
@@ -132,6 +170,11 @@ impl Gap {
             None => self.lost = Some(found.clone()),
         }
         Some(found)
+    }
+
+    /// Whether what the server says of an offset may still matter.
+    pub fn may_lose(&self, offset: u64) -> bool {
+        self.noted.contains_key(&offset) || self.doubted.contains_key(&offset)
     }
 
     /// Whether the oldest event that waits expires before `then`.
@@ -192,51 +235,104 @@ mod tests {
         name.parse().unwrap()
     }
 
+    /// Everything that was given out is settled.
     fn at(first: u64, delivered_to: u64) -> Look {
         Look {
             first,
             delivered_to,
+            settled_to: delivered_to,
             oldest: None,
         }
     }
 
+    const NOTHING: Heard<'_> = Heard {
+        unsettled: &BTreeSet::new(),
+        all: true,
+    };
+
     #[test]
     fn what_expires_undelivered_is_told_by_position_and_tenant() {
         let mut gap = Gap::default();
-        assert_eq!(gap.look(&at(1, 2), 0, 0), None);
+        assert_eq!(gap.look(&at(1, 2), NOTHING, 0, 0), None);
         for (offset, name) in [(3, "acme"), (4, "acme"), (6, "globex")] {
             assert!(gap.note(offset, tenant(name)));
         }
-        assert_eq!(gap.look(&at(3, 2), 0, 1), None, "what was delivered before may expire");
-        let lost = gap.look(&at(5, 2), 0, 2).unwrap();
+        assert_eq!(
+            gap.look(&at(3, 2), NOTHING, 0, 1),
+            None,
+            "what was delivered before may expire"
+        );
+        let lost = gap.look(&at(5, 2), NOTHING, 0, 2).unwrap();
         assert_eq!((lost.from, lost.to, lost.events, lost.exact), (3, 4, 2, true));
         assert_eq!(lost.tenants, [(tenant("acme"), 2)].into());
-        let lost = gap.look(&at(7, 2), 0, 3).unwrap();
+        let lost = gap.look(&at(7, 2), NOTHING, 0, 3).unwrap();
         assert_eq!((lost.from, lost.to, lost.events), (6, 6, 1));
         let all = gap.lost.clone().unwrap();
         assert_eq!((all.from, all.to, all.events, all.exact, all.at), (3, 6, 3, true, 3));
-        assert_eq!(gap.look(&at(7, 2), 0, 4), None, "told once");
+        assert_eq!(gap.look(&at(7, 2), NOTHING, 0, 4), None, "told once");
     }
 
     #[test]
     fn what_is_handled_at_the_last_moment_is_not_lost() {
         let mut gap = Gap::default();
-        gap.look(&at(1, 0), 0, 0);
+        gap.look(&at(1, 0), NOTHING, 0, 0);
         for offset in 1..=4 {
             gap.note(offset, tenant("acme"));
         }
         assert_eq!(
-            gap.look(&at(3, 4), 0, 1).map(|l| l.exact),
+            gap.look(&at(3, 4), NOTHING, 0, 1).map(|l| l.exact),
             Some(false),
             "it may have been"
         );
         let mut gap = Gap::default();
-        gap.look(&at(1, 0), 0, 0);
+        gap.look(&at(1, 0), NOTHING, 0, 0);
         for offset in 1..=4 {
             gap.note(offset, tenant("acme"));
         }
-        let lost = gap.look(&at(4, 2), 0, 1).unwrap();
+        let lost = gap.look(&at(4, 2), NOTHING, 0, 1).unwrap();
         assert_eq!((lost.from, lost.events, lost.exact), (3, 1, true));
+    }
+
+    #[test]
+    fn what_was_given_out_and_never_settled_is_lost_too() {
+        let given_out = Look {
+            settled_to: 1,
+            ..at(1, 4)
+        };
+        let noted = || {
+            let mut gap = Gap::default();
+            gap.look(&given_out, NOTHING, 0, 0);
+            for offset in 2..=5 {
+                gap.note(offset, tenant("acme"));
+            }
+            gap
+        };
+        let unsettled = [3].into();
+        let heard = Heard {
+            unsettled: &unsettled,
+            all: true,
+        };
+        let mut gap = noted();
+        let lost = gap.look(&at(6, 4), heard, 0, 1).unwrap();
+        assert_eq!((lost.from, lost.to, lost.events, lost.exact), (3, 5, 2, true));
+        assert_eq!(gap.look(&at(6, 4), heard, 0, 2), None, "told once");
+
+        // The word comes after the look.
+        let mut gap = noted();
+        let held = Look {
+            settled_to: 1,
+            ..at(4, 4)
+        };
+        assert_eq!(gap.look(&held, NOTHING, 0, 1), None);
+        assert!(gap.may_lose(3) && gap.may_lose(4));
+        let lost = gap.look(&held, heard, 0, 1 + DOUBTED_FOR).unwrap();
+        assert_eq!((lost.from, lost.to, lost.events, lost.exact), (3, 3, 1, true));
+        assert_eq!(gap.look(&at(4, 4), heard, 0, 2 + DOUBTED_FOR), None);
+        assert!(!gap.may_lose(2), "it was settled");
+
+        // Nobody listened.
+        let deaf = Heard { all: false, ..heard };
+        assert_eq!(noted().look(&at(6, 4), deaf, 0, 1).map(|l| l.exact), Some(false));
     }
 
     #[test]
@@ -269,13 +365,15 @@ mod tests {
             &Look {
                 first: 1,
                 delivered_to: 5,
+                settled_to: 5,
                 oldest,
             },
+            NOTHING,
             0,
             0,
         );
         assert!(gap.is_near(50) && !gap.is_near(49));
-        let lost = gap.look(&at(20, 5), 1, 99).unwrap();
+        let lost = gap.look(&at(20, 5), NOTHING, 1, 99).unwrap();
         assert_eq!((lost.from, lost.to, lost.events, lost.exact), (8, 19, 0, false));
 
         // One that is read apart is told of by its tenant's consumer.
@@ -285,13 +383,15 @@ mod tests {
             &Look {
                 first: 1,
                 delivered_to: 5,
+                settled_to: 5,
                 oldest,
             },
+            NOTHING,
             0,
             0,
         );
         assert!(gap.is_near(50), "what lies behind it may be near its end too");
-        assert_eq!(gap.look(&at(20, 5), 1, 99), None);
+        assert_eq!(gap.look(&at(20, 5), NOTHING, 1, 99), None);
     }
 
     proptest! {
@@ -299,7 +399,7 @@ mod tests {
         #[test]
         fn nothing_is_told_twice_or_forgotten(steps in proptest::collection::vec((1u64..20, 0u64..20), 1..30)) {
             let mut gap = Gap::default();
-            gap.look(&at(1, 0), 0, 0);
+            gap.look(&at(1, 0), NOTHING, 0, 0);
             let (mut head, mut first, mut told) = (0, 1, 0);
             for (more, expire) in steps {
                 for _ in 0..more {
@@ -307,7 +407,7 @@ mod tests {
                     gap.note(head, tenant(if head % 2 == 0 { "even" } else { "odd" }));
                 }
                 first = (first + expire).min(head + 1);
-                if let Some(lost) = gap.look(&at(first, 0), 0, 0) {
+                if let Some(lost) = gap.look(&at(first, 0), NOTHING, 0, 0) {
                     prop_assert!(lost.exact);
                     prop_assert_eq!(lost.to, first - 1);
                     told += lost.events;

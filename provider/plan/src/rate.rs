@@ -57,18 +57,28 @@ impl Bucket {
     /// # Errors
     /// The time after which the same would succeed, if nothing else is taken meanwhile.
     pub fn take(&mut self, rate: Rate, now: u64) -> Result<(), Duration> {
-        let full_at = self.full_at.max(now).saturating_add(rate.interval);
+        self.take_together(rate, 1, now)
+    }
+
+    /// Takes so many events out, or none. More than may come at once are taken when the bucket is full, and leave it
+    /// that much short: the next ones wait for it.
+    ///
+    /// # Errors
+    /// The time after which the same would succeed, if nothing else is taken meanwhile.
+    pub fn take_together(&mut self, rate: Rate, events: u64, now: u64) -> Result<(), Duration> {
+        let from = self.full_at.max(now);
+        let needed = rate.interval.saturating_mul(events.min(rate.burst()));
         let room = now.saturating_add(rate.depth);
-        if full_at > room {
-            return Err(Duration::from_nanos(full_at - room));
+        if from.saturating_add(needed) > room {
+            return Err(Duration::from_nanos(from.saturating_add(needed) - room));
         }
-        self.full_at = full_at;
+        self.full_at = from.saturating_add(rate.interval.saturating_mul(events));
         Ok(())
     }
 
-    /// Puts back what was taken for an event that came to nothing.
-    pub fn put_back(&mut self, rate: Rate) {
-        self.full_at = self.full_at.saturating_sub(rate.interval);
+    /// Puts back what was taken for events that came to nothing.
+    pub fn put_back(&mut self, rate: Rate, events: u64) {
+        self.full_at = self.full_at.saturating_sub(rate.interval.saturating_mul(events));
     }
 
     /// Whether it is as if nothing had ever been taken.
@@ -95,6 +105,22 @@ mod tests {
         bucket.take(rate, start + SECOND / 10).unwrap();
         assert!(!bucket.is_full(start + SECOND));
         assert!(bucket.is_full(start + 11 * SECOND / 10));
+    }
+
+    #[test]
+    fn more_than_may_come_at_once_is_paid_for_afterwards() {
+        let rate = Rate::share(10, 1);
+        let start = 5 * SECOND;
+        let mut bucket = Bucket::default();
+        bucket.take(rate, start).unwrap();
+        let wait = bucket.take_together(rate, 25, start).unwrap_err();
+        assert_eq!(wait, Duration::from_millis(100), "a full bucket");
+        let later = start + SECOND / 10;
+        bucket.take_together(rate, 25, later).unwrap();
+        assert_eq!(bucket.take(rate, later), Err(Duration::from_millis(1_600)));
+        assert!(bucket.is_full(later + 5 * SECOND / 2));
+        bucket.put_back(rate, 25);
+        assert!(bucket.is_full(later));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod retention;
 mod set_aside;
 mod store;
 mod tail;
+mod unsettled;
 mod usage;
 mod whose;
 
@@ -34,3 +35,4 @@ pub use retention::Retention;
 pub use set_aside::SetAside;
 pub use store::{ConsumerState, Store, StoreError};
 pub use tail::LogEvent;
+pub(crate) use unsettled::Unsettled;

@@ -157,6 +157,7 @@ impl Store {
         Ok(Some(Look {
             first: state.first_sequence,
             delivered_to: consumer.delivered.stream_sequence,
+            settled_to: consumer.ack_floor.stream_sequence,
             oldest,
         }))
     }

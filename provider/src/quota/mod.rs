@@ -53,29 +53,45 @@ struct Entry {
 /// Leave to publish one event.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    /// What to give back if nothing is stored: the bytes, and when they were taken.
-    taken: Option<(Slots, u64, i64)>,
+    /// What to give back if nothing is stored.
+    taken: Option<Taken>,
     /// The tenant's turn, for as long as the store has not answered.
     _turn: OwnedSemaphorePermit,
+}
+
+/// Bytes that were taken out of a quota, and when.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    slots: Slots,
+    size: u64,
+    at: i64,
+}
+
+/// Leave to publish so many events of one tenant, if others have it too.
+#[derive(Debug)]
+pub(crate) struct Together {
+    rate: Option<Rate>,
+    events: u64,
+    taken: Option<Taken>,
 }
 
 /// Why there is no leave.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotAdmitted {
-    #[error("it may publish {events_per_second} events a second{share}")]
+    #[error("it may publish {events_per_second} events a second{}", share(*.instances))]
     Rate {
         events_per_second: u64,
-        share: String,
+        instances: u32,
         retry_after: Duration,
     },
-    #[error("{stored} bytes of its {max_bytes} are stored, and this event is {size}; the first of them expire in {}", show_duration(Duration::from_secs(.retry_after.as_secs().max(1))))]
+    #[error("{stored} bytes of its {max_bytes} are stored, and this is {size}; the first of them expire in {}", show_duration(Duration::from_secs(.retry_after.as_secs().max(1))))]
     Bytes {
         stored: u64,
         max_bytes: u64,
         size: u64,
         retry_after: Duration,
     },
-    #[error("the event is {size} bytes, and the tenant may have {max_bytes} stored in all")]
+    #[error("this is {size} bytes, and the tenant may have {max_bytes} stored in all")]
     TooLarge { size: u64, max_bytes: u64 },
     #[error("what is stored for it could not be read")]
     Unknown(#[source] StoreError),
@@ -113,82 +129,130 @@ impl Gate {
     /// # Errors
     /// When there is no room in it.
     pub(crate) async fn admit(&self, store: &Store, tenant: &TenantId, size: u64) -> Result<Admitted, NotAdmitted> {
+        let Together { taken, .. } = self.admit_together(store, tenant, 1, size).await?;
+        let turn = self.turn(store, tenant).await;
+        Ok(Admitted { taken, _turn: turn })
+    }
+
+    /// Takes events of so many bytes in all out of a tenant's quota, or none.
+    ///
+    /// # Errors
+    /// When there is no room in it.
+    pub(crate) async fn admit_together(
+        &self,
+        store: &Store,
+        tenant: &TenantId,
+        events: u64,
+        size: u64,
+    ) -> Result<Together, NotAdmitted> {
         let policy = store.policy();
         let quota = policy.quotas.of(tenant);
-        if let Some(events_per_second) = quota.events_per_second {
-            self.take_event(tenant, events_per_second)?;
-        }
-        let mut taken = None;
+        let rate = match quota.events_per_second {
+            None => None,
+            Some(events_per_second) => Some(self.take_events(tenant, events_per_second, events)?),
+        };
+        let mut together = Together {
+            rate,
+            events,
+            taken: None,
+        };
         if let Some(max_bytes) = quota.max_bytes {
-            let slots = Slots::of(policy.max_age);
-            let now = clock::now();
-            if self.entry(tenant, |e| e.usage.is_none()) {
-                self.read_usage(store, tenant, slots, now)
-                    .await
-                    .map_err(NotAdmitted::Unknown)?;
+            match self.take_bytes(store, tenant, max_bytes, size).await {
+                Ok(taken) => together.taken = Some(taken),
+                Err(refused) => {
+                    self.put_all_back(tenant, &together);
+                    return Err(refused);
+                }
             }
-            self.take_bytes(tenant, slots, max_bytes, size, now)?;
-            taken = Some((slots, size, now));
         }
-        let most = (policy.publish_max_in_flight / TURNS).max(1);
+        Ok(together)
+    }
+
+    /// Leave for one event of so many bytes, of those that have it together. Waits as [`Gate::admit`] does.
+    pub(crate) async fn one_of(&self, together: &Together, store: &Store, tenant: &TenantId, size: u64) -> Admitted {
+        Admitted {
+            taken: together.taken.map(|all| Taken { size, ..all }),
+            _turn: self.turn(store, tenant).await,
+        }
+    }
+
+    async fn turn(&self, store: &Store, tenant: &TenantId) -> OwnedSemaphorePermit {
+        let most = (store.policy().publish_max_in_flight / TURNS).max(1);
         let turns = self.entry(tenant, |e| {
             Arc::clone(e.turns.get_or_insert_with(|| Arc::new(Semaphore::new(most as usize))))
         });
         match turns.acquire_owned().await {
-            Ok(turn) => Ok(Admitted { taken, _turn: turn }),
+            Ok(turn) => turn,
             // It is never closed.
             Err(_) => unreachable!("turns are open for as long as they exist"),
         }
     }
 
-    fn take_event(&self, tenant: &TenantId, events_per_second: u64) -> Result<(), NotAdmitted> {
+    fn take_events(&self, tenant: &TenantId, events_per_second: u64, events: u64) -> Result<Rate, NotAdmitted> {
         let instances = self.instances.count();
         let rate = Rate::share(events_per_second, instances);
         let now = self.now();
-        self.entry(tenant, |e| e.bucket.take(rate, now))
+        self.entry(tenant, |e| e.bucket.take_together(rate, events, now))
             .map_err(|retry_after| NotAdmitted::Rate {
                 events_per_second,
-                share: match instances {
-                    1 => String::new(),
-                    n => format!(", a {n}th of it through each of {n} instances"),
-                },
+                instances,
                 retry_after,
-            })
+            })?;
+        Ok(rate)
     }
 
-    fn take_bytes(
+    async fn take_bytes(
         &self,
+        store: &Store,
         tenant: &TenantId,
-        slots: Slots,
         max_bytes: u64,
         size: u64,
-        now: i64,
-    ) -> Result<(), NotAdmitted> {
+    ) -> Result<Taken, NotAdmitted> {
+        let slots = Slots::of(store.policy().max_age);
+        let at = clock::now();
+        if self.entry(tenant, |e| e.usage.is_none()) {
+            self.read_usage(store, tenant, slots, at)
+                .await
+                .map_err(NotAdmitted::Unknown)?;
+        }
         self.entry(tenant, |e| {
             let usage = e.usage.get_or_insert_default();
-            usage
-                .take(slots, max_bytes, size, now)
-                .map_err(|refused| match refused {
-                    Refused::For(retry_after) => NotAdmitted::Bytes {
-                        stored: usage.stored(slots, now),
-                        max_bytes,
-                        size,
-                        retry_after,
-                    },
-                    Refused::ForGood => NotAdmitted::TooLarge { size, max_bytes },
-                })
-        })
+            usage.take(slots, max_bytes, size, at).map_err(|refused| match refused {
+                Refused::For(retry_after) => NotAdmitted::Bytes {
+                    stored: usage.stored(slots, at),
+                    max_bytes,
+                    size,
+                    retry_after,
+                },
+                Refused::ForGood => NotAdmitted::TooLarge { size, max_bytes },
+            })
+        })?;
+        Ok(Taken { slots, size, at })
     }
 
     /// Gives back the bytes of an event that was not stored, or was stored before.
     pub(crate) fn put_back(&self, tenant: &TenantId, admitted: &Admitted) {
-        if let Some((slots, size, then)) = admitted.taken {
-            self.entry(tenant, |e| {
-                if let Some(usage) = &mut e.usage {
-                    usage.put_back(slots, size, then);
-                }
-            });
+        if let Some(taken) = admitted.taken {
+            self.put_back_bytes(tenant, taken);
         }
+    }
+
+    /// Gives back everything that was taken for events of which none is published.
+    pub(crate) fn put_all_back(&self, tenant: &TenantId, together: &Together) {
+        if let Some(rate) = together.rate {
+            self.entry(tenant, |e| e.bucket.put_back(rate, together.events));
+        }
+        if let Some(taken) = together.taken {
+            self.put_back_bytes(tenant, taken);
+        }
+    }
+
+    fn put_back_bytes(&self, tenant: &TenantId, Taken { slots, size, at }: Taken) {
+        self.entry(tenant, |e| {
+            if let Some(usage) = &mut e.usage {
+                usage.put_back(slots, size, at);
+            }
+        });
     }
 
     /// Forgets tenants that have been quiet: their buckets are full, and what they stored is in the counters.
@@ -204,5 +268,13 @@ impl Gate {
         if tenants.capacity() > 4 * tenants.len().max(256) {
             tenants.shrink_to_fit();
         }
+    }
+}
+
+/// What of a rate one of several instances gives out.
+fn share(instances: u32) -> String {
+    match instances {
+        1 => String::new(),
+        n => format!(", a {n}th of it through each of {n} instances"),
     }
 }

@@ -53,6 +53,19 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
     }
 }
 
+/// What an error says.
+pub(super) fn message(e: &PublishError) -> &str {
+    match e {
+        PublishError::InvalidEvent(p)
+        | PublishError::NotPermitted(p)
+        | PublishError::TooLarge(p)
+        | PublishError::StoreFull(p)
+        | PublishError::Unavailable(p)
+        | PublishError::OutcomeUnknown(p) => &p.message,
+        PublishError::QuotaExceeded(refusal) => &refusal.problem.message,
+    }
+}
+
 /// A quota's answer.
 pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> PublishError {
     let say = |code, advice: &str| {

@@ -7,10 +7,13 @@ mod edge;
 mod errors;
 mod inbox;
 mod publisher;
+mod publishing;
+mod scheduling;
 mod serve;
 mod status;
 mod subscriber;
 mod subscriber_call;
+mod together;
 
 #[allow(
     missing_docs,

@@ -42,6 +42,12 @@ async fn publish(world: &World, event: &Event) -> Result<Receipt, PublishError> 
         .expect("the bus answers")
 }
 
+async fn together(world: &World, events: &[Event]) -> Result<Vec<Receipt>, PublishError> {
+    publisher::publish_tenant_events_together(&world.bus, CallContext::default(), events)
+        .await
+        .expect("the bus answers")
+}
+
 pub(crate) async fn functions(world: &World, met: &mut Met) {
     let byte = publish(world, &sized("byte", 1)).await.unwrap();
     let large = publish(world, &largest("large")).await.unwrap();
@@ -61,6 +67,33 @@ pub(crate) async fn functions(world: &World, met: &mut Met) {
     let [first, second, third] = <[_; 3]>::try_from(results.await.expect("the bus answers")).unwrap();
     assert!(first.is_ok() && third.is_ok(), "one bad event takes no other along");
     assert_eq!(met.publish(second), "invalid-event: invalid-tenant");
+
+    let head = publish(world, &event("globex", "invoice.paid", "head"))
+        .await
+        .unwrap()
+        .position
+        .offset;
+    assert_eq!(
+        met.publish(together(world, &many).await),
+        "invalid-event: invalid-tenant"
+    );
+    let foreign = [
+        event("globex", "invoice.paid", "all-1"),
+        event("initech", "invoice.paid", "all-2"),
+    ];
+    assert_eq!(
+        met.publish(together(world, &foreign).await),
+        "not-permitted: tenant-not-permitted"
+    );
+    let all = ["all-1", "head", "all-3"].map(|id| event("globex", "invoice.paid", id));
+    let places: Vec<_> = together(world, &all)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|r| (r.position.offset, r.duplicate))
+        .collect();
+    let expected = [(head + 1, false), (head, true), (head + 2, false)];
+    assert_eq!(places, expected, "nothing was stored of those that were refused");
 
     let in_an_hour = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64 + 3_600_000_000_000;
     let later = event("acme", "invoice.due", "later");

@@ -21,6 +21,8 @@ pub(crate) async fn everything_is_unavailable(world: &World, met: &mut Met) {
     for answer in answer.expect("the bus answers") {
         refused.push(met.publish(answer));
     }
+    let answer = publisher::publish_tenant_events_together(bus, cx(), &[one.clone(), one.clone()]).await;
+    refused.push(met.publish(answer.expect("the bus answers")));
     let answer = publisher::publish_tenant_event_at(bus, cx(), &one, 0).await;
     refused.push(met.publish(answer.expect("the bus answers")));
     let answer = publisher::cancel_scheduled(bus, cx(), "acme", "e").await;

@@ -93,6 +93,21 @@ impl Handler<Caller> for AtEdge {
         Ok(refused.into_iter().map(one).collect())
     }
 
+    async fn publish_tenant_events_together(
+        &self,
+        caller: Caller,
+        events: Vec<Event>,
+    ) -> anyhow::Result<Result<Vec<Receipt>, PublishError>> {
+        if let Some(refusal) = too_many(events.len()) {
+            return Ok(Err(publish_refusal(refusal)));
+        }
+        let checked: Result<Vec<_>, _> = events.into_iter().map(|event| self.checked(&caller, event)).collect();
+        Ok(match checked {
+            Ok(events) => self.edge.upstream().publish_together(&onward(&caller), &events).await,
+            Err(e) => Err(e),
+        })
+    }
+
     async fn publish_tenant_event_at(
         &self,
         caller: Caller,

@@ -1,0 +1,85 @@
+//! `publish-tenant-event-at` and `cancel-scheduled`: keeps an event until it is due. Who publishes it then is `later`.
+
+use fanout_plan::{Attributes, Code, Problem, TenantId};
+use fanout_transport::Caller;
+
+use super::bindings::exports::fanout::bus::publisher::{Cancellation, Scheduled};
+use super::errors::{not_cancelled, publish_refusal, unstored};
+use super::publisher::{permit, permit_tenant};
+use super::publishing::{Ready, admit};
+use crate::bus::Bus;
+use crate::clock;
+use crate::jetstream::State;
+use fanout_forward::wit::{Event, PublishError};
+
+/// The furthest that an event may be put off: ten years.
+const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;
+
+pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) -> Result<Scheduled, PublishError> {
+    if at > clock::now().saturating_add(FURTHEST) {
+        return Err(publish_refusal(Problem::new(
+            Code::InvalidDueTime,
+            format!(
+                "event {:?} of tenant {} is to be published at {at}, more than ten years from now: give nanoseconds since 1970-01-01T00:00:00Z",
+                event.id, event.tenant
+            ),
+        )));
+    }
+    let ready = Ready::check(bus, caller, event).await?;
+    let admitted = admit(bus, &ready).await?;
+    let Ready { store, event, outgoing } = ready;
+    let (tenant, id) = (event.attributes.tenant(), event.attributes.id());
+    let kept = store.keep_for_later(&event.attributes, outgoing, at).await;
+    if !matches!(&kept, Ok(None)) && !kept.as_ref().is_err_and(|e| e.is_unknown()) {
+        bus.gate().put_back(tenant, &admitted);
+    }
+    match kept {
+        Ok(None) => Ok(Scheduled {
+            due: at,
+            duplicate: false,
+        }),
+        Ok(Some(there)) => Ok(Scheduled {
+            due: there.due,
+            duplicate: true,
+        }),
+        Err(e) => Err(unstored(tenant, id, &e)),
+    }
+}
+
+pub(super) async fn cancel(bus: &Bus, caller: &Caller, tenant: &str, id: &str) -> Result<Cancellation, PublishError> {
+    /// How often a change that another call makes at the same time is looked at again.
+    const RACES: usize = 10;
+    let view = bus.view();
+    let tenant: TenantId = tenant.parse().map_err(publish_refusal)?;
+    Attributes::check_id(id).map_err(publish_refusal)?;
+    let grant = view
+        .publish_grant(&caller.component, &caller.link)
+        .map_err(publish_refusal)?;
+    permit_tenant(grant, caller, &tenant).map_err(publish_refusal)?;
+    let store = view.store().map_err(publish_refusal)?;
+    for _ in 0..RACES {
+        let kept = store
+            .kept_for_later(&tenant, id)
+            .await
+            .map_err(|e| not_cancelled(&tenant, id, &e))?;
+        let Some(kept) = kept else {
+            return Ok(Cancellation::NotWaiting);
+        };
+        if let Some(attributes) = kept.attributes() {
+            permit(grant, caller, &tenant, attributes.event_type()).map_err(publish_refusal)?;
+        }
+        match kept.state {
+            State::Cancelled => return Ok(Cancellation::Cancelled),
+            State::Firing | State::Fired => return Ok(Cancellation::NotWaiting),
+            State::Waiting => {}
+        }
+        let cancelled = store
+            .move_on(&kept, State::Cancelled)
+            .await
+            .map_err(|e| not_cancelled(&tenant, id, &e))?;
+        if cancelled {
+            return Ok(Cancellation::Cancelled);
+        }
+    }
+    Ok(Cancellation::NotWaiting)
+}
