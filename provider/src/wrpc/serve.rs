@@ -11,8 +11,10 @@ use wrpc_transport::Serve;
 use wrpc_transport::frame::{Incoming, Outgoing};
 
 use super::bindings;
+use super::bindings::exports::fanout::bus::publisher::Handler as _;
 use crate::bus::Bus;
 use crate::inbox::Seal;
+use fanout_forward::wit::Event;
 
 /// A bus, and what seals the tokens of its inbox.
 type BusSeal = (BusName, Arc<Seal>);
@@ -25,13 +27,17 @@ pub(super) struct Exports {
     pub(super) seal: Arc<Mutex<Option<BusSeal>>>,
 }
 
-/// `publisher`, `subscriber`, `inbox` and `status`.
+const PUBLISHER: &str = "fanout:bus/publisher@0.1.0";
+
+/// `publisher`, `subscriber`, `inbox` and `status`. What is called for each event is decoded and answered without
+/// frames.
 pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
     let exports = Exports {
         bus,
         seal: Arc::default(),
     };
-    Service::new()
+    let (one, many) = (exports.clone(), exports.clone());
+    let service = Service::new()
         .bindings(move |port| {
             let exports = exports.clone();
             let known = Known {
@@ -40,7 +46,20 @@ pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
             };
             async move { bindings::serve(&known, exports).await }
         })
-        .await
+        .await?
+        .direct(PUBLISHER, "publish-tenant-event", move |caller, (event,): (Event,)| {
+            let exports = one.clone();
+            async move { exports.publish_tenant_event(known(&exports.bus, caller), event).await }
+        })
+        .direct(
+            PUBLISHER,
+            "publish-tenant-events",
+            move |caller, (events,): (Vec<Event>,)| {
+                let exports = many.clone();
+                async move { exports.publish_tenant_events(known(&exports.bus, caller), events).await }
+            },
+        );
+    Ok(service)
 }
 
 /// Gives each caller the one name by which the bus knows it, before any function sees it: on the lattice the

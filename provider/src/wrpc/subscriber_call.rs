@@ -8,9 +8,12 @@ use fanout_plan::subscription::Reach;
 use fanout_plan::{Position, SubscriptionName};
 use fanout_transport::{CallContext, Client, Error, Lattice, Outcome};
 
-use super::bindings::fanout::bus::{backfill_handler, batch_handler, handler};
+use super::bindings::fanout::bus::backfill_handler;
 use super::convert;
 use crate::delivery::Delivery;
+
+const HANDLER: &str = "fanout:bus/handler@0.1.0";
+const BATCH_HANDLER: &str = "fanout:bus/batch-handler@0.1.0";
 
 /// A component that is given events.
 #[derive(Clone, Debug)]
@@ -105,17 +108,22 @@ impl Subscriber {
     ) -> Result<Vec<Result<(), wit::Rejection>>, CallFailure> {
         let context = self.context(traceparent);
         let answers = match reach {
-            Reach::BatchHandler => batch_handler::handle_events(&self.client, context, deliveries).await,
+            Reach::BatchHandler => {
+                self.client
+                    .call_values(context, BATCH_HANDLER, "handle-events", (deliveries,))
+                    .await
+            }
             // It has no export to call; its deliveries are not pushed.
             Reach::Inbox => return Err(CallFailure::Unreachable),
             Reach::Handler => match deliveries.last() {
-                Some(delivery) => handler::handle_event(&self.client, context, delivery)
-                    .await
-                    .map(|answer| vec![answer]),
+                Some(delivery) => {
+                    let answer = self.client.call_values(context, HANDLER, "handle-event", (delivery,));
+                    answer.await.map(|answer| vec![answer])
+                }
                 None => Ok(Vec::new()),
             },
         };
-        answers.map_err(|e| self.failure(&e))
+        answers.map_err(|e| self.failure(&e.into()))
     }
 
     /// Tells it that a backfill has caught up.
