@@ -82,6 +82,9 @@ async fn look(
     let consumer = registered.consumer_of(reader);
     let heard = unsettled.heard(partition.number, &consumer);
     let lost = remembered.gap.look(&look, heard, expired_to, now);
+    if let Some(lost) = &lost {
+        debug!(consumer, ?look, ?before, ?lost, "lost to the retention");
+    }
     warn_once(policy, registered, reader, &remembered.gap, now, near);
     // Noted before they go: the events that expire within the next looks.
     let soon = now.saturating_add(nanoseconds(interval(policy).saturating_mul(4)));

@@ -61,7 +61,11 @@ async fn one_item_that_the_bus_refuses_keeps_the_others_out() {
         (403, Some("tenant-not-permitted")),
         "{refused}"
     );
-    assert_eq!(stored(&nats).await, 0, "the bus would have taken the first one by itself");
+    assert_eq!(
+        stored(&nats).await,
+        0,
+        "the bus would have taken the first one by itself"
+    );
 
     let of_one_tenant = sample.body.replace("OR00003XKGXG0K", "OR00003XKGXG0J");
     for duplicate in [false, true] {

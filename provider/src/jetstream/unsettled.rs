@@ -1,5 +1,6 @@
 //! What the server says of events that the log let go after they were given out and before they were settled: an
-//! advisory each (nats-server 2.15, `consumer.msg_terminated`). Of events that were given to nobody it says nothing.
+//! advisory each (nats-server 2.15.1, `MSG_TERMINATED`, "Unacknowledged message was deleted"). Of events that were given
+//! to nobody it says nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -61,8 +62,11 @@ impl Unsettled {
         let Ok(advisory) = serde_json::from_slice::<Advisory<'_>>(advisory) else {
             return;
         };
-        // A consumer's user may terminate too, for its own reasons; Fanout does not.
-        if !advisory.reason.is_some_and(|r| r.contains("stream limits")) {
+        // Somebody may terminate too, for a reason of their own; Fanout does not.
+        if !advisory
+            .reason
+            .is_some_and(|r| r.contains("was deleted") || r.contains("stream limits"))
+        {
             return;
         }
         let Some(partition) = store.partition_of(advisory.stream) else {
