@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod component;
 mod edge;
+pub mod fetcher;
 pub mod hosted;
 pub mod http;
 mod provider;

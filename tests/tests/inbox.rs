@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use fanout_tests::inbox::{self, Fetched, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict};
+use fanout_tests::fetcher::{fetch, ids, next, patient, retry, settle, try_fetch};
+use fanout_tests::inbox::{self, InboxError, SettleError, Settled, Settlement, Verdict};
 use fanout_tests::subscriber::{self, DeliveryOptions, End, Filter, Reach, Start};
 use fanout_tests::types::{Origin, Position, Rejection, RetryDelay};
-use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_tests::{Bench, LinkTo, event, eventually};
 use fanout_transport::CallContext;
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
@@ -19,54 +20,12 @@ fn links() -> Vec<LinkTo> {
     ]
 }
 
-fn patient() -> CallContext {
-    CallContext::within(Duration::from_secs(12))
-}
-
-async fn try_fetch(who: &Component, name: &str, most: u32, wait_ms: u32) -> Result<Fetched, InboxError> {
-    inbox::fetch(who.bus(), patient(), name, most, None, wait_ms)
-        .await
-        .expect("the bus answers")
-}
-
-async fn fetch(who: &Component, name: &str, most: u32, wait_ms: u32) -> Vec<HeldDelivery> {
-    try_fetch(who, name, most, wait_ms)
-        .await
-        .expect("it may fetch")
-        .deliveries
-}
-
-/// The next delivery, however long it takes to come.
-async fn next(who: &Component, name: &str) -> HeldDelivery {
-    eventually("a delivery comes", || async { fetch(who, name, 1, 500).await.pop() }).await
-}
-
-async fn settle(who: &Component, held: &HeldDelivery, verdict: Verdict) -> Result<Settled, SettleError> {
-    let settlement = Settlement {
-        token: held.token.clone(),
-        verdict,
-    };
-    inbox::settle(who.bus(), patient(), &[settlement])
-        .await
-        .expect("the bus answers")
-        .pop()
-        .expect("one answer for each")
-}
-
-fn retry(reason: &str) -> Verdict {
-    Verdict::Rejected(Rejection::RetryNow(reason.into()))
-}
-
 async fn publish(bench: &Bench, range: std::ops::Range<usize>) {
     let ingress = bench.silent_component("ingress").await;
     for i in range {
         let published = ingress.publish(event("acme", "invoice.paid", &format!("e{i:03}")));
         published.await.unwrap();
     }
-}
-
-fn ids(held: &[HeldDelivery]) -> Vec<&str> {
-    held.iter().map(|h| h.delivery.event.id.as_str()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! `dead-letters`: events that were set aside.
 
 use anyhow::{Result, bail};
-use fanout_plan::subscription::Reach;
+use fanout_plan::subscription::Progress;
 use fanout_plan::{Code, Position, Problem, SubscriptionName};
 use fanout_provider::jetstream::{SetAside, Store};
 use serde_json::{Value, json};
@@ -87,10 +87,8 @@ async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Resul
                 format!("dead letter {} of subscription {subscription}: {why}", letter.number),
             ));
         };
-        if registered.is_none() {
+        if registered.is_none_or(|r| r.progress == Progress::Finished) {
             refuse("it has ended");
-        } else if registered.is_some_and(|r| r.subscription.reach == Reach::Inbox) {
-            refuse("its deliveries are fetched, and a fetch brings no dead letters");
         } else if !letter.attributes.contains_key("ce-id") {
             refuse("it holds no event");
         } else if store.redrive(letter).await? {

@@ -239,6 +239,29 @@ impl BusNames {
         format!("fanout.dead.{}.{subscription}=redrive.>", self.0)
     }
 
+    /// Every such request for one tenant's dead letters.
+    pub fn redrive_filter_of(&self, subscription: &SubscriptionName, tenant: &TenantId) -> String {
+        format!("fanout.dead.{}.{subscription}=redrive.{tenant}.>", self.0)
+    }
+
+    /// A tenant's turn to have its dead letters given to a subscription that is fetched. There is one while it has
+    /// requests.
+    pub fn redrive_turn(&self, subscription: &SubscriptionName, tenant: &TenantId) -> String {
+        format!("fanout.dead.{}.{subscription}=turn.{tenant}", self.0)
+    }
+
+    /// Every turn at one subscription.
+    pub fn redrive_turns(&self, subscription: &SubscriptionName) -> String {
+        format!("fanout.dead.{}.{subscription}=turn.*", self.0)
+    }
+
+    /// The tenant whose turn this is the subject of.
+    pub fn turn_of(&self, subject: &str) -> Option<TenantId> {
+        let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
+        let (place, tenant) = rest.split_once('.')?;
+        place.ends_with("=turn").then(|| tenant.parse().ok())?
+    }
+
     /// The tenant and position that the subject of a dead letter, or of a request for one, ends with.
     pub fn letter_of(&self, subject: &str) -> Option<(TenantId, Position)> {
         let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
@@ -297,6 +320,23 @@ mod tests {
             "x",
         ] {
             assert_eq!(names.partition_of(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_turn_is_no_dead_letter() {
+        let names = BusNames::new("payments".parse().unwrap());
+        let (billing, acme) = ("billing".parse().unwrap(), "acme".parse().unwrap());
+        let turn = names.redrive_turn(&billing, &acme);
+        assert_eq!(names.turn_of(&turn), Some(acme.clone()));
+        assert_eq!(names.letter_of(&turn), None);
+        let position = Position::undivided(7);
+        for other in [
+            names.dead_letter(&billing, &acme, position),
+            names.redrive(&billing, &acme, position),
+        ] {
+            assert_eq!(names.turn_of(&other), None, "{other}");
+            assert_eq!(names.letter_of(&other), Some((acme.clone(), position)));
         }
     }
 

@@ -77,7 +77,7 @@ impl Item {
 
     /// The event as it is delivered; `None` if there is nothing to deliver any more, and then it is settled.
     pub(super) async fn prepare(&mut self, context: &Context, settler: &Settler) -> Result<Option<Held>, StoreError> {
-        let (source, attributes, data, place) = match &self.from {
+        let (message, attributes, data, place) = match &self.from {
             From::Log {
                 message,
                 place,
@@ -98,63 +98,77 @@ impl Item {
                         }
                     },
                 };
-                (Source::Log(message.clone()), attributes.clone(), data, *place)
+                (message, attributes.clone(), data, *place)
             }
             From::Redrive(redrive) => {
-                let Some(letter) = context.store.letter_for(redrive).await? else {
-                    // It was discarded, or it was handled and the end of its request got lost.
-                    context.store.end_redrive(redrive).await?;
-                    return Ok(None);
-                };
-                let attributes = match attributes_of(redrive, &letter.headers) {
-                    Ok(attributes) => attributes,
-                    Err(problem) => {
-                        warn!(
-                            subscription = %context.name(), position = %self.position, code = %Code::NotRedrivable,
-                            "a dead letter holds no event and stays: {problem}"
-                        );
-                        context.store.end_redrive(redrive).await?;
-                        return Ok(None);
-                    }
-                };
-                let published = letter
-                    .headers
-                    .get(PUBLISHED)
-                    .and_then(|v| timestamp::from_rfc3339(v.as_str()));
-                let place = Place {
-                    position: redrive.position,
-                    published_at: published
-                        .unwrap_or_else(|| i64::try_from(letter.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)),
-                    given_out: 2,
-                };
-                (
-                    Source::Redrive(redrive.clone(), letter.headers),
-                    attributes,
-                    letter.payload,
-                    place,
-                )
+                return redriven(context, settler, redrive, self.failed.clone()).await;
             }
         };
-        if self.failed.is_none() {
-            self.failed = Some(if place.given_out > 1 {
-                settler.earlier_attempts(&source, self.position).await?
-            } else {
-                Vec::new()
-            });
-        }
-        let failed = self.failed.clone().unwrap_or_default();
-        let headers = match &source {
-            Source::Log(message) => message.headers.clone(),
-            Source::Redrive(_, headers) => Some(headers.clone()),
+        let source = Source::Log(message.clone());
+        let failed = match &self.failed {
+            Some(failed) => failed.clone(),
+            None if place.given_out > 1 => settler.earlier_attempts(&source, self.position).await?,
+            None => Vec::new(),
         };
-        let mut delivery = incoming::delivery(&context.registered, attributes, (&headers, data), &place, &failed);
-        delivery.replayed |= matches!(source, Source::Redrive(..));
+        let event = (&message.headers, data);
+        let delivery = incoming::delivery(&context.registered, attributes, event, &place, &failed);
         Ok(Some(Held {
             source,
             delivery,
             failed,
         }))
     }
+}
+
+/// A dead letter as it is delivered again, its failed attempts read where they are not known; `None` if there is nothing to
+/// deliver, and then the request is ended.
+pub(crate) async fn redriven(
+    context: &Context,
+    settler: &Settler,
+    redrive: &Redrive,
+    failed: Option<Vec<FailedAttempt>>,
+) -> Result<Option<Held>, StoreError> {
+    let position = redrive.position;
+    let Some(letter) = context.store.letter_for(redrive).await? else {
+        // It was discarded, or it was handled and the end of its request got lost.
+        context.store.end_redrive(redrive).await?;
+        return Ok(None);
+    };
+    let attributes = match attributes_of(redrive, &letter.headers) {
+        Ok(attributes) => attributes,
+        Err(problem) => {
+            warn!(
+                subscription = %context.name(), %position, code = %Code::NotRedrivable,
+                "a dead letter holds no event and stays: {problem}"
+            );
+            context.store.end_redrive(redrive).await?;
+            return Ok(None);
+        }
+    };
+    let published = letter
+        .headers
+        .get(PUBLISHED)
+        .and_then(|v| timestamp::from_rfc3339(v.as_str()));
+    let place = Place {
+        position,
+        published_at: published
+            .unwrap_or_else(|| i64::try_from(letter.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)),
+        given_out: 2,
+    };
+    let headers = Some(letter.headers.clone());
+    let source = Source::Redrive(redrive.clone(), letter.headers);
+    let failed = match failed {
+        Some(failed) => failed,
+        None => settler.earlier_attempts(&source, position).await?,
+    };
+    let event = (&headers, letter.payload);
+    let mut delivery = incoming::delivery(&context.registered, attributes, event, &place, &failed);
+    delivery.replayed = true;
+    Ok(Some(Held {
+        source,
+        delivery,
+        failed,
+    }))
 }
 
 fn attributes_of(redrive: &Redrive, headers: &HeaderMap) -> Result<Attributes, Problem> {

@@ -27,11 +27,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use durable::admit;
+pub(crate) use feed::redriven;
 pub(crate) use health::Health;
 pub(crate) use queue::heard;
 pub(crate) use settle::{Held, Next, Settler};
 
-use crate::inbox::Inbox;
+use crate::inbox::{self, Inbox};
 use crate::jetstream::Store;
 use crate::wrpc::Subscriber;
 
@@ -61,7 +62,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    fn name(&self) -> &SubscriptionName {
+    pub(crate) fn name(&self) -> &SubscriptionName {
         &self.registered.subscription.name
     }
 }
@@ -99,13 +100,16 @@ impl Running {
         let mut tasks = JoinSet::new();
         let fetched = context.registered.subscription.reach == Reach::Inbox;
         match context.registered.subscription.need {
-            Need::Queue | Need::Durable if fetched => {}
+            Need::Queue if fetched => {}
+            Need::Durable if fetched => drop(tasks.spawn(inbox::redrive::make_turns(Arc::clone(&context)))),
             Need::Queue if context.store.policy().queue_delivery == QueueDelivery::AtMostOnce => {
                 tasks.spawn(queue::run(Arc::clone(&context)));
             }
             Need::Queue | Need::Durable => logged(&context, &mut tasks),
             Need::Backfill { .. } => {
-                if !fetched {
+                if fetched {
+                    tasks.spawn(inbox::redrive::make_turns(Arc::clone(&context)));
+                } else {
                     logged(&context, &mut tasks);
                 }
                 if context.registered.progress != Progress::CaughtUp {

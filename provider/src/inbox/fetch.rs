@@ -1,17 +1,19 @@
-//! `fetch`: takes deliveries out of the log for one caller, and waits for the first when there are none.
+//! `fetch`: takes deliveries out of the store for one caller, and waits for the first when there are none.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanout_plan::subscription::{Need, Progress, Registered};
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::{Ask, CaughtUp, DEFAULT_BYTES, Fetched, Hold, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here};
 use crate::clock;
-use crate::delivery::{Delivery, Health};
+use crate::delivery::{Delivery, Health, Settler};
 use crate::jetstream::{LISTENS_FOR, StoreError, Taken};
 
 /// Bytes of a message's subject and headers beyond its event, counted generously.
-const OVERHEAD: u64 = 4 << 10;
+const OVERHEAD: usize = 4 << 10;
 
 /// How often a pull is begun anew because what it pulled from is gone.
 const TRIES: u32 = 3;
@@ -32,7 +34,7 @@ impl Inbox {
         let most = (ask.most as usize).clamp(1, MAX_DELIVERIES);
         // At least one event fits, whatever was asked for.
         let bytes = ask.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
-        let bytes = usize::try_from(bytes.max(policy.max_event_bytes + OVERHEAD)).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(bytes.max(policy.max_event_bytes + OVERHEAD as u64)).unwrap_or(usize::MAX);
         let waiting = self.waiting.try_acquire().ok();
         let wait = waiting.as_ref().map_or(Duration::ZERO, |_| ask.wait.min(MAX_WAIT));
         let end = Instant::now() + wait;
@@ -41,16 +43,16 @@ impl Inbox {
             let left = end.saturating_duration_since(Instant::now());
             let taken = tokio::select! {
                 biased;
-                taken = self.take(most, bytes, left) => taken,
+                taken = self.take(settler, most, bytes, left) => taken,
                 // Paused, ended or stopping: what comes from now on is given to nobody.
                 () = self.context.stop.cancelled() => return Ok(fetched),
             };
-            let taken = match taken {
-                Ok(taken) => taken,
+            match taken {
+                Ok(taken) => fetched.deliveries = taken,
                 Err(error) => {
-                    // The consumer may have been made anew; that of a queue subscription goes when nobody fetches, and
+                    // A consumer may have been made anew; that of a queue subscription goes when nobody fetches, and
                     // that of a backfill once it is finished.
-                    self.forget_consumers().await;
+                    self.forget_sources().await;
                     let name = &self.context.registered.subscription.name;
                     let now = self.context.store.registered(name).await?;
                     if let Some(now) = now.filter(|r| r.progress == Progress::Finished) {
@@ -63,18 +65,6 @@ impl Inbox {
                     }
                     return Err(error);
                 }
-            };
-            let until = taken.since.saturating_add(nanos(policy.ack_wait));
-            for message in taken.messages {
-                if self.is_queue() {
-                    if let Some(delivery) = self.heard(message) {
-                        let hold = self.hold(&delivery, String::new(), until);
-                        fetched.deliveries.push((delivery, hold));
-                    }
-                } else if let Some(held) = admit_here(&self.context, settler, message).await {
-                    let hold = self.hold(&held.delivery, held.reply(), until);
-                    fetched.deliveries.push((held.delivery, hold));
-                }
             }
             if !fetched.deliveries.is_empty() || Instant::now() >= end {
                 self.context
@@ -85,18 +75,73 @@ impl Inbox {
         }
     }
 
-    async fn take(&self, most: usize, max_bytes: usize, wait: Duration) -> Result<Taken, StoreError> {
-        let consumers = self.consumers().await?;
-        self.context.store.take(&consumers, most, max_bytes, wait).await
+    /// What there is, at most half of it redriven dead letters; when there is nothing, what comes first within the wait.
+    async fn take(
+        &self,
+        settler: &Settler,
+        most: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<(Delivery, Hold)>, StoreError> {
+        let store = &self.context.store;
+        let sources = self.sources().await?;
+        let number = self.fetches.fetch_add(1, Ordering::Relaxed);
+        // Who asks for one is given a letter every other time.
+        let turns = if most == 1 { number % 2 } else { most / 2 };
+        let mut given = Vec::new();
+        let letters = store.take_turns(&sources, turns).await?;
+        self.give(settler, letters, max_bytes, &mut given).await;
+        let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
+        let (places, room) = (most - given.len(), max_bytes.saturating_sub(used));
+        if given.is_empty() {
+            let events = store.take(&sources, (number, places), room, wait).await?;
+            self.give(settler, events, max_bytes, &mut given).await;
+        } else if places > 0 && room > 0 {
+            // What fails here waits for the next fetch.
+            match store.take(&sources, (number, places), room, Duration::ZERO).await {
+                Ok(events) => self.give(settler, events, room, &mut given).await,
+                Err(error) => debug!(subscription = %self.context.name(), %error, "letters are given, and no events"),
+            }
+        }
+        Ok(given)
     }
 
-    fn hold(&self, delivery: &Delivery, reply: String, until: i64) -> Hold {
+    /// Reads what was taken out as deliveries; what is none is settled.
+    async fn give(&self, settler: &Settler, taken: Taken, max_bytes: usize, given: &mut Vec<(Delivery, Hold)>) {
+        let until = taken.since.saturating_add(nanos(self.context.store.policy().ack_wait));
+        let mut used = 0;
+        for message in taken.messages {
+            let delivery = if let Some(turn) = self.context.store.turn_of(&message) {
+                // One is given however large it is.
+                let room = (!given.is_empty()).then(|| max_bytes.saturating_sub(used + OVERHEAD));
+                self.redriven(settler, turn, &message, (until, room)).await
+            } else if self.is_queue() {
+                self.heard(message).map(|delivery| {
+                    let hold = self.hold(&delivery, String::new(), until);
+                    (delivery, hold)
+                })
+            } else {
+                let held = admit_here(&self.context, settler, message).await;
+                held.map(|held| {
+                    let hold = self.hold(&held.delivery, held.reply(), until);
+                    (held.delivery, hold)
+                })
+            };
+            if let Some(delivery) = delivery {
+                used += delivery.0.data.len() + OVERHEAD;
+                given.push(delivery);
+            }
+        }
+    }
+
+    pub(super) fn hold(&self, delivery: &Delivery, reply: String, until: i64) -> Hold {
         Hold {
             subscription: delivery.subscription.clone(),
             position: delivery.position,
             attempt: delivery.attempt,
             reply,
             until,
+            redriven: None,
         }
     }
 

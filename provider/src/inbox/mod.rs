@@ -5,14 +5,15 @@
 //! its fetcher said that it is handled, or after its dead letter was stored.
 
 mod fetch;
+pub(crate) mod redrive;
 mod settle;
 mod token;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Need;
@@ -24,7 +25,7 @@ pub(crate) use settle::settle;
 pub(crate) use token::{Hold, Seal, fresh_secret};
 
 use crate::delivery::{Context, Delivery, Held, Settler, admit};
-use crate::jetstream::{Store, StoreError};
+use crate::jetstream::{Sources, Store, StoreError};
 
 /// The most deliveries in one fetch, and the most settlements in one call.
 pub(crate) const MAX_DELIVERIES: usize = 1_000;
@@ -42,8 +43,10 @@ pub(crate) struct Inbox {
     context: Arc<Context>,
     settler: OnceCell<Settler>,
     /// Forgotten when a pull fails, so that what was made anew is found.
-    consumers: Mutex<Option<Arc<[PullConsumer]>>>,
+    sources: Mutex<Option<Arc<Sources>>>,
     waiting: Semaphore,
+    /// Fetches so far: each begins with another of what it takes from.
+    fetches: AtomicUsize,
 }
 
 /// What a fetch asks for.
@@ -92,8 +95,9 @@ impl Inbox {
         Self {
             context: Arc::clone(context),
             settler: OnceCell::new(),
-            consumers: Mutex::default(),
+            sources: Mutex::default(),
             waiting: Semaphore::new(MAX_WAITING),
+            fetches: AtomicUsize::new(0),
         }
     }
 
@@ -101,23 +105,18 @@ impl Inbox {
         self.settler.get_or_try_init(|| Settler::new(&self.context)).await
     }
 
-    async fn consumers(&self) -> Result<Arc<[PullConsumer]>, StoreError> {
-        let mut kept = self.consumers.lock().await;
-        if let Some(consumers) = &*kept {
-            return Ok(Arc::clone(consumers));
+    async fn sources(&self) -> Result<Arc<Sources>, StoreError> {
+        let mut kept = self.sources.lock().await;
+        if let Some(sources) = &*kept {
+            return Ok(Arc::clone(sources));
         }
-        let opened: Arc<[_]> = self
-            .context
-            .store
-            .inbox_consumers(&self.context.registered)
-            .await?
-            .into();
+        let opened = Arc::new(self.context.store.inbox_sources(&self.context.registered).await?);
         *kept = Some(Arc::clone(&opened));
         Ok(opened)
     }
 
-    async fn forget_consumers(&self) {
-        *self.consumers.lock().await = None;
+    async fn forget_sources(&self) {
+        *self.sources.lock().await = None;
     }
 
     fn is_queue(&self) -> bool {

@@ -1,6 +1,7 @@
 //! `settle`: acts on a fetcher's verdict, at whichever instance it arrives.
 
 use async_nats::jetstream::AckKind;
+use fanout_plan::retry::Rejection;
 use fanout_plan::{Code, Problem};
 
 use super::fetch::nanos;
@@ -25,6 +26,9 @@ pub(crate) async fn settle(inbox: &Inbox, hold: Hold, verdict: Verdict) -> Resul
 
 impl Inbox {
     async fn handled(&self, hold: &Hold) -> Result<(), Unsettled> {
+        if let Some(by) = &hold.redriven {
+            return self.settle_redriven(hold, by, Ok(())).await;
+        }
         let context = &self.context;
         context
             .store
@@ -59,7 +63,10 @@ impl Inbox {
         given_back.await.map_err(|e| Unsettled::Unavailable(unavailable(e)))
     }
 
-    async fn rejected(&self, hold: &Hold, rejection: fanout_plan::retry::Rejection) -> Result<(), Unsettled> {
+    async fn rejected(&self, hold: &Hold, rejection: Rejection) -> Result<(), Unsettled> {
+        if let Some(by) = &hold.redriven {
+            return self.settle_redriven(hold, by, Err(rejection)).await;
+        }
         let context = &self.context;
         let failed = |e| Unsettled::Unavailable(unavailable(e));
         let settler = self.settler().await.map_err(failed)?;
@@ -88,13 +95,7 @@ impl Inbox {
             }
             Next::Stuck(wait) | Next::Unreached(wait) => held.give_back(wait).await,
         }
-        Err(Unsettled::Unavailable(Problem::new(
-            Code::StoreUnavailable,
-            format!(
-                "subscription {}: the store did not take what belongs to its event {}: try again",
-                hold.subscription, hold.position
-            ),
-        )))
+        Err(not_taken(hold))
     }
 
     /// A queue subscription settles nothing; what its fetcher says is counted.
@@ -108,6 +109,16 @@ impl Inbox {
             }
         }
     }
+}
+
+pub(super) fn not_taken(hold: &Hold) -> Unsettled {
+    Unsettled::Unavailable(Problem::new(
+        Code::StoreUnavailable,
+        format!(
+            "subscription {}: the store did not take what belongs to its event {}: try again",
+            hold.subscription, hold.position
+        ),
+    ))
 }
 
 fn over(hold: &Hold) -> Unsettled {

@@ -9,6 +9,8 @@ use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 
+use crate::jetstream::Turn;
+
 /// Bytes of the secret.
 const SECRET_BYTES: usize = 32;
 /// Each token has a key of its own, made from the secret and this many random bytes: no nonce can come twice.
@@ -26,6 +28,17 @@ pub(crate) struct Hold {
     pub(crate) reply: String,
     /// When it ends, nanoseconds since the Unix epoch.
     pub(crate) until: i64,
+    /// Of a dead letter that is redriven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) redriven: Option<Redriven>,
+}
+
+/// What a redriven dead letter is held by: its tenant's turn, at which `reply` speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Redriven {
+    pub(crate) turn: Turn,
+    /// The number of the request.
+    pub(crate) request: u64,
 }
 
 /// Seals and opens tokens.
@@ -120,7 +133,16 @@ mod tests {
             attempt: 1,
             reply: "$JS.ACK.x".into(),
             until: 9,
+            redriven: None,
         }
+    }
+
+    #[test]
+    fn a_token_from_before_letters_were_redriven_is_still_read() {
+        let old = r#"{"subscription":"invoicing","position":"0/7","attempt":1,"reply":"$JS.ACK.x","until":9}"#;
+        let seal = Seal::new(&[1; SECRET_BYTES]);
+        let token = seal.seal_bytes("invoicing", old.into()).unwrap();
+        assert_eq!(seal.open("invoicing", &token), Some(hold()));
     }
 
     #[test]

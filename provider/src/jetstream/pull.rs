@@ -19,6 +19,8 @@ use crate::clock;
 
 /// How long the store may take for what needs no waiting.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// Bytes of turns that are taken at once; they are all but empty.
+const TURNS_BYTES: usize = 1 << 20;
 /// Less than this is not worth a request.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// For how long after its last fetch a queue subscription that is fetched goes on hearing events, and how old an event
@@ -26,6 +28,14 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 pub(crate) const LISTENS_FOR: Duration = Duration::from_secs(60);
 /// The registry's entry that holds the secret of the tokens. With a dot, it is no subscription's name.
 pub(super) const SECRET: &str = "inbox.secret";
+
+/// What a subscription that is fetched takes from.
+pub(crate) struct Sources {
+    /// The log: one for each partition that has any of its events.
+    log: Vec<PullConsumer>,
+    /// Turns of tenants whose dead letters are redriven; a queue subscription has none.
+    turns: Option<PullConsumer>,
+}
 
 /// Messages that were given out.
 pub(crate) struct Taken {
@@ -35,20 +45,21 @@ pub(crate) struct Taken {
 }
 
 impl Store {
-    /// What a subscription that is fetched takes its events from: one for each partition that has any.
-    pub(crate) async fn inbox_consumers(&self, registered: &Registered) -> Result<Vec<PullConsumer>, StoreError> {
+    /// What a subscription that is fetched takes from.
+    pub(crate) async fn inbox_sources(&self, registered: &Registered) -> Result<Sources, StoreError> {
         let subscription = &registered.subscription;
-        let mut consumers = Vec::new();
+        let mut log = Vec::new();
         if subscription.need == Need::Queue {
             for partition in self.partitions_of(subscription) {
-                consumers.extend(self.listener(subscription, partition).await?);
+                log.extend(self.listener(subscription, partition).await?);
             }
-            return Ok(consumers);
+            return Ok(Sources { log, turns: None });
         }
         for (partition, reader) in self.readers_of(registered) {
-            consumers.extend(self.consumer(registered, partition, &reader).await?);
+            log.extend(self.consumer(registered, partition, &reader).await?);
         }
-        Ok(consumers)
+        let turns = Some(self.turns_consumer(&subscription.name).await?);
+        Ok(Sources { log, turns })
     }
 
     /// A consumer that hears what is stored from now on and is gone when nobody fetches: the store's own memory of who
@@ -81,25 +92,37 @@ impl Store {
             .map_err(StoreError::when(format!("make consumer {name}")))
     }
 
-    /// Up to `most` messages of together at most `max_bytes`; when there are none, what comes first within the wait.
+    /// Up to `most` turns that nobody has.
+    pub(crate) async fn take_turns(&self, sources: &Sources, most: usize) -> Result<Taken, StoreError> {
+        let since = clock::now();
+        let messages = match &sources.turns {
+            Some(turns) if most > 0 => at_once(std::slice::from_ref(turns), 0, most, TURNS_BYTES).await?,
+            _ => Vec::new(),
+        };
+        Ok(Taken { messages, since })
+    }
+
+    /// Up to `most` events of together at most `max_bytes`; when there are none, what comes first within the wait, which
+    /// may be a turn. Each of what holds them has its share, beginning with that of the number `from`.
     pub(crate) async fn take(
         &self,
-        consumers: &[PullConsumer],
-        most: usize,
+        sources: &Sources,
+        (from, most): (usize, usize),
         max_bytes: usize,
         wait: Duration,
     ) -> Result<Taken, StoreError> {
         let since = clock::now();
-        let messages = at_once(consumers, most, max_bytes).await?;
+        let messages = at_once(&sources.log, from, most, max_bytes).await?;
         if !messages.is_empty() || wait < SHORTEST_WAIT {
             return Ok(Taken { messages, since });
         }
-        let mut messages = first(consumers, wait).await?;
+        let mut messages = first(sources, wait).await?;
         let since = clock::now();
         let bytes: usize = messages.iter().map(|m| m.length).sum();
-        if !messages.is_empty() && messages.len() < most && bytes < max_bytes {
+        let has_turn = messages.iter().any(|m| self.turn_of(m).is_some());
+        if !messages.is_empty() && !has_turn && messages.len() < most && bytes < max_bytes {
             // What fails here is not lost: what was taken is given, the rest waits for the next fetch.
-            let more = at_once(consumers, most - messages.len(), max_bytes - bytes).await;
+            let more = at_once(&sources.log, from, most - messages.len(), max_bytes - bytes).await;
             messages.extend(more.unwrap_or_default());
         }
         Ok(Taken { messages, since })
@@ -180,52 +203,81 @@ fn listener_name(subscription: &SubscriptionName) -> String {
     format!("{subscription}@inbox")
 }
 
+/// What is there now. Each consumer in turn gives its share of what is asked for, and those that have more fill up what
+/// the others left: one with a long backlog does not keep the others from being heard.
 async fn at_once(
     consumers: &[PullConsumer],
+    from: usize,
     most: usize,
     max_bytes: usize,
 ) -> Result<Vec<jetstream::Message>, StoreError> {
     let mut taken = Vec::new();
     let mut room = max_bytes;
-    for consumer in consumers {
-        if taken.len() >= most || room == 0 {
-            break;
-        }
-        let pull = async {
-            let mut batch = consumer
-                .fetch()
-                .max_messages(most - taken.len())
-                .max_bytes(room)
-                .messages()
-                .await
-                .map_err(StoreError::when("be pulled from"))?;
-            while let Some(message) = batch.next().await {
-                match message {
-                    Ok(message) => {
-                        room = room.saturating_sub(message.length);
-                        taken.push(message);
-                    }
-                    // The server ends a pull like this when the next message does not fit `max_bytes`.
-                    Err(_) if !taken.is_empty() => break,
-                    Err(e) => return Err(StoreError::when("be pulled from")(e)),
-                }
+    let from = from.checked_rem(consumers.len()).unwrap_or_default();
+    let (later, sooner) = consumers.split_at(from);
+    let mut asked: Vec<_> = sooner.iter().chain(later).collect();
+    while !asked.is_empty() {
+        let mut have_more = Vec::new();
+        let mut left = asked.len();
+        for consumer in asked {
+            if taken.len() >= most || room == 0 {
+                return Ok(taken);
             }
-            Ok(())
-        };
-        match timeout(AT_ONCE, pull).await {
-            Ok(pulled) => pulled?,
-            Err(_) if !taken.is_empty() => break,
-            Err(e) => return Err(StoreError::when("be pulled from in time")(e)),
+            let share = (most - taken.len()).div_ceil(left);
+            left -= 1;
+            let before = taken.len();
+            match timeout(AT_ONCE, pull(consumer, share, &mut room, &mut taken)).await {
+                Ok(Ok(())) => {}
+                // What was taken is given out; who begins with this consumer is told what is wrong with it.
+                Ok(Err(_)) | Err(_) if !taken.is_empty() => return Ok(taken),
+                Ok(Err(e)) => return Err(e),
+                Err(e) => return Err(StoreError::when("be pulled from in time")(e)),
+            }
+            if taken.len() - before == share {
+                have_more.push(consumer);
+            }
         }
+        asked = have_more;
     }
     Ok(taken)
 }
 
+/// Takes up to `most` messages that are there, and for which there is room.
+async fn pull(
+    consumer: &PullConsumer,
+    most: usize,
+    room: &mut usize,
+    taken: &mut Vec<jetstream::Message>,
+) -> Result<(), StoreError> {
+    let mut batch = consumer
+        .fetch()
+        .max_messages(most)
+        .max_bytes(*room)
+        .messages()
+        .await
+        .map_err(StoreError::when("be pulled from"))?;
+    while let Some(message) = batch.next().await {
+        match message {
+            Ok(message) => {
+                *room = room.saturating_sub(message.length);
+                taken.push(message);
+            }
+            // The server ends a pull like this when the next message does not fit `max_bytes`.
+            Err(_) if !taken.is_empty() => break,
+            Err(e) => return Err(StoreError::when("be pulled from")(e)),
+        }
+    }
+    Ok(())
+}
+
 /// What comes first of any consumer. A message that comes of another at the same moment and is not taken is given out
 /// again after its hold.
-async fn first(consumers: &[PullConsumer], wait: Duration) -> Result<Vec<jetstream::Message>, StoreError> {
-    let waits: FuturesUnordered<_> = consumers
+async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Message>, StoreError> {
+    let count = sources.log.len() + sources.turns.iter().len();
+    let waits: FuturesUnordered<_> = sources
+        .log
         .iter()
+        .chain(&sources.turns)
         .map(|consumer| async move {
             let mut batch = consumer
                 .batch()
@@ -241,7 +293,7 @@ async fn first(consumers: &[PullConsumer], wait: Duration) -> Result<Vec<jetstre
             }
         })
         .collect();
-    let mut ready = waits.ready_chunks(consumers.len().max(1));
+    let mut ready = waits.ready_chunks(count.max(1));
     let came = async {
         while let Some(results) = ready.next().await {
             let mut taken = Vec::new();

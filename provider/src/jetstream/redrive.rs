@@ -55,7 +55,7 @@ impl Store {
         }
     }
 
-    async fn letters(&self) -> Result<Stream<()>, StoreError> {
+    pub(super) async fn letters(&self) -> Result<Stream<()>, StoreError> {
         self.js
             .get_stream_no_info(self.names.dead_letters())
             .await
@@ -109,6 +109,37 @@ impl Store {
         })
     }
 
+    /// A tenant's oldest request.
+    pub(crate) async fn first_redrive(
+        &self,
+        subscription: &SubscriptionName,
+        tenant: &TenantId,
+    ) -> Result<Option<Redrive>, StoreError> {
+        let filter = self.names.redrive_filter_of(subscription, tenant);
+        match self.letters().await?.get_first_raw_message_by_subject(filter, 1).await {
+            Ok(message) => Ok(self
+                .names
+                .letter_of(&message.subject)
+                .map(|(tenant, position)| Redrive {
+                    request: message.sequence,
+                    subscription: subscription.clone(),
+                    tenant,
+                    position,
+                })),
+            Err(e) if is_absent(e.kind()) => Ok(None),
+            Err(e) => Err(StoreError::when("look for a tenant's redrives")(e)),
+        }
+    }
+
+    /// Whether a request is still there.
+    pub(crate) async fn is_asked(&self, redrive: &Redrive) -> Result<bool, StoreError> {
+        match self.letters().await?.get_raw_message(redrive.request).await {
+            Ok(_) => Ok(true),
+            Err(e) if is_absent(e.kind()) => Ok(false),
+            Err(e) => Err(StoreError::when("look for a request to redrive")(e)),
+        }
+    }
+
     /// The letter that a request is for; `None` when it is there no more.
     pub(crate) async fn letter_for(&self, redrive: &Redrive) -> Result<Option<StreamMessage>, StoreError> {
         let subject = self.letter_subject(redrive);
@@ -158,7 +189,7 @@ impl Store {
     }
 }
 
-fn is_absent(kind: RawMessageErrorKind) -> bool {
+pub(super) fn is_absent(kind: RawMessageErrorKind) -> bool {
     match kind {
         RawMessageErrorKind::NoMessageFound => true,
         RawMessageErrorKind::JetStream(e) => e.error_code() == ErrorCode::NO_MESSAGE_FOUND,
