@@ -51,7 +51,10 @@ impl EmbeddedHost {
             host_key: Some(Arc::new(key)),
             allow_file_load: true,
             version: REPORTED_VERSION.to_owned(),
-            experimental_features: Features::new().enable_builtin_http_server(),
+            experimental_features: Features::new()
+                .enable_builtin_http_server()
+                // Runs only where a manifest names it: the bench `host` compares the bus with it.
+                .enable_builtin_messaging_nats(),
             max_execution_time: MAX_EXECUTION_TIME,
             provider_shutdown_delay: Some(PROVIDER_SHUTDOWN_DELAY),
             heartbeat_interval: Some(HEARTBEAT_INTERVAL),

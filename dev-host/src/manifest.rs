@@ -14,6 +14,9 @@ use wadm_types::{
 
 use crate::links::{Link, default_name};
 
+/// The server's address: filled in once the server runs.
+const SERVER: &str = "NATS_ADDRESS";
+
 /// The application of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Application {
@@ -51,6 +54,14 @@ impl Application {
     /// The manifest as it is to be deployed.
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Says where the run's server is, to whatever asks for it.
+    pub(crate) fn tell_server(&mut self, address: &str) -> Result<()> {
+        let text = serde_json::to_string(&self.manifest).context("the manifest can't be written")?;
+        let told = text.replace(&format!("@{SERVER}@"), address);
+        self.manifest = serde_json::from_str(&told).context("the manifest can't be read again")?;
+        Ok(())
     }
 
     /// Makes it the next version, with `instances` instances of a component. Returns how many it had.
@@ -176,6 +187,7 @@ fn left_over(text: &str) -> Option<&str> {
     let between_signs = text.split('@').skip(1);
     between_signs
         .into_iter()
+        .filter(|name| *name != SERVER)
         .find(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
 }
 
@@ -238,6 +250,21 @@ spec:
     }
 
     #[tokio::test]
+    async fn the_server_is_told_where_it_is_asked_for() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/bench/host.yaml");
+        let mut application = Application::read(&path, &[("PARTS", "/parts")])
+            .await
+            .expect("a manifest");
+        let before = application.links();
+        application.tell_server("127.0.0.1:4242").expect("told");
+        let settings = application.provider_settings("messaging").expect("it has messaging");
+        assert_eq!(settings.get("cluster_uris").map(String::as_str), Some("127.0.0.1:4242"));
+        let text = serde_json::to_string(application.manifest()).expect("JSON");
+        assert!(!text.contains('@'), "{text}");
+        assert_eq!(application.links(), before);
+    }
+
+    #[tokio::test]
     async fn each_change_is_a_new_version() {
         let mut application = application().await;
         assert_eq!(application.manifest().version(), "v0.0.1");
@@ -258,6 +285,7 @@ spec:
             "payments-unix.yaml",
             "payments-tls.yaml",
             "payments-quic.yaml",
+            "../tests/bench/host.yaml",
         ] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wadm").join(name);
             let validated = wadm_types::validation::validate_manifest_file(path).await;

@@ -119,6 +119,8 @@ impl Stack {
             self.secrets = Some(SecretsBackend::start(client.clone(), secrets).await?);
         }
         let address = nats.address().to_owned();
+        let application = self.application.as_mut().ok_or_else(not_started)?;
+        application.tell_server(&address)?;
         info!(%address, "nats-server listens; starting wadm and the host");
         let deployer = self.deployer.insert(Deployer::start(&address, client.clone()).await?);
         let host = self.host.insert(EmbeddedHost::start(&address).await?);

@@ -6,6 +6,7 @@
 mod bench;
 mod cli;
 mod component;
+mod dev_host;
 mod edge;
 pub mod fetcher;
 pub mod hosted;
@@ -17,6 +18,7 @@ pub mod webhook_host;
 pub use bench::{Bench, LinkTo, eventually};
 pub use cli::Cli;
 pub use component::{Component, Seen, Verdict, event};
+pub use dev_host::DevHost;
 pub use edge::EdgeWorld;
 pub use provider::{Provider, beside_the_tests};
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};

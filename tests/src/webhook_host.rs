@@ -1,21 +1,16 @@
 //! `wadm/webhooks.yaml` on a real wasmCloud host: the dev host with a source of every scheme, and their secrets in its
 //! secrets backend.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use webhook_source::samples::{SAMPLES, Sample};
 
+use crate::dev_host::DevHost;
 use crate::http::Headers;
 
-/// The running parts. They end with their standard input, and so with this.
+/// The running parts.
 #[derive(Debug)]
-pub struct WebhookHost {
-    process: Child,
-    ready: serde_json::Value,
-    folder: tempfile::TempDir,
-}
+pub struct WebhookHost(DevHost);
 
 impl WebhookHost {
     /// Starts them and waits until they are ready.
@@ -29,54 +24,26 @@ impl WebhookHost {
             .collect();
         let secrets_file = folder.path().join("secrets.json");
         std::fs::write(&secrets_file, serde_json::Value::Object(secrets).to_string()).unwrap();
-        let temporary = folder.path().join("tmp");
-        std::fs::create_dir(&temporary).unwrap();
-
         let program = std::env::var_os("FANOUT_DEV_BIN").map(PathBuf::from);
         let program = program.expect("FANOUT_DEV_BIN names no dev host: run `cargo xtask test`, which builds it");
-        let mut process = Command::new(program)
-            .args(["up", "--json", "--manifest"])
-            .arg(manifest)
-            .arg("--secrets")
-            .arg(secrets_file)
-            .env("TMPDIR", temporary)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(folder.path().join("errors")).unwrap())
-            .spawn()
-            .expect("the dev host starts");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let ready = serde_json::from_str(&line)
-            .unwrap_or_else(|_| panic!("the dev host is not ready: {line}\n{}", errors(folder.path())));
-        Self { process, ready, folder }
+        // They have read the files when they are ready.
+        Self(DevHost::start(&program, &manifest, Some(&secrets_file)))
     }
 
     /// The URL of a path of the ingress.
     pub fn url(&self, path: &str) -> String {
-        let ingress = self.ready["endpoints"]["ingress"].as_str().unwrap();
+        let ingress = self.0.ready()["endpoints"]["ingress"].as_str().unwrap();
         format!("{ingress}{path}")
     }
 
     /// The URL of the server.
     pub fn nats(&self) -> &str {
-        self.ready["nats"].as_str().unwrap()
+        self.0.nats()
     }
 
     /// Ends them, and gives what they said on standard error.
-    pub fn stop(mut self) -> String {
-        drop(self.process.stdin.take());
-        self.process.wait().unwrap();
-        errors(self.folder.path())
-    }
-}
-
-impl Drop for WebhookHost {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        drop(self.process.wait());
+    pub fn stop(self) -> String {
+        self.0.stop()
     }
 }
 
@@ -104,8 +71,4 @@ fn filled_manifest() -> String {
         .map(|(_, root)| root.replace('\n', "\\n"));
     let manifest = std::fs::read_to_string(manifest).unwrap();
     manifest.replace("@PAYPAL_ROOT@", &root.collect::<String>())
-}
-
-fn errors(folder: &Path) -> String {
-    std::fs::read_to_string(folder.join("errors")).unwrap_or_default()
 }

@@ -3,10 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::nats;
 use crate::runner::Runner;
-use crate::webhooks;
 use crate::workspace::Workspace;
+use crate::{host, nats, webhooks};
 
 /// `cargo xtask bench`.
 #[derive(Debug, Args)]
@@ -28,7 +27,8 @@ impl Bench {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
         let server = nats::find(workspace, runner)?;
         runner.step("building the provider and the load programs for speed");
-        let webhooks = self.names.is_empty() || self.names.iter().any(|name| name == webhooks::NAME);
+        let named = |name: &str| self.names.is_empty() || self.names.iter().any(|named| named == name);
+        let webhooks = named(webhooks::NAME);
         let mut build = workspace.cargo();
         build.args(["build", "--locked", "--release"]);
         build.args(["--package", "fanout-provider", "--package", "fanout-bench"]);
@@ -37,11 +37,13 @@ impl Bench {
             build.args(["--package", webhooks::MEASURE]);
         }
         runner.run(&mut build)?;
-        let parts = if webhooks {
-            webhooks::build(workspace, runner)?
-        } else {
-            Vec::new()
-        };
+        let mut parts = Vec::new();
+        if webhooks {
+            parts.extend(webhooks::build(workspace, runner)?);
+        }
+        if named(host::NAME) {
+            parts.extend(host::build(workspace, runner, self.quick)?);
+        }
 
         runner.step("measuring");
         let mut command = std::process::Command::new(workspace.released("fanout-bench"));

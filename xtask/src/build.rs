@@ -9,8 +9,15 @@ use crate::runner::Runner;
 use crate::workspace::{WASM_PROFILE, WASM_TARGET, Workspace};
 use crate::{nats, upstream, wasm};
 
-/// The components of `wadm/local.yaml`, and the README's example.
-const COMPONENTS: [&str; 5] = ["analytics", "entitlements", "invoicing", "minimal", "webhook-ingress"];
+/// The components of `wadm/local.yaml`, the README's example, and what the bench `host` runs.
+const COMPONENTS: [&str; 6] = [
+    "analytics",
+    "bench-component",
+    "entitlements",
+    "invoicing",
+    "minimal",
+    "webhook-ingress",
+];
 
 /// What was built or found.
 #[derive(Debug)]
@@ -56,6 +63,14 @@ pub(crate) fn components(workspace: &Workspace, subcommand: &str) -> Command {
     for component in COMPONENTS {
         command.args(["--package", component]);
     }
+    command
+}
+
+/// A cargo command for one component as it is deployed.
+pub(crate) fn component(workspace: &Workspace, package: &str) -> Command {
+    let mut command = workspace.cargo();
+    command.args(["build", "--locked", "--target", WASM_TARGET, "--profile", WASM_PROFILE]);
+    command.args(["--package", package]);
     command
 }
 

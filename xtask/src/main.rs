@@ -9,6 +9,7 @@ mod build;
 mod demo;
 mod findings;
 mod fuzz;
+mod host;
 mod licences;
 mod nats;
 mod runner;

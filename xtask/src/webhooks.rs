@@ -2,12 +2,11 @@
 //! features and without; the dev host that runs both.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use crate::runner::Runner;
-use crate::workspace::{WASM_PROFILE, WASM_TARGET, Workspace};
+use crate::workspace::Workspace;
 use crate::{build, wasm};
 
 /// The bench's name.
@@ -22,15 +21,15 @@ pub(crate) const MEASURE: &str = "webhook-measure";
 pub(crate) fn build(workspace: &Workspace, runner: &Runner) -> Result<Vec<(&'static str, PathBuf)>> {
     wasm::ensure(runner)?;
     runner.step("building what times webhooks as a component, and the ingress");
-    runner.run(&mut component(workspace, MEASURE))?;
+    runner.run(&mut build::component(workspace, MEASURE))?;
     // First without, as both leave their file in the same place.
-    runner.run(component(workspace, INGRESS).arg("--no-default-features"))?;
+    runner.run(build::component(workspace, INGRESS).arg("--no-default-features"))?;
     let ingress = workspace.components().join("webhook_ingress.wasm");
     let without_paypal = workspace.samples().join("webhook_ingress-without-paypal.wasm");
     std::fs::create_dir_all(workspace.samples())
         .and_then(|()| std::fs::copy(&ingress, &without_paypal))
         .with_context(|| format!("can't copy {} to {}", ingress.display(), without_paypal.display()))?;
-    runner.run(&mut component(workspace, INGRESS))?;
+    runner.run(&mut build::component(workspace, INGRESS))?;
 
     runner.step("building the dev host (from nothing, this takes about ten minutes on two cores)");
     runner.run(&mut build::dev_host(workspace, runner, "build")?)?;
@@ -51,12 +50,4 @@ pub(crate) fn build(workspace: &Workspace, runner: &Runner) -> Result<Vec<(&'sta
         ("FANOUT_DEV_BIN", workspace.dev_host()),
         ("FANOUT_COMPONENTS", workspace.components()),
     ])
-}
-
-/// A cargo command for a component as it is deployed.
-fn component(workspace: &Workspace, package: &str) -> Command {
-    let mut command = workspace.cargo();
-    command.args(["build", "--locked", "--target", WASM_TARGET, "--profile", WASM_PROFILE]);
-    command.args(["--package", package]);
-    command
 }

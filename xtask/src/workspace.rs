@@ -98,6 +98,11 @@ impl Workspace {
         self.dev_host_target.join("debug/fanout-dev")
     }
 
+    /// The dev host, built for speed.
+    pub(crate) fn released_dev_host(&self) -> PathBuf {
+        self.dev_host_target.join("release/fanout-dev")
+    }
+
     /// The components.
     pub(crate) fn components(&self) -> PathBuf {
         self.target.join(WASM_TARGET).join(WASM_PROFILE)

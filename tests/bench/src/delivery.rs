@@ -1,22 +1,23 @@
 //! Delivering: a durable subscription to native handlers, beside a bare pull consumer that acknowledges each message.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, ensure};
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use anyhow::{Context as _, Result};
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use fanout_tests::bindings::exports::fanout::bus::{backfill_handler, batch_handler, handler};
 use fanout_tests::types::{Delivery, Rejection};
 use fanout_tests::{LinkTo, bindings};
 use fanout_transport::{Caller, Lattice, Options, Server};
 use futures::StreamExt as _;
-use tokio::sync::Notify;
 
 use crate::case::{Case, Size, in_turns};
 use crate::load::raw_as_stored;
 use crate::report::Report;
+use crate::tally::Tally;
 use crate::world::{World, subject};
+
+/// The tenant whose events the plain client reads.
+pub(crate) const BARE: &str = "bare";
+const LOG: &str = "fanout_payments_log";
 
 pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
     let links = [
@@ -30,7 +31,7 @@ pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
     let world = &world;
     let cases = vec![
         Case::new("bare pull consumer, an acknowledgement each", |r| async move {
-            pull(world, &format!("bare-{r}"), events).await
+            pull(&world.js, &format!("bare-{r}"), events).await
         }),
         Case::new("handler, 64 at once", |r| {
             let one = &one;
@@ -60,17 +61,9 @@ pub(crate) fn durable(name: &str, interface: &str, tenant: &str) -> LinkTo {
 }
 
 /// The plain client: stores and reads with a durable consumer of its own.
-async fn pull(world: &World, run: &str, events: usize) -> Result<usize> {
-    let log = world.js.get_stream_no_info("fanout_payments_log").await?;
-    let config = pull::Config {
-        durable_name: Some(run.to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        filter_subject: subject("bare"),
-        max_ack_pending: 4_096,
-        ..pull::Config::default()
-    };
-    let consumer = log.create_consumer(config).await?;
-    let publishing = raw_as_stored(&world.js, "bare", run, events);
+pub(crate) async fn pull(js: &jetstream::Context, run: &str, events: usize) -> Result<usize> {
+    let consumer = consumer(js, run).await?;
+    let publishing = raw_as_stored(js, BARE, run, events);
     let reading = async {
         let mut messages = consumer
             .stream()
@@ -86,14 +79,27 @@ async fn pull(world: &World, run: &str, events: usize) -> Result<usize> {
     };
     let (published, read) = tokio::join!(publishing, reading);
     read?;
+    let log = js.get_stream_no_info(LOG).await?;
     log.delete_consumer(run).await?;
     published
 }
 
+/// A durable consumer of the plain client's.
+pub(crate) async fn consumer(js: &jetstream::Context, name: &str) -> Result<PullConsumer> {
+    let log = js.get_stream_no_info(LOG).await?;
+    let config = pull::Config {
+        durable_name: Some(name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        filter_subject: subject(BARE),
+        max_ack_pending: 4_096,
+        ..pull::Config::default()
+    };
+    Ok(log.create_consumer(config).await?)
+}
+
 /// A subscriber that counts what it is given.
 pub(crate) struct Counting {
-    handled: Arc<AtomicUsize>,
-    changed: Arc<Notify>,
+    handled: Tally,
     _server: Server,
 }
 
@@ -101,11 +107,8 @@ impl Counting {
     pub(crate) async fn serve(world: &World, id: &str) -> Result<Self> {
         let lattice = Lattice::new(world.bench.nats.client().await, Options::default()).await?;
         let server = Server::new(&lattice, &format!("default.{id}"));
-        let exports = Exports {
-            handled: Arc::default(),
-            changed: Arc::default(),
-        };
-        let (handled, changed) = (Arc::clone(&exports.handled), Arc::clone(&exports.changed));
+        let handled = Tally::default();
+        let exports = Exports(handled.clone());
         server
             .serve_bindings(move |port| {
                 let exports = exports.clone();
@@ -114,65 +117,40 @@ impl Counting {
             .await?;
         Ok(Self {
             handled,
-            changed,
             _server: server,
         })
     }
 
     /// How many it was given so far.
     pub(crate) fn handled(&self) -> usize {
-        self.handled.load(Ordering::Relaxed)
+        self.handled.count()
     }
 
     /// Waits until it was given so many.
     pub(crate) async fn until(&self, target: usize) -> Result<()> {
-        let handling = async {
-            while self.handled() < target {
-                // What came between the look and the wait is seen at the next look.
-                let changed = tokio::time::timeout(Duration::from_millis(50), self.changed.notified()).await;
-                drop(changed);
-            }
-        };
-        let handling = tokio::time::timeout(Duration::from_secs(300), handling).await;
-        handling.context("not everything was handled")
+        self.handled.until(target).await
     }
 
     /// Stores events and waits until each was handled.
     pub(crate) async fn handle(&self, world: &World, tenant: &str, run: &str, events: usize) -> Result<usize> {
-        let target = self.handled() + events;
-        let (published, handled) = tokio::join!(raw_as_stored(&world.js, tenant, run, events), self.until(target));
-        handled?;
-        published?;
-        // An event may come twice; not in a run without failures.
-        let handled = self.handled();
-        ensure!(handled == target, "{handled} handled, {target} expected");
-        Ok(events)
+        let storing = raw_as_stored(&world.js, tenant, run, events);
+        self.handled.of(events, storing).await
     }
 }
 
 #[derive(Clone)]
-struct Exports {
-    handled: Arc<AtomicUsize>,
-    changed: Arc<Notify>,
-}
-
-impl Exports {
-    fn count(&self, n: usize) {
-        self.handled.fetch_add(n, Ordering::Relaxed);
-        self.changed.notify_one();
-    }
-}
+struct Exports(Tally);
 
 impl handler::Handler<Caller> for Exports {
     async fn handle_event(&self, _: Caller, _: Delivery) -> Result<Result<(), Rejection>> {
-        self.count(1);
+        self.0.add(1);
         Ok(Ok(()))
     }
 }
 
 impl batch_handler::Handler<Caller> for Exports {
     async fn handle_events(&self, _: Caller, deliveries: Vec<Delivery>) -> Result<Vec<Result<(), Rejection>>> {
-        self.count(deliveries.len());
+        self.0.add(deliveries.len());
         Ok(deliveries.iter().map(|_| Ok(())).collect())
     }
 }

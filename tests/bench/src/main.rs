@@ -6,11 +6,13 @@
 mod case;
 mod delivery;
 mod docs;
+mod host;
 mod load;
 mod memory;
 mod publish;
 mod quota;
 mod report;
+mod tally;
 mod transport;
 mod transport_server;
 mod webhooks;
@@ -28,7 +30,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "fanout-bench")]
 struct Cli {
-    /// What to measure: transport, publish, delivery, quota, memory, webhooks; all of them if none is named
+    /// What to measure: transport, publish, delivery, host, quota, memory, webhooks; all of them if none is named
     names: Vec<String>,
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
@@ -45,7 +47,15 @@ struct Cli {
 }
 
 /// What can be measured.
-const NAMES: [&str; 6] = ["transport", "publish", "delivery", "quota", "memory", "webhooks"];
+const NAMES: [&str; 7] = [
+    "transport",
+    "publish",
+    "delivery",
+    "host",
+    "quota",
+    "memory",
+    "webhooks",
+];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -71,6 +81,7 @@ async fn main() -> Result<()> {
             "transport" => transport::run(&mut report, size).await?,
             "publish" => publish::run(&mut report, size).await?,
             "delivery" => delivery::run(&mut report, size).await?,
+            "host" => host::run(&mut report, size).await?,
             "quota" => quota::run(&mut report, size).await?,
             "memory" => memory::run(&mut report, size).await?,
             _ => webhooks::run(&mut report, size).await?,
