@@ -244,6 +244,11 @@ async fn a_refusal_is_an_error_with_a_kind_and_a_code() {
         .await;
     assert_eq!(mixed.remove(1).unwrap_err().kind, ErrorKind::NotPermitted);
     assert!(mixed.iter().all(Result::is_ok), "the others are stored: {mixed:?}");
+    let together = bus.publish_together(&[event("4"), Event::new("acme", "x", "2")]).await;
+    assert_eq!(together.unwrap_err().kind, ErrorKind::NotPermitted);
+    let receipts = bus.publish_together(&[event("4"), event("3")]).await.unwrap();
+    let repeats: Vec<_> = receipts.iter().map(|r| r.duplicate).collect();
+    assert_eq!(repeats, [false, true], "of those that were refused none was stored");
     bus.subscribe(Subscription::durable("x")).await.unwrap();
     let refused = bus.subscribe(Subscription::queue("x")).await.unwrap_err();
     assert_eq!(

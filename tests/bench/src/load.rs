@@ -7,13 +7,19 @@ use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_tests::publisher;
-use fanout_transport::Client;
+use fanout_transport::CallContext;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use wrpc_transport::Invoke;
 
 use crate::world::{PAYLOAD, patient, sized, subject};
 
+/// A bus, on whichever transport.
+pub(crate) trait Bus: Invoke<Context = CallContext> {}
+
+impl<I: Invoke<Context = CallContext>> Bus for I {}
+
 /// Through the bus, one event in a call, from so many callers at once.
-pub(crate) async fn singles(bus: &Client, tenant: &str, run: &str, events: usize, callers: usize) -> Result<usize> {
+pub(crate) async fn singles(bus: &impl Bus, tenant: &str, run: &str, events: usize, callers: usize) -> Result<usize> {
     stream::iter(0..events)
         .map(|i| async move {
             publisher::publish_tenant_event(bus, patient(), &sized(tenant, &format!("{run}-{i}")))
@@ -28,7 +34,7 @@ pub(crate) async fn singles(bus: &Client, tenant: &str, run: &str, events: usize
 
 /// Through the bus, many events in a call, from so many callers at once.
 pub(crate) async fn batches(
-    bus: &Client,
+    bus: &impl Bus,
     tenant: &str,
     run: &str,
     events: usize,

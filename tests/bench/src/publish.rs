@@ -1,6 +1,9 @@
 //! Publishing: one event in a call and many, acknowledged by the server and on its disk.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use anyhow::Result;
+use fanout_transport::{ConnectOptions, Remote};
 
 use crate::case::{Case, Size, in_turns};
 use crate::load::{batches, raw, singles};
@@ -14,8 +17,17 @@ pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
 
 /// The server answers once it has taken the event.
 async fn acknowledged(report: &mut Report, size: Size) -> Result<()> {
-    let world = World::start(None, &[], &[]).await;
+    let folder = tempfile::tempdir()?;
+    let socket = format!("unix:{}", folder.path().join("bus.sock").display());
+    let user = std::fs::metadata(folder.path())?.uid().to_string();
+    let settings = [
+        ("listen", socket.as_str()),
+        ("callers.here.unix-uid", &user),
+        ("callers.here.publish.tenants", "acme"),
+    ];
+    let world = World::start(None, &settings, &[]).await;
     let (bus, js) = (world.ingress.bus(), &world.js);
+    let beside = &Remote::connect(&socket.parse()?, ConnectOptions::default()).await?;
     let many = size.events(20_000);
     let few = size.events(4_000);
     let id = |case: &str, round: usize| format!("{case}-{round}");
@@ -40,6 +52,17 @@ async fn acknowledged(report: &mut Report, size: Size) -> Result<()> {
             let id = id("b", r);
             async move { batches(bus, "acme", &id, many, 250, 4).await }
         }),
+        Case::new("publish-tenant-event over a Unix socket, 64 callers", |r| {
+            let id = id("u64", r);
+            async move { singles(beside, "acme", &id, many, 64).await }
+        }),
+        Case::new(
+            "publish-tenant-events over a Unix socket, 250 in a call, 4 callers",
+            |r| {
+                let id = id("ub", r);
+                async move { batches(beside, "acme", &id, many, 250, 4).await }
+            },
+        ),
     ];
     in_turns(report, "acknowledged by the server", size, cases, || world.clear()).await
 }

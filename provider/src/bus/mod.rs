@@ -1,0 +1,258 @@
+//! One bus: what it was told (settings, links), what it remembers, what it runs, and what is asked of it. How it is kept
+//! as it should be is in `keep`, and how a change is made in `reconcile`.
+
+mod keep;
+mod reconcile;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use fanout_plan::planner::Wanted;
+use fanout_plan::subscription::{MadeBy, Registered, Start, Subscription};
+use fanout_plan::{Code, Problem, Settings, SubscriptionName, TenantId};
+use fanout_transport::Lattice;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::delivery::Running;
+use crate::jetstream::{Store, StoreError};
+use crate::link::{Hears, Link, LinkKey, Links};
+use crate::quota::Gate;
+use crate::view::View;
+
+/// The waits between tries while the store can't be reached: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// A bus, shared by everything that serves it.
+#[derive(Clone)]
+pub(crate) struct Bus(Arc<Inner>);
+
+struct Inner {
+    provider: String,
+    lattice_name: String,
+    lattice: Lattice,
+    inputs: std::sync::Mutex<Inputs>,
+    running: tokio::sync::Mutex<BTreeMap<SubscriptionName, Running>>,
+    view: watch::Sender<Arc<View>>,
+    replan: Arc<Notify>,
+    stop: CancellationToken,
+    gate: Gate,
+    /// One event at a time is published again in a new place.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// What the host has told.
+#[derive(Clone, Default)]
+struct Inputs {
+    settings: Settings,
+    links: Links,
+}
+
+/// What is changed of a subscription while it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Amendment {
+    /// Deliveries stop, or go on.
+    Pause(bool),
+    /// It begins again at a place.
+    Rewind(Start),
+}
+
+/// Why a subscription was not made or ended.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Conflict(Problem),
+    Invalid(Problem),
+    Unavailable(Problem),
+}
+
+impl Bus {
+    /// A bus that has not planned yet.
+    pub(crate) fn new(provider: &str, lattice_name: &str, lattice: Lattice, settings: Settings) -> Self {
+        Self(Arc::new(Inner {
+            provider: provider.to_owned(),
+            lattice_name: lattice_name.to_owned(),
+            lattice,
+            inputs: std::sync::Mutex::new(Inputs {
+                settings,
+                links: Links::default(),
+            }),
+            running: tokio::sync::Mutex::default(),
+            view: watch::channel(Arc::new(View::default())).0,
+            replan: Arc::new(Notify::new()),
+            stop: CancellationToken::new(),
+            gate: Gate::new(),
+            turn: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// The bus at this moment.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.0.view.borrow())
+    }
+
+    /// The tenants' quotas.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub(crate) fn provider(&self) -> &str {
+        &self.0.provider
+    }
+
+    pub(crate) fn lattice_name(&self) -> &str {
+        &self.0.lattice_name
+    }
+
+    /// Takes changed settings over key by key, as the host sends them.
+    pub(crate) fn put_settings(&self, settings: Settings) {
+        self.inputs(|i| i.settings = settings);
+        self.0.replan.notify_one();
+    }
+
+    fn inputs<T>(&self, act: impl FnOnce(&mut Inputs) -> T) -> T {
+        act(&mut self.0.inputs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until a policy is in force or refused, so that a new instance does not answer for the bus before it can;
+    /// not for ever, since an error says more than silence.
+    pub(crate) async fn settled(&self) {
+        let mut views = self.0.view.subscribe();
+        let settled = views.wait_for(|v| v.store.is_some() || !v.policy_problems.is_empty());
+        if tokio::time::timeout(RETRY.1, settled).await.is_err() {
+            warn!("the store did not answer yet; calls are answered with an error until it does");
+        }
+    }
+
+    /// Makes a subscription that a component calls for; the same one twice is one.
+    pub(crate) async fn subscribe(
+        &self,
+        component: &str,
+        link: &str,
+        subscription: Subscription,
+    ) -> Result<Registered, Refusal> {
+        let name = subscription.name.clone();
+        let wanted = Wanted {
+            subscription,
+            component: component.to_owned(),
+            link: link.to_owned(),
+            made_by: MadeBy::Call,
+        };
+        if let Some(problem) = self.reconcile(Some(wanted)).await.map_err(unavailable)? {
+            return Err(match problem.code {
+                Code::SubscriptionConflict => Refusal::Conflict(problem),
+                _ => Refusal::Invalid(problem),
+            });
+        }
+        self.view().registry.get(&name).cloned().ok_or_else(|| {
+            Refusal::Unavailable(Problem::new(
+                Code::BusNotReady,
+                format!("subscription {name} was not made: the bus has no policy in force"),
+            ))
+        })
+    }
+
+    /// The store, with a place in its log for a tenant: where each tenant has a stream of its own, it is made when the
+    /// first event comes.
+    ///
+    /// # Errors
+    /// When the bus has no policy in force, or the place can't be made.
+    pub(crate) async fn store_for(&self, tenant: &TenantId) -> Result<Store, Problem> {
+        let has_place = |store: &Store| store.layout().publish_to(tenant).is_some();
+        let store = self.view().store()?.clone();
+        if has_place(&store) || !store.policy().serves(tenant) {
+            return Ok(store);
+        }
+        if let Err(e) = self.reconcile_with(None, Some(tenant)).await {
+            return Err(Problem::new(
+                Code::StoreUnavailable,
+                format!("tenant {tenant} has no place in the log yet: {e}"),
+            ));
+        }
+        let view = self.view();
+        let store = view.store()?.clone();
+        if has_place(&store) {
+            return Ok(store);
+        }
+        let why = view.policy_problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Err(Problem::new(
+            view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code),
+            format!("tenant {tenant} has no place in the log: {}", why.join("; ")),
+        ))
+    }
+
+    /// Waits until the log's partitions are others than a store knew, at most until then.
+    pub(crate) async fn changed_from(&self, was: &Store, until: tokio::time::Instant) {
+        let mut views = self.0.view.subscribe();
+        let changed = views.wait_for(|v| v.store.as_ref().is_some_and(|now| now.layout() != was.layout()));
+        // Either way, where the event goes is asked again.
+        drop(tokio::time::timeout_at(until, changed).await);
+    }
+
+    /// Waits for one's turn among the events that are published again.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.turn.lock().await
+    }
+
+    /// Pauses, resumes or rewinds a subscription, and brings everything to it.
+    pub(crate) async fn amend(&self, name: &SubscriptionName, change: Amendment) -> Result<Registered, Refusal> {
+        let view = self.view();
+        let store = view.store().map_err(Refusal::Unavailable)?;
+        let amended = match change {
+            Amendment::Pause(paused) => store.pause(name, paused).await,
+            Amendment::Rewind(to) => store.rewind(name, to, false).await,
+        };
+        let amended = match amended {
+            Err(StoreError::Refused(problems)) => {
+                let problem = problems.into_iter().next();
+                return Err(problem.map_or_else(|| unknown(name), Refusal::Invalid));
+            }
+            other => other.map_err(unavailable)?,
+        };
+        self.reconcile(None).await.map_err(unavailable)?;
+        amended.ok_or_else(|| unknown(name))
+    }
+
+    /// Ends a subscription: nothing is kept for it any more.
+    pub(crate) async fn unsubscribe(&self, name: &SubscriptionName) -> Result<(), Refusal> {
+        let view = self.view();
+        let store = view.store().map_err(Refusal::Unavailable)?;
+        store.forget(name).await.map_err(unavailable)?;
+        self.reconcile(None).await.map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// Stops: deliveries under way end, what is not delivered yet stays in the log.
+    pub(crate) async fn stop(&self) {
+        self.0.stop.cancel();
+        let running = std::mem::take(&mut *self.0.running.lock().await);
+        for (_, r) in running {
+            r.stop().await;
+        }
+    }
+}
+
+impl Hears for Bus {
+    fn put_link(&self, key: LinkKey, link: Link) {
+        if self.inputs(|i| i.links.put(key, link)) {
+            self.0.replan.notify_one();
+        }
+    }
+
+    fn delete_link(&self, key: &LinkKey) {
+        if self.inputs(|i| i.links.delete(key)) {
+            self.0.replan.notify_one();
+        }
+    }
+}
+
+fn unknown(name: &SubscriptionName) -> Refusal {
+    Refusal::Invalid(Problem::new(
+        Code::UnknownSubscription,
+        format!("there is no subscription {name}"),
+    ))
+}
+
+fn unavailable(e: StoreError) -> Refusal {
+    Refusal::Unavailable(Problem::new(Code::StoreUnavailable, format!("{e}: try again")))
+}
