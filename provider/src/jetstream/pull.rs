@@ -1,5 +1,6 @@
 //! Takes messages from the log for someone who asks for them: what is there now, or the first that comes.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
@@ -8,17 +9,25 @@ use async_nats::jetstream::{self, AckKind, kv};
 use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use fanout_plan::partition::Partition;
+use fanout_plan::policy::Ordering;
 use fanout_plan::subscription::{Need, Registered, Subscription};
 use fanout_plan::{Position, SubscriptionName};
 use futures::StreamExt as _;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
 
+use super::store::OVERHEAD;
 use super::{Store, StoreError};
 use crate::clock;
 
 /// How long the store may take for what needs no waiting.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// After how long without an answer a consumer is asked whether all that it may give out is in hand: then it does not
+/// answer a pull that does not wait (nats-server 2.15).
+const IS_FULL: Duration = Duration::from_millis(200);
+/// The longest that a fetch of ordered events waits for one partition, and for one beside others.
+const IN_ORDER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(250));
 /// Bytes of turns that are taken at once; they are all but empty.
 const TURNS_BYTES: usize = 1 << 20;
 /// Less than this is not worth a request.
@@ -112,6 +121,12 @@ impl Store {
         wait: Duration,
     ) -> Result<Taken, StoreError> {
         let since = clock::now();
+        if self.policy.ordering != Ordering::None && sources.turns.is_some() {
+            let largest = usize::try_from(self.policy.max_event_bytes).unwrap_or(usize::MAX);
+            let fit = max_bytes / largest.saturating_add(OVERHEAD);
+            let messages = in_order(&sources.log, from, most.min(fit.max(1)), wait).await?;
+            return Ok(Taken { messages, since });
+        }
         let messages = at_once(&sources.log, from, most, max_bytes).await?;
         if !messages.is_empty() || wait < SHORTEST_WAIT {
             return Ok(Taken { messages, since });
@@ -226,12 +241,11 @@ async fn at_once(
             let share = (most - taken.len()).div_ceil(left);
             left -= 1;
             let before = taken.len();
-            match timeout(AT_ONCE, pull(consumer, share, &mut room, &mut taken)).await {
-                Ok(Ok(())) => {}
+            match pull(consumer, share, &mut room, &mut taken).await {
+                Ok(()) => {}
                 // What was taken is given out; who begins with this consumer is told what is wrong with it.
-                Ok(Err(_)) | Err(_) if !taken.is_empty() => return Ok(taken),
-                Ok(Err(e)) => return Err(e),
-                Err(e) => return Err(StoreError::when("be pulled from in time")(e)),
+                Err(_) if !taken.is_empty() => return Ok(taken),
+                Err(e) => return Err(e),
             }
             if taken.len() - before == share {
                 have_more.push(consumer);
@@ -244,6 +258,24 @@ async fn at_once(
 
 /// Takes up to `most` messages that are there, and for which there is room.
 async fn pull(
+    consumer: &PullConsumer,
+    most: usize,
+    room: &mut usize,
+    taken: &mut Vec<jetstream::Message>,
+) -> Result<(), StoreError> {
+    let mut pulling = pin!(pull_all(consumer, most, room, taken));
+    if let Ok(pulled) = timeout(IS_FULL, &mut pulling).await {
+        return pulled;
+    }
+    if is_full(consumer).await? {
+        return Ok(());
+    }
+    timeout(AT_ONCE, pulling)
+        .await
+        .map_err(StoreError::when("be pulled from in time"))?
+}
+
+async fn pull_all(
     consumer: &PullConsumer,
     most: usize,
     room: &mut usize,
@@ -270,6 +302,59 @@ async fn pull(
     Ok(())
 }
 
+/// Whether all that a consumer may give out is in hand.
+async fn is_full(consumer: &PullConsumer) -> Result<bool, StoreError> {
+    let mut consumer = consumer.clone();
+    let info = timeout(AT_ONCE, consumer.info())
+        .await
+        .map_err(StoreError::when("be pulled from in time"))?
+        .map_err(StoreError::when("say what is in hand"))?;
+    let most = usize::try_from(info.config.max_ack_pending).unwrap_or(usize::MAX);
+    Ok(info.num_ack_pending >= most)
+}
+
+/// One event of each of up to `most` consumers, beginning with the one of the number `from`. Each pull is waited for to
+/// its end: one that is given up could still be given an event, which would hold back those behind it.
+async fn in_order(
+    consumers: &[PullConsumer],
+    from: usize,
+    most: usize,
+    wait: Duration,
+) -> Result<Vec<jetstream::Message>, StoreError> {
+    let count = consumers.len();
+    let longest = if count == 1 { IN_ORDER.0 } else { IN_ORDER.1 };
+    let wait = wait.clamp(SHORTEST_WAIT, longest);
+    let asked = (0..most.min(count)).map(|i| &consumers[(from + i) % count]);
+    let pulls = join_all(asked.map(|consumer| one(consumer, wait)));
+    // The server ends the pulls; a server that is gone does not.
+    let pulled = timeout(wait + AT_ONCE, pulls)
+        .await
+        .map_err(StoreError::when("be pulled from in time"))?;
+    let mut taken = Vec::new();
+    let mut failed = None;
+    for one in pulled {
+        match one {
+            Ok(message) => taken.extend(message),
+            Err(e) => failed = Some(e),
+        }
+    }
+    match failed {
+        Some(e) if taken.is_empty() => Err(e),
+        _ => Ok(taken),
+    }
+}
+
+/// One message of a consumer, if one comes in time.
+async fn one(consumer: &PullConsumer, wait: Duration) -> Result<Option<jetstream::Message>, StoreError> {
+    let batch = consumer.batch().max_messages(1).expires(wait).messages();
+    let mut batch = batch.await.map_err(StoreError::when("be pulled from"))?;
+    batch
+        .next()
+        .await
+        .transpose()
+        .map_err(StoreError::when("be pulled from"))
+}
+
 /// What comes first of any consumer. A message that comes of another at the same moment and is not taken is given out
 /// again after its hold.
 async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Message>, StoreError> {
@@ -278,20 +363,7 @@ async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Messa
         .log
         .iter()
         .chain(&sources.turns)
-        .map(|consumer| async move {
-            let mut batch = consumer
-                .batch()
-                .max_messages(1)
-                .expires(wait)
-                .messages()
-                .await
-                .map_err(StoreError::when("be pulled from"))?;
-            match batch.next().await {
-                Some(Ok(message)) => Ok(Some(message)),
-                Some(Err(e)) => Err(StoreError::when("be pulled from")(e)),
-                None => Ok(None),
-            }
-        })
+        .map(|consumer| one(consumer, wait))
         .collect();
     let mut ready = waits.ready_chunks(count.max(1));
     let came = async {

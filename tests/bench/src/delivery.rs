@@ -3,10 +3,9 @@
 use anyhow::{Context as _, Result};
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use fanout_tests::bindings::exports::fanout::bus::{backfill_handler, batch_handler, handler};
+use fanout_tests::LinkTo;
 use fanout_tests::types::{Delivery, Rejection};
-use fanout_tests::{LinkTo, bindings};
-use fanout_transport::{Caller, Lattice, Options, Server};
+use fanout_transport::{Lattice, Options, Server, Service};
 use futures::StreamExt as _;
 
 use crate::case::{Case, Size, in_turns};
@@ -18,6 +17,8 @@ use crate::world::{World, subject};
 /// The tenant whose events the plain client reads.
 pub(crate) const BARE: &str = "bare";
 const LOG: &str = "fanout_payments_log";
+const HANDLER: &str = "fanout:bus/handler@0.1.0";
+const BATCH_HANDLER: &str = "fanout:bus/batch-handler@0.1.0";
 
 pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
     let links = [
@@ -108,13 +109,21 @@ impl Counting {
         let lattice = Lattice::new(world.bench.nats.client().await, Options::default()).await?;
         let server = Server::new(&lattice, &format!("default.{id}"));
         let handled = Tally::default();
-        let exports = Exports(handled.clone());
-        server
-            .serve_bindings(move |port| {
-                let exports = exports.clone();
-                async move { bindings::serve(port.as_ref(), exports).await }
+        let (one, many) = (handled.clone(), handled.clone());
+        let service = Service::new()
+            .direct(HANDLER, "handle-event", move |_, (_,): (Delivery,)| {
+                one.add(1);
+                async { Ok(Ok::<_, Rejection>(())) }
             })
-            .await?;
+            .direct(
+                BATCH_HANDLER,
+                "handle-events",
+                move |_, (deliveries,): (Vec<Delivery>,)| {
+                    many.add(deliveries.len());
+                    async move { Ok(vec![Ok::<_, Rejection>(()); deliveries.len()]) }
+                },
+            );
+        server.serve(&service).await?;
         Ok(Self {
             handled,
             _server: server,
@@ -135,28 +144,5 @@ impl Counting {
     pub(crate) async fn handle(&self, world: &World, tenant: &str, run: &str, events: usize) -> Result<usize> {
         let storing = raw_as_stored(&world.js, tenant, run, events);
         self.handled.of(events, storing).await
-    }
-}
-
-#[derive(Clone)]
-struct Exports(Tally);
-
-impl handler::Handler<Caller> for Exports {
-    async fn handle_event(&self, _: Caller, _: Delivery) -> Result<Result<(), Rejection>> {
-        self.0.add(1);
-        Ok(Ok(()))
-    }
-}
-
-impl batch_handler::Handler<Caller> for Exports {
-    async fn handle_events(&self, _: Caller, deliveries: Vec<Delivery>) -> Result<Vec<Result<(), Rejection>>> {
-        self.0.add(deliveries.len());
-        Ok(deliveries.iter().map(|_| Ok(())).collect())
-    }
-}
-
-impl backfill_handler::Handler<Caller> for Exports {
-    async fn handle_caught_up(&self, _: Caller, _: backfill_handler::Progress) -> Result<Result<(), Rejection>> {
-        Ok(Ok(()))
     }
 }
