@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, ensure};
 use fanout_tests::types::PublishError;
 use fanout_tests::{Component, LinkTo, publisher};
 use fanout_transport::Client;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::case::Size;
@@ -76,8 +76,8 @@ async fn spread(bus: &Client, run: &str, events: usize, tenants: usize) -> Resul
         .await
 }
 
-/// A quiet tenant as fast as one caller can, alone and beside a loud tenant that tries ten times its quota. The loud one
-/// is another component, on a connection of its own.
+/// A quiet tenant at 500 events a second and as fast as one caller can, alone and beside a loud tenant that tries ten
+/// times its quota. The loud one is another component, on a connection of its own.
 async fn loud_and_quiet(report: &mut Report, size: Size) -> Result<()> {
     let settings = [("quota.tenant.loud.events-per-second", "200")];
     let links = [LinkTo::caller("loud", &["publisher"], "loud")];
@@ -87,12 +87,22 @@ async fn loud_and_quiet(report: &mut Report, size: Size) -> Result<()> {
     let events = size.events(4_000);
     for round in 0..=size.rounds() {
         let alone = quiet(bus, &format!("alone-{round}"), events).await?;
+        let steady_alone = steady(bus, &format!("steady-alone-{round}"), events / 4).await?;
         let tries = AbortOnDropHandle::new(tokio::spawn(ten_times(Arc::clone(loud), round)));
         let beside = quiet(bus, &format!("beside-{round}"), events).await?;
+        let steady_beside = steady(bus, &format!("steady-beside-{round}"), events / 4).await?;
         ensure!(!tries.is_finished(), "the loud tenant stopped: {:?}", tries.await);
         drop(tries);
         if round > 0 {
-            let group = "a quiet tenant, 1 caller";
+            let group = "a quiet tenant, 500 events a second";
+            report.rate(group, "alone", events / 4, steady_alone)?;
+            report.rate(
+                group,
+                "beside a loud one at ten times its quota",
+                events / 4,
+                steady_beside,
+            )?;
+            let group = "a quiet tenant, as fast as 1 caller can";
             report.rate(group, "alone", events, alone)?;
             report.rate(group, "beside a loud one at ten times its quota", events, beside)?;
         }
@@ -103,12 +113,7 @@ async fn loud_and_quiet(report: &mut Report, size: Size) -> Result<()> {
 
 /// Tries 2,000 events a second, ten times the quota, however long the answers take.
 async fn ten_times(loud: Arc<Component>, round: usize) -> Result<()> {
-    let tick = tokio::time::interval(Duration::from_micros(500));
-    stream::unfold((tick, 0_u64), |(mut tick, i)| async move {
-        tick.tick().await;
-        Some((i, (tick, i + 1)))
-    })
-    .map(|i| {
+    let tries = paced(Duration::from_micros(500), usize::MAX).map(|i| {
         let loud = &loud;
         async move {
             let event = sized("loud", &format!("loud-{round}-{i}"));
@@ -117,10 +122,33 @@ async fn ten_times(loud: Arc<Component>, round: usize) -> Result<()> {
                 Err(e) => Err(anyhow!("{e:?}")),
             }
         }
+    });
+    tries.buffer_unordered(64).try_for_each(|()| async { Ok(()) }).await
+}
+
+/// Numbers, one in each interval.
+fn paced(every: Duration, count: usize) -> impl Stream<Item = usize> {
+    let tick = tokio::time::interval(every);
+    stream::unfold((tick, 0), |(mut tick, i)| async move {
+        tick.tick().await;
+        Some((i, (tick, i + 1)))
     })
-    .buffer_unordered(64)
-    .try_for_each(|()| async { Ok(()) })
-    .await
+    .take(count)
+}
+
+/// The seconds that so many events take at 500 a second, however long the answers take.
+async fn steady(bus: &Client, run: &str, events: usize) -> Result<f64> {
+    let start = Instant::now();
+    paced(Duration::from_millis(2), events)
+        .map(|i| async move {
+            let event = sized("quiet", &format!("{run}-{i}"));
+            let published = publisher::publish_tenant_event(bus, patient(), &event).await?;
+            published.map(drop).map_err(|e| anyhow!("{e:?}"))
+        })
+        .buffer_unordered(64)
+        .try_for_each(|()| async { Ok(()) })
+        .await?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 async fn quiet(bus: &Client, run: &str, events: usize) -> Result<f64> {
