@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fanout_tests::fetcher::{fetch, ids, settles};
 use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, publisher};
 use fanout_transport::CallContext;
 use futures::TryStreamExt as _;
@@ -75,6 +76,41 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
         .await;
     assert_eq!(lost["lost"][0]["to"], 5, "{lost}");
     assert_eq!(invoicing.handled(), ["handled"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_in_a_fetchers_hands_is_told_too() {
+    let settings = [("subscription", "invoicing"), ("need", "durable")];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::caller("invoicing", &["inbox"], "*"),
+        LinkTo::subscriber("invoicing", &["inbox"], &settings),
+    ];
+    let policy = [
+        ("retention.max-age", "6s"),
+        ("dedupe.window", "1s"),
+        ("delivery.ack-wait", "60s"),
+    ];
+    let bench = Bench::start(&policy, &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.silent_component("invoicing").await;
+    for (tenant, id) in [("acme", "1"), ("globex", "2"), ("acme", "3")] {
+        ingress.publish(event(tenant, "invoice.paid", id)).await.unwrap();
+    }
+    let held = fetch(&invoicing, "invoicing", 10, 5_000).await;
+    assert_eq!(ids(&held), ["1", "2", "3"]);
+    settles(&invoicing, &held[1], fanout_tests::inbox::Verdict::Handled).await;
+    // Nothing waits to be given out, and two are never settled.
+    let lost = bench
+        .subscription_when("invoicing", "two are lost", |s| s["lost_events"] == 2)
+        .await;
+    let lost = &lost["lost"][0];
+    assert_eq!(
+        (&lost["from"], &lost["to"], &lost["exact"]),
+        (&1.into(), &3.into(), &true.into()),
+        "{lost}"
+    );
+    assert_eq!(lost["tenants"], serde_json::json!({ "acme": 2 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

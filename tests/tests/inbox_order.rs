@@ -112,25 +112,31 @@ async fn fetchers_at_two_instances_keep_each_tenants_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_all_is_in_hand_that_may_be_a_fetch_brings_nothing() {
-    let narrow = [
-        ("subscription", "billing"),
-        ("need", "durable"),
-        ("batch-size", "1"),
-        ("concurrency", "1"),
-    ];
-    let mut links = links();
-    links[2] = LinkTo::subscriber("billing", &["inbox"], &narrow);
-    let bench = Bench::start(&[("delivery.ack-wait", "30s")], &links).await;
-    let billing = bench.silent_component("billing").await;
+async fn what_was_stored_before_a_change_of_topology_comes_before_anything_newer() {
+    let mut bench = Bench::start(&[("ordering", "tenant")], &links()).await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme"], 5).await;
-
-    let held = fetch(&billing, "billing", 10, 1_000).await;
-    assert_eq!(ids(&held), ["acme-00", "acme-01"]);
-    for wait in [0, 600] {
-        assert!(fetch(&billing, "billing", 10, wait).await.is_empty());
+    let billing = bench.silent_component("billing").await;
+    let publish = async |ids: std::ops::Range<usize>| {
+        for i in ids {
+            let published = ingress.publish(event("acme", "invoice.paid", &format!("acme-{i:02}")));
+            published.await.unwrap();
+        }
+    };
+    publish(0..5).await;
+    let first = fetch(&billing, "billing", 10, 5_000).await;
+    assert_eq!(ids(&first), ["acme-00"]);
+    bench.set("topology", "sharded(2)");
+    bench.restart_provider(0).await;
+    publish(5..10).await;
+    let newer = fetch(&billing, "billing", 10, 300).await;
+    assert!(newer.is_empty(), "the oldest is in hand: {newer:?}");
+    settles(&billing, &first[0], Verdict::Handled).await;
+    let mut handled = Vec::new();
+    while handled.len() < 9 {
+        let held = next(&billing, "billing").await;
+        settles(&billing, &held, Verdict::Handled).await;
+        handled.push(held.delivery.event.id);
     }
-    settles(&billing, &held[1], Verdict::Handled).await;
-    assert_eq!(ids(&fetch(&billing, "billing", 10, 5_000).await), ["acme-02"]);
+    let expected: Vec<_> = (1..10).map(|i| format!("acme-{i:02}")).collect();
+    assert_eq!(handled, expected);
 }

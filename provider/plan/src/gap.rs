@@ -64,7 +64,8 @@ pub struct Lost {
     pub events: u64,
     /// The same by tenant.
     pub tenants: BTreeMap<TenantId, u64>,
-    /// Whether that is all of them, and no event among them was handled at the last moment.
+    /// Whether that is all of them, and none of them was given out at the last moment. What a subscriber still works on
+    /// when it expires is among them, whatever comes of it.
     pub exact: bool,
     /// When it was last found, nanoseconds since the Unix epoch.
     pub at: i64,
@@ -356,40 +357,23 @@ mod tests {
     #[test]
     fn a_loss_that_nobody_watched_is_told_as_far_as_it_can_be() {
         let mut gap = Gap::default();
-        let oldest = Some(Expiring {
+        let waits = Expiring {
             offset: 8,
             expires_at: 50,
             apart: false,
-        });
-        gap.look(
-            &Look {
-                first: 1,
-                delivered_to: 5,
-                settled_to: 5,
-                oldest,
-            },
-            NOTHING,
-            0,
-            0,
-        );
+        };
+        let waiting = |oldest| Look {
+            oldest: Some(oldest),
+            ..at(1, 5)
+        };
+        gap.look(&waiting(waits), NOTHING, 0, 0);
         assert!(gap.is_near(50) && !gap.is_near(49));
         let lost = gap.look(&at(20, 5), NOTHING, 1, 99).unwrap();
         assert_eq!((lost.from, lost.to, lost.events, lost.exact), (8, 19, 0, false));
 
         // One that is read apart is told of by its tenant's consumer.
         let mut gap = Gap::default();
-        let oldest = oldest.map(|o| Expiring { apart: true, ..o });
-        gap.look(
-            &Look {
-                first: 1,
-                delivered_to: 5,
-                settled_to: 5,
-                oldest,
-            },
-            NOTHING,
-            0,
-            0,
-        );
+        gap.look(&waiting(Expiring { apart: true, ..waits }), NOTHING, 0, 0);
         assert!(gap.is_near(50), "what lies behind it may be near its end too");
         assert_eq!(gap.look(&at(20, 5), NOTHING, 1, 99), None);
     }

@@ -7,6 +7,7 @@ mod apply;
 mod attempts;
 mod dead_letters;
 mod durability;
+mod held;
 mod later;
 mod leases;
 mod moved;

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
-use async_nats::jetstream::{self, AckKind, kv};
-use async_nats::{StatusCode, Subject};
-use bytes::Bytes;
+use async_nats::jetstream::{self, consumer};
+use fanout_plan::SubscriptionName;
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::Ordering;
 use fanout_plan::subscription::{Need, Registered, Subscription};
-use fanout_plan::{Position, SubscriptionName};
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
@@ -35,13 +33,15 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// For how long after its last fetch a queue subscription that is fetched goes on hearing events, and how old an event
 /// may be that it is given.
 pub(crate) const LISTENS_FOR: Duration = Duration::from_secs(60);
-/// The registry's entry that holds the secret of the tokens. With a dot, it is no subscription's name.
-pub(super) const SECRET: &str = "inbox.secret";
 
 /// What a subscription that is fetched takes from.
 pub(crate) struct Sources {
     /// The log: one for each partition that has any of its events.
     log: Vec<PullConsumer>,
+    /// With an order, those of retired partitions, which are read before the others.
+    older: Vec<PullConsumer>,
+    /// Whether one event of each is in hand at a time.
+    in_order: bool,
     /// Turns of tenants whose dead letters are redriven; a queue subscription has none.
     turns: Option<PullConsumer>,
 }
@@ -57,18 +57,34 @@ impl Store {
     /// What a subscription that is fetched takes from.
     pub(crate) async fn inbox_sources(&self, registered: &Registered) -> Result<Sources, StoreError> {
         let subscription = &registered.subscription;
-        let mut log = Vec::new();
+        let (mut log, mut older) = (Vec::new(), Vec::new());
         if subscription.need == Need::Queue {
             for partition in self.partitions_of(subscription) {
                 log.extend(self.listener(subscription, partition).await?);
             }
-            return Ok(Sources { log, turns: None });
+            return Ok(Sources {
+                log,
+                older,
+                in_order: false,
+                turns: None,
+            });
         }
+        let in_order = self.policy.ordering != Ordering::None;
         for (partition, reader) in self.readers_of(registered) {
-            log.extend(self.consumer(registered, partition, &reader).await?);
+            let consumer = self.consumer(registered, partition, &reader).await?;
+            if in_order && partition.is_retired() {
+                older.extend(consumer);
+            } else {
+                log.extend(consumer);
+            }
         }
         let turns = Some(self.turns_consumer(&subscription.name).await?);
-        Ok(Sources { log, turns })
+        Ok(Sources {
+            log,
+            older,
+            in_order,
+            turns,
+        })
     }
 
     /// A consumer that hears what is stored from now on and is gone when nobody fetches: the store's own memory of who
@@ -121,10 +137,16 @@ impl Store {
         wait: Duration,
     ) -> Result<Taken, StoreError> {
         let since = clock::now();
-        if self.policy.ordering != Ordering::None && sources.turns.is_some() {
+        if sources.in_order {
             let largest = usize::try_from(self.policy.max_event_bytes).unwrap_or(usize::MAX);
             let fit = max_bytes / largest.saturating_add(OVERHEAD);
-            let messages = in_order(&sources.log, from, most.min(fit.max(1)), wait).await?;
+            let left = with_events(&sources.older).await?;
+            let now: Vec<_> = if left.is_empty() {
+                sources.log.iter().collect()
+            } else {
+                left
+            };
+            let messages = in_order(&now, from, most.min(fit.max(1)), wait).await?;
             return Ok(Taken { messages, since });
         }
         let messages = at_once(&sources.log, from, most, max_bytes).await?;
@@ -141,75 +163,6 @@ impl Store {
             messages.extend(more.unwrap_or_default());
         }
         Ok(Taken { messages, since })
-    }
-
-    /// A message of the log as a consumer gave it out, read again; `None` once the log has let it go.
-    pub(crate) async fn taken_before(
-        &self,
-        position: Position,
-        reply: &str,
-    ) -> Result<Option<jetstream::Message>, StoreError> {
-        let found = match self
-            .log(position.partition)
-            .await?
-            .get_raw_message(position.offset)
-            .await
-        {
-            Ok(found) => found,
-            Err(e) => {
-                return match e.kind() {
-                    jetstream::stream::RawMessageErrorKind::NoMessageFound => Ok(None),
-                    jetstream::stream::RawMessageErrorKind::JetStream(e)
-                        if e.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND =>
-                    {
-                        Ok(None)
-                    }
-                    _ => Err(StoreError::when("read an event again")(e)),
-                };
-            }
-        };
-        let length = found.payload.len();
-        Ok(Some(jetstream::Message {
-            message: async_nats::Message {
-                subject: found.subject,
-                reply: Some(Subject::from(reply)),
-                payload: found.payload,
-                headers: Some(found.headers),
-                status: None,
-                description: None,
-                length,
-            },
-            context: self.js.clone(),
-        }))
-    }
-
-    /// Settles a message, or extends its hold, and waits until the store has done so.
-    pub(crate) async fn settle(&self, reply: &str, kind: AckKind) -> Result<(), StoreError> {
-        let nats = self.nats();
-        let request = nats.request(Subject::from(reply), Bytes::from(kind));
-        let answer = timeout(AT_ONCE, request)
-            .await
-            .map_err(StoreError::when("settle an event in time"))?
-            .map_err(StoreError::when("settle an event"))?;
-        match answer.status {
-            None | Some(StatusCode::OK) => Ok(()),
-            Some(status) => Err(StoreError::when("settle an event")(format!("it answered {status}"))),
-        }
-    }
-
-    /// The secret by which instances know each other's tokens. The first that needs it makes it.
-    pub(crate) async fn token_secret(&self, fresh: &[u8]) -> Result<Bytes, StoreError> {
-        let bucket = self.bucket(&self.names.registry()).await?;
-        match bucket.create(SECRET, Bytes::copy_from_slice(fresh)).await {
-            Ok(_) => return Ok(Bytes::copy_from_slice(fresh)),
-            Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => {}
-            Err(e) => return Err(StoreError::when("make the secret of the inbox's tokens")(e)),
-        }
-        let found = bucket
-            .get(SECRET)
-            .await
-            .map_err(StoreError::when("read the secret of the inbox's tokens"))?;
-        found.ok_or_else(|| StoreError::when("keep the secret of the inbox's tokens")("it was deleted just now"))
     }
 }
 
@@ -304,32 +257,35 @@ async fn pull_all(
 
 /// Whether all that a consumer may give out is in hand.
 async fn is_full(consumer: &PullConsumer) -> Result<bool, StoreError> {
-    let mut consumer = consumer.clone();
-    let info = timeout(AT_ONCE, consumer.info())
-        .await
-        .map_err(StoreError::when("be pulled from in time"))?
-        .map_err(StoreError::when("say what is in hand"))?;
+    let info = told(consumer).await?;
     let most = usize::try_from(info.config.max_ack_pending).unwrap_or(usize::MAX);
     Ok(info.num_ack_pending >= most)
 }
 
-/// One event of each of up to `most` consumers, beginning with the one of the number `from`. Each pull is waited for to
-/// its end: one that is given up could still be given an event, which would hold back those behind it.
-async fn in_order(
-    consumers: &[PullConsumer],
-    from: usize,
-    most: usize,
-    wait: Duration,
-) -> Result<Vec<jetstream::Message>, StoreError> {
-    let count = consumers.len();
-    let longest = if count == 1 { IN_ORDER.0 } else { IN_ORDER.1 };
-    let wait = wait.clamp(SHORTEST_WAIT, longest);
-    let asked = (0..most.min(count)).map(|i| &consumers[(from + i) % count]);
-    let pulls = join_all(asked.map(|consumer| one(consumer, wait)));
-    // The server ends the pulls; a server that is gone does not.
-    let pulled = timeout(wait + AT_ONCE, pulls)
+/// Those of them that still have events to give out, or in somebody's hands.
+async fn with_events(consumers: &[PullConsumer]) -> Result<Vec<&PullConsumer>, StoreError> {
+    let mut left = Vec::new();
+    for consumer in consumers {
+        let info = told(consumer).await?;
+        if info.num_pending > 0 || info.num_ack_pending > 0 {
+            left.push(consumer);
+        }
+    }
+    Ok(left)
+}
+
+/// What the server says of a consumer.
+async fn told(consumer: &PullConsumer) -> Result<consumer::Info, StoreError> {
+    timeout(AT_ONCE, consumer.get_info())
         .await
-        .map_err(StoreError::when("be pulled from in time"))?;
+        .map_err(StoreError::when("say in time what waits"))?
+        .map_err(StoreError::when("say what waits"))
+}
+
+/// What was pulled; an error counts where there is nothing else.
+fn gathered(
+    pulled: impl IntoIterator<Item = Result<Option<jetstream::Message>, StoreError>>,
+) -> Result<Vec<jetstream::Message>, StoreError> {
     let mut taken = Vec::new();
     let mut failed = None;
     for one in pulled {
@@ -342,6 +298,31 @@ async fn in_order(
         Some(e) if taken.is_empty() => Err(e),
         _ => Ok(taken),
     }
+}
+
+/// One event of each of up to `most` consumers, beginning with the one of the number `from`. Each pull is waited for to
+/// its end: one that is given up could still be given an event, which would hold back those behind it.
+async fn in_order(
+    consumers: &[&PullConsumer],
+    from: usize,
+    most: usize,
+    wait: Duration,
+) -> Result<Vec<jetstream::Message>, StoreError> {
+    let count = consumers.len();
+    let longest = if count == 1 { IN_ORDER.0 } else { IN_ORDER.1 };
+    let wait = wait.clamp(SHORTEST_WAIT, longest);
+    if count == 0 {
+        // No tenant has a partition yet.
+        tokio::time::sleep(wait).await;
+        return Ok(Vec::new());
+    }
+    let asked = (0..most.min(count)).map(|i| consumers[(from + i) % count]);
+    let pulls = join_all(asked.map(|consumer| one(consumer, wait)));
+    // The server ends the pulls; a server that is gone does not.
+    let pulled = timeout(wait + AT_ONCE, pulls)
+        .await
+        .map_err(StoreError::when("be pulled from in time"))?;
+    gathered(pulled)
 }
 
 /// One message of a consumer, if one comes in time.
@@ -368,18 +349,9 @@ async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Messa
     let mut ready = waits.ready_chunks(count.max(1));
     let came = async {
         while let Some(results) = ready.next().await {
-            let mut taken = Vec::new();
-            let mut failed = None;
-            for result in results {
-                match result {
-                    Ok(message) => taken.extend(message),
-                    Err(e) => failed = Some(e),
-                }
-            }
-            match failed {
-                Some(e) if taken.is_empty() => return Err(e),
-                _ if !taken.is_empty() => return Ok(taken),
-                _ => {}
+            let taken = gathered(results)?;
+            if !taken.is_empty() {
+                return Ok(taken);
             }
         }
         Ok(Vec::new())

@@ -19,7 +19,7 @@ impl Store {
         let bucket = &self.bucket(&self.names.registry()).await?;
         let keys = bucket.keys().await.map_err(StoreError::when("list the registry"))?;
         keys.map_err(|e| StoreError::when("list the registry")(e))
-            .try_filter(|key| std::future::ready(key != super::pull::SECRET))
+            .try_filter(|key| std::future::ready(key != super::held::SECRET))
             .map_ok(|key| async move {
                 let entry = bucket.get(&key).await.map_err(StoreError::when("read the registry"))?;
                 Ok(entry.and_then(|value| parse(&key, &value)))
