@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, next, patient, retry, settle, try_fetch};
-use fanout_tests::inbox::{self, InboxError, SettleError, Settled, Settlement, Verdict};
+use fanout_tests::inbox::{InboxError, SettleError, Settled, Verdict};
 use fanout_tests::subscriber::{self, DeliveryOptions, End, Filter, Reach, Start};
 use fanout_tests::types::{Origin, Position, Rejection, RetryDelay};
 use fanout_tests::{Bench, LinkTo, event, eventually};
-use fanout_transport::CallContext;
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
 
@@ -269,88 +268,6 @@ async fn a_narrower_link_ends_what_may_be_fetched() {
     .await;
     let refused = settle(&billing, &held, Verdict::Handled).await;
     assert!(matches!(refused, Err(SettleError::NotPermitted(_))), "{refused:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn any_instance_settles_what_another_gave_out() {
-    let mut bench = Bench::start(&[], &links()).await;
-    bench.add_provider().await;
-    let billing = bench.silent_component("billing").await;
-    publish(&bench, 0..40).await;
-    let mut held = Vec::new();
-    while held.len() < 40 {
-        held.extend(fetch(&billing, "billing", 3, 1000).await);
-    }
-    // The one that gave half of them out is gone.
-    bench.providers[0].kill();
-    let settlements: Vec<_> = held
-        .iter()
-        .map(|h| Settlement {
-            token: h.token.clone(),
-            verdict: Verdict::Handled,
-        })
-        .collect();
-    // A call may still go to the one that is gone.
-    let answers = eventually("the other answers", || async {
-        let within = CallContext::within(Duration::from_secs(1));
-        inbox::settle(billing.bus(), within, &settlements).await.ok()
-    })
-    .await;
-    assert!(answers.iter().all(|a| matches!(a, Ok(Settled::Taken))), "{answers:?}");
-    bench
-        .subscription_when("billing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
-        })
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_and_restarted_nothing_is_lost() {
-    let mut bench = Bench::start(&[], &links()).await;
-    let billing = bench.silent_component("billing").await;
-    publish(&bench, 0..60).await;
-    let mut handled = std::collections::BTreeSet::new();
-    let (mut rounds, began) = (0, Instant::now());
-    while handled.len() < 60 {
-        rounds += 1;
-        let late = began.elapsed() > Duration::from_secs(60);
-        assert!(!late, "{} of 60 after {rounds} rounds", handled.len());
-        if rounds == 3 {
-            bench.restart_provider(0).await;
-        }
-        if rounds == 5 {
-            bench.nats.restart().await;
-        }
-        let soon = || CallContext::within(Duration::from_secs(3));
-        let Ok(Ok(fetched)) = inbox::fetch(billing.bus(), soon(), "billing", 7, None, 1000).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        for held in fetched.deliveries {
-            let settlement = Settlement {
-                token: held.token,
-                verdict: Verdict::Handled,
-            };
-            let settled = inbox::settle(billing.bus(), soon(), &[settlement]).await;
-            if matches!(settled.as_deref(), Ok([Ok(Settled::Taken)])) {
-                handled.insert(held.delivery.event.id);
-            }
-        }
-    }
-    // What the server forgot of its last acknowledgements when it was killed comes once more.
-    eventually("nothing is left", || async {
-        for held in fetch(&billing, "billing", 10, 0).await {
-            assert!(handled.contains(&held.delivery.event.id));
-            settle(&billing, &held, Verdict::Handled).await.ok();
-        }
-        let status = bench.status().await?;
-        let billing = status["subscriptions"]
-            .as_array()?
-            .iter()
-            .find(|s| s["name"] == "billing")?;
-        (billing["pending"] == 0 && billing["in_flight"] == 0).then_some(())
-    })
-    .await;
 }
 
 fn options(reach: Reach) -> DeliveryOptions {

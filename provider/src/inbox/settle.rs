@@ -8,6 +8,7 @@ use super::fetch::nanos;
 use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable};
 use crate::clock;
 use crate::delivery::{Health, Next};
+use crate::jetstream::StoreError;
 
 /// Settles one delivery.
 pub(crate) async fn settle(inbox: &Inbox, hold: Hold, verdict: Verdict) -> Result<Settled, Unsettled> {
@@ -34,7 +35,7 @@ impl Inbox {
             .store
             .settle(&hold.reply, AckKind::Ack)
             .await
-            .map_err(|e| Unsettled::Unavailable(unavailable(e)))?;
+            .map_err(|e| unsettled(hold, e))?;
         Health::count(&context.health.handled);
         if hold.attempt > 1
             && let Ok(settler) = self.settler().await
@@ -51,7 +52,7 @@ impl Inbox {
             .store
             .settle(&hold.reply, AckKind::Progress)
             .await
-            .map_err(|e| Unsettled::Unavailable(unavailable(e)))?;
+            .map_err(|e| unsettled(&hold, e))?;
         Ok(Hold {
             until: from.saturating_add(nanos(context.store.policy().ack_wait)),
             ..hold
@@ -60,7 +61,7 @@ impl Inbox {
 
     async fn release(&self, hold: &Hold) -> Result<(), Unsettled> {
         let given_back = self.context.store.settle(&hold.reply, AckKind::Nak(None));
-        given_back.await.map_err(|e| Unsettled::Unavailable(unavailable(e)))
+        given_back.await.map_err(|e| unsettled(hold, e))
     }
 
     async fn rejected(&self, hold: &Hold, rejection: Rejection) -> Result<(), Unsettled> {
@@ -68,7 +69,7 @@ impl Inbox {
             return self.settle_redriven(hold, by, Err(rejection)).await;
         }
         let context = &self.context;
-        let failed = |e| Unsettled::Unavailable(unavailable(e));
+        let failed = |e| unsettled(hold, e);
         let settler = self.settler().await.map_err(failed)?;
         let earlier = settler.attempts_so_far(hold.position).await.map_err(failed)?;
         if earlier.last().is_some_and(|a| a.attempt >= hold.attempt) {
@@ -108,6 +109,19 @@ impl Inbox {
                 Settled::Taken
             }
         }
+    }
+}
+
+fn unsettled(hold: &Hold, error: StoreError) -> Unsettled {
+    match error {
+        StoreError::Forgotten => Unsettled::HoldOver(Problem::new(
+            Code::HoldOver,
+            format!(
+                "subscription {}: the store was killed and forgot that it gave event {} out: it is given out again",
+                hold.subscription, hold.position
+            ),
+        )),
+        error => Unsettled::Unavailable(unavailable(error)),
     }
 }
 

@@ -1,9 +1,10 @@
 //! What is in a fetcher's hands: read again, settled, and the secret of the tokens that stand for it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, AckKind, kv};
-use async_nats::{StatusCode, Subject};
+use async_nats::{HeaderMap, StatusCode, Subject};
 use bytes::Bytes;
 use fanout_plan::Position;
 use tokio::time::timeout;
@@ -13,6 +14,8 @@ use super::{Store, StoreError};
 
 /// How long the store may take to settle.
 const SETTLES_IN: Duration = Duration::from_secs(5);
+/// How long it may be silent before it is asked whether it knows of the delivery.
+const ANSWERS_IN: Duration = Duration::from_millis(500);
 /// The registry's entry that holds the secret of the tokens. With a dot, it is no subscription's name.
 pub(super) const SECRET: &str = "inbox.secret";
 
@@ -33,33 +36,63 @@ impl Store {
             Err(e) if is_absent(e.kind()) => return Ok(None),
             Err(e) => return Err(StoreError::when("read an event again")(e)),
         };
-        let length = found.payload.len();
-        Ok(Some(jetstream::Message {
+        Ok(Some(self.under(
+            reply,
+            found.subject,
+            found.payload,
+            Some(found.headers),
+        )))
+    }
+
+    /// A message as a consumer gave it out under this reply.
+    fn under(&self, reply: &str, subject: Subject, payload: Bytes, headers: Option<HeaderMap>) -> jetstream::Message {
+        jetstream::Message {
             message: async_nats::Message {
-                subject: found.subject,
+                subject,
                 reply: Some(Subject::from(reply)),
-                payload: found.payload,
-                headers: Some(found.headers),
+                length: payload.len(),
+                payload,
+                headers,
                 status: None,
                 description: None,
-                length,
             },
             context: self.js.clone(),
-        }))
+        }
     }
 
     /// Settles a message, or extends its hold, and waits until the store has done so.
+    ///
+    /// A server that was killed may forget what its consumers gave out last. It gives that out again, and never answers
+    /// who acknowledges it meanwhile (nats-server 2.15.1): [`StoreError::Forgotten`].
     pub(crate) async fn settle(&self, reply: &str, kind: AckKind) -> Result<(), StoreError> {
         let nats = self.nats();
-        let request = nats.request(Subject::from(reply), Bytes::from(kind));
-        let answer = timeout(SETTLES_IN, request)
+        let settles = async {
+            let mut request = pin!(nats.request(Subject::from(reply), Bytes::from(kind)));
+            let Ok(answer) = timeout(ANSWERS_IN, &mut request).await else {
+                let forgot = self.forgot(reply).await;
+                if forgot.map_err(StoreError::when("say what it gave out"))? {
+                    return Err(StoreError::Forgotten);
+                }
+                return request.await.map_err(StoreError::when("settle an event"));
+            };
+            answer.map_err(StoreError::when("settle an event"))
+        };
+        let answer = timeout(SETTLES_IN, settles)
             .await
-            .map_err(StoreError::when("settle an event in time"))?
-            .map_err(StoreError::when("settle an event"))?;
+            .map_err(StoreError::when("settle an event in time"))??;
         match answer.status {
             None | Some(StatusCode::OK) => Ok(()),
             Some(status) => Err(StoreError::when("settle an event")(format!("it answered {status}"))),
         }
+    }
+
+    /// Whether a consumer has yet to give out what it once gave out under this reply.
+    async fn forgot(&self, reply: &str) -> Result<bool, async_nats::Error> {
+        let message = self.under(reply, Subject::from(""), Bytes::new(), None);
+        let given = message.info()?;
+        let stream = self.js.get_stream_no_info(given.stream).await?;
+        let consumer = stream.consumer_info(given.consumer).await?;
+        Ok(consumer.delivered.stream_sequence < given.stream_sequence)
     }
 
     /// The secret by which instances know each other's tokens. The first that needs it makes it.

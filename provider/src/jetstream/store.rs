@@ -74,6 +74,9 @@ pub enum StoreError {
         /// The subscription or the stream.
         what: String,
     },
+    /// The store was killed and forgot that it gave this out: it does so once more.
+    #[error("the store forgot that it gave the event out")]
+    Forgotten,
     /// The store holds something that Fanout can't work with.
     #[error("the store can't take this bus: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<Problem>),
