@@ -1,13 +1,15 @@
-//! `ordering` where deliveries are fetched: of each partition one event is in hand at a time, and stays first until it is
+//! `ordering` where deliveries are fetched: of each key one event is in hand at a time, and its others wait until it is
 //! settled, whoever fetches and whichever instance answers.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles};
-use fanout_tests::inbox::Verdict;
-use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_tests::inbox::{self, HeldDelivery, SettleError, Settled, Settlement, Verdict};
+use fanout_tests::types::{Origin, Rejection, RetryDelay};
+use fanout_tests::{Bench, Cli, Component, LinkTo, event, eventually};
+use fanout_transport::CallContext;
 
 fn links() -> Vec<LinkTo> {
     vec![
@@ -30,17 +32,45 @@ async fn publish(ingress: &Component, tenants: &[&str], count: usize) {
     }
 }
 
+/// So many deliveries, in the log's order.
+async fn at_hand(billing: &Component, count: usize) -> Vec<HeldDelivery> {
+    let mut held = Vec::new();
+    while held.len() < count {
+        held.push(next(billing, "billing").await);
+    }
+    held.sort_by_key(|h| h.delivery.position.offset);
+    held
+}
+
+fn note(handled: &mut BTreeMap<String, Vec<String>>, held: &HeldDelivery) {
+    let event = &held.delivery.event;
+    handled.entry(event.tenant.clone()).or_default().push(event.id.clone());
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_a_retry_stays_first() {
+async fn what_waits_for_a_retry_holds_its_tenant_and_nobody_else() {
     let bench = Bench::start(&[("ordering", "tenant")], &links()).await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme"], 3).await;
+    publish(&ingress, &["acme", "globex"], 3).await;
 
-    let held = fetch(&billing, "billing", 10, 5_000).await;
-    assert_eq!(ids(&held), ["acme-00"], "however many are asked for");
-    assert!(fetch(&billing, "billing", 10, 0).await.is_empty(), "it is in hand");
-    settles(&billing, &held[0], retry("not yet")).await;
+    let held = at_hand(&billing, 2).await;
+    assert_eq!(ids(&held), ["acme-00", "globex-00"], "however many are asked for");
+    assert!(fetch(&billing, "billing", 10, 0).await.is_empty(), "they are in hand");
+    let later = RetryDelay {
+        delay_ms: 2_000,
+        reason: "not yet".into(),
+    };
+    settles(&billing, &held[0], Verdict::Rejected(Rejection::RetryAfter(later))).await;
+    settles(&billing, &held[1], Verdict::Handled).await;
+    let other = next(&billing, "billing").await;
+    assert_eq!(other.delivery.event.id, "globex-01");
+    settles(&billing, &other, Verdict::Released).await;
+    for expected in ["globex-01", "globex-02"] {
+        let other = next(&billing, "billing").await;
+        assert_eq!(other.delivery.event.id, expected);
+        settles(&billing, &other, Verdict::Handled).await;
+    }
     let again = next(&billing, "billing").await;
     assert_eq!(
         (again.delivery.event.id.as_str(), again.delivery.attempt),
@@ -49,11 +79,136 @@ async fn what_waits_for_a_retry_stays_first() {
     settles(&billing, &again, never("broken")).await;
     let second = next(&billing, "billing").await;
     assert_eq!(second.delivery.event.id, "acme-01", "a dead letter leaves the line");
-    settles(&billing, &second, Verdict::Released).await;
-    let second = next(&billing, "billing").await;
-    assert_eq!(second.delivery.event.id, "acme-01");
+    settles(&billing, &second, Verdict::Handled).await;
     settles(&billing, &second, Verdict::Handled).await;
     assert_eq!(next(&billing, "billing").await.delivery.event.id, "acme-02");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_goes_on_as_it_is_told_to_and_then_ends() {
+    let settings = [
+        ("ordering", "tenant"),
+        ("delivery.deadline", "500ms"),
+        ("delivery.ack-wait", "2s"),
+    ];
+    let bench = Bench::start(&settings, &links()).await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    publish(&ingress, &["acme"], 2).await;
+
+    let mut held = next(&billing, "billing").await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        match settle(&billing, &held, Verdict::StillWorking).await {
+            Ok(Settled::Held(token)) => held.token = token,
+            other => panic!("{other:?}"),
+        }
+        assert!(fetch(&billing, "billing", 10, 0).await.is_empty(), "it is in hand");
+    }
+    let again = next(&billing, "billing").await;
+    assert_eq!(
+        (again.delivery.event.id.as_str(), again.delivery.attempt),
+        ("acme-00", 1),
+        "what nobody settles comes again, before the next of its tenant"
+    );
+    let late = settle(&billing, &held, retry("late")).await;
+    assert!(matches!(late, Err(SettleError::HoldOver(_))), "{late:?}");
+    settles(&billing, &again, Verdict::Handled).await;
+    assert_eq!(next(&billing, "billing").await.delivery.event.id, "acme-01");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redriven_letter_waits_for_its_tenants_event_in_hand() {
+    let bench = Bench::start(&[("ordering", "tenant")], &links()).await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    publish(&ingress, &["acme"], 3).await;
+    let first = next(&billing, "billing").await;
+    settles(&billing, &first, never("broken")).await;
+    let second = next(&billing, "billing").await;
+    assert_eq!(second.delivery.event.id, "acme-01");
+
+    let cli = Cli::new(bench.nats.url());
+    let policy =
+        cli.policy("bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\nordering = \"tenant\"\n");
+    assert_eq!(cli.run(&["dead-letters", "redrive"], &policy, &["--all"]).0, 0);
+    // Whenever it comes to hear of it, there is nothing to lend.
+    assert!(fetch(&billing, "billing", 10, 1_000).await.is_empty());
+    settles(&billing, &second, Verdict::Handled).await;
+    let letter = next(&billing, "billing").await;
+    assert_eq!(
+        (letter.delivery.event.id.as_str(), letter.delivery.origin),
+        ("acme-00", Origin::Replayed)
+    );
+    assert!(
+        fetch(&billing, "billing", 10, 0).await.is_empty(),
+        "one of its tenant is in hand"
+    );
+    settles(&billing, &letter, Verdict::Handled).await;
+    assert_eq!(next(&billing, "billing").await.delivery.event.id, "acme-02");
+    eventually("no letter is left", || async {
+        let status = bench.status().await?;
+        let billing = &status["subscriptions"].as_array()?[0];
+        (billing["dead_letters"] == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_killed_costs_a_wait_and_no_order() {
+    let settings = [
+        ("ordering", "tenant"),
+        ("retry.schedule", "1ms"),
+        ("delivery.deadline", "500ms"),
+        ("delivery.ack-wait", "2s"),
+    ];
+    let mut bench = Bench::start(&settings, &links()).await;
+    bench.add_provider().await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    publish(&ingress, &["acme", "globex"], 8).await;
+    // Whichever of them is the owner: each is killed with events in hand, and what is in hand is settled without it.
+    let mut handled = BTreeMap::<String, Vec<String>>::new();
+    for killed in [Some(0), Some(1), None] {
+        let in_hand = at_hand(&billing, 2).await;
+        if let Some(killed) = killed {
+            bench.restart_provider(killed).await;
+        }
+        for (i, held) in in_hand.iter().enumerate() {
+            let verdict = if i == 0 { retry("not yet") } else { Verdict::Handled };
+            let is_handled = i > 0;
+            let settled = eventually("it is settled", || async {
+                let settlement = Settlement {
+                    token: held.token.clone(),
+                    verdict: verdict.clone(),
+                };
+                let within = CallContext::within(Duration::from_secs(5));
+                let answers = inbox::settle(billing.bus(), within, &[settlement]).await.ok()?;
+                match answers.into_iter().next()? {
+                    Err(SettleError::Unavailable(_)) => None,
+                    answer => Some(answer),
+                }
+            })
+            .await;
+            assert!(matches!(settled, Ok(Settled::Taken)), "{settled:?}");
+            if is_handled {
+                note(&mut handled, held);
+            }
+        }
+        let again = next(&billing, "billing").await;
+        settles(&billing, &again, Verdict::Handled).await;
+        note(&mut handled, &again);
+    }
+    while handled.values().map(Vec::len).sum::<usize>() < 16 {
+        let held = next(&billing, "billing").await;
+        settles(&billing, &held, Verdict::Handled).await;
+        note(&mut handled, &held);
+    }
+    for tenant in ["acme", "globex"] {
+        let expected: Vec<_> = (0..8).map(|i| format!("{tenant}-{i:02}")).collect();
+        assert_eq!(handled[tenant], expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,12 @@
 //! How much a fetch brings, and of what: a share of each partition, and no more than may be in hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use fanout_tests::fetcher::{fetch, ids, settles};
-use fanout_tests::inbox::Verdict;
-use fanout_tests::{Bench, Component, LinkTo, event};
+use fanout_tests::fetcher::{fetch, ids, next, patient, settles};
+use fanout_tests::inbox::{self, Settlement, Verdict};
+use fanout_tests::{Bench, Component, LinkTo, event, publisher};
+use fanout_transport::CallContext;
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
     let mut settings = vec![("subscription", "billing"), ("need", "durable")];
@@ -41,6 +43,61 @@ async fn a_long_backlog_in_one_partition_leaves_the_others_their_share() {
     assert_eq!(brought, expected.into());
     // What the others leave is filled up.
     assert_eq!(fetch(&billing, "billing", 30, 5_000).await.len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_a_long_backlog_is_read_apart_and_delays_nobody() {
+    const BACKLOG: usize = 6_000;
+    let bench = Bench::start(&[], &links(&[])).await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    for first in (0..BACKLOG).step_by(500) {
+        let events: Vec<_> = (first..first + 500)
+            .map(|i| event("loud", "invoice.paid", &i.to_string()))
+            .collect();
+        let stored = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events).await;
+        assert!(stored.unwrap().iter().all(Result::is_ok));
+    }
+    for i in 0..3 {
+        let quiet = event("quiet", "invoice.paid", &format!("quiet-{i}"));
+        ingress.publish(quiet).await.unwrap();
+    }
+    let (mut handled, mut quiet) = (BTreeSet::new(), Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while handled.len() < BACKLOG + 3 {
+        assert!(Instant::now() < deadline, "{} are handled", handled.len());
+        let held = fetch(&billing, "billing", 16, 1_000).await;
+        let settlements = held.iter().map(|h| Settlement {
+            token: h.token.clone(),
+            verdict: Verdict::Handled,
+        });
+        let settlements: Vec<_> = settlements.collect();
+        // What the work takes, as long as it matters who is served.
+        if quiet.len() < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let settled = inbox::settle(billing.bus(), patient(), &settlements).await.unwrap();
+        assert!(settled.iter().all(Result::is_ok), "{settled:?}");
+        for held in held {
+            let event = held.delivery.event;
+            if event.tenant == "quiet" && !handled.contains(&event.id) {
+                quiet.push(handled.len());
+            }
+            handled.insert(event.id);
+        }
+    }
+    assert!(
+        quiet.iter().all(|before| *before < BACKLOG / 2),
+        "served behind {quiet:?} events"
+    );
+    // Once nothing is left, all are read together again, and what comes then is given.
+    bench
+        .subscription_when("billing", "nothing is left", |s| {
+            s["pending"] == 0 && s["in_flight"] == 0
+        })
+        .await;
+    ingress.publish(event("quiet", "invoice.paid", "after")).await.unwrap();
+    assert_eq!(next(&billing, "billing").await.delivery.event.id, "after");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,8 @@ pub struct RetrySchedule {
 }
 
 /// What a handler asked for when it refused a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rejection {
     /// Again, by the schedule.
     Retry(String),

@@ -197,6 +197,11 @@ impl BusNames {
         format!("fanout.instances.{}", self.0)
     }
 
+    /// Where the instance of this id is asked for events of an ordered subscription that is fetched.
+    pub fn desk(&self, subscription: &SubscriptionName, id: &str) -> String {
+        format!("fanout.desk.{}.{subscription}.{id}", self.0)
+    }
+
     /// The bucket that remembers subscriptions.
     pub fn registry(&self) -> String {
         format!("fanout_{}_registry", self.0)

@@ -131,12 +131,10 @@ impl Subscription {
         self.need != Need::Queue || (policy.queue_delivery == QueueDelivery::AtLeastOnce && self.reach != Reach::Inbox)
     }
 
-    /// The same under a policy, which may ask for order. What is fetched has no owner that could put it in line: of each
-    /// of its consumers one event at a time is in a fetcher's hands, and the store keeps it first until it is settled.
+    /// The same under a policy, which may ask for order: then an owner holds those that wait for their turn, too.
     pub fn max_unsettled_under(&self, policy: &Policy) -> u32 {
         match policy.ordering {
             Ordering::None => self.max_unsettled(),
-            Ordering::Tenant | Ordering::Key if self.reach == Reach::Inbox => 1,
             Ordering::Tenant | Ordering::Key => self.max_unsettled().max(ORDERED_WINDOW),
         }
     }

@@ -64,6 +64,14 @@ impl Item {
         }
     }
 
+    /// Bytes of the event as the store gave it out; not known of a letter before it is read.
+    pub(super) fn size(&self) -> usize {
+        match &self.from {
+            From::Log { message, .. } => message.length,
+            From::Redrive(_) => 0,
+        }
+    }
+
     /// Lets its payload go; it is read again from the log when its turn comes.
     pub(super) fn let_payload_go(&mut self) {
         if let From::Log { payload, .. } = &mut self.from {

@@ -12,6 +12,7 @@ mod health;
 mod in_order;
 mod incoming;
 mod invoke;
+mod owner;
 mod queue;
 mod settle;
 mod turns;
@@ -29,10 +30,11 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use durable::admit;
 pub(crate) use feed::redriven;
 pub(crate) use health::Health;
+pub(crate) use in_order::owner_of;
 pub(crate) use queue::heard;
 pub(crate) use settle::{Held, Next, Settler};
 
-use crate::inbox::{self, Inbox};
+use crate::inbox::{self, Desk, Inbox};
 use crate::jetstream::Store;
 use crate::wrpc::Subscriber;
 
@@ -82,13 +84,16 @@ pub(crate) struct Running {
     tasks: JoinSet<()>,
 }
 
-/// Starts what delivers from the log, and redriven dead letters beside it.
-fn logged(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
+/// Starts what gives out the log, and redriven dead letters beside it. What is fetched without an order needs no more than
+/// the store.
+fn logged(context: &Arc<Context>, desk: Option<Arc<Desk>>, tasks: &mut JoinSet<()>) {
     if in_order::is_asked_for(context) {
-        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Everything));
+        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Everything, desk));
+    } else if context.registered.subscription.reach == Reach::Inbox {
+        tasks.spawn(inbox::redrive::make_turns(Arc::clone(context)));
     } else {
         tasks.spawn(durable::run(Arc::clone(context)));
-        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Redrives));
+        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Redrives, None));
     }
     tasks.spawn(apart::watch(Arc::clone(context)));
 }
@@ -98,20 +103,18 @@ impl Running {
     pub(crate) fn start(context: Context) -> Self {
         let context = Arc::new(context);
         let mut tasks = JoinSet::new();
-        let fetched = context.registered.subscription.reach == Reach::Inbox;
-        match context.registered.subscription.need {
+        let subscription = &context.registered.subscription;
+        let fetched = subscription.reach == Reach::Inbox;
+        let is_lent = fetched && subscription.need != Need::Queue && in_order::is_asked_for(&context);
+        let desk = is_lent.then(|| Arc::new(Desk::new(&context)));
+        match subscription.need {
             Need::Queue if fetched => {}
-            Need::Durable if fetched => drop(tasks.spawn(inbox::redrive::make_turns(Arc::clone(&context)))),
             Need::Queue if context.store.policy().queue_delivery == QueueDelivery::AtMostOnce => {
                 tasks.spawn(queue::run(Arc::clone(&context)));
             }
-            Need::Queue | Need::Durable => logged(&context, &mut tasks),
+            Need::Queue | Need::Durable => logged(&context, desk.clone(), &mut tasks),
             Need::Backfill { .. } => {
-                if fetched {
-                    tasks.spawn(inbox::redrive::make_turns(Arc::clone(&context)));
-                } else {
-                    logged(&context, &mut tasks);
-                }
+                logged(&context, desk.clone(), &mut tasks);
                 if context.registered.progress != Progress::CaughtUp {
                     tasks.spawn(caught_up::run(Arc::clone(&context)));
                 }
@@ -122,7 +125,7 @@ impl Running {
             policy: context.store.policy().clone(),
             places: places(&context.store, &context.registered),
             health: Arc::clone(&context.health),
-            inbox: fetched.then(|| Arc::new(Inbox::new(&context))),
+            inbox: fetched.then(|| Arc::new(Inbox::new(&context, desk))),
             stop: context.stop.clone(),
             tasks,
         }

@@ -59,6 +59,11 @@ impl Held {
             .await;
     }
 
+    /// Tells the store, if it comes from the log.
+    pub(crate) async fn tell(&self, kind: AckKind) {
+        self.source.tell(kind).await;
+    }
+
     /// Where the store is told what came of it.
     pub(crate) fn reply(&self) -> String {
         match &self.source {

@@ -10,10 +10,14 @@ use tracing::debug;
 use super::{Ask, CaughtUp, DEFAULT_BYTES, Fetched, Hold, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here};
 use crate::clock;
 use crate::delivery::{Delivery, Health, Settler};
-use crate::jetstream::{LISTENS_FOR, StoreError, Taken};
+use crate::jetstream::{LISTENS_FOR, Sources, StoreError, Taken};
 
 /// Bytes of a message's subject and headers beyond its event, counted generously.
 const OVERHEAD: usize = 4 << 10;
+
+/// For how long a fetch passes over events of tenants that are read apart, and how many it takes for that at a time.
+const PASSES_OVER_FOR: Duration = Duration::from_millis(200);
+const PASSED_OVER: usize = 1_000;
 
 /// How often a pull is begun anew because what it pulled from is gone.
 const TRIES: u32 = 3;
@@ -43,7 +47,7 @@ impl Inbox {
             let left = end.saturating_duration_since(Instant::now());
             let taken = tokio::select! {
                 biased;
-                taken = self.take(settler, most, bytes, left) => taken,
+                taken = self.some(settler, (most, bytes), left) => taken,
                 // Paused, ended or stopping: what comes from now on is given to nobody.
                 () = self.context.stop.cancelled() => return Ok(fetched),
             };
@@ -60,7 +64,7 @@ impl Inbox {
                         return Ok(fetched);
                     }
                     failures += 1;
-                    if failures < TRIES {
+                    if failures < TRIES && self.desk.is_none() {
                         continue;
                     }
                     return Err(error);
@@ -75,6 +79,18 @@ impl Inbox {
         }
     }
 
+    async fn some(
+        &self,
+        settler: &Settler,
+        (most, max_bytes): (usize, usize),
+        wait: Duration,
+    ) -> Result<Vec<(Delivery, Hold)>, StoreError> {
+        match &self.desk {
+            Some(desk) => self.borrow(desk, (most, max_bytes), Instant::now() + wait).await,
+            None => self.take(settler, most, max_bytes, wait).await,
+        }
+    }
+
     /// What there is, at most half of it redriven dead letters; when there is nothing, what comes first within the wait.
     async fn take(
         &self,
@@ -86,11 +102,17 @@ impl Inbox {
         let store = &self.context.store;
         let sources = self.sources().await?;
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
-        // Who asks for one is given a letter every other time.
+        // Who asks for one is given a letter every other time, and one of what is read apart every other of the rest.
         let turns = if most == 1 { number % 2 } else { most / 2 };
         let mut given = Vec::new();
         let letters = store.take_turns(&sources, turns).await?;
         self.give(settler, letters, max_bytes, &mut given).await;
+        let share = match most - given.len() {
+            1 => number / 2 % 2,
+            places => places.div_ceil(2),
+        };
+        self.pass_over(settler, &sources, (share, max_bytes), &mut given)
+            .await?;
         let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
         let (places, room) = (most - given.len(), max_bytes.saturating_sub(used));
         if given.is_empty() {
@@ -104,6 +126,43 @@ impl Inbox {
             }
         }
         Ok(given)
+    }
+
+    /// Passes over events of tenants that are read apart, to what stands behind them. What it meets of others is given,
+    /// as far as there are places, and beyond that given back.
+    async fn pass_over(
+        &self,
+        settler: &Settler,
+        sources: &Sources,
+        (mut places, mut room): (usize, usize),
+        given: &mut Vec<(Delivery, Hold)>,
+    ) -> Result<(), StoreError> {
+        let context = &self.context;
+        let end = Instant::now() + PASSES_OVER_FOR;
+        while places > 0 {
+            let taken = context.store.take_own(sources, PASSED_OVER, MAX_BYTES as usize).await?;
+            let Some(taken) = taken else { return Ok(()) };
+            let until = taken.since.saturating_add(nanos(context.store.policy().ack_wait));
+            let mut passed_over = false;
+            for message in taken.messages {
+                let bytes = message.length;
+                let Some(held) = admit_here(context, settler, message).await else {
+                    passed_over = true;
+                    continue;
+                };
+                if places > 0 && (bytes <= room || given.is_empty()) {
+                    (places, room) = (places - 1, room.saturating_sub(bytes));
+                    let hold = self.hold(&held.delivery, held.reply(), until);
+                    given.push((held.delivery, hold));
+                } else {
+                    held.give_back(Duration::ZERO).await;
+                }
+            }
+            if !passed_over || Instant::now() >= end {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Reads what was taken out as deliveries; what is none is settled.
@@ -142,6 +201,7 @@ impl Inbox {
             reply,
             until,
             redriven: None,
+            lent: None,
         }
     }
 

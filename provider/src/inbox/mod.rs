@@ -1,10 +1,13 @@
 //! Subscriptions whose deliveries are fetched: holds them for their fetcher, and settles them by its verdicts.
 //!
-//! It keeps nothing in memory: what is held is the store's to know, and a token carries the rest, so any instance can
-//! settle what another gave out. The guarantee is that of pushed deliveries: an event leaves its subscription only after
-//! its fetcher said that it is handled, or after its dead letter was stored.
+//! Without an order it keeps nothing in memory: what is held is the store's to know, and a token carries the rest, so any
+//! instance can settle what another gave out. With one, the instance that owns the order lends the events, and the others
+//! ask it ([`Desk`]). The guarantee is that of pushed deliveries: an event leaves its subscription only after its fetcher
+//! said that it is handled, or after its dead letter was stored.
 
+mod desk;
 mod fetch;
+mod in_order;
 pub(crate) mod redrive;
 mod settle;
 mod token;
@@ -18,8 +21,10 @@ use bytes::Bytes;
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Need;
 use fanout_plan::{Code, Problem};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 
+pub(crate) use desk::{Asked, Counter, Desk};
 pub(crate) use fetch::caught_up;
 pub(crate) use settle::settle;
 pub(crate) use token::{Hold, Seal, fresh_secret};
@@ -41,6 +46,8 @@ const MAX_WAITING: usize = 64;
 /// One subscription that is fetched.
 pub(crate) struct Inbox {
     context: Arc<Context>,
+    /// Where its events are lent while this instance owns them; only with an order.
+    desk: Option<Arc<Desk>>,
     settler: OnceCell<Settler>,
     /// Forgotten when a pull fails, so that what was made anew is found.
     sources: Mutex<Option<Arc<Sources>>>,
@@ -70,6 +77,8 @@ pub(crate) struct CaughtUp {
 }
 
 /// What a fetcher made of a delivery.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     Handled,
     Rejected(Rejection),
@@ -91,9 +100,10 @@ pub(crate) enum Unsettled {
 }
 
 impl Inbox {
-    pub(crate) fn new(context: &Arc<Context>) -> Self {
+    pub(crate) fn new(context: &Arc<Context>, desk: Option<Arc<Desk>>) -> Self {
         Self {
             context: Arc::clone(context),
+            desk,
             settler: OnceCell::new(),
             sources: Mutex::default(),
             waiting: Semaphore::new(MAX_WAITING),

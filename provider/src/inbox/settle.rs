@@ -1,5 +1,7 @@
 //! `settle`: acts on a fetcher's verdict, at whichever instance it arrives.
 
+use std::time::Duration;
+
 use async_nats::jetstream::AckKind;
 use fanout_plan::retry::Rejection;
 use fanout_plan::{Code, Problem};
@@ -15,6 +17,9 @@ pub(crate) async fn settle(inbox: &Inbox, hold: Hold, verdict: Verdict) -> Resul
     if inbox.is_queue() {
         return Ok(inbox.note(hold, &verdict));
     }
+    if let Some(lent) = hold.lent.clone() {
+        return inbox.settle_lent(hold, &lent, verdict).await;
+    }
     match verdict {
         // Taken however late it comes: the event was handled, and giving it out once more helps nobody.
         Verdict::Handled => inbox.handled(&hold).await.map(|()| Settled::Taken),
@@ -26,7 +31,7 @@ pub(crate) async fn settle(inbox: &Inbox, hold: Hold, verdict: Verdict) -> Resul
 }
 
 impl Inbox {
-    async fn handled(&self, hold: &Hold) -> Result<(), Unsettled> {
+    pub(super) async fn handled(&self, hold: &Hold) -> Result<(), Unsettled> {
         if let Some(by) = &hold.redriven {
             return self.settle_redriven(hold, by, Ok(())).await;
         }
@@ -59,12 +64,12 @@ impl Inbox {
         })
     }
 
-    async fn release(&self, hold: &Hold) -> Result<(), Unsettled> {
+    pub(super) async fn release(&self, hold: &Hold) -> Result<(), Unsettled> {
         let given_back = self.context.store.settle(&hold.reply, AckKind::Nak(None));
         given_back.await.map_err(|e| unsettled(hold, e))
     }
 
-    async fn rejected(&self, hold: &Hold, rejection: Rejection) -> Result<(), Unsettled> {
+    pub(super) async fn rejected(&self, hold: &Hold, rejection: Rejection) -> Result<(), Unsettled> {
         if let Some(by) = &hold.redriven {
             return self.settle_redriven(hold, by, Err(rejection)).await;
         }
@@ -91,6 +96,8 @@ impl Inbox {
         match settler.settle(&mut held, Err(rejection)).await {
             Next::Gone => return Ok(()),
             Next::Again(delay) => {
+                // What has an order waits for its time with the owner that comes next.
+                let delay = if hold.lent.is_some() { Duration::ZERO } else { delay };
                 held.give_back(delay).await;
                 return Ok(());
             }
@@ -112,7 +119,7 @@ impl Inbox {
     }
 }
 
-fn unsettled(hold: &Hold, error: StoreError) -> Unsettled {
+pub(super) fn unsettled(hold: &Hold, error: StoreError) -> Unsettled {
     match error {
         StoreError::Forgotten => Unsettled::HoldOver(Problem::new(
             Code::HoldOver,
@@ -135,7 +142,7 @@ pub(super) fn not_taken(hold: &Hold) -> Unsettled {
     ))
 }
 
-fn over(hold: &Hold) -> Unsettled {
+pub(super) fn over(hold: &Hold) -> Unsettled {
     Unsettled::HoldOver(Problem::new(
         Code::HoldOver,
         format!(

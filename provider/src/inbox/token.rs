@@ -9,7 +9,7 @@ use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use crate::jetstream::Turn;
+use crate::jetstream::{Redrive, Turn};
 
 /// Bytes of the secret.
 const SECRET_BYTES: usize = 32;
@@ -31,6 +31,20 @@ pub(crate) struct Hold {
     /// Of a dead letter that is redriven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) redriven: Option<Redriven>,
+    /// Of an event that has an order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lent: Option<Lent>,
+}
+
+/// By which instance's desk an event was lent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lent {
+    pub(crate) desk: String,
+    /// Its number at that desk.
+    pub(crate) number: u64,
+    /// Of a dead letter that is redriven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) redrive: Option<Redrive>,
 }
 
 /// What a redriven dead letter is held by: its tenant's turn, at which `reply` speaks.
@@ -134,6 +148,7 @@ mod tests {
             reply: "$JS.ACK.x".into(),
             until: 9,
             redriven: None,
+            lent: None,
         }
     }
 

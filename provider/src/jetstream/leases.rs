@@ -22,6 +22,7 @@ pub(crate) struct Contender {
 pub(crate) struct Lease {
     bucket: kv::Store,
     key: String,
+    owner: String,
     revision: u64,
     renewed: Instant,
     term: Duration,
@@ -32,12 +33,12 @@ impl Store {
     pub(crate) async fn contend(
         &self,
         contender: &mut Contender,
-        name: &str,
+        (name, owner): (&str, &str),
         term: Duration,
     ) -> Result<Option<Lease>, StoreError> {
         let bucket = self.bucket(&self.names.attempts()).await?;
-        let key = format!("{name}.owner");
-        let owner = std::process::id().to_string();
+        let key = key_of(name);
+        let owner = owner.to_owned();
         let renewed = Instant::now();
         let entry = bucket
             .entry(&key)
@@ -45,7 +46,7 @@ impl Store {
             .map_err(StoreError::when("read an owner"))?
             .filter(|e| e.operation == kv::Operation::Put);
         let taken = match entry {
-            None => match bucket.create(&key, owner.into()).await {
+            None => match bucket.create(&key, owner.clone().into()).await {
                 Ok(revision) => Some(revision),
                 Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => None,
                 Err(e) => return Err(StoreError::when("write an owner")(e)),
@@ -55,7 +56,7 @@ impl Store {
                     if since.elapsed() < term {
                         return Ok(None);
                     }
-                    match bucket.update(&key, owner.into(), revision).await {
+                    match bucket.update(&key, owner.clone().into(), revision).await {
                         Ok(revision) => Some(revision),
                         Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => None,
                         Err(e) => return Err(StoreError::when("write an owner")(e)),
@@ -70,10 +71,21 @@ impl Store {
         Ok(taken.map(|revision| Lease {
             bucket,
             key,
+            owner,
             revision,
             renewed,
             term,
         }))
+    }
+
+    /// Who wrote last that it owns this.
+    pub(crate) async fn owner(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let bucket = self.bucket(&self.names.attempts()).await?;
+        let owner = bucket
+            .get(key_of(name))
+            .await
+            .map_err(StoreError::when("read an owner"))?;
+        Ok(owner.and_then(|owner| String::from_utf8(owner.into()).ok()))
     }
 }
 
@@ -86,10 +98,9 @@ impl Lease {
     /// Writes it again. An error is no loss yet: it is lost when it is not valid any more.
     pub(crate) async fn renew(&mut self) -> Result<(), StoreError> {
         let renewed = Instant::now();
-        let owner = std::process::id().to_string();
         self.revision = self
             .bucket
-            .update(&self.key, owner.into(), self.revision)
+            .update(&self.key, self.owner.clone().into(), self.revision)
             .await
             .map_err(StoreError::when("renew an owner"))?;
         self.renewed = renewed;
@@ -102,4 +113,8 @@ impl Lease {
             debug!(%error, key = self.key, "a lease was not released; it ends by itself");
         }
     }
+}
+
+fn key_of(name: &str) -> String {
+    format!("{name}.owner")
 }

@@ -8,14 +8,11 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::{self, consumer};
 use fanout_plan::SubscriptionName;
 use fanout_plan::partition::Partition;
-use fanout_plan::policy::Ordering;
 use fanout_plan::subscription::{Need, Registered, Subscription};
 use futures::StreamExt as _;
-use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
 
-use super::store::OVERHEAD;
 use super::{Store, StoreError};
 use crate::clock;
 
@@ -24,8 +21,6 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// After how long without an answer a consumer is asked whether all that it may give out is in hand: then it does not
 /// answer a pull that does not wait (nats-server 2.15).
 const IS_FULL: Duration = Duration::from_millis(200);
-/// The longest that a fetch of ordered events waits for one partition, and for one beside others.
-const IN_ORDER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(250));
 /// Bytes of turns that are taken at once; they are all but empty.
 const TURNS_BYTES: usize = 1 << 20;
 /// Less than this is not worth a request.
@@ -34,14 +29,12 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// may be that it is given.
 pub(crate) const LISTENS_FOR: Duration = Duration::from_secs(60);
 
-/// What a subscription that is fetched takes from.
+/// What a subscription that is fetched without an order takes from.
 pub(crate) struct Sources {
     /// The log: one for each partition that has any of its events.
     log: Vec<PullConsumer>,
-    /// With an order, those of retired partitions, which are read before the others.
-    older: Vec<PullConsumer>,
-    /// Whether one event of each is in hand at a time.
-    in_order: bool,
+    /// How many of the first are the subscription's own; the others are those of tenants that are read apart.
+    own: usize,
     /// Turns of tenants whose dead letters are redriven; a queue subscription has none.
     turns: Option<PullConsumer>,
 }
@@ -57,34 +50,30 @@ impl Store {
     /// What a subscription that is fetched takes from.
     pub(crate) async fn inbox_sources(&self, registered: &Registered) -> Result<Sources, StoreError> {
         let subscription = &registered.subscription;
-        let (mut log, mut older) = (Vec::new(), Vec::new());
+        let mut log = Vec::new();
         if subscription.need == Need::Queue {
             for partition in self.partitions_of(subscription) {
                 log.extend(self.listener(subscription, partition).await?);
             }
             return Ok(Sources {
+                own: log.len(),
                 log,
-                older,
-                in_order: false,
                 turns: None,
             });
         }
-        let in_order = self.policy.ordering != Ordering::None;
+        let mut apart = Vec::new();
         for (partition, reader) in self.readers_of(registered) {
             let consumer = self.consumer(registered, partition, &reader).await?;
-            if in_order && partition.is_retired() {
-                older.extend(consumer);
+            if reader.tenant.is_some() {
+                apart.extend(consumer);
             } else {
                 log.extend(consumer);
             }
         }
+        let own = log.len();
+        log.append(&mut apart);
         let turns = Some(self.turns_consumer(&subscription.name).await?);
-        Ok(Sources {
-            log,
-            older,
-            in_order,
-            turns,
-        })
+        Ok(Sources { log, own, turns })
     }
 
     /// A consumer that hears what is stored from now on and is gone when nobody fetches: the store's own memory of who
@@ -127,6 +116,23 @@ impl Store {
         Ok(Taken { messages, since })
     }
 
+    /// Up to `most` events that are there of what the subscription's own consumers give, those of tenants that are read
+    /// apart among them; `None` where nobody is.
+    pub(crate) async fn take_own(
+        &self,
+        sources: &Sources,
+        most: usize,
+        max_bytes: usize,
+    ) -> Result<Option<Taken>, StoreError> {
+        let (own, apart) = sources.log.split_at(sources.own);
+        if apart.is_empty() {
+            return Ok(None);
+        }
+        let since = clock::now();
+        let messages = at_once(own, 0, most, max_bytes).await?;
+        Ok(Some(Taken { messages, since }))
+    }
+
     /// Up to `most` events of together at most `max_bytes`; when there are none, what comes first within the wait, which
     /// may be a turn. Each of what holds them has its share, beginning with that of the number `from`.
     pub(crate) async fn take(
@@ -137,18 +143,6 @@ impl Store {
         wait: Duration,
     ) -> Result<Taken, StoreError> {
         let since = clock::now();
-        if sources.in_order {
-            let largest = usize::try_from(self.policy.max_event_bytes).unwrap_or(usize::MAX);
-            let fit = max_bytes / largest.saturating_add(OVERHEAD);
-            let left = with_events(&sources.older).await?;
-            let now: Vec<_> = if left.is_empty() {
-                sources.log.iter().collect()
-            } else {
-                left
-            };
-            let messages = in_order(&now, from, most.min(fit.max(1)), wait).await?;
-            return Ok(Taken { messages, since });
-        }
         let messages = at_once(&sources.log, from, most, max_bytes).await?;
         if !messages.is_empty() || wait < SHORTEST_WAIT {
             return Ok(Taken { messages, since });
@@ -262,18 +256,6 @@ async fn is_full(consumer: &PullConsumer) -> Result<bool, StoreError> {
     Ok(info.num_ack_pending >= most)
 }
 
-/// Those of them that still have events to give out, or in somebody's hands.
-async fn with_events(consumers: &[PullConsumer]) -> Result<Vec<&PullConsumer>, StoreError> {
-    let mut left = Vec::new();
-    for consumer in consumers {
-        let info = told(consumer).await?;
-        if info.num_pending > 0 || info.num_ack_pending > 0 {
-            left.push(consumer);
-        }
-    }
-    Ok(left)
-}
-
 /// What the server says of a consumer.
 async fn told(consumer: &PullConsumer) -> Result<consumer::Info, StoreError> {
     timeout(AT_ONCE, consumer.get_info())
@@ -298,31 +280,6 @@ fn gathered(
         Some(e) if taken.is_empty() => Err(e),
         _ => Ok(taken),
     }
-}
-
-/// One event of each of up to `most` consumers, beginning with the one of the number `from`. Each pull is waited for to
-/// its end: one that is given up could still be given an event, which would hold back those behind it.
-async fn in_order(
-    consumers: &[&PullConsumer],
-    from: usize,
-    most: usize,
-    wait: Duration,
-) -> Result<Vec<jetstream::Message>, StoreError> {
-    let count = consumers.len();
-    let longest = if count == 1 { IN_ORDER.0 } else { IN_ORDER.1 };
-    let wait = wait.clamp(SHORTEST_WAIT, longest);
-    if count == 0 {
-        // No tenant has a partition yet.
-        tokio::time::sleep(wait).await;
-        return Ok(Vec::new());
-    }
-    let asked = (0..most.min(count)).map(|i| consumers[(from + i) % count]);
-    let pulls = join_all(asked.map(|consumer| one(consumer, wait)));
-    // The server ends the pulls; a server that is gone does not.
-    let pulled = timeout(wait + AT_ONCE, pulls)
-        .await
-        .map_err(StoreError::when("be pulled from in time"))?;
-    gathered(pulled)
 }
 
 /// One message of a consumer, if one comes in time.

@@ -13,6 +13,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use fanout_plan::{Position, SubscriptionName, TenantId};
+use serde::{Deserialize, Serialize};
 
 use super::{SetAside, Store, StoreError};
 
@@ -20,7 +21,7 @@ use super::{SetAside, Store, StoreError};
 const READER_AGE: Duration = Duration::from_secs(60);
 
 /// A dead letter on its way to its subscriber.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Redrive {
     pub(crate) request: u64,
     pub(crate) subscription: SubscriptionName,

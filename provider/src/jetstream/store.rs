@@ -22,7 +22,7 @@ use super::publish::Together;
 const API_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Bytes that a message's subject, headers and framing take of the server's `max_payload` beyond what is counted.
-pub(super) const OVERHEAD: usize = 1 << 10;
+const OVERHEAD: usize = 1 << 10;
 
 /// The store of one bus.
 #[derive(Clone, Debug)]

@@ -1,0 +1,289 @@
+//! What the owner of an order holds: events in line, those whose turn has come, and what is under way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::AckKind;
+use fanout_plan::Position;
+use fanout_plan::sequence::{Offered, Sequencer};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::feed::{From, Item};
+use super::invoke::{invoke, parts};
+use super::settle::{Next, Settler};
+use super::{Context, Delivery};
+use crate::inbox::{Asked, Counter, Desk, Hold};
+use crate::jetstream::StoreError;
+
+/// The most bytes of payload that wait in memory; beyond, they are read again when their turn comes.
+const PAYLOAD_BYTES: usize = 64 << 20;
+
+/// What an invocation's task reports.
+pub(super) type Done = Vec<(Item, Next)>;
+
+pub(super) struct Owner<'a> {
+    context: &'a Arc<Context>,
+    settler: Arc<Settler>,
+    pub(super) line: Sequencer,
+    waiting: BTreeMap<Position, Item>,
+    /// Redriven letters of events that are held from the log at this moment: they are offered after those.
+    behind: BTreeMap<Position, Item>,
+    /// Fetches that wait for something.
+    pub(super) asked: VecDeque<Asked>,
+    payload_bytes: usize,
+    of_log: u64,
+    under_way: usize,
+    pub(super) calls: JoinSet<Done>,
+    began: Instant,
+    /// Nothing is delivered before this: the subscriber could not be reached.
+    not_before: Instant,
+}
+
+impl<'a> Owner<'a> {
+    pub(super) fn new(context: &'a Arc<Context>, settler: Arc<Settler>) -> Self {
+        Self {
+            context,
+            settler,
+            line: Sequencer::default(),
+            waiting: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            asked: VecDeque::new(),
+            payload_bytes: 0,
+            of_log: 0,
+            under_way: 0,
+            calls: JoinSet::new(),
+            began: Instant::now(),
+            not_before: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn wakes_at(&self) -> Instant {
+        let due = self.line.due().map(|ms| self.began + Duration::from_millis(ms));
+        let far = Instant::now() + Duration::from_secs(3600);
+        due.unwrap_or(far).min(if self.not_before > Instant::now() {
+            self.not_before
+        } else {
+            far
+        })
+    }
+
+    pub(super) fn take(&mut self, item: Item) {
+        match self.line.offer(&item.lane, item.position) {
+            Offered::New => {
+                self.of_log += u64::from(item.is_of_log());
+                self.keep(item);
+            }
+            Offered::Known => match self.waiting.get_mut(&item.position) {
+                // The store gave it out again: it was not told in time that it is held.
+                Some(held) if held.is_of_log() && item.is_of_log() => {
+                    self.payload_bytes -= held.bytes();
+                    let mut item = item;
+                    item.failed = held.failed.take();
+                    self.keep(item);
+                }
+                _ if !item.is_of_log() => drop(self.behind.insert(item.position, item)),
+                _ => {}
+            },
+        }
+    }
+
+    fn keep(&mut self, mut item: Item) {
+        if self.payload_bytes + item.bytes() > PAYLOAD_BYTES {
+            item.let_payload_go();
+        }
+        self.payload_bytes += item.bytes();
+        self.waiting.insert(item.position, item);
+    }
+
+    /// Starts as many invocations as may be under way.
+    pub(super) fn deliver(&mut self) {
+        let subscription = &self.context.registered.subscription;
+        // While the subscriber does not answer, one invocation is enough to learn when it does again.
+        let most = if self.context.health.is_failing() {
+            1
+        } else {
+            subscription.concurrency as usize
+        };
+        while self.under_way < most && self.not_before <= Instant::now() && self.line.is_ready(self.now()) {
+            let mut batch = Vec::new();
+            while batch.len() < subscription.batch_size as usize
+                && let Some(item) = self.next()
+            {
+                batch.push(item);
+            }
+            if batch.is_empty() {
+                return;
+            }
+            self.under_way += 1;
+            let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
+            self.calls.spawn(async move { call(&context, &settler, batch).await });
+        }
+    }
+
+    /// Lends to those who ask, in the order in which they ask: to each what there is, if there is anything.
+    pub(super) fn lend(&mut self, counter: &Counter, may_lend: bool) {
+        let most = self.context.registered.subscription.max_unsettled() as usize;
+        while may_lend && let Some(mut asked) = self.asked.pop_front() {
+            while !asked.is_served()
+                && self.under_way < most
+                && let Some(item) = self.next()
+            {
+                if !asked.fits(item.size()) {
+                    self.line.again(&item.lane, item.position, self.now());
+                    self.keep(item);
+                    break;
+                }
+                self.under_way += 1;
+                let to = asked.give(item.size());
+                let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
+                let (desk, closed) = (Arc::clone(counter.desk()), counter.closed.clone());
+                self.calls
+                    .spawn(async move { lend(&context, &settler, &desk, item, to, &closed).await });
+            }
+            if asked.waits() {
+                self.asked.push_front(asked);
+                break;
+            }
+        }
+        self.asked.retain(Asked::waits);
+    }
+
+    /// The next item whose turn it is, which is then under way.
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            let (lane, position) = self.line.next(self.now())?;
+            match self.waiting.remove(&position) {
+                Some(item) => {
+                    self.payload_bytes -= item.bytes();
+                    return Some(item);
+                }
+                None => self.line.settled(&lane, position),
+            }
+        }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        self.under_way = self.under_way.saturating_sub(1);
+        for (item, next) in done {
+            match next {
+                Next::Gone => {
+                    self.line.settled(&item.lane, item.position);
+                    self.of_log -= u64::from(item.is_of_log());
+                    if let Some(behind) = self.behind.remove(&item.position) {
+                        self.take(behind);
+                    }
+                }
+                Next::Again(delay) | Next::Stuck(delay) => {
+                    let at = self.now() + u64::try_from(delay.as_millis()).unwrap_or(u64::MAX / 2);
+                    self.line.again(&item.lane, item.position, at);
+                    self.keep(item);
+                }
+                Next::Unreached(delay) => {
+                    self.not_before = Instant::now() + delay;
+                    self.line.again(&item.lane, item.position, self.now());
+                    self.keep(item);
+                }
+            }
+        }
+    }
+
+    /// Whether all that the store counts as given out is here.
+    pub(super) async fn has_everything(&self) -> Result<bool, StoreError> {
+        // Read first: what comes during the request is newer than all of it.
+        let held = self.of_log;
+        let state = self.context.store.consumer_state(&self.context.registered).await?;
+        Ok(state.unsettled == held)
+    }
+
+    /// Tells the store that what waits here is still held.
+    pub(super) async fn hold(&self) {
+        for item in self.waiting.values() {
+            if let From::Log { message, .. } = &item.from
+                && let Err(error) = message.ack_with(AckKind::Progress).await
+            {
+                debug!(%error, "the store was not told that an event is held");
+            }
+        }
+    }
+
+    /// Gives back what waits, so that the next owner has it at once.
+    pub(super) async fn give_back(&self) {
+        for item in self.waiting.values() {
+            if let From::Log { message, .. } = &item.from
+                && let Err(error) = message.ack_with(AckKind::Nak(None)).await
+            {
+                debug!(%error, "an event was not given back; it comes again by itself");
+            }
+        }
+        if let Err(error) = self.context.store.nats().flush().await {
+            debug!(%error, "what was given back may not have reached the store");
+        }
+    }
+}
+
+/// Lends one event. Nothing comes of it here once another instance may be the owner.
+async fn lend(
+    context: &Context,
+    settler: &Settler,
+    desk: &Desk,
+    mut item: Item,
+    to: mpsc::UnboundedSender<(Delivery, Hold)>,
+    closed: &CancellationToken,
+) -> Done {
+    let next = match item.prepare(context, settler).await {
+        Ok(Some(mut held)) => {
+            let redrive = match &item.from {
+                From::Redrive(redrive) => Some(redrive.clone()),
+                From::Log { .. } => None,
+            };
+            let next = desk.lend(context, settler, (&mut held, redrive), to, closed).await;
+            item.failed = Some(held.failed);
+            next
+        }
+        Ok(None) => Some(Next::Gone),
+        Err(error) => Some(Next::Stuck(settler.must_wait(&error))),
+    };
+    next.map(|next| (item, next)).into_iter().collect()
+}
+
+/// One invocation, and what comes of each of its events.
+async fn call(context: &Context, settler: &Settler, items: Vec<Item>) -> Done {
+    let mut done = Vec::with_capacity(items.len());
+    let mut held = Vec::new();
+    let mut by_position = BTreeMap::new();
+    for mut item in items {
+        match item.prepare(context, settler).await {
+            Ok(Some(event)) => {
+                // The last word before the invocation: the store waits `delivery.ack-wait` from here.
+                event.source.tell(AckKind::Progress).await;
+                held.push(event);
+                by_position.insert(item.position, item);
+            }
+            Ok(None) => done.push((item, Next::Gone)),
+            Err(error) => {
+                let wait = settler.must_wait(&error);
+                done.push((item, Next::Stuck(wait)));
+            }
+        }
+    }
+    for part in parts(held, context.store.nats().max_payload()) {
+        for event in &part {
+            event.source.tell(AckKind::Progress).await;
+        }
+        for (event, next) in invoke(context, settler, part).await {
+            if let Some(mut item) = by_position.remove(&event.delivery.position) {
+                item.failed = Some(event.failed);
+                done.push((item, next));
+            }
+        }
+    }
+    done
+}
