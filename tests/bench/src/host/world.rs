@@ -26,9 +26,11 @@ const STORED: &str = "bench.stored";
 /// The stream of what the component sends to be stored without the bus.
 const STREAM: &str = "bench_stored";
 
-/// How long a first message may take before its links are renewed, and how often that is done.
+/// How often a link is tried until it works, for how long each time, and after how many times it is renewed: wadm takes a
+/// while to put a link again.
+const PROBES: usize = 40;
 const PROBE: Duration = Duration::from_secs(3);
-const PROBES: usize = 10;
+const RENEWED_AFTER: usize = 4;
 
 /// The host and what it is measured with.
 pub(crate) struct HostWorld {
@@ -149,15 +151,19 @@ impl HostWorld {
         mut use_it: impl FnMut() -> F,
     ) -> Result<()> {
         let mut why = "it took too long".to_owned();
-        for _ in 0..PROBES {
+        let mut probes = tokio::time::interval(PROBE);
+        for probe in 1..=PROBES {
+            probes.tick().await;
             match tokio::time::timeout(PROBE, use_it()).await {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(error)) => why = format!("{error:#}"),
                 Err(_) => {}
             }
-            eprintln!("  renewing the links of {component} with the host's messaging: {why}");
-            self.renew("messaging", component).await?;
-            self.renew(component, "default").await?;
+            if probe % RENEWED_AFTER == 0 {
+                eprintln!("  renewing the links of {component} with the host's messaging: {why}");
+                self.renew("messaging", component).await?;
+                self.renew(component, "default").await?;
+            }
         }
         bail!("the links of {component} do not work: {why}")
     }
