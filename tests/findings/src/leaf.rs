@@ -4,33 +4,35 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config, Source, SubjectTransform};
 use serde_json::json;
 
 use crate::experiment::{Findings, Lab};
 use crate::load;
+use crate::outward;
 use crate::pace::{self, Follower, Seen};
 use crate::plot::Plot;
 use crate::proxy::Link;
-use crate::server::{Node, Spec, free_port, in_domain, ready, until};
+use crate::server::{Node, Spec, free_port, in_domain, ready};
 use crate::table::{Table, ms, rate};
 
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 const MIRROR: &str = "mirror";
 const OUTBOX: &str = "outbox";
-const MINE: &str = "payments.acme.webhook.invoice.paid";
+pub(crate) const MINE: &str = "payments.acme.webhook.invoice.paid";
+/// How long a mirror or a source may take to resume: it was seen to pause for 40 s.
+pub(crate) const RESUMES_IN: Duration = Duration::from_secs(75);
 
 /// A hub and a leaf, and the link between them.
-struct World {
-    hub: Node,
-    leaf: Node,
-    link: Link,
+pub(crate) struct World {
+    pub(crate) hub: Node,
+    pub(crate) leaf: Node,
+    pub(crate) link: Link,
 }
 
 impl World {
-    async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let port = free_port()?;
         let hub = Node::start(&Spec {
             domain: Some("hub".into()),
@@ -54,7 +56,7 @@ impl World {
     }
 
     /// Waits until the leaf reaches the hub.
-    async fn connected(&self) -> Result<()> {
+    pub(crate) async fn connected(&self) -> Result<()> {
         ready(&self.leaf.jetstream_of("hub").await?).await
     }
 
@@ -138,7 +140,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Findings> {
     lag(lab, &mut findings).await?;
     fastest(lab, &mut findings).await?;
     cut(lab, &mut findings).await?;
-    upstream(lab, &mut findings).await?;
+    outward::run(lab, &mut findings).await?;
     Ok(findings)
 }
 
@@ -286,7 +288,7 @@ async fn cut(lab: &Lab, findings: &mut Findings) -> Result<()> {
             expected.iter().copied().filter(|n| due(n) < healed).collect()
         };
         for follower in [&mut local, &mut across] {
-            follower.seen(expected.len() as u64, Duration::from_secs(20)).await;
+            follower.seen(expected.len() as u64, RESUMES_IN).await;
         }
         for (how, seen) in [
             ("leaf's mirror", local.stop().await?),
@@ -326,139 +328,4 @@ async fn cut(lab: &Lab, findings: &mut Findings) -> Result<()> {
 fn caught_up(seen: &Seen, before: &BTreeSet<u64>, healed: Duration) -> Option<f64> {
     let at = seen.complete_at(before)?;
     (seen.oddities(before).missing == 0).then(|| at.saturating_sub(healed).as_secs_f64() * 1_000.0)
-}
-
-/// Publishing on the leaf while the link is cut.
-async fn upstream(lab: &Lab, findings: &mut Findings) -> Result<()> {
-    let seconds = lab.scale.pick(1, 3, 20);
-    let rate = lab.scale.pick(50, 200, 500);
-    let mut table = Table::new(
-        "upstream",
-        &[
-            "published on the leaf",
-            "offered",
-            "told to have failed",
-            "in the hub's log",
-            "lost without a word",
-            "twice",
-        ],
-    );
-    for how in [Upstream::Core, Upstream::Hub, Upstream::Outbox] {
-        lab.say(format!(
-            "publishing on the leaf, {}, the link cut for {seconds} s",
-            how.name()
-        ));
-        let world = World::start().await?;
-        let time = Duration::from_secs(seconds + 4);
-        let offering = how.offer(&world, rate, time);
-        let cutting = async {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            world.link.cut();
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            world.link.heal();
-        };
-        let (offered, ()) = tokio::join!(offering, cutting);
-        let offered = offered?;
-        let accepted: BTreeSet<u64> = offered.accepted;
-        let arrived = arrived(&world, accepted.len() as u64).await?;
-        let unique: BTreeSet<u64> = arrived.iter().copied().collect();
-        let lost = accepted.difference(&unique).count();
-        lab.raw.note(&json!({
-            "part": "upstream", "how": how.name(), "cut_s": seconds, "offered": accepted.len() + offered.failed.len(),
-            "failed": offered.failed.len(), "arrived": unique.len(), "lost": lost, "twice": arrived.len() - unique.len(),
-        }))?;
-        let at = match how {
-            Upstream::Core => "core",
-            Upstream::Hub => "hub",
-            Upstream::Outbox => "outbox",
-        };
-        let offered_in_all = accepted.len() + offered.failed.len();
-        findings.figure(&format!("{at}-lost"), format!("{lost} of {offered_in_all}"));
-        findings.figure(
-            &format!("{at}-failed"),
-            format!("{} of {offered_in_all}", offered.failed.len()),
-        );
-        table.row(vec![
-            how.name().to_owned(),
-            (accepted.len() + offered.failed.len()).to_string(),
-            offered.failed.len().to_string(),
-            unique.len().to_string(),
-            lost.to_string(),
-            (arrived.len() - unique.len()).to_string(),
-        ]);
-    }
-    findings.tables.push(table);
-    Ok(())
-}
-
-/// How an event gets from the leaf to the hub.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Upstream {
-    Core,
-    Hub,
-    Outbox,
-}
-
-impl Upstream {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Core => "core NATS publish",
-            Self::Hub => "acknowledged by the hub",
-            Self::Outbox => "acknowledged by an outbox that the hub sources",
-        }
-    }
-
-    async fn offer(self, world: &World, rate: u64, time: Duration) -> Result<pace::Published> {
-        let origin = Instant::now();
-        let js: jetstream::Context = world.leaf.jetstream().await?;
-        match self {
-            Self::Hub => pace::publish(&js, origin, rate, time, |_| MINE.to_owned()).await,
-            Self::Outbox => {
-                let subject = MINE.replacen("payments", "outbox.leaf", 1);
-                pace::publish(&js, origin, rate, time, |_| subject.clone()).await
-            }
-            Self::Core => {
-                let client = world.leaf.client().await?;
-                let mut published = pace::Published::default();
-                for n in 0..rate * time.as_secs() {
-                    let at = Duration::from_secs_f64(n as f64 / rate as f64);
-                    tokio::time::sleep_until((origin + at).into()).await;
-                    match client.publish(MINE, load::event(n)).await {
-                        Ok(()) => published.accepted.insert(n),
-                        Err(_) => published.failed.insert(n),
-                    };
-                }
-                client.flush().await?;
-                Ok(published)
-            }
-        }
-    }
-}
-
-/// The numbers in the hub's log, once all are there or nothing more comes.
-async fn arrived(world: &World, expected: u64) -> Result<Vec<u64>> {
-    let hub = world.hub.jetstream().await?;
-    world.connected().await?;
-    let log = hub.get_stream(LOG).await?;
-    let mut last = (0, Instant::now());
-    until("the log has stood still", async || {
-        let now = log.get_info().await.map_or(0, |info| info.state.messages);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        now >= expected || last.1.elapsed() > Duration::from_secs(3)
-    })
-    .await?;
-    let config = pull::Config {
-        ack_policy: AckPolicy::Explicit,
-        ..pull::Config::default()
-    };
-    let consumer = hub.create_consumer_on_stream(config, LOG).await?;
-    let mut numbers = Vec::new();
-    let count = consumer.cached_info().num_pending;
-    load::consume(&consumer, count, Duration::from_secs(3), |m| {
-        numbers.extend(load::number(&m.payload))
-    })
-    .await?;
-    Ok(numbers)
 }

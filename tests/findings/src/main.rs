@@ -13,6 +13,7 @@ mod latency;
 mod leaf;
 mod load;
 mod machine;
+mod outward;
 mod pace;
 mod packets;
 mod page;

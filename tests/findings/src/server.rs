@@ -237,11 +237,16 @@ pub(crate) async fn ready(js: &jetstream::Context) -> Result<()> {
 }
 
 /// Waits until something holds.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<()> {
+pub(crate) async fn until(what: &str, holds: impl AsyncFnMut() -> bool) -> Result<()> {
+    until_within(PATIENCE, what, holds).await
+}
+
+/// The same, for as long as is said.
+pub(crate) async fn until_within(patience: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !holds().await {
-        if start.elapsed() > PATIENCE {
-            bail!("still not true after {PATIENCE:?}: {what}");
+        if start.elapsed() > patience {
+            bail!("still not true after {patience:?}: {what}");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
