@@ -11,8 +11,20 @@ use crate::wait::{Look, until};
 const GONE_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The resident memory of a process in bytes; `None` when it is gone.
+/// The memory of a process in bytes; `None` when it is gone. Where the system tells it apart (Linux), only what is the
+/// process's own: the pages of its program's file are the kernel's to take back, and a debug build has many.
 pub(crate) fn memory(process: u32) -> Option<u64> {
+    own_memory(process).or_else(|| resident_memory(process))
+}
+
+fn own_memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = kib.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+fn resident_memory(process: u32) -> Option<u64> {
     let id = Pid::from_u32(process);
     let mut system = System::new();
     let wanted = ProcessRefreshKind::nothing().with_memory();
