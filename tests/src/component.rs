@@ -139,6 +139,34 @@ impl Component {
         })
         .await
     }
+
+    /// Publishes so many events of each tenant, in turn; their ids are the tenant's with a number.
+    ///
+    /// # Panics
+    /// If one is refused.
+    pub async fn publish_in_turn(&self, tenants: &[&str], count: usize) {
+        for i in 0..count {
+            for tenant in tenants {
+                let published = self.publish(event(tenant, "invoice.paid", &format!("{tenant}-{i:02}")));
+                published.await.expect("it is stored");
+            }
+        }
+    }
+
+    /// Publishes a tenant's backlog, hundreds in a call; the ids are numbers.
+    ///
+    /// # Panics
+    /// If one is refused.
+    pub async fn publish_backlog(&self, tenant: &str, count: usize) {
+        let numbers: Vec<usize> = (0..count).collect();
+        for part in numbers.chunks(500) {
+            let numbered = |i: &usize| event(tenant, "invoice.paid", &i.to_string());
+            let events: Vec<_> = part.iter().map(numbered).collect();
+            let stored = publisher::publish_tenant_events(self.bus(), CallContext::default(), &events).await;
+            let stored = stored.expect("the bus answers");
+            assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+        }
+    }
 }
 
 /// A call through a link.

@@ -6,7 +6,19 @@ use fanout_transport::CallContext;
 
 use crate::inbox::{self, Fetched, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict};
 use crate::types::Rejection;
-use crate::{Component, eventually};
+use crate::{Bench, Component, event, eventually};
+
+/// Publishes a tenant's events, numbered.
+///
+/// # Panics
+/// If one is refused.
+pub async fn publish(bench: &Bench, numbers: std::ops::Range<usize>) {
+    let ingress = bench.silent_component("ingress").await;
+    for i in numbers {
+        let published = ingress.publish(event("acme", "invoice.paid", &format!("e{i:03}")));
+        published.await.expect("it is stored");
+    }
+}
 
 /// For a call that may wait.
 #[must_use]

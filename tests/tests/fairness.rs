@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fanout_tests::{Bench, Cli, LinkTo, Verdict, event, eventually, publisher};
-use fanout_transport::CallContext;
+use fanout_tests::{Bench, Cli, LinkTo, Verdict, event, eventually};
 
 const LOUD: usize = 600;
 
@@ -74,13 +73,7 @@ async fn read_apart(ordering: &str, backlog: usize) {
     let bench = Bench::start(&[("ordering", ordering)], &links).await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.silent_component("invoicing").await;
-    for first in (0..backlog).step_by(500) {
-        let events: Vec<_> = (first..first + 500)
-            .map(|i| event("loud", "invoice.paid", &i.to_string()))
-            .collect();
-        let stored = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events).await;
-        assert!(stored.unwrap().iter().all(Result::is_ok));
-    }
+    ingress.publish_backlog("loud", backlog).await;
     ingress.publish(event("quiet", "invoice.paid", "quiet")).await.unwrap();
 
     let slow = Arc::new(AtomicBool::new(true));

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fanout_tests::fetcher::{fetch, ids, settles};
-use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, publisher};
-use fanout_transport::CallContext;
+use fanout_tests::{Bench, LinkTo, Verdict, event, eventually};
 use futures::TryStreamExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,13 +123,7 @@ async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
     let bench = Bench::start(&[("retention.max-age", "15s"), ("dedupe.window", "1s")], &links).await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.silent_component("invoicing").await;
-    for first in (0..BACKLOG).step_by(500) {
-        let events: Vec<_> = (first..first + 500)
-            .map(|i| event("loud", "invoice.paid", &i.to_string()))
-            .collect();
-        let stored = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events).await;
-        assert!(stored.unwrap().iter().all(Result::is_ok));
-    }
+    ingress.publish_backlog("loud", BACKLOG).await;
     invoicing.judge(|_| {
         std::thread::sleep(Duration::from_millis(20));
         Verdict::Handle

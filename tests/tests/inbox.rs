@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use fanout_tests::fetcher::{fetch, ids, next, patient, retry, settle, try_fetch};
+use fanout_tests::fetcher::{fetch, ids, next, patient, publish, retry, settle, try_fetch};
 use fanout_tests::inbox::{InboxError, SettleError, Settled, Verdict};
 use fanout_tests::subscriber::{self, DeliveryOptions, End, Filter, Reach, Start};
 use fanout_tests::types::{Origin, Position, Rejection, RetryDelay};
-use fanout_tests::{Bench, LinkTo, event, eventually};
+use fanout_tests::{Bench, LinkTo, eventually};
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
 
@@ -17,14 +17,6 @@ fn links() -> Vec<LinkTo> {
         LinkTo::caller("billing", &["inbox"], "*"),
         LinkTo::caller("thief", &["inbox", "subscriber"], "*"),
     ]
-}
-
-async fn publish(bench: &Bench, range: std::ops::Range<usize>) {
-    let ingress = bench.silent_component("ingress").await;
-    for i in range {
-        let published = ingress.publish(event("acme", "invoice.paid", &format!("e{i:03}")));
-        published.await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles};
 use fanout_tests::inbox::{self, HeldDelivery, SettleError, Settled, Settlement, Verdict};
-use fanout_tests::types::{Origin, Rejection, RetryDelay};
+use fanout_tests::types::{Event, Origin, Rejection, RetryDelay};
 use fanout_tests::{Bench, Cli, Component, LinkTo, event, eventually};
 use fanout_transport::CallContext;
 
@@ -21,15 +21,6 @@ fn links() -> Vec<LinkTo> {
             &[("subscription", "billing"), ("need", "durable")],
         ),
     ]
-}
-
-async fn publish(ingress: &Component, tenants: &[&str], count: usize) {
-    for i in 0..count {
-        for tenant in tenants {
-            let published = ingress.publish(event(tenant, "invoice.paid", &format!("{tenant}-{i:02}")));
-            published.await.unwrap();
-        }
-    }
 }
 
 /// So many deliveries, in the log's order.
@@ -52,7 +43,7 @@ async fn what_waits_for_a_retry_holds_its_tenant_and_nobody_else() {
     let bench = Bench::start(&[("ordering", "tenant")], &links()).await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme", "globex"], 3).await;
+    ingress.publish_in_turn(&["acme", "globex"], 3).await;
 
     let held = at_hand(&billing, 2).await;
     assert_eq!(ids(&held), ["acme-00", "globex-00"], "however many are asked for");
@@ -85,6 +76,77 @@ async fn what_waits_for_a_retry_holds_its_tenant_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_keys_one_event_of_each_is_in_hand() {
+    let bench = Bench::start(&[("ordering", "key")], &links()).await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    for i in 0..2 {
+        for key in ["a", "b"] {
+            let keyed = Event {
+                ordering_key: Some(key.into()),
+                ..event("acme", "invoice.paid", &format!("{key}-{i}"))
+            };
+            ingress.publish(keyed).await.unwrap();
+        }
+    }
+    let held = at_hand(&billing, 2).await;
+    assert_eq!(ids(&held), ["a-0", "b-0"]);
+    assert!(fetch(&billing, "billing", 10, 0).await.is_empty(), "they are in hand");
+    settles(&billing, &held[1], Verdict::Handled).await;
+    assert_eq!(next(&billing, "billing").await.delivery.event.id, "b-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_finds_the_owner_from_any_instance() {
+    const TENANTS: usize = 20;
+    let mut bench = Bench::start(&[("ordering", "tenant")], &links()).await;
+    bench.add_provider().await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    let tenants: Vec<String> = (0..TENANTS).map(|i| format!("tenant{i}")).collect();
+    let tenants: Vec<&str> = tenants.iter().map(String::as_str).collect();
+    ingress.publish_in_turn(&tenants, 1).await;
+    let first = next(&billing, "billing").await;
+    settles(&billing, &first, Verdict::Handled).await;
+    // The server draws who answers: about every other fetch meets one that is not the owner.
+    for i in 1..TENANTS {
+        let held = fetch(&billing, "billing", 1, 5_000).await;
+        assert_eq!(held.len(), 1, "fetch {i}");
+        assert!(!held[0].delivery.event.data.is_empty());
+        settles(&billing, &held[0], Verdict::Handled).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lent_by_an_instance_that_ended_is_settled_without_it() {
+    let settings = [
+        ("ordering", "tenant"),
+        ("delivery.deadline", "500ms"),
+        ("delivery.ack-wait", "5s"),
+    ];
+    let mut bench = Bench::start(&settings, &links()).await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    ingress.publish_in_turn(&["acme"], 2).await;
+    let held = next(&billing, "billing").await;
+    bench.restart_provider(0).await;
+    match settle(&billing, &held, Verdict::StillWorking).await {
+        Err(SettleError::HoldOver(p)) => assert!(p.message.contains("has ended"), "{}", p.message),
+        other => panic!("{other:?}"),
+    }
+    settles(&billing, &held, Verdict::Handled).await;
+    // The next owner takes over after the last one's term.
+    let end = Instant::now() + Duration::from_secs(60);
+    let second = loop {
+        assert!(Instant::now() < end, "nothing came");
+        if let Some(second) = fetch(&billing, "billing", 1, 5_000).await.pop() {
+            break second;
+        }
+    };
+    assert_eq!(second.delivery.event.id, "acme-01");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hold_goes_on_as_it_is_told_to_and_then_ends() {
     let settings = [
         ("ordering", "tenant"),
@@ -94,7 +156,7 @@ async fn a_hold_goes_on_as_it_is_told_to_and_then_ends() {
     let bench = Bench::start(&settings, &links()).await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme"], 2).await;
+    ingress.publish_in_turn(&["acme"], 2).await;
 
     let mut held = next(&billing, "billing").await;
     let began = Instant::now();
@@ -123,7 +185,7 @@ async fn a_redriven_letter_waits_for_its_tenants_event_in_hand() {
     let bench = Bench::start(&[("ordering", "tenant")], &links()).await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme"], 3).await;
+    ingress.publish_in_turn(&["acme"], 3).await;
     let first = next(&billing, "billing").await;
     settles(&billing, &first, never("broken")).await;
     let second = next(&billing, "billing").await;
@@ -167,7 +229,7 @@ async fn an_owner_that_is_killed_costs_a_wait_and_no_order() {
     bench.add_provider().await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme", "globex"], 8).await;
+    ingress.publish_in_turn(&["acme", "globex"], 8).await;
     // Whichever of them is the owner: each is killed with events in hand, and what is in hand is settled without it.
     let mut handled = BTreeMap::<String, Vec<String>>::new();
     for killed in [Some(0), Some(1), None] {
@@ -224,7 +286,7 @@ async fn fetchers_at_two_instances_keep_each_tenants_order() {
     bench.add_provider().await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &tenants, EVENTS).await;
+    ingress.publish_in_turn(&tenants, EVENTS).await;
 
     let handled = Mutex::new(BTreeMap::<String, Vec<String>>::new());
     let attempts = Mutex::new(BTreeMap::<String, u32>::new());

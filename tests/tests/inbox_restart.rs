@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use fanout_tests::fetcher::{fetch, settle};
+use fanout_tests::fetcher::{fetch, publish, settle};
 use fanout_tests::inbox::{self, SettleError, Settled, Settlement, Verdict};
-use fanout_tests::{Bench, LinkTo, event, eventually};
+use fanout_tests::{Bench, LinkTo, eventually};
 use fanout_transport::CallContext;
 use futures::TryStreamExt;
 
@@ -18,14 +18,6 @@ fn links() -> Vec<LinkTo> {
         ),
         LinkTo::caller("billing", &["inbox"], "*"),
     ]
-}
-
-async fn publish(bench: &Bench, range: std::ops::Range<usize>) {
-    let ingress = bench.silent_component("ingress").await;
-    for i in range {
-        let published = ingress.publish(event("acme", "invoice.paid", &format!("e{i:03}")));
-        published.await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

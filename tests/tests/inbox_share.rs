@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, next, patient, settles};
 use fanout_tests::inbox::{self, Settlement, Verdict};
-use fanout_tests::{Bench, Component, LinkTo, event, publisher};
-use fanout_transport::CallContext;
+use fanout_tests::{Bench, LinkTo, event};
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
     let mut settings = vec![("subscription", "billing"), ("need", "durable")];
@@ -18,22 +17,13 @@ fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
     ]
 }
 
-async fn publish(ingress: &Component, tenants: &[&str], count: usize) {
-    for i in 0..count {
-        for tenant in tenants {
-            let published = ingress.publish(event(tenant, "invoice.paid", &format!("{tenant}-{i:02}")));
-            published.await.unwrap();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_backlog_in_one_partition_leaves_the_others_their_share() {
     let bench = Bench::start(&[("topology", "per-tenant")], &links(&[])).await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme"], 40).await;
-    publish(&ingress, &["globex", "initech"], 4).await;
+    ingress.publish_in_turn(&["acme"], 40).await;
+    ingress.publish_in_turn(&["globex", "initech"], 4).await;
 
     let mut brought = BTreeMap::<String, usize>::new();
     for held in fetch(&billing, "billing", 12, 5_000).await {
@@ -51,13 +41,7 @@ async fn a_tenant_with_a_long_backlog_is_read_apart_and_delays_nobody() {
     let bench = Bench::start(&[], &links(&[])).await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    for first in (0..BACKLOG).step_by(500) {
-        let events: Vec<_> = (first..first + 500)
-            .map(|i| event("loud", "invoice.paid", &i.to_string()))
-            .collect();
-        let stored = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events).await;
-        assert!(stored.unwrap().iter().all(Result::is_ok));
-    }
+    ingress.publish_backlog("loud", BACKLOG).await;
     for i in 0..3 {
         let quiet = event("quiet", "invoice.paid", &format!("quiet-{i}"));
         ingress.publish(quiet).await.unwrap();
@@ -106,7 +90,7 @@ async fn when_all_is_in_hand_that_may_be_a_fetch_brings_nothing() {
     let bench = Bench::start(&[("delivery.ack-wait", "30s")], &links(&narrow)).await;
     let billing = bench.silent_component("billing").await;
     let ingress = bench.silent_component("ingress").await;
-    publish(&ingress, &["acme"], 5).await;
+    ingress.publish_in_turn(&["acme"], 5).await;
 
     let held = fetch(&billing, "billing", 10, 1_000).await;
     assert_eq!(ids(&held), ["acme-00", "acme-01"]);

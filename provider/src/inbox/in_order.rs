@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::desk::{Answer, Desk, Question};
-use super::settle::{not_taken, over, unsettled};
+use super::settle::{lender_gone, not_taken, over, unsettled};
 use super::token::Lent;
 use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here};
 use crate::delivery::{Delivery, owner_of, redriven};
@@ -132,8 +132,8 @@ impl Inbox {
     async fn settle_alone(&self, hold: &Hold, lent: &Lent, verdict: Verdict) -> Result<Settled, Unsettled> {
         let settled = match verdict {
             // A letter's request stays until an owner gives it again. Nor is a hold extended which the next waits for.
-            _ if lent.redrive.is_some() => return Err(over(hold)),
-            Verdict::StillWorking => return Err(over(hold)),
+            _ if lent.redrive.is_some() => return Err(lender_gone(hold)),
+            Verdict::StillWorking => return Err(lender_gone(hold)),
             Verdict::Handled => self.handled(hold).await,
             Verdict::Released => self.release(hold).await,
             Verdict::Rejected(rejection) => self.rejected(hold, rejection).await,
@@ -175,6 +175,6 @@ impl Inbox {
             }
         };
         asks.await
-            .map_err(StoreError::when("carry a question to the instance that owns the order"))
+            .map_err(StoreError::when("reach the instance that owns the order"))
     }
 }

@@ -20,7 +20,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Need;
-use fanout_plan::{Code, Problem};
+use fanout_plan::{Code, Problem, SubscriptionName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 
@@ -147,7 +147,13 @@ pub(crate) async fn seal(store: &Store) -> Result<Seal, Problem> {
     Ok(Seal::new(&secret))
 }
 
-pub(crate) fn unavailable(e: StoreError) -> Problem {
+/// What the store did not do for a subscription.
+pub(crate) fn unavailable_to(subscription: &SubscriptionName, e: StoreError) -> Problem {
+    let Problem { code, message, .. } = unavailable(e);
+    Problem::new(code, format!("subscription {subscription}: {message}"))
+}
+
+fn unavailable(e: StoreError) -> Problem {
     let why = std::error::Error::source(&e)
         .map(|s| format!(" ({s})"))
         .unwrap_or_default();

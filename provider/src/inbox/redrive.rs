@@ -12,9 +12,9 @@ use fanout_plan::retry::Rejection;
 use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 
-use super::settle::not_taken;
+use super::settle::{not_taken, unsettled};
 use super::token::Redriven;
-use super::{Hold, Inbox, Unsettled, unavailable};
+use super::{Hold, Inbox, Unsettled};
 use crate::clock;
 use crate::delivery::{Context, Delivery, Next, Settler, redriven};
 use crate::jetstream::{Redrive, StoreError, Turn};
@@ -116,7 +116,7 @@ impl Inbox {
         by: &Redriven,
         answer: Result<(), Rejection>,
     ) -> Result<(), Unsettled> {
-        let failed = |e| Unsettled::Unavailable(unavailable(e));
+        let failed = |e| unsettled(hold, e);
         let context = &self.context;
         let redrive = Redrive {
             request: by.request,

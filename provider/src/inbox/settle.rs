@@ -7,7 +7,7 @@ use fanout_plan::retry::Rejection;
 use fanout_plan::{Code, Problem};
 
 use super::fetch::nanos;
-use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable};
+use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable_to};
 use crate::clock;
 use crate::delivery::{Health, Next};
 use crate::jetstream::StoreError;
@@ -128,7 +128,7 @@ pub(super) fn unsettled(hold: &Hold, error: StoreError) -> Unsettled {
                 hold.subscription, hold.position
             ),
         )),
-        error => Unsettled::Unavailable(unavailable(error)),
+        error => Unsettled::Unavailable(unavailable_to(&hold.subscription, error)),
     }
 }
 
@@ -137,6 +137,17 @@ pub(super) fn not_taken(hold: &Hold) -> Unsettled {
         Code::StoreUnavailable,
         format!(
             "subscription {}: the store did not take what belongs to its event {}: try again",
+            hold.subscription, hold.position
+        ),
+    ))
+}
+
+/// The instance that lent it is gone.
+pub(super) fn lender_gone(hold: &Hold) -> Unsettled {
+    Unsettled::HoldOver(Problem::new(
+        Code::HoldOver,
+        format!(
+            "subscription {}: the instance that lent event {} has ended, and nobody can extend its hold: it is given out again once that ends; an event of the log can still be settled before",
             hold.subscription, hold.position
         ),
     ))

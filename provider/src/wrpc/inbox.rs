@@ -88,7 +88,8 @@ impl Exports {
             });
         };
         let seal = self.seal().await?;
-        let fetched = inbox.fetch(registered, ask).await.map_err(inbox::unavailable)?;
+        let fetched = inbox.fetch(registered, ask).await;
+        let fetched = fetched.map_err(|e| inbox::unavailable_to(&registered.subscription.name, e))?;
         let mut deliveries = Vec::with_capacity(fetched.deliveries.len());
         for (delivery, hold) in fetched.deliveries {
             deliveries.push(HeldDelivery {
