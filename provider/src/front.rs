@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use fanout_plan::listen::{Listening, TlsFiles};
 use fanout_plan::{Code, Problem};
-use fanout_transport::{Endpoint, Error, ListenOptions, Listener, Pem, ServerTls, Service, Serving};
-use tokio::task::JoinHandle;
+use fanout_transport::{Drained, Endpoint, Error, ListenOptions, Listener, Pem, ServerTls, Service, Serving};
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::bus::Bus;
@@ -20,7 +20,26 @@ pub(crate) struct Front {
     pub(crate) bus: Bus,
     pub(crate) service: Service,
     kept: [JoinHandle<()>; 3],
-    serving: Vec<Serving>,
+    serving: Vec<Place>,
+    /// Listeners that take no more calls, until those under way are answered.
+    leaving: JoinSet<Drained>,
+}
+
+/// A listener, and what it was told.
+struct Place {
+    url: String,
+    tls: Option<TlsFiles>,
+    allow_unauthenticated_network_peers: bool,
+    serving: Serving,
+}
+
+impl Place {
+    /// Whether it is still what is wanted.
+    fn is_in(&self, listening: &Listening) -> bool {
+        listening.endpoints.contains(&self.url)
+            && listening.tls == self.tls
+            && listening.allow_unauthenticated_network_peers == self.allow_unauthenticated_network_peers
+    }
 }
 
 /// Why it can't listen.
@@ -42,13 +61,45 @@ impl Front {
             bus,
             kept,
             serving: Vec::new(),
+            leaving: JoinSet::new(),
         })
     }
 
-    /// Listens. All or nothing: what was bound before a failure is let go.
+    /// Listens there, and nowhere else any more. A listener that is told nothing new goes on with its connections; one that
+    /// is to go answers what is under way. An address whose certificates or rules change is left before it is taken anew.
+    ///
+    /// # Errors
+    /// If one can't be had. What listened goes on then, but for an address that was left to be taken anew.
     pub(crate) async fn listen(&mut self, listening: &Listening) -> Result<(), CantListen> {
+        let has = |serving: &[Place], url: &String| serving.iter().any(|p| p.url == *url);
+        let urls = &listening.endpoints;
+        let new = urls.iter().filter(|url| !has(&self.serving, url));
+        let mut bound = self.bind(listening, new).await?;
+
+        let (stay, go): (Vec<_>, Vec<_>) = self.serving.drain(..).partition(|p| p.is_in(listening));
+        self.serving = stay;
+        self.serving.append(&mut bound);
+        let mut left = Vec::new();
+        for Place { url, serving, .. } in go {
+            info!(endpoint = %serving.local_endpoint(), "listening no more");
+            if urls.contains(&url) {
+                left.push(serving.drain(DRAIN));
+            } else {
+                self.leaving.spawn(serving.drain(DRAIN));
+            }
+        }
+        warn_of(&futures::future::join_all(left).await);
+
+        let again = urls.iter().filter(|url| !has(&self.serving, url));
+        let mut bound = self.bind(listening, again).await?;
+        self.serving.append(&mut bound);
+        Ok(())
+    }
+
+    /// All of these or none: what was bound before a failure is let go.
+    async fn bind(&self, listening: &Listening, urls: impl Iterator<Item = &String>) -> Result<Vec<Place>, CantListen> {
         let mut bound = Vec::new();
-        for url in &listening.endpoints {
+        for url in urls {
             let refused = |code, e: &dyn std::error::Error| {
                 let why = e.source().map(|s| format!(" ({s})")).unwrap_or_default();
                 CantListen(Problem {
@@ -65,19 +116,27 @@ impl Front {
             let listener = Listener::bind(&endpoint, options)
                 .await
                 .map_err(|e| refused(Code::ListenFailed, &e))?;
-            bound.push(listener);
+            bound.push((url.clone(), listener));
         }
-        for listener in bound {
+        let place = |(url, listener): (String, Listener)| {
             let serving = listener.serve(&self.service);
             info!(endpoint = %serving.local_endpoint(), "listening");
-            self.serving.push(serving);
-        }
-        Ok(())
+            Place {
+                url,
+                tls: listening.tls.clone(),
+                allow_unauthenticated_network_peers: listening.allow_unauthenticated_network_peers,
+                serving,
+            }
+        };
+        Ok(bound.into_iter().map(place).collect())
     }
 
     /// Where it listens, with the ports that the system chose.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
-        self.serving.iter().map(|s| s.local_endpoint().clone()).collect()
+        self.serving
+            .iter()
+            .map(|p| p.serving.local_endpoint().clone())
+            .collect()
     }
 
     /// Stops: calls and deliveries under way end, and their callers are answered.
@@ -85,12 +144,19 @@ impl Front {
         for task in self.kept {
             task.abort();
         }
-        let drains = futures::future::join_all(self.serving.into_iter().map(|s| s.drain(DRAIN)));
-        let (drained, ()) = tokio::join!(drains, self.bus.stop());
-        let abandoned: usize = drained.iter().map(|d| d.abandoned).sum();
-        if abandoned > 0 {
-            warn!(calls = abandoned, "calls were cut off; their callers were told");
+        let mut leaving = self.leaving;
+        for place in self.serving {
+            leaving.spawn(place.serving.drain(DRAIN));
         }
+        let (drained, ()) = tokio::join!(leaving.join_all(), self.bus.stop());
+        warn_of(&drained);
+    }
+}
+
+fn warn_of(drained: &[Drained]) {
+    let abandoned: usize = drained.iter().map(|d| d.abandoned).sum();
+    if abandoned > 0 {
+        warn!(calls = abandoned, "calls were cut off; their callers were told");
     }
 }
 

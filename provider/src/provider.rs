@@ -69,9 +69,10 @@ pub async fn run() -> anyhow::Result<()> {
         .await
         .context("listen on the lattice")?;
 
+    let provider = host.provider_key.clone();
     let config: Settings = host.config.clone().into_iter().collect();
     // Listening for links comes first, so that none is missed in between.
-    let (part, links) = if edge::is_edge(&config) {
+    let (mut part, links) = if edge::is_edge(&config) {
         let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
             .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
         let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings)
@@ -84,7 +85,7 @@ pub async fn run() -> anyhow::Result<()> {
         let links = hear(&nats, host, bus.clone()).await?;
         let mut front = Front::start(bus).await.context("set the bus up")?;
         listen(&mut front, &host.provider_key, &config).await;
-        (Part::Bus(front), links)
+        (Part::Bus(Box::new(front)), links)
     };
     let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
     let service = part.service().await.context("serve on the lattice")?;
@@ -98,7 +99,9 @@ pub async fn run() -> anyhow::Result<()> {
         "serving"
     );
 
-    tokio::pin!(shutdown);
+    // One that waits all the time: what comes while settings change is not missed.
+    let ended = told_to_end();
+    tokio::pin!(shutdown, ended);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
@@ -106,12 +109,12 @@ pub async fn run() -> anyhow::Result<()> {
                 warn!("the host is gone; stopping");
                 break;
             }
-            () = told_to_end() => break,
+            () = &mut ended => break,
             changed = settings_changes.changed() => {
                 if changed.is_err() { break }
                 let changed = settings_changes.borrow_and_update().clone();
                 if let Some(changed) = changed {
-                    part.put_settings(changed.into_iter().collect());
+                    part.put_settings(&provider, &changed.into_iter().collect()).await;
                 }
             }
         }
@@ -131,7 +134,7 @@ pub async fn run() -> anyhow::Result<()> {
 /// What this instance is.
 enum Part {
     /// It keeps a bus.
-    Bus(Front),
+    Bus(Box<Front>),
     /// It stands for one that is elsewhere.
     Edge(Edge, JoinHandle<()>),
 }
@@ -151,9 +154,13 @@ impl Part {
         }
     }
 
-    fn put_settings(&self, settings: Settings) {
+    async fn put_settings(&mut self, provider: &str, settings: &Settings) {
         match self {
-            Self::Bus(front) => front.bus.put_settings(settings),
+            Self::Bus(front) => {
+                let (_, policy) = Listening::split(settings);
+                front.bus.put_settings(policy);
+                listen(front, provider, settings).await;
+            }
             Self::Edge(..) => warn!("an edge takes changed settings when it is started again"),
         }
     }

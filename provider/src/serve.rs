@@ -7,7 +7,7 @@ use fanout_plan::listen::Listening;
 use fanout_plan::{Code, Policy, Problem, Settings};
 use fanout_transport::{Access, Endpoint, Lattice, Options, connect};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::bus::Bus;
 use crate::front::{CantListen, Front, told_to_end};
@@ -53,16 +53,9 @@ pub enum ServeError {
 /// # Errors
 /// When it can't start.
 pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Result<(), ServeError> {
-    let (settings, mut listening) = read(&server.policy)?;
+    let (settings, listening) = read(&server)?;
     let owner = server.policy.display().to_string();
     let policy = Policy::from_settings(&owner, &settings).map_err(ServeError::Refused)?;
-    if !server.listening.endpoints.is_empty() {
-        listening.endpoints.clone_from(&server.listening.endpoints);
-    }
-    if server.listening.tls.is_some() {
-        listening.tls.clone_from(&server.listening.tls);
-    }
-    listening.allow_unauthenticated_network_peers |= server.listening.allow_unauthenticated_network_peers;
     if listening.endpoints.is_empty() {
         return Err(ServeError::Refused(vec![Problem::new(
             Code::MissingSetting,
@@ -88,6 +81,9 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
     }
     ready(&name, &front.endpoints());
     let mut changed = signal(SignalKind::hangup()).ok();
+    // One that waits all the time: what comes while the policy is read is not missed.
+    let ended = told_to_end();
+    tokio::pin!(ended);
     loop {
         let hangup = async {
             match &mut changed {
@@ -96,11 +92,14 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
             }
         };
         tokio::select! {
-            () = told_to_end() => break,
-            _ = hangup => match read(&server.policy) {
-                Ok((settings, _)) => {
+            () = &mut ended => break,
+            _ = hangup => match read(&server) {
+                Ok((settings, listening)) => {
                     info!("the policy is read again");
                     bus.put_settings(settings);
+                    if let Err(CantListen(p)) = front.listen(&listening).await {
+                        error!(code = %p.code, "{}", p.message);
+                    }
                 }
                 Err(error) => warn!(%error, "the policy stays as it was"),
             },
@@ -114,14 +113,22 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
     Ok(())
 }
 
-/// The policy's settings, and where it says to listen.
-fn read(path: &PathBuf) -> Result<(Settings, Listening), ServeError> {
+/// The policy's settings, and where to listen: where the command line says so, else where the policy does.
+fn read(server: &Server) -> Result<(Settings, Listening), ServeError> {
+    let path = &server.policy;
     let text = std::fs::read_to_string(path).map_err(|source| ServeError::Policy {
         path: path.clone(),
         source,
     })?;
     let document = Document::parse(&text).map_err(ServeError::Refused)?;
     let (mine, rest) = Listening::split(&document.settings);
-    let listening = Listening::from_settings(&path.display().to_string(), &mine).map_err(ServeError::Refused)?;
+    let mut listening = Listening::from_settings(&path.display().to_string(), &mine).map_err(ServeError::Refused)?;
+    if !server.listening.endpoints.is_empty() {
+        listening.endpoints.clone_from(&server.listening.endpoints);
+    }
+    if server.listening.tls.is_some() {
+        listening.tls.clone_from(&server.listening.tls);
+    }
+    listening.allow_unauthenticated_network_peers |= server.listening.allow_unauthenticated_network_peers;
     Ok((rest, listening))
 }

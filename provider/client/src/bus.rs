@@ -14,6 +14,9 @@ use crate::retry::{self, Backoff};
 use crate::subscription::Request;
 use crate::{Error, ErrorKind, Event, Options, Receipt, Scheduled, Subscription};
 
+/// The interface whose hot functions are called without the frames that generated bindings put around each value.
+const PUBLISHER: &str = "fanout:bus/publisher@0.1.0";
+
 /// The most events that the bus takes in one call.
 const MOST_EVENTS: usize = 1_000;
 /// The most bytes of events in one call: below what a lattice takes in one message.
@@ -43,8 +46,10 @@ impl Bus {
         let (wire, trace) = (&self.wire, event.traceparent.as_deref());
         let event = &wit::Event::from(event);
         retry::until(self.deadline(), |left| async move {
-            let answer = publisher::publish_tenant_event(wire, self.call_in(left, trace), event).await;
-            Ok(answer.map_err(Error::transport)??.into())
+            let cx = self.call_in(left, trace);
+            let answer = wire.call_values(cx, PUBLISHER, "publish-tenant-event", (event,)).await;
+            let answer: Result<wit::Receipt, wit::PublishError> = answer.map_err(|e| Error::transport(e.into()))?;
+            Ok(answer?.into())
         })
         .await
     }
@@ -146,8 +151,14 @@ impl Bus {
         let left = deadline.saturating_duration_since(Instant::now());
         // Events of one call are in one trace: see `parts`.
         let trace = part.first().and_then(|i| events[*i].traceparent.as_deref());
-        match publisher::publish_tenant_events(&self.wire, self.call_in(left, trace), &sent).await {
+        let cx = self.call_in(left, trace);
+        let answers = self
+            .wire
+            .call_values(cx, PUBLISHER, "publish-tenant-events", (sent,))
+            .await;
+        match answers.map_err(|e| Error::transport(e.into())) {
             Ok(answers) => {
+                let answers: Vec<Result<wit::Receipt, wit::PublishError>> = answers;
                 let mut answers = answers.into_iter();
                 let short = || {
                     let message = "the bus gave fewer results than it got events";
@@ -160,12 +171,10 @@ impl Bus {
                 };
                 part.iter().map(one).collect()
             }
-            Err(e) => {
-                let e = Error::transport(e);
-                part.iter()
-                    .map(|_| Err(Error::new(e.kind, e.code.clone(), e.message.clone())))
-                    .collect()
-            }
+            Err(e) => part
+                .iter()
+                .map(|_| Err(Error::new(e.kind, e.code.clone(), e.message.clone())))
+                .collect(),
         }
     }
 

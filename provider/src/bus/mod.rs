@@ -163,7 +163,8 @@ impl Bus {
         if has_place(&store) || !store.policy().serves(tenant) {
             return Ok(store);
         }
-        if let Err(e) = self.reconcile_with(None, Some(tenant)).await {
+        // Boxed, for it is rare and large: every publish would carry room for it.
+        if let Err(e) = Box::pin(self.reconcile_with(None, Some(tenant))).await {
             return Err(Problem::new(
                 Code::StoreUnavailable,
                 format!("tenant {tenant} has no place in the log yet: {e}"),

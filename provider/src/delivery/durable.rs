@@ -100,10 +100,10 @@ async fn pull(
     let mut tasks = JoinSet::new();
     let spawn = |tasks: &mut JoinSet<()>, messages: Vec<_>, permit: Option<OwnedSemaphorePermit>| {
         let (context, settler, shared) = (Arc::clone(context), Arc::clone(&settler), shared.clone());
-        tasks.spawn(async move {
+        tasks.spawn(Box::pin(async move {
             let _permit = permit;
             deliver(&context, &settler, &shared.calls, number, messages).await;
-        });
+        }));
     };
     let ended = loop {
         while tasks.try_join_next().is_some() {}
@@ -275,9 +275,8 @@ pub(crate) async fn admit(
     message: jetstream::Message,
 ) -> Option<Held> {
     let (place, attributes) = incoming::admit(context, settler, partition, &message).await?;
-    let source = Source::Log(message.clone());
     let failed = if place.given_out > 1 {
-        match settler.earlier_attempts(&source, place.position).await {
+        match Box::pin(settler.attempts_so_far(place.position)).await {
             Ok(failed) => failed,
             Err(error) => {
                 settler.wait_for_store(&message, &error).await;
@@ -295,7 +294,7 @@ pub(crate) async fn admit(
         &failed,
     );
     Some(Held {
-        source,
+        source: Source::Log(message),
         delivery,
         failed,
     })

@@ -1,5 +1,7 @@
 //! A message of the log, read as a delivery.
 
+use std::borrow::Cow;
+
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
@@ -87,14 +89,19 @@ pub(super) fn attributes(
 /// The first attribute that is missing or not legal.
 pub(super) fn from_headers(tenant: &str, event_type: &str, headers: Option<&HeaderMap>) -> Result<Attributes, Problem> {
     let headers = headers.iter().flat_map(|h| h.iter());
-    let pairs: Vec<(String, &str)> = headers
-        .filter_map(|(name, values)| Some((name.to_string().to_ascii_lowercase(), values.first()?.as_str())))
+    let pairs: Vec<(Cow<'_, str>, &str)> = headers
+        .filter_map(|(name, values)| Some((lowercase(name.as_ref()), values.first()?.as_str())))
         .collect();
-    envelope::from_headers(
-        tenant,
-        event_type,
-        pairs.iter().map(|(name, value)| (name.as_str(), *value)),
-    )
+    envelope::from_headers(tenant, event_type, pairs.iter().map(|(name, value)| (&**name, *value)))
+}
+
+/// As the bus itself writes it, a name is lowercase already.
+fn lowercase(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 /// The place and event of a message that is to be delivered. Anything else is sorted out, and settled.
@@ -112,7 +119,7 @@ pub(super) async fn admit(
     let attributes = match attributes(template, &message.subject, message.headers.as_ref()) {
         Ok(attributes) => attributes,
         Err(problem) => {
-            settler.set_aside_unreadable(message, &place, &problem).await;
+            Box::pin(settler.set_aside_unreadable(message, &place, &problem)).await;
             return None;
         }
     };

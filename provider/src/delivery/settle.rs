@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::{self, AckKind};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
@@ -158,7 +158,7 @@ impl Settler {
         STORE_WAIT
     }
 
-    /// Acts on a handler's answer.
+    /// Acts on a handler's answer. What is rare is boxed: otherwise each event under way would carry room for all of it.
     pub(crate) async fn settle(&self, held: &mut Held, answer: Result<(), Rejection>) -> Next {
         let health = &self.context.health;
         let Err(rejection) = answer else {
@@ -182,7 +182,7 @@ impl Settler {
             Disposition::RetryAfter(delay) if !self.expires_within(held, delay) => {
                 // Written before the event is given back, so that no attempt is forgotten.
                 let round = self.round_of(&held.source);
-                if let Err(error) = self.attempts.put(round, position, &held.failed).await {
+                if let Err(error) = Box::pin(self.attempts.put(round, position, &held.failed)).await {
                     held.failed.pop();
                     return Next::Stuck(self.must_wait(&error));
                 }
@@ -196,9 +196,9 @@ impl Settler {
                 if let Some(last) = held.failed.last_mut() {
                     last.reason.push_str("; it would have expired before its next attempt");
                 }
-                self.give_up(held).await
+                Box::pin(self.give_up(held)).await
             }
-            Disposition::DeadLetter => self.give_up(held).await,
+            Disposition::DeadLetter => Box::pin(self.give_up(held)).await,
         }
     }
 
@@ -230,7 +230,7 @@ impl Settler {
     async fn handled(&self, held: &Held) -> Next {
         match &held.source {
             Source::Log(message) => self.acknowledge(message).await,
-            Source::Redrive(redrive, _) => match self.context.store.redriven(redrive).await {
+            Source::Redrive(redrive, _) => match Box::pin(self.context.store.redriven(redrive)).await {
                 Ok(()) => {
                     info!(
                         subscription = %redrive.subscription, tenant = %redrive.tenant, position = %redrive.position,
@@ -248,14 +248,18 @@ impl Settler {
             tell(message, AckKind::Ack).await;
             return Next::Gone;
         }
-        let Some(reply) = message.reply.clone() else {
-            return Next::Gone;
-        };
-        // Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it
-        // unless this instance ends meanwhile.
+        if let Some(reply) = message.reply.clone() {
+            Box::pin(self.acknowledge_for_sure(reply)).await;
+        }
+        Next::Gone
+    }
+
+    /// Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it unless
+    /// this instance ends meanwhile.
+    async fn acknowledge_for_sure(&self, reply: Subject) {
         while !self.context.stop.is_cancelled() {
             match self.context.store.nats().request(reply.clone(), "+ACK".into()).await {
-                Ok(_) => break,
+                Ok(_) => return,
                 Err(error) => {
                     debug!(subscription = %self.context.name(), %error, "a settlement is not confirmed yet");
                     tokio::select! {
@@ -265,13 +269,12 @@ impl Settler {
                 }
             }
         }
-        Next::Gone
     }
 
     async fn forget_attempts(&self, held: &Held) {
         let round = self.round_of(&held.source);
         if !held.failed.is_empty()
-            && let Err(error) = self.attempts.clear(round, held.delivery.position).await
+            && let Err(error) = Box::pin(self.attempts.clear(round, held.delivery.position)).await
         {
             debug!(%error, "failed attempts stay until they expire");
         }

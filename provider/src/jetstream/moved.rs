@@ -31,7 +31,7 @@ impl Store {
             if clock::now().saturating_sub(at) > window {
                 continue;
             }
-            if let Some(offset) = self.stored_in(partition.number, id).await? {
+            if let Some(offset) = Box::pin(self.stored_in(partition.number, id)).await? {
                 return Ok(Some(Position {
                     partition: partition.number,
                     offset,

@@ -211,7 +211,7 @@ impl Gate {
         let slots = Slots::of(store.policy().max_age);
         let at = clock::now();
         if self.entry(tenant, |e| e.usage.is_none()) {
-            self.read_usage(store, tenant, slots, at)
+            Box::pin(self.read_usage(store, tenant, slots, at))
                 .await
                 .map_err(NotAdmitted::Unknown)?;
         }

@@ -158,7 +158,7 @@ pub(super) async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, Pu
     } = underway;
     let mut stored = sent.stored().await;
     if stored.as_ref().is_err_and(Unstored::has_moved) {
-        stored = again(bus, store, &event, stored).await;
+        stored = Box::pin(again(bus, store, &event, stored)).await;
     }
     if stored.as_ref().map_or_else(|e| !e.is_unknown(), |s| s.duplicate) {
         bus.gate().put_back(event.tenant(), &admitted);

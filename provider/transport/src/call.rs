@@ -134,10 +134,10 @@ impl Client {
         *waits_for = None;
 
         let to = Subject::from(wire::subject(&self.prefix, instance, func));
-        inner.send(to, Some(reply), Some(headers), first).await?;
+        inner.outbox.send(to, Some(reply), Some(headers), first).await?;
         loop {
             match slot.event().await? {
-                Event::Handshake(reply) => self.send_rest(&reply, rest.take()).await?,
+                Event::Handshake(reply) => Box::pin(self.send_rest(&reply, rest.take())).await?,
                 Event::Result { body, direct } if direct || cx.no_result || !body.is_empty() => {
                     return Ok(body);
                 }

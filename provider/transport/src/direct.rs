@@ -35,7 +35,8 @@ impl Service {
                 let handler = Arc::clone(&handler);
                 Box::pin(async move {
                     let params = decode(parameters).await?;
-                    let result = handler(caller, params)
+                    // Boxed where it is made: a handler's future can be kilobytes, and would be moved more than once.
+                    let result = Box::pin(handler(caller, params))
                         .await
                         .map_err(|error| Failure::Failed(format!("{error:#}")))?;
                     Ok(pack(result)?)

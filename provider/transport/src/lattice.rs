@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::budget::Budget;
 use crate::mailbox::{Mailbox, Slot};
+use crate::outbox::{self, Outbox};
 use crate::{Error, Options, Part};
 
 /// A connection to the lattice, shared by all clients and servers on it. Cheap to clone.
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) budget: Budget,
     pub(crate) calls: Semaphore,
     pub(crate) repeats: AtomicU64,
+    /// For what is one message and belongs to one exchange.
+    pub(crate) outbox: Outbox,
     mailboxes: Mutex<HashMap<u64, Mailbox>>,
     demultiplexer: OnceLock<AbortOnDropHandle<()>>,
 }
@@ -65,6 +68,7 @@ impl Lattice {
             repeats: AtomicU64::new(0),
             mailboxes: Mutex::default(),
             demultiplexer: OnceLock::new(),
+            outbox: Outbox::new(nats.clone()),
             options,
             nats,
         });
@@ -194,14 +198,7 @@ impl Inner {
         headers: Option<HeaderMap>,
         body: Bytes,
     ) -> Result<(), Error> {
-        let nats = &self.nats;
-        match (reply, headers) {
-            (Some(reply), Some(headers)) => nats.publish_with_reply_and_headers(to, reply, headers, body).await,
-            (Some(reply), None) => nats.publish_with_reply(to, reply, body).await,
-            (None, Some(headers)) => nats.publish_with_headers(to, headers, body).await,
-            (None, None) => nats.publish(to, body).await,
-        }
-        .map_err(Error::publish)
+        outbox::publish(&self.nats, to, reply, headers, body).await
     }
 
     /// A body in chunks, and its end.

@@ -31,6 +31,7 @@ mod lattice;
 mod listen;
 mod mailbox;
 mod options;
+mod outbox;
 mod parameters;
 mod quic;
 mod remote;

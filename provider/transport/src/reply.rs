@@ -167,7 +167,9 @@ impl Exchange {
         let inner = &*self.inner;
         if self.fanout {
             return match result {
-                Ok(body) if body.len() <= inner.max_payload() => inner.publish(self.reply.clone(), body).await,
+                Ok(body) if body.len() <= inner.max_payload() => {
+                    inner.outbox.send(self.reply.clone(), None, None, body).await
+                }
                 Ok(body) => inner.publish_all(&results(&self.reply), body).await,
                 Err(failure) => fail(inner, self.reply.clone(), &failure).await,
             };

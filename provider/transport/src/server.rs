@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Callers that are told at a time, for each function, that there is no place for them.
 const MAX_REFUSALS: usize = 256;
+/// An invocation of no more bytes is begun by the task that takes it, and gets a task of its own once it has to wait:
+/// what many callers send at the same time is then sent on at the same time.
+pub(crate) const BEGUN_AT_ONCE_BYTES: usize = 16 << 10;
 /// A server that leaves its queue group gives up filling its subscription after so many rounds without effect.
 const FRUITLESS_ROUNDS: u32 = 16;
 
@@ -128,7 +131,8 @@ impl Server {
                 tracing::warn!("callers could not be told that their calls were cut off");
             }
         }
-        if self.lattice.nats().flush().await.is_err() {
+        let handed_over = self.lattice.0.outbox.handed_over().await;
+        if handed_over.is_err() || self.lattice.nats().flush().await.is_err() {
             tracing::debug!("the connection was closed during a drain");
         }
         Drained { abandoned }
@@ -225,13 +229,14 @@ where
         }
         let deadline = Instant::now() + self.lattice.options().serve_deadline;
         let this = Arc::clone(self);
+        let small = message.payload.len() <= BEGUN_AT_ONCE_BYTES;
         match self.admit(&message) {
             Ok((room, admitted)) => {
                 let Some((exchange, headers, parameters)) = Exchange::open(&self.lattice.0, message, room) else {
                     return;
                 };
                 let caller = Caller::parse(headers.as_ref());
-                self.invocations.spawn(async move {
+                let mut invocation = Box::pin(async move {
                     let work = this.work(caller, parameters);
                     let done = exchange.run(deadline, &this.stop, work).await;
                     drop(admitted);
@@ -239,6 +244,10 @@ where
                         tracing::warn!(function = this.subject, ?failure, "an invocation failed");
                     }
                 });
+                if small && (&mut invocation).now_or_never().is_some() {
+                    return;
+                }
+                self.invocations.spawn(invocation);
             }
             Err(refusal) => {
                 tracing::warn!(function = self.subject, %refusal, "an invocation is refused");

@@ -10,13 +10,14 @@ use futures::StreamExt as _;
 
 use crate::case::{Case, Size, in_turns};
 use crate::load::raw_as_stored;
+use crate::relay::Relay;
 use crate::report::Report;
 use crate::tally::Tally;
 use crate::world::{World, subject};
 
 /// The tenant whose events the plain client reads.
 pub(crate) const BARE: &str = "bare";
-const LOG: &str = "fanout_payments_log";
+pub(crate) const LOG: &str = "fanout_payments_log";
 const HANDLER: &str = "fanout:bus/handler@0.1.0";
 const BATCH_HANDLER: &str = "fanout:bus/batch-handler@0.1.0";
 
@@ -28,11 +29,15 @@ pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
     let world = World::start(None, &[], &links).await;
     let one = Counting::serve(&world, "one").await?;
     let many = Counting::serve(&world, "many").await?;
+    let _relay = Relay::start(&world)?;
     let events = size.events(20_000);
     let world = &world;
     let cases = vec![
         Case::new("bare pull consumer, an acknowledgement each", |r| async move {
             pull(&world.js, &format!("bare-{r}"), events).await
+        }),
+        Case::new("bare relay, a request to a handler each, 64 at once", |r| async move {
+            Relay::deliver(&world.js, &format!("relay-{r}"), events).await
         }),
         Case::new("handler, 64 at once", |r| {
             let one = &one;

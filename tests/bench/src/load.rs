@@ -6,25 +6,48 @@ use anyhow::{Result, anyhow};
 use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use fanout_tests::publisher;
-use fanout_transport::CallContext;
+use fanout_tests::types::{Event, PublishError, Receipt};
+use fanout_transport::{Client, Error, Remote};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use wrpc_transport::Invoke;
 
 use crate::world::{PAYLOAD, patient, sized, subject};
 
-/// A bus, on whichever transport.
-pub(crate) trait Bus: Invoke<Context = CallContext> {}
+const PUBLISHER: &str = "fanout:bus/publisher@0.1.0";
 
-impl<I: Invoke<Context = CallContext>> Bus for I {}
+/// What the bus says of one event.
+type Answer = std::result::Result<Receipt, PublishError>;
+
+/// A bus, on whichever transport, called as fanout-client calls it: without frames.
+pub(crate) trait Bus {
+    async fn publish_one(&self, event: Event) -> Result<Answer, Error>;
+    async fn publish_many(&self, events: Vec<Event>) -> Result<Vec<Answer>, Error>;
+}
+
+macro_rules! bus {
+    ($way:ty) => {
+        impl Bus for $way {
+            async fn publish_one(&self, event: Event) -> Result<Answer, Error> {
+                self.call_values(patient(), PUBLISHER, "publish-tenant-event", (event,))
+                    .await
+            }
+
+            async fn publish_many(&self, events: Vec<Event>) -> Result<Vec<Answer>, Error> {
+                self.call_values(patient(), PUBLISHER, "publish-tenant-events", (events,))
+                    .await
+            }
+        }
+    };
+}
+
+bus!(Client);
+bus!(Remote);
 
 /// Through the bus, one event in a call, from so many callers at once.
 pub(crate) async fn singles(bus: &impl Bus, tenant: &str, run: &str, events: usize, callers: usize) -> Result<usize> {
     stream::iter(0..events)
         .map(|i| async move {
-            publisher::publish_tenant_event(bus, patient(), &sized(tenant, &format!("{run}-{i}")))
-                .await?
-                .map_err(|e| anyhow!("{e:?}"))
+            let event = sized(tenant, &format!("{run}-{i}"));
+            bus.publish_one(event).await?.map_err(|e| anyhow!("{e:?}"))
         })
         .buffer_unordered(callers)
         .try_for_each(|_| async { Ok(()) })
@@ -44,8 +67,7 @@ pub(crate) async fn batches(
     stream::iter(chunks(events, batch))
         .map(|ids| async move {
             let events: Vec<_> = ids.map(|i| sized(tenant, &format!("{run}-{i}"))).collect();
-            let results = publisher::publish_tenant_events(bus, patient(), &events).await?;
-            for result in results {
+            for result in bus.publish_many(events).await? {
                 result.map_err(|e| anyhow!("{e:?}"))?;
             }
             anyhow::Ok(())

@@ -11,6 +11,7 @@ mod load;
 mod memory;
 mod publish;
 mod quota;
+mod relay;
 mod report;
 mod tally;
 mod transport;
@@ -61,6 +62,9 @@ const NAMES: [&str; 7] = [
 async fn main() -> Result<()> {
     if let Ok(nats) = std::env::var(transport_server::SERVE) {
         return transport_server::run(&nats).await;
+    }
+    if let Ok(nats) = std::env::var(relay::RELAY) {
+        return relay::run(&nats).await;
     }
     let cli = Cli::parse();
     if let Some(unknown) = cli.names.iter().find(|n| !NAMES.contains(&n.as_str())) {

@@ -7,6 +7,7 @@ use fanout_transport::{ConnectOptions, Remote};
 
 use crate::case::{Case, Size, in_turns};
 use crate::load::{batches, raw, singles};
+use crate::relay::Relay;
 use crate::report::Report;
 use crate::world::World;
 
@@ -26,6 +27,7 @@ async fn acknowledged(report: &mut Report, size: Size) -> Result<()> {
         ("callers.here.publish.tenants", "acme"),
     ];
     let world = World::start(None, &settings, &[]).await;
+    let _relay = Relay::start(&world)?;
     let (bus, js) = (world.ingress.bus(), &world.js);
     let beside = &Remote::connect(&socket.parse()?, ConnectOptions::default()).await?;
     let many = size.events(20_000);
@@ -39,6 +41,10 @@ async fn acknowledged(report: &mut Report, size: Size) -> Result<()> {
         Case::new("async-nats, one at a time", |r| {
             let id = id("one", r);
             async move { raw(js, "acme", &id, few, 1).await }
+        }),
+        Case::new("bare relay, 64 callers", |r| {
+            let id = id("relay", r);
+            async move { Relay::publish(js, &id, many, 64).await }
         }),
         Case::new("publish-tenant-event, 1 caller", |r| {
             let id = id("s1", r);

@@ -158,6 +158,8 @@ impl Queue {
                     .map_err(Error::lost);
             } else {
                 self.ready.notified().await;
+                // Whoever is ready to send now does so: one write for all of them.
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures::FutureExt as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,6 +18,7 @@ use crate::budget::{Budget, Room};
 use crate::listen::shared::{InFlight, LAST_WORDS, Peer, Shared};
 use crate::listen::stream::{BoxRead, Stream};
 use crate::parameters::Parameters;
+use crate::server::BEGUN_AT_ONCE_BYTES;
 use crate::session::codec::{self, Frame, Greeting, HELLO, Invocation, Kind};
 use crate::session::queue::Queue;
 use crate::wire::{self, Failure};
@@ -302,7 +304,7 @@ impl Session {
         self.queue.push_now(Kind::Failed, id, &codec::encode_failure(failure))
     }
 
-    /// Runs a call in a task of its own.
+    /// Runs a call: what is small begins here, and gets a task of its own once it has to wait.
     fn run(self: &Arc<Self>, id: u32, assembled: Assembling, body: Bytes) -> Result<(), Error> {
         let Assembling {
             call,
@@ -325,9 +327,8 @@ impl Session {
         caller.tracestate = call.tracestate;
         caller.link = call.link.unwrap_or(caller.link);
         let session = Arc::clone(self);
-        // Held while the task is put down, so that it can't end before.
-        let mut running = self.running();
-        let task = self.tasks.spawn(async move {
+        let small = body.len() <= BEGUN_AT_ONCE_BYTES;
+        let mut call = Box::pin(async move {
             let parameters = Parameters::whole(body, room);
             let result = admitted.run(caller, parameters, deadline, &session.shared.stop).await;
             // From here on it can't be cancelled: a part of an answer would break the session.
@@ -341,6 +342,12 @@ impl Session {
             session.answer(id, deadline, result).await;
             drop(in_flight);
         });
+        if small && (&mut call).now_or_never().is_some() {
+            return Ok(());
+        }
+        // Held while the task is put down, so that it can't end before.
+        let mut running = self.running();
+        let task = self.tasks.spawn(call);
         running.insert(id, task.abort_handle());
         Ok(())
     }
