@@ -19,6 +19,7 @@ mod inbox;
 pub mod jetstream;
 mod later;
 mod link;
+mod listeners;
 mod metrics;
 mod provider;
 mod quota;

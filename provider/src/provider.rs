@@ -17,8 +17,9 @@ use wasmcloud_provider_sdk::{
 
 use crate::bus::Bus;
 use crate::edge::Edge;
-use crate::front::{CantListen, DRAIN, Front, told_to_end};
+use crate::front::{DRAIN, Front, told_to_end};
 use crate::link::Hears;
+use crate::listeners::CantListen;
 use crate::watchdog::Parent;
 use crate::{link, status, wrpc};
 

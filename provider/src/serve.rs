@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
-use crate::front::{CantListen, Front, told_to_end};
+use crate::front::{Front, told_to_end};
+use crate::listeners::CantListen;
 use crate::status;
 
 /// The lattice's name in what is only for lattices, such as the subject of the status.

@@ -196,6 +196,17 @@ impl Bench {
         self.config.insert(key.to_owned(), value.to_owned());
     }
 
+    /// Changes a setting of all instances while they run, as the host does.
+    pub async fn change(&mut self, key: &str, value: &str) {
+        self.set(key, value);
+        let config = serde_json::to_vec(&self.config).expect("settings are JSON");
+        self.client
+            .publish("wasmbus.rpc.default.bus.config.update", config.into())
+            .await
+            .expect("the server takes it");
+        self.client.flush().await.expect("the server takes it");
+    }
+
     fn host_data(&self) -> HostData {
         HostData {
             host_id: "test-host".into(),

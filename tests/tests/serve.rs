@@ -198,54 +198,6 @@ async fn a_policy_says_who_may_do_what_and_is_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_it_listens_is_read_again_too() {
-    let world = World::new().await;
-    let (any_port, socket) = (
-        "tcp://127.0.0.1:0",
-        format!("unix:{}", world.path("bus.sock").display()),
-    );
-    let policy = world.path("policy.toml");
-    let listen = |urls: &[&str]| {
-        std::fs::write(&policy, format!("listen = {urls:?}\n{SERVED_POLICY}{ANYONE_HERE}")).unwrap();
-    };
-    listen(&[any_port]);
-    let served = world.serve(&policy, &[]);
-    let tcp = served.listen[0].clone();
-    assert_eq!(publish(&tcp, "acme", "1").0, 0);
-
-    listen(&[any_port, &socket]);
-    served.signal("HUP");
-    // Whom the policy does not name is told so by one who listens.
-    eventually("it listens on the socket", || async {
-        world.path("bus.sock").exists().then_some(())
-    })
-    .await;
-    let (_, _, err) = publish(&socket, "acme", "2");
-    assert!(err.contains("[unknown-caller]"), "{err}");
-    assert_eq!(publish(&tcp, "acme", "3").0, 0, "the port that the system chose stays");
-
-    // What can't be had changes nothing.
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listen(&[&format!("tcp://{}", taken.local_addr().unwrap())]);
-    served.signal("HUP");
-    eventually("it says that it can't", || async {
-        served.log().contains("listen-failed").then_some(())
-    })
-    .await;
-    assert_eq!(publish(&tcp, "acme", "4").0, 0);
-
-    listen(&[&socket]);
-    served.signal("HUP");
-    let port = tcp.trim_start_matches("tcp://");
-    eventually("it left the port", || async {
-        std::net::TcpStream::connect(port).err()
-    })
-    .await;
-    let (_, _, err) = publish(&socket, "acme", "5");
-    assert!(err.contains("[unknown-caller]"), "{err}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_served_says_why() {
     let world = World::new().await;
     let nats = world.nats.url();

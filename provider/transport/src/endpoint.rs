@@ -134,15 +134,17 @@ impl Endpoint {
     }
 
     /// True if peers show certificates.
-    pub(crate) fn has_tls(&self) -> bool {
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
         matches!(
             self,
             Self::Tls(_) | Self::Quic(_) | Self::WebTransport(..) | Self::WebSocketTls(..)
         )
     }
 
-    /// The same with another port.
-    pub(crate) fn with_port(&self, port: u16) -> Self {
+    /// The same with another port; a Unix socket and a lattice have none.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
         let mut endpoint = self.clone();
         match &mut endpoint {
             Self::Tcp(authority)

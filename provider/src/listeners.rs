@@ -1,0 +1,171 @@
+//! Where a bus listens beside its lattice, brought to what is said while it runs.
+
+use fanout_plan::listen::{Listening, TlsFiles};
+use fanout_plan::{Code, Problem};
+use fanout_transport::{Drained, Endpoint, Error, ListenOptions, Listener, Pem, ServerTls, Service, Serving};
+use futures::future::join_all;
+use ring::digest::{Context, Digest, SHA256};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::front::DRAIN;
+
+/// The listeners of one bus.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    places: Vec<Place>,
+    /// They take no more calls, and end once those under way are answered.
+    leaving: JoinSet<Drained>,
+}
+
+/// Why it can't listen.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct CantListen(pub(crate) Problem);
+
+/// One listener.
+struct Place {
+    url: String,
+    told: Told,
+    serving: Serving,
+}
+
+/// What a listener is told besides its URL.
+#[derive(Clone, PartialEq, Eq)]
+struct Told {
+    tls: Option<TlsFiles>,
+    /// Of what is in the files.
+    certificates: Option<Vec<u8>>,
+    allow_unauthenticated_network_peers: bool,
+}
+
+impl Listeners {
+    /// Listens there, and nowhere else any more. A listener that is told nothing new goes on with its connections; one that
+    /// is to go answers what is under way. An address whose certificates or rules change is left before it is taken anew,
+    /// and not before it is known that what it is told can be had.
+    ///
+    /// # Errors
+    /// If something can't be had. Then nothing changes.
+    pub(crate) async fn listen(&mut self, listening: &Listening, service: &Service) -> Result<(), CantListen> {
+        let mut new = Vec::new();
+        for url in &listening.endpoints {
+            let (endpoint, told) = read(url, listening)?;
+            match self.places.iter().find(|p| p.url == *url) {
+                Some(place) if place.told == told => {}
+                Some(place) => {
+                    let anywhere = place.serving.local_endpoint().with_port(0);
+                    drop(bind(url, &anywhere, &told).await?);
+                }
+                None => new.push((url, bind(url, &endpoint, &told).await?, told)),
+            }
+        }
+        let (mut left, mut again) = (Vec::new(), Vec::new());
+        for place in std::mem::take(&mut self.places) {
+            let told = match listening.endpoints.contains(&place.url) {
+                true => read(&place.url, listening).ok().map(|(_, told)| told),
+                false => None,
+            };
+            let at = place.serving.local_endpoint().clone();
+            match told {
+                Some(told) if told == place.told => self.places.push(place),
+                Some(told) => {
+                    left.push(place.serving.drain(DRAIN));
+                    again.push((place.url, at, told));
+                }
+                None => {
+                    info!(endpoint = %at, "listening no more");
+                    self.leaving.spawn(place.serving.drain(DRAIN));
+                }
+            }
+        }
+        for (url, listener, told) in new {
+            self.serve(url.clone(), listener, told, service);
+        }
+        warn_of(&join_all(left).await);
+        for (url, at, told) in again {
+            let listener = bind(&url, &at, &told).await?;
+            self.serve(url, listener, told, service);
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, url: String, listener: Listener, told: Told, service: &Service) {
+        let serving = listener.serve(service);
+        info!(endpoint = %serving.local_endpoint(), "listening");
+        self.places.push(Place { url, told, serving });
+    }
+
+    /// With the ports that the system chose.
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        self.places.iter().map(|p| p.serving.local_endpoint().clone()).collect()
+    }
+
+    /// Takes no more calls, and returns when those under way are answered.
+    pub(crate) async fn drain(mut self) {
+        for place in self.places {
+            self.leaving.spawn(place.serving.drain(DRAIN));
+        }
+        warn_of(&self.leaving.join_all().await);
+    }
+}
+
+/// Where a URL leads, and what its listener is told.
+fn read(url: &str, listening: &Listening) -> Result<(Endpoint, Told), CantListen> {
+    let endpoint: Endpoint = url.parse().map_err(|e| refused(url, Code::InvalidSetting, &e))?;
+    let tls = listening.tls.clone().filter(|_| endpoint.has_tls());
+    let told = Told {
+        certificates: tls.as_ref().map(fingerprint),
+        tls,
+        // A Unix socket is of this machine.
+        allow_unauthenticated_network_peers: listening.allow_unauthenticated_network_peers
+            && endpoint.authority().is_some(),
+    };
+    Ok((endpoint, told))
+}
+
+async fn bind(url: &str, at: &Endpoint, told: &Told) -> Result<Listener, CantListen> {
+    let options = ListenOptions {
+        tls: told.tls.as_ref().map(tls),
+        allow_unauthenticated_network_peers: told.allow_unauthenticated_network_peers,
+        ..ListenOptions::default()
+    };
+    let bound: Result<_, Error> = Listener::bind(at, options).await;
+    bound.map_err(|e| refused(url, Code::ListenFailed, &e))
+}
+
+fn refused(url: &str, code: Code, error: &dyn std::error::Error) -> CantListen {
+    let why = error.source().map(|s| format!(" ({s})")).unwrap_or_default();
+    CantListen(Problem {
+        setting: Some("listen".to_owned()),
+        ..Problem::new(code, format!("it can't listen on {url}: {error}{why}"))
+    })
+}
+
+/// Of all files' contents: a renewed certificate stands where the old one stood. A file that can't be read is found
+/// when a listener is bound with it.
+fn fingerprint(files: &TlsFiles) -> Vec<u8> {
+    let mut whole = Context::new(&SHA256);
+    for path in [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()] {
+        let content = path.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+        whole.update(&(content.len() as u64).to_be_bytes());
+        whole.update(&content);
+    }
+    let digest: Digest = whole.finish();
+    digest.as_ref().to_vec()
+}
+
+fn tls(files: &TlsFiles) -> ServerTls {
+    let file = |path: &str| Pem::File(path.into());
+    ServerTls {
+        certificate: file(&files.certificate),
+        key: file(&files.key),
+        client_ca: files.client_ca.as_deref().map(file),
+    }
+}
+
+fn warn_of(drained: &[Drained]) {
+    let abandoned: usize = drained.iter().map(|d| d.abandoned).sum();
+    if abandoned > 0 {
+        warn!(calls = abandoned, "calls were cut off; their callers were told");
+    }
+}
