@@ -3,7 +3,7 @@
 //! The client writes as soon as it has something: of a hundred tasks that are ready at the same time and each send one
 //! message, it would make a hundred system calls, and wake and stop its own thread in between. So the messages go to one
 //! task, which lets all that is ready go first. At 64 calls in flight that halves what a call costs; a message that is
-//! alone waits for nothing.
+//! alone waits for nothing. At most [`WAITING`] and [`BURST`] messages are in here, before the client's own queue.
 
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::Error;
 
 /// Messages that wait; who sends one more waits too.
-const WAITING: usize = 1_024;
+const WAITING: usize = 256;
 /// Messages that are handed over at a time.
 const BURST: usize = 256;
 
