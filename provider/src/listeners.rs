@@ -1,14 +1,21 @@
 //! Where a bus listens beside its lattice, brought to what is said while it runs.
 
+use std::time::Duration;
+
 use fanout_plan::listen::{Listening, TlsFiles};
 use fanout_plan::{Code, Problem};
 use fanout_transport::{Drained, Endpoint, Error, ListenOptions, Listener, Pem, ServerTls, Service, Serving};
 use futures::future::join_all;
 use ring::digest::{Context, Digest, SHA256};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::front::DRAIN;
+
+/// How long an address that was left may stay taken, and how often it is tried.
+const GIVEN_BACK_IN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The listeners of one bus.
 #[derive(Default)]
@@ -45,7 +52,7 @@ impl Listeners {
     /// and not before it is known that what it is told can be had.
     ///
     /// # Errors
-    /// If something can't be had. Then nothing changes.
+    /// If something can't be had. Then nothing changes, unless somebody else took an address in the moment between.
     pub(crate) async fn listen(&mut self, listening: &Listening, service: &Service) -> Result<(), CantListen> {
         let mut new = Vec::new();
         for url in &listening.endpoints {
@@ -82,11 +89,14 @@ impl Listeners {
             self.serve(url.clone(), listener, told, service);
         }
         warn_of(&join_all(left).await);
+        let mut all = Ok(());
         for (url, at, told) in again {
-            let listener = bind(&url, &at, &told).await?;
-            self.serve(url, listener, told, service);
+            match bind_again(&url, &at, &told).await {
+                Ok(listener) => self.serve(url, listener, told, service),
+                Err(cant) => all = Err(cant),
+            }
         }
-        Ok(())
+        all
     }
 
     fn serve(&mut self, url: String, listener: Listener, told: Told, service: &Service) {
@@ -131,6 +141,17 @@ async fn bind(url: &str, at: &Endpoint, told: &Told) -> Result<Listener, CantLis
     };
     let bound: Result<_, Error> = Listener::bind(at, options).await;
     bound.map_err(|e| refused(url, Code::ListenFailed, &e))
+}
+
+/// The system gives an address back a moment after its last connection has ended.
+async fn bind_again(url: &str, at: &Endpoint, told: &Told) -> Result<Listener, CantListen> {
+    let until = Instant::now() + GIVEN_BACK_IN;
+    loop {
+        match bind(url, at, told).await {
+            Err(_) if Instant::now() < until => sleep(LOOK_EVERY).await,
+            bound => return bound,
+        }
+    }
 }
 
 fn refused(url: &str, code: Code, error: &dyn std::error::Error) -> CantListen {
