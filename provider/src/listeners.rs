@@ -46,6 +46,13 @@ struct Told {
     allow_unauthenticated_network_peers: bool,
 }
 
+/// Where a URL leads, and what its listener is to be told.
+struct Wanted {
+    url: String,
+    endpoint: Endpoint,
+    told: Told,
+}
+
 impl Listeners {
     /// Listens there, and nowhere else any more. A listener that is told nothing new goes on with its connections; one that
     /// is to go answers what is under way. An address whose certificates or rules change is left before it is taken anew,
@@ -54,30 +61,30 @@ impl Listeners {
     /// # Errors
     /// If something can't be had. Then nothing changes, unless somebody else took an address in the moment between.
     pub(crate) async fn listen(&mut self, listening: &Listening, service: &Service) -> Result<(), CantListen> {
+        let wanted: Vec<_> = listening
+            .endpoints
+            .iter()
+            .map(|url| read(url, listening))
+            .collect::<Result<_, _>>()?;
         let mut new = Vec::new();
-        for url in &listening.endpoints {
-            let (endpoint, told) = read(url, listening)?;
+        for Wanted { url, endpoint, told } in &wanted {
             match self.places.iter().find(|p| p.url == *url) {
-                Some(place) if place.told == told => {}
+                Some(place) if place.told == *told => {}
                 Some(place) => {
                     let anywhere = place.serving.local_endpoint().with_port(0);
-                    drop(bind(url, &anywhere, &told).await?);
+                    drop(bind(url, &anywhere, told).await?);
                 }
-                None => new.push((url, bind(url, &endpoint, &told).await?, told)),
+                None => new.push((url, bind(url, endpoint, told).await?, told)),
             }
         }
         let (mut left, mut again) = (Vec::new(), Vec::new());
         for place in std::mem::take(&mut self.places) {
-            let told = match listening.endpoints.contains(&place.url) {
-                true => read(&place.url, listening).ok().map(|(_, told)| told),
-                false => None,
-            };
             let at = place.serving.local_endpoint().clone();
-            match told {
-                Some(told) if told == place.told => self.places.push(place),
-                Some(told) => {
+            match wanted.iter().find(|w| w.url == place.url) {
+                Some(Wanted { told, .. }) if *told == place.told => self.places.push(place),
+                Some(Wanted { told, .. }) => {
                     left.push(place.serving.drain(DRAIN));
-                    again.push((place.url, at, told));
+                    again.push((place.url, at, told.clone()));
                 }
                 None => {
                     info!(endpoint = %at, "listening no more");
@@ -86,7 +93,7 @@ impl Listeners {
             }
         }
         for (url, listener, told) in new {
-            self.serve(url.clone(), listener, told, service);
+            self.serve(url.clone(), listener, told.clone(), service);
         }
         warn_of(&join_all(left).await);
         let mut all = Ok(());
@@ -119,8 +126,7 @@ impl Listeners {
     }
 }
 
-/// Where a URL leads, and what its listener is told.
-fn read(url: &str, listening: &Listening) -> Result<(Endpoint, Told), CantListen> {
+fn read(url: &str, listening: &Listening) -> Result<Wanted, CantListen> {
     let endpoint: Endpoint = url.parse().map_err(|e| refused(url, Code::InvalidSetting, &e))?;
     let tls = listening.tls.clone().filter(|_| endpoint.has_tls());
     let told = Told {
@@ -130,7 +136,11 @@ fn read(url: &str, listening: &Listening) -> Result<(Endpoint, Told), CantListen
         allow_unauthenticated_network_peers: listening.allow_unauthenticated_network_peers
             && endpoint.authority().is_some(),
     };
-    Ok((endpoint, told))
+    Ok(Wanted {
+        url: url.to_owned(),
+        endpoint,
+        told,
+    })
 }
 
 async fn bind(url: &str, at: &Endpoint, told: &Told) -> Result<Listener, CantListen> {

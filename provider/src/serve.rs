@@ -99,7 +99,7 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
                     info!("the policy is read again");
                     bus.put_settings(settings);
                     if let Err(CantListen(p)) = front.listen(&listening).await {
-                        error!(code = %p.code, "{}", p.message);
+                        error!(code = %p.code, "{}; the listeners stay as they were: mend `listen` and send SIGHUP again", p.message);
                     }
                 }
                 Err(error) => warn!(%error, "the policy stays as it was"),

@@ -100,6 +100,7 @@ async fn pull(
     let mut tasks = JoinSet::new();
     let spawn = |tasks: &mut JoinSet<()>, messages: Vec<_>, permit: Option<OwnedSemaphorePermit>| {
         let (context, settler, shared) = (Arc::clone(context), Arc::clone(&settler), shared.clone());
+        // Boxed: the runtime moves what it is given, and this is kilobytes.
         tasks.spawn(Box::pin(async move {
             let _permit = permit;
             deliver(&context, &settler, &shared.calls, number, messages).await;

@@ -2,8 +2,8 @@
 //!
 //! The client writes as soon as it has something: of a hundred tasks that are ready at the same time and each send one
 //! message, it would make a hundred system calls, and wake and stop its own thread in between. So the messages go to one
-//! task, which lets all that is ready go first. At 64 calls in flight that halves what a call costs; a message that is
-//! alone waits for nothing. At most [`WAITING`] and [`BURST`] messages are in here, before the client's own queue.
+//! task, which lets all that is ready go first: with 64 calls in flight, `cargo xtask bench transport` makes about a quarter
+//! more of them. A message that is alone waits for one turn of the runtime. At most [`WAITING`] and [`BURST`] messages are in here, before the client's own queue.
 
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! The least that can stand between a program and the log as a process of its own: it takes a request, does the plain
 //! client's work, and answers. It checks nothing, knows no tenants and keeps no quotas. What it costs against the plain
-//! client is the price of the second process on this machine, and no bus that is called over NATS is faster.
+//! client is about the price of a second process on this machine.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
