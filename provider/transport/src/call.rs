@@ -13,14 +13,15 @@ use wrpc_transport::{Decode, Encode, Invoke, Packer, pack_ready};
 use crate::budget::Room;
 use crate::frames::{FrameSink, FrameSource, Whole};
 use crate::mailbox::{Event, Mailbox, Slot};
-use crate::{Error, Lattice, Options, Part, Resource, wire};
+use crate::session::codec;
+use crate::target::Target;
+use crate::{Error, Lattice, Options, Part, Resource, bundle, outbox, wire};
 
 /// Calls the functions of one component or provider.
 #[derive(Clone, Debug)]
 pub struct Client {
     lattice: Lattice,
-    prefix: Arc<str>,
-    source: Arc<str>,
+    target: Arc<Target>,
 }
 
 /// What goes with one call besides its parameters.
@@ -57,15 +58,14 @@ impl Client {
     pub fn new(lattice: &Lattice, prefix: &str, source: &str) -> Self {
         Self {
             lattice: lattice.clone(),
-            prefix: prefix.into(),
-            source: source.into(),
+            target: Arc::new(Target::new(prefix, source)),
         }
     }
 
     /// The prefix of the target.
     #[must_use]
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        &self.target.prefix
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -78,9 +78,13 @@ impl Client {
     /// # Errors
     /// See [`Error::outcome`] for what they say of the target.
     pub async fn call(&self, cx: CallContext, instance: &str, func: &str, params: Bytes) -> Result<Bytes, Error> {
+        let limit = self.lattice.options().max_body_bytes;
+        if params.len() > limit {
+            return Err(wire::too_large(Part::Parameters, params.len(), limit));
+        }
         let deadline = cx.deadline.unwrap_or(self.lattice.options().call_deadline);
         let mut waits_for = None;
-        let exchange = self.exchange(&cx, instance, func, params, &mut waits_for);
+        let exchange = self.exchange(&cx, (instance, func), params, &mut waits_for);
         match timeout(deadline, exchange).await {
             Ok(result) => result,
             Err(_) => Err(waits_for.map_or_else(|| Error::deadline(deadline), Error::Busy)),
@@ -106,35 +110,28 @@ impl Client {
     async fn exchange(
         &self,
         cx: &CallContext,
-        instance: &str,
-        func: &str,
-        mut params: Bytes,
+        function: (&str, &str),
+        params: Bytes,
         waits_for: &mut Option<Resource>,
     ) -> Result<Bytes, Error> {
         let inner = &self.lattice.0;
-        let limit = inner.options.max_body_bytes;
-        if params.len() > limit {
-            return Err(wire::too_large(Part::Parameters, params.len(), limit));
-        }
         if !inner.is_connected() {
             return Err(Error::Disconnected);
         }
         *waits_for = Some(Resource::Calls);
         let _place = inner.calls.acquire().await.map_err(|_| Error::Closed)?;
-        let slot = Slot::open(inner, Mailbox::new(Part::Result, limit, 0));
-        let reply = slot.subject();
-        let mut headers = self.headers(cx)?;
-        let first = wire::first_chunk(inner.max_payload(), &reply, &headers);
-        let first = params.split_to(params.len().min(first));
-        if !params.is_empty() {
-            headers.insert(wire::FANOUT_CALL, wire::CHUNKED);
-        }
+        let slot = Slot::open(inner, Mailbox::new(Part::Result, inner.options.max_body_bytes, 0));
         *waits_for = Some(Resource::Bytes);
-        let mut rest = Some((inner.budget.take(params.len()).await, params));
+        // Kept until there is an answer: nobody may have taken the bundle.
+        let mut bundled = self.bundled(cx, function, &slot, &params);
+        let mut rest = match &bundled {
+            Some(call) => {
+                inner.outbox.call(call.clone()).await?;
+                None
+            }
+            None => self.send_alone(cx, function, &slot, params).await?,
+        };
         *waits_for = None;
-
-        let to = Subject::from(wire::subject(&self.prefix, instance, func));
-        inner.outbox.send(to, Some(reply), Some(headers), first).await?;
         loop {
             match slot.event().await? {
                 Event::Handshake(reply) => Box::pin(self.send_rest(&reply, rest.take())).await?,
@@ -142,8 +139,64 @@ impl Client {
                     return Ok(body);
                 }
                 Event::Result { .. } => return Err(Error::Incomplete),
+                Event::Unbundled => {
+                    self.target.takes_none();
+                    if let Some(call) = bundled.take() {
+                        rest = Box::pin(self.send_alone(cx, function, &slot, call.params)).await?;
+                    }
+                }
             }
         }
+    }
+
+    /// The call as it goes in a bundle, if it can.
+    fn bundled(
+        &self,
+        cx: &CallContext,
+        (instance, func): (&str, &str),
+        slot: &Slot,
+        params: &Bytes,
+    ) -> Option<outbox::Call> {
+        if params.len() > bundle::MOST_BODY_BYTES {
+            return None;
+        }
+        if !self.target.takes_bundles() {
+            let inner = &self.lattice.0;
+            if inner.has_other_calls() {
+                self.target.ask(inner);
+            }
+            return None;
+        }
+        // As for a call that goes by itself, the target has a deadline of its own.
+        let context = codec::encode_invocation(instance, func, 0, cx).ok()?;
+        Some(outbox::Call {
+            target: Arc::clone(&self.target),
+            id: slot.id(),
+            context: context.freeze(),
+            params: params.clone(),
+        })
+    }
+
+    /// As a stock caller sends it; what does not fit into the first message is returned.
+    async fn send_alone(
+        &self,
+        cx: &CallContext,
+        (instance, func): (&str, &str),
+        slot: &Slot,
+        mut params: Bytes,
+    ) -> Result<Option<(Room, Bytes)>, Error> {
+        let inner = &self.lattice.0;
+        let reply = slot.subject();
+        let mut headers = self.headers(cx)?;
+        let first = wire::first_chunk(inner.max_payload(), &reply, &headers);
+        let first = params.split_to(params.len().min(first));
+        if !params.is_empty() {
+            headers.insert(wire::FANOUT_CALL, wire::CHUNKED);
+        }
+        let rest = (inner.budget.take(params.len()).await, params);
+        let to = Subject::from(wire::subject(&self.target.prefix, instance, func));
+        inner.outbox.send(to, Some(reply), Some(headers), first).await?;
+        Ok(Some(rest))
     }
 
     /// A stock server that has nothing to decode still waits for the end marker.
@@ -156,9 +209,10 @@ impl Client {
     }
 
     fn headers(&self, cx: &CallContext) -> Result<HeaderMap, Error> {
-        let target = self.prefix.rsplit('.').next().unwrap_or(&self.prefix);
+        let prefix = &*self.target.prefix;
+        let target = prefix.rsplit('.').next().unwrap_or(prefix);
         let values = [
-            (wire::SOURCE_ID, Some(&*self.source)),
+            (wire::SOURCE_ID, Some(&*self.target.source)),
             (wire::TARGET_ID, Some(target)),
             (wire::FANOUT_CALL, Some(wire::WHOLE)),
             (wire::LINK_NAME, cx.link.as_deref()),

@@ -1,4 +1,4 @@
-//! The functions of one listener: who gets a place, and one invocation from its admission to its result.
+//! The functions of one listener or server: who gets a place, and one invocation from its admission to its result.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -15,61 +15,83 @@ use crate::service::{Handler, Service};
 use crate::wire::{self, Failure};
 use crate::{Caller, Options, Part};
 
-/// Served functions by instance and name, with places of their own each.
+/// Served functions by instance and name.
+#[derive(Default)]
 pub(crate) struct Functions {
     by_name: HashMap<String, HashMap<String, Arc<Function>>>,
-    max_result_bytes: usize,
 }
 
-struct Function {
+/// One of them, with places of its own.
+pub(crate) struct Function {
+    name: String,
     handler: Handler,
     places: Semaphore,
     admitted: Arc<Semaphore>,
+    max_result_bytes: usize,
 }
 
 /// An invocation that has a place, or one in the queue.
 pub(crate) struct Admitted {
     function: Arc<Function>,
-    max_result_bytes: usize,
     _place: OwnedSemaphorePermit,
 }
 
 impl Functions {
     pub(crate) fn new(service: &Service, options: &Options) -> Self {
-        let mut by_name: HashMap<String, HashMap<String, Arc<Function>>> = HashMap::new();
+        let mut functions = Self::default();
         for (instance, func, handler) in service.functions() {
-            let function = Function {
-                handler: Arc::clone(handler),
-                places: Semaphore::new(options.in_flight),
-                admitted: Arc::new(Semaphore::new(options.in_flight + options.queued)),
-            };
-            by_name
-                .entry(instance.to_owned())
-                .or_default()
-                .insert(func.to_owned(), Arc::new(function));
+            functions.insert(instance, func, handler, options);
         }
-        Self {
-            by_name,
+        functions
+    }
+
+    /// Adds one; it replaces one of that name.
+    pub(crate) fn insert(&mut self, instance: &str, func: &str, handler: &Handler, options: &Options) -> Arc<Function> {
+        let function = Arc::new(Function {
+            name: format!("{instance}.{func}"),
+            handler: Arc::clone(handler),
+            places: Semaphore::new(options.in_flight),
+            admitted: Arc::new(Semaphore::new(options.in_flight + options.queued)),
             max_result_bytes: options.max_body_bytes,
-        }
+        });
+        let instance = self.by_name.entry(instance.to_owned()).or_default();
+        instance.insert(func.to_owned(), Arc::clone(&function));
+        function
     }
 
     /// A place for one invocation now, or a refusal.
     pub(crate) fn admit(&self, instance: &str, func: &str) -> Result<Admitted, Failure> {
         let function = self.by_name.get(instance).and_then(|functions| functions.get(func));
-        let function = Arc::clone(function.ok_or(Failure::Nobody)?);
-        let place = Arc::clone(&function.admitted)
+        function.ok_or(Failure::Nobody)?.admit()
+    }
+}
+
+impl Function {
+    /// A place for one invocation now, or a refusal.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admitted, Failure> {
+        let place = Arc::clone(&self.admitted)
             .try_acquire_owned()
             .map_err(|_| Failure::Busy)?;
         Ok(Admitted {
-            function,
-            max_result_bytes: self.max_result_bytes,
+            function: Arc::clone(self),
             _place: place,
         })
     }
 }
 
 impl Admitted {
+    /// The name of its function.
+    pub(crate) fn function(&self) -> &str {
+        &self.function.name
+    }
+
+    /// Runs the handler once it has its place.
+    pub(crate) async fn work(&self, caller: Caller, parameters: Parameters) -> Result<Bytes, Failure> {
+        let function = &self.function;
+        let _place = function.places.acquire().await.map_err(|_| Failure::Leaving)?;
+        (function.handler)(caller, parameters, function.max_result_bytes).await
+    }
+
     /// Runs the handler until it is done, the deadline passed or the server stops. A panic of it ends here.
     pub(crate) async fn run(
         self,
@@ -78,14 +100,10 @@ impl Admitted {
         deadline: Instant,
         stop: &CancellationToken,
     ) -> Result<Bytes, Failure> {
-        let limit = self.max_result_bytes;
-        let work = async {
-            let _place = self.function.places.acquire().await.map_err(|_| Failure::Leaving)?;
-            (self.function.handler)(caller, parameters, limit).await
-        };
+        let limit = self.function.max_result_bytes;
         tokio::select! {
             biased;
-            done = AssertUnwindSafe(work).catch_unwind() => match done {
+            done = AssertUnwindSafe(self.work(caller, parameters)).catch_unwind() => match done {
                 Ok(Ok(body)) if body.len() > limit => {
                     Err(wire::too_large(Part::Result, body.len(), limit).into())
                 }

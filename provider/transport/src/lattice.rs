@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use async_nats::connection::State;
-use async_nats::{HeaderMap, Message, Subject};
+use async_nats::{HeaderMap, Message, StatusCode, Subject};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::budget::Budget;
 use crate::mailbox::{Mailbox, Slot};
 use crate::outbox::{self, Outbox};
-use crate::{Error, Options, Part};
+use crate::{Error, Options, Part, bundle};
 
 /// A connection to the lattice, shared by all clients and servers on it. Cheap to clone.
 ///
@@ -39,14 +39,14 @@ pub struct Load {
 pub(crate) struct Inner {
     nats: async_nats::Client,
     inbox: Box<str>,
-    next: AtomicU64,
+    next: AtomicU32,
     pub(crate) options: Options,
     pub(crate) budget: Budget,
     pub(crate) calls: Semaphore,
     pub(crate) repeats: AtomicU64,
     /// For what is one message and belongs to one exchange.
     pub(crate) outbox: Outbox,
-    mailboxes: Mutex<HashMap<u64, Mailbox>>,
+    mailboxes: Mutex<HashMap<u32, Mailbox>>,
     demultiplexer: OnceLock<AbortOnDropHandle<()>>,
 }
 
@@ -60,15 +60,15 @@ impl Lattice {
         let inbox = format!("{}.", nats.new_inbox());
         let mut messages = nats.subscribe(format!("{inbox}>")).await.map_err(Error::Subscribe)?;
         nats.flush().await.map_err(|_| Error::Closed)?;
-        let inner = Arc::new(Inner {
+        let inner = Arc::new_cyclic(|weak| Inner {
             inbox: inbox.into(),
-            next: AtomicU64::new(1),
+            next: AtomicU32::new(1),
             budget: Budget::new(options.buffered_bytes),
             calls: Semaphore::new(options.calls),
             repeats: AtomicU64::new(0),
             mailboxes: Mutex::default(),
             demultiplexer: OnceLock::new(),
-            outbox: Outbox::new(nats.clone()),
+            outbox: Outbox::new(nats.clone(), Weak::clone(weak)),
             options,
             nats,
         });
@@ -109,29 +109,54 @@ impl Lattice {
 }
 
 impl Inner {
-    fn mailboxes(&self) -> MutexGuard<'_, HashMap<u64, Mailbox>> {
+    fn mailboxes(&self) -> MutexGuard<'_, HashMap<u32, Mailbox>> {
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn open(&self, mailbox: Mailbox) -> u64 {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.mailboxes().insert(id, mailbox);
+    pub(crate) fn open(&self, mailbox: Mailbox) -> u32 {
+        let mut mailboxes = self.mailboxes();
+        // After 2^32 of them one may still be taken; 0 is nobody's.
+        let id = loop {
+            let id = self.number();
+            if id != 0 && !mailboxes.contains_key(&id) {
+                break id;
+            }
+        };
+        mailboxes.insert(id, mailbox);
         id
     }
 
-    pub(crate) fn close(&self, id: u64) {
+    /// A number that was not given for a long time.
+    pub(crate) fn number(&self) -> u32 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn close(&self, id: u32) {
         let mailbox = self.mailboxes().remove(&id);
         // Outside of the lock: its room may wake others.
         drop(mailbox);
     }
 
-    pub(crate) fn with_mailbox<T>(&self, id: u64, f: impl FnOnce(&mut Mailbox) -> T) -> Option<T> {
+    pub(crate) fn with_mailbox<T>(&self, id: u32, f: impl FnOnce(&mut Mailbox) -> T) -> Option<T> {
         self.mailboxes().get_mut(&id).map(f)
     }
 
     /// The subject whose messages go to mailbox `id`.
-    pub(crate) fn subject(&self, id: u64) -> Subject {
+    pub(crate) fn subject(&self, id: u32) -> Subject {
         Subject::from(format!("{}{id:x}", self.inbox))
+    }
+
+    /// Notes which calls go in a bundle, whose reply subject this returns.
+    pub(crate) fn bundled(&self, calls: &[u32]) -> Subject {
+        let number = self.number();
+        let mut mailboxes = self.mailboxes();
+        for id in calls {
+            // One that is given up has none.
+            if let Some(mailbox) = mailboxes.get_mut(id) {
+                mailbox.bundle = Some(number);
+            }
+        }
+        bundle::reply_subject(&self.inbox, number)
     }
 
     /// Puts a message into its mailbox. Messages for an exchange that is over are dropped.
@@ -139,12 +164,15 @@ impl Inner {
         let Some(address) = message.subject.strip_prefix(&*self.inbox) else {
             return;
         };
+        if let Some(bundle) = bundle::number(address) {
+            return self.deliver_bundle(bundle, message);
+        }
         let (id, data) = match address.split_once('.') {
             Some((id, "params" | "results")) => (id, true),
             Some(_) => return,
             None => (address, false),
         };
-        let Ok(id) = u64::from_str_radix(id, 16) else {
+        let Ok(id) = u32::from_str_radix(id, 16) else {
             return;
         };
         self.with_mailbox(id, |mailbox| {
@@ -154,6 +182,25 @@ impl Inner {
                 mailbox.on_reply(message, &self.budget);
             }
         });
+    }
+
+    /// Answers, or that nobody takes a bundle.
+    fn deliver_bundle(&self, number: u32, message: Message) {
+        let mut mailboxes = self.mailboxes();
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            mailboxes.values_mut().for_each(|m| m.on_no_bundle(number));
+            return;
+        }
+        match bundle::decode(message.payload) {
+            Ok(frames) => {
+                for frame in frames {
+                    if let Some(mailbox) = mailboxes.get_mut(&frame.call) {
+                        mailbox.on_answer(frame.kind, frame.payload, &self.budget);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a message of answers that can't be read"),
+        }
     }
 
     fn close_all(weak: &Weak<Self>) {
@@ -176,6 +223,11 @@ impl Inner {
             Ok(echo) => echo.map(drop),
             Err(_) => Err(Error::deadline(deadline)),
         }
+    }
+
+    /// Whether calls are under way besides the one that asks.
+    pub(crate) fn has_other_calls(&self) -> bool {
+        self.calls.available_permits() + 1 < self.options.calls
     }
 
     pub(crate) fn is_connected(&self) -> bool {

@@ -16,6 +16,7 @@
 //! error.
 
 mod budget;
+mod bundle;
 mod call;
 mod caller;
 mod connect;
@@ -40,6 +41,8 @@ mod serve;
 mod server;
 mod service;
 mod session;
+mod subscription;
+mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::budget::{Budget, Room};
 use crate::lattice::Inner;
+use crate::session::codec::{self, Kind};
 use crate::wire::{self, Failure};
 use crate::{Error, Part, Resource};
 
@@ -29,6 +30,10 @@ pub(crate) struct Mailbox {
     handshake: Option<Subject>,
     heard: bool,
     direct: bool,
+    /// The bundle that a call of ours went in, until it is answered.
+    pub(crate) bundle: Option<u32>,
+    /// Nobody takes that bundle.
+    unbundled: bool,
     end: Option<Result<(), Error>>,
     /// Waits for anything: the task of the exchange.
     owner: Option<Waker>,
@@ -47,6 +52,8 @@ pub(crate) enum Event {
         /// It came in one message: an empty one is a success too.
         direct: bool,
     },
+    /// The bundle that the call went in was taken by nobody: it has to go by itself.
+    Unbundled,
 }
 
 impl Mailbox {
@@ -61,6 +68,8 @@ impl Mailbox {
             handshake: None,
             heard: false,
             direct: false,
+            bundle: None,
+            unbundled: false,
             end: None,
             owner: None,
             reader: None,
@@ -110,6 +119,32 @@ impl Mailbox {
         self.wake();
     }
 
+    /// The answer to a call of ours, out of a bundle.
+    pub(crate) fn on_answer(&mut self, kind: Kind, payload: Bytes, budget: &Budget) {
+        if self.part == Part::Parameters {
+            return;
+        }
+        match kind {
+            Kind::Result { .. } => {
+                self.direct = true;
+                self.push(payload, budget);
+                self.end(Ok(()));
+            }
+            Kind::Failed => self.end(Err(codec::decode_failure(&payload))),
+            _ => return,
+        }
+        self.wake();
+    }
+
+    /// Nobody takes this bundle.
+    pub(crate) fn on_no_bundle(&mut self, bundle: u32) {
+        if self.bundle == Some(bundle) && self.end.is_none() {
+            self.bundle = None;
+            self.unbundled = true;
+            self.wake();
+        }
+    }
+
     /// The connection is gone.
     pub(crate) fn on_close(&mut self) {
         self.end(Err(Error::Closed));
@@ -157,6 +192,9 @@ impl Mailbox {
     fn poll_event(&mut self, cx: &Context<'_>) -> Poll<Result<Event, Error>> {
         if let Some(reply) = self.handshake.take() {
             return Poll::Ready(Ok(Event::Handshake(reply)));
+        }
+        if std::mem::take(&mut self.unbundled) {
+            return Poll::Ready(Ok(Event::Unbundled));
         }
         match self.end.take() {
             Some(Ok(())) => Poll::Ready(Ok(Event::Result {
@@ -215,7 +253,7 @@ fn join(chunks: &mut VecDeque<Bytes>) -> Bytes {
 #[derive(Debug)]
 pub(crate) struct Slot {
     inner: Arc<Inner>,
-    id: u64,
+    id: u32,
 }
 
 impl Slot {
@@ -226,6 +264,10 @@ impl Slot {
             inner: Arc::clone(inner),
             id,
         }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
     }
 
     /// The subject that peers write to.
@@ -272,7 +314,7 @@ impl Drop for Slot {
 #[derive(Debug)]
 pub(crate) struct Chunks {
     inner: Arc<Inner>,
-    id: u64,
+    id: u32,
 }
 
 impl Chunks {

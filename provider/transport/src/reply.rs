@@ -25,8 +25,9 @@ use crate::budget::Room;
 use crate::lattice::Inner;
 use crate::mailbox::{Mailbox, Slot};
 use crate::parameters::Parameters;
+use crate::session::codec::{self, Kind};
 use crate::wire::{self, Failure};
-use crate::{Error, Part};
+use crate::{Error, Part, bundle, outbox};
 
 /// One invocation that was taken. It is answered once, by [`Exchange::run`].
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Exchange {
     inner: Arc<Inner>,
     reply: Subject,
     fanout: bool,
+    /// Of a call that came in a bundle, whose reply subject this is.
+    bundled: Option<u32>,
     /// Absent when everything is here and nothing has to be acknowledged.
     slot: Option<Slot>,
 }
@@ -65,9 +68,21 @@ impl Exchange {
             inner: Arc::clone(inner),
             reply,
             fanout,
+            bundled: None,
             slot,
         };
         Some((exchange, message.headers, parameters))
+    }
+
+    /// Takes one call of a bundle, by the bundle's reply subject.
+    pub(crate) fn of_bundle(inner: &Arc<Inner>, reply: Subject, call: u32) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            reply,
+            fanout: true,
+            bundled: Some(call),
+            slot: None,
+        }
     }
 
     /// Answers an invocation that is not taken. Not repeated: it is sent when there is too much to do already.
@@ -163,19 +178,39 @@ impl Exchange {
         pending().await
     }
 
-    async fn answer(&self, result: Result<Bytes, Failure>) -> Result<(), Error> {
+    /// Sends the answer to a call.
+    pub(crate) async fn answer(&self, result: Result<Bytes, Failure>) -> Result<(), Error> {
         let inner = &*self.inner;
+        if let Some(call) = self.bundled {
+            return self.answer_bundled(call, result).await;
+        }
         if self.fanout {
             return match result {
-                Ok(body) if body.len() <= inner.max_payload() => {
-                    inner.outbox.send(self.reply.clone(), None, None, body).await
-                }
-                Ok(body) => inner.publish_all(&results(&self.reply), body).await,
+                Ok(body) => answer_whole(inner, self.reply.clone(), body).await,
                 Err(failure) => fail(inner, self.reply.clone(), &failure).await,
             };
         }
         // The v1 lattice has no word for a failure but a result of zero bytes.
         self.answer_stock(result.unwrap_or_default()).await
+    }
+
+    async fn answer_bundled(&self, call: u32, result: Result<Bytes, Failure>) -> Result<(), Error> {
+        let (kind, body) = match result {
+            Ok(body) if body.len() > bundle::MOST_BODY_BYTES => {
+                let own = bundle::own_reply(&self.reply, call);
+                let own = own.ok_or(Error::Protocol("the reply subject of a bundle that is none"))?;
+                return answer_whole(&self.inner, own, body).await;
+            }
+            Ok(body) => (Kind::Result { end: true }, body),
+            Err(failure) => (Kind::Failed, codec::encode_failure(&failure).into()),
+        };
+        let answer = outbox::Answer {
+            reply: self.reply.clone(),
+            call,
+            kind,
+            body,
+        };
+        self.inner.outbox.answer(answer).await
     }
 
     async fn answer_stock(&self, body: Bytes) -> Result<(), Error> {
@@ -207,6 +242,15 @@ impl Exchange {
 
 fn results(reply: &Subject) -> Subject {
     Subject::from(format!("{reply}.results"))
+}
+
+/// To a caller that takes a result in one message, or in chunks.
+async fn answer_whole(inner: &Inner, reply: Subject, body: Bytes) -> Result<(), Error> {
+    if body.len() <= inner.max_payload() {
+        inner.outbox.send(reply, None, None, body).await
+    } else {
+        inner.publish_all(&results(&reply), body).await
+    }
 }
 
 async fn fail(inner: &Inner, reply: Subject, failure: &Failure) -> Result<(), Error> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::Caller;
 use crate::parameters::Parameters;
 use crate::wire::Failure;
-use crate::{Caller, Error, Server};
 
 /// A call under way.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
@@ -20,7 +20,7 @@ pub(crate) type Handler = Arc<dyn Fn(Caller, Parameters, usize) -> Answer + Send
 /// ([`Service::direct`]), or both. A function added again replaces the one before, so hot ones can be taken from the
 /// bindings to the direct path.
 ///
-/// It is bound to no transport: [`Server::serve`] serves it on the lattice, [`crate::Listener::serve`] on anything
+/// It is bound to no transport: [`crate::Server::serve`] serves it on the lattice, [`crate::Listener::serve`] on anything
 /// else, and one service can be served on all of them at a time.
 #[derive(Clone, Default)]
 pub struct Service {
@@ -49,23 +49,5 @@ impl Service {
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.functions.keys()).finish()
-    }
-}
-
-impl Server {
-    /// Serves all functions of a service on the lattice.
-    ///
-    /// # Errors
-    /// If NATS refuses a subscription.
-    pub async fn serve(&self, service: &Service) -> Result<(), Error> {
-        let limit = self.lattice.options().max_body_bytes;
-        for (instance, func, handler) in service.functions() {
-            let handler = Arc::clone(handler);
-            self.serve_function(instance, func, move |caller, parameters| {
-                handler(caller, parameters, limit)
-            })
-            .await?;
-        }
-        self.ready().await
     }
 }

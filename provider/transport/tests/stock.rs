@@ -11,7 +11,7 @@ use fanout_transport::{CallContext, Error, Options, Outcome};
 use futures::{StreamExt as _, stream};
 use support::bindings::test::echo::echo;
 use support::stock::test::echo::echo as stock_echo;
-use support::{Echo, PREFIX, client, lattice, serve, serve_direct, stock_client, stock_nats};
+use support::{Echo, PREFIX, client, lattice, serve, serve_direct, stock_client, stock_nats, stock_server};
 
 const CALLS: usize = 20_000;
 const IN_FLIGHT: usize = 64;
@@ -123,26 +123,6 @@ async fn a_stock_caller_is_known_by_its_headers() {
     assert_eq!(who, ("component".into(), "audit".into(), None));
     let who = stock_echo::who(&client, None).await.expect("who");
     assert_eq!(who, (String::new(), "default".into(), None));
-}
-
-/// Serves the functions as a wasmCloud v1 host does.
-async fn stock_server(nats: &NatsServer, echo: Echo) {
-    let nats = stock_nats(nats).await;
-    let server = stock_wrpc_transport_nats::Client::new(Arc::clone(&nats), PREFIX, Some(PREFIX.into())).await;
-    let server = server.expect("a stock server");
-    let functions = support::stock::serve(&server, echo).await.expect("served");
-    for (_, _, mut invocations) in functions {
-        let server = server.clone();
-        tokio::spawn(async move {
-            while let Some(invocation) = invocations.next().await {
-                if let Ok(invocation) = invocation {
-                    tokio::spawn(invocation);
-                }
-            }
-            drop(server);
-        });
-    }
-    nats.flush().await.expect("flushed");
 }
 
 /// Up to `max_payload`: beyond it a stock server may lose a chunk that comes before its own subscription.

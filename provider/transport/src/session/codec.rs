@@ -128,16 +128,9 @@ const COPIED_BYTES: usize = 8 << 10;
 
 /// Takes a frame from the front of `bytes`; `None` if there has to be more.
 pub(crate) fn decode(bytes: &mut BytesMut) -> Result<Option<Frame>, Error> {
-    if bytes.len() < HEAD_BYTES {
+    let Some((kind, call, length)) = head(bytes)? else {
         return Ok(None);
-    }
-    let mut head = &bytes[..HEAD_BYTES];
-    let kind = Kind::from_byte(head.get_u8()).ok_or(Error::Protocol("a frame of an unknown kind"))?;
-    let call = head.get_u32();
-    let length = usize::try_from(head.get_u32()).unwrap_or(usize::MAX);
-    if length > MAX_PAYLOAD_BYTES {
-        return Err(Error::Protocol("a frame is too long"));
-    }
+    };
     if bytes.len() < HEAD_BYTES + length {
         bytes.reserve(HEAD_BYTES + length - bytes.len());
         return Ok(None);
@@ -151,6 +144,39 @@ pub(crate) fn decode(bytes: &mut BytesMut) -> Result<Option<Frame>, Error> {
         bytes.split_to(length).freeze()
     };
     Ok(Some(Frame { kind, call, payload }))
+}
+
+/// Takes all frames of a message that has nothing else, at most so many. Their payloads are parts of the message.
+pub(crate) fn decode_all(mut bytes: Bytes, most: usize) -> Result<Vec<Frame>, Error> {
+    const CUT: Error = Error::Protocol("a frame is cut");
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        if frames.len() == most {
+            return Err(Error::Protocol("there are too many frames"));
+        }
+        let (kind, call, length) = head(&bytes)?.ok_or(CUT)?;
+        bytes.advance(HEAD_BYTES);
+        if length > bytes.len() {
+            return Err(CUT);
+        }
+        let payload = bytes.split_to(length);
+        frames.push(Frame { kind, call, payload });
+    }
+    Ok(frames)
+}
+
+/// What a frame begins with: its kind, the number of its call, and the length of its payload.
+fn head(bytes: &[u8]) -> Result<Option<(Kind, u32, usize)>, Error> {
+    let Some(mut head) = bytes.get(..HEAD_BYTES) else {
+        return Ok(None);
+    };
+    let kind = Kind::from_byte(head.get_u8()).ok_or(Error::Protocol("a frame of an unknown kind"))?;
+    let call = head.get_u32();
+    let length = usize::try_from(head.get_u32()).unwrap_or(usize::MAX);
+    if length > MAX_PAYLOAD_BYTES {
+        return Err(Error::Protocol("a frame is too long"));
+    }
+    Ok(Some((kind, call, length)))
 }
 
 /// Puts a frame whose payload is in two parts.
@@ -337,7 +363,12 @@ mod tests {
                     read.push((frame.kind, frame.call, frame.payload.to_vec()));
                 }
             }
-            prop_assert_eq!(read, frames);
+            prop_assert_eq!(&read, &frames);
+            let whole = decode_all(written.clone().freeze(), frames.len()).expect("well formed");
+            prop_assert!(whole.into_iter().map(|frame| (frame.kind, frame.call, frame.payload.to_vec())).eq(frames));
+            if let Some(cut) = written.len().checked_sub(1) {
+                prop_assert!(decode_all(written.freeze().slice(..cut), usize::MAX).is_err());
+            }
         }
 
         #[test]
@@ -374,6 +405,13 @@ mod tests {
                     prop_assert!(call.instance.len() <= MAX_ID_BYTES);
                 }
             }
+        }
+
+        #[test]
+        fn a_message_has_no_more_frames_than_allowed(frames in 0_usize..9, most in 0_usize..9) {
+            let mut bytes = BytesMut::new();
+            (0..frames).for_each(|_| encode(&mut bytes, Kind::Ping, 0, &[], &[]));
+            prop_assert_eq!(decode_all(bytes.freeze(), most).is_ok(), frames <= most);
         }
     }
 }

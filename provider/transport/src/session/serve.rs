@@ -18,9 +18,9 @@ use crate::budget::{Budget, Room};
 use crate::listen::shared::{InFlight, LAST_WORDS, Peer, Shared};
 use crate::listen::stream::{BoxRead, Stream};
 use crate::parameters::Parameters;
-use crate::server::BEGUN_AT_ONCE_BYTES;
 use crate::session::codec::{self, Frame, Greeting, HELLO, Invocation, Kind};
 use crate::session::queue::Queue;
+use crate::subscription::BEGUN_AT_ONCE_BYTES;
 use crate::wire::{self, Failure};
 use crate::{Caller, Error, Part};
 

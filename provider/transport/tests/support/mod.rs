@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanout_transport::testing::NatsServer;
 use fanout_transport::{Caller, Client, Lattice, Options, Server};
+use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 
 pub const INSTANCE: &str = "test:echo/echo@0.1.0";
@@ -173,6 +174,26 @@ pub async fn stock_client(nats: &Arc<stock_async_nats::Client>) -> stock_wrpc_tr
     stock_wrpc_transport_nats::Client::new(Arc::clone(nats), PREFIX, None)
         .await
         .expect("a stock client")
+}
+
+/// Serves the functions as a wasmCloud v1 host does.
+pub async fn stock_server(nats: &NatsServer, echo: Echo) {
+    let nats = stock_nats(nats).await;
+    let server = stock_wrpc_transport_nats::Client::new(Arc::clone(&nats), PREFIX, Some(PREFIX.into())).await;
+    let server = server.expect("a stock server");
+    let functions = stock::serve(&server, echo).await.expect("served");
+    for (_, _, mut invocations) in functions {
+        let server = server.clone();
+        tokio::spawn(async move {
+            while let Some(invocation) = invocations.next().await {
+                if let Ok(invocation) = invocation {
+                    tokio::spawn(invocation);
+                }
+            }
+            drop(server);
+        });
+    }
+    nats.flush().await.expect("flushed");
 }
 
 /// Waits until `condition` holds.

@@ -1,0 +1,277 @@
+//! One subscription of a server: what it takes, who is admitted, and how it ends.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::budget::Room;
+use crate::functions::{Admitted, Function, Functions};
+use crate::parameters::Parameters;
+use crate::reply::Exchange;
+use crate::session::codec::{self, Frame, Invocation, Kind};
+use crate::wire::{self, Failure};
+use crate::{Caller, Error, Lattice, Part, Resource, bundle};
+
+/// Callers that are told at a time, for each subscription, that there is no place for them.
+const MAX_REFUSALS: usize = 256;
+/// An invocation of no more bytes is begun by the task that takes it, and gets a task of its own once it has to wait:
+/// what many callers send at the same time is then sent on at the same time.
+pub(crate) const BEGUN_AT_ONCE_BYTES: usize = 16 << 10;
+/// A server that leaves its queue group gives up filling its subscription after so many rounds without effect.
+const FRUITLESS_ROUNDS: u32 = 16;
+
+/// What the subscriptions of one server share.
+pub(crate) struct Shared {
+    pub(crate) lattice: Lattice,
+    pub(crate) functions: RwLock<Functions>,
+    pub(crate) invocations: TaskTracker,
+    pub(crate) drain: CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("invocations", &self.invocations.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What comes on a subscription.
+pub(crate) enum Takes {
+    /// Calls of one function.
+    Calls(Arc<Function>),
+    /// Calls of all functions, many in a message.
+    Bundles,
+}
+
+/// A subscription of one queue group.
+pub(crate) struct Subscription {
+    shared: Arc<Shared>,
+    subject: String,
+    takes: Takes,
+    /// Messages so far.
+    taken: AtomicU64,
+    /// Refusals on their way. If these can't be sent either, callers have to wait for their deadline.
+    refusing: Arc<Semaphore>,
+}
+
+impl Subscription {
+    pub(crate) fn new(shared: Arc<Shared>, subject: String, takes: Takes) -> Self {
+        Self {
+            shared,
+            subject,
+            takes,
+            taken: AtomicU64::new(0),
+            refusing: Arc::new(Semaphore::new(MAX_REFUSALS)),
+        }
+    }
+
+    pub(crate) async fn run(self: Arc<Self>, mut messages: Subscriber) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shared.drain.cancelled() => break,
+                message = messages.next() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+            }
+        }
+        tokio::select! {
+            () = self.leave(&mut messages) => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+    }
+
+    /// Leaves the queue group without losing a call.
+    ///
+    /// Seen with async-nats 0.51: its own `drain` forgets a subscription before the server does, and what the server
+    /// sends in between is dropped; under load each drain loses calls. Here both sides stop after the same message: the
+    /// server is told to end the subscription after a count that lies beyond all that can be under way, and the rest
+    /// of that count is filled by messages without a reply subject, which every server of the group skips.
+    async fn leave(self: &Arc<Self>, messages: &mut Subscriber) {
+        let options = self.shared.lattice.options();
+        let under_way = u64::try_from(options.in_flight + options.queued).unwrap_or(u64::MAX);
+        let last = self.taken.load(Ordering::Relaxed).saturating_add(under_way);
+        if messages.unsubscribe_after(last).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = async { while let Some(message) = messages.next().await { self.take(message) } } => {}
+            filled = self.fill_up_to(last) => {
+                tracing::warn!(function = self.subject, ?filled, "left without knowing that no call was lost");
+            }
+        }
+    }
+
+    /// Ends only if that does not lead anywhere: if this user may not publish here, or the connection is closed.
+    async fn fill_up_to(&self, last: u64) -> Result<(), Error> {
+        let inner = &self.shared.lattice.0;
+        let mut fruitless = 0;
+        while fruitless < FRUITLESS_ROUNDS {
+            let before = self.taken.load(Ordering::Relaxed);
+            for _ in before..last {
+                inner.publish(self.subject.as_str().into(), Bytes::new()).await?;
+            }
+            // Others of the group got their share of these: there may be another round.
+            inner.round_trip().await?;
+            let progress = self.taken.load(Ordering::Relaxed) > before;
+            fruitless = if progress { 0 } else { fruitless + 1 };
+        }
+        Ok(())
+    }
+
+    fn take(self: &Arc<Self>, message: Message) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        let Some(reply) = message.reply.clone() else {
+            return;
+        };
+        match &self.takes {
+            Takes::Calls(function) => self.take_call(function, message),
+            Takes::Bundles if message.payload.is_empty() => self.say_yes(reply),
+            Takes::Bundles => self.take_bundle(message, &reply),
+        }
+    }
+
+    fn take_call(self: &Arc<Self>, function: &Arc<Function>, message: Message) {
+        let deadline = Instant::now() + self.shared.lattice.options().serve_deadline;
+        let bytes = message.payload.len();
+        let inner = &self.shared.lattice.0;
+        match self.room(bytes).and_then(|room| Ok((room, function.admit()?))) {
+            Ok((room, admitted)) => {
+                let Some((exchange, headers, parameters)) = Exchange::open(inner, message, room) else {
+                    return;
+                };
+                let caller = Caller::parse(headers.as_ref());
+                self.begin(exchange, admitted, caller, parameters, (bytes, deadline));
+            }
+            Err(refusal) => {
+                let this = Arc::clone(self);
+                self.refuse(&refusal.clone(), async move {
+                    Exchange::refuse(&this.shared.lattice.0, message, refusal).await
+                });
+            }
+        }
+    }
+
+    /// A caller asks whether bundles are taken.
+    fn say_yes(self: &Arc<Self>, reply: Subject) {
+        let Ok(telling) = Arc::clone(&self.refusing).try_acquire_owned() else {
+            return;
+        };
+        let inner = Arc::clone(&self.shared.lattice.0);
+        // No call: who drains the server does not wait for it.
+        tokio::spawn(async move {
+            let _telling = telling;
+            if let Err(error) = inner.publish(reply, Bytes::new()).await {
+                tracing::debug!(%error, "a caller can't be told that bundles are taken");
+            }
+        });
+    }
+
+    /// Takes all calls of a bundle, each by itself.
+    fn take_bundle(self: &Arc<Self>, message: Message, reply: &Subject) {
+        if bundle::inbox(reply).is_none() {
+            tracing::warn!(subject = self.subject, "a bundle without a reply subject of its own");
+            return;
+        }
+        let frames = match bundle::decode(message.payload) {
+            Ok(frames) => frames,
+            Err(error) => {
+                tracing::warn!(subject = self.subject, %error, "a bundle that can't be read");
+                return;
+            }
+        };
+        let now = Instant::now();
+        for frame in frames {
+            if matches!(frame.kind, Kind::Call { .. }) {
+                self.take_bundled(frame, message.headers.as_ref(), reply, now);
+            }
+        }
+    }
+
+    fn take_bundled(self: &Arc<Self>, frame: Frame, headers: Option<&HeaderMap>, reply: &Subject, now: Instant) {
+        let Frame { call, mut payload, .. } = frame;
+        let exchange = Exchange::of_bundle(&self.shared.lattice.0, reply.clone(), call);
+        match self.admit_bundled(&mut payload) {
+            Ok((invocation, room, admitted)) => {
+                let longest = self.shared.lattice.options().serve_deadline;
+                let asked = Some(invocation.deadline_ms).filter(|ms| *ms > 0);
+                let deadline = asked.map_or(longest, |ms| Duration::from_millis(ms.into()).min(longest));
+                let caller = Caller::parse(headers).map(|caller| Caller {
+                    link: invocation.link.unwrap_or(caller.link),
+                    traceparent: invocation.traceparent,
+                    tracestate: invocation.tracestate,
+                    ..caller
+                });
+                let bytes = payload.len();
+                let parameters = Parameters::whole(payload, room);
+                self.begin(exchange, admitted, caller, parameters, (bytes, now + deadline));
+            }
+            Err(refusal) => self.refuse(&refusal.clone(), async move { exchange.answer(Err(refusal)).await }),
+        }
+    }
+
+    fn admit_bundled(&self, payload: &mut Bytes) -> Result<(Invocation, Room, Admitted), Failure> {
+        let invocation = codec::decode_invocation(payload)?;
+        let room = self.room(payload.len())?;
+        let functions = self.shared.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let admitted = functions.admit(&invocation.instance, &invocation.func)?;
+        Ok((invocation, room, admitted))
+    }
+
+    /// Begins an invocation that is admitted.
+    fn begin(
+        self: &Arc<Self>,
+        exchange: Exchange,
+        admitted: Admitted,
+        caller: Result<Caller, Error>,
+        parameters: Parameters,
+        (bytes, deadline): (usize, Instant),
+    ) {
+        let this = Arc::clone(self);
+        let mut invocation = Box::pin(async move {
+            let work = async { admitted.work(caller?, parameters).await };
+            let done = exchange.run(deadline, &this.shared.stop, work).await;
+            if let Err(failure) = done {
+                tracing::warn!(function = admitted.function(), ?failure, "an invocation failed");
+            }
+        });
+        if bytes <= BEGUN_AT_ONCE_BYTES && (&mut invocation).now_or_never().is_some() {
+            return;
+        }
+        self.shared.invocations.spawn(invocation);
+    }
+
+    fn refuse(self: &Arc<Self>, refusal: &Failure, telling: impl Future<Output = Result<(), Error>> + Send + 'static) {
+        tracing::warn!(function = self.subject, ?refusal, "an invocation is refused");
+        let Ok(refusing) = Arc::clone(&self.refusing).try_acquire_owned() else {
+            return;
+        };
+        self.shared.invocations.spawn(async move {
+            let _refusing = refusing;
+            if let Err(error) = telling.await {
+                tracing::debug!(%error, "a caller can't be told");
+            }
+        });
+    }
+
+    fn room(&self, bytes: usize) -> Result<Room, Failure> {
+        let inner = &self.shared.lattice.0;
+        let limit = inner.options.max_body_bytes;
+        if bytes > limit {
+            return Err(wire::too_large(Part::Parameters, bytes, limit).into());
+        }
+        let room = inner.budget.try_take(bytes);
+        room.ok_or_else(|| Error::Busy(Resource::Bytes).into())
+    }
+}
