@@ -22,7 +22,7 @@ pub(crate) const INSTANCE: &str = "fanout:transport/calls@0.1.0";
 /// And of a function.
 pub(crate) const FUNC: &str = "bundle";
 /// Calls or answers that go together. More would move less between the instances of a target.
-pub(crate) const MOST_FRAMES: usize = 32;
+pub(crate) const MOST_FRAMES: usize = 16;
 /// A larger body goes by itself: a message costs little beside it.
 pub(crate) const MOST_BODY_BYTES: usize = 16 << 10;
 /// A bundle that has so many bytes takes no more.

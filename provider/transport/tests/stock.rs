@@ -11,7 +11,7 @@ use fanout_transport::{CallContext, Error, Options, Outcome};
 use futures::{StreamExt as _, stream};
 use support::bindings::test::echo::echo;
 use support::stock::test::echo::echo as stock_echo;
-use support::{Echo, PREFIX, client, lattice, serve, serve_direct, stock_client, stock_nats, stock_server};
+use support::{Echo, client, lattice, serve, serve_direct, stock_client, stock_nats, stock_server};
 
 const CALLS: usize = 20_000;
 const IN_FLIGHT: usize = 64;

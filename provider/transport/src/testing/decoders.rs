@@ -7,7 +7,7 @@ use crate::caller::MAX_ID_BYTES;
 use crate::framed::{self, Frames};
 use crate::session::codec::{self, GREETING_BYTES, Greeting, Kind};
 use crate::wire::Failure;
-use crate::{Caller, Endpoint, Part};
+use crate::{Caller, Endpoint, Part, bundle};
 
 const BODY_LIMIT: usize = 4096;
 
@@ -66,6 +66,27 @@ pub fn session_frames(bytes: &[u8]) {
     }
 }
 
+/// A message of calls or answers. It has whole ones only, and no more bytes than came.
+///
+/// # Panics
+/// If it has.
+pub fn bundle(bytes: &[u8]) {
+    let Ok(frames) = bundle::decode(Bytes::copy_from_slice(bytes)) else {
+        return;
+    };
+    let mut taken = 0;
+    for frame in frames {
+        taken += codec::HEAD_BYTES + frame.payload.len();
+        match frame.kind {
+            Kind::Call { end: true } => call(frame.payload),
+            Kind::Failed => drop(codec::decode_failure(&frame.payload)),
+            Kind::Result { end: true } => {}
+            kind => panic!("{kind:?} in a bundle"),
+        }
+    }
+    assert_eq!(taken, bytes.len(), "a part of it was passed over");
+}
+
 fn call(mut payload: Bytes) {
     let whole = payload.len();
     if let Ok(call) = codec::decode_invocation(&mut payload) {
@@ -103,6 +124,7 @@ mod tests {
             super::endpoint(&bytes);
             super::stock_invocation(&bytes);
             super::session_frames(&bytes);
+            super::bundle(&bytes);
             super::lattice_headers(&bytes);
         }
     }
