@@ -24,13 +24,19 @@ pub(crate) const FUNC: &str = "bundle";
 /// Calls or answers that go together. More would move less between the instances of a target.
 pub(crate) const MOST_FRAMES: usize = 16;
 /// A larger body goes by itself: a message costs little beside it.
-pub(crate) const MOST_BODY_BYTES: usize = 16 << 10;
+const MOST_BODY_BYTES: usize = 16 << 10;
 /// A bundle that has so many bytes takes no more.
 const FULL_BYTES: usize = 64 << 10;
 /// More than any version sends.
 const MOST_FRAMES_TAKEN: usize = 256;
 /// What a reply subject has between the inbox and a bundle's number.
 const MARK: &str = "b.";
+
+/// Whether a body of so many bytes goes in a bundle, where a message may have `max_payload`: with what goes with it, it has to
+/// fit into one.
+pub(crate) fn takes(bytes: usize, max_payload: usize) -> bool {
+    bytes <= MOST_BODY_BYTES.min(max_payload / 4)
+}
 
 /// The subject on which a bundle is answered, or told that nobody takes it.
 pub(crate) fn reply_subject(inbox: &str, number: u32) -> Subject {
@@ -138,6 +144,12 @@ mod tests {
         assert!(bundle.is_full_for(100, MOST_BODY_BYTES * 2));
         assert!(!bundle.is_full_for(100, MOST_BODY_BYTES * 4));
         assert!(bundle.is_full_for(FULL_BYTES, usize::MAX));
+    }
+
+    #[test]
+    fn a_body_that_goes_in_a_bundle_fits_into_a_message() {
+        assert!(takes(MOST_BODY_BYTES, 1 << 20) && !takes(MOST_BODY_BYTES + 1, 1 << 20));
+        assert!(takes(2 << 10, 8 << 10) && !takes((2 << 10) + 1, 8 << 10));
     }
 
     #[test]

@@ -157,11 +157,11 @@ impl Client {
         slot: &Slot,
         params: &Bytes,
     ) -> Option<outbox::Call> {
-        if params.len() > bundle::MOST_BODY_BYTES {
+        let inner = &self.lattice.0;
+        if !bundle::takes(params.len(), inner.max_payload()) {
             return None;
         }
         if !self.target.takes_bundles() {
-            let inner = &self.lattice.0;
             if inner.has_other_calls() {
                 self.target.ask(inner);
             }
@@ -169,6 +169,9 @@ impl Client {
         }
         // As for a call that goes by itself, the target has a deadline of its own.
         let context = codec::encode_invocation(instance, func, 0, cx).ok()?;
+        if context.len() + params.len() > inner.max_payload() / 2 {
+            return None;
+        }
         Some(outbox::Call {
             target: Arc::clone(&self.target),
             id: slot.id(),

@@ -196,7 +196,7 @@ impl Exchange {
 
     async fn answer_bundled(&self, call: u32, result: Result<Bytes, Failure>) -> Result<(), Error> {
         let (kind, body) = match result {
-            Ok(body) if body.len() > bundle::MOST_BODY_BYTES => {
+            Ok(body) if !bundle::takes(body.len(), self.inner.max_payload()) => {
                 let own = bundle::own_reply(&self.reply, call);
                 let own = own.ok_or(Error::Protocol("the reply subject of a bundle that is none"))?;
                 return answer_whole(&self.inner, own, body).await;

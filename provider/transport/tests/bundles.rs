@@ -113,6 +113,32 @@ async fn calls_of_one_moment_go_together_and_each_has_its_own_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_small_messages_gets_small_bundles() {
+    let nats = NatsServer::start_with(NatsSettings {
+        config: Some("max_payload: 8KB".to_owned()),
+        ..NatsSettings::default()
+    })
+    .await;
+    let serving = lattice(&nats, Options::default()).await;
+    let _server = serve(&serving, &Echo::default()).await;
+    let calling = lattice(&nats, Options::default()).await;
+    let client = client(&calling);
+    until_bundled(&nats, &client).await;
+    let calls = (0..CALLS).map(|i| {
+        let (client, size) = (&client, 250 * i);
+        async move {
+            let body = Bytes::from(vec![7; size]);
+            let length = echo::length(client, CallContext::within(PATIENCE), "", &body).await;
+            assert_eq!(length.expect("a result"), Ok(size as u64));
+            let size = u32::try_from(size).expect("small");
+            let bytes = echo::bytes(client, CallContext::within(PATIENCE), size).await;
+            assert_eq!(bytes.expect("a result").len(), size as usize);
+        }
+    });
+    future::join_all(calls).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_in_a_bundle_brings_its_own_context() {
     let nats = NatsServer::start().await;
     let serving = lattice(&nats, Options::default()).await;
