@@ -78,7 +78,7 @@ pub(crate) fn decode(message: Bytes) -> Result<Vec<Frame>, Error> {
 #[derive(Debug, Default)]
 pub(crate) struct Bundle {
     /// The calls in it.
-    pub(crate) calls: Vec<u32>,
+    calls: Vec<u32>,
     bytes: BytesMut,
 }
 

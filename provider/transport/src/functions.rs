@@ -85,25 +85,23 @@ impl Admitted {
         &self.function.name
     }
 
-    /// Runs the handler once it has its place.
-    pub(crate) async fn work(&self, caller: Caller, parameters: Parameters) -> Result<Bytes, Failure> {
-        let function = &self.function;
-        let _place = function.places.acquire().await.map_err(|_| Failure::Leaving)?;
-        (function.handler)(caller, parameters, function.max_result_bytes).await
-    }
-
     /// Runs the handler until it is done, the deadline passed or the server stops. A panic of it ends here.
     pub(crate) async fn run(
-        self,
+        &self,
         caller: Caller,
         parameters: Parameters,
         deadline: Instant,
         stop: &CancellationToken,
     ) -> Result<Bytes, Failure> {
-        let limit = self.function.max_result_bytes;
+        let function = &self.function;
+        let limit = function.max_result_bytes;
+        let work = async {
+            let _place = function.places.acquire().await.map_err(|_| Failure::Leaving)?;
+            (function.handler)(caller, parameters, limit).await
+        };
         tokio::select! {
             biased;
-            done = AssertUnwindSafe(self.work(caller, parameters)).catch_unwind() => match done {
+            done = AssertUnwindSafe(work).catch_unwind() => match done {
                 Ok(Ok(body)) if body.len() > limit => {
                     Err(wire::too_large(Part::Result, body.len(), limit).into())
                 }

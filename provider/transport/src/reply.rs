@@ -11,15 +11,12 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
-use futures::FutureExt as _;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::budget::Room;
 use crate::lattice::Inner;
@@ -100,19 +97,21 @@ impl Exchange {
         inner.publish(results, Bytes::new()).await
     }
 
-    /// Runs `work` until it is done, the deadline passed or the server stops, then sends the answer. Returns why the
-    /// invocation failed, if it did.
+    /// Waits for `work`, then sends the answer. Returns why the invocation failed, if it did.
     pub(crate) async fn run(
         self,
         deadline: Instant,
-        stop: &CancellationToken,
         work: impl Future<Output = Result<Bytes, Failure>>,
     ) -> Result<(), Failure> {
         match timeout_at(deadline, self.handshake()).await {
             Ok(sent) => sent?,
             Err(_) => return Err(Failure::Failed("the handshake could not be sent".into())),
         }
-        let result = self.work(deadline, stop, work).await;
+        let result = tokio::select! {
+            biased;
+            done = work => done,
+            never = self.repeat_handshake() => match never {},
+        };
         let failure = result.as_ref().err().cloned();
         let room = match &result {
             Ok(body) => timeout_at(deadline, self.inner.budget.take(body.len())).await,
@@ -129,28 +128,6 @@ impl Exchange {
             Err(_) => return Err(Failure::Failed("the answer could not be sent".into())),
         }
         failure.map_or(Ok(()), Err)
-    }
-
-    async fn work(
-        &self,
-        deadline: Instant,
-        stop: &CancellationToken,
-        work: impl Future<Output = Result<Bytes, Failure>>,
-    ) -> Result<Bytes, Failure> {
-        let limit = self.inner.options.max_body_bytes;
-        tokio::select! {
-            biased;
-            done = AssertUnwindSafe(work).catch_unwind() => match done {
-                Ok(Ok(body)) if body.len() > limit => {
-                    Err(wire::too_large(Part::Result, body.len(), limit).into())
-                }
-                Ok(done) => done,
-                Err(_) => Err(Failure::Failed("the handler panicked".into())),
-            },
-            () = sleep_until(deadline) => Err(Failure::Failed("the deadline passed".into())),
-            () = stop.cancelled() => Err(Failure::Failed("the server stops".into())),
-            never = self.repeat_handshake() => match never {},
-        }
     }
 
     async fn handshake(&self) -> Result<(), Error> {

@@ -156,7 +156,7 @@ impl Subscription {
             }
             Err(refusal) => {
                 let this = Arc::clone(self);
-                self.refuse(&refusal.clone(), async move {
+                self.refuse(&self.subject, &refusal.clone(), async move {
                     Exchange::refuse(&this.shared.lattice.0, message, refusal).await
                 });
             }
@@ -180,21 +180,24 @@ impl Subscription {
 
     /// Takes all calls of a bundle, each by itself.
     fn take_bundle(self: &Arc<Self>, message: Message, reply: &Subject) {
+        let headers = message.headers.as_ref();
+        let unreadable = |why: &dyn std::fmt::Display| {
+            let source = headers
+                .and_then(|headers| headers.get(wire::SOURCE_ID))
+                .map(AsRef::<str>::as_ref);
+            tracing::warn!(subject = self.subject, source, %why, "a bundle of calls is passed over");
+        };
         if bundle::inbox(reply).is_none() {
-            tracing::warn!(subject = self.subject, "a bundle without a reply subject of its own");
-            return;
+            return unreadable(&"its reply subject is that of no bundle");
         }
         let frames = match bundle::decode(message.payload) {
             Ok(frames) => frames,
-            Err(error) => {
-                tracing::warn!(subject = self.subject, %error, "a bundle that can't be read");
-                return;
-            }
+            Err(error) => return unreadable(&error),
         };
         let now = Instant::now();
         for frame in frames {
             if matches!(frame.kind, Kind::Call { .. }) {
-                self.take_bundled(frame, message.headers.as_ref(), reply, now);
+                self.take_bundled(frame, headers, reply, now);
             }
         }
     }
@@ -202,8 +205,18 @@ impl Subscription {
     fn take_bundled(self: &Arc<Self>, frame: Frame, headers: Option<&HeaderMap>, reply: &Subject, now: Instant) {
         let Frame { call, mut payload, .. } = frame;
         let exchange = Exchange::of_bundle(&self.shared.lattice.0, reply.clone(), call);
-        match self.admit_bundled(&mut payload) {
-            Ok((invocation, room, admitted)) => {
+        let refuse = |function: &str, refusal: Failure, exchange: Exchange| {
+            self.refuse(function, &refusal.clone(), async move {
+                exchange.answer(Err(refusal)).await
+            });
+        };
+        let invocation = match codec::decode_invocation(&mut payload) {
+            Ok(invocation) => invocation,
+            Err(error) => return refuse(&self.subject, error.into(), exchange),
+        };
+        let bytes = payload.len();
+        match self.admit_bundled(&invocation, bytes) {
+            Ok((room, admitted)) => {
                 let longest = self.shared.lattice.options().serve_deadline;
                 let asked = Some(invocation.deadline_ms).filter(|ms| *ms > 0);
                 let deadline = asked.map_or(longest, |ms| Duration::from_millis(ms.into()).min(longest));
@@ -213,20 +226,20 @@ impl Subscription {
                     tracestate: invocation.tracestate,
                     ..caller
                 });
-                let bytes = payload.len();
                 let parameters = Parameters::whole(payload, room);
                 self.begin(exchange, admitted, caller, parameters, (bytes, now + deadline));
             }
-            Err(refusal) => self.refuse(&refusal.clone(), async move { exchange.answer(Err(refusal)).await }),
+            Err(refusal) => {
+                let Invocation { instance, func, .. } = invocation;
+                refuse(&format!("{instance}.{func}"), refusal, exchange);
+            }
         }
     }
 
-    fn admit_bundled(&self, payload: &mut Bytes) -> Result<(Invocation, Room, Admitted), Failure> {
-        let invocation = codec::decode_invocation(payload)?;
-        let room = self.room(payload.len())?;
+    fn admit_bundled(&self, invocation: &Invocation, bytes: usize) -> Result<(Room, Admitted), Failure> {
+        let room = self.room(bytes)?;
         let functions = self.shared.functions.read().unwrap_or_else(PoisonError::into_inner);
-        let admitted = functions.admit(&invocation.instance, &invocation.func)?;
-        Ok((invocation, room, admitted))
+        Ok((room, functions.admit(&invocation.instance, &invocation.func)?))
     }
 
     /// Begins an invocation that is admitted.
@@ -240,8 +253,8 @@ impl Subscription {
     ) {
         let this = Arc::clone(self);
         let mut invocation = Box::pin(async move {
-            let work = async { admitted.work(caller?, parameters).await };
-            let done = exchange.run(deadline, &this.shared.stop, work).await;
+            let work = async { admitted.run(caller?, parameters, deadline, &this.shared.stop).await };
+            let done = exchange.run(deadline, work).await;
             if let Err(failure) = done {
                 tracing::warn!(function = admitted.function(), ?failure, "an invocation failed");
             }
@@ -252,8 +265,13 @@ impl Subscription {
         self.shared.invocations.spawn(invocation);
     }
 
-    fn refuse(self: &Arc<Self>, refusal: &Failure, telling: impl Future<Output = Result<(), Error>> + Send + 'static) {
-        tracing::warn!(function = self.subject, ?refusal, "an invocation is refused");
+    fn refuse(
+        &self,
+        function: &str,
+        refusal: &Failure,
+        telling: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) {
+        tracing::warn!(function, ?refusal, "an invocation is refused");
         let Ok(refusing) = Arc::clone(&self.refusing).try_acquire_owned() else {
             return;
         };

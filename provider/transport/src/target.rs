@@ -91,8 +91,9 @@ impl Target {
             };
             let answer = timeout(inner.options.call_deadline, asked).await;
             let yes = matches!(answer, Ok(Ok(Event::Result { direct: true, .. })));
-            let now = Takes::No { asked: Instant::now() };
-            *target.takes() = if yes { Takes::Yes } else { now };
+            tracing::debug!(target = &*target.prefix, yes, "whether bundles of calls are taken");
+            let no = Takes::No { asked: Instant::now() };
+            *target.takes() = if yes { Takes::Yes } else { no };
         });
     }
 }

@@ -2,12 +2,11 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use fanout_transport::testing::{NatsServer, NatsSettings};
-use fanout_transport::{CallContext, Client, Drained, Error, Lattice, Options, Resource};
+use fanout_transport::{CallContext, Client, Drained, Error, Lattice, Options, Resource, Server};
 use futures::{FutureExt as _, StreamExt as _, future, stream};
 use support::bindings::test::echo::echo;
 use support::{
@@ -32,21 +31,51 @@ async fn storm(client: &Client) {
     future::join_all(calls).await;
 }
 
-/// Calls until bundles are seen; returns those that one round brought.
-async fn until_bundled(nats: &NatsServer, client: &Client) -> Vec<Bytes> {
+/// Calls until calls are seen to go together, and answers to come together.
+async fn until_bundled(nats: &NatsServer, client: &Client) {
     let spy = nats.client().await;
-    let mut seen = spy.subscribe(subject()).await.expect("a subscription");
+    let mut calls = spy.subscribe(subject()).await.expect("a subscription");
+    let mut answers = spy.subscribe("_INBOX.*.b.*").await.expect("a subscription");
     spy.flush().await.expect("a connection");
-    let mut bundles = Vec::new();
-    eventually_async("calls go together", async || {
+    let mut together = (1, 1);
+    eventually_async("they go together", async || {
         storm(client).await;
-        while let Some(Some(message)) = seen.next().now_or_never() {
-            bundles.push(message.payload);
+        for (messages, most) in [(&mut calls, &mut together.0), (&mut answers, &mut together.1)] {
+            while let Some(Some(message)) = messages.next().now_or_never() {
+                *most = (*most).max(calls_in(&message.payload));
+            }
         }
-        bundles.iter().any(|bundle| calls_in(bundle) > 1)
+        together.0 > 1 && together.1 > 1
     })
     .await;
-    bundles
+    assert!(together.0 <= 16 && together.1 <= 16, "{together:?} in one message");
+}
+
+/// A server, and a caller that knows of it that it takes bundles.
+struct World {
+    serving: Lattice,
+    server: Server,
+    calling: Lattice,
+    client: Client,
+}
+
+/// On the direct path, with two of the four functions, or in isolation.
+async fn world(nats: &NatsServer, direct: bool, echo: &Echo) -> World {
+    let serving = lattice(nats, Options::default()).await;
+    let server = if direct {
+        serve_direct(&serving, echo).await
+    } else {
+        serve(&serving, echo).await
+    };
+    let calling = lattice(nats, Options::default()).await;
+    let client = client(&calling);
+    until_bundled(nats, &client).await;
+    World {
+        serving,
+        server,
+        calling,
+        client,
+    }
 }
 
 /// The frames of a bundle.
@@ -66,16 +95,13 @@ fn calls_in(bundle: &[u8]) -> usize {
 async fn calls_of_one_moment_go_together_and_each_has_its_own_answer() {
     let nats = NatsServer::start().await;
     for direct in [true, false] {
-        let serving = lattice(&nats, Options::default()).await;
         let echo = Echo::default();
-        let server = if direct {
-            serve_direct(&serving, &echo).await
-        } else {
-            serve(&serving, &echo).await
-        };
-        let calling = lattice(&nats, Options::default()).await;
-        let client = client(&calling);
-        until_bundled(&nats, &client).await;
+        let World {
+            serving,
+            server,
+            calling,
+            client,
+        } = world(&nats, direct, &echo).await;
 
         let long = |text: &'static str| {
             let client = client.clone();
@@ -119,13 +145,9 @@ async fn a_server_that_takes_small_messages_gets_small_bundles() {
         ..NatsSettings::default()
     })
     .await;
-    let serving = lattice(&nats, Options::default()).await;
-    let _server = serve(&serving, &Echo::default()).await;
-    let calling = lattice(&nats, Options::default()).await;
-    let client = client(&calling);
-    until_bundled(&nats, &client).await;
+    let World { client, .. } = &world(&nats, false, &Echo::default()).await;
     let calls = (0..CALLS).map(|i| {
-        let (client, size) = (&client, 250 * i);
+        let size = 250 * i;
         async move {
             let body = Bytes::from(vec![7; size]);
             let length = echo::length(client, CallContext::within(PATIENCE), "", &body).await;
@@ -141,18 +163,13 @@ async fn a_server_that_takes_small_messages_gets_small_bundles() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_in_a_bundle_brings_its_own_context() {
     let nats = NatsServer::start().await;
-    let serving = lattice(&nats, Options::default()).await;
-    let _server = serve(&serving, &Echo::default()).await;
-    let calling = lattice(&nats, Options::default()).await;
-    let client = client(&calling);
-    until_bundled(&nats, &client).await;
+    let World { client, .. } = &world(&nats, false, &Echo::default()).await;
     let calls = (0..CALLS).map(|i| {
         let cx = CallContext {
             link: Some(format!("link-{i}")),
             traceparent: (i % 2 == 0).then(|| format!("00-{i:032x}-{i:016x}-01")),
             ..CallContext::within(PATIENCE)
         };
-        let client = &client;
         async move {
             let (source, link, trace) = echo::who(client, cx.clone()).await.expect("a result");
             assert_eq!(
@@ -163,7 +180,7 @@ async fn a_call_in_a_bundle_brings_its_own_context() {
     });
     future::join_all(calls).await;
     let short = CallContext::within(Duration::from_millis(200));
-    let error = echo::length(&client, short, "gate", &BODY).await.expect_err("too late");
+    let error = echo::length(client, short, "gate", &BODY).await.expect_err("too late");
     assert!(matches!(Error::find(&error), Some(Error::Deadline { .. })), "{error:#}");
 }
 
@@ -235,11 +252,12 @@ async fn taken(nats: &NatsServer, client: &Client) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_takes_bundles_may_be_followed_by_one_that_does_not() {
     let nats = NatsServer::start().await;
-    let serving = lattice(&nats, Options::default()).await;
-    let server = serve_direct(&serving, &Echo::default()).await;
-    let calling = lattice(&nats, Options::default()).await;
-    let client = client(&calling);
-    until_bundled(&nats, &client).await;
+    let World {
+        server,
+        calling,
+        client,
+        ..
+    } = world(&nats, true, &Echo::default()).await;
     stock_server(&nats, Echo::default()).await;
     // In the middle of calls. From here on NATS says that nobody takes bundles, and the calls go by themselves.
     let calls = stream::iter(0..4_000).map(|_| echo::length(&client, CallContext::within(PATIENCE), "", &BODY));
@@ -255,12 +273,7 @@ async fn a_target_that_takes_bundles_may_be_followed_by_one_that_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_there_for_a_function_that_a_target_does_not_have() {
     let nats = NatsServer::start().await;
-    let serving = lattice(&nats, Options::default()).await;
-    // It has two of the four.
-    let server = serve_direct(&serving, &Echo::default()).await;
-    let calling = lattice(&nats, Options::default()).await;
-    let client = client(&calling);
-    until_bundled(&nats, &client).await;
+    let World { server, client, .. } = world(&nats, true, &Echo::default()).await;
     let error = echo::who(&client, CallContext::default()).await.expect_err("nobody");
     assert!(matches!(Error::find(&error), Some(Error::NoResponders)), "{error:#}");
     // Nor for any, once it is gone.
@@ -327,11 +340,12 @@ fn call(number: u32, params: &[u8]) -> BytesMut {
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_costs_only_who_sends_it() {
     let nats = NatsServer::start().await;
-    let serving = lattice(&nats, Options::default()).await;
-    let server = Arc::new(serve(&serving, &Echo::default()).await);
-    let calling = lattice(&nats, Options::default()).await;
-    let client = client(&calling);
-    until_bundled(&nats, &client).await;
+    let World {
+        serving,
+        server,
+        client,
+        ..
+    } = world(&nats, false, &Echo::default()).await;
 
     let hostile = nats.client().await;
     let inbox = format!("{}.", hostile.new_inbox());

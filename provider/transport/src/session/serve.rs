@@ -331,6 +331,8 @@ impl Session {
         let mut call = Box::pin(async move {
             let parameters = Parameters::whole(body, room);
             let result = admitted.run(caller, parameters, deadline, &session.shared.stop).await;
+            // A caller that does not read its answer holds no place of the function.
+            drop(admitted);
             // From here on it can't be cancelled: a part of an answer would break the session.
             session.running().remove(&id);
             if let Err(failure) = &result {
