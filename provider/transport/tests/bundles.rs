@@ -146,16 +146,14 @@ async fn a_server_that_takes_small_messages_gets_small_bundles() {
     })
     .await;
     let World { client, .. } = &world(&nats, false, &Echo::default()).await;
-    let calls = (0..CALLS).map(|i| {
-        let size = 250 * i;
-        async move {
-            let body = Bytes::from(vec![7; size]);
-            let length = echo::length(client, CallContext::within(PATIENCE), "", &body).await;
-            assert_eq!(length.expect("a result"), Ok(size as u64));
-            let size = u32::try_from(size).expect("small");
-            let bytes = echo::bytes(client, CallContext::within(PATIENCE), size).await;
-            assert_eq!(bytes.expect("a result").len(), size as usize);
-        }
+    // The last of them fit into a message by themselves, and not with a frame around them.
+    let calls = (0..56).map(|i| 250 * i).chain(8_180..8_192).map(|size| async move {
+        let body = Bytes::from(vec![7; size]);
+        let length = echo::length(client, CallContext::within(PATIENCE), "", &body).await;
+        assert_eq!(length.expect("a result"), Ok(size as u64));
+        let size = u32::try_from(size).expect("small");
+        let bytes = echo::bytes(client, CallContext::within(PATIENCE), size).await;
+        assert_eq!(bytes.expect("a result").len(), size as usize);
     });
     future::join_all(calls).await;
 }
