@@ -4,6 +4,8 @@
 //! Header values are percent-encoded as the CloudEvents HTTP binding says (3.1.3.2): NATS header values are ASCII
 //! without line ends.
 
+use std::borrow::Cow;
+
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::Problem;
@@ -23,27 +25,26 @@ pub fn message_id(attributes: &Attributes) -> String {
 }
 
 /// The headers of an event.
-pub fn to_headers(attributes: &Attributes) -> Vec<(String, String)> {
+pub fn to_headers(attributes: &Attributes) -> Vec<(Cow<'static, str>, String)> {
     let raw = attributes.raw();
-    let mut headers = vec![
-        (format!("{PREFIX}specversion"), "1.0".to_owned()),
-        (format!("{PREFIX}id"), escaped(&raw.id)),
-        (format!("{PREFIX}source"), escaped(&raw.source)),
-        (format!("{PREFIX}type"), raw.event_type.clone()),
-        (format!("{PREFIX}tenant"), raw.tenant.clone()),
-    ];
-    let mut optional = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            headers.push((format!("{PREFIX}{name}"), value));
-        }
+    let mut headers: Vec<(Cow<'static, str>, String)> = Vec::with_capacity(10 + raw.extensions.len());
+    headers.extend([
+        ("ce-specversion".into(), "1.0".to_owned()),
+        ("ce-id".into(), escaped(&raw.id)),
+        ("ce-source".into(), escaped(&raw.source)),
+        ("ce-type".into(), raw.event_type.clone()),
+        ("ce-tenant".into(), raw.tenant.clone()),
+    ]);
+    let mut optional = |name: &'static str, value: Option<String>| {
+        headers.extend(value.map(|value| (name.into(), value)));
     };
-    optional("subject", raw.subject.as_deref().map(escaped));
-    optional("time", raw.time.map(timestamp::to_rfc3339));
-    optional("datacontenttype", raw.data_content_type.as_deref().map(escaped));
-    optional("dataschema", raw.data_schema.as_deref().map(escaped));
-    optional("partitionkey", raw.ordering_key.as_deref().map(escaped));
+    optional("ce-subject", raw.subject.as_deref().map(escaped));
+    optional("ce-time", raw.time.map(timestamp::to_rfc3339));
+    optional("ce-datacontenttype", raw.data_content_type.as_deref().map(escaped));
+    optional("ce-dataschema", raw.data_schema.as_deref().map(escaped));
+    optional("ce-partitionkey", raw.ordering_key.as_deref().map(escaped));
     for (name, value) in &raw.extensions {
-        optional(name, Some(escaped(value)));
+        headers.push((format!("{PREFIX}{name}").into(), escaped(value)));
     }
     headers
 }
@@ -114,7 +115,7 @@ mod tests {
             for (name, value) in &headers {
                 prop_assert!(value.bytes().all(|b| (0x21..0x7f).contains(&b)), "{name}: {value}");
             }
-            let back = from_headers("acme", "invoice.paid", headers.iter().map(|(n, v)| (n.as_str(), v.as_str()))).unwrap();
+            let back = from_headers("acme", "invoice.paid", headers.iter().map(|(n, v)| (&**n, v.as_str()))).unwrap();
             prop_assert_eq!(back, attributes);
         }
 

@@ -1,5 +1,7 @@
 //! Sets events aside that a subscriber will not handle, whole and with the reason of each attempt.
 
+use std::sync::Arc;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
@@ -13,8 +15,8 @@ use super::{Store, StoreError};
 /// The dead letters of one bus.
 #[derive(Clone, Debug)]
 pub(crate) struct DeadLetters {
-    js: jetstream::Context,
-    names: BusNames,
+    js: Arc<jetstream::Context>,
+    names: Arc<BusNames>,
 }
 
 /// An event that is set aside.
@@ -39,8 +41,8 @@ impl Store {
     /// The bus's dead letters.
     pub(crate) fn dead_letters(&self) -> DeadLetters {
         DeadLetters {
-            js: self.js.clone(),
-            names: self.names.clone(),
+            js: Arc::clone(&self.js),
+            names: Arc::clone(&self.names),
         }
     }
 }

@@ -56,7 +56,7 @@ impl Store {
                 status: None,
                 description: None,
             },
-            context: self.js.clone(),
+            context: jetstream::Context::clone(&self.js),
         }
     }
 

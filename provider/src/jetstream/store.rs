@@ -24,13 +24,13 @@ const API_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes that a message's subject, headers and framing take of the server's `max_payload` beyond what is counted.
 const OVERHEAD: usize = 1 << 10;
 
-/// The store of one bus.
+/// The store of one bus. Cheap to clone: every publish has one in hand.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pub(super) js: jetstream::Context,
+    pub(super) js: Arc<jetstream::Context>,
     /// The same for events: it waits for an answer as long as the policy says.
-    pub(super) publishing: jetstream::Context,
-    pub(super) names: BusNames,
+    pub(super) publishing: Arc<jetstream::Context>,
+    pub(super) names: Arc<BusNames>,
     pub(super) policy: Arc<Policy>,
     pub(super) layout: Arc<Layout>,
     /// Told when an event finds its place gone: the topology was changed.
@@ -99,16 +99,17 @@ impl Store {
         // An answer to a publish is awaited for `timeout`; `ack_timeout` bounds only how long one that nobody awaits any
         // more keeps its place among those in flight (async-nats 0.51).
         let context = |timeout| {
-            ContextBuilder::new()
+            let context = ContextBuilder::new()
                 .timeout(timeout)
                 .ack_timeout(policy.publish_deadline)
                 .max_ack_inflight(policy.publish_max_in_flight as usize)
-                .build(nats.clone())
+                .build(nats.clone());
+            Arc::new(context)
         };
         Self {
             js: context(API_DEADLINE),
             publishing: context(policy.publish_deadline),
-            names: policy.names(),
+            names: Arc::new(policy.names()),
             policy: Arc::new(policy),
             layout: Arc::default(),
             moved: Arc::default(),

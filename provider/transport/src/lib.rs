@@ -28,6 +28,7 @@ mod error;
 mod framed;
 mod frames;
 mod functions;
+mod group;
 mod lattice;
 mod listen;
 mod mailbox;

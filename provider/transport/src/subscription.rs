@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::budget::Room;
 use crate::functions::{Admitted, Function, Functions};
+use crate::group::Group;
 use crate::parameters::Parameters;
 use crate::reply::Exchange;
 use crate::session::codec::{self, Frame, Invocation, Kind};
@@ -22,9 +24,6 @@ use crate::{Caller, Error, Lattice, Part, Resource, bundle};
 
 /// Callers that are told at a time, for each subscription, that there is no place for them.
 const MAX_REFUSALS: usize = 256;
-/// An invocation of no more bytes is begun by the task that takes it, and gets a task of its own once it has to wait:
-/// what many callers send at the same time is then sent on at the same time.
-pub(crate) const BEGUN_AT_ONCE_BYTES: usize = 16 << 10;
 /// A server that leaves its queue group gives up filling its subscription after so many rounds without effect.
 const FRUITLESS_ROUNDS: u32 = 16;
 
@@ -152,7 +151,9 @@ impl Subscription {
                     return;
                 };
                 let caller = Caller::parse(headers.as_ref());
-                self.begin(exchange, admitted, caller, parameters, (bytes, deadline));
+                let mut alone = Group::default();
+                self.begin(&mut alone, exchange, admitted, caller, parameters, (bytes, deadline));
+                alone.end(spawn);
             }
             Err(refusal) => {
                 let this = Arc::clone(self);
@@ -195,14 +196,23 @@ impl Subscription {
             Err(error) => return unreadable(&error),
         };
         let now = Instant::now();
+        let mut group = Group::default();
         for frame in frames {
             if matches!(frame.kind, Kind::Call { .. }) {
-                self.take_bundled(frame, headers, reply, now);
+                self.take_bundled(&mut group, frame, headers, reply, now);
             }
         }
+        group.end(spawn);
     }
 
-    fn take_bundled(self: &Arc<Self>, frame: Frame, headers: Option<&HeaderMap>, reply: &Subject, now: Instant) {
+    fn take_bundled(
+        self: &Arc<Self>,
+        group: &mut Group,
+        frame: Frame,
+        headers: Option<&HeaderMap>,
+        reply: &Subject,
+        now: Instant,
+    ) {
         let Frame { call, mut payload, .. } = frame;
         let exchange = Exchange::of_bundle(&self.shared.lattice.0, reply.clone(), call);
         let refuse = |function: &str, refusal: Failure, exchange: Exchange| {
@@ -227,7 +237,7 @@ impl Subscription {
                     ..caller
                 });
                 let parameters = Parameters::whole(payload, room);
-                self.begin(exchange, admitted, caller, parameters, (bytes, now + deadline));
+                self.begin(group, exchange, admitted, caller, parameters, (bytes, now + deadline));
             }
             Err(refusal) => {
                 let Invocation { instance, func, .. } = invocation;
@@ -245,6 +255,7 @@ impl Subscription {
     /// Begins an invocation that is admitted.
     fn begin(
         self: &Arc<Self>,
+        group: &mut Group,
         exchange: Exchange,
         admitted: Admitted,
         caller: Result<Caller, Error>,
@@ -252,17 +263,14 @@ impl Subscription {
         (bytes, deadline): (usize, Instant),
     ) {
         let this = Arc::clone(self);
-        let mut invocation = Box::pin(async move {
+        let invocation = self.shared.invocations.track_future(async move {
             let work = async { admitted.run(caller?, parameters, deadline, &this.shared.stop).await };
             let done = exchange.run(deadline, work).await;
             if let Err(failure) = done {
                 tracing::warn!(function = admitted.function(), ?failure, "an invocation failed");
             }
         });
-        if bytes <= BEGUN_AT_ONCE_BYTES && (&mut invocation).now_or_never().is_some() {
-            return;
-        }
-        self.shared.invocations.spawn(invocation);
+        group.begin(Box::pin(invocation), bytes, spawn);
     }
 
     fn refuse(
@@ -292,4 +300,9 @@ impl Subscription {
         let room = inner.budget.try_take(bytes);
         room.ok_or_else(|| Error::Busy(Resource::Bytes).into())
     }
+}
+
+/// Each invocation is tracked by itself.
+fn spawn(task: BoxFuture<'static, ()>) {
+    tokio::spawn(task);
 }

@@ -144,6 +144,6 @@ fn written_and_read(attributes: &Attributes) -> Attributes {
         );
     }
     let raw = attributes.raw();
-    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let headers = headers.iter().map(|(name, value)| (&**name, value.as_str()));
     envelope::from_headers(&raw.tenant, &raw.event_type, headers).expect("what is written can be read")
 }

@@ -8,19 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::FutureExt as _;
+use futures::future::{AbortHandle, Abortable};
 use tokio::io::AsyncReadExt as _;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{Budget, Room};
+use crate::group::Group;
 use crate::listen::shared::{InFlight, LAST_WORDS, Peer, Shared};
 use crate::listen::stream::{BoxRead, Stream};
 use crate::parameters::Parameters;
 use crate::session::codec::{self, Frame, Greeting, HELLO, Invocation, Kind};
 use crate::session::queue::Queue;
-use crate::subscription::BEGUN_AT_ONCE_BYTES;
 use crate::wire::{self, Failure};
 use crate::{Caller, Error, Part};
 
@@ -170,10 +170,12 @@ impl Session {
         let mut frame_since = None;
         let mut heard = Instant::now();
         loop {
+            let mut group = Group::default();
             while let Some(frame) = codec::decode(&mut buffer)? {
                 frame_since = None;
-                self.take(frame, &mut assembling, leaving)?;
+                self.take(frame, &mut assembling, &mut group, leaving)?;
             }
+            group.end(|task| drop(self.tasks.spawn(task)));
             if buffer.is_empty() {
                 frame_since = None;
             } else if frame_since.is_none() {
@@ -226,6 +228,7 @@ impl Session {
         self: &Arc<Self>,
         frame: Frame,
         assembling: &mut HashMap<u32, Assembling>,
+        group: &mut Group,
         leaving: bool,
     ) -> Result<(), Error> {
         let Frame {
@@ -256,7 +259,7 @@ impl Session {
                     room,
                 };
                 if end {
-                    return self.run(id, new, payload);
+                    return self.run(id, new, payload, group);
                 }
                 new.body.extend_from_slice(&payload);
                 assembling.insert(id, new);
@@ -279,7 +282,7 @@ impl Session {
                 call.body.extend_from_slice(&payload);
                 if end {
                     let body = std::mem::take(&mut call.body).freeze();
-                    return self.run(id, call, body);
+                    return self.run(id, call, body, group);
                 }
                 assembling.insert(id, call);
                 Ok(())
@@ -304,8 +307,8 @@ impl Session {
         self.queue.push_now(Kind::Failed, id, &codec::encode_failure(failure))
     }
 
-    /// Runs a call: what is small begins here, and gets a task of its own once it has to wait.
-    fn run(self: &Arc<Self>, id: u32, assembled: Assembling, body: Bytes) -> Result<(), Error> {
+    /// Runs a call, with those that came in the same read.
+    fn run(self: &Arc<Self>, id: u32, assembled: Assembling, body: Bytes, group: &mut Group) -> Result<(), Error> {
         let Assembling {
             call,
             arrived,
@@ -327,8 +330,11 @@ impl Session {
         caller.tracestate = call.tracestate;
         caller.link = call.link.unwrap_or(caller.link);
         let session = Arc::clone(self);
-        let small = body.len() <= BEGUN_AT_ONCE_BYTES;
-        let mut call = Box::pin(async move {
+        let bytes = body.len();
+        let (abort, registration) = AbortHandle::new_pair();
+        // Before it begins, so that it can't end before.
+        self.running().insert(id, abort);
+        let call = async move {
             let parameters = Parameters::whole(body, room);
             let result = admitted.run(caller, parameters, deadline, &session.shared.stop).await;
             // A caller that does not read its answer holds no place of the function.
@@ -343,14 +349,9 @@ impl Session {
             }
             session.answer(id, deadline, result).await;
             drop(in_flight);
-        });
-        if small && (&mut call).now_or_never().is_some() {
-            return Ok(());
-        }
-        // Held while the task is put down, so that it can't end before.
-        let mut running = self.running();
-        let task = self.tasks.spawn(call);
-        running.insert(id, task.abort_handle());
+        };
+        let call = Abortable::new(call, registration).map(drop);
+        group.begin(Box::pin(call), bytes, |task| drop(self.tasks.spawn(task)));
         Ok(())
     }
 
