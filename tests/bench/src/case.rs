@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::processor;
 use crate::report::Report;
 
 /// How long a bench may take.
@@ -70,11 +71,13 @@ pub(crate) async fn in_turns<F: Future<Output = Result<()>>>(
 ) -> Result<()> {
     for round in 0..=size.rounds() {
         for case in &mut cases {
+            let before = processor::used()?;
             let start = Instant::now();
             let events = (case.round)(round).await?;
             let seconds = start.elapsed().as_secs_f64();
             if round > 0 {
-                report.rate(group, case.name, events, seconds)?;
+                let used = processor::between(&before, &processor::used()?);
+                report.round(group, case.name, events, seconds, used)?;
             }
             between().await?;
         }

@@ -9,6 +9,7 @@ mod docs;
 mod host;
 mod load;
 mod memory;
+mod processor;
 mod publish;
 mod quota;
 mod relay;

@@ -38,6 +38,10 @@ async fn acknowledged(report: &mut Report, size: Size) -> Result<()> {
             let id = id("raw", r);
             async move { raw(js, "acme", &id, many, 256).await }
         }),
+        Case::new("async-nats, 64 in flight", |r| {
+            let id = id("raw64", r);
+            async move { raw(js, "acme", &id, many, 64).await }
+        }),
         Case::new("async-nats, one at a time", |r| {
             let id = id("one", r);
             async move { raw(js, "acme", &id, few, 1).await }

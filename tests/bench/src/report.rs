@@ -1,5 +1,6 @@
 //! What was measured: every sample as a JSON line, and a table of medians with their spread.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::case::Size;
+use crate::processor::Used;
 
 /// One measurement.
 #[derive(Debug, Serialize)]
@@ -22,6 +24,9 @@ struct Sample<'a> {
     events: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds: Option<f64>,
+    /// Seconds of processor time, by who used it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processor: Option<BTreeMap<&'static str, f64>>,
 }
 
 /// Every value of one case.
@@ -31,6 +36,25 @@ struct Row {
     case: String,
     unit: &'static str,
     values: Vec<f64>,
+    events: usize,
+    used: Used,
+}
+
+impl Row {
+    /// The cell of its processor time: the sum, and whose it is.
+    fn processor(&self) -> String {
+        if self.used.is_empty() || self.events == 0 {
+            return " |".to_owned();
+        }
+        let micros = |seconds: f64| (seconds * 1e6 / self.events as f64).round();
+        let parts: Vec<_> = self
+            .used
+            .iter()
+            .filter(|(_, seconds)| micros(**seconds) > 0.0)
+            .map(|(part, seconds)| format!("{} {}", part.name(), micros(*seconds)))
+            .collect();
+        format!(" {}: {} |", micros(self.used.values().sum()), parts.join(", "))
+    }
 }
 
 /// The report of one bench.
@@ -61,13 +85,13 @@ impl Report {
 
     /// Events and the time they took.
     pub(crate) fn rate(&mut self, group: &str, case: &str, events: usize, seconds: f64) -> Result<()> {
-        self.keep(
-            group,
-            case,
-            "events/s",
-            events as f64 / seconds,
-            Some((events, seconds)),
-        )
+        self.round(group, case, events, seconds, Used::new())
+    }
+
+    /// The same, and the processor time it took.
+    pub(crate) fn round(&mut self, group: &str, case: &str, events: usize, seconds: f64, used: Used) -> Result<()> {
+        let rate = events as f64 / seconds;
+        self.put(group, case, "events/s", rate, Some((events, seconds)), used)
     }
 
     /// A value of another kind.
@@ -98,30 +122,49 @@ impl Report {
         value: f64,
         took: Option<(usize, f64)>,
     ) -> Result<()> {
+        self.put(group, case, unit, value, took, Used::new())
+    }
+
+    fn put(
+        &mut self,
+        group: &str,
+        case: &str,
+        unit: &'static str,
+        value: f64,
+        took: Option<(usize, f64)>,
+        used: Used,
+    ) -> Result<()> {
+        let events = took.map(|t| t.0);
         let sample = Sample {
             bench: self.name,
             group,
             case,
             unit,
             value,
-            events: took.map(|t| t.0),
+            events,
             seconds: took.map(|t| t.1),
+            processor: (!used.is_empty()).then(|| used.iter().map(|(part, s)| (part.name(), *s)).collect()),
         };
         serde_json::to_writer(&mut self.samples, &sample)?;
         self.samples.write_all(b"\n")?;
         eprintln!("  {group}: {case}: {} {unit}", shown(value));
-        match self
-            .rows
-            .iter_mut()
-            .find(|r| r.group == group && r.case == case && r.unit == unit)
-        {
-            Some(row) => row.values.push(value),
-            None => self.rows.push(Row {
+        let known = |r: &Row| r.group == group && r.case == case && r.unit == unit;
+        let at = self.rows.iter().position(known).unwrap_or(self.rows.len());
+        if at == self.rows.len() {
+            self.rows.push(Row {
                 group: group.to_owned(),
                 case: case.to_owned(),
                 unit,
-                values: vec![value],
-            }),
+                values: Vec::new(),
+                events: 0,
+                used: Used::new(),
+            });
+        }
+        let row = &mut self.rows[at];
+        row.values.push(value);
+        row.events += events.unwrap_or_default();
+        for (part, seconds) in used {
+            *row.used.entry(part).or_default() += seconds;
         }
         Ok(())
     }
@@ -137,8 +180,14 @@ impl Report {
         if let Some(tables) = &self.shown {
             return Ok(format!("**{}** ({rounds})\n{tables}", self.name));
         }
+        let timed = self.rows.iter().any(|row| !row.used.is_empty());
+        let (head, rule, blank) = if timed {
+            (" processor, µs an event |", "---|", " |")
+        } else {
+            ("", "", "")
+        };
         let mut table = format!(
-            "**{}** ({rounds})\n\n| case | median | min to max | unit | ratio |\n|---|---:|---:|---|---:|\n",
+            "**{}** ({rounds})\n\n| case | median | min to max | unit | ratio |{head}\n|---|---:|---:|---|---:|{rule}\n",
             self.name
         );
         let mut group = "";
@@ -148,7 +197,7 @@ impl Report {
             if row.group != group {
                 group = &row.group;
                 base = (row.unit == "events/s").then_some(spread.median);
-                writeln!(table, "| *{group}* | | | | |")?;
+                writeln!(table, "| *{group}* | | | | |{blank}")?;
             }
             let ratio = match base {
                 Some(base) if row.unit == "events/s" && base > 0.0 => format!("{:.2}", spread.median / base),
@@ -156,12 +205,13 @@ impl Report {
             };
             writeln!(
                 table,
-                "| {} | {} | {} to {} | {} | {ratio} |",
+                "| {} | {} | {} to {} | {} | {ratio} |{}",
                 row.case,
                 shown(spread.median),
                 shown(spread.min),
                 shown(spread.max),
-                row.unit
+                row.unit,
+                if timed { row.processor() } else { String::new() },
             )?;
         }
         Ok(table)
@@ -201,11 +251,27 @@ fn shown(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::processor::Part;
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {
         let spread = Spread::of(&[4.0, 1.0, 3.0, 2.0]);
         assert_eq!((spread.median, spread.min, spread.max), (2.5, 1.0, 4.0));
         assert_eq!(Spread::of(&[7.0]).median, 7.0);
+    }
+
+    #[test]
+    fn a_row_says_whose_processor_time_an_event_takes() {
+        let mut row = Row {
+            group: String::new(),
+            case: String::new(),
+            unit: "events/s",
+            values: vec![1.0],
+            events: 1_000_000,
+            used: Used::from([(Part::Bus, 12.4), (Part::Server, 30.2), (Part::Programs, 0.4)]),
+        };
+        assert_eq!(row.processor(), " 43: server 30, bus 12 |");
+        row.used.clear();
+        assert_eq!(row.processor(), " |");
     }
 }

@@ -9,6 +9,7 @@ use fanout_tests::types::Event;
 use fanout_tests::{Bench, Component, LinkTo, event};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsSettings;
+use procfs::process::Process;
 
 /// The size of every event's payload.
 pub(crate) const PAYLOAD: usize = 1 << 10;
@@ -107,19 +108,11 @@ pub(crate) struct Memory {
 
 impl Memory {
     fn of(process: u32) -> Result<Self> {
-        let path = format!("/proc/{process}/status");
-        let status = std::fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-        let mib = |field: &str| -> Result<f64> {
-            let line = status
-                .lines()
-                .find_map(|l| l.strip_prefix(field))
-                .with_context(|| format!("{path} says nothing of {field}"))?;
-            let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-            Ok(kib / 1024.0)
-        };
+        let status = Process::new(i32::try_from(process)?)?.status()?;
+        let mib = |kib: Option<u64>| kib.map(|kib| kib as f64 / 1024.0);
         Ok(Self {
-            now: mib("VmRSS:")?,
-            peak: mib("VmHWM:")?,
+            now: mib(status.vmrss).context("its resident memory")?,
+            peak: mib(status.vmhwm).context("its peak")?,
         })
     }
 }
