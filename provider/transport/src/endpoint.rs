@@ -9,6 +9,10 @@ use url::Url;
 
 /// Longest URL that is taken.
 const MAX_URL_BYTES: usize = 2048;
+/// What DNS takes (RFC 1035, 2.3.4), as it is written in ASCII: names of other letters become longer.
+const MAX_HOST_BYTES: usize = 253;
+/// Longest path that is taken, as it is escaped.
+const MAX_PATH_BYTES: usize = 1024;
 /// Of a text that is no endpoint.
 const MAX_SHOWN_CHARS: usize = 256;
 /// What `sockaddr_un` takes, its terminator left out.
@@ -184,12 +188,12 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
     match scheme {
         "unix" => unix(rest),
         "nats" => nats(rest),
-        "tcp" => Ok(Endpoint::Tcp(host_and_port(text)?)),
-        "tls" | "tcp+tls" => Ok(Endpoint::Tls(host_and_port(text)?)),
-        "quic" => Ok(Endpoint::Quic(host_and_port(text)?)),
-        "webtransport" => with_path(text).map(|(authority, path)| Endpoint::WebTransport(authority, path)),
-        "ws" => with_path(text).map(|(authority, path)| Endpoint::WebSocket(authority, path)),
-        "wss" => with_path(text).map(|(authority, path)| Endpoint::WebSocketTls(authority, path)),
+        "tcp" => Ok(Endpoint::Tcp(host_and_port(rest)?)),
+        "tls" | "tcp+tls" => Ok(Endpoint::Tls(host_and_port(rest)?)),
+        "quic" => Ok(Endpoint::Quic(host_and_port(rest)?)),
+        "webtransport" => with_path(rest).map(|(authority, path)| Endpoint::WebTransport(authority, path)),
+        "ws" => with_path(rest).map(|(authority, path)| Endpoint::WebSocket(authority, path)),
+        "wss" => with_path(rest).map(|(authority, path)| Endpoint::WebSocketTls(authority, path)),
         _ => Err("its scheme is none of tcp, tls, unix, quic, webtransport, ws, wss and nats"),
     }
 }
@@ -233,9 +237,10 @@ fn nats(rest: &str) -> Result<Endpoint, &'static str> {
     })
 }
 
-fn url(text: &str) -> Result<(Url, Authority), &'static str> {
+/// What follows the scheme and its colon.
+fn url(rest: &str) -> Result<(Url, Authority), &'static str> {
+    let rest = rest.strip_prefix("//").ok_or("its host comes after ://")?;
     // Schemes that the URL standard does not know get other rules for hosts.
-    let (_, rest) = text.split_once("://").ok_or("its host comes after ://")?;
     let url = Url::parse(&format!("http://{rest}")).map_err(|_| "it is no URL")?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("it may not hold a user or a password: peers are known by certificates");
@@ -245,6 +250,12 @@ fn url(text: &str) -> Result<(Url, Authority), &'static str> {
     }
     let port = port(rest).ok_or("it needs a port, such as :7761")?;
     let host = url.host_str().ok_or("it names no host")?;
+    if host.len() > MAX_HOST_BYTES {
+        return Err("its host is longer than 253 bytes");
+    }
+    if url.path().len() > MAX_PATH_BYTES {
+        return Err("its path is longer than 1024 bytes");
+    }
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Ok((url, Authority { host, port }))
 }
@@ -257,16 +268,16 @@ fn port(rest: &str) -> Option<u16> {
     digits.then(|| port.parse().ok()).flatten()
 }
 
-fn host_and_port(text: &str) -> Result<Authority, &'static str> {
-    let (url, authority) = url(text)?;
+fn host_and_port(rest: &str) -> Result<Authority, &'static str> {
+    let (url, authority) = url(rest)?;
     match url.path() {
         "" | "/" => Ok(authority),
         _ => Err("it may not have a path"),
     }
 }
 
-fn with_path(text: &str) -> Result<(Authority, UrlPath), &'static str> {
-    let (url, authority) = url(text)?;
+fn with_path(rest: &str) -> Result<(Authority, UrlPath), &'static str> {
+    let (url, authority) = url(rest)?;
     Ok((authority, UrlPath(url.path().to_owned())))
 }
 
@@ -355,6 +366,7 @@ mod tests {
             ("7761", "scheme"),
             ("http://a:1", "scheme"),
             ("tcp:127.0.0.1:7761", "://"),
+            ("tcp:ws://a:1", "://"),
             ("tcp://", "no URL"),
             ("tcp://a", "port"),
             ("tcp://a:", "port"),
@@ -376,6 +388,13 @@ mod tests {
         }
         let long = format!("unix:/{}", "a".repeat(107));
         assert!(long.parse::<Endpoint>().is_err());
+        // Written in ASCII, both are longer than they are here.
+        let host = format!("wss://{}:1", "\u{1bf}a.".repeat(80));
+        let path = format!("wss://a:1/{}", "\u{1bf}".repeat(400));
+        for (text, why) in [(host, "253 bytes"), (path, "1024 bytes")] {
+            let error = text.parse::<Endpoint>().expect_err(&text);
+            assert!(error.to_string().contains(why), "{error}");
+        }
     }
 
     #[test]
