@@ -117,7 +117,9 @@ async fn read_apart(ordering: &str, backlog: usize) {
     assert_eq!(handled.len(), backlog + 1, "nothing is left out");
     if ordering == "tenant" {
         let order: Vec<usize> = invoicing.seen(|s| s.handled.iter().filter_map(|id| id.parse().ok()).collect());
-        assert!(order.is_sorted(), "the loud tenant's events keep their order");
+        let back = order.windows(2).position(|pair| pair[0] > pair[1]);
+        let around = back.map(|at| &order[at.saturating_sub(3)..(at + 5).min(order.len())]);
+        assert_eq!(around, None, "the loud tenant's events keep their order");
     }
     ingress.publish(event("quiet", "invoice.paid", "after")).await.unwrap();
     eventually("what comes after is delivered", || async {
