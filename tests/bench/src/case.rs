@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::processor;
-use crate::report::Report;
+use crate::report::{Report, Took};
 
 /// How long a bench may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,8 @@ pub(crate) async fn in_turns<F: Future<Output = Result<()>>>(
             let seconds = start.elapsed().as_secs_f64();
             if round > 0 {
                 let used = processor::between(&before, &processor::used()?);
-                report.round(group, case.name, events, seconds, used)?;
+                let took = Took { events, seconds, used };
+                report.round(group, case.name, took)?;
             }
             between().await?;
         }

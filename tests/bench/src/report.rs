@@ -29,6 +29,25 @@ struct Sample<'a> {
     processor: Option<BTreeMap<&'static str, f64>>,
 }
 
+/// What a value was measured with.
+#[derive(Debug)]
+pub(crate) struct Took {
+    pub(crate) events: usize,
+    pub(crate) seconds: f64,
+    /// Empty where it was not looked at.
+    pub(crate) used: Used,
+}
+
+impl Took {
+    pub(crate) fn new(events: usize, seconds: f64) -> Self {
+        Self {
+            events,
+            seconds,
+            used: Used::new(),
+        }
+    }
+}
+
 /// Every value of one case.
 #[derive(Debug)]
 struct Row {
@@ -85,13 +104,13 @@ impl Report {
 
     /// Events and the time they took.
     pub(crate) fn rate(&mut self, group: &str, case: &str, events: usize, seconds: f64) -> Result<()> {
-        self.round(group, case, events, seconds, Used::new())
+        self.round(group, case, Took::new(events, seconds))
     }
 
-    /// The same, and the processor time it took.
-    pub(crate) fn round(&mut self, group: &str, case: &str, events: usize, seconds: f64, used: Used) -> Result<()> {
-        let rate = events as f64 / seconds;
-        self.put(group, case, "events/s", rate, Some((events, seconds)), used)
+    /// The same, of what was looked at more closely.
+    pub(crate) fn round(&mut self, group: &str, case: &str, took: Took) -> Result<()> {
+        let rate = took.events as f64 / took.seconds;
+        self.keep(group, case, "events/s", rate, Some(took))
     }
 
     /// A value of another kind.
@@ -120,30 +139,18 @@ impl Report {
         case: &str,
         unit: &'static str,
         value: f64,
-        took: Option<(usize, f64)>,
+        took: Option<Took>,
     ) -> Result<()> {
-        self.put(group, case, unit, value, took, Used::new())
-    }
-
-    fn put(
-        &mut self,
-        group: &str,
-        case: &str,
-        unit: &'static str,
-        value: f64,
-        took: Option<(usize, f64)>,
-        used: Used,
-    ) -> Result<()> {
-        let events = took.map(|t| t.0);
+        let by_name = |t: &Took| t.used.iter().map(|(part, seconds)| (part.name(), *seconds)).collect();
         let sample = Sample {
             bench: self.name,
             group,
             case,
             unit,
             value,
-            events,
-            seconds: took.map(|t| t.1),
-            processor: (!used.is_empty()).then(|| used.iter().map(|(part, s)| (part.name(), *s)).collect()),
+            events: took.as_ref().map(|t| t.events),
+            seconds: took.as_ref().map(|t| t.seconds),
+            processor: took.as_ref().filter(|t| !t.used.is_empty()).map(by_name),
         };
         serde_json::to_writer(&mut self.samples, &sample)?;
         self.samples.write_all(b"\n")?;
@@ -162,9 +169,11 @@ impl Report {
         }
         let row = &mut self.rows[at];
         row.values.push(value);
-        row.events += events.unwrap_or_default();
-        for (part, seconds) in used {
-            *row.used.entry(part).or_default() += seconds;
+        if let Some(took) = took {
+            row.events += took.events;
+            for (part, seconds) in took.used {
+                *row.used.entry(part).or_default() += seconds;
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use crate::case::Size;
-use crate::report::Report;
+use crate::report::{Report, Took};
 
 /// The bodies' sizes, and what a table calls them.
 pub(crate) const SIZES: [(usize, &str); 2] = [(1 << 10, "1 KiB"), (64 << 10, "64 KiB")];
@@ -47,7 +47,13 @@ pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
                 let (_, group) = group.context("a body is smaller than the smallest")?;
                 let name = format!("{}, {place}", case.case);
                 let rate = case.count as f64 / case.seconds;
-                report.keep(group, &name, VERIFICATIONS, rate, Some((case.count, case.seconds)))?;
+                report.keep(
+                    group,
+                    &name,
+                    VERIFICATIONS,
+                    rate,
+                    Some(Took::new(case.count, case.seconds)),
+                )?;
                 report.keep(group, &name, BYTES, rate * case.bytes as f64 / 1e6, None)?;
                 if !cases.contains(&case.case) {
                     cases.push(case.case);

@@ -13,7 +13,7 @@ use webhook_source::samples::{SAMPLES, Sample};
 
 use super::{BYTES, SIZES, whole};
 use crate::case::Size;
-use crate::report::Report;
+use crate::report::{Report, Took};
 
 const UNDER_WAY: usize = 16;
 const ROUNDS: usize = 3;
@@ -44,7 +44,13 @@ pub(super) async fn run(report: &mut Report, size: Size) -> Result<String> {
         for post in &posts(&host)? {
             let seconds = posted(&pool, post, requests).await?;
             let rate = requests as f64 / seconds;
-            report.keep(post.group, &post.name, REQUESTS, rate, Some((requests, seconds)))?;
+            report.keep(
+                post.group,
+                &post.name,
+                REQUESTS,
+                rate,
+                Some(Took::new(requests, seconds)),
+            )?;
             report.keep(post.group, &post.name, BYTES, rate * post.body.len() as f64 / 1e6, None)?;
         }
     }
