@@ -4,9 +4,8 @@
 //! Several instances of the provider pull from the one consumer; the server gives each event to one of them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, AckKind};
 use fanout_plan::apart::Reader;
 use fanout_plan::partition::Partition;
@@ -20,15 +19,9 @@ use super::Context;
 use super::apart::Rooms;
 use super::incoming;
 use super::invoke::{invoke, parts};
+use super::pull::{self, free_room};
 use super::settle::{Held, Next, Settler, Source};
 use crate::jetstream::StoreError;
-
-/// How long a pull waits at the server for events. Also bounds how long deliveries stand still after the server was
-/// restarted, since a pull does not survive that.
-pub(super) const PULL_WAIT: Duration = Duration::from_secs(3);
-
-/// How long after a pull that broke off the next one is made.
-const BROKE_OFF_WAIT: Duration = Duration::from_millis(50);
 
 /// How many events are asked for at once where most are passed over, because their tenants are read apart.
 const PASSED_OVER: usize = 1_000;
@@ -64,7 +57,7 @@ pub(super) async fn run(context: Arc<Context>) {
 /// Delivers what is in one partition; comes back by itself when the store does.
 async fn read(context: Arc<Context>, shared: Shared, partition: Partition, reader: Reader) {
     while !context.stop.is_cancelled() {
-        let Err(error) = pull(&context, &shared, &partition, &reader).await else {
+        let Err(error) = read_on(&context, &shared, &partition, &reader).await else {
             return;
         };
         let wait = context.health.fails(Problem::new(
@@ -79,7 +72,7 @@ async fn read(context: Arc<Context>, shared: Shared, partition: Partition, reade
     }
 }
 
-async fn pull(
+async fn read_on(
     context: &Arc<Context>,
     shared: &Shared,
     partition: &Partition,
@@ -110,18 +103,22 @@ async fn pull(
         while tasks.try_join_next().is_some() {}
         let mut first = None;
         if idle {
-            let pulled = tokio::select! {
-                () = context.stop.cancelled() => break Ok(()),
-                pulled = one(&consumer) => pulled,
-            };
-            first = match pulled {
-                Ok(None) => continue,
-                Ok(first) => first,
+            first = match pull::waiting(&consumer, 1, &context.stop).await {
+                Ok(mut pulled) => pulled.next().await,
                 Err(e) => break Err(e),
             };
+            if first.is_none() && !context.stop.is_cancelled() {
+                continue;
+            }
         }
         let permits = tokio::select! {
-            () = context.stop.cancelled() => break Ok(()),
+            biased;
+            () = context.stop.cancelled() => {
+                if let Some(message) = first {
+                    pull::give_back(&message).await;
+                }
+                break Ok(());
+            }
             permits = free_room(&shared.room) => permits,
         };
         let mut permits = Some(permits);
@@ -146,28 +143,20 @@ async fn pull(
             count
         };
         let batch = if alone {
-            let batch = consumer.batch().max_messages(count).expires(PULL_WAIT).messages();
-            batch.await.map_err(StoreError::when("be pulled from"))
+            pull::waiting(&consumer, count, &context.stop).await
         } else {
-            let batch = consumer.fetch().max_messages(count).messages();
-            batch.await.map_err(StoreError::when("be pulled from"))
+            pull::at_once(&consumer, count, &context.stop).await
         };
         let mut chunks = match batch {
             Ok(batch) => batch.ready_chunks(batch_size),
             Err(e) => break Err(e),
         };
         idle = !alone;
-        loop {
-            let chunk = tokio::select! {
-                () = context.stop.cancelled() => break,
-                chunk = chunks.next() => chunk,
-            };
-            let Some(chunk) = chunk else { break };
-            let mut messages = Vec::with_capacity(chunk.len());
-            for message in chunk {
-                messages.extend(pulled(message).await);
-            }
-            if messages.is_empty() {
+        while let Some(messages) = chunks.next().await {
+            if context.stop.is_cancelled() {
+                for message in &messages {
+                    pull::give_back(message).await;
+                }
                 continue;
             }
             idle = false;
@@ -182,45 +171,6 @@ async fn pull(
     };
     while tasks.join_next().await.is_some() {}
     ended
-}
-
-/// Waits a while for one event.
-async fn one(consumer: &PullConsumer) -> Result<Option<jetstream::Message>, StoreError> {
-    let batch = consumer.batch().max_messages(1).expires(PULL_WAIT).messages();
-    let mut batch = batch.await.map_err(StoreError::when("be pulled from"))?;
-    match batch.next().await {
-        Some(message) => Ok(pulled(message).await),
-        None => Ok(None),
-    }
-}
-
-/// A message of a pull; `None` where the pull broke off, after a wait.
-pub(super) async fn pulled(message: Result<jetstream::Message, async_nats::Error>) -> Option<jetstream::Message> {
-    match message {
-        Ok(message) => Some(message),
-        Err(error) => {
-            // A restart, a heartbeat missed: the next pull follows. Where the consumer is gone, the server says so at once
-            // each time.
-            debug!(%error, "a pull ended early");
-            tokio::time::sleep(BROKE_OFF_WAIT).await;
-            None
-        }
-    }
-}
-
-/// At least one free place, and all others that are free now.
-pub(super) async fn free_room(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    // The semaphore is never closed: a closed one would mean no room, for ever.
-    let Ok(mut permits) = Arc::clone(room).acquire_owned().await else {
-        return std::future::pending().await;
-    };
-    let more = u32::try_from(room.available_permits()).unwrap_or(u32::MAX);
-    if more > 0
-        && let Ok(others) = Arc::clone(room).try_acquire_many_owned(more)
-    {
-        permits.merge(others);
-    }
-    permits
 }
 
 /// Invokes the subscriber with the events of a chunk and settles each.

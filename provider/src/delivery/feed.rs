@@ -15,11 +15,12 @@ use fanout_plan::sequence::Lane;
 use fanout_plan::{Attributes, Code, Position, Problem, timestamp};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Context;
-use super::durable::{PULL_WAIT, free_room, pulled};
 use super::incoming::{self, Place};
+use super::pull::{self, free_room};
 use super::settle::{Held, Settler, Source};
 use super::turns;
 use crate::jetstream::{PUBLISHED, Redrive, StoreError};
@@ -81,6 +82,11 @@ impl Item {
 
     pub(super) fn is_of_log(&self) -> bool {
         matches!(self.from, From::Log { .. })
+    }
+
+    /// Whether the log had given it out before.
+    pub(super) fn was_given_out(&self) -> bool {
+        matches!(&self.from, From::Log { place, .. } if place.given_out > 1)
     }
 
     /// The event as it is delivered; `None` if there is nothing to deliver any more, and then it is settled.
@@ -190,25 +196,21 @@ pub(super) async fn log(
     (partition, reader): (&Partition, &Reader),
     settler: &Settler,
     room: Arc<Semaphore>,
-    out: mpsc::Sender<Item>,
+    (out, stop): (mpsc::Sender<Item>, CancellationToken),
 ) -> Result<(), StoreError> {
-    turns::come(context, partition).await;
+    turns::come(context, partition, &stop).await;
     let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
-        out.closed().await;
+        stop.cancelled().await;
         return Ok(());
     };
     let policy = context.store.policy();
-    while !out.is_closed() {
-        let mut permits = free_room(&room).await;
-        let mut batch = consumer
-            .batch()
-            .max_messages(permits.num_permits())
-            .expires(PULL_WAIT)
-            .messages()
-            .await
-            .map_err(StoreError::when("be pulled from"))?;
+    while !stop.is_cancelled() {
+        let mut permits = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            permits = free_room(&room) => permits,
+        };
+        let mut batch = pull::waiting(&consumer, permits.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
-            let Some(message) = pulled(message).await else { continue };
             let Some((place, attributes)) = incoming::admit(context, settler, partition.number, &message).await else {
                 continue;
             };
@@ -240,21 +242,21 @@ fn without_payload(mut message: jetstream::Message) -> jetstream::Message {
 }
 
 /// Feeds with requests to redrive until stopped.
-pub(super) async fn redrives(context: &Context, out: mpsc::Sender<Item>) -> Result<(), StoreError> {
+pub(super) async fn redrives(
+    context: &Context,
+    out: mpsc::Sender<Item>,
+    stop: CancellationToken,
+) -> Result<(), StoreError> {
     let consumer = context.store.read_redrives(context.name()).await?;
     // A redriven event is in line with its tenant at least, and with its key where keys have an order.
     let room = Arc::new(Semaphore::new(REDRIVEN));
-    while !out.is_closed() {
-        let mut permits = free_room(&room).await;
-        let mut batch = consumer
-            .batch()
-            .max_messages(permits.num_permits())
-            .expires(PULL_WAIT)
-            .messages()
-            .await
-            .map_err(StoreError::when("be pulled from"))?;
+    while !stop.is_cancelled() {
+        let mut permits = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            permits = free_room(&room) => permits,
+        };
+        let mut batch = pull::waiting(&consumer, permits.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
-            let Some(message) = pulled(message).await else { continue };
             let Some(redrive) = context.store.redrive_of(context.name(), &message) else {
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
                 continue;

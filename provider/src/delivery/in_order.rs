@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(30);
 /// How long an owner that was only made for redrives stays when there are none left.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How long the last events may take that the store gave out before an owner ended.
+const LAST_ITEMS: Duration = Duration::from_secs(1);
+
 /// What is delivered in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Of {
@@ -130,20 +133,21 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
     let most = context.registered.subscription.max_unsettled_under(policy);
     let (out, mut items) = mpsc::channel(256);
     let mut feeds = JoinSet::new();
+    let closing = context.stop.child_token();
     let from_log = of == Of::Everything;
     if from_log {
         let rooms = Rooms::new(context, most);
         for (partition, reader) in context.store.readers_of(&context.registered) {
-            let (context, settler, out) = (Arc::clone(context), Arc::clone(&settler), out.clone());
+            let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
             let (partition, room) = (partition.clone(), rooms.of(&reader));
+            let out = (out.clone(), closing.clone());
             feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, room, out).await });
         }
     }
     {
-        let (context, out) = (Arc::clone(context), out.clone());
-        feeds.spawn(async move { feed::redrives(&context, out).await });
+        let (context, closing) = (Arc::clone(context), closing.clone());
+        feeds.spawn(async move { feed::redrives(&context, out, closing).await });
     }
-    drop(out);
     let mut counter = desk.map(Desk::open);
     if let Some(desk) = desk {
         let (context, desk) = (Arc::clone(context), Arc::clone(desk));
@@ -151,7 +155,6 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
     }
     let mut owner = Owner::new(context, settler);
     let mut recovered = !from_log;
-    let recovery_ends = Instant::now() + policy.ack_wait * 2 + Duration::from_secs(1);
     let mut renew = tokio::time::interval((term(context) / 8).clamp(Duration::from_millis(50), Duration::from_secs(5)));
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut hold = tokio::time::interval(policy.ack_wait / 3);
@@ -188,7 +191,7 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
                     debug!(subscription = %context.name(), %error, "the lease was not renewed");
                 }
                 if !recovered {
-                    recovered = owner.has_everything().await? || Instant::now() > recovery_ends;
+                    recovered = owner.has_recovered().await?;
                 }
             }
             _ = hold.tick() => owner.hold().await,
@@ -197,8 +200,17 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
     };
     // Invocations under way end within their deadline; the lease is released after them. What is lent stays in its
     // holders' hands, and the next owner waits for it.
-    feeds.abort_all();
     drop(counter);
+    closing.cancel();
+    let last = async {
+        while let Some(item) = items.recv().await {
+            owner.take(item);
+        }
+    };
+    if tokio::time::timeout(LAST_ITEMS, last).await.is_err() {
+        debug!(subscription = %context.name(), "what the store gave out last comes again when its hold is over");
+    }
+    feeds.abort_all();
     while let Some(done) = owner.calls.join_next().await {
         owner.done(done.unwrap_or_default());
     }

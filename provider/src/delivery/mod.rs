@@ -13,7 +13,9 @@ mod in_order;
 mod incoming;
 mod invoke;
 mod owner;
+mod pull;
 mod queue;
+mod recovery;
 mod settle;
 mod turns;
 

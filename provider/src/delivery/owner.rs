@@ -10,10 +10,12 @@ use fanout_plan::sequence::{Offered, Sequencer};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::feed::{From, Item};
 use super::invoke::{invoke, parts};
+use super::pull;
+use super::recovery::Recovery;
 use super::settle::{Next, Settler};
 use super::{Context, Delivery};
 use crate::inbox::{Asked, Counter, Desk, Hold};
@@ -39,12 +41,14 @@ pub(super) struct Owner<'a> {
     under_way: usize,
     pub(super) calls: JoinSet<Done>,
     began: Instant,
+    recovery: Recovery,
     /// Nothing is delivered before this: the subscriber could not be reached.
     not_before: Instant,
 }
 
 impl<'a> Owner<'a> {
     pub(super) fn new(context: &'a Arc<Context>, settler: Arc<Settler>) -> Self {
+        let ack_wait = context.store.policy().ack_wait;
         Self {
             context,
             settler,
@@ -57,6 +61,7 @@ impl<'a> Owner<'a> {
             under_way: 0,
             calls: JoinSet::new(),
             began: Instant::now(),
+            recovery: Recovery::new(ack_wait, Instant::now()),
             not_before: Instant::now(),
         }
     }
@@ -78,6 +83,9 @@ impl<'a> Owner<'a> {
     pub(super) fn take(&mut self, item: Item) {
         match self.line.offer(&item.lane, item.position) {
             Offered::New => {
+                if item.was_given_out() {
+                    self.recovery.came_back(Instant::now());
+                }
                 self.of_log += u64::from(item.is_of_log());
                 self.keep(item);
             }
@@ -195,12 +203,23 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// Whether all that the store counts as given out is here.
-    pub(super) async fn has_everything(&self) -> Result<bool, StoreError> {
+    /// Whether all that the store counts as given out is here, or is not waited for any more.
+    pub(super) async fn has_recovered(&self) -> Result<bool, StoreError> {
         // Read first: what comes during the request is newer than all of it.
         let held = self.of_log;
         let state = self.context.store.consumer_state(&self.context.registered).await?;
-        Ok(state.unsettled == held)
+        if state.unsettled == held {
+            return Ok(true);
+        }
+        let Some(silent) = self.recovery.is_over(Instant::now()) else {
+            return Ok(false);
+        };
+        warn!(
+            subscription = %self.context.name(), held, given_out = state.unsettled,
+            "nothing that the last instance held has come back for {} s: what comes yet may be delivered out of order",
+            silent.as_secs()
+        );
+        Ok(true)
     }
 
     /// Tells the store that what waits here is still held.
@@ -214,13 +233,11 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// Gives back what waits, so that the next owner has it at once.
+    /// Gives back what waits, so that the next owner has it soon.
     pub(super) async fn give_back(&self) {
         for item in self.waiting.values() {
-            if let From::Log { message, .. } = &item.from
-                && let Err(error) = message.ack_with(AckKind::Nak(None)).await
-            {
-                debug!(%error, "an event was not given back; it comes again by itself");
+            if let From::Log { message, .. } = &item.from {
+                pull::give_back(message).await;
             }
         }
         if let Err(error) = self.context.store.nats().flush().await {

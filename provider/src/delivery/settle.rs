@@ -255,15 +255,15 @@ impl Settler {
     }
 
     /// Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it unless
-    /// this instance ends meanwhile.
+    /// this instance ends meanwhile: also when deliveries are to stop, the store is told.
     async fn acknowledge_for_sure(&self, reply: Subject) {
-        while !self.context.stop.is_cancelled() {
+        loop {
             match self.context.store.nats().request(reply.clone(), "+ACK".into()).await {
                 Ok(_) => return,
                 Err(error) => {
                     debug!(subscription = %self.context.name(), %error, "a settlement is not confirmed yet");
                     tokio::select! {
-                        () = self.context.stop.cancelled() => {}
+                        () = self.context.stop.cancelled() => return,
                         () = tokio::time::sleep(STORE_WAIT) => {}
                     }
                 }

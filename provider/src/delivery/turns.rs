@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::Ordering;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::Context;
@@ -14,12 +15,12 @@ use crate::jetstream::StoreError;
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Returns when a partition may be read, or deliveries are to stop.
-pub(super) async fn come(context: &Context, partition: &Partition) {
+pub(super) async fn come(context: &Context, partition: &Partition, stop: &CancellationToken) {
     if context.store.policy().ordering == Ordering::None {
         return;
     }
     let mut waited = false;
-    while !context.stop.is_cancelled() {
+    while !stop.is_cancelled() {
         match earlier_is_read(context, partition).await {
             Ok(true) => break,
             Ok(false) => waited = true,
@@ -28,7 +29,7 @@ pub(super) async fn come(context: &Context, partition: &Partition) {
             }
         }
         tokio::select! {
-            () = context.stop.cancelled() => return,
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -1,0 +1,66 @@
+//! How long a new owner of an order waits for what the last one had in its hands.
+//!
+//! The store gives such an event out again `delivery.ack-wait` after the last word of it, or at once when it was given
+//! back; thousands of them take their time. So it is not the whole wait that is bounded, but the silence in it: what the
+//! store counts as given out, and never gives again, must not hold up the rest for ever.
+
+use std::time::{Duration, Instant};
+
+/// What the store and the way to it may take besides.
+const MARGIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Recovery {
+    /// The longest silence that is waited out.
+    patience: Duration,
+    /// When the last event came back.
+    last: Instant,
+}
+
+impl Recovery {
+    pub(super) fn new(ack_wait: Duration, now: Instant) -> Self {
+        Self {
+            patience: ack_wait * 2 + MARGIN,
+            last: now,
+        }
+    }
+
+    /// An event came that the last owner had.
+    pub(super) fn came_back(&mut self, now: Instant) {
+        self.last = now;
+    }
+
+    /// For how long none has come, if that is so long that none is waited for any more.
+    pub(super) fn is_over(&self, now: Instant) -> Option<Duration> {
+        let silent = now.saturating_duration_since(self.last);
+        (silent > self.patience).then_some(silent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn it_goes_on_for_as_long_as_events_come_back() {
+        let began = Instant::now();
+        let mut recovery = Recovery::new(SECOND * 2, began);
+        for second in 1..=60 {
+            let now = began + SECOND * second;
+            assert_eq!(recovery.is_over(now), None, "after {second} s");
+            recovery.came_back(now);
+        }
+    }
+
+    #[test]
+    fn it_ends_when_none_has_come_for_twice_the_hold() {
+        let began = Instant::now();
+        let mut recovery = Recovery::new(SECOND * 2, began);
+        recovery.came_back(began + SECOND);
+        assert_eq!(recovery.is_over(began + SECOND * 6), None);
+        let late = began + SECOND * 7;
+        assert_eq!(recovery.is_over(late), Some(SECOND * 6));
+    }
+}
