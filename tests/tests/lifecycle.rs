@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fanout_tests::subscriber::{self, Start, State};
 use fanout_tests::types::{Origin, Position, Rejection};
@@ -80,6 +81,58 @@ async fn a_paused_subscription_is_given_nothing_until_it_is_resumed() {
     handles(&invoicing, 5).await;
     let (code, _, err) = cli.run(&["pause"], &policy, &["nobody"]);
     assert!(code == 1 && err.contains("[unknown-subscription]"), "{code} {err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_costs_no_hold_and_no_second_delivery() {
+    stopped_in_the_middle("none").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_where_events_have_an_order() {
+    stopped_in_the_middle("tenant").await;
+}
+
+async fn stopped_in_the_middle(ordering: &str) {
+    const EVENTS: usize = 400;
+    // Nothing that is left behind comes again while this test waits, and no handler is too slow.
+    let settings = [
+        ("ordering", ordering),
+        ("delivery.ack-wait", "5m"),
+        ("delivery.deadline", "30s"),
+    ];
+    let bench = Bench::start(&settings, &links()).await;
+    let (ingress, invoicing) = (
+        bench.silent_component("ingress").await,
+        bench.component("invoicing").await,
+    );
+    invoicing.judge(|_| {
+        std::thread::sleep(Duration::from_millis(3));
+        Verdict::Handle
+    });
+    ingress.publish_backlog("acme", EVENTS).await;
+    for part in 1..=5 {
+        eventually("a part is handled", || async {
+            (invoicing.seen(|s| s.handled.len()) >= EVENTS * part / 6).then_some(())
+        })
+        .await;
+        let subscription = "invoicing";
+        let paused = subscriber::pause(invoicing.bus(), CallContext::default(), subscription).await;
+        assert!(matches!(paused.unwrap().unwrap().state, State::Paused));
+        let resumed = subscriber::resume(invoicing.bus(), CallContext::default(), subscription).await;
+        assert!(!matches!(resumed.unwrap().unwrap().state, State::Paused));
+    }
+    handles(&invoicing, EVENTS).await;
+    bench
+        .subscription_when("invoicing", "nothing waits", |s| {
+            s["pending"] == 0 && s["in_flight"] == 0
+        })
+        .await;
+    let mut ids: Vec<usize> = invoicing.seen(|s| s.handled.iter().map(|id| id.parse().unwrap()).collect());
+    if ordering == "none" {
+        ids.sort_unstable();
+    }
+    assert_eq!(ids, (0..EVENTS).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

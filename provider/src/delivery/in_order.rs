@@ -190,9 +190,9 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
                 if let Err(error) = lease.renew().await {
                     debug!(subscription = %context.name(), %error, "the lease was not renewed");
                 }
-                if !recovered {
-                    recovered = owner.has_recovered().await?;
-                }
+            }
+            () = tokio::time::sleep_until(owner.recovery.look_at().into()), if !recovered => {
+                recovered = owner.has_recovered().await?;
             }
             _ = hold.tick() => owner.hold().await,
             () = tokio::time::sleep_until(wake.into()) => {}

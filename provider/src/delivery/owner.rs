@@ -41,7 +41,7 @@ pub(super) struct Owner<'a> {
     under_way: usize,
     pub(super) calls: JoinSet<Done>,
     began: Instant,
-    recovery: Recovery,
+    pub(super) recovery: Recovery,
     /// Nothing is delivered before this: the subscriber could not be reached.
     not_before: Instant,
 }
@@ -204,10 +204,11 @@ impl<'a> Owner<'a> {
     }
 
     /// Whether all that the store counts as given out is here, or is not waited for any more.
-    pub(super) async fn has_recovered(&self) -> Result<bool, StoreError> {
+    pub(super) async fn has_recovered(&mut self) -> Result<bool, StoreError> {
         // Read first: what comes during the request is newer than all of it.
         let held = self.of_log;
         let state = self.context.store.consumer_state(&self.context.registered).await?;
+        self.recovery.looked(Instant::now());
         if state.unsettled == held {
             return Ok(true);
         }

@@ -9,12 +9,17 @@ use std::time::{Duration, Instant};
 /// What the store and the way to it may take besides.
 const MARGIN: Duration = Duration::from_secs(1);
 
+/// How long it is until the store is asked again what is given out: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+
 #[derive(Debug)]
 pub(super) struct Recovery {
     /// The longest silence that is waited out.
     patience: Duration,
     /// When the last event came back.
     last: Instant,
+    look_at: Instant,
+    pause: Duration,
 }
 
 impl Recovery {
@@ -22,7 +27,20 @@ impl Recovery {
         Self {
             patience: ack_wait * 2 + MARGIN,
             last: now,
+            look_at: now,
+            pause: PAUSES.0,
         }
+    }
+
+    /// When the store is to be asked.
+    pub(super) fn look_at(&self) -> Instant {
+        self.look_at
+    }
+
+    /// It was asked.
+    pub(super) fn looked(&mut self, now: Instant) {
+        self.look_at = now + self.pause;
+        self.pause = (self.pause * 2).min(PAUSES.1);
     }
 
     /// An event came that the last owner had.
@@ -52,6 +70,21 @@ mod tests {
             assert_eq!(recovery.is_over(now), None, "after {second} s");
             recovery.came_back(now);
         }
+    }
+
+    #[test]
+    fn it_looks_often_at_first_and_then_less() {
+        let began = Instant::now();
+        let mut recovery = Recovery::new(SECOND, began);
+        let looks = std::iter::repeat_with(|| {
+            let at = recovery.look_at();
+            recovery.looked(at);
+            (at - began).as_millis()
+        });
+        assert_eq!(
+            looks.take(7).collect::<Vec<_>>(),
+            [0, 250, 750, 1750, 3750, 7750, 11750]
+        );
     }
 
     #[test]
