@@ -266,13 +266,17 @@ pub(crate) fn as_frames(result: Bytes) -> (Outgoing, Incoming) {
     (outgoing, Incoming::new(source, no_paths, false, |_, _| async {}))
 }
 
+/// Room that values are given at first. They are written field by field: without it, the room would grow at each of the
+/// first fields.
+const PACKED_BYTES: usize = 256;
+
 /// Encodes values.
 pub(crate) fn pack<P>(values: P) -> Result<Bytes, Error>
 where
     P: Encode<Packer>,
     <P::Encoder as Encoder<P>>::Error: std::error::Error + Send + Sync + 'static,
 {
-    let mut buffer = BytesMut::new();
+    let mut buffer = BytesMut::with_capacity(PACKED_BYTES);
     pack_ready(values, &mut buffer).map_err(|error| Error::Encode(error.into()))?;
     Ok(buffer.freeze())
 }
