@@ -6,7 +6,7 @@ use anyhow::Result;
 use fanout_transport::{ConnectOptions, Remote};
 
 use crate::case::{Case, Size, in_turns};
-use crate::load::{batches, raw, singles};
+use crate::load::{batches, raw, raw_as_stored, singles};
 use crate::relay::Relay;
 use crate::report::Report;
 use crate::world::World;
@@ -37,6 +37,10 @@ async fn acknowledged(report: &mut Report, size: Size) -> Result<()> {
         Case::new("async-nats, 256 in flight", |r| {
             let id = id("raw", r);
             async move { raw(js, "acme", &id, many, 256).await }
+        }),
+        Case::new("async-nats, 256 in flight, with an event's headers", |r| {
+            let id = id("stored", r);
+            async move { raw_as_stored(js, "acme", &id, many).await }
         }),
         Case::new("async-nats, 64 in flight", |r| {
             let id = id("raw64", r);
