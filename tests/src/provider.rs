@@ -64,6 +64,14 @@ impl Provider {
         self.process.wait().expect("the provider ends");
     }
 
+    /// Sends it a signal, by name as `kill` takes it.
+    ///
+    /// # Panics
+    /// If it can't be sent.
+    pub fn signal(&self, name: &str) {
+        signal(self.id(), name);
+    }
+
     /// Whether it ended by itself, and how.
     pub fn ended(&mut self) -> Option<bool> {
         self.process.try_wait().ok().flatten().map(|status| status.success())
@@ -85,6 +93,12 @@ impl Drop for Provider {
             eprintln!("--- the provider's log ---\n{}", self.log());
         }
     }
+}
+
+/// Sends a signal to a process, by name as `kill` takes it.
+pub(crate) fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status();
+    assert!(sent.expect("kill runs").success(), "the process is there");
 }
 
 /// The provider, unless `FANOUT_PROVIDER_BIN` says otherwise.

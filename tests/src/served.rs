@@ -87,10 +87,7 @@ impl Served {
     /// # Panics
     /// If it can't be sent.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.process.id().to_string()])
-            .status();
-        assert!(sent.expect("kill runs").success(), "the server is there");
+        crate::provider::signal(self.process.id(), name);
     }
 
     /// Waits for its end; says whether it was a good one.

@@ -94,14 +94,14 @@ async fn nor_does_it_where_events_have_an_order() {
 }
 
 async fn stopped_in_the_middle(ordering: &str) {
-    const EVENTS: usize = 400;
+    const EVENTS: usize = 800;
     // Nothing that is left behind comes again while this test waits, and no handler is too slow.
     let settings = [
         ("ordering", ordering),
         ("delivery.ack-wait", "5m"),
         ("delivery.deadline", "30s"),
     ];
-    let bench = Bench::start(&settings, &links()).await;
+    let mut bench = Bench::start(&settings, &links()).await;
     let (ingress, invoicing) = (
         bench.silent_component("ingress").await,
         bench.component("invoicing").await,
@@ -113,7 +113,7 @@ async fn stopped_in_the_middle(ordering: &str) {
     ingress.publish_backlog("acme", EVENTS).await;
     for part in 1..=5 {
         eventually("a part is handled", || async {
-            (invoicing.seen(|s| s.handled.len()) >= EVENTS * part / 6).then_some(())
+            (invoicing.seen(|s| s.handled.len()) >= EVENTS * part / 10).then_some(())
         })
         .await;
         let subscription = "invoicing";
@@ -122,7 +122,14 @@ async fn stopped_in_the_middle(ordering: &str) {
         let resumed = subscriber::resume(invoicing.bus(), CallContext::default(), subscription).await;
         assert!(!matches!(resumed.unwrap().unwrap().state, State::Paused));
     }
+    bench.add_provider().await;
+    bench.providers[0].signal("TERM");
     handles(&invoicing, EVENTS).await;
+    let ended = eventually("the instance that was told to stop ends", || {
+        let ended = bench.providers[0].ended();
+        async move { ended }
+    });
+    assert!(ended.await, "{}", bench.providers[0].log());
     bench
         .subscription_when("invoicing", "nothing waits", |s| {
             s["pending"] == 0 && s["in_flight"] == 0

@@ -103,7 +103,7 @@ async fn read_on(
         while tasks.try_join_next().is_some() {}
         let mut first = None;
         if idle {
-            first = match pull::waiting(&consumer, 1, &context.stop).await {
+            first = match pull::waiting(&context.store, &consumer, 1, &context.stop).await {
                 Ok(mut pulled) => pulled.next().await,
                 Err(e) => break Err(e),
             };
@@ -143,25 +143,27 @@ async fn read_on(
             count
         };
         let batch = if alone {
-            pull::waiting(&consumer, count, &context.stop).await
+            pull::waiting(&context.store, &consumer, count, &context.stop).await
         } else {
-            pull::at_once(&consumer, count, &context.stop).await
+            pull::at_once(&context.store, &consumer, count, &context.stop).await
         };
         let mut chunks = match batch {
             Ok(batch) => batch.ready_chunks(batch_size),
             Err(e) => break Err(e),
         };
         idle = !alone;
+        let mut left = Vec::new();
         while let Some(messages) = chunks.next().await {
             if context.stop.is_cancelled() {
-                for message in &messages {
-                    pull::give_back(message).await;
-                }
+                left.extend(messages);
                 continue;
             }
             idle = false;
             let permit = permits.as_mut().and_then(|p| p.split(messages.len()));
             spawn(&mut tasks, messages, permit);
+        }
+        for message in &left {
+            pull::give_back(message).await;
         }
         drop(permits);
         if context.health.is_failing() {

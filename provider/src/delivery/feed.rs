@@ -209,7 +209,7 @@ pub(super) async fn log(
             () = stop.cancelled() => return Ok(()),
             permits = free_room(&room) => permits,
         };
-        let mut batch = pull::waiting(&consumer, permits.num_permits(), &stop).await?;
+        let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
             let Some((place, attributes)) = incoming::admit(context, settler, partition.number, &message).await else {
                 continue;
@@ -255,7 +255,7 @@ pub(super) async fn redrives(
             () = stop.cancelled() => return Ok(()),
             permits = free_room(&room) => permits,
         };
-        let mut batch = pull::waiting(&consumer, permits.num_permits(), &stop).await?;
+        let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
             let Some(redrive) = context.store.redrive_of(context.name(), &message) else {
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");

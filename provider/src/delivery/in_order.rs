@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long the last events may take that the store gave out before an owner ended.
-const LAST_ITEMS: Duration = Duration::from_secs(1);
+const LAST_ITEMS: Duration = Duration::from_secs(3);
 
 /// What is delivered in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

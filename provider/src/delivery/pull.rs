@@ -1,84 +1,142 @@
 //! Pulls from a consumer of the log, and how they end when deliveries stop.
 //!
 //! What the store gives out at that moment must not get lost between it and here: it would come again only after its
-//! hold, and under an order all that is behind it would wait for that. So a pull is heard out for a moment, and what it
-//! brings is given back; the store gives it out again only when no pull of this instance is left to catch it.
+//! hold, and under an order all that is behind it would wait for that. So a pull is heard out until nothing comes any
+//! more, and ended in a way that the store hears of before anything is given back to it: a pull that is merely dropped
+//! (async-nats 0.51) may still be there then, and catch what nobody reads.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::consumer::pull::Batch;
+use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::jetstream::{self, AckKind};
+use async_nats::{StatusCode, Subscriber};
 use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::jetstream::StoreError;
+use crate::jetstream::{Store, StoreError};
 
 /// What a pull brings.
 pub(super) type Pulled = Result<BoxStream<'static, jetstream::Message>, StoreError>;
 
-/// How long a pull waits at the server for events. Also bounds how long deliveries stand still after the server was
-/// restarted, since a pull does not survive that.
+/// How long a pull waits at the server for events.
 const WAIT: Duration = Duration::from_secs(3);
+
+/// How much later a pull is given up whose end the server did not tell: it was restarted, or gives out nothing more and
+/// does not say so to a pull that does not wait (nats-server 2.15).
+const SLACK: Duration = Duration::from_secs(2);
 
 /// How long after a pull that broke off the next one is made.
 const BROKE_OFF_WAIT: Duration = Duration::from_millis(50);
 
-/// For how long a pull is heard out when deliveries stop.
+/// When deliveries stop, a pull is heard out until nothing has come for so long,
 const GRACE: Duration = Duration::from_millis(50);
 
-/// What is given back is given out again after this: more than the grace, and than the server takes to hear that the
-/// pull has ended.
-const GIVEN_BACK_FOR: Duration = Duration::from_millis(200);
+/// and at most for so long.
+const LONGEST_GRACE: Duration = Duration::from_secs(2);
+
+/// One pull.
+struct Pull {
+    inbox: Subscriber,
+    store: Store,
+    left: usize,
+    ends_at: Instant,
+    stop: CancellationToken,
+    stopping: bool,
+}
 
 /// Up to so many messages: what is there, and what comes within a while.
-pub(super) async fn waiting(consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
-    let batch = consumer.batch().max_messages(most).expires(WAIT).messages();
-    Ok(until_soon_after(
-        stop,
-        batch.await.map_err(StoreError::when("be pulled from"))?,
-    ))
+pub(super) async fn waiting(store: &Store, consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
+    let request = BatchConfig {
+        batch: most,
+        expires: Some(WAIT),
+        ..BatchConfig::default()
+    };
+    pull(store, consumer, request, stop).await
 }
 
 /// Up to so many messages of those that are there.
-pub(super) async fn at_once(consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
-    let batch = consumer.fetch().max_messages(most).messages();
-    Ok(until_soon_after(
-        stop,
-        batch.await.map_err(StoreError::when("be pulled from"))?,
-    ))
-}
-
-fn until_soon_after(stop: &CancellationToken, batch: Batch) -> BoxStream<'static, jetstream::Message> {
-    let stop = stop.clone();
-    let heard_out = async move {
-        stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
+pub(super) async fn at_once(store: &Store, consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
+    let request = BatchConfig {
+        batch: most,
+        no_wait: true,
+        ..BatchConfig::default()
     };
-    batch.filter_map(pulled).take_until(heard_out).boxed()
+    pull(store, consumer, request, stop).await
 }
 
-/// A message of a pull; `None` where the pull broke off, after a wait.
-async fn pulled(message: Result<jetstream::Message, async_nats::Error>) -> Option<jetstream::Message> {
-    match message {
-        Ok(message) => Some(message),
-        Err(error) => {
-            // A restart, a heartbeat missed: the next pull follows. Where the consumer is gone, the server says so at
-            // once each time.
-            debug!(%error, "a pull ended early");
-            tokio::time::sleep(BROKE_OFF_WAIT).await;
-            None
+async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop: &CancellationToken) -> Pulled {
+    let client = store.nats();
+    let address = client.new_inbox();
+    let inbox = client.subscribe(address.clone()).await;
+    let pull = Pull {
+        inbox: inbox.map_err(StoreError::when("be pulled from"))?,
+        store: store.clone(),
+        left: request.batch,
+        ends_at: Instant::now() + request.expires.unwrap_or_default() + SLACK,
+        stop: stop.clone(),
+        stopping: false,
+    };
+    let asked = consumer.request_batch(request, address.into()).await;
+    asked.map_err(StoreError::when("be pulled from"))?;
+    let messages = stream::unfold(pull, |mut pull| async move {
+        let message = pull.next().await?;
+        Some((message, pull))
+    });
+    Ok(messages.boxed())
+}
+
+impl Pull {
+    async fn next(&mut self) -> Option<jetstream::Message> {
+        while self.left > 0 {
+            if self.stop.is_cancelled() && !self.stopping {
+                self.stopping = true;
+                self.ends_at = self.ends_at.min(Instant::now() + LONGEST_GRACE);
+            }
+            let message = tokio::select! {
+                // What is here already is taken, whatever the time.
+                biased;
+                message = self.inbox.next() => message?,
+                () = quiet(&self.stop) => break,
+                () = sleep_until(self.ends_at) => break,
+            };
+            match message.status {
+                None | Some(StatusCode::OK) => {
+                    self.left -= 1;
+                    return Some(self.store.settleable(message));
+                }
+                Some(StatusCode::IDLE_HEARTBEAT) => {}
+                Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => break,
+                Some(status) => {
+                    // A restart, a consumer that is gone: the next pull follows. The server says so at once each time.
+                    debug!(%status, description = ?message.description, "a pull ended early");
+                    sleep(BROKE_OFF_WAIT).await;
+                    break;
+                }
+            }
         }
+        self.left = 0;
+        if let Err(error) = self.inbox.unsubscribe().await {
+            debug!(%error, "the connection is closed");
+        }
+        None
     }
 }
 
-/// Gives back an event that is not delivered any more because deliveries stop.
+/// When deliveries are to stop, and nothing has come since for a moment.
+async fn quiet(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(GRACE).await;
+}
+
+/// Gives back an event that is not delivered any more because deliveries stop, after the pulls have ended.
 pub(super) async fn give_back(message: &jetstream::Message) {
-    if let Err(error) = message.ack_with(AckKind::Nak(Some(GIVEN_BACK_FOR))).await {
+    if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
         debug!(%error, "an event was not given back; it comes again by itself");
     }
 }

@@ -206,6 +206,14 @@ impl Store {
         self.js.client()
     }
 
+    /// A message of one of its streams, which can be settled.
+    pub(crate) fn settleable(&self, message: async_nats::Message) -> jetstream::Message {
+        jetstream::Message {
+            message,
+            context: (*self.js).clone(),
+        }
+    }
+
     pub(super) async fn bucket(&self, name: &str) -> Result<kv::Store, StoreError> {
         self.js
             .get_key_value(name)
