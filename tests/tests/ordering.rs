@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::PullConsumer;
 use fanout_tests::types::{Delivery, Event, Rejection, RetryDelay};
-use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually};
+use futures::StreamExt as _;
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
     let mut settings = vec![("subscription", "invoicing"), ("need", "durable")];
@@ -189,4 +193,52 @@ async fn one_at_a_time() {
     bench
         .subscription_when("invoicing", "the first is a dead letter", |s| s["dead_letters"] == 1)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_comes_back_holds_up_the_rest_for_a_while_and_is_told() {
+    let bench = Bench::start(&[("ordering", "tenant")], &links(&[])).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(
+        "bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\nordering = \"tenant\"\n[delivery]\ndeadline = \"500ms\"\nack-wait = \"2s\"\n",
+    );
+    assert_eq!(cli.run(&["pause"], &policy, &["invoicing"]).0, 0);
+    bench
+        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .await;
+    publish(&ingress, &["a"], 0, 3).await;
+    // Somebody else takes the first event, and says for ever that it holds it.
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let consumer: PullConsumer = js
+        .get_consumer_from_stream("invoicing", "fanout_payments_log")
+        .await
+        .unwrap();
+    let mut taken = consumer.batch().max_messages(1).messages().await.unwrap();
+    let taken = taken.next().await.unwrap().unwrap();
+    let holding = async {
+        loop {
+            taken.ack_with(AckKind::Progress).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    assert_eq!(cli.run(&["resume"], &policy, &["invoicing"]).0, 0);
+    let rest = eventually("the rest is delivered", || async {
+        (invoicing.handled().len() == 2).then_some(())
+    });
+    tokio::select! {
+        () = holding => {}
+        () = rest => {}
+    }
+    let log = bench.providers[0].log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("order-not-kept")).collect();
+    assert!(told.len() == 1 && told[0].contains("subscription=invoicing"), "{log}");
+    assert!(told[0].contains("1 events that were given out"), "{told:?}");
+    // Nothing is lost.
+    taken.ack_with(AckKind::Nak(None)).await.unwrap();
+    eventually("it is delivered late", || async {
+        (invoicing.handled().len() == 3).then_some(())
+    })
+    .await;
 }

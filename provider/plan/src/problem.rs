@@ -121,6 +121,8 @@ codes! {
     RetentionGap = "retention-gap",
     /// Events of a subscription will expire soon unless it handles them.
     RetentionGapNear = "retention-gap-near",
+    /// Events that may be delivered behind later ones of their key: the last instance did not give them back in time.
+    OrderNotKept = "order-not-kept",
     /// A dead letter can't be given to its subscription again.
     NotRedrivable = "not-redrivable",
     /// The subscriber can't be reached.

@@ -196,7 +196,8 @@ pub(super) async fn log(
     (partition, reader): (&Partition, &Reader),
     settler: &Settler,
     room: Arc<Semaphore>,
-    (out, stop): (mpsc::Sender<Item>, CancellationToken),
+    out: mpsc::Sender<Item>,
+    stop: CancellationToken,
 ) -> Result<(), StoreError> {
     turns::come(context, partition, &stop).await;
     let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {

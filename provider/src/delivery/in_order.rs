@@ -140,8 +140,8 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
         for (partition, reader) in context.store.readers_of(&context.registered) {
             let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
             let (partition, room) = (partition.clone(), rooms.of(&reader));
-            let out = (out.clone(), closing.clone());
-            feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, room, out).await });
+            let (out, closing) = (out.clone(), closing.clone());
+            feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, room, out, closing).await });
         }
     }
     {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
-use fanout_plan::Position;
 use fanout_plan::sequence::{Offered, Sequencer};
+use fanout_plan::{Code, Position};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -215,10 +215,10 @@ impl<'a> Owner<'a> {
         let Some(silent) = self.recovery.is_over(Instant::now()) else {
             return Ok(false);
         };
+        let (missing, seconds) = (state.unsettled.saturating_sub(held), silent.as_secs());
         warn!(
-            subscription = %self.context.name(), held, given_out = state.unsettled,
-            "nothing that the last instance held has come back for {} s: what comes yet may be delivered out of order",
-            silent.as_secs()
+            subscription = %self.context.name(), code = %Code::OrderNotKept,
+            "{missing} events that were given out have not come back for {seconds} s: they may be delivered behind later ones of their key; see whether every instance reaches NATS, and nothing else reads the subscription's consumer"
         );
         Ok(true)
     }
