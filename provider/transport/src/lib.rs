@@ -42,6 +42,7 @@ mod serve;
 mod server;
 mod service;
 mod session;
+mod strangers;
 mod subscription;
 mod target;
 #[cfg(feature = "testing")]
@@ -63,4 +64,5 @@ pub use remote::Remote;
 pub use serve::{Port, Served};
 pub use server::{Drained, Server};
 pub use service::Service;
+pub use strangers::Tally;
 pub use tls::{ClientIdentity, ClientTls, Pem, ServerTls};
