@@ -5,9 +5,13 @@
 //! Only these eight fields of an item are proven; every other one, such as `reason` or `eventDate`, may have been changed
 //! by whoever stands between Adyen and here, and [`Proven::Items`] leaves it out. All items must be signed, or none counts.
 //!
-//! Adyen joins the fields without escaping. A merchant's reference may hold a `:`, the others never do: one that does is
-//! refused, or `a:b` in one field could be passed off as `a` and `b` in two. A field that stands in an item twice is
-//! refused, as two readers could see two values.
+//! Adyen joins the fields without escaping, so that `a:b` in one field is signed as `a` and `b` in two are. Of one signed text
+//! only one reading is taken: the event's code, which can hold no `:`, says which field may. In a report
+//! (`REPORT_AVAILABLE`) that is `pspReference`, the report's file name, which has times in it; in any other event
+//! `merchantReference`, which is the merchant's. A `:` in another field is refused, whoever signed it.
+//!
+//! A field that stands in an item twice is refused, as two readers could see two values. A byte order mark before the body is
+//! passed over: no signature covers it.
 
 use std::{borrow::Cow, fmt};
 
@@ -28,6 +32,7 @@ pub(crate) const RULES: Rules = Rules {
     covers_id: false,
     covers_url: false,
     coverage: Coverage::Items,
+    headers: &[],
     parameters: &[],
     keys: |secrets, _| key::each(secrets, key),
     signing_key: |secret| signing::symmetric(key(secret)),
@@ -43,15 +48,17 @@ pub(crate) fn key(secret: &str) -> Result<Key, InvalidKey> {
     Key::mac(&hex::decode(secret).map_err(|_| malformed)?)
 }
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 fn verify<'a>(keys: &Keys, request: &Request<'a>, _: i64) -> Result<Verified<'a>, Refusal> {
-    let notification: Notification<'a> =
-        serde_json::from_slice(request.body).map_err(|error| Refusal::MalformedBody {
-            problem: if error.is_data() {
-                "it has no `notificationItems` of the form that Adyen signs"
-            } else {
-                "it is no JSON"
-            },
-        })?;
+    let json = request.body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(request.body);
+    let notification: Notification<'a> = serde_json::from_slice(json).map_err(|error| Refusal::MalformedBody {
+        problem: if error.is_data() {
+            "it has no `notificationItems` of the form that Adyen signs"
+        } else {
+            "it is no JSON"
+        },
+    })?;
     let items = notification.notification_items.into_iter().enumerate();
     let items: Vec<_> = items
         .map(|(place, wrapped)| wrapped.item.verify(place, keys))
@@ -141,12 +148,15 @@ struct AdditionalData<'a> {
 
 type Fields<'a> = [(&'static str, Cow<'a, str>); 8];
 
+const PSP_REFERENCE: &str = "/pspReference";
 const MERCHANT_REFERENCE: &str = "/merchantReference";
+/// The code of an event that says that a report is there.
+const REPORT: &str = "REPORT_AVAILABLE";
 
 impl<'a> SignedItem<'a> {
     fn fields(&self) -> Result<Fields<'a>, &'static str> {
         let fields = [
-            ("/pspReference", &self.psp_reference),
+            (PSP_REFERENCE, &self.psp_reference),
             ("/originalReference", &self.original_reference),
             ("/merchantAccountCode", &self.merchant_account_code),
             (MERCHANT_REFERENCE, &self.merchant_reference),
@@ -155,7 +165,12 @@ impl<'a> SignedItem<'a> {
             ("/eventCode", &self.event_code),
             ("/success", &self.success),
         ];
-        let ambiguous = |(name, value): &(&str, &Scalar<'_>)| *name != MERCHANT_REFERENCE && value.0.contains(':');
+        let free = if self.event_code.0 == REPORT {
+            PSP_REFERENCE
+        } else {
+            MERCHANT_REFERENCE
+        };
+        let ambiguous = |(name, value): &(&str, &Scalar<'_>)| *name != free && value.0.contains(':');
         if fields.iter().any(ambiguous) {
             return Err("a field of an item holds a `:` that makes its signature ambiguous");
         }

@@ -26,6 +26,7 @@ pub(crate) const RULES: Rules = Rules {
     covers_id: false,
     covers_url: false,
     coverage: Coverage::Sender,
+    headers: &[],
     parameters: &[],
     keys: |secrets, _| key::each(secrets, read),
     signing_key: |secret| match read(secret) {

@@ -16,7 +16,8 @@ pub(crate) enum Encoding {
 #[derive(Clone, Copy)]
 pub(crate) struct BodySignature {
     pub(crate) scheme: Scheme,
-    pub(crate) header: &'static str,
+    /// What its header is called; where it has several names, a webhook has one of them, and what is signed here the first.
+    pub(crate) headers: &'static [&'static str],
     pub(crate) prefix: &'static str,
     pub(crate) encoding: Encoding,
     /// What a header is not that is malformed.
@@ -25,10 +26,10 @@ pub(crate) struct BodySignature {
 
 impl BodySignature {
     /// One in lower-case hexadecimal, and nothing else in the header.
-    pub(crate) const fn hex(scheme: Scheme, header: &'static str) -> Self {
+    pub(crate) const fn hex(scheme: Scheme, headers: &'static [&'static str]) -> Self {
         Self {
             scheme,
-            header,
+            headers,
             prefix: "",
             encoding: Encoding::Hex,
             malformed: "it is not 64 lower-case hexadecimal digits",
@@ -36,10 +37,10 @@ impl BodySignature {
     }
 
     /// One in base64, and nothing else in the header.
-    pub(crate) const fn base64(scheme: Scheme, header: &'static str) -> Self {
+    pub(crate) const fn base64(scheme: Scheme, headers: &'static [&'static str]) -> Self {
         Self {
             scheme,
-            header,
+            headers,
             prefix: "",
             encoding: Encoding::Base64,
             malformed: "it is not 32 bytes in base64",
@@ -48,7 +49,8 @@ impl BodySignature {
 
     /// Verifies the concatenation of `before` and the body.
     pub(crate) fn verify<'a>(self, keys: &Keys, request: &Request<'a>, before: &[u8]) -> Result<Verified<'a>, Refusal> {
-        let tag = self.read(header::only(request, self.header)?)?;
+        let header = header::one_of(request, self.headers)?;
+        let tag = self.read(header, header::only(request, header)?)?;
         proven(self.scheme, keys, request, &Tags::from(tag), &[before, request.body])
     }
 
@@ -64,18 +66,19 @@ impl BodySignature {
             Encoding::Hex => hex::encode(tag),
             Encoding::Base64 => encoding::to_base64(&tag),
         };
-        let headers = vec![(self.header, format!("{}{text}", self.prefix))];
+        let headers = vec![(self.headers[0], format!("{}{text}", self.prefix))];
         Ok(Signed::headers(headers, webhook))
     }
 
-    pub(crate) fn read(self, text: &str) -> Result<Tag, Refusal> {
+    /// Reads the tag that a header holds.
+    pub(crate) fn read(self, header: &'static str, text: &str) -> Result<Tag, Refusal> {
         text.strip_prefix(self.prefix)
             .and_then(|text| match self.encoding {
                 Encoding::Hex => encoding::hex(text),
                 Encoding::Base64 => encoding::base64(text),
             })
             .ok_or(Refusal::MalformedHeader {
-                header: self.header,
+                header,
                 problem: self.malformed,
             })
     }

@@ -5,6 +5,9 @@
 //! specification, over the payload as it is written in the field, with the SHA-1 of the private key as the key. HMAC is
 //! not weakened by what is known against SHA-1's resistance to collisions. A key is written `PUBLIC-KEY:PRIVATE-KEY`.
 //!
+//! The answer to a challenge is a signature by the same key, for anyone who asks. What has the form of a challenge is therefore
+//! never a payload, whoever signed it.
+//!
 //! What is proven is the decoded payload, not the body: other fields and another way to write the same form go unnoticed
 //! and do not matter. The payload holds a `timestamp` that the signature covers, but it is the event's and this crate does
 //! not read XML.
@@ -34,6 +37,7 @@ pub(crate) const RULES: Rules = Rules {
     covers_id: false,
     covers_url: false,
     coverage: Coverage::Payload,
+    headers: &[],
     parameters: &[],
     keys: |secrets, _| key::each(secrets, read),
     signing_key: |secret| signing::symmetric(read(secret)),
@@ -46,11 +50,17 @@ pub(crate) const RULES: Rules = Rules {
 pub(crate) struct Pair {
     public: Box<str>,
     private: Hmac<Sha1>,
+    strength: usize,
 }
 
 type Tag = [u8; 20];
 
 impl Pair {
+    /// How many bytes of the private key count.
+    pub(crate) fn strength(&self) -> usize {
+        self.strength
+    }
+
     fn tag(&self, parts: &[&[u8]]) -> Tag {
         let mut mac = self.private.clone();
         for part in parts {
@@ -83,6 +93,8 @@ fn read(secret: &str) -> Result<Key, InvalidKey> {
     Ok(Key::Braintree(Box::new(Pair {
         public: public.into(),
         private: Hmac::new_from_slice(&key).expect("HMAC takes a key of any length"),
+        // Its SHA-1 is the key: no byte of it is padding.
+        strength: private.len(),
     })))
 }
 
@@ -91,8 +103,7 @@ fn read(secret: &str) -> Result<Key, InvalidKey> {
 /// The answer is what the endpoint returns as its body. It is made with the first key. None if the challenge is not in
 /// Braintree's form: nothing else may be signed for whoever asks. Also none for keys of another scheme.
 pub fn answer_challenge(keys: &Keys, challenge: &str) -> Option<String> {
-    let digits = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    if !(20..=32).contains(&challenge.len()) || !challenge.bytes().all(digits) {
+    if !is_challenge(challenge) {
         return None;
     }
     match keys.iter().next() {
@@ -101,8 +112,21 @@ pub fn answer_challenge(keys: &Keys, challenge: &str) -> Option<String> {
     }
 }
 
+/// Whether a text is a challenge, which is signed for whoever asks, and so is never a webhook's payload: its digits are those of
+/// base64 too, and the answer is a signature by the same key.
+fn is_challenge(text: &str) -> bool {
+    let digits = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (20..=32).contains(&text.len()) && text.bytes().all(digits)
+}
+
 fn verify<'a>(keys: &Keys, request: &Request<'a>, _: i64) -> Result<Verified<'a>, Refusal> {
     let (signature, payload) = fields(request.body)?;
+    if is_challenge(&payload) {
+        return Err(Refusal::MalformedField {
+            field: PAYLOAD,
+            problem: "it is a challenge, which is signed for whoever asks",
+        });
+    }
     let signatures = parse(&signature)?;
     // The reference libraries accept a payload that has lost its last line break on the way.
     let mut found = Found::default();
@@ -226,7 +250,7 @@ mod tests {
     /// The vector of Braintree's own libraries (braintree_python, test_webhooks.py, and the others).
     #[test]
     fn the_challenge_is_answered_as_the_vendors_libraries_do() {
-        let keys = Keys::parse(Scheme::Braintree, &format!("{SECRET} other:key")).unwrap();
+        let keys = Keys::parse(Scheme::Braintree, &format!("{SECRET}\nother:another_private_key")).unwrap();
         let answer = answer_challenge(&keys, "20f9f8ed05f77439fe955c977e4c8a53");
         assert_eq!(
             answer.as_deref(),
@@ -247,6 +271,41 @@ mod tests {
             answer_challenge(&other_scheme, "20f9f8ed05f77439fe955c977e4c8a53"),
             None
         );
+    }
+
+    /// Everyone may have a challenge signed: what comes of it is no webhook, in whatever way the form is written.
+    #[test]
+    fn the_answer_to_a_challenge_signs_no_webhook() {
+        let keys = Keys::parse(Scheme::Braintree, SECRET).unwrap();
+        for length in 20..=32 {
+            // Also without the padding that base64 would need, and with what decodes to text.
+            for digits in [
+                "20f9f8ed05f77439fe955c977e4c8a53",
+                "00000000000000000000000000000000",
+                "3c3c3c3c3c3c3c3c3c3c3c3c3c3c3c3c",
+            ] {
+                let challenge = &digits[..length];
+                let answer = answer_challenge(&keys, challenge).unwrap();
+                let raw = format!("bt_signature={answer}&bt_payload={challenge}").replace('|', "%7c");
+                let escaped: String = challenge.bytes().map(|byte| format!("%{byte:02x}")).collect();
+                for body in [raw.clone(), raw.replace(challenge, &escaped), format!("x=y&{raw}")] {
+                    let refused = good().with_body(body.clone()).check();
+                    assert!(
+                        matches!(refused, Err(Refusal::MalformedField { field: PAYLOAD, .. })),
+                        "{body}: {refused:?}"
+                    );
+                }
+                // Nor with the line break that a payload may have lost, or has.
+                for payload in [
+                    format!("{challenge}\n"),
+                    format!("\n{challenge}"),
+                    challenge.to_uppercase(),
+                ] {
+                    let case = form(&[(SIGNATURE, &answer), (PAYLOAD, &payload)]);
+                    assert!(case.check().is_err(), "{payload:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -296,7 +355,13 @@ mod tests {
         let signature = format!("other_key|{wrong}&integration_public_key|{TAG}");
         assert_eq!(signed_by(&signature).unwrap().key, 0);
         let case = form(&[(SIGNATURE, signature.as_str()), (PAYLOAD, payload().as_str())]);
-        assert_eq!(case.with_secrets(&["other_key:secret", SECRET]).check().unwrap().key, 1);
+        assert_eq!(
+            case.with_secrets(&["other_key:another_private_key", SECRET])
+                .check()
+                .unwrap()
+                .key,
+            1
+        );
         // The right tag under another public key is no signature of ours.
         assert_eq!(signed_by(&format!("other_key|{TAG}")), Err(Refusal::SignatureMismatch));
         assert_eq!(

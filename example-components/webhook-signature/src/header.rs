@@ -17,13 +17,26 @@ pub(crate) fn only<'a>(request: &Request<'a>, header: &'static str) -> Result<&'
     text(header, value)
 }
 
+/// The one of several names of a header that came: a vendor calls it otherwise than before. Both at once are refused, as who
+/// looked at the one may not have seen the other.
+pub(crate) fn one_of(request: &Request<'_>, names: &'static [&'static str]) -> Result<&'static str, Refusal> {
+    let mut present = names.iter().copied().filter(|name| is_present(request, name));
+    match (present.next(), present.next()) {
+        (Some(header), None) => Ok(header),
+        (Some(header), Some(other)) => Err(Refusal::MixedHeaders { header, other }),
+        (None, _) => Err(Refusal::MissingHeader {
+            header: names.first().copied().unwrap_or_default(),
+        }),
+    }
+}
+
 /// The values of a header that may come more than once, each in visible ASCII.
 pub(crate) fn each<'a>(request: &Request<'a>, header: &'static str) -> impl Iterator<Item = Result<&'a str, Refusal>> {
     values(request, header).map(move |value| text(header, value))
 }
 
 /// Whether the header is there.
-pub(crate) fn is_present(request: &Request<'_>, header: &str) -> bool {
+fn is_present(request: &Request<'_>, header: &str) -> bool {
     values(request, header).next().is_some()
 }
 
@@ -67,6 +80,22 @@ mod tests {
         for second in ["abc", "other"] {
             let twice = [(NAME, "abc".as_bytes()), ("X-SIGNATURE", second.as_bytes())];
             assert_eq!(check(&twice), Err(Refusal::RepeatedHeader { header: NAME }), "{second}");
+        }
+    }
+
+    #[test]
+    fn of_two_names_one_is_there() {
+        const NAMES: &[&str] = &["x-signature", "signature"];
+        let check = |headers: &[(&str, &[u8])]| one_of(&Request::new(headers, b""), NAMES);
+        assert_eq!(check(&[("Signature", b"a"), ("host", b"b")]), Ok("signature"));
+        assert_eq!(check(&[("X-Signature", b"a")]), Ok("x-signature"));
+        assert_eq!(check(&[]), Err(Refusal::MissingHeader { header: NAME }));
+        let other = "signature";
+        for value in [&b"a"[..], b""] {
+            assert_eq!(
+                check(&[("signature", b"a"), ("x-signature", value)]),
+                Err(Refusal::MixedHeaders { header: NAME, other })
+            );
         }
     }
 

@@ -11,7 +11,9 @@
 //! - Signatures are compared in constant time, and every key is tried with every signature, so that the time taken does
 //!   not tell which of them came close.
 //! - The signature is checked before the time: only who holds a key learns that a webhook is stale.
-//! - A header that is repeated, or does not have exactly the form its scheme prescribes, is refused. Hexadecimal is
+//! - One secret is one key as it stands; one of fewer than 16 bytes is refused unless it is allowed by name ([`Keys`]).
+//! - What is not signed decides nothing: the id and the time that are told are the signed ones.
+//! - A header that is repeated, also under another of its names, or does not have exactly the form its scheme prescribes, is refused. Hexadecimal is
 //!   lower case and base64 canonical, so that no changed bit of a signature goes unnoticed.
 //! - A refusal names the check, never a secret, an expected signature, or what was signed.
 //!
@@ -20,8 +22,8 @@
 //! use webhook_signature::{Keys, Refusal, Request, Scheme, verify};
 //!
 //! // While a secret is being rotated, both are active.
-//! let keys = Keys::parse(Scheme::Stripe, "whsec_new webhook_secret")?;
-//! let signature = "t=1767225600,v1=cac2e96cf2a728785fcaf8f346f25937ccc22c06d15299c5547e83d5a57a8563";
+//! let keys = Keys::parse(Scheme::Stripe, "whsec_the_new_secret\nwhsec_the_old_secret\n")?;
+//! let signature = "t=1767225600,v1=2d55d1c7c8760c8661f6df0b6a1714274eadb63a5ed026a023a4862b9a79abf5";
 //! let headers = [("Stripe-Signature", signature.as_bytes())];
 //! let now = 1_767_225_660;
 //!
@@ -60,7 +62,7 @@ mod timed;
 
 use std::time::Duration;
 
-pub use key::{InvalidKey, InvalidKeys, Keys, MAX_KEYS};
+pub use key::{InvalidKey, InvalidKeys, Keys, MAX_KEYS, MIN_KEY_BYTES};
 pub use parameter::Parameter;
 pub(crate) use parameter::Parameters;
 pub use proven::{Coverage, Item, Proven, Verified};
@@ -96,7 +98,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Verifies that `request` was signed by one of `keys`, no longer than `tolerance` before or after `now`.
+/// Verifies that `request` was signed by one of `keys`, no longer than `tolerance` before `now`, and no more than five minutes
+/// of it after `now`: nothing comes from the future but by a clock that is off.
 ///
 /// `now` is in seconds since 1970. A scheme that signs no time ([`Scheme::signs_time`]) ignores `tolerance`: its webhooks
 /// can be replayed for as long as the key is active, and the event id has to catch that.

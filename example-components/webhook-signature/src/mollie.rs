@@ -13,11 +13,12 @@ use crate::{
     signing,
 };
 
+const HEADER: &str = "x-mollie-signature";
 const PREFIX: &str = "sha256=";
 
 const SIGNATURE: BodySignature = BodySignature {
     scheme: Scheme::Mollie,
-    header: "x-mollie-signature",
+    headers: &[HEADER],
     prefix: "",
     encoding: Encoding::Hex,
     malformed: "it is not `sha256=` and 64 lower-case hexadecimal digits",
@@ -29,6 +30,7 @@ pub(crate) const RULES: Rules = Rules {
     covers_id: false,
     covers_url: false,
     coverage: Coverage::Body,
+    headers: SIGNATURE.headers,
     parameters: &[],
     keys: key::texts,
     signing_key: signing::text,
@@ -43,12 +45,12 @@ pub(crate) const RULES: Rules = Rules {
 };
 
 fn verify<'a>(keys: &Keys, request: &Request<'a>, _: i64) -> Result<Verified<'a>, Refusal> {
-    let header = SIGNATURE.header;
+    let header = HEADER;
     let mut tags = Tags::default();
     for value in header::each(request, header) {
         for text in value?.split(',') {
             let text = text.trim_matches(' ');
-            let tag = SIGNATURE.read(text.strip_prefix(PREFIX).unwrap_or(text))?;
+            let tag = SIGNATURE.read(header, text.strip_prefix(PREFIX).unwrap_or(text))?;
             if !tags.push(tag) {
                 let problem = "it holds too many signatures";
                 return Err(Refusal::MalformedHeader { header, problem });

@@ -20,7 +20,7 @@ struct Github;
 impl OverBody for Github {
     const SIGNATURE: BodySignature = BodySignature {
         scheme: Scheme::Github,
-        header: "x-hub-signature-256",
+        headers: &["x-hub-signature-256"],
         prefix: "sha256=",
         encoding: Encoding::Hex,
         malformed: "it is not `sha256=` and 64 lower-case hexadecimal digits",
@@ -29,11 +29,12 @@ impl OverBody for Github {
 
 /// <https://shopify.dev/docs/apps/build/webhooks/subscribe/https#step-2-validate-the-origin-of-your-webhook-to-ensure-its-coming-from-shopify>
 ///
-/// The key is the app's client secret.
+/// The key is the app's client secret. Since 2026 the headers may come without `X-`; a webhook has the ones or the others.
 struct Shopify;
 
 impl OverBody for Shopify {
-    const SIGNATURE: BodySignature = BodySignature::base64(Scheme::Shopify, "x-shopify-hmac-sha256");
+    const SIGNATURE: BodySignature =
+        BodySignature::base64(Scheme::Shopify, &["x-shopify-hmac-sha256", "shopify-hmac-sha256"]);
 }
 
 /// Balance Platform, Management, transfers.
@@ -43,14 +44,14 @@ impl OverBody for Shopify {
 struct AdyenBalance;
 
 impl OverBody for AdyenBalance {
-    const SIGNATURE: BodySignature = BodySignature::base64(Scheme::AdyenBalance, "hmacsignature");
+    const SIGNATURE: BodySignature = BodySignature::base64(Scheme::AdyenBalance, &["hmacsignature"]);
 }
 
 /// <https://developer.gocardless.com/api-reference/#webhooks-signing-webhooks>
 struct Gocardless;
 
 impl OverBody for Gocardless {
-    const SIGNATURE: BodySignature = BodySignature::hex(Scheme::Gocardless, "webhook-signature");
+    const SIGNATURE: BodySignature = BodySignature::hex(Scheme::Gocardless, &["webhook-signature"]);
 }
 
 /// <https://razorpay.com/docs/webhooks/validate-test/>
@@ -59,7 +60,7 @@ impl OverBody for Gocardless {
 struct Razorpay;
 
 impl OverBody for Razorpay {
-    const SIGNATURE: BodySignature = BodySignature::hex(Scheme::Razorpay, "x-razorpay-signature");
+    const SIGNATURE: BodySignature = BodySignature::hex(Scheme::Razorpay, &["x-razorpay-signature"]);
 }
 
 pub(crate) const GITHUB: Rules = rules::<Github>("github");
@@ -84,6 +85,7 @@ const fn rules<S: OverBody>(name: &'static str) -> Rules {
         covers_id: false,
         covers_url: false,
         coverage: Coverage::Body,
+        headers: S::SIGNATURE.headers,
         parameters: &[],
         keys: key::texts,
         signing_key: signing::text,

@@ -8,8 +8,9 @@
 //!
 //! **CRC-32 is no cryptographic hash.** Who can see one signed webhook can make another body with the same CRC-32 in no
 //! time, and the signature holds for it. So the signature proves who sent the id and the time; the body is proven only as
-//! far as TLS keeps others from seeing a signed webhook within the tolerance. That is PayPal's specification; nothing
-//! here can mend it.
+//! far as TLS keeps others from seeing a signed webhook within the tolerance ([`Proven::Checksum`](crate::Proven::Checksum)).
+//! That is PayPal's specification; nothing here can mend it. Checked again later, from a copy, it proves nothing of the body
+//! ([`Coverage::proves_later`]).
 //!
 //! It comes with the feature `paypal`, as RSA and X.509 are a third of a component. Without it the scheme has a name
 //! and no keys.
@@ -40,12 +41,24 @@ const CERTIFICATE_NAME: &str = "certificate-name";
 #[cfg(feature = "paypal")]
 const DEFAULT_NAME: &str = "messageverificationcerts.paypal.com";
 
+/// Three days and an hour. PayPal repeats a webhook that was not answered up to 25 times in three days, and a repeat keeps the
+/// id, the time and the signature of the first: a shorter tolerance would refuse, for good, what an outage has delayed. The hour
+/// is for the way and the clocks. PayPal's documents ask for no check of the time; the event's id recognises what comes again.
+const REPEATS: Duration = Duration::from_secs(3 * 86_400 + 3_600);
+
 pub(crate) const RULES: Rules = Rules {
     name: "paypal",
-    tolerance: Some(Duration::from_secs(300)),
+    tolerance: Some(REPEATS),
     covers_id: true,
     covers_url: false,
-    coverage: Coverage::Body,
+    coverage: Coverage::Checksum,
+    headers: &[
+        "paypal-auth-algo",
+        "paypal-cert-url",
+        "paypal-transmission-id",
+        "paypal-transmission-sig",
+        "paypal-transmission-time",
+    ],
     parameters: &[
         Parameter::required(WEBHOOK_ID, "the id that PayPal gave the webhook"),
         Parameter::required(

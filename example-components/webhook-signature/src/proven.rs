@@ -26,6 +26,9 @@ pub struct Verified<'a> {
 pub enum Proven<'a> {
     /// The body, byte for byte.
     Body(&'a [u8]),
+    /// The body as far as a checksum goes: PayPal's, by CRC-32. Who can see one signed webhook can make another body with the
+    /// same checksum at once, so that it is worth what the way it came by is worth, and nothing later on.
+    Checksum(&'a [u8]),
     /// This payload, which the body held in an encoded form.
     Payload(Vec<u8>),
     /// These fields of these items, in the body's order and without exception.
@@ -35,10 +38,10 @@ pub enum Proven<'a> {
 }
 
 impl Proven<'_> {
-    /// The proven bytes: the body's or the payload's.
+    /// The proven bytes: the body's, as far as it is proven, or the payload's.
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Proven::Body(bytes) => Some(bytes),
+            Proven::Body(bytes) | Proven::Checksum(bytes) => Some(bytes),
             Proven::Payload(bytes) => Some(bytes),
             Proven::Items(_) | Proven::Sender => None,
         }
@@ -80,10 +83,23 @@ impl Item<'_> {
 pub enum Coverage {
     /// [`Proven::Body`]
     Body,
+    /// [`Proven::Checksum`]
+    Checksum,
     /// [`Proven::Payload`]
     Payload,
     /// [`Proven::Items`]
     Items,
     /// [`Proven::Sender`]
     Sender,
+}
+
+impl Coverage {
+    /// Whether the signature proves something of the webhook to whoever checks it again later, with nothing in hand but what
+    /// was sent. A checksum does not: the same signature holds for any number of other bodies.
+    pub fn proves_later(self) -> bool {
+        match self {
+            Coverage::Body | Coverage::Payload | Coverage::Items => true,
+            Coverage::Checksum | Coverage::Sender => false,
+        }
+    }
 }

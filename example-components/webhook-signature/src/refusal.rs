@@ -16,6 +16,14 @@ pub enum Refusal {
         /// The header.
         header: &'static str,
     },
+    /// Headers came that say one thing under two names: what reads the one may not see the other.
+    #[error("the headers `{header}` and `{other}` came both, and a webhook is signed by one of them")]
+    MixedHeaders {
+        /// The header.
+        header: &'static str,
+        /// The other one.
+        other: &'static str,
+    },
     /// A header does not have the form that the scheme prescribes.
     #[error("the header `{header}` is malformed: {problem}")]
     MalformedHeader {
@@ -111,6 +119,7 @@ impl Refusal {
         match self {
             Refusal::MissingHeader { .. } => "missing-header",
             Refusal::RepeatedHeader { .. } => "repeated-header",
+            Refusal::MixedHeaders { .. } => "mixed-headers",
             Refusal::MalformedHeader { .. } => "malformed-header",
             Refusal::NoSupportedSignature { .. } => "no-supported-signature",
             Refusal::MalformedBody { .. } => "malformed-body",
@@ -129,6 +138,7 @@ impl Refusal {
     pub fn kind(&self) -> RefusalKind {
         match self {
             Refusal::RepeatedHeader { .. }
+            | Refusal::MixedHeaders { .. }
             | Refusal::MalformedHeader { .. }
             | Refusal::MalformedBody { .. }
             | Refusal::RepeatedField { .. }

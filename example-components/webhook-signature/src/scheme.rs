@@ -18,7 +18,7 @@ pub enum Scheme {
     StandardWebhooks,
     /// GitHub: `X-Hub-Signature-256: sha256=HEX`, HMAC-SHA256 over the body.
     Github,
-    /// Shopify: `X-Shopify-Hmac-Sha256: BASE64`, HMAC-SHA256 over the body.
+    /// Shopify: `X-Shopify-Hmac-Sha256: BASE64`, or without `X-`, HMAC-SHA256 over the body.
     Shopify,
     /// Square: `x-square-hmacsha256-signature: BASE64`, HMAC-SHA256 over the notification URL and the body.
     Square,
@@ -54,6 +54,8 @@ pub(crate) struct Rules {
     pub(crate) covers_url: bool,
     /// What of the body is proven.
     pub(crate) coverage: Coverage,
+    /// The headers that a signature stands in or covers, and those that say how; none of them holds a secret.
+    pub(crate) headers: &'static [&'static str],
     /// What has to be known besides the secret.
     pub(crate) parameters: &'static [Parameter],
     /// Reads what verifies.
@@ -132,6 +134,12 @@ impl Scheme {
     /// What of the body a signature proves.
     pub fn coverage(self) -> Coverage {
         self.rules().coverage
+    }
+
+    /// The headers that have to be kept for a signature to be checked again, in lower case: those that it stands in or
+    /// covers, under each of their names. None of them holds a secret.
+    pub fn signed_headers(self) -> &'static [&'static str] {
+        self.rules().headers
     }
 
     /// What has to be known besides the secret, for [`Keys::with_parameters`].

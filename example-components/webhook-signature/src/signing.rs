@@ -4,7 +4,11 @@ use std::{borrow::Cow, fmt};
 
 #[cfg(feature = "paypal")]
 use crate::paypal;
-use crate::{InvalidKeys, Parameters, Scheme, braintree, key::Key, mac::Mac};
+use crate::{
+    InvalidKeys, Parameters, Scheme, braintree,
+    key::{self, Key, Short},
+    mac::Mac,
+};
 
 /// What a scheme signs with. For the schemes with a shared secret it is read from that secret.
 ///
@@ -31,17 +35,44 @@ pub(crate) enum Material {
     Rsa(Box<paypal::PrivateKey>),
 }
 
+impl Material {
+    /// How many bytes whoever guesses it has to guess; none where it is no secret that two share.
+    fn strength(&self) -> Option<usize> {
+        match self {
+            Self::Mac(mac) => Some(mac.strength()),
+            Self::Braintree(pair) => Some(pair.strength()),
+            Self::Ed25519(_) | Self::Credential(_) => None,
+            #[cfg(feature = "paypal")]
+            Self::Rsa(_) => None,
+        }
+    }
+}
+
 impl SigningKey {
     /// Reads one secret: for most schemes the one that verifies, for [`Scheme::StandardWebhooks`] also a `whsk_` key, for
-    /// [`Scheme::Paypal`] an RSA key in PEM (PKCS #8).
-    pub fn parse(scheme: Scheme, secret: &str) -> Result<Self, InvalidKeys> {
-        Self::with_parameters(scheme, secret, &[])
+    /// [`Scheme::Paypal`] an RSA key in PEM (PKCS #8). Of several lines, the first is what signs: the newest secret.
+    pub fn parse(scheme: Scheme, text: &str) -> Result<Self, InvalidKeys> {
+        Self::with_parameters(scheme, text, &[])
     }
 
     /// Reads one secret, and the names and values of the scheme's parameters ([`Scheme::parameters`]).
-    pub fn with_parameters(scheme: Scheme, secret: &str, parameters: &[(&str, &str)]) -> Result<Self, InvalidKeys> {
+    pub fn with_parameters(scheme: Scheme, text: &str, parameters: &[(&str, &str)]) -> Result<Self, InvalidKeys> {
+        Self::read(scheme, text, parameters, Short::Refused)
+    }
+
+    /// The same, with a key of HMAC that is shorter than [`MIN_KEY_BYTES`](crate::MIN_KEY_BYTES): whoever sees what it signs
+    /// can find it by trying.
+    pub fn allowing_short(scheme: Scheme, text: &str, parameters: &[(&str, &str)]) -> Result<Self, InvalidKeys> {
+        Self::read(scheme, text, parameters, Short::Allowed)
+    }
+
+    fn read(scheme: Scheme, text: &str, parameters: &[(&str, &str)], short: Short) -> Result<Self, InvalidKeys> {
         let parameters = Parameters::read(scheme, parameters)?;
-        let material = (scheme.rules().signing_key)(secret.trim())?;
+        let secret = key::secrets(scheme, text).next().ok_or(InvalidKeys::None)?;
+        let material = (scheme.rules().signing_key)(secret)?;
+        short
+            .check(material.strength())
+            .map_err(|source| InvalidKeys::Key { place: 1, source })?;
         Ok(Self {
             scheme,
             material,

@@ -12,7 +12,7 @@ use crate::{
 
 const NOTIFICATION_URL: &str = "notification-url";
 
-const SIGNATURE: BodySignature = BodySignature::base64(Scheme::Square, "x-square-hmacsha256-signature");
+const SIGNATURE: BodySignature = BodySignature::base64(Scheme::Square, &["x-square-hmacsha256-signature"]);
 
 pub(crate) const RULES: Rules = Rules {
     name: "square",
@@ -20,6 +20,7 @@ pub(crate) const RULES: Rules = Rules {
     covers_id: false,
     covers_url: true,
     coverage: Coverage::Body,
+    headers: SIGNATURE.headers,
     parameters: &[Parameter::optional(
         NOTIFICATION_URL,
         "the notification URL as the subscription at Square has it; by default the request's own",

@@ -2,6 +2,8 @@
 //! and Svix, whose headers begin with `svix-` and are the same otherwise.
 //! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
 //!
+//! A webhook has the headers of the one family or of the other; with a signature of each it is refused.
+//!
 //! Signed is `ID.TIME.BODY`, so the id and the time are as trustworthy as the body. `v1` is HMAC-SHA256 with a key that
 //! is written as `whsec_` and base64. `v1a` is Ed25519 with a public key that is written as `whpk_` and base64. A key is
 //! only tried with signatures of its own version; signatures of other versions are passed over.
@@ -26,6 +28,14 @@ pub(crate) const RULES: Rules = Rules {
     covers_id: true,
     covers_url: false,
     coverage: Coverage::Body,
+    headers: &[
+        STANDARD_HEADERS.id,
+        STANDARD_HEADERS.timestamp,
+        STANDARD_HEADERS.signature,
+        SVIX_HEADERS.id,
+        SVIX_HEADERS.timestamp,
+        SVIX_HEADERS.signature,
+    ],
     parameters: &[],
     keys: |secrets, _| key::each(secrets, secret::read),
     signing_key: secret::signing_key,
@@ -52,10 +62,14 @@ const SVIX_HEADERS: Headers = Headers {
 };
 
 fn verify<'a>(keys: &Keys, request: &Request<'a>, _: i64) -> Result<Verified<'a>, Refusal> {
-    // One set or the other, never parts of both: a proxy may have looked at the other one.
-    let svix =
-        header::is_present(request, SVIX_HEADERS.signature) && !header::is_present(request, STANDARD_HEADERS.signature);
-    let names = if svix { SVIX_HEADERS } else { STANDARD_HEADERS };
+    // Which family it is, its signature says. Two signatures are refused: a proxy, or who reads the id, may have looked at
+    // the other family. An id or a time of the other family by itself is what no signature covers, and decides nothing.
+    let signature = header::one_of(request, &[STANDARD_HEADERS.signature, SVIX_HEADERS.signature])?;
+    let names = if signature == SVIX_HEADERS.signature {
+        SVIX_HEADERS
+    } else {
+        STANDARD_HEADERS
+    };
     let signatures = header::only(request, names.signature)?;
     let id = header::only(request, names.id)?;
     let time_text = header::only(request, names.timestamp)?;

@@ -19,10 +19,18 @@ pub(crate) fn write(timestamp: i64) -> Result<String, Unsignable> {
     }
 }
 
-/// Refuses a time further than `tolerance` from `now`, in either direction.
+/// How far in the future a time may be at most. A tolerance of days is for webhooks that are repeated; one from the future
+/// comes from a clock that is off, or from who wants it to last longer.
+const MAX_AHEAD: Duration = Duration::from_secs(300);
+
+/// Refuses a time that was more than `tolerance` before `now`, or is as far after it or more than five minutes.
 pub(crate) fn check(timestamp: i64, now: i64, tolerance: Duration) -> Result<(), Refusal> {
     let distance_s = timestamp.abs_diff(now);
-    let tolerance_s = tolerance.as_secs();
+    let tolerance_s = if timestamp > now {
+        tolerance.min(MAX_AHEAD).as_secs()
+    } else {
+        tolerance.as_secs()
+    };
     if distance_s <= tolerance_s {
         Ok(())
     } else if timestamp < now {
@@ -78,6 +86,14 @@ mod tests {
                 tolerance_s: 300
             })
         );
+        let day = Duration::from_secs(86_400);
+        assert_eq!(check(0, 86_400, day), Ok(()));
+        assert_eq!(check(300, 0, day), Ok(()));
+        let early = Refusal::Future {
+            ahead_s: 301,
+            tolerance_s: 300,
+        };
+        assert_eq!(check(301, 0, day), Err(early));
         assert!(check(i64::MAX, i64::MIN, Duration::from_secs(300)).is_err());
     }
 }

@@ -48,6 +48,7 @@ pub(crate) const PADDLE: Rules = rules::<Paddle>("paddle", 5);
 /// How such a scheme writes its header.
 trait Timed {
     const FORM: Form;
+    const HEADERS: &'static [&'static str] = &[Self::FORM.header];
 }
 
 const fn rules<S: Timed>(name: &'static str, tolerance_s: u64) -> Rules {
@@ -57,6 +58,7 @@ const fn rules<S: Timed>(name: &'static str, tolerance_s: u64) -> Rules {
         covers_id: false,
         covers_url: false,
         coverage: Coverage::Body,
+        headers: S::HEADERS,
         parameters: &[],
         keys: key::texts,
         signing_key: signing::text,

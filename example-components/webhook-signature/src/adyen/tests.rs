@@ -139,7 +139,7 @@ fn another_way_to_write_the_same_fields_proves_the_same() {
 fn all_items_are_proven_or_none() {
     let items = ["1", "2", "3"].map(|reference| item(&format!(r#""pspReference":"{reference}""#)));
     let body = signed(&items.join(","));
-    let keys = format!("{OTHER} {SECRET}");
+    let keys = format!("{OTHER}\n{SECRET}");
     let proven_items = proven(&keys, &body).unwrap();
     let references: Vec<_> = proven_items
         .iter()
@@ -181,6 +181,83 @@ fn a_part_of_one_field_can_not_become_a_part_of_another() {
             "{forged}: {refusal:?}"
         );
     }
+}
+
+/// Every reading of what was signed but the one that was signed: each field of eight, with a border at another colon.
+fn other_readings(signed: [&str; 8]) -> Vec<[String; 8]> {
+    let text = signed.join(":");
+    let parts: Vec<_> = text.split(':').collect();
+    // Where the seven borders are among the colons.
+    let colons = parts.len() - 1;
+    let mut readings = Vec::new();
+    for chosen in 0_u32..1 << colons {
+        if chosen.count_ones() != 7 {
+            continue;
+        }
+        let mut fields = vec![parts[0].to_owned()];
+        for (colon, part) in parts[1..].iter().enumerate() {
+            if chosen >> colon & 1 == 1 {
+                fields.push((*part).to_owned());
+            } else if let Some(last) = fields.last_mut() {
+                last.push(':');
+                last.push_str(part);
+            }
+        }
+        let fields: [String; 8] = fields.try_into().unwrap();
+        if fields != signed.map(str::to_owned) {
+            readings.push(fields);
+        }
+    }
+    readings
+}
+
+fn item_of(fields: &[impl AsRef<str>; 8], signature: &str) -> String {
+    let [psp, original, account, reference, value, currency, code, success] = fields.each_ref().map(AsRef::as_ref);
+    serde_json::json!({ "NotificationRequestItem": {
+        "pspReference": psp, "originalReference": original, "merchantAccountCode": account,
+        "merchantReference": reference, "amount": { "value": value, "currency": currency }, "eventCode": code,
+        "success": success, "additionalData": { "hmacSignature": signature },
+    } })
+    .to_string()
+}
+
+/// A report's file name has times in it; a merchant's reference has what the merchant likes. Of what is signed, nothing but what
+/// was meant is proven.
+#[test]
+fn a_field_that_holds_colons_is_proven_and_no_other_reading_of_it_is() {
+    let report = "report_2026-05-26T00:00:00_2026-05-27T23:59:59.csv";
+    for fields in [
+        [report, "", "AcmeECOM", "", "0", "EUR", REPORT, "true"],
+        ["a:b", "", "", "", "0", "EUR", REPORT, "true"],
+        [":", "", "", "", "", "", REPORT, ""],
+        ["psp", "original", "Acme", "a:b:c", "5", "EUR", "CAPTURE", "true"],
+        ["", "", "", "::", "", "", "", ""],
+    ] {
+        let Key::Mac(mac) = key(SECRET).unwrap() else {
+            panic!("the key is one of HMAC")
+        };
+        let signature = encoding::to_base64(&mac.tag(&[fields.join(":").as_bytes()]));
+        let body = |item: String| format!(r#"{{"notificationItems":[{item}]}}"#);
+        let items = proven(SECRET, &body(item_of(&fields, &signature))).unwrap();
+        let values: Vec<_> = items[0].1.iter().map(|(_, value)| value.as_str()).collect();
+        assert_eq!(values, fields);
+
+        let readings = other_readings(fields);
+        assert!(!readings.is_empty());
+        for reading in readings {
+            let refused = proven(SECRET, &body(item_of(&reading, &signature)));
+            assert!(
+                matches!(refused, Err(Refusal::MalformedBody { .. })),
+                "{fields:?} passes for {reading:?}: {refused:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    assert_eq!(proven(SECRET, &format!("\u{feff}{BODY}")), proven(SECRET, BODY));
+    assert!(proven(SECRET, &format!("\u{feff}\u{feff}{BODY}")).is_err());
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn adyen_balance() -> Vector {
     let headers = [("HmacSignature", "YA9/UDjldIO4Gq68X4ATYYoEaPYH4f4k2uzBBzEF1PA=")];
     Vector {
         case: Case::new(Scheme::AdyenBalance, secret, &headers, "TestPayload"),
-        other: "00",
+        other: "01",
     }
 }
 
@@ -106,6 +106,30 @@ fn githubs_older_header_with_sha1_is_passed_over() {
     case.headers.remove(0);
     let header = "x-hub-signature-256";
     assert_eq!(case.check(), Err(Refusal::MissingHeader { header }));
+}
+
+/// Since 2026 Shopify may leave out the `X-`.
+#[test]
+fn shopifys_header_has_two_names_and_a_webhook_one_of_them() {
+    let Vector { case, other } = shopify();
+    let mut without = case.clone();
+    without.headers[0].0 = "shopify-hmac-sha256";
+    assert_eq!(without.check().unwrap(), case.check().unwrap());
+    without.has_one_base64_signature();
+    assert_eq!(without.with_secrets(&[other]).check(), Err(Refusal::SignatureMismatch));
+    let good = case.headers[0].1.clone();
+    for second in [good.as_str(), "", "other"] {
+        let mut both = case.clone();
+        both.headers.push(("Shopify-Hmac-Sha256", second.to_owned()));
+        let expected = Refusal::MixedHeaders {
+            header: "x-shopify-hmac-sha256",
+            other: "shopify-hmac-sha256",
+        };
+        assert_eq!(both.check(), Err(expected), "{second}");
+    }
+    without.headers.push(("shopify-hmac-sha256", good));
+    let header = "shopify-hmac-sha256";
+    assert_eq!(without.check(), Err(Refusal::RepeatedHeader { header }));
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(super) fn verify<'a>(keys: &Keys, request: &Request<'a>, now: i64) -> Result
         key,
         id: Some(id),
         timestamp: Some(time.unix_timestamp()),
-        proven: Proven::Body(request.body),
+        proven: Proven::Checksum(request.body),
     })
 }
 

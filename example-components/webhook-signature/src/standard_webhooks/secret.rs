@@ -13,6 +13,12 @@ pub(super) fn read(secret: &str) -> Result<Key, InvalidKey> {
     if secret.starts_with("whsk_") {
         return Err(InvalidKey::Private);
     }
+    // As some senders show it; `v1` is the version of the signatures.
+    for before in ["v1,", "v1a,"] {
+        if secret.starts_with(before) {
+            return Err(InvalidKey::Prefixed { before });
+        }
+    }
     let Some(encoded) = secret.strip_prefix("whpk_") else {
         return Key::mac(&decode(secret.strip_prefix("whsec_").unwrap_or(secret))?);
     };

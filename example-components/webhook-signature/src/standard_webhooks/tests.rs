@@ -125,12 +125,76 @@ fn svix_headers_are_read_and_never_mixed_with_the_others() {
         id_of_the_other.check(),
         Err(Refusal::MissingHeader { header: "svix-id" })
     );
-    // Both: the standard's own count, whole.
-    let mut both = svix;
-    both.headers.push((SIGNATURE, GOOD.to_owned()));
-    assert_eq!(both.check(), Err(Refusal::MissingHeader { header: ID }));
-    both.headers.clear();
-    assert_eq!(both.check(), Err(Refusal::MissingHeader { header: SIGNATURE }));
+}
+
+/// Who holds one signed webhook has one webhook: no header that is not signed makes another of it.
+#[test]
+fn the_id_is_the_signed_one_and_a_signature_of_each_family_is_refused() {
+    let families = [
+        (ID, TIMESTAMP, SIGNATURE),
+        (SVIX_HEADERS.id, SVIX_HEADERS.timestamp, SVIX_HEADERS.signature),
+    ];
+    for (own, other) in [(families[0], families[1]), (families[1], families[0])] {
+        let own = with_names(own.0, own.1, own.2);
+        let with = |more: &[(&'static str, &str)]| {
+            let mut case = own.clone();
+            let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+            // In front and behind.
+            case.headers.extend(more.clone());
+            let behind = case.check();
+            case.headers.rotate_right(more.len());
+            assert_eq!(case.check(), behind);
+            behind
+        };
+        for more in [
+            &[(other.0, "forged-1")][..],
+            &[(other.1, "1")],
+            &[(other.0, "forged-1"), (other.1, TIME_TEXT)],
+        ] {
+            let verified = with(more).unwrap();
+            assert_eq!(
+                (verified.id.as_deref(), verified.timestamp),
+                (Some(MESSAGE_ID), Some(TIME))
+            );
+        }
+        let mixed = Err(Refusal::MixedHeaders {
+            header: SIGNATURE,
+            other: SVIX_HEADERS.signature,
+        });
+        for more in [
+            &[(other.2, GOOD)][..],
+            &[(other.2, WRONG)],
+            &[(other.2, "")],
+            &[(other.0, MESSAGE_ID), (other.1, TIME_TEXT), (other.2, GOOD)],
+            &[(other.0, "forged-1"), (other.1, TIME_TEXT), (other.2, GOOD)],
+        ] {
+            assert_eq!(with(more), mixed, "{more:?}");
+        }
+        // Parts of each make no family.
+        let mut parts = own.clone();
+        parts.headers[0].0 = other.0;
+        let header = if other.0 == ID { SVIX_HEADERS.id } else { ID };
+        assert_eq!(parts.check(), Err(Refusal::MissingHeader { header }));
+    }
+    let mut none = good();
+    none.headers.clear();
+    assert_eq!(none.check(), Err(Refusal::MissingHeader { header: SIGNATURE }));
+}
+
+#[test]
+fn what_is_shown_before_a_secret_is_named() {
+    for (secret, before) in [
+        ("v1,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "v1,"),
+        ("v1a,whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=", "v1a,"),
+    ] {
+        assert_eq!(read(secret).err(), Some(InvalidKey::Prefixed { before }));
+        let said = Keys::parse(Scheme::StandardWebhooks, secret).unwrap_err();
+        let why = std::error::Error::source(&said).unwrap().to_string();
+        assert!(
+            why.contains(&format!("begins with `{before}`")) && !why.contains("Mf"),
+            "{why}"
+        );
+    }
 }
 
 #[test]

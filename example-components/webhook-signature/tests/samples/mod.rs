@@ -84,7 +84,7 @@ pub fn body(scheme: Scheme, filler: &str) -> Vec<u8> {
     let filler = filler.escape_default();
     match scheme {
         Scheme::Adyen => format!(
-            r#"{{"live":"false","notificationItems":[{{"NotificationRequestItem":{{"additionalData":{{"x":"{filler}"}},"amount":{{"currency":"EUR","value":1130}},"eventCode":"AUTHORISATION","merchantAccountCode":"Merchant","merchantReference":"a:b","pspReference":"7914073381342284","success":"true"}}}}]}}"#
+            r#"{{"live":"false","notificationItems":[{{"NotificationRequestItem":{{"additionalData":{{"x":"{filler}"}},"amount":{{"currency":"EUR","value":1130}},"eventCode":"AUTHORISATION","merchantAccountCode":"Merchant","merchantReference":"a:b","pspReference":"7914073381342284","success":"true"}}}},{{"NotificationRequestItem":{{"amount":{{"currency":"EUR","value":0}},"eventCode":"REPORT_AVAILABLE","merchantAccountCode":"Merchant","merchantReference":"","pspReference":"report_2026-01-01T00:00:00.csv","success":"true"}}}}]}}"#
         ),
         _ => format!(r#"{{"id":"evt_1","type":"invoice.paid","x":"{filler}"}}"#),
     }
