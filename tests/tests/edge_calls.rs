@@ -404,14 +404,14 @@ async fn events_for_later_are_kept_at_the_bus() {
         matches!(&refused, PublishError::InvalidEvent(p) if p.code == "invalid-due-time"),
         "{refused:?}"
     );
-    let refused = publisher::cancel_scheduled(narrow.bus(), patient(), "acme", "later")
+    let refused = publisher::cancel_scheduled(narrow.bus(), patient(), "acme", "/tests", "later")
         .await
         .unwrap();
     assert!(
         matches!(&refused, Err(PublishError::InvalidEvent(p)) if p.code == "not-at-an-edge"),
         "{refused:?}"
     );
-    let cancelled = publisher::cancel_scheduled(ingress.bus(), patient(), "acme", "later").await;
+    let cancelled = publisher::cancel_scheduled(ingress.bus(), patient(), "acme", "/tests", "later").await;
     assert_eq!(cancelled.unwrap().unwrap(), Cancellation::Cancelled);
 }
 

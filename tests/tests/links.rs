@@ -122,7 +122,7 @@ async fn a_refused_link_says_all_its_problems() {
     let broken = LinkTo::subscriber(
         "worker",
         &["handler", "batch-handler"],
-        &[("need", "often"), ("tenants", "a.b"), ("colour", "red")],
+        &[("need", "often"), ("tenants", "a,,b"), ("colour", "red")],
     );
     let bench = Bench::start(&[], &[ingress(), broken, durable("work", "**")]).await;
     let status = bench

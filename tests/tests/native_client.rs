@@ -235,7 +235,7 @@ async fn a_refusal_is_an_error_with_a_kind_and_a_code() {
         (refused.kind, refused.code.as_str()),
         (ErrorKind::NotPermitted, "event-type-not-permitted")
     );
-    let refused = bus.publish(&Event::new("a b", "invoice.paid", "1")).await.unwrap_err();
+    let refused = bus.publish(&Event::new("a\nb", "invoice.paid", "1")).await.unwrap_err();
     assert_eq!(
         (refused.kind, refused.code.as_str()),
         (ErrorKind::Invalid, "invalid-tenant")
@@ -474,7 +474,7 @@ async fn a_trace_goes_along_with_the_event() {
     ];
     assert_eq!(traces, expected.map(|(id, trace)| (id.to_owned(), trace)).into());
     assert!(
-        bus.cancel_scheduled("acme", "none")
+        bus.cancel_scheduled("acme", "/", "none")
             .await
             .is_ok_and(|cancelled| !cancelled)
     );

@@ -66,7 +66,7 @@ async fn many_events_have_one_result_each_in_order() {
     let ingress = bench.silent_component("ingress").await;
     let mut events: Vec<Event> = (0..200).map(|i| event("acme", "a.b", &format!("e{i}"))).collect();
     events[7] = event("globex", "a.b", "x");
-    events[9] = event("acme", "not a type", "x");
+    events[9] = event("acme", "not a\ntype", "x");
     events[11].data = Bytes::from(vec![0; 600 << 10]);
     let results = publisher::publish_tenant_events(ingress.bus(), CallContext::default(), &events)
         .await
@@ -102,9 +102,7 @@ async fn what_is_not_a_legal_event_is_refused_and_changes_nothing() {
     let bench = Bench::start(&[], &[LinkTo::caller("ingress", PUBLISHER, "*")]).await;
     let ingress = bench.silent_component("ingress").await;
     let long = "x".repeat(300);
-    for tenant in [
-        "a.b", "*", ">", "a b", "a\tb", "a\r\nb", "\u{0}", "", "é", "$SYS", &long,
-    ] {
+    for tenant in ["a\tb", "a\r\nb", "\u{0}", "\u{85}", "\u{fffe}", "", &long] {
         let refused = ingress.publish(event(tenant, "invoice.paid", "e")).await.unwrap_err();
         assert!(
             matches!(refused, PublishError::InvalidEvent(_)),
@@ -112,9 +110,27 @@ async fn what_is_not_a_legal_event_is_refused_and_changes_nothing() {
         );
         assert_eq!(code(&refused), "invalid-tenant", "{tenant:?}");
     }
-    for event_type in ["", "a..b", "a.*", "a.>", "a b", &long] {
+    for event_type in ["", "a\nb", "a\u{7f}", &long] {
         let refused = ingress.publish(event("acme", event_type, "e")).await.unwrap_err();
         assert_eq!(code(&refused), "invalid-event-type", "{event_type:?}");
+    }
+    let empty = || Some(String::new());
+    for broken in [
+        Event {
+            subject: empty(),
+            ..event("acme", "invoice.paid", "e")
+        },
+        Event {
+            data_content_type: empty(),
+            ..event("acme", "invoice.paid", "e")
+        },
+        Event {
+            source: String::new(),
+            ..event("acme", "invoice.paid", "e")
+        },
+    ] {
+        let refused = ingress.publish(broken).await.unwrap_err();
+        assert_eq!(code(&refused), "invalid-attribute");
     }
     let mut large = event("acme", "invoice.paid", "e");
     large.data = Bytes::from(vec![0; 512 << 10]);
@@ -132,7 +148,7 @@ async fn a_caller_reaches_only_what_its_link_allows() {
             LinkTo::caller("ingress", PUBLISHER, "acme,globex"),
             LinkTo::caller("ingress", PUBLISHER, "initech").named("second"),
             LinkTo::caller("reader", &["subscriber"], "*"),
-            LinkTo::caller("broken", PUBLISHER, "a.b"),
+            LinkTo::caller("broken", PUBLISHER, "a,,b"),
         ],
     )
     .await;

@@ -39,9 +39,15 @@ async fn at(ingress: &Component, e: &Event, due: i64) -> Result<Scheduled, Publi
 
 async fn cancel(ingress: &Component, tenant: &str, id: &str) -> Result<Cancellation, PublishError> {
     eventually("the bus answers", || async {
-        publisher::cancel_scheduled(ingress.bus(), CallContext::within(Duration::from_secs(5)), tenant, id)
-            .await
-            .ok()
+        publisher::cancel_scheduled(
+            ingress.bus(),
+            CallContext::within(Duration::from_secs(5)),
+            tenant,
+            "/tests",
+            id,
+        )
+        .await
+        .ok()
     })
     .await
 }

@@ -65,10 +65,11 @@ impl publisher::Host for Guest {
     async fn cancel_scheduled(
         &mut self,
         tenant: String,
+        source: String,
         id: String,
     ) -> Result<Result<publisher::Cancellation, types::PublishError>> {
         let bus = &self.surroundings.bus;
-        let cancelled = bus.cancel(&self.onward(), &tenant, &id).await;
+        let cancelled = bus.cancel(&self.onward(), &tenant, &source, &id).await;
         Ok(cancelled.map(convert::cancellation).map_err(convert::publish_error))
     }
 }

@@ -9,7 +9,7 @@ use component_support::{
 };
 use serde::{Deserialize, Serialize};
 
-/// What is kept of one event. Its subscription, day, tenant, type and id are in its key.
+/// What is kept of one event. Its subscription, day, tenant, type, source and id are in its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     /// The currency in lower case, if the event is about money.
@@ -47,6 +47,7 @@ fn entry(delivery: &Delivery<'_>) -> Result<Entry, Rejection> {
         &day,
         delivery.tenant,
         delivery.event_type,
+        delivery.source,
         delivery.id,
     ]);
     Ok((key, value))
@@ -84,6 +85,7 @@ mod tests {
             subscription: "late",
             tenant: "acme",
             event_type: "invoice.paid",
+            source: "stripe",
             id,
             time: Some(1_767_225_600_000_000_000),
             published_at: 0,
@@ -126,7 +128,7 @@ mod tests {
         let entries = store.dump();
         assert_eq!(entries.len(), 2);
         assert_eq!(
-            entries["events/late/2026-01-01/acme/invoice.paid/evt=2F1"],
+            entries["events/late/2026-01-01/acme/invoice.paid/stripe/evt=2F1"],
             r#"{"currency":null,"amount":null,"origin":"replayed"}"#
         );
     }

@@ -49,9 +49,9 @@ impl Report {
         };
         let mut rows = BTreeMap::<_, Row>::new();
         for (key, value) in store::entries_under(store, &key::prefix(&[EVENTS, subscription]))? {
-            let place = key::split(&key).and_then(|segments| <[String; 6]>::try_from(segments).ok());
+            let place = key::split(&key).and_then(|segments| <[String; 7]>::try_from(segments).ok());
             let fact = serde_json::from_slice::<Fact>(&value);
-            let (Some([_, _, day, tenant, event_type, _]), Ok(fact)) = (place, fact) else {
+            let (Some([_, _, day, tenant, event_type, _, _]), Ok(fact)) = (place, fact) else {
                 return Err(StoreError::Failed(format!("the entry {key} is no event")));
             };
             match fact.origin {
@@ -103,19 +103,19 @@ mod tests {
         let store = MemoryStore::with_page_size(2);
         let eur = |amount| fact(Some("eur"), Some(amount), Origin::Replayed);
         for (key, value) in [
-            ("events/late/2026-01-01/b/invoice.paid/1", eur(5)),
-            ("events/late/2026-01-01/a/invoice.paid/2", eur(i64::MAX)),
-            ("events/late/2026-01-01/a/invoice.paid/3", eur(i64::MAX)),
+            ("events/late/2026-01-01/b/invoice.paid/s/1", eur(5)),
+            ("events/late/2026-01-01/a/invoice.paid/s/2", eur(i64::MAX)),
+            ("events/late/2026-01-01/a/invoice.paid/s/3", eur(i64::MAX)),
             (
-                "events/late/2026-01-01/a/invoice.paid/4",
+                "events/late/2026-01-01/a/invoice.paid/s/4",
                 fact(Some("usd"), Some(-1), Origin::Live),
             ),
-            ("events/late/2026-01-02/a/invoice.paid/5", eur(1)),
+            ("events/late/2026-01-02/a/invoice.paid/s/5", eur(1)),
             (
-                "events/late/2026-01-01/a/customer.created/6",
+                "events/late/2026-01-01/a/customer.created/s/6",
                 fact(None, None, Origin::Live),
             ),
-            ("events/later/2026-01-01/a/invoice.paid/7", eur(1)),
+            ("events/later/2026-01-01/a/invoice.paid/s/7", eur(1)),
         ] {
             store.set(key, &value).unwrap();
         }

@@ -27,6 +27,7 @@ impl<'a> From<&'a types::Delivery> for Delivery<'a> {
             subscription: &delivery.subscription,
             tenant: &delivery.event.tenant,
             event_type: &delivery.event.event_type,
+            source: &delivery.event.source,
             id: &delivery.event.id,
             time: delivery.event.time,
             published_at: delivery.published_at,

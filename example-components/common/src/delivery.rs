@@ -11,7 +11,9 @@ pub struct Delivery<'a> {
     pub tenant: &'a str,
     /// What kind of event it is.
     pub event_type: &'a str,
-    /// The event's id: with the tenant, the key to be idempotent by.
+    /// Who published it, as it says itself.
+    pub source: &'a str,
+    /// The event's id: with the tenant and the source, the key to be idempotent by.
     pub id: &'a str,
     /// When it happened, as the producer says: nanoseconds since 1970.
     pub time: Option<i64>,
@@ -62,6 +64,7 @@ mod tests {
                 subscription: "",
                 tenant: "",
                 event_type: "",
+                source: "",
                 id: "",
                 time,
                 published_at,

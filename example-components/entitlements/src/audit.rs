@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use component_support::{
+    delivery::Delivery,
     key,
     store::{self, KeyValue, StoreError},
 };
@@ -28,15 +29,17 @@ struct Count {
 }
 
 /// Counts one handling of an event.
-pub fn record(store: &impl KeyValue, tenant: &str, event_id: &str) -> Result<(), StoreError> {
-    store.increment(&key::join(&[HANDLED, tenant, event_id]), 1).map(drop)
+pub fn record(store: &impl KeyValue, delivery: &Delivery<'_>) -> Result<(), StoreError> {
+    let key = key::join(&[HANDLED, delivery.tenant, delivery.source, delivery.id]);
+    store.increment(&key, 1).map(drop)
 }
 
 /// Reads all counts.
 pub fn read(store: &impl KeyValue) -> Result<Audit, StoreError> {
     let mut tenants = BTreeMap::<String, Count>::new();
     for (key, value) in store::entries_under(store, &key::prefix(&[HANDLED]))? {
-        let Some([_, tenant, _]) = key::split(&key).and_then(|segments| <[String; 3]>::try_from(segments).ok()) else {
+        let Some([_, tenant, _, _]) = key::split(&key).and_then(|segments| <[String; 4]>::try_from(segments).ok())
+        else {
             continue;
         };
         let count = tenants.entry(tenant).or_default();
@@ -68,14 +71,25 @@ mod tests {
         store
             .set("handled/acme", b"a customer called acme of the tenant `handled`")
             .unwrap();
-        for (tenant, event) in [
-            ("acme", "evt_1"),
-            ("acme", "evt_2"),
-            ("acme", "evt/2"),
-            ("acme", "evt_2"),
-            ("b", "e"),
+        for (tenant, source, id) in [
+            ("acme", "stripe", "evt_1"),
+            ("acme", "stripe", "evt_2"),
+            ("acme", "notes", "evt_2"),
+            ("acme", "stripe", "evt_2"),
+            ("b", "s", "e"),
         ] {
-            record(&store, tenant, event).unwrap();
+            let delivery = Delivery {
+                subscription: "entitlements",
+                tenant,
+                event_type: "customer.subscription.created",
+                source,
+                id,
+                time: None,
+                published_at: 0,
+                replayed: false,
+                data: b"",
+            };
+            record(&store, &delivery).unwrap();
         }
         let audit = serde_json::to_string(&read(&store).unwrap()).unwrap();
         assert_eq!(

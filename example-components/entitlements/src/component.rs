@@ -46,7 +46,7 @@ fn handle(delivery: &Delivery<'_>) -> Result<(), Rejection> {
     let store = WasiStore::open(BUCKET).map_err(unavailable)?;
     entitlement::apply(&store, delivery)?;
     if audited() {
-        audit::record(&store, delivery.tenant, delivery.id).map_err(unavailable)?;
+        audit::record(&store, delivery).map_err(unavailable)?;
     }
     Ok(())
 }

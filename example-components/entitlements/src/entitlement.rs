@@ -113,6 +113,7 @@ mod tests {
             subscription: "entitlements",
             tenant: "acme",
             event_type: &event_type,
+            source: "stripe",
             id,
             time: None,
             published_at: 5_000_000_000,

@@ -34,6 +34,7 @@ mod tests {
             subscription: "invoicing",
             tenant: "acme",
             event_type: "invoice.paid",
+            source: "stripe",
             id,
             time: None,
             published_at: 0,
@@ -58,7 +59,7 @@ mod tests {
         assert_eq!(results[4], Ok(()));
         assert_eq!(
             Vec::from_iter(store.dump().into_keys()),
-            ["lines/acme/a", "lines/acme/c", "lines/acme/e=2F1"]
+            ["lines/acme/stripe/a", "lines/acme/stripe/c", "lines/acme/stripe/e=2F1"]
         );
     }
 
@@ -68,7 +69,7 @@ mod tests {
         let rejected = || Rejection::DeadLetter("not proven".to_owned());
         let results = handle(&store, [Err(rejected()), Ok(delivery("b", GOOD))]);
         assert_eq!(results, [Err(rejected()), Ok(())]);
-        assert_eq!(Vec::from_iter(store.dump().into_keys()), ["lines/acme/b"]);
+        assert_eq!(Vec::from_iter(store.dump().into_keys()), ["lines/acme/stripe/b"]);
     }
 
     #[test]

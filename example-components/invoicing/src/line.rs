@@ -69,7 +69,7 @@ impl Line {
 
 /// Where the line of an event is kept. An event has one line, however often it is delivered.
 pub fn key(delivery: &Delivery<'_>) -> String {
-    key::join(&[LINES, delivery.tenant, delivery.id])
+    key::join(&[LINES, delivery.tenant, delivery.source, delivery.id])
 }
 
 /// The first segment of every line's key.
@@ -87,6 +87,7 @@ mod tests {
             subscription: "invoicing",
             tenant: "acme",
             event_type: "invoice.paid",
+            source: "stripe",
             id: "evt_1",
             time: Some(1_767_225_600_000_000_000),
             published_at: 0,

@@ -268,7 +268,7 @@ pub(crate) struct Publish {
     /// Its type, such as invoice.paid
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) event_type: String,
-    /// Its id: the same one again is the same event
+    /// Its id: the same one of its source again is the same event
     #[arg(long)]
     pub(crate) id: String,
     /// The payload: @FILE, - for standard input, or the text itself

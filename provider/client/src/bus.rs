@@ -55,7 +55,7 @@ impl Bus {
     }
 
     /// Keeps an event at the bus and publishes it once, at a time (nanoseconds since 1970-01-01T00:00:00Z) or soon after
-    /// it; at once if that has passed. The same tenant and id again is the same event.
+    /// it; at once if that has passed. The same tenant, source and id again is the same event.
     ///
     /// # Errors
     /// As [`Bus::publish`].
@@ -78,10 +78,10 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Bus::publish`].
-    pub async fn cancel_scheduled(&self, tenant: &str, id: &str) -> Result<bool, Error> {
+    pub async fn cancel_scheduled(&self, tenant: &str, source: &str, id: &str) -> Result<bool, Error> {
         let wire = &self.wire;
         retry::until(self.deadline(), |left| async move {
-            let answer = publisher::cancel_scheduled(wire, self.call(left), tenant, id).await;
+            let answer = publisher::cancel_scheduled(wire, self.call(left), tenant, source, id).await;
             Ok(answer.map_err(Error::transport)?? == publisher::Cancellation::Cancelled)
         })
         .await

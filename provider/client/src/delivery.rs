@@ -12,7 +12,7 @@ use crate::{Error, Event, Position};
 /// One attempt to hand over an event. It is held until it is settled: the client tells the bus that it is still worked
 /// on for as long as this exists. Dropped without a settlement, it is refused, and comes again by the bus's schedule.
 ///
-/// Deliveries come at least once: be idempotent by `tenant` and `id`.
+/// Deliveries come at least once: be idempotent by `tenant`, `source` and `id`.
 #[derive(Debug)]
 pub struct Delivery {
     event: Event,

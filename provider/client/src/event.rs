@@ -14,7 +14,7 @@ pub struct Event {
     pub tenant: String,
     /// CloudEvents `type`, such as `invoice.paid`.
     pub event_type: String,
-    /// CloudEvents `id`: the idempotency key within the tenant.
+    /// CloudEvents `id`: the idempotency key within the tenant and source.
     pub id: String,
     /// CloudEvents `source`.
     pub source: String,
@@ -38,7 +38,8 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event without a payload, from source `/`.
+    /// An event without a payload, from source `/`: give each publisher of a tenant a [source](Self::source) of its own, since
+    /// one source's id is one event.
     pub fn new(tenant: impl Into<String>, event_type: impl Into<String>, id: impl Into<String>) -> Self {
         Self {
             tenant: tenant.into(),
@@ -120,7 +121,7 @@ impl fmt::Display for Position {
 pub struct Receipt {
     /// Where; for a duplicate, where the first copy is.
     pub position: Position,
-    /// This tenant and id were stored before: nothing was added.
+    /// This tenant, source and id were stored before: nothing was added.
     pub duplicate: bool,
     /// How many durable subscriptions it matches now.
     pub durable_subscriptions: u32,
@@ -132,7 +133,7 @@ pub struct Receipt {
 pub struct Scheduled {
     /// When, nanoseconds since 1970-01-01T00:00:00Z.
     pub due: i64,
-    /// This tenant and id was to be published later before: nothing changed, `due` is what was said then.
+    /// This tenant, source and id was to be published later before: nothing changed, `due` is what was said then.
     pub duplicate: bool,
 }
 

@@ -137,10 +137,16 @@ where
     ///
     /// # Errors
     /// As [`Upstream::publish`].
-    pub async fn cancel(&self, cx: &CallContext, tenant: &str, id: &str) -> Result<Cancellation, PublishError> {
+    pub async fn cancel(
+        &self,
+        cx: &CallContext,
+        tenant: &str,
+        source: &str,
+        id: &str,
+    ) -> Result<Cancellation, PublishError> {
         let invoke = &self.invoke;
         let sent = self.repeat(cx, |cx| async move {
-            publisher::cancel_scheduled(invoke, cx, tenant, id).await
+            publisher::cancel_scheduled(invoke, cx, tenant, source, id).await
         });
         sent.await.unwrap_or_else(|unsent| Err(unsent.publish_error()))
     }

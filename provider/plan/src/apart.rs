@@ -65,7 +65,7 @@ impl Registered {
             None => self.consumer_name(),
             Some(tenant) => {
                 let joined = self.joined.as_ref().map_or(0, |j| j.generation);
-                format!("{}={tenant}", self.numbered(joined))
+                format!("{}={}", self.numbered(joined), tenant.name_part())
             }
         }
     }
@@ -80,7 +80,7 @@ impl Registered {
         name.split('=').next()?.parse().ok()
     }
 
-    /// The tenant whose events alone a consumer of this name gives.
+    /// The tenant whose events alone a consumer of this name gives, as it is part of a name.
     pub fn tenant_of_consumer(name: &str) -> Option<&str> {
         name.split('=').nth(3)
     }

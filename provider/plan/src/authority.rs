@@ -8,7 +8,7 @@ use std::fmt;
 use crate::link::{self, Grant};
 use crate::name::shown;
 use crate::setting::{self, Reader, Settings};
-use crate::{Code, Filter, Problem};
+use crate::{Code, Filter, Problem, Sources};
 
 /// The first token of these settings' names.
 const PREFIX: &str = "callers.";
@@ -192,6 +192,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
     let loopback = r.or("loopback", false, setting::word(&[("true", true), ("false", false)]));
     let publish_tenants = r.optional("publish.tenants", link::tenants);
     let publish_types = r.optional("publish.event-types", setting::list);
+    let publish_sources = r.optional("publish.sources", Sources::parse);
     let subscribe_tenants = r.optional("subscribe.tenants", link::tenants);
     let subscribe_types = r.optional("subscribe.event-types", setting::list);
     let interfaces = r.optional("interfaces", |s| {
@@ -238,14 +239,30 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
             "setting `subscribe.tenants` is missing: list the tenants it may subscribe for, or `*` for all",
         );
     }
-    for (side, types, tenants) in [
-        ("publish", publish_types.is_some(), publish_tenants.is_some()),
-        ("subscribe", subscribe_types.is_some(), subscribe_tenants.is_some()),
+    for (side, setting, given, tenants) in [
+        (
+            "publish",
+            "event-types",
+            publish_types.is_some(),
+            publish_tenants.is_some(),
+        ),
+        (
+            "publish",
+            "sources",
+            publish_sources.is_some(),
+            publish_tenants.is_some(),
+        ),
+        (
+            "subscribe",
+            "event-types",
+            subscribe_types.is_some(),
+            subscribe_tenants.is_some(),
+        ),
     ] {
-        if types && !tenants {
+        if given && !tenants {
             r.refuse(
                 Code::ConflictingSettings,
-                format!("`{side}.event-types` means nothing without `{side}.tenants`"),
+                format!("`{side}.{setting}` means nothing without `{side}.tenants`"),
             );
         }
     }
@@ -259,6 +276,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
     }
     let grant = |tenants: Option<_>, types: Option<_>| Grant {
         allows: Filter::new(tenants.unwrap_or_default(), types.unwrap_or_default()),
+        sources: Sources::all(),
         publish: false,
         subscribe: false,
         inbox: false,
@@ -268,6 +286,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
         id: format!("{ID_PREFIX}{name}"),
         publishing: Grant {
             publish,
+            sources: publish_sources.unwrap_or_default(),
             ..grant(publish_tenants, publish_types)
         },
         subscribing: Grant {

@@ -1,6 +1,7 @@
 //! A policy as a TOML document: the same settings as a provider's flat config, as nested tables.
 //!
-//! `[retention] max-age = "7d"` is the setting `retention.max-age`. A list stands for its items with commas between.
+//! `[retention] max-age = "7d"` is the setting `retention.max-age`. A list stands for its items with commas between; an
+//! item that holds a comma itself is quoted there.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +65,10 @@ impl Document {
             let line = line_of(text, key.span().start);
             match scalar(value) {
                 Some(value) => {
-                    self.settings.insert(name.clone(), value);
+                    // A quoted key may hold dots: `"eu.acme".x` and `eu.acme.x` are one setting.
+                    if self.settings.insert(name.clone(), value).is_some() {
+                        problems.push(invalid(format!("line {line}: setting `{name}` comes twice")));
+                    }
                     self.lines.insert(name, line);
                 }
                 None => problems.push(invalid(format!(
@@ -83,7 +87,11 @@ fn scalar(value: &Spanned<DeValue<'_>>) -> Option<String> {
         DeValue::Array(items) => {
             let items: Option<Vec<_>> = items
                 .iter()
-                .map(|item| scalar(item).filter(|_| !matches!(item.get_ref(), DeValue::Array(_))))
+                .map(|item| match item.get_ref() {
+                    DeValue::String(s) => Some(crate::setting::as_item(s)),
+                    DeValue::Array(_) => None,
+                    _ => scalar(item),
+                })
                 .collect();
             Some(items?.join(","))
         }
@@ -142,7 +150,34 @@ schedule = [\"1s\", \"5s\"]
         assert!(text.iter().any(|t| t.starts_with("line 4:")), "{text:?}");
     }
 
+    #[test]
+    fn a_tenant_may_have_any_name() {
+        let text = format!(
+            "{POLICY}\n[tenants]\nallowed = [\"eu.acme\", \"a, b\", \" \", \"\\\"q\\\"\"]\n\
+             [quota.tenant.\"eu.acme\"]\nevents-per-second = 3\n[quota.tenant.\"a, b\"]\nmax-bytes = \"1MiB\"\n"
+        );
+        let policy = Policy::from_settings("policy.toml", &Document::parse(&text).unwrap().settings).unwrap();
+        let mut names: Vec<_> = policy.tenants.iter().map(|t| t.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, [" ", "\"q\"", "a, b", "eu.acme"]);
+        let quota = |tenant: &str| policy.quotas.of(&tenant.parse().unwrap());
+        assert_eq!(quota("eu.acme").events_per_second, Some(3));
+        assert_eq!(quota("a, b").max_bytes, Some(1 << 20));
+        assert_eq!(quota("eu"), crate::quota::Quota::default());
+        let twice = "[quota.tenant.\"eu.acme\"]\nmax-bytes = \"1MiB\"\n[quota.tenant.eu]\nacme.max-bytes = \"2MiB\"\n";
+        let problems = Document::parse(twice).unwrap_err();
+        assert!(problems[0].message.contains("comes twice"), "{problems:?}");
+    }
+
     proptest! {
+        #[test]
+        fn what_a_list_holds_is_read_back(items in proptest::collection::vec("[a, \"\\\\é.*-]{1,6}", 1..5)) {
+            let items: Vec<_> = items.into_iter().filter(|i| !i.is_empty()).collect();
+            let text = items.iter().map(|i| crate::setting::as_item(i)).collect::<Vec<_>>().join(",");
+            let read: Vec<_> = crate::setting::items(&text).unwrap().into_iter().map(|i| i.text).collect();
+            prop_assert_eq!(read, items);
+        }
+
         #[test]
         fn no_document_panics(text in "\\PC{0,200}") {
             drop(Document::parse(&text));

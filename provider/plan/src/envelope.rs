@@ -1,27 +1,60 @@
 //! How an event is written on the wire: CloudEvents 1.0 in binary mode, one `ce-` header for each attribute and the
-//! payload as it came, so that any NATS client can read it.
+//! payload as it came, so that any NATS client can read it. What other clients write is read in binary and in
+//! [structured](crate::structured) mode.
 //!
 //! Header values are percent-encoded as the CloudEvents HTTP binding says (3.1.3.2): NATS header values are ASCII
 //! without line ends.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use crate::Problem;
 use crate::event::{Attributes, RawEvent};
-use crate::timestamp;
+use crate::name::{digest, shown};
+use crate::{Code, Problem, TenantId, timestamp};
 
 /// What is escaped: controls, space, the double quote and the escape character itself; everything beyond ASCII is too.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// The prefix of each attribute's header.
-const PREFIX: &str = "ce-";
+pub const PREFIX: &str = "ce-";
 
-/// The id by which the store recognises a repeat. It is qualified by the tenant because the server compares ids
-/// within the whole stream (nats-server 2.15), and two tenants may use the same one.
+/// The one version of CloudEvents that is read.
+pub(crate) const VERSION: &str = "1.0";
+
+/// What makes an event one event: its tenant, its source and its id (CloudEvents 1.0.2: `source` and `id` identify an
+/// event), as 43 characters that any name can hold. Who may publish one source can't write the key of another's event.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventKey(Box<str>);
+
+impl EventKey {
+    /// The key of an event.
+    pub fn new(tenant: &TenantId, source: &str, id: &str) -> Self {
+        Self(digest(&[tenant.as_str(), source, id]).into())
+    }
+
+    /// The key of an event.
+    pub fn of(attributes: &Attributes) -> Self {
+        Self::new(attributes.tenant(), attributes.source(), attributes.id())
+    }
+
+    /// Its characters.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id by which the store recognises a repeat. The server compares ids within the whole stream (nats-server 2.15), and
+/// two tenants, or two sources of one, may use the same one.
 pub fn message_id(attributes: &Attributes) -> String {
-    format!("{}/{}", attributes.tenant, escaped(attributes.id()))
+    EventKey::of(attributes).0.into()
 }
 
 /// The headers of an event.
@@ -29,11 +62,11 @@ pub fn to_headers(attributes: &Attributes) -> Vec<(Cow<'static, str>, String)> {
     let raw = attributes.raw();
     let mut headers: Vec<(Cow<'static, str>, String)> = Vec::with_capacity(10 + raw.extensions.len());
     headers.extend([
-        ("ce-specversion".into(), "1.0".to_owned()),
+        ("ce-specversion".into(), VERSION.to_owned()),
         ("ce-id".into(), escaped(&raw.id)),
         ("ce-source".into(), escaped(&raw.source)),
-        ("ce-type".into(), raw.event_type.clone()),
-        ("ce-tenant".into(), raw.tenant.clone()),
+        ("ce-type".into(), escaped(&raw.event_type)),
+        ("ce-tenant".into(), escaped(&raw.tenant)),
     ]);
     let mut optional = |name: &'static str, value: Option<String>| {
         headers.extend(value.map(|value| (name.into(), value)));
@@ -49,43 +82,191 @@ pub fn to_headers(attributes: &Attributes) -> Vec<(Cow<'static, str>, String)> {
     headers
 }
 
-/// The event whose headers these are; headers of others are passed over. `tenant` and `event_type` come from the
-/// subject, which alone is what authorises a reader.
+/// The event whose headers these are, names in lower case; headers of others are passed over. `tenant` and `event_type`
+/// come from the subject, which alone is what authorises a reader; without a type from there, it is the headers'.
 ///
 /// # Errors
-/// The first attribute that is missing or not legal.
+/// The first attribute that is missing, comes twice, can't be read, is not legal, or is not what the subject says.
 pub fn from_headers<'a>(
     tenant: &str,
-    event_type: &str,
+    event_type: Option<&str>,
     headers: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Attributes, Problem> {
-    let mut raw = RawEvent {
-        tenant: tenant.to_owned(),
-        event_type: event_type.to_owned(),
-        ..RawEvent::default()
-    };
+    let mut read = Reading::new(tenant, event_type);
     for (name, value) in headers {
-        let Some(name) = name.strip_prefix(PREFIX) else {
-            continue;
-        };
-        let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
-        match name {
-            "specversion" | "type" | "tenant" => {}
-            "id" => raw.id = value,
-            "source" => raw.source = value,
-            "subject" => raw.subject = Some(value),
-            "time" => raw.time = timestamp::from_rfc3339(&value),
-            "datacontenttype" => raw.data_content_type = Some(value),
-            "dataschema" => raw.data_schema = Some(value),
-            "partitionkey" => raw.ordering_key = Some(value),
-            extension => raw.extensions.push((extension.to_owned(), value)),
+        if let Some(name) = name.strip_prefix(PREFIX) {
+            read.attribute(name, decoded(name, value)?.into_owned())?;
         }
     }
-    Attributes::try_from(raw)
+    read.finish()
+}
+
+/// An event whose attributes are read one by one.
+pub(crate) struct Reading<'a> {
+    tenant: &'a str,
+    event_type: Option<&'a str>,
+    raw: RawEvent,
+    version: Option<String>,
+    tenant_written: Option<String>,
+    type_written: Option<String>,
+    id: Option<String>,
+    source: Option<String>,
+    time: Option<String>,
+}
+
+impl<'a> Reading<'a> {
+    pub(crate) fn new(tenant: &'a str, event_type: Option<&'a str>) -> Self {
+        Self {
+            tenant,
+            event_type,
+            raw: RawEvent::default(),
+            version: None,
+            tenant_written: None,
+            type_written: None,
+            id: None,
+            source: None,
+            time: None,
+        }
+    }
+
+    /// Takes an attribute.
+    pub(crate) fn attribute(&mut self, name: &str, value: String) -> Result<(), Problem> {
+        let place = match name {
+            "specversion" => &mut self.version,
+            "type" => &mut self.type_written,
+            "tenant" => &mut self.tenant_written,
+            "id" => &mut self.id,
+            "source" => &mut self.source,
+            "subject" => &mut self.raw.subject,
+            "time" => &mut self.time,
+            "datacontenttype" => &mut self.raw.data_content_type,
+            "dataschema" => &mut self.raw.data_schema,
+            "partitionkey" => &mut self.raw.ordering_key,
+            extension => {
+                // One that comes twice is refused with the others.
+                self.raw.extensions.push((extension.to_owned(), value));
+                return Ok(());
+            }
+        };
+        match place.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(invalid(format!(
+                "attribute `{name}` comes twice, so that it is not known which is meant"
+            ))),
+        }
+    }
+
+    /// Of an attribute that is not there yet.
+    pub(crate) fn imply_content_type(&mut self, content_type: &str) {
+        self.raw
+            .data_content_type
+            .get_or_insert_with(|| content_type.to_owned());
+    }
+
+    /// The media type of its data, if it says one.
+    pub(crate) fn content_type(&self) -> Option<&str> {
+        self.raw.data_content_type.as_deref()
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Attributes, Problem> {
+        if let Some(version) = self.version.filter(|v| v != VERSION) {
+            return Err(invalid(format!(
+                "it is an event of CloudEvents {}: {VERSION} is read",
+                shown(&version)
+            )));
+        }
+        for (name, written, subject) in [
+            ("type", &self.type_written, self.event_type),
+            ("tenant", &self.tenant_written, Some(self.tenant)),
+        ] {
+            if let (Some(written), Some(subject)) = (written, subject)
+                && written != subject
+            {
+                return Err(invalid(format!(
+                    "its attribute `{name}` is {} and its subject says {}: publish it on the subject of its own {name}",
+                    shown(written),
+                    shown(subject)
+                )));
+            }
+        }
+        if let Some(time) = self.time {
+            self.raw.time = Some(timestamp::from_rfc3339(&time).ok_or_else(|| {
+                invalid(format!(
+                    "attribute `time` is {}, which is no RFC 3339 time of the years 1678 to 2261",
+                    shown(&time)
+                ))
+            })?);
+        }
+        self.raw.tenant = self.tenant.to_owned();
+        self.raw.event_type = match self.event_type {
+            Some(event_type) => event_type.to_owned(),
+            None => self.type_written.unwrap_or_default(),
+        };
+        self.raw.id = self.id.unwrap_or_default();
+        self.raw.source = self.source.unwrap_or_default();
+        Attributes::try_from(self.raw)
+    }
+}
+
+pub(crate) fn invalid(message: String) -> Problem {
+    Problem::new(Code::InvalidAttribute, message)
 }
 
 fn escaped(value: &str) -> String {
     utf8_percent_encode(value, ESCAPED).to_string()
+}
+
+/// A header's value, for a person: as it was before it was written, or as it stands where it can't be read.
+pub fn shown_value(value: &str) -> String {
+    decoded("", value).map_or_else(|_| value.to_owned(), Cow::into_owned)
+}
+
+/// A header's value as the HTTP binding reads it: one round of percent-decoding, of a value that older writers may have put
+/// in double quotes. Nothing is read as something else than what it was: half an escape, or bytes that are no UTF-8, are
+/// refused.
+fn decoded<'a>(name: &str, value: &'a str) -> Result<Cow<'a, str>, Problem> {
+    let value = unquoted(value);
+    let escapes = value.split('%').skip(1);
+    let whole = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    let refuse = |why| {
+        invalid(format!(
+            "attribute `{name}` is {} in its header, {why}: percent-encode space, double quote, percent sign and everything that is not printable ASCII",
+            shown(&value)
+        ))
+    };
+    if !escapes.clone().all(whole) {
+        return Err(refuse(
+            "with a percent sign that is not followed by two hexadecimal digits",
+        ));
+    }
+    if escapes.count() == 0 {
+        return Ok(value);
+    }
+    match percent_decode_str(&value).decode_utf8() {
+        Ok(text) => Ok(Cow::Owned(text.into_owned())),
+        Err(_) => Err(refuse("whose escapes are no UTF-8")),
+    }
+}
+
+/// A value without the double quotes around it, if it is in quotes; a backslash in there stands for what follows it.
+fn unquoted(value: &str) -> Cow<'_, str> {
+    let Some(inner) = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')) else {
+        return Cow::Borrowed(value);
+    };
+    let mut text = String::with_capacity(inner.len());
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            // The quotes at both ends are no pair.
+            '"' => return Cow::Borrowed(value),
+            '\\' => match chars.next() {
+                Some(c) => text.push(c),
+                None => return Cow::Borrowed(value),
+            },
+            c => text.push(c),
+        }
+    }
+    Cow::Owned(text)
 }
 
 #[cfg(test)]
@@ -98,15 +279,99 @@ mod tests {
         "\\PC{1,40}"
     }
 
+    fn read(headers: &[(&str, &str)]) -> Result<Attributes, Problem> {
+        from_headers("acme", Some("invoice.paid"), headers.iter().copied())
+    }
+
+    const REQUIRED: [(&str, &str); 2] = [("ce-id", "1"), ("ce-source", "/s")];
+
+    #[test]
+    fn a_value_is_decoded_once_and_never_guessed() {
+        for (written, meant) in [
+            ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro € 😀"),
+            ("100%25", "100%"),
+            ("%2525", "%25"),
+            ("a b", "a b"),
+            ("\"a b\"", "a b"),
+            ("\"a \\\"b\\\" %25\"", "a \"b\" %"),
+            ("\"", "\""),
+            ("%22quoted%22", "\"quoted\""),
+        ] {
+            let event = read(&[REQUIRED[0], REQUIRED[1], ("ce-subject", written)]).unwrap();
+            assert_eq!(event.raw().subject.as_deref(), Some(meant), "{written}");
+        }
+        for bad in [
+            "%",
+            "100%",
+            "%2",
+            "a%zzb",
+            "%C3",
+            "%FF",
+            "%ED%A0%80",
+            "%C0%AF",
+            "%0D%0A",
+            "%00",
+            "",
+        ] {
+            let problem = read(&[REQUIRED[0], REQUIRED[1], ("ce-subject", bad)]).unwrap_err();
+            assert_eq!(problem.code, Code::InvalidAttribute, "{bad}");
+            assert!(problem.message.contains("`subject`"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_the_one_that_its_subject_says() {
+        let with = |more: &[(&'static str, &'static str)]| read(&[&REQUIRED[..], more].concat());
+        assert!(
+            with(&[
+                ("ce-type", "invoice.paid"),
+                ("ce-tenant", "acme"),
+                ("ce-specversion", "1.0")
+            ])
+            .is_ok()
+        );
+        assert!(with(&[]).is_ok());
+        for bad in [
+            ("ce-type", "invoice.voided"),
+            ("ce-tenant", "globex"),
+            ("ce-specversion", "0.3"),
+            ("ce-time", "yesterday"),
+            ("ce-id", "2"),
+            ("ce-source", "/s"),
+        ] {
+            let problem = with(&[bad]).unwrap_err();
+            assert_eq!(problem.code, Code::InvalidAttribute, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_by_tenant_source_and_id() {
+        let key = |tenant: &str, source: &str, id: &str| EventKey::new(&tenant.parse().unwrap(), source, id);
+        let mine = key("acme", "/webhooks/stripe", "evt_9");
+        assert_eq!(mine, key("acme", "/webhooks/stripe", "evt_9"));
+        for other in [
+            key("globex", "/webhooks/stripe", "evt_9"),
+            key("acme", "/notes", "evt_9"),
+            key("acme", "/webhooks/stripe", "evt_8"),
+            key("acme/", "webhooks/stripe", "evt_9"),
+            key("acme", "/webhooks/stripe/", "evt_9"),
+            key("acme", "/webhooks", "stripeevt_9"),
+            key("acme", "evt_9", "/webhooks/stripe"),
+        ] {
+            assert_ne!(mine, other);
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_back(
+            tenant in text(), event_type in text(),
             id in text(), source in text(), subject in proptest::option::of(text()),
             time in proptest::option::of(0i64..4_102_444_800_000_000_000),
             key in proptest::option::of(text()), value in text(),
         ) {
             let raw = RawEvent {
-                tenant: "acme".into(), event_type: "invoice.paid".into(), id, source, subject, time,
+                tenant, event_type, id, source, subject, time,
                 data_content_type: Some("application/json; charset=utf-8".into()),
                 data_schema: None, extensions: vec![("region".into(), value)], ordering_key: key,
             };
@@ -115,17 +380,21 @@ mod tests {
             for (name, value) in &headers {
                 prop_assert!(value.bytes().all(|b| (0x21..0x7f).contains(&b)), "{name}: {value}");
             }
-            let back = from_headers("acme", "invoice.paid", headers.iter().map(|(n, v)| (&**n, v.as_str()))).unwrap();
-            prop_assert_eq!(back, attributes);
+            let pairs = || headers.iter().map(|(n, v)| (&**n, v.as_str()));
+            let raw = attributes.raw();
+            let back = from_headers(&raw.tenant, Some(&raw.event_type), pairs()).unwrap();
+            prop_assert_eq!(&back, &attributes);
+            prop_assert_eq!(&from_headers(&raw.tenant, None, pairs()).unwrap(), &attributes);
+            let id = message_id(&attributes);
+            prop_assert!(id.len() == 43 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)));
         }
 
         #[test]
-        fn ids_of_two_tenants_never_meet(a in text(), b in text()) {
-            let event = |tenant: &str, id: &str| Attributes::try_from(RawEvent {
-                tenant: tenant.into(), event_type: "t".into(), id: id.into(), source: "s".into(), ..RawEvent::default()
-            }).unwrap();
-            prop_assert_ne!(message_id(&event("acme", &a)), message_id(&event("acme-b", &b)));
-            prop_assert_eq!(message_id(&event("acme", &a)) == message_id(&event("acme", &b)), a == b);
+        fn no_value_is_read_as_another(value in "([a%2\"\\\\ é]|%[0-9A-F]{2}){0,8}") {
+            if let Ok(read) = decoded("x", &value) {
+                let again = escaped(&read);
+                prop_assert_eq!(decoded("x", &again).unwrap(), read);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A tenant's CloudEvent, checked once when it enters.
 
-use crate::name::shown;
+use crate::name::{is_text, shown};
 use crate::{Code, EventType, Problem, TenantId};
 
 /// CloudEvents attribute names that are not extensions (CloudEvents 1.0.2), and those that the envelope uses itself.
@@ -20,6 +20,15 @@ const RESERVED: &[&str] = &[
 
 /// The most extension attributes.
 pub const MAX_EXTENSIONS: usize = 32;
+
+/// The longest name of an extension attribute. CloudEvents advises 20 and forbids no more.
+pub const MAX_EXTENSION_NAME: usize = 64;
+
+/// The longest id, in bytes.
+const MAX_ID: usize = 256;
+
+/// The longest source, in bytes.
+const MAX_SOURCE: usize = 1024;
 
 /// An event before it is checked, as it came from outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,21 +79,28 @@ impl Attributes {
         &self.raw.id
     }
 
-    /// Whether an id is legal, where it comes without its event.
+    /// Its source.
+    pub fn source(&self) -> &str {
+        &self.raw.source
+    }
+
+    /// Whether a source and an id are legal, where they come without their event.
     ///
     /// # Errors
-    /// Says what it may be.
-    pub fn check_id(id: &str) -> Result<(), Problem> {
-        if (1..=256).contains(&id.len()) && !id.chars().any(char::is_control) {
-            return Ok(());
+    /// Says what they may be.
+    pub fn check_source_and_id(source: &str, id: &str) -> Result<(), Problem> {
+        for (name, value, max) in [("source", source, MAX_SOURCE), ("id", id, MAX_ID)] {
+            if !is_text(value, 1, max) {
+                return Err(Problem::new(
+                    Code::InvalidAttribute,
+                    format!(
+                        "{name} {} is not legal: it takes 1 to {max} bytes without control characters",
+                        shown(value)
+                    ),
+                ));
+            }
         }
-        Err(Problem::new(
-            Code::InvalidAttribute,
-            format!(
-                "id {} is not legal: it takes 1 to 256 bytes without control characters",
-                shown(id)
-            ),
-        ))
+        Ok(())
     }
 
     /// Everything, as it came.
@@ -107,29 +123,32 @@ impl TryFrom<RawEvent> for Attributes {
         let event_type = raw.event_type.parse()?;
         let tenant_name = &raw.tenant;
         let text = |name: &str, value: &str, min: usize, max: usize| {
-            if value.len() < min || value.len() > max || value.chars().any(char::is_control) {
-                return Err(Problem::new(
-                    Code::InvalidAttribute,
-                    format!(
-                        "attribute `{name}` of an event of tenant {tenant_name} is {} bytes, {}: it takes {min} to {max} bytes without control characters",
-                        value.len(),
-                        shown(value)
-                    ),
-                ));
+            if is_text(value, min, max) {
+                return Ok(());
             }
-            Ok(())
+            let instead = if value.is_empty() { ", or is left out" } else { "" };
+            Err(Problem::new(
+                Code::InvalidAttribute,
+                format!(
+                    "attribute `{name}` of an event of tenant {tenant_name} is {} bytes, {}: it takes {min} to {max} bytes without control characters{instead}",
+                    value.len(),
+                    shown(value)
+                ),
+            ))
         };
-        text("id", &raw.id, 1, 256)?;
-        text("source", &raw.source, 1, 1024)?;
-        text("subject", raw.subject.as_deref().unwrap_or_default(), 0, 1024)?;
-        text(
-            "datacontenttype",
-            raw.data_content_type.as_deref().unwrap_or_default(),
-            0,
-            256,
-        )?;
-        text("dataschema", raw.data_schema.as_deref().unwrap_or_default(), 0, 1024)?;
-        text("partitionkey", raw.ordering_key.as_deref().unwrap_or_default(), 0, 256)?;
+        text("id", &raw.id, 1, MAX_ID)?;
+        text("source", &raw.source, 1, MAX_SOURCE)?;
+        // CloudEvents 1.0.2: an optional attribute that is there is not empty.
+        for (name, value, max) in [
+            ("subject", &raw.subject, 1024),
+            ("datacontenttype", &raw.data_content_type, 256),
+            ("dataschema", &raw.data_schema, 1024),
+            ("partitionkey", &raw.ordering_key, 256),
+        ] {
+            if let Some(value) = value {
+                text(name, value, 1, max)?;
+            }
+        }
         if raw.extensions.len() > MAX_EXTENSIONS {
             return Err(Problem::new(
                 Code::InvalidAttribute,
@@ -140,7 +159,7 @@ impl TryFrom<RawEvent> for Attributes {
             ));
         }
         for (i, (name, value)) in raw.extensions.iter().enumerate() {
-            let legal = (1..=20).contains(&name.len())
+            let legal = (1..=MAX_EXTENSION_NAME).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
                 && !RESERVED.contains(&name.as_str())
                 && !raw.extensions[..i].iter().any(|(earlier, _)| earlier == name);
@@ -148,7 +167,7 @@ impl TryFrom<RawEvent> for Attributes {
                 return Err(Problem::new(
                     Code::InvalidAttribute,
                     format!(
-                        "extension attribute {} of an event of tenant {tenant_name} is not legal: use 1 to 20 of a-z 0-9, each name once, none of CloudEvents' own",
+                        "extension attribute {} of an event of tenant {tenant_name} is not legal: use 1 to {MAX_EXTENSION_NAME} of a-z 0-9, each name once, none of CloudEvents' own",
                         shown(name)
                     ),
                 ));
@@ -178,6 +197,61 @@ mod tests {
     }
 
     #[test]
+    fn what_cloudevents_allows_is_taken() {
+        let event = RawEvent {
+            tenant: "eu.acme/é".into(),
+            event_type: "com.github/push [v2]: a b c d e f g h.i.j.k.l.m.n.o.p".into(),
+            // 21 letters, as Knative writes it.
+            extensions: vec![
+                ("knativekafkapartition".into(), "3".into()),
+                ("x".repeat(MAX_EXTENSION_NAME), String::new()),
+            ],
+            ..raw()
+        };
+        let attributes = Attributes::try_from(event.clone()).unwrap();
+        assert_eq!(attributes.into_raw(), event, "it stays as it came");
+    }
+
+    #[test]
+    fn an_optional_attribute_is_absent_or_not_empty() {
+        let empty = || Some(String::new());
+        for (name, broken) in [
+            (
+                "subject",
+                RawEvent {
+                    subject: empty(),
+                    ..raw()
+                },
+            ),
+            (
+                "datacontenttype",
+                RawEvent {
+                    data_content_type: empty(),
+                    ..raw()
+                },
+            ),
+            (
+                "dataschema",
+                RawEvent {
+                    data_schema: empty(),
+                    ..raw()
+                },
+            ),
+            (
+                "partitionkey",
+                RawEvent {
+                    ordering_key: empty(),
+                    ..raw()
+                },
+            ),
+        ] {
+            let problem = Attributes::try_from(broken).unwrap_err();
+            assert_eq!(problem.code, Code::InvalidAttribute);
+            assert!(problem.message.contains(&format!("`{name}`")), "{problem}");
+        }
+    }
+
+    #[test]
     fn every_attribute_is_checked() {
         assert!(Attributes::try_from(raw()).is_ok());
         let ext = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
@@ -185,14 +259,14 @@ mod tests {
         for (broken, code) in [
             (
                 RawEvent {
-                    tenant: "a.b".into(),
+                    tenant: "a\r\nb".into(),
                     ..raw()
                 },
                 Code::InvalidTenant,
             ),
             (
                 RawEvent {
-                    event_type: "a b".into(),
+                    event_type: "a\nb".into(),
                     ..raw()
                 },
                 Code::InvalidEventType,
@@ -249,6 +323,20 @@ mod tests {
             (
                 RawEvent {
                     extensions: ext("Upper", "v"),
+                    ..raw()
+                },
+                Code::InvalidAttribute,
+            ),
+            (
+                RawEvent {
+                    extensions: ext(&long[..MAX_EXTENSION_NAME + 1], "v"),
+                    ..raw()
+                },
+                Code::InvalidAttribute,
+            ),
+            (
+                RawEvent {
+                    extensions: ext("a", "b\u{fffe}"),
                     ..raw()
                 },
                 Code::InvalidAttribute,

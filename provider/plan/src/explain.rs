@@ -8,7 +8,7 @@ use crate::setting::show_duration;
 use crate::subscription::Registered;
 use crate::topology::{ConsumerSpec, MAX_LATER, Side, StreamSpec, Topology};
 use crate::usage::SLOTS;
-use crate::{BusNames, Policy};
+use crate::{BusNames, Policy, TenantId};
 
 /// Bytes that nats-server 2.15 stores with each message besides its payload: record, subject, headers of an event.
 const STORED_WITH_A_MESSAGE: u64 = 350;
@@ -160,7 +160,8 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
                 c.filter_subjects.join(", ")
             ),
             Some(tenant) => format!(
-                "gives what waits of tenant {tenant} apart, so that nobody stands behind it, until all of that is handled"
+                "gives what waits of tenant {} apart, so that nobody stands behind it, until all of that is handled",
+                TenantId::from_token(tenant).map_or_else(|| tenant.to_owned(), String::from)
             ),
         },
         rule: if work_queue {

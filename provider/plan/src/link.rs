@@ -3,13 +3,15 @@
 use crate::declared::Declared;
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
-use crate::{Code, EventPattern, Filter, Policy, Problem, TenantId, timestamp};
+use crate::{Code, EventPattern, Filter, Policy, Problem, Sources, TenantId, timestamp};
 
 /// What a component may do through its link to the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The tenants and event types it may publish and subscribe for.
     pub allows: Filter,
+    /// The sources whose events it may publish.
+    pub sources: Sources,
     /// It may publish.
     pub publish: bool,
     /// It may subscribe.
@@ -27,10 +29,12 @@ impl Grant {
         let mut r = Reader::new(owner, settings);
         let tenants = r.required("tenants", "list the tenants it may act for, or `*` for all", tenants);
         let event_types = r.or("event-types", Vec::new(), setting::list);
+        let sources = r.or("sources", Sources::all(), Sources::parse);
         let problems = r.finish();
         match tenants {
             Some(tenants) if problems.is_empty() => Ok(Self {
                 allows: Filter::new(tenants, event_types),
+                sources,
                 publish: interfaces.iter().any(|i| i == "publisher"),
                 subscribe: interfaces.iter().any(|i| i == "subscriber"),
                 inbox: interfaces.iter().any(|i| i == "inbox"),
@@ -272,7 +276,17 @@ fn empty_backfill(asked: &Subscription) -> Problem {
 }
 
 pub(crate) fn tenants(s: &str) -> Result<Vec<TenantId>, Problem> {
-    if s == "*" { Ok(Vec::new()) } else { setting::list(s) }
+    if s == "*" {
+        return Ok(Vec::new());
+    }
+    let items = setting::items(s)?;
+    if items.iter().any(|item| item.text == "*" && !item.quoted) {
+        return Err(Problem::new(
+            Code::InvalidSetting,
+            "`*` stands for all tenants, beside others: write `*` alone, or in double quotes if it is a tenant's name",
+        ));
+    }
+    items.iter().map(|item| item.text.parse()).collect()
 }
 
 /// Where to begin: `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`.

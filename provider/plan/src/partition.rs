@@ -29,9 +29,9 @@ pub enum Slot {
 }
 
 /// The shard of a tenant: FNV-1a, as nats-server's `{{partition(n,token)}}` computes it (2.15), so that a mapping in the
-/// server's configuration sends what others publish to the same shard.
+/// server's configuration sends what others publish to the same shard: it sees the tenant's token.
 pub fn shard_of(tenant: &TenantId, of: u32) -> u32 {
-    let hash = tenant.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+    let hash = tenant.token().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
     hash % of.max(1)
@@ -183,7 +183,7 @@ impl Partition {
         match &self.slot {
             Slot::Whole => format!("{parts}{generation}.whole."),
             Slot::Shard { index, .. } => format!("{parts}{generation}.{index}."),
-            Slot::Tenant(tenant) => format!("{parts}{generation}.{tenant}."),
+            Slot::Tenant(tenant) => format!("{parts}{generation}.{}.", tenant.token()),
         }
     }
 
@@ -284,10 +284,11 @@ mod tests {
             Slot::Whole,
             Slot::Shard { index: 3, of: 8 },
             Slot::Tenant("acme".parse().unwrap()),
+            Slot::Tenant("eu.acme of 3".parse().unwrap()),
         ] {
             assert_eq!(slot.to_string().parse(), Ok(slot));
         }
-        for bad in ["", "shard 1", "tenant a.b", "half"] {
+        for bad in ["", "shard 1", "tenant ", "half"] {
             assert_eq!(bad.parse::<Slot>(), Err(()), "{bad}");
         }
     }

@@ -5,10 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::shown;
+use crate::name::{is_text, shown, token};
 use crate::{Code, EventType, Problem};
 
-/// Segments joined by dots: `*` stands for any one, and `**`, as the last, for one or more.
+/// Segments joined by dots: `*` stands for any one, and `**`, as the last, for one or more. A segment that only holds a
+/// `*` among others is refused, and so is `>`: who writes one expects it to stand for something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EventPattern(Box<str>);
@@ -56,10 +57,18 @@ impl EventPattern {
 
     /// The same in NATS subject tokens, where `>` is the rest.
     pub fn to_subject_tokens(&self) -> String {
-        match self.0.strip_suffix("**") {
-            Some(head) => format!("{head}>"),
-            None => self.0.to_string(),
+        let mut tokens = String::with_capacity(self.0.len());
+        for (i, segment) in self.0.split('.').enumerate() {
+            if i > 0 {
+                tokens.push('.');
+            }
+            match segment {
+                "*" => tokens.push('*'),
+                "**" => tokens.push('>'),
+                literal => tokens.push_str(&token(literal)),
+            }
         }
+        tokens
     }
 }
 
@@ -68,27 +77,20 @@ impl FromStr for EventPattern {
     fn from_str(s: &str) -> Result<Self, Problem> {
         let segments: Vec<&str> = s.split('.').collect();
         let last = segments.len() - 1;
-        // A legal pattern is a legal event type once its wildcards are letters.
-        let legal = segments
-            .iter()
-            .enumerate()
-            .map(|(i, segment)| match *segment {
-                "*" => "x",
-                "**" if i == last => "x",
-                other => other,
-            })
-            .collect::<Vec<_>>()
-            .join(".")
-            .parse::<EventType>()
-            .is_ok();
-        if legal {
+        let legal = segments.iter().enumerate().all(|(i, segment)| match *segment {
+            "*" => true,
+            "**" => i == last,
+            literal => literal != ">" && !literal.contains('*'),
+        });
+        if legal && is_text(s, 1, EventType::MAX_BYTES) {
             return Ok(Self(s.into()));
         }
         Err(Problem::new(
             Code::InvalidPattern,
             format!(
-                "pattern {} is not legal: use segments of A-Z a-z 0-9 _ - joined by dots, `*` for any one segment, and `**` as the last for one or more",
-                shown(s)
+                "pattern {} is not legal: use 1 to {} bytes of segments joined by dots, `*` for any one segment, and `**` as the last for one or more",
+                shown(s),
+                EventType::MAX_BYTES
             ),
         ))
     }
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn nats_wildcards_are_refused() {
-        for bad in ["", ">", "a.>", "**.a", "a**", "a.*b", "a b"] {
+        for bad in ["", ">", "a.>", "**.a", "a**", "a.*b", "a\nb"] {
             assert_eq!(
                 bad.parse::<EventPattern>().unwrap_err().code,
                 Code::InvalidPattern,
@@ -150,5 +152,20 @@ mod tests {
             );
         }
         assert_eq!(pattern("invoice.**").to_subject_tokens(), "invoice.>");
+    }
+
+    #[test]
+    fn segments_that_are_no_tokens_are_escaped() {
+        for (written, tokens) in [
+            ("com.github/push.*", "com.github%2Fpush.*"),
+            ("a b.**", "a%20b.>"),
+            ("a..b", "a.%.b"),
+            ("*.é", "*.%C3%A9"),
+            ("100%", "100%25"),
+        ] {
+            assert_eq!(pattern(written).to_subject_tokens(), tokens);
+        }
+        assert!(pattern("com.*").matches(&"com.github/push".parse().unwrap()));
+        assert!(pattern("a.*.b").matches(&"a..b".parse().unwrap()));
     }
 }

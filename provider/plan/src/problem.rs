@@ -87,6 +87,8 @@ codes! {
     TenantNotPermitted = "tenant-not-permitted",
     /// The caller's link does not allow this event type.
     EventTypeNotPermitted = "event-type-not-permitted",
+    /// The caller's link does not allow this source.
+    SourceNotPermitted = "source-not-permitted",
     /// The caller's link does not include this interface.
     InterfaceNotLinked = "interface-not-linked",
     /// A tenant's quota is used up.

@@ -54,12 +54,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The settings under `prefix`, by the name that follows it and the rest: `quota.tenant.` finds `acme` and
-    /// `max-bytes` in `quota.tenant.acme.max-bytes`. `shown` stands for them in messages.
+    /// `max-bytes` in `quota.tenant.acme.max-bytes`. The rest is what follows the last dot, so that a name may hold dots.
+    /// `shown` stands for them in messages.
     pub(crate) fn under(&mut self, prefix: &str, shown: &'static [&'static str]) -> BTreeMap<String, Settings> {
         self.known.extend(shown);
         let mut found: BTreeMap<String, Settings> = BTreeMap::new();
         for (key, value) in self.settings {
-            if let Some((name, rest)) = key.strip_prefix(prefix).and_then(|k| k.split_once('.')) {
+            if let Some((name, rest)) = key.strip_prefix(prefix).and_then(|k| k.rsplit_once('.')) {
                 self.known_under.insert(key.clone());
                 let group = found.entry(name.to_owned()).or_default();
                 group.insert(rest.to_owned(), value.trim().to_owned());
@@ -141,9 +142,66 @@ pub(crate) fn parsed<T: FromStr<Err = Problem>>(s: &str) -> Result<T, Problem> {
     s.parse()
 }
 
-/// A list with commas between, without empty items.
+/// A list with commas between, without empty items. An item in double quotes is a JSON string: so written, it may hold
+/// commas, and blanks at its ends.
 pub(crate) fn list<T: FromStr<Err = Problem>>(s: &str) -> Result<Vec<T>, Problem> {
-    s.split(',').map(|item| item.trim().parse()).collect()
+    items(s)?.iter().map(|item| item.text.parse()).collect()
+}
+
+/// One item of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) text: String,
+    /// It was written in quotes, so that it stands for nothing but itself.
+    pub(crate) quoted: bool,
+}
+
+/// The items of a list.
+pub(crate) fn items(s: &str) -> Result<Vec<Item>, Problem> {
+    let mut found = Vec::new();
+    let mut rest = s;
+    loop {
+        rest = rest.trim_start();
+        let (item, after) = if rest.starts_with('"') {
+            let mut json = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+            let text = json.next().and_then(Result::ok).ok_or_else(|| {
+                invalid(format!(
+                    "{} begins with a double quote and is no JSON string",
+                    shown(rest)
+                ))
+            })?;
+            let item = Item { text, quoted: true };
+            (item, rest.get(json.byte_offset()..).unwrap_or_default().trim_start())
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            let item = Item {
+                text: rest[..end].trim().to_owned(),
+                quoted: false,
+            };
+            (item, &rest[end..])
+        };
+        found.push(item);
+        match after.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if after.is_empty() => return Ok(found),
+            None => {
+                return Err(invalid(format!(
+                    "{} follows an item in double quotes: put a comma between",
+                    shown(after)
+                )));
+            }
+        }
+    }
+}
+
+/// An item as a list holds it: in quotes where it would be read as something else.
+pub(crate) fn as_item(text: &str) -> String {
+    let plain = !text.starts_with('"') && !text.contains(',') && text.trim() == text;
+    if plain {
+        text.to_owned()
+    } else {
+        serde_json::Value::from(text).to_string()
+    }
 }
 
 /// A whole number within bounds.

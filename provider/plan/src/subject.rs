@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::name::shown;
+use crate::envelope::EventKey;
+use crate::name::{is_token, shown};
 use crate::{BusName, Code, EventPattern, EventType, Position, Problem, SubscriptionName, TenantId};
 
 /// `payments.{tenant}.webhook.{event-type}`: literal tokens, `{tenant}` once, and `{event-type}` last.
@@ -19,7 +20,7 @@ pub struct SubjectTemplate {
 impl SubjectTemplate {
     /// The subject of an event.
     pub fn subject(&self, tenant: &TenantId, event_type: &EventType) -> String {
-        self.render(tenant.as_str(), event_type.as_str())
+        self.render(&tenant.token(), &event_type.tokens())
     }
 
     /// Every subject of the bus.
@@ -29,7 +30,10 @@ impl SubjectTemplate {
 
     /// A subject filter: of one tenant or all, for a pattern of event types.
     pub fn filter(&self, tenant: Option<&TenantId>, pattern: &EventPattern) -> String {
-        self.render(tenant.map_or("*", TenantId::as_str), &pattern.to_subject_tokens())
+        self.render(
+            &tenant.map_or("*".into(), TenantId::token),
+            &pattern.to_subject_tokens(),
+        )
     }
 
     /// The template whose subjects a stream that is bound to this holds; the opposite of [`Self::all`].
@@ -38,12 +42,25 @@ impl SubjectTemplate {
         format!("{body}.{{event-type}}").parse().ok()
     }
 
-    /// The tenant and event type of a subject of this bus.
+    /// The tenant and event type of a subject of this bus. `None` for a subject that no event has: also one that holds
+    /// a name in another way than it is written here.
     pub fn parse_subject(&self, subject: &str) -> Option<(TenantId, EventType)> {
+        let (tenant, event_type) = self.split(subject)?;
+        Some((TenantId::from_token(tenant)?, EventType::from_tokens(event_type)?))
+    }
+
+    /// The tenant of a subject of this bus, whatever follows it.
+    pub fn tenant_of(&self, subject: &str) -> Option<TenantId> {
+        let rest = subject.strip_prefix(&*self.head)?;
+        TenantId::from_token(rest.split('.').next()?)
+    }
+
+    /// The tokens of tenant and event type.
+    fn split<'a>(&self, subject: &'a str) -> Option<(&'a str, &'a str)> {
         let rest = subject.strip_prefix(&*self.head)?;
         let (tenant, _) = rest.split_once('.')?;
         let event_type = rest.get(tenant.len()..)?.strip_prefix(&*self.middle)?;
-        Some((tenant.parse().ok()?, event_type.parse().ok()?))
+        Some((tenant, event_type))
     }
 
     fn render(&self, tenant: &str, event_type: &str) -> String {
@@ -77,7 +94,7 @@ impl FromStr for SubjectTemplate {
                 if tenant_at.replace(i).is_some() {
                     return refuse("names `{tenant}` twice");
                 }
-            } else if token.parse::<TenantId>().is_err() {
+            } else if !is_token(token, 64) {
                 return refuse("has a token that is neither a name nor `{tenant}`");
             }
         }
@@ -161,15 +178,9 @@ impl BusNames {
         format!("fanout.later.{}.>", self.0)
     }
 
-    /// Where an event is kept until it is due: one place for a tenant's id. Ids hold what subjects can't.
-    pub fn later(&self, tenant: &TenantId, id: &str) -> String {
-        let id = id.bytes().fold(String::with_capacity(2 * id.len()), |mut hex, byte| {
-            for digit in [byte >> 4, byte & 15] {
-                hex.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
-            }
-            hex
-        });
-        format!("fanout.later.{}.{tenant}.{id}", self.0)
+    /// Where an event is kept until it is due: one place for what makes it one event.
+    pub fn later(&self, tenant: &TenantId, key: &EventKey) -> String {
+        format!("fanout.later.{}.{}.{key}", self.0, tenant.token())
     }
 
     /// The stream that counts the bytes stored for each tenant.
@@ -184,12 +195,12 @@ impl BusNames {
 
     /// A tenant's counters.
     pub fn usage_of(&self, tenant: &TenantId) -> String {
-        format!("fanout.usage.{}.{tenant}.*", self.0)
+        format!("fanout.usage.{}.{}.*", self.0, tenant.token())
     }
 
     /// A tenant's counter of one stretch of time.
     pub fn usage_in(&self, tenant: &TenantId, stretch: &str) -> String {
-        format!("fanout.usage.{}.{tenant}.{stretch}", self.0)
+        format!("fanout.usage.{}.{}.{stretch}", self.0, tenant.token())
     }
 
     /// Where instances of the provider tell each other that they are there.
@@ -225,8 +236,11 @@ impl BusNames {
     /// One dead letter's subject: there is exactly one for a subscription and position.
     pub fn dead_letter(&self, subscription: &SubscriptionName, tenant: &TenantId, position: Position) -> String {
         format!(
-            "fanout.dead.{}.{subscription}.{tenant}.{}.{}",
-            self.0, position.partition, position.offset
+            "fanout.dead.{}.{subscription}.{}.{}.{}",
+            self.0,
+            tenant.token(),
+            position.partition,
+            position.offset
         )
     }
 
@@ -234,8 +248,11 @@ impl BusNames {
     /// subscription's name.
     pub fn redrive(&self, subscription: &SubscriptionName, tenant: &TenantId, position: Position) -> String {
         format!(
-            "fanout.dead.{}.{subscription}=redrive.{tenant}.{}.{}",
-            self.0, position.partition, position.offset
+            "fanout.dead.{}.{subscription}=redrive.{}.{}.{}",
+            self.0,
+            tenant.token(),
+            position.partition,
+            position.offset
         )
     }
 
@@ -246,13 +263,13 @@ impl BusNames {
 
     /// Every such request for one tenant's dead letters.
     pub fn redrive_filter_of(&self, subscription: &SubscriptionName, tenant: &TenantId) -> String {
-        format!("fanout.dead.{}.{subscription}=redrive.{tenant}.>", self.0)
+        format!("fanout.dead.{}.{subscription}=redrive.{}.>", self.0, tenant.token())
     }
 
     /// A tenant's turn to have its dead letters given to a subscription that is fetched. There is one while it has
     /// requests.
     pub fn redrive_turn(&self, subscription: &SubscriptionName, tenant: &TenantId) -> String {
-        format!("fanout.dead.{}.{subscription}=turn.{tenant}", self.0)
+        format!("fanout.dead.{}.{subscription}=turn.{}", self.0, tenant.token())
     }
 
     /// Every turn at one subscription.
@@ -264,14 +281,14 @@ impl BusNames {
     pub fn turn_of(&self, subject: &str) -> Option<TenantId> {
         let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
         let (place, tenant) = rest.split_once('.')?;
-        place.ends_with("=turn").then(|| tenant.parse().ok())?
+        place.ends_with("=turn").then(|| TenantId::from_token(tenant))?
     }
 
     /// The tenant and position that the subject of a dead letter, or of a request for one, ends with.
     pub fn letter_of(&self, subject: &str) -> Option<(TenantId, Position)> {
         let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
         let mut tokens = rest.split('.').skip(1);
-        let tenant = tokens.next()?.parse().ok()?;
+        let tenant = TenantId::from_token(tokens.next()?)?;
         let position = Position {
             partition: tokens.next()?.parse().ok()?,
             offset: tokens.next()?.parse().ok()?,
@@ -282,7 +299,7 @@ impl BusNames {
     /// The dead letters of one subscription or all, and of one tenant or all.
     pub fn dead_letter_filter(&self, subscription: Option<&SubscriptionName>, tenant: Option<&TenantId>) -> String {
         let subscription = subscription.map_or("*", SubscriptionName::as_str);
-        let tenant = tenant.map_or("*", TenantId::as_str);
+        let tenant = tenant.map_or("*".into(), TenantId::token);
         format!("fanout.dead.{}.{subscription}.{tenant}.>", self.0)
     }
 }
@@ -309,6 +326,45 @@ mod tests {
             "",
         ] {
             assert_eq!(template.parse_subject(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_token_keeps_to_its_own_subjects() {
+        let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
+        let names = BusNames::new("payments".parse().unwrap());
+        let billing = "billing".parse().unwrap();
+        for name in ["eu.acme", "*", ">", "a b", "é/ü", "acme.webhook.invoice", "%", "=turn"] {
+            let tenant: TenantId = name.parse().unwrap();
+            let subject = template.subject(&tenant, &"invoice.paid".parse().unwrap());
+            assert_eq!(subject.split('.').count(), 5, "{subject}");
+            assert_eq!(
+                template.parse_subject(&subject).map(|(t, _)| t),
+                Some(tenant.clone()),
+                "{subject}"
+            );
+            assert_eq!(template.tenant_of(&subject), Some(tenant.clone()));
+            let filter = template.filter(Some(&tenant), &EventPattern::any());
+            assert_eq!(filter.split('.').count(), 4, "{filter}");
+            let position = Position::undivided(7);
+            let letter = names.dead_letter(&billing, &tenant, position);
+            assert_eq!(names.letter_of(&letter), Some((tenant.clone(), position)));
+            assert_eq!(names.turn_of(&letter), None);
+            let turn = names.redrive_turn(&billing, &tenant);
+            assert_eq!(names.turn_of(&turn), Some(tenant.clone()));
+            let later = names.later(&tenant, &EventKey::new(&tenant, "/s", "id"));
+            let token = later.rsplit('.').nth(1).unwrap();
+            assert_eq!(
+                (later.split('.').count(), TenantId::from_token(token)),
+                (5, Some(tenant))
+            );
+        }
+        for written_otherwise in [
+            "payments.%61cme.webhook.a",
+            "payments.acme.webhook.a%2Eb",
+            "payments.acme.webhook.a/b",
+        ] {
+            assert_eq!(template.parse_subject(written_otherwise), None, "{written_otherwise}");
         }
     }
 

@@ -12,7 +12,7 @@ use fanout_plan::subscription::{MadeBy, Need, Reach, Registered, Subscription};
 use fanout_plan::{Filter, Policy, Position, Settings, TenantId};
 use proptest::prelude::*;
 
-const TENANTS: [&str; 3] = ["loud", "louder", "quiet"];
+const TENANTS: [&str; 3] = ["loud", "lo.uder=%", "quiet"];
 
 /// A bus of one partition with one durable subscription, as it is remembered before anything was stored.
 fn start() -> (Partition, Registered) {

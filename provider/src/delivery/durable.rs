@@ -225,9 +225,9 @@ pub(crate) async fn admit(
     context: &Context,
     settler: &Settler,
     partition: u32,
-    message: jetstream::Message,
+    mut message: jetstream::Message,
 ) -> Option<Held> {
-    let (place, attributes) = incoming::admit(context, settler, partition, &message).await?;
+    let (place, attributes) = incoming::admit(context, settler, partition, &mut message).await?;
     let failed = if place.given_out > 1 {
         match Box::pin(settler.attempts_so_far(place.position)).await {
             Ok(failed) => failed,

@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use async_nats::{HeaderMap, jetstream};
+use async_nats::jetstream;
 use bytes::Bytes;
 use fanout_plan::apart::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::sequence::Lane;
-use fanout_plan::{Attributes, Code, Position, Problem, timestamp};
+use fanout_plan::{Attributes, Code, Position, timestamp};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use super::incoming::{self, Place};
 use super::pull::{self, free_room};
 use super::settle::{Held, Settler, Source};
 use super::turns;
-use crate::jetstream::{PUBLISHED, Redrive, StoreError};
+use crate::jetstream::{PUBLISHED, Redrive, StoreError, read};
 
 /// Redriven dead letters that are held at once.
 const REDRIVEN: usize = 1_000;
@@ -148,7 +148,7 @@ pub(crate) async fn redriven(
         context.store.end_redrive(redrive).await?;
         return Ok(None);
     };
-    let attributes = match attributes_of(redrive, &letter.headers) {
+    let attributes = match read::from_headers(&redrive.tenant, &letter.headers) {
         Ok(attributes) => attributes,
         Err(problem) => {
             warn!(
@@ -185,11 +185,6 @@ pub(crate) async fn redriven(
     }))
 }
 
-fn attributes_of(redrive: &Redrive, headers: &HeaderMap) -> Result<Attributes, Problem> {
-    let event_type = headers.get("ce-type").map(|v| v.as_str()).unwrap_or_default();
-    incoming::from_headers(redrive.tenant.as_str(), event_type, Some(headers))
-}
-
 /// Feeds from one partition of the log until stopped, when its turn has come.
 pub(super) async fn log(
     context: &Context,
@@ -211,8 +206,9 @@ pub(super) async fn log(
             permits = free_room(&room) => permits,
         };
         let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
-        while let Some(message) = batch.next().await {
-            let Some((place, attributes)) = incoming::admit(context, settler, partition.number, &message).await else {
+        while let Some(mut message) = batch.next().await {
+            let admitted = incoming::admit(context, settler, partition.number, &mut message).await;
+            let Some((place, attributes)) = admitted else {
                 continue;
             };
             let Some(room) = permits.split(1) else { continue };
@@ -282,7 +278,7 @@ async fn lane_of(context: &Context, redrive: &Redrive) -> Result<Lane, StoreErro
     let ordering = context.store.policy().ordering;
     if ordering == Ordering::Key
         && let Some(letter) = context.store.letter_for(redrive).await?
-        && let Ok(attributes) = attributes_of(redrive, &letter.headers)
+        && let Ok(attributes) = read::from_headers(&redrive.tenant, &letter.headers)
     {
         return Ok(Lane::of(ordering, &attributes, redrive.position));
     }

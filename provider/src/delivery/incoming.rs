@@ -1,17 +1,16 @@
 //! A message of the log, read as a delivery.
 
-use std::borrow::Cow;
-
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::{Need, Registered};
-use fanout_plan::{Attributes, EventType, Position, Problem, SubjectTemplate, TenantId, envelope};
+use fanout_plan::{Attributes, Position};
 
 use tracing::debug;
 
 use super::settle::Settler;
 use super::{Context, Delivery};
+use crate::jetstream::read;
 
 /// Where a message stands and when it was stored.
 #[derive(Clone, Copy, Debug)]
@@ -65,58 +64,21 @@ pub(super) fn wanted(registered: &Registered, attributes: &Attributes, place: &P
     }
 }
 
-/// The event of a message on one of the bus's subjects.
-///
-/// # Errors
-/// For what some other NATS client wrote there and is not a legal event.
-pub(super) fn attributes(
-    template: &SubjectTemplate,
-    subject: &str,
-    headers: Option<&HeaderMap>,
-) -> Result<Attributes, Problem> {
-    let (tenant, event_type): (TenantId, EventType) = template.parse_subject(subject).ok_or_else(|| {
-        Problem::new(
-            fanout_plan::Code::InvalidAttribute,
-            format!("subject {subject} holds no legal tenant and event type"),
-        )
-    })?;
-    from_headers(tenant.as_str(), event_type.as_str(), headers)
-}
-
-/// The event of a message's headers.
-///
-/// # Errors
-/// The first attribute that is missing or not legal.
-pub(super) fn from_headers(tenant: &str, event_type: &str, headers: Option<&HeaderMap>) -> Result<Attributes, Problem> {
-    let headers = headers.iter().flat_map(|h| h.iter());
-    let pairs: Vec<(Cow<'_, str>, &str)> = headers
-        .filter_map(|(name, values)| Some((lowercase(name.as_ref()), values.first()?.as_str())))
-        .collect();
-    envelope::from_headers(tenant, event_type, pairs.iter().map(|(name, value)| (&**name, *value)))
-}
-
-/// As the bus itself writes it, a name is lowercase already.
-fn lowercase(name: &str) -> Cow<'_, str> {
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    }
-}
-
-/// The place and event of a message that is to be delivered. Anything else is sorted out, and settled.
+/// The place and event of a message that is to be delivered; the message becomes what Fanout would have written. Anything
+/// else is sorted out, and settled.
 pub(super) async fn admit(
     context: &Context,
     settler: &Settler,
     partition: u32,
-    message: &jetstream::Message,
+    message: &mut jetstream::Message,
 ) -> Option<(Place, Attributes)> {
     let Some(place) = Place::of(message, partition) else {
         debug!(subject = %message.subject, "a message without a place in the log was passed over");
         return None;
     };
     let template = context.store.template(partition);
-    let attributes = match attributes(template, &message.subject, message.headers.as_ref()) {
+    let inner = &mut message.message;
+    let attributes = match read::event(template, &inner.subject, &mut inner.headers, &mut inner.payload) {
         Ok(attributes) => attributes,
         Err(problem) => {
             Box::pin(settler.set_aside_unreadable(message, &place, &problem)).await;
@@ -148,8 +110,9 @@ pub(super) async fn admit(
     }
 }
 
-pub(super) fn traceparent(headers: Option<&HeaderMap>) -> Option<String> {
-    Some(headers?.get("traceparent")?.as_str().to_owned())
+/// The trace that an event was published in. What another client wrote is passed on only if it is one.
+fn traceparent(headers: Option<&HeaderMap>) -> Option<String> {
+    fanout_transport::traceparent(headers?.get("traceparent")?.as_str()).map(str::to_owned)
 }
 
 pub(super) fn delivery(

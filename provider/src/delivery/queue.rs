@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::incoming::{self, Place, Wanted};
 use super::{Context, Delivery, Health};
+use crate::jetstream::read;
 use crate::wrpc::CallFailure;
 
 /// Delivers until stopped.
@@ -65,11 +66,12 @@ pub(super) async fn run(context: Arc<Context>) {
     while tasks.join_next().await.is_some() {}
 }
 
-async fn deliver(context: &Context, prefix: &str, message: Message) {
-    let subject = message.subject.strip_prefix(prefix).unwrap_or(&message.subject);
+async fn deliver(context: &Context, prefix: &str, mut message: Message) {
+    let subject = message.subject.clone();
+    let subject = subject.strip_prefix(prefix).unwrap_or(&subject);
     let place = place(context, &message);
     let template = context.store.template(place.position.partition);
-    let attributes = match incoming::attributes(template, subject, message.headers.as_ref()) {
+    let attributes = match read::event(template, subject, &mut message.headers, &mut message.payload) {
         Ok(attributes) => attributes,
         Err(problem) => return missed(context, &place, &format!("not an event: {problem}")),
     };
@@ -111,9 +113,9 @@ async fn deliver(context: &Context, prefix: &str, message: Message) {
 pub(crate) fn heard(context: &Context, message: async_nats::jetstream::Message) -> Option<Delivery> {
     let partition = context.store.partition_of(message.info().ok()?.stream)?;
     let place = Place::of(&message, partition)?;
-    let message = message.message;
+    let mut message = message.message;
     let template = context.store.template(partition);
-    let attributes = match incoming::attributes(template, &message.subject, message.headers.as_ref()) {
+    let attributes = match read::event(template, &message.subject, &mut message.headers, &mut message.payload) {
         Ok(attributes) => attributes,
         Err(problem) => {
             missed(context, &place, &format!("not an event: {problem}"));

@@ -286,8 +286,7 @@ impl Settler {
             .context
             .store
             .template(place.position.partition)
-            .parse_subject(&message.subject)
-            .map(|(tenant, _)| tenant)
+            .tenant_of(&message.subject)
             .or_else(|| "_".parse().ok());
         let Some(tenant) = tenant else { return };
         let failed = [FailedAttempt {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::{BusNames, Position, SubscriptionName, TenantId, timestamp};
 
+use super::headers::text;
 use super::{Store, StoreError};
 
 /// The dead letters of one bus.
@@ -65,10 +66,10 @@ impl DeadLetters {
         let reason = letter.attempts.last().map_or("", |a| a.reason.as_str());
         headers.insert("fanout-dead-subscription", letter.subscription.as_str());
         headers.insert("fanout-dead-position", letter.position.to_string());
-        headers.insert("fanout-dead-reason", one_line(reason));
+        headers.insert("fanout-dead-reason", text(reason));
         headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
         let attempts = serde_json::to_string(letter.attempts).map_err(StoreError::when(&action))?;
-        headers.insert("fanout-dead-attempts", one_line(&attempts));
+        headers.insert("fanout-dead-attempts", text(&attempts));
         let subject = self
             .names
             .dead_letter(letter.subscription, letter.tenant, letter.position);
@@ -86,9 +87,4 @@ impl DeadLetters {
             Err(e) => Err(StoreError::when(action)(e)),
         }
     }
-}
-
-/// A header value holds no line ends.
-fn one_line(s: &str) -> String {
-    s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

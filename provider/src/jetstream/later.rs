@@ -1,4 +1,4 @@
-//! Events that are kept until they are due: one message each, on a subject of its tenant and id, in one of these states:
+//! Events that are kept until they are due: one message each, on a subject of its tenant and key, in one of these states:
 //!
 //! ```text
 //! waiting ──▶ firing ──▶ fired
@@ -21,10 +21,13 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
+use fanout_plan::envelope::EventKey;
 use fanout_plan::{Attributes, TenantId, envelope};
 use futures::TryStreamExt as _;
 
+use super::headers::text;
 use super::publish::{Outgoing, Unstored, unstored};
+use super::read::from_headers;
 use super::{Store, StoreError};
 
 /// How long a mark stays.
@@ -96,13 +99,8 @@ impl Kept {
 
     /// The event's attributes. Its tenant is the subject's.
     pub(crate) fn attributes(&self) -> Option<Attributes> {
-        let tenant = self.subject.rsplit('.').nth(1)?;
-        let event_type = self.headers.get("ce-type")?.as_str();
-        let headers = self.headers.iter().filter_map(|(name, values)| {
-            let value = values.first()?.as_str();
-            Some((AsRef::<str>::as_ref(name), value))
-        });
-        envelope::from_headers(tenant, event_type, headers).ok()
+        let tenant = TenantId::from_token(self.subject.rsplit('.').nth(1)?)?;
+        from_headers(&tenant, &self.headers).ok()
     }
 
     /// What is to be published.
@@ -114,17 +112,17 @@ impl Kept {
 }
 
 impl Store {
-    /// Keeps an event until it is due. When the same tenant and id is kept already, or was within the last hour and
-    /// was not cancelled, returns that one.
+    /// Keeps an event until it is due. When the same event is kept already, or was within the last hour and was not
+    /// cancelled, returns that one.
     pub(crate) async fn keep_for_later(
         &self,
         attributes: &Attributes,
         event: Outgoing,
         due: i64,
     ) -> Result<Option<Kept>, Unstored> {
-        let subject = self.names.later(attributes.tenant(), attributes.id());
+        let subject = self.names.later(attributes.tenant(), &EventKey::of(attributes));
         let (mut headers, data) = event.into_parts();
-        headers.insert(DUE, due.to_string());
+        headers.insert(DUE, text(&due.to_string()));
         headers.insert(STATE, State::Waiting.as_str());
         let mut replaces = 0;
         let mut raced = None;
@@ -147,9 +145,9 @@ impl Store {
         Err(raced.map_or(Unstored::Stopped, unstored))
     }
 
-    /// What is kept for later under a tenant's id.
-    pub(crate) async fn kept_for_later(&self, tenant: &TenantId, id: &str) -> Result<Option<Kept>, StoreError> {
-        self.last(&self.names.later(tenant, id)).await
+    /// What is kept for later under an event's key.
+    pub(crate) async fn kept_for_later(&self, tenant: &TenantId, key: &EventKey) -> Result<Option<Kept>, StoreError> {
+        self.last(&self.names.later(tenant, key)).await
     }
 
     /// Moves an event on. Returns false when it was changed meanwhile.

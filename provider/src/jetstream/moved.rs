@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Store;
 use crate::clock;
 
-/// No event has this id: an event's is qualified by its tenant.
+/// No event has this id: an event's is a digest.
 const NO_ID: &str = "!";
 
 /// When a stream that nothing listens for is asked again.

@@ -270,6 +270,6 @@ fn key(registered: &Registered, reader: &Reader) -> String {
     let (round, partition) = (registered.round(), reader.partition);
     match &reader.tenant {
         None => format!("{round}.gap.{partition}"),
-        Some(tenant) => format!("{round}.gap.{partition}.{tenant}"),
+        Some(tenant) => format!("{round}.gap.{partition}.{}", tenant.key_part()),
     }
 }

@@ -9,6 +9,7 @@ use fanout_plan::{SubscriptionName, TenantId};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
+use super::read::shown;
 use super::{Store, StoreError};
 
 /// A dead letter as the store holds it.
@@ -22,7 +23,7 @@ pub struct SetAside {
     pub tenant: String,
     /// Where the event stands in the log: `partition/offset`.
     pub position: String,
-    /// Every attribute of the event, under its `ce-` name.
+    /// Every attribute of the event as it came, under its `ce-` name.
     pub attributes: BTreeMap<String, String>,
     /// What became of each attempt.
     pub attempts: Vec<FailedAttempt>,
@@ -125,18 +126,14 @@ fn read(message: async_nats::jetstream::message::StreamMessage) -> SetAside {
     let mut tokens = message.subject.split('.').skip(3);
     let mut token = || tokens.next().unwrap_or_default().to_owned();
     let (subscription, tenant) = (token(), token());
+    let tenant = TenantId::from_token(&tenant).map_or(tenant, String::from);
     SetAside {
         number: message.sequence,
         subscription,
         tenant,
         position: header("fanout-dead-position"),
         attempts: serde_json::from_str(&header("fanout-dead-attempts")).unwrap_or_default(),
-        attributes: message
-            .headers
-            .iter()
-            .filter(|(name, _)| name.to_string().starts_with("ce-"))
-            .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().to_owned())))
-            .collect(),
+        attributes: shown(&message.headers),
         at: fanout_plan::timestamp::to_rfc3339(i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)),
         payload: message.payload.to_vec(),
     }

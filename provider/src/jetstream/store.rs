@@ -331,7 +331,17 @@ impl Store {
             .get_raw_message(position.offset)
             .await
         {
-            Ok(message) => Ok(Some(message.payload)),
+            Ok(message) => {
+                let (mut headers, mut payload) = (Some(message.headers), message.payload);
+                // It was an event when it was delivered first; what is none is given as it is.
+                drop(super::read::event(
+                    self.template(position.partition),
+                    &message.subject,
+                    &mut headers,
+                    &mut payload,
+                ));
+                Ok(Some(payload))
+            }
             Err(e) => match e.kind() {
                 Kind::NoMessageFound => Ok(None),
                 Kind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),

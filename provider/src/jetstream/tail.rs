@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bytes::Bytes;
 use fanout_plan::subscription::Start;
-use fanout_plan::{EventType, Filter, Position, TenantId};
+use fanout_plan::{EventType, Filter, Position, SubjectTemplate, TenantId};
 use futures::{Stream, StreamExt as _};
 
+use super::read::{event, shown};
 use super::{Store, StoreError};
 
 /// How long the server remembers a reader that is gone.
@@ -25,7 +26,7 @@ pub struct LogEvent {
     pub tenant: TenantId,
     /// Its type.
     pub event_type: EventType,
-    /// Every attribute, under its `ce-` name.
+    /// Every attribute as it came, under its `ce-` name.
     pub attributes: BTreeMap<String, String>,
     /// Its payload.
     pub payload: Bytes,
@@ -79,7 +80,7 @@ impl Store {
                     Ok(message) => template
                         .parse_subject(&message.subject)
                         .filter(|(tenant, event_type)| narrowed.matches(tenant, event_type))
-                        .and_then(|(tenant, event_type)| read(&message, number, tenant, event_type))
+                        .and_then(|(tenant, event_type)| read(message, &template, number, tenant, event_type))
                         .map(Ok),
                 };
                 std::future::ready(event)
@@ -90,25 +91,32 @@ impl Store {
 }
 
 fn read(
-    message: &async_nats::jetstream::Message,
+    mut message: async_nats::jetstream::Message,
+    template: &SubjectTemplate,
     partition: u32,
     tenant: TenantId,
     event_type: EventType,
 ) -> Option<LogEvent> {
     let info = message.info().ok()?;
-    let headers = message.headers.iter().flat_map(|h| h.iter());
+    let position = Position {
+        partition,
+        offset: info.stream_sequence,
+    };
+    let published_at = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+    let message = &mut message.message;
+    // What is no event is shown as it is.
+    drop(event(
+        template,
+        &message.subject,
+        &mut message.headers,
+        &mut message.payload,
+    ));
     Some(LogEvent {
-        position: Position {
-            partition,
-            offset: info.stream_sequence,
-        },
-        published_at: i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX),
+        position,
+        published_at,
         tenant,
         event_type,
-        attributes: headers
-            .filter(|(name, _)| name.to_string().starts_with("ce-"))
-            .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().to_owned())))
-            .collect(),
+        attributes: message.headers.as_ref().map(shown).unwrap_or_default(),
         payload: message.payload.clone(),
     })
 }

@@ -16,7 +16,8 @@ pub(super) fn publish_refusal(p: Problem) -> PublishError {
         | Code::LinkRefused
         | Code::InterfaceNotLinked
         | Code::TenantNotPermitted
-        | Code::EventTypeNotPermitted => PublishError::NotPermitted(problem(p)),
+        | Code::EventTypeNotPermitted
+        | Code::SourceNotPermitted => PublishError::NotPermitted(problem(p)),
         Code::BusNotReady | Code::StoreUnavailable | Code::DurabilityNotKept => PublishError::Unavailable(problem(p)),
         _ => PublishError::InvalidEvent(problem(p)),
     }

@@ -3,7 +3,7 @@
 
 use fanout_plan::authority;
 use fanout_plan::link::Grant;
-use fanout_plan::{Code, EventType, Problem, TenantId};
+use fanout_plan::{Attributes, Code, Problem, TenantId};
 use fanout_transport::Caller;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
@@ -64,9 +64,10 @@ impl Handler<Caller> for Exports {
         &self,
         caller: Caller,
         tenant: String,
+        source: String,
         id: String,
     ) -> anyhow::Result<Result<Cancellation, PublishError>> {
-        Ok(scheduling::cancel(&self.bus, &caller, &tenant, &id).await)
+        Ok(scheduling::cancel(&self.bus, &caller, &tenant, &source, &id).await)
     }
 }
 
@@ -81,8 +82,9 @@ pub(super) fn too_many(events: usize) -> Option<Problem> {
 }
 
 /// Whether the caller may publish this.
-pub(super) fn permit(grant: &Grant, caller: &Caller, tenant: &TenantId, event_type: &EventType) -> Result<(), Problem> {
-    permit_tenant(grant, caller, tenant)?;
+pub(super) fn permit(grant: &Grant, caller: &Caller, event: &Attributes) -> Result<(), Problem> {
+    let (tenant, event_type) = (event.tenant(), event.event_type());
+    permit_source(grant, caller, tenant, event.source())?;
     if !grant.allows.matches(tenant, event_type) {
         return Err(Problem::new(
             Code::EventTypeNotPermitted,
@@ -95,8 +97,8 @@ pub(super) fn permit(grant: &Grant, caller: &Caller, tenant: &TenantId, event_ty
     Ok(())
 }
 
-/// Whether the caller may publish anything of this tenant.
-pub(super) fn permit_tenant(grant: &Grant, caller: &Caller, tenant: &TenantId) -> Result<(), Problem> {
+/// Whether the caller may publish anything of this tenant and this source.
+pub(super) fn permit_source(grant: &Grant, caller: &Caller, tenant: &TenantId, source: &str) -> Result<(), Problem> {
     let link = || authority::describe(&caller.component, &caller.link);
     if !grant.publish {
         return Err(Problem::new(
@@ -108,6 +110,15 @@ pub(super) fn permit_tenant(grant: &Grant, caller: &Caller, tenant: &TenantId) -
         return Err(Problem::new(
             Code::TenantNotPermitted,
             format!("{} does not allow tenant {tenant}: add it to its `tenants`", link()),
+        ));
+    }
+    if !grant.sources.allows(source) {
+        return Err(Problem::new(
+            Code::SourceNotPermitted,
+            format!(
+                "{} does not allow events of source {source:?}: publish them under a source of its own, or add this one to its `sources`",
+                link()
+            ),
         ));
     }
     Ok(())

@@ -67,7 +67,7 @@ impl Ready {
         let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
         let tenant = attributes.tenant();
         view.publish_grant(&caller.component, &caller.link)
-            .and_then(|grant| permit(grant, caller, tenant, attributes.event_type()))
+            .and_then(|grant| permit(grant, caller, &attributes))
             .and_then(|()| served(&view, tenant))
             .map_err(publish_refusal)?;
         if let Some(problem) = &view.nothing_is_published {

@@ -1,11 +1,12 @@
 //! `publish-tenant-event-at` and `cancel-scheduled`: keeps an event until it is due. Who publishes it then is `later`.
 
+use fanout_plan::envelope::EventKey;
 use fanout_plan::{Attributes, Code, Problem, TenantId};
 use fanout_transport::Caller;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Scheduled};
 use super::errors::{not_cancelled, publish_refusal, unstored};
-use super::publisher::{permit, permit_tenant};
+use super::publisher::{permit, permit_source};
 use super::publishing::{Ready, admit};
 use crate::bus::Bus;
 use crate::clock;
@@ -46,27 +47,34 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) 
     }
 }
 
-pub(super) async fn cancel(bus: &Bus, caller: &Caller, tenant: &str, id: &str) -> Result<Cancellation, PublishError> {
+pub(super) async fn cancel(
+    bus: &Bus,
+    caller: &Caller,
+    tenant: &str,
+    source: &str,
+    id: &str,
+) -> Result<Cancellation, PublishError> {
     /// How often a change that another call makes at the same time is looked at again.
     const RACES: usize = 10;
     let view = bus.view();
     let tenant: TenantId = tenant.parse().map_err(publish_refusal)?;
-    Attributes::check_id(id).map_err(publish_refusal)?;
+    Attributes::check_source_and_id(source, id).map_err(publish_refusal)?;
     let grant = view
         .publish_grant(&caller.component, &caller.link)
         .map_err(publish_refusal)?;
-    permit_tenant(grant, caller, &tenant).map_err(publish_refusal)?;
+    permit_source(grant, caller, &tenant, source).map_err(publish_refusal)?;
     let store = view.store().map_err(publish_refusal)?;
+    let key = EventKey::new(&tenant, source, id);
     for _ in 0..RACES {
         let kept = store
-            .kept_for_later(&tenant, id)
+            .kept_for_later(&tenant, &key)
             .await
             .map_err(|e| not_cancelled(&tenant, id, &e))?;
         let Some(kept) = kept else {
             return Ok(Cancellation::NotWaiting);
         };
         if let Some(attributes) = kept.attributes() {
-            permit(grant, caller, &tenant, attributes.event_type()).map_err(publish_refusal)?;
+            permit(grant, caller, &attributes).map_err(publish_refusal)?;
         }
         match kept.state {
             State::Cancelled => return Ok(Cancellation::Cancelled),

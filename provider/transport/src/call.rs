@@ -15,7 +15,7 @@ use crate::frames::{FrameSink, FrameSource, Whole};
 use crate::mailbox::{Event, Mailbox, Slot};
 use crate::session::codec;
 use crate::target::Target;
-use crate::{Error, Lattice, Options, Part, Resource, bundle, outbox, wire};
+use crate::{Error, Lattice, Options, Part, Resource, bundle, caller, outbox, wire};
 
 /// Calls the functions of one component or provider.
 #[derive(Clone, Debug)]
@@ -219,7 +219,10 @@ impl Client {
             (wire::TARGET_ID, Some(target)),
             (wire::FANOUT_CALL, Some(wire::WHOLE)),
             (wire::LINK_NAME, cx.link.as_deref()),
-            (wire::TRACEPARENT, cx.traceparent.as_deref()),
+            (
+                wire::TRACEPARENT,
+                cx.traceparent.as_deref().and_then(caller::traceparent),
+            ),
             (wire::TRACESTATE, cx.tracestate.as_deref()),
         ];
         let mut headers = HeaderMap::new();

@@ -74,7 +74,9 @@ impl Caller {
             identity: Identity::Lattice,
             component: id(wire::SOURCE_ID)?.unwrap_or_default(),
             link: id(wire::LINK_NAME)?.unwrap_or_else(|| "default".to_owned()),
-            traceparent: traceparent(get(wire::TRACEPARENT).map(|value| value.as_str())),
+            traceparent: get(wire::TRACEPARENT)
+                .and_then(|value| traceparent(value.as_str()))
+                .map(str::to_owned),
             tracestate: tracestate(get(wire::TRACESTATE).map(|value| value.as_str())),
         })
     }
@@ -89,17 +91,35 @@ impl Caller {
     }
 }
 
-pub(crate) fn traceparent(value: Option<&str>) -> Option<String> {
-    bounded(value, MAX_TRACEPARENT_BYTES)
+/// A trace context that a caller gave, or that came from elsewhere, if it is one (W3C Trace Context, `traceparent`): a
+/// version, a trace, a parent and flags in lowercase hexadecimal digits, with `-` between; neither trace nor parent is all
+/// zeros. A later version than 00 may go on after another `-`. Anything else is no trace context and goes no further.
+#[must_use]
+pub fn traceparent(value: &str) -> Option<&str> {
+    const LENGTH: usize = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".len();
+    let (fields, rest) = value.split_at_checked(LENGTH)?;
+    let mut fields = fields.split('-');
+    let mut hex = |digits: usize| {
+        let legal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        fields
+            .next()
+            .filter(|field| field.len() == digits && field.bytes().all(legal))
+    };
+    let (version, trace, parent, _flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+    let zero = |field: &str| field.bytes().all(|b| b == b'0');
+    let ends = match version {
+        "ff" => false,
+        "00" => rest.is_empty(),
+        _ => rest.is_empty() || (rest.starts_with('-') && rest.bytes().all(|b| b.is_ascii_graphic())),
+    };
+    (ends && value.len() <= MAX_TRACEPARENT_BYTES && !zero(trace) && !zero(parent)).then_some(value)
 }
 
+/// What goes with a `traceparent`: printable ASCII, of a bounded length.
 pub(crate) fn tracestate(value: Option<&str>) -> Option<String> {
-    bounded(value, MAX_TRACESTATE_BYTES)
-}
-
-fn bounded(value: Option<&str>, limit: usize) -> Option<String> {
+    let printable = |b: u8| b == b' ' || b == b'\t' || b.is_ascii_graphic();
     value
-        .filter(|value| (1..=limit).contains(&value.len()))
+        .filter(|v| (1..=MAX_TRACESTATE_BYTES).contains(&v.len()) && v.bytes().all(printable))
         .map(str::to_owned)
 }
 
@@ -118,6 +138,40 @@ mod tests {
                 ..Caller::default()
             }
         );
+    }
+
+    #[test]
+    fn only_a_trace_context_is_taken() {
+        const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let later = format!("cc{}", &TRACE[2..]);
+        for good in [TRACE.to_owned(), later.clone(), format!("{later}-what-ever")] {
+            assert_eq!(traceparent(&good), Some(good.as_str()));
+        }
+        for bad in [
+            String::new(),
+            TRACE[1..].to_owned(),
+            format!("{TRACE}-"),
+            format!("{TRACE}\r\nNats-Rollup: all"),
+            format!("{later}\r\nNats-Rollup: all"),
+            format!("{later}-\u{1}"),
+            format!("{later}x"),
+            format!("{later}-{}", "x".repeat(100)),
+            format!("ff{}", &TRACE[2..]),
+            TRACE.to_uppercase(),
+            TRACE.replace('-', "_"),
+            TRACE.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            TRACE.replace("b7ad6b7169203331", &"0".repeat(16)),
+            TRACE.replace("b7ad6b7169203331", "b7ad6b716920333g"),
+            TRACE.replace("19c-b", "19-cb"),
+            format!("{}é", &TRACE[..53]),
+            format!("{}é1", &TRACE[..53]),
+            "0".repeat(129),
+        ] {
+            assert_eq!(traceparent(&bad), None, "{bad:?}");
+        }
+        assert_eq!(tracestate(Some("a=1\r\nb: c")), None);
+        let state = "rojo=00f067aa0ba902b7,congo=t61";
+        assert_eq!(tracestate(Some(state)).as_deref(), Some(state));
     }
 
     #[test]

@@ -52,7 +52,7 @@ mod websocket;
 mod wire;
 
 pub use call::{CallContext, Client};
-pub use caller::{Caller, Identity};
+pub use caller::{Caller, Identity, traceparent};
 pub use connect::{Access, connect};
 pub use connect_options::{ConnectOptions, Dialect};
 pub use endpoint::{Authority, Endpoint, EndpointError, UrlPath};

@@ -165,7 +165,7 @@ async fn a_call_in_a_bundle_brings_its_own_context() {
     let calls = (0..CALLS).map(|i| {
         let cx = CallContext {
             link: Some(format!("link-{i}")),
-            traceparent: (i % 2 == 0).then(|| format!("00-{i:032x}-{i:016x}-01")),
+            traceparent: (i % 2 == 0).then(|| format!("00-{:032x}-{:016x}-01", i + 1, i + 1)),
             ..CallContext::within(PATIENCE)
         };
         async move {

@@ -87,13 +87,14 @@ async fn a_handler_is_told_who_calls() {
     let lattice = lattice(&nats, Options::default()).await;
     let _server = serve(&lattice, &Echo::default()).await;
     let client = client(&lattice);
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let cx = CallContext {
         link: Some("audit".into()),
-        traceparent: Some("00-1-2-01".into()),
+        traceparent: Some(TRACE.into()),
         ..CallContext::default()
     };
     let who = echo::who(&client, cx).await.expect("who");
-    assert_eq!(who, ("tester".into(), "audit".into(), Some("00-1-2-01".into())));
+    assert_eq!(who, ("tester".into(), "audit".into(), Some(TRACE.into())));
     let who = echo::who(&client, CallContext::default()).await.expect("who");
     assert_eq!(who, ("tester".into(), "default".into(), None));
 }

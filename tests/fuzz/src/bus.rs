@@ -6,7 +6,7 @@ use fanout_plan::document::Document;
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::{
     Attributes, EventPattern, EventType, Filter, Policy, Position, RawEvent, Settings, SubjectTemplate, TenantId,
-    envelope, link,
+    envelope, link, structured,
 };
 
 const NOW: i64 = 1_767_225_600_000_000_000;
@@ -91,7 +91,7 @@ pub fn names(data: &[u8]) {
     let template = template.parse::<SubjectTemplate>();
     if let (Ok(tenant), Ok(event_type), Ok(template)) = (&tenant, &event_type, &template) {
         let subject = template.subject(tenant, event_type);
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-%".contains(&byte);
         assert!(subject.bytes().all(legal), "{subject:?} is no subject of one event");
         assert!(
             subject.split('.').all(|token| !token.is_empty()),
@@ -104,6 +104,22 @@ pub fn names(data: &[u8]) {
             "{subject:?} is read as another's"
         );
         assert_eq!(SubjectTemplate::from_all(&template.all()).as_ref(), Some(template));
+        assert_eq!(template.tenant_of(&subject).as_ref(), Some(tenant));
+        let part = tenant.name_part();
+        assert!(
+            part.len() <= 64 && part.bytes().all(legal) && !part.contains('.'),
+            "{part}"
+        );
+    }
+    // A subject that is read as one of an event is the subject of that event.
+    if let Some(template) = template.as_ref().ok()
+        && let Some((tenant, event_type)) = template.parse_subject(position)
+    {
+        assert_eq!(
+            template.subject(&tenant, &event_type),
+            position,
+            "one event has two subjects"
+        );
     }
     let Ok(pattern) = pattern.parse::<EventPattern>() else {
         return;
@@ -122,13 +138,33 @@ pub fn envelope(data: &[u8]) {
     let mut lines = text.lines();
     let (tenant, event_type) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let headers: Vec<_> = lines.filter_map(|line| line.split_once(": ")).collect();
-    let Ok(read) = envelope::from_headers(tenant, event_type, headers.iter().copied()) else {
+    let Ok(read) = envelope::from_headers(tenant, Some(event_type), headers.iter().copied()) else {
         return;
     };
+    is_one_event(&read);
+}
+
+/// An event as another client writes it in structured mode, behind a line with its tenant and one with its type.
+pub fn structured(data: &[u8]) {
+    let mut parts = data.splitn(3, |byte| *byte == b'\n');
+    let mut next = || std::str::from_utf8(parts.next().unwrap_or_default()).unwrap_or_default();
+    let (tenant, event_type, document) = (next(), next(), next());
+    if let Ok((read, _)) = structured::read(tenant, event_type, document.as_bytes()) {
+        assert_eq!(
+            (read.tenant().as_str(), read.event_type().as_str()),
+            (tenant, event_type)
+        );
+        is_one_event(&read);
+    }
+}
+
+/// What was read is the same after it was stored, and has one id.
+fn is_one_event(read: &Attributes) {
+    let read = read.clone();
     let again = written_and_read(&read);
     assert_eq!(again.raw(), read.raw(), "an event is another after it was stored");
     let id = envelope::message_id(&read);
-    assert!(id.starts_with(&format!("{tenant}/")), "{id:?} is an id of no tenant's");
+    assert_eq!(id.len(), 43, "{id:?} is longer than an id");
     assert_eq!(id, envelope::message_id(&again));
     // What a caller gives is held to the same rules as what the store gives.
     assert!(Attributes::try_from(RawEvent::clone(read.raw())).is_ok());
@@ -145,5 +181,5 @@ fn written_and_read(attributes: &Attributes) -> Attributes {
     }
     let raw = attributes.raw();
     let headers = headers.iter().map(|(name, value)| (&**name, value.as_str()));
-    envelope::from_headers(&raw.tenant, &raw.event_type, headers).expect("what is written can be read")
+    envelope::from_headers(&raw.tenant, Some(&raw.event_type), headers).expect("what is written can be read")
 }

@@ -60,7 +60,7 @@ pub(crate) async fn functions(world: &World, met: &mut Met) {
 
     let many = [
         event("globex", "invoice.paid", "many-1"),
-        event("no.tenant", "invoice.paid", "many-2"),
+        event("no\ntenant", "invoice.paid", "many-2"),
         event("globex", "invoice.paid", "many-3"),
     ];
     let results = publisher::publish_tenant_events(&world.bus, CallContext::default(), &many);
@@ -104,7 +104,7 @@ pub(crate) async fn functions(world: &World, met: &mut Met) {
         assert_eq!((kept.due, kept.duplicate), (in_an_hour, duplicate));
     }
     for (id, expected) in [("later", Cancellation::Cancelled), ("never", Cancellation::NotWaiting)] {
-        let cancelled = publisher::cancel_scheduled(&world.bus, CallContext::default(), "acme", id);
+        let cancelled = publisher::cancel_scheduled(&world.bus, CallContext::default(), "acme", "/tests", id);
         let cancelled = cancelled.await.expect("the bus answers").unwrap();
         assert_eq!(format!("{cancelled:?}"), format!("{expected:?}"), "{id}");
     }

@@ -25,7 +25,7 @@ pub(crate) async fn everything_is_unavailable(world: &World, met: &mut Met) {
     refused.push(met.publish(answer.expect("the bus answers")));
     let answer = publisher::publish_tenant_event_at(bus, cx(), &one, 0).await;
     refused.push(met.publish(answer.expect("the bus answers")));
-    let answer = publisher::cancel_scheduled(bus, cx(), "acme", "e").await;
+    let answer = publisher::cancel_scheduled(bus, cx(), "acme", "/tests", "e").await;
     refused.push(met.publish(answer.expect("the bus answers")));
 
     let inbox = options(Reach::Inbox, &["acme"]);

@@ -85,7 +85,7 @@ impl World {
         let mut links = Vec::new();
         if listen == "nats" {
             links.push(LinkTo::caller(CALLER, &INTERFACES, TENANTS));
-            links.push(LinkTo::caller(CALLER, &INTERFACES, "a.b").named("broken"));
+            links.push(LinkTo::caller(CALLER, &INTERFACES, "a,,b").named("broken"));
         }
         let mut bench = Bench::without_provider(&settings, &links).await;
         if name_is_taken {

@@ -76,11 +76,33 @@ fn every_problem_of_every_caller_is_named_with_its_setting() {
             policy.toml: caller b: setting `subscribe.tenants` is missing: list the tenants it may subscribe for, or `*` for all [missing-setting]
             policy.toml: caller c: setting `unix-uid`: "-1" is not a whole number from 0 to 4294967295 [invalid-setting]
             policy.toml: caller c: it says by what it is known: give it `certificate`, `unix-uid` or `loopback = true` [missing-setting]
-            policy.toml: caller c: setting "colour" is not known; known are: certificate, unix-uid, loopback, publish.tenants, publish.event-types, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
+            policy.toml: caller c: setting "colour" is not known; known are: certificate, unix-uid, loopback, publish.tenants, publish.event-types, publish.sources, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
             policy.toml: caller d: `publish.event-types` means nothing without `publish.tenants` [conflicting-settings]
             policy.toml: callers a and f are both a process of this machine without a name: give each its own [conflicting-settings]
         "#]]
     .assert_eq(&text);
     let unknown = problems.iter().find(|p| p.message.contains("colour")).unwrap();
     assert_eq!(unknown.setting.as_deref(), Some("callers.c.colour"));
+}
+
+#[test]
+fn a_caller_may_be_limited_to_sources() {
+    let callers = Callers::from_settings(
+        "policy",
+        &settings(&[
+            ("callers.notes.loopback", "true"),
+            ("callers.notes.publish.tenants", "*"),
+            ("callers.notes.publish.sources", "/notes/*, urn:notes"),
+            ("callers.any.unix-uid", "1"),
+            ("callers.any.publish.tenants", "*"),
+        ]),
+    )
+    .unwrap();
+    let notes = &callers.find(&Identity::Loopback).unwrap().publishing.sources;
+    assert!(notes.allows("/notes/1") && notes.allows("urn:notes") && !notes.allows("/webhooks/stripe"));
+    let any = &callers.find(&Identity::UnixUser(1)).unwrap().publishing.sources;
+    assert!(any.allows("/webhooks/stripe"));
+    let useless = settings(&[("callers.a.loopback", "true"), ("callers.a.publish.sources", "/a")]);
+    let problems = Callers::from_settings("policy", &useless).unwrap_err();
+    assert_eq!(problems[0].code, Code::ConflictingSettings, "{problems:?}");
 }

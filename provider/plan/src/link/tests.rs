@@ -49,7 +49,7 @@ fn every_problem_of_a_link_is_named() {
         &[
             ("need", "durable"),
             ("start", "first"),
-            ("tenants", "a.b"),
+            ("tenants", "a,,b"),
             ("concurrency", "0"),
             ("x", "y"),
         ],

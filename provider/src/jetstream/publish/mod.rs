@@ -3,18 +3,17 @@
 mod together;
 mod unstored;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use fanout_plan::policy::Durability;
 use fanout_plan::{Attributes, Position, envelope};
 use tokio::sync::{Notify, oneshot};
 
-use super::Store;
+use super::{Store, headers, read};
 pub(super) use together::Together;
 pub(crate) use unstored::Unstored;
 pub(super) use unstored::unstored;
@@ -60,21 +59,13 @@ impl Outgoing {
         max_bytes: u64,
     ) -> Result<Self, Unstored> {
         let mut headers = HeaderMap::new();
-        let mut size = data.len();
-        for (name, value) in envelope::to_headers(attributes) {
-            size += name.len() + value.len();
-            match name {
-                // Known names are not copied, nor checked once more.
-                Cow::Borrowed(name) => headers.insert(HeaderName::from_static(name), value),
-                Cow::Owned(name) => headers.insert(name, value),
-            }
-        }
+        let size = data.len() + read::write(attributes, &mut headers);
         let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         if size > limit {
             return Err(Unstored::TooLarge { size, limit });
         }
         if let Some(traceparent) = traceparent {
-            headers.insert("traceparent", traceparent);
+            headers.insert("traceparent", headers::text(traceparent));
         }
         Ok(Self {
             headers,

@@ -9,7 +9,7 @@ use super::{AtEdge, onward};
 use crate::wrpc::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
 use crate::wrpc::convert::{event, raw_event};
 use crate::wrpc::errors::publish_refusal;
-use crate::wrpc::publisher::{permit, permit_tenant, too_many};
+use crate::wrpc::publisher::{permit, permit_source, too_many};
 
 impl AtEdge {
     /// The event as the bus is given it, if this link allows it.
@@ -18,18 +18,18 @@ impl AtEdge {
         let attributes = Attributes::try_from(raw_event(&mut given)).map_err(publish_refusal)?;
         self.edge
             .grant(&caller.component, &caller.link)
-            .and_then(|grant| permit(&grant, caller, attributes.tenant(), attributes.event_type()))
+            .and_then(|grant| permit(&grant, caller, &attributes))
             .map_err(publish_refusal)?;
         Ok(event(attributes, data))
     }
 
     /// Whether this link may cancel a tenant's events. Which type the event has is known at the bus alone, so a link
     /// that is for some types can't be checked.
-    fn may_cancel(&self, caller: &Caller, tenant: &str, id: &str) -> Result<(), Problem> {
+    fn may_cancel(&self, caller: &Caller, tenant: &str, source: &str, id: &str) -> Result<(), Problem> {
         let tenant: TenantId = tenant.parse()?;
-        Attributes::check_id(id)?;
+        Attributes::check_source_and_id(source, id)?;
         let grant = self.edge.grant(&caller.component, &caller.link)?;
-        permit_tenant(&grant, caller, &tenant)?;
+        permit_source(&grant, caller, &tenant, source)?;
         if grant.allows.event_types == [EventPattern::any()] {
             return Ok(());
         }
@@ -127,12 +127,14 @@ impl Handler<Caller> for AtEdge {
         &self,
         caller: Caller,
         tenant: String,
+        source: String,
         id: String,
     ) -> anyhow::Result<Result<Cancellation, PublishError>> {
-        if let Err(p) = self.may_cancel(&caller, &tenant, &id) {
+        if let Err(p) = self.may_cancel(&caller, &tenant, &source, &id) {
             return Ok(Err(publish_refusal(p)));
         }
-        let cancelled = self.edge.upstream().cancel(&onward(&caller), &tenant, &id).await;
+        let upstream = self.edge.upstream();
+        let cancelled = upstream.cancel(&onward(&caller), &tenant, &source, &id).await;
         Ok(cancelled.map(convert::cancellation))
     }
 }

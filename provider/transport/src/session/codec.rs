@@ -261,7 +261,7 @@ pub(crate) fn decode_invocation(payload: &mut Bytes) -> Result<Invocation, Error
         func,
         deadline_ms,
         link: Some(link).filter(|link| !link.is_empty()),
-        traceparent: caller::traceparent(Some(&traceparent)),
+        traceparent: caller::traceparent(&traceparent).map(str::to_owned),
         tracestate: caller::tracestate(Some(&tracestate)),
     })
 }
@@ -377,7 +377,7 @@ mod tests {
             func in "[a-z-]{0,40}",
             deadline_ms in any::<u32>(),
             link in proptest::option::of("[a-z]{1,20}"),
-            traceparent in proptest::option::of("[0-9a-f-]{1,60}"),
+            traceparent in proptest::option::of("00-1[0-9a-f]{31}-[0-9a-f]{15}1-[0-9a-f]{2}"),
             tracestate in proptest::option::of("[a-z=]{1,60}"),
             params in vec(any::<u8>(), 0..200),
         ) {
