@@ -113,7 +113,7 @@ pub(crate) struct Guard {
 pub(crate) struct Run {
     /// The component, the very file that a wasmCloud host would be given
     pub(crate) component: PathBuf,
-    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, ws://, wss://, or nats://host:port?target=LATTICE.BUS
+    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, or nats://host:port?target=LATTICE.BUS
     #[arg(long)]
     pub(crate) bus: fanout_transport::Endpoint,
     /// The component's name; by default, that of its file

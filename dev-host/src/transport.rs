@@ -104,7 +104,7 @@ pub(crate) fn policy_file(policy: &BTreeMap<String, String>, certificates: Optio
         lines += &format!("{key} = {value}\n");
     }
     let known = match certificates {
-        Some(_) => format!("certificate = \"{EDGE}\""),
+        Some(_) => format!("certificate-dns = \"{EDGE}\""),
         None => "loopback = true".to_owned(),
     };
     Ok(format!(
@@ -159,7 +159,7 @@ mod tests {
             "{file}"
         );
         assert!(
-            file.contains("certificate = \"edge.fanout.example\"") && !file.contains("loopback"),
+            file.contains("certificate-dns = \"edge.fanout.example\"") && !file.contains("loopback"),
             "{file}"
         );
         let plain = policy_file(&policy, None).expect("a policy");

@@ -127,7 +127,7 @@ impl Listeners {
 }
 
 fn read(url: &str, listening: &Listening) -> Result<Wanted, CantListen> {
-    let endpoint: Endpoint = url.parse().map_err(|e| refused(url, Code::InvalidSetting, &e))?;
+    let endpoint: Endpoint = url.parse().map_err(|e| refused(url, Code::InvalidEndpoint, &e))?;
     let tls = listening.tls.clone().filter(|_| endpoint.has_tls());
     let told = Told {
         certificates: tls.as_ref().map(fingerprint),
@@ -176,7 +176,8 @@ fn refused(url: &str, code: Code, error: &dyn std::error::Error) -> CantListen {
 /// when a listener is bound with it.
 fn fingerprint(files: &TlsFiles) -> Vec<u8> {
     let mut whole = Context::new(&SHA256);
-    for path in [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()] {
+    let (ca, crl) = (files.client_ca.as_ref(), files.client_crl.as_ref());
+    for path in [Some(&files.certificate), Some(&files.key), ca, crl] {
         let content = path.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
         whole.update(&(content.len() as u64).to_be_bytes());
         whole.update(&content);
@@ -191,6 +192,7 @@ fn tls(files: &TlsFiles) -> ServerTls {
         certificate: file(&files.certificate),
         key: file(&files.key),
         client_ca: files.client_ca.as_deref().map(file),
+        client_crl: files.client_crl.as_deref().map(file),
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use fanout_plan::listen::Listening;
 use fanout_plan::{Problem, Settings, edge};
-use fanout_transport::{Access, Lattice, Options, Server, Service, connect};
+use fanout_transport::{Access, Lattice, Options, Server, Service, connect, raise_open_files};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -51,6 +51,7 @@ impl Provider for Control {
 /// When the host's data can't be read or the lattice can't be reached.
 pub async fn run() -> anyhow::Result<()> {
     let parent = Parent::now();
+    raise_open_files();
     // Read before the SDK does: its error would repeat the whole text, the seed of the lattice's credentials included.
     let host = load_host_data().map_err(|_| anyhow::anyhow!("the host's data on standard input is not readable"))?;
     let (settings, mut settings_changes) = watch::channel(None);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use fanout_plan::document::Document;
 use fanout_plan::listen::Listening;
 use fanout_plan::{Code, Policy, Problem, Settings};
-use fanout_transport::{Access, Endpoint, Lattice, Options, connect};
+use fanout_transport::{Access, Endpoint, Lattice, Options, connect, raise_open_files};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -54,6 +54,7 @@ pub enum ServeError {
 /// # Errors
 /// When it can't start.
 pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Result<(), ServeError> {
+    raise_open_files();
     let (settings, listening) = read(&server)?;
     let owner = server.policy.display().to_string();
     let policy = Policy::from_settings(&owner, &settings).map_err(ServeError::Refused)?;

@@ -46,9 +46,25 @@ impl Served {
     /// If it does not become ready.
     #[must_use]
     pub fn start(nats: &str, policy: &Path, args: &[&str]) -> Self {
+        Self::start_by(Command::new(beside_the_tests("fanout")), nats, policy, args)
+    }
+
+    /// The same, where a process may have so many open files and no more.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start_with_files(files: u32, nats: &str, policy: &Path, args: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]);
+        shell.arg(beside_the_tests("fanout"));
+        Self::start_by(shell, nats, policy, args)
+    }
+
+    fn start_by(mut command: Command, nats: &str, policy: &Path, args: &[&str]) -> Self {
         let log = policy.with_extension("log");
         let log_file = std::fs::File::options().create(true).append(true).open(&log);
-        let mut process = Command::new(beside_the_tests("fanout"))
+        let mut process = command
             .args(["--json", "serve", "--nats", nats, "--policy"])
             .arg(policy)
             .args(args)

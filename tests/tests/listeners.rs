@@ -89,7 +89,7 @@ async fn renewed_certificates_are_taken_and_broken_ones_are_not() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
-    let callers = "\n[callers.billing]\ncertificate = \"billing.example\"\npublish.tenants = \"acme\"\n";
+    let callers = "\n[callers.billing]\ncertificate-dns = \"billing.example\"\npublish.tenants = \"acme\"\n";
     std::fs::write(&policy, format!("{SERVED_POLICY}{callers}")).unwrap();
     let (old, new) = (TestAuthority::new(), TestAuthority::new());
     put(folder.path(), &old);

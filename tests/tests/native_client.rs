@@ -314,7 +314,7 @@ async fn over_quic_a_caller_is_known_by_its_certificate() {
     let authority = TestAuthority::new();
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
-    let callers = "\n[callers.billing]\ncertificate = \"billing.example\"\npublish.tenants = \"acme\"\nsubscribe.tenants = \"acme\"\n";
+    let callers = "\n[callers.billing]\ncertificate-dns = \"billing.example\"\npublish.tenants = \"acme\"\nsubscribe.tenants = \"acme\"\n";
     std::fs::write(&policy, format!("{SERVED_POLICY}{callers}")).unwrap();
     let tls = authority.server();
     let certificate = file(folder.path(), "bus.pem", &tls.certificate);

@@ -172,11 +172,11 @@ async fn over_quic_with_mutual_tls() {
     let caller = |name: &str| [show(name).to_vec(), vec!["--tls-ca".to_owned(), ca.clone()]].concat();
     let policy = "
 [callers.webhook-ingress]
-certificate = \"webhook-ingress\"
+certificate-cn = \"webhook-ingress\"
 publish.tenants = \"*\"
 
 [callers.invoicing]
-certificate = \"invoicing\"
+certificate-dns = \"invoicing\"
 subscribe.tenants = \"*\"
 subscribe.event-types = [\"invoice.*\"]
 ";

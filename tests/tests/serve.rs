@@ -234,6 +234,19 @@ async fn what_can_not_be_served_says_why() {
             "{url}: {err}"
         );
     }
+    for url in ["ws://127.0.0.1:0/bus", "wss://localhost:0", "7761"] {
+        let (code, _, err) = serve(&policy, &[&nats, "--listen", url]);
+        assert_eq!(
+            (code, codes(&err)),
+            (1, vec!["invalid-endpoint".to_owned()]),
+            "{url}: {err}"
+        );
+    }
+    let policy = world.policy("[callers.x]\ncertificate = \"spiffe://x\"\npublish.tenants = \"*\"\n");
+    let (code, _, err) = serve(&policy, &[&nats, "--listen", "tcp://127.0.0.1:0"]);
+    assert_eq!((code, codes(&err)), (1, vec!["unknown-setting".to_owned()]), "{err}");
+    assert!(err.contains("certificate-uri"), "{err}");
+    let policy = world.policy(ANYONE_HERE);
     let (code, _, err) = serve(&policy, &["nats://127.0.0.1:1", "--listen", "tcp://127.0.0.1:0"]);
     assert_eq!(code, 3, "{err}");
 }

@@ -223,8 +223,10 @@ pub(crate) struct Serve {
     /// Who signs callers' certificates, as PEM; callers must show one
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub(crate) tls_client_ca: Option<String>,
-    /// Take callers of the network without knowing who they are: anyone who reaches the port may do what the caller
-    /// with `loopback = true` may
+    /// What that authority has revoked, as PEM or DER
+    #[arg(long, value_name = "FILE", requires = "tls_client_ca")]
+    pub(crate) tls_client_crl: Option<String>,
+    /// Listen beyond this machine without knowing who calls: peers of the network may connect, and are nobody
     #[arg(long)]
     pub(crate) allow_unauthenticated_network_peers: bool,
 }
@@ -232,7 +234,7 @@ pub(crate) struct Serve {
 /// A bus, and who calls it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct To {
-    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, ws://, wss://, or nats://…?target=LATTICE.PROVIDER
+    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, or nats://…?target=LATTICE.PROVIDER
     #[arg(long, value_name = "URL", env = "FANOUT_BUS")]
     pub(crate) to: String,
     /// Who signed the bus's certificate, as PEM

@@ -28,6 +28,7 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
                 certificate,
                 key,
                 client_ca: args.tls_client_ca.clone(),
+                client_crl: args.tls_client_crl.clone(),
             }),
             allow_unauthenticated_network_peers: args.allow_unauthenticated_network_peers,
         },

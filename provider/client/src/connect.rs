@@ -18,7 +18,7 @@ pub struct Options {
     pub deadline: Duration,
     /// For one try.
     pub try_deadline: Duration,
-    /// For `tls`, `quic`, `webtransport` and `wss`.
+    /// For `tls`, `quic` and `webtransport`.
     pub tls: Option<ClientTls>,
     /// On a lattice: the component that this program is, as links know it.
     pub component: String,

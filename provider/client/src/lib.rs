@@ -26,7 +26,7 @@
 //! ```
 //!
 //! The transport is the URL's scheme, and nothing else changes with it: `tcp://`, `tls://`, `unix:`, `quic://`,
-//! `webtransport://`, `ws://`, `wss://`, or `nats://…?target={lattice}.{provider}` for a bus on a wasmCloud lattice.
+//! `webtransport://`, or `nats://…?target={lattice}.{provider}` for a bus on a wasmCloud lattice.
 //!
 //! Deliberately absent: what may be published and by whom, how events are kept, when a refused one comes again. That is
 //! the bus's, and its errors tell: see [`Error`].

@@ -2,8 +2,11 @@
 //! a connection of its own is known by its certificate, its user, or only as a process of this machine, and the policy
 //! says what that one may publish and subscribe to.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod identity;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use identity::Identity;
 
 use crate::link::{self, Grant};
 use crate::name::shown;
@@ -12,27 +15,6 @@ use crate::{Code, Filter, Problem, Sources};
 
 /// The first token of these settings' names.
 const PREFIX: &str = "callers.";
-
-/// How a caller that is not on the lattice is known: by its connection, never by what it says.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Identity {
-    /// A name in a certificate that the listener's authority signed.
-    Certificate(String),
-    /// A user of this machine, as its kernel says.
-    UnixUser(u32),
-    /// Some process of this machine.
-    Loopback,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Certificate(name) => write!(f, "certificate {}", shown(name)),
-            Self::UnixUser(uid) => write!(f, "unix user {uid}"),
-            Self::Loopback => f.write_str("a process of this machine without a name"),
-        }
-    }
-}
 
 /// A caller that the policy names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,15 +94,42 @@ impl Callers {
         }
     }
 
-    /// The caller that has an identity.
-    pub fn find(&self, identity: &Identity) -> Option<&NamedCaller> {
-        self.by_name.get(self.names.get(identity)?)
+    /// The caller that a connection proves to be, by any of what it proves. `None` for a stranger, and for whoever would
+    /// be several callers at once.
+    pub fn find(&self, identities: &[Identity]) -> Option<&NamedCaller> {
+        let mut names = self.names_of(identities).into_iter();
+        match (names.next(), names.next()) {
+            (Some(name), None) => self.by_name.get(name),
+            _ => None,
+        }
     }
 
-    /// The one name under which the bus knows whoever has an identity: a caller's id, or that of a stranger, who may do
-    /// nothing.
-    pub fn id_of(&self, identity: &Identity) -> String {
-        self.find(identity).map_or_else(|| stranger(identity), |c| c.id.clone())
+    fn names_of(&self, identities: &[Identity]) -> BTreeSet<&str> {
+        identities
+            .iter()
+            .filter_map(|identity| self.names.get(identity).map(String::as_str))
+            .collect()
+    }
+
+    /// The one name under which the bus knows whoever a connection proves to be: a caller's id, or that of a stranger,
+    /// who may do nothing.
+    pub fn id_of(&self, identities: &[Identity]) -> String {
+        let names = self.names_of(identities);
+        match names.len() {
+            0 => stranger(identities),
+            1 => self
+                .find(identities)
+                .map_or_else(|| stranger(identities), |c| c.id.clone()),
+            // The rights of the first would be those of whoever sorts first, and a sum is nobody's intention.
+            _ => {
+                let names: Vec<_> = names.into_iter().take(2).collect();
+                format!(
+                    "{SEVERAL}{} is both callers {}",
+                    identity::describe(identities),
+                    names.join(" and ")
+                )
+            }
+        }
     }
 
     /// The caller that subscriptions are remembered under, if it is one of these.
@@ -137,15 +146,18 @@ impl Callers {
 /// A component's id is a token of a subject, and has no colon.
 const ID_PREFIX: &str = "caller:";
 const STRANGER: &str = "stranger:";
+const SEVERAL: &str = "several:";
 
-/// The id of whoever has an identity that the policy does not name.
-pub fn stranger(identity: &Identity) -> String {
-    format!("{STRANGER}{identity}")
+/// The id of whoever the policy does not name.
+pub fn stranger(identities: &[Identity]) -> String {
+    format!("{STRANGER}{}", identity::describe(identities))
 }
 
 /// Whether an id is one that only the bus itself gives: nobody may call itself so.
 pub fn is_given(id: &str) -> bool {
-    is_named_caller(id) || id.starts_with(STRANGER)
+    [ID_PREFIX, STRANGER, SEVERAL]
+        .iter()
+        .any(|prefix| id.starts_with(prefix))
 }
 
 /// Whether an id is that of a named caller, whom nobody can call.
@@ -155,13 +167,22 @@ pub fn is_named_caller(id: &str) -> bool {
 
 /// Why a stranger may do nothing; `None` for anyone else.
 pub fn refusal(id: &str) -> Option<Problem> {
-    let identity = id.strip_prefix(STRANGER)?;
-    Some(Problem::new(
-        Code::UnknownCaller,
-        format!(
-            "{identity} is no caller of this bus: add a table `[callers.NAME]` to the policy that names it (`certificate`, `unix-uid` or `loopback = true`), and says what it may do"
+    let message = match (id.strip_prefix(STRANGER), id.strip_prefix(SEVERAL)) {
+        (Some(""), _) => "a caller that nothing is known of is no caller of this bus: its connection tells no name, and it is \
+             no process of this machine on a listener that authenticates nobody. Show a certificate with a URI, a DNS name or \
+             a common name, and name it in a table `[callers.NAME]` of the policy"
+            .to_owned(),
+        (Some(identity), _) => format!(
+            "{identity} is no caller of this bus: add a table `[callers.NAME]` to the policy that names it \
+             (`certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid` or `loopback = true`), and says what it may do"
         ),
-    ))
+        (_, Some(several)) => format!(
+            "{several} in the policy: let one table `[callers.NAME]` have all names of this certificate, or show a certificate \
+             with the names of one caller"
+        ),
+        _ => return None,
+    };
+    Some(Problem::new(Code::UnknownCaller, message))
 }
 
 /// For messages: a component by its link, a caller by its name.
@@ -187,8 +208,17 @@ enum Interface {
 fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, Vec<Identity>), Vec<Problem>> {
     let owner = format!("{owner}: caller {name}");
     let mut r = Reader::new(&owner, settings);
-    let certificate = r.optional("certificate", certificate_name);
-    let uid = r.optional("unix-uid", setting::number(0, u32::MAX.into()));
+    if let Some(name) = r.refused(identity::EVERY_KIND) {
+        r.refuse_setting(
+            identity::EVERY_KIND,
+            Code::UnknownSetting,
+            identity::without_a_kind(name),
+        );
+    }
+    let uri = r.optional("certificate-uri", identity::uri);
+    let dns = r.optional("certificate-dns", identity::dns);
+    let common_name = r.optional("certificate-cn", identity::common_name);
+    let uid = r.optional("unix-uid", identity::unix_user);
     let loopback = r.or("loopback", false, setting::word(&[("true", true), ("false", false)]));
     let publish_tenants = r.optional("publish.tenants", link::tenants);
     let publish_types = r.optional("publish.event-types", setting::list);
@@ -206,18 +236,14 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
             .map(|item| parse(item.trim()))
             .collect::<Result<Vec<_>, _>>()
     });
-    let identities: Vec<_> = [
-        certificate.map(Identity::Certificate),
-        uid.map(|uid| Identity::UnixUser(uid as u32)),
-        loopback.then_some(Identity::Loopback),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if identities.is_empty() {
+    let identities: Vec<_> = [uri, dns, common_name, uid, loopback.then_some(Identity::Loopback)]
+        .into_iter()
+        .flatten()
+        .collect();
+    if identities.is_empty() && !settings.contains_key(identity::EVERY_KIND) {
         r.refuse(
             Code::MissingSetting,
-            "it says by what it is known: give it `certificate`, `unix-uid` or `loopback = true`",
+            "it says by what it is known: give it `certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid` or `loopback = true`",
         );
     }
     let may = |interface, tenants: bool| match &interfaces {
@@ -296,19 +322,6 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
         },
     };
     Ok((caller, identities))
-}
-
-fn certificate_name(s: &str) -> Result<String, Problem> {
-    if (1..=253).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic()) {
-        return Ok(s.to_owned());
-    }
-    Err(Problem::new(
-        Code::InvalidSetting,
-        format!(
-            "{} is not a certificate's name: write its first URI or DNS name, such as `spiffe://example.org/billing` or `billing.example.org`",
-            shown(s)
-        ),
-    ))
 }
 
 #[cfg(test)]

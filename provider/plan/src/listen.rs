@@ -5,12 +5,13 @@ use crate::setting::{self, Reader, Settings};
 use crate::{Code, Problem};
 
 /// The settings of an instance, which the policy's reader leaves alone.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
     "listen",
     "listen-allow-unauthenticated-network-peers",
     "tls.certificate",
     "tls.key",
     "tls.client-ca",
+    "tls.client-crl",
 ];
 
 /// How an instance listens.
@@ -31,8 +32,10 @@ pub struct TlsFiles {
     pub certificate: String,
     /// The key of its first certificate.
     pub key: String,
-    /// The authority of callers: with it, each caller shows a certificate, and is known by its name.
+    /// The authority of callers: with it, each caller shows a certificate, and is known by its names.
     pub client_ca: Option<String>,
+    /// What that authority has revoked, as PEM or DER.
+    pub client_crl: Option<String>,
 }
 
 impl Listening {
@@ -59,6 +62,7 @@ impl Listening {
         let certificate = r.optional("tls.certificate", text);
         let key = r.optional("tls.key", text);
         let client_ca = r.optional("tls.client-ca", text);
+        let client_crl = r.optional("tls.client-crl", text);
         if certificate.is_some() != key.is_some() {
             r.refuse(
                 Code::ConflictingSettings,
@@ -71,6 +75,12 @@ impl Listening {
                 "`tls.client-ca` means nothing without `tls.certificate` and `tls.key`",
             );
         }
+        if client_crl.is_some() && client_ca.is_none() {
+            r.refuse(
+                Code::ConflictingSettings,
+                "`tls.client-crl` means nothing without `tls.client-ca`: callers show no certificates",
+            );
+        }
         let problems = r.finish();
         if !problems.is_empty() {
             return Err(problems);
@@ -81,6 +91,7 @@ impl Listening {
                 certificate,
                 key,
                 client_ca,
+                client_crl,
             }),
             allow_unauthenticated_network_peers: allow,
         })
@@ -113,12 +124,18 @@ mod tests {
             ("listen", "tcp://127.0.0.1:7761, unix:/run/bus.sock"),
             ("tls.certificate", "c.pem"),
             ("tls.key", "k.pem"),
+            ("tls.client-ca", "ca.pem"),
+            ("tls.client-crl", "crl.pem"),
         ]);
         let (mine, rest) = Listening::split(&all);
         assert_eq!(rest, settings(&[("bus", "payments")]));
         let listening = Listening::from_settings("instance", &mine).unwrap();
         assert_eq!(listening.endpoints, ["tcp://127.0.0.1:7761", "unix:/run/bus.sock"]);
-        assert_eq!(listening.tls.unwrap().client_ca, None);
+        let tls = listening.tls.unwrap();
+        assert_eq!(
+            (tls.client_ca.as_deref(), tls.client_crl.as_deref()),
+            (Some("ca.pem"), Some("crl.pem"))
+        );
         assert_eq!(
             Listening::from_settings("instance", &settings(&[])).unwrap(),
             Listening::default()
@@ -130,6 +147,11 @@ mod tests {
         for bad in [
             &[("tls.certificate", "c.pem")][..],
             &[("tls.client-ca", "ca.pem")],
+            &[
+                ("tls.certificate", "c.pem"),
+                ("tls.key", "k.pem"),
+                ("tls.client-crl", "crl.pem"),
+            ],
             &[("listen", "a,,b")],
             &[("listen-allow-unauthenticated-network-peers", "yes")],
         ] {

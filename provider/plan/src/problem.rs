@@ -141,6 +141,8 @@ codes! {
     NotAtAnEdge = "not-at-an-edge",
     /// The bus does not give an edge what its link declares.
     UpstreamRefused = "upstream-refused",
+    /// A URL to listen on is none.
+    InvalidEndpoint = "invalid-endpoint",
     /// The bus can't listen where it is told to.
     ListenFailed = "listen-failed",
     /// A settlement's token is none of the caller's.

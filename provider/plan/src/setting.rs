@@ -53,6 +53,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The value of a setting that is no longer taken: the caller refuses it with what replaces it, so it is no unknown
+    /// one besides, and is not listed among those that are known.
+    pub(crate) fn refused(&mut self, key: &'static str) -> Option<&'a str> {
+        let text = self.settings.get(key)?;
+        self.known_under.insert(key.to_owned());
+        Some(text.trim())
+    }
+
     /// The settings under `prefix`, by the name that follows it and the rest: `quota.tenant.` finds `acme` and
     /// `max-bytes` in `quota.tenant.acme.max-bytes`. The rest is what follows the last dot, so that a name may hold dots.
     /// `shown` stands for them in messages.
@@ -100,7 +108,7 @@ impl<'a> Reader<'a> {
         self.optional(key, parse)
     }
 
-    fn refuse_setting(&mut self, key: &str, code: Code, message: String) {
+    pub(crate) fn refuse_setting(&mut self, key: &str, code: Code, message: String) {
         self.refuse(code, message);
         if let Some(last) = self.problems.last_mut() {
             last.setting = Some(key.to_owned());

@@ -85,27 +85,51 @@ impl Serve for Known {
 }
 
 fn known(bus: &Bus, caller: Caller) -> Caller {
-    let identity = match &caller.identity {
-        fanout_transport::Identity::Lattice => {
-            // What a component calls itself must not be taken for a name that only we give.
-            let component = Some(caller.component.clone()).filter(|id| !authority::is_given(id));
-            return Caller {
-                component: component.unwrap_or_default(),
-                ..caller
-            };
-        }
-        fanout_transport::Identity::Certificate(name) => Identity::Certificate(name.clone()),
-        fanout_transport::Identity::Unix { uid, .. } => Identity::UnixUser(*uid),
-        _ => Identity::Loopback,
-    };
+    if caller.identity == fanout_transport::Identity::Lattice {
+        // What a component calls itself must not be taken for a name that only we give.
+        let component = Some(caller.component.clone()).filter(|id| !authority::is_given(id));
+        return Caller {
+            component: component.unwrap_or_default(),
+            ..caller
+        };
+    }
+    let identities = proved(&caller.identity);
     let view = bus.view();
     let component = match &view.store {
-        Some(store) => store.policy().callers.id_of(&identity),
-        None => authority::stranger(&identity),
+        Some(store) => store.policy().callers.id_of(&identities),
+        None => authority::stranger(&identities),
     };
     Caller {
         component,
         link: "default".to_owned(),
         ..caller
+    }
+}
+
+/// All that a connection proves of its caller, each of its kind. Nothing of whoever is nobody.
+fn proved(identity: &fanout_transport::Identity) -> Vec<Identity> {
+    match identity {
+        fanout_transport::Identity::Certificate(names) => {
+            let uris = names.uris.iter().map(|uri| Identity::certificate_uri(uri));
+            let dns = names.dns.iter().map(|name| Identity::certificate_dns(name));
+            let common_names = names.common_names.iter().map(|name| Identity::certificate_cn(name));
+            uris.chain(dns).chain(common_names).collect()
+        }
+        fanout_transport::Identity::Unix { uid, .. } => vec![Identity::UnixUser(*uid)],
+        fanout_transport::Identity::Loopback => vec![Identity::Loopback],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_nobody_proves_nothing() {
+        for identity in [fanout_transport::Identity::Nobody, fanout_transport::Identity::Lattice] {
+            assert_eq!(proved(&identity), []);
+        }
+        assert_eq!(proved(&fanout_transport::Identity::Loopback), [Identity::Loopback]);
     }
 }

@@ -45,7 +45,11 @@ impl Budget {
     }
 
     pub(crate) fn taken(&self) -> usize {
-        self.total - self.free.available_permits()
+        self.total - self.free()
+    }
+
+    pub(crate) fn free(&self) -> usize {
+        self.free.available_permits()
     }
 }
 
@@ -59,6 +63,16 @@ impl Room {
     /// Adds room of a second allowance for the same body.
     pub(crate) fn merge_other(&mut self, other: Self) {
         merge(&mut self.1, other.0);
+    }
+
+    /// What it takes of the first allowance.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Gives the room of the first allowance back, and takes that of another instead.
+    pub(crate) fn replace_first(&mut self, other: Self) {
+        self.0 = other.0;
     }
 }
 

@@ -1,6 +1,8 @@
 //! Who calls, as an invocation's headers or its connection say.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_nats::HeaderMap;
 
@@ -31,9 +33,9 @@ pub struct Caller {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Identity {
-    /// Not at all. Only processes of this machine, unless the listener was told to take anyone.
+    /// Not at all: its connection proves nothing of it. Whoever shows a certificate without a name is nobody too.
     #[default]
-    Anonymous,
+    Nobody,
     /// It may publish on the lattice. The lattice does not authenticate more: whoever may can write any component and
     /// link. Checking that there is such a link is up to the handler.
     Lattice,
@@ -46,18 +48,48 @@ pub enum Identity {
         /// The process, where the kernel tells.
         pid: Option<i32>,
     },
-    /// The holder of a certificate that the listener's `client_ca` signed: the certificate's name. That is the first
-    /// URI or DNS name of its subject alternative names, else its subject's common name.
-    Certificate(String),
+    /// The holder of a certificate that the listener's `client_ca` signed, by at least one name.
+    Certificate(Arc<CertificateNames>),
+    /// A process of this machine, on a listener that authenticates nobody: the peer's address is of the loopback.
+    Loopback,
+}
+
+/// The names in a certificate, each of its kind: whoever signs common names without care may not give out URIs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CertificateNames {
+    /// URIs of its subject alternative names.
+    pub uris: Vec<String>,
+    /// DNS names of its subject alternative names.
+    pub dns: Vec<String>,
+    /// Common names of its subject.
+    pub common_names: Vec<String>,
+}
+
+impl CertificateNames {
+    fn first(&self) -> &str {
+        let mut all = self.uris.iter().chain(&self.dns).chain(&self.common_names);
+        all.next().map_or("", String::as_str)
+    }
+}
+
+impl Identity {
+    /// What a peer's address proves on a listener that authenticates nobody.
+    pub(crate) fn of_address(address: IpAddr) -> Self {
+        match address.to_canonical().is_loopback() {
+            true => Self::Loopback,
+            false => Self::Nobody,
+        }
+    }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Anonymous => f.write_str("anonymous"),
+            Self::Nobody => f.write_str("nobody"),
             Self::Lattice => f.write_str("lattice"),
             Self::Unix { uid, gid, .. } => write!(f, "unix:{uid}:{gid}"),
-            Self::Certificate(name) => write!(f, "certificate:{name}"),
+            Self::Certificate(names) => write!(f, "certificate:{}", names.first()),
+            Self::Loopback => f.write_str("loopback"),
         }
     }
 }
@@ -172,6 +204,27 @@ mod tests {
         assert_eq!(tracestate(Some("a=1\r\nb: c")), None);
         let state = "rojo=00f067aa0ba902b7,congo=t61";
         assert_eq!(tracestate(Some(state)).as_deref(), Some(state));
+    }
+
+    #[test]
+    fn only_this_machine_is_the_loopback() {
+        for (address, identity) in [
+            ("127.0.0.1", Identity::Loopback),
+            ("127.9.8.7", Identity::Loopback),
+            ("::1", Identity::Loopback),
+            ("::ffff:127.0.0.1", Identity::Loopback),
+            ("::ffff:10.0.0.1", Identity::Nobody),
+            ("10.0.0.1", Identity::Nobody),
+            ("0.0.0.0", Identity::Nobody),
+            ("::", Identity::Nobody),
+            ("fe80::1", Identity::Nobody),
+        ] {
+            assert_eq!(
+                Identity::of_address(address.parse().expect("an address")),
+                identity,
+                "{address}"
+            );
+        }
     }
 
     #[test]

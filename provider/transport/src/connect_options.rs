@@ -12,7 +12,7 @@ pub struct ConnectOptions {
     pub limits: Options,
     /// What is spoken on the connection.
     pub dialect: Dialect,
-    /// For `tls`, `quic`, `webtransport` and `wss`.
+    /// For `tls`, `quic` and `webtransport`.
     pub tls: Option<ClientTls>,
     /// Credentials for `nats`; its `urls` are taken from the endpoint.
     pub nats: Access,

@@ -32,10 +32,6 @@ pub enum Endpoint {
     Quic(Authority),
     /// `webtransport://host:port/path`: QUIC that passes where only HTTP/3 does.
     WebTransport(Authority, UrlPath),
-    /// `ws://host:port/path`: neither encrypted nor authenticated.
-    WebSocket(Authority, UrlPath),
-    /// `wss://host:port/path`: WebSocket with TLS 1.3.
-    WebSocketTls(Authority, UrlPath),
     /// `nats://host:port?target={lattice}.{component or provider id}`: a target on a lattice, for callers only.
     Nats {
         /// One server, or several of a cluster with commas between them.
@@ -117,8 +113,6 @@ impl Endpoint {
             Self::Unix(_) => "unix",
             Self::Quic(_) => "quic",
             Self::WebTransport(..) => "webtransport",
-            Self::WebSocket(..) => "ws",
-            Self::WebSocketTls(..) => "wss",
             Self::Nats { .. } => "nats",
         }
     }
@@ -127,12 +121,9 @@ impl Endpoint {
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
         match self {
-            Self::Tcp(authority)
-            | Self::Tls(authority)
-            | Self::Quic(authority)
-            | Self::WebTransport(authority, _)
-            | Self::WebSocket(authority, _)
-            | Self::WebSocketTls(authority, _) => Some(authority),
+            Self::Tcp(authority) | Self::Tls(authority) | Self::Quic(authority) | Self::WebTransport(authority, _) => {
+                Some(authority)
+            }
             Self::Unix(_) | Self::Nats { .. } => None,
         }
     }
@@ -140,10 +131,7 @@ impl Endpoint {
     /// True if peers show certificates.
     #[must_use]
     pub fn has_tls(&self) -> bool {
-        matches!(
-            self,
-            Self::Tls(_) | Self::Quic(_) | Self::WebTransport(..) | Self::WebSocketTls(..)
-        )
+        matches!(self, Self::Tls(_) | Self::Quic(_) | Self::WebTransport(..))
     }
 
     /// The same with another port; a Unix socket and a lattice have none.
@@ -151,12 +139,9 @@ impl Endpoint {
     pub fn with_port(&self, port: u16) -> Self {
         let mut endpoint = self.clone();
         match &mut endpoint {
-            Self::Tcp(authority)
-            | Self::Tls(authority)
-            | Self::Quic(authority)
-            | Self::WebTransport(authority, _)
-            | Self::WebSocket(authority, _)
-            | Self::WebSocketTls(authority, _) => authority.port = port,
+            Self::Tcp(authority) | Self::Tls(authority) | Self::Quic(authority) | Self::WebTransport(authority, _) => {
+                authority.port = port
+            }
             Self::Unix(_) | Self::Nats { .. } => {}
         }
         endpoint
@@ -184,7 +169,7 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
     }
     let (scheme, rest) = text
         .split_once(':')
-        .ok_or("it has no scheme; write tcp://, tls://, unix:, quic://, webtransport://, ws://, wss:// or nats://")?;
+        .ok_or("it has no scheme; write tcp://, tls://, unix:, quic://, webtransport:// or nats://")?;
     match scheme {
         "unix" => unix(rest),
         "nats" => nats(rest),
@@ -192,9 +177,8 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
         "tls" | "tcp+tls" => Ok(Endpoint::Tls(host_and_port(rest)?)),
         "quic" => Ok(Endpoint::Quic(host_and_port(rest)?)),
         "webtransport" => with_path(rest).map(|(authority, path)| Endpoint::WebTransport(authority, path)),
-        "ws" => with_path(rest).map(|(authority, path)| Endpoint::WebSocket(authority, path)),
-        "wss" => with_path(rest).map(|(authority, path)| Endpoint::WebSocketTls(authority, path)),
-        _ => Err("its scheme is none of tcp, tls, unix, quic, webtransport, ws, wss and nats"),
+        "ws" | "wss" => Err("WebSocket is not served: where only HTTP passes, write webtransport://host:port/path"),
+        _ => Err("its scheme is none of tcp, tls, unix, quic, webtransport and nats"),
     }
 }
 
@@ -310,9 +294,7 @@ impl fmt::Display for Endpoint {
         let scheme = self.scheme();
         match self {
             Self::Tcp(authority) | Self::Tls(authority) | Self::Quic(authority) => write!(f, "{scheme}://{authority}"),
-            Self::WebTransport(authority, path)
-            | Self::WebSocket(authority, path)
-            | Self::WebSocketTls(authority, path) => write!(f, "{scheme}://{authority}{path}"),
+            Self::WebTransport(authority, path) => write!(f, "{scheme}://{authority}{path}"),
             Self::Unix(path) => write!(f, "{scheme}:{}", path.display()),
             Self::Nats { servers, target } => f.write_str(&redacted(&format!("{scheme}://{servers}?target={target}"))),
         }
@@ -343,8 +325,7 @@ mod tests {
             "quic://10.0.0.7:7763",
             "webtransport://bus.example:443",
             "webtransport://bus.example:443/fanout",
-            "ws://127.0.0.1:80/a/b",
-            "wss://bus.example:443",
+            "webtransport://127.0.0.1:80/a/b",
             "nats://127.0.0.1:4222?target=default.bus",
             "nats://a:4222,b:4222?target=default.VAX7",
         ] {
@@ -365,6 +346,8 @@ mod tests {
             ("", "scheme"),
             ("7761", "scheme"),
             ("http://a:1", "scheme"),
+            ("ws://127.0.0.1:80/bus", "WebSocket is not served"),
+            ("wss://bus.example:443", "webtransport://"),
             ("tcp:127.0.0.1:7761", "://"),
             ("tcp:ws://a:1", "://"),
             ("tcp://", "no URL"),
@@ -389,8 +372,8 @@ mod tests {
         let long = format!("unix:/{}", "a".repeat(107));
         assert!(long.parse::<Endpoint>().is_err());
         // Written in ASCII, both are longer than they are here.
-        let host = format!("wss://{}:1", "\u{1bf}a.".repeat(80));
-        let path = format!("wss://a:1/{}", "\u{1bf}".repeat(400));
+        let host = format!("webtransport://{}:1", "\u{1bf}a.".repeat(80));
+        let path = format!("webtransport://a:1/{}", "\u{1bf}".repeat(400));
         for (text, why) in [(host, "253 bytes"), (path, "1024 bytes")] {
             let error = text.parse::<Endpoint>().expect_err(&text);
             assert!(error.to_string().contains(why), "{error}");
@@ -437,7 +420,7 @@ mod tests {
         }
 
         #[test]
-        fn so_is_anything_behind_a_scheme(scheme in "(tcp|tls|unix|quic|webtransport|ws|wss|nats)", rest in ".{0,60}") {
+        fn so_is_anything_behind_a_scheme(scheme in "(tcp|tls|unix|quic|webtransport|ws|nats)", rest in ".{0,60}") {
             let text = format!("{scheme}://{rest}");
             if let Ok(endpoint) = text.parse::<Endpoint>() {
                 let again: Endpoint = endpoint.to_string().parse().expect("it parses again");

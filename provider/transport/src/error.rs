@@ -76,8 +76,8 @@ pub enum Error {
     },
     /// The listener would take anyone who can reach it.
     #[error(
-        "{endpoint} takes peers of the network that nobody authenticates: set a client_ca with tls, quic, webtransport \
-         or wss, listen on the loopback or a Unix socket, or set allow_unauthenticated_network_peers"
+        "{endpoint} takes peers of the network that nobody authenticates: set a client_ca with tls, quic or \
+         webtransport, listen on the loopback or a Unix socket, or set allow_unauthenticated_network_peers"
     )]
     Unprotected {
         /// The endpoint.

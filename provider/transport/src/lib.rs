@@ -8,8 +8,8 @@
 //!
 //! - the wasmCloud v1 lattice (NATS): [`connect()`], [`Lattice`], [`Server`]. Wire-compatible with wrpc-transport-nats
 //!   0.29, which a wasmCloud v1 host links, on the newest wRPC line;
-//! - TCP, TLS, Unix sockets, QUIC, WebTransport and WebSocket: [`Endpoint`], [`Listener`], [`Serving`]. Stock wRPC peers
-//!   are served there; ours get more, see [`Dialect`].
+//! - TCP, TLS, Unix sockets, QUIC and WebTransport: [`Endpoint`], [`Listener`], [`Serving`]. Stock wRPC peers are served
+//!   there; ours get more, see [`Dialect`].
 //!
 //! It is called by [`Remote`] on any of them, or by [`Client`] on a lattice that is at hand. Both are for generated
 //! bindings ([`wrpc_transport::Invoke`]) or typed values. [`Error::outcome`] tells what is known of a handler after an
@@ -48,17 +48,16 @@ mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
-mod websocket;
 mod wire;
 
 pub use call::{CallContext, Client};
-pub use caller::{Caller, Identity, traceparent};
+pub use caller::{Caller, CertificateNames, Identity, traceparent};
 pub use connect::{Access, connect};
 pub use connect_options::{ConnectOptions, Dialect};
 pub use endpoint::{Authority, Endpoint, EndpointError, UrlPath};
 pub use error::{CodecError, Error, Outcome, Part, Resource};
 pub use lattice::{Lattice, Load};
-pub use listen::{ListenOptions, Listener, Serving};
+pub use listen::{ListenOptions, Listener, Serving, raise_open_files};
 pub use options::Options;
 pub use remote::Remote;
 pub use serve::{Port, Served};

@@ -12,7 +12,7 @@ mod authority;
 pub mod decoders;
 mod raw;
 
-pub use authority::TestAuthority;
+pub use authority::{TestAuthority, TestNames};
 pub use raw::{RawStream, raw_stream};
 
 const START_DEADLINE: Duration = Duration::from_secs(20);

@@ -5,15 +5,17 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig};
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, GeneralName, X509Certificate};
 
+use crate::caller::CertificateNames;
 use crate::{Error, Identity};
 
 /// The protocols that a listener names to a TLS peer. One that names another is refused: it meant something else.
@@ -22,8 +24,12 @@ pub(crate) const ALPN: [&[u8]; 2] = [ALPN_SESSION, ALPN_STOCK];
 pub(crate) const ALPN_SESSION: &[u8] = b"fanout";
 /// What a caller that speaks as stock wRPC names.
 pub(crate) const ALPN_STOCK: &[u8] = b"wrpc";
-/// Longest name of a certificate that identifies a caller.
-const MAX_NAME_BYTES: usize = 256;
+/// Longest name of a certificate that identifies a caller: what SPIFFE allows an id.
+const MAX_NAME_BYTES: usize = 2048;
+/// Names of one kind that identify a caller; public authorities sign a hundred.
+const MAX_NAMES: usize = 128;
+/// What DER begins with, and PEM does not.
+const DER_SEQUENCE: u8 = 0x30;
 /// QUIC's codes for TLS alerts begin here.
 const QUIC_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 
@@ -44,8 +50,11 @@ pub struct ServerTls {
     /// The key of the first.
     pub key: Pem,
     /// The authorities of callers. With it a caller without a certificate of theirs is refused, and each call tells
-    /// the name of its certificate. Without it anyone may call, over an encrypted connection.
+    /// the names of its certificate. Without it anyone may call, over an encrypted connection.
     pub client_ca: Option<Pem>,
+    /// What those authorities have revoked: a list of each of them, as PEM or (in a file) DER. A caller whose
+    /// authority has no list in it is refused.
+    pub client_crl: Option<Pem>,
 }
 
 /// Whom a caller trusts, and what it shows.
@@ -120,6 +129,49 @@ impl Pem {
         }
         Ok(roots)
     }
+
+    fn revocation_lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
+        const WHAT: &str = "client_crl";
+        let bytes = self.read(WHAT)?;
+        let lists = match bytes.first() {
+            Some(&DER_SEQUENCE) => vec![CertificateRevocationListDer::from(bytes)],
+            _ => {
+                let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+                lists.map_err(|error| fault(WHAT, self, error))?
+            }
+        };
+        match lists.is_empty() {
+            true => Err(fault(WHAT, self, "it holds no revocation list in PEM or DER")),
+            false => Ok(lists),
+        }
+    }
+}
+
+/// Refuses lists that leave out an authority: each of its callers would be refused, one by one, without a reason that
+/// anyone here sees. A list whose time is over is used all the same: what it revoked stays revoked.
+fn check_lists(lists: &[CertificateRevocationListDer<'_>], crl: &Pem, ca: &Pem) -> Result<(), Error> {
+    let mut listed = Vec::new();
+    for list in lists {
+        let parsed = CertificateRevocationList::from_der(list);
+        let (_, list) = parsed.map_err(|_| fault("client_crl", crl, "it is no revocation list"))?;
+        let over = |next: &x509_parser::time::ASN1Time| SystemTime::now() > instant(next.timestamp());
+        if list.next_update().is_some_and(|next| over(&next)) {
+            tracing::warn!(
+                issuer = %list.issuer(), file = ?crl,
+                "a revocation list is out of date: what was revoked since it was made is not known here"
+            );
+        }
+        listed.push(list.issuer().as_raw().to_vec());
+    }
+    for authority in ca.certificates("client_ca")? {
+        let parsed = X509Certificate::from_der(&authority);
+        let (_, authority) = parsed.map_err(|_| fault("client_ca", ca, "it is no certificate"))?;
+        if !listed.iter().any(|issuer| issuer == authority.subject().as_raw()) {
+            let why = format!("it holds no revocation list of the authority {}", authority.subject());
+            return Err(fault("client_crl", crl, why));
+        }
+    }
+    Ok(())
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -135,9 +187,13 @@ pub(crate) fn server(tls: &ServerTls, alpn: &[&[u8]]) -> Result<ServerConfig, Er
     let builder = match &tls.client_ca {
         Some(ca) => {
             let roots = Arc::new(ca.authorities("client_ca")?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-                .build()
-                .map_err(|error| fault("client_ca", ca, error))?;
+            let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            if let Some(crl) = &tls.client_crl {
+                let lists = crl.revocation_lists()?;
+                check_lists(&lists, crl, ca)?;
+                verifier = verifier.with_crls(lists);
+            }
+            let verifier = verifier.build().map_err(|error| fault("client_ca", ca, error))?;
             builder.with_client_cert_verifier(verifier)
         }
         None => builder.with_no_client_auth(),
@@ -146,6 +202,9 @@ pub(crate) fn server(tls: &ServerTls, alpn: &[&[u8]]) -> Result<ServerConfig, Er
         .with_single_cert(chain, tls.key.key()?)
         .map_err(|error| fault("the key", &tls.key, error))?;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    // A session that is resumed is not verified again: its certificate may be over, or revoked.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 
@@ -169,27 +228,46 @@ pub(crate) fn client(tls: &ClientTls, alpn: &[&[u8]]) -> Result<ClientConfig, Er
     Ok(config)
 }
 
-/// How the holder of a verified chain is known. A certificate without a usable name is nobody's.
-pub(crate) fn identity(chain: Option<&[CertificateDer<'_>]>) -> Identity {
-    chain
-        .and_then(<[_]>::first)
-        .and_then(|certificate| name(certificate))
-        .map_or(Identity::Anonymous, Identity::Certificate)
+/// What a verified certificate proves, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) identity: Identity,
+    /// The last moment at which the certificate holds.
+    pub(crate) not_after: SystemTime,
 }
 
-fn name(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let alternative = certificate.subject_alternative_name().ok().flatten();
-    let names = alternative.iter().flat_map(|extension| &extension.value.general_names);
-    let mut named = names.filter_map(|name| match name {
-        GeneralName::URI(name) | GeneralName::DNSName(name) => Some(*name),
-        _ => None,
-    });
-    named
-        .next()
-        .or_else(|| certificate.subject().iter_common_name().next()?.as_str().ok())
-        .filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control))
-        .map(str::to_owned)
+/// The holder of a verified chain. A certificate without a usable name is nobody's; `None` for one that can't be read
+/// here, whatever the verifier thought of it.
+pub(crate) fn holder(chain: &[CertificateDer<'_>]) -> Option<Holder> {
+    let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
+    let usable = |name: &&str| (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
+    let mut names = CertificateNames::default();
+    let alternative = certificate.subject_alternative_name().ok()?;
+    for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
+        let (of_its_kind, name) = match name {
+            GeneralName::URI(name) => (&mut names.uris, *name),
+            GeneralName::DNSName(name) => (&mut names.dns, *name),
+            _ => continue,
+        };
+        if usable(&name) && of_its_kind.len() < MAX_NAMES {
+            of_its_kind.push(name.to_owned());
+        }
+    }
+    let common_names = certificate.subject().iter_common_name();
+    let common_names = common_names.filter_map(|name| name.as_str().ok()).filter(usable);
+    names.common_names = common_names.take(MAX_NAMES).map(str::to_owned).collect();
+    Some(Holder {
+        identity: match names == CertificateNames::default() {
+            true => Identity::Nobody,
+            false => Identity::Certificate(Arc::new(names)),
+        },
+        not_after: instant(certificate.validity().not_after.timestamp()),
+    })
+}
+
+/// A time before 1970 is over as much as 1970 is.
+fn instant(unix_seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0))
 }
 
 /// Which side did not accept the other, if that is what an error is about. Under TLS 1.3 a caller whose certificate is
@@ -279,20 +357,55 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_known_by_its_first_name() {
-        let dns = SanType::DnsName("orders.example".try_into().expect("a name"));
-        let uri = SanType::URI("spiffe://example/orders".try_into().expect("a name"));
-        let known = |certificate: CertificateDer<'static>| identity(Some(&[certificate]));
-        let by = |name: &str| Identity::Certificate(name.to_owned());
-        assert_eq!(known(certificate(Some("orders"), &[])), by("orders"));
+    fn a_certificate_tells_every_name_by_its_kind() {
+        let dns = |name: &str| SanType::DnsName(name.try_into().expect("a name"));
+        let uri = |name: &str| SanType::URI(name.try_into().expect("a name"));
+        let known = |certificate: CertificateDer<'static>| holder(&[certificate]).expect("it can be read").identity;
+        let names = |uris: &[&str], dns: &[&str], common_names: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            Identity::Certificate(Arc::new(CertificateNames {
+                uris: owned(uris),
+                dns: owned(dns),
+                common_names: owned(common_names),
+            }))
+        };
+        assert_eq!(known(certificate(Some("orders"), &[])), names(&[], &[], &["orders"]));
+        let all = [dns("a.example"), uri("spiffe://a"), dns("b.example"), uri("spiffe://b")];
         assert_eq!(
-            known(certificate(Some("orders"), std::slice::from_ref(&dns))),
-            by("orders.example")
+            known(certificate(Some("spiffe://c"), &all)),
+            names(
+                &["spiffe://a", "spiffe://b"],
+                &["a.example", "b.example"],
+                &["spiffe://c"]
+            )
         );
-        assert_eq!(known(certificate(None, &[uri, dns])), by("spiffe://example/orders"));
-        assert_eq!(known(certificate(None, &[])), Identity::Anonymous);
-        assert_eq!(known(certificate(Some("two\nlines"), &[])), Identity::Anonymous);
-        assert_eq!(identity(None), Identity::Anonymous);
+        assert_eq!(
+            known(certificate(None, &[uri("spiffe://a")])),
+            names(&["spiffe://a"], &[], &[])
+        );
+        // Whoever has no name is nobody, not some process of this machine.
+        for nameless in [
+            certificate(None, &[]),
+            certificate(Some(""), &[]),
+            certificate(Some("two\nlines"), &[]),
+            certificate(Some("nul\0.example"), &[]),
+            certificate(None, &[SanType::IpAddress("127.0.0.1".parse().expect("an address"))]),
+        ] {
+            assert_eq!(known(nameless), Identity::Nobody);
+        }
+        assert_eq!(holder(&[CertificateDer::from(vec![1, 2, 3])]), None);
+        assert_eq!(holder(&[]), None);
+    }
+
+    #[test]
+    fn a_certificate_tells_when_it_ends() {
+        let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(2031, 2, 3);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").into();
+        let days = (2031 - 1970) * 365 + 15 + 31 + 2;
+        let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
+        assert_eq!(holder(&[certificate]).expect("it can be read").not_after, expected);
     }
 
     #[test]
@@ -301,6 +414,7 @@ mod tests {
             certificate: Pem::Text("secret".into()),
             key: Pem::Text("secret".into()),
             client_ca: None,
+            client_crl: None,
         };
         let error = server(&tls, &[]).expect_err("no certificate");
         assert!(error.to_string().contains("the certificate"), "{error}");

@@ -58,6 +58,7 @@ pub(crate) async fn run(nats: &str) -> Result<()> {
             certificate: Pem::File("server.pem".into()),
             key: Pem::File("server.key".into()),
             client_ca: Some(Pem::File("ca.pem".into())),
+            client_crl: None,
         }),
         ..ListenOptions::default()
     };
@@ -69,7 +70,6 @@ pub(crate) async fn run(nats: &str) -> Result<()> {
         "tls://127.0.0.1:0",
         "quic://127.0.0.1:0",
         "webtransport://127.0.0.1:0",
-        "ws://127.0.0.1:0",
     ] {
         let endpoint: Endpoint = url.parse()?;
         let listener = Listener::bind(&endpoint, options.clone()).await?;

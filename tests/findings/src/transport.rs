@@ -61,7 +61,8 @@ impl Transport {
     fn url(self, host: &str, port: u16) -> String {
         match self {
             Self::Nats => format!("nats://{host}:{port}?target=default.bus"),
-            Self::Tcp => format!("tcp://{host}:{port}"),
+            // A peer of the network is known by its certificate alone.
+            Self::Tcp => format!("tls://{host}:{port}"),
             Self::Quic => format!("quic://{host}:{port}"),
         }
     }
@@ -80,7 +81,7 @@ struct FarSide {
 /// Serves until its input ends. Its certificates lie in the folder it is in.
 pub(crate) async fn far_side(told: &str) -> Result<()> {
     let told: FarSide = serde_json::from_str(told)?;
-    let listen = format!("tcp://{0}:{1},quic://{0}:{2}", told.host, told.tcp, told.quic);
+    let listen = format!("tls://{0}:{1},quic://{0}:{2}", told.host, told.tcp, told.quic);
     let folder = std::env::current_dir()?;
     let file = |name: &str| folder.join(name).display().to_string();
     let (certificate, key, ca) = (file("bus.pem"), file("bus.key"), file("ca.pem"));
@@ -90,13 +91,10 @@ pub(crate) async fn far_side(told: &str) -> Result<()> {
         ("delivery.ack-wait", "30s"),
         ("publish.deadline", "10s"),
         ("listen", &listen),
-        // Plain TCP beyond the loopback, on a line that nobody else is on.
-        ("listen-allow-unauthenticated-network-peers", "true"),
         ("tls.certificate", &certificate),
         ("tls.key", &key),
         ("tls.client-ca", &ca),
-        ("callers.program.loopback", "true"),
-        ("callers.program.certificate", PROGRAM),
+        ("callers.program.certificate-dns", PROGRAM),
         ("callers.program.publish.tenants", "*"),
         ("callers.program.subscribe.tenants", "*"),
     ];
@@ -356,7 +354,7 @@ fn differences(far: &Far) -> Table {
     let mut table = Table::new("manifest", &["transport", "the bus is told", "the program is told"]);
     let listen = |transport: Transport| match transport {
         Transport::Nats => "nothing: it serves its lattice".to_owned(),
-        Transport::Tcp => "`listen: tcp://bus:7761`".to_owned(),
+        Transport::Tcp => "`listen: tls://bus:7761`, `tls.certificate`, `tls.key`, `tls.client-ca`".to_owned(),
         Transport::Quic => "`listen: quic://bus:7762`, `tls.certificate`, `tls.key`, `tls.client-ca`".to_owned(),
     };
     let port = |transport: Transport| match transport {

@@ -52,7 +52,5 @@ mod the_contract_holds_over {
         a_unix_socket: "unix",
         quic: "quic://127.0.0.1:0",
         webtransport: "webtransport://127.0.0.1:0/bus",
-        websocket: "ws://127.0.0.1:0/bus",
-        websocket_and_tls: "wss://localhost:0",
     }
 }

@@ -64,7 +64,7 @@ impl World {
                 settings.push(("callers.caller.unix-uid", uid));
                 format!("unix:{}", folder.path().join("bus.sock").display())
             }
-            _ if listen.starts_with("tcp:") || listen.starts_with("ws:") => {
+            _ if listen.starts_with("tcp:") => {
                 settings.push(("callers.caller.loopback", "true".to_owned()));
                 listen.to_owned()
             }
@@ -73,7 +73,7 @@ impl World {
                 settings.push(("tls.certificate", write("server.pem", &server.certificate)));
                 settings.push(("tls.key", write("server.key", &server.key)));
                 settings.push(("tls.client-ca", write("ca.pem", &authority.certificate())));
-                settings.push(("callers.caller.certificate", CALLER.to_owned()));
+                settings.push(("callers.caller.certificate-dns", CALLER.to_owned()));
                 tls = Some(authority.client(CALLER));
                 listen.to_owned()
             }

@@ -9,7 +9,9 @@ fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
     let callers = Callers::from_settings(
         "policy",
         &settings(&[
-            ("callers.billing.certificate", "spiffe://example.org/billing"),
+            ("callers.billing.certificate-uri", "spiffe://example.org/billing"),
+            ("callers.billing.certificate-dns", "Billing.example.org"),
+            ("callers.billing.certificate-cn", "Billing Service"),
             ("callers.billing.unix-uid", "1000"),
             ("callers.billing.subscribe.tenants", "acme,globex"),
             ("callers.billing.subscribe.event-types", "invoice.*"),
@@ -18,11 +20,20 @@ fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
         ]),
     )
     .unwrap();
-    for identity in [
-        Identity::Certificate("spiffe://example.org/billing".into()),
-        Identity::UnixUser(1000),
+    let uri = Identity::certificate_uri("spiffe://example.org/billing");
+    let dns = Identity::certificate_dns("billing.EXAMPLE.org");
+    let cn = Identity::certificate_cn("Billing Service");
+    let other = Identity::certificate_dns("host-7.example.org");
+    for identities in [
+        &[uri.clone()][..],
+        &[dns.clone()],
+        &[cn.clone()],
+        &[Identity::UnixUser(1000)],
+        // Any name of the kind, wherever it stands.
+        &[other.clone(), dns.clone(), cn.clone()],
+        &[uri.clone(), dns, cn],
     ] {
-        let billing = callers.find(&identity).unwrap();
+        let billing = callers.find(identities).unwrap();
         assert_eq!(
             (billing.name.as_str(), billing.id.as_str()),
             ("billing", "caller:billing")
@@ -31,21 +42,114 @@ fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
         assert!(!billing.publishing.publish && !billing.subscribing.publish);
         assert!(!billing.subscribing.allows.allows_tenant(&"initech".parse().unwrap()));
     }
-    let ingress = callers.find(&Identity::Loopback).unwrap();
+    let ingress = callers.find(&[Identity::Loopback]).unwrap();
     assert!(ingress.publishing.publish && !ingress.subscribing.subscribe && !ingress.subscribing.inbox);
     assert_eq!(callers.by_id("caller:ingress"), Some(ingress));
     assert_eq!(callers.by_id("ingress"), None, "a component of that id is another");
     assert_eq!(refusal("ingress"), None);
+    let stranger_uri = Identity::certificate_uri("spiffe://example.org/billing2");
     for stranger in [
-        Identity::UnixUser(1001),
-        Identity::Certificate("spiffe://example.org/billing2".into()),
+        &[Identity::UnixUser(1001)][..],
+        &[stranger_uri.clone()],
+        &[other, stranger_uri],
+        &[],
     ] {
-        assert_eq!(callers.find(&stranger), None);
-        let id = callers.id_of(&stranger);
+        assert_eq!(callers.find(stranger), None);
+        let id = callers.id_of(stranger);
         assert!(is_given(&id) && !is_named_caller(&id));
         let problem = refusal(&id).unwrap();
         assert_eq!(problem.code, Code::UnknownCaller);
-        assert!(problem.message.starts_with(&stranger.to_string()), "{problem}");
+        for identity in stranger {
+            assert!(problem.message.contains(&identity.to_string()), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn a_name_of_one_kind_is_no_name_of_another() {
+    let name = "spiffe://example.org/billing";
+    let all: [fn(&str) -> Identity; 3] = [
+        Identity::certificate_uri,
+        Identity::certificate_dns,
+        Identity::certificate_cn,
+    ];
+    for (setting, name, own) in [
+        ("certificate-uri", name, 0),
+        ("certificate-dns", "billing.example.org", 1),
+        ("certificate-cn", name, 2),
+    ] {
+        let key = format!("callers.a.{setting}");
+        let callers = settings(&[(key.as_str(), name), ("callers.a.publish.tenants", "*")]);
+        let callers = Callers::from_settings("policy", &callers).unwrap();
+        for (kind, of) in all.iter().enumerate() {
+            assert_eq!(
+                callers.find(&[of(name)]).is_some(),
+                kind == own,
+                "{setting} and kind {kind}"
+            );
+        }
+        assert_eq!(callers.find(&[]), None);
+        assert_eq!(callers.find(&[Identity::Loopback]), None);
+    }
+}
+
+#[test]
+fn who_would_be_two_callers_is_neither() {
+    let callers = Callers::from_settings(
+        "policy",
+        &settings(&[
+            ("callers.a.certificate-dns", "a.example"),
+            ("callers.a.publish.tenants", "*"),
+            ("callers.b.certificate-uri", "spiffe://b"),
+            ("callers.b.publish.tenants", "*"),
+        ]),
+    )
+    .unwrap();
+    let both = [
+        Identity::certificate_dns("a.example"),
+        Identity::certificate_uri("spiffe://b"),
+    ];
+    assert!(callers.find(&both[..1]).is_some() && callers.find(&both[1..]).is_some());
+    assert_eq!(callers.find(&both), None);
+    let id = callers.id_of(&both);
+    assert!(is_given(&id) && !is_named_caller(&id));
+    let problem = refusal(&id).unwrap();
+    assert_eq!(problem.code, Code::UnknownCaller);
+    assert!(problem.message.contains("both callers a and b"), "{problem}");
+}
+
+#[test]
+fn a_name_without_a_kind_is_refused_with_the_kind_that_is_meant() {
+    for (name, hint) in [
+        ("spiffe://example.org/billing", "`certificate-uri`,"),
+        ("billing.example.org", "`certificate-dns` if"),
+        ("webhook-ingress", "`certificate-cn` if"),
+        ("", "`certificate-cn` if"),
+    ] {
+        let given = settings(&[("callers.a.certificate", name), ("callers.a.publish.tenants", "*")]);
+        let problems = Callers::from_settings("policy.toml", &given).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let problem = &problems[0];
+        assert_eq!(problem.code, Code::UnknownSetting);
+        assert_eq!(problem.setting.as_deref(), Some("callers.a.certificate"));
+        assert!(problem.message.contains(&format!("write {hint}")), "{problem}");
+    }
+    for (setting, bad) in [
+        ("certificate-uri", "billing.example.org"),
+        ("certificate-uri", "spiffe://a b"),
+        ("certificate-uri", ""),
+        ("certificate-dns", "spiffe://example.org/billing"),
+        ("certificate-dns", "*.example.org"),
+        ("certificate-dns", "example..org"),
+        ("certificate-cn", ""),
+        ("certificate-cn", "two\nlines"),
+        ("unix-uid", "4294967295"),
+    ] {
+        let key = format!("callers.a.{setting}");
+        let given = settings(&[(key.as_str(), bad), ("callers.a.publish.tenants", "*")]);
+        let problems = Callers::from_settings("policy.toml", &given).unwrap_err();
+        assert_eq!(problems[0].setting.as_deref(), Some(key.as_str()), "{bad}");
+        assert_eq!(problems[0].code, Code::InvalidSetting, "{bad}");
     }
 }
 
@@ -60,7 +164,7 @@ fn every_problem_of_every_caller_is_named_with_its_setting() {
             ("callers.b.interfaces", "publisher,inbox"),
             ("callers.c.unix-uid", "-1"),
             ("callers.c.colour", "red"),
-            ("callers.d.certificate", "x"),
+            ("callers.d.certificate-cn", "x"),
             ("callers.d.publish.event-types", "a.*"),
             ("callers.e", "x"),
             ("callers.e!.loopback", "true"),
@@ -74,9 +178,9 @@ fn every_problem_of_every_caller_is_named_with_its_setting() {
             policy.toml: setting "callers.e!.loopback" names no caller: write `callers.NAME.SETTING`, with a name of 1 to 64 characters out of A-Z a-z 0-9 _ - [unknown-setting]
             policy.toml: caller b: setting `publish.tenants` is missing: list the tenants it may publish for, or `*` for all [missing-setting]
             policy.toml: caller b: setting `subscribe.tenants` is missing: list the tenants it may subscribe for, or `*` for all [missing-setting]
-            policy.toml: caller c: setting `unix-uid`: "-1" is not a whole number from 0 to 4294967295 [invalid-setting]
-            policy.toml: caller c: it says by what it is known: give it `certificate`, `unix-uid` or `loopback = true` [missing-setting]
-            policy.toml: caller c: setting "colour" is not known; known are: certificate, unix-uid, loopback, publish.tenants, publish.event-types, publish.sources, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
+            policy.toml: caller c: setting `unix-uid`: "-1" is not a whole number from 0 to 4294967294 [invalid-setting]
+            policy.toml: caller c: it says by what it is known: give it `certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid` or `loopback = true` [missing-setting]
+            policy.toml: caller c: setting "colour" is not known; known are: certificate-uri, certificate-dns, certificate-cn, unix-uid, loopback, publish.tenants, publish.event-types, publish.sources, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
             policy.toml: caller d: `publish.event-types` means nothing without `publish.tenants` [conflicting-settings]
             policy.toml: callers a and f are both a process of this machine without a name: give each its own [conflicting-settings]
         "#]]

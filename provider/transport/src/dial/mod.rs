@@ -1,5 +1,6 @@
 //! Connecting to anything but the lattice: an endpoint becomes a byte stream.
 
+mod credentials;
 mod quic;
 mod socket;
 
@@ -45,12 +46,7 @@ impl Dialer {
         let way = match endpoint {
             Endpoint::Tcp(at) => Way::Socket(SocketDialer::tcp(at)),
             Endpoint::Unix(path) => Way::Socket(SocketDialer::unix(path)),
-            Endpoint::Tls(at) => Way::Socket(SocketDialer::tcp(at).with_tls(tls()?, alpn)?),
-            Endpoint::WebSocket(at, path) => Way::Socket(SocketDialer::tcp(at).with_web("ws", path)?),
-            Endpoint::WebSocketTls(at, path) => {
-                let tcp = SocketDialer::tcp(at).with_tls(tls()?, &[b"http/1.1"])?;
-                Way::Socket(tcp.with_web("wss", path)?)
-            }
+            Endpoint::Tls(at) => Way::Socket(SocketDialer::tls(at, tls()?, alpn)?),
             Endpoint::Quic(at) => Way::Quic(QuicDialer::new(at, tls()?, alpn, idle)?),
             Endpoint::WebTransport(at, path) => Way::Web(WebDialer::new(at, path, tls()?, idle)?),
             Endpoint::Nats { .. } => {

@@ -6,26 +6,35 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::TransportConfig;
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::net::lookup_host;
 use tokio::sync::Mutex;
 use wtransport::config::{DnsLookupFuture, DnsResolver};
 
+use crate::dial::credentials::Credentials;
 use crate::dial::socket::server_name;
 use crate::endpoint::{Authority, UrlPath};
 use crate::listen::stream::Stream;
 use crate::quic::{self, Side};
-use crate::tls::{self, ClientTls};
+use crate::tls::ClientTls;
 use crate::{CodecError, Error};
 
-fn config(tls: &ClientTls, alpn: &[&[u8]], idle: Duration, http: bool) -> Result<quinn::ClientConfig, Error> {
-    let crypto = QuicClientConfig::try_from(tls::client(tls, alpn)?).map_err(|error| Error::Tls {
-        what: "TLS".to_owned(),
-        source: error.into(),
-    })?;
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(quic::transport(Side::Client, idle, http)));
-    Ok(config)
+fn credentials(
+    tls: &ClientTls,
+    alpn: &[&[u8]],
+    idle: Duration,
+    http: bool,
+) -> Result<(Credentials<Arc<QuicClientConfig>>, Arc<TransportConfig>), Error> {
+    let crypto = |config| Ok(Arc::new(QuicClientConfig::try_from(config)?));
+    let transport = quic::transport(Side::Client, idle, http);
+    Ok((Credentials::new(tls, alpn, crypto)?, Arc::new(transport)))
+}
+
+fn config(credentials: &Credentials<Arc<QuicClientConfig>>, transport: &Arc<TransportConfig>) -> quinn::ClientConfig {
+    let mut config = quinn::ClientConfig::new(credentials.current());
+    config.transport_config(Arc::clone(transport));
+    config
 }
 
 async fn resolve(at: &Authority) -> io::Result<SocketAddr> {
@@ -46,7 +55,8 @@ fn local(remote: SocketAddr) -> SocketAddr {
 pub(crate) struct QuicDialer {
     at: Authority,
     name: String,
-    config: quinn::ClientConfig,
+    credentials: Credentials<Arc<QuicClientConfig>>,
+    transport: Arc<TransportConfig>,
     /// The endpoint lives as long as its connection.
     current: Mutex<Option<(quinn::Endpoint, quinn::Connection)>>,
 }
@@ -55,10 +65,12 @@ impl QuicDialer {
     pub(crate) fn new(at: &Authority, tls: &ClientTls, alpn: &[&[u8]], idle: Duration) -> Result<Self, Error> {
         let name = tls.server_name.as_deref().unwrap_or(at.host());
         server_name(name)?;
+        let (credentials, transport) = credentials(tls, alpn, idle, false)?;
         Ok(Self {
             at: at.clone(),
             name: name.to_owned(),
-            config: config(tls, alpn, idle, false)?,
+            credentials,
+            transport,
             current: Mutex::default(),
         })
     }
@@ -76,7 +88,8 @@ impl QuicDialer {
         }
         let remote = resolve(&self.at).await?;
         let endpoint = quinn::Endpoint::client(local(remote))?;
-        let connection = endpoint.connect_with(self.config.clone(), remote, &self.name)?.await?;
+        let config = config(&self.credentials, &self.transport);
+        let connection = endpoint.connect_with(config, remote, &self.name)?.await?;
         *current = Some((endpoint, connection.clone()));
         Ok(connection)
     }
@@ -86,7 +99,8 @@ impl QuicDialer {
 pub(crate) struct WebDialer {
     at: Authority,
     url: String,
-    config: quinn::ClientConfig,
+    credentials: Credentials<Arc<QuicClientConfig>>,
+    transport: Arc<TransportConfig>,
     current: Mutex<Option<(WebEndpoint, wtransport::Connection)>>,
 }
 
@@ -96,10 +110,13 @@ impl WebDialer {
     pub(crate) fn new(at: &Authority, path: &UrlPath, tls: &ClientTls, idle: Duration) -> Result<Self, Error> {
         let name = tls.server_name.as_deref().unwrap_or(at.host());
         server_name(name)?;
+        let alpn: [&[u8]; 1] = [wtransport::tls::WEBTRANSPORT_ALPN];
+        let (credentials, transport) = credentials(tls, &alpn, idle, true)?;
         Ok(Self {
             at: at.clone(),
             url: format!("https://{}{}", Authority::new(name, at.port()), path.as_str()),
-            config: config(tls, &[wtransport::tls::WEBTRANSPORT_ALPN], idle, true)?,
+            credentials,
+            transport,
             current: Mutex::default(),
         })
     }
@@ -131,7 +148,7 @@ impl WebDialer {
         let remote = resolve(&self.at).await?;
         let mut config = wtransport::ClientConfig::builder()
             .with_bind_address(local(remote))
-            .build_with_quic_config(self.config.clone());
+            .build_with_quic_config(self::config(&self.credentials, &self.transport));
         // The URL holds the name that the certificate must have, which may be another's.
         config.set_dns_resolver(Fixed(remote));
         let endpoint = wtransport::Endpoint::client(config)?;

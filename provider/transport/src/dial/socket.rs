@@ -1,27 +1,25 @@
-//! A connection for each byte stream: TCP, TLS, WebSocket and Unix.
+//! A connection for each byte stream: TCP, TLS and Unix.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use wrpc_websockets::ClientBuilder;
 
-use crate::endpoint::{Authority, UrlPath};
+use crate::dial::credentials::{self, Credentials};
+use crate::endpoint::Authority;
 use crate::listen::socket::Raw;
 use crate::listen::stream::Stream;
-use crate::tls::{self, ClientTls};
-use crate::{CodecError, Error, websocket};
+use crate::tls::ClientTls;
+use crate::{CodecError, Error};
 
 /// What connects sockets.
+#[derive(Debug)]
 pub(crate) struct SocketDialer {
     to: To,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    web: Option<http::Uri>,
+    tls: Option<(Credentials<Arc<ClientConfig>>, ServerName<'static>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -31,43 +29,27 @@ enum To {
 }
 
 impl SocketDialer {
-    fn new(to: To) -> Self {
-        Self {
-            to,
-            tls: None,
-            web: None,
-        }
-    }
-
     pub(crate) fn tcp(at: &Authority) -> Self {
-        Self::new(To::Tcp(at.clone()))
+        Self {
+            to: To::Tcp(at.clone()),
+            tls: None,
+        }
     }
 
     pub(crate) fn unix(path: &Path) -> Self {
-        Self::new(To::Unix(path.to_owned()))
-    }
-
-    fn host(&self) -> &str {
-        match &self.to {
-            To::Tcp(at) => at.host(),
-            To::Unix(_) => "localhost",
+        Self {
+            to: To::Unix(path.to_owned()),
+            tls: None,
         }
     }
 
-    pub(crate) fn with_tls(mut self, tls: &ClientTls, alpn: &[&[u8]]) -> Result<Self, Error> {
-        let config = tls::client(tls, alpn)?;
-        let name = server_name(tls.server_name.as_deref().unwrap_or_else(|| self.host()))?;
-        self.tls = Some((TlsConnector::from(Arc::new(config)), name));
-        Ok(self)
-    }
-
-    pub(crate) fn with_web(mut self, scheme: &str, path: &UrlPath) -> Result<Self, Error> {
-        let To::Tcp(at) = &self.to else {
-            return Err(Error::Unsupported("WebSocket on a Unix socket"));
-        };
-        let uri = format!("{scheme}://{at}{}", path.as_str());
-        self.web = Some(http::Uri::from_str(&uri).map_err(|error| Error::Encode(error.into()))?);
-        Ok(self)
+    pub(crate) fn tls(at: &Authority, tls: &ClientTls, alpn: &[&[u8]]) -> Result<Self, Error> {
+        let credentials = Credentials::new(tls, alpn, credentials::for_socket)?;
+        let name = server_name(tls.server_name.as_deref().unwrap_or_else(|| at.host()))?;
+        Ok(Self {
+            to: To::Tcp(at.clone()),
+            tls: Some((credentials, name)),
+        })
     }
 
     pub(crate) async fn stream(&self) -> Result<Stream, CodecError> {
@@ -78,27 +60,14 @@ impl SocketDialer {
         let tcp = TcpStream::connect((at.host(), at.port())).await?;
         // Calls are gathered into writes here already.
         tcp.set_nodelay(true)?;
-        match (&self.tls, &self.web) {
-            (None, None) => Ok(Raw::Tcp(tcp).into()),
-            (None, Some(uri)) => web(uri, tcp).await,
-            (Some((connector, name)), web_uri) => {
-                let tls = connector.connect(name.clone(), tcp).await?;
-                match web_uri {
-                    Some(uri) => web(uri, tls).await,
-                    None => Ok(Stream::of(tls)),
-                }
+        match &self.tls {
+            None => Ok(Raw::Tcp(tcp).into()),
+            Some((credentials, name)) => {
+                let connector = TlsConnector::from(credentials.current());
+                Ok(Stream::of(connector.connect(name.clone(), tcp).await?))
             }
         }
     }
-}
-
-async fn web<T>(uri: &http::Uri, stream: T) -> Result<Stream, CodecError>
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let builder = ClientBuilder::from_uri(uri.clone()).limits(websocket::limits());
-    let (socket, _) = builder.connect_on(stream).await?;
-    Ok(websocket::stream(socket))
 }
 
 /// The name that a server's certificate must have.
@@ -107,14 +76,4 @@ pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, Error> {
         what: format!("the server's name {name:?}"),
         source: error.into(),
     })
-}
-
-impl fmt::Debug for SocketDialer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SocketDialer")
-            .field("to", &self.to)
-            .field("tls", &self.tls.is_some())
-            .field("web", &self.web)
-            .finish()
-    }
 }

@@ -1,9 +1,12 @@
 //! Listening on anything but the lattice: one way to serve, whatever carries the bytes.
 //!
 //! A connection that was accepted gets a task of its own at once, its handshakes included, so a silent peer holds up
-//! nobody. [`stream`] tells what a byte stream wants, [`shared`] counts who holds how much.
+//! nobody. [`stream`] tells what a byte stream wants, [`places`] counts who holds how much, [`files`] what all may
+//! hold.
 
+pub(crate) mod files;
 mod options;
+pub(crate) mod places;
 mod quic;
 pub(crate) mod shared;
 pub(crate) mod socket;
@@ -19,17 +22,20 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+pub use files::raise_open_files;
 pub use options::ListenOptions;
+use places::{Carrier, Key, Peers, Place};
 use quic::QuicListener;
-use shared::{Key, Peer, Peers, Place, Shared};
-use socket::{Raw, Socket, UnixSocket, Upgrade};
+use shared::{Peer, Shared};
+use socket::{Known, Raw, Socket, UnixSocket, Upgrade};
 
 use crate::endpoint::{Authority, UrlPath};
 use crate::tls::{self, ServerTls};
 use crate::{Drained, Endpoint, Error, Identity, Service};
 
-/// When the system has no more files for connections, how long until it is asked again.
-const OUT_OF_FILES: Duration = Duration::from_millis(100);
+/// When the system has no more files for connections, how long until it is asked again: twice as long each time.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// An endpoint that is bound. Peers that connect wait until it serves: see [`Listener::serve`].
 #[derive(Debug)]
@@ -53,7 +59,7 @@ enum Bound {
 pub struct Serving {
     endpoint: Endpoint,
     shared: Arc<Shared>,
-    peers: Arc<Peers>,
+    peers: Peers,
     tasks: TaskTracker,
 }
 
@@ -80,18 +86,7 @@ impl Listener {
         };
         let (bound, port) = match endpoint {
             Endpoint::Tcp(at) => binding.tcp(at, Upgrade::default()).await?,
-            Endpoint::Tls(at) => {
-                let tls = binding.acceptor(&tls::ALPN)?;
-                binding.tcp(at, Upgrade { tls, web: None }).await?
-            }
-            Endpoint::WebSocket(at, path) => {
-                let web = Some(path.clone());
-                binding.tcp(at, Upgrade { tls: None, web }).await?
-            }
-            Endpoint::WebSocketTls(at, path) => {
-                let (tls, web) = (binding.acceptor(&[b"http/1.1"])?, Some(path.clone()));
-                binding.tcp(at, Upgrade { tls, web }).await?
-            }
+            Endpoint::Tls(at) => binding.tcp(at, binding.with_tls()?).await?,
             Endpoint::Quic(at) => binding.quic(at, None).await?,
             Endpoint::WebTransport(at, path) => binding.quic(at, Some(path.clone())).await?,
             Endpoint::Unix(path) => {
@@ -122,12 +117,12 @@ impl Listener {
     /// Serves all functions of a service.
     #[must_use]
     pub fn serve(self, service: &Service) -> Serving {
+        let peers = Peers::new(&self.options);
         let shared = Arc::new(Shared::new(service, self.options));
-        let peers = Arc::new(Peers::default());
         let tasks = TaskTracker::new();
         let accepting = Accepting {
             shared: Arc::clone(&shared),
-            peers: Arc::clone(&peers),
+            peers: peers.clone(),
             connections: TaskTracker::new(),
         };
         match self.bound {
@@ -222,9 +217,13 @@ impl Binding<'_> {
         })
     }
 
-    fn acceptor(&self, alpn: &[&[u8]]) -> Result<Option<TlsAcceptor>, Error> {
-        let config = tls::server(self.tls()?, alpn)?;
-        Ok(Some(TlsAcceptor::from(Arc::new(config))))
+    fn with_tls(&self) -> Result<Upgrade, Error> {
+        let tls = self.tls()?;
+        let config = tls::server(tls, &tls::ALPN)?;
+        Ok(Upgrade {
+            tls: Some(TlsAcceptor::from(Arc::new(config))),
+            certificates: tls.client_ca.is_some(),
+        })
     }
 
     async fn tcp(&self, at: &Authority, upgrade: Upgrade) -> Result<(Bound, u16), Error> {
@@ -252,47 +251,63 @@ impl Binding<'_> {
 /// What takes connections.
 struct Accepting {
     shared: Arc<Shared>,
-    peers: Arc<Peers>,
+    peers: Peers,
     connections: TaskTracker,
 }
 
 impl Accepting {
     async fn run(self, socket: Socket, upgrade: Upgrade) {
+        let mut wait = FIRST_WAIT;
         loop {
             tokio::select! {
                 biased;
                 () = self.shared.drain.cancelled() => break,
-                accepted = socket.accept() => self.take(accepted, &upgrade).await,
+                accepted = socket.accept() => match self.take(accepted, &upgrade) {
+                    Ok(()) => wait = FIRST_WAIT,
+                    // This listener's alone: the others look for themselves.
+                    Err(OutOfFiles) => {
+                        tokio::select! {
+                            () = self.shared.drain.cancelled() => break,
+                            () = sleep(wait) => wait = LONGEST_WAIT.min(2 * wait),
+                        }
+                    }
+                },
             }
         }
         // These are connected as far as their callers know.
         while let Some(accepted @ Ok(_)) = socket.accept().now_or_never() {
-            self.take(accepted, &upgrade).await;
+            if self.take(accepted, &upgrade).is_err() {
+                break;
+            }
         }
         drop(socket);
         self.connections.close();
         self.connections.wait().await;
     }
 
-    async fn take(&self, accepted: io::Result<(Raw, Key, Identity)>, upgrade: &Upgrade) {
+    fn take(&self, accepted: io::Result<(Raw, Key, Identity)>, upgrade: &Upgrade) -> Result<(), OutOfFiles> {
         let since = Instant::now();
+        let strangers = &self.shared.strangers;
         match accepted {
-            Ok((raw, key, identity)) => match self.peers.admit(key, &self.shared.options) {
-                Some(place) => {
+            Ok((raw, key, identity)) => match self.peers.admit(key, Carrier::Socket) {
+                Ok(place) => {
                     let upgrade = upgrade.clone();
                     drop(
                         self.connections
                             .spawn(self.connection(raw, upgrade, identity, place, since)),
                     );
                 }
-                None => tracing::debug!(?key, "a connection is refused: the limit is reached"),
+                Err(why) => strangers.refused.count(|| format!("of {identity}: {why}")),
             },
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended at once"),
             Err(error) => {
-                tracing::warn!(%error, "no connection can be accepted at the moment");
-                sleep(OUT_OF_FILES).await;
+                strangers
+                    .refused
+                    .count(|| format!("none can be accepted at the moment: {error}"));
+                return Err(OutOfFiles);
             }
         }
+        Ok(())
     }
 
     fn connection(
@@ -305,23 +320,48 @@ impl Accepting {
     ) -> impl Future<Output = ()> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
+            let handshakes = &shared.strangers.handshakes;
+            let evicted = place.evicted();
+            tokio::pin!(evicted);
+            let who = identity.clone();
             let upgrade = timeout_at(since + shared.options.first_call_deadline, upgrade.run(raw, identity));
             let upgraded = tokio::select! {
                 upgraded = upgrade => upgraded,
+                () = &mut evicted => return handshakes.count(|| format!("of {who}: it gave way to a newer one")),
                 () = shared.hurry() => return,
             };
-            let (stream, identity) = match upgraded {
+            let (stream, known) = match upgraded {
                 Ok(Ok(upgraded)) => upgraded,
-                Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
-                Err(_) => return tracing::debug!("a handshake took too long"),
+                Ok(Err(error)) => return handshakes.count(|| format!("of {who}: {error}")),
+                Err(_) => return handshakes.count(|| format!("of {who}: it took too long")),
             };
-            let peer = Peer::new(identity, &place.share, &shared.options);
+            let peer = match settle(known, place, &shared.options) {
+                Ok(peer) => peer,
+                Err(why) => return shared.strangers.refused.count(|| why),
+            };
             tokio::select! {
-                () = stream::serve(Arc::clone(&shared), peer, stream, since) => {}
+                () = stream::serve(Arc::clone(&shared), peer.clone(), stream, since) => {}
+                () = evicted => {
+                    let refused = &shared.strangers.refused;
+                    refused.count(|| format!("of {who}: it said nothing, and gave way to a newer one"));
+                }
                 () = shared.cut_off() => {}
             }
-            drop(place);
         }
+    }
+}
+
+/// The system has no file for a connection.
+struct OutOfFiles;
+
+/// Gives a connection whose peer is known its place among those of that peer.
+fn settle(known: Known, mut place: Place, options: &ListenOptions) -> Result<Peer, String> {
+    match known {
+        Known::As(identity) => Ok(Peer::new(identity, place, options)),
+        Known::By(holder) => match place.known_as(&holder.identity) {
+            Ok(()) => Ok(Peer::holder(holder, place, options)),
+            Err(why) => Err(format!("of {}: {why}", holder.identity)),
+        },
     }
 }
 

@@ -7,29 +7,32 @@ use std::sync::Arc;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, ServerConfig};
 use rustls::pki_types::CertificateDer;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use wtransport::endpoint::IncomingSessionFuture;
 
+use crate::budget::Room;
 use crate::endpoint::UrlPath;
-use crate::listen::shared::{Key, LAST_WORDS, Peer, Place, Shared};
+use crate::listen::places::{Carrier, Key};
+use crate::listen::shared::{LAST_WORDS, Peer, Shared};
+use crate::listen::socket::{Known, unreadable};
 use crate::listen::stream::Stream;
-use crate::listen::{Accepting, ListenOptions, stream};
-use crate::quic::{self, DONE, Side};
-use crate::tls::{self, ServerTls};
-use crate::{Error, Identity};
+use crate::listen::{Accepting, ListenOptions, settle, stream};
+use crate::quic::{self, DONE, EXPIRED, Side, TOO_MANY};
+use crate::tls::{self, Holder, ServerTls};
+use crate::{CodecError, Error, Identity};
 
 /// Handshakes at a time, and bytes that wait for each.
 const HANDSHAKES: usize = 256;
 const HANDSHAKE_BYTES: u64 = 16 << 10;
-/// A peer whose address is not proved gets no more than this share of the places for connections.
-const UNPROVED_SHARE: usize = 4;
 
 /// A QUIC endpoint that listens. With a path it speaks WebTransport.
 #[derive(Debug)]
 pub(crate) struct QuicListener {
     endpoint: Endpoint,
     web: Option<UrlPath>,
+    /// Whoever has no certificate of an authority is refused.
+    certificates: bool,
 }
 
 /// A connection whose handshake is done.
@@ -54,15 +57,23 @@ impl QuicListener {
             source: error.into(),
         })?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-        let side = Side::Server {
-            streams: options.calls_per_connection,
-        };
+        let certificates = tls.client_ca.is_some();
         config
-            .transport_config(Arc::new(quic::transport(side, options.idle_deadline, web.is_some())))
+            .transport_config(Arc::new(quic::transport(
+                Side::Server,
+                options.idle_deadline,
+                web.is_some(),
+            )))
+            // Where an address is all that is known of a peer, it stays what it was.
+            .migration(certificates)
             .max_incoming(HANDSHAKES)
             .incoming_buffer_size(HANDSHAKE_BYTES)
             .incoming_buffer_size_total(HANDSHAKES as u64 * HANDSHAKE_BYTES);
-        Ok(Endpoint::server(config, address).map(|endpoint| Self { endpoint, web }))
+        Ok(Endpoint::server(config, address).map(|endpoint| Self {
+            endpoint,
+            web,
+            certificates,
+        }))
     }
 
     pub(crate) fn port(&self) -> io::Result<u16> {
@@ -97,55 +108,76 @@ impl QuicListener {
     fn take(&self, incoming: Incoming, accepting: &Accepting) {
         let since = Instant::now();
         let shared = &accepting.shared;
-        let crowded = accepting.peers.connections() > shared.options.connections / UNPROVED_SHARE;
-        if crowded && !incoming.remote_address_validated() {
+        if accepting.peers.crowded() && !incoming.remote_address_validated() {
             // It comes back with a proof, which costs it a round trip and us nothing.
             if incoming.retry().is_err() {
                 tracing::debug!("a connection could not be asked for a proof of its address");
             }
             return;
         }
-        let key = Key::Address(incoming.remote_address().ip());
-        let Some(place) = accepting.peers.admit(key, &shared.options) else {
-            tracing::debug!(?key, "a connection is refused: the limit is reached");
-            incoming.refuse();
-            return;
+        let address = incoming.remote_address().ip();
+        let carrier = Carrier::Quic {
+            bytes: quic::first_bytes(self.web.is_some()),
         };
-        let (shared, web) = (Arc::clone(shared), self.web.clone());
+        let place = match accepting.peers.admit(Key::of_address(address), carrier) {
+            Ok(place) => place,
+            Err(why) => {
+                shared.strangers.refused.count(|| format!("of {address}: {why}"));
+                incoming.refuse();
+                return;
+            }
+        };
+        let (shared, web, certificates) = (Arc::clone(shared), self.web.clone(), self.certificates);
         accepting.connections.spawn(async move {
+            let handshakes = &shared.strangers.handshakes;
             let deadline = since + shared.options.first_call_deadline;
             let connected = async {
                 match web {
                     Some(path) => web_session(incoming, &path).await,
-                    None => Some(Connected::Quic(incoming.await.ok()?)),
+                    None => Ok::<_, CodecError>(Connected::Quic(incoming.await?)),
                 }
             };
+            let evicted = place.evicted();
             let connected = tokio::select! {
                 connected = timeout_at(deadline, connected) => connected,
-                () = shared.hurry() => Ok(None),
+                () = evicted => return handshakes.count(|| format!("of {address}: it gave way to a newer one")),
+                () = shared.hurry() => return,
             };
-            match connected {
-                Ok(Some(connection)) => serve(shared, connection, &place).await,
-                Ok(None) => tracing::debug!(?key, "a handshake failed"),
-                Err(_) => tracing::debug!(?key, "a handshake took too long"),
+            let connection = match connected {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(error)) => return handshakes.count(|| format!("of {address}: {error}")),
+                Err(_) => return handshakes.count(|| format!("of {address}: it took too long")),
+            };
+            let known = match certificates {
+                true => match connection.holder() {
+                    Some(holder) => Known::By(holder),
+                    None => return handshakes.count(|| format!("of {address}: {}", unreadable())),
+                },
+                false => Known::As(Identity::of_address(address)),
+            };
+            match settle(known, place, &shared.options) {
+                Ok(peer) => serve(shared, connection, peer, deadline).await,
+                Err(why) => {
+                    connection.quic().close(TOO_MANY, why.as_bytes());
+                    shared.strangers.refused.count(|| why);
+                }
             }
-            drop::<Place>(place);
         });
     }
 }
 
-async fn web_session(incoming: Incoming, path: &UrlPath) -> Option<Connected> {
-    let request = IncomingSessionFuture::with_quic_incoming(incoming).await.ok()?;
+async fn web_session(incoming: Incoming, path: &UrlPath) -> Result<Connected, CodecError> {
+    let request = IncomingSessionFuture::with_quic_incoming(incoming).await?;
     if request.path() != path.as_str() {
         request.not_found().await;
-        return None;
+        return Err("nothing is served on its path".into());
     }
     // A page in a browser calls on behalf of whoever looks at it, and with that person's certificate.
     if request.origin().is_some() {
         request.forbidden().await;
-        return None;
+        return Err("a page in a browser is not served".into());
     }
-    Some(Connected::Web(request.accept().await.ok()?))
+    Ok(Connected::Web(request.accept().await?))
 }
 
 impl Connected {
@@ -156,10 +188,9 @@ impl Connected {
         }
     }
 
-    fn identity(&self) -> Identity {
-        let chain = self.quic().peer_identity();
-        let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-        tls::identity(chain.as_ref().map(|chain| chain.as_slice()))
+    fn holder(&self) -> Option<Holder> {
+        let chain = self.quic().peer_identity()?;
+        tls::holder(chain.downcast_ref::<Vec<CertificateDer<'static>>>()?)
     }
 
     async fn accept(&self) -> Option<Stream> {
@@ -177,10 +208,15 @@ impl Connected {
 }
 
 /// Serves each stream of a connection in a task of its own.
-async fn serve(shared: Arc<Shared>, connection: Connected, place: &Place) {
-    let peer = Peer::new(connection.identity(), &place.share, &shared.options);
+async fn serve(shared: Arc<Shared>, connection: Connected, peer: Peer, first_deadline: Instant) {
     let tasks = TaskTracker::new();
-    let mut draining = false;
+    let (mut draining, mut begun) = (false, false);
+    let mut expired = None;
+    // What its windows hold, until it ends.
+    let mut windows = Room::default();
+    let close = |code, why: &'static str| connection.quic().close(code, why.as_bytes());
+    let evicted = peer.place.evicted();
+    tokio::pin!(evicted);
     loop {
         tokio::select! {
             biased;
@@ -189,12 +225,38 @@ async fn serve(shared: Arc<Shared>, connection: Connected, place: &Place) {
                 tasks.close();
                 connection.quic().set_max_concurrent_bi_streams(0_u8.into());
             }
+            () = peer.expired(), if expired.is_none() => {
+                tracing::info!(peer = %peer.identity, "a connection ends with the certificate of its caller");
+                expired = Some(Instant::now() + shared.options.limits.serve_deadline);
+                tasks.close();
+                connection.quic().set_max_concurrent_bi_streams(0_u8.into());
+            }
+            () = sleep_until(expired.unwrap_or(first_deadline)), if expired.is_some() => break,
             () = shared.cut_off() => break,
+            () = &mut evicted => {
+                shared.strangers.refused.count(|| format!("of {}: it gave way to a newer one", peer.identity));
+                return close(TOO_MANY, "a connection that began no call gives way to newer ones");
+            }
+            () = peer.place.begun(), if !begun => {
+                begun = true;
+                if !draining && expired.is_none() {
+                    let (bytes, room) = peer.place.widen();
+                    windows = room;
+                    quic::widen(connection.quic(), bytes, shared.options.calls_per_connection);
+                }
+            }
+            () = sleep_until(first_deadline), if !begun && !draining && expired.is_none() => {
+                shared.strangers.faults.count(|| format!("of {}: it began no call", peer.identity));
+                return close(DONE, "no call began in time");
+            }
             stream = connection.accept() => {
                 let Some(stream) = stream else {
                     // The peer is gone; its streams notice.
                     break;
                 };
+                if expired.is_some() {
+                    continue;
+                }
                 let (shared, peer) = (Arc::clone(&shared), peer.clone());
                 let closed = connection.quic().clone();
                 tasks.spawn(async move {
@@ -205,12 +267,16 @@ async fn serve(shared: Arc<Shared>, connection: Connected, place: &Place) {
                     }
                 });
             }
-            () = tasks.wait(), if draining => break,
+            () = tasks.wait(), if draining || expired.is_some() => break,
         }
     }
     tasks.close();
+    if expired.is_some() {
+        close(EXPIRED, "the certificate that this caller showed has ended");
+    }
     if timeout(2 * LAST_WORDS, tasks.wait()).await.is_err() {
         tracing::debug!(peer = %peer.identity, "streams were cut off");
     }
-    connection.quic().close(DONE, b"the server left");
+    close(DONE, "the server left");
+    drop(windows);
 }

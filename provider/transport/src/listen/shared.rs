@@ -1,27 +1,52 @@
-//! What all connections of one listener share: functions, limits, and who holds how much.
+//! What all connections of one listener share: functions, limits, and what is told of strangers.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, Room};
 use crate::functions::Functions;
+use crate::listen::places::Place;
 use crate::service::Service;
+use crate::strangers::Tally;
+use crate::tls::Holder;
 use crate::{Identity, ListenOptions};
 
 /// How long a server that leaves waits for peers to take what it sent them.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The clock is looked at so often: a certificate may end in years, and the clock be set meanwhile.
+const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(60);
+
+/// What a listener's strangers cause, counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Strangers {
+    pub(crate) refused: Tally,
+    pub(crate) handshakes: Tally,
+    pub(crate) faults: Tally,
+    pub(crate) calls: Tally,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self {
+            refused: Tally::new("connections are refused"),
+            handshakes: Tally::new("handshakes failed"),
+            faults: Tally::new("connections ended with a fault of their peer"),
+            calls: Tally::new("invocations failed"),
+        }
+    }
+}
 
 /// The state of one listener.
 pub(crate) struct Shared {
     pub(crate) options: ListenOptions,
     pub(crate) functions: Functions,
     pub(crate) budget: Budget,
+    pub(crate) strangers: Strangers,
     /// Take no new calls.
     pub(crate) drain: CancellationToken,
     /// Cut off what is under way.
@@ -49,16 +74,46 @@ pub(crate) struct InFlight {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) identity: Identity,
-    share: Arc<Share>,
+    /// The end of the certificate that the identity is from.
+    not_after: Option<SystemTime>,
+    pub(crate) place: Arc<Place>,
     calls: Arc<Semaphore>,
 }
 
 impl Peer {
-    pub(crate) fn new(identity: Identity, share: &Arc<Share>, options: &ListenOptions) -> Self {
+    pub(crate) fn new(identity: Identity, place: Place, options: &ListenOptions) -> Self {
         Self {
             identity,
-            share: Arc::clone(share),
+            not_after: None,
+            place: Arc::new(place),
             calls: Arc::new(Semaphore::new(options.calls_per_connection)),
+        }
+    }
+
+    /// The holder of a certificate, for as long as it holds.
+    pub(crate) fn holder(holder: Holder, place: Place, options: &ListenOptions) -> Self {
+        Self {
+            not_after: Some(holder.not_after),
+            ..Self::new(holder.identity, place, options)
+        }
+    }
+
+    /// It has begun a call.
+    pub(crate) fn begin(&self) {
+        self.place.begin(&self.identity);
+    }
+
+    /// Ends when the peer's certificate does.
+    pub(crate) async fn expired(&self) {
+        let Some(not_after) = self.not_after else {
+            return std::future::pending().await;
+        };
+        // It holds through its last second.
+        let end = not_after + Duration::from_secs(1);
+        while let Ok(left) = end.duration_since(SystemTime::now())
+            && !left.is_zero()
+        {
+            tokio::time::sleep(left.min(LOOK_AT_THE_CLOCK)).await;
         }
     }
 }
@@ -68,6 +123,7 @@ impl Shared {
         Self {
             functions: Functions::new(service, &options.limits),
             budget: Budget::new(options.limits.buffered_bytes),
+            strangers: Strangers::default(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             in_flight: Arc::default(),
@@ -95,7 +151,7 @@ impl Shared {
     /// A place among the calls of a connection and its peer.
     pub(crate) fn begin(&self, peer: &Peer) -> Option<InFlight> {
         let of_connection = Arc::clone(&peer.calls).try_acquire_owned().ok()?;
-        let of_peer = Arc::clone(&peer.share.calls).try_acquire_owned().ok()?;
+        let of_peer = Arc::clone(&peer.place.share.calls).try_acquire_owned().ok()?;
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(InFlight {
             count: Arc::clone(&self.in_flight),
@@ -104,9 +160,16 @@ impl Shared {
         })
     }
 
+    /// Room for a result, of the peer's share and of everybody's, once there is some. The caller bounds the wait.
+    pub(crate) async fn room_for_result(&self, peer: &Peer, bytes: usize) -> Room {
+        let mut room = peer.place.share.unsent.take(bytes).await;
+        room.merge_other(self.budget.take(bytes).await);
+        room
+    }
+
     /// Room for parameters, of the peer's share and of everybody's.
     pub(crate) fn room(&self, peer: &Peer, bytes: usize) -> Option<Room> {
-        let mut room = peer.share.budget.try_take(bytes)?;
+        let mut room = peer.place.share.budget.try_take(bytes)?;
         room.merge_other(self.budget.try_take(bytes)?);
         Some(room)
     }
@@ -124,110 +187,5 @@ impl Shared {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Whose connections count together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
-    Address(IpAddr),
-    User(u32),
-}
-
-/// What the connections of one peer hold together.
-#[derive(Debug)]
-pub(crate) struct Share {
-    connections: AtomicUsize,
-    calls: Arc<Semaphore>,
-    budget: Budget,
-}
-
-/// Who is connected.
-#[derive(Debug, Default)]
-pub(crate) struct Peers {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    connections: usize,
-    shares: HashMap<Key, Arc<Share>>,
-}
-
-/// A place among the connections.
-#[derive(Debug)]
-pub(crate) struct Place {
-    state: Arc<Mutex<State>>,
-    key: Key,
-    pub(crate) share: Arc<Share>,
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Peers {
-    /// A place, unless all places, or all that one peer may have, are taken.
-    pub(crate) fn admit(&self, key: Key, options: &ListenOptions) -> Option<Place> {
-        let mut state = lock(&self.state);
-        if state.connections >= options.connections {
-            return None;
-        }
-        let share = Arc::clone(state.shares.entry(key).or_insert_with(|| {
-            Arc::new(Share {
-                connections: AtomicUsize::new(0),
-                calls: Arc::new(Semaphore::new(options.calls_per_peer)),
-                budget: Budget::new(options.bytes_per_peer),
-            })
-        }));
-        // All changes are made under the lock.
-        if share.connections.load(Ordering::Relaxed) >= options.connections_per_peer {
-            return None;
-        }
-        share.connections.fetch_add(1, Ordering::Relaxed);
-        state.connections += 1;
-        Some(Place {
-            state: Arc::clone(&self.state),
-            key,
-            share,
-        })
-    }
-
-    pub(crate) fn connections(&self) -> usize {
-        lock(&self.state).connections
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = lock(&self.state);
-        state.connections -= 1;
-        if self.share.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
-            state.shares.remove(&self.key);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_peer_can_not_take_the_places_of_another() {
-        let options = ListenOptions {
-            connections: 3,
-            connections_per_peer: 2,
-            ..ListenOptions::default()
-        };
-        let peers = Peers::default();
-        let (one, other) = (Key::User(1), Key::User(2));
-        let first = peers.admit(one, &options).expect("a place");
-        let _second = peers.admit(one, &options).expect("a place");
-        assert!(peers.admit(one, &options).is_none(), "its own limit");
-        let _third = peers.admit(other, &options).expect("a place");
-        assert!(peers.admit(other, &options).is_none(), "the limit of all");
-        drop(first);
-        assert_eq!(peers.connections(), 2);
-        assert!(peers.admit(one, &options).is_some());
     }
 }

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
-
-use crate::endpoint::Authority;
-use crate::listen::shared::Key;
-use crate::listen::stream::Stream;
 use tokio_rustls::TlsAcceptor;
-use wrpc_websockets::ServerBuilder;
 
-use crate::endpoint::UrlPath;
-use crate::{Identity, tls, websocket};
+use crate::Identity;
+use crate::endpoint::Authority;
+use crate::listen::places::Key;
+use crate::listen::stream::Stream;
+use crate::tls::{self, Holder};
+
+/// What the kernel calls a user that it does not know.
+const NO_USER: u32 = u32::MAX;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -36,48 +37,39 @@ pub(crate) enum Raw {
 #[derive(Clone, Default)]
 pub(crate) struct Upgrade {
     pub(crate) tls: Option<TlsAcceptor>,
-    pub(crate) web: Option<UrlPath>,
+    /// Whoever has no certificate of an authority is refused.
+    pub(crate) certificates: bool,
+}
+
+/// Whose a connection is.
+#[derive(Clone, Debug)]
+pub(crate) enum Known {
+    As(Identity),
+    By(Holder),
 }
 
 impl Upgrade {
-    /// The byte stream of a connection, and how its peer is known. The caller bounds its time.
-    pub(crate) async fn run(self, raw: Raw, identity: Identity) -> io::Result<(Stream, Identity)> {
-        match (raw, self.tls) {
-            (Raw::Tcp(tcp), Some(acceptor)) => {
-                let stream = acceptor.accept(tcp).await?;
-                let identity = tls::identity(stream.get_ref().1.peer_certificates());
-                Ok((byte_stream(self.web, stream).await?, identity))
+    /// The byte stream of a connection, and how its peer is known. `identity` is what is known without a certificate.
+    /// The caller bounds its time.
+    pub(crate) async fn run(self, raw: Raw, identity: Identity) -> io::Result<(Stream, Known)> {
+        let (tcp, acceptor) = match (raw, self.tls) {
+            (Raw::Tcp(tcp), Some(acceptor)) => (tcp, acceptor),
+            (raw, _) => return Ok((raw.into(), Known::As(identity))),
+        };
+        let stream = acceptor.accept(tcp).await?;
+        let known = match self.certificates {
+            true => {
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                Known::By(tls::holder(chain).ok_or_else(unreadable)?)
             }
-            (Raw::Tcp(tcp), None) if self.web.is_some() => Ok((byte_stream(self.web, tcp).await?, identity)),
-            (raw, _) => Ok((raw.into(), identity)),
-        }
+            false => Known::As(identity),
+        };
+        Ok((Stream::of(stream), known))
     }
 }
 
-async fn byte_stream<T>(web: Option<UrlPath>, stream: T) -> io::Result<Stream>
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let Some(path) = web else {
-        return Ok(Stream::of(stream));
-    };
-    let accepted = ServerBuilder::new().limits(websocket::limits()).accept(stream).await;
-    let (request, socket) = accepted.map_err(io::Error::other)?;
-    if request.uri().path() != path.as_str() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "nothing is served on that path",
-        ));
-    }
-    // A page in a browser calls on behalf of whoever looks at it: on the loopback it could reach what only this
-    // machine may.
-    if request.headers().contains_key("origin") {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "pages in a browser are not served",
-        ));
-    }
-    Ok(websocket::stream(socket))
+pub(crate) fn unreadable() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "its certificate can't be read")
 }
 
 /// Binds the first address of a name. `beyond_loopback` tells whether it may be more than this machine's.
@@ -103,17 +95,21 @@ impl Socket {
                 let (stream, address) = listener.accept().await?;
                 // Small answers go out at once; they are gathered here already. A peer that is gone is noticed later.
                 stream.set_nodelay(true).ok();
-                Ok((Raw::Tcp(stream), Key::Address(address.ip()), Identity::Anonymous))
+                let (key, identity) = (Key::of_address(address.ip()), Identity::of_address(address.ip()));
+                Ok((Raw::Tcp(stream), key, identity))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.socket.accept().await?;
                 // Of this connection, not of the socket.
                 let unknown = |error| io::Error::new(io::ErrorKind::ConnectionAborted, error);
                 let peer = stream.peer_cred().map_err(unknown)?;
-                let identity = Identity::Unix {
-                    uid: peer.uid(),
-                    gid: peer.gid(),
-                    pid: peer.pid(),
+                let identity = match peer.uid() {
+                    NO_USER => Identity::Nobody,
+                    uid => Identity::Unix {
+                        uid,
+                        gid: peer.gid(),
+                        pid: peer.pid(),
+                    },
                 };
                 Ok((Raw::Unix(stream), Key::User(peer.uid()), identity))
             }
@@ -168,8 +164,8 @@ pub(crate) struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Binds a path. A socket that nobody listens on any more, as a killed server leaves it, is replaced; anything else
-    /// that is there stays.
+    /// Binds a path. A socket that nobody listens on any more, as a killed server leaves it, is replaced; anything
+    /// else that is there stays.
     pub(crate) async fn bind(path: &Path, mode: u32) -> io::Result<Self> {
         if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
             match UnixStream::connect(path).await {

@@ -45,9 +45,11 @@ impl std::fmt::Debug for Stream {
 
 /// Serves whatever the peer wants of it.
 pub(crate) async fn serve(shared: Arc<Shared>, peer: Peer, stream: Stream, since: Instant) {
-    let identity = peer.identity.clone();
-    if let Err(error) = dispatch(shared, peer, stream, since).await {
-        tracing::debug!(peer = %identity, %error, "a stream ended");
+    let (identity, faults) = (peer.identity.clone(), shared.strangers.faults.clone());
+    match dispatch(shared, peer, stream, since).await {
+        Err(error @ Error::Protocol(_)) => faults.count(|| format!("of {identity}: {error}")),
+        Err(error) => tracing::debug!(peer = %identity, %error, "a stream ended"),
+        Ok(()) => {}
     }
 }
 
@@ -85,6 +87,7 @@ async fn one_call(
     let header = header
         .await
         .map_err(|_| Error::Protocol("a header that does not end"))??;
+    peer.begin();
     let Some(_in_flight) = shared.begin(&peer) else {
         return Err(Error::Protocol("more calls at a time than one peer may have"));
     };
@@ -106,15 +109,14 @@ async fn one_call(
     let body = match result {
         Ok(body) => body,
         Err(failure) => {
-            tracing::warn!(
-                instance = header.instance, function = header.func, peer = %peer.identity, ?failure,
-                "an invocation failed"
-            );
+            let (instance, func, who) = (&header.instance, &header.func, &peer.identity);
+            let calls = &shared.strangers.calls;
+            calls.count(|| format!("{instance}.{func} of {who}: {failure:?}"));
             // wRPC's framing has no word for a failure but a stream that ends without a result.
             Bytes::new()
         }
     };
-    let _room = timeout_at(deadline, shared.budget.take(body.len()))
+    let _room = timeout_at(deadline, shared.room_for_result(&peer, body.len()))
         .await
         .map_err(|_| Error::NoRoom)?;
     let answer = async {

@@ -22,6 +22,9 @@ const READ_BYTES: usize = 16 << 10;
 /// A peer that is silent for so long is asked whether it is there; if it is silent for as long again, it is not.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Of why a server ends a session.
+const MAX_REASON_CHARS: usize = 200;
+
 /// One session with a server.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -299,6 +302,13 @@ impl Inner {
                 }
             }
             Kind::Leaving => {
+                if !payload.is_empty() {
+                    let why: String = String::from_utf8_lossy(&payload)
+                        .chars()
+                        .take(MAX_REASON_CHARS)
+                        .collect();
+                    tracing::warn!(why, "a server ends this session");
+                }
                 self.leaving.store(true, Ordering::Release);
                 self.close_if_left();
             }

@@ -81,7 +81,8 @@ pub(crate) enum Kind {
     /// Answered by `Pong`.
     Ping,
     Pong,
-    /// Of the server: it takes no new calls. Those under way are answered.
+    /// Of the server: it takes no new calls. Those under way are answered. It may say why, where it does not end
+    /// itself.
     Leaving,
 }
 

@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::{AbortHandle, Abortable};
 use tokio::io::AsyncReadExt as _;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +27,8 @@ use crate::{Caller, Error, Part};
 const READ_BYTES: usize = 16 << 10;
 /// What a call takes of the allowance at least.
 const MIN_CALL_BYTES: usize = 256;
+/// Why a session ends, where that is not the server's end.
+const EXPIRED: &[u8] = b"the certificate that this caller showed has ended";
 /// One session's part of all bytes held.
 const UNSENT_SHARE: usize = 8;
 
@@ -77,6 +79,7 @@ pub(crate) async fn serve(
         ));
     }
     buffer.advance(HELLO.len());
+    peer.begin();
 
     let options = &shared.options;
     let greeting = Greeting {
@@ -166,6 +169,8 @@ impl Session {
         let options = &shared.options;
         let mut assembling: HashMap<u32, Assembling> = HashMap::new();
         let mut leaving = false;
+        // When a caller whose certificate has ended is cut off.
+        let mut expired = None;
         // A frame that has begun has to end.
         let mut frame_since = None;
         let mut heard = Instant::now();
@@ -204,6 +209,14 @@ impl Session {
                     leaving = true;
                     self.queue.push_now(Kind::Leaving, 0, &[])?;
                 }
+                () = self.peer.expired(), if expired.is_none() => {
+                    tracing::info!(peer = %self.peer.identity, "a session ends with the certificate of its caller");
+                    // What it began while the certificate held is answered.
+                    expired = Some(Instant::now() + options.limits.serve_deadline);
+                    leaving = true;
+                    self.queue.push_now(Kind::Leaving, 0, EXPIRED)?;
+                }
+                () = sleep_until(expired.unwrap_or(deadline)), if expired.is_some() => return Ok(End::Left),
                 read = timeout_at(deadline, rx.read_buf(&mut buffer)) => match read {
                     Ok(Ok(0)) => return Ok(if leaving && self.idle(&assembling) { End::Left } else { End::Closed }),
                     Ok(Ok(_)) => heard = Instant::now(),
@@ -342,10 +355,9 @@ impl Session {
             // From here on it can't be cancelled: a part of an answer would break the session.
             session.running().remove(&id);
             if let Err(failure) = &result {
-                tracing::warn!(
-                    instance = call.instance, function = call.func, peer = %session.peer.identity, ?failure,
-                    "an invocation failed"
-                );
+                let (instance, func, who) = (&call.instance, &call.func, &session.peer.identity);
+                let calls = &session.shared.strangers.calls;
+                calls.count(|| format!("{instance}.{func} of {who}: {failure:?}"));
             }
             session.answer(id, deadline, result).await;
             drop(in_flight);
@@ -359,13 +371,12 @@ impl Session {
         let room = match &result {
             Ok(body) => {
                 let take = async {
-                    let mut room = self.unsent.take(body.len()).await;
-                    room.merge_other(self.shared.budget.take(body.len()).await);
-                    room
+                    let of_session = self.unsent.take(body.len()).await;
+                    (of_session, self.shared.room_for_result(&self.peer, body.len()).await)
                 };
                 timeout_at(deadline, take).await
             }
-            Err(_) => Ok(Room::default()),
+            Err(_) => Ok(<(Room, Room)>::default()),
         };
         let result = match &room {
             Ok(_) => result,

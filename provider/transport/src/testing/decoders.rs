@@ -7,7 +7,7 @@ use crate::caller::MAX_ID_BYTES;
 use crate::framed::{self, Frames};
 use crate::session::codec::{self, GREETING_BYTES, Greeting, Kind};
 use crate::wire::Failure;
-use crate::{Caller, Endpoint, Part, bundle};
+use crate::{Caller, Endpoint, Identity, Part, bundle, tls};
 
 const BODY_LIMIT: usize = 4096;
 
@@ -25,6 +25,32 @@ pub fn endpoint(bytes: &[u8]) {
             text.contains('@') || again == Ok(endpoint),
             "it is written otherwise than read"
         );
+    }
+}
+
+/// A certificate that was verified. Its names are short, and nothing in them can end a line of a log.
+///
+/// # Panics
+/// If one is not.
+pub fn certificate(bytes: &[u8]) {
+    let Some(holder) = tls::holder(&[bytes.to_vec().into()]) else {
+        return;
+    };
+    match holder.identity {
+        Identity::Nobody => {}
+        Identity::Certificate(names) => {
+            let mut all = names
+                .uris
+                .iter()
+                .chain(&names.dns)
+                .chain(&names.common_names)
+                .peekable();
+            assert!(all.peek().is_some(), "a certificate without a name is nobody's");
+            for name in all {
+                assert!((1..=2048).contains(&name.len()) && !name.chars().any(char::is_control));
+            }
+        }
+        identity => panic!("a certificate proves {identity}"),
     }
 }
 
@@ -122,6 +148,7 @@ mod tests {
         #[test]
         fn anything_is_taken(bytes in vec(any::<u8>(), 0..300)) {
             super::endpoint(&bytes);
+            super::certificate(&bytes);
             super::stock_invocation(&bytes);
             super::session_frames(&bytes);
             super::bundle(&bytes);

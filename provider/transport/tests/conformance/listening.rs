@@ -1,10 +1,13 @@
 //! Sessions on everything that is listened on.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use fanout_transport::testing::{RawStream, TestAuthority, raw_stream};
-use fanout_transport::{ConnectOptions, Endpoint, Error, Identity, ListenOptions, Listener, Options, Remote, Service};
+use fanout_transport::{
+    CertificateNames, ConnectOptions, Endpoint, Error, Identity, ListenOptions, Listener, Options, Remote, Service,
+    raise_open_files,
+};
 use tempfile::TempDir;
 
 use crate::suite::{Served, Wire};
@@ -56,6 +59,8 @@ impl Listening {
     }
 
     pub(crate) async fn start(&self, service: &Service, options: ListenOptions) -> fanout_transport::Serving {
+        // Both ends of all connections are files of this process.
+        raise_open_files();
         let options = ListenOptions {
             tls: Some(self.authority.server()),
             ..options
@@ -97,8 +102,12 @@ impl Wire for Listening {
                     pid: i32::try_from(std::process::id()).ok(),
                 }
             }
-            Endpoint::Tcp(_) | Endpoint::WebSocket(..) => Identity::Anonymous,
-            _ => Identity::Certificate(CALLER.to_owned()),
+            Endpoint::Tcp(_) => Identity::Loopback,
+            _ => Identity::Certificate(Arc::new(CertificateNames {
+                uris: Vec::new(),
+                dns: vec![CALLER.to_owned(), "localhost".to_owned()],
+                common_names: vec![CALLER.to_owned()],
+            })),
         }
     }
 }

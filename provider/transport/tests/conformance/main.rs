@@ -3,12 +3,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod hostile;
 mod lattice;
 mod listening;
 mod security;
 mod stock;
 mod suite;
+mod windows;
 
 use listening::Listening;
 use suite::laws;
@@ -31,14 +33,6 @@ mod quic {
 
 mod webtransport {
     crate::laws!(crate::Listening::new("webtransport://127.0.0.1:0/bus"));
-}
-
-mod websocket {
-    crate::laws!(crate::Listening::new("ws://127.0.0.1:0/bus"));
-}
-
-mod websocket_tls {
-    crate::laws!(crate::Listening::new("wss://localhost:0"));
 }
 
 /// The target of a call on the lattice does not learn that its caller gave up.

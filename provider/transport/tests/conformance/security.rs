@@ -3,24 +3,21 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use bytes::Bytes;
 use fanout_transport::testing::TestAuthority;
 use fanout_transport::{
     CallContext, ClientTls, ConnectOptions, Endpoint, Error, ListenOptions, Listener, Outcome, Remote, ServerTls,
     Serving,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 use crate::suite::service;
 use crate::support::Echo;
 use crate::support::bindings::test::echo::echo;
 
-const ENCRYPTED: [&str; 4] = [
+pub(crate) const ENCRYPTED: [&str; 3] = [
     "tls://127.0.0.1:0",
     "quic://127.0.0.1:0",
     "webtransport://127.0.0.1:0/bus",
-    "wss://127.0.0.1:0/bus",
 ];
 
 async fn serving(url: &str, tls: Option<ServerTls>) -> Serving {
@@ -126,10 +123,8 @@ async fn beyond_this_machine_peers_are_authenticated_or_the_risk_is_named() {
     };
     for url in [
         "tcp://0.0.0.0:0",
-        "ws://0.0.0.0:0",
         "tls://0.0.0.0:0",
         "quic://0.0.0.0:0",
-        "wss://[::]:0",
         "webtransport://[::]:0",
     ] {
         let options = ListenOptions {
@@ -155,6 +150,12 @@ async fn beyond_this_machine_peers_are_authenticated_or_the_risk_is_named() {
     };
     assert!(bind("tls://0.0.0.0:0", options.clone()).await.is_ok());
     assert!(bind("quic://0.0.0.0:0", options).await.is_ok());
+    // What is no transport any more.
+    for url in ["ws://127.0.0.1:0", "wss://bus.example:443/bus"] {
+        let error = Error::from(url.parse::<Endpoint>().expect_err("it is none"));
+        assert_eq!(error.code(), "invalid-endpoint");
+        assert!(error.to_string().contains("webtransport://"), "{error}");
+    }
     // Nothing to encrypt with.
     let error = bind("quic://127.0.0.1:0", ListenOptions::default())
         .await
@@ -174,7 +175,6 @@ async fn what_is_not_there_is_unreachable() {
         socket.as_str(),
         "tcp://127.0.0.1:9",
         "tls://127.0.0.1:9",
-        "ws://127.0.0.1:9",
         "quic://127.0.0.1:9",
     ] {
         let options = ConnectOptions {
@@ -233,33 +233,4 @@ async fn a_socket_s_path_is_taken_and_left_with_care() {
         1,
         "nothing else is left"
     );
-}
-
-/// A page in a browser can open a WebSocket to the loopback.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_in_a_browser_is_not_served() {
-    let server = serving("ws://127.0.0.1:0/bus", None).await;
-    let at = server.local_endpoint().authority().expect("a port").to_string();
-    let upgrade = |path: &str, more: &str| {
-        format!(
-            "GET {path} HTTP/1.1\r\nhost: {at}\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n{more}\r\n"
-        )
-    };
-    // The hello of a session in an unmasked frame is refused anyway; that the connection ends at once is what counts.
-    for request in [
-        upgrade("/bus", "origin: https://evil.example\r\n"),
-        upgrade("/other", ""),
-    ] {
-        let mut stream = TcpStream::connect(&at).await.expect("it listens");
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut answer = Vec::new();
-        let read = tokio::time::timeout(crate::support::PATIENCE, stream.read_to_end(&mut answer));
-        drop(read.await.expect("the connection is closed"));
-    }
-    let remote = Remote::connect(server.local_endpoint(), ConnectOptions::default())
-        .await
-        .expect("it can be called");
-    let length = echo::length(&remote, CallContext::default(), "", &Bytes::from_static(b"1")).await;
-    assert_eq!(length.expect("an answer"), Ok(1));
 }

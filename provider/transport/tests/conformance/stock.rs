@@ -17,12 +17,11 @@ use crate::suite::service;
 use crate::support::bindings::test::echo::echo;
 use crate::support::{Echo, PATIENCE, bindings, eventually};
 
-const URLS: [&str; 5] = [
+const URLS: [&str; 4] = [
     "tcp://127.0.0.1:0",
     "tls://127.0.0.1:0",
     "quic://127.0.0.1:0",
     "webtransport://127.0.0.1:0/bus",
-    "ws://127.0.0.1:0/bus",
 ];
 
 async fn serving(endpoint: &Endpoint, authority: &TestAuthority, echo: &Echo) -> Serving {

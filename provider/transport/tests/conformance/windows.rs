@@ -1,0 +1,155 @@
+//! What a server holds of peers over QUIC: windows, within a budget.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanout_transport::testing::TestAuthority;
+use fanout_transport::{ClientIdentity, Endpoint, ListenOptions, Listener, Pem, Serving};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::time::timeout;
+
+use crate::suite::service;
+use crate::support::{Echo, PATIENCE, eventually};
+
+const HELLO: &[u8] = b"\xfafanout\x01";
+/// Long enough for a window to be used up, and short enough to do it often.
+const BLOCKED: Duration = Duration::from_millis(300);
+
+fn text(pem: &Pem) -> &str {
+    let Pem::Text(text) = pem else {
+        panic!("it is in memory")
+    };
+    text
+}
+
+/// What a caller of this name speaks.
+pub(crate) fn trusting(authority: &TestAuthority, name: &str, alpn: &[u8]) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(text(&authority.certificate()).as_bytes()).expect("a certificate");
+    roots.add(ca).expect("an authority");
+    let ClientIdentity { certificate, key } = authority.sign(name);
+    let chain = vec![CertificateDer::from_pem_slice(text(&certificate).as_bytes()).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_slice(text(&key).as_bytes()).expect("a key");
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .expect("a key of its certificate");
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config
+}
+
+struct Peer {
+    endpoint: quinn::Endpoint,
+    at: SocketAddr,
+}
+
+impl Peer {
+    fn new(server: &Serving, authority: &TestAuthority, name: &str) -> Self {
+        let crypto = QuicClientConfig::try_from(trusting(authority, name, b"fanout")).expect("for QUIC");
+        let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        // It sends whatever it may.
+        let mut transport = quinn::TransportConfig::default();
+        transport.send_window(1 << 30);
+        config.transport_config(Arc::new(transport));
+        endpoint.set_default_client_config(config);
+        let at = server.local_endpoint().authority().expect("a port");
+        let at = SocketAddr::new(at.host().parse().expect("an address"), at.port());
+        Self { endpoint, at }
+    }
+
+    async fn connect(&self) -> Option<quinn::Connection> {
+        let connecting = self.endpoint.connect(self.at, "localhost").expect("it can be tried");
+        timeout(PATIENCE, connecting).await.expect("an answer").ok()
+    }
+}
+
+/// Bytes that the server lets a peer send on a stream without reading them.
+async fn fill(stream: &mut quinn::SendStream) -> usize {
+    let mut sent = 0;
+    while let Ok(Ok(written)) = timeout(BLOCKED, stream.write(&[0xee; 4096])).await {
+        sent += written;
+    }
+    sent
+}
+
+async fn serving(authority: &TestAuthority, options: ListenOptions) -> Serving {
+    let endpoint: Endpoint = "quic://127.0.0.1:0".parse().expect("an endpoint");
+    let options = ListenOptions {
+        tls: Some(authority.server()),
+        ..options
+    };
+    let listener = Listener::bind(&endpoint, options).await.expect("it is free");
+    listener.serve(&service(&Echo::default()).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_begun_no_call_is_held_few_bytes() {
+    let authority = TestAuthority::new();
+    let server = serving(&authority, ListenOptions::default()).await;
+    let peer = Peer::new(&server, &authority, "hoarder");
+    let connection = peer.connect().await.expect("it is taken");
+    let mut streams = Vec::new();
+    while let Ok(Ok(stream)) = timeout(BLOCKED, connection.open_bi()).await {
+        streams.push(stream);
+    }
+    assert!((1..=4).contains(&streams.len()), "{} streams", streams.len());
+    // What is no hello, and whatever else may be sent.
+    let mut sent = 0;
+    for (stream, _) in &mut streams {
+        sent += fill(stream).await;
+    }
+    assert!(sent <= 64 << 10, "{sent} bytes without a call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_begun_a_call_gets_wide_windows() {
+    let authority = TestAuthority::new();
+    let server = serving(&authority, ListenOptions::default()).await;
+    let peer = Peer::new(&server, &authority, "caller");
+    let connection = peer.connect().await.expect("it is taken");
+    let (mut writer, mut reader) = connection.open_bi().await.expect("a stream");
+    writer.write_all(HELLO).await.expect("sent");
+    let mut greeting = [0; 20];
+    reader.read_exact(&mut greeting).await.expect("a greeting");
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let stream = timeout(PATIENCE, connection.open_bi()).await.expect("there are more");
+        streams.push(stream.expect("it is connected"));
+    }
+}
+
+/// A thousand connections would otherwise hold a thousand windows.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_windows_of_one_peer_are_within_its_budget() {
+    let authority = TestAuthority::new();
+    let options = ListenOptions {
+        window_bytes_per_peer: 2 << 20,
+        window_bytes: 4 << 20,
+        ..ListenOptions::default()
+    };
+    let server = serving(&authority, options).await;
+    let peer = Peer::new(&server, &authority, "hoarder");
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        held.extend(peer.connect().await);
+    }
+    eventually("21 of 96 KiB are 2 MiB", || server.connections() <= 21).await;
+    assert!(server.connections() > 8, "{}", server.connections());
+    // Another caller of the same address has its own.
+    let other = Peer::new(&server, &authority, "other");
+    let connection = other.connect().await.expect("it is taken");
+    let (mut writer, mut reader) = connection.open_bi().await.expect("a stream");
+    writer.write_all(HELLO).await.expect("sent");
+    let greeted = reader.read_exact(&mut [0; 20]).await;
+    greeted.expect("it is served");
+    // Those that begin no call are let go.
+    for connection in held {
+        timeout(PATIENCE, connection.closed()).await.expect("it is let go");
+    }
+}

@@ -1,0 +1,295 @@
+//! What strangers do to a listener costs them, and neither other listeners nor the log.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fanout_client::{Bus, ClientTls, ErrorKind, Event, Options, Pem, connect_with};
+use fanout_tests::{ANYONE_HERE, SERVED_POLICY, Served, eventually};
+use fanout_transport::raise_open_files;
+use fanout_transport::testing::{NatsServer, TestAuthority, TestNames};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// No honest request takes longer: this is a bound, not a measure.
+const SOON: Duration = Duration::from_secs(4);
+
+fn options(tls: Option<ClientTls>) -> Options {
+    let mut options = Options::default();
+    options.tls = tls;
+    options.deadline = SOON;
+    options
+}
+
+fn address(url: &str) -> SocketAddr {
+    let (_, address) = url.split_once("://").unwrap();
+    address.parse().unwrap()
+}
+
+/// Puts what a server listens with where it reads it.
+fn put(folder: &Path, authority: &TestAuthority) -> [String; 6] {
+    let tls = authority.server();
+    let file = |name: &str, pem: &Pem| {
+        let Pem::Text(text) = pem else {
+            panic!("it is in memory")
+        };
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    [
+        "--tls-certificate".to_owned(),
+        file("bus.pem", &tls.certificate),
+        "--tls-key".to_owned(),
+        file("bus.key", &tls.key),
+        "--tls-client-ca".to_owned(),
+        file("ca.pem", &authority.certificate()),
+    ]
+}
+
+async fn publish(url: &str, tls: Option<ClientTls>, id: &str) -> Result<Bus, fanout_client::Error> {
+    let bus = connect_with(url, options(tls)).await?;
+    bus.publish(&Event::new("acme", "invoice.paid", id)).await?;
+    Ok(bus)
+}
+
+/// Says nothing, and connects again when it is closed, for as long as it is to.
+async fn silent(at: SocketAddr, again: Arc<AtomicBool>) {
+    while again.load(Ordering::Relaxed) {
+        if let Ok(mut stream) = TcpStream::connect(at).await {
+            let mut rest = [0; 64];
+            while let Ok(1..) = stream.read(&mut rest).await {}
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_to_one_listener_stop_no_other() {
+    raise_open_files();
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let authority = TestAuthority::new();
+    let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder.path()).unwrap());
+    let more = format!("unix-uid = {uid}\ncertificate-dns = \"billing.example\"\n");
+    std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}{more}")).unwrap();
+    let socket = format!("unix:{}", folder.path().join("bus.sock").display());
+    let files = put(folder.path(), &authority);
+    let listen = ["tcp://127.0.0.1:0", &socket, "tls://127.0.0.1:0", "quic://127.0.0.1:0"];
+    let mut args: Vec<&str> = listen.iter().flat_map(|url| ["--listen", url]).collect();
+    args.extend(files.iter().map(String::as_str));
+    let served = Served::start_with_files(1024, &nats.url(), &policy, &args);
+
+    // More than there are files, on two of the listeners, anew when they are closed.
+    let mut strangers = JoinSet::new();
+    let again = Arc::new(AtomicBool::new(true));
+    for url in [&served.listen[0], &served.listen[2]] {
+        let at = address(url);
+        for _ in 0..1100 {
+            strangers.spawn(silent(at, Arc::clone(&again)));
+        }
+    }
+    let tls = authority.client("billing.example");
+    let local = |url: &str| url.replace("127.0.0.1", "localhost");
+    let elsewhere = [
+        (served.listen[1].clone(), None),
+        (local(&served.listen[3]), Some(tls.clone())),
+    ];
+    eventually("strangers are refused", || async {
+        served.log().contains("connections are refused").then_some(())
+    })
+    .await;
+    for round in 0..10 {
+        for (url, tls) in &elsewhere {
+            let published = publish(url, tls.clone(), &format!("{round} {url}")).await;
+            assert!(published.is_ok(), "{url}: {published:?}");
+        }
+    }
+    // And on those listeners, from the address of the strangers: whoever speaks takes the place of one that does not.
+    again.store(false, Ordering::Relaxed);
+    for (url, tls) in [(served.listen[0].clone(), None), (local(&served.listen[2]), Some(tls))] {
+        eventually("a place", || async {
+            publish(&url, tls.clone(), &format!("among strangers {url}")).await.ok()
+        })
+        .await;
+    }
+    // The store is reached all the while, and files are there to be read.
+    served.signal("HUP");
+    eventually("the policy is read", || async {
+        served.log().contains("the policy is read again").then_some(())
+    })
+    .await;
+    strangers.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
+    raise_open_files();
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}")).unwrap();
+    let files = put(folder.path(), &TestAuthority::new());
+    let mut args = vec!["--listen", "tcp://127.0.0.1:0", "--listen", "tls://127.0.0.1:0"];
+    args.extend(files.iter().map(String::as_str));
+    let served = Served::start(&nats.url(), &policy, &args);
+    let before = served.log().lines().count();
+    // What is no call; a call of nothing; a handshake of nobody.
+    let nothing = b"\x00\x21fanout:bus/publisher@0.1.0\x00";
+    for (url, bytes) in [
+        (&served.listen[0], &b"GET :1:2: HTTP/1.1\r\n\r\n"[..]),
+        (&served.listen[0], nothing),
+        (&served.listen[0], b"\x00\x01a\x01b\x00\x01\x00"),
+        (&served.listen[1], b"\x16\x03\x01\x00\x01\x00"),
+    ] {
+        let at = address(url);
+        let started = std::time::Instant::now();
+        let mut flood = JoinSet::new();
+        for _ in 0..500 {
+            flood.spawn(async move {
+                if let Ok(mut stream) = TcpStream::connect(at).await
+                    && stream.write_all(bytes).await.is_ok()
+                    && stream.shutdown().await.is_ok()
+                {
+                    let mut rest = Vec::new();
+                    drop(stream.read_to_end(&mut rest).await);
+                }
+            });
+        }
+        flood.join_all().await;
+        let seconds = started.elapsed().as_secs() as usize + 1;
+        let lines = served.log().lines().count() - before;
+        assert!(
+            lines < 20 + 10 * seconds,
+            "{lines} lines in {seconds} s:\n{}",
+            served.log()
+        );
+    }
+    assert!(served.log().contains("handshakes failed"), "{}", served.log());
+    assert!(publish(&served.listen[0], None, "1").await.is_ok(), "it serves on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_what_its_names_are_and_nothing_more() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let authority = TestAuthority::new();
+    let callers = "
+[callers.billing]
+certificate-uri = \"spiffe://example.org/billing\"
+certificate-dns = \"billing.example\"
+publish.tenants = \"acme\"
+
+[callers.audit]
+certificate-cn = \"audit\"
+publish.tenants = \"acme\"
+";
+    std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}{callers}")).unwrap();
+    let files = put(folder.path(), &authority);
+    let listen = [
+        "tls://127.0.0.1:0",
+        "quic://127.0.0.1:0",
+        "webtransport://127.0.0.1:0/bus",
+    ];
+    let mut args: Vec<&str> = listen.iter().flat_map(|url| ["--listen", url]).collect();
+    args.extend(files.iter().map(String::as_str));
+    let served = Served::start(&nats.url(), &policy, &args);
+    let of = |uris: &'static [&'static str], dns: &'static [&'static str], common_name| TestNames {
+        uris,
+        dns,
+        common_name,
+        ..TestNames::default()
+    };
+    for url in &served.listen {
+        let url = url.replace("127.0.0.1", "localhost");
+        for (n, names) in [
+            of(&["spiffe://example.org/billing"], &[], None),
+            of(
+                &["spiffe://example.org/other", "spiffe://example.org/billing"],
+                &["x.example"],
+                Some("x"),
+            ),
+            of(&[], &["x.example", "BILLING.example"], None),
+            of(&[], &[], Some("audit")),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let published = publish(&url, Some(authority.client_with(names)), &format!("{n} {url}")).await;
+            assert!(published.is_ok(), "{url} {names:?}: {published:?}");
+        }
+        for names in [
+            // Not the loopback, from which it comes, and whose caller may do everything.
+            of(&[], &[], None),
+            of(&[], &[], Some("spiffe://example.org/billing")),
+            of(&[], &[], Some("billing.example")),
+            of(&[], &["audit"], None),
+            of(&["spiffe://example.org/billing/x"], &["x.billing.example"], Some("")),
+            // Two callers at once.
+            of(&["spiffe://example.org/billing"], &[], Some("audit")),
+        ] {
+            let refused = publish(&url, Some(authority.client_with(&names)), "x").await;
+            let refused = refused.expect_err("it is no caller");
+            assert_eq!(
+                (refused.kind, refused.code.as_str()),
+                (ErrorKind::NotPermitted, "unknown-caller"),
+                "{url} {names:?}: {refused}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_refused_once_the_list_is_read() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let authority = TestAuthority::new();
+    let crl = folder.path().join("revoked.crl");
+    std::fs::write(&crl, authority.revoke_der(&[])).unwrap();
+    let callers = "\n[callers.billing]\ncertificate-dns = \"billing.example\"\npublish.tenants = \"acme\"\n";
+    let setting = format!("tls.client-crl = {:?}\n", crl.display().to_string());
+    let files = put(folder.path(), &authority);
+    let tls = format!(
+        "tls.certificate = {:?}\ntls.key = {:?}\ntls.client-ca = {:?}\n{setting}",
+        files[1], files[3], files[5]
+    );
+    std::fs::write(&policy, format!("{tls}{SERVED_POLICY}{callers}")).unwrap();
+    let args = ["--listen", "tls://127.0.0.1:0", "--listen", "quic://127.0.0.1:0"];
+    let served = Served::start(&nats.url(), &policy, &args);
+    let holder = |serial| {
+        authority.client_with(&TestNames {
+            dns: &["billing.example"],
+            serial: Some(serial),
+            ..TestNames::default()
+        })
+    };
+    let mut callers = Vec::new();
+    for url in &served.listen {
+        let url = url.replace("127.0.0.1", "localhost");
+        let bus = publish(&url, Some(holder(7)), &format!("7 {url}")).await.unwrap();
+        let other = publish(&url, Some(holder(8)), &format!("8 {url}")).await.unwrap();
+        callers.push((url, bus, other));
+    }
+    std::fs::write(&crl, authority.revoke_der(&[7])).unwrap();
+    served.signal("HUP");
+    for (url, bus, other) in callers {
+        // Its connection is over as well.
+        let event = |id: &str| Event::new("acme", "invoice.paid", format!("{id} {url}"));
+        eventually("it is refused", || async {
+            let refused = bus.publish(&event("revoked")).await.err()?;
+            (refused.kind == ErrorKind::NotPermitted && format!("{refused:?}").contains("CertificateRevoked"))
+                .then_some(())
+        })
+        .await;
+        eventually("the other comes back", || async {
+            other.publish(&event("valid")).await.ok()
+        })
+        .await;
+    }
+}
