@@ -1,5 +1,6 @@
 //! The command line of `fanout-dev`. `cargo xtask demo` fills in the paths; tests give them by environment.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -114,8 +115,8 @@ pub(crate) struct Run {
     /// The component, the very file that a wasmCloud host would be given
     pub(crate) component: PathBuf,
     /// The bus: tcp://, tls://, unix:, quic://, webtransport://, or nats://host:port?target=LATTICE.BUS
-    #[arg(long)]
-    pub(crate) bus: fanout_transport::Endpoint,
+    #[arg(long, value_parser = bus)]
+    pub(crate) bus: Result<fanout_transport::Endpoint, fanout_transport::EndpointError>,
     /// The component's name; by default, that of its file
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -147,6 +148,11 @@ pub(crate) struct Run {
     /// Print one line of JSON instead of the READY line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// One that can't be read is told later: the message that is made here would repeat it, a password of NATS included.
+fn bus(text: &str) -> Result<Result<fanout_transport::Endpoint, fanout_transport::EndpointError>, Infallible> {
+    Ok(text.parse())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

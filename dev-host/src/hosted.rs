@@ -1,6 +1,7 @@
 //! `fanout-dev run`: one component on a bus over wRPC, without a wasmCloud host.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(crate) fn run(run: Run) -> Result<ExitCode> {
         )
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would panic where standard error is closed.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Runtime::new().context("can't start the runtime")?;
     runtime.block_on(attend(run))
@@ -43,13 +46,14 @@ async fn attend(run: Run) -> Result<ExitCode> {
         Some(name) => name.clone(),
         None => file_name(&run.component)?,
     };
+    let bus = run.bus.clone()?;
     let (orders, ordered) = mpsc::channel(ORDERS);
     let surroundings = Surroundings {
         name: name.clone(),
         config: run.config.iter().cloned().collect(),
         secrets: Secrets(read_secrets(&run.secret)?),
         buckets: Buckets::default(),
-        bus: Upstream::new(Lazy::new(run.bus.clone(), connect_options(&run, &name)), CALL_DEADLINE),
+        bus: Upstream::new(Lazy::new(bus.clone(), connect_options(&run, &name)), CALL_DEADLINE),
         orders: orders.clone(),
     };
     let deadline = Duration::from_millis(run.deadline_ms);
@@ -70,18 +74,14 @@ async fn attend(run: Run) -> Result<ExitCode> {
         orders.send(declared(&name, settings, &program)?).await?;
     }
     let url = address.map(|address| format!("http://{address}"));
-    if run.json {
-        println!(
-            "{}",
-            json!({ "component": name, "sha256": program.sha256(), "http": url })
-        );
+    let said = if run.json {
+        json!({ "component": name, "sha256": program.sha256(), "http": url }).to_string()
     } else {
-        println!(
-            "READY {name} {} on {}",
-            url.as_deref().unwrap_or("without HTTP"),
-            run.bus
-        );
-    }
+        let url = url.as_deref().unwrap_or("without HTTP");
+        format!("READY {name} {url} on {bus}")
+    };
+    // It runs whether or not anybody reads this.
+    drop(writeln!(std::io::stdout(), "{said}"));
     let reason = interrupt.signalled().await;
     stop.cancel();
     if let Some(serving) = serving {

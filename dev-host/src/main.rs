@@ -31,6 +31,7 @@ mod transport;
 mod up;
 mod wait;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         command => run(&command),
     };
     ended.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        drop(writeln!(std::io::stderr(), "error: {error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -66,6 +67,8 @@ fn run(command: &Command) -> Result<ExitCode> {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would panic where standard error is closed.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Runtime::new().context("can't start the runtime")?;
     let code = runtime.block_on(attend(command, run, &console));

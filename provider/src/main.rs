@@ -1,14 +1,34 @@
 //! The binary that a wasmCloud host starts, with its data on standard input.
 
+use std::io::Write as _;
+
 use tracing_subscriber::EnvFilter;
+
+const HELP: &str = "\
+The capability provider of a Fanout bus. A wasmCloud host starts it and gives it its data on standard input: name it in
+a manifest. `fanout serve` runs a bus without a host.
+";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let said = match std::env::args().nth(1).as_deref() {
+        Some("--help" | "-h") => Some(HELP.to_owned()),
+        Some("--version" | "-V") => Some(format!("fanout-provider {}\n", env!("CARGO_PKG_VERSION"))),
+        // Whatever else a host adds is none of its business.
+        _ => None,
+    };
+    if let Some(said) = said {
+        // Whoever asked may have gone.
+        drop(std::io::stdout().write_all(said.as_bytes()));
+        return Ok(());
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would panic where standard error is closed.
+        .log_internal_errors(false)
         .init();
     fanout_provider::run().await
 }

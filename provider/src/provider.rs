@@ -63,6 +63,7 @@ pub async fn run() -> anyhow::Result<()> {
         urls: host.lattice_rpc_url.clone(),
         user_jwt: host.lattice_rpc_user_jwt.clone(),
         user_seed: host.lattice_rpc_user_seed.clone(),
+        ..Access::default()
     };
     let nats = connect(&access, "fanout-provider")
         .await

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use fanout_plan::document::Document;
 use fanout_plan::listen::Listening;
-use fanout_plan::{Code, Policy, Problem, Settings};
+use fanout_plan::{Code, JetStreamApi, Policy, Problem, Settings};
 use fanout_transport::{Access, Endpoint, Lattice, Options, connect, raise_open_files};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
 use crate::front::{Front, told_to_end};
+use crate::jetstream::{Store, StoreError};
 use crate::listeners::CantListen;
 use crate::status;
 
@@ -24,6 +25,8 @@ pub struct Server {
     pub policy: PathBuf,
     /// The store.
     pub nats: Access,
+    /// Which JetStream holds the bus, instead of what the policy says.
+    pub jetstream: Option<JetStreamApi>,
     /// Where it listens, instead of the policy file's `listen`; empty to take that.
     pub listening: Listening,
 }
@@ -47,6 +50,9 @@ pub enum ServeError {
     /// NATS can't be reached.
     #[error("can't reach the store")]
     Store(#[source] fanout_transport::Error),
+    /// NATS is there, and no JetStream answers.
+    #[error("{0}")]
+    NoJetStream(Problem),
 }
 
 /// Runs until the process is told to end. `ready` is called once calls are taken, with the bus's name and where.
@@ -68,6 +74,10 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
         warn!("the policy names no callers: every call is refused until it has a table `[callers.NAME]`");
     }
     let nats = connect(&server.nats, "fanout-serve").await.map_err(ServeError::Store)?;
+    // A store that is away comes back. One that is none does not: it is told at once.
+    if let Err(StoreError::NoJetStream(problem)) = Store::new(nats.clone(), policy.clone()).answers().await {
+        return Err(ServeError::NoJetStream(problem));
+    }
     let lattice = Lattice::new(nats.clone(), Options::default())
         .await
         .map_err(ServeError::Store)?;
@@ -123,7 +133,11 @@ fn read(server: &Server) -> Result<(Settings, Listening), ServeError> {
         source,
     })?;
     let document = Document::parse(&text).map_err(ServeError::Refused)?;
-    let (mine, rest) = Listening::split(&document.settings);
+    let (mine, mut rest) = Listening::split(&document.settings);
+    if let Some(api) = &server.jetstream {
+        rest.remove("jetstream.domain");
+        rest.insert("jetstream.api-prefix".to_owned(), api.subject());
+    }
     let mut listening = Listening::from_settings(&path.display().to_string(), &mine).map_err(ServeError::Refused)?;
     if !server.listening.endpoints.is_empty() {
         listening.endpoints.clone_from(&server.listening.endpoints);

@@ -21,6 +21,7 @@ mod wasm;
 mod webhooks;
 mod workspace;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -83,6 +84,6 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    drop(writeln!(std::io::stderr(), "error: {error:#}"));
     ExitCode::FAILURE
 }

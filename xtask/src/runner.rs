@@ -4,6 +4,7 @@
 //! command and everything it started exactly once: through the thread that listens here.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,7 +49,9 @@ impl Runner {
 
     /// Says what is done next.
     pub(crate) fn step(&self, what: impl AsRef<str>) {
-        eprintln!("{:7.1} s  {}", self.started.elapsed().as_secs_f64(), what.as_ref());
+        // Whoever read it may be gone, which is no reason to leave the work.
+        let seconds = self.started.elapsed().as_secs_f64();
+        drop(writeln!(std::io::stderr(), "{seconds:7.1} s  {}", what.as_ref()));
     }
 
     /// The signal that ended this run, if one did.

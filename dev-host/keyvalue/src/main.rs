@@ -33,6 +33,8 @@ async fn main() -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would panic where standard error is closed.
+        .log_internal_errors(false)
         .init();
     let parent = parent_id();
     // Read here first, and its error dropped: that of the SDK has the whole text in it, seed and all.
@@ -44,6 +46,7 @@ async fn main() -> anyhow::Result<()> {
         urls: host.lattice_rpc_url.clone(),
         user_jwt: host.lattice_rpc_user_jwt.clone(),
         user_seed: host.lattice_rpc_user_seed.clone(),
+        ..Access::default()
     };
     let nats = connect(&access, NAME).await?;
     let buckets = store::Buckets::new(jetstream::new(nats.clone()));

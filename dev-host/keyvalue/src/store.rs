@@ -12,6 +12,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::key;
 
 const MAX_BUCKETS: usize = 256;
+/// Bytes of one bucket: an account may want a size of everything (10113).
+const MAX_BUCKET_BYTES: i64 = 64 << 20;
 const MAX_BUCKET_NAME_BYTES: usize = 64;
 /// Keys of one page of [`Bucket::list_keys`].
 const PAGE_KEYS: usize = 1000;
@@ -74,6 +76,7 @@ impl Buckets {
                 .jetstream
                 .create_key_value(Config {
                     bucket: name.to_owned(),
+                    max_bytes: MAX_BUCKET_BYTES,
                     ..Config::default()
                 })
                 .await

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
 use fanout_plan::{EventPattern, Problem, SubscriptionName, TenantId};
+use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
+use crate::nats::{How, MaybeNats, Nats};
 use crate::webhook::Webhook;
 
 /// A bus, planned and looked after from the command line.
@@ -29,7 +31,7 @@ pub(crate) enum Verb {
     Check(Explain),
     /// Say what a policy makes in the store: each part, why it exists, which rule it keeps to, what it costs
     Explain(Explain),
-    /// Show the steps that would bring a store to a policy; changes nothing
+    /// Show the steps that would bring a store to a policy, an empty one unless a server is named; changes nothing
     Plan(Plan),
     /// Take those steps
     Apply(Apply),
@@ -91,9 +93,8 @@ pub(crate) struct PolicyFile {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) policy: PolicyFile,
-    /// Look at what this server holds, its subscriptions too
-    #[arg(long, value_name = "URL")]
-    pub(crate) nats: Option<String>,
+    #[command(flatten)]
+    pub(crate) nats: MaybeNats,
     /// Events a second to count costs with
     #[arg(long, default_value_t = 100)]
     pub(crate) rate: u64,
@@ -106,9 +107,8 @@ pub(crate) struct Explain {
 pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) policy: PolicyFile,
-    /// Compare with what this server holds; without it, with an empty store
-    #[arg(long, value_name = "URL")]
-    pub(crate) nats: Option<String>,
+    #[command(flatten)]
+    pub(crate) nats: MaybeNats,
 }
 
 #[derive(Debug, clap::Args)]
@@ -124,9 +124,8 @@ pub(crate) struct Apply {
 pub(crate) struct Store {
     #[command(flatten)]
     pub(crate) policy: PolicyFile,
-    /// The NATS server
-    #[arg(long, value_name = "URL", env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
-    pub(crate) nats: String,
+    #[command(flatten)]
+    pub(crate) nats: Nats,
 }
 
 #[derive(Debug, clap::Args)]
@@ -207,9 +206,8 @@ pub(crate) struct Serve {
     /// The policy, as TOML; read again on SIGHUP
     #[arg(long)]
     pub(crate) policy: PathBuf,
-    /// The NATS server
-    #[arg(long, value_name = "URL", env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
-    pub(crate) nats: String,
+    #[command(flatten)]
+    pub(crate) nats: Nats,
     /// Where to listen, such as tcp://127.0.0.1:7761, quic://0.0.0.0:7762 or unix:/run/bus.sock; may be given several
     /// times; instead of the policy's `listen`
     #[arg(long, value_name = "URL")]
@@ -235,8 +233,8 @@ pub(crate) struct Serve {
 #[derive(Debug, clap::Args)]
 pub(crate) struct To {
     /// The bus: tcp://, tls://, unix:, quic://, webtransport://, or nats://…?target=LATTICE.PROVIDER
-    #[arg(long, value_name = "URL", env = "FANOUT_BUS")]
-    pub(crate) to: String,
+    #[arg(long, value_name = "URL", env = "FANOUT_BUS", hide_env_values = true)]
+    pub(crate) to: Secret,
     /// Who signed the bus's certificate, as PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
@@ -249,6 +247,8 @@ pub(crate) struct To {
     /// The name in the bus's certificate, where it is not the URL's host
     #[arg(long, value_name = "NAME")]
     pub(crate) tls_server_name: Option<String>,
+    #[command(flatten)]
+    pub(crate) nats: How,
     /// On a lattice: the component to call as
     #[arg(long, value_name = "ID")]
     pub(crate) component: Option<String>,

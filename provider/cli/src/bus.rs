@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result};
 use fanout_plan::document::Document;
 use fanout_plan::{Policy, Problem};
 use fanout_provider::jetstream::Store;
-use fanout_transport::Access;
+use fanout_transport::{ConnectErrorKind, Error};
 
 use crate::args;
+use crate::nats::Connection;
 
 /// A policy or a request that is not legal, with every reason.
 #[derive(Debug)]
@@ -52,20 +53,31 @@ pub(crate) fn policy(path: &Path) -> Result<Policy> {
 }
 
 /// Connects to the store of a policy's bus.
-pub(crate) async fn connect(nats: &str, policy: Policy) -> Result<Store> {
-    let access = Access {
-        urls: nats.to_owned(),
-        ..Access::default()
-    };
-    let client = fanout_transport::connect(&access, "fanout")
-        .await
-        .map_err(|e| anyhow::Error::new(e).context(format!("can't connect to {nats}")))?;
-    Ok(Store::new(client, policy))
+pub(crate) async fn connect(to: Connection, policy: Policy) -> Result<Store> {
+    let shown = to.access.shown();
+    let client = fanout_transport::connect(&to.access, "fanout").await.map_err(|e| {
+        let refused = matches!(&e, Error::Connect(e) if matches!(
+            e.kind(),
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
+        ));
+        let what = match refused {
+            true => format!(
+                "NATS at {shown} does not let this user in: look at the URL's user and password, the flags --nats-…, or the context that is used"
+            ),
+            false => format!("can't connect to {shown}"),
+        };
+        anyhow::Error::new(e).context(what)
+    })?;
+    let jetstream = to.jetstream.unwrap_or_else(|| policy.jetstream.clone());
+    Ok(Store::new(client, Policy { jetstream, ..policy }))
 }
 
 /// The store that a verb works on.
 pub(crate) async fn store(args: &args::Store) -> Result<Store> {
-    connect(&args.nats, policy(&args.policy.policy)?).await
+    let policy = policy(&args.policy.policy)?;
+    let store = connect(args.nats.connection()?, policy).await?;
+    store.answers().await?;
+    Ok(store)
 }
 
 /// The same, once the partitions of its log are known.

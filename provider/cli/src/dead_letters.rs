@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::args::{DeadLetterVerb, DeadLetters};
 use crate::bus::{self, Refused};
+use crate::terminal::{json_lines, printable, printable_lines, say};
 
 pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
     match &args.verb {
@@ -19,12 +20,12 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
         } => {
             let store = bus::store(store).await?;
             let letters = store.set_aside(subscription.as_ref(), tenant.as_ref(), *limit).await?;
-            list(&letters, json);
+            list(&letters, json)?;
         }
         DeadLetterVerb::Show { store, number } => {
             let store = bus::store(store).await?;
             match store.dead_letter(*number).await? {
-                Some(letter) => show(&letter, json),
+                Some(letter) => show(&letter, json)?,
                 None => bail!("there is no dead letter {number} on bus {}", store.policy().bus),
             }
         }
@@ -52,7 +53,7 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
             };
             store.discard(*number).await?;
             // What was taken away is printed whole: it is nowhere else any more once the log has let it go.
-            show(&letter, json);
+            show(&letter, json)?;
         }
     }
     Ok(())
@@ -98,16 +99,14 @@ async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Resul
         }
     }
     if json {
-        println!(
-            "{:#}",
-            json!({ "redriven": asked, "already_asked": before, "refused": refused })
-        );
+        let shown = json!({ "redriven": asked, "already_asked": before, "refused": refused });
+        say!("{}", json_lines(&shown))?;
     } else {
-        println!(
+        say!(
             "{} to be redriven, {} of them asked for before",
             asked.len() + before.len(),
             before.len()
-        );
+        )?;
     }
     if refused.is_empty() {
         Ok(())
@@ -116,52 +115,65 @@ async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Resul
     }
 }
 
-fn list(letters: &[SetAside], json: bool) {
+fn list(letters: &[SetAside], json: bool) -> Result<()> {
     if json {
-        println!("{:#}", json!({ "dead_letters": letters }));
-        return;
+        return say!("{}", json_lines(&json!({ "dead_letters": letters })));
     }
     if letters.is_empty() {
-        println!("no dead letters");
-        return;
+        return say!("no dead letters");
     }
-    println!(
+    say!(
         "{:>8} {:<20} {:<20} {:>12} {:>8}  reason",
-        "number", "subscription", "tenant", "position", "attempts"
-    );
+        "number",
+        "subscription",
+        "tenant",
+        "position",
+        "attempts"
+    )?;
     for l in letters {
-        println!(
+        say!(
             "{:>8} {:<20} {:<20} {:>12} {:>8}  {}",
             l.number,
-            l.subscription,
-            l.tenant,
-            l.position,
+            printable(&l.subscription),
+            printable(&l.tenant),
+            printable(&l.position),
             l.attempts.len(),
-            l.attempts.last().map_or("", |a| a.reason.as_str())
-        );
+            l.attempts.last().map_or("".into(), |a| printable(&a.reason))
+        )?;
     }
+    Ok(())
 }
 
-fn show(letter: &SetAside, json: bool) {
+fn show(letter: &SetAside, json: bool) -> Result<()> {
     if json {
         let mut shown = json!(letter);
         shown["payload"] = match std::str::from_utf8(&letter.payload) {
             Ok(text) => Value::from(text),
             Err(_) => json!({ "bytes": letter.payload }),
         };
-        println!("{shown:#}");
-        return;
+        return say!("{}", json_lines(&shown));
     }
-    println!("dead letter {} of subscription {}", letter.number, letter.subscription);
-    println!(
+    say!(
+        "dead letter {} of subscription {}",
+        letter.number,
+        printable(&letter.subscription)
+    )?;
+    say!(
         "tenant {}, position {}, set aside {}",
-        letter.tenant, letter.position, letter.at
-    );
+        printable(&letter.tenant),
+        printable(&letter.position),
+        printable(&letter.at)
+    )?;
     for a in &letter.attempts {
-        println!("attempt {} at {}: {}", a.attempt, a.at, a.reason);
+        say!(
+            "attempt {} at {}: {}",
+            a.attempt,
+            printable(&a.at),
+            printable(&a.reason)
+        )?;
     }
     for (name, value) in &letter.attributes {
-        println!("{name}: {value}");
+        say!("{}: {}", printable(name), printable(value))?;
     }
-    println!("\n{}", String::from_utf8_lossy(&letter.payload));
+    say!("\n{}", printable_lines(&String::from_utf8_lossy(&letter.payload)))
 }

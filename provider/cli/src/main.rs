@@ -1,11 +1,14 @@
 //! `fanout`: the command line of a bus. It needs no wasmCloud host: what a bus is lives in NATS.
 //!
 //! Exit codes: 0 done, 1 the policy or the request was refused, 2 the command line is wrong, 3 the store, the bus or the URL can't be
-//! reached.
+//! reached, 141 whoever read the output closed it.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod bus;
 mod dead_letters;
+mod nats;
 mod place;
 mod policy;
 mod publish;
@@ -14,6 +17,7 @@ mod serve;
 mod status;
 mod subscribe;
 mod tail;
+mod terminal;
 mod webhook;
 
 use std::process::ExitCode;
@@ -24,6 +28,7 @@ use fanout_provider::jetstream::StoreError;
 
 use crate::args::{Args, Verb};
 use crate::bus::Refused;
+use crate::terminal::{PipeClosed, error_line, json_line, printable};
 use crate::webhook::{NotAccepted, Unreachable};
 
 #[tokio::main]
@@ -50,13 +55,17 @@ async fn main() -> ExitCode {
         Verb::Publish(a) => publish::publish(&a, args.json).await,
         Verb::Subscribe(a) => subscribe::subscribe(&a, args.json).await,
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "fanout", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "fanout", &mut script);
+            terminal::line(format_args!("{}", String::from_utf8_lossy(&script).trim_end()))
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if error.is::<PipeClosed>() {
+                return ExitCode::from(PipeClosed::EXIT_CODE);
+            }
             if !error.is::<NotAccepted>() {
                 report(&error, args.json);
             }
@@ -68,17 +77,20 @@ async fn main() -> ExitCode {
 /// Tells what went wrong, with every problem on a line of its own.
 fn report(error: &anyhow::Error, json: bool) {
     let problems = problems(error);
+    let as_json = |value: &serde_json::Value| error_line(format_args!("{}", json_line(value)));
     if let Some(e) = error.downcast_ref::<fanout_client::Error>()
         && json
     {
         let problem = serde_json::json!({ "code": e.code, "message": e.message });
-        return eprintln!("{}", serde_json::json!({ "problems": [problem] }));
+        return as_json(&serde_json::json!({ "problems": [problem] }));
     }
+    // What a server or a peer said may be in it.
+    let as_text = |what: String| error_line(format_args!("error: {}", printable(&what)));
     match problems {
-        Some(problems) if json => eprintln!("{}", serde_json::json!({ "problems": problems })),
-        Some(problems) => problems.iter().for_each(|p| eprintln!("error: {p}")),
-        None if json => eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") })),
-        None => eprintln!("error: {error:#}"),
+        Some(problems) if json => as_json(&serde_json::json!({ "problems": problems })),
+        Some(problems) => problems.iter().for_each(|p| as_text(p.to_string())),
+        None if json => as_json(&serde_json::json!({ "error": format!("{error:#}") })),
+        None => as_text(format!("{error:#}")),
     }
 }
 
@@ -86,11 +98,14 @@ fn problems(error: &anyhow::Error) -> Option<&[fanout_plan::Problem]> {
     if let Some(refused) = error.downcast_ref::<Refused>() {
         return Some(&refused.0);
     }
-    if let Some(StoreError::Refused(problems)) = error.downcast_ref() {
-        return Some(problems);
+    match error.downcast_ref() {
+        Some(StoreError::Refused(problems)) => return Some(problems),
+        Some(StoreError::NoJetStream(problem)) => return Some(std::slice::from_ref(problem)),
+        _ => {}
     }
     match error.downcast_ref() {
         Some(ServeError::Refused(problems)) => Some(problems),
+        Some(ServeError::NoJetStream(problem)) => Some(std::slice::from_ref(problem)),
         _ => None,
     }
 }
@@ -99,13 +114,28 @@ fn code(error: &anyhow::Error) -> u8 {
     if let Some(e) = error.downcast_ref::<fanout_client::Error>() {
         return if e.is_transient() { 3 } else { 1 };
     }
-    if let Some(ServeError::Store(_)) = error.downcast_ref() {
-        return 3;
+    match error.downcast_ref() {
+        Some(ServeError::Store(e)) => return of_transport(e),
+        Some(ServeError::NoJetStream(_)) => return 3,
+        _ => {}
+    }
+    if let Some(e) = error.downcast_ref::<fanout_transport::Error>() {
+        return of_transport(e);
     }
     match error.downcast_ref::<StoreError>() {
         Some(StoreError::Refused(_)) => 1,
         Some(_) => 3,
-        None if error.is::<fanout_transport::Error>() || error.is::<Unreachable>() => 3,
+        None if error.is::<Unreachable>() => 3,
         None => 1,
+    }
+}
+
+/// What is wrong with what was given is no trouble of whoever can't be reached.
+fn of_transport(error: &fanout_transport::Error) -> u8 {
+    use fanout_transport::Error::{Access, Seed, Tls};
+    if matches!(error, Access(_) | Seed | Tls { .. }) {
+        1
+    } else {
+        3
     }
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::args;
 use crate::bus::{self, Refused};
+use crate::terminal::{json_lines, say};
 
 pub(crate) async fn rewind(
     args: &args::Store,
@@ -31,28 +32,25 @@ pub(crate) async fn rewind(
     }
     if json {
         let shown = json!({ "subscription": name, "rewound_to": to, "replayed_to": rewound.head });
-        println!("{shown:#}");
-        return Ok(());
+        return say!("{}", json_lines(&shown));
     }
     let ends: Vec<_> = rewound.head.0.iter().map(|(p, head)| format!("{p}/{head}")).collect();
-    println!(
+    say!(
         "subscription {name} begins again; what it is given up to {} is replayed",
         ends.join(", ")
-    );
-    Ok(())
+    )
 }
 
 pub(crate) async fn pause(args: &args::Store, name: &SubscriptionName, paused: bool, json: bool) -> Result<()> {
     let store = bus::store(args).await?;
     known(&store, name, store.pause(name, paused).await?)?;
     if json {
-        println!("{:#}", json!({ "subscription": name, "paused": paused }));
+        say!("{}", json_lines(&json!({ "subscription": name, "paused": paused })))
     } else if paused {
-        println!("subscription {name} is paused: deliveries under way end, and none follow");
+        say!("subscription {name} is paused: deliveries under way end, and none follow")
     } else {
-        println!("subscription {name} goes on");
+        say!("subscription {name} goes on")
     }
-    Ok(())
 }
 
 fn known(store: &Store, name: &SubscriptionName, amended: Option<Registered>) -> Result<Registered> {

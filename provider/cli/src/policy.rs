@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
+use fanout_plan::account;
 use fanout_plan::check::{self, Severity};
-use fanout_plan::cost::cost;
-use fanout_plan::explain::{Load, explain as explained};
+use fanout_plan::cost::{Needs, cost, needs};
+use fanout_plan::explain::{Load, explain as explained, show_bytes};
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::step::Step;
 use fanout_plan::{Policy, Problem};
+use fanout_provider::jetstream::{Store, StoreError};
 use serde_json::json;
 
 use crate::args;
 use crate::bus::{self, Refused};
+use crate::terminal::{json_lines, printable, say};
 
 pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy.policy)?;
@@ -21,13 +24,14 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
         event_bytes: args.event_bytes,
     };
     // Of a live store what it holds is judged; without one, what the policy would make.
-    let (topology, registry, steps) = match &args.nats {
+    let (topology, registry, steps, limits) = match args.nats.connection()? {
         Some(nats) => {
             let store = bus::connect(nats, policy.clone()).await?;
             store.fits_the_server().map_err(|p| Refused(vec![p]))?;
             let observed = store.observe().await?;
             let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
-            (observed.topology, observed.registry, Some(plan.steps.len()))
+            let limits = consumers_too_many(&policy, &observed)?;
+            (observed.topology, observed.registry, Some(plan.steps.len()), limits)
         }
         None => {
             let nothing = Observed::default();
@@ -36,6 +40,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
                 planner::desired(&policy, &nothing).map_err(Refused)?,
                 plan.registry,
                 None,
+                Vec::new(),
             )
         }
     };
@@ -46,18 +51,19 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
             .iter()
             .map(|n| json!({ "severity": n.severity.to_string(), "about": n.about, "message": n.message }))
             .collect();
-        println!(
-            "{:#}",
-            json!({ "bus": policy.bus, "legal": true, "notes": notes, "steps_to_the_policy": steps })
-        );
+        let shown = json!({ "bus": policy.bus, "legal": true, "notes": notes, "steps_to_the_policy": steps });
+        say!("{}", json_lines(&shown))?;
     } else {
-        println!("{}: a legal policy of bus {}", args.policy.policy.display(), policy.bus);
+        say!("{}: a legal policy of bus {}", args.policy.policy.display(), policy.bus)?;
         if let Some(steps) = steps.filter(|n| *n > 0) {
-            println!("the store differs from it: {steps} steps, see `fanout plan`");
+            say!("the store differs from it: {steps} steps, see `fanout plan`")?;
         }
         for n in &notes {
-            println!("{}: {}: {}", n.severity, n.about, n.message);
+            say!("{}: {}: {}", n.severity, printable(&n.about), printable(&n.message))?;
         }
+    }
+    if !limits.is_empty() {
+        return Err(Refused(limits).into());
     }
     if faults > 0 {
         bail!("{faults} faults on bus {}", policy.bus);
@@ -65,9 +71,17 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// Partitions that can't have the consumers of the policy's subscriptions. A running bus goes on without those; whoever
+/// asks beforehand is told.
+fn consumers_too_many(policy: &Policy, observed: &Observed) -> Result<Vec<Problem>> {
+    let desired = planner::desired(policy, observed).map_err(Refused)?;
+    let account = observed.account.as_ref();
+    Ok(account.map_or_else(Vec::new, |account| account::consumers(policy, account, &desired)))
+}
+
 pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy.policy)?;
-    let observed = match &args.nats {
+    let observed = match args.nats.connection()? {
         Some(nats) => bus::connect(nats, policy.clone()).await?.observe().await?,
         None => Observed::default(),
     };
@@ -82,27 +96,34 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
             .iter()
             .map(|p| json!({ "kind": p.kind, "name": p.name, "why": p.why, "rule": p.rule, "cost": p.cost }))
             .collect();
-        println!("{:#}", json!({ "bus": policy.bus, "parts": parts }));
-        return Ok(());
+        return say!("{}", json_lines(&json!({ "bus": policy.bus, "parts": parts })));
     }
-    println!("bus {} on {}", policy.bus, policy.subject);
+    say!("bus {} on {}", policy.bus, policy.subject)?;
     for p in parts {
-        println!(
+        say!(
             "\n{} {}\n  why   {}\n  rule  {}\n  cost  {}",
-            p.kind, p.name, p.why, p.rule, p.cost
-        );
+            p.kind,
+            printable(&p.name),
+            printable(&p.why),
+            p.rule,
+            p.cost
+        )?;
     }
     Ok(())
 }
 
 pub(crate) async fn plan(args: &args::Plan, json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy.policy)?;
-    let observed = match &args.nats {
+    let observed = match args.nats.connection()? {
         Some(nats) => bus::connect(nats, policy.clone()).await?.observe().await?,
         None => Observed::default(),
     };
     let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
-    show(&policy, &observed, &plan.steps, json);
+    show(&policy, &observed, &plan.steps, json)?;
+    let limits = consumers_too_many(&policy, &observed)?;
+    if !limits.is_empty() {
+        return Err(Refused(limits).into());
+    }
     refused(plan.refused)
 }
 
@@ -112,16 +133,26 @@ const ROUNDS: usize = 4;
 pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     let mut policy = bus::policy(&args.store.policy.policy)?;
     policy.allow_loss.extend(args.accept_loss.iter().cloned());
-    let store = bus::connect(&args.store.nats, policy.clone()).await?;
+    let store = bus::connect(args.store.nats.connection()?, policy.clone()).await?;
     store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     let before = store.observe().await?;
     let mut plan = planner::plan(&policy, Asked::default(), &before, now()).map_err(Refused)?;
+    let limits = consumers_too_many(&policy, &before)?;
+    if !limits.is_empty() {
+        return Err(Refused(limits).into());
+    }
     let mut taken = Vec::new();
+    let mut made = Vec::new();
+    // What is begun is finished, also when nobody reads about it.
+    let mut said = Ok(());
     for _ in 0..ROUNDS {
         for step in &plan.steps {
-            store.apply(step).await?;
+            if let Err(error) = store.apply(step).await {
+                return Err(undone(&store, &before, made, error).await);
+            }
+            made.push(step.clone());
             if !json {
-                println!("{} {step}", sign(step));
+                said = said.and_then(|()| say!("{} {}", sign(step), printable(&step.to_string())));
             }
         }
         if plan.steps.is_empty() {
@@ -131,12 +162,27 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
         // What was retired just now may turn out to have nothing for a subscription.
         plan = planner::plan(&policy, Asked::default(), &store.observe().await?, now()).map_err(Refused)?;
     }
+    said?;
     if json {
-        show(&policy, &before, &taken, true);
+        show(&policy, &before, &taken, true)?;
     } else {
-        println!("{}", summary(&taken));
+        say!("{}", summary(&taken))?;
     }
     refused(plan.refused)
+}
+
+/// A bus that was not there before is not left half made: what a server's own limit refuses can't be known beforehand.
+async fn undone(store: &Store, before: &Observed, made: Vec<Step>, error: StoreError) -> anyhow::Error {
+    let is_new = before.topology.streams.is_empty() && before.topology.buckets.is_empty();
+    if made.is_empty() || !is_new || !matches!(error, StoreError::Refused(_)) {
+        return error.into();
+    }
+    match store.unmake(&made).await {
+        Ok(()) => error.into(),
+        Err(left) => {
+            anyhow::Error::new(error).context(format!("what was made before could not be removed again: {left}"))
+        }
+    }
 }
 
 /// Subscriptions that the policy declares and can't have.
@@ -147,22 +193,36 @@ fn refused(refused: BTreeMap<usize, Problem>) -> Result<()> {
     Err(Refused(refused.into_values().collect()).into())
 }
 
-fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: bool) {
+fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: bool) -> Result<()> {
+    let all = needs(&planner::desired(policy, observed).map_err(Refused)?);
     if json {
         let steps: Vec<_> = steps
             .iter()
             .map(|s| json!({ "sign": sign(s), "step": s.to_string(), "cost": cost(policy, observed, s) }))
             .collect();
-        println!("{:#}", json!({ "steps": steps }));
-        return;
+        let shown = json!({
+            "steps": steps,
+            "needs": { "streams": all.streams, "disk_bytes": all.disk, "memory_bytes": all.memory },
+        });
+        return say!("{}", json_lines(&shown));
     }
     for step in steps {
-        println!("{} {step}", sign(step));
+        say!("{} {}", sign(step), printable(&step.to_string()))?;
         if let Some(cost) = cost(policy, observed, step) {
-            println!("    {cost}");
+            say!("    {}", printable(&cost))?;
         }
     }
-    println!("{}", summary(steps));
+    say!("{}", summary(steps))?;
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let Needs { streams, disk, memory } = all;
+    say!(
+        "    the whole bus takes {streams} streams, and at most {} of disk and {} of memory on each of {} servers",
+        show_bytes(disk),
+        show_bytes(memory),
+        policy.replicas
+    )
 }
 
 /// As in a diff.

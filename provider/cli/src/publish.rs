@@ -7,6 +7,7 @@ use fanout_client::Event;
 use fanout_plan::timestamp;
 use serde_json::json;
 
+use crate::terminal::{json_line, say};
 use crate::{args, remote};
 
 pub(crate) async fn publish(args: &args::Publish, json: bool) -> Result<()> {
@@ -24,31 +25,26 @@ pub(crate) async fn publish(args: &args::Publish, json: bool) -> Result<()> {
         let kept = bus.publish_at(&event, at).await?;
         let due = timestamp::to_rfc3339(kept.due);
         if json {
-            println!("{}", json!({ "due": due, "duplicate": kept.duplicate }));
-        } else {
-            let again = if kept.duplicate { ", kept before" } else { "" };
-            println!("to be published at {due}{again}");
+            return say!("{}", json_line(&json!({ "due": due, "duplicate": kept.duplicate })));
         }
-        return Ok(());
+        let again = if kept.duplicate { ", kept before" } else { "" };
+        return say!("to be published at {due}{again}");
     }
     let receipt = bus.publish(&event).await?;
     if json {
-        println!(
-            "{}",
-            json!({
-                "position": receipt.position.to_string(),
-                "duplicate": receipt.duplicate,
-                "durable_subscriptions": receipt.durable_subscriptions,
-            })
-        );
-    } else {
-        let again = if receipt.duplicate { ", stored before" } else { "" };
-        println!(
-            "stored at {}{again}, for {} durable subscriptions",
-            receipt.position, receipt.durable_subscriptions
-        );
+        let shown = json!({
+            "position": receipt.position.to_string(),
+            "duplicate": receipt.duplicate,
+            "durable_subscriptions": receipt.durable_subscriptions,
+        });
+        return say!("{}", json_line(&shown));
     }
-    Ok(())
+    let again = if receipt.duplicate { ", stored before" } else { "" };
+    say!(
+        "stored at {}{again}, for {} durable subscriptions",
+        receipt.position,
+        receipt.durable_subscriptions
+    )
 }
 
 /// `@FILE`, `-` for standard input, or the text itself.

@@ -27,10 +27,11 @@ pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
     };
     let mut options = Options::default();
     options.tls = tls;
+    options.nats = to.nats.access()?;
     options.deadline = Duration::from_secs(to.timeout);
     if let Some(component) = &to.component {
         options.component.clone_from(component);
     }
     options.link.clone_from(&to.link);
-    Ok(fanout_client::connect_with(&to.to, options).await?)
+    Ok(fanout_client::connect_with(to.to.expose(), options).await?)
 }

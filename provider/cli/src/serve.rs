@@ -3,10 +3,10 @@
 use anyhow::Result;
 use fanout_plan::listen::{Listening, TlsFiles};
 use fanout_provider::Server;
-use fanout_transport::Access;
 use tracing_subscriber::EnvFilter;
 
 use crate::args;
+use crate::terminal::{json_line, say};
 
 pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
@@ -14,14 +14,15 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would panic where standard error is closed.
+        .log_internal_errors(false)
         .init();
+    let connection = args.nats.connection()?;
     let tls = args.tls_certificate.clone().zip(args.tls_key.clone());
     let server = Server {
         policy: args.policy.clone(),
-        nats: Access {
-            urls: args.nats.clone(),
-            ..Access::default()
-        },
+        nats: connection.access,
+        jetstream: connection.jetstream,
         listening: Listening {
             endpoints: args.listen.clone(),
             tls: tls.map(|(certificate, key)| TlsFiles {
@@ -35,11 +36,16 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
     };
     fanout_provider::serve(server, |bus, endpoints| {
         let endpoints: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
-        if json {
-            println!("{}", serde_json::json!({ "serving": bus, "listen": endpoints }));
+        let said = if json {
+            say!(
+                "{}",
+                json_line(&serde_json::json!({ "serving": bus, "listen": endpoints }))
+            )
         } else {
-            println!("serving bus {bus} on {}", endpoints.join(" "));
-        }
+            say!("serving bus {bus} on {}", endpoints.join(" "))
+        };
+        // A server whose output nobody reads serves all the same.
+        drop(said);
     })
     .await?;
     Ok(())

@@ -9,6 +9,7 @@ use fanout_plan::timestamp;
 use fanout_provider::jetstream::{ConsumerState, Store};
 use serde_json::json;
 
+use crate::terminal::{json_lines, printable, say};
 use crate::{args, bus};
 
 /// A subscription and what the store knows of it.
@@ -44,47 +45,51 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
                 })
             })
             .collect();
-        println!(
-            "{:#}",
-            json!({ "bus": bus, "last_offset": observed.heads().0.values().max().copied().unwrap_or(0), "subscriptions": rows })
-        );
-        return Ok(());
+        let head = observed.heads().0.values().max().copied().unwrap_or(0);
+        let shown = json!({ "bus": bus, "last_offset": head, "subscriptions": rows });
+        return say!("{}", json_lines(&shown));
     }
-    println!(
+    say!(
         "bus {bus}: last offset {}, {} subscriptions",
         observed.heads().0.values().max().copied().unwrap_or(0),
         rows.len()
-    );
+    )?;
     if rows.is_empty() {
         return Ok(());
     }
-    println!(
+    say!(
         "\n{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}  oldest expires",
-        "subscription", "need", "component", "progress", "pending", "in flight", "dead letters"
-    );
+        "subscription",
+        "need",
+        "component",
+        "progress",
+        "pending",
+        "in flight",
+        "dead letters"
+    )?;
     for r in rows {
         let s = &r.registered.subscription;
-        println!(
+        say!(
             "{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}  {}",
             s.name.as_str(),
             s.need.as_str(),
-            r.registered.component,
+            printable(&r.registered.component),
             progress(r.registered),
             r.state.pending,
             r.state.unsettled,
             r.dead_letters,
             r.expires_at.map_or_else(|| "-".to_owned(), timestamp::to_rfc3339)
-        );
+        )?;
         for (partition, lost) in r.lost {
-            println!(
+            say!(
                 "  lost: {} events from {partition}/{} to {partition}/{} expired before they were handled{} [retention-gap]",
                 lost.events,
                 lost.from,
                 lost.to,
                 if lost.exact { "" } else { "; not all of them were seen" }
-            );
+            )?;
             for (tenant, events) in lost.tenants {
-                println!("    {events} of tenant {tenant}");
+                say!("    {events} of tenant {}", printable(tenant.as_str()))?;
             }
         }
     }

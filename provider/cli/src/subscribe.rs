@@ -1,16 +1,16 @@
 //! `subscribe`: a subscription's events, one on a line, each acknowledged once it is printed. It ends after a count, when
 //! a backfill does, or when it is told to.
 
-use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use fanout_client::{Deliveries, Delivery, Subscription};
 use fanout_plan::timestamp;
 use serde_json::{Value, json};
 
 use crate::args::{self, From, Need};
 use crate::remote;
+use crate::terminal::{json_line, printable, printable_bytes, say};
 
 /// How long settling what was printed may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -45,26 +45,27 @@ async fn print(deliveries: &mut Deliveries, json: bool) -> Result<()> {
         let Some(delivery) = next else { return Ok(()) };
         let delivery = delivery?;
         let line = if json {
-            as_json(&delivery).to_string()
+            json_line(&as_json(&delivery))
         } else {
             as_text(&delivery)
         };
-        let mut out = std::io::stdout().lock();
         // Acknowledged only once it is out: a reader that is gone gets it next time.
-        writeln!(out, "{line}")
-            .and_then(|()| out.flush())
-            .context("can't print an event")?;
-        drop(out);
+        say!("{line}")?;
         delivery.ack().await?;
     }
 }
 
 fn as_text(d: &Delivery) -> String {
     let e = d.event();
-    let data = String::from_utf8_lossy(&e.data);
     // One event is one line.
-    let data: String = data.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("{} {} {} {} {data}", d.position(), e.tenant, e.event_type, e.id)
+    format!(
+        "{} {} {} {} {}",
+        d.position(),
+        printable(&e.tenant),
+        printable(&e.event_type),
+        printable(&e.id),
+        printable_bytes(&e.data)
+    )
 }
 
 fn as_json(d: &Delivery) -> Value {

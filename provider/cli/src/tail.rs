@@ -1,12 +1,11 @@
 //! `tail`: follows the log.
 
-use std::io::Write as _;
-
 use anyhow::Result;
 use fanout_plan::{Filter, timestamp};
 use futures::StreamExt as _;
 use serde_json::json;
 
+use crate::terminal::{json_line, printable, printable_bytes, say};
 use crate::{args, bus};
 
 pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
@@ -21,24 +20,25 @@ pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
         };
         let Some(event) = event.transpose()? else { break };
         let at = timestamp::to_rfc3339(event.published_at);
-        let text = String::from_utf8_lossy(&event.payload);
-        let line = if json {
-            json!({
+        if json {
+            let text = String::from_utf8_lossy(&event.payload);
+            let shown = json!({
                 "position": event.position.to_string(), "published_at": at, "tenant": event.tenant,
                 "event_type": event.event_type, "attributes": event.attributes, "payload": text,
-            })
-            .to_string()
+            });
+            say!("{}", json_line(&shown))?;
         } else {
-            format!(
-                "{:>12} {at} {} {} {text}",
+            // CloudEvents' identity is the source and the id.
+            let attribute = |name: &str| printable(event.attributes.get(name).map_or("-", String::as_str));
+            say!(
+                "{:>12} {at} {} {} {} {} {}",
                 event.position.to_string(),
-                event.tenant,
-                event.event_type
-            )
-        };
-        // A reader that has seen enough closes the pipe: that is no error.
-        if writeln!(std::io::stdout(), "{line}").is_err() {
-            return Ok(());
+                printable(event.tenant.as_str()),
+                printable(event.event_type.as_str()),
+                attribute("ce-source"),
+                attribute("ce-id"),
+                printable_bytes(&event.payload)
+            )?;
         }
         left = left.map(|n| n - 1);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanout_transport::{CallContext, ClientTls, ConnectOptions, Endpoint, EndpointError, Remote};
+use fanout_transport::{Access, CallContext, ClientTls, ConnectOptions, Endpoint, EndpointError, Remote};
 use tokio::time::Instant;
 
 use crate::{Bus, Error, ErrorKind, retry};
@@ -20,6 +20,8 @@ pub struct Options {
     pub try_deadline: Duration,
     /// For `tls`, `quic` and `webtransport`.
     pub tls: Option<ClientTls>,
+    /// On a lattice: credentials for NATS; the servers are the URL's.
+    pub nats: Access,
     /// On a lattice: the component that this program is, as links know it.
     pub component: String,
     /// On a lattice: the link that it calls by.
@@ -32,6 +34,7 @@ impl Default for Options {
             deadline: Duration::from_secs(30),
             try_deadline: Duration::from_secs(5),
             tls: None,
+            nats: Access::default(),
             component: "fanout-client".to_owned(),
             link: "default".to_owned(),
         }
@@ -58,6 +61,7 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Bus, Error> {
     let wire = retry::until(deadline, |left| {
         let connect = ConnectOptions {
             tls: options.tls.clone(),
+            nats: options.nats.clone(),
             source: options.component.clone(),
             connect_deadline: options.try_deadline.min(left).max(Duration::from_millis(1)),
             ..ConnectOptions::default()

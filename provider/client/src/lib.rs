@@ -73,3 +73,6 @@ pub use subscription::{End, Start, Subscription};
 
 /// How to show and check certificates; from the transport.
 pub use fanout_transport::{ClientIdentity, ClientTls, Pem};
+
+/// As whom to connect to a lattice's NATS; from the transport.
+pub use fanout_transport::{Access, Login, NatsTls, Secret, SecretFrom};

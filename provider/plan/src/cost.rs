@@ -6,23 +6,27 @@ use crate::planner::Observed;
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
 use crate::step::Step;
-use crate::topology::StreamSpec;
+use crate::topology::{StreamSpec, Topology};
 
 /// What comes of a step; `None` where nothing is worth a word.
 pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String> {
     Some(match step {
         Step::CreateStream(s) => match &s.partition {
-            Some(_) => format!(
-                "1 stream; at most {} of {} on each of {} servers",
-                show_bytes(s.max_bytes),
-                place(s.storage),
-                s.replicas
-            ),
-            None => "1 stream".to_owned(),
+            Some(_) => format!("1 stream; {}", at_most(s.max_bytes, s.storage, s.replicas)),
+            None => format!("1 stream; {}", at_most(s.max_bytes, s.storage, s.replicas)),
         },
-        Step::CreateBucket(_) => "1 stream".to_owned(),
+        Step::CreateBucket(b) => format!("1 stream; {}", at_most(b.max_bytes, b.storage, b.replicas)),
         Step::UpdateStream(s) => changes(observed.topology.streams.get(&s.name)?, s),
-        Step::UpdateBucket(_) => "changed in place".to_owned(),
+        Step::UpdateBucket(b) => match observed.topology.buckets.get(&b.name) {
+            Some(have) if have.max_bytes != b.max_bytes => {
+                format!(
+                    "changed in place; bytes {} -> {}",
+                    shown(have.max_bytes),
+                    shown(b.max_bytes)
+                )
+            }
+            _ => "changed in place".to_owned(),
+        },
         Step::RetireStream(s) => {
             let log = s.partition.as_ref().and_then(|p| observed.logs.get(&p.number));
             let held = log.map_or_else(
@@ -73,6 +77,50 @@ pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String>
     })
 }
 
+fn at_most(bytes: u64, storage: Storage, replicas: u8) -> String {
+    format!(
+        "at most {} of {} on each of {replicas} servers",
+        shown(bytes),
+        place(storage)
+    )
+}
+
+/// A size; 0 is none.
+fn shown(bytes: u64) -> String {
+    match bytes {
+        0 => "any number".to_owned(),
+        n => show_bytes(n),
+    }
+}
+
+/// What a topology takes at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Streams, those of buckets included.
+    pub streams: usize,
+    /// Bytes on the disk of each server that has a copy.
+    pub disk: u64,
+    /// Bytes in its memory.
+    pub memory: u64,
+}
+
+/// What a topology takes at most, for whoever gives an account its bounds.
+pub fn needs(topology: &Topology) -> Needs {
+    let streams = topology.streams.values().map(|s| (s.storage, s.max_bytes));
+    let buckets = topology.buckets.values().map(|b| (b.storage, b.max_bytes));
+    streams.chain(buckets).fold(Needs::default(), |sum, (storage, bytes)| {
+        let (disk, memory) = match storage {
+            Storage::File => (bytes, 0),
+            Storage::Memory => (0, bytes),
+        };
+        Needs {
+            streams: sum.streams + 1,
+            disk: sum.disk.saturating_add(disk),
+            memory: sum.memory.saturating_add(memory),
+        }
+    })
+}
+
 fn place(storage: Storage) -> &'static str {
     match storage {
         Storage::File => "disk",
@@ -89,7 +137,7 @@ fn changes(have: &StreamSpec, want: &StreamSpec) -> String {
         }
     };
     changed("age", show_duration(have.max_age), show_duration(want.max_age));
-    changed("bytes", show_bytes(have.max_bytes), show_bytes(want.max_bytes));
+    changed("bytes", shown(have.max_bytes), shown(want.max_bytes));
     changed("copies", have.replicas.to_string(), want.replicas.to_string());
     changed(
         "dedupe window",

@@ -52,14 +52,21 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
             name: s.name.clone(),
             why: "keeps events that are to be published later until they are due".to_owned(),
             rule: "a change names the message that it replaces, so that of publishing and cancelling one happens (10071)",
-            cost: format!("1 stream, 1 consumer; as many bytes as events that wait, at most {MAX_LATER} of them"),
+            cost: format!(
+                "1 stream, 1 consumer; as many bytes as events that wait, at most {MAX_LATER} of them and {}",
+                show_bytes(s.max_bytes)
+            ),
         },
         None if s.side == Some(Side::Usage) => Part {
             kind: "stream",
             name: s.name.clone(),
             why: "counts the bytes stored for each tenant, for all instances of the provider".to_owned(),
             rule: "a counter adds on the server, so that no addition is lost (2.12)",
-            cost: format!("1 stream; up to {} small messages for each tenant", SLOTS + 1),
+            cost: format!(
+                "1 stream; up to {} small messages for each tenant, at most {}",
+                SLOTS + 1,
+                show_bytes(s.max_bytes)
+            ),
         },
         None => Part {
             kind: "stream",
@@ -69,7 +76,7 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
                 show_duration(s.max_age)
             ),
             rule: "one message for a subscription and position: its subject is expected to be new (10071)",
-            cost: "1 stream; as many bytes as dead letters".to_owned(),
+            cost: format!("1 stream; as many bytes as dead letters, at most {}", show_bytes(s.max_bytes)),
         },
     });
     let buckets = topology.buckets.values().map(|b| Part {
@@ -81,7 +88,10 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
             "remembers failed attempts and their reasons until the event is settled".to_owned()
         },
         rule: "a write goes through only on the revision that was read (10071)",
-        cost: "1 stream; a few hundred bytes for each entry".to_owned(),
+        cost: format!(
+            "1 stream; a few hundred bytes for each entry, at most {}",
+            show_bytes(b.max_bytes)
+        ),
     });
     let consumers = topology.consumers.values().map(|c| consumer(&names, topology, c));
     streams
@@ -203,18 +213,20 @@ fn total(policy: &Policy, topology: &Topology, load: Load) -> Part {
         .map(|s| s.max_bytes)
         .sum();
     let wanted = wanted(policy.max_age, load);
+    let all = crate::cost::needs(topology);
     Part {
         kind: "total",
         name: format!("bus {}", policy.bus),
         why: format!("topology {}", policy.shape),
         rule: "1,000 streams publish at a third of the rate of one, and 5,000 take five seconds to start (nats-server 2.15, measured)",
         cost: format!(
-            "{} streams, {} consumers; {} of events on each of {} servers, of at most {}",
+            "{} streams, {} consumers; {} of events on each of {} servers, of at most {}; with all that comes of them at most {}",
             topology.streams.len() + topology.buckets.len(),
             topology.consumers.len(),
             show_bytes(wanted.min(bytes)),
             policy.replicas,
-            show_bytes(bytes)
+            show_bytes(bytes),
+            show_bytes(all.disk + all.memory)
         ),
     }
 }
@@ -256,7 +268,8 @@ fn log_cost(policy: &Policy, s: &StreamSpec, parts: u64, load: Load) -> String {
     cost
 }
 
-pub(crate) fn show_bytes(bytes: u64) -> String {
+/// Bytes in the largest unit that leaves a whole part.
+pub fn show_bytes(bytes: u64) -> String {
     for (unit, name) in [
         (1 << 40, "TiB"),
         (1 << 30, "GiB"),

@@ -3,7 +3,9 @@
 //! Everything here is a function of its arguments. Deliberately absent: IO, async-nats, tokio, the clock, the
 //! environment.
 
+pub mod account;
 pub mod apart;
+mod api;
 pub mod authority;
 pub mod by_partition;
 pub mod check;
@@ -42,6 +44,7 @@ pub mod timestamp;
 pub mod topology;
 pub mod usage;
 
+pub use api::JetStreamApi;
 pub use event::{Attributes, MAX_EXTENSION_NAME, MAX_EXTENSIONS, RawEvent};
 pub use filter::Filter;
 pub use name::{BusName, EventType, SubscriptionName, TenantId};

@@ -18,12 +18,12 @@ pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, no
             Some(p) => observed.logs.get(&p.number).copied().unwrap_or_default(),
             None => observed.dead_letters,
         };
-        let age_setting = if is_log {
-            "retention.max-age"
+        let settings = if is_log {
+            ("retention.max-age", "retention.max-bytes")
         } else {
-            "dead-letters.max-age"
+            ("dead-letters.max-age", "dead-letters.max-bytes")
         };
-        for (setting, what) in losses(have, want, &state, now, age_setting) {
+        for (setting, what) in losses(have, want, &state, now, settings) {
             if !policy.allows_loss(setting) {
                 problems.push(Problem::new(
                     Code::WouldLoseEvents,
@@ -42,7 +42,7 @@ fn losses(
     want: &StreamSpec,
     state: &LogState,
     now: i64,
-    age_setting: &'static str,
+    (age_setting, size_setting): (&'static str, &'static str),
 ) -> Vec<(&'static str, String)> {
     let mut losses = Vec::new();
     let age_ns = i64::try_from(want.max_age.as_nanos()).unwrap_or(i64::MAX);
@@ -58,9 +58,13 @@ fn losses(
     }
     let limit = |b: u64| if b == 0 { u64::MAX } else { b };
     if limit(want.max_bytes) < limit(have.max_bytes) && state.bytes > limit(want.max_bytes) {
+        let from = match have.max_bytes {
+            0 => "no bound".to_owned(),
+            n => n.to_string(),
+        };
         losses.push((
-            "retention.max-bytes",
-            format!("lowering the bytes from {} to {}", have.max_bytes, want.max_bytes),
+            size_setting,
+            format!("lowering the bytes from {from} to {}", want.max_bytes),
         ));
     }
     losses

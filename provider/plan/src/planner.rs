@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::account::{self, Account};
 use crate::by_partition::ByPartition;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::Shape;
@@ -48,6 +49,10 @@ pub struct Observed {
     pub logs: BTreeMap<u32, LogState>,
     /// The dead letters.
     pub dead_letters: LogState,
+    /// The account's other streams, and the subjects that each holds.
+    pub others: BTreeMap<String, Vec<String>>,
+    /// What the account may have; `None` where it is not known.
+    pub account: Option<Account>,
 }
 
 impl Observed {
@@ -167,6 +172,8 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
             step::Diff::default()
         }
     };
+    let stores = [diff.stores.as_slice(), diff.turn.as_slice()].concat();
+    problems.extend(account::check(policy, observed, &stores));
     if !problems.is_empty() {
         return Err(problems);
     }

@@ -8,7 +8,9 @@ use crate::declared::{self, Declared};
 use crate::listen::Listening;
 use crate::quota::{Quota, Quotas};
 use crate::setting::{self, Reader, Settings};
-use crate::{BusName, BusNames, Code, Problem, RetrySchedule, SubjectTemplate, SubscriptionName, TenantId};
+use crate::{
+    BusName, BusNames, Code, JetStreamApi, Problem, RetrySchedule, SubjectTemplate, SubscriptionName, TenantId,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -97,6 +99,22 @@ pub enum QueueDelivery {
     AtLeastOnce,
 }
 
+/// How many bytes of what is no event of the log are kept. Each has a bound: an account may want one of every stream
+/// (10113), and a bound that is met is better than a disk that is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Of dead letters.
+    pub dead_letters: u64,
+    /// Of events that are not due yet.
+    pub scheduled: u64,
+    /// Of remembered subscriptions.
+    pub registry: u64,
+    /// Of failed attempts of events that are not settled yet, and of who owns what.
+    pub attempts: u64,
+    /// Of counters of stored bytes.
+    pub counters: u64,
+}
+
 /// How a bus keeps and delivers events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -140,6 +158,10 @@ pub struct Policy {
     pub retry: RetrySchedule,
     /// How long dead letters are kept.
     pub dead_letter_max_age: Duration,
+    /// How much is kept besides events.
+    pub sizes: Sizes,
+    /// Which JetStream holds the bus.
+    pub jetstream: JetStreamApi,
     /// How long a handler may take.
     pub delivery_deadline: Duration,
     /// After how long the store gives an event that nobody settled to another instance.
@@ -255,6 +277,8 @@ impl Policy {
         );
         let attempts = r.or("retry.max-attempts", 6, setting::number(1, 1_000));
         let dead_letter_max_age = r.or("dead-letters.max-age", 30 * DAY, setting::duration(SECOND, 10 * YEAR));
+        let sizes = sizes(&mut r, max_bytes);
+        let jetstream = jetstream(&mut r);
         let delivery_deadline = r.or(
             "delivery.deadline",
             10 * SECOND,
@@ -354,6 +378,8 @@ impl Policy {
                 max_event_bytes,
                 retry: RetrySchedule::new(delays, attempts as u32),
                 dead_letter_max_age,
+                sizes,
+                jetstream,
                 delivery_deadline,
                 ack_wait,
                 batch_size: batch_size as u32,
@@ -406,6 +432,35 @@ fn shape(s: &str) -> Result<Shape, Problem> {
             ..p
         }),
     }
+}
+
+/// What each of them is given by default lies between these: a small log still has room for what comes of its events,
+/// and a large one does not have the server reserve as much again.
+const SMALLEST: u64 = 32 << 20;
+const LARGEST: u64 = 1 << 30;
+
+fn sizes(r: &mut Reader<'_>, log: u64) -> Sizes {
+    let size = setting::bytes(64 << 10, 1 << 50);
+    let of_the_log = |part: u64| (log / part).clamp(SMALLEST, LARGEST);
+    Sizes {
+        dead_letters: r.or("dead-letters.max-bytes", of_the_log(2), &size),
+        scheduled: r.or("scheduled.max-bytes", of_the_log(4), &size),
+        registry: r.or("registry.max-bytes", 64 << 20, &size),
+        attempts: r.or("attempts.max-bytes", of_the_log(8), &size),
+        counters: r.or("quota.counters-max-bytes", 256 << 20, &size),
+    }
+}
+
+fn jetstream(r: &mut Reader<'_>) -> JetStreamApi {
+    let domain = r.optional("jetstream.domain", JetStreamApi::domain);
+    let prefix = r.optional("jetstream.api-prefix", JetStreamApi::prefix);
+    if domain.is_some() && prefix.is_some() {
+        r.refuse(
+            Code::ConflictingSettings,
+            "`jetstream.domain` and `jetstream.api-prefix` both say which JetStream holds the bus: leave one out",
+        );
+    }
+    domain.or(prefix).unwrap_or_default()
 }
 
 fn quotas(r: &mut Reader<'_>) -> Quotas {

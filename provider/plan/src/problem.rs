@@ -157,6 +157,12 @@ codes! {
     TooManyPartitions = "too-many-partitions",
     /// Another instance with another policy has changed the topology.
     TopologyChanged = "topology-changed",
+    /// A stream of somebody else holds a subject of the bus.
+    SubjectTaken = "subject-taken",
+    /// The bus's NATS account may not have what its policy asks for.
+    AccountLimit = "account-limit",
+    /// NATS answers, and no JetStream does.
+    JetStreamMissing = "jetstream-missing",
     /// What the server holds under the bus's names was not made by Fanout.
     ForeignTopology = "foreign-topology",
 }

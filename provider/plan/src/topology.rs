@@ -68,6 +68,8 @@ pub struct BucketSpec {
     pub name: String,
     /// How long an entry is kept; zero for ever.
     pub max_age: Duration,
+    /// How much; 0 for no limit.
+    pub max_bytes: u64,
     /// Copies.
     pub replicas: u8,
     /// Where.
@@ -133,9 +135,10 @@ impl Topology {
 /// Compiles a policy, the partitions that it has led to, and the remembered subscriptions.
 pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterator<Item = &'a Registered>) -> Topology {
     let names = policy.names();
-    let bucket = |name: String, max_age| BucketSpec {
+    let bucket = |name: String, max_age, max_bytes| BucketSpec {
         name,
         max_age,
+        max_bytes,
         replicas: policy.replicas,
         storage: policy.storage,
     };
@@ -143,7 +146,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         name: names.dead_letters(),
         subjects: vec![names.dead_letter_subjects()],
         max_age: policy.dead_letter_max_age,
-        max_bytes: 0,
+        max_bytes: policy.sizes.dead_letters,
         when_full: WhenFull::Refuse,
         replicas: policy.replicas,
         storage: policy.storage,
@@ -165,6 +168,10 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         when_full: match side {
             Side::Later => WhenFull::Refuse,
             Side::Usage => WhenFull::DropOldest,
+        },
+        max_bytes: match side {
+            Side::Later => policy.sizes.scheduled,
+            Side::Usage => policy.sizes.counters,
         },
         dedupe_window: Duration::from_secs(120).min(if max_age.is_zero() { Duration::MAX } else { max_age }),
         ..dead_letters.clone()
@@ -190,9 +197,9 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             .map(|s| (s.name.clone(), s))
             .collect(),
         buckets: [
-            bucket(names.registry(), Duration::ZERO),
+            bucket(names.registry(), Duration::ZERO, policy.sizes.registry),
             // The reasons of an event's attempts are needed for as long as the event can be delivered.
-            bucket(names.attempts(), policy.max_age),
+            bucket(names.attempts(), policy.max_age, policy.sizes.attempts),
         ]
         .into_iter()
         .map(|b| (b.name.clone(), b))

@@ -20,6 +20,8 @@ use tracing::{debug, warn};
 
 use crate::inbox::{Seal, fresh_secret};
 
+/// The most bytes that an edge remembers.
+const MAX_BYTES: i64 = 64 << 20;
 /// Before the name of a subscription in a key of the second kind. With a dot, it is no subscription's name.
 const TOLD: &str = "told.";
 /// The entry that holds the secret of the tokens.
@@ -243,6 +245,8 @@ impl Memory {
             let config = kv::Config {
                 bucket: self.name.clone(),
                 history: 1,
+                // An account may want a size of everything (10113).
+                max_bytes: MAX_BYTES,
                 ..kv::Config::default()
             };
             // Another instance may just have made it, which is the same.

@@ -48,14 +48,14 @@ impl Store {
                         CreateStreamErrorKind::JetStream(answer) if is_lost_race(s, &answer) => StoreError::Raced {
                             what: format!("stream {}", s.name),
                         },
-                        _ => StoreError::when(step.to_string())(e),
+                        _ => self.not_made(step)(e),
                     })?;
             }
             Step::UpdateStream(s) | Step::RetireStream(s) | Step::BindStream(s) => {
                 self.js
                     .update_stream(stream_config(s))
                     .await
-                    .map_err(StoreError::when(step.to_string()))?;
+                    .map_err(self.not_made(step))?;
             }
             Step::DeleteStream(name) => {
                 if let Err(e) = self.js.delete_stream(name).await
@@ -68,7 +68,7 @@ impl Store {
                 self.js
                     .create_or_update_key_value(bucket_config(b))
                     .await
-                    .map_err(StoreError::when(step.to_string()))?;
+                    .map_err(self.not_made(step))?;
             }
             Step::Remember(registered) => self.remember(registered).await?,
             Step::Forget(name) => self.forget(name).await?,
@@ -151,6 +151,10 @@ fn bucket_config(b: &BucketSpec) -> kv::Config {
         bucket: b.name.clone(),
         history: 1,
         max_age: b.max_age,
+        max_bytes: match b.max_bytes {
+            0 => -1,
+            n => i64::try_from(n).unwrap_or(i64::MAX),
+        },
         num_replicas: b.replicas.into(),
         storage: storage(b.storage),
         limit_markers: Some(MARKER_AGE),

@@ -3,6 +3,7 @@
 //!
 //! async-nats types do not leave this module, except for the consumers and messages that `delivery` works on.
 
+mod account;
 mod apply;
 mod attempts;
 mod dead_letters;

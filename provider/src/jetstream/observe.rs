@@ -1,5 +1,6 @@
 //! Reads what the store holds for a bus, in the planner's words.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
@@ -25,9 +26,14 @@ impl Store {
     /// # Errors
     /// When the store can't be read, or holds something under the bus's names that Fanout did not make.
     pub async fn observe(&self) -> Result<Observed, StoreError> {
-        let mut observed = Observed::default();
+        let mut observed = Observed {
+            account: self.account().await?,
+            ..Observed::default()
+        };
         let mut foreign = Vec::new();
-        for info in self.streams_of_the_bus().await? {
+        let (streams, others) = self.streams_of_the_account().await?;
+        observed.others = others;
+        for info in streams {
             let name = info.config.name.clone();
             let number = self.names.partition_of(&name);
             let partition = number.map(|n| partition(n, &info.config));
@@ -57,6 +63,7 @@ impl Store {
                     BucketSpec {
                         name,
                         max_age: info.config.max_age,
+                        max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(0),
                         replicas: replicas(info.config.num_replicas),
                         storage: storage(info.config.storage),
                     },
@@ -78,21 +85,23 @@ impl Store {
         Ok(observed)
     }
 
-    /// The streams of the bus's log and its dead letters. The server lists an account's streams a page at a time;
-    /// those of other buses are passed over.
-    async fn streams_of_the_bus(&self) -> Result<Vec<stream::Info>, StoreError> {
+    /// The streams of the bus's log and what belongs to it, and of all others the subjects. The server lists an account's
+    /// streams a page at a time.
+    async fn streams_of_the_account(&self) -> Result<(Vec<stream::Info>, BTreeMap<String, Vec<String>>), StoreError> {
         let dead = self.names.dead_letters();
         let (later, usage) = (self.names.later_stream(), self.names.usage());
-        let mut found = Vec::new();
+        let buckets = [self.names.registry(), self.names.attempts()].map(|name| format!("KV_{name}"));
+        let (mut found, mut others) = (Vec::new(), BTreeMap::new());
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
-            if [&dead, &later, &usage].contains(&&info.config.name)
-                || self.names.partition_of(&info.config.name).is_some()
-            {
+            let name = &info.config.name;
+            if [&dead, &later, &usage].contains(&name) || self.names.partition_of(name).is_some() {
                 found.push(info);
+            } else if !buckets.contains(name) {
+                others.insert(info.config.name, info.config.subjects);
             }
         }
-        Ok(found)
+        Ok((found, others))
     }
 
     async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, StoreError> {

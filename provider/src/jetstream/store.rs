@@ -77,6 +77,9 @@ pub enum StoreError {
     /// The store was killed and forgot that it gave this out: it does so once more.
     #[error("the store forgot that it gave the event out")]
     Forgotten,
+    /// NATS is there, and no JetStream answers.
+    #[error("{0}")]
+    NoJetStream(Problem),
     /// The store holds something that Fanout can't work with.
     #[error("the store can't take this bus: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<Problem>),
@@ -100,6 +103,7 @@ impl Store {
         // more keeps its place among those in flight (async-nats 0.51).
         let context = |timeout| {
             let context = ContextBuilder::new()
+                .api_prefix(policy.jetstream.subject())
                 .timeout(timeout)
                 .ack_timeout(policy.publish_deadline)
                 .max_ack_inflight(policy.publish_max_in_flight as usize)

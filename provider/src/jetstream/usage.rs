@@ -35,7 +35,7 @@ impl Store {
         let inbox = nats.new_inbox();
         let mut answers = nats.subscribe(inbox.clone()).await?;
         let request = serde_json::json!({ "multi_last": [self.names.usage_of(tenant)] });
-        let subject = format!("$JS.API.DIRECT.GET.{}", self.names.usage());
+        let subject = format!("{}.DIRECT.GET.{}", self.policy.jetstream.subject(), self.names.usage());
         nats.publish_with_reply(subject, inbox, request.to_string().into())
             .await?;
         let mut found = Vec::new();

@@ -1,12 +1,10 @@
-//! Connecting with what a wasmCloud host tells a provider.
+//! Connecting to NATS.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, Event};
 
-use crate::Error;
+use crate::{Access, Error};
 
 /// Messages of one subscription that wait to be read. The demultiplexer and the functions read without waiting, so they
 /// are few; beyond the bound the NATS client drops messages, and their calls end at their deadline.
@@ -16,60 +14,14 @@ const WRITE_CAPACITY: usize = 1024;
 /// A server that froze is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where NATS is, and as whom to connect: the fields `lattice_rpc_url`, `lattice_rpc_user_jwt` and
-/// `lattice_rpc_user_seed` of a provider's host data.
-#[derive(Clone, Default)]
-pub struct Access {
-    /// One URL, or several of a cluster with commas between them. Empty: the default of NATS, on this machine.
-    pub urls: String,
-    /// The user's JWT; empty without authentication.
-    pub user_jwt: String,
-    /// The seed of the user's key; empty without authentication.
-    pub user_seed: String,
-}
-
-/// The seed, the JWT and what stands before an `@` in a URL are left out.
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let redact = |secret: &str| if secret.is_empty() { "none" } else { "[redacted]" };
-        let urls: Vec<_> = self
-            .urls
-            .split(',')
-            .map(|url| url.rsplit_once('@').map_or(url, |(_, host)| host))
-            .collect();
-        f.debug_struct("Access")
-            .field("urls", &urls)
-            .field("user_jwt", &redact(&self.user_jwt))
-            .field("user_seed", &redact(&self.user_seed))
-            .finish()
-    }
-}
-
 /// Connects, under a name that shows in the server's list of connections. Reconnects by itself from then on; the
 /// subscriptions are made anew.
 ///
 /// # Errors
-/// [`Error::Seed`], or [`Error::Connect`] if no server can be reached.
+/// [`Error::Seed`], [`Error::Access`] or [`Error::Tls`] when it can't be used as it is, or [`Error::Connect`] if no server can
+/// be reached or takes the user.
 pub async fn connect(access: &Access, name: &str) -> Result<Client, Error> {
-    let mut options = ConnectOptions::new();
-    let (jwt, seed) = (access.user_jwt.trim(), access.user_seed.trim());
-    if !seed.is_empty() {
-        let key = nkeys::KeyPair::from_seed(seed).map_err(|_| Error::Seed)?;
-        if jwt.is_empty() {
-            options = options.nkey(seed.to_owned());
-        } else {
-            let key = Arc::new(key);
-            options = options.jwt(jwt.to_owned(), move |nonce| {
-                let key = Arc::clone(&key);
-                async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
-            });
-        }
-    }
-    let urls = match access.urls.trim() {
-        "" => "127.0.0.1:4222",
-        urls => urls,
-    };
-    let urls: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    let (options, servers) = access.options()?;
     let connection = name.to_owned();
     options
         .name(name)
@@ -80,7 +32,7 @@ pub async fn connect(access: &Access, name: &str) -> Result<Client, Error> {
             report(&connection, &event);
             async {}
         })
-        .connect(urls)
+        .connect(servers)
         .await
         .map_err(Error::Connect)
 }

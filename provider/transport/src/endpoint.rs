@@ -267,9 +267,12 @@ fn with_path(rest: &str) -> Result<(Authority, UrlPath), &'static str> {
 
 /// A URL without what stands before an `@`.
 fn redacted(text: &str) -> String {
-    match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://[redacted]@{host}"),
-        _ => text.to_owned(),
+    match text.rsplit_once('@') {
+        None => text.to_owned(),
+        Some((before, host)) => match before.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://[redacted]@{host}"),
+            None => format!("[redacted]@{host}"),
+        },
     }
 }
 
@@ -357,6 +360,8 @@ mod tests {
             ("tcp://a:1/path", "path"),
             ("tcp://a:1?x", "query"),
             ("tcp://user:secret@a:1", "password"),
+            ("user:secret@a:1", "scheme"),
+            ("http:secret@a:1", "scheme"),
             ("tcp://a b:1", "blank"),
             ("quic://a\u{0}:1", "control"),
             ("unix:", "path"),

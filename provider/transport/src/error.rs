@@ -135,6 +135,9 @@ pub enum Error {
     /// The seed is no NATS user seed. The seed itself is never part of an error.
     #[error("the NATS user seed can't be read")]
     Seed,
+    /// A connection to NATS is not described as it can be. The text holds no secret.
+    #[error("the connection to NATS is not described as it can be used: {0}")]
+    Access(String),
     /// No connection to any of the servers.
     #[error("can't connect to NATS")]
     Connect(#[source] async_nats::ConnectError),
@@ -193,6 +196,7 @@ impl Error {
             | Self::Encode(_)
             | Self::Options { .. }
             | Self::Seed
+            | Self::Access(_)
             | Self::Connect(_)
             | Self::Subscribe(_)
             | Self::Publish(_)
@@ -234,7 +238,7 @@ impl Error {
             Self::Endpoint(_) | Self::Misused { .. } => EndpointError::CODE,
             Self::Unprotected { .. } => "unauthenticated-listener",
             Self::Listen { .. } => "listen-failed",
-            Self::Seed | Self::Tls { .. } => "invalid-credentials",
+            Self::Seed | Self::Access(_) | Self::Tls { .. } => "invalid-credentials",
             Self::Refused { .. } | Self::Subscribe(_) | Self::Publish(_) => "peer-refused",
             Self::Leaving => "server-leaving",
         }

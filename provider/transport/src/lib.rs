@@ -15,6 +15,7 @@
 //! bindings ([`wrpc_transport::Invoke`]) or typed values. [`Error::outcome`] tells what is known of a handler after an
 //! error.
 
+mod access;
 mod budget;
 mod bundle;
 mod call;
@@ -50,9 +51,12 @@ pub mod testing;
 mod tls;
 mod wire;
 
+pub use access::{Access, Login, NatsTls, Secret, SecretFrom};
+/// Why NATS could not be connected to.
+pub use async_nats::ConnectErrorKind;
 pub use call::{CallContext, Client};
 pub use caller::{Caller, CertificateNames, Identity, traceparent};
-pub use connect::{Access, connect};
+pub use connect::connect;
 pub use connect_options::{ConnectOptions, Dialect};
 pub use endpoint::{Authority, Endpoint, EndpointError, UrlPath};
 pub use error::{CodecError, Error, Outcome, Part, Resource};

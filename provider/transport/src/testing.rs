@@ -29,6 +29,8 @@ pub struct NatsSettings {
     pub config: Option<String>,
     /// More arguments.
     pub args: Vec<String>,
+    /// Without JetStream.
+    pub without_jetstream: bool,
 }
 
 /// A nats-server process with JetStream.
@@ -155,7 +157,9 @@ fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Re
         command.arg("--config").arg(file);
     }
     let mut process = command
-        .args(["--addr", "127.0.0.1", "--jetstream", "--store_dir"])
+        .args(["--addr", "127.0.0.1"])
+        .args((!settings.without_jetstream).then_some("--jetstream"))
+        .arg("--store_dir")
         .arg(store)
         .arg("--port")
         .arg(port.map_or("-1".to_owned(), |port| port.to_string()))

@@ -3,6 +3,13 @@
 //!
 //! Deliberately absent: verdicts. Nothing here fails because it was slow; tests prove, benches show.
 
+/// As `eprintln!`, which panics once nobody reads standard error.
+macro_rules! tell {
+    ($($what:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($what)*))))
+    };
+}
+
 mod case;
 mod delivery;
 mod docs;
@@ -20,6 +27,7 @@ mod transport_server;
 mod webhooks;
 mod world;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -46,6 +54,15 @@ struct Cli {
     /// Put the tables into this page, in place of those that stand there
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+}
+
+/// Ends quietly, as other tools do, when nobody reads standard output any more.
+fn print(table: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{table}") {
+        // What a shell shows for a tool that ended because of SIGPIPE.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(141),
+        printed => Ok(printed?),
+    }
 }
 
 /// What can be measured.
@@ -92,7 +109,7 @@ async fn main() -> Result<()> {
             _ => webhooks::run(&mut report, size).await?,
         }
         let table = report.finish()?;
-        println!("{table}");
+        print(&table)?;
         tables.push((name, table));
     }
     if let Some(page) = &cli.page {

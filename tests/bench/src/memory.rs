@@ -23,9 +23,10 @@ pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
     let mut looks = Vec::new();
     let mut look = |case: &'static str| -> Result<()> {
         let (provider, server) = (world.provider_memory()?, world.server_memory()?);
-        eprintln!(
+        tell!(
             "  {case}: provider {:.0} MiB, nats-server {:.0} MiB",
-            provider.now, server.now
+            provider.now,
+            server.now
         );
         looks.push((case, provider, server));
         world.forget_peaks()

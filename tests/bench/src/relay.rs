@@ -2,7 +2,7 @@
 //! client's work, and answers. It checks nothing, knows no tenants and keeps no quotas. What it costs against the plain
 //! client is about the price of a second process on this machine.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -34,7 +34,7 @@ pub(crate) async fn run(url: &str) -> Result<()> {
     let publishing = tokio::spawn(publish(nats.clone(), js.clone(), nats.subscribe(PUBLISH).await?));
     let reading = tokio::spawn(read(nats.clone(), js, nats.subscribe(READ).await?));
     nats.flush().await?;
-    println!();
+    writeln!(std::io::stdout())?;
     // Until the load program is gone.
     tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0; 1])).await??;
     publishing.abort();

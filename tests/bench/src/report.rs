@@ -92,7 +92,7 @@ impl Report {
         std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
         let path = folder.join(format!("{name}.jsonl"));
         let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
-        eprintln!("{name}: raw samples go to {}", path.display());
+        tell!("{name}: raw samples go to {}", path.display());
         Ok(Self {
             name,
             size,
@@ -154,7 +154,7 @@ impl Report {
         };
         serde_json::to_writer(&mut self.samples, &sample)?;
         self.samples.write_all(b"\n")?;
-        eprintln!("  {group}: {case}: {} {unit}", shown(value));
+        tell!("  {group}: {case}: {} {unit}", shown(value));
         let known = |r: &Row| r.group == group && r.case == case && r.unit == unit;
         let at = self.rows.iter().position(known).unwrap_or(self.rows.len());
         if at == self.rows.len() {

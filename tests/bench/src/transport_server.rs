@@ -1,6 +1,6 @@
 //! The server of the transport bench: one echo on every transport, and the responder of the raw request.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 
 use anyhow::Result;
 use async_nats::Client;
@@ -51,7 +51,7 @@ pub(crate) async fn run(nats: &str) -> Result<()> {
     let lattice = Lattice::new(client, Options::default()).await?;
     let on_lattice = Server::new(&lattice, PREFIX);
     on_lattice.serve(&service).await?;
-    println!("{nats}?target={PREFIX}");
+    writeln!(std::io::stdout(), "{nats}?target={PREFIX}")?;
 
     let options = ListenOptions {
         tls: Some(ServerTls {
@@ -73,10 +73,10 @@ pub(crate) async fn run(nats: &str) -> Result<()> {
     ] {
         let endpoint: Endpoint = url.parse()?;
         let listener = Listener::bind(&endpoint, options.clone()).await?;
-        println!("{}", listener.local_endpoint());
+        writeln!(std::io::stdout(), "{}", listener.local_endpoint())?;
         serving.push(listener.serve(&service));
     }
-    println!();
+    writeln!(std::io::stdout())?;
     // Until the load program is gone.
     tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0; 1])).await??;
     raw.abort();

@@ -68,7 +68,8 @@ impl Lab {
 
     /// Says what is under way.
     pub(crate) fn say(&self, what: impl AsRef<str>) {
-        eprintln!("{:7.1} s  {}", self.started.elapsed().as_secs_f64(), what.as_ref());
+        let seconds = self.started.elapsed().as_secs_f64();
+        tell!("{seconds:7.1} s  {}", what.as_ref());
     }
 }
 

@@ -4,6 +4,13 @@
 //! page of `pages/` says around them what was asked, expected and learnt. A figure is never typed by hand: a page that
 //! names a table which the experiment did not give, or leaves one out, is an error.
 
+/// As `eprintln!`, which panics once nobody reads standard error.
+macro_rules! tell {
+    ($($what:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($what)*))))
+    };
+}
+
 mod drained;
 mod experiment;
 mod fanout;
@@ -97,7 +104,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -105,7 +112,7 @@ async fn main() -> ExitCode {
 
 async fn run(cli: &Cli) -> Result<()> {
     let machine = Machine::read().await?;
-    eprintln!("{machine}");
+    tell!("{machine}");
     let names = if cli.names.is_empty() {
         Experiment::ALL.to_vec()
     } else {
@@ -116,7 +123,7 @@ async fn run(cli: &Cli) -> Result<()> {
         let start = Instant::now();
         let raw = Raw::create(&cli.raw, experiment.name())?;
         let lab = Lab::new(cli.scale(), cli.seed, raw);
-        eprintln!("[{} of {count}] {}: {}", i + 1, experiment.name(), experiment.title());
+        tell!("[{} of {count}] {}: {}", i + 1, experiment.name(), experiment.title());
         let findings = experiment
             .run(&lab)
             .await
@@ -142,7 +149,7 @@ async fn run(cli: &Cli) -> Result<()> {
             figures: findings.figures,
         };
         ran.save(&cli.raw, experiment)?;
-        eprintln!(
+        tell!(
             "{}: {:.0} s, {} samples in {}, page {}",
             experiment.name(),
             took.as_secs_f64(),
@@ -152,8 +159,8 @@ async fn run(cli: &Cli) -> Result<()> {
         );
     }
     match summary::write(&cli.raw, &cli.out, cli.scale().name())? {
-        Ok(page) => eprintln!("summary: {}", page.display()),
-        Err(missing) => eprintln!("no summary yet: not run at this scale: {}", missing.join(", ")),
+        Ok(page) => tell!("summary: {}", page.display()),
+        Err(missing) => tell!("no summary yet: not run at this scale: {}", missing.join(", ")),
     }
     Ok(())
 }

@@ -145,6 +145,7 @@ impl Node {
             store: Some(store.path().to_owned()),
             config: Some(spec.config()?),
             args: Vec::new(),
+            ..NatsSettings::default()
         })
         .await;
         Ok(Self { server, store })

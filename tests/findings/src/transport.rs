@@ -3,7 +3,7 @@
 //! The bus and its server are a process of their own (this program started again), beyond the line.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -110,7 +110,7 @@ pub(crate) async fn far_side(told: &str) -> Result<()> {
     };
     let links = [LinkTo::caller(PROGRAM, &["publisher", "subscriber", "inbox"], "*")];
     let _bench = Bench::start_on(nats, &settings, &links).await;
-    println!("ready");
+    writeln!(std::io::stdout(), "ready")?;
     // Until the near side is gone.
     tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0; 1])).await??;
     Ok(())

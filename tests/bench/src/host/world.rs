@@ -76,10 +76,7 @@ impl HostWorld {
             _listening: listening,
             host,
         };
-        world
-            .linked()
-            .await
-            .inspect_err(|_| eprintln!("{}", world.host.said()))?;
+        world.linked().await.inspect_err(|_| tell!("{}", world.host.said()))?;
         Ok(world)
     }
 
@@ -160,7 +157,7 @@ impl HostWorld {
                 Err(_) => {}
             }
             if probe % RENEWED_AFTER == 0 {
-                eprintln!("  renewing the links of {component} with the host's messaging: {why}");
+                tell!("  renewing the links of {component} with the host's messaging: {why}");
                 self.renew("messaging", component).await?;
                 self.renew(component, "default").await?;
             }

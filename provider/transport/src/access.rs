@@ -1,0 +1,495 @@
+//! Where NATS is, and as whom to connect, in one description: what a host's data, flags, environment variables or a
+//! context of the `nats` tool can say of a connection. No secret of it is ever shown.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_nats::{Auth, AuthError, ConnectOptions};
+use nkeys::KeyPair;
+use percent_encoding::percent_decode_str;
+
+use crate::Error;
+
+/// Where NATS is by default.
+const DEFAULT: &str = "127.0.0.1:4222";
+/// The longest file of credentials that is read.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// A text that is never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "[redacted]" })
+    }
+}
+
+/// A secret itself, or the file that holds it, which is read again for each connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretFrom {
+    /// It.
+    Value(Secret),
+    /// A file with nothing else in it.
+    File(PathBuf),
+}
+
+/// How a user proves who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Login {
+    /// By what stands before the `@` of a URL: a user and a password, or a token. Without it, not at all.
+    #[default]
+    Url,
+    /// By a user and a password.
+    Password(String, SecretFrom),
+    /// By a token.
+    Token(SecretFrom),
+    /// By a file that holds a user's JWT and the seed of its key, as `nsc` writes it.
+    Credentials(PathBuf),
+    /// By a file that holds the seed of a user's key.
+    Nkey(PathBuf),
+}
+
+/// TLS towards NATS, as files of PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatsTls {
+    /// Who signed the server's certificate, beside those that this machine trusts.
+    pub ca: Option<PathBuf>,
+    /// The certificate to show.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// Begin with TLS, as a server with `handshake_first` wants it.
+    pub first: bool,
+}
+
+/// Where NATS is, and as whom to connect. `urls`, `user_jwt` and `user_seed` are the fields `lattice_rpc_url`,
+/// `lattice_rpc_user_jwt` and `lattice_rpc_user_seed` of a provider's host data.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// One URL, or several of a cluster with commas between them. Empty: the default of NATS, on this machine. A user and
+    /// a password, or a token, in it are used.
+    pub urls: String,
+    /// The user's JWT; empty without authentication.
+    pub user_jwt: String,
+    /// The seed of the user's key; empty without authentication.
+    pub user_seed: String,
+    /// Another way to log in.
+    pub login: Login,
+    /// TLS beyond what URL and server ask for.
+    pub tls: NatsTls,
+    /// What answers are awaited below, instead of `_INBOX`.
+    pub inbox_prefix: Option<String>,
+}
+
+/// The seed, the JWT and what stands before an `@` in a URL are left out.
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let redact = |secret: &str| if secret.is_empty() { "none" } else { "[redacted]" };
+        f.debug_struct("Access")
+            .field("urls", &self.shown())
+            .field("user_jwt", &redact(&self.user_jwt))
+            .field("user_seed", &redact(&self.user_seed))
+            .field("login", &self.login)
+            .field("tls", &self.tls)
+            .field("inbox_prefix", &self.inbox_prefix)
+            .finish()
+    }
+}
+
+/// What is wrong with a description of a connection. It never holds a secret.
+fn refused(what: impl Into<String>) -> Error {
+    Error::Access(what.into())
+}
+
+impl Access {
+    /// The servers, without what stands before an `@`.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        if self.urls.trim().is_empty() {
+            return DEFAULT.to_owned();
+        }
+        let shown: Vec<_> = items(&self.urls).map(without_user).collect();
+        // What follows a comma within a password is none of a server.
+        if servers(&self.urls).is_err() {
+            return "a URL that can't be read".to_owned();
+        }
+        shown.join(",")
+    }
+
+    /// What the client needs, and the servers to connect to.
+    pub(crate) fn options(&self) -> Result<(ConnectOptions, Vec<String>), Error> {
+        let (servers, of_url) = servers(&self.urls)?;
+        let who = Arc::new(self.who(of_url)?);
+        // A file that can't be read is told before anything is tried.
+        who.auth(b"").map_err(refused)?;
+        let mut options = ConnectOptions::with_auth_callback(move |nonce| {
+            std::future::ready(who.auth(&nonce).map_err(AuthError::new))
+        });
+        for (what, file) in [
+            ("the authority of NATS", &self.tls.ca),
+            ("the certificate for NATS", &self.tls.certificate),
+            ("the key for NATS", &self.tls.key),
+        ] {
+            if let Some(file) = file {
+                std::fs::File::open(file).map_err(|source| Error::Tls {
+                    what: format!("{what}, {},", file.display()),
+                    source: source.into(),
+                })?;
+            }
+        }
+        if let Some(ca) = &self.tls.ca {
+            options = options.add_root_certificates(ca.clone());
+        }
+        match (&self.tls.certificate, &self.tls.key) {
+            (Some(certificate), Some(key)) => {
+                options = options.add_client_certificate(certificate.clone(), key.clone());
+            }
+            (None, None) => {}
+            _ => return Err(refused("a certificate and its key go together: give both or none")),
+        }
+        if self.tls != NatsTls::default() {
+            options = options.require_tls(true);
+        }
+        if self.tls.first {
+            options = options.tls_first();
+        }
+        if let Some(prefix) = &self.inbox_prefix {
+            let legal = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '>');
+            if !prefix
+                .split('.')
+                .all(|token| !token.is_empty() && token.chars().all(legal))
+            {
+                return Err(refused(
+                    "an inbox prefix is a subject without wildcards, such as `_INBOX_payments`",
+                ));
+            }
+            options = options.custom_inbox_prefix(prefix);
+        }
+        Ok((options, servers))
+    }
+
+    fn who(&self, of_url: Option<Who>) -> Result<Who, Error> {
+        let (jwt, seed) = (self.user_jwt.trim(), self.user_seed.trim());
+        if self.login != Login::Url && !(jwt.is_empty() && seed.is_empty()) {
+            return Err(refused("two ways to log in are given: leave one"));
+        }
+        Ok(match &self.login {
+            Login::Url if seed.is_empty() => of_url.unwrap_or(Who::Nobody),
+            Login::Url => {
+                let key = KeyPair::from_seed(seed).map_err(|_| Error::Seed)?;
+                let jwt = (!jwt.is_empty()).then(|| jwt.to_owned());
+                Who::Key(Box::new(key), jwt)
+            }
+            Login::Password(user, password) => Who::Password(user.clone(), password.clone()),
+            Login::Token(token) => Who::Token(token.clone()),
+            Login::Credentials(file) => Who::Credentials(file.clone()),
+            Login::Nkey(file) => Who::Nkey(file.clone()),
+        })
+    }
+}
+
+/// Who connects, of all ways to say so one.
+enum Who {
+    Nobody,
+    Password(String, SecretFrom),
+    Token(SecretFrom),
+    Key(Box<KeyPair>, Option<String>),
+    Credentials(PathBuf),
+    Nkey(PathBuf),
+}
+
+impl Who {
+    /// What is sent to a server that gave this nonce. Files are read each time: those that were renewed count.
+    fn auth(&self, nonce: &[u8]) -> Result<Auth, String> {
+        let mut auth = Auth::new();
+        match self {
+            Self::Nobody => {}
+            Self::Password(user, password) => {
+                auth.username = Some(user.clone());
+                auth.password = Some(password.read()?);
+            }
+            Self::Token(token) => auth.token = Some(token.read()?),
+            Self::Key(key, jwt) => sign(&mut auth, key, jwt.clone(), nonce)?,
+            Self::Credentials(file) => {
+                let text = read(file)?;
+                let (jwt, seed) = credentials(&text)
+                    .ok_or_else(|| format!("{} holds no user's JWT and seed, as `nsc` writes them", file.display()))?;
+                let key = key(seed, file)?;
+                sign(&mut auth, &key, Some(jwt.to_owned()), nonce)?;
+            }
+            Self::Nkey(file) => {
+                let text = read(file)?;
+                let seed = seed(&text).ok_or_else(|| format!("{} holds no seed of a user's key", file.display()))?;
+                sign(&mut auth, &key(seed, file)?, None, nonce)?;
+            }
+        }
+        Ok(auth)
+    }
+}
+
+impl SecretFrom {
+    fn read(&self) -> Result<String, String> {
+        match self {
+            Self::Value(secret) => Ok(secret.expose().to_owned()),
+            Self::File(file) => {
+                let text = read(file)?;
+                let secret = text.strip_suffix('\n').unwrap_or(&text);
+                Ok(secret.strip_suffix('\r').unwrap_or(secret).to_owned())
+            }
+        }
+    }
+}
+
+fn key(seed: &str, file: &Path) -> Result<KeyPair, String> {
+    // The error would repeat what it could not read.
+    KeyPair::from_seed(seed).map_err(|_| format!("the seed in {} can't be read", file.display()))
+}
+
+fn sign(auth: &mut Auth, key: &KeyPair, jwt: Option<String>, nonce: &[u8]) -> Result<(), String> {
+    if jwt.is_none() {
+        auth.nkey = Some(key.public_key());
+    }
+    auth.jwt = jwt;
+    let signature = key.sign(nonce);
+    auth.signature = Some(signature.map_err(|_| "the user's key can't sign: it is no seed".to_owned())?);
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).and_then(|f| f.take(MAX_FILE_BYTES).read_to_string(&mut text));
+    opened.map_err(|error| format!("{} can't be read: {error}", file.display()))?;
+    Ok(text)
+}
+
+/// The JWT and the seed of a file of credentials.
+fn credentials(text: &str) -> Option<(&str, &str)> {
+    let mut lines = text.lines().map(str::trim);
+    lines.find(|line| line.starts_with("-----BEGIN NATS USER JWT"))?;
+    let jwt = lines
+        .find(|line| !line.is_empty())
+        .filter(|line| !line.starts_with('-'))?;
+    Some((jwt, seed(text)?))
+}
+
+/// The first line that is a user's seed.
+fn seed(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| {
+        let letters = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
+        line.len() == 58 && line.starts_with("SU") && line.bytes().all(letters)
+    })
+}
+
+fn items(urls: &str) -> impl Iterator<Item = &str> {
+    urls.split(',').map(str::trim).filter(|url| !url.is_empty())
+}
+
+fn without_user(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (None, Some((_, host))) => host.to_owned(),
+        _ => url.to_owned(),
+    }
+}
+
+/// The servers of a list, and who connects as they say it.
+fn servers(urls: &str) -> Result<(Vec<String>, Option<Who>), Error> {
+    let mut servers = Vec::new();
+    let mut users: Vec<&str> = Vec::new();
+    for (i, url) in items(urls).enumerate() {
+        let wrong = |what: &str| refused(format!("server {} of the NATS URL {what}", i + 1));
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        if !matches!(scheme, "nats" | "tls") {
+            return Err(wrong("has a scheme that is none of `nats` and `tls`"));
+        }
+        let host = match rest.rsplit_once('@') {
+            Some((user, host)) => {
+                users.push(user);
+                host
+            }
+            None => rest,
+        };
+        let host = host.trim_end_matches('/');
+        let parsed = url::Url::parse(&format!("nats://{host}"));
+        let is_one = parsed.is_ok_and(|u| u.host_str().is_some_and(|h| !h.is_empty()) && u.path().is_empty());
+        if !is_one || host.contains(['?', '#']) {
+            return Err(wrong(
+                "is no address: write nats://host:port, and `%2C` for a comma, `%40` for an @ in a password",
+            ));
+        }
+        servers.push(format!("{scheme}://{host}"));
+    }
+    if servers.is_empty() {
+        servers.push(DEFAULT.to_owned());
+    }
+    users.dedup();
+    let who = match users[..] {
+        [] => None,
+        [user] => Some(named(user)?),
+        _ => {
+            return Err(refused(
+                "the servers of one NATS URL take one user: give all the same, or only one of them any",
+            ));
+        }
+    };
+    Ok((servers, who))
+}
+
+/// Who stands before an `@`.
+fn named(user: &str) -> Result<Who, Error> {
+    let decoded = |text: &str| {
+        let decoded = percent_decode_str(text).decode_utf8();
+        decoded
+            .map(|t| t.into_owned())
+            .map_err(|_| refused("the user or the password of the NATS URL is no text"))
+    };
+    let value = |text| Ok::<_, Error>(SecretFrom::Value(Secret(decoded(text)?)));
+    Ok(match user.split_once(':') {
+        Some((user, password)) => Who::Password(decoded(user)?, value(password)?),
+        None if user.is_empty() => Who::Nobody,
+        None => Who::Token(value(user)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(urls: &str) -> Access {
+        Access {
+            urls: urls.to_owned(),
+            ..Access::default()
+        }
+    }
+
+    fn auth(access: &Access) -> Result<Auth, String> {
+        let (_, who) = servers(&access.urls).map_err(|e| e.to_string())?;
+        access.who(who).map_err(|e| e.to_string())?.auth(b"nonce")
+    }
+
+    #[test]
+    fn a_url_says_who_connects_and_where() {
+        let (found, _) = servers("nats://app:pw@a:4222, b:4223 ,tls://app:pw@[::1]:4224/").unwrap();
+        assert_eq!(found, ["nats://a:4222", "nats://b:4223", "tls://[::1]:4224"]);
+        let by_password = auth(&of("nats://a%40b:p%3A%2C%25w@h")).unwrap();
+        assert_eq!(by_password.username.as_deref(), Some("a@b"));
+        assert_eq!(by_password.password.as_deref(), Some("p:,%w"));
+        let with_colon = auth(&of("nats://app:p:w@h")).unwrap();
+        assert_eq!(with_colon.password.as_deref(), Some("p:w"));
+        assert_eq!(auth(&of("nats://t0k3n@h")).unwrap().token.as_deref(), Some("t0k3n"));
+        assert_eq!(auth(&of("app:pw@h:1")).unwrap().username.as_deref(), Some("app"));
+        assert!(auth(&of("h:1")).unwrap().username.is_none());
+        assert_eq!(servers("").unwrap().0, [DEFAULT]);
+    }
+
+    #[test]
+    fn no_error_and_no_debug_shows_a_secret() {
+        for urls in [
+            "nats://user:SECRET@a:4222,nats://b:4222",
+            "nats://user:SECRET@a:4222,nats://other:SECRET@b:4222",
+            "nats://user:a,SECRET@host:4222",
+            "nats://user:a,SECRET",
+            "http://user:SECRET@host",
+            "user:SECRET@host:port",
+            "nats://user:SECRET@",
+            "nats://user:SECRET@host/path?SECRET",
+            "nats://SECRET@host:99999",
+            "nats://user:%ff%feSECRET@host",
+        ] {
+            let mut access = of(urls);
+            access.user_seed = "SUASECRET".into();
+            access.user_jwt = "SECRET".into();
+            let said = access.options().err().map(|e| format!("{e} {e:?}"));
+            let all = format!("{access:?} {} {said:?}", access.shown());
+            assert!(!all.contains("SECRET"), "{urls}: {all}");
+            access.login = Login::Token(SecretFrom::Value("SECRET".into()));
+            assert!(!format!("{access:?}").contains("SECRET"));
+        }
+        assert_eq!(
+            of("nats://user:SECRET@a:4222,nats://b").shown(),
+            "nats://a:4222,nats://b"
+        );
+    }
+
+    #[test]
+    fn files_are_read_and_their_faults_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let user = KeyPair::new_user();
+        let seed = user.seed().unwrap();
+        let with = |login| Access {
+            login,
+            ..Access::default()
+        };
+        let creds = file(
+            "app.creds",
+            &format!(
+                "-----BEGIN NATS USER JWT-----\n eyJ0.x.y \n------END NATS USER JWT------\n\n*** IMPORTANT ***\n\
+                 -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+            ),
+        );
+        let by_creds = auth(&with(Login::Credentials(creds))).unwrap();
+        assert_eq!(by_creds.jwt.as_deref(), Some("eyJ0.x.y"));
+        user.verify(b"nonce", &by_creds.signature.unwrap()).unwrap();
+        let by_nkey = auth(&with(Login::Nkey(file("app.nk", &format!("# app\n{seed}\r\n"))))).unwrap();
+        assert_eq!(by_nkey.nkey, Some(user.public_key()));
+        let password = SecretFrom::File(file("pw", "p w\n"));
+        let by_password = auth(&with(Login::Password("app".into(), password))).unwrap();
+        assert_eq!(by_password.password.as_deref(), Some("p w"));
+        let token = auth(&with(Login::Token(SecretFrom::File(file("t", "t0k\r\n"))))).unwrap();
+        assert_eq!(token.token.as_deref(), Some("t0k"));
+
+        let bad = file("bad", &format!("{}X\n", &seed[..57]));
+        for login in [
+            Login::Credentials(bad.clone()),
+            Login::Nkey(bad),
+            Login::Nkey(folder.path().join("none")),
+            Login::Password("app".into(), SecretFrom::File(folder.path().join("none"))),
+        ] {
+            let error = with(login).options().err().unwrap().to_string();
+            assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
+            assert!(!error.contains(&seed[..20]), "{error}");
+        }
+        let twice = Access {
+            user_seed: seed,
+            login: Login::Token(SecretFrom::Value("t".into())),
+            ..Access::default()
+        };
+        assert!(twice.options().is_err());
+        for prefix in ["", "a..b", "a.*", "a b"] {
+            let access = Access {
+                inbox_prefix: Some(prefix.into()),
+                ..Access::default()
+            };
+            assert!(access.options().is_err(), "{prefix:?}");
+        }
+    }
+}
