@@ -2,6 +2,9 @@
 //!
 //! `{"id": "evt_…", "type": "invoice.paid", "created": 1767225600, "data": {"object": {…}}}`. The id and the type come
 //! with the delivery; here is the rest.
+//!
+//! The payload is as the sender wrote it: a byte order mark before it is passed over, and half of a surrogate pair in a text,
+//! which JSON can hold and Unicode can't, is read as U+FFFD. Neither is a reason to lose an event.
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -28,7 +31,10 @@ pub enum NotStripe {
 impl StripeEvent {
     /// Reads an event's data.
     pub fn parse(data: &[u8]) -> Result<Self, NotStripe> {
-        let mut event: Value = serde_json::from_slice(data).map_err(NotStripe::NotJson)?;
+        let json = data.strip_prefix(BYTE_ORDER_MARK).unwrap_or(data);
+        let mut event: Value = serde_json::from_slice(json)
+            .or_else(|error| serde_json::from_slice(&without_lone_surrogates(json)).map_err(|_| error))
+            .map_err(NotStripe::NotJson)?;
         let created = event.get("created").and_then(Value::as_i64);
         let object = event
             .pointer_mut("/data/object")
@@ -54,6 +60,40 @@ impl StripeEvent {
     pub fn integer(&self, pointer: &str) -> Option<i64> {
         self.object.pointer(pointer)?.as_i64()
     }
+}
+
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// The same JSON, with U+FFFD for each escape of half a surrogate pair.
+fn without_lone_surrogates(json: &[u8]) -> Vec<u8> {
+    let mut cleaned = json.to_vec();
+    let mut at = 0;
+    while at + 1 < cleaned.len() {
+        // An escaped backslash escapes nothing itself.
+        if cleaned[at] != b'\\' {
+            at += 1;
+        } else if let Some(first) = unit_at(&cleaned, at) {
+            let second = unit_at(&cleaned, at + 6);
+            let is_pair = HIGH.contains(&first) && second.is_some_and(|second| LOW.contains(&second));
+            if !is_pair && (HIGH.contains(&first) || LOW.contains(&first)) {
+                cleaned[at + 2..at + 6].copy_from_slice(b"fffd");
+            }
+            at += if is_pair { 12 } else { 6 };
+        } else {
+            at += 2;
+        }
+    }
+    cleaned
+}
+
+const HIGH: std::ops::Range<u32> = 0xd800..0xdc00;
+const LOW: std::ops::Range<u32> = 0xdc00..0xe000;
+
+/// The number in an escape like `\ud83d`.
+fn unit_at(json: &[u8], at: usize) -> Option<u32> {
+    let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    digits.iter().try_fold(0, |unit, byte| Some(unit * 16 + digit(byte)?))
 }
 
 /// A time that RFC 3339 can express: the years 0 to 9999.
@@ -85,6 +125,21 @@ mod tests {
         assert_eq!(event.integer("/f"), None);
         assert_eq!(event.integer("/customer"), None);
         assert_eq!(event.text("/nothing/0/there"), None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_or_half_a_pair_loses_no_event() {
+        let event = |note: &str| {
+            let data = format!("\u{feff}{{\"data\":{{\"object\":{{\"customer\":\"cus_1\",\"note\":\"{note}\"}}}}}}");
+            let event = StripeEvent::parse(data.as_bytes()).unwrap_or_else(|error| panic!("{note}: {error}"));
+            assert_eq!(event.text("/customer"), Some("cus_1"));
+            event.text("/note").unwrap().to_owned()
+        };
+        assert_eq!(event("a"), "a");
+        assert_eq!(event(r"\ud83d\ude00"), "😀");
+        assert_eq!(event(r"\ud83d\ude00\ud83d"), "😀\u{fffd}");
+        assert_eq!(event(r"\ude00\uD83Db"), "\u{fffd}\u{fffd}b");
+        assert_eq!(event(r"\\ud83d\ud83d"), "\\ud83d\u{fffd}");
     }
 
     #[test]

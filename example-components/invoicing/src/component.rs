@@ -63,13 +63,15 @@ fn checked<'a>(settings: &Settings, delivery: &'a types::Delivery) -> Result<Del
         .map(|attribute| (attribute.name.as_str(), attribute.value.as_str()))
         .collect();
     let claim = Claim {
+        source: &event.source,
         tenant: &event.tenant,
         event_type: &event.event_type,
         id: &event.id,
         extensions: &extensions,
         data: &event.data,
+        stored_at: delivery.published_at,
     };
-    provenance::check(settings, &GivenSecrets, &event.source, &claim)?;
+    provenance::check(settings, &GivenSecrets, &claim)?;
     Ok(Delivery::from(delivery))
 }
 

@@ -3,6 +3,9 @@
 //! With `require-provenance: true` in its configuration, an event counts only if the payment provider's own signature is
 //! checked again here, from the evidence in the event: neither the ingress nor the bus is trusted with it. It needs the
 //! same `source.NAME.…` settings and secrets as the ingress, and the ingress needs `evidence: keep` for those sources.
+//!
+//! What stands where nothing is signed is not proven, whatever holds besides: a source whose tenant is in the path, or whose
+//! type is in an unsigned header, writes no money here.
 
 use component_support::delivery::Rejection;
 use webhook_source::{Claim, Secrets, Source, recheck, setting::Settings};
@@ -14,12 +17,13 @@ const SOURCES: &str = "/webhooks/";
 
 /// Checks an event of a source, if that is demanded.
 ///
-/// What is broken here can be mended and is tried again; what is not proven never will be, and is set aside.
-pub fn check(settings: &Settings, secrets: &impl Secrets, source: &str, claim: &Claim<'_>) -> Result<(), Rejection> {
+/// What is broken here can be mended and is tried again; what is not proven never will be, and is a dead letter.
+pub fn check(settings: &Settings, secrets: &impl Secrets, claim: &Claim<'_>) -> Result<(), Rejection> {
     if !is_required(settings)? {
         return Ok(());
     }
-    let name = source
+    let name = claim
+        .source
         .strip_prefix(SOURCES)
         .ok_or_else(|| Rejection::DeadLetter("not proven: the event comes from no webhook".to_owned()))?;
     let source = Source::find(settings, name, secrets)
@@ -29,9 +33,13 @@ pub fn check(settings: &Settings, secrets: &impl Secrets, source: &str, claim: &
                 "provenance can't be checked: there are no settings source.{name}.…"
             ))
         })?;
-    match recheck(&source, claim) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Rejection::DeadLetter(format!("not proven: {error}"))),
+    let proven = recheck(&source, claim).map_err(|error| Rejection::DeadLetter(format!("not proven: {error}")))?;
+    // When it happened is the publisher's word in either case, and nothing here is asked of it.
+    match proven.unsigned.iter().find(|part| *part != "event-time") {
+        None => Ok(()),
+        Some(part) => Err(Rejection::DeadLetter(format!(
+            "not proven: no signature covers the {part} of a webhook of {name}"
+        ))),
     }
 }
 
@@ -53,7 +61,7 @@ mod tests {
     use http::{HeaderMap, HeaderName};
     use webhook_source::{
         Event, Webhook,
-        samples::{SAMPLES, SampleSecrets},
+        samples::{SAMPLES, Sample, SampleSecrets},
     };
 
     use super::*;
@@ -61,7 +69,10 @@ mod tests {
     const NOW: i64 = 1_767_225_600;
 
     fn event(evidence: &str) -> Event {
-        let sample = SAMPLES[0];
+        event_of(&SAMPLES[0], &[("evidence", evidence)])
+    }
+
+    fn event_of(sample: &Sample, more: &[(&str, &str)]) -> Event {
         let signed = sample.signed(sample.body.as_bytes(), NOW);
         let mut headers = HeaderMap::new();
         for (name, value) in sample.all_headers(&signed) {
@@ -69,29 +80,27 @@ mod tests {
             headers.append(name, value.parse().unwrap());
         }
         let webhook = Webhook {
-            path_tenant: None,
+            path_tenant: sample.path.strip_prefix('/'),
             headers: &headers,
             body: &signed.body,
         };
-        sample
-            .source(&[("evidence", evidence)])
-            .events(webhook, NOW)
-            .unwrap()
-            .remove(0)
+        sample.source(more).events(webhook, NOW).unwrap().remove(0)
     }
 
     fn checked(require: Option<&str>, event: &Event) -> Result<(), Rejection> {
-        let mut settings = SAMPLES[0].source_settings();
+        let mut settings: Settings = SAMPLES.iter().flat_map(Sample::source_settings).collect();
         settings.extend(require.map(|value| (REQUIRE.to_owned(), value.to_owned())));
         let extensions: Vec<_> = event.extensions.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let claim = Claim {
+            source: &event.source,
             tenant: &event.tenant,
             event_type: &event.event_type,
             id: &event.id,
             extensions: &extensions,
             data: &event.data,
+            stored_at: NOW * 1_000_000_000,
         };
-        check(&settings, &SampleSecrets, &event.source, &claim)
+        check(&settings, &SampleSecrets, &claim)
     }
 
     #[test]
@@ -114,6 +123,16 @@ mod tests {
             assert_eq!(checked(None, &other), Ok(()));
         }
         assert!(checked(Some("true"), &event("none")).is_err());
+    }
+
+    #[test]
+    fn a_tenant_or_a_type_that_nobody_signed_is_not_proven() {
+        for (scheme, part) in [("github", "tenant"), ("shopify", "tenant")] {
+            let sample = SAMPLES.into_iter().find(|sample| sample.name() == scheme).unwrap();
+            let event = event_of(&sample, &[("evidence", "keep")]);
+            let expected = format!("not proven: no signature covers the {part} of a webhook of {scheme}");
+            assert_eq!(checked(Some("true"), &event), Err(Rejection::DeadLetter(expected)));
+        }
     }
 
     #[test]

@@ -83,7 +83,11 @@ pub fn receive<B: Read>(host: &impl Host, request: Request<B>) -> Result<Accepte
         return Err(Refusal::MethodNotAllowed { method: head.method });
     }
     let source = find_source(host, name)?;
-    if source.tenant.has_path() != path_tenant.is_some() {
+    let (too_many, too_few) = match path_tenant {
+        Some(_) => (!source.tenant.has_path(), false),
+        None => (false, source.tenant.needs_path()),
+    };
+    if too_many || too_few {
         return Err(no_such_path());
     }
     if head.method == Method::GET {

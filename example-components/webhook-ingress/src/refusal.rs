@@ -1,16 +1,21 @@
 //! Why a webhook was not accepted, and what that means over HTTP.
 //!
+//! A sender that gets a 4xx may give the webhook up, and the endpoint with it. So a 4xx is for what the sender, or whoever
+//! says to be it, has to change. What a holder of a key signed, and only these settings, this bus's policy or its state keep
+//! from being an event, is asked for again with a 503: once the operator has acted, nothing is lost.
+//!
 //! | status | code | the sender |
 //! |---|---|---|
 //! | 400 | `repeated-header`, `malformed-header` and the like, `invalid-body`, `no-items`, `body-interrupted` | sent something malformed |
 //! | 401 | `missing-header`, `no-supported-signature`, `signature-mismatch`, `stale-timestamp`, `future-timestamp` and the like | is not shown to be who it says, or too late |
-//! | 403 | `tenant-not-allowed`, or the bus's own code | may not speak for this tenant |
+//! | 403 | `tenant-not-allowed`, where the path or a header names the tenant | may not speak for this tenant |
 //! | 404 | `not-found`, `unknown-source` | has the wrong address |
 //! | 405 | `method-not-allowed` | must use POST |
-//! | 413 | `body-too-large`, `too-many-items`, `evidence-too-large`, or the bus's own code | sent too much |
-//! | 422 | `no-tenant`, `invalid-tenant` and the like for `event-type` and `event-id`, or the bus's own code | sent what never can be an event |
+//! | 413 | `body-too-large`, `too-many-items`, or the bus's own code | sent too much |
+//! | 422 | `invalid-tenant` and the like for `event-type` and `event-id`, or the bus's own code | sent what never can be an event |
 //! | 429 | the bus's own code; Retry-After | exceeded the tenant's quota |
 //! | 500 | `invalid-config:KEY`, `config-unavailable` | is not at fault: the operator is |
+//! | 503 | `no-tenant`, `no-event-type`, `no-event-id`, `evidence-too-large`, `tenant-not-allowed` where it is signed, the bus's own code where its policy refuses; Retry-After | is not at fault: the operator has to change a setting, and the sender should send it again |
 //! | 503 | the bus's own code; Retry-After | should send it again |
 
 use component_support::{
@@ -75,6 +80,8 @@ pub enum Refusal {
 const UNAVAILABLE_RETRY_S: u64 = 5;
 /// Room comes when events expire or an operator acts: not within seconds.
 const STORE_FULL_RETRY_S: u64 = 60;
+/// A person has to change a setting.
+const SETTINGS_RETRY_S: u64 = 60;
 /// The event is likely stored, and sending it again is how the sender learns of it.
 const OUTCOME_UNKNOWN_RETRY_S: u64 = 1;
 
@@ -99,14 +106,22 @@ impl Refusal {
             Self::SettingsUnavailable { .. } => problem(StatusCode::INTERNAL_SERVER_ERROR, "config-unavailable"),
             Self::TooLarge { .. } => problem(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             Self::Interrupted => problem(StatusCode::BAD_REQUEST, "body-interrupted"),
-            Self::NoEvents(refusal) => problem(status(refusal), refusal.code()),
+            Self::NoEvents(refusal) => match status(refusal) {
+                StatusCode::SERVICE_UNAVAILABLE => answer::problem_for_now(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    refusal.code(),
+                    &self.to_string(),
+                    SETTINGS_RETRY_S,
+                ),
+                status => problem(status, refusal.code()),
+            },
             Self::Publish(error) => not_published(error),
         }
     }
 
     /// True when the operator has to act, rather than the sender.
     pub fn concerns_operator(&self) -> bool {
-        matches!(self, Self::Publish(PublishError::NotPermitted(_))) || self.answer().status().is_server_error()
+        self.answer().status().is_server_error()
     }
 }
 
@@ -125,9 +140,12 @@ fn status(refusal: &NoEvents) -> StatusCode {
             RefusalKind::Unproven | RefusalKind::OutOfTime => StatusCode::UNAUTHORIZED,
         },
         NoEvents::Malformed { .. } | NoEvents::NoItems { .. } => StatusCode::BAD_REQUEST,
-        NoEvents::TenantNotAllowed { .. } => StatusCode::FORBIDDEN,
-        NoEvents::TooManyItems { .. } | NoEvents::EvidenceTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        _ => StatusCode::UNPROCESSABLE_ENTITY,
+        // Whoever posts it chose the tenant.
+        NoEvents::TenantNotAllowed { signed: false, .. } => StatusCode::FORBIDDEN,
+        NoEvents::TooManyItems { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        NoEvents::Illegal { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        // It is signed, and these settings have no place for it.
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -137,7 +155,8 @@ fn not_published(error: &PublishError) -> Answer {
     let later = |status, retry_after_s| answer::problem_for_now(status, code, message, retry_after_s);
     match error {
         PublishError::InvalidEvent(_) => never(StatusCode::UNPROCESSABLE_ENTITY),
-        PublishError::NotPermitted(_) => never(StatusCode::FORBIDDEN),
+        // The bus's policy does not let this component publish what a holder of a key signed.
+        PublishError::NotPermitted(_) => later(StatusCode::SERVICE_UNAVAILABLE, SETTINGS_RETRY_S),
         PublishError::TooLarge(_) => never(StatusCode::PAYLOAD_TOO_LARGE),
         PublishError::QuotaExceeded { retry_after_ms, .. } => {
             later(StatusCode::TOO_MANY_REQUESTS, retry_after_ms.div_ceil(1000).max(1))
@@ -159,8 +178,7 @@ mod tests {
         assert!(body.starts_with(&format!(r#"{{"code":"{code}","message":"#)), "{body}");
         let header = answer.headers().get("retry-after").map(|value| value.to_str().unwrap());
         assert_eq!(header, retry_after, "{refusal:?}");
-        let denied = matches!(refusal, Refusal::Publish(PublishError::NotPermitted(_)));
-        assert_eq!(refusal.concerns_operator(), denied || status >= 500, "{refusal:?}");
+        assert_eq!(refusal.concerns_operator(), status >= 500, "{refusal:?}");
     }
 
     #[test]
@@ -175,7 +193,7 @@ mod tests {
         };
         for (error, status, retry_after) in [
             (PublishError::InvalidEvent(problem()), 422, None),
-            (PublishError::NotPermitted(problem()), 403, None),
+            (PublishError::NotPermitted(problem()), 503, Some("60")),
             (PublishError::TooLarge(problem()), 413, None),
             (quota(0), 429, Some("1")),
             (quota(1_000), 429, Some("1")),
@@ -214,14 +232,14 @@ mod tests {
                 400,
             ),
             (NoEvents::TooManyItems { count: 1_001 }, 413),
-            (NoEvents::EvidenceTooLarge { limit: 1 }, 413),
+            (NoEvents::EvidenceTooLarge { limit: 1 }, 503),
             (
                 NoEvents::NotFound {
                     what: "tenant",
                     place: place(),
                     part: part.clone(),
                 },
-                422,
+                503,
             ),
             (
                 NoEvents::Illegal {
@@ -236,12 +254,22 @@ mod tests {
                 NoEvents::TenantNotAllowed {
                     name: "s".to_owned(),
                     tenant: "t".to_owned(),
+                    signed: false,
                 },
                 403,
             ),
+            (
+                NoEvents::TenantNotAllowed {
+                    name: "s".to_owned(),
+                    tenant: "t".to_owned(),
+                    signed: true,
+                },
+                503,
+            ),
         ] {
             let code = refusal.code();
-            check(&Refusal::NoEvents(refusal), status, code, None);
+            let retry_after = (status == 503).then_some("60");
+            check(&Refusal::NoEvents(refusal), status, code, retry_after);
         }
     }
 

@@ -26,17 +26,19 @@ const fn plain(event_type: &'static str, event_id: &'static str, event_time: Opt
 
 /// The defaults of a scheme.
 ///
-/// The id is taken from what is signed wherever the vendor puts one there: an id that no signature covers lets a captured
-/// webhook come again under another. GitHub and Shopify have theirs in a header alone.
+/// The id is taken from what is signed, always: an id that no signature covers lets a captured webhook come again under
+/// another. Where the vendor's id stands in an unsigned header alone (GitHub, Shopify, Razorpay), it is the digest of the
+/// body, which is the same in a repeat. Where an id is signed beside the body, it is that one.
 pub fn of(scheme: Scheme) -> Defaults {
     match scheme {
         Scheme::Stripe => plain("pointer:/type", "pointer:/id", Some("pointer:/created")),
-        Scheme::Github => plain("header:x-github-event", "header:x-github-delivery", None),
-        // One event can be the reason of webhooks of several topics, and each of them is an event here.
+        Scheme::Github => plain("header:x-github-event", "digest", None),
+        // One change can be the reason of webhooks of several topics with the same body, and each of them is an event.
+        // Bodies of the newer form name their topic themselves.
         Scheme::Shopify => plain(
-            "header:x-shopify-topic",
-            "header:x-shopify-topic header:x-shopify-event-id",
-            Some("header:x-shopify-triggered-at"),
+            "pointer:/topic pointer:/action || header:x-shopify-topic || header:shopify-topic",
+            "pointer:/topic pointer:/action digest || header:x-shopify-topic digest || header:shopify-topic digest",
+            None,
         ),
         Scheme::Square => plain("pointer:/type", "pointer:/event_id", Some("pointer:/created_at")),
         Scheme::Paddle => plain("pointer:/event_type", "pointer:/event_id", Some("pointer:/occurred_at")),
@@ -49,7 +51,9 @@ pub fn of(scheme: Scheme) -> Defaults {
         ),
         // No id for each webhook: repeats have the same body.
         Scheme::AdyenBalance => plain("pointer:/type", "digest", Some("pointer:/timestamp")),
-        Scheme::Paypal => plain("pointer:/event_type", "pointer:/id", Some("pointer:/create_time")),
+        // The body's own id is proven no further than a CRC-32 goes: one signature holds for many bodies, and so for many ids.
+        // A repeat keeps the id of the transmission.
+        Scheme::Paypal => plain("pointer:/event_type", "signed-id", Some("pointer:/create_time")),
         Scheme::Braintree => plain(
             "pointer:/notification/kind",
             "digest",
@@ -62,11 +66,29 @@ pub fn of(scheme: Scheme) -> Defaults {
             event_time: Some("pointer:/created_at"),
             items: Some("/events/*"),
         },
-        // The vendor's id is in the header x-razorpay-event-id, which is not signed; repeats have the same body.
         Scheme::Razorpay => plain("pointer:/event", "digest", Some("pointer:/created_at")),
         Scheme::Basic => plain("pointer:/event_type", "pointer:/id", Some("pointer:/occurred_at")),
         // Standard Webhooks, and the form of any scheme that is added: its id is signed, its body is JSON.
-        _ => plain("pointer:/type", "header:webhook-id", Some("pointer:/timestamp")),
+        _ => plain("pointer:/type", "signed-id", Some("pointer:/timestamp")),
+    }
+}
+
+/// The headers that are the only place in which a vendor names a webhook's type. No signature covers them; there is no
+/// other place to take the type from, and whoever sends a captured body again under another type finds its id used.
+pub(crate) fn type_headers(scheme: Scheme) -> &'static [&'static str] {
+    match scheme {
+        Scheme::Github => &["x-github-event"],
+        Scheme::Shopify => &["x-shopify-topic", "shopify-topic"],
+        _ => &[],
+    }
+}
+
+/// The headers whose value is what the scheme's signature proves as the webhook's id.
+pub(crate) fn id_headers(scheme: Scheme) -> &'static [&'static str] {
+    match scheme {
+        Scheme::StandardWebhooks => &["webhook-id", "svix-id"],
+        Scheme::Paypal => &["paypal-transmission-id"],
+        _ => &[],
     }
 }
 

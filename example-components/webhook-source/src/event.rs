@@ -3,13 +3,12 @@
 use std::cell::OnceCell;
 
 use http::HeaderMap;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use webhook_signature::{Item, Proven, Scheme, Verified};
+use webhook_signature::{Coverage, Item, Proven, Verified};
 
 use crate::{
-    document::Format,
+    document::{Format, Node, Unreadable},
     items::{Items, NoItems},
     place::{Place, Places},
     provenance::{self, Headers, Provenance},
@@ -80,7 +79,7 @@ struct Reader<'a> {
     /// What is proven, or at least known to come from the sender.
     payload: &'a [u8],
     format: Format,
-    tree: OnceCell<Result<Value, String>>,
+    tree: OnceCell<Result<Node, Unreadable>>,
 }
 
 /// One event's part of the webhook.
@@ -100,17 +99,19 @@ impl<'a> Reader<'a> {
             webhook,
             verified,
             payload: verified.proven.bytes().unwrap_or(webhook.body),
-            format: match verified.proven {
-                Proven::Payload(_) => Format::Xml,
-                Proven::Items(_) => Format::Json,
-                _ => declared_format(source, webhook.headers).unwrap_or(Format::Json),
-            },
+            format: source.format,
             tree: OnceCell::new(),
         }
     }
 
     fn events(&self, now: i64) -> Result<Vec<Event>, Refusal> {
         let evidence = provenance::evidence(self.source, self.webhook.headers);
+        // Whether or not anything is read in it here, a consumer will read it, and must see what another one sees.
+        if let Err(error) = self.read()
+            && error.is_ambiguous()
+        {
+            return Err(malformed(error));
+        }
         let parts = self.parts()?;
         let mut total = 0_usize;
         let mut events = Vec::with_capacity(parts.len());
@@ -151,69 +152,67 @@ impl<'a> Reader<'a> {
             NoItems::NotThere(index) => no_items(Some(index)),
             NoItems::TooMany(count) => Refusal::TooManyItems { count },
         })?;
-        let bytes = items.raw(self.payload).filter(|bytes| bytes.len() == found.len());
-        let bytes = bytes.ok_or_else(|| no_items(None))?;
-        let parts = found
-            .into_iter()
-            .zip(bytes)
-            .enumerate()
-            .map(|(index, ((pointer, _), bytes))| {
-                let item = signed.map(|items| items.get(index).filter(|item| item.pointer == pointer));
-                match item {
-                    // Every item is signed, or none is accepted.
-                    Some(None) => Err(no_items(None)),
-                    item => Ok(Part {
-                        pointer,
-                        bytes,
-                        item: item.flatten(),
-                    }),
-                }
-            });
+        let parts = found.into_iter().enumerate().map(|(index, (pointer, node))| {
+            let bytes = &self.payload[node.span.clone()];
+            let item = signed.map(|items| items.get(index).filter(|item| item.pointer == pointer));
+            match item {
+                // Every item is signed, or none is accepted.
+                Some(None) => Err(no_items(None)),
+                item => Ok(Part {
+                    pointer,
+                    bytes,
+                    item: item.flatten(),
+                }),
+            }
+        });
         parts.collect()
     }
 
     fn event(&self, part: &Part<'_>, evidence: Option<Headers>, now: i64) -> Result<Event, Refusal> {
         let source = self.source;
-        let found = self.find("tenant", &source.tenant, part, ".")?;
-        let tenant = match source.tenant_of(&found) {
-            Some(tenant) => tenant.to_owned(),
-            None => {
-                return Err(Refusal::TenantNotAllowed {
-                    name: source.name.clone(),
-                    tenant: found,
+        let found = self.find(Joint::Tenant, &source.tenant, part)?;
+        let Some(tenant) = source.tenant_of(&found.text).map(str::to_owned) else {
+            return Err(Refusal::TenantNotAllowed {
+                name: source.name.clone(),
+                tenant: found.text,
+                signed: !found.unsigned,
+            });
+        };
+        let event_type = self.find(Joint::Type, &source.event_type, part)?;
+        let id = self.find(Joint::Id, &source.event_id, part)?;
+        for (joint, text, place) in [
+            (Joint::Tenant, &tenant, &source.tenant),
+            (Joint::Type, &event_type.text, &source.event_type),
+            (Joint::Id, &id.text, &source.event_id),
+        ] {
+            if !rule::is_text(text) {
+                return Err(Refusal::Illegal {
+                    what: joint.what(),
+                    place: place.clone(),
+                    part: part.pointer.clone(),
+                    rule: "a text without control characters",
                 });
             }
-        };
-        let illegal = |what, place: &Places, rule| Refusal::Illegal {
-            what,
-            place: place.clone(),
-            part: part.pointer.clone(),
-            rule,
-        };
-        if !rule::is_tenant(&tenant) {
-            let rule = "1 to 64 characters out of A-Z a-z 0-9 _ -; `tenants` can map it: FOUND=TENANT";
-            return Err(illegal("tenant", &source.tenant, rule));
         }
-        // Shopify's topics have slashes: orders/create.
-        let event_type = self
-            .find("event-type", &source.event_type, part, ".")?
-            .replace('/', ".");
-        if !rule::is_event_type(&event_type) {
-            let rule = "1 to 8 segments of A-Z a-z 0-9 _ - joined by dots, at most 128 characters";
-            return Err(illegal("event-type", &source.event_type, rule));
-        }
-        let id = self.find("event-id", &source.event_id, part, "/")?;
-        if !rule::is_event_id(&id) {
-            let rule = "1 to 256 bytes without control characters";
-            return Err(illegal("event-id", &source.event_id, rule));
-        }
+        let time = self.time(part);
+        let decided = [
+            (TENANT, found.unsigned),
+            (TYPE, event_type.unsigned),
+            (ID, id.unsigned),
+            (TIME, time.is_some_and(|time| time.unsigned)),
+        ];
+        let unsigned = decided
+            .into_iter()
+            .filter(|(_, unsigned)| *unsigned)
+            .map(|(part, _)| part);
         let provenance = Provenance {
             scheme: source.scheme(),
-            key: source.key_name(part.item.map_or(self.verified.key, |item| item.key)),
+            key: self.key(part),
             verified_at: now,
             signed_at: self.verified.timestamp,
             covers: source.scheme().coverage(),
             part: part.pointer.clone(),
+            unsigned: unsigned.map(str::to_owned).collect(),
             evidence,
         };
         let extensions = provenance.attributes().map_err(|_| Refusal::EvidenceTooLarge {
@@ -222,57 +221,60 @@ impl<'a> Reader<'a> {
         let (format, data) = self.data(part);
         Ok(Event {
             tenant,
-            event_type,
-            id,
-            source: format!("/webhooks/{}", source.name),
-            time: self.time(part),
+            event_type: event_type.text,
+            id: id.text,
+            source: source.event_source(),
+            time: time.map(|time| time.nanoseconds),
             data_content_type: format.map(Format::media_type),
             extensions,
             data,
         })
     }
 
-    /// The raw body where it is to be checked again; otherwise what the event is about.
+    /// The raw body where it is to be checked again; otherwise what the event is about. Nothing in the request says what it is
+    /// written in: a body that can't be read as what it should be is of no known type.
     fn data(&self, part: &Part<'_>) -> (Option<Format>, Vec<u8>) {
+        let readable = self.read().is_ok().then_some(self.format);
         if self.source.evidence == Evidence::Keep {
-            let format = declared_format(self.source, self.webhook.headers);
+            let form = self.source.scheme().coverage() == Coverage::Payload;
+            let format = if form { Some(Format::Form) } else { readable };
             (format, self.webhook.body.to_vec())
-        } else if part.pointer.is_empty() {
-            (self.whole_format(), part.bytes.to_vec())
         } else {
-            (Some(Format::Json), part.bytes.to_vec())
+            (readable, part.bytes.to_vec())
         }
     }
 
-    fn whole_format(&self) -> Option<Format> {
-        match self.verified.proven {
-            Proven::Payload(_) => Some(self.format),
-            _ => declared_format(self.source, self.webhook.headers),
-        }
-    }
-
-    fn find(&self, what: &'static str, places: &Places, part: &Part<'_>, separator: &str) -> Result<String, Refusal> {
-        let mut joined = String::new();
-        for (index, place) in places.iter().enumerate() {
-            let text = self.text(place, part)?.filter(|text| !text.is_empty());
-            let text = text.ok_or_else(|| Refusal::NotFound {
-                what,
-                place: places.clone(),
-                part: part.pointer.clone(),
-            })?;
-            if index > 0 {
-                joined.push_str(separator);
+    /// What is at the first alternative all of whose places are there.
+    fn find(&self, joint: Joint, places: &Places, part: &Part<'_>) -> Result<Found, Refusal> {
+        for joined in places.alternatives() {
+            let texts = joined.iter().map(|place| self.text(place, part));
+            let texts = texts.collect::<Result<Option<Vec<_>>, _>>()?;
+            if let Some(texts) = texts.filter(|texts| texts.iter().all(|text| !text.is_empty())) {
+                return Ok(Found {
+                    text: joint.join(&texts),
+                    unsigned: joined.iter().any(|place| self.source.is_unsigned(place)),
+                });
             }
-            joined.push_str(&text);
         }
-        Ok(joined)
+        Err(Refusal::NotFound {
+            what: joint.what(),
+            place: places.clone(),
+            part: part.pointer.clone(),
+        })
     }
 
     fn text(&self, place: &Place, part: &Part<'_>) -> Result<Option<String>, Refusal> {
         Ok(match place {
             Place::Path => self.webhook.path_tenant.map(str::to_owned),
             Place::Constant(value) => Some(value.clone()),
-            Place::Digest => Some(hex::encode(Sha256::digest(part.bytes))),
+            // An id that is made here, not there: two sources make two of the same bytes.
+            Place::Digest => Some(format!(
+                "{}:{}",
+                self.source.name,
+                hex::encode(Sha256::digest(part.bytes))
+            )),
+            Place::SignedId => self.verified.id.map(str::to_owned),
+            Place::Key => Some(self.key(part)),
             Place::Header(name) => {
                 let mut values = self.webhook.headers.get_all(name).iter();
                 // Of two, which would be the right one?
@@ -285,50 +287,114 @@ impl<'a> Reader<'a> {
             Place::Pointer(pointer) if part.item.is_some() => {
                 part.item.and_then(|item| item.get(pointer)).map(str::to_owned)
             }
-            Place::Pointer(pointer) => scalar(self.tree()?.pointer(&format!("{}{pointer}", part.pointer))),
-            Place::Root(pointer) => scalar(self.tree()?.pointer(pointer)),
+            Place::Pointer(pointer) => text_at(self.tree()?, &format!("{}{pointer}", part.pointer)),
+            Place::Root(pointer) => text_at(self.tree()?, pointer),
         })
     }
 
-    fn tree(&self) -> Result<&Value, Refusal> {
-        self.tree
-            .get_or_init(|| self.format.read(self.payload))
-            .as_ref()
-            .map_err(|error| Refusal::Malformed { error: error.clone() })
+    /// The name of the key that made the signature.
+    fn key(&self, part: &Part<'_>) -> String {
+        self.source
+            .key_name(part.item.map_or(self.verified.key, |item| item.key))
     }
 
-    /// The time that the webhook gives, in seconds or in RFC 3339. One without it has none: the event is no worse.
-    fn time(&self, part: &Part<'_>) -> Option<i64> {
-        let place = self.source.event_time.as_ref()?.iter().next()?;
-        let text = self.text(place, part).ok()??;
-        if let Ok(seconds) = text.parse::<i64>() {
-            return seconds.checked_mul(1_000_000_000);
+    fn read(&self) -> Result<&Node, &Unreadable> {
+        self.tree.get_or_init(|| self.format.read(self.payload)).as_ref()
+    }
+
+    fn tree(&self) -> Result<&Node, Refusal> {
+        self.read().map_err(malformed)
+    }
+
+    /// The time that the webhook gives. One without it has none: the event is no worse.
+    fn time(&self, part: &Part<'_>) -> Option<Time> {
+        let places = self.source.event_time.as_ref()?;
+        // A time has one place in each alternative.
+        let found = self.find(Joint::Time, places, part).ok()?;
+        Some(Time {
+            nanoseconds: nanoseconds(&found.text)?,
+            unsigned: found.unsigned,
+        })
+    }
+}
+
+/// A part of an event that was found.
+struct Found {
+    text: String,
+    /// Whether somebody could have chosen it who holds no key.
+    unsigned: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Time {
+    nanoseconds: i64,
+    unsigned: bool,
+}
+
+const TENANT: &str = "tenant";
+const TYPE: &str = "event-type";
+const ID: &str = "event-id";
+const TIME: &str = "event-time";
+
+/// How the texts of several places are made one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joint {
+    Tenant,
+    Type,
+    Id,
+    Time,
+}
+
+impl Joint {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Tenant => TENANT,
+            Self::Type => TYPE,
+            Self::Id => ID,
+            Self::Time => TIME,
         }
-        let time = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
-        i64::try_from(time.unix_timestamp_nanos()).ok()
+    }
+
+    /// Joins texts. Two different lists never make one tenant, nor one id: what separates them is escaped in them.
+    pub(crate) fn join(self, texts: &[String]) -> String {
+        let separator = if self == Self::Id { "/" } else { "." };
+        if let [only] = texts {
+            return only.clone();
+        }
+        let escaped = |text: &String| match self {
+            Self::Tenant => text.replace('%', "%25").replace('.', "%2E"),
+            Self::Id => text.replace('%', "%25").replace('/', "%2F"),
+            Self::Type | Self::Time => text.clone(),
+        };
+        texts.iter().map(escaped).collect::<Vec<_>>().join(separator)
     }
 }
 
-/// A text, or a whole number in its digits; anything else is no name for anything.
-fn scalar(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
-        _ => None,
+fn malformed(error: &Unreadable) -> Refusal {
+    Refusal::Malformed {
+        error: error.to_string(),
     }
 }
 
-/// What the sender says that the body is. GitHub lets its users choose, all others send JSON unless they say otherwise.
-fn declared_format(source: &Source, headers: &HeaderMap) -> Option<Format> {
-    let declared = headers
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let known = declared.and_then(Format::of);
-    if source.scheme() == Scheme::Github {
-        known
-    } else {
-        Some(known.unwrap_or(Format::Json))
+fn text_at(tree: &Node, pointer: &str) -> Option<String> {
+    tree.pointer(pointer).and_then(Node::text).map(str::to_owned)
+}
+
+/// A time in RFC 3339, or a number since 1970: of seconds, or of milliseconds or microseconds where as many seconds were
+/// thousands of years.
+fn nanoseconds(text: &str) -> Option<i64> {
+    const YEAR_5138_S: u64 = 100_000_000_000;
+    if let Ok(number) = text.parse::<i64>() {
+        let factor = match number.unsigned_abs() {
+            0..YEAR_5138_S => 1_000_000_000,
+            number if number < YEAR_5138_S * 1_000 => 1_000_000,
+            number if number < YEAR_5138_S * 1_000_000 => 1_000,
+            _ => return None,
+        };
+        return number.checked_mul(factor);
     }
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos()).ok()
 }
 
 #[cfg(test)]

@@ -2,9 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde_json::Value;
-
-use crate::{document, place::is_pointer};
+use crate::{document::Node, place::is_pointer};
 
 /// Where the items are: `/events/*`, or `/notificationItems/*/NotificationRequestItem`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,21 +26,13 @@ pub(crate) enum NoItems {
 }
 
 impl Items {
-    /// The bytes of each item, as they came; in the order of [`Items::of`].
-    pub(crate) fn raw<'a>(&self, json: &'a [u8]) -> Option<Vec<&'a [u8]>> {
-        document::raw_items(json, &self.list, &self.within)
-    }
-
     /// Pointers to each item and what is there.
-    pub(crate) fn of<'a>(&self, body: &'a Value) -> Result<Vec<(String, &'a Value)>, NoItems> {
-        let list = match body.pointer(&self.list) {
-            Some(Value::Array(list)) => list,
-            _ => return Err(NoItems::NoList),
-        };
+    pub(crate) fn of<'a>(&self, body: &'a Node) -> Result<Vec<(String, &'a Node)>, NoItems> {
+        let list = body.pointer(&self.list).and_then(Node::list).ok_or(NoItems::NoList)?;
         if list.len() > MAX_ITEMS {
             return Err(NoItems::TooMany(list.len()));
         }
-        let item = |(index, entry): (usize, &'a Value)| {
+        let item = |(index, entry): (usize, &'a Node)| {
             let found = entry.pointer(&self.within).ok_or(NoItems::NotThere(index))?;
             Ok((format!("{}/{index}{}", self.list, self.within), found))
         };
@@ -76,9 +66,9 @@ impl fmt::Display for Items {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
+    use crate::document::Format;
 
     #[test]
     fn items_are_read_and_shown() {
@@ -100,33 +90,29 @@ mod tests {
     }
 
     #[test]
-    fn each_item_is_pointed_to() {
-        let body = json!({"items": [{"in": {"id": 1}}, {"in": 2}], "one": {"in": 3}, "bad": [{"in": 1}, {}]});
+    fn each_item_is_pointed_to_and_keeps_its_bytes() {
+        let json = r#"{"items": [{"in": {"n":  1.10}}, {"in": 2}], "one": {"in": 3}, "bad": [{"in": 1}, {}]}"#;
+        let body = Format::Json.read(json.as_bytes()).unwrap();
         let of = |text: &str| text.parse::<Items>().unwrap().of(&body);
         let found = of("/items/*/in").unwrap();
-        assert_eq!(
-            found,
-            [
-                ("/items/0/in".to_owned(), &json!({"id": 1})),
-                ("/items/1/in".to_owned(), &json!(2))
-            ]
-        );
-        assert!(
-            found
-                .iter()
-                .all(|(pointer, value)| body.pointer(pointer) == Some(value))
-        );
+        let seen: Vec<_> = found
+            .iter()
+            .map(|(pointer, node)| (pointer.as_str(), &json[node.span.clone()]))
+            .collect();
+        assert_eq!(seen, [("/items/0/in", r#"{"n":  1.10}"#), ("/items/1/in", "2")]);
+        assert!(found.iter().all(|(pointer, node)| body.pointer(pointer) == Some(node)));
         assert_eq!(of("/one/*"), Err(NoItems::NoList));
         assert_eq!(of("/none/*"), Err(NoItems::NoList));
         assert_eq!(of("/bad/*/in"), Err(NoItems::NotThere(1)));
-        let many = Value::Array(vec![Value::Null; MAX_ITEMS + 1]);
+        let many = format!("[{}0]", "0,".repeat(MAX_ITEMS));
+        let many = Format::Json.read(many.as_bytes()).unwrap();
         assert_eq!("/*".parse::<Items>().unwrap().of(&many), Err(NoItems::TooMany(1_001)));
     }
 
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "[/*a~01]{0,8}", more in ".{0,12}") {
-            let body = json!({"a": [[1], {"a": [2]}]});
+            let body = Format::Json.read(br#"{"a": [[1], {"a": [2]}]}"#).unwrap();
             for text in [text, more] {
                 if let Ok(items) = text.parse::<Items>() {
                     prop_assert_eq!(items.to_string(), text);

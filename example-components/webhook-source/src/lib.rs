@@ -15,6 +15,7 @@ pub mod defaults;
 pub mod document;
 pub mod event;
 pub mod items;
+mod json;
 pub mod place;
 pub mod provenance;
 pub mod recheck;

@@ -6,7 +6,8 @@
 //! | `webhookkey` | the key that matched: its configured name, or its place from 0 |
 //! | `webhookverified` | when the ingress verified it, RFC 3339 |
 //! | `webhooksigned` | when the sender signed it, where the signature covers a time |
-//! | `webhookcovers` | what the signature proved: `body`, `payload`, `fields` of an item, or only the `sender` |
+//! | `webhookcovers` | what the signature proved: `body`, its `checksum`, `payload`, `fields` of an item, or only the `sender` |
+//! | `webhookunsigned` | which of `tenant`, `event-type`, `event-id` and `event-time` come from where nothing is signed; absent if none |
 //! | `webhookpart` | which part of the raw body the event is, as a JSON pointer; absent if it is the whole |
 //! | `webhookevidence1`, … | with `evidence: keep`, the headers that were signed, as JSON cut into pieces |
 //!
@@ -36,6 +37,9 @@ pub struct Provenance {
     pub covers: Coverage,
     /// Which part of the raw body the event is, as a JSON pointer; empty if it is the whole.
     pub part: String,
+    /// Which parts of the event somebody could have chosen who holds no key: `tenant`, `event-type`, `event-id` and
+    /// `event-time`, where they come from the request's path or an unsigned header.
+    pub unsigned: Vec<String>,
     /// The headers that were signed; nothing if they were not kept.
     pub evidence: Option<Headers>,
 }
@@ -49,6 +53,7 @@ const VERIFIED: &str = "webhookverified";
 const SIGNED: &str = "webhooksigned";
 const COVERS: &str = "webhookcovers";
 const PART: &str = "webhookpart";
+const UNSIGNED: &str = "webhookunsigned";
 const EVIDENCE: &str = "webhookevidence";
 
 /// The longest value of an attribute.
@@ -83,6 +88,9 @@ impl Provenance {
         if !self.part.is_empty() {
             attributes.push((PART.to_owned(), self.part.clone()));
         }
+        if !self.unsigned.is_empty() {
+            attributes.push((UNSIGNED.to_owned(), self.unsigned.join(" ")));
+        }
         if let Some(headers) = &self.evidence {
             let text = ascii_json(headers);
             if text.len() > MAX_EVIDENCE {
@@ -113,6 +121,11 @@ impl Provenance {
             signed_at: find(SIGNED).map(|text| time(SIGNED, text)).transpose()?,
             covers: parse_covers(required(COVERS)?).ok_or(NoProvenance::Senseless(COVERS))?,
             part: find(PART).unwrap_or_default().to_owned(),
+            unsigned: find(UNSIGNED)
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect(),
             evidence: read_evidence(find)?,
         })
     }
@@ -127,8 +140,7 @@ pub(crate) fn evidence(source: &Source, headers: &HeaderMap) -> Option<Headers> 
     if source.evidence == Evidence::None {
         return None;
     }
-    let mut wanted: Vec<_> = signed_headers(source.scheme()).to_vec();
-    wanted.push("content-type");
+    let mut wanted: Vec<_> = source.scheme().signed_headers().to_vec();
     let places = [Some(&source.tenant), Some(&source.event_type), Some(&source.event_id)];
     let named = places.into_iter().flatten().flat_map(|places| places.headers());
     wanted.extend(named.map(|name| name.as_str()));
@@ -141,38 +153,6 @@ pub(crate) fn evidence(source: &Source, headers: &HeaderMap) -> Option<Headers> 
         }
     }
     Some(kept)
-}
-
-/// The headers that a scheme's signature needs. None of them holds a secret.
-fn signed_headers(scheme: Scheme) -> &'static [&'static str] {
-    match scheme {
-        Scheme::Stripe => &["stripe-signature"],
-        Scheme::StandardWebhooks => &[
-            "webhook-id",
-            "webhook-timestamp",
-            "webhook-signature",
-            "svix-id",
-            "svix-timestamp",
-            "svix-signature",
-        ],
-        Scheme::Github => &["x-hub-signature-256"],
-        Scheme::Shopify => &["x-shopify-hmac-sha256"],
-        Scheme::Square => &["x-square-hmacsha256-signature"],
-        Scheme::Paddle => &["paddle-signature"],
-        Scheme::AdyenBalance => &["hmacsignature"],
-        Scheme::Paypal => &[
-            "paypal-auth-algo",
-            "paypal-cert-url",
-            "paypal-transmission-id",
-            "paypal-transmission-sig",
-            "paypal-transmission-time",
-        ],
-        Scheme::Mollie => &["x-mollie-signature"],
-        Scheme::Gocardless => &["webhook-signature"],
-        Scheme::Razorpay => &["x-razorpay-signature"],
-        // Adyen and Braintree sign inside of the body.
-        _ => &[],
-    }
 }
 
 fn read_evidence<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Result<Option<Headers>, NoProvenance> {
@@ -211,6 +191,7 @@ fn ascii_json(headers: &Headers) -> String {
 fn covers_name(coverage: Coverage) -> &'static str {
     match coverage {
         Coverage::Body => "body",
+        Coverage::Checksum => "checksum",
         Coverage::Payload => "payload",
         Coverage::Items => "fields",
         _ => "sender",
@@ -218,9 +199,14 @@ fn covers_name(coverage: Coverage) -> &'static str {
 }
 
 fn parse_covers(text: &str) -> Option<Coverage> {
-    [Coverage::Body, Coverage::Payload, Coverage::Items, Coverage::Sender]
-        .into_iter()
-        .find(|coverage| covers_name(*coverage) == text)
+    let all = [
+        Coverage::Body,
+        Coverage::Checksum,
+        Coverage::Payload,
+        Coverage::Items,
+        Coverage::Sender,
+    ];
+    all.into_iter().find(|coverage| covers_name(*coverage) == text)
 }
 
 fn rfc3339(seconds: i64) -> String {
@@ -252,6 +238,7 @@ mod tests {
             signed_at: Some(1_767_225_599),
             covers: Coverage::Body,
             part: String::new(),
+            unsigned: vec!["tenant".to_owned(), "event-id".to_owned()],
             evidence,
         }
     }
@@ -280,6 +267,7 @@ mod tests {
                 "webhookverified=2026-01-01T00:00:00Z",
                 "webhookcovers=body",
                 "webhooksigned=2025-12-31T23:59:59Z",
+                "webhookunsigned=tenant event-id",
                 r#"webhookevidence1=[["stripe-signature","t=1,v1=00"]]"#,
             ]
         );
@@ -293,11 +281,12 @@ mod tests {
         for (index, (name, _)) in whole.iter().enumerate() {
             let mut less = whole.clone();
             less.remove(index);
-            let optional = name == SIGNED || name.starts_with(EVIDENCE);
+            let optional = [SIGNED, UNSIGNED].contains(&name.as_str()) || name.starts_with(EVIDENCE);
             assert_eq!(read(&less).is_ok(), optional, "{name}");
             let mut other = whole.clone();
             other[index].1 = "\u{1}".to_owned();
-            assert_eq!(read(&other).is_ok(), name == KEY, "{name}");
+            let any_text = [KEY, UNSIGNED].contains(&name.as_str());
+            assert_eq!(read(&other).is_ok(), any_text, "{name}");
         }
         assert_eq!(Provenance::of(&[]), Err(NoProvenance::Missing(SCHEME)));
     }

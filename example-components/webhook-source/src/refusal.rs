@@ -52,12 +52,14 @@ pub enum Refusal {
         rule: &'static str,
     },
     /// The source may not speak for the tenant.
-    #[error("the source {name} may not speak for tenant {tenant}")]
+    #[error("the source {name} may not speak for tenant {tenant}: source.{name}.tenants does not list it")]
     TenantNotAllowed {
         /// The source's name.
         name: String,
         /// The tenant, as the webhook calls it.
         tenant: String,
+        /// Whether a holder of a key named it, and not the request's path or a header.
+        signed: bool,
     },
     /// What was to be kept as evidence is more than an event can carry.
     #[error("the evidence of this webhook is larger than {limit} bytes")]

@@ -49,7 +49,7 @@ impl<'a> SourceSettings<'a> {
         let prefix = format!("source.{name}.");
         let unread: BTreeMap<_, _> = settings
             .iter()
-            .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value.trim())))
+            .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value.as_str())))
             .collect();
         if unread.is_empty() {
             None
@@ -62,9 +62,14 @@ impl<'a> SourceSettings<'a> {
         }
     }
 
-    /// Takes a setting that may be absent, and reads it.
+    /// Takes a setting that may be absent, with every blank that it has.
+    pub(crate) fn take_as_it_stands(&mut self, key: &str) -> Option<String> {
+        self.unread.remove(key).map(str::to_owned)
+    }
+
+    /// Takes a setting that may be absent, and reads it without the blanks around it.
     pub(crate) fn optional<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let value = self.unread.remove(key)?;
+        let value = self.unread.remove(key)?.trim();
         match read(value) {
             Ok(value) => Some(value),
             Err(what) => {
@@ -125,12 +130,14 @@ mod tests {
             ("source.a.x", " 1 "),
             ("source.ab.y", "2"),
             ("source.a", "3"),
+            ("source.a.z", " 5 "),
             ("other", "4"),
         ]);
         assert!(SourceSettings::of(&settings, "b").is_none());
         let mut source = SourceSettings::of(&settings, "a").unwrap();
         assert_eq!(source.required("x", |value| Ok(value.to_owned())), Some("1".to_owned()));
         assert_eq!(source.optional("y", |value| Ok(value.to_owned())), None);
+        assert_eq!(source.take_as_it_stands("z"), Some(" 5 ".to_owned()));
         assert_eq!(source.finish(), Ok(()));
     }
 

@@ -57,7 +57,7 @@ fn host() -> FakeHost {
     let more = [
         ("stripe.max-body", "1KiB"),
         ("open.scheme", "stripe"),
-        ("open.secret", "whsec_test_stripe"),
+        ("open.secret", "whsec_test_stripe\n"),
         ("open.tenant", "constant:acme"),
         ("broken.scheme", "stripe"),
         ("broken.tolerance", "1"),
@@ -191,7 +191,7 @@ fn a_source_with_broken_settings_says_which_and_disturbs_no_other() {
     assert_eq!(
         refusal.to_string(),
         "the configuration is broken: source.broken.secret is missing: set secret-name to the name of a secret in the \
-         manifest; source.broken.tenant is missing; source.broken.tolerance is no duration from 1s to 1d"
+         manifest; source.broken.tenant is missing; source.broken.tolerance is no duration from 1s to 7d"
     );
     let answer = refusal.answer();
     assert_eq!(answer.status(), 500);
@@ -253,6 +253,131 @@ fn a_forged_webhook_of_any_scheme_is_not_published() {
 
 fn continue_with(host: &FakeHost, request: Request<io::Cursor<Vec<u8>>>) -> u16 {
     receive(host, request).map_or_else(|refusal| refusal.answer().status().as_u16(), |_| 200)
+}
+
+/// A host with the settings of one source.
+fn host_of(name: &str, settings: &[(&str, &str)]) -> FakeHost {
+    let settings = settings
+        .iter()
+        .map(|(key, value)| (format!("source.{name}.{key}"), (*value).to_owned()));
+    FakeHost {
+        settings: Ok(settings.collect()),
+        ..host()
+    }
+}
+
+/// What a webhook of Stripe's with this body is answered at a path, and the tenants of what was published.
+fn stripe_at(host: &FakeHost, path: &str, body: &str) -> (u16, String, Vec<String>) {
+    let (answer, _) = answer(host, signed(&samples::of(Scheme::Stripe), path, body));
+    let published = host.published.take().into_iter().map(|event| event.tenant).collect();
+    (answer.status().as_u16(), text(&answer).to_owned(), published)
+}
+
+#[test]
+fn a_path_speaks_for_the_tenants_that_are_listed_and_no_others() {
+    let path_alone = [("scheme", "stripe"), ("secret-name", "stripe"), ("tenant", "path")];
+    let body = r#"{"id":"evt_1","type":"t","account":"acme"}"#;
+    for tenants in [None, Some("*")] {
+        let settings: Vec<_> = path_alone
+            .into_iter()
+            .chain(tenants.map(|list| ("tenants", list)))
+            .collect();
+        let (status, answer, published) = stripe_at(&host_of("s", &settings), "/webhooks/s/globex", body);
+        assert_eq!((status, published.len()), (500, 0));
+        assert!(answer.contains("invalid-config:source.s.tenants"), "{answer}");
+    }
+    let listed = host_of("s", &[&path_alone[..], &[("tenants", "acme,beta")]].concat());
+    assert_eq!(stripe_at(&listed, "/webhooks/s/acme", body).2, ["acme"]);
+    // Captured, and posted again for another.
+    let (status, answer, published) = stripe_at(&listed, "/webhooks/s/globex", body);
+    assert_eq!((status, published.len()), (403, 0), "{answer}");
+    assert_eq!(stripe_at(&listed, "/webhooks/s/%61cme", body).2, ["acme"]);
+    for path in ["/webhooks/s", "/webhooks/s/acme/", "/webhooks/s/*", "/webhooks/s/"] {
+        let (status, _, published) = stripe_at(&listed, path, body);
+        assert!(
+            [403, 404, 503].contains(&status) && published.is_empty(),
+            "{path}: {status}"
+        );
+    }
+    // The path where the body says nothing: then it may be there or not, and what is signed comes first.
+    let either = host_of(
+        "s",
+        &[
+            ("scheme", "stripe"),
+            ("secret-name", "stripe"),
+            ("tenant", "pointer:/account || path"),
+            ("tenants", "acme,beta"),
+        ],
+    );
+    assert_eq!(stripe_at(&either, "/webhooks/s", body).2, ["acme"]);
+    assert_eq!(stripe_at(&either, "/webhooks/s/beta", body).2, ["acme"]);
+    assert_eq!(
+        stripe_at(&either, "/webhooks/s/beta", r#"{"id":"evt_1","type":"t"}"#).2,
+        ["beta"]
+    );
+    assert_eq!(stripe_at(&either, "/webhooks/s", r#"{"id":"evt_1","type":"t"}"#).0, 503);
+}
+
+#[test]
+fn what_only_the_settings_keep_from_being_an_event_is_asked_for_again() {
+    let host = host_of(
+        "s",
+        &[
+            ("scheme", "stripe"),
+            ("secret-name", "stripe"),
+            ("tenant", "pointer:/account"),
+            ("tenants", "acme"),
+        ],
+    );
+    for (body, code) in [
+        (r#"{"id":"evt_1","type":"t"}"#, "no-tenant"),
+        (r#"{"id":"evt_1","type":"t","account":"globex"}"#, "tenant-not-allowed"),
+        (r#"{"id":"evt_1","account":"acme"}"#, "no-event-type"),
+        (r#"{"type":"t","account":"acme"}"#, "no-event-id"),
+    ] {
+        let (answer, note) = answer(&host, signed(&samples::of(Scheme::Stripe), "/webhooks/s", body));
+        assert_eq!(
+            (answer.status(), &answer.headers()["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, "60")
+        );
+        assert!(text(&answer).contains(code), "{}", text(&answer));
+        assert_eq!(note.unwrap().level, Level::Error);
+    }
+    // What never can be one is not, and neither is what is ambiguous.
+    for (body, status) in [
+        ("{\"id\":\"a\\nb\",\"type\":\"t\",\"account\":\"acme\"}", 422),
+        (r#"{"id":"1","id":"2","type":"t","account":"acme"}"#, 400),
+        ("not json", 400),
+    ] {
+        assert_eq!(stripe_at(&host, "/webhooks/s", body).0, status, "{body}");
+    }
+}
+
+#[test]
+fn a_signed_body_that_is_sent_again_as_something_else_is_the_same_event() {
+    let host = host();
+    for sample in SAMPLES {
+        let published = |content_type: &'static str, query: &str| {
+            let mut request = signed(&sample, &format!("{}{query}", sample.target()), sample.body);
+            let content_type = http::HeaderValue::from_static(content_type);
+            request.headers_mut().insert("content-type", content_type);
+            receive(&host, request).unwrap_or_else(|refusal| panic!("{}: {refusal}", sample.scheme));
+            host.published.take()
+        };
+        let expected = published("application/json", "");
+        for content_type in [
+            "application/x-www-form-urlencoded",
+            "text/xml",
+            "application/cloudevents+json",
+        ] {
+            assert_eq!(
+                published(content_type, "?tenant=evil&id=2&type=u"),
+                expected,
+                "{}",
+                sample.scheme
+            );
+        }
+    }
 }
 
 #[test]

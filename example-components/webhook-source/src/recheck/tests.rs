@@ -1,5 +1,5 @@
 use proptest::{prelude::*, sample::Index};
-use webhook_signature::{Coverage, Scheme};
+use webhook_signature::Scheme;
 
 use super::*;
 use crate::{
@@ -27,26 +27,32 @@ fn kept(sample: &Sample) -> Vec<Event> {
 }
 
 fn check(sample: &Sample, event: &Event, more: &[(&str, &str)]) -> Result<Provenance, Unproven> {
+    check_at(sample, event, more, NOW)
+}
+
+fn check_at(sample: &Sample, event: &Event, more: &[(&str, &str)], stored_at_s: i64) -> Result<Provenance, Unproven> {
     let extensions: Vec<_> = event
         .extensions
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let claim = Claim {
+        source: &event.source,
         tenant: &event.tenant,
         event_type: &event.event_type,
         id: &event.id,
         extensions: &extensions,
         data: &event.data,
+        stored_at: stored_at_s * 1_000_000_000,
     };
     recheck(&sample.source(more), &claim)
 }
 
-/// Every scheme but the one that signs nothing.
+/// Every scheme whose signature proves something later on.
 fn signing() -> impl Iterator<Item = Sample> {
     SAMPLES
         .into_iter()
-        .filter(|sample| sample.scheme.coverage() != Coverage::Sender)
+        .filter(|sample| sample.scheme.coverage().proves_later())
 }
 
 #[test]
@@ -72,14 +78,13 @@ fn another_tenant_type_or_id_is_not_proven() {
                 change(&mut event);
                 check(&sample, &event, &[]).unwrap_err()
             };
-            let tenant = other(|event| event.tenant.push('2'));
-            // The path names the tenant: then only what the source may speak for holds it.
-            assert!(
-                matches!(
-                    tenant,
-                    Unproven::Another { what: "tenant" } | Unproven::Refused(Refusal::TenantNotAllowed { .. })
-                ),
-                "{tenant}"
+            assert_eq!(
+                other(|event| event.tenant.push('2')),
+                Unproven::Another { what: "tenant" }
+            );
+            assert_eq!(
+                other(|event| event.source.push('2')),
+                Unproven::Another { what: "source" }
             );
             assert_eq!(
                 other(|event| event.event_type.push('2')),
@@ -135,12 +140,86 @@ fn without_evidence_nothing_is_proven() {
     );
 }
 
+/// What the event says of when it was verified is its publisher's word: the store's time is asked.
+#[test]
+fn an_old_webhook_is_not_proven_whatever_its_publisher_says_of_the_time() {
+    for sample in signing().filter(|sample| sample.scheme.signs_time()) {
+        let mut event = kept(&sample).remove(0);
+        let tolerance = i64::try_from(sample.source(&[]).tolerance.as_secs()).unwrap();
+        let on_the_way = i64::try_from(ON_THE_WAY.as_secs()).unwrap();
+        assert!(check_at(&sample, &event, &[], NOW + tolerance + on_the_way).is_ok());
+        let late = NOW + tolerance + on_the_way + 1;
+        for said in ["2026-01-01T00:00:00Z", "2030-01-01T00:00:00Z"] {
+            for (name, value) in &mut event.extensions {
+                if name == "webhookverified" {
+                    *value = said.to_owned();
+                }
+            }
+            let refused = check_at(&sample, &event, &[], late).unwrap_err();
+            assert!(matches!(refused, Unproven::Refused(_)), "{}: {refused}", sample.scheme);
+        }
+        let proven = check_at(&sample, &event, &[], NOW + 1).unwrap();
+        assert_eq!(proven.verified_at, NOW + 1);
+    }
+}
+
+#[test]
+fn a_checksum_and_a_password_prove_nothing_later_on() {
+    for sample in SAMPLES.iter().filter(|sample| !sample.scheme.coverage().proves_later()) {
+        // As if somebody had made its evidence.
+        let mut event = kept(&samples::of(Scheme::Stripe)).remove(0);
+        event.source = sample.source(&[]).event_source();
+        event.extensions[0].1 = sample.name().to_owned();
+        assert_eq!(
+            check(sample, &event, &[]),
+            Err(Unproven::ProvesNothing { scheme: sample.name() })
+        );
+    }
+}
+
+#[test]
+fn a_tenant_of_the_path_is_proven_as_far_as_the_list_goes_and_said_to_be_unsigned() {
+    let sample = Sample {
+        path: "/one",
+        ..samples::of(Scheme::Github)
+    };
+    let settings = [("evidence", "keep"), ("tenants", "one=acme, two=globex")];
+    let signed = sample.signed(sample.body.as_bytes(), NOW);
+    let mut headers = HeaderMap::new();
+    for (name, value) in sample.all_headers(&signed) {
+        let name: HeaderName = name.parse().unwrap();
+        headers.append(name, value.parse().unwrap());
+    }
+    let webhook = Webhook {
+        path_tenant: Some("one"),
+        headers: &headers,
+        body: &signed.body,
+    };
+    let mut event = sample.source(&settings).events(webhook, NOW).unwrap().remove(0);
+    assert_eq!(event.tenant, "acme");
+    let proven = check(&sample, &event, &settings).unwrap();
+    assert_eq!(proven.unsigned, ["tenant", "event-type"]);
+    event.tenant = "others".to_owned();
+    assert_eq!(
+        check(&sample, &event, &settings),
+        Err(Unproven::Another { what: "tenant" })
+    );
+    // Who publishes it for another that is listed changes what the path would have said: that is what `unsigned` is for.
+    event.tenant = "globex".to_owned();
+    assert!(
+        check(&sample, &event, &settings)
+            .unwrap()
+            .unsigned
+            .contains(&"tenant".to_owned())
+    );
+}
+
 #[test]
 fn a_revoked_key_proves_nothing() {
     let sample = samples::of(Scheme::Stripe);
     let event = kept(&sample).remove(0);
     let other_key = Sample {
-        verifies_with: "whsec_other",
+        verifies_with: "whsec_of_another_sender",
         ..sample
     };
     let settings: Vec<_> = other_key
@@ -160,11 +239,13 @@ fn a_revoked_key_proves_nothing() {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let claim = Claim {
+        source: &event.source,
         tenant: &event.tenant,
         event_type: &event.event_type,
         id: &event.id,
         extensions: &extensions,
         data: &event.data,
+        stored_at: NOW * 1_000_000_000,
     };
     let mismatch = webhook_signature::Refusal::SignatureMismatch;
     assert_eq!(
@@ -178,7 +259,7 @@ proptest! {
     #[test]
     fn a_changed_bit_is_not_proven_or_says_the_same(which in 0..SAMPLES.len(), at in any::<Index>(), in_data in any::<bool>()) {
         let sample = SAMPLES[which];
-        prop_assume!(sample.scheme.coverage() != Coverage::Sender);
+        prop_assume!(sample.scheme.coverage().proves_later());
         let event = kept(&sample).remove(0);
         let mut changed = event.clone();
         if in_data {

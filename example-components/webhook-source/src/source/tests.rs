@@ -9,7 +9,10 @@ struct OneSecret;
 impl Secrets for OneSecret {
     fn secret(&self, name: &str) -> Result<Option<String>, String> {
         match name {
-            "stripe" => Ok(Some("whsec_topsecret".to_owned())),
+            "stripe" => Ok(Some("whsec_topsecret_topsecret\n".to_owned())),
+            "old" => Ok(Some(
+                "whsec_an old secret with blanks \nwhsec_and_another_one".to_owned(),
+            )),
             "broken" => Err("the backend is away".to_owned()),
             _ => Ok(None),
         }
@@ -24,7 +27,13 @@ fn find(pairs: &[(&str, &str)]) -> Result<Option<Source>, String> {
     Source::find(&settings, "s", &OneSecret).map_err(|error| error.to_string())
 }
 
-const SMALLEST: [(&str, &str); 3] = [("s.scheme", "stripe"), ("s.secret", "whsec_a"), ("s.tenant", "path")];
+const SECRET: &str = "whsec_for_tests_only";
+
+const SMALLEST: [(&str, &str); 3] = [
+    ("s.scheme", "stripe"),
+    ("s.secret", SECRET),
+    ("s.tenant", "pointer:/account"),
+];
 
 /// The smallest source, changed.
 fn with(more: &[(&str, &str)]) -> Result<Option<Source>, String> {
@@ -39,7 +48,8 @@ fn with(more: &[(&str, &str)]) -> Result<Option<Source>, String> {
 fn three_settings_make_a_source() {
     let source = find(&SMALLEST).unwrap().unwrap();
     assert_eq!((source.name.as_str(), source.scheme()), ("s", Scheme::Stripe));
-    assert!(source.tenant.has_path() && source.secret_in_config);
+    assert!(!source.tenant.has_path() && source.secret_in_config);
+    assert_eq!(source.format, Format::Json);
     assert_eq!(
         (source.event_type.to_string(), source.event_id.to_string()),
         ("pointer:/type".into(), "pointer:/id".into())
@@ -70,7 +80,7 @@ fn each_scheme_has_its_places() {
 fn every_setting_is_read() {
     let source = find(&[
         ("s.scheme", "stripe"),
-        ("s.secret", "one two"),
+        ("s.secret", "the first of them\nthe second of them"),
         ("s.key-names", "2026, 2025"),
         ("s.tenant", "pointer:/account"),
         ("s.tenants", "acme, acct_2=beta"),
@@ -78,6 +88,9 @@ fn every_setting_is_read() {
         ("s.event-type", "constant:payment"),
         ("s.event-id", "header:x-id digest"),
         ("s.event-time", "none"),
+        ("s.trust-unsigned", "event-id"),
+        ("s.format", "json"),
+        ("s.allow-short-secret", "false"),
         ("s.tolerance", "1m"),
         ("s.max-body", "1KiB"),
         ("s.evidence", "keep"),
@@ -123,6 +136,9 @@ fn all_problems_are_named_at_once() {
         ("s.max-body", "1GiB"),
         ("s.evidence", "yes"),
         ("s.max_body", "1KiB"),
+        ("s.format", "yaml"),
+        ("s.trust-unsigned", "tenant"),
+        ("s.allow-short-secret", "yes"),
     ]);
     let error = error.unwrap_err();
     for problem in [
@@ -139,10 +155,13 @@ fn all_problems_are_named_at_once() {
         "source.s.max-body is no size",
         "source.s.evidence is neither",
         "source.s.max_body is unknown",
+        "source.s.format is none of json, form and xml",
+        "source.s.trust-unsigned is no list",
+        "source.s.allow-short-secret is neither",
     ] {
         assert!(error.contains(problem), "{problem}: {error}");
     }
-    assert_eq!(error.matches("source.s.").count(), 13, "{error}");
+    assert_eq!(error.matches("source.s.").count(), 16, "{error}");
 }
 
 #[test]
@@ -166,7 +185,7 @@ fn what_is_missing_is_named() {
 #[test]
 fn a_secret_is_named_or_given() {
     let named = |more: &[(&str, &str)]| {
-        let all: Vec<_> = [("s.scheme", "stripe"), ("s.tenant", "path")]
+        let all: Vec<_> = [("s.scheme", "stripe"), ("s.tenant", "pointer:/account")]
             .iter()
             .chain(more)
             .copied()
@@ -185,6 +204,10 @@ fn a_secret_is_named_or_given() {
             "source.s.secret-name names a secret that can't be read: the backend is away",
         ),
         (
+            &[("s.secret-name", "stripe,other")],
+            "source.s.secret-name names a secret that the component was not given",
+        ),
+        (
             &[("s.secret-name", "stripe"), ("s.secret", "a")],
             "source.s.secret can't be set together with secret-name",
         ),
@@ -195,20 +218,230 @@ fn a_secret_is_named_or_given() {
 }
 
 #[test]
-fn a_tenant_in_a_header_needs_a_list() {
-    for more in [&[][..], &[("s.tenants", "*")]] {
-        let all: Vec<_> = [("s.tenant", "header:x-shop")].iter().chain(more).copied().collect();
-        let error = with(&all).unwrap_err();
-        assert!(error.starts_with("source.s.tenants must list the tenants"), "{error}");
+fn a_secret_is_one_key_as_it_stands_and_several_are_lines_or_names() {
+    let keys = |key: &str, value: &str| {
+        let settings = [("s.scheme", "github"), ("s.tenant", "constant:a"), (key, value)];
+        find(&settings).map(|source| source.unwrap().keys.len())
+    };
+    for (key, value, count) in [
+        ("s.secret", "It's a Secret to Everybody", 1),
+        ("s.secret", "It's a Secret to Everybody\n", 1),
+        ("s.secret", " blanks at both ends ", 1),
+        ("s.secret", "the first of them\nthe second of them\n", 2),
+        ("s.secret-name", "stripe", 1),
+        ("s.secret-name", "old", 2),
+        ("s.secret-name", "stripe, old", 3),
+    ] {
+        assert_eq!(keys(key, value), Ok(count), "{key} {value:?}");
     }
-    assert!(with(&[("s.tenant", "header:x-shop"), ("s.tenants", "shop=acme")]).is_ok());
+    assert!(keys("s.secret-name", &["old"; 9].join(",")).is_err());
+    assert!(keys("s.secret-name", &["old"; 17].join(",")).is_err());
+    // A blank is a part of the secret, also at its end.
+    let signs = |secret: &str, signed_with: &str| {
+        let source = find(&[("s.scheme", "github"), ("s.tenant", "constant:a"), ("s.secret", secret)]);
+        let key = webhook_signature::SigningKey::parse(Scheme::Github, signed_with).unwrap();
+        let unsigned = webhook_signature::Unsigned {
+            id: "",
+            timestamp: 0,
+            body: b"{}",
+            url: None,
+        };
+        let signed = webhook_signature::sign(&key, &unsigned).unwrap();
+        let headers: Vec<_> = signed
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()))
+            .collect();
+        let request = webhook_signature::Request::new(&headers, b"{}");
+        let source = source.unwrap().unwrap();
+        webhook_signature::verify(&source.keys, &request, 0, source.tolerance).is_ok()
+    };
+    assert!(signs("a secret with a blank ", "a secret with a blank "));
+    assert!(!signs("a secret with a blank ", "a secret with a blank"));
+}
+
+#[test]
+fn a_short_secret_is_allowed_by_a_setting_alone() {
+    let short = |more: &[(&str, &str)]| with(&[&[("s.secret", "fifteen letters")], more].concat());
+    let error = short(&[]).unwrap_err();
+    assert!(
+        error.contains("can find it by trying") && error.contains("set allow-short-secret to true"),
+        "{error}"
+    );
+    assert!(!error.contains("fifteen"), "{error}");
+    assert!(short(&[("s.allow-short-secret", "false")]).is_err());
+    assert!(short(&[("s.allow-short-secret", "true")]).is_ok());
+    assert!(with(&[("s.secret", ""), ("s.allow-short-secret", "true")]).is_err());
+}
+
+#[test]
+fn a_tenant_that_the_request_names_needs_a_list() {
+    for tenant in [
+        "header:x-shop",
+        "path",
+        "pointer:/a || path",
+        "constant:a header:x-shop",
+    ] {
+        for more in [&[][..], &[("s.tenants", "*")]] {
+            let all: Vec<_> = [("s.tenant", tenant)].iter().chain(more).copied().collect();
+            let error = with(&all).unwrap_err();
+            assert!(
+                error.starts_with("source.s.tenants must list the tenants"),
+                "{tenant}: {error}"
+            );
+        }
+        assert!(
+            with(&[("s.tenant", tenant), ("s.tenants", "shop=acme")]).is_ok(),
+            "{tenant}"
+        );
+    }
+    // The same of a sender that is known by a password.
+    let basic = [("s.scheme", "basic"), ("s.secret", "a:b"), ("s.tenant", "path")];
+    assert!(find(&basic).unwrap_err().contains("must list the tenants"));
+    // All others may have a tenant, but not any.
+    let others = with(&[("s.tenant", "path"), ("s.tenants", "*=others")])
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (others.tenant_of("x"), others.tenant_of("*")),
+        (Some("others"), Some("others"))
+    );
+    for tenants in ["acme=*", "*=*", "a,", "=a", "*=a,*=b", "a=\u{7}"] {
+        let error = with(&[("s.tenants", tenants)]).unwrap_err();
+        assert!(error.starts_with("source.s.tenants "), "{tenants}: {error}");
+    }
+}
+
+#[test]
+fn a_constant_that_is_not_listed_is_noticed_at_once() {
+    let tenants = ("s.tenants", "acme,globex");
+    let error = with(&[("s.tenant", "pointer:/a || constant:others"), tenants]).unwrap_err();
+    assert!(
+        error.contains("source.s.tenants does not list the tenant that is a constant"),
+        "{error}"
+    );
+    assert!(with(&[("s.tenant", "pointer:/a || constant:acme"), tenants]).is_ok());
+    assert!(with(&[("s.tenant", "pointer:/a || constant:others")]).is_ok());
+}
+
+#[test]
+fn the_key_is_a_tenant_only_by_its_name() {
+    let error = with(&[("s.tenant", "key")]).unwrap_err();
+    assert!(error.starts_with("source.s.key-names must name the keys"), "{error}");
+    assert!(with(&[("s.tenant", "key"), ("s.key-names", "acme")]).is_ok());
+}
+
+#[test]
+fn what_nobody_signed_decides_only_where_a_setting_says_so() {
+    for (part, place) in [
+        ("event-type", "header:x-type"),
+        ("event-type", "pointer:/type || header:x-type"),
+        ("event-id", "header:x-id"),
+        ("event-id", "header:x-id digest"),
+        ("event-id", "header:webhook-id"),
+        ("event-time", "header:date"),
+    ] {
+        let setting = format!("s.{part}");
+        let error = with(&[(&setting, place)]).unwrap_err();
+        assert!(
+            error.starts_with(&format!("source.s.{part} is in a header that no signature covers"))
+                && error.contains(&format!("trust-unsigned: {part}")),
+            "{error}"
+        );
+        assert!(
+            with(&[(&setting, place), ("s.trust-unsigned", part)]).is_ok(),
+            "{place}"
+        );
+        let other = if part == "event-id" {
+            "event-type,event-time"
+        } else {
+            "event-id"
+        };
+        assert!(
+            with(&[(&setting, place), ("s.trust-unsigned", other)]).is_err(),
+            "{place}"
+        );
+    }
+    let github = |part: &str, place: &str| {
+        let setting = format!("s.{part}");
+        with(&[("s.scheme", "github"), (&setting, place)]).map(drop)
+    };
+    // The one place where the vendor names the type; in an id only beside what is signed.
+    assert_eq!(github("event-type", "header:x-github-event pointer:/action"), Ok(()));
+    assert_eq!(github("event-id", "header:x-github-event digest"), Ok(()));
+    for place in [
+        "header:x-github-delivery",
+        "header:x-github-event",
+        "header:x-github-event constant:a",
+    ] {
+        assert!(github("event-id", place).is_err(), "{place}");
+    }
+    assert!(github("event-time", "header:x-github-event").is_err());
+    // Where a password is all that is proven, its holder made the whole request.
+    let basic = [
+        ("s.scheme", "basic"),
+        ("s.secret", "a:b"),
+        ("s.event-id", "header:x-id"),
+    ];
+    assert!(with(&basic).is_ok());
+}
+
+#[test]
+fn an_id_is_signed_where_the_scheme_signs_one() {
+    for (scheme, secret) in [("standard-webhooks", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")] {
+        let source = |place| with(&[("s.scheme", scheme), ("s.secret", secret), ("s.event-id", place)]);
+        for place in ["signed-id", "header:webhook-id", "header:svix-id"] {
+            assert_eq!(
+                source(place).unwrap().unwrap().event_id.to_string(),
+                "signed-id",
+                "{place}"
+            );
+        }
+        assert!(source("header:x-id").is_err());
+    }
+    let error = with(&[("s.event-id", "signed-id")]).unwrap_err();
+    assert!(error.contains("signs no id"), "{error}");
+}
+
+#[test]
+fn the_format_is_the_schemes_or_a_setting() {
+    for sample in SAMPLES {
+        let expected = if sample.scheme == Scheme::Braintree {
+            Format::Xml
+        } else {
+            Format::Json
+        };
+        assert_eq!(sample.source(&[]).format, expected, "{}", sample.scheme);
+    }
+    let form = with(&[("s.scheme", "github"), ("s.format", "form")]).unwrap().unwrap();
+    assert_eq!(form.format, Format::Form);
+    for (scheme, secret) in [
+        ("adyen", "00112233445566778899aabbccddeeff"),
+        ("braintree", "a:a_private_key_for_tests"),
+    ] {
+        let error = with(&[
+            ("s.scheme", scheme),
+            ("s.secret", secret),
+            ("s.tenant", "constant:a"),
+            ("s.format", "json"),
+        ]);
+        assert!(error.unwrap_err().contains("source.s.format can't be set"), "{scheme}");
+    }
+    let items = with(&[("s.format", "xml"), ("s.items", "/a/*")]).unwrap_err();
+    assert!(items.contains("only JSON holds many events"), "{items}");
 }
 
 #[test]
 fn only_signed_fields_decide_where_fields_are_signed() {
+    const HEX: &str = "00112233445566778899aabbccddeeff";
     let adyen = |key: &str, place: &str| {
         let key = format!("s.{key}");
-        let mut all = vec![("s.scheme", "adyen"), ("s.secret", "00"), ("s.tenant", "constant:acme")];
+        let mut all = vec![
+            ("s.scheme", "adyen"),
+            ("s.secret", HEX),
+            ("s.tenant", "constant:acme"),
+            ("s.tenants", "acme"),
+        ];
         all.retain(|(known, _)| *known != key);
         all.push((&key, place));
         find(&all).map(drop)
@@ -216,6 +449,7 @@ fn only_signed_fields_decide_where_fields_are_signed() {
     for (key, place) in [
         ("tenant", "pointer:/merchantAccountCode"),
         ("tenant", "path"),
+        ("tenant", "pointer:/merchantReference || pointer:/merchantAccountCode"),
         ("event-id", "pointer:/pspReference pointer:/amount/value"),
     ] {
         assert_eq!(adyen(key, place), Ok(()), "{key} {place}");
@@ -223,6 +457,7 @@ fn only_signed_fields_decide_where_fields_are_signed() {
     for (key, place) in [
         ("tenant", "pointer:/additionalData/store"),
         ("tenant", "root:/live"),
+        ("tenant", "pointer:/merchantReference || pointer:/additionalData/store"),
         ("event-type", "header:x-type"),
         ("event-id", "digest"),
         ("event-time", "pointer:/eventDate"),
@@ -246,18 +481,38 @@ fn what_can_not_be_is_refused() {
     assert_eq!(github, "source.s.tolerance can't be set: the scheme signs no time");
     let basic = with(&[("s.scheme", "basic"), ("s.secret", "a:b"), ("s.evidence", "keep")]).unwrap_err();
     assert!(basic.contains("its proof is the password itself"), "{basic}");
+    let paypal = with(&[
+        ("s.scheme", "paypal"),
+        ("s.root", "x"),
+        ("s.webhook-id", "y"),
+        ("s.evidence", "keep"),
+    ]);
+    assert!(
+        paypal
+            .unwrap_err()
+            .contains("source.s.evidence can't be keep: the scheme signs a checksum")
+    );
     let names = with(&[("s.key-names", "a,b")]).unwrap_err();
     assert_eq!(names, "source.s.key-names has 2 names for 1 keys");
     let twice = with(&[("s.tenants", "a=x,a=y")]).unwrap_err();
     assert_eq!(twice, "source.s.tenants names one tenant twice");
     assert!(with(&[("s.event-time", "pointer:/a pointer:/b")]).is_err());
-    let braintree = with(&[("s.scheme", "braintree"), ("s.secret", "a:b"), ("s.items", "/a/*")]).unwrap_err();
+    let braintree = with(&[
+        ("s.scheme", "braintree"),
+        ("s.secret", "a:a_private_key_for_tests"),
+        ("s.items", "/a/*"),
+    ])
+    .unwrap_err();
     assert!(braintree.contains("in XML, and one event each"), "{braintree}");
 }
 
 #[test]
 fn a_secret_is_never_quoted() {
-    let error = with(&[("s.scheme", "standard-webhooks"), ("s.secret", "AAEC whsec_topsecret!")]).unwrap_err();
+    let error = with(&[
+        ("s.scheme", "standard-webhooks"),
+        ("s.secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_topsecret!"),
+    ])
+    .unwrap_err();
     assert!(
         error.starts_with("source.s.secret holds secrets of which number 2 can't be used"),
         "{error}"
@@ -275,6 +530,9 @@ fn a_secret_is_never_quoted() {
         "tolerance",
         "max-body",
         "evidence",
+        "format",
+        "trust-unsigned",
+        "allow-short-secret",
         "secret-name",
         "typo",
     ] {
@@ -282,19 +540,19 @@ fn a_secret_is_never_quoted() {
         let error = find(&[SMALLEST[1], (&key, "topsecret,,")]).unwrap_err();
         assert!(!error.contains("topsecret"), "{error}");
     }
-    let shown = format!("{:?}", with(&[("s.secret", "topsecret")]));
+    let shown = format!("{:?}", with(&[("s.secret", "topsecret_topsecret")]));
     assert!(!shown.contains("topsecret"), "{shown}");
 }
 
 proptest! {
     #[test]
     fn no_settings_make_it_panic(settings in prop::collection::vec((
-        "source\\.s\\.(scheme|secret|secret-name|key-names|tenant|tenants|items|event-type|event-id|event-time|tolerance|max-body|evidence|root|x)",
-        "(stripe|github|adyen|paypal|basic|path|digest|pointer:|root:|/|~|constant:|header:|\\*|,|=|[0-9]{0,25}|KiB|s|keep| |.){0,6}",
+        "source\\.s\\.(scheme|secret|secret-name|key-names|tenant|tenants|items|event-type|event-id|event-time|tolerance|max-body|evidence|format|trust-unsigned|allow-short-secret|root|x)",
+        "(stripe|github|adyen|paypal|basic|path|digest|key|signed-id|json|form|true|event-id|\\|\\||pointer:|root:|/|~|constant:|header:|\\*|,|=|[0-9]{0,25}|KiB|s|keep| |.){0,6}",
     ), 0..10)) {
         if let Ok(Some(source)) = Source::find(&settings, "s", &SampleSecrets) {
             prop_assert!(source.max_body <= MAX_BODY);
-            prop_assert!(source.tolerance.as_secs() <= 86_400);
+            prop_assert!(source.tolerance.as_secs() <= 7 * 86_400);
         }
     }
 }
