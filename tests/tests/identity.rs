@@ -1,5 +1,5 @@
-//! What makes an event one event, and what may be called how: tenant, source and id are its identity, and any tenant and
-//! any type that CloudEvents allows travel as they came.
+//! What makes an event one event, and what may be called how: tenant, source and id are its identity, and any tenant
+//! and any type that CloudEvents allows travel as they came.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,9 +14,9 @@ use fanout_transport::testing::NatsServer;
 
 const PUBLISHER: &[&str] = &["publisher"];
 
-/// Tenants that are no token of a subject, beside one that is. Some would reach another's subjects if they were put into
-/// them as they are.
-const TENANTS: [&str; 9] = [
+/// Tenants that are no token of a subject, beside one that is. Some would reach another's subjects if they were put
+/// into them as they are.
+const TENANTS: [&str; 10] = [
     "acme",
     "eu.acme",
     "acme.webhook.invoice",
@@ -26,10 +26,20 @@ const TENANTS: [&str; 9] = [
     "blank ",
     "naïve/☕\\=%2E",
     "0123456789012345678901234567890123456789012345678901234567890123456789@example.com",
+    LONGEST_TENANT,
 ];
 
+/// 128 bytes, and three times as many in a subject.
+const LONGEST_TENANT: &str = "éééééééééééééééééééééééééééééééé\
+    éééééééééééééééééééééééééééééééé";
+
+/// 255 bytes, and 256 segments with nothing in them.
+const MOST_SEGMENTS: &str = ".....................................................................................\
+    .....................................................................................\
+    .....................................................................................";
+
 /// Types that are no tokens of a subject, beside some that are.
-const TYPES: [&str; 9] = [
+const TYPES: [&str; 10] = [
     "invoice.paid",
     "com.github/push [v2]",
     "AUTHORISATION: ok",
@@ -39,6 +49,7 @@ const TYPES: [&str; 9] = [
     "a.>",
     "paid%2E",
     "rechnung.bezahlt.ü",
+    MOST_SEGMENTS,
 ];
 
 fn from_source(source: &str, id: &str) -> Event {
@@ -205,6 +216,12 @@ async fn what_is_no_trace_context_is_left_out() {
     }
 }
 
+/// An id of each of the events below.
+fn id_of(tenant: &str, event_type: &str) -> String {
+    let place = |all: &[&str], one: &str| all.iter().position(|name| *name == one).unwrap();
+    format!("{}/{}", place(&TENANTS, tenant), place(&TYPES, event_type))
+}
+
 /// Every tenant with every type, and an extension whose name is as long as Knative writes it.
 fn strange() -> Vec<Event> {
     let extension = Attribute {
@@ -217,7 +234,7 @@ fn strange() -> Vec<Event> {
     all.map(|(tenant, event_type)| Event {
         extensions: vec![extension.clone()],
         subject: Some("é 100%".into()),
-        ..event(tenant, event_type, &format!("{tenant}|{event_type}"))
+        ..event(tenant, event_type, &id_of(tenant, event_type))
     })
     .collect()
 }
@@ -429,7 +446,7 @@ async fn dead_letters_of_any_tenant_are_kept_and_redriven() {
         bench
             .subscription_when("all", "none is left", |s| s["dead_letters"] == 0)
             .await;
-        let mut expected: Vec<_> = TENANTS.iter().map(|t| format!("{t}|{}", TYPES[1])).collect();
+        let mut expected: Vec<_> = TENANTS.iter().map(|t| id_of(t, TYPES[1])).collect();
         expected.sort();
         assert_eq!(all.handled(), expected, "{ordering}");
     }

@@ -126,11 +126,10 @@ impl TryFrom<RawEvent> for Attributes {
             if is_text(value, min, max) {
                 return Ok(());
             }
-            let instead = if value.is_empty() { ", or is left out" } else { "" };
             Err(Problem::new(
                 Code::InvalidAttribute,
                 format!(
-                    "attribute `{name}` of an event of tenant {tenant_name} is {} bytes, {}: it takes {min} to {max} bytes without control characters{instead}",
+                    "attribute `{name}` of an event of tenant {tenant_name} is {} bytes, {}: it takes {min} to {max} bytes without control characters",
                     value.len(),
                     shown(value)
                 ),
@@ -146,7 +145,10 @@ impl TryFrom<RawEvent> for Attributes {
             ("partitionkey", &raw.ordering_key, 256),
         ] {
             if let Some(value) = value {
-                text(name, value, 1, max)?;
+                text(name, value, 1, max).map_err(|p| Problem {
+                    message: format!("{}, or is left out", p.message),
+                    ..p
+                })?;
             }
         }
         if raw.extensions.len() > MAX_EXTENSIONS {

@@ -117,7 +117,37 @@ impl fmt::Display for EventPattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Whether a NATS filter lets a subject through.
+    fn lets_through(filter: &str, subject: &str) -> bool {
+        let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
+        loop {
+            match (filter.next(), subject.next()) {
+                (None, None) => return true,
+                (Some(">"), Some(_)) => return true,
+                (Some("*"), Some(_)) => {}
+                (Some(f), Some(s)) if f == s => {}
+                _ => return false,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_matches_what_its_filter_lets_through(
+            pattern in "([aé%> -]{0,2}|\\*)(\\.([aé%> -]{0,2}|\\*)){0,3}(\\.\\*\\*)?",
+            event_type in "[aé%>* -]{0,2}(\\.[aé%>* -]{0,2}){0,4}",
+        ) {
+            if let (Ok(pattern), Ok(event_type)) = (pattern.parse::<EventPattern>(), event_type.parse::<EventType>()) {
+                let passes = lets_through(&pattern.to_subject_tokens(), &event_type.tokens());
+                prop_assert_eq!(pattern.matches(&event_type), passes, "{} {}", pattern, event_type);
+                prop_assert!(pattern.covers(&pattern) && EventPattern::any().covers(&pattern));
+            }
+        }
+    }
 
     fn pattern(s: &str) -> EventPattern {
         s.parse().unwrap()

@@ -202,9 +202,9 @@ fn a_caller_may_be_limited_to_sources() {
         ]),
     )
     .unwrap();
-    let notes = &callers.find(&Identity::Loopback).unwrap().publishing.sources;
+    let notes = &callers.find(&[Identity::Loopback]).unwrap().publishing.sources;
     assert!(notes.allows("/notes/1") && notes.allows("urn:notes") && !notes.allows("/webhooks/stripe"));
-    let any = &callers.find(&Identity::UnixUser(1)).unwrap().publishing.sources;
+    let any = &callers.find(&[Identity::UnixUser(1)]).unwrap().publishing.sources;
     assert!(any.allows("/webhooks/stripe"));
     let useless = settings(&[("callers.a.loopback", "true"), ("callers.a.publish.sources", "/a")]);
     let problems = Callers::from_settings("policy", &useless).unwrap_err();

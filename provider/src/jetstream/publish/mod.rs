@@ -47,6 +47,9 @@ struct Placed {
 /// and the store's own record (nats-server 2.15).
 const MESSAGE_OVERHEAD: usize = 128;
 
+/// How much of a subject's tenant and type that includes. Escaped, both can be many times as long.
+const NAMES_INCLUDED: usize = 64;
+
 impl Outgoing {
     /// Writes an event down.
     ///
@@ -67,11 +70,12 @@ impl Outgoing {
         if let Some(traceparent) = traceparent {
             headers.insert("traceparent", headers::text(traceparent));
         }
+        let names = attributes.tenant().token().len() + attributes.event_type().tokens().len();
         Ok(Self {
             headers,
             id: envelope::message_id(attributes),
             data,
-            size: (size + MESSAGE_OVERHEAD) as u64,
+            size: (size + MESSAGE_OVERHEAD + names.saturating_sub(NAMES_INCLUDED)) as u64,
         })
     }
 
