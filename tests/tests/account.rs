@@ -102,7 +102,7 @@ async fn a_bound_of_the_account_that_would_be_passed_is_named_and_nothing_is_mad
         assert!(streams(&context(&nats).await).await.is_empty(), "{bounds}");
     }
     // In memory, the disk's bound says nothing, and memory's does.
-    let nats = limited("max_mem: 1G, max_file: 10K").await;
+    let nats = limited("max_mem: 2G, max_file: 10K").await;
     let cli = cli(&nats);
     let memory = |bytes: &str| {
         let policy = cli.policy(&format!(
@@ -130,7 +130,8 @@ async fn what_only_the_server_knows_leaves_nothing_half_made() {
     assert!(out.contains("create bucket"), "some of it fitted: {out}");
     let js = jetstream::new(nats.client().await);
     assert!(streams(&js).await.is_empty());
-    let policy = cli.policy(&format!("{POLICY}[retention]\nmax-bytes = \"64MiB\"\n"));
+    let less = ["retention", "dead-letters", "scheduled"].map(|part| format!("[{part}]\nmax-bytes = \"64MiB\"\n"));
+    let policy = cli.policy(&format!("{POLICY}{}", less.concat()));
     let (code, out, err) = cli.run(&["apply"], &policy, &[]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
 }

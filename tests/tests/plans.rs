@@ -98,6 +98,11 @@ fn settings(bus: &str, varied: &Varied) -> Settings {
     all.insert("subject".into(), format!("{bus}.{}", varied.template));
     all.entry("retention.max-bytes".into())
         .or_insert_with(|| "16MiB".into());
+    // Many buses on one server, which reserves what each may have.
+    for part in ["dead-letters", "scheduled", "registry", "attempts"] {
+        all.insert(format!("{part}.max-bytes"), "1MiB".into());
+    }
+    all.insert("quota.counters-max-bytes".into(), "1MiB".into());
     for (i, (need, pattern)) in varied.declared.iter().enumerate() {
         all.insert(format!("subscriptions.declared-{i}-{need}.need"), (*need).into());
         all.insert(

@@ -2,7 +2,7 @@
 //! reader that closes the pipe ends the command quietly.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
@@ -102,8 +102,7 @@ fn json_escaped(json: &str) -> String {
             continue;
         }
         for unit in c.encode_utf16(&mut [0; 2]) {
-            // Writing into a `String` can't fail.
-            drop(write!(shown, "\\u{unit:04x}"));
+            shown.push_str(&format!("\\u{unit:04x}"));
         }
     }
     shown

@@ -277,7 +277,7 @@ impl Policy {
         );
         let attempts = r.or("retry.max-attempts", 6, setting::number(1, 1_000));
         let dead_letter_max_age = r.or("dead-letters.max-age", 30 * DAY, setting::duration(SECOND, 10 * YEAR));
-        let sizes = sizes(&mut r, max_bytes);
+        let sizes = sizes(&mut r);
         let jetstream = jetstream(&mut r);
         let delivery_deadline = r.or(
             "delivery.deadline",
@@ -434,19 +434,14 @@ fn shape(s: &str) -> Result<Shape, Problem> {
     }
 }
 
-/// What each of them is given by default lies between these: a small log still has room for what comes of its events,
-/// and a large one does not have the server reserve as much again.
-const SMALLEST: u64 = 32 << 20;
-const LARGEST: u64 = 1 << 30;
-
-fn sizes(r: &mut Reader<'_>, log: u64) -> Sizes {
+/// The defaults do not follow `retention.max-bytes`: who changes that changes one stream.
+fn sizes(r: &mut Reader<'_>) -> Sizes {
     let size = setting::bytes(64 << 10, 1 << 50);
-    let of_the_log = |part: u64| (log / part).clamp(SMALLEST, LARGEST);
     Sizes {
-        dead_letters: r.or("dead-letters.max-bytes", of_the_log(2), &size),
-        scheduled: r.or("scheduled.max-bytes", of_the_log(4), &size),
+        dead_letters: r.or("dead-letters.max-bytes", 512 << 20, &size),
+        scheduled: r.or("scheduled.max-bytes", 256 << 20, &size),
         registry: r.or("registry.max-bytes", 64 << 20, &size),
-        attempts: r.or("attempts.max-bytes", of_the_log(8), &size),
+        attempts: r.or("attempts.max-bytes", 128 << 20, &size),
         counters: r.or("quota.counters-max-bytes", 256 << 20, &size),
     }
 }

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use fanout_transport::testing::{NatsServer, NatsSettings};
-use fanout_transport::{Access, CallContext, Error, Lattice, Options, Outcome, connect};
+use fanout_transport::{Access, CallContext, Error, Lattice, Login, Options, Outcome, connect};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use support::bindings::test::echo::echo;
@@ -168,8 +168,35 @@ async fn a_user_proves_itself_by_jwt_and_seed() {
     let client = client(&lattice);
     let length = echo::length(&client, CallContext::default(), "", &Bytes::new()).await;
     assert_eq!(length.expect("a result"), Ok(0));
+    // A file of credentials is the same, and what is written into it later counts.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("app.creds");
+    let creds = |seed: &str| {
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        );
+        std::fs::write(&file, text).expect("it is written");
+    };
+    let by_file = Access {
+        urls: nats.url(),
+        login: Login::Credentials(file.clone()),
+        ..Access::default()
+    };
+    creds(&KeyPair::new_user().seed().expect("a seed"));
+    assert!(
+        matches!(connect(&by_file, "test").await, Err(Error::Connect(_))),
+        "the seed is not that of the JWT"
+    );
+    creds(&user.seed().expect("a seed"));
+    let filed = connect(&by_file, "test").await.expect("a connection");
+    filed.flush().await.expect("it is let in");
     // It signs a new nonce for each connection.
     nats.restart().await;
+    eventually_async("the file is read for each connection", async || {
+        filed.statistics().connects.load(std::sync::atomic::Ordering::Relaxed) > 1
+    })
+    .await;
     eventually_async("calls succeed again", async || {
         let cx = CallContext::within(Duration::from_secs(1));
         echo::length(&client, cx, "", &Bytes::new()).await.is_ok()
