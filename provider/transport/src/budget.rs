@@ -48,6 +48,10 @@ impl Budget {
         self.total - self.free()
     }
 
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
     pub(crate) fn free(&self) -> usize {
         self.free.available_permits()
     }

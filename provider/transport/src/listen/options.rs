@@ -47,7 +47,7 @@ pub struct ListenOptions {
     pub bytes_per_peer: usize,
     /// Bytes of the windows of QUIC and WebTransport: what was sent and is not acknowledged, and what came and is not
     /// read. A connection that has not begun a call has 96 KiB of them (WebTransport: 240 KiB), and is refused where
-    /// they are used up; one that has gets up to 8 MiB more, as long as it leaves as much.
+    /// they are used up; one that has gets up to 8 MiB more, as long as half of them is left.
     pub window_bytes: usize,
     /// Those of one peer.
     pub window_bytes_per_peer: usize,

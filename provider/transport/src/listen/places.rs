@@ -362,12 +362,12 @@ impl Place {
         self.begun.clone().cancelled_owned()
     }
 
-    /// Larger windows for a peer that has begun to call, as far as it leaves as much to others as it takes.
+    /// Larger windows for a peer that has begun to call. Half of all is left to connections that are still to come.
     pub(crate) fn widen(&self) -> (usize, Room) {
         for bytes in WINDOWS {
-            let leaves_as_much = |budget: &Budget| bytes <= budget.free() / 2;
-            if leaves_as_much(&self.share.windows)
-                && leaves_as_much(&self.inner.windows)
+            let leaves_half = |budget: &Budget| bytes <= budget.free().saturating_sub(budget.total() / 2);
+            if leaves_half(&self.share.windows)
+                && leaves_half(&self.inner.windows)
                 && let Some(room) = self.inner.windows_of(&self.share, bytes)
             {
                 return (bytes, room);

@@ -265,6 +265,48 @@ async fn unread(wire: Listening) {
     all_free(&server, 1).await;
 }
 
+/// One peer has many sessions, asks for more than it reads on each, and leaves room for another's results.
+async fn hoarding(wire: Listening) {
+    let options = ListenOptions {
+        limits: Options {
+            max_body_bytes: MIB,
+            buffered_bytes: 4 * MIB,
+            serve_deadline: 2 * PATIENCE,
+            ..Options::default()
+        },
+        ..ListenOptions::default()
+    };
+    let echo = Echo::default();
+    let server = wire.start(&service(&echo).await, options.clone()).await;
+    let mut bytes = HELLO.to_vec();
+    for call in 0..50_u32 {
+        // Somewhat less than a mebibyte.
+        let payload = [context("bytes"), vec![0x80, 0x80, 0x3f]].concat();
+        let length = u32::try_from(payload.len()).expect("short");
+        bytes.extend(frame(0x11, call, length, &payload));
+    }
+    let mut hoarders = Vec::new();
+    for _ in 0..8 {
+        let mut stream = wire.raw_as("hoarder").await;
+        stream.writer.write_all(&bytes).await.expect("sent");
+        stream.writer.flush().await.expect("sent");
+        hoarders.push(stream);
+    }
+    eventually("results wait for those who do not read", || {
+        server.buffered_bytes() > MIB
+    })
+    .await;
+    let remote = wire.call(options.limits).await.expect("it can be called");
+    for _ in 0..20 {
+        let cx = CallContext::within(PATIENCE);
+        let result = echo::bytes(&remote, cx, 900_000).await;
+        assert_eq!(result.expect("an answer").len(), 900_000);
+    }
+    assert!(server.in_flight() > 0, "they still wait");
+    drop(hoarders);
+    all_free(&server, 1).await;
+}
+
 /// Memory of this process, both ends.
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("this process");
@@ -327,4 +369,15 @@ against! {
     tls: crate::Listening::new("tls://127.0.0.1:0"), 100;
     quic: crate::Listening::new("quic://127.0.0.1:0"), 50;
     webtransport: crate::Listening::new("webtransport://127.0.0.1:0/bus"), 50;
+}
+
+mod one_peer_leaves_room_for_results {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn over_tls() {
+        super::hoarding(crate::Listening::new("tls://127.0.0.1:0")).await;
+    }
+    #[tokio::test(flavor = "multi_thread")]
+    async fn over_quic() {
+        super::hoarding(crate::Listening::new("quic://127.0.0.1:0")).await;
+    }
 }

@@ -51,11 +51,24 @@ impl Listening {
         }
     }
 
+    pub(crate) fn authority(&self) -> &TestAuthority {
+        &self.authority
+    }
+
     /// A stream that speaks no protocol yet.
     pub(crate) async fn raw(&self) -> RawStream {
         raw_stream(&self.endpoint(), &self.options(Options::default()))
             .await
             .expect("a stream")
+    }
+
+    /// The same, of a caller with a certificate of this name.
+    pub(crate) async fn raw_as(&self, name: &str) -> RawStream {
+        let options = ConnectOptions {
+            tls: Some(self.authority.client(name)),
+            ..self.options(Options::default())
+        };
+        raw_stream(&self.endpoint(), &options).await.expect("a stream")
     }
 
     pub(crate) async fn start(&self, service: &Service, options: ListenOptions) -> fanout_transport::Serving {

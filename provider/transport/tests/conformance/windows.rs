@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanout_transport::testing::TestAuthority;
-use fanout_transport::{ClientIdentity, Endpoint, ListenOptions, Listener, Pem, Serving};
+use fanout_transport::{CallContext, ClientIdentity, Endpoint, ListenOptions, Listener, Options, Pem, Serving};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::time::timeout;
 
-use crate::suite::service;
+use crate::suite::{Wire as _, service};
+use crate::support::bindings::test::echo::echo;
 use crate::support::{Echo, PATIENCE, eventually};
 
 const HELLO: &[u8] = b"\xfafanout\x01";
@@ -50,7 +51,11 @@ struct Peer {
 
 impl Peer {
     fn new(server: &Serving, authority: &TestAuthority, name: &str) -> Self {
-        let crypto = QuicClientConfig::try_from(trusting(authority, name, b"fanout")).expect("for QUIC");
+        Self::with_alpn(server, authority, name, b"fanout")
+    }
+
+    fn with_alpn(server: &Serving, authority: &TestAuthority, name: &str, alpn: &[u8]) -> Self {
+        let crypto = QuicClientConfig::try_from(trusting(authority, name, alpn)).expect("for QUIC");
         let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         // It sends whatever it may.
@@ -152,4 +157,53 @@ async fn the_windows_of_one_peer_are_within_its_budget() {
     for connection in held {
         timeout(PATIENCE, connection.closed()).await.expect("it is let go");
     }
+}
+
+/// Heads that do not end, frames of what is not HTTP, and streams that say nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_http_is_let_go() {
+    let wire = crate::Listening::new("webtransport://127.0.0.1:0/bus");
+    let options = ListenOptions {
+        first_call_deadline: Duration::from_secs(2),
+        ..ListenOptions::default()
+    };
+    let server = wire.start(&service(&Echo::default()).await, options).await;
+    let control: &[u8] = b"\x00\x04\x00";
+    let scripts: [(&[u8], &[u8]); 9] = [
+        (b"", b""),
+        (control, b""),
+        (control, b"GET :1:2: HTTP/1.1\r\n\r\n"),
+        // A head of 2^62 bytes, one of 4096, one that is no QPACK, a frame of WebTransport of no session.
+        (control, b"\x01\xff\xff\xff\xff\xff\xff\xff\xff"),
+        (control, b"\x01\x50\x00aaaa"),
+        (control, b"\x01\x08\xff\xff\xff\xff\xff\xff\xff\xff"),
+        (control, b"\x40\x41\x00\xfafanout\x01"),
+        // Settings twice, and of no length.
+        (b"\x00\x04\x00\x04\x00", b""),
+        (b"\x00\x04\xff\xff\xff\xff\xff\xff\xff\xff", b""),
+    ];
+    for (uni, bidi) in scripts {
+        let peer = Peer::with_alpn(&server, wire.authority(), "stranger", b"h3");
+        let connection = peer.connect().await.expect("it is taken");
+        let sent = async {
+            let mut control = connection.open_uni().await.ok()?;
+            control.write_all(uni).await.ok()?;
+            let (mut writer, reader) = connection.open_bi().await.ok()?;
+            writer.write_all(bidi).await.ok()?;
+            Some((control, writer, reader))
+        };
+        let _held = timeout(PATIENCE, sent).await.expect("it is not held up");
+        timeout(PATIENCE, connection.closed()).await.expect("it is let go");
+    }
+    // Frames without a meaning, one after the other.
+    let peer = Peer::with_alpn(&server, wire.authority(), "stranger", b"h3");
+    let connection = peer.connect().await.expect("it is taken");
+    let endless = async {
+        let (mut writer, _reader) = connection.open_bi().await.ok()?;
+        while writer.write_all(&[0x21, 0x00].repeat(512)).await.is_ok() {}
+        Some(())
+    };
+    timeout(PATIENCE, endless).await.expect("it is let go");
+    let remote = wire.call(Options::default()).await.expect("it serves on");
+    assert!(echo::who(&remote, CallContext::default()).await.is_ok());
 }
