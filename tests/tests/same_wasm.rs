@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// Webhooks of the tenant that is counted.
 const WEBHOOKS: usize = 60;
-const SECRET: &str = "whsec_same_wasm";
+const SECRET: &str = "whsec_of_same_wasm_test";
 const AMOUNT: i64 = 1_900;
 
 /// Posts a webhook until it is taken, as its sender would.

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use component_support::{bus::types, secrets};
 use fanout::bus::publisher;
-use wasmcloud_component::{error, http, info, warn, wasi::config};
+use wasmcloud_component::{debug, error, http, info, warn, wasi::config};
 use webhook_source::{Event, Secrets, setting::Settings};
 
 use crate::{
@@ -33,7 +33,8 @@ impl http::Server for Component {
         match note {
             Some(note) if note.level == Level::Error => error!("{}", note.text),
             Some(note) if note.level == Level::Warning => warn!("{}", note.text),
-            Some(note) => info!("{}", note.text),
+            Some(note) if note.level == Level::Info => info!("{}", note.text),
+            Some(note) => debug!("{}", note.text),
             None => {}
         }
         Ok(answer)

@@ -172,21 +172,25 @@ pub fn answer<B: Read>(host: &impl Host, request: Request<B>) -> (Response<Vec<u
         }
         Err(refusal) => {
             let answer = refusal.answer();
-            let level = if refusal.concerns_operator() {
-                Level::Error
-            } else {
-                Level::Info
+            let level = match (refusal.concerns_operator(), refusal.is_of_a_stranger()) {
+                // Without a memory, strangers can't be counted. What they cause is written in one second of ten, so that an
+                // operator sees what goes on, and no one fills the log.
+                (_, true) if now.rem_euclid(10) != 0 => Level::Debug,
+                (true, _) => Level::Error,
+                (false, _) => Level::Info,
             };
-            // Escaped, so that a sender can't write lines of its own into the log.
-            let text = format!(
-                "{} at {}: {}",
-                answer.status(),
-                at.escape_debug(),
-                refusal.to_string().escape_debug()
-            );
+            let text = format!("{} at {}: {}", answer.status(), shown(&at), shown(&refusal.to_string()));
             (answer, Some(Note { level, text }))
         }
     }
+}
+
+/// Escaped, so that a sender can't write lines of its own into the log, and cut, so that it can't write long ones.
+fn shown(text: &str) -> String {
+    const MAX_CHARS: usize = 500;
+    let cut: String = text.chars().take(MAX_CHARS).collect();
+    let more = if cut.len() < text.len() { "…" } else { "" };
+    format!("{}{more}", cut.escape_debug())
 }
 
 /// What the log should hold.
@@ -201,6 +205,8 @@ pub struct Note {
 /// How serious a note is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
+    /// What anybody can cause.
+    Debug,
     /// The sender's concern.
     Info,
     /// The operator should change something.

@@ -119,6 +119,15 @@ impl Refusal {
         }
     }
 
+    /// True when whoever posted it was not shown to hold a key: anybody can cause it, as often as they like.
+    pub fn is_of_a_stranger(&self) -> bool {
+        match self {
+            Self::NoEvents(NoEvents::Signature(_)) => true,
+            Self::NoEvents(_) | Self::Publish(_) => false,
+            _ => true,
+        }
+    }
+
     /// True when the operator has to act, rather than the sender.
     pub fn concerns_operator(&self) -> bool {
         self.answer().status().is_server_error()
