@@ -16,7 +16,7 @@
 //! A wasmCloud 1.x host ends the request without an answer when the bus can't be reached at all. To the sender that is a
 //! failure too, and it sends again: what counts is that no 2xx is answered.
 //!
-//! What it deliberately lacks: a memory. The bus recognises a webhook that comes twice by the tenant and the event's id.
+//! What it deliberately lacks: a memory. The bus recognises a webhook that comes twice by tenant, source and id.
 //! Secrets, signatures and bodies never reach the log.
 
 #[cfg(target_family = "wasm")]

@@ -52,6 +52,9 @@ pub struct Webhook<'a> {
 /// Where the items are that are signed one by one: Adyen's.
 const SIGNED_ITEMS: &str = "/notificationItems/*/NotificationRequestItem";
 
+/// The longest id that the contract allows.
+const MAX_ID: usize = 256;
+
 /// The most that the events of one webhook may hold together. With `evidence: keep` each of them holds the whole body.
 const MAX_TOTAL: usize = 32 << 20;
 
@@ -179,7 +182,11 @@ impl<'a> Reader<'a> {
             });
         };
         let event_type = self.find(Joint::Type, &source.event_type, part)?;
-        let id = self.find(Joint::Id, &source.event_id, part)?;
+        let mut id = self.find(Joint::Id, &source.event_id, part)?;
+        if id.text.len() > MAX_ID {
+            // No reason to lose the event: its repeat makes the same.
+            id.text = self.made_id(id.text.as_bytes());
+        }
         for (joint, text, place) in [
             (Joint::Tenant, &tenant, &source.tenant),
             (Joint::Type, &event_type.text, &source.event_type),
@@ -267,12 +274,7 @@ impl<'a> Reader<'a> {
         Ok(match place {
             Place::Path => self.webhook.path_tenant.map(str::to_owned),
             Place::Constant(value) => Some(value.clone()),
-            // An id that is made here, not there: two sources make two of the same bytes.
-            Place::Digest => Some(format!(
-                "{}:{}",
-                self.source.name,
-                hex::encode(Sha256::digest(part.bytes))
-            )),
+            Place::Digest => Some(self.made_id(part.bytes)),
             Place::SignedId => self.verified.id.map(str::to_owned),
             Place::Key => Some(self.key(part)),
             Place::Header(name) => {
@@ -290,6 +292,11 @@ impl<'a> Reader<'a> {
             Place::Pointer(pointer) => text_at(self.tree()?, &format!("{}{pointer}", part.pointer)),
             Place::Root(pointer) => text_at(self.tree()?, pointer),
         })
+    }
+
+    /// An id that is made here, and not by the sender: two sources make two of the same bytes.
+    fn made_id(&self, bytes: &[u8]) -> String {
+        format!("{}:{}", self.source.name, hex::encode(Sha256::digest(bytes)))
     }
 
     /// The name of the key that made the signature.

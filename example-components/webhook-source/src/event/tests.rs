@@ -191,6 +191,17 @@ fn a_number_is_an_id_and_nothing_else_is() {
     assert_eq!(id("42"), Ok("42".to_owned()));
     let long = "123456789012345678901234567890";
     assert_eq!(id(long), Ok(long.to_owned()));
+    // One that the contract has no room for is a digest of itself.
+    let longest = "i".repeat(256);
+    assert_eq!(id(&format!("\"{longest}\"")), Ok(longest));
+    let too_long = |last: char| id(&format!("\"{}{last}\"", "i".repeat(256))).unwrap();
+    assert!(
+        too_long('a').starts_with("stripe:") && too_long('a').len() == 71,
+        "{}",
+        too_long('a')
+    );
+    assert_eq!(too_long('a'), too_long('a'));
+    assert_ne!(too_long('a'), too_long('b'));
     for text in ["4.2", "null", "true", "[]", "{}", r#""""#] {
         assert_eq!(id(text).unwrap_err().code(), "no-event-id", "{text}");
     }
