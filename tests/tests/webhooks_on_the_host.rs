@@ -4,7 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream;
-use fanout_plan::{Attributes, envelope};
+use fanout_plan::{Attributes, EventType, TenantId, envelope};
 
 use fanout_tests::http;
 use fanout_tests::webhook_host::{WebhookHost, forge};
@@ -28,14 +28,15 @@ impl Log {
     async fn event(&self, offset: u64) -> (Attributes, Vec<u8>, i64) {
         let message = self.0.get_raw_message(offset).await.unwrap();
         let tokens: Vec<&str> = message.subject.split('.').collect();
-        let (tenant, event_type) = (tokens[1], tokens[3..].join("."));
+        let tenant = TenantId::from_token(tokens[1]).unwrap();
+        let event_type = EventType::from_tokens(&tokens[3..].join(".")).unwrap();
         let headers: Vec<_> = message
             .headers
             .iter()
             .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
             .collect();
         let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let attributes = envelope::from_headers(tenant, &event_type, headers).unwrap();
+        let attributes = envelope::from_headers(tenant.as_str(), Some(event_type.as_str()), headers).unwrap();
         let stored_at = i64::try_from(message.time.unix_timestamp_nanos()).unwrap();
         (attributes, message.payload.to_vec(), stored_at)
     }

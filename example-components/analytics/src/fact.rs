@@ -85,8 +85,8 @@ mod tests {
             subscription: "late",
             tenant: "acme",
             event_type: "invoice.paid",
-            source: "stripe",
             id,
+            source: "/webhooks/stripe",
             time: Some(1_767_225_600_000_000_000),
             published_at: 0,
             replayed: true,
@@ -125,10 +125,15 @@ mod tests {
         ];
         assert_eq!(handle(&store, &twice), [Ok(()), Ok(()), Ok(())]);
         assert_eq!(handle(&store, &twice[..1]), [Ok(())]);
+        let of_another_source = Delivery {
+            source: "/webhooks/partners",
+            ..twice[0]
+        };
+        assert_eq!(handle(&store, &[of_another_source]), [Ok(())]);
         let entries = store.dump();
-        assert_eq!(entries.len(), 2);
+        assert_eq!(entries.len(), 3);
         assert_eq!(
-            entries["events/late/2026-01-01/acme/invoice.paid/stripe/evt=2F1"],
+            entries["events/late/2026-01-01/acme/invoice.paid/=2Fwebhooks=2Fstripe/evt=2F1"],
             r#"{"currency":null,"amount":null,"origin":"replayed"}"#
         );
     }

@@ -11,10 +11,10 @@ pub struct Delivery<'a> {
     pub tenant: &'a str,
     /// What kind of event it is.
     pub event_type: &'a str,
-    /// Who published it, as it says itself.
-    pub source: &'a str,
     /// The event's id: with the tenant and the source, the key to be idempotent by.
     pub id: &'a str,
+    /// Where the event came from. Two sources may use one id for two events.
+    pub source: &'a str,
     /// When it happened, as the producer says: nanoseconds since 1970.
     pub time: Option<i64>,
     /// When the bus stored it: nanoseconds since 1970.
@@ -64,8 +64,8 @@ mod tests {
                 subscription: "",
                 tenant: "",
                 event_type: "",
-                source: "",
                 id: "",
+                source: "",
                 time,
                 published_at,
                 replayed: false,

@@ -38,8 +38,8 @@ pub fn record(store: &impl KeyValue, delivery: &Delivery<'_>) -> Result<(), Stor
 pub fn read(store: &impl KeyValue) -> Result<Audit, StoreError> {
     let mut tenants = BTreeMap::<String, Count>::new();
     for (key, value) in store::entries_under(store, &key::prefix(&[HANDLED]))? {
-        let Some([_, tenant, _, _]) = key::split(&key).and_then(|segments| <[String; 4]>::try_from(segments).ok())
-        else {
+        let segments = key::split(&key).and_then(|segments| <[String; 4]>::try_from(segments).ok());
+        let Some([_, tenant, _, _]) = segments else {
             continue;
         };
         let count = tenants.entry(tenant).or_default();
@@ -72,18 +72,19 @@ mod tests {
             .set("handled/acme", b"a customer called acme of the tenant `handled`")
             .unwrap();
         for (tenant, source, id) in [
-            ("acme", "stripe", "evt_1"),
-            ("acme", "stripe", "evt_2"),
-            ("acme", "notes", "evt_2"),
-            ("acme", "stripe", "evt_2"),
+            ("acme", "s", "evt_1"),
+            ("acme", "s", "evt_2"),
+            ("acme", "s", "evt/2"),
+            ("acme", "s", "evt_2"),
+            ("acme", "other", "evt_1"),
             ("b", "s", "e"),
         ] {
             let delivery = Delivery {
                 subscription: "entitlements",
                 tenant,
-                event_type: "customer.subscription.created",
-                source,
+                event_type: "customer.subscription.updated",
                 id,
+                source,
                 time: None,
                 published_at: 0,
                 replayed: false,
@@ -94,7 +95,7 @@ mod tests {
         let audit = serde_json::to_string(&read(&store).unwrap()).unwrap();
         assert_eq!(
             audit,
-            r#"{"tenants":{"acme":{"events":3,"handled_twice":1},"b":{"events":1,"handled_twice":0}}}"#
+            r#"{"tenants":{"acme":{"events":4,"handled_twice":1},"b":{"events":1,"handled_twice":0}}}"#
         );
     }
 

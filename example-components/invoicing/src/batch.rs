@@ -34,8 +34,8 @@ mod tests {
             subscription: "invoicing",
             tenant: "acme",
             event_type: "invoice.paid",
-            source: "stripe",
             id,
+            source: "/webhooks/stripe",
             time: None,
             published_at: 0,
             replayed: false,
@@ -59,19 +59,27 @@ mod tests {
         assert_eq!(results[4], Ok(()));
         assert_eq!(
             Vec::from_iter(store.dump().into_keys()),
-            ["lines/acme/stripe/a", "lines/acme/stripe/c", "lines/acme/stripe/e=2F1"]
+            [
+                "lines/acme/=2Fwebhooks=2Fstripe/a",
+                "lines/acme/=2Fwebhooks=2Fstripe/c",
+                "lines/acme/=2Fwebhooks=2Fstripe/e=2F1"
+            ]
         );
     }
 
     #[test]
     fn two_sources_have_a_line_each_for_one_id() {
         let store = MemoryStore::default();
+        let data = GOOD;
         let of_another_source = Delivery {
             source: "/webhooks/partners",
-            ..delivery("a", GOOD)
+            ..delivery("a", data)
         };
-        let deliveries = [delivery("a", GOOD), of_another_source, delivery("a", GOOD)];
-        assert_eq!(handle(&store, deliveries.map(Ok)), [Ok(()), Ok(()), Ok(())]);
+        let results = handle(
+            &store,
+            [Ok(delivery("a", data)), Ok(of_another_source), Ok(delivery("a", data))],
+        );
+        assert_eq!(results, [Ok(()), Ok(()), Ok(())]);
         assert_eq!(store.dump().len(), 2);
     }
 
@@ -81,7 +89,10 @@ mod tests {
         let rejected = || Rejection::DeadLetter("not proven".to_owned());
         let results = handle(&store, [Err(rejected()), Ok(delivery("b", GOOD))]);
         assert_eq!(results, [Err(rejected()), Ok(())]);
-        assert_eq!(Vec::from_iter(store.dump().into_keys()), ["lines/acme/stripe/b"]);
+        assert_eq!(
+            Vec::from_iter(store.dump().into_keys()),
+            ["lines/acme/=2Fwebhooks=2Fstripe/b"]
+        );
     }
 
     #[test]

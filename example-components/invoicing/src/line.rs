@@ -67,7 +67,8 @@ impl Line {
     }
 }
 
-/// Where the line of an event is kept. An event has one line, however often it is delivered.
+/// Where the line of an event is kept. An event has one line, however often it is delivered; two events of two sources have
+/// two, also where they have one id.
 pub fn key(delivery: &Delivery<'_>) -> String {
     key::join(&[LINES, delivery.tenant, delivery.source, delivery.id])
 }
@@ -87,8 +88,8 @@ mod tests {
             subscription: "invoicing",
             tenant: "acme",
             event_type: "invoice.paid",
-            source: "stripe",
             id: "evt_1",
+            source: "/webhooks/stripe",
             time: Some(1_767_225_600_000_000_000),
             published_at: 0,
             replayed: false,
