@@ -15,6 +15,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use webhook_source::samples::{self, SAMPLES, Sample};
 
 const NOW: &str = "1767225600";
+const STRIPE: &str = "whsec_a_secret_for_tests";
 
 /// A folder with a secret and a body.
 struct Bench {
@@ -95,9 +96,9 @@ fn what_sign_makes_verify_verifies_for_every_scheme() {
         // Another key: refused, whatever the scheme, and the exit code says so.
         if sample.name() != "paypal" {
             let other = match sample.name() {
-                "basic" | "braintree" => "integration_public_key:other",
+                "basic" | "braintree" => "integration_public_key:another_private_key",
                 "standard-webhooks" => "whsec_AAECAwQFBgcICQoLDA0ODw==",
-                _ => "00112233",
+                _ => "00112233445566778899aabbccddeeff",
             };
             let (code, out, err) = bench.of("verify", &sample, other, &verify);
             assert_eq!((code, out.as_str()), (1, ""), "{}", sample.scheme);
@@ -115,12 +116,12 @@ fn the_check_that_failed_is_named_and_what_would_have_verified() {
     let bench = Bench::new();
     let stripe = samples::of("stripe".parse().unwrap());
     let body = bench.file("body", "{\"id\": 1}");
-    let (_, header, _) = bench.of("sign", &stripe, "whsec_a", &["--now", NOW, &body]);
+    let (_, header, _) = bench.of("sign", &stripe, STRIPE, &["--now", NOW, &body]);
     let header = header.trim();
     let with_newline = bench.file("edited", "{\"id\": 1}\n");
     let verify = |more: &[&str]| {
         let more: Vec<_> = ["--header", header].iter().chain(more).copied().collect();
-        bench.of("verify", &stripe, "whsec_new whsec_a\n", &more)
+        bench.of("verify", &stripe, &format!("whsec_a_newer_secret\n{STRIPE}\n"), &more)
     };
     let (code, out, _) = verify(&["--now", "1767225603", &body]);
     assert_eq!(code, 0);
@@ -148,7 +149,7 @@ fn the_check_that_failed_is_named_and_what_would_have_verified() {
         (1, "", &"signature-mismatch".into())
     );
     assert!(told["hint"].is_string(), "{out}");
-    let (code, _, err) = bench.of("verify", &stripe, "whsec_a", &[&body]);
+    let (code, _, err) = bench.of("verify", &stripe, STRIPE, &[&body]);
     assert_eq!(code, 1);
     assert!(err.contains("`stripe-signature` is missing [missing-header]"), "{err}");
 }
@@ -204,6 +205,134 @@ fn what_can_not_be_done_is_said_without_the_secret() {
     );
 }
 
+/// A webhook from the field, and what is said of it; the library's own test reads the same file.
+#[derive(serde::Deserialize)]
+struct FromTheField {
+    name: String,
+    scheme: String,
+    secret: String,
+    parameters: std::collections::BTreeMap<String, String>,
+    headers: Vec<(String, String)>,
+    body: String,
+    now: i64,
+    verifies: bool,
+    id: Option<String>,
+    hint: Option<String>,
+}
+
+#[test]
+fn what_came_in_the_field_is_answered_rightly_and_with_a_hint() {
+    let bench = Bench::new();
+    let cases = repository("example-components/webhook-signature/tests/vectors/field.json");
+    let cases: Vec<FromTheField> = serde_json::from_str(&cases).unwrap();
+    assert!(cases.iter().any(|case| case.hint.is_some()));
+    for case in cases {
+        let (secret, body) = (bench.file("secret", &case.secret), bench.file("body", &case.body));
+        let now = case.now.to_string();
+        let mut args = vec![
+            "--json",
+            "webhook",
+            "verify",
+            "--scheme",
+            &case.scheme,
+            "--secret-file",
+            &secret,
+        ];
+        let headers: Vec<_> = case
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        args.extend(headers.iter().flat_map(|header| ["--header", header]));
+        // The longer ones as a person would give them.
+        let parameters: Vec<_> = case
+            .parameters
+            .iter()
+            .map(|(name, value)| match value.contains('\n') {
+                true => format!("{name}=@{}", bench.file(name, value)),
+                false => format!("{name}={value}"),
+            })
+            .collect();
+        args.extend(parameters.iter().flat_map(|parameter| ["--parameter", parameter]));
+        args.extend(["--now", &now, &body]);
+        let (code, out, err) = bench.run(&args);
+        assert_eq!((code == 0, err.as_str()), (case.verifies, ""), "{}: {out}", case.name);
+        let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(told["verified"], case.verifies, "{}: {out}", case.name);
+        if let Some(id) = case.id {
+            assert_eq!(told["id"], id, "{}", case.name);
+        }
+        if let Some(word) = case.hint {
+            let hint = told["hint"].as_str().unwrap_or_default();
+            assert!(hint.contains(&word), "{}: {hint:?}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_short_secret_is_taken_only_by_a_flag_that_says_so() {
+    let bench = Bench::new();
+    let github = samples::of("github".parse().unwrap());
+    let body = bench.file("body", "{}");
+    let refused = |(code, out, err): (i32, String, String), problem: &str| {
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert!(
+            err.contains("fewer than 16 bytes") && err.contains("--allow-short-secret"),
+            "{err}"
+        );
+        assert!(err.contains(problem) && !err.contains("hush"), "{err}");
+    };
+    refused(bench.of("sign", &github, "hush", &[&body]), "can't sign");
+    let (code, header, err) = bench.of("sign", &github, "hush", &["--allow-short-secret", &body]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let header = header.trim();
+    refused(
+        bench.of("verify", &github, "hush", &["--header", header, &body]),
+        "can't be used",
+    );
+    let (code, out, err) = bench.of(
+        "verify",
+        &github,
+        "hush",
+        &["--allow-short-secret", "--header", header, &body],
+    );
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let url = "http://127.0.0.1:1/";
+    refused(bench.of("send", &github, "hush", &[url, &body]), "can't sign");
+    let (code, _, err) = bench.of("send", &github, "hush", &["--allow-short-secret", url, &body]);
+    assert!(code == 3 && err.contains("can't be reached"), "{err}");
+}
+
+/// Whoever answers a webhook is not who reads the answer on a terminal.
+#[test]
+fn an_answer_can_not_steer_the_terminal() {
+    let bench = Bench::new();
+    let body = bench.file("body", "{\"id\": 1}");
+    let text = "\x1b]0;owned\x07\x1b[2Jfirst\tline\r\nsecond \u{9b}31m \u{202e}desrever\x7f";
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+    for json in [false, true] {
+        let (url, served) = answer_once(answer.clone().leak());
+        let mut args = vec!["webhook", "send", &url, &body];
+        if json {
+            args.insert(0, "--json");
+        }
+        let (code, out, err) = bench.run(&args);
+        served.join().unwrap();
+        assert_eq!((code, err.as_str()), (0, ""));
+        let harmful = |c: char| (c.is_control() && c != '\n' && (json || c != '\t')) || c == '\u{202e}';
+        assert!(!out.contains(harmful), "{out:?}");
+        if json {
+            let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+            assert_eq!(told["answer"], text);
+        } else {
+            assert!(
+                out.starts_with("200 OK\n") && out.contains("first\tline") && out.contains("desrever"),
+                "{out:?}"
+            );
+        }
+    }
+}
+
 /// Takes one request in, answers it, and gives what came.
 fn answer_once(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -232,7 +361,7 @@ fn send_posts_and_its_exit_code_is_the_answer() {
     let (code, out, err) = bench.of(
         "send",
         &stripe,
-        "whsec_a",
+        STRIPE,
         &["--header", "x-a: b", "--now", NOW, &url, &body],
     );
     let request = served.join().unwrap();

@@ -4,9 +4,11 @@
 //! between a sender and a file. It deliberately lacks settings of sources: it works on what is in hand.
 
 mod args;
+mod attempt;
 mod certificate;
 mod client;
 mod hint;
+mod layout;
 mod send;
 mod sign;
 mod verify;

@@ -7,7 +7,7 @@
 use std::{sync::OnceLock, time::Duration};
 
 use samples::Sample;
-use webhook_signature::{Keys, Proven, Request, Scheme, Unsigned, Verified, sign, verify as verify_webhook};
+use webhook_signature::{Keys, Proven, Request, Scheme, Unsigned, Verified, braintree, sign, verify as verify_webhook};
 
 #[path = "../../../example-components/webhook-signature/tests/samples/mod.rs"]
 mod samples;
@@ -43,13 +43,32 @@ fn verify_of(sample: impl Fn() -> Sample, data: &[u8]) {
         return;
     };
     assert_eq!(show(&verified), world.proven, "a forged webhook was verified");
+    // PayPal signs no more of the body than its CRC-32, and says so.
     if let Proven::Body(body) = verified.proven {
-        // PayPal signs no more of the body than its CRC-32.
-        assert!(
-            body == world.body || verified.scheme == Scheme::Paypal,
-            "a forged body was verified"
-        );
+        assert_eq!(body, world.body, "a forged body was verified");
     }
+}
+
+/// Reads an input as a challenge of Braintree's and, on the next lines, as a payload: what is signed for whoever asks is no
+/// webhook, and signs no payload but itself.
+pub fn challenge(data: &[u8]) {
+    static KEYS: OnceLock<Keys> = OnceLock::new();
+    let keys = KEYS.get_or_init(|| Sample::new(Scheme::Braintree, SECRET).keys().expect("the sample has keys"));
+    let text = String::from_utf8_lossy(data);
+    let (challenge, payload) = text.split_once('\n').unwrap_or((&text, &text));
+    let Some(answer) = braintree::answer_challenge(keys, challenge) else {
+        return;
+    };
+    for payload in [payload, challenge] {
+        let form = challenge_form(&answer, payload);
+        let verified = verify_webhook(keys, &Request::new(&[], form.as_bytes()), NOW, Duration::ZERO);
+        assert!(verified.is_err(), "the answer to a challenge was verified as a webhook");
+    }
+}
+
+fn challenge_form(answer: &str, payload: &str) -> String {
+    let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    format!("bt_signature={}&bt_payload={}", escaped(answer), escaped(payload))
 }
 
 /// Reads an input as secrets and a parameter: the first byte chooses the scheme, a zero byte separates the two.
@@ -66,6 +85,8 @@ pub fn keys(data: &[u8]) {
         .map(|known| (known.name, parameter))
         .collect();
     if let Ok(keys) = Keys::with_parameters(scheme, secrets, &parameters) {
+        // A line is a key, and a part of one is none.
+        assert!(scheme == Scheme::Paypal || keys.len() == secrets.split_inclusive('\n').count());
         let request = Request::new(&[], b"{}").with_url(URL);
         let verified = verify_webhook(&keys, &request, NOW, Duration::ZERO);
         assert!(verified.is_err(), "a webhook without a signature was verified");
@@ -80,6 +101,29 @@ pub fn seed(scheme: Scheme) -> Vec<u8> {
 /// The one that is signed by Ed25519.
 pub fn seed_asymmetric() -> Vec<u8> {
     seed_of(&Sample::asymmetric())
+}
+
+/// A challenge of Braintree's, as an input of its target, and its answer as a webhook.
+pub fn seed_challenge() -> (Vec<u8>, Vec<u8>) {
+    let challenge = "20f9f8ed05f77439fe955c977e4c8a53";
+    let keys = Sample::new(Scheme::Braintree, SECRET).keys().expect("the sample has keys");
+    let answer = braintree::answer_challenge(&keys, challenge).expect("it is a challenge");
+    let webhook = format!("{URL}\n\n{}", challenge_form(&answer, challenge));
+    (format!("{challenge}\n{challenge}").into_bytes(), webhook.into_bytes())
+}
+
+/// The signed webhook of a scheme whose headers have other names too: under those, and under both.
+pub fn seeds_renamed(scheme: Scheme) -> Option<[Vec<u8>; 2]> {
+    let (from, to) = match scheme {
+        Scheme::StandardWebhooks => ("\nwebhook-", "\nsvix-"),
+        Scheme::Shopify => ("\nx-shopify-", "\nshopify-"),
+        _ => return None,
+    };
+    let seed = String::from_utf8(seed(scheme)).ok()?;
+    let renamed = seed.replace(from, to);
+    let (head, _) = renamed.split_once("\n\n")?;
+    let both = format!("{head}\n{}", seed.split_once('\n')?.1);
+    Some([renamed.into_bytes(), both.into_bytes()])
 }
 
 fn seed_of(sample: &Sample) -> Vec<u8> {
@@ -119,6 +163,7 @@ impl World {
 fn show(verified: &Verified<'_>) -> String {
     let proven = match &verified.proven {
         Proven::Body(_) => "the body".to_owned(),
+        Proven::Checksum(_) => "a checksum of the body".to_owned(),
         other => format!("{other:?}"),
     };
     format!(

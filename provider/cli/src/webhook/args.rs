@@ -29,9 +29,13 @@ pub(crate) struct Signature {
     /// The scheme, such as stripe
     #[arg(long, value_parser = scheme)]
     pub(crate) scheme: Scheme,
-    /// A file with the secret, or with several that are active; for paypal, the certificate (to sign: the private key)
+    /// A file with the secret as it stands, or with several that are active, a line each; for paypal, the certificate (to
+    /// sign: the private key)
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: PathBuf,
+    /// Take a secret of fewer than 16 bytes, which whoever sees one webhook can find by trying
+    #[arg(long)]
+    pub(crate) allow_short_secret: bool,
     /// What the scheme has to be told besides, such as notification-url=https://… or root=@FILE; once for each
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
     pub(crate) parameters: Vec<(String, String)>,
@@ -65,7 +69,7 @@ pub(crate) struct Verify {
     /// The time to check against, in seconds since 1970; by default the time it is
     #[arg(long, value_name = "UNIX_SECONDS")]
     pub(crate) now: Option<i64>,
-    /// How many seconds the signature's time may be away, in both directions; by default the scheme's own
+    /// How many seconds ago it may have been signed, and ahead, there at most 300; by default the scheme's own
     #[arg(long, value_name = "SECONDS")]
     pub(crate) tolerance: Option<u64>,
     /// The body, byte for byte as it came; - for standard input
@@ -101,6 +105,9 @@ pub(crate) struct Send {
     /// A file with the secret to sign with
     #[arg(long, value_name = "FILE", requires = "scheme")]
     pub(crate) secret_file: Option<PathBuf>,
+    /// Take a secret of fewer than 16 bytes, which whoever sees one webhook can find by trying
+    #[arg(long, requires = "scheme")]
+    pub(crate) allow_short_secret: bool,
     /// What the scheme has to be told besides; once for each
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter, requires = "scheme")]
     pub(crate) parameters: Vec<(String, String)>,

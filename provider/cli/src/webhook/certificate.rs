@@ -14,6 +14,7 @@ use webhook_signature::{Keys, Scheme, paypal};
 use super::args::Certificate;
 use super::client::Client;
 use super::{now, read};
+use crate::terminal::say;
 
 /// The most that PayPal may answer: a chain of certificates has a few KiB.
 const MAX_ANSWER: usize = 64 << 10;
@@ -36,7 +37,7 @@ pub(crate) async fn run(args: &Certificate) -> Result<()> {
         now(),
     )?;
     match &args.out {
-        None => print!("{pem}"),
+        None => say!("{}", pem.trim_end())?,
         Some(file) => std::fs::write(file, pem).with_context(|| format!("can't write {}", file.display()))?,
     }
     Ok(())

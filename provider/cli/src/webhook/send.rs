@@ -9,7 +9,9 @@ use webhook_signature::{Scheme, Unsigned};
 
 use super::args::{Send, pairs};
 use super::client::Client;
-use super::{NotAccepted, now, read, sign};
+use super::sign::Signer;
+use super::{NotAccepted, now, read};
+use crate::terminal::{json_lines, printable_lines, say};
 
 /// The most of an answer that is shown.
 const MAX_ANSWER: usize = 64 << 10;
@@ -29,9 +31,10 @@ pub(crate) async fn run(args: &Send, json: bool) -> Result<()> {
     let (status, answer) = client.exchange(request, MAX_ANSWER).await?;
     let answer = String::from_utf8_lossy(&answer);
     if json {
-        println!("{:#}", json!({ "status": status.as_u16(), "answer": answer }));
+        let told = json!({ "status": status.as_u16(), "answer": answer });
+        say!("{}", json_lines(&told))?;
     } else {
-        println!("{status}\n{answer}");
+        say!("{status}\n{}", printable_lines(&answer))?;
     }
     if status.is_success() {
         Ok(())
@@ -47,14 +50,19 @@ fn signed(args: &Send, body: Vec<u8>) -> Result<(Headers, Vec<u8>)> {
     let (Some(scheme), Some(secret_file)) = (args.scheme, &args.secret_file) else {
         return Ok((headers, body));
     };
-    let parameters = pairs(&args.parameters);
     let webhook = Unsigned {
         id: &args.id,
         timestamp: args.now.unwrap_or_else(now),
         body: &body,
         url: Some(&args.url),
     };
-    let signed = sign::make(scheme, secret_file, &parameters, &webhook)?;
+    let signer = Signer {
+        scheme,
+        secret_file,
+        allow_short_secret: args.allow_short_secret,
+        parameters: pairs(&args.parameters),
+    };
+    let signed = signer.sign(&webhook)?;
     headers.extend(signed.headers.into_iter().map(|(name, value)| (name.to_owned(), value)));
     if !headers
         .iter()

@@ -1,11 +1,14 @@
 //! `webhook sign`.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
-use webhook_signature::{Scheme, Signed, SigningKey, Unsigned, sign};
+use webhook_signature::{InvalidKey, InvalidKeys, Scheme, Signed, SigningKey, Unsigned, sign};
 
 use super::args::Sign;
 use super::{now, read, read_secret};
+use crate::terminal::{json_lines, say};
 
 pub(crate) fn run(args: &Sign, json: bool) -> Result<()> {
     let signature = &args.signature;
@@ -16,12 +19,13 @@ pub(crate) fn run(args: &Sign, json: bool) -> Result<()> {
         body: &body,
         url: args.url.as_deref(),
     };
-    let signed = make(
-        signature.scheme,
-        &signature.secret_file,
-        &signature.parameters(),
-        &webhook,
-    )?;
+    let signed = Signer {
+        scheme: signature.scheme,
+        secret_file: &signature.secret_file,
+        allow_short_secret: signature.allow_short_secret,
+        parameters: signature.parameters(),
+    }
+    .sign(&webhook)?;
     let changed = signed.body.as_ref() != body.as_slice();
     match &args.body_out {
         Some(path) => std::fs::write(path, &signed.body).with_context(|| format!("can't write {}", path.display()))?,
@@ -38,24 +42,49 @@ pub(crate) fn run(args: &Sign, json: bool) -> Result<()> {
             .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
             .collect();
         let body = changed.then(|| String::from_utf8_lossy(&signed.body).into_owned());
-        println!("{:#}", json!({ "headers": headers, "body": body }));
-    } else {
-        for (name, value) in &signed.headers {
-            println!("{name}: {value}");
-        }
+        return say!("{}", json_lines(&json!({ "headers": headers, "body": body })));
+    }
+    for (name, value) in &signed.headers {
+        say!("{name}: {value}")?;
     }
     Ok(())
 }
 
-/// Signs a webhook with the secret in a file.
-pub(super) fn make<'a>(
-    scheme: Scheme,
-    secret_file: &std::path::Path,
-    parameters: &[(&str, &str)],
-    webhook: &Unsigned<'a>,
-) -> Result<Signed<'a>> {
-    let secret = read_secret(secret_file)?;
-    let key = SigningKey::with_parameters(scheme, &secret, parameters)
-        .with_context(|| format!("the secret in {} can't sign", secret_file.display()))?;
-    sign(&key, webhook).context("the webhook can't be signed")
+/// Signs webhooks with the secret in a file; of several lines, with the first.
+pub(super) struct Signer<'a> {
+    pub(super) scheme: Scheme,
+    pub(super) secret_file: &'a Path,
+    pub(super) allow_short_secret: bool,
+    pub(super) parameters: Vec<(&'a str, &'a str)>,
+}
+
+impl Signer<'_> {
+    pub(super) fn sign<'b>(&self, webhook: &Unsigned<'b>) -> Result<Signed<'b>> {
+        let secret = read_secret(self.secret_file)?;
+        let read = if self.allow_short_secret {
+            SigningKey::allowing_short
+        } else {
+            SigningKey::with_parameters
+        };
+        let key = match read(self.scheme, &secret, &self.parameters) {
+            Ok(key) => key,
+            Err(error) => {
+                let short = matches!(
+                    error,
+                    InvalidKeys::Key {
+                        source: InvalidKey::Short,
+                        ..
+                    }
+                );
+                let hint = if short {
+                    " (hint: --allow-short-secret takes it all the same)"
+                } else {
+                    ""
+                };
+                let file = self.secret_file.display();
+                return Err(error).with_context(|| format!("the secret in {file} can't sign{hint}"));
+            }
+        };
+        sign(&key, webhook).context("the webhook can't be signed")
+    }
 }
