@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use fanout_transport::{InboxPrefix, Inboxes};
 use futures::StreamExt as _;
 use nkeys::{KeyPair, XKey};
 use serde::Deserialize;
@@ -63,6 +64,7 @@ impl SecretsBackend {
         let mut requests = listen("get").await?;
         client.flush().await.context("can't serve secrets")?;
         let own = XKey::new();
+        let inboxes = Inboxes::new([InboxPrefix::default()]);
         let task = tokio::spawn(async move {
             loop {
                 let (message, answer, headers) = tokio::select! {
@@ -77,7 +79,7 @@ impl SecretsBackend {
                     }
                     else => break,
                 };
-                if let Some(reply) = message.reply
+                if let Some(reply) = message.reply.filter(|reply| inboxes.allows(reply))
                     && let Err(error) = client.publish_with_headers(reply, headers, answer).await
                 {
                     warn!("the secrets backend can't answer: {error}");

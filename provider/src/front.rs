@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use fanout_plan::listen::Listening;
-use fanout_transport::{Endpoint, Error, Service};
+use fanout_plan::{Code, Problem};
+use fanout_transport::{Endpoint, Error, InboxPrefix, Service};
 use tokio::task::JoinHandle;
 
 use crate::bus::Bus;
@@ -56,6 +57,20 @@ impl Front {
         }
         tokio::join!(self.listeners.drain(), self.bus.stop());
     }
+}
+
+/// Where whoever asks over NATS may want the answer, as an instance is told.
+pub(crate) fn inbox_prefixes(owner: &str, listening: &Listening) -> Result<Vec<InboxPrefix>, Problem> {
+    if listening.inbox_prefixes.is_empty() {
+        return Ok(vec![InboxPrefix::default()]);
+    }
+    let prefixes = listening.inbox_prefixes.iter().map(|prefix| InboxPrefix::parse(prefix));
+    prefixes.collect::<Result<_, _>>().map_err(|e| {
+        Problem::new(
+            Code::InvalidSetting,
+            format!("{owner}: setting `{}`: {e}", fanout_plan::listen::INBOX_PREFIXES),
+        )
+    })
 }
 
 /// SIGTERM or Ctrl-C.

@@ -1,49 +1,23 @@
-//! The provider on its lattice. The SDK serves the control plane: host data, health, shutdown, secrets; calls and
-//! deliveries go over a connection of the provider's own.
-
-use std::collections::HashMap;
+//! The provider on its lattice: what its host tells it, calls, deliveries and the status, over one connection.
 
 use anyhow::Context as _;
-use fanout_plan::listen::Listening;
+use fanout_plan::listen::{self, Listening};
 use fanout_plan::{Problem, Settings, edge};
-use fanout_transport::{Access, Lattice, Options, Server, Service, connect, raise_open_files};
-use tokio::sync::watch;
+use fanout_transport::{
+    Access, HostControl, HostIds, InboxPrefix, Lattice, Options, Server, Service, connect, raise_open_files,
+};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use wasmcloud_core::HostData;
-use wasmcloud_provider_sdk::{
-    HealthCheckRequest, HealthCheckResponse, Provider, ProviderConfigUpdate, load_host_data, run_provider,
-};
+use wasmcloud_provider_sdk::load_host_data;
 
 use crate::bus::Bus;
 use crate::edge::Edge;
-use crate::front::{DRAIN, Front, told_to_end};
+use crate::front::{self, DRAIN, Front, told_to_end};
 use crate::link::Hears;
 use crate::listeners::CantListen;
 use crate::watchdog::Parent;
 use crate::{link, status, wrpc};
-
-/// What the SDK tells, handed on once the bus exists.
-#[derive(Clone)]
-struct Control {
-    settings: watch::Sender<Option<HashMap<String, String>>>,
-    serving: watch::Receiver<bool>,
-}
-
-impl Provider for Control {
-    async fn on_config_update(&self, update: impl ProviderConfigUpdate) -> anyhow::Result<()> {
-        self.settings.send_replace(Some(update.get_values().clone()));
-        Ok(())
-    }
-
-    async fn health_request(&self, _: &HealthCheckRequest) -> anyhow::Result<HealthCheckResponse> {
-        let healthy = *self.serving.borrow();
-        Ok(HealthCheckResponse {
-            healthy,
-            message: Some(if healthy { "serving" } else { "starting" }.to_owned()),
-        })
-    }
-}
 
 /// Runs the provider until its host stops it, is gone, or the process is told to end.
 ///
@@ -52,13 +26,13 @@ impl Provider for Control {
 pub async fn run() -> anyhow::Result<()> {
     let parent = Parent::now();
     raise_open_files();
-    // Read before the SDK does: its error would repeat the whole text, the seed of the lattice's credentials included.
+    // Its error is dropped: it would repeat the whole text, the seed of the lattice's credentials included.
     let host = load_host_data().map_err(|_| anyhow::anyhow!("the host's data on standard input is not readable"))?;
-    let (settings, mut settings_changes) = watch::channel(None);
-    let (now_serving, serving) = watch::channel(false);
-    let shutdown = run_provider(Control { settings, serving }, "fanout-provider")
-        .await
-        .context("register with the host")?;
+    let config: Settings = host.config.clone().into_iter().collect();
+    let options = Options {
+        inbox_prefixes: inbox_prefixes(&host.provider_key, &config)?,
+        ..Options::default()
+    };
     let access = Access {
         urls: host.lattice_rpc_url.clone(),
         user_jwt: host.lattice_rpc_user_jwt.clone(),
@@ -68,12 +42,20 @@ pub async fn run() -> anyhow::Result<()> {
     let nats = connect(&access, "fanout-provider")
         .await
         .context("connect to the lattice")?;
-    let lattice = Lattice::new(nats.clone(), Options::default())
+    let lattice = Lattice::new(nats.clone(), options)
         .await
         .context("listen on the lattice")?;
+    let ids = HostIds {
+        host: host.host_id.clone(),
+        lattice: host.lattice_rpc_prefix.clone(),
+        provider: host.provider_key.clone(),
+    };
+    let control = HostControl::attend(&nats, lattice.inboxes(), &ids)
+        .await
+        .context("listen to the host")?;
+    let mut settings_changes = control.config();
 
     let provider = host.provider_key.clone();
-    let config: Settings = host.config.clone().into_iter().collect();
     // Listening for links comes first, so that none is missed in between.
     let (mut part, links) = if edge::is_edge(&config) {
         let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
@@ -94,8 +76,8 @@ pub async fn run() -> anyhow::Result<()> {
     let service = part.service().await.context("serve on the lattice")?;
     server.serve(&service).await.context("serve on the lattice")?;
     // Whoever is told how it is doing may call it.
-    part.serve_status(&nats).await.context("serve the status")?;
-    now_serving.send_replace(true);
+    part.serve_status(&lattice).await.context("serve the status")?;
+    control.serving();
     info!(
         provider = host.provider_key,
         lattice = host.lattice_rpc_prefix,
@@ -104,6 +86,7 @@ pub async fn run() -> anyhow::Result<()> {
 
     // One that waits all the time: what comes while settings change is not missed.
     let ended = told_to_end();
+    let shutdown = control.shutdown();
     tokio::pin!(shutdown, ended);
     loop {
         tokio::select! {
@@ -134,6 +117,20 @@ pub async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where whoever asks over NATS may want the answer.
+fn inbox_prefixes(provider: &str, config: &Settings) -> anyhow::Result<Vec<InboxPrefix>> {
+    let (mine, _) = Listening::split(config);
+    let owner = format!("provider {provider}");
+    // What else is wrong with it is said where it is used.
+    let prefixes = mine
+        .into_iter()
+        .filter(|(setting, _)| setting == listen::INBOX_PREFIXES)
+        .collect();
+    let listening =
+        Listening::from_settings(&owner, &prefixes).map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
+    front::inbox_prefixes(&owner, &listening).map_err(|problem| anyhow::anyhow!("{problem}"))
+}
+
 /// What this instance is.
 enum Part {
     /// It keeps a bus.
@@ -150,9 +147,9 @@ impl Part {
         }
     }
 
-    async fn serve_status(&self, nats: &async_nats::Client) -> Result<(), async_nats::SubscribeError> {
+    async fn serve_status(&self, lattice: &Lattice) -> Result<(), async_nats::SubscribeError> {
         match self {
-            Self::Bus(front) => status::serve(nats.clone(), front.bus.clone()).await,
+            Self::Bus(front) => status::serve(lattice, front.bus.clone()).await,
             Self::Edge(edge, _) => edge.serve_status().await,
         }
     }

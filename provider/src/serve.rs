@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
-use crate::front::{Front, told_to_end};
+use crate::front::{Front, inbox_prefixes, told_to_end};
 use crate::jetstream::{Store, StoreError};
 use crate::listeners::CantListen;
 use crate::status;
@@ -78,17 +78,19 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
     if let Err(StoreError::NoJetStream(problem)) = Store::new(nats.clone(), policy.clone()).answers().await {
         return Err(ServeError::NoJetStream(problem));
     }
-    let lattice = Lattice::new(nats.clone(), Options::default())
-        .await
-        .map_err(ServeError::Store)?;
+    let options = Options {
+        inbox_prefixes: inbox_prefixes(&owner, &listening).map_err(|p| ServeError::Refused(vec![p]))?,
+        ..Options::default()
+    };
+    let lattice = Lattice::new(nats.clone(), options).await.map_err(ServeError::Store)?;
     let name = policy.bus.to_string();
-    let bus = Bus::new(&name, NO_LATTICE, lattice, settings);
+    let bus = Bus::new(&name, NO_LATTICE, lattice.clone(), settings);
     let mut front = Front::start(bus.clone()).await.map_err(ServeError::Store)?;
     if let Err(CantListen(problem)) = front.listen(&listening).await {
         front.stop().await;
         return Err(ServeError::Refused(vec![problem]));
     }
-    if let Err(error) = status::serve(nats.clone(), bus.clone()).await {
+    if let Err(error) = status::serve(&lattice, bus.clone()).await {
         warn!(%error, "the status can't be asked for");
     }
     ready(&name, &front.endpoints());

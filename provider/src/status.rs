@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use async_nats::Subscriber;
+use bytes::Bytes;
 use fanout_plan::gap::Lost;
 use fanout_plan::subscription::{MadeBy, Need, Progress, Registered};
 use fanout_plan::{Code, Position, Problem, timestamp};
+use fanout_transport::Lattice;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tracing::debug;
@@ -14,6 +17,9 @@ use crate::bus::Bus;
 use crate::jetstream::{Store, StoreError};
 use crate::view::View;
 use crate::{clock, metrics};
+
+/// Requests that are answered with one document.
+const ANSWERED_TOGETHER: usize = 256;
 
 /// What a subscription is doing.
 #[derive(Clone, Debug)]
@@ -94,26 +100,41 @@ impl SubscriptionStatus {
 }
 
 /// Answers on `fanout.{lattice}.{provider}.status` and `.metrics` until the connection ends.
-pub(crate) async fn serve(nats: async_nats::Client, bus: Bus) -> Result<(), async_nats::SubscribeError> {
+pub(crate) async fn serve(lattice: &Lattice, bus: Bus) -> Result<(), async_nats::SubscribeError> {
     for (what, render) in [
         ("status", (|status: &Value| status.to_string()) as fn(&Value) -> String),
         ("metrics", metrics::render),
     ] {
         let subject = format!("fanout.{}.{}.{what}", bus.lattice_name(), bus.provider());
         // One instance answers; each sees the same store, links and registry.
-        let mut requests = nats.queue_subscribe(subject.clone(), subject).await?;
-        let (nats, bus) = (nats.clone(), bus.clone());
-        tokio::spawn(async move {
-            while let Some(request) = requests.next().await {
-                let Some(reply) = request.reply else { continue };
-                let answer = render(&document(&bus).await);
-                if let Err(error) = nats.publish(reply, answer.into()).await {
-                    debug!(%error, what, "an answer was not sent");
-                }
-            }
-        });
+        let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
+        let (lattice, bus) = (lattice.clone(), bus.clone());
+        tokio::spawn(answer(lattice, requests, what, async move || {
+            render(&document(&bus).await)
+        }));
     }
     Ok(())
+}
+
+/// Answers each request with a document that is made after it came; those that come together, with one.
+pub(crate) async fn answer(lattice: Lattice, requests: Subscriber, what: &str, document: impl AsyncFn() -> String) {
+    let mut requests = requests.ready_chunks(ANSWERED_TOGETHER);
+    while let Some(together) = requests.next().await {
+        let inboxes = lattice.inboxes();
+        let asked: Vec<_> = together
+            .iter()
+            .filter_map(|request| inboxes.reply_to(request))
+            .collect();
+        if asked.is_empty() {
+            continue;
+        }
+        let document = Bytes::from(document().await);
+        for reply in asked {
+            if let Err(error) = lattice.nats().publish(reply.into_subject(), document.clone()).await {
+                debug!(%error, what, "an answer was not sent");
+            }
+        }
+    }
 }
 
 async fn document(bus: &Bus) -> Value {

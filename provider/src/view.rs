@@ -22,6 +22,8 @@ pub(crate) struct LinkOutcome {
     pub(crate) subscription: Option<SubscriptionName>,
     /// Why it is not in force; empty when it is.
     pub(crate) problems: Vec<Problem>,
+    /// Whether it includes `status`, by which a component asks for its links, refused ones too.
+    pub(crate) asks: bool,
 }
 
 /// The bus at one moment.
@@ -65,6 +67,21 @@ impl View {
         match self.named(component)? {
             Some(named) => Ok(&named.publishing),
             None => link_grant(&self.links, component, link),
+        }
+    }
+
+    /// Whether a caller may ask how its links are doing.
+    ///
+    /// # Errors
+    /// When it has no such link, or the policy does not know it.
+    pub(crate) fn asks(&self, component: &str, link: &str) -> Result<bool, Problem> {
+        if self.store.is_none() && authority::is_given(component) {
+            // Without a policy it is not known who it is, and no link is told to it.
+            return Ok(true);
+        }
+        match self.named(component)? {
+            Some(named) => Ok(named.status),
+            None => link_asks(&self.links, component, link),
         }
     }
 
@@ -125,6 +142,29 @@ pub(crate) fn link_grant<'a>(
     component: &str,
     link: &str,
 ) -> Result<&'a Grant, Problem> {
+    let (key, outcome) = link_of(links, component, link)?;
+    outcome.grant.as_ref().ok_or_else(|| {
+        let why: Vec<_> = outcome.problems.iter().map(ToString::to_string).collect();
+        Problem::new(
+            Code::LinkRefused,
+            format!("{} was refused: {}", key.describe(), why.join("; ")),
+        )
+    })
+}
+
+/// Whether a component's link includes `status`.
+///
+/// # Errors
+/// When it has no such link.
+pub(crate) fn link_asks(links: &BTreeMap<LinkKey, LinkOutcome>, component: &str, link: &str) -> Result<bool, Problem> {
+    Ok(link_of(links, component, link)?.1.asks)
+}
+
+fn link_of<'a>(
+    links: &'a BTreeMap<LinkKey, LinkOutcome>,
+    component: &str,
+    link: &str,
+) -> Result<(LinkKey, &'a LinkOutcome), Problem> {
     let key = LinkKey {
         component: component.to_owned(),
         name: link.to_owned(),
@@ -136,11 +176,5 @@ pub(crate) fn link_grant<'a>(
             format!("component {component} has no link {link} to this bus: add one to the manifest, with `namespace: fanout` and `package: bus`"),
         )
     })?;
-    outcome.grant.as_ref().ok_or_else(|| {
-        let why: Vec<_> = outcome.problems.iter().map(ToString::to_string).collect();
-        Problem::new(
-            Code::LinkRefused,
-            format!("{} was refused: {}", key.describe(), why.join("; ")),
-        )
-    })
+    Ok((key, outcome))
 }

@@ -24,7 +24,10 @@ pub(crate) fn key_of(wanted: &Wanted) -> LinkKey {
 pub(crate) fn read_links(links: &Links, store: Option<&Store>, view: &mut View) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for (key, link) in links.iter() {
-        let mut outcome = LinkOutcome::default();
+        let mut outcome = LinkOutcome {
+            asks: link.interfaces.iter().any(|i| i == "status"),
+            ..LinkOutcome::default()
+        };
         let owner = key.describe();
         if link.package != "fanout:bus" {
             outcome.problems.push(Problem::new(

@@ -124,7 +124,8 @@ async fn a_refused_link_says_all_its_problems() {
         &["handler", "batch-handler"],
         &[("need", "often"), ("tenants", "a,,b"), ("colour", "red")],
     );
-    let bench = Bench::start(&[], &[ingress(), broken, durable("work", "**")]).await;
+    let asks = LinkTo::caller("worker", &["status"], "*");
+    let bench = Bench::start(&[], &[ingress(), broken, durable("work", "**"), asks]).await;
     let status = bench
         .status_when("links are judged", |s| {
             s["subscriptions"].as_array().is_some_and(|s| s.len() == 1)
@@ -160,9 +161,14 @@ async fn a_refused_link_says_all_its_problems() {
 
     let worker = bench.silent_component("worker").await;
     let mine = status::links(worker.bus(), cx()).await.unwrap();
-    assert_eq!(mine.len(), 2, "a component sees its own links only: {mine:?}");
+    let names: Vec<_> = mine.iter().map(|link| link.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["default", "work", "worker"],
+        "a component sees its own links only: {mine:?}"
+    );
     assert!(
-        matches!(&mine[1].state, LinkState::Refused(problems) if problems.len() == 5),
+        matches!(&mine[2].state, LinkState::Refused(problems) if problems.len() == 5),
         "{mine:?}"
     );
 }

@@ -1,7 +1,7 @@
 //! wasi:keyvalue on NATS for the demo and the tests; production links the official provider, which is an image only.
 //!
-//! A wasmCloud v1 capability provider: the SDK speaks with the host, `fanout-transport` with the components. It serves
-//! `wrpc:keyvalue` to every caller on the lattice, linked or not, and keeps each bucket in a JetStream KV bucket of the
+//! A wasmCloud v1 capability provider: `fanout-transport` speaks with the host and with the components. Nothing depends on
+//! links or configuration: it serves `wrpc:keyvalue` to every caller on the lattice, linked or not, and keeps each bucket in a JetStream KV bucket of the
 //! lattice's own NATS.
 
 mod functions;
@@ -13,18 +13,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use async_nats::jetstream;
-use fanout_transport::{Access, Lattice, Options, Server, connect};
+use fanout_transport::{Access, HostControl, HostIds, Lattice, Options, Server, connect};
 use tracing_subscriber::EnvFilter;
-use wasmcloud_provider_sdk::{Provider, get_connection, load_host_data, run_provider};
+use wasmcloud_provider_sdk::load_host_data;
 
 const NAME: &str = "fanout-dev-keyvalue";
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 const PARENT_CHECK: Duration = Duration::from_secs(1);
-
-/// Nothing depends on links or configuration.
-struct Control;
-
-impl Provider for Control {}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -37,11 +32,10 @@ async fn main() -> anyhow::Result<()> {
         .log_internal_errors(false)
         .init();
     let parent = parent_id();
-    // Read here first, and its error dropped: that of the SDK has the whole text in it, seed and all.
+    // Its error is dropped: that of the SDK has the whole text in it, seed and all.
     let host = tokio::task::spawn_blocking(load_host_data)
         .await?
         .map_err(|_| anyhow!("the host's data can't be read"))?;
-    let shutdown = run_provider(Control, NAME).await.context("the provider can't start")?;
     let access = Access {
         urls: host.lattice_rpc_url.clone(),
         user_jwt: host.lattice_rpc_user_jwt.clone(),
@@ -50,16 +44,21 @@ async fn main() -> anyhow::Result<()> {
     };
     let nats = connect(&access, NAME).await?;
     let buckets = store::Buckets::new(jetstream::new(nats.clone()));
-    let lattice = Lattice::new(nats, Options::default()).await?;
-    let connection = get_connection();
-    let server = Server::new(
-        &lattice,
-        &format!("{}.{}", connection.lattice, connection.provider_key()),
-    );
+    let lattice = Lattice::new(nats.clone(), Options::default()).await?;
+    let ids = HostIds {
+        host: host.host_id.clone(),
+        lattice: host.lattice_rpc_prefix.clone(),
+        provider: host.provider_key.clone(),
+    };
+    let control = HostControl::attend(&nats, lattice.inboxes(), &ids)
+        .await
+        .context("the provider can't start")?;
+    let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
     functions::serve(&server, &buckets).await?;
+    control.serving();
     tracing::info!("serving");
     tokio::select! {
-        () = shutdown => {}
+        () = control.shutdown() => {}
         () = orphaned(parent) => tracing::warn!("the host is gone"),
     }
     server.drain(DRAIN_DEADLINE).await;

@@ -32,6 +32,7 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
                 client_crl: args.tls_client_crl.clone(),
             }),
             allow_unauthenticated_network_peers: args.allow_unauthenticated_network_peers,
+            inbox_prefixes: Vec::new(),
         },
     };
     fanout_provider::serve(server, |bus, endpoints| {

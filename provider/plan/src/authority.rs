@@ -27,6 +27,8 @@ pub struct NamedCaller {
     pub publishing: Grant,
     /// What it may subscribe to, and fetch.
     pub subscribing: Grant,
+    /// It may ask how its links are doing, of which it has none.
+    pub status: bool,
 }
 
 /// Every caller that the policy names.
@@ -253,6 +255,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
     let publish = may(Interface::Publisher, publish_tenants.is_some());
     let subscribe = may(Interface::Subscriber, subscribe_tenants.is_some());
     let inbox = may(Interface::Inbox, subscribe_tenants.is_some());
+    let status = may(Interface::Status, true);
     if publish && publish_tenants.is_none() {
         r.refuse(
             Code::MissingSetting,
@@ -310,6 +313,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
     let caller = NamedCaller {
         name: name.to_owned(),
         id: format!("{ID_PREFIX}{name}"),
+        status,
         publishing: Grant {
             publish,
             sources: publish_sources.unwrap_or_default(),

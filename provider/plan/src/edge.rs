@@ -47,6 +47,8 @@ impl Edge {
         let concurrency = r.optional("delivery.concurrency", &sizes);
         let deadline = setting::duration(Duration::from_millis(50), Duration::from_secs(3600));
         let deadline = r.optional("delivery.deadline", deadline);
+        // Of every instance on a lattice: see `Listening`.
+        r.optional(crate::listen::INBOX_PREFIXES, text);
         if certificate.is_some() != key.is_some() {
             r.refuse(
                 Code::ConflictingSettings,

@@ -12,7 +12,11 @@ const SETTINGS: [&str; 6] = [
     "tls.key",
     "tls.client-ca",
     "tls.client-crl",
+    INBOX_PREFIXES,
 ];
+
+/// The setting of [`Listening::inbox_prefixes`].
+pub const INBOX_PREFIXES: &str = "inbox-prefixes";
 
 /// How an instance listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +27,9 @@ pub struct Listening {
     pub tls: Option<TlsFiles>,
     /// Take anyone who can reach a port beyond this machine, without knowing who it is.
     pub allow_unauthenticated_network_peers: bool,
+    /// Where whoever asks over NATS may want the answer, besides inboxes like the instance's own: prefixes of subjects; empty
+    /// for `_INBOX` alone.
+    pub inbox_prefixes: Vec<String>,
 }
 
 /// Files of PEM.
@@ -63,6 +70,7 @@ impl Listening {
         let key = r.optional("tls.key", text);
         let client_ca = r.optional("tls.client-ca", text);
         let client_crl = r.optional("tls.client-crl", text);
+        let inbox_prefixes = r.or(INBOX_PREFIXES, Vec::new(), texts);
         if certificate.is_some() != key.is_some() {
             r.refuse(
                 Code::ConflictingSettings,
@@ -94,6 +102,7 @@ impl Listening {
                 client_crl,
             }),
             allow_unauthenticated_network_peers: allow,
+            inbox_prefixes,
         })
     }
 }

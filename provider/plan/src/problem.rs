@@ -79,6 +79,8 @@ codes! {
     EventTooLarge = "event-too-large",
     /// More events in one call than the contract allows.
     TooManyEvents = "too-many-events",
+    /// More fetches of one caller, or of one subscription, that wait than may.
+    TooManyFetches = "too-many-fetches",
     /// The caller has no link to this provider under that name.
     NotLinked = "not-linked",
     /// The caller's link was refused, so nothing may be done through it.

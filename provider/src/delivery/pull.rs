@@ -136,6 +136,10 @@ async fn quiet(stop: &CancellationToken) {
 
 /// Gives back an event that is not delivered any more because deliveries stop, after the pulls have ended.
 pub(super) async fn give_back(message: &jetstream::Message) {
+    // What is none of the store's has nowhere to go back to.
+    if message.info().is_err() {
+        return;
+    }
     if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
         debug!(%error, "an event was not given back; it comes again by itself");
     }

@@ -7,11 +7,10 @@ use fanout_forward::Doing;
 use fanout_forward::wit::{self, State as Theirs};
 use fanout_plan::{Code, timestamp};
 use fanout_transport::CallContext;
-use futures::StreamExt as _;
 use serde_json::{Value, json};
-use tracing::debug;
 
 use super::{Edge, View};
+use crate::status;
 
 /// How long the bus may take to say how it is doing.
 const ASKED_FOR: Duration = Duration::from_secs(1);
@@ -19,19 +18,13 @@ const ASKED_FOR: Duration = Duration::from_secs(1);
 impl Edge {
     /// Answers on the subject of the status, as a bus does.
     pub(crate) async fn serve_status(&self) -> Result<(), async_nats::SubscribeError> {
-        let nats = self.0.lattice.nats().clone();
+        let lattice = self.0.lattice.clone();
         let subject = format!("fanout.{}.{}.status", self.0.lattice_name, self.0.provider);
-        let mut requests = nats.queue_subscribe(subject.clone(), subject).await?;
+        let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
         let edge = self.clone();
-        tokio::spawn(async move {
-            while let Some(request) = requests.next().await {
-                let Some(reply) = request.reply else { continue };
-                let answer = edge.document().await.to_string();
-                if let Err(error) = nats.publish(reply, answer.into()).await {
-                    debug!(%error, "a status was not sent");
-                }
-            }
-        });
+        tokio::spawn(status::answer(lattice, requests, "status", async move || {
+            edge.document().await.to_string()
+        }));
         Ok(())
     }
 

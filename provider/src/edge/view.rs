@@ -37,7 +37,10 @@ impl View {
     pub(super) fn read(links: &Links, defaults: &Policy, called: &BTreeMap<SubscriptionName, Called>) -> Self {
         let mut view = Self::default();
         for (key, link) in links.iter() {
-            let mut outcome = LinkOutcome::default();
+            let mut outcome = LinkOutcome {
+                asks: link.interfaces.iter().any(|i| i == "status"),
+                ..LinkOutcome::default()
+            };
             match read_one(key, link, defaults) {
                 Ok(Read::Grant(grant)) => outcome.grant = Some(grant),
                 Ok(Read::Declared(served)) => {

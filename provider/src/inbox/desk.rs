@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::AckKind;
 use bytes::Bytes;
+use fanout_transport::{InboxPrefix, Inboxes};
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -271,9 +272,13 @@ impl Desk {
             .await
             .map_err(StoreError::when("listen for fetches of other instances"))?;
         let waiting = &Semaphore::new(MAX_WAITING);
+        let inboxes = &Inboxes::with_those_of(nats, [InboxPrefix::default()]);
         questions
             .for_each_concurrent(MAX_QUESTIONS, |message| async move {
-                let Some(reply) = message.reply else { return };
+                // Instances have connections alike.
+                let Some(reply) = inboxes.reply_to(&message) else {
+                    return;
+                };
                 let answer = match serde_json::from_slice(&message.payload) {
                     Ok(question) => self.answer(question, waiting, nats.max_payload()).await,
                     Err(error) => {
@@ -281,7 +286,7 @@ impl Desk {
                         return;
                     }
                 };
-                if let Err(error) = nats.publish(reply, answer).await {
+                if let Err(error) = nats.publish(reply.into_subject(), answer).await {
                     debug!(%error, "another instance was not answered");
                 }
             })
@@ -335,5 +340,46 @@ impl Drop for Out<'_> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanout_transport::testing::NatsServer;
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_are_answered_in_inboxes_alone() {
+        let server = NatsServer::start().await;
+        let nats = server.client().await;
+        let desk = Arc::new(Desk {
+            address: "fanout.desk.test".to_owned(),
+            counter: Mutex::default(),
+            out: Mutex::default(),
+            numbers: AtomicU64::new(0),
+        });
+        let serving = tokio::spawn({
+            let (desk, nats) = (Arc::clone(&desk), nats.clone());
+            async move { desk.serve(&nats).await }
+        });
+        let peer = server.client().await;
+        let mut victim = peer.subscribe("victim.>").await.unwrap();
+        let question = Bytes::from_static(br#"{"settle":{"number":1,"verdict":"handled"}}"#);
+        let answer = loop {
+            // Nobody answers before the desk has subscribed.
+            if let Ok(answer) = peer.request("fanout.desk.test", question.clone()).await {
+                break answer;
+            }
+        };
+        assert_eq!(answer.payload, "\"over\"");
+        peer.publish_with_reply("fanout.desk.test", "victim.a", question.clone())
+            .await
+            .unwrap();
+        peer.request("fanout.desk.test", question).await.unwrap();
+        peer.flush().await.unwrap();
+        assert!(victim.next().now_or_never().is_none(), "it is answered nowhere else");
+        serving.abort();
     }
 }

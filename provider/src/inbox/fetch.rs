@@ -30,6 +30,7 @@ impl Inbox {
             deliveries: Vec::new(),
             hold: policy.ack_wait,
             caught_up: caught_up(registered),
+            crowded: false,
         };
         if registered.progress == Progress::Finished {
             return Ok(fetched);
@@ -41,6 +42,7 @@ impl Inbox {
         let bytes = usize::try_from(bytes.max(policy.max_event_bytes + OVERHEAD as u64)).unwrap_or(usize::MAX);
         let waiting = self.waiting.try_acquire().ok();
         let wait = waiting.as_ref().map_or(Duration::ZERO, |_| ask.wait.min(MAX_WAIT));
+        fetched.crowded = waiting.is_none() && !ask.wait.is_zero();
         let end = Instant::now() + wait;
         let mut failures = 0;
         loop {

@@ -11,6 +11,7 @@ mod in_order;
 pub(crate) mod redrive;
 mod settle;
 mod token;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -28,20 +29,24 @@ pub(crate) use desk::{Asked, Counter, Desk};
 pub(crate) use fetch::caught_up;
 pub(crate) use settle::settle;
 pub(crate) use token::{Hold, Seal, fresh_secret};
+pub(crate) use waiting::{Waiting, Waits};
 
 use crate::delivery::{Context, Delivery, Held, Settler, admit};
 use crate::jetstream::{Sources, Store, StoreError};
 
-/// The most deliveries in one fetch, and the most settlements in one call.
-pub(crate) const MAX_DELIVERIES: usize = 1_000;
+/// The most deliveries in one fetch.
+const MAX_DELIVERIES: usize = 1_000;
 /// The longest that a fetch waits: it has to end before the transport's deadline for an invocation.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(8);
 /// The most bytes of events in one fetch.
 const MAX_BYTES: u64 = 8 << 20;
 /// The same when the caller says nothing.
 const DEFAULT_BYTES: u64 = 1 << 20;
-/// Fetches of one subscription that wait at once, at this instance. One more is answered at once.
-const MAX_WAITING: usize = 64;
+/// Fetches of one subscription that wait at once, at this instance. One more is given what is there, or refused.
+pub(crate) const MAX_WAITING: usize = 64;
+/// Fetches of one caller that wait at once at one instance, and those of all.
+pub(crate) const WAITING_OF_ONE: usize = 256;
+pub(crate) const WAITING_OF_ALL: usize = 4_096;
 
 /// One subscription that is fetched.
 pub(crate) struct Inbox {
@@ -68,6 +73,8 @@ pub(crate) struct Fetched {
     pub(crate) deliveries: Vec<(Delivery, Hold)>,
     pub(crate) hold: Duration,
     pub(crate) caught_up: Option<CaughtUp>,
+    /// It would have waited if fewer fetches of the subscription did.
+    pub(crate) crowded: bool,
 }
 
 /// How a backfill stands that has given out all that the log held when it was made.

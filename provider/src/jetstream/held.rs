@@ -65,6 +65,12 @@ impl Store {
     /// A server that was killed may forget what its consumers gave out last. It gives that out again, and never answers
     /// who acknowledges it meanwhile (nats-server 2.15.1): [`StoreError::Forgotten`].
     pub(crate) async fn settle(&self, reply: &str, kind: AckKind) -> Result<(), StoreError> {
+        // It came with an event or from another instance: only the store's own subjects are written to.
+        if self.under(reply, Subject::from(""), Bytes::new(), None).info().is_err() {
+            return Err(StoreError::when("settle an event")(
+                "its hold names no subject of the store",
+            ));
+        }
         let nats = self.nats();
         let settles = async {
             let mut request = pin!(nats.request(Subject::from(reply), Bytes::from(kind)));

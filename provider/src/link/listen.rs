@@ -1,13 +1,13 @@
 //! Hears of links from the host directly.
 //!
-//! The provider SDK passes a new link on but not a changed one (it logs "duplicate link put" and drops it), and after
-//! the deletion of one of a component's two links it takes both for deleted (wasmcloud-provider-sdk 0.17.1). The host
-//! announces all of them on the lattice, so the provider listens there itself.
+//! The host announces each new, changed and deleted link on the lattice. The provider listens there itself: its SDK
+//! (wasmcloud-provider-sdk 0.17.1) drops a changed one as a duplicate, and takes both of a component's two links for deleted
+//! when one is.
 
 use async_nats::{Client, SubscribeError};
+use fanout_transport::Tally;
 use futures::StreamExt as _;
 use tokio::task::JoinHandle;
-use tracing::warn;
 use wasmcloud_core::InterfaceLinkDefinition;
 
 use super::{Hears, Link, LinkKey, from_definition};
@@ -38,6 +38,7 @@ async fn follow<W: Hears>(
     let subject = format!("wasmbus.rpc.{lattice}.{provider}.linkdefs.{verb}");
     let mut messages = nats.subscribe(subject).await?;
     let provider = provider.to_owned();
+    let unreadable = Tally::new("announcements of links could not be read");
     Ok(tokio::spawn(async move {
         while let Some(message) = messages.next().await {
             match serde_json::from_slice::<InterfaceLinkDefinition>(&message.payload) {
@@ -47,9 +48,7 @@ async fn follow<W: Hears>(
                     }
                 }
                 // The payload may hold sealed secrets: it is not repeated.
-                Err(error) => {
-                    warn!(subject = %message.subject, %error, "the host announced a link that is not readable")
-                }
+                Err(error) => unreadable.count(|| format!("{}: {error}", message.subject)),
             }
         }
     }))

@@ -67,6 +67,19 @@ pub(super) fn message(e: &PublishError) -> &str {
     }
 }
 
+/// The problem of an error.
+pub(super) fn said(e: &mut PublishError) -> &mut fanout_forward::wit::Problem {
+    match e {
+        PublishError::InvalidEvent(p)
+        | PublishError::NotPermitted(p)
+        | PublishError::TooLarge(p)
+        | PublishError::StoreFull(p)
+        | PublishError::Unavailable(p)
+        | PublishError::OutcomeUnknown(p) => p,
+        PublishError::QuotaExceeded(refusal) => &mut refusal.problem,
+    }
+}
+
 /// A quota's answer.
 pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> PublishError {
     let say = |code, advice: &str| {

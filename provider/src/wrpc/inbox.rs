@@ -14,8 +14,9 @@ use super::bindings::exports::fanout::bus::inbox::{
     CaughtUp, Fetched, Handler, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict as WitVerdict,
 };
 use super::convert::{self, problem};
+use super::guard::{again, of_each, once};
 use super::serve::Exports;
-use crate::inbox::{self, Ask, Hold, Inbox, MAX_DELIVERIES, Seal, Unsettled, Verdict};
+use crate::inbox::{self, Ask, Hold, Inbox, Seal, Unsettled, Verdict, Waiting, Waits};
 use crate::view::View;
 
 /// Settlements of one call that are under way at once.
@@ -43,36 +44,21 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         settlements: Vec<Settlement>,
     ) -> anyhow::Result<Vec<Result<Settled, SettleError>>> {
-        if settlements.len() > MAX_DELIVERIES {
-            let refused = Problem::new(
-                Code::TooManyEvents,
-                format!(
-                    "{} settlements in one call: at most {MAX_DELIVERIES} are taken, and none of these was",
-                    settlements.len()
-                ),
-            );
-            let refused = problem(refused);
-            return Ok(settlements
-                .iter()
-                .map(|_| Err(SettleError::Unavailable(refused.clone())))
-                .collect());
-        }
         let seal = match self.seal().await {
             Ok(seal) => seal,
             Err(p) => {
-                let refused = problem(p);
-                return Ok(settlements
-                    .iter()
-                    .map(|_| Err(SettleError::Unavailable(refused.clone())))
-                    .collect());
+                let refused = |said_before| SettleError::Unavailable(problem(again(&p, said_before)));
+                return Ok(of_each(settlements.len(), refused));
             }
         };
         let (caller, seal) = (&caller, &seal);
-        Ok(stream::iter(settlements)
+        let mut settled: Vec<_> = stream::iter(settlements)
             .map(|s| async move { self.settle_one(caller, seal, s).await })
             .buffered(AT_ONCE)
             .collect()
-            .await)
+            .await;
+        once(&mut settled, settle_problem);
+        Ok(settled)
     }
 }
 
@@ -88,8 +74,13 @@ impl Exports {
             });
         };
         let seal = self.seal().await?;
+        let (waits, ask) = wait_aside(&self.waiting, caller, ask);
+        let crowded = waits.is_none();
         let fetched = inbox.fetch(registered, ask).await;
         let fetched = fetched.map_err(|e| inbox::unavailable_to(&registered.subscription.name, e))?;
+        if (crowded || fetched.crowded) && fetched.deliveries.is_empty() {
+            return Err(too_many_fetches(&self.waiting, caller, subscription));
+        }
         let mut deliveries = Vec::with_capacity(fetched.deliveries.len());
         for (delivery, hold) in fetched.deliveries {
             deliveries.push(HeldDelivery {
@@ -205,6 +196,30 @@ fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Register
     }
 }
 
+/// Has a fetch wait in its caller's share, where it holds nothing of the transport. Without a place there it does not wait.
+pub(super) fn wait_aside(waiting: &Waiting, caller: &Caller, mut ask: Ask) -> (Option<Waits>, Ask) {
+    let waits = waiting.enter(&caller.component);
+    match &waits {
+        Some(_) if ask.wait.is_zero() => {}
+        Some(_) => fanout_transport::wait_aside(),
+        None => ask.wait = Duration::ZERO,
+    }
+    (waits, ask)
+}
+
+/// Why a fetch is not waited for.
+pub(super) fn too_many_fetches(waiting: &Waiting, caller: &Caller, subscription: &str) -> Problem {
+    Problem::new(
+        Code::TooManyFetches,
+        format!(
+            "subscription {subscription}: too many fetches of {} wait already ({} of one caller may, and {} of one subscription), and nothing is there now: try again once one of them was answered, or take more with each",
+            authority::describe(&caller.component, &caller.link),
+            waiting.of_one(),
+            inbox::MAX_WAITING
+        ),
+    )
+}
+
 fn caught_up(c: inbox::CaughtUp) -> CaughtUp {
     CaughtUp {
         replayed: c.replayed,
@@ -238,6 +253,16 @@ pub(super) fn refusal(p: Problem) -> InboxError {
         Code::UnknownSubscription => InboxError::UnknownSubscription(problem(p)),
         Code::NotAnInbox => InboxError::InvalidRequest(problem(p)),
         _ => InboxError::Unavailable(problem(p)),
+    }
+}
+
+/// What an error says, where it is said of many alike.
+pub(super) fn settle_problem(e: &mut SettleError) -> &mut fanout_forward::wit::Problem {
+    match e {
+        SettleError::InvalidToken(p)
+        | SettleError::HoldOver(p)
+        | SettleError::NotPermitted(p)
+        | SettleError::Unavailable(p) => p,
     }
 }
 

@@ -5,11 +5,13 @@
 mod convert;
 mod edge;
 mod errors;
+mod guard;
 mod inbox;
 mod publisher;
 mod publishing;
 mod scheduling;
 mod serve;
+mod shapes;
 mod status;
 mod subscriber;
 mod subscriber_call;

@@ -1,4 +1,4 @@
-//! `publisher`: what a caller may publish, and how many at once. How an event goes into the store is in `publishing`, how
+//! `publisher`: what a caller may publish. How an event goes into the store is in `publishing`, how
 //! many go together or not at all in `together`, and how one is kept for later in `scheduling`.
 
 use fanout_plan::authority;
@@ -7,14 +7,12 @@ use fanout_plan::{Attributes, Code, Problem, TenantId};
 use fanout_transport::Caller;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
-use super::errors::publish_refusal;
+use super::errors::said;
+use super::guard::once;
 use super::publishing::{begin, in_order, receipt};
 use super::serve::Exports;
 use super::{scheduling, together};
 use fanout_forward::wit::{Event, PublishError, Receipt};
-
-/// The most events in one call.
-const MAX_EVENTS: usize = 1_000;
 
 impl Handler<Caller> for Exports {
     async fn publish_tenant_event(
@@ -33,11 +31,10 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Vec<Result<Receipt, PublishError>>> {
-        if let Some(refusal) = too_many(events.len()) {
-            return Ok(events.iter().map(|_| Err(publish_refusal(refusal.clone()))).collect());
-        }
         let begun = events.into_iter().map(|event| begin(&self.bus, &caller, event));
-        Ok(in_order(&self.bus, begun).await)
+        let mut results = in_order(&self.bus, begun).await;
+        once(&mut results, said);
+        Ok(results)
     }
 
     async fn publish_tenant_events_together(
@@ -45,9 +42,6 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Result<Vec<Receipt>, PublishError>> {
-        if let Some(refusal) = too_many(events.len()) {
-            return Ok(Err(publish_refusal(refusal)));
-        }
         Ok(together::publish(&self.bus, &caller, events).await)
     }
 
@@ -69,16 +63,6 @@ impl Handler<Caller> for Exports {
     ) -> anyhow::Result<Result<Cancellation, PublishError>> {
         Ok(scheduling::cancel(&self.bus, &caller, &tenant, &source, &id).await)
     }
-}
-
-/// Why so many events are not taken in one call, if so.
-pub(super) fn too_many(events: usize) -> Option<Problem> {
-    (events > MAX_EVENTS).then(|| {
-        Problem::new(
-            Code::TooManyEvents,
-            format!("{events} events in one call: at most {MAX_EVENTS} are taken, and none of these was stored"),
-        )
-    })
 }
 
 /// Whether the caller may publish this.

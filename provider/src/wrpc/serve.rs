@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use fanout_plan::BusName;
 use fanout_plan::authority::{self, Identity};
-use fanout_transport::{Caller, Error, Port, Service};
-use futures::{Stream, TryStreamExt as _};
+use fanout_transport::{Caller, Error, Service};
 use tokio::sync::Mutex;
-use wrpc_transport::Serve;
-use wrpc_transport::frame::{Incoming, Outgoing};
 
 use super::bindings;
 use super::bindings::exports::fanout::bus::publisher::Handler as _;
+use super::guard::OfContract;
 use crate::bus::Bus;
-use crate::inbox::Seal;
+use crate::inbox::{Seal, WAITING_OF_ALL, WAITING_OF_ONE, Waiting};
 use fanout_forward::wit::Event;
 
 /// A bus, and what seals the tokens of its inbox.
@@ -25,6 +23,8 @@ pub(super) struct Exports {
     pub(super) bus: Bus,
     /// What seals the inbox's tokens, once one was needed, and for which bus.
     pub(super) seal: Arc<Mutex<Option<BusSeal>>>,
+    /// Fetches that wait.
+    pub(super) waiting: Waiting,
 }
 
 const PUBLISHER: &str = "fanout:bus/publisher@0.1.0";
@@ -35,56 +35,35 @@ pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
     let exports = Exports {
         bus,
         seal: Arc::default(),
+        waiting: Waiting::new(WAITING_OF_ONE, WAITING_OF_ALL),
     };
+    let guard = OfContract::new(exports.bus.clone());
     let (one, many) = (exports.clone(), exports.clone());
     let service = Service::new()
+        .guarded(guard)
         .bindings(move |port| {
             let exports = exports.clone();
-            let known = Known {
-                port,
-                bus: exports.bus.clone(),
-            };
-            async move { bindings::serve(&known, exports).await }
+            async move { bindings::serve(port.as_ref(), exports).await }
         })
         .await?
         .direct(PUBLISHER, "publish-tenant-event", move |caller, (event,): (Event,)| {
             let exports = one.clone();
-            async move { exports.publish_tenant_event(known(&exports.bus, caller), event).await }
+            async move { exports.publish_tenant_event(caller, event).await }
         })
         .direct(
             PUBLISHER,
             "publish-tenant-events",
             move |caller, (events,): (Vec<Event>,)| {
                 let exports = many.clone();
-                async move { exports.publish_tenant_events(known(&exports.bus, caller), events).await }
+                async move { exports.publish_tenant_events(caller, events).await }
             },
         );
     Ok(service)
 }
 
-/// Gives each caller the one name by which the bus knows it, before any function sees it: on the lattice the
-/// component's id, elsewhere that of the policy's caller whose identity the connection proved.
-struct Known {
-    port: Arc<Port>,
-    bus: Bus,
-}
-
-impl Serve for Known {
-    type Context = Caller;
-
-    async fn serve(
-        &self,
-        instance: &str,
-        func: &str,
-        paths: Arc<[Box<[Option<usize>]>]>,
-    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<(Caller, Outgoing, Incoming)>> + Send + 'static + use<>> {
-        let bus = self.bus.clone();
-        let invocations = self.port.serve(instance, func, paths).await?;
-        Ok(invocations.map_ok(move |(caller, outgoing, incoming)| (known(&bus, caller), outgoing, incoming)))
-    }
-}
-
-fn known(bus: &Bus, caller: Caller) -> Caller {
+/// The caller under the one name by which the bus knows it, before any function sees it: on the lattice the component's id,
+/// elsewhere that of the policy's caller whose identity the connection proved.
+pub(super) fn known(bus: &Bus, caller: Caller) -> Caller {
     if caller.identity == fanout_transport::Identity::Lattice {
         // What a component calls itself must not be taken for a name that only we give.
         let component = Some(caller.component.clone()).filter(|id| !authority::is_given(id));

@@ -9,7 +9,7 @@ use fanout_plan::{Position, SubscriptionName};
 use fanout_transport::{CallContext, Client, Error, Lattice, Outcome};
 
 use super::bindings::fanout::bus::backfill_handler;
-use super::convert;
+use super::{convert, shapes};
 use crate::delivery::Delivery;
 
 const HANDLER: &str = "fanout:bus/handler@0.1.0";
@@ -110,14 +110,22 @@ impl Subscriber {
         let answers = match reach {
             Reach::BatchHandler => {
                 self.client
-                    .call_values(context, BATCH_HANDLER, "handle-events", (deliveries,))
+                    .call_values_of(
+                        context,
+                        (BATCH_HANDLER, "handle-events"),
+                        (deliveries,),
+                        &shapes::ANSWERS,
+                    )
                     .await
             }
             // It has no export to call; its deliveries are not pushed.
             Reach::Inbox => return Err(CallFailure::Unreachable),
             Reach::Handler => match deliveries.last() {
                 Some(delivery) => {
-                    let answer = self.client.call_values(context, HANDLER, "handle-event", (delivery,));
+                    let function = (HANDLER, "handle-event");
+                    let answer = self
+                        .client
+                        .call_values_of(context, function, (delivery,), &shapes::ANSWER);
                     answer.await.map(|answer| vec![answer])
                 }
                 None => Ok(Vec::new()),

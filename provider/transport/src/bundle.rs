@@ -14,8 +14,8 @@
 use async_nats::Subject;
 use bytes::{Bytes, BytesMut};
 
-use crate::Error;
 use crate::session::codec::{self, Frame, HEAD_BYTES, Kind};
+use crate::{Error, Inboxes, ReplyTo};
 
 /// Where bundles go, in the place of a WIT interface.
 pub(crate) const INSTANCE: &str = "fanout:transport/calls@0.1.0";
@@ -54,9 +54,10 @@ pub(crate) fn inbox(reply: &str) -> Option<&str> {
     (inbox.ends_with('.') && u32::from_str_radix(number, 16).is_ok()).then_some(inbox)
 }
 
-/// The subject of one call's own answer.
-pub(crate) fn own_reply(reply: &str, call: u32) -> Option<Subject> {
-    Some(Subject::from(format!("{}{call:x}", inbox(reply)?)))
+/// Where one call of a bundle is answered by itself; `None` if the bundle's reply subject is none, or what it is made of no
+/// inbox.
+pub(crate) fn own_reply(inboxes: &Inboxes, reply: &ReplyTo, call: u32) -> Option<ReplyTo> {
+    inboxes.reply_at(format!("{}{call:x}", inbox(reply.subject())?))
 }
 
 /// The frames of a message. None of them is a part of a body.
@@ -104,6 +105,7 @@ impl Bundle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::InboxPrefix;
 
     const INBOX: &str = "_INBOX.abc.";
 
@@ -112,7 +114,17 @@ mod tests {
         let reply = reply_subject(INBOX, 0x1f);
         assert_eq!(reply.as_str(), "_INBOX.abc.b.1f");
         assert_eq!(reply.strip_prefix(INBOX).and_then(number), Some(0x1f));
-        assert_eq!(own_reply(&reply, 0xab).as_deref(), Some("_INBOX.abc.ab"));
+        let inboxes = Inboxes::new([InboxPrefix::default()]);
+        let own = |reply: &str| {
+            let reply = inboxes.reply_at(reply.to_owned()).expect("an inbox");
+            own_reply(&inboxes, &reply, 0xab).map(|own| own.subject().to_string())
+        };
+        assert_eq!(own(&reply).as_deref(), Some("_INBOX.abc.ab"));
+        assert_eq!(own("_INBOX.abc.1"), None);
+        assert_eq!(own("_INBOX.b.1").as_deref(), Some("_INBOX.ab"));
+        let below = Inboxes::new([InboxPrefix::parse("_INBOX.b").expect("a prefix")]);
+        let reply = below.reply_at("_INBOX.b.1".to_owned()).expect("an inbox");
+        assert_eq!(own_reply(&below, &reply, 1), None, "it would be none of these inboxes");
         for other in [
             "",
             "b.1",

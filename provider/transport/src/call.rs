@@ -14,8 +14,9 @@ use crate::budget::Room;
 use crate::frames::{FrameSink, FrameSource, Whole};
 use crate::mailbox::{Event, Mailbox, Slot};
 use crate::session::codec;
+use crate::shape::{Shape, Walk, Walked};
 use crate::target::Target;
-use crate::{Error, Lattice, Options, Part, Resource, bundle, caller, outbox, wire};
+use crate::{Error, Lattice, Options, Part, ReplyTo, Resource, bundle, caller, outbox, wire};
 
 /// Calls the functions of one component or provider.
 #[derive(Clone, Debug)]
@@ -104,6 +105,33 @@ impl Client {
     {
         let result = self.call(cx, instance, func, pack(params)?).await?;
         unpack(result)
+    }
+
+    /// As [`Client::call_values`], of a target whose answers are not to be trusted: what is in the result is counted, by its
+    /// shape, before it is decoded.
+    ///
+    /// # Errors
+    /// As [`Client::call_values`], and [`Error::Protocol`] for a result with more of something than its shape allows.
+    pub async fn call_values_of<P, R>(
+        &self,
+        cx: CallContext,
+        (instance, func): (&str, &str),
+        params: P,
+        shape: &'static Shape,
+    ) -> Result<R, Error>
+    where
+        P: Encode<Packer>,
+        R: Decode,
+        <P::Encoder as Encoder<P>>::Error: std::error::Error + Send + Sync + 'static,
+        <R::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let result = self.call(cx, instance, func, pack(params)?).await?;
+        match Walk::new(shape).on(&result)? {
+            Walked::Whole(used) if used == result.len() => unpack(result),
+            Walked::Whole(_) => Err(Error::Protocol("there is more than the result")),
+            Walked::Part => Err(Error::Protocol("the result is incomplete")),
+            Walked::TooMany(_) => Err(Error::Protocol("there is more in the result than was asked for")),
+        }
     }
 
     /// `waits_for` names what the call waits for before anything is sent.
@@ -203,11 +231,11 @@ impl Client {
     }
 
     /// A stock server that has nothing to decode still waits for the end marker.
-    async fn send_rest(&self, reply: &Subject, rest: Option<(Room, Bytes)>) -> Result<(), Error> {
+    async fn send_rest(&self, reply: &ReplyTo, rest: Option<(Room, Bytes)>) -> Result<(), Error> {
         let Some((_room, rest)) = rest else {
             return Ok(());
         };
-        let to = Subject::from(format!("{reply}.params"));
+        let to = reply.below("params");
         self.lattice.0.publish_all(&to, rest).await
     }
 

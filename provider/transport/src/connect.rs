@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{Client, Event};
 
-use crate::{Access, Error};
+use crate::{Access, Error, Tally};
 
 /// Messages of one subscription that wait to be read. The demultiplexer and the functions read without waiting, so they
 /// are few; beyond the bound the NATS client drops messages, and their calls end at their deadline.
@@ -23,13 +23,14 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn connect(access: &Access, name: &str) -> Result<Client, Error> {
     let (options, servers) = access.options()?;
     let connection = name.to_owned();
+    let often = Often::default();
     options
         .name(name)
         .ping_interval(PING_INTERVAL)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .client_capacity(WRITE_CAPACITY)
         .event_callback(move |event| {
-            report(&connection, &event);
+            report(&connection, &event, &often);
             async {}
         })
         .connect(servers)
@@ -37,14 +38,30 @@ pub async fn connect(access: &Access, name: &str) -> Result<Client, Error> {
         .map_err(Error::Connect)
 }
 
-fn report(connection: &str, event: &Event) {
+/// Events that whoever sends much can cause: a line for each would be a log that they write.
+struct Often {
+    slow: Tally,
+    refused: Tally,
+}
+
+impl Default for Often {
+    fn default() -> Self {
+        Self {
+            slow: Tally::new("messages came faster than they were read, and were dropped"),
+            refused: Tally::new("the NATS server refused something of this connection"),
+        }
+    }
+}
+
+fn report(connection: &str, event: &Event, often: &Often) {
     match event {
         Event::Connected => tracing::info!(connection, "connected to NATS"),
         // One for each failed attempt to connect again.
-        Event::ClientError(_) | Event::Disconnected | Event::SlowConsumer(_) | Event::LameDuckMode => {
+        Event::ClientError(_) | Event::Disconnected | Event::LameDuckMode => {
             tracing::warn!(connection, %event, "NATS")
         }
-        Event::ServerError(_) => tracing::error!(connection, %event, "NATS"),
+        Event::SlowConsumer(_) => often.slow.count(|| format!("{connection}: {event}")),
+        Event::ServerError(_) => often.refused.count(|| format!("{connection}: {event}")),
         _ => tracing::debug!(connection, %event, "NATS"),
     }
 }

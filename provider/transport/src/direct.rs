@@ -66,6 +66,18 @@ impl Server {
     }
 }
 
+/// Encodes one value, such as a result.
+///
+/// # Errors
+/// [`Error::Encode`].
+pub fn encode<R>(value: R) -> Result<bytes::Bytes, Error>
+where
+    R: Encode<Packer>,
+    <R::Encoder as Encoder<R>>::Error: std::error::Error + Send + Sync + 'static,
+{
+    pack(value)
+}
+
 /// The decoder knows when the parameters are complete, a size does not.
 async fn decode<P>(mut parameters: Parameters) -> Result<P, Error>
 where

@@ -1,5 +1,6 @@
 //! The functions of one listener or server: who gets a place, and one invocation from its admission to its result.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,10 +11,29 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::guard::{Guard, Refusal};
 use crate::parameters::Parameters;
 use crate::service::{Handler, Service};
+use crate::shape::Shape;
+use crate::shares::{Key, Share, Shares};
 use crate::wire::{self, Failure};
-use crate::{Caller, Options, Part};
+use crate::{Caller, Error, Options, Part};
+
+/// Refusals of one function that are on their way at once. One more is refused without a word of why.
+const MAX_REFUSALS: usize = 64;
+
+tokio::task_local! {
+    /// What the invocation that runs here holds of its function.
+    static HELD: RefCell<Vec<Share>>;
+}
+
+/// Gives back what this invocation holds of its function: its place among the handlers that run, and in the queue. For a
+/// handler that waits for something that has nothing to do with others, such as an event; how many may wait so is up to it.
+/// Outside of an invocation it does nothing.
+pub fn wait_aside() {
+    // Nothing is held where no invocation runs.
+    HELD.try_with(|held| drop(std::mem::take(&mut *held.borrow_mut()))).ok();
+}
 
 /// Served functions by instance and name.
 #[derive(Default)]
@@ -23,81 +43,138 @@ pub(crate) struct Functions {
 
 /// One of them, with places of its own.
 pub(crate) struct Function {
-    name: String,
+    instance: String,
+    func: String,
     handler: Handler,
-    places: Semaphore,
-    admitted: Arc<Semaphore>,
+    guard: Option<Arc<dyn Guard>>,
+    shape: Option<&'static Shape>,
+    places: Arc<Shares>,
+    admitted: Arc<Shares>,
+    refusals: Arc<Semaphore>,
     max_result_bytes: usize,
 }
 
-/// An invocation that has a place, or one in the queue.
+/// An invocation that has a place, or one in the queue, or that is refused with an answer.
 pub(crate) struct Admitted {
     function: Arc<Function>,
-    _place: OwnedSemaphorePermit,
+    state: State,
+    key: Key,
+}
+
+enum State {
+    In(Box<Caller>, Share),
+    Refused(Refusal, OwnedSemaphorePermit),
 }
 
 impl Functions {
     pub(crate) fn new(service: &Service, options: &Options) -> Self {
         let mut functions = Self::default();
         for (instance, func, handler) in service.functions() {
-            functions.insert(instance, func, handler, options);
+            functions.insert(service, (instance, func), handler, options);
         }
         functions
     }
 
-    /// Adds one; it replaces one of that name.
-    pub(crate) fn insert(&mut self, instance: &str, func: &str, handler: &Handler, options: &Options) -> Arc<Function> {
+    /// Adds one of a service; it replaces one of that name.
+    pub(crate) fn insert(
+        &mut self,
+        service: &Service,
+        (instance, func): (&str, &str),
+        handler: &Handler,
+        options: &Options,
+    ) -> Arc<Function> {
+        let guard = service.guard();
         let function = Arc::new(Function {
-            name: format!("{instance}.{func}"),
+            instance: instance.to_owned(),
+            func: func.to_owned(),
             handler: Arc::clone(handler),
-            places: Semaphore::new(options.in_flight),
-            admitted: Arc::new(Semaphore::new(options.in_flight + options.queued)),
+            shape: guard.and_then(|guard| guard.shape(instance, func)),
+            guard: guard.map(Arc::clone),
+            places: Arc::new(Shares::new(options.in_flight)),
+            admitted: Arc::new(Shares::new(options.in_flight + options.queued)),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             max_result_bytes: options.max_body_bytes,
         });
-        let instance = self.by_name.entry(instance.to_owned()).or_default();
-        instance.insert(func.to_owned(), Arc::clone(&function));
+        let by_func = self.by_name.entry(instance.to_owned()).or_default();
+        by_func.insert(func.to_owned(), Arc::clone(&function));
         function
     }
 
-    /// A place for one invocation now, or a refusal.
-    pub(crate) fn admit(&self, instance: &str, func: &str) -> Result<Admitted, Failure> {
+    /// A place for one invocation now, or a refusal. `first` is what is here of its parameters.
+    pub(crate) fn admit(&self, instance: &str, func: &str, caller: Caller, first: &[u8]) -> Result<Admitted, Failure> {
         let function = self.by_name.get(instance).and_then(|functions| functions.get(func));
-        function.ok_or(Failure::Nobody)?.admit()
+        function.ok_or(Failure::Nobody)?.admit(caller, first)
     }
 }
 
 impl Function {
     /// A place for one invocation now, or a refusal.
-    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admitted, Failure> {
-        let place = Arc::clone(&self.admitted)
-            .try_acquire_owned()
-            .map_err(|_| Failure::Busy)?;
+    pub(crate) fn admit(self: &Arc<Self>, caller: Caller, first: &[u8]) -> Result<Admitted, Failure> {
+        let judged = match &self.guard {
+            Some(guard) => guard.admit(caller, &self.instance, &self.func, first),
+            None => Ok(caller),
+        };
+        let (key, state) = match judged {
+            Ok(caller) => {
+                let key = caller.key();
+                let share = self.admitted.try_take(&key, 1).ok_or(Failure::Busy)?;
+                (key, State::In(Box::new(caller), share))
+            }
+            Err(refusal) => {
+                let refusing = Arc::clone(&self.refusals).try_acquire_owned();
+                (
+                    Key::from(""),
+                    State::Refused(refusal, refusing.map_err(|_| Failure::Busy)?),
+                )
+            }
+        };
         Ok(Admitted {
             function: Arc::clone(self),
-            _place: place,
+            state,
+            key,
         })
     }
 }
 
 impl Admitted {
-    /// The name of its function.
-    pub(crate) fn function(&self) -> &str {
-        &self.function.name
+    /// Whose share of everything it counts against.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Whether it is answered without a look at its parameters: none have to be read.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.state, State::Refused(..))
+    }
+
+    /// The instance and the name of its function.
+    pub(crate) fn function(&self) -> (&str, &str) {
+        (&self.function.instance, &self.function.func)
     }
 
     /// Runs the handler until it is done, the deadline passed or the server stops. A panic of it ends here.
     pub(crate) async fn run(
-        &self,
-        caller: Caller,
+        self,
         parameters: Parameters,
         deadline: Instant,
         stop: &CancellationToken,
     ) -> Result<Bytes, Failure> {
-        let function = &self.function;
+        let function = &*self.function;
+        let (caller, share) = match self.state {
+            State::In(caller, share) => (caller, share),
+            State::Refused(refusal, _refusing) => return refusal.into_answer(),
+        };
         let limit = function.max_result_bytes;
         let work = async {
-            let _place = function.places.acquire().await.map_err(|_| Failure::Leaving)?;
-            (function.handler)(caller, parameters, limit).await
+            let place = function.places.take(&self.key, 1).await;
+            let handling = async {
+                let parameters = match function.walk(&caller, parameters).await? {
+                    Ok(parameters) => parameters,
+                    Err(refusal) => return refusal.into_answer(),
+                };
+                (function.handler)(*caller, parameters, limit).await
+            };
+            HELD.scope(RefCell::new(vec![place, share]), handling).await
         };
         tokio::select! {
             biased;
@@ -111,5 +188,16 @@ impl Admitted {
             () = sleep_until(deadline) => Err(Failure::Failed("the deadline passed".into())),
             () = stop.cancelled() => Err(Failure::Failed("the server stops".into())),
         }
+    }
+}
+
+impl Function {
+    /// Counts what there is of each thing in the parameters, before anything is made of them.
+    async fn walk(&self, caller: &Caller, parameters: Parameters) -> Result<Result<Parameters, Refusal>, Error> {
+        let (Some(guard), Some(shape)) = (&self.guard, self.shape) else {
+            return Ok(Ok(parameters));
+        };
+        let walked = parameters.walked(shape).await?;
+        Ok(walked.map_err(|many| guard.too_many(caller, &self.instance, &self.func, many)))
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::budget::Budget;
 use crate::mailbox::{Mailbox, Slot};
 use crate::outbox::{self, Outbox};
-use crate::{Error, Options, Part, bundle};
+use crate::{Error, Inboxes, Options, Part, bundle};
 
 /// A connection to the lattice, shared by all clients and servers on it. Cheap to clone.
 ///
@@ -34,11 +34,15 @@ pub struct Load {
     pub buffered_bytes: usize,
     /// How often a peer was sent everything again, since the start.
     pub repeats: u64,
+    /// Messages that were dropped because their reply subject is no inbox, since the start.
+    pub no_inbox: u64,
 }
 
 pub(crate) struct Inner {
     nats: async_nats::Client,
     inbox: Box<str>,
+    /// Where peers are answered.
+    pub(crate) inboxes: Inboxes,
     next: AtomicU32,
     pub(crate) options: Options,
     pub(crate) budget: Budget,
@@ -62,8 +66,9 @@ impl Lattice {
         nats.flush().await.map_err(|_| Error::Closed)?;
         let inner = Arc::new_cyclic(|weak| Inner {
             inbox: inbox.into(),
+            inboxes: Inboxes::with_those_of(&nats, options.inbox_prefixes.iter().cloned()),
             next: AtomicU32::new(1),
-            budget: Budget::new(options.buffered_bytes),
+            budget: Budget::of_callers(options.buffered_bytes, options.max_body_bytes),
             calls: Semaphore::new(options.calls),
             repeats: AtomicU64::new(0),
             mailboxes: Mutex::default(),
@@ -104,7 +109,14 @@ impl Lattice {
             exchanges: self.0.mailboxes().len(),
             buffered_bytes: self.0.budget.taken(),
             repeats: self.0.repeats.load(Ordering::Relaxed),
+            no_inbox: self.0.inboxes.refused(),
         }
+    }
+
+    /// Where whoever asks over this connection may be answered.
+    #[must_use]
+    pub fn inboxes(&self) -> &Inboxes {
+        &self.0.inboxes
     }
 }
 
@@ -175,11 +187,16 @@ impl Inner {
         let Ok(id) = u32::from_str_radix(id, 16) else {
             return;
         };
+        // The rest of a call's parameters goes where the handshake says.
+        let reply = self.inboxes.reply_to(&message);
+        if message.reply.is_some() && reply.is_none() {
+            return;
+        }
         self.with_mailbox(id, |mailbox| {
             if data {
                 mailbox.on_data(message.payload, &self.budget);
             } else {
-                mailbox.on_reply(message, &self.budget);
+                mailbox.on_reply(message, reply, &self.budget);
             }
         });
     }

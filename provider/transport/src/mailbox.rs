@@ -7,14 +7,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use async_nats::{Message, StatusCode, Subject};
+use async_nats::{Message, StatusCode};
 use bytes::{Bytes, BytesMut};
 
 use crate::budget::{Budget, Room};
 use crate::lattice::Inner;
 use crate::session::codec::{self, Kind};
+use crate::shares::Key;
 use crate::wire::{self, Failure};
-use crate::{Error, Part, Resource};
+use crate::{Error, Part, ReplyTo, Resource};
 
 /// What a chunk takes of the [`Budget`] at least: a body of tiny chunks costs more memory than it has bytes.
 const MIN_CHUNK_BYTES: usize = 256;
@@ -26,8 +27,12 @@ pub(crate) struct Mailbox {
     limit: usize,
     received: usize,
     room: Room,
+    /// Whose share of the [`Budget`] it is charged to.
+    caller: Key,
+    /// Nobody reads what comes.
+    unread: bool,
     chunks: VecDeque<Bytes>,
-    handshake: Option<Subject>,
+    handshake: Option<ReplyTo>,
     heard: bool,
     direct: bool,
     /// The bundle that a call of ours went in, until it is answered.
@@ -45,7 +50,7 @@ pub(crate) struct Mailbox {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The target has the call, and takes more parameters on `{0}.params`.
-    Handshake(Subject),
+    Handshake(ReplyTo),
     /// The result.
     Result {
         body: Bytes,
@@ -64,6 +69,8 @@ impl Mailbox {
             limit,
             received,
             room: Room::default(),
+            caller: Key::from(""),
+            unread: false,
             chunks: VecDeque::new(),
             handshake: None,
             heard: false,
@@ -76,9 +83,18 @@ impl Mailbox {
         }
     }
 
+    /// The same, charged to a caller's share.
+    pub(crate) fn of_caller(self, caller: &Key) -> Self {
+        Self {
+            caller: Key::clone(caller),
+            ..self
+        }
+    }
+
     /// A message on the subject of the exchange itself. Only calls of ours are answered there. What an invocation gets
     /// there is "no responders" for its handshake; between clusters that can be wrong, so it is left to the deadline.
-    pub(crate) fn on_reply(&mut self, message: Message, budget: &Budget) {
+    /// `reply` is where the message itself wants an answer.
+    pub(crate) fn on_reply(&mut self, message: Message, reply: Option<ReplyTo>, budget: &Budget) {
         if self.part == Part::Parameters {
             return;
         }
@@ -88,7 +104,7 @@ impl Mailbox {
             } else {
                 Error::Protocol("a NATS status that is no answer to a call")
             }));
-        } else if let Some(reply) = message.reply {
+        } else if let Some(reply) = reply {
             // A repeated handshake is answered once: the first answer is under way already.
             if !self.heard {
                 self.heard = true;
@@ -156,11 +172,15 @@ impl Mailbox {
             return;
         }
         let bytes = self.received.saturating_add(payload.len());
+        if self.unread {
+            self.received = bytes;
+            return;
+        }
         if bytes > self.limit {
             let error = wire::too_large(self.part, bytes, self.limit);
             return self.end(Err(error));
         }
-        let Some(room) = budget.try_take(payload.len().max(MIN_CHUNK_BYTES)) else {
+        let Some(room) = budget.try_take_for(&self.caller, payload.len().max(MIN_CHUNK_BYTES)) else {
             return self.end(Err(match self.part {
                 Part::Parameters => Error::Busy(Resource::Bytes),
                 Part::Result => Error::NoRoom,
@@ -271,7 +291,7 @@ impl Slot {
     }
 
     /// The subject that peers write to.
-    pub(crate) fn subject(&self) -> Subject {
+    pub(crate) fn subject(&self) -> async_nats::Subject {
         self.inner.subject(self.id)
     }
 
@@ -310,7 +330,8 @@ impl Drop for Slot {
     }
 }
 
-/// Takes the chunks of one mailbox in order. Dropping it says that they are decoded: their room is given back.
+/// Takes the chunks of one mailbox in order. Dropping it says that they are decoded, or not wanted: their room is given
+/// back, and what still comes is dropped.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     inner: Arc<Inner>,
@@ -328,8 +349,11 @@ impl Chunks {
 
 impl Drop for Chunks {
     fn drop(&mut self) {
-        self.inner
-            .with_mailbox(self.id, |mailbox| mailbox.room = Room::default());
+        self.inner.with_mailbox(self.id, |mailbox| {
+            mailbox.unread = true;
+            mailbox.chunks.clear();
+            mailbox.room = Room::default();
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Error;
+use crate::{Error, InboxPrefix};
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -34,6 +34,9 @@ pub struct Options {
     /// A peer that has not shown within this time that it listens is sent everything again, then after 4, 16 and 64
     /// times as long. A client of wrpc-transport-nats 0.29 can miss a reply that is faster than its own subscription.
     pub repeat_after: Duration,
+    /// Where peers of a lattice may want their answers, besides inboxes like those of its own connection. A message whose
+    /// reply subject lies elsewhere is dropped.
+    pub inbox_prefixes: Vec<InboxPrefix>,
 }
 
 impl Default for Options {
@@ -47,6 +50,7 @@ impl Default for Options {
             queued: 1024,
             calls: 1024,
             repeat_after: Duration::from_millis(10),
+            inbox_prefixes: vec![InboxPrefix::default()],
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::bundle::{self, Bundle};
 use crate::lattice::Inner;
 use crate::session::codec::Kind;
 use crate::target::Target;
-use crate::{Error, wire};
+use crate::{Error, ReplyTo, wire};
 
 /// Messages that wait; who sends one more waits too.
 const WAITING: usize = 256;
@@ -41,7 +41,7 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// Where that of the call's is answered.
-    pub(crate) reply: Subject,
+    pub(crate) reply: ReplyTo,
     pub(crate) call: u32,
     pub(crate) kind: Kind,
     pub(crate) body: Bytes,
@@ -175,14 +175,14 @@ struct Bundles {
 enum To {
     Target(Arc<Target>),
     /// By the reply subject of one of its bundles.
-    Caller(Subject),
+    Caller(ReplyTo),
 }
 
 impl To {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Target(a), Self::Target(b)) => Arc::ptr_eq(a, b),
-            (Self::Caller(a), Self::Caller(b)) => bundle::inbox(a) == bundle::inbox(b),
+            (Self::Caller(a), Self::Caller(b)) => bundle::inbox(a.subject()) == bundle::inbox(b.subject()),
             _ => false,
         }
     }
@@ -227,7 +227,7 @@ impl Bundles {
                 headers.insert(wire::SOURCE_ID, &*target.source);
                 publish(&self.nats, target.bundles.clone(), Some(reply), Some(headers), body).await
             }
-            To::Caller(reply) => publish(&self.nats, reply.clone(), None, None, body).await,
+            To::Caller(reply) => publish(&self.nats, reply.subject().clone(), None, None, body).await,
         }
     }
 }

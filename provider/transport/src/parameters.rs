@@ -2,12 +2,13 @@
 
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use crate::Error;
 use crate::budget::Room;
 use crate::mailbox::Chunks;
+use crate::shape::{Shape, TooMany, Walk, Walked};
 
 /// A first part that is here, and where the rest comes from.
 #[derive(Debug)]
@@ -62,6 +63,34 @@ impl Parameters {
             Rest::Lattice(chunks) => chunks.poll_next(cx),
             Rest::Stream(chunks) => chunks.poll_recv(cx),
         }
+    }
+
+    /// These parameters once they are whole, if they have the shape and no more of anything than that allows. It takes no
+    /// more than came, and decodes nothing.
+    pub(crate) async fn walked(mut self, shape: &'static Shape) -> Result<Result<Self, TooMany>, Error> {
+        let mut walk = Walk::new(shape);
+        // Nearly always one chunk, which is not copied.
+        let mut whole = self.next().await.transpose()?.unwrap_or_default();
+        let mut more = BytesMut::new();
+        loop {
+            let here = if more.is_empty() { &whole[..] } else { &more[..] };
+            match walk.on(here)? {
+                Walked::TooMany(many) => return Ok(Err(many)),
+                Walked::Whole(used) if used < here.len() => {
+                    return Err(Error::Protocol("there is more than the parameters"));
+                }
+                Walked::Whole(_) => break,
+                Walked::Part => {}
+            }
+            let chunk = self.next().await;
+            let chunk = chunk.ok_or(Error::Protocol("the parameters are incomplete"))??;
+            if more.is_empty() {
+                more.extend_from_slice(&std::mem::take(&mut whole));
+            }
+            more.extend_from_slice(&chunk);
+        }
+        self.first = if more.is_empty() { whole } else { more.freeze() };
+        Ok(Ok(self))
     }
 
     /// As [`Parameters::poll_next`].

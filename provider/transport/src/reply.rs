@@ -14,7 +14,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use async_nats::{HeaderMap, Message, Subject};
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -23,17 +23,23 @@ use crate::lattice::Inner;
 use crate::mailbox::{Mailbox, Slot};
 use crate::parameters::Parameters;
 use crate::session::codec::{self, Kind};
+use crate::shares::Key;
 use crate::wire::{self, Failure};
-use crate::{Error, Part, bundle, outbox};
+use crate::{Error, Part, ReplyTo, outbox};
+
+/// Where results go, below the reply subject.
+const RESULTS: &str = "results";
 
 /// One invocation that was taken. It is answered once, by [`Exchange::run`].
 #[derive(Debug)]
 pub(crate) struct Exchange {
     inner: Arc<Inner>,
-    reply: Subject,
+    reply: ReplyTo,
+    /// Whose share of bytes its result is charged to.
+    caller: Key,
     fanout: bool,
-    /// Of a call that came in a bundle, whose reply subject this is.
-    bundled: Option<u32>,
+    /// Of a call that came in a bundle, whose reply subject this is: its number, and where it is answered by itself.
+    bundled: Option<(u32, ReplyTo)>,
     /// Absent when everything is here and nothing has to be acknowledged.
     slot: Option<Slot>,
 }
@@ -46,54 +52,61 @@ fn mark(headers: Option<&HeaderMap>) -> Option<&str> {
 }
 
 impl Exchange {
-    /// Takes an invocation. `None` for a message that nobody waits for.
+    /// Takes an invocation that is answered there.
     pub(crate) fn open(
         inner: &Arc<Inner>,
         message: Message,
-        room: Room,
-    ) -> Option<(Self, Option<HeaderMap>, Parameters)> {
-        let reply = message.reply?;
+        reply: ReplyTo,
+        (caller, room): (&Key, Room),
+    ) -> (Self, Parameters) {
         let mark = mark(message.headers.as_ref());
         let fanout = mark.is_some();
         let slot = (mark != Some(wire::WHOLE)).then(|| {
             let limit = inner.options.max_body_bytes;
-            Slot::open(inner, Mailbox::new(Part::Parameters, limit, message.payload.len()))
+            let mailbox = Mailbox::new(Part::Parameters, limit, message.payload.len());
+            Slot::open(inner, mailbox.of_caller(caller))
         });
         let rest = slot.as_ref().map(Slot::chunks);
         let parameters = Parameters::on_lattice(message.payload, rest, room);
         let exchange = Self {
             inner: Arc::clone(inner),
             reply,
+            caller: Key::clone(caller),
             fanout,
             bundled: None,
             slot,
         };
-        Some((exchange, message.headers, parameters))
+        (exchange, parameters)
     }
 
-    /// Takes one call of a bundle, by the bundle's reply subject.
-    pub(crate) fn of_bundle(inner: &Arc<Inner>, reply: Subject, call: u32) -> Self {
+    /// Takes one call of a bundle, by the bundle's reply subject and its own.
+    pub(crate) fn of_bundle(inner: &Arc<Inner>, reply: ReplyTo, (call, own): (u32, ReplyTo), caller: &Key) -> Self {
         Self {
             inner: Arc::clone(inner),
             reply,
+            caller: Key::clone(caller),
             fanout: true,
-            bundled: Some(call),
+            bundled: Some((call, own)),
             slot: None,
         }
     }
 
     /// Answers an invocation that is not taken. Not repeated: it is sent when there is too much to do already.
-    pub(crate) async fn refuse(inner: &Inner, message: Message, failure: Failure) -> Result<(), Error> {
-        let Some(reply) = message.reply else {
-            return Ok(());
-        };
-        if mark(message.headers.as_ref()).is_some() {
+    pub(crate) async fn refuse(
+        inner: &Inner,
+        headers: Option<HeaderMap>,
+        reply: ReplyTo,
+        failure: Failure,
+    ) -> Result<(), Error> {
+        if mark(headers.as_ref()).is_some() {
             return fail(inner, reply, &failure).await;
         }
         // No mailbox has that number: what the peer still sends is dropped.
         let nowhere = inner.subject(0);
-        let results = results(&reply);
-        inner.send(reply, Some(nowhere), None, Bytes::new()).await?;
+        let results = reply.below(RESULTS);
+        inner
+            .send(reply.into_subject(), Some(nowhere), None, Bytes::new())
+            .await?;
         inner.publish(results, Bytes::new()).await
     }
 
@@ -114,7 +127,7 @@ impl Exchange {
         };
         let failure = result.as_ref().err().cloned();
         let room = match &result {
-            Ok(body) => timeout_at(deadline, self.inner.budget.take(body.len())).await,
+            Ok(body) => timeout_at(deadline, self.inner.budget.take_for(&self.caller, body.len())).await,
             Err(_) => Ok(Room::default()),
         };
         let (result, _room) = match room {
@@ -135,7 +148,7 @@ impl Exchange {
             return Ok(());
         };
         self.inner
-            .send(self.reply.clone(), Some(slot.subject()), None, Bytes::new())
+            .send(self.reply.subject().clone(), Some(slot.subject()), None, Bytes::new())
             .await
     }
 
@@ -158,8 +171,8 @@ impl Exchange {
     /// Sends the answer to a call.
     pub(crate) async fn answer(&self, result: Result<Bytes, Failure>) -> Result<(), Error> {
         let inner = &*self.inner;
-        if let Some(call) = self.bundled {
-            return self.answer_bundled(call, result).await;
+        if let Some((call, own)) = &self.bundled {
+            return self.answer_bundled(*call, own, result).await;
         }
         if self.fanout {
             return match result {
@@ -171,12 +184,10 @@ impl Exchange {
         self.answer_stock(result.unwrap_or_default()).await
     }
 
-    async fn answer_bundled(&self, call: u32, result: Result<Bytes, Failure>) -> Result<(), Error> {
+    async fn answer_bundled(&self, call: u32, own: &ReplyTo, result: Result<Bytes, Failure>) -> Result<(), Error> {
         let (kind, body) = match result {
-            Ok(body) if !bundle::takes(body.len(), self.inner.max_payload()) => {
-                let own = bundle::own_reply(&self.reply, call);
-                let own = own.ok_or(Error::Protocol("the reply subject of a bundle that is none"))?;
-                return answer_whole(&self.inner, own, body).await;
+            Ok(body) if !crate::bundle::takes(body.len(), self.inner.max_payload()) => {
+                return answer_whole(&self.inner, own.clone(), body).await;
             }
             Ok(body) => (Kind::Result { end: true }, body),
             Err(failure) => (Kind::Failed, codec::encode_failure(&failure).into()),
@@ -192,7 +203,7 @@ impl Exchange {
 
     async fn answer_stock(&self, body: Bytes) -> Result<(), Error> {
         let inner = &*self.inner;
-        let to = results(&self.reply);
+        let to = self.reply.below(RESULTS);
         let Some(slot) = &self.slot else {
             return inner.publish_all(&to, body).await;
         };
@@ -217,21 +228,19 @@ impl Exchange {
     }
 }
 
-fn results(reply: &Subject) -> Subject {
-    Subject::from(format!("{reply}.results"))
-}
-
 /// To a caller that takes a result in one message, or in chunks.
-async fn answer_whole(inner: &Inner, reply: Subject, body: Bytes) -> Result<(), Error> {
+async fn answer_whole(inner: &Inner, reply: ReplyTo, body: Bytes) -> Result<(), Error> {
     if body.len() <= inner.max_payload() {
-        inner.outbox.send(reply, None, None, body).await
+        inner.outbox.send(reply.into_subject(), None, None, body).await
     } else {
-        inner.publish_all(&results(&reply), body).await
+        inner.publish_all(&reply.below(RESULTS), body).await
     }
 }
 
-async fn fail(inner: &Inner, reply: Subject, failure: &Failure) -> Result<(), Error> {
+async fn fail(inner: &Inner, reply: ReplyTo, failure: &Failure) -> Result<(), Error> {
     let mut headers = HeaderMap::new();
     headers.insert(wire::FANOUT_ERROR, failure.header());
-    inner.send(reply, None, Some(headers), Bytes::new()).await
+    inner
+        .send(reply.into_subject(), None, Some(headers), Bytes::new())
+        .await
 }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::subscription::{Shared, Subscription, Takes};
+use crate::subscription::{Shared, Strange, Subscription, Takes};
 use crate::{Error, Lattice, Service, bundle, wire};
 
 /// How long a server that was told to stop may take to say so to its callers.
@@ -48,6 +48,7 @@ impl Server {
                 invocations: TaskTracker::new(),
                 drain: CancellationToken::new(),
                 stop: CancellationToken::new(),
+                strange: Strange::default(),
             }),
             prefix: prefix.into(),
             subscriptions: TaskTracker::new(),
@@ -71,7 +72,7 @@ impl Server {
             let function = {
                 let functions = self.shared.functions.write();
                 let mut functions = functions.unwrap_or_else(PoisonError::into_inner);
-                functions.insert(instance, func, handler, options)
+                functions.insert(service, (instance, func), handler, options)
             };
             self.subscribe(instance, func, Takes::Calls(function)).await?;
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::Caller;
+use crate::guard::Guard;
 use crate::parameters::Parameters;
 use crate::wire::Failure;
 
@@ -25,6 +26,7 @@ pub(crate) type Handler = Arc<dyn Fn(Caller, Parameters, usize) -> Answer + Send
 #[derive(Clone, Default)]
 pub struct Service {
     functions: BTreeMap<(String, String), Handler>,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 impl Service {
@@ -36,6 +38,17 @@ impl Service {
 
     pub(crate) fn insert(&mut self, instance: &str, func: &str, handler: Handler) {
         self.functions.insert((instance.to_owned(), func.to_owned()), handler);
+    }
+
+    /// Has each call judged before anything is made of its parameters.
+    #[must_use]
+    pub fn guarded(mut self, guard: impl Guard) -> Self {
+        self.guard = Some(Arc::new(guard));
+        self
+    }
+
+    pub(crate) fn guard(&self) -> Option<&Arc<dyn Guard>> {
+        self.guard.as_ref()
     }
 
     /// Each function: instance, name, handler.

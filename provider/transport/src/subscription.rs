@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Subject, Subscriber};
+use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -19,8 +19,9 @@ use crate::group::Group;
 use crate::parameters::Parameters;
 use crate::reply::Exchange;
 use crate::session::codec::{self, Frame, Invocation, Kind};
+use crate::shares::Key;
 use crate::wire::{self, Failure};
-use crate::{Caller, Error, Lattice, Part, Resource, bundle};
+use crate::{Caller, Error, Lattice, Part, ReplyTo, Resource, Tally, bundle};
 
 /// Callers that are told at a time, for each subscription, that there is no place for them.
 const MAX_REFUSALS: usize = 256;
@@ -34,6 +35,28 @@ pub(crate) struct Shared {
     pub(crate) invocations: TaskTracker,
     pub(crate) drain: CancellationToken,
     pub(crate) stop: CancellationToken,
+    pub(crate) strange: Strange,
+}
+
+/// What anyone who may send can cause: counted, and told in the log once a second.
+#[derive(Debug)]
+pub(crate) struct Strange {
+    /// Calls that were not taken.
+    refused: Tally,
+    /// Calls that were taken and failed: malformed, over a limit or a deadline, or by a fault of their handler.
+    failed: Tally,
+    /// Bundles that can't be read.
+    bundles: Tally,
+}
+
+impl Default for Strange {
+    fn default() -> Self {
+        Self {
+            refused: Tally::new("calls were refused"),
+            failed: Tally::new("calls failed"),
+            bundles: Tally::new("bundles of calls were passed over"),
+        }
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -131,41 +154,41 @@ impl Subscription {
 
     fn take(self: &Arc<Self>, message: Message) {
         self.taken.fetch_add(1, Ordering::Relaxed);
-        let Some(reply) = message.reply.clone() else {
+        let Some(reply) = self.shared.lattice.0.inboxes.reply_to(&message) else {
             return;
         };
         match &self.takes {
-            Takes::Calls(function) => self.take_call(function, message),
+            Takes::Calls(function) => self.take_call(function, message, reply),
             Takes::Bundles if message.payload.is_empty() => self.say_yes(reply),
             Takes::Bundles => self.take_bundle(message, &reply),
         }
     }
 
-    fn take_call(self: &Arc<Self>, function: &Arc<Function>, message: Message) {
+    fn take_call(self: &Arc<Self>, function: &Arc<Function>, message: Message, reply: ReplyTo) {
         let deadline = Instant::now() + self.shared.lattice.options().serve_deadline;
         let bytes = message.payload.len();
         let inner = &self.shared.lattice.0;
-        match self.room(bytes).and_then(|room| Ok((room, function.admit()?))) {
+        let admitted = Caller::parse(message.headers.as_ref())
+            .map_err(Failure::from)
+            .and_then(|caller| function.admit(caller, &message.payload));
+        match admitted.and_then(|admitted| Ok((self.room(&admitted, bytes)?, admitted))) {
             Ok((room, admitted)) => {
-                let Some((exchange, headers, parameters)) = Exchange::open(inner, message, room) else {
-                    return;
-                };
-                let caller = Caller::parse(headers.as_ref());
+                let (exchange, parameters) = Exchange::open(inner, message, reply, (admitted.key(), room));
                 let mut alone = Group::default();
-                self.begin(&mut alone, exchange, admitted, caller, parameters, (bytes, deadline));
+                self.begin(&mut alone, exchange, admitted, parameters, (bytes, deadline));
                 alone.end(spawn);
             }
             Err(refusal) => {
                 let this = Arc::clone(self);
                 self.refuse(&self.subject, &refusal.clone(), async move {
-                    Exchange::refuse(&this.shared.lattice.0, message, refusal).await
+                    Exchange::refuse(&this.shared.lattice.0, message.headers, reply, refusal).await
                 });
             }
         }
     }
 
     /// A caller asks whether bundles are taken.
-    fn say_yes(self: &Arc<Self>, reply: Subject) {
+    fn say_yes(self: &Arc<Self>, reply: ReplyTo) {
         let Ok(telling) = Arc::clone(&self.refusing).try_acquire_owned() else {
             return;
         };
@@ -173,83 +196,97 @@ impl Subscription {
         // No call: who drains the server does not wait for it.
         tokio::spawn(async move {
             let _telling = telling;
-            if let Err(error) = inner.publish(reply, Bytes::new()).await {
+            if let Err(error) = inner.publish(reply.into_subject(), Bytes::new()).await {
                 tracing::debug!(%error, "a caller can't be told that bundles are taken");
             }
         });
     }
 
     /// Takes all calls of a bundle, each by itself.
-    fn take_bundle(self: &Arc<Self>, message: Message, reply: &Subject) {
-        let headers = message.headers.as_ref();
-        let unreadable = |why: &dyn std::fmt::Display| {
-            let source = headers
-                .and_then(|headers| headers.get(wire::SOURCE_ID))
-                .map(AsRef::<str>::as_ref);
-            tracing::warn!(subject = self.subject, source, %why, "a bundle of calls is passed over");
+    fn take_bundle(self: &Arc<Self>, message: Message, reply: &ReplyTo) {
+        let inboxes = &self.shared.lattice.0.inboxes;
+        let caller = match Caller::parse(message.headers.as_ref()) {
+            Ok(caller) => caller,
+            Err(error) => return self.unreadable(message.headers.as_ref(), &error),
         };
-        if bundle::inbox(reply).is_none() {
-            return unreadable(&"its reply subject is that of no bundle");
+        if bundle::own_reply(inboxes, reply, 0).is_none() {
+            return self.unreadable(message.headers.as_ref(), &"its reply subject is that of no bundle");
         }
         let frames = match bundle::decode(message.payload) {
             Ok(frames) => frames,
-            Err(error) => return unreadable(&error),
+            Err(error) => return self.unreadable(message.headers.as_ref(), &error),
         };
         let now = Instant::now();
         let mut group = Group::default();
         for frame in frames {
-            if matches!(frame.kind, Kind::Call { .. }) {
-                self.take_bundled(&mut group, frame, headers, reply, now);
+            if matches!(frame.kind, Kind::Call { .. })
+                && let Some(own) = bundle::own_reply(inboxes, reply, frame.call)
+            {
+                self.take_bundled(&mut group, frame, &caller, (reply, own), now);
             }
         }
         group.end(spawn);
+    }
+
+    /// A bundle that is passed over.
+    fn unreadable(&self, headers: Option<&HeaderMap>, why: &dyn std::fmt::Display) {
+        let source = headers.and_then(|headers| headers.get(wire::SOURCE_ID));
+        let source = source.map_or("nobody", AsRef::<str>::as_ref);
+        self.shared.strange.bundles.count(|| format!("from {source}: {why}"));
     }
 
     fn take_bundled(
         self: &Arc<Self>,
         group: &mut Group,
         frame: Frame,
-        headers: Option<&HeaderMap>,
-        reply: &Subject,
+        caller: &Caller,
+        (reply, own): (&ReplyTo, ReplyTo),
         now: Instant,
     ) {
         let Frame { call, mut payload, .. } = frame;
-        let exchange = Exchange::of_bundle(&self.shared.lattice.0, reply.clone(), call);
-        let refuse = |function: &str, refusal: Failure, exchange: Exchange| {
+        let inner = &self.shared.lattice.0;
+        let reply = reply.clone();
+        let refuse = |function: &str, refusal: Failure, reply: ReplyTo, own: ReplyTo| {
+            let exchange = Exchange::of_bundle(inner, reply, (call, own), &Key::from(""));
             self.refuse(function, &refusal.clone(), async move {
                 exchange.answer(Err(refusal)).await
             });
         };
         let invocation = match codec::decode_invocation(&mut payload) {
             Ok(invocation) => invocation,
-            Err(error) => return refuse(&self.subject, error.into(), exchange),
+            Err(error) => return refuse(&self.subject, error.into(), reply, own),
         };
         let bytes = payload.len();
-        match self.admit_bundled(&invocation, bytes) {
+        match self.admit_bundled(&invocation, caller, &payload) {
             Ok((room, admitted)) => {
                 let longest = self.shared.lattice.options().serve_deadline;
                 let asked = Some(invocation.deadline_ms).filter(|ms| *ms > 0);
                 let deadline = asked.map_or(longest, |ms| Duration::from_millis(ms.into()).min(longest));
-                let caller = Caller::parse(headers).map(|caller| Caller {
-                    link: invocation.link.unwrap_or(caller.link),
-                    traceparent: invocation.traceparent,
-                    tracestate: invocation.tracestate,
-                    ..caller
-                });
+                let exchange = Exchange::of_bundle(inner, reply, (call, own), admitted.key());
                 let parameters = Parameters::whole(payload, room);
-                self.begin(group, exchange, admitted, caller, parameters, (bytes, now + deadline));
+                self.begin(group, exchange, admitted, parameters, (bytes, now + deadline));
             }
-            Err(refusal) => {
-                let Invocation { instance, func, .. } = invocation;
-                refuse(&format!("{instance}.{func}"), refusal, exchange);
-            }
+            Err(refusal) => refuse(
+                &format!("{}.{}", invocation.instance, invocation.func),
+                refusal,
+                reply,
+                own,
+            ),
         }
     }
 
-    fn admit_bundled(&self, invocation: &Invocation, bytes: usize) -> Result<(Room, Admitted), Failure> {
-        let room = self.room(bytes)?;
-        let functions = self.shared.functions.read().unwrap_or_else(PoisonError::into_inner);
-        Ok((room, functions.admit(&invocation.instance, &invocation.func)?))
+    fn admit_bundled(&self, call: &Invocation, caller: &Caller, first: &[u8]) -> Result<(Room, Admitted), Failure> {
+        let caller = Caller {
+            link: call.link.clone().unwrap_or_else(|| caller.link.clone()),
+            traceparent: call.traceparent.clone(),
+            tracestate: call.tracestate.clone(),
+            ..caller.clone()
+        };
+        let admitted = {
+            let functions = self.shared.functions.read().unwrap_or_else(PoisonError::into_inner);
+            functions.admit(&call.instance, &call.func, caller, first)?
+        };
+        Ok((self.room(&admitted, first.len())?, admitted))
     }
 
     /// Begins an invocation that is admitted.
@@ -258,16 +295,18 @@ impl Subscription {
         group: &mut Group,
         exchange: Exchange,
         admitted: Admitted,
-        caller: Result<Caller, Error>,
         parameters: Parameters,
         (bytes, deadline): (usize, Instant),
     ) {
         let this = Arc::clone(self);
         let invocation = self.shared.invocations.track_future(async move {
-            let work = async { admitted.run(caller?, parameters, deadline, &this.shared.stop).await };
+            let (instance, func) = admitted.function();
+            let (name, key) = (format!("{instance}.{func}"), Key::clone(admitted.key()));
+            let work = admitted.run(parameters, deadline, &this.shared.stop);
             let done = exchange.run(deadline, work).await;
             if let Err(failure) = done {
-                tracing::warn!(function = admitted.function(), ?failure, "an invocation failed");
+                let failed = &this.shared.strange.failed;
+                failed.count(|| format!("{name}, called by {key}: {failure}"));
             }
         });
         group.begin(Box::pin(invocation), bytes, spawn);
@@ -279,7 +318,7 @@ impl Subscription {
         refusal: &Failure,
         telling: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) {
-        tracing::warn!(function, ?refusal, "an invocation is refused");
+        self.shared.strange.refused.count(|| format!("{function}: {refusal}"));
         let Ok(refusing) = Arc::clone(&self.refusing).try_acquire_owned() else {
             return;
         };
@@ -291,13 +330,17 @@ impl Subscription {
         });
     }
 
-    fn room(&self, bytes: usize) -> Result<Room, Failure> {
+    /// Room for parameters, out of their caller's share. What is refused needs none: it is dropped.
+    fn room(&self, admitted: &Admitted, bytes: usize) -> Result<Room, Failure> {
         let inner = &self.shared.lattice.0;
+        if admitted.is_refused() {
+            return Ok(Room::default());
+        }
         let limit = inner.options.max_body_bytes;
         if bytes > limit {
             return Err(wire::too_large(Part::Parameters, bytes, limit).into());
         }
-        let room = inner.budget.try_take(bytes);
+        let room = inner.budget.try_take_for(admitted.key(), bytes);
         room.ok_or_else(|| Error::Busy(Resource::Bytes).into())
     }
 }

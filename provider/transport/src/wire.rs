@@ -4,6 +4,8 @@
 //! on R with an empty message that carries a reply subject S of its own: the handshake. More of the parameters goes to
 //! `S.params`, the result to `R.results`, each in chunks, each ended by an empty message. An empty result is a failure.
 
+use std::fmt;
+
 use async_nats::{HeaderMap, HeaderValue};
 
 use crate::{Error, Part};
@@ -76,6 +78,17 @@ pub(crate) enum Failure {
     Leaving,
     /// The handler, or what led to it, failed.
     Failed(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "there is no place for it",
+            Self::Nobody => "there is no such function",
+            Self::Leaving => "the server leaves",
+            Self::Failed(reason) => reason,
+        })
+    }
 }
 
 impl Failure {

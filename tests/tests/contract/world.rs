@@ -12,7 +12,7 @@ use fanout_transport::{CallContext, ClientTls, ConnectOptions, Endpoint, Pem, Re
 pub(crate) const MAX_EVENT_BYTES: usize = 256 << 10;
 const TENANTS: &str = "acme,globex,loud";
 const CALLER: &str = "caller";
-const INTERFACES: [&str; 3] = ["publisher", "subscriber", "inbox"];
+const INTERFACES: [&str; 4] = ["publisher", "subscriber", "inbox", "status"];
 
 pub(crate) struct World {
     pub(crate) bench: Bench,

@@ -10,12 +10,13 @@ use fanout_transport::Caller;
 
 use super::{AtEdge, convert, onward};
 use crate::edge::Served;
-use crate::inbox::{MAX_DELIVERIES, Seal};
+use crate::inbox::{Ask, Seal};
 use crate::wrpc::bindings::exports::fanout::bus::inbox::{
     Fetched, Handler, HeldDelivery, InboxError, SettleError, Settled, Settlement,
 };
 use crate::wrpc::convert::problem;
-use crate::wrpc::inbox::{refusal, settle_refusal};
+use crate::wrpc::guard::{again, of_each, once};
+use crate::wrpc::inbox::{refusal, settle_problem, settle_refusal, too_many_fetches, wait_aside};
 
 /// The longest that a fetch waits: its answer has to be back before the lattice gives the call up.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
@@ -32,7 +33,19 @@ impl Handler<Caller> for AtEdge {
         let wait = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
         Ok(match self.fetchable(&caller, &subscription).await {
             Ok((served, seal)) => {
-                let fetched = self.fetch_for(&caller, &served, max_deliveries, max_bytes, wait).await;
+                let ask = Ask {
+                    most: max_deliveries,
+                    max_bytes,
+                    wait,
+                };
+                let (waits, ask) = wait_aside(&self.waiting, &caller, ask);
+                let fetched = self.fetch_for(&caller, &served, ask).await;
+                let fetched = match fetched {
+                    Ok(none) if waits.is_none() && none.deliveries.is_empty() => {
+                        return Ok(Err(refusal(too_many_fetches(&self.waiting, &caller, &subscription))));
+                    }
+                    fetched => fetched,
+                };
                 fetched.and_then(|fetched| sealed(&seal, &caller, fetched).map_err(refusal))
             }
             Err(p) => Err(refusal(p)),
@@ -44,24 +57,15 @@ impl Handler<Caller> for AtEdge {
         caller: Caller,
         settlements: Vec<Settlement>,
     ) -> anyhow::Result<Vec<Result<Settled, SettleError>>> {
-        let refused = if settlements.len() > MAX_DELIVERIES {
-            Err(Problem::new(
-                Code::TooManyEvents,
-                format!(
-                    "{} settlements in one call: at most {MAX_DELIVERIES} are taken, and none of these was",
-                    settlements.len()
-                ),
-            ))
-        } else {
-            self.grant_inbox(&caller)
-        };
-        let seal = match refused {
+        let seal = match self.grant_inbox(&caller) {
             Ok(()) => self.edge.seal().await,
             Err(p) => Err(p),
         };
         match seal {
             Ok(seal) => Ok(self.settle_for(&caller, &seal, settlements).await),
-            Err(p) => Ok(settlements.iter().map(|_| Err(settle_refusal(p.clone()))).collect()),
+            Err(p) => Ok(of_each(settlements.len(), |said_before| {
+                settle_refusal(again(&p, said_before))
+            })),
         }
     }
 }
@@ -111,9 +115,7 @@ impl AtEdge {
         &self,
         caller: &Caller,
         served: &Served,
-        most: u32,
-        max_bytes: Option<u64>,
-        wait: Duration,
+        Ask { most, max_bytes, wait }: Ask,
     ) -> Result<wit::Fetched, InboxError> {
         let (upstream, cx) = (self.edge.upstream(), onward(caller));
         let name = served.subscription.name.as_str();
@@ -178,7 +180,9 @@ impl AtEdge {
                 )))),
             }
         };
-        is_sent.into_iter().map(one).collect()
+        let mut settled: Vec<_> = is_sent.into_iter().map(one).collect();
+        once(&mut settled, settle_problem);
+        settled
     }
 }
 

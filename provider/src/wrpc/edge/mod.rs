@@ -9,18 +9,31 @@ use fanout_transport::{CallContext, Caller, Error, Service};
 
 use super::bindings;
 use super::bindings::exports::fanout::bus::status::{Handler as StatusHandler, LinkStatus};
+use super::guard::OfContract;
 use super::status;
 use crate::edge::Edge;
+use crate::inbox::Waiting;
 
 #[derive(Clone)]
 struct AtEdge {
     edge: Edge,
+    /// Fetches that wait.
+    waiting: Waiting,
 }
+
+/// Fetches of one component that wait at once, and those of all: each is a call to the bus, of which the edge has so many.
+const WAITING_OF_ONE: usize = 128;
+const WAITING_OF_ALL: usize = 384;
 
 /// The functions of an edge.
 pub(crate) async fn service(edge: Edge) -> Result<Service, Error> {
-    let exports = AtEdge { edge };
+    let guard = OfContract::new(edge.clone());
+    let exports = AtEdge {
+        edge,
+        waiting: Waiting::new(WAITING_OF_ONE, WAITING_OF_ALL),
+    };
     Service::new()
+        .guarded(guard)
         .bindings(move |port| {
             let exports = exports.clone();
             async move { bindings::serve(port.as_ref(), exports).await }

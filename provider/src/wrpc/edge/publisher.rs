@@ -8,8 +8,9 @@ use super::convert;
 use super::{AtEdge, onward};
 use crate::wrpc::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
 use crate::wrpc::convert::{event, raw_event};
-use crate::wrpc::errors::publish_refusal;
-use crate::wrpc::publisher::{permit, permit_source, too_many};
+use crate::wrpc::errors::{publish_refusal, said};
+use crate::wrpc::guard::once;
+use crate::wrpc::publisher::{permit, permit_source, permit_tenant};
 
 impl AtEdge {
     /// The event as the bus is given it, if this link allows it.
@@ -60,9 +61,6 @@ impl Handler<Caller> for AtEdge {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Vec<Result<Receipt, PublishError>>> {
-        if let Some(refusal) = too_many(events.len()) {
-            return Ok(events.iter().map(|_| Err(publish_refusal(refusal.clone()))).collect());
-        }
         let mut allowed = Vec::with_capacity(events.len());
         let mut refused = Vec::with_capacity(events.len());
         for event in events {
@@ -90,7 +88,9 @@ impl Handler<Caller> for AtEdge {
                 }))
             }),
         };
-        Ok(refused.into_iter().map(one).collect())
+        let mut results: Vec<_> = refused.into_iter().map(one).collect();
+        once(&mut results, said);
+        Ok(results)
     }
 
     async fn publish_tenant_events_together(
@@ -98,9 +98,6 @@ impl Handler<Caller> for AtEdge {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Result<Vec<Receipt>, PublishError>> {
-        if let Some(refusal) = too_many(events.len()) {
-            return Ok(Err(publish_refusal(refusal)));
-        }
         let checked: Result<Vec<_>, _> = events.into_iter().map(|event| self.checked(&caller, event)).collect();
         Ok(match checked {
             Ok(events) => self.edge.upstream().publish_together(&onward(&caller), &events).await,

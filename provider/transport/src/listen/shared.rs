@@ -11,9 +11,8 @@ use crate::budget::{Budget, Room};
 use crate::functions::Functions;
 use crate::listen::places::Place;
 use crate::service::Service;
-use crate::strangers::Tally;
 use crate::tls::Holder;
-use crate::{Identity, ListenOptions};
+use crate::{Identity, ListenOptions, Tally};
 
 /// How long a server that leaves waits for peers to take what it sent them.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -109,9 +109,11 @@ async fn one_call(
     let body = match result {
         Ok(body) => body,
         Err(failure) => {
-            let (instance, func, who) = (&header.instance, &header.func, &peer.identity);
             let calls = &shared.strangers.calls;
-            calls.count(|| format!("{instance}.{func} of {who}: {failure:?}"));
+            calls.count(|| {
+                let (instance, func) = (&header.instance, &header.func);
+                format!("{instance}.{func}, called by {}: {failure}", peer.identity)
+            });
             // wRPC's framing has no word for a failure but a stream that ends without a result.
             Bytes::new()
         }
@@ -162,6 +164,8 @@ async fn call(
     mut buffer: BytesMut,
     deadline: Instant,
 ) -> Result<Bytes, Failure> {
+    let caller = Caller::known_as(peer.identity.clone());
+    let admitted = shared.functions.admit(&header.instance, &header.func, caller, &[])?;
     let mut frames = Frames::new(Part::Parameters, shared.options.limits.max_body_bytes);
     let mut room = Room::default();
     let mut first = Vec::new();
@@ -170,9 +174,12 @@ async fn call(
     loop {
         match framed::read_data(&mut stream.reader, &mut buffer, &mut frames).await? {
             Some(data) => {
-                let bytes = data.len().max(MIN_CHUNK_BYTES);
-                room.merge(shared.room(peer, bytes).ok_or(Failure::Busy)?);
-                first.push(data);
+                // What is refused is read to its end, and not kept.
+                if !admitted.is_refused() {
+                    let bytes = data.len().max(MIN_CHUNK_BYTES);
+                    room.merge(shared.room(peer, bytes).ok_or(Failure::Busy)?);
+                    first.push(data);
+                }
                 if frames.is_whole() {
                     break;
                 }
@@ -183,7 +190,6 @@ async fn call(
             }
         }
     }
-    let admitted = shared.functions.admit(&header.instance, &header.func)?;
     let (chunks, parameters) = mpsc::channel(CHUNKS);
     let reader = &mut stream.reader;
     let pump = async move {
@@ -208,9 +214,8 @@ async fn call(
         drop(chunks);
         std::future::pending::<Result<std::convert::Infallible, Failure>>().await
     };
-    let caller = Caller::known_as(peer.identity.clone());
     tokio::select! {
-        result = admitted.run(caller, Parameters::on_stream(parameters), deadline, &shared.stop) => result,
+        result = admitted.run(Parameters::on_stream(parameters), deadline, &shared.stop) => result,
         never = pump => match never { Ok(never) => match never {}, Err(failure) => Err(failure) },
     }
 }

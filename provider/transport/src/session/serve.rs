@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{Budget, Room};
+use crate::functions::Admitted;
 use crate::group::Group;
 use crate::listen::shared::{InFlight, LAST_WORDS, Peer, Shared};
 use crate::listen::stream::{BoxRead, Stream};
@@ -47,6 +48,7 @@ struct Session {
 /// A call whose parameters are not complete.
 struct Assembling {
     call: Invocation,
+    admitted: Admitted,
     arrived: Instant,
     body: BytesMut,
     in_flight: InFlight,
@@ -254,18 +256,28 @@ impl Session {
                 if assembling.contains_key(&id) || self.running().contains_key(&id) {
                     return Err(Error::Protocol("the number of a call is taken"));
                 }
-                let call = codec::decode_invocation(&mut payload)?;
+                let mut call = codec::decode_invocation(&mut payload)?;
                 if leaving {
                     return self.refuse(id, &Failure::Leaving);
                 }
                 let Some(in_flight) = self.shared.begin(&self.peer) else {
                     return self.refuse(id, &Failure::Busy);
                 };
+                let admitted = match self.admit(&mut call, &payload) {
+                    Ok(admitted) => admitted,
+                    Err(failure) => return self.refuse(id, &failure),
+                };
+                // Nothing of a call that is refused is kept: its other pieces are skipped.
+                let (end, payload) = match admitted.is_refused() {
+                    true => (true, Bytes::new()),
+                    false => (end, payload),
+                };
                 let Some(room) = self.shared.room(&self.peer, payload.len().max(MIN_CALL_BYTES)) else {
                     return self.refuse(id, &Failure::Busy);
                 };
                 let mut new = Assembling {
                     call,
+                    admitted,
                     arrived: Instant::now(),
                     body: BytesMut::new(),
                     in_flight,
@@ -315,6 +327,15 @@ impl Session {
         }
     }
 
+    /// Whether this peer may make the call, by what stands in front of its parameters.
+    fn admit(&self, call: &mut Invocation, first: &[u8]) -> Result<Admitted, Failure> {
+        let mut caller = Caller::known_as(self.peer.identity.clone());
+        caller.traceparent = call.traceparent.take();
+        caller.tracestate = call.tracestate.take();
+        caller.link = call.link.take().unwrap_or(caller.link);
+        self.shared.functions.admit(&call.instance, &call.func, caller, first)
+    }
+
     fn refuse(&self, id: u32, failure: &Failure) -> Result<(), Error> {
         tracing::debug!(peer = %self.peer.identity, ?failure, "an invocation is refused");
         self.queue.push_now(Kind::Failed, id, &codec::encode_failure(failure))
@@ -324,6 +345,7 @@ impl Session {
     fn run(self: &Arc<Self>, id: u32, assembled: Assembling, body: Bytes, group: &mut Group) -> Result<(), Error> {
         let Assembling {
             call,
+            admitted,
             arrived,
             in_flight,
             room,
@@ -333,15 +355,7 @@ impl Session {
         if body.len() > limit {
             return self.refuse(id, &wire::too_large(Part::Parameters, body.len(), limit).into());
         }
-        let admitted = match self.shared.functions.admit(&call.instance, &call.func) {
-            Ok(admitted) => admitted,
-            Err(failure) => return self.refuse(id, &failure),
-        };
         let deadline = arrived + self.shared.deadline(call.deadline_ms);
-        let mut caller = Caller::known_as(self.peer.identity.clone());
-        caller.traceparent = call.traceparent;
-        caller.tracestate = call.tracestate;
-        caller.link = call.link.unwrap_or(caller.link);
         let session = Arc::clone(self);
         let bytes = body.len();
         let (abort, registration) = AbortHandle::new_pair();
@@ -349,15 +363,13 @@ impl Session {
         self.running().insert(id, abort);
         let call = async move {
             let parameters = Parameters::whole(body, room);
-            let result = admitted.run(caller, parameters, deadline, &session.shared.stop).await;
-            // A caller that does not read its answer holds no place of the function.
-            drop(admitted);
+            let result = admitted.run(parameters, deadline, &session.shared.stop).await;
             // From here on it can't be cancelled: a part of an answer would break the session.
             session.running().remove(&id);
             if let Err(failure) = &result {
-                let (instance, func, who) = (&call.instance, &call.func, &session.peer.identity);
+                let peer = &session.peer.identity;
                 let calls = &session.shared.strangers.calls;
-                calls.count(|| format!("{instance}.{func} of {who}: {failure:?}"));
+                calls.count(|| format!("{}.{}, called by {peer}: {failure}", call.instance, call.func));
             }
             session.answer(id, deadline, result).await;
             drop(in_flight);

@@ -6,8 +6,9 @@ use bytes::{Bytes, BytesMut};
 use crate::caller::MAX_ID_BYTES;
 use crate::framed::{self, Frames};
 use crate::session::codec::{self, GREETING_BYTES, Greeting, Kind};
+use crate::shape::{Walk, Walked};
 use crate::wire::Failure;
-use crate::{Caller, Endpoint, Identity, Part, bundle, tls};
+use crate::{Caller, Endpoint, Identity, Part, Shape, bundle, tls};
 
 const BODY_LIMIT: usize = 4096;
 
@@ -113,6 +114,83 @@ pub fn bundle(bytes: &[u8]) {
     assert_eq!(taken, bytes.len(), "a part of it was passed over");
 }
 
+/// Parameters of some shape: whatever comes, in whatever pieces, is walked in bounds, to the same end.
+///
+/// # Panics
+/// If it is not.
+pub fn parameters(shape: &'static Shape, bytes: &[u8]) {
+    let whole = Walk::new(shape).on(bytes);
+    let mut walk = Walk::new(shape);
+    let mut last = walk.on(&[]);
+    for end in 1..=bytes.len() {
+        if !matches!(last, Ok(Walked::Part)) {
+            break;
+        }
+        last = walk.on(&bytes[..end]);
+    }
+    match (whole, last) {
+        (Ok(whole), Ok(last)) => assert_eq!(whole, last, "it depends on the pieces"),
+        (Err(_), Err(_)) => {}
+        (whole, last) => panic!("{whole:?}, and in pieces {last:?}"),
+    }
+}
+
+/// The same for shapes like those of the contract, of which the first byte chooses one.
+///
+/// # Panics
+/// As [`parameters`].
+pub fn contract_parameters(bytes: &[u8]) {
+    use Shape::{Bytes as Text, Cases, Fields, List, Number, Option};
+    const EVENTS: Shape = List {
+        of: "events",
+        most: 1_000,
+        item: &Fields(&[
+            Text,
+            Option(&Number),
+            List {
+                of: "extensions",
+                most: 64,
+                item: &Fields(&[Text, Text]),
+            },
+            Text,
+        ]),
+    };
+    const SETTLEMENTS: Shape = List {
+        of: "settlements",
+        most: 1_000,
+        item: &Fields(&[Text, Cases(&[None, Some(&Cases(&[Some(&Text), Some(&Number)])), None])]),
+    };
+    const FILTER: Shape = Fields(&[
+        Text,
+        List {
+            of: "tenants",
+            most: 10,
+            item: &Text,
+        },
+        Shape::Byte,
+    ]);
+    if let Some((which, rest)) = bytes.split_first() {
+        parameters([&EVENTS, &SETTLEMENTS, &FILTER][usize::from(*which) % 3], rest);
+    }
+}
+
+/// Whether bytes are values of a shape, all of them and nothing else.
+///
+/// # Errors
+/// Where they are not.
+pub fn is_shape(shape: &'static Shape, bytes: &[u8]) -> Result<(), String> {
+    for end in 0..bytes.len() {
+        match Walk::new(shape).on(&bytes[..end]) {
+            Ok(Walked::Part) => {}
+            other => return Err(format!("{other:?} after {end} of {} bytes", bytes.len())),
+        }
+    }
+    match Walk::new(shape).on(bytes) {
+        Ok(Walked::Whole(used)) if used == bytes.len() => Ok(()),
+        other => Err(format!("{other:?} for {} bytes", bytes.len())),
+    }
+}
+
 fn call(mut payload: Bytes) {
     let whole = payload.len();
     if let Ok(call) = codec::decode_invocation(&mut payload) {
@@ -144,6 +222,18 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use crate::Shape;
+
+    const SHAPE: Shape = Shape::Fields(&[
+        Shape::List {
+            of: "things",
+            most: 5,
+            item: &Shape::Cases(&[None, Some(&Shape::Bytes)]),
+        },
+        Shape::Option(&Shape::Number),
+        Shape::Byte,
+    ]);
+
     proptest! {
         #[test]
         fn anything_is_taken(bytes in vec(any::<u8>(), 0..300)) {
@@ -152,6 +242,8 @@ mod tests {
             super::stock_invocation(&bytes);
             super::session_frames(&bytes);
             super::bundle(&bytes);
+            super::parameters(&SHAPE, &bytes);
+            super::contract_parameters(&bytes);
             super::lattice_headers(&bytes);
         }
     }
