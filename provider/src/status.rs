@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use async_nats::Subscriber;
 use bytes::Bytes;
 use fanout_plan::gap::Lost;
+use fanout_plan::step::Part;
 use fanout_plan::subscription::{MadeBy, Need, Progress, Registered};
 use fanout_plan::{Code, Position, Problem, timestamp};
 use fanout_transport::Lattice;
@@ -20,6 +21,8 @@ use crate::{clock, metrics};
 
 /// Requests that are answered with one document.
 const ANSWERED_TOGETHER: usize = 256;
+/// Subscriptions that are read at once.
+const AT_ONCE: usize = 32;
 
 /// What a subscription is doing.
 #[derive(Clone, Debug)]
@@ -59,16 +62,19 @@ impl SubscriptionStatus {
             oldest: None,
             lost: BTreeMap::new(),
         };
-        let mut unread = None;
+        let mut unread = view.stuck(&subscription.name).cloned();
         if let Some(store) = &view.store
             && registered.progress != Progress::Finished
+            && !view.unmade.contains(&subscription.name)
             && subscription.keeps_a_place(store.policy())
             && let Err(error) = status.read_from(store).await
         {
-            unread = Some(Problem::new(
-                Code::StoreUnavailable,
-                format!("subscription {}: {error}", subscription.name),
-            ));
+            unread.get_or_insert_with(|| {
+                Problem::new(
+                    Code::StoreUnavailable,
+                    format!("subscription {}: {error}", subscription.name),
+                )
+            });
         }
         // Last, so that it is not older than the counts that are shown beside it.
         let waiting = unread
@@ -139,15 +145,23 @@ pub(crate) async fn answer(lattice: Lattice, requests: Subscriber, what: &str, d
 
 async fn document(bus: &Bus) -> Value {
     let view = bus.view();
-    let mut subscriptions = Vec::new();
-    for registered in view.registry.values() {
-        subscriptions.push(subscription(&view, registered).await);
-    }
+    // A store that does not answer is waited for once, not for each.
+    let all: Vec<_> = view.registry.values().map(|r| subscription(&view, r)).collect();
+    let mut subscriptions: Vec<_> = futures::stream::iter(all).buffered(AT_ONCE).collect().await;
+    subscriptions.extend(
+        view.failed
+            .iter()
+            .filter_map(|(part, problem)| unreadable(&view, part, problem)),
+    );
+    let troubles = view
+        .failed
+        .iter()
+        .filter(|(part, _)| !matches!(part, Part::Subscription(_)));
     json!({
         "provider": bus.provider(),
         "bus": view.store.as_ref().map(|s| s.policy().bus.to_string()),
         "policy": state(&view.policy_problems, view.store.is_some()),
-        "notices": view.nothing_is_published.iter().chain(&view.notices).collect::<Vec<_>>(),
+        "notices": view.nothing_is_published.iter().chain(&view.notices).chain(troubles.map(|(_, p)| p)).collect::<Vec<_>>(),
         "links": view.links.iter().map(|(key, outcome)| {
             let mut link = state(&outcome.problems, true);
             link["component"] = json!(key.component);
@@ -158,6 +172,12 @@ async fn document(bus: &Bus) -> Value {
         }).collect::<Vec<_>>(),
         "subscriptions": subscriptions,
     })
+}
+
+/// A subscription whose entry can't be read: all that is known of it.
+fn unreadable(view: &View, part: &Part, problem: &Problem) -> Option<Value> {
+    let Part::Subscription(name) = part else { return None };
+    (!view.registry.contains_key(name)).then(|| json!({ "name": name, "state": "waiting", "problem": problem }))
 }
 
 fn state(problems: &[Problem], settled: bool) -> Value {

@@ -1,12 +1,13 @@
 //! What the bus is at this moment, for those who call it: read without waiting, replaced as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fanout_plan::authority::{self, NamedCaller};
 use fanout_plan::link::Grant;
+use fanout_plan::step::Part;
 use fanout_plan::subscription::{Need, Registered};
-use fanout_plan::{Attributes, Code, Problem, SubscriptionName};
+use fanout_plan::{Attributes, Code, Policy, Problem, SubscriptionName, TenantId};
 
 use crate::delivery::Health;
 use crate::inbox::Inbox;
@@ -29,6 +30,8 @@ pub(crate) struct LinkOutcome {
 /// The bus at one moment.
 #[derive(Clone, Default)]
 pub(crate) struct View {
+    /// The newest legal policy. Who may do what is its word from the moment at which it is given, whatever the store says.
+    pub(crate) policy: Option<Arc<Policy>>,
     /// Present once a policy is in force.
     pub(crate) store: Option<Store>,
     /// Why the policy last given is not in force; empty when it is.
@@ -41,6 +44,10 @@ pub(crate) struct View {
     pub(crate) registry: BTreeMap<SubscriptionName, Registered>,
     /// Remembered subscriptions to which nothing is delivered, and why.
     pub(crate) detached: BTreeMap<SubscriptionName, Problem>,
+    /// What the store does not hold as it should, and why: of subscriptions, it is their state.
+    pub(crate) failed: BTreeMap<Part, Problem>,
+    /// Subscriptions of which the store holds nothing, so that nothing can be delivered.
+    pub(crate) unmade: BTreeSet<SubscriptionName>,
     pub(crate) health: BTreeMap<SubscriptionName, Arc<Health>>,
     /// Subscriptions that are fetched.
     pub(crate) inboxes: BTreeMap<SubscriptionName, Arc<Inbox>>,
@@ -90,7 +97,17 @@ impl View {
         if !authority::is_given(id) {
             return Ok(None);
         }
-        let callers = &self.store()?.policy().callers;
+        let not_ready = || {
+            Problem::new(
+                Code::BusNotReady,
+                "the bus has no policy in force: it is still being set up",
+            )
+        };
+        let callers = match (&self.policy, &self.store) {
+            (Some(policy), _) => &policy.callers,
+            (None, Some(store)) => &store.policy().callers,
+            (None, None) => return Err(self.store().err().unwrap_or_else(not_ready)),
+        };
         let gone = || {
             let message = format!("{} is no longer in the policy", authority::describe(id, ""));
             Problem::new(Code::UnknownCaller, message)
@@ -99,6 +116,27 @@ impl View {
             Some(problem) => Err(problem),
             None => callers.by_id(id).map(Some).ok_or_else(gone),
         }
+    }
+
+    /// A caller's subscription, by the name that it calls it by.
+    pub(crate) fn subscription_of(&self, component: &str, name: &str) -> Option<&Registered> {
+        let name: SubscriptionName = name.parse().ok()?;
+        let own = name.of_caller(component);
+        [name, own]
+            .iter()
+            .filter_map(|name| self.registry.get(name))
+            .find(|r| r.component == component)
+    }
+
+    /// Why the store holds nothing, or not all, of a subscription.
+    pub(crate) fn stuck(&self, name: &SubscriptionName) -> Option<&Problem> {
+        self.failed.get(&Part::Subscription(name.clone()))
+    }
+
+    /// Whether the bus serves a tenant.
+    pub(crate) fn serves(&self, tenant: &TenantId) -> bool {
+        self.policy.as_ref().is_none_or(|p| p.serves(tenant))
+            && self.store.as_ref().is_none_or(|s| s.policy().serves(tenant))
     }
 
     /// The store of the policy in force.

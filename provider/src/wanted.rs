@@ -8,7 +8,7 @@ use fanout_plan::subscription::{MadeBy, Reach, Registered};
 use fanout_plan::{Code, Problem, SubscriptionName};
 
 use crate::jetstream::Store;
-use crate::link::{LinkKey, Links, Role};
+use crate::link::{Link, LinkKey, Links, Role};
 use crate::view::{LinkOutcome, View};
 
 /// The link that a subscription was declared in.
@@ -20,28 +20,61 @@ pub(crate) fn key_of(wanted: &Wanted) -> LinkKey {
     }
 }
 
+/// Brings what components may do into the view: their links as they are now, and no others.
+pub(crate) fn read_grants(links: &Links, view: &mut View) {
+    view.links
+        .retain(|key, _| key.role != Role::Caller || links.get(key).is_some());
+    for (key, link) in links.iter().filter(|(key, _)| key.role == Role::Caller) {
+        view.links.insert(key.clone(), granted(key, link));
+    }
+}
+
+/// What came of a caller's link.
+fn granted(key: &LinkKey, link: &Link) -> LinkOutcome {
+    let mut outcome = unread(link);
+    let owner = key.describe();
+    match not_ours(&owner, link) {
+        Some(problem) => outcome.problems.push(problem),
+        None => match Grant::from_settings(&owner, &link.interfaces, &link.settings) {
+            Ok(grant) => outcome.grant = Some(grant),
+            Err(problems) => outcome.problems = problems,
+        },
+    }
+    outcome
+}
+
+/// What a link came to that is not read yet.
+fn unread(link: &Link) -> LinkOutcome {
+    LinkOutcome {
+        asks: link.interfaces.iter().any(|i| i == "status"),
+        ..LinkOutcome::default()
+    }
+}
+
+fn not_ours(owner: &str, link: &Link) -> Option<Problem> {
+    (link.package != "fanout:bus").then(|| {
+        Problem::new(
+            Code::ConflictingSettings,
+            format!(
+                "{owner} is for package {}: this provider serves `fanout:bus`",
+                link.package
+            ),
+        )
+    })
+}
+
 /// Reads every link into the view; returns the subscriptions that they declare.
 pub(crate) fn read_links(links: &Links, store: Option<&Store>, view: &mut View) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for (key, link) in links.iter() {
-        let mut outcome = LinkOutcome {
-            asks: link.interfaces.iter().any(|i| i == "status"),
-            ..LinkOutcome::default()
-        };
+        if key.role == Role::Caller {
+            view.links.insert(key.clone(), granted(key, link));
+            continue;
+        }
+        let mut outcome = unread(link);
         let owner = key.describe();
-        if link.package != "fanout:bus" {
-            outcome.problems.push(Problem::new(
-                Code::ConflictingSettings,
-                format!(
-                    "{owner} is for package {}: this provider serves `fanout:bus`",
-                    link.package
-                ),
-            ));
-        } else if key.role == Role::Caller {
-            match Grant::from_settings(&owner, &link.interfaces, &link.settings) {
-                Ok(grant) => outcome.grant = Some(grant),
-                Err(problems) => outcome.problems = problems,
-            }
+        if let Some(problem) = not_ours(&owner, link) {
+            outcome.problems.push(problem);
         } else if let Some(store) = store {
             match declared_subscription(&owner, &key.component, &link.interfaces, &link.settings, store.policy()) {
                 Ok(subscription) => {

@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use fanout_plan::planner::{self, Asked};
+use fanout_plan::step::{Failures, Part};
 use fanout_plan::subscription::{Registered, Start};
 use fanout_plan::{Code, Problem, SubscriptionName};
 use fanout_provider::jetstream::Store;
@@ -24,11 +25,11 @@ pub(crate) async fn rewind(
     let rewound = known(&store, name, store.rewind(name, to, skip).await?)?;
     // Its consumer is made anew here too, so that it stands there whether or not an instance runs.
     let observed = store.observe().await?;
-    for step in planner::plan(store.policy(), Asked::default(), &observed, 0)
-        .map_err(Refused)?
-        .steps
-    {
-        store.apply(&step).await?;
+    let plan = planner::plan_around(store.policy(), Asked::default(), &observed, 0);
+    let done = store.carry_out(&plan.steps, Failures::default(), true, |_| {}).await?;
+    // What fails for another subscription is none of this one's.
+    if let Some(problem) = done.failures.of(&Part::Subscription(name.clone())) {
+        return Err(Refused(vec![problem.clone()]).into());
     }
     if json {
         let shown = json!({ "subscription": name, "rewound_to": to, "replayed_to": rewound.head });

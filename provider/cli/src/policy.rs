@@ -1,16 +1,14 @@
 //! `check`, `explain`, `plan` and `apply`.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, bail};
 use fanout_plan::account;
 use fanout_plan::check::{self, Severity};
 use fanout_plan::cost::{Needs, cost, needs};
 use fanout_plan::explain::{Load, explain as explained, show_bytes};
 use fanout_plan::planner::{self, Asked, Observed};
-use fanout_plan::step::Step;
+use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::{Policy, Problem};
-use fanout_provider::jetstream::{Store, StoreError};
+use fanout_provider::jetstream::Store;
 use serde_json::json;
 
 use crate::args;
@@ -121,10 +119,8 @@ pub(crate) async fn plan(args: &args::Plan, json: bool) -> Result<()> {
     let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
     show(&policy, &observed, &plan.steps, json)?;
     let limits = consumers_too_many(&policy, &observed)?;
-    if !limits.is_empty() {
-        return Err(Refused(limits).into());
-    }
-    refused(plan.refused)
+    let all = plan.refused.into_values().chain(plan.stuck.into_values()).chain(limits);
+    refused(all)
 }
 
 /// Plans that are applied one after another until nothing is left to do: a second follows from what the first retired.
@@ -137,28 +133,36 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     let before = store.observe().await?;
     let mut plan = planner::plan(&policy, Asked::default(), &before, now()).map_err(Refused)?;
+    let is_new = before.topology.streams.is_empty() && before.topology.buckets.is_empty();
     let limits = consumers_too_many(&policy, &before)?;
-    if !limits.is_empty() {
+    if is_new && !limits.is_empty() {
         return Err(Refused(limits).into());
     }
     let mut taken = Vec::new();
-    let mut made = Vec::new();
     // What is begun is finished, also when nobody reads about it.
     let mut said = Ok(());
+    let mut failures = Failures::default();
     for _ in 0..ROUNDS {
-        for step in &plan.steps {
-            if let Err(error) = store.apply(step).await {
-                return Err(undone(&store, &before, made, error).await);
-            }
-            made.push(step.clone());
-            if !json {
-                said = said.and_then(|()| say!("{} {}", sign(step), printable(&step.to_string())));
-            }
+        let mut made = Vec::new();
+        let carried_out = store
+            .carry_out(&plan.steps, failures, true, |step| {
+                made.push(step.clone());
+                if !json && said.is_ok() {
+                    said = say!("{} {}", sign(step), printable(&step.to_string()));
+                }
+            })
+            .await;
+        let is_last = made.is_empty();
+        taken.append(&mut made);
+        let failed = carried_out?.failures.into_parts();
+        if is_new && let Some(problem) = failed.iter().find_map(|(part, p)| of_the_bus(part).then_some(p)) {
+            return Err(undone(&store, taken, problem.clone()).await);
         }
-        if plan.steps.is_empty() {
+        // What one round could not have, the next does not try again.
+        failures = Failures::giving_up(failed);
+        if is_last {
             break;
         }
-        taken.append(&mut plan.steps);
         // What was retired just now may turn out to have nothing for a subscription.
         plan = planner::plan(&policy, Asked::default(), &store.observe().await?, now()).map_err(Refused)?;
     }
@@ -168,29 +172,34 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     } else {
         say!("{}", summary(&taken))?;
     }
-    refused(plan.refused)
+    let failed = failures.into_parts().into_values().chain(plan.stuck.into_values());
+    refused(plan.refused.into_values().chain(failed))
+}
+
+/// Whether the bus as a whole is not there without a part.
+fn of_the_bus(part: &Part) -> bool {
+    !matches!(part, Part::Subscription(_))
 }
 
 /// A bus that was not there before is not left half made: what a server's own limit refuses can't be known beforehand.
-async fn undone(store: &Store, before: &Observed, made: Vec<Step>, error: StoreError) -> anyhow::Error {
-    let is_new = before.topology.streams.is_empty() && before.topology.buckets.is_empty();
-    if made.is_empty() || !is_new || !matches!(error, StoreError::Refused(_)) {
-        return error.into();
-    }
+async fn undone(store: &Store, made: Vec<Step>, problem: Problem) -> anyhow::Error {
+    let refused = Refused(vec![problem]);
     match store.unmake(&made).await {
-        Ok(()) => error.into(),
+        Ok(()) => refused.into(),
         Err(left) => {
-            anyhow::Error::new(error).context(format!("what was made before could not be removed again: {left}"))
+            anyhow::Error::new(refused).context(format!("what was made before could not be removed again: {left}"))
         }
     }
 }
 
-/// Subscriptions that the policy declares and can't have.
-fn refused(refused: BTreeMap<usize, Problem>) -> Result<()> {
-    if refused.is_empty() {
-        return Ok(());
+/// What can't be had: subscriptions that the policy declares, and what the store refused.
+fn refused(refused: impl Iterator<Item = Problem>) -> Result<()> {
+    let all: Vec<_> = refused.collect();
+    if all.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused(all).into())
     }
-    Err(Refused(refused.into_values().collect()).into())
 }
 
 fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: bool) -> Result<()> {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use fanout_plan::gap::Lost;
+use fanout_plan::planner::Observed;
 use fanout_plan::subscription::{Need, Progress, Registered};
-use fanout_plan::timestamp;
-use fanout_provider::jetstream::{ConsumerState, Store};
+use fanout_plan::{Code, Problem, timestamp};
+use fanout_provider::jetstream::{ConsumerState, Store, StoreError};
 use serde_json::json;
 
 use crate::terminal::{json_lines, printable, say};
@@ -20,6 +21,8 @@ struct Row<'a> {
     /// When the oldest event that is not handled expires, nanoseconds since the Unix epoch.
     expires_at: Option<i64>,
     lost: BTreeMap<u32, Lost>,
+    /// Why not everything is known, or the store does not hold what it should.
+    problem: Option<Problem>,
 }
 
 pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
@@ -28,7 +31,7 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
     let store = store.with_layout(observed.topology.layout());
     let mut rows = Vec::new();
     for registered in observed.registry.values() {
-        rows.push(row(&store, registered).await?);
+        rows.push(row(&store, &observed, registered).await);
     }
     let bus = &store.policy().bus;
     if json {
@@ -41,9 +44,15 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
                     "progress": r.registered.progress, "pending": r.state.pending,
                     "in_flight": r.state.unsettled, "redelivered": r.state.redelivered,
                     "dead_letters": r.dead_letters, "paused": r.registered.paused,
-                    "expires_at": r.expires_at.map(timestamp::to_rfc3339), "lost": r.lost,
+                    "expires_at": r.expires_at.map(timestamp::to_rfc3339), "lost": r.lost, "problem": r.problem,
                 })
             })
+            .chain(
+                observed
+                    .unreadable
+                    .iter()
+                    .map(|(name, problem)| json!({ "name": name, "problem": problem })),
+            )
             .collect();
         let head = observed.heads().0.values().max().copied().unwrap_or(0);
         let shown = json!({ "bus": bus, "last_offset": head, "subscriptions": rows });
@@ -54,6 +63,9 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         observed.heads().0.values().max().copied().unwrap_or(0),
         rows.len()
     )?;
+    for problem in observed.in_the_way.iter().chain(observed.unreadable.values()) {
+        say!("  {}", printable(&problem.to_string()))?;
+    }
     if rows.is_empty() {
         return Ok(());
     }
@@ -80,6 +92,9 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
             r.dead_letters,
             r.expires_at.map_or_else(|| "-".to_owned(), timestamp::to_rfc3339)
         )?;
+        if let Some(problem) = &r.problem {
+            say!("  {}", printable(&problem.to_string()))?;
+        }
         for (partition, lost) in r.lost {
             say!(
                 "  lost: {} events from {partition}/{} to {partition}/{} expired before they were handled{} [retention-gap]",
@@ -96,24 +111,52 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
     Ok(())
 }
 
-async fn row<'a>(store: &Store, registered: &'a Registered) -> Result<Row<'a>> {
-    let name = &registered.subscription.name;
-    let keeps = registered.subscription.keeps_a_place(store.policy());
-    let has_consumer = keeps && registered.progress != Progress::Finished;
+async fn row<'a>(store: &Store, observed: &Observed, registered: &'a Registered) -> Row<'a> {
     let mut row = Row {
         registered,
         state: ConsumerState::default(),
-        dead_letters: store.dead_letter_count(name).await?,
+        dead_letters: 0,
         expires_at: None,
         lost: BTreeMap::new(),
+        problem: None,
     };
-    if has_consumer {
+    // One that can't be read does not hide the others.
+    if let Err(error) = read(store, &mut row).await {
+        row.problem = Some(problem(store, observed, registered, &error));
+    }
+    row
+}
+
+/// Why not everything of a subscription is known.
+fn problem(store: &Store, observed: &Observed, registered: &Registered, error: &StoreError) -> Problem {
+    let name = &registered.subscription.name;
+    let missing = store.readers_of(registered).find(|(partition, reader)| {
+        let key = (partition.number, registered.consumer_of(reader));
+        !partition.is_retired() && !observed.topology.consumers.contains_key(&key)
+    });
+    match missing {
+        Some((partition, _)) => Problem::new(
+            Code::StoreRefused,
+            format!(
+                "subscription {name}: the store holds no consumer for it in partition {}: `fanout apply` says why it can't be made",
+                partition.number
+            ),
+        ),
+        None => Problem::new(Code::StoreUnavailable, format!("subscription {name}: {error}")),
+    }
+}
+
+async fn read(store: &Store, row: &mut Row<'_>) -> Result<(), StoreError> {
+    let registered = row.registered;
+    row.dead_letters = store.dead_letter_count(&registered.subscription.name).await?;
+    let keeps = registered.subscription.keeps_a_place(store.policy());
+    if keeps && registered.progress != Progress::Finished {
         row.state = store.consumer_state(registered).await?;
         let retention = store.retention(registered).await?;
         row.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
         row.lost = retention.lost;
     }
-    Ok(row)
+    Ok(())
 }
 
 fn progress(r: &Registered) -> &'static str {

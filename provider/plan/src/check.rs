@@ -97,9 +97,72 @@ fn meet(a: &str, b: &str) -> bool {
 }
 
 fn first_meeting<'a>(a: &'a [String], b: &'a [String]) -> Option<(&'a str, &'a str)> {
-    a.iter()
-        .flat_map(|x| b.iter().map(move |y| (x.as_str(), y.as_str())))
-        .find(|(x, y)| meet(x, y))
+    let of_a = a.iter().map(|f| (0, f.as_str()));
+    let of_b = b.iter().map(|f| (1, f.as_str()));
+    let (x, y) = meeting_of_two(&of_a.chain(of_b).collect::<Vec<_>>(), true)?;
+    Some(if x.0 == 0 { (x.1, y.1) } else { (y.1, x.1) })
+}
+
+/// A filter, and whose it is.
+type Owned<'a> = (usize, &'a str);
+
+/// Two filters that some subject passes both; of different owners, if so asked. Filters are sorted by their tokens, not
+/// compared each with each.
+fn meeting_of_two<'a>(filters: &[Owned<'a>], of_different: bool) -> Option<(Owned<'a>, Owned<'a>)> {
+    let split = filters.iter().map(|f| (*f, f.1.split('.').collect::<Vec<_>>()));
+    let split: Vec<_> = split.collect();
+    let all: Vec<_> = (0..split.len()).collect();
+    let (x, y) = meeting_at(&split, &all, 0, of_different)?;
+    Some((split[x].0, split[y].0))
+}
+
+/// The same among `these`, which are alike or wild before token `depth`.
+fn meeting_at(
+    all: &[(Owned<'_>, Vec<&str>)],
+    these: &[usize],
+    depth: usize,
+    of_different: bool,
+) -> Option<(usize, usize)> {
+    if these.len() < 2 {
+        return None;
+    }
+    let owner = |i: usize| all[i].0.0;
+    let two = |a: &[usize], b: &[usize]| -> Option<(usize, usize)> {
+        if !of_different {
+            let x = *a.first()?;
+            return Some((x, *b.iter().find(|y| **y != x)?));
+        }
+        let one = *b.first()?;
+        let another = b.iter().copied().find(|y| owner(*y) != owner(one));
+        let of_other = |x: &usize| if owner(*x) == owner(one) { another } else { Some(one) };
+        a.iter().find_map(|x| Some((*x, of_other(x)?)))
+    };
+    let (mut ended, mut rest, mut wild) = (Vec::new(), Vec::new(), Vec::new());
+    let mut named: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for i in these {
+        match all[*i].1.get(depth) {
+            None => ended.push(*i),
+            Some(&">") => rest.push(*i),
+            Some(&"*") => wild.push(*i),
+            Some(token) => named.entry(token).or_default().push(*i),
+        }
+    }
+    let going_on: Vec<_> = rest
+        .iter()
+        .chain(&wild)
+        .chain(named.values().flatten())
+        .copied()
+        .collect();
+    if let Some(found) = two(&ended, &ended).or_else(|| two(&rest, &going_on)) {
+        return Some(found);
+    }
+    if named.is_empty() {
+        return meeting_at(all, &wild, depth + 1, of_different);
+    }
+    named.into_values().find_map(|mut alike| {
+        alike.extend(&wild);
+        meeting_at(all, &alike, depth + 1, of_different)
+    })
 }
 
 /// Every two items once.
@@ -147,8 +210,9 @@ fn tenants(notes: &mut Notes, policy: &Policy, topology: &Topology) {
     }));
     named.extend(["a", "b", "ab", "zz-9"].iter().filter_map(|t| t.parse().ok()));
     for tenant in &named {
-        for (a, b) in pairs(&open) {
-            if a.generation == b.generation && a.slot.holds(tenant) && b.slot.holds(tenant) {
+        let mine: Vec<&Partition> = open.iter().copied().filter(|p| p.slot.holds(tenant)).collect();
+        for (a, b) in pairs(&mine) {
+            if a.generation == b.generation {
                 notes.add(
                     Severity::Fault,
                     format!("partition {}", b.number),
@@ -219,14 +283,13 @@ fn consumers(notes: &mut Notes, topology: &Topology, registry: &BTreeMap<Subscri
                 }
             }
         }
-        for (x, y) in pairs(&c.filter_subjects) {
-            if meet(x, y) {
-                notes.add(
-                    Severity::Fault,
-                    &about,
-                    format!("its filters {x} and {y} meet: the server refuses it (10138)"),
-                );
-            }
+        let filters: Vec<_> = c.filter_subjects.iter().map(|f| (0, f.as_str())).collect();
+        if let Some(((_, x), (_, y))) = meeting_of_two(&filters, false) {
+            notes.add(
+                Severity::Fault,
+                &about,
+                format!("its filters {x} and {y} meet: the server refuses it (10138)"),
+            );
         }
         if !registry.keys().any(|name| belongs_to(c, name)) {
             notes.add(
@@ -298,17 +361,19 @@ fn work_queues(notes: &mut Notes, topology: &Topology) {
                 );
             }
         }
-        for (a, b) in pairs(&mine) {
-            if let Some((x, y)) = first_meeting(&a.filter_subjects, &b.filter_subjects) {
-                notes.add(
-                    Severity::Fault,
-                    format!("consumer {} of {}", b.name, s.name),
-                    format!(
-                        "its filter {y} meets {x} of consumer {}: a work queue gives an event to one (10100)",
-                        a.name
-                    ),
-                );
-            }
+        let filters = mine.iter().enumerate();
+        let filters: Vec<_> = filters
+            .flat_map(|(i, c)| c.filter_subjects.iter().map(move |f| (i, f.as_str())))
+            .collect();
+        if let Some(((a, x), (b, y))) = meeting_of_two(&filters, true) {
+            notes.add(
+                Severity::Fault,
+                format!("consumer {} of {}", mine[b].name, s.name),
+                format!(
+                    "its filter {y} meets {x} of consumer {}: a work queue gives an event to one (10100)",
+                    mine[a].name
+                ),
+            );
         }
         if mine.is_empty() && s.partition.as_ref().is_some_and(|p| !p.is_retired()) {
             notes.add(

@@ -5,7 +5,7 @@ use crate::explain::show_bytes;
 use crate::planner::Observed;
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
-use crate::step::Step;
+use crate::step::{Step, listed};
 use crate::topology::{StreamSpec, Topology};
 
 /// What comes of a step; `None` where nothing is worth a word.
@@ -63,11 +63,11 @@ pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String>
             if !added.is_empty() {
                 parts.push(format!(
                     "{}: from its place in the log on; what lies before it comes only by a backfill or a rewind",
-                    added.join(", ")
+                    listed(&added)
                 ));
             }
             if !gone.is_empty() {
-                parts.push(format!("{}: what still waits there is not delivered", gone.join(", ")));
+                parts.push(format!("{}: what still waits there is not delivered", listed(&gone)));
             }
             parts.join("; ")
         }

@@ -64,7 +64,8 @@ pub(crate) fn read(r: &mut Reader<'_>, shape: Shape) -> BTreeMap<SubscriptionNam
     let mut all = BTreeMap::new();
     for (name, settings) in r.under("subscriptions.", KNOWN) {
         let owner = format!("subscriptions.{name}");
-        let parsed = match name.parse::<SubscriptionName>() {
+        let asked_for = |name: SubscriptionName| link::asked_for(&name).map(|()| name);
+        let parsed = match name.parse().and_then(asked_for) {
             Ok(parsed) => parsed,
             Err(p) => {
                 r.refuse_under(&owner, &p);
@@ -142,6 +143,16 @@ pub(crate) fn crossing<'a>(all: impl Iterator<Item = (&'a SubscriptionName, &'a 
         }
     }
     problems
+}
+
+/// The same for a caller, who is not told of others.
+pub(crate) fn meets_another(name: &SubscriptionName) -> Problem {
+    Problem::new(
+        Code::ConflictingSettings,
+        format!(
+            "subscription {name}: another subscription can match the same event, and `topology` = `work-queue` gives each event to one durable subscription (the server refuses a second, 10100): ask for `tenants` or `event-types` that no other one asks for"
+        ),
+    )
 }
 
 /// Two subscriptions of a work queue that would both get an event.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::pattern_set::PatternSet;
 use crate::{EventPattern, EventType, SubjectTemplate, TenantId};
 
 /// Tenants and patterns of event types. An empty list of tenants stands for all of them.
@@ -28,9 +29,10 @@ impl Filter {
         if event_types.is_empty() {
             event_types.push(EventPattern::any());
         }
+        let all: PatternSet<'_> = event_types.iter().collect();
         let event_types = event_types
             .iter()
-            .filter(|p| !event_types.iter().any(|q| q != *p && q.covers(p)))
+            .filter(|p| !all.covers_by_another(p))
             .cloned()
             .collect();
         Self { tenants, event_types }
@@ -50,11 +52,13 @@ impl Filter {
     pub fn covers(&self, other: &Self) -> bool {
         let tenants = self.tenants.is_empty()
             || (!other.tenants.is_empty() && other.tenants.iter().all(|t| self.allows_tenant(t)));
-        tenants
-            && other
-                .event_types
-                .iter()
-                .all(|p| self.event_types.iter().any(|q| q.covers(p)))
+        tenants && self.first_not_covered(&other.event_types).is_none()
+    }
+
+    /// The first of these patterns that asks for event types that do not match here.
+    pub fn first_not_covered<'a>(&self, asked: &'a [EventPattern]) -> Option<&'a EventPattern> {
+        let mine: PatternSet<'_> = self.event_types.iter().collect();
+        asked.iter().find(|p| !mine.covers(p))
     }
 
     /// Whether some event can pass the subject filters of both.
@@ -62,7 +66,7 @@ impl Filter {
         let tenants =
             self.tenants.is_empty() || other.tenants.is_empty() || self.tenants.iter().any(|t| other.allows_tenant(t));
         let (mine, theirs) = (self.passing(), other.passing());
-        tenants && mine.iter().any(|p| theirs.iter().any(|q| overlap(p, q)))
+        tenants && mine.iter().collect::<PatternSet<'_>>().meets(&theirs.iter().collect())
     }
 
     /// The subject filters that let at least every matching event through, and no two of which overlap: the server
@@ -83,28 +87,11 @@ impl Filter {
 
     /// The patterns that the store is asked with: those of the filter, or all when they cross.
     fn passing(&self) -> Vec<EventPattern> {
-        let crossing = self
-            .event_types
-            .iter()
-            .enumerate()
-            .any(|(i, p)| self.event_types[..i].iter().any(|q| overlap(p, q)));
-        if crossing {
+        let all: PatternSet<'_> = self.event_types.iter().collect();
+        if all.crosses_itself() {
             vec![EventPattern::any()]
         } else {
             self.event_types.clone()
-        }
-    }
-}
-
-/// Whether some event type matches both.
-fn overlap(a: &EventPattern, b: &EventPattern) -> bool {
-    let (mut a, mut b) = (a.as_str().split('.'), b.as_str().split('.'));
-    loop {
-        match (a.next(), b.next()) {
-            (None, None) => return true,
-            (Some("**"), Some(_)) | (Some(_), Some("**")) => return true,
-            (Some(x), Some(y)) if x == "*" || y == "*" || x == y => {}
-            _ => return false,
         }
     }
 }

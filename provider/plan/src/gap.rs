@@ -72,16 +72,11 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// Adds what another consumer of the same subscription lost there.
+    /// Adds what another consumer of the same subscription lost there. It names as many tenants as one loss does.
     pub fn merge(&mut self, other: &Self) {
-        self.from = self.from.min(other.from);
-        self.to = self.to.max(other.to);
-        self.events += other.events;
-        for (tenant, events) in &other.tenants {
-            *self.tenants.entry(tenant.clone()).or_default() += events;
-        }
-        self.exact &= other.exact;
-        self.at = self.at.max(other.at);
+        let at = self.at.max(other.at);
+        self.join(other);
+        self.at = at;
     }
 }
 
@@ -352,6 +347,28 @@ mod tests {
         let tenants = [(tenant("acme"), 4), (tenant("globex"), 2)].into();
         assert_eq!((all.from, all.to, all.events, all.exact, all.at), (3, 12, 6, false, 12));
         assert_eq!(all.tenants, tenants);
+    }
+
+    #[test]
+    fn what_many_consumers_lost_names_a_bounded_number_of_tenants() {
+        let of = |names: std::ops::Range<usize>| Lost {
+            from: 1,
+            to: 9,
+            events: names.len() as u64,
+            tenants: names.map(|i| (tenant(&format!("t{i}")), 1)).collect(),
+            exact: true,
+            at: 1,
+        };
+        let mut all = of(0..MAX_TENANTS);
+        all.merge(&of(MAX_TENANTS - 1..MAX_TENANTS + 5));
+        assert_eq!(all.tenants.len(), MAX_TENANTS);
+        assert_eq!(
+            all.tenants[&tenant(&format!("t{}", MAX_TENANTS - 1))],
+            2,
+            "those that are named go on"
+        );
+        assert_eq!(all.events, MAX_TENANTS as u64 + 6);
+        assert!(!all.exact, "it is said that not all are named");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::declared::Declared;
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
-use crate::{Code, EventPattern, Filter, Policy, Problem, Sources, TenantId, timestamp};
+use crate::{Code, EventPattern, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, timestamp};
 
 /// What a component may do through its link to the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +68,7 @@ impl Grant {
             event_types
         };
         let narrowed = Filter::new(tenants, event_types);
-        if let Some(pattern) = narrowed
-            .event_types
-            .iter()
-            .find(|p| !self.allows.event_types.iter().any(|q| q.covers(p)))
-        {
+        if let Some(pattern) = self.allows.first_not_covered(&narrowed.event_types) {
             return Err(Problem::new(
                 Code::EventTypeNotPermitted,
                 format!("the link does not allow event types {pattern}: add them to the link's `event-types`"),
@@ -220,6 +216,7 @@ fn with_the_policy(
 /// # Errors
 /// The first rule that it breaks.
 pub fn check(mut asked: Subscription) -> Result<Subscription, Problem> {
+    asked_for(&asked.name)?;
     if asked.reach == Reach::Handler {
         asked.batch_size = 1;
     }
@@ -266,6 +263,21 @@ pub fn check(mut asked: Subscription) -> Result<Subscription, Problem> {
     }
     asked.tell_caught_up &= matches!(asked.need, Need::Backfill { .. }) && asked.reach != Reach::Inbox;
     Ok(asked)
+}
+
+/// Whether a subscription may be asked for under a name.
+pub(crate) fn asked_for(name: &SubscriptionName) -> Result<(), Problem> {
+    if name.may_be_asked_for() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::InvalidSubscription,
+        format!(
+            "subscription {} is not a legal name: use at most {} characters, and not two underscores and twelve hexadecimal digits at the end, which the bus adds itself",
+            crate::name::shown(name.as_str()),
+            SubscriptionName::MAX_CHARS
+        ),
+    ))
 }
 
 fn empty_backfill(asked: &Subscription) -> Problem {

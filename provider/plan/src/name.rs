@@ -90,6 +90,9 @@ pub(crate) fn is_token(s: &str, max: usize) -> bool {
 
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident, $what:literal, $code:ident, $max:literal) => {
+        token! { $(#[$doc])* $name, $what, $code, $max, $max }
+    };
+    ($(#[$doc:meta])* $name:ident, $what:literal, $code:ident, $max:literal, $longest:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -105,7 +108,7 @@ macro_rules! token {
         impl FromStr for $name {
             type Err = Problem;
             fn from_str(s: &str) -> Result<Self, Problem> {
-                if is_token(s, $max) {
+                if is_token(s, $longest) {
                     return Ok(Self(s.into()));
                 }
                 Err(Problem::new(
@@ -141,7 +144,50 @@ macro_rules! token {
 
 token! {
     /// A subscription, unique on its bus.
-    SubscriptionName, "subscription", InvalidSubscription, 64
+    ///
+    /// One that a caller made, and whose name the operator then gave to another, goes on under a name of its caller's
+    /// ([`SubscriptionName::of_caller`]); its caller goes on calling it as before ([`SubscriptionName::plain`]).
+    SubscriptionName, "subscription", InvalidSubscription, 64, SubscriptionName::MAX_CHARS + OWNED.len() + OWNER_DIGITS
+}
+
+/// Between a name and its owner's mark.
+const OWNED: &str = "__";
+/// Hexadecimal digits of an owner's mark.
+const OWNER_DIGITS: usize = 12;
+
+impl SubscriptionName {
+    /// The most characters that a name may have as it is asked for.
+    pub const MAX_CHARS: usize = 64;
+
+    /// The same name as one that belongs to a caller.
+    #[must_use]
+    pub fn of_caller(&self, id: &str) -> Self {
+        // FNV-1a: it only has to keep apart those whom the operator named.
+        let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mark = hash & ((1 << (4 * OWNER_DIGITS)) - 1);
+        Self(format!("{}{OWNED}{mark:0OWNER_DIGITS$x}", self.plain()).into())
+    }
+
+    /// As its owner calls it.
+    pub fn plain(&self) -> &str {
+        self.split().map_or(self.as_str(), |(name, _)| name)
+    }
+
+    /// Whether it may be asked for: one that belongs to a caller is only ever given by the bus.
+    pub fn may_be_asked_for(&self) -> bool {
+        self.as_str().len() <= Self::MAX_CHARS && self.split().is_none()
+    }
+
+    fn split(&self) -> Option<(&str, &str)> {
+        let (name, mark) = self
+            .as_str()
+            .split_at_checked(self.as_str().len().checked_sub(OWNER_DIGITS)?)?;
+        let name = name.strip_suffix(OWNED).filter(|name| !name.is_empty())?;
+        let digits = mark.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        digits.then_some((name, mark))
+    }
 }
 token! {
     /// A bus.
@@ -315,6 +361,30 @@ mod tests {
             "com:a/b [c]",
         ] {
             assert_eq!(name.parse::<EventType>().unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn a_name_can_belong_to_a_caller_and_nobody_can_ask_for_such_a_one() {
+        let name: SubscriptionName = "billing".parse().unwrap();
+        let (one, other) = (name.of_caller("caller:a"), name.of_caller("caller:b"));
+        assert_ne!(one, other);
+        assert_eq!(
+            (one.plain(), other.plain(), name.plain()),
+            ("billing", "billing", "billing")
+        );
+        assert_eq!(one.of_caller("caller:a"), one, "it stays what it is");
+        let again: SubscriptionName = one.as_str().parse().unwrap();
+        assert!(name.may_be_asked_for() && !again.may_be_asked_for());
+        let longest: SubscriptionName = "x".repeat(64).parse().unwrap();
+        assert!(longest.may_be_asked_for());
+        assert!(longest.of_caller("c").as_str().parse::<SubscriptionName>().is_ok());
+        assert!(!"x".repeat(65).parse::<SubscriptionName>().unwrap().may_be_asked_for());
+        for plain in ["__0123456789ab", "a__0123456789aG", "a_0123456789ab", "a__0123456789"] {
+            assert!(
+                plain.parse::<SubscriptionName>().is_ok_and(|n| n.may_be_asked_for()),
+                "{plain}"
+            );
         }
     }
 

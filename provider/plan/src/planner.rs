@@ -53,6 +53,19 @@ pub struct Observed {
     pub others: BTreeMap<String, Vec<String>>,
     /// What the account may have; `None` where it is not known.
     pub account: Option<Account>,
+    /// What is under the bus's names and is not the bus's, or could not be read: nothing of the topology is changed
+    /// around it.
+    pub in_the_way: Vec<Problem>,
+    /// Partitions whose consumers, or which themselves, could not be read.
+    pub unread: BTreeMap<u32, Problem>,
+    /// Entries of the registry that can't be read: what belongs to them is left alone.
+    pub unreadable: BTreeMap<SubscriptionName, Problem>,
+    /// Consumers under the bus's names that Fanout did not make.
+    pub foreign_consumers: BTreeSet<(u32, String)>,
+    /// Up to which offset each consumer's events are settled.
+    pub settled: BTreeMap<(u32, String), u64>,
+    /// Subscriptions that are known, are not in the registry, and were not ended: the store has lost them.
+    pub lost: BTreeMap<SubscriptionName, Registered>,
 }
 
 impl Observed {
@@ -62,6 +75,18 @@ impl Observed {
             .iter()
             .map(|(partition, log)| (*partition, log.head))
             .collect()
+    }
+
+    /// Up to which offset everything of a subscription has been handled, in each partition that it reads.
+    fn handled_to(&self, name: &SubscriptionName) -> ByPartition {
+        let mut all: BTreeMap<u32, u64> = BTreeMap::new();
+        for ((partition, consumer), to) in &self.settled {
+            if Registered::of_consumer(consumer).as_ref() == Some(name) {
+                let least = all.entry(*partition).or_insert(*to);
+                *least = *to.min(least);
+            }
+        }
+        ByPartition(all)
     }
 }
 
@@ -76,6 +101,12 @@ pub struct Plan {
     pub layout: Layout,
     /// What was wanted and can't be had, by its place among the wanted.
     pub refused: BTreeMap<usize, Problem>,
+    /// Under which name each of what was wanted is remembered, by its place among the wanted.
+    pub names: BTreeMap<usize, SubscriptionName>,
+    /// Subscriptions for which nothing can be made or changed, and why.
+    pub stuck: BTreeMap<SubscriptionName, Problem>,
+    /// Why the topology stays as it is, although the policy asks for another; empty when it does not.
+    pub problems: Vec<Problem>,
 }
 
 /// What is asked of a bus besides its policy.
@@ -87,84 +118,153 @@ pub struct Asked<'a> {
     pub tenant: Option<&'a TenantId>,
     /// The partitions stay as they are, although the policy asks for others.
     pub keep_partitions: bool,
+    /// Bytes that the server takes in one request, if that is known.
+    pub max_payload: Option<u64>,
 }
 
-/// Plans. `now` is in nanoseconds since the Unix epoch.
+/// Plans the whole of a policy, or nothing. `now` is in nanoseconds since the Unix epoch.
 ///
 /// # Errors
 /// Every reason for which the bus as a whole can't be brought to its policy. Refused subscriptions are no such reason:
 /// they are part of the plan.
 pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) -> Result<Plan, Vec<Problem>> {
+    let unread = observed.unread.values().cloned();
+    let problems: Vec<_> = observed.in_the_way.iter().cloned().chain(unread).collect();
+    let planned = plan_with(policy, asked, observed, now, Streams::AsThePolicySays);
+    match planned {
+        Ok(plan) if problems.is_empty() => Ok(plan),
+        Ok(_) => Err(problems),
+        Err(more) => Err(problems.into_iter().chain(more).collect()),
+    }
+}
+
+/// Plans what can be had. Where the bus as a whole can't be brought to its policy, its streams and buckets stay as they are,
+/// the plan says why ([`Plan::problems`]), and subscriptions go on with what is there.
+pub fn plan_around(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) -> Plan {
+    let mut problems = observed.in_the_way.clone();
+    if problems.is_empty() {
+        match plan_with(policy, asked, observed, now, Streams::AsThePolicySays) {
+            Ok(plan) => return plan,
+            Err(more) => problems = more,
+        }
+    }
+    let has_registry = observed.topology.buckets.contains_key(&policy.names().registry());
+    let kept = has_registry.then(|| plan_with(policy, asked, observed, now, Streams::AsTheyAre));
+    let nothing = || Plan {
+        registry: observed.registry.clone(),
+        layout: observed.topology.layout(),
+        refused: (0..asked.wanted.len()).map(|i| (i, not_ready(&problems))).collect(),
+        ..Plan::default()
+    };
+    let plan = kept.and_then(Result::ok).unwrap_or_else(nothing);
+    Plan { problems, ..plan }
+}
+
+/// Why nothing is made for a subscription while the bus itself can't be made.
+fn not_ready(problems: &[Problem]) -> Problem {
+    let why = problems.first().map_or_else(String::new, ToString::to_string);
+    Problem::new(
+        Code::BusNotReady,
+        format!("the bus can't be brought to its policy: {why}"),
+    )
+}
+
+/// Whether a plan may change streams and buckets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    AsThePolicySays,
+    AsTheyAre,
+}
+
+fn plan_with(
+    policy: &Policy,
+    asked: Asked<'_>,
+    observed: &Observed,
+    now: i64,
+    streams: Streams,
+) -> Result<Plan, Vec<Problem>> {
     let have = observed.topology.layout();
+    let frozen = streams == Streams::AsTheyAre;
     let tenants = asked.tenant.into_iter().cloned().collect();
-    let mut layout = if asked.keep_partitions {
+    let mut layout = if asked.keep_partitions || frozen {
         have.clone()
     } else {
         layout::next(policy, &have, &tenants, now).map_err(|p| vec![p])?
     };
-    // The last one stays, so that no number is given twice.
-    let last = layout.partitions.keys().max().copied();
-    layout
-        .partitions
-        .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed, now));
+    if !frozen {
+        // The last one stays, so that no number is given twice.
+        let last = layout.partitions.keys().max().copied();
+        layout
+            .partitions
+            .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed, now));
+    }
 
     let mut registry = observed.registry.clone();
-    for registered in registry.values_mut() {
-        // A partition that is not there any more, or was made again after someone had deleted it, begins anew.
-        registered
-            .head
-            .0
-            .retain(|number, _| have.partitions.contains_key(number));
+    for (name, lost) in &observed.lost {
+        if !observed.unreadable.contains_key(name) {
+            registry.entry(name.clone()).or_insert_with(|| lost.clone());
+        }
+    }
+    if !frozen {
+        for registered in registry.values_mut() {
+            if have.partitions.is_empty() {
+                registered.begin_anew();
+            }
+            // A partition that is not there any more, or was made again after someone had deleted it, begins anew.
+            registered
+                .head
+                .0
+                .retain(|number, _| have.partitions.contains_key(number));
+        }
     }
     let mut forget = Vec::new();
     registry.retain(|name, r| {
         let over = r.made_by == MadeBy::Policy
-            && !policy.subscriptions.contains_key(name)
+            && policy
+                .subscriptions
+                .keys()
+                .all(|declared| declared.as_str() != name.plain())
             && policy.allows_loss(&format!("subscriptions.{name}"));
         if over {
             forget.push(Step::Forget(name.clone()));
         }
         !over
     });
-    let mut refused = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    let declared = declared(policy, asked.wanted);
-    for (i, want) in asked.wanted.iter().chain(&declared).enumerate() {
-        let name = &want.subscription.name;
-        let judged = if seen.insert(name.clone()) {
-            judge(policy, &registry, &layout, observed, want, now)
-        } else {
-            Err(Problem::new(
-                Code::SubscriptionConflict,
-                format!("subscription {name} is declared by two links: give one of them another name"),
-            ))
-        };
-        match judged {
-            Ok(next) => drop(registry.insert(name.clone(), next)),
-            Err(problem) => drop(refused.insert(i, problem)),
+    let judged = judge_all(policy, asked, &mut registry, &layout, observed, now);
+    if !frozen {
+        for registered in registry.values_mut() {
+            // What goes with this plan is forgotten with it.
+            registered
+                .head
+                .0
+                .retain(|number, _| layout.partitions.contains_key(number));
         }
     }
-    for registered in registry.values_mut() {
-        // What goes with this plan is forgotten with it.
-        registered
-            .head
-            .0
-            .retain(|number, _| layout.partitions.contains_key(number));
-    }
     let mut problems = Vec::new();
-    if policy.shape == Shape::WorkQueue {
+    if policy.shape == Shape::WorkQueue && !frozen {
         problems = no_work_queue(&registry);
     }
-    let remember = registry
+    // One that is moved aside is written before the one that has its name now.
+    let (moved, others): (Vec<_>, Vec<_>) = registry
         .iter()
         .filter(|(name, r)| observed.registry.get(*name) != Some(*r))
+        .partition(|(name, _)| judged.moved.contains(*name));
+    let remember = moved
+        .into_iter()
+        .chain(others)
         .map(|(_, r)| Step::Remember(Box::new(r.clone())));
     let mut desired = reached(policy, &layout, &registry, observed);
-    if asked.keep_partitions {
+    if asked.keep_partitions || frozen {
         // Their limits are those of the policy that they were made for.
         desired.streams.extend(observed.topology.streams.clone());
     }
-    problems.extend(loss::check(policy, observed, &desired, now));
+    if frozen {
+        desired.streams.clone_from(&observed.topology.streams);
+        desired.buckets.clone_from(&observed.topology.buckets);
+    } else {
+        problems.extend(loss::check(policy, observed, &desired, now));
+    }
+    let stuck = leave_alone(&mut desired, &registry, observed);
     let diff = match step::diff(&observed.topology, &desired) {
         Ok(diff) => diff,
         Err(more) => {
@@ -191,8 +291,110 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
         steps,
         registry,
         layout,
-        refused,
+        refused: judged.refused,
+        names: judged.names,
+        stuck,
+        problems: Vec::new(),
     })
+}
+
+/// What came of everything that is wanted.
+#[derive(Default)]
+struct Judged {
+    refused: BTreeMap<usize, Problem>,
+    names: BTreeMap<usize, SubscriptionName>,
+    /// The names under which others go on that had the name of one that was declared.
+    moved: BTreeSet<SubscriptionName>,
+}
+
+/// Takes what is wanted into the registry, or refuses it.
+fn judge_all(
+    policy: &Policy,
+    asked: Asked<'_>,
+    registry: &mut BTreeMap<SubscriptionName, Registered>,
+    layout: &Layout,
+    observed: &Observed,
+    now: i64,
+) -> Judged {
+    let mut judged = Judged::default();
+    let mut seen = BTreeSet::new();
+    let declared = declared(policy, asked.wanted);
+    let mut all: Vec<_> = asked.wanted.iter().chain(&declared).enumerate().collect();
+    // What the operator declares has its name first.
+    all.sort_by_key(|(_, want)| want.made_by == MadeBy::Call);
+    for (i, want) in all {
+        let name = remembered_as(registry, want);
+        if want.made_by != MadeBy::Call && !seen.insert(name.clone()) {
+            let problem = Problem::new(
+                Code::SubscriptionConflict,
+                format!("subscription {name} is declared by two links: give one of them another name"),
+            );
+            judged.refused.insert(i, problem);
+            continue;
+        }
+        match judge(policy, asked, registry, layout, observed, &name, want, now) {
+            Ok(next) => {
+                if let Some(moved) = next.moved {
+                    let aside = moved.subscription.name.clone();
+                    judged.moved.insert(aside.clone());
+                    registry.entry(aside).or_insert(moved);
+                }
+                judged.names.insert(i, name.clone());
+                registry.insert(name, next.registered);
+            }
+            Err(problem) => drop(judged.refused.insert(i, problem)),
+        }
+    }
+    judged
+}
+
+/// The name under which what is wanted is remembered, or would be: that of its caller's own, if it has one.
+fn remembered_as(registry: &BTreeMap<SubscriptionName, Registered>, want: &Wanted) -> SubscriptionName {
+    let name = &want.subscription.name;
+    if want.made_by == MadeBy::Call {
+        let own = name.of_caller(&want.component);
+        if registry.contains_key(&own) {
+            return own;
+        }
+    }
+    name.clone()
+}
+
+/// Takes out of what the store must hold what can't or must not be touched; says for which subscriptions that is.
+fn leave_alone(
+    desired: &mut Topology,
+    registry: &BTreeMap<SubscriptionName, Registered>,
+    observed: &Observed,
+) -> BTreeMap<SubscriptionName, Problem> {
+    let mut stuck = observed.unreadable.clone();
+    desired.consumers.retain(|(partition, consumer), _| {
+        let Some(name) = Registered::of_consumer(consumer).filter(|n| registry.contains_key(n)) else {
+            return true;
+        };
+        if observed.foreign_consumers.contains(&(*partition, consumer.clone())) {
+            let problem = Problem::new(
+                Code::ForeignTopology,
+                format!(
+                    "subscription {name}: consumer {consumer} of partition {partition} exists and was not made by Fanout: remove it, or use another name"
+                ),
+            );
+            stuck.entry(name).or_insert(problem);
+            return false;
+        }
+        if let Some(unread) = observed.unread.get(partition) {
+            stuck.entry(name).or_insert_with(|| unread.clone());
+            return false;
+        }
+        true
+    });
+    // What belongs to an entry that can't be read is not an orphan.
+    for (key, have) in &observed.topology.consumers {
+        let unreadable = Registered::of_consumer(&key.1).is_some_and(|n| observed.unreadable.contains_key(&n));
+        if unreadable {
+            desired.consumers.insert(key.clone(), have.clone());
+        }
+    }
+    stuck
 }
 
 /// Why remembered subscriptions can't live on a work queue.
@@ -277,7 +479,11 @@ fn declared(policy: &Policy, wanted: &[Wanted]) -> Vec<Wanted> {
     policy
         .subscriptions
         .iter()
-        .filter(|(name, _)| wanted.iter().all(|w| w.subscription.name != **name))
+        .filter(|(name, _)| {
+            wanted
+                .iter()
+                .all(|w| w.made_by != MadeBy::Link || w.subscription.name != **name)
+        })
         .map(|(name, declared)| Wanted {
             subscription: declared.subscription(name, policy),
             component: declared.component.clone().unwrap_or_default(),
@@ -287,37 +493,83 @@ fn declared(policy: &Policy, wanted: &[Wanted]) -> Vec<Wanted> {
         .collect()
 }
 
-/// The subscription as it will be remembered.
+/// A subscription as it will be remembered.
+struct Next {
+    registered: Registered,
+    /// The one that had its name until now, and goes on under another.
+    moved: Option<Registered>,
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a judgement of one, in the light of all that is known"
+)]
 fn judge(
     policy: &Policy,
+    asked: Asked<'_>,
     registry: &BTreeMap<SubscriptionName, Registered>,
     layout: &Layout,
     observed: &Observed,
+    name: &SubscriptionName,
     want: &Wanted,
     now: i64,
-) -> Result<Registered, Problem> {
-    let name = &want.subscription.name;
-    let next = match registry.get(name) {
+) -> Result<Next, Problem> {
+    if let Some(unreadable) = observed.unreadable.get(name) {
+        return Err(unreadable.clone());
+    }
+    let have = registry.get(name);
+    let subscription = Subscription {
+        name: name.clone(),
+        ..want.subscription.clone()
+    };
+    if have.is_none_or(|have| have.subscription.filter != subscription.filter) {
+        let widest = layout.partitions.values().map(|p| &p.template).chain([&policy.subject]);
+        let widest = widest.max_by_key(|t| t.all().len()).unwrap_or(&policy.subject);
+        policy
+            .limits
+            .filter(name, &subscription.filter, widest, asked.max_payload)?;
+    }
+    let new = || Registered {
+        subscription: subscription.clone(),
+        component: want.component.clone(),
+        link: want.link.clone(),
+        made_by: want.made_by,
+        made_at: now,
+        head: observed.heads(),
+        replayed: ByPartition::default(),
+        progress: Progress::Replaying,
+        paused: false,
+        rewound: None,
+        apart: BTreeMap::new(),
+        joined: None,
+    };
+    let next = match have {
         None => {
-            places::check(&want.subscription, layout, observed)?;
-            Registered {
-                subscription: want.subscription.clone(),
-                component: want.component.clone(),
-                link: want.link.clone(),
-                made_by: want.made_by,
-                made_at: now,
-                head: observed.heads(),
-                replayed: ByPartition::default(),
-                progress: Progress::Replaying,
-                paused: false,
-                rewound: None,
-                apart: BTreeMap::new(),
-                joined: None,
+            if want.made_by == MadeBy::Call {
+                policy
+                    .limits
+                    .one_more(&subscription, &want.component, registry.values())?;
+            }
+            places::check(&subscription, layout, observed)?;
+            Next {
+                registered: new(),
+                moved: None,
+            }
+        }
+        Some(have) if have.yields_to(&subscription, &want.component, want.made_by) => {
+            places::check(&subscription, layout, observed)?;
+            let moved = have.moved_aside(observed.handled_to(name));
+            Next {
+                registered: new().after(&moved, &observed.heads()),
+                moved: Some(moved),
             }
         }
         Some(have) => {
             have.can_become(&want.subscription, &want.component, want.made_by)?;
-            have.with_what_is_asked(want)
+            Next {
+                registered: have.with_what_is_asked(want),
+                moved: None,
+            }
         }
     };
     if policy.shape == Shape::WorkQueue {
@@ -330,7 +582,11 @@ fn judge(
             .filter(|s| s.name != *name && s.need == Need::Durable);
         for other in others {
             if want.subscription.need == Need::Durable && other.filter.may_meet(&want.subscription.filter) {
-                return Err(declared::meets(name, &other.name));
+                return Err(if want.made_by == MadeBy::Call {
+                    declared::meets_another(name)
+                } else {
+                    declared::meets(name, &other.name)
+                });
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::authority::Callers;
 use crate::declared::{self, Declared};
+use crate::limits::Limits;
 use crate::listen::Listening;
 use crate::quota::{Quota, Quotas};
 use crate::setting::{self, Reader, Settings};
@@ -128,6 +129,8 @@ pub struct Policy {
     pub tenants: Vec<TenantId>,
     /// What each tenant may use of it.
     pub quotas: Quotas,
+    /// What one subscription and one caller may ask to have remembered.
+    pub limits: Limits,
     /// How long an event is kept.
     pub max_age: Duration,
     /// How many bytes of events are kept.
@@ -208,6 +211,7 @@ impl Policy {
         let shape = r.or("topology", Shape::Shared, shape);
         let tenants = r.or("tenants.allowed", Vec::new(), crate::link::tenants);
         let quotas = quotas(&mut r);
+        let limits = Limits::read(&mut r);
         let max_age = r.or("retention.max-age", 7 * DAY, setting::duration(SECOND, 10 * YEAR));
         let max_bytes = r.or("retention.max-bytes", 1 << 30, setting::bytes(1 << 10, 1 << 50));
         let replicas = r.or("retention.replicas", 1, setting::number(1, 5));
@@ -363,6 +367,7 @@ impl Policy {
                     sorted
                 },
                 quotas,
+                limits,
                 max_age,
                 max_bytes,
                 replicas: replicas as u8,
@@ -460,11 +465,17 @@ fn jetstream(r: &mut Reader<'_>) -> JetStreamApi {
 
 fn quotas(r: &mut Reader<'_>) -> Quotas {
     let (rate, size) = (setting::number(1, 10_000_000), setting::bytes(1 << 10, 1 << 50));
+    let waiting = setting::number(1, crate::topology::MAX_LATER.unsigned_abs());
     let default = Quota {
         events_per_second: r.optional("quota.events-per-second", &rate),
         max_bytes: r.optional("quota.max-bytes", &size),
+        scheduled_events: r.optional("quota.scheduled-events", &waiting),
     };
-    let known = &["quota.tenant.TENANT.events-per-second", "quota.tenant.TENANT.max-bytes"];
+    let known = &[
+        "quota.tenant.TENANT.events-per-second",
+        "quota.tenant.TENANT.max-bytes",
+        "quota.tenant.TENANT.scheduled-events",
+    ];
     let mut tenants = BTreeMap::new();
     for (name, settings) in r.under("quota.tenant.", known) {
         let mut quota = Quota::default();
@@ -472,9 +483,10 @@ fn quotas(r: &mut Reader<'_>) -> Quotas {
             let read = match rest.as_str() {
                 "events-per-second" => rate(value).map(|n| quota.events_per_second = Some(n)),
                 "max-bytes" => size(value).map(|n| quota.max_bytes = Some(n)),
+                "scheduled-events" => waiting(value).map(|n| quota.scheduled_events = Some(n)),
                 _ => Err(Problem::new(
                     Code::UnknownSetting,
-                    "is not known; known are `events-per-second` and `max-bytes`",
+                    "is not known; known are `events-per-second`, `max-bytes` and `scheduled-events`",
                 )),
             };
             if let Err(p) = read {

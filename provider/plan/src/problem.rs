@@ -111,6 +111,12 @@ codes! {
     OutcomeUnknown = "outcome-unknown",
     /// The bus has no policy in force.
     BusNotReady = "bus-not-ready",
+    /// A subscription, or one more of them, would take more than the policy's `limits`.
+    LimitExceeded = "limit-exceeded",
+    /// The store refused what a subscription needs of it.
+    StoreRefused = "store-refused",
+    /// What the bus remembers of a subscription can't be read.
+    UnreadableSubscription = "unreadable-subscription",
     /// The subscription's name is taken by another subscriber or another meaning.
     SubscriptionConflict = "subscription-conflict",
     /// The caller has no such subscription.

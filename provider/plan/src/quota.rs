@@ -11,6 +11,19 @@ pub struct Quota {
     pub events_per_second: Option<u64>,
     /// Bytes of events that may be stored for it.
     pub max_bytes: Option<u64>,
+    /// Events that may wait for it until they are due; [`DEFAULT_SCHEDULED_EVENTS`] unless it is said.
+    pub scheduled_events: Option<u64>,
+}
+
+/// Events that may wait for a tenant until they are due, where the policy says nothing: a hundred tenants that all have
+/// as many fill what a bus keeps.
+pub const DEFAULT_SCHEDULED_EVENTS: u64 = 10_000;
+
+impl Quota {
+    /// The most events that may wait for the tenant until they are due.
+    pub fn scheduled(&self) -> u64 {
+        self.scheduled_events.unwrap_or(DEFAULT_SCHEDULED_EVENTS)
+    }
 }
 
 /// The quotas of a bus.
@@ -29,6 +42,7 @@ impl Quotas {
         Quota {
             events_per_second: own.events_per_second.or(self.default.events_per_second),
             max_bytes: own.max_bytes.or(self.default.max_bytes),
+            scheduled_events: own.scheduled_events.or(self.default.scheduled_events),
         }
     }
 

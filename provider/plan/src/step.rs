@@ -1,9 +1,11 @@
 //! The difference between what the store holds and what it must hold, as steps.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use crate::partition::{Binding, Layout, Partition};
+use crate::planner::Observed;
 use crate::setting::show_duration;
 use crate::subscription::Registered;
 use crate::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec, Topology};
@@ -43,6 +45,154 @@ pub enum Step {
     },
 }
 
+/// What a step is for. When it fails, what needs that part goes without, and nothing else does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// A partition of the log.
+    Partition(u32),
+    /// Another stream.
+    Stream(String),
+    /// A bucket.
+    Bucket(String),
+    /// One subscription.
+    Subscription(SubscriptionName),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Partition(number) => write!(f, "partition {number} of the log"),
+            Self::Stream(name) => write!(f, "stream {name}"),
+            Self::Bucket(name) => write!(f, "bucket {name}"),
+            Self::Subscription(name) => write!(f, "subscription {name}"),
+        }
+    }
+}
+
+impl Step {
+    /// What it is for.
+    pub fn part(&self) -> Part {
+        let of_stream = |s: &StreamSpec| match &s.partition {
+            Some(p) => Part::Partition(p.number),
+            None => Part::Stream(s.name.clone()),
+        };
+        match self {
+            Self::CreateStream(s) | Self::UpdateStream(s) | Self::RetireStream(s) | Self::BindStream(s) => of_stream(s),
+            Self::DeleteStream(name) => Part::Stream(name.clone()),
+            Self::CreateBucket(b) | Self::UpdateBucket(b) => Part::Bucket(b.name.clone()),
+            Self::Remember(r) => Part::Subscription(r.subscription.name.clone()),
+            Self::Forget(name) => Part::Subscription(name.clone()),
+            Self::CreateConsumer(ConsumerSpec { name, .. })
+            | Self::UpdateConsumer(ConsumerSpec { name, .. })
+            | Self::DeleteConsumer { name, .. } => {
+                Registered::of_consumer(name).map_or_else(|| Part::Stream(name.clone()), Part::Subscription)
+            }
+        }
+    }
+
+    /// What takes it back, where that is something that was made or changed for a subscription. `before` is what the store
+    /// held before the step.
+    pub fn undo(&self, before: &Observed) -> Option<Self> {
+        Some(match self {
+            Self::Remember(r) => match before.registry.get(&r.subscription.name) {
+                Some(have) => Self::Remember(Box::new(have.clone())),
+                None => Self::Forget(r.subscription.name.clone()),
+            },
+            Self::CreateConsumer(c) => Self::DeleteConsumer {
+                partition: c.partition,
+                name: c.name.clone(),
+            },
+            Self::UpdateConsumer(c) => {
+                let have = before.topology.consumers.get(&(c.partition, c.name.clone()))?;
+                Self::UpdateConsumer(have.clone())
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Which parts of a plan could not be had so far, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// The first reason for each.
+    parts: BTreeMap<Part, Problem>,
+    /// Subscriptions whose entry could not be written: nothing may be made or removed for them.
+    unwritten: BTreeSet<String>,
+    /// Parts that are not tried.
+    given_up: BTreeSet<Part>,
+}
+
+impl Failures {
+    /// Begins with parts that failed before and are not tried again now.
+    pub fn giving_up(parts: BTreeMap<Part, Problem>) -> Self {
+        Self {
+            given_up: parts.keys().cloned().collect(),
+            parts,
+            unwritten: BTreeSet::new(),
+        }
+    }
+
+    /// Notes that a step failed.
+    pub fn add(&mut self, step: &Step, problem: Problem) {
+        if let Step::Remember(r) = step {
+            self.unwritten.insert(r.subscription.name.plain().to_owned());
+        }
+        if let Step::Forget(name) = step {
+            self.unwritten.insert(name.plain().to_owned());
+        }
+        self.parts.entry(step.part()).or_insert(problem);
+    }
+
+    /// Whether a step is to be taken: everything that it needs is there, as far as this plan makes it.
+    pub fn allow(&self, step: &Step) -> bool {
+        if self.given_up.contains(&step.part()) {
+            return false;
+        }
+        let partition = |number: u32| !self.parts.contains_key(&Part::Partition(number));
+        let no_partition_failed = || !self.parts.keys().any(|p| matches!(p, Part::Partition(_)));
+        let written = |name: &SubscriptionName| !self.unwritten.contains(name.plain());
+        let of_consumer = |name: &str| Registered::of_consumer(name).is_none_or(|n| written(&n));
+        match step {
+            Step::CreateStream(_) | Step::UpdateStream(_) | Step::CreateBucket(_) | Step::UpdateBucket(_) => true,
+            // The change from one generation to the next is one of all partitions.
+            Step::RetireStream(_) | Step::BindStream(_) => no_partition_failed(),
+            Step::DeleteStream(_) => true,
+            // One that takes a name over is written after the one that it moves.
+            Step::Remember(r) => written(&r.subscription.name),
+            Step::Forget(_) => true,
+            Step::CreateConsumer(c) | Step::UpdateConsumer(c) => partition(c.partition) && of_consumer(&c.name),
+            Step::DeleteConsumer { name, .. } => of_consumer(name),
+        }
+    }
+
+    /// Why a part could not be had.
+    pub fn of(&self, part: &Part) -> Option<&Problem> {
+        self.parts.get(part)
+    }
+
+    /// Takes a part out, because what was done for it was undone.
+    pub fn forgive(&mut self, part: &Part) -> Option<Problem> {
+        self.parts.remove(part)
+    }
+
+    /// Every part that could not be had.
+    pub fn into_parts(self) -> BTreeMap<Part, Problem> {
+        self.parts
+    }
+}
+
+/// How many items of a list a step's text shows.
+const SHOWN: usize = 4;
+
+/// A list as a text shows it, however long it is.
+pub(crate) fn listed(items: &[String]) -> String {
+    let mut shown = items.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if items.len() > SHOWN {
+        shown.push_str(&format!(" and {} more", items.len() - SHOWN));
+    }
+    shown
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,7 +200,7 @@ impl fmt::Display for Step {
                 f,
                 "create stream {} on {} {}{}",
                 s.name,
-                s.subjects.join(", "),
+                listed(&s.subjects),
                 match s.max_age {
                     Duration::ZERO => "for ever".to_owned(),
                     age => format!("for {}", show_duration(age)),
@@ -59,7 +209,7 @@ impl fmt::Display for Step {
             ),
             Self::UpdateStream(s) => write!(f, "update stream {}", s.name),
             Self::RetireStream(s) => write!(f, "retire stream {}: what it holds is still read", s.name),
-            Self::BindStream(s) => write!(f, "bind stream {} to {}", s.name, s.subjects.join(", ")),
+            Self::BindStream(s) => write!(f, "bind stream {} to {}", s.name, listed(&s.subjects)),
             Self::DeleteStream(name) => write!(f, "delete stream {name}: its last event has expired"),
             Self::CreateBucket(b) => write!(f, "create bucket {}", b.name),
             Self::UpdateBucket(b) => write!(f, "update bucket {}", b.name),
@@ -82,7 +232,7 @@ impl fmt::Display for Step {
                     "create consumer {}{} on {} from ",
                     c.name,
                     of(c.partition),
-                    c.filter_subjects.join(", ")
+                    listed(&c.filter_subjects)
                 )?;
                 match c.start {
                     ConsumerStart::First => f.write_str("the first event"),
@@ -96,7 +246,7 @@ impl fmt::Display for Step {
                 "update consumer {}{} to {}",
                 c.name,
                 of(c.partition),
-                c.filter_subjects.join(", ")
+                listed(&c.filter_subjects)
             ),
             Self::DeleteConsumer { partition, name } => write!(f, "delete consumer {name}{}", of(*partition)),
         }

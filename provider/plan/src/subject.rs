@@ -183,6 +183,11 @@ impl BusNames {
         format!("fanout.later.{}.{}.{key}", self.0, tenant.token())
     }
 
+    /// Every place of a tenant's events that are kept until they are due.
+    pub fn later_of(&self, tenant: &TenantId) -> String {
+        format!("fanout.later.{}.{}.>", self.0, tenant.token())
+    }
+
     /// The stream that counts the bytes stored for each tenant.
     pub fn usage(&self) -> String {
         format!("fanout_{}_usage", self.0)

@@ -260,6 +260,66 @@ impl Registered {
         })
     }
 
+    /// Whether the operator's declaration takes the name away from it: it was made by a call, and belongs to another or
+    /// means something else. Nobody can hold a name against the operator.
+    pub fn yields_to(&self, asked: &Subscription, component: &str, made_by: MadeBy) -> bool {
+        self.made_by == MadeBy::Call
+            && made_by != MadeBy::Call
+            && (self.component != component || self.subscription.need != asked.need)
+    }
+
+    /// The same under a name of its caller's: it goes on where everything before has been handled.
+    pub(crate) fn moved_aside(&self, handled_to: ByPartition) -> Self {
+        let mut next = self.join(handled_to);
+        next.subscription.name = self.subscription.name.of_caller(&self.component);
+        next
+    }
+
+    /// A subscription of the same name as one that was moved aside, with consumers of other names.
+    pub(crate) fn after(self, moved: &Self, heads: &ByPartition) -> Self {
+        match self.subscription.need {
+            Need::Backfill { start, .. } => Self {
+                rewound: Some(Rewound {
+                    generation: moved.rewound.map_or(0, |r| r.generation) + 1,
+                    to: start,
+                }),
+                ..self
+            },
+            Need::Queue | Need::Durable => Self {
+                joined: Some(Joined {
+                    generation: moved.joined.as_ref().map_or(0, |j| j.generation) + 1,
+                    after: heads.clone(),
+                }),
+                ..self
+            },
+        }
+    }
+
+    /// Begins anew in a log that was lost and is made again: its offsets begin anew too, and no old one says anything of
+    /// the new events.
+    pub(crate) fn begin_anew(&mut self) {
+        let (start, end) = match self.needs_now() {
+            Need::Backfill { start, end } => (Some(start), end),
+            Need::Queue | Need::Durable => (None, None),
+        };
+        if matches!(end, Some(End::Position(_))) {
+            // What it asked for is gone, and what is new lies beyond its end.
+            self.progress = Progress::Finished;
+        } else if matches!(start, Some(Start::Position(_))) || self.joined.is_some() || !self.apart.is_empty() {
+            self.rewound = Some(Rewound {
+                generation: self.generation() + 1,
+                to: Start::First,
+            });
+            (self.joined, self.apart) = (None, BTreeMap::new());
+            self.replayed = ByPartition::default();
+        }
+    }
+
+    /// How often it was put back to a place.
+    pub fn generation(&self) -> u32 {
+        self.rewound.map_or(0, |r| r.generation)
+    }
+
     /// Whether an event was in the log when the subscription was made.
     pub fn was_there(&self, position: Position) -> bool {
         position.offset <= self.head.of(position.partition)
@@ -268,7 +328,10 @@ impl Registered {
     /// The same with what is asked for now.
     pub(crate) fn with_what_is_asked(&self, want: &crate::planner::Wanted) -> Self {
         let mut next = Self {
-            subscription: want.subscription.clone(),
+            subscription: Subscription {
+                name: self.subscription.name.clone(),
+                ..want.subscription.clone()
+            },
             ..self.clone()
         };
         if want.made_by == MadeBy::Policy {
@@ -282,6 +345,9 @@ impl Registered {
             }
             if self.made_by == MadeBy::Policy {
                 next.component = want.component.clone();
+            }
+            if self.made_by == MadeBy::Call {
+                next.made_by = MadeBy::Policy;
             }
         } else {
             next.component = want.component.clone();
@@ -303,10 +369,19 @@ impl Registered {
         let through_the_policy = match (self.made_by, made_by) {
             (MadeBy::Policy, MadeBy::Link | MadeBy::Policy) => self.component.is_empty() || self.component == component,
             (MadeBy::Link, MadeBy::Policy) => component.is_empty() || self.component == component,
+            // What its subscriber called for before the operator declared it goes on.
+            (MadeBy::Call, MadeBy::Link | MadeBy::Policy) => self.component == component,
             _ => false,
         };
         if (same_owner || through_the_policy) && mine.need == asked.need {
             return Ok(());
+        }
+        if made_by == MadeBy::Call && self.component != component {
+            // Whose it is, and what for, is not the caller's to know.
+            return Err(Problem::new(
+                Code::SubscriptionConflict,
+                format!("subscription {}: the name is taken: use another", asked.name.plain()),
+            ));
         }
         let made = match self.made_by {
             MadeBy::Link => "declared in a link",

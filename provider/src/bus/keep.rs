@@ -14,6 +14,8 @@ use crate::quota::Unanswered;
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
 /// consumer by hand.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Half the wait before what the store refused is tried again for the first time.
+const MEND: Duration = Duration::from_millis(500);
 /// How often the connection's state is read.
 const LOOK_AT_CONNECTION: Duration = Duration::from_millis(200);
 
@@ -36,9 +38,16 @@ impl Bus {
 
     /// Publishes what is due.
     async fn keep_later(&self) {
+        let said = std::sync::Mutex::new(String::new());
+        let said = &said;
         self.with_store(|store| async move {
             if let Err(error) = later::keep(self, &store).await {
-                warn!(%error, "what is due can't be read; it is tried again");
+                let error = error.to_string();
+                let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if *said != error {
+                    warn!(error, "what is due can't be read; it is tried again");
+                    *said = error;
+                }
             }
         })
         .await;
@@ -47,7 +56,10 @@ impl Bus {
     /// Does something with the store for as long as its policy is in force, again when it ends, until the bus stops.
     async fn with_store<F: Future<Output = ()>>(&self, act: impl Fn(Store) -> F) {
         let mut views = self.0.view.subscribe();
+        let (first, longest) = RETRY;
+        let mut retry = first;
         loop {
+            let began = tokio::time::Instant::now();
             let store = views.borrow_and_update().store.clone();
             let acting = async {
                 match &store {
@@ -64,8 +76,14 @@ impl Bus {
             };
             tokio::select! {
                 () = self.0.stop.cancelled() => return,
-                _ = replaced => {}
-                () = acting => tokio::time::sleep(RETRY.0).await,
+                _ = replaced => retry = first,
+                () = acting => {
+                    retry = if began.elapsed() > longest { first } else { (retry * 2).min(longest) };
+                    tokio::select! {
+                        () = self.0.stop.cancelled() => return,
+                        () = tokio::time::sleep(retry) => {}
+                    }
+                }
             }
         }
     }
@@ -73,15 +91,27 @@ impl Bus {
     /// Brings the bus to its policy whenever something has changed.
     async fn keep_policy(&self) {
         let (first, longest) = RETRY;
-        let mut retry = first;
+        let (mut retry, mut mend) = (first, MEND);
+        let mut said = String::new();
         loop {
             let wait = match self.reconcile(None).await {
                 Ok(_) => {
                     retry = first;
-                    LOOK_EVERY
+                    said.clear();
+                    // What the store refused is tried again, less and less often.
+                    mend = if self.is_whole() {
+                        MEND
+                    } else {
+                        (mend * 2).min(LOOK_EVERY)
+                    };
+                    if self.is_whole() { LOOK_EVERY } else { mend }
                 }
                 Err(error) => {
-                    error!(bus = %self.0.provider, ?error, "{error}; it is tried again");
+                    let words = format!("{error:?}");
+                    if words != said {
+                        error!(bus = %self.0.provider, ?error, "{error}; it is tried again");
+                        said = words;
+                    }
                     // However many publishes find the store gone, it is not asked more often than this.
                     tokio::time::sleep(first).await;
                     retry = (retry * 2).min(longest);

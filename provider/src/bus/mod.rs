@@ -4,13 +4,13 @@
 mod keep;
 mod reconcile;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanout_plan::planner::Wanted;
 use fanout_plan::subscription::{MadeBy, Registered, Start, Subscription};
-use fanout_plan::{Code, Problem, Settings, SubscriptionName, TenantId};
+use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
 use fanout_transport::Lattice;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +21,15 @@ use crate::jetstream::{Store, StoreError};
 use crate::link::{Hears, Link, LinkKey, Links};
 use crate::quota::Gate;
 use crate::view::View;
+use crate::wanted::read_grants;
 
 /// The waits between tries while the store can't be reached: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// For how long a tenant that can't have a place in the log is answered without asking the store.
+const NO_PLACE_FOR: Duration = Duration::from_secs(5);
+/// The most tenants of which that is known.
+const MOST_WITHOUT_PLACE: usize = 4_096;
+
 /// A bus, shared by everything that serves it.
 #[derive(Clone)]
 pub(crate) struct Bus(Arc<Inner>);
@@ -38,6 +44,8 @@ struct Inner {
     replan: Arc<Notify>,
     stop: CancellationToken,
     gate: Gate,
+    /// Tenants that can't have a place in the log, as it was found out: each try looks at the whole store.
+    no_place: std::sync::Mutex<HashMap<TenantId, (Instant, Problem)>>,
     /// One event at a time is published again in a new place.
     turn: tokio::sync::Mutex<()>,
 }
@@ -47,6 +55,18 @@ struct Inner {
 struct Inputs {
     settings: Settings,
     links: Links,
+    /// The newest of the settings that were legal.
+    policy: Option<Arc<Policy>>,
+}
+
+impl Inputs {
+    /// Takes settings, and their policy if they are legal.
+    fn take(&mut self, owner: &str, settings: Settings) {
+        if let Ok(policy) = Policy::from_settings(owner, &settings) {
+            self.policy = Some(Arc::new(policy));
+        }
+        self.settings = settings;
+    }
 }
 
 /// What is changed of a subscription while it runs.
@@ -69,19 +89,23 @@ pub(crate) enum Refusal {
 impl Bus {
     /// A bus that has not planned yet.
     pub(crate) fn new(provider: &str, lattice_name: &str, lattice: Lattice, settings: Settings) -> Self {
+        let mut inputs = Inputs::default();
+        inputs.take(&owner(provider), settings);
+        let view = View {
+            policy: inputs.policy.clone(),
+            ..View::default()
+        };
         Self(Arc::new(Inner {
             provider: provider.to_owned(),
             lattice_name: lattice_name.to_owned(),
             lattice,
-            inputs: std::sync::Mutex::new(Inputs {
-                settings,
-                links: Links::default(),
-            }),
+            inputs: std::sync::Mutex::new(inputs),
             running: tokio::sync::Mutex::default(),
-            view: watch::channel(Arc::new(View::default())).0,
+            view: watch::channel(Arc::new(view)).0,
             replan: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
             gate: Gate::new(),
+            no_place: std::sync::Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }))
     }
@@ -104,10 +128,32 @@ impl Bus {
         &self.0.lattice_name
     }
 
-    /// Takes changed settings over key by key, as the host sends them.
+    /// Takes changed settings over key by key, as the host sends them. Who may do what is in force when this returns.
     pub(crate) fn put_settings(&self, settings: Settings) {
-        self.inputs(|i| i.settings = settings);
+        self.inputs(|i| i.take(&owner(&self.0.provider), settings));
+        self.publish_rights();
         self.0.replan.notify_one();
+    }
+
+    /// Shows a view to callers. What callers may do is as it was last told, however long ago the view was begun.
+    fn publish(&self, mut view: View) {
+        self.inputs(|i| {
+            view.policy.clone_from(&i.policy);
+            read_grants(&i.links, &mut view);
+            self.0.view.send_replace(Arc::new(view));
+        });
+    }
+
+    /// Brings what callers may do into the view, which is otherwise as it was: the store is not asked, nor waited for.
+    fn publish_rights(&self) {
+        self.inputs(|i| {
+            self.0.view.send_modify(|view| {
+                let mut next = View::clone(view);
+                next.policy.clone_from(&i.policy);
+                read_grants(&i.links, &mut next);
+                *view = Arc::new(next);
+            });
+        });
     }
 
     fn inputs<T>(&self, act: impl FnOnce(&mut Inputs) -> T) -> T {
@@ -132,6 +178,7 @@ impl Bus {
         subscription: Subscription,
     ) -> Result<Registered, Refusal> {
         let name = subscription.name.clone();
+        self.within_limits(component, &subscription)?;
         let wanted = Wanted {
             subscription,
             component: component.to_owned(),
@@ -141,15 +188,37 @@ impl Bus {
         if let Some(problem) = self.reconcile(Some(wanted)).await.map_err(unavailable)? {
             return Err(match problem.code {
                 Code::SubscriptionConflict => Refusal::Conflict(problem),
+                Code::StoreRefused | Code::StoreUnavailable | Code::ForeignTopology | Code::UnreadableSubscription => {
+                    Refusal::Unavailable(problem)
+                }
                 _ => Refusal::Invalid(problem),
             });
         }
-        self.view().registry.get(&name).cloned().ok_or_else(|| {
+        let view = self.view();
+        view.subscription_of(component, name.as_str()).cloned().ok_or_else(|| {
             Refusal::Unavailable(Problem::new(
                 Code::BusNotReady,
                 format!("subscription {name} was not made: the bus has no policy in force"),
             ))
         })
+    }
+
+    /// Whether a caller may ask for this at all, before the store is asked anything.
+    fn within_limits(&self, component: &str, asked: &Subscription) -> Result<(), Refusal> {
+        let view = self.view();
+        let store = view.store().map_err(Refusal::Unavailable)?;
+        let policy = view.policy.as_deref().unwrap_or_else(|| store.policy());
+        let (limits, template) = (policy.limits, &store.policy().subject);
+        match view.subscription_of(component, asked.name.as_str()) {
+            Some(have) if have.subscription.filter == asked.filter => return Ok(()),
+            Some(_) => {}
+            None => limits
+                .one_more(asked, component, view.registry.values())
+                .map_err(Refusal::Invalid)?,
+        }
+        limits
+            .filter(&asked.name, &asked.filter, template, Some(store.max_request()))
+            .map_err(Refusal::Invalid)
     }
 
     /// The store, with a place in its log for a tenant: where each tenant has a stream of its own, it is made when the
@@ -163,12 +232,24 @@ impl Bus {
         if has_place(&store) || !store.policy().serves(tenant) {
             return Ok(store);
         }
+        if let Some(refused) = self.refused_lately(tenant) {
+            return Err(refused);
+        }
         // Boxed, for it is rare and large: every publish would carry room for it.
-        if let Err(e) = Box::pin(self.reconcile_with(None, Some(tenant))).await {
-            return Err(Problem::new(
-                Code::StoreUnavailable,
-                format!("tenant {tenant} has no place in the log yet: {e}"),
-            ));
+        match Box::pin(self.reconcile_with(None, Some(tenant))).await {
+            Ok(None) => {}
+            Ok(Some(problem)) => {
+                let message = format!("tenant {tenant} has no place in the log: {}", problem.message);
+                let problem = Problem::new(problem.code, message);
+                self.refuse_for_now(tenant, problem.clone());
+                return Err(problem);
+            }
+            Err(e) => {
+                return Err(Problem::new(
+                    Code::StoreUnavailable,
+                    format!("tenant {tenant} has no place in the log yet: {e}"),
+                ));
+            }
         }
         let view = self.view();
         let store = view.store()?.clone();
@@ -180,6 +261,23 @@ impl Bus {
             view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code),
             format!("tenant {tenant} has no place in the log: {}", why.join("; ")),
         ))
+    }
+
+    /// Why a tenant can't have a place in the log, if that was found out a moment ago.
+    fn refused_lately(&self, tenant: &TenantId) -> Option<Problem> {
+        let refused = self.0.no_place.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, problem) = refused.get(tenant)?;
+        (at.elapsed() < NO_PLACE_FOR).then(|| problem.clone())
+    }
+
+    fn refuse_for_now(&self, tenant: &TenantId, problem: Problem) {
+        let mut refused = self.0.no_place.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() >= MOST_WITHOUT_PLACE {
+            refused.retain(|_, (at, _)| at.elapsed() < NO_PLACE_FOR);
+        }
+        if refused.len() < MOST_WITHOUT_PLACE {
+            refused.insert(tenant.clone(), (Instant::now(), problem));
+        }
     }
 
     /// Waits until the log's partitions are others than a store knew, at most until then.
@@ -227,24 +325,29 @@ impl Bus {
     pub(crate) async fn stop(&self) {
         self.0.stop.cancel();
         let running = std::mem::take(&mut *self.0.running.lock().await);
-        for (_, r) in running {
-            r.stop().await;
-        }
+        futures::future::join_all(running.into_values().map(Running::stop)).await;
     }
 }
 
 impl Hears for Bus {
     fn put_link(&self, key: LinkKey, link: Link) {
         if self.inputs(|i| i.links.put(key, link)) {
+            self.publish_rights();
             self.0.replan.notify_one();
         }
     }
 
     fn delete_link(&self, key: &LinkKey) {
         if self.inputs(|i| i.links.delete(key)) {
+            self.publish_rights();
             self.0.replan.notify_one();
         }
     }
+}
+
+/// Whose settings they are, for messages.
+fn owner(provider: &str) -> String {
+    format!("policy of provider {provider}")
 }
 
 fn unknown(name: &SubscriptionName) -> Refusal {

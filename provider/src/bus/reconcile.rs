@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fanout_plan::layout;
-use fanout_plan::planner::{self, Asked, Wanted};
-use fanout_plan::subscription::Progress;
+use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
+use fanout_plan::policy::Durability;
+use fanout_plan::step::{Failures, Part, Step};
+use fanout_plan::subscription::{Progress, Registered};
+use fanout_plan::topology::StreamSpec;
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
 use tracing::{error, info, warn};
 
@@ -21,6 +24,30 @@ use crate::wrpc::Subscriber;
 
 /// How often a plan is made anew because another instance was faster.
 const RACES: usize = 10;
+
+/// A plan, and what came of it.
+struct Brought {
+    plan: Plan,
+    /// The partitions were kept although the policy asks for others.
+    kept: bool,
+    /// What could not be had.
+    failed: BTreeMap<Part, Problem>,
+    /// Subscriptions of which the store holds nothing.
+    unmade: BTreeSet<SubscriptionName>,
+    /// Why what was called for was not made.
+    refused_call: Option<Problem>,
+}
+
+/// What a plan is made for.
+#[derive(Clone, Copy)]
+struct Change<'a> {
+    wanted: &'a [Wanted],
+    /// The last of the wanted is one that a component waits for.
+    is_called: bool,
+    tenant: Option<&'a TenantId>,
+    /// What was seen last: what failed then is not tried again while somebody waits.
+    before: &'a View,
+}
 
 impl Bus {
     /// Brings everything to what is wanted. Returns why `called`, a subscription that a component asks for, was
@@ -42,6 +69,9 @@ impl Bus {
             registry: before.registry.clone(),
             notices: before.notices.clone(),
             nothing_is_published: before.nothing_is_published.clone(),
+            detached: before.detached.clone(),
+            failed: before.failed.clone(),
+            unmade: before.unmade.clone(),
             ..View::default()
         };
         let store = self.policy_in_force(&inputs.settings, &mut view);
@@ -52,10 +82,10 @@ impl Bus {
             .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
             .collect();
         view.inboxes = inboxes(&running);
-        // A policy is in force once it is applied; until then, and when it is refused, the last one is.
+        // Streams are those of the last policy until the new one is applied.
         view.store = before.store.clone();
-        self.0.view.send_replace(Arc::new(view.clone()));
-        let Some(store) = store else {
+        self.publish(view.clone());
+        let Some(mut store) = store else {
             report(&before, &view);
             return Ok(None);
         };
@@ -68,49 +98,87 @@ impl Bus {
                 Promise::Broken(problem) => (Vec::new(), Some(problem)),
             };
         }
-        let declared = wanted.len();
-        wanted.extend(called);
-        let asked = Asked {
-            wanted: &wanted,
+        let last = before.store.as_ref().filter(|last| last.policy() != store.policy());
+        let change = |wanted: &[Wanted]| -> Vec<Wanted> { wanted.iter().chain(&called).cloned().collect() };
+        let mut all = change(&wanted);
+        let of = Change {
+            wanted: &[],
+            is_called: called.is_some(),
             tenant,
-            keep_partitions: false,
+            before: &before,
         };
-        let (plan, kept) = match self.bring(&store, asked).await {
-            Err(StoreError::Refused(problems)) => {
-                view.policy_problems = problems;
+        let mut brought = self.bring(&store, Change { wanted: &all, ..of }, last.is_some()).await;
+        if let (Err(StoreError::Refused(problems)), Some(last)) = (&mut brought, last) {
+            // The last policy is that of the streams; subscriptions go on under it.
+            view.policy_problems = std::mem::take(problems);
+            store = last.clone();
+            wanted = read_links(&inputs.links, Some(&store), &mut view);
+            all = change(&wanted);
+            brought = self.bring(&store, Change { wanted: &all, ..of }, false).await;
+        }
+        let brought = match brought {
+            Ok(brought) => brought,
+            Err(error) => {
+                let refused = !before.policy_problems.is_empty();
+                if let Some(last) = before.store.as_ref().filter(|_| !refused) {
+                    // Nothing speaks against it: deliveries and publishes go by it, on the streams that there are.
+                    let store = store.with_layout(last.layout().clone());
+                    view.store = Some(store.clone());
+                    self.run(&store, &mut running, &mut view).await;
+                }
                 report(&before, &view);
-                self.0.view.send_replace(Arc::new(view));
-                return Ok(None);
+                self.publish(view);
+                return Err(error);
             }
-            other => other?,
         };
-        let mut refused_call = None;
+        let plan = brought.plan;
         for (i, problem) in plan.refused {
-            if i >= wanted.len() {
+            if i >= all.len() {
                 // Of a subscription that the policy itself declares.
                 view.policy_problems.push(problem);
-            } else if i >= declared {
-                refused_call = Some(problem);
-            } else if let Some(outcome) = view.links.get_mut(&key_of(&wanted[i])) {
+            } else if i < wanted.len()
+                && let Some(outcome) = view.links.get_mut(&key_of(&wanted[i]))
+            {
                 outcome.problems.push(problem);
             }
         }
-        if kept {
+        for (i, name) in plan.names {
+            if i < wanted.len()
+                && let Some(outcome) = view.links.get_mut(&key_of(&wanted[i]))
+            {
+                outcome.subscription = Some(name);
+            }
+        }
+        let mut refused = brought.refused_call;
+        if tenant.is_some() && before.policy_problems.is_empty() {
+            // That one tenant can't have a place is none of the bus's troubles.
+            refused = refused.or_else(|| plan.problems.first().cloned());
+        } else {
+            view.policy_problems.extend(plan.problems);
+        }
+        if brought.kept {
             view.policy_problems.push(topology_changed(store.policy()));
         }
+        view.nothing_is_published = not_as_promised(&store, &view).or(view.nothing_is_published);
         view.registry = plan.registry;
+        (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
         view.store = Some(store.clone());
         self.run(&store, &mut running, &mut view).await;
         report(&before, &view);
-        self.0.view.send_replace(Arc::new(view));
-        Ok(refused_call)
+        self.publish(view);
+        Ok(refused)
+    }
+
+    /// Whether everything that was planned last is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.view().failed.is_empty()
     }
 
     /// The store of the policy in force: the one given, or the last good one when that is refused.
     fn policy_in_force(&self, settings: &Settings, view: &mut View) -> Option<Store> {
         let current = self.view().store.clone();
-        let owner = format!("policy of provider {}", self.0.provider);
+        let owner = super::owner(&self.0.provider);
         let refused = match Policy::from_settings(&owner, settings) {
             Ok(policy) if current.as_ref().is_some_and(|s| *s.policy() == policy) => return current,
             Ok(policy) => {
@@ -126,28 +194,153 @@ impl Bus {
         current
     }
 
-    /// Observe, plan, apply; again when another instance was faster. Says too whether the partitions were kept although
-    /// the policy asks for others.
-    async fn bring(&self, store: &Store, asked: Asked<'_>) -> Result<(planner::Plan, bool), StoreError> {
-        for _ in 0..RACES {
-            let observed = store.observe().await?;
+    /// Observe, plan, apply; again when another instance was faster. Goes on past what the store refuses. `whole` asks for
+    /// the policy as a whole, or nothing.
+    ///
+    /// # Errors
+    /// When the store is away; or with the problems of a policy that can't be had as a whole.
+    async fn bring(&self, store: &Store, change: Change<'_>, whole: bool) -> Result<Brought, StoreError> {
+        for race in 0..=RACES {
+            let observed = store.observe_knowing(&change.before.registry).await?;
             // Once this policy was in force, only another instance's can have changed the partitions: two that took
             // turns would change them for ever.
             let theirs = observed.topology.layout();
-            let changed = store.layout().newest().is_some() && !layout::fits(store.policy(), &theirs);
+            let changed = store.layout().newest().is_some()
+                && observed.unread.is_empty()
+                && !layout::fits(store.policy(), &theirs);
             let asked = Asked {
+                wanted: change.wanted,
+                tenant: change.tenant,
+                // Where the store has lost them all, they are made again.
                 keep_partitions: changed && theirs.partitions.values().any(|p| !p.is_retired()),
-                ..asked
+                max_payload: Some(store.max_request()),
             };
-            let plan = planner::plan(store.policy(), asked, &observed, clock::now()).map_err(StoreError::Refused)?;
-            match apply(store, &plan).await {
-                Ok(()) => return Ok((plan, asked.keep_partitions)),
-                Err(StoreError::Raced { .. }) => {}
+            let plan = planner::plan_around(store.policy(), asked, &observed, clock::now());
+            if whole && !plan.problems.is_empty() {
+                return Err(StoreError::Refused(plan.problems));
+            }
+            match self.take(store, change, plan, &observed, race < RACES).await {
+                Err(StoreError::Raced { .. }) if race < RACES => {}
+                Ok(brought) => {
+                    return Ok(Brought {
+                        kept: asked.keep_partitions,
+                        ..brought
+                    });
+                }
                 Err(e) => return Err(e),
             }
         }
         Err(StoreError::Raced {
             what: "the bus".to_owned(),
+        })
+    }
+
+    /// Takes a plan's steps, and takes back what was done of a call that the store then refused.
+    async fn take(
+        &self,
+        store: &Store,
+        change: Change<'_>,
+        mut plan: Plan,
+        observed: &Observed,
+        races: bool,
+    ) -> Result<Brought, StoreError> {
+        let called = change
+            .is_called
+            .then(|| plan.names.get(&(change.wanted.len() - 1)).cloned())
+            .flatten();
+        let called = called.map(Part::Subscription);
+        let mut given_up = BTreeMap::new();
+        if change.is_called || change.tenant.is_some() {
+            given_up.clone_from(&change.before.failed);
+            // The number of a partition that one tenant could not have is the next one's.
+            given_up.retain(|part, _| Some(part) != called.as_ref() && !matches!(part, Part::Partition(_)));
+        }
+        let say = |step: &Step| info!("{step}");
+        let mut taken = store
+            .carry_out(&plan.steps, Failures::giving_up(given_up), races, say)
+            .await?;
+        let mut refused_call = change
+            .is_called
+            .then(|| plan.refused.get(&(change.wanted.len() - 1)).cloned())
+            .flatten();
+        if let Some(part) = &called
+            && let Some(problem) = taken.failures.of(part).cloned()
+        {
+            // What the store refused a caller is as if it had not asked.
+            if taken.is_refused(part) {
+                match store.undo(&plan.steps, &taken.done, part, observed).await {
+                    Ok(()) => {
+                        taken.failures.forgive(part);
+                        restore(&mut plan, part, observed);
+                    }
+                    Err(error) => warn!(%part, %error, "it was not made, and not taken back yet"),
+                }
+            }
+            refused_call = Some(problem);
+        } else if let Some(part @ Part::Subscription(name)) = &called {
+            refused_call = refused_call.or_else(|| plan.stuck.get(name).cloned());
+            if refused_call.is_some() && !observed.registry.contains_key(name) {
+                match store.undo(&plan.steps, &taken.done, part, observed).await {
+                    Ok(()) => {
+                        plan.stuck.remove(name);
+                        restore(&mut plan, part, observed);
+                    }
+                    Err(error) => warn!(%part, %error, "it was not made, and not taken back yet"),
+                }
+            }
+        }
+        // A partition that could not be made is no place for events.
+        for (i, step) in plan.steps.iter().enumerate() {
+            if let Step::CreateStream(StreamSpec { partition: Some(p), .. }) = step
+                && !taken.done.contains(&i)
+            {
+                plan.layout.partitions.remove(&p.number);
+                if change.tenant.is_some_and(|tenant| p.slot.holds(tenant)) {
+                    refused_call = refused_call.or_else(|| taken.failures.forgive(&step.part()));
+                }
+            }
+        }
+        let mut made: BTreeSet<_> = observed
+            .topology
+            .consumers
+            .keys()
+            .filter_map(|(_, name)| Registered::of_consumer(name))
+            .collect();
+        made.extend(taken.done.iter().filter_map(|i| match &plan.steps[*i] {
+            Step::CreateConsumer(c) => Registered::of_consumer(&c.name),
+            _ => None,
+        }));
+        let mut failed = std::mem::take(&mut taken.failures).into_parts();
+        for (name, problem) in &plan.stuck {
+            failed
+                .entry(Part::Subscription(name.clone()))
+                .or_insert_with(|| problem.clone());
+        }
+        for (number, problem) in &observed.unread {
+            failed
+                .entry(Part::Partition(*number))
+                .or_insert_with(|| problem.clone());
+        }
+        let unmade = failed
+            .keys()
+            .filter_map(|part| match part {
+                Part::Subscription(name) if !made.contains(name) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        // A partition that can't be read now has its events all the same.
+        for number in observed.unread.keys() {
+            if let Some(there) = store.layout().partitions.get(number) {
+                let partitions = &mut plan.layout.partitions;
+                partitions.entry(*number).or_insert_with(|| there.clone());
+            }
+        }
+        Ok(Brought {
+            plan,
+            kept: false,
+            failed,
+            unmade,
+            refused_call,
         })
     }
 
@@ -159,6 +352,7 @@ impl Bus {
             .filter(|o| o.problems.is_empty())
             .filter_map(|o| o.subscription.clone())
             .collect();
+        view.detached.clear();
         for (name, registered) in &view.registry {
             if let Some(problem) = detached(registered, &declared, view) {
                 view.detached.insert(name.clone(), problem);
@@ -168,6 +362,7 @@ impl Bus {
             r.policy == *store.policy()
                 && r.reads(store)
                 && !view.detached.contains_key(name)
+                && !view.unmade.contains(name)
                 && view
                     .registry
                     .get(name)
@@ -178,14 +373,13 @@ impl Bus {
             .filter(|(n, r)| !goes_on(n, r))
             .map(|(n, _)| n.clone())
             .collect();
-        for name in over {
-            if let Some(r) = running.remove(&name) {
-                r.stop().await;
-            }
-        }
+        let stopping: Vec<_> = over.iter().filter_map(|name| running.remove(name)).collect();
+        // Together: nobody waits for the slowest of each.
+        futures::future::join_all(stopping.into_iter().map(Running::stop)).await;
         for (name, registered) in &view.registry {
             if running.contains_key(name)
                 || view.detached.contains_key(name)
+                || view.unmade.contains(name)
                 || registered.progress == Progress::Finished
                 || registered.paused
             {
@@ -240,6 +434,14 @@ fn report(before: &View, now: &View) {
     {
         error!(code = %p.code, "{}", p.message);
     }
+    for (part, p) in &now.failed {
+        if before.failed.get(part) != Some(p) {
+            error!(code = %p.code, %part, "{}", p.message);
+        }
+    }
+    for part in before.failed.keys().filter(|part| !now.failed.contains_key(*part)) {
+        info!(%part, "it is as it should be again, or is not needed any more");
+    }
     for (key, outcome) in &now.links {
         if before.links.get(key).map(|o| &o.problems) != Some(&outcome.problems) {
             for p in &outcome.problems {
@@ -259,10 +461,21 @@ fn topology_changed(policy: &Policy) -> Problem {
     )
 }
 
-async fn apply(store: &Store, plan: &planner::Plan) -> Result<(), StoreError> {
-    for step in &plan.steps {
-        info!("{step}");
-        store.apply(step).await?;
+/// What is remembered of a subscription once what was done for it is taken back.
+fn restore(plan: &mut Plan, part: &Part, observed: &Observed) {
+    let Part::Subscription(name) = part else { return };
+    match observed.registry.get(name) {
+        Some(have) => drop(plan.registry.insert(name.clone(), have.clone())),
+        None => drop(plan.registry.remove(name)),
     }
-    Ok(())
+}
+
+/// Why nothing is published on streams that are not what the policy says: receipts would promise what is not so.
+fn not_as_promised(store: &Store, view: &View) -> Option<Problem> {
+    let on_disk = store.policy().durability == Durability::OnDisk;
+    let problems = &view.policy_problems;
+    problems
+        .iter()
+        .find(|p| on_disk && p.code == Code::ImmutableSetting)
+        .cloned()
 }

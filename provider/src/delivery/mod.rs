@@ -141,6 +141,7 @@ impl Running {
             && mine.component == registered.component
             && mine.made_at == registered.made_at
             && mine.rewound == registered.rewound
+            && mine.head == registered.head
             && mine.apart == registered.apart
             && mine.joined == registered.joined
     }

@@ -10,10 +10,12 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, ErrorCode, kv};
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
+use fanout_plan::planner::Observed;
 use fanout_plan::policy::{Storage, WhenFull};
-use fanout_plan::step::Step;
+use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MAX_LATER, Side, StreamSpec};
 
+use super::refusal::problem;
 use super::{Store, StoreError};
 
 /// Marks what Fanout made, in the metadata of streams and consumers.
@@ -31,7 +33,92 @@ pub(super) const RETIRED_AT: &str = "fanout-retired-at";
 /// How long after its deletion a bucket's key may still be seen by its watchers (nats-server 2.11).
 const MARKER_AGE: Duration = Duration::from_secs(60);
 
+/// Steps one after another that the store does not answer before it is taken to be away.
+const UNANSWERED: usize = 3;
+
+/// What came of a plan's steps.
+#[derive(Debug, Default)]
+pub struct CarriedOut {
+    /// The steps that were taken, by their place in the plan.
+    pub done: Vec<usize>,
+    /// What could not be had.
+    pub failures: Failures,
+    /// The parts that the store refused for good, as opposed to those of which nothing is known.
+    refused: std::collections::BTreeSet<Part>,
+}
+
+impl CarriedOut {
+    /// Whether the store refused a part for good.
+    pub fn is_refused(&self, part: &Part) -> bool {
+        self.refused.contains(part)
+    }
+}
+
 impl Store {
+    /// Takes a plan's steps, and goes on past those that fail, but for what needs them. Tells `of` each that is taken.
+    /// `races` says whether one that another instance was faster with ends it, so that the plan is made anew, or fails
+    /// like any other.
+    ///
+    /// # Errors
+    /// When the store is away, or another instance was faster. Some steps may have been taken.
+    pub async fn carry_out(
+        &self,
+        steps: &[Step],
+        failures: Failures,
+        races: bool,
+        mut of: impl FnMut(&Step),
+    ) -> Result<CarriedOut, StoreError> {
+        let mut taken = CarriedOut {
+            failures,
+            ..CarriedOut::default()
+        };
+        let mut unanswered = 0;
+        for (i, step) in steps.iter().enumerate() {
+            if !taken.failures.allow(step) {
+                continue;
+            }
+            match self.apply(step).await {
+                Ok(()) => {
+                    unanswered = 0;
+                    of(step);
+                    taken.done.push(i);
+                }
+                Err(e @ StoreError::Raced { .. }) if races => return Err(e),
+                Err(e) => {
+                    let refused = e.is_refusal();
+                    unanswered = if refused { 0 } else { unanswered + 1 };
+                    if unanswered >= UNANSWERED || !self.is_connected() {
+                        return Err(e);
+                    }
+                    if refused {
+                        taken.refused.insert(step.part());
+                    }
+                    taken.failures.add(step, problem(step, &e));
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Takes back what was done of a plan for one part. Returns whether nothing of it is left.
+    ///
+    /// # Errors
+    /// When the store can't be changed: the next plan finishes what is left, one way or the other.
+    pub async fn undo(&self, steps: &[Step], done: &[usize], part: &Part, before: &Observed) -> Result<(), StoreError> {
+        for step in done.iter().rev().filter_map(|i| steps.get(*i)) {
+            if step.part() == *part
+                && let Some(undo) = step.undo(before)
+            {
+                self.apply(&undo).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.js.client().connection_state() == async_nats::connection::State::Connected
+    }
+
     /// Takes one step. Each is idempotent, so that a plan cut short is finished by the next.
     ///
     /// # Errors
@@ -58,11 +145,12 @@ impl Store {
                     .map_err(self.not_made(step))?;
             }
             Step::DeleteStream(name) => {
-                if let Err(e) = self.js.delete_stream(name).await
-                    && !e.to_string().contains("not found")
-                {
-                    return Err(StoreError::when(step.to_string())(e));
-                }
+                gone_is_as_good(
+                    self.js
+                        .delete_stream(name)
+                        .await
+                        .map_err(StoreError::when(step.to_string())),
+                )?;
             }
             Step::CreateBucket(b) | Step::UpdateBucket(b) => {
                 self.js
@@ -90,14 +178,20 @@ impl Store {
             Step::DeleteConsumer { partition, name } => {
                 // Another instance may have been faster, which is as good.
                 let stream = self.names.partition(*partition);
-                if let Err(e) = self.js.delete_consumer_from_stream(name, stream).await
-                    && !e.to_string().contains("not found")
-                {
-                    return Err(StoreError::when(step.to_string())(e));
-                }
+                let deleted = self.js.delete_consumer_from_stream(name, stream).await;
+                gone_is_as_good(deleted.map_err(StoreError::when(step.to_string())))?;
             }
         }
         Ok(())
+    }
+}
+
+/// Whether something is gone, whoever removed it.
+fn gone_is_as_good<T>(deleted: Result<T, StoreError>) -> Result<(), StoreError> {
+    let gone = [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND];
+    match deleted {
+        Err(e) if e.answer().is_some_and(|a| gone.contains(&a.error_code())) => Ok(()),
+        other => other.map(drop),
     }
 }
 

@@ -42,6 +42,9 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 /// The consumer that gives out what may be due.
 const CONSUMER: &str = "due";
 
+/// How long a tenant's waiting events may take to be counted.
+const COUNTING: Duration = Duration::from_secs(5);
+
 const STATE: &str = "fanout-state";
 const DUE: &str = "fanout-due";
 
@@ -207,6 +210,48 @@ impl Store {
         }
     }
 
+    /// How many events of a tenant wait. Below `enough` it may say too many: marks of what was fired or cancelled are
+    /// counted with them, and looked at only when they matter. It never says more than `enough` then.
+    pub(crate) async fn waiting_for(&self, tenant: &TenantId, enough: u64) -> Result<u64, StoreError> {
+        let counted = tokio::time::timeout(COUNTING, self.count_waiting(tenant, enough)).await;
+        counted.unwrap_or_else(|e| Err(StoreError::when(counting(tenant))(e)))
+    }
+
+    async fn count_waiting(&self, tenant: &TenantId, enough: u64) -> Result<u64, StoreError> {
+        let action = || counting(tenant);
+        let stream = self
+            .js
+            .get_stream_no_info(self.names.later_stream())
+            .await
+            .map_err(StoreError::when(action()))?;
+        let config = pull::OrderedConfig {
+            filter_subject: self.names.later_of(tenant),
+            headers_only: true,
+            ..pull::OrderedConfig::default()
+        };
+        let consumer = stream
+            .create_consumer(config)
+            .await
+            .map_err(StoreError::when(action()))?;
+        let all = consumer.cached_info().num_pending;
+        let mut waiting = 0;
+        if all < enough {
+            waiting = all;
+        } else {
+            let mut messages = consumer.messages().await.map_err(StoreError::when(action()))?;
+            while waiting < enough
+                && let Some(m) = messages.try_next().await.map_err(StoreError::when(action()))?
+            {
+                let state = m.headers.as_ref().and_then(State::of);
+                waiting += u64::from(matches!(state, Some(State::Waiting | State::Firing)));
+                if m.info().map_err(StoreError::when(action()))?.pending == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
     /// The consumer that gives out what is kept, to one instance at a time. What is not due yet is handed back with the
     /// time that is left, so that any instance, after any restart, is given it then.
     pub(crate) async fn due(&self) -> Result<PullConsumer, StoreError> {
@@ -265,4 +310,8 @@ impl Store {
         }
         Ok(false)
     }
+}
+
+fn counting(tenant: &TenantId) -> String {
+    format!("count what waits for tenant {tenant}")
 }

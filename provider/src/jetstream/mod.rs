@@ -19,6 +19,7 @@ mod pull;
 pub(crate) mod read;
 mod redrive;
 mod redrive_turns;
+mod refusal;
 mod registry;
 mod retention;
 mod set_aside;
@@ -28,6 +29,7 @@ mod unsettled;
 mod usage;
 mod whose;
 
+pub use apply::CarriedOut;
 pub(crate) use attempts::Attempts;
 pub(crate) use dead_letters::{DeadLetter, DeadLetters, PUBLISHED};
 pub(crate) use durability::Promise;

@@ -10,40 +10,59 @@ use async_nats::jetstream::stream::{self, Compression, DiscardPolicy, RetentionP
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::{LogState, Observed};
 use fanout_plan::policy::{Storage, WhenFull};
+use fanout_plan::subscription::Registered;
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
-use fanout_plan::{Code, Problem, SubjectTemplate};
+use fanout_plan::{Code, Problem, SubjectTemplate, SubscriptionName};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::apply::{GENERATION, MADE_BY, RETIRED_AT, SLOT, SUBJECT};
+use super::refusal::cut;
+use super::registry::Entry;
 use super::{Store, StoreError};
 
 /// Reads of streams under way at once.
 const READS: usize = 16;
 
+/// A consumer's name and what the bus wants of it, and up to which offset its events are settled.
+type Found = (String, ConsumerSpec, u64);
+
 impl Store {
-    /// Reads the bus's streams, buckets, consumers and registry.
+    /// Reads the bus's streams, buckets, consumers and registry. What is there and can't be read, or was not made by Fanout,
+    /// is part of what is observed.
     ///
     /// # Errors
-    /// When the store can't be read, or holds something under the bus's names that Fanout did not make.
+    /// When the store can't be read.
     pub async fn observe(&self) -> Result<Observed, StoreError> {
+        self.observe_knowing(&BTreeMap::new()).await
+    }
+
+    /// The same, with the subscriptions that are known: those that the store has lost are told from those that were ended.
+    ///
+    /// # Errors
+    /// As [`Store::observe`].
+    pub(crate) async fn observe_knowing(
+        &self,
+        known: &BTreeMap<SubscriptionName, Registered>,
+    ) -> Result<Observed, StoreError> {
         let mut observed = Observed {
             account: self.account().await?,
             ..Observed::default()
         };
-        let mut foreign = Vec::new();
-        let (streams, others) = self.streams_of_the_account().await?;
-        observed.others = others;
-        for info in streams {
+        for info in self.streams_of_the_account(&mut observed).await? {
             let name = info.config.name.clone();
             let number = self.names.partition_of(&name);
             let partition = number.map(|n| partition(n, &info.config));
             if !info.config.metadata.contains_key(MADE_BY) || partition == Some(None) {
-                foreign.push(Problem::new(
+                let problem = Problem::new(
                     Code::ForeignTopology,
                     format!(
                         "stream {name} exists and was not made by Fanout: remove or rename it, or use another bus name"
                     ),
-                ));
+                );
+                if let Some(number) = number {
+                    observed.unread.insert(number, problem.clone());
+                }
+                observed.in_the_way.push(problem);
                 continue;
             }
             match number {
@@ -70,24 +89,52 @@ impl Store {
                 );
             }
         }
-        if !foreign.is_empty() {
-            return Err(StoreError::Refused(foreign));
-        }
         let consumers: Vec<_> = futures::stream::iter(observed.logs.keys().copied())
-            .map(|partition| self.observe_consumers(partition))
+            .map(|partition| async move { (partition, self.observe_consumers(partition).await) })
             .buffer_unordered(READS)
-            .try_collect()
-            .await?;
-        observed.topology.consumers = consumers.into_iter().flatten().collect();
-        if observed.topology.buckets.contains_key(&self.names.registry()) {
-            observed.registry = self.registry().await?;
+            .collect()
+            .await;
+        for (partition, found) in consumers {
+            self.note_consumers(partition, found, &mut observed)?;
         }
+        if observed.topology.buckets.contains_key(&self.names.registry()) {
+            (observed.registry, observed.unreadable) = self.registry().await?;
+        }
+        self.miss(known, &mut observed).await?;
         Ok(observed)
     }
 
-    /// The streams of the bus's log and what belongs to it, and of all others the subjects. The server lists an account's
-    /// streams a page at a time.
-    async fn streams_of_the_account(&self) -> Result<(Vec<stream::Info>, BTreeMap<String, Vec<String>>), StoreError> {
+    /// Takes in the consumers of one partition. One that can't be read is no reason not to read the others.
+    fn note_consumers(
+        &self,
+        partition: u32,
+        found: Result<(Vec<Found>, Vec<String>), StoreError>,
+        observed: &mut Observed,
+    ) -> Result<(), StoreError> {
+        match found {
+            Ok((mine, foreign)) => {
+                for (name, spec, settled) in mine {
+                    let key = (partition, name);
+                    observed.settled.insert(key.clone(), settled);
+                    observed.topology.consumers.insert(key, spec);
+                }
+                let foreign = foreign.into_iter().map(|name| (partition, name));
+                observed.foreign_consumers.extend(foreign);
+                Ok(())
+            }
+            // The store is away.
+            Err(e) if !self.is_connected() => Err(e),
+            Err(e) => {
+                let problem = unread(&format!("consumers of {}", self.names.partition(partition)), &e);
+                observed.unread.insert(partition, problem);
+                Ok(())
+            }
+        }
+    }
+
+    /// The streams of the bus's log and what belongs to it; of all others the subjects are noted. The server lists an
+    /// account's streams a page at a time.
+    async fn streams_of_the_account(&self, observed: &mut Observed) -> Result<Vec<stream::Info>, StoreError> {
         let dead = self.names.dead_letters();
         let (later, usage) = (self.names.later_stream(), self.names.usage());
         let buckets = [self.names.registry(), self.names.attempts()].map(|name| format!("KV_{name}"));
@@ -101,7 +148,24 @@ impl Store {
                 others.insert(info.config.name, info.config.subjects);
             }
         }
-        Ok((found, others))
+        // A list leaves out what has no leader at the moment: what was there before is asked for by its name.
+        for number in self.layout.partitions.keys() {
+            let name = self.names.partition(*number);
+            if found.iter().any(|info| info.config.name == name) {
+                continue;
+            }
+            match self.stream_info(&name).await {
+                Ok(info) => found.extend(info),
+                Err(e) if !self.is_connected() => return Err(e),
+                Err(e) => {
+                    let problem = unread(&format!("stream {name}"), &e);
+                    observed.unread.insert(*number, problem.clone());
+                    observed.in_the_way.push(problem);
+                }
+            }
+        }
+        observed.others = others;
+        Ok(found)
     }
 
     async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, StoreError> {
@@ -114,7 +178,8 @@ impl Store {
         }
     }
 
-    async fn observe_consumers(&self, partition: u32) -> Result<Vec<((u32, String), ConsumerSpec)>, StoreError> {
+    /// A partition's consumers: those that Fanout made, and the names of others.
+    async fn observe_consumers(&self, partition: u32) -> Result<(Vec<Found>, Vec<String>), StoreError> {
         let consumers: Vec<consumer::Info> = self
             .log(partition)
             .await?
@@ -122,17 +187,53 @@ impl Store {
             .try_collect()
             .await
             .map_err(StoreError::when("list the log's consumers"))?;
-        Ok(consumers
-            .iter()
-            .filter(|c| c.config.metadata.contains_key(MADE_BY))
-            .map(|c| {
-                (
-                    (partition, c.name.clone()),
-                    consumer_spec(partition, &c.name, &c.config),
-                )
-            })
-            .collect())
+        let (mine, foreign): (Vec<_>, Vec<_>) = consumers
+            .into_iter()
+            .partition(|c| c.config.metadata.contains_key(MADE_BY));
+        let found = |c: consumer::Info| {
+            let spec = consumer_spec(partition, &c.name, &c.config);
+            (c.name, spec, c.ack_floor.stream_sequence)
+        };
+        Ok((
+            mine.into_iter().map(found).collect(),
+            foreign.into_iter().map(|c| c.name).collect(),
+        ))
     }
+
+    /// Finds out what became of known subscriptions that the registry does not list: only one whose entry was deleted was
+    /// ended.
+    async fn miss(
+        &self,
+        known: &BTreeMap<SubscriptionName, Registered>,
+        observed: &mut Observed,
+    ) -> Result<(), StoreError> {
+        let there = observed.topology.buckets.contains_key(&self.names.registry());
+        for (name, registered) in known {
+            if observed.registry.contains_key(name) || observed.unreadable.contains_key(name) {
+                continue;
+            }
+            match self.entry_of(name, there).await? {
+                Entry::Ended => {}
+                Entry::Nothing => drop(observed.lost.insert(name.clone(), registered.clone())),
+                Entry::There(found) => drop(observed.registry.insert(name.clone(), *found)),
+                Entry::Unreadable(problem) => drop(observed.unreadable.insert(name.clone(), problem)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What could not be read, as the state of what depends on it.
+fn unread(what: &str, error: &StoreError) -> Problem {
+    let source = std::error::Error::source(error).map(|s| format!(": {}", cut(&s.to_string())));
+    Problem::new(
+        Code::StoreUnavailable,
+        format!(
+            "{what} can't be read now: {}{}",
+            cut(&error.to_string()),
+            source.unwrap_or_default()
+        ),
+    )
 }
 
 fn log_state(info: &stream::Info) -> LogState {

@@ -4,68 +4,139 @@ use std::collections::BTreeMap;
 
 use async_nats::jetstream::kv;
 use fanout_plan::subscription::{Progress, Registered};
-use fanout_plan::{Problem, SubscriptionName};
+use fanout_plan::{Code, Problem, SubscriptionName};
 use futures::TryStreamExt as _;
-use tracing::warn;
 
 use super::{Store, StoreError};
 
 /// Reads of a bucket under way at once.
 const READS: usize = 32;
 
+/// What the registry holds under a name.
+pub(super) enum Entry {
+    /// Nothing, and never did, or the store has lost it.
+    Nothing,
+    /// The mark of one that was ended.
+    Ended,
+    There(Box<Registered>),
+    Unreadable(Problem),
+}
+
+/// The registry: what can be read of it, and what can't.
+type Registry = (
+    BTreeMap<SubscriptionName, Registered>,
+    BTreeMap<SubscriptionName, Problem>,
+);
+
 impl Store {
     /// Every remembered subscription.
-    pub(super) async fn registry(&self) -> Result<BTreeMap<SubscriptionName, Registered>, StoreError> {
+    pub(super) async fn registry(&self) -> Result<Registry, StoreError> {
         let bucket = &self.bucket(&self.names.registry()).await?;
         let keys = bucket.keys().await.map_err(StoreError::when("list the registry"))?;
-        keys.map_err(|e| StoreError::when("list the registry")(e))
+        let found: Vec<_> = keys
+            .map_err(|e| StoreError::when("list the registry")(e))
             .try_filter(|key| std::future::ready(key != super::held::SECRET))
             .map_ok(|key| async move {
                 let entry = bucket.get(&key).await.map_err(StoreError::when("read the registry"))?;
-                Ok(entry.and_then(|value| parse(&key, &value)))
+                Ok(entry.map(|value| (key, value)))
             })
             .try_buffer_unordered(READS)
-            .try_filter_map(|found| async move { Ok(found.map(|r| (r.subscription.name.clone(), r))) })
+            .try_filter_map(|found| std::future::ready(Ok(found)))
             .try_collect()
-            .await
+            .await?;
+        let mut registry = Registry::default();
+        for (key, value) in found {
+            // What has no subscription's name is none of ours.
+            let Ok(name) = key.parse::<SubscriptionName>() else {
+                continue;
+            };
+            match self.parse(&name, &value) {
+                Ok(registered) => drop(registry.0.insert(name, registered)),
+                Err(problem) => drop(registry.1.insert(name, problem)),
+            }
+        }
+        Ok(registry)
     }
 
     /// One remembered subscription.
     pub(crate) async fn registered(&self, name: &SubscriptionName) -> Result<Option<Registered>, StoreError> {
+        match self.entry_of(name, true).await? {
+            Entry::There(registered) => Ok(Some(*registered)),
+            Entry::Unreadable(problem) => Err(StoreError::Refused(vec![problem])),
+            Entry::Nothing | Entry::Ended => Ok(None),
+        }
+    }
+
+    /// What the registry holds under a name; nothing, if there is no registry.
+    pub(super) async fn entry_of(&self, name: &SubscriptionName, there: bool) -> Result<Entry, StoreError> {
+        if !there {
+            return Ok(Entry::Nothing);
+        }
         let bucket = self.bucket(&self.names.registry()).await?;
-        let value = bucket
-            .get(name.as_str())
+        let entry = bucket
+            .entry(name.as_str())
             .await
             .map_err(StoreError::when("read the registry"))?;
-        Ok(value.and_then(|v| parse(name.as_str(), &v)))
+        Ok(match entry {
+            None => Entry::Nothing,
+            Some(entry) if entry.operation != kv::Operation::Put => Entry::Ended,
+            Some(entry) => match self.parse(name, &entry.value) {
+                Ok(registered) => Entry::There(Box::new(registered)),
+                Err(problem) => Entry::Unreadable(problem),
+            },
+        })
+    }
+
+    /// Reads an entry, which must be of the name that it stands under.
+    fn parse(&self, name: &SubscriptionName, value: &[u8]) -> Result<Registered, Problem> {
+        let why = match serde_json::from_slice::<Registered>(value) {
+            Ok(registered) if registered.subscription.name == *name => return Ok(registered),
+            Ok(registered) => format!("it is of subscription {}", registered.subscription.name),
+            Err(error) => error.to_string(),
+        };
+        Err(Problem::new(
+            Code::UnreadableSubscription,
+            format!(
+                "subscription {name}: its entry in {} can't be read ({why}), and is left as it is: start the version that wrote it, or remove the entry if nobody needs it",
+                self.names.registry()
+            ),
+        ))
     }
 
     /// Writes a subscription. The first writer of a name wins; a change goes through only on what was read.
     pub(super) async fn remember(&self, registered: &Registered) -> Result<(), StoreError> {
         let name = registered.subscription.name.clone();
         self.change(&name, |found| {
+            let (asked, component, made_by) = (&registered.subscription, &registered.component, registered.made_by);
             Ok(match found {
                 None => Some(registered.clone()),
-                Some(have)
-                    if have
-                        .can_become(&registered.subscription, &registered.component, registered.made_by)
-                        .is_err() =>
-                {
+                // It was moved aside before this.
+                Some(have) if have.yields_to(asked, component, made_by) => Some(registered.clone()),
+                Some(have) if have.can_become(asked, component, made_by).is_err() => {
                     return Err(StoreError::Raced {
                         what: format!("subscription {name}"),
                     });
                 }
-                // What another instance learned meanwhile is kept.
+                // It begins anew in a log that was lost.
+                Some(have) if have.generation() < registered.generation() => Some(Registered {
+                    paused: have.paused,
+                    ..registered.clone()
+                }),
+                // What another instance learned meanwhile is kept. One that was rewound meanwhile has heads of its own.
                 Some(have) => Some(Registered {
                     subscription: registered.subscription.clone(),
                     component: registered.component.clone(),
                     link: registered.link.clone(),
                     made_by: registered.made_by,
-                    // One that was rewound meanwhile has heads of its own.
                     head: if have.rewound == registered.rewound {
                         registered.head.clone()
                     } else {
                         have.head.clone()
+                    },
+                    progress: if registered.progress == Progress::Finished && have.rewound == registered.rewound {
+                        Progress::Finished
+                    } else {
+                        have.progress
                     },
                     ..have
                 }),
@@ -191,7 +262,10 @@ impl Store {
                 .map_err(StoreError::when("read the registry"))?
                 .filter(|e| e.operation == kv::Operation::Put);
             let revision = entry.as_ref().map(|e| e.revision);
-            let Some(registered) = next(entry.and_then(|e| parse(key, &e.value)))? else {
+            let found = entry.map(|e| self.parse(name, &e.value)).transpose();
+            // What can't be read is not written over.
+            let found = found.map_err(|problem| StoreError::Refused(vec![problem]))?;
+            let Some(registered) = next(found)? else {
                 return Ok(());
             };
             let value = serde_json::to_vec(&registered)
@@ -213,15 +287,5 @@ impl Store {
         Err(StoreError::Raced {
             what: format!("subscription {key}"),
         })
-    }
-}
-
-fn parse(key: &str, value: &[u8]) -> Option<Registered> {
-    match serde_json::from_slice(value) {
-        Ok(registered) => Some(registered),
-        Err(error) => {
-            warn!(subscription = key, %error, "an entry of the registry is not readable and is passed over");
-            None
-        }
     }
 }

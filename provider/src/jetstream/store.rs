@@ -166,6 +166,11 @@ impl Store {
         ))
     }
 
+    /// Bytes that the server takes in one request.
+    pub fn max_request(&self) -> u64 {
+        (self.nats().max_payload() as u64).saturating_sub(OVERHEAD as u64)
+    }
+
     /// Whether the server is new enough for the policy.
     ///
     /// # Errors
@@ -262,10 +267,7 @@ impl Store {
     }
 
     /// A subscription's consumers, those of tenants apart included.
-    pub(crate) fn readers_of<'a>(
-        &'a self,
-        registered: &'a Registered,
-    ) -> impl Iterator<Item = (&'a Partition, Reader)> {
+    pub fn readers_of<'a>(&'a self, registered: &'a Registered) -> impl Iterator<Item = (&'a Partition, Reader)> {
         self.partitions_of(&registered.subscription)
             .flat_map(|partition| registered.readers(partition).map(move |reader| (partition, reader)))
     }
@@ -390,8 +392,16 @@ impl Store {
             let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
             let info = match log.consumer_info(&name).await {
                 Ok(info) => info,
-                Err(e) if partition.is_retired() && e.to_string().contains("not found") => continue,
-                Err(e) => return Err(StoreError::when(format!("read the state of consumer {name}"))(e)),
+                Err(e) => {
+                    let e = StoreError::when(format!("read the state of consumer {name}"))(e);
+                    let gone = e
+                        .answer()
+                        .is_some_and(|a| a.error_code() == ErrorCode::CONSUMER_NOT_FOUND);
+                    if partition.is_retired() && gone {
+                        continue;
+                    }
+                    return Err(e);
+                }
             };
             states.push((
                 reader,

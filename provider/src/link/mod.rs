@@ -66,6 +66,10 @@ impl Links {
         self.0.remove(key).is_some()
     }
 
+    pub(crate) fn get(&self, key: &LinkKey) -> Option<&Link> {
+        self.0.get(key)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&LinkKey, &Link)> {
         self.0.iter()
     }

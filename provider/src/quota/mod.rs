@@ -3,6 +3,7 @@
 //! - Events a second: a token bucket a tenant. Each instance gives out its share of the rate; instances know of each
 //!   other by their beats (`instances`).
 //! - Bytes stored: counted as they are stored, by when, in counters that all instances share (`count`).
+//! - Events that wait until they are due: counted in the store (`scheduled`).
 //! - Turns: whatever its quota, a tenant may hold at most a quarter of what this instance has under way at the store.
 //!
 //! The decisions are the planner's (`rate`, `usage`); here is who has which bucket. Memory: one entry for each tenant
@@ -10,6 +11,7 @@
 
 mod count;
 mod instances;
+mod scheduled;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +48,8 @@ struct Entry {
     /// Bytes stored; absent until they were read, and without such a quota.
     usage: Option<Box<Usage>>,
     turns: Option<Arc<Semaphore>>,
+    /// Events that wait until they are due.
+    waiting: scheduled::Waiting,
     /// When it was last asked for.
     seen: u64,
 }
@@ -93,6 +97,8 @@ pub(crate) enum NotAdmitted {
     },
     #[error("this is {size} bytes, and the tenant may have {max_bytes} stored in all")]
     TooLarge { size: u64, max_bytes: u64 },
+    #[error("{waiting} events of it wait until they are due, and {quota} may")]
+    Scheduled { waiting: u64, quota: u64 },
     #[error("what is stored for it could not be read")]
     Unknown(#[source] StoreError),
 }
@@ -263,7 +269,7 @@ impl Gate {
         tenants.retain(|_, e| {
             let busy = e.turns.as_ref().is_some_and(|t| Arc::strong_count(t) > 1);
             let told = e.usage.as_ref().is_none_or(|u| u.is_told());
-            busy || !told || !e.bucket.is_full(now) || e.seen.saturating_add(idle) > now
+            busy || !e.waiting.is_idle() || !told || !e.bucket.is_full(now) || e.seen.saturating_add(idle) > now
         });
         if tenants.capacity() > 4 * tenants.len().max(256) {
             tenants.shrink_to_fit();

@@ -71,7 +71,7 @@ pub(super) fn event(attributes: Attributes, data: Bytes) -> wit::Event {
 
 pub(super) fn delivery(d: Delivery) -> wit::Delivery {
     wit::Delivery {
-        subscription: d.subscription.to_string(),
+        subscription: d.subscription.plain().to_owned(),
         event: event(d.attributes, d.data),
         position: position(d.position),
         attempt: d.attempt,

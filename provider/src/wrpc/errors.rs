@@ -102,6 +102,13 @@ pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> Publ
                 retry_after_ms,
             })
         }
+        NotAdmitted::Scheduled { .. } => PublishError::QuotaExceeded(RefusalForNow {
+            problem: say(
+                Code::QuotaExceeded,
+                "it was not kept; ask again when some of them are published or cancelled, or raise `quota.scheduled-events`",
+            ),
+            retry_after_ms: 1_000,
+        }),
         NotAdmitted::TooLarge { .. } => PublishError::TooLarge(say(
             Code::QuotaExceeded,
             "send less, or raise the tenant's `quota.max-bytes`",

@@ -152,20 +152,15 @@ fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Register
     let grant = grant(view, caller)?;
     // Until then, the subscriptions are not known either.
     view.store()?;
-    let registered = name
-        .parse()
-        .ok()
-        .and_then(|name| view.registry.get(&name))
-        .filter(|r| r.component == caller.component)
-        .ok_or_else(|| {
-            Problem::new(
-                Code::UnknownSubscription,
-                format!(
-                    "component {} has no subscription {name:?}: declare it in a link, or subscribe to it",
-                    caller.component
-                ),
-            )
-        })?;
+    let registered = view.subscription_of(&caller.component, name).ok_or_else(|| {
+        Problem::new(
+            Code::UnknownSubscription,
+            format!(
+                "component {} has no subscription {name:?}: declare it in a link, or subscribe to it",
+                caller.component
+            ),
+        )
+    })?;
     let subscription = &registered.subscription;
     if subscription.reach != Reach::Inbox {
         return Err(Problem::new(

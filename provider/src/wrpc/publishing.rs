@@ -200,7 +200,7 @@ async fn again(
 
 /// Whether the bus serves this tenant.
 fn served(view: &View, tenant: &TenantId) -> Result<(), Problem> {
-    if view.store.as_ref().is_none_or(|s| s.policy().serves(tenant)) {
+    if view.serves(tenant) {
         return Ok(());
     }
     Err(Problem::new(

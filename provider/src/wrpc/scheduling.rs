@@ -5,12 +5,13 @@ use fanout_plan::{Attributes, Code, Problem, TenantId};
 use fanout_transport::Caller;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Scheduled};
-use super::errors::{not_cancelled, publish_refusal, unstored};
+use super::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use super::publisher::{permit, permit_source};
 use super::publishing::{Ready, admit};
 use crate::bus::Bus;
 use crate::clock;
 use crate::jetstream::State;
+use crate::quota::NotAdmitted;
 use fanout_forward::wit::{Event, PublishError};
 
 /// The furthest that an event may be put off: ten years.
@@ -27,12 +28,23 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) 
         )));
     }
     let ready = Ready::check(bus, caller, event).await?;
-    let admitted = admit(bus, &ready).await?;
+    let mut place = match bus.gate().admit_scheduled(&ready.store, ready.event.tenant()).await {
+        Ok(place) => place,
+        Err(refused) => return again(&ready, &refused).await,
+    };
+    let admitted = match admit(bus, &ready).await {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            place.is_free_again = true;
+            return Err(refused);
+        }
+    };
     let Ready { store, event, outgoing } = ready;
     let (tenant, id) = (event.attributes.tenant(), event.attributes.id());
     let kept = store.keep_for_later(&event.attributes, outgoing, at).await;
     if !matches!(&kept, Ok(None)) && !kept.as_ref().is_err_and(|e| e.is_unknown()) {
         bus.gate().put_back(tenant, &admitted);
+        place.is_free_again = true;
     }
     match kept {
         Ok(None) => Ok(Scheduled {
@@ -44,6 +56,19 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) 
             duplicate: true,
         }),
         Err(e) => Err(unstored(tenant, id, &e)),
+    }
+}
+
+/// The answer where no more of a tenant's events may wait: one that waits already goes on waiting.
+async fn again(ready: &Ready, refused: &NotAdmitted) -> Result<Scheduled, PublishError> {
+    let (tenant, id) = (ready.event.tenant(), ready.event.id());
+    let key = EventKey::of(&ready.event.attributes);
+    match ready.store.kept_for_later(tenant, &key).await {
+        Ok(Some(there)) if there.state != State::Cancelled => Ok(Scheduled {
+            due: there.due,
+            duplicate: true,
+        }),
+        _ => Err(not_admitted(tenant, id, refused)),
     }
 }
 

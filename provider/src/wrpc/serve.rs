@@ -74,8 +74,8 @@ pub(super) fn known(bus: &Bus, caller: Caller) -> Caller {
     }
     let identities = proved(&caller.identity);
     let view = bus.view();
-    let component = match &view.store {
-        Some(store) => store.policy().callers.id_of(&identities),
+    let component = match &view.policy {
+        Some(policy) => policy.callers.id_of(&identities),
         None => authority::stranger(&identities),
     };
     Caller {

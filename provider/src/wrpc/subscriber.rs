@@ -5,6 +5,7 @@ use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Need, Registered, Subscription};
 use fanout_plan::{Code, Problem};
 use fanout_transport::Caller;
+use futures::StreamExt as _;
 
 use super::bindings::exports::fanout::bus::subscriber::{
     DeliveryOptions, End, Filter, Handler, Reach, Start, State, Subscription as WitSubscription,
@@ -17,6 +18,9 @@ use crate::status::{Doing, SubscriptionStatus};
 use crate::view::View;
 use fanout_forward::wit::SubscribeError;
 
+/// Subscriptions of one caller that are read at once.
+const AT_ONCE: usize = 16;
+
 type Answer<T> = anyhow::Result<Result<T, SubscribeError>>;
 
 impl Handler<Caller> for Exports {
@@ -27,6 +31,9 @@ impl Handler<Caller> for Exports {
         filter: Filter,
         reach: Reach,
     ) -> Answer<WitSubscription> {
+        if let Err(p) = self.may_ask(&caller, &name, &filter) {
+            return Ok(Err(subscribe_refusal(p)));
+        }
         Ok(match convert::queue(&name, filter, reach) {
             Ok(asked) => self.subscribe(&caller, asked).await,
             Err(p) => Err(subscribe_refusal(p)),
@@ -79,8 +86,11 @@ impl Handler<Caller> for Exports {
             return Ok(Err(subscribe_refusal(p)));
         }
         let mut mine = Vec::new();
-        for registered in view.registry.values().filter(|r| r.component == caller.component) {
-            mine.push(to_wit(SubscriptionStatus::read(&view, registered).await));
+        let all = view.registry.values().filter(|r| r.component == caller.component);
+        let all: Vec<_> = all.map(|r| SubscriptionStatus::read(&view, r)).collect();
+        let mut read = futures::stream::iter(all).buffered(AT_ONCE);
+        while let Some(status) = read.next().await {
+            mine.push(to_wit(status));
         }
         Ok(Ok(mine))
     }
@@ -95,9 +105,19 @@ impl Exports {
         options: DeliveryOptions,
     ) -> Result<WitSubscription, SubscribeError> {
         let view = self.bus.view();
+        self.may_ask(caller, name, &options.filter).map_err(subscribe_refusal)?;
         let policy = view.store().map_err(subscribe_refusal)?.policy().clone();
         let asked = convert::subscription(name, need, options, &policy).map_err(subscribe_refusal)?;
         self.subscribe(caller, asked).await
+    }
+
+    /// Whether a caller may ask for anything, and for lists so long: before one of their items is looked at.
+    fn may_ask(&self, caller: &Caller, name: &str, filter: &Filter) -> Result<(), Problem> {
+        let view = self.bus.view();
+        grant(&view, caller)?;
+        let store = view.store()?;
+        let limits = view.policy.as_deref().unwrap_or_else(|| store.policy()).limits;
+        limits.lists(name, filter.tenants.len(), filter.event_types.len())
     }
 
     async fn subscribe(&self, caller: &Caller, mut asked: Subscription) -> Result<WitSubscription, SubscribeError> {
@@ -144,16 +164,12 @@ impl Exports {
 /// A subscription of the caller's.
 fn mine<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<&'a Registered, SubscribeError> {
     grant(view, caller).map_err(subscribe_refusal)?;
-    name.parse()
-        .ok()
-        .and_then(|name| view.registry.get(&name))
-        .filter(|r| r.component == caller.component)
-        .ok_or_else(|| {
-            subscribe_refusal(Problem::new(
-                Code::UnknownSubscription,
-                format!("component {} has no subscription {name:?}", caller.component),
-            ))
-        })
+    view.subscription_of(&caller.component, name).ok_or_else(|| {
+        subscribe_refusal(Problem::new(
+            Code::UnknownSubscription,
+            format!("component {} has no subscription {name:?}", caller.component),
+        ))
+    })
 }
 
 fn grant<'a>(view: &'a View, caller: &Caller) -> Result<&'a Grant, Problem> {
@@ -173,7 +189,7 @@ fn grant<'a>(view: &'a View, caller: &Caller) -> Result<&'a Grant, Problem> {
 fn to_wit(s: SubscriptionStatus) -> WitSubscription {
     let registered = s.registered;
     WitSubscription {
-        name: registered.subscription.name.to_string(),
+        name: registered.subscription.name.plain().to_owned(),
         need: convert::need(&registered.subscription.need),
         filter: convert::from_filter(&registered.subscription.filter),
         made_by: convert::made_by(registered.made_by),

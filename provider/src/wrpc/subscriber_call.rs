@@ -137,7 +137,7 @@ impl Subscriber {
     /// Tells it that a backfill has caught up.
     pub(crate) async fn tell_caught_up(&self, caught_up: CaughtUp) -> Result<(), CallFailure> {
         let progress = backfill_handler::Progress {
-            subscription: caught_up.subscription.to_string(),
+            subscription: caught_up.subscription.plain().to_owned(),
             reached: caught_up.reached.map(convert::position),
             replayed: caught_up.replayed,
             at: caught_up.at,

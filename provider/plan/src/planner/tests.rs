@@ -2,6 +2,7 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
+use crate::step::{Failures, Part};
 use crate::subscription::{Reach, Start};
 use crate::{Filter, Settings};
 
@@ -326,6 +327,318 @@ fn an_ended_subscription_loses_its_consumer() {
         shown(&plan(&policy, &[], &observed, 2).unwrap()),
         "delete consumer invoicing\n"
     );
+}
+
+fn call(name: &str, need: Need, component: &str) -> Wanted {
+    Wanted {
+        made_by: MadeBy::Call,
+        ..want(name, need, component)
+    }
+}
+
+/// A bus with what was wanted, and so many events.
+fn bus(policy: &Policy, wanted: &[Wanted], head: u64) -> Observed {
+    let nothing = Observed::default();
+    at(applied(&plan(policy, wanted, &nothing, 1).unwrap(), &nothing), head)
+}
+
+#[test]
+fn a_conflict_tells_a_caller_nothing_of_others() {
+    let policy = policy(&[]);
+    let observed = bus(&policy, &[call("x", Need::Durable, "caller:rich")], 1);
+    let refused = plan(&policy, &[call("x", BACKFILL, "caller:curious")], &observed, 2).unwrap();
+    let problem = &refused.refused[&0];
+    assert_eq!(problem.code, Code::SubscriptionConflict);
+    assert_eq!(problem.message, "subscription x: the name is taken: use another");
+    // Its own it is told of.
+    let refused = plan(&policy, &[call("x", BACKFILL, "caller:rich")], &observed, 2).unwrap();
+    assert!(refused.refused[&0].message.contains("already a durable subscription"));
+}
+
+#[test]
+fn a_declaration_has_its_name_and_whoever_had_it_goes_on() {
+    let open = policy(&[]);
+    let mut observed = bus(&open, &[call("work", Need::Durable, "squatter")], 9);
+    observed.settled.insert((0, "work".into()), 4);
+    for declared in [
+        (open.clone(), vec![want("work", Need::Durable, "worker")]),
+        (policy(&[("subscriptions.work.need", "durable")]), vec![]),
+    ] {
+        let (policy, wanted) = declared;
+        let steps = plan(&policy, &wanted, &observed, 2).unwrap();
+        assert_eq!(steps.refused, BTreeMap::new());
+        let mine: SubscriptionName = "work".parse().unwrap();
+        let aside = mine.of_caller("squatter");
+        assert_eq!(steps.registry[&mine].head, [(0, 9)].into_iter().collect());
+        assert_eq!(steps.registry[&aside].component, "squatter");
+        let mut after = applied(&steps, &observed);
+        let starts: BTreeMap<_, _> = after
+            .topology
+            .consumers
+            .iter()
+            .map(|((_, n), c)| (n.clone(), c.start))
+            .collect();
+        assert_eq!(
+            starts,
+            [
+                ("work=0=2".to_owned(), crate::topology::ConsumerStart::Offset(10)),
+                (format!("{aside}=0=1"), crate::topology::ConsumerStart::Offset(5)),
+            ]
+            .into(),
+            "each begins where it is to, under a consumer of its own"
+        );
+        after.settled.clear();
+        let again = plan(&policy, &wanted, &after, 3).unwrap();
+        assert_eq!(again.steps, Vec::<Step>::new());
+        // The caller goes on calling it what it called it.
+        let again = [wanted.as_slice(), &[call("work", Need::Durable, "squatter")]].concat();
+        let kept = plan(&policy, &again, &after, 3).unwrap();
+        assert_eq!((kept.steps, kept.refused), (Vec::new(), BTreeMap::new()));
+        assert_eq!(kept.names[&(again.len() - 1)], aside);
+        // A third one's call for it is a conflict.
+        let third = [wanted.as_slice(), &[call("work", Need::Durable, "third")]].concat();
+        let refused = plan(&policy, &third, &after, 3).unwrap().refused;
+        assert_eq!(refused[&(third.len() - 1)].code, Code::SubscriptionConflict);
+    }
+    // In one plan too.
+    let both = [
+        call("work", Need::Durable, "squatter"),
+        want("work", Need::Queue, "worker"),
+    ];
+    let steps = plan(&open, &both, &Observed::default(), 1).unwrap();
+    assert_eq!(steps.refused.keys().collect::<Vec<_>>(), [&0]);
+}
+
+#[test]
+fn what_is_not_there_was_not_ended() {
+    let policy = policy(&[("retention.storage", "memory")]);
+    let wanted = [
+        call("mine", Need::Durable, "c"),
+        call(
+            "from",
+            Need::Backfill {
+                start: Start::Position(crate::Position::undivided(7)),
+                end: None,
+            },
+            "c",
+        ),
+    ];
+    let first = bus(&policy, &wanted[..1], 9);
+    let steps = plan(&policy, &wanted, &first, 1).unwrap();
+    let before = applied(&steps, &first);
+    // The server was restarted, and remembers nothing.
+    let lost = Observed {
+        lost: before.registry.clone(),
+        ..Observed::default()
+    };
+    let again = plan(&policy, &[], &lost, 2).unwrap();
+    let shown = shown(&again);
+    assert!(
+        shown.contains("remember durable subscription mine of component c"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("create consumer mine on payments.*.webhook.invoice.* from offset 1"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("create consumer from=1 on payments.*.webhook.invoice.* from the first event"),
+        "{shown}"
+    );
+    let after = applied(&again, &Observed::default());
+    assert_eq!(plan(&policy, &[], &after, 3).unwrap().steps, Vec::<Step>::new());
+}
+
+#[test]
+fn what_cannot_be_read_or_is_anothers_is_left_alone() {
+    let policy = policy(&[]);
+    let (bad, alien): (SubscriptionName, SubscriptionName) = ("bad".parse().unwrap(), "alien".parse().unwrap());
+    let mut observed = bus(&policy, &[call("bad", Need::Durable, "c")], 1);
+    observed.registry.clear();
+    let problem = Problem::new(Code::UnreadableSubscription, "x");
+    observed.unreadable.insert(bad.clone(), problem);
+    observed.foreign_consumers.insert((0, "alien".into()));
+    let wanted = [
+        call("bad", Need::Durable, "c"),
+        call("alien", Need::Durable, "c"),
+        call("good", Need::Durable, "c"),
+    ];
+    let steps = plan(&policy, &wanted, &observed, 2).unwrap();
+    assert_eq!(steps.refused[&0].code, Code::UnreadableSubscription);
+    assert_eq!(steps.stuck[&alien].code, Code::ForeignTopology);
+    let shown = shown(&steps);
+    assert!(
+        !shown.contains("consumer bad") && !shown.contains("consumer alien"),
+        "{shown}"
+    );
+    assert!(shown.contains("create consumer good"), "{shown}");
+    // A partition whose consumers are not known keeps them.
+    observed.topology.consumers.clear();
+    observed.unread.insert(0, Problem::new(Code::StoreUnavailable, "x"));
+    assert!(plan(&policy, &wanted, &observed, 2).is_err(), "it is no whole plan");
+    let around = plan_around(
+        &policy,
+        Asked {
+            wanted: &wanted,
+            ..Asked::default()
+        },
+        &observed,
+        2,
+    );
+    assert!(
+        around.steps.iter().all(|s| matches!(s, Step::Remember(_))),
+        "{:?}",
+        around.steps
+    );
+    assert!(around.problems.is_empty());
+}
+
+#[test]
+fn a_policy_that_cannot_be_had_leaves_streams_alone_and_subscriptions_go_on() {
+    let observed = bus(&policy(&[]), &[call("mine", Need::Durable, "c")], 10);
+    let fixed = policy(&[("retention.storage", "memory")]);
+    let wanted = [call("new", Need::Durable, "c")];
+    assert!(plan(&fixed, &wanted, &observed, 2).is_err());
+    let around = plan_around(
+        &fixed,
+        Asked {
+            wanted: &wanted,
+            ..Asked::default()
+        },
+        &observed,
+        2,
+    );
+    assert_eq!(around.problems[0].code, Code::ImmutableSetting);
+    expect![[r#"
+        remember durable subscription new of component c
+        create consumer new on payments.*.webhook.invoice.* from offset 11
+    "#]]
+    .assert_eq(&shown(&around));
+    // Nothing can be made at all: nothing is.
+    let mut foreign = Observed::default();
+    foreign.in_the_way.push(Problem::new(Code::ForeignTopology, "x"));
+    let around = plan_around(
+        &fixed,
+        Asked {
+            wanted: &wanted,
+            ..Asked::default()
+        },
+        &foreign,
+        2,
+    );
+    assert_eq!(around.steps, Vec::<Step>::new());
+    assert_eq!(around.refused[&0].code, Code::BusNotReady);
+}
+
+#[test]
+fn a_failed_step_takes_along_what_needs_it_and_nothing_else() {
+    let policy = policy(&[("topology", "sharded(2)")]);
+    let wanted = [call("a", Need::Durable, "c"), call("b", Need::Durable, "c")];
+    let steps = plan(&policy, &wanted, &Observed::default(), 1).unwrap().steps;
+    let refused = || Problem::new(Code::StoreRefused, "x");
+    let allowed = |failing: &dyn Fn(&Step) -> bool| {
+        let mut failures = Failures::default();
+        let mut taken = Vec::new();
+        for step in &steps {
+            if !failures.allow(step) {
+                continue;
+            }
+            if failing(step) {
+                failures.add(step, refused());
+            } else {
+                taken.push(step.to_string());
+            }
+        }
+        (taken.join("\n"), failures.into_parts())
+    };
+    let (taken, failed) = allowed(&|s| matches!(s, Step::CreateConsumer(c) if c.name == "a" && c.partition == 0));
+    assert_eq!(
+        failed.keys().cloned().collect::<Vec<_>>(),
+        [Part::Subscription("a".parse().unwrap())]
+    );
+    assert!(
+        taken.contains("create consumer a of partition 1") && taken.contains("create consumer b on"),
+        "{taken}"
+    );
+    let (taken, _) = allowed(&|s| matches!(s, Step::Remember(r) if r.subscription.name.as_str() == "a"));
+    assert!(
+        !taken.contains("consumer a") && taken.contains("create consumer b on"),
+        "{taken}"
+    );
+    let (taken, failed) = allowed(&|s| matches!(s, Step::CreateStream(s) if s.name == "fanout_payments_log"));
+    assert_eq!(failed.keys().cloned().collect::<Vec<_>>(), [Part::Partition(0)]);
+    assert!(!taken.contains("create consumer a on"), "{taken}");
+    assert!(taken.contains("create consumer a of partition 1"), "{taken}");
+    let (taken, _) = allowed(&|s| matches!(s, Step::CreateBucket(b) if b.name.ends_with("attempts")));
+    assert!(
+        taken.contains("create consumer a on") && taken.contains("create stream fanout_payments_log"),
+        "{taken}"
+    );
+}
+
+#[test]
+fn what_was_done_for_a_call_is_taken_back_to_what_was_there() {
+    let policy = policy(&[]);
+    let observed = bus(&policy, &[call("a", Need::Durable, "c")], 3);
+    let other = Filter::new(vec![], vec!["charge.*".parse().unwrap()]);
+    let changed = Wanted {
+        subscription: Subscription {
+            filter: other,
+            ..call("a", Need::Durable, "c").subscription
+        },
+        ..call("a", Need::Durable, "c")
+    };
+    for wanted in [changed, call("b", BACKFILL, "c")] {
+        let steps = plan(&policy, &[wanted], &observed, 2).unwrap();
+        let after = applied(&steps, &observed);
+        assert_ne!(after, observed);
+        let back: Vec<_> = steps.steps.iter().rev().filter_map(|s| s.undo(&observed)).collect();
+        let undone = applied(
+            &Plan {
+                steps: back,
+                ..Plan::default()
+            },
+            &after,
+        );
+        assert_eq!(undone, observed);
+    }
+}
+
+#[test]
+fn nobody_remembers_more_than_the_limits_let_it() {
+    let few = policy(&[("limits.subscriptions-per-caller", "1")]);
+    let observed = bus(&few, &[call("a", Need::Durable, "c")], 1);
+    let wanted = [
+        call("a", Need::Durable, "c"),
+        call("b", Need::Durable, "c"),
+        call("b", Need::Durable, "another"),
+    ];
+    let steps = plan(&few, &wanted, &observed, 2).unwrap();
+    assert_eq!(steps.refused.keys().collect::<Vec<_>>(), [&1]);
+    assert_eq!(steps.refused[&1].code, Code::LimitExceeded);
+    // What the operator declares is none of a caller's.
+    let declared = [want("d", Need::Durable, "c"), want("e", Need::Durable, "c")];
+    assert_eq!(plan(&few, &declared, &observed, 2).unwrap().refused, BTreeMap::new());
+    // But it is as wide as any may be; one that is there stays, whatever the limits become.
+    let narrow = policy(&[("limits.patterns-per-subscription", "1")]);
+    let mut wide = want("wide", Need::Durable, "c");
+    wide.subscription.filter = Filter::new(vec![], vec!["a.*".parse().unwrap(), "b.*".parse().unwrap()]);
+    let wide = [wide];
+    let refused = plan(&narrow, &wide, &observed, 2).unwrap().refused;
+    assert_eq!(refused[&0].code, Code::LimitExceeded);
+    let there = bus(&policy(&[]), &wide, 1);
+    assert_eq!(plan(&narrow, &wide, &there, 2).unwrap().refused, BTreeMap::new());
+}
+
+#[test]
+fn the_text_of_a_step_is_short() {
+    let mut wide = want("wide", Need::Durable, "c");
+    let types = (0..200).map(|i| format!("type-{i}.*").parse().unwrap());
+    wide.subscription.filter = Filter::new(vec![], types.collect());
+    let steps = plan(&policy(&[]), &[wide], &Observed::default(), 1).unwrap();
+    let longest = steps.steps.iter().map(|s| s.to_string().len()).max().unwrap();
+    assert!(longest < 300, "{longest}");
+    assert!(shown(&steps).contains("and 196 more"));
 }
 
 fn wanted() -> impl Strategy<Value = Vec<Wanted>> {

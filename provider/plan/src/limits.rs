@@ -1,0 +1,260 @@
+//! What one subscription, and one caller, may ask the bus to remember: counted before anything is compared, made or
+//! remembered, so that nobody takes what others need.
+//!
+//! The server has bounds of its own (1,000 consumers of a stream, `max_payload`); those are shared by all, and met too
+//! late.
+
+use crate::setting::{self, Reader};
+use crate::subscription::{MadeBy, Registered, Subscription};
+use crate::{Code, Filter, Problem, SubjectTemplate, SubscriptionName, authority};
+
+/// The bounds of a bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Subscriptions that one caller has made by calls.
+    pub subscriptions_per_caller: u32,
+    /// Tenants that one subscription names.
+    pub tenants_per_subscription: u32,
+    /// Patterns of event types of one subscription.
+    pub patterns_per_subscription: u32,
+    /// Subject filters of one subscription: its patterns for each of its tenants.
+    pub filters_per_subscription: u32,
+    /// Bytes of these filters, and of what is remembered of the subscription.
+    pub bytes_per_subscription: u64,
+}
+
+/// A tenth of what a stream takes by default (1,000 consumers), and lists that a person could still have written.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            subscriptions_per_caller: 100,
+            tenants_per_subscription: 2_000,
+            patterns_per_subscription: 200,
+            filters_per_subscription: 2_000,
+            bytes_per_subscription: 256 << 10,
+        }
+    }
+}
+
+/// What else than its lists a subscription takes, in the registry and in the request that makes its consumer; counted
+/// generously.
+const REST: u64 = 4 << 10;
+/// Between two items of a list: quotes and a comma.
+const BETWEEN: u64 = 3;
+
+impl Limits {
+    /// Reads every `limits.…`.
+    pub(crate) fn read(r: &mut Reader<'_>) -> Self {
+        let usual = Self::default();
+        let mut count = |key, usual: u32, most: u64| {
+            u32::try_from(r.or(key, u64::from(usual), setting::number(1, most))).unwrap_or(usual)
+        };
+        Self {
+            subscriptions_per_caller: count(
+                "limits.subscriptions-per-caller",
+                usual.subscriptions_per_caller,
+                1_000_000,
+            ),
+            tenants_per_subscription: count(
+                "limits.tenants-per-subscription",
+                usual.tenants_per_subscription,
+                100_000,
+            ),
+            patterns_per_subscription: count(
+                "limits.patterns-per-subscription",
+                usual.patterns_per_subscription,
+                100_000,
+            ),
+            filters_per_subscription: count(
+                "limits.filters-per-subscription",
+                usual.filters_per_subscription,
+                1_000_000,
+            ),
+            bytes_per_subscription: r.or(
+                "limits.bytes-per-subscription",
+                usual.bytes_per_subscription,
+                setting::bytes(8 << 10, 32 << 20),
+            ),
+        }
+    }
+
+    /// Whether so long lists may be looked at at all.
+    ///
+    /// # Errors
+    /// Names the list and its setting.
+    pub fn lists(&self, name: &str, tenants: usize, patterns: usize) -> Result<(), Problem> {
+        let bounds = [
+            (
+                tenants,
+                self.tenants_per_subscription,
+                "tenants",
+                "limits.tenants-per-subscription",
+            ),
+            (
+                patterns,
+                self.patterns_per_subscription,
+                "patterns of event types",
+                "limits.patterns-per-subscription",
+            ),
+        ];
+        for (asked, most, what, setting) in bounds {
+            if asked as u64 > most.into() {
+                let name = crate::name::shown(name);
+                return Err(over(format!(
+                    "subscription {name} names {asked} {what}, and may name {most}: use a wider filter or several subscriptions, or let an operator raise `{setting}`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a subscription may have its filter. `template` is where its events are; `max_payload` what the server takes
+    /// in one request, if that is known.
+    ///
+    /// # Errors
+    /// Names the bound and its setting.
+    pub fn filter(
+        &self,
+        name: &SubscriptionName,
+        filter: &Filter,
+        template: &SubjectTemplate,
+        max_payload: Option<u64>,
+    ) -> Result<(), Problem> {
+        self.lists(name.as_str(), filter.tenants.len(), filter.event_types.len())?;
+        let size = Size::of(filter, template);
+        if size.filters > self.filters_per_subscription.into() {
+            return Err(over(format!(
+                "subscription {name} needs {} subject filters, {} patterns for each of {} tenants, and may have {}: use a wider filter or several subscriptions, or let an operator raise `limits.filters-per-subscription`",
+                size.filters,
+                filter.event_types.len(),
+                filter.tenants.len(),
+                self.filters_per_subscription
+            )));
+        }
+        if size.bytes > self.bytes_per_subscription {
+            return Err(over(format!(
+                "subscription {name} takes {} bytes of filters, and may take {}: use a wider filter or several subscriptions, or let an operator raise `limits.bytes-per-subscription`",
+                size.bytes, self.bytes_per_subscription
+            )));
+        }
+        if let Some(most) = max_payload.filter(|most| size.bytes > *most) {
+            return Err(over(format!(
+                "subscription {name} takes {} bytes of filters, and the server takes {most} in one request: use a wider filter or several subscriptions, or raise the server's `max_payload`",
+                size.bytes
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a caller may make one more by a call.
+    ///
+    /// # Errors
+    /// When it has as many as it may.
+    pub fn one_more<'a>(
+        &self,
+        asked: &Subscription,
+        component: &str,
+        registry: impl Iterator<Item = &'a Registered>,
+    ) -> Result<(), Problem> {
+        let has = registry
+            .filter(|r| r.made_by == MadeBy::Call && r.component == component)
+            .count();
+        if (has as u64) < self.subscriptions_per_caller.into() {
+            return Ok(());
+        }
+        Err(over(format!(
+            "subscription {} is not made: {} has {has} subscriptions made by calls, and may have {}: end one, or let an operator raise `limits.subscriptions-per-caller`",
+            asked.name,
+            authority::describe(component, "to the bus"),
+            self.subscriptions_per_caller
+        )))
+    }
+}
+
+/// How much the store has to take for a filter.
+struct Size {
+    filters: u64,
+    bytes: u64,
+}
+
+impl Size {
+    /// Reckoned from the lists alone: their product is never made.
+    fn of(filter: &Filter, template: &SubjectTemplate) -> Self {
+        let (tenants, patterns) = (filter.tenants.len().max(1) as u64, filter.event_types.len() as u64);
+        let of_tenants: u64 = filter.tenants.iter().map(|t| t.token().len() as u64).sum();
+        let of_patterns: u64 = filter
+            .event_types
+            .iter()
+            .map(|p| p.to_subject_tokens().len() as u64)
+            .sum();
+        let filters = tenants * patterns;
+        // In the registry each item stands once; in the request each with each.
+        let remembered = of_tenants + of_patterns + (tenants + patterns) * BETWEEN;
+        let fixed = template.all().len() as u64 + BETWEEN;
+        let asked = filters * fixed + of_tenants.max(1) * patterns + of_patterns * tenants;
+        Self {
+            filters,
+            bytes: remembered.max(asked) + REST,
+        }
+    }
+}
+
+fn over(message: String) -> Problem {
+    Problem::new(Code::LimitExceeded, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(tenants: usize, patterns: usize) -> Filter {
+        Filter::new(
+            (0..tenants)
+                .map(|i| format!("tenant-{i:05}").parse().unwrap())
+                .collect(),
+            (0..patterns)
+                .map(|i| format!("type-{i:05}.*").parse().unwrap())
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn each_bound_is_counted_before_anything_is_made() {
+        let limits = Limits::default();
+        let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
+        let (name, refused) = ("s".parse().unwrap(), |f: &Filter, most| {
+            let problem = limits.filter(&"s".parse().unwrap(), f, &template, most).unwrap_err();
+            assert_eq!(problem.code, Code::LimitExceeded);
+            problem.message
+        });
+        assert!(refused(&filter(2_001, 1), None).contains("limits.tenants-per-subscription"));
+        assert!(refused(&filter(1, 201), None).contains("limits.patterns-per-subscription"));
+        assert!(refused(&filter(200, 200), None).contains("40000 subject filters"));
+        assert!(refused(&filter(1_900, 1), Some(64 << 10)).contains("`max_payload`"));
+        limits.filter(&name, &filter(1_900, 1), &template, None).unwrap();
+        limits.filter(&name, &Filter::all(), &template, Some(1 << 20)).unwrap();
+        let narrow = Limits {
+            bytes_per_subscription: 8 << 10,
+            ..limits
+        };
+        let problem = narrow.filter(&name, &filter(500, 1), &template, None).unwrap_err();
+        assert!(problem.message.contains("limits.bytes-per-subscription"), "{problem}");
+    }
+
+    #[test]
+    fn what_is_reckoned_is_at_least_what_is_sent() {
+        let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
+        for (tenants, patterns) in [(0, 1), (1, 1), (40, 30), (300, 2)] {
+            let filter = filter(tenants, patterns);
+            let sent = serde_json::to_vec(&filter.subject_filters(&template)).unwrap().len() as u64;
+            let remembered = serde_json::to_vec(&filter).unwrap().len() as u64;
+            let size = Size::of(&filter, &template);
+            assert!(
+                size.bytes >= sent.max(remembered),
+                "{} for {sent}, {remembered}",
+                size.bytes
+            );
+            assert_eq!(size.filters, filter.subject_filters(&template).len() as u64);
+        }
+    }
+}

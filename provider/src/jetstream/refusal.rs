@@ -1,0 +1,142 @@
+//! What the server itself answered, found in whatever error the client made of it; here and nowhere else are its answers
+//! told apart by their codes.
+
+use std::error::Error;
+
+use async_nats::jetstream;
+use async_nats::jetstream::context::{
+    ConsumerInfoError, ConsumerInfoErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamError,
+    GetStreamErrorKind,
+};
+use async_nats::jetstream::stream::{
+    ConsumerCreateStrictError, ConsumerCreateStrictErrorKind, ConsumerError, ConsumerErrorKind, ConsumerUpdateError,
+    ConsumerUpdateErrorKind,
+};
+use fanout_plan::step::Step;
+use fanout_plan::{Code, Problem};
+
+use super::StoreError;
+
+/// The most characters of a server's or client's words that a message repeats.
+const SHOWN: usize = 300;
+
+/// The server's answer in an error, if it gave one.
+pub(super) fn answer_in(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(answer) = answer_of(error) {
+            return Some(answer);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn answer_of(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
+    if let Some(answer) = error.downcast_ref::<jetstream::Error>() {
+        return Some(answer.clone());
+    }
+    if let Some(e) = error.downcast_ref::<ConsumerError>() {
+        return match e.kind() {
+            ConsumerErrorKind::JetStream(answer) => Some(answer),
+            _ => None,
+        };
+    }
+    if let Some(e) = error.downcast_ref::<ConsumerUpdateError>() {
+        return match e.kind() {
+            ConsumerUpdateErrorKind::JetStream(answer) => Some(answer),
+            _ => None,
+        };
+    }
+    if let Some(e) = error.downcast_ref::<ConsumerCreateStrictError>() {
+        return match e.kind() {
+            ConsumerCreateStrictErrorKind::JetStream(answer) => Some(answer),
+            _ => None,
+        };
+    }
+    if let Some(e) = error.downcast_ref::<ConsumerInfoError>() {
+        return match e.kind() {
+            ConsumerInfoErrorKind::JetStream(answer) => Some(answer),
+            _ => None,
+        };
+    }
+    if let Some(e) = error.downcast_ref::<CreateStreamError>() {
+        return match e.kind() {
+            CreateStreamErrorKind::JetStream(answer) => Some(answer),
+            _ => None,
+        };
+    }
+    if let Some(e) = error.downcast_ref::<GetStreamError>() {
+        return match e.kind() {
+            GetStreamErrorKind::JetStream(answer) => Some(answer),
+            _ => None,
+        };
+    }
+    None
+}
+
+impl StoreError {
+    /// The server's answer, if it gave one.
+    pub(crate) fn answer(&self) -> Option<jetstream::Error> {
+        match self {
+            Self::Unavailable { source, .. } => answer_in(source.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// Whether the server refused it for good: asked again at once, it would say the same. It is not there then.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            // 5xx is the server's own trouble, but for limits, which it counts among those (10023, 10026, 10028, 10047).
+            _ => self.answer().is_some_and(|a| a.code() < 500 || is_limit(&a)),
+        }
+    }
+}
+
+fn is_limit(answer: &jetstream::Error) -> bool {
+    use jetstream::ErrorCode as E;
+    let limits = [
+        E::ACCOUNT_RESOURCES_EXCEEDED,
+        E::INSUFFICIENT_RESOURCES,
+        E::MAXIMUM_CONSUMERS_LIMIT,
+        E::STORAGE_RESOURCES_EXCEEDED,
+        E::MEMORY_RESOURCES_EXCEEDED,
+    ];
+    limits.contains(&answer.error_code())
+}
+
+/// Why a step was not taken, as the state of what it was for.
+pub(super) fn problem(step: &Step, error: &StoreError) -> Problem {
+    if let StoreError::Refused(problems) = error
+        && let Some(problem) = problems.first()
+    {
+        return problem.clone();
+    }
+    let part = step.part();
+    if let Some(answer) = error.answer().filter(|_| error.is_refusal()) {
+        return Problem::new(
+            Code::StoreRefused,
+            format!(
+                "{part}: the store did not {}: {}",
+                cut(&step.to_string()),
+                cut(&answer.to_string())
+            ),
+        );
+    }
+    let mut why = cut(&error.to_string());
+    if let Some(source) = error.source() {
+        why = format!("{why}: {}", cut(&source.to_string()));
+    }
+    Problem::new(Code::StoreUnavailable, format!("{part}: {why}; it is tried again"))
+}
+
+/// A text for a message, which is never longer than a person reads.
+pub(super) fn cut(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut cut: String = chars.by_ref().take(SHOWN).collect();
+    if chars.next().is_some() {
+        cut.push('…');
+    }
+    cut
+}
