@@ -63,13 +63,15 @@ pub(crate) struct Subscription {
     #[serde(default)]
     pub(crate) in_flight: u64,
     #[serde(default)]
+    pub(crate) waiting_for_retry: u64,
+    #[serde(default)]
     pub(crate) dead_letters: u64,
 }
 
 impl Subscription {
     /// Stored for it and not settled.
     pub(crate) fn backlog(&self) -> u64 {
-        self.pending + self.in_flight
+        self.pending + self.in_flight + self.waiting_for_retry
     }
 }
 

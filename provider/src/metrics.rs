@@ -22,6 +22,12 @@ const FAMILIES: &[(&str, &str, &str, &str)] = &[
         "Events in flight that were delivered before",
         "/redelivered",
     ),
+    (
+        "fanout_waiting_for_retry",
+        "gauge",
+        "Refused events that wait for their next attempt, or are at it",
+        "/waiting_for_retry",
+    ),
     ("fanout_dead_letters", "gauge", "Events set aside", "/dead_letters"),
     (
         "fanout_lost_events",
@@ -138,7 +144,7 @@ mod tests {
         let status = serde_json::json!({
             "bus": "payments",
             "links": [{ "component": "a\"b", "name": "default", "role": "caller", "state": "refused" }],
-            "subscriptions": [{ "name": "invoicing", "state": "paused", "pending": 3, "in_flight": 0, "dead_letters": null,
+            "subscriptions": [{ "name": "invoicing", "state": "paused", "pending": 3, "in_flight": 0, "waiting_for_retry": 32, "dead_letters": null,
                 "lost_events": 2, "expires_in_s": 1.5, "this_instance": { "handled": 7 } }],
         });
         expect_test::expect![[r#"
@@ -148,6 +154,9 @@ mod tests {
             # HELP fanout_in_flight Events delivered and not yet settled
             # TYPE fanout_in_flight gauge
             fanout_in_flight{bus="payments",subscription="invoicing"} 0
+            # HELP fanout_waiting_for_retry Refused events that wait for their next attempt, or are at it
+            # TYPE fanout_waiting_for_retry gauge
+            fanout_waiting_for_retry{bus="payments",subscription="invoicing"} 32
             # HELP fanout_lost_events Events seen to expire before they were handled
             # TYPE fanout_lost_events counter
             fanout_lost_events{bus="payments",subscription="invoicing"} 2

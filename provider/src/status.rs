@@ -42,6 +42,8 @@ pub(crate) struct SubscriptionStatus {
     pub(crate) pending: u64,
     pub(crate) in_flight: u64,
     pub(crate) redelivered: u64,
+    /// Refused events that wait for their next attempt, or are at it.
+    pub(crate) waiting_for_retry: u64,
     /// When the oldest event that is not handled expires, nanoseconds since the Unix epoch.
     pub(crate) expires_at: Option<i64>,
     pub(crate) oldest: Option<Position>,
@@ -58,6 +60,7 @@ impl SubscriptionStatus {
             pending: 0,
             in_flight: 0,
             redelivered: 0,
+            waiting_for_retry: 0,
             expires_at: None,
             oldest: None,
             lost: BTreeMap::new(),
@@ -76,6 +79,9 @@ impl SubscriptionStatus {
                 )
             });
         }
+        // Of an order, its owner knows: this instance, where it is the one.
+        let resting = view.health.get(&subscription.name).map_or(0, |h| h.resting());
+        status.waiting_for_retry += resting;
         // Last, so that it is not older than the counts that are shown beside it.
         let waiting = unread
             .or_else(|| view.detached.get(&subscription.name).cloned())
@@ -97,6 +103,7 @@ impl SubscriptionStatus {
     async fn read_from(&mut self, store: &Store) -> Result<(), StoreError> {
         let state = store.consumer_state(&self.registered).await?;
         (self.pending, self.in_flight, self.redelivered) = (state.pending, state.unsettled, state.redelivered);
+        self.waiting_for_retry = store.waiting_for_retry(&self.registered).await?;
         let retention = store.retention(&self.registered).await?;
         self.oldest = retention.oldest.map(|(position, _)| position);
         self.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
@@ -203,6 +210,9 @@ async fn subscription(view: &View, registered: &Registered) -> Value {
         Doing::Paused => ("paused", None),
         Doing::Waiting(p) => ("waiting", Some(p)),
     };
+    // Deliveries are made; refused events may hold up others.
+    let retries = view.health.get(name).and_then(|h| h.retries_problem());
+    let problem = problem.or(retries.as_ref());
     let count = |of: fn(&crate::delivery::Health) -> u64| view.health.get(name).map(|h| of(h));
     json!({
         "name": name,
@@ -214,6 +224,7 @@ async fn subscription(view: &View, registered: &Registered) -> Value {
         "pending": status.pending,
         "in_flight": status.in_flight,
         "redelivered": status.redelivered,
+        "waiting_for_retry": status.waiting_for_retry,
         "oldest": status.oldest.map(|p| p.to_string()),
         "expires_at": status.expires_at.map(timestamp::to_rfc3339),
         "expires_in_s": status.expires_at.map(|at| (at - clock::now()) / 1_000_000_000),

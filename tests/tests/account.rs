@@ -51,7 +51,7 @@ async fn an_account_that_wants_sizes_has_a_size_of_everything() {
     let (code, out, err) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(
-        out.contains("the whole bus takes 6 streams, and at most 2.2 GiB of disk"),
+        out.contains("the whole bus takes 7 streams, and at most 2.3 GiB of disk"),
         "{out}"
     );
     assert!(!out.contains("any number"), "{out}");
@@ -59,19 +59,20 @@ async fn an_account_that_wants_sizes_has_a_size_of_everything() {
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let js = context(&nats).await;
     let made = streams(&js).await;
-    assert_eq!(made.len(), 6);
+    assert_eq!(made.len(), 7);
     assert!(made.iter().all(|s| s.config.max_bytes > 0), "{made:?}");
     let (code, out, _) = cli.run(&["apply"], &policy, &[]);
     assert!(code == 0 && out.contains("nothing to do"), "{out}");
     // Each is a setting.
     let sizes = "[dead-letters]\nmax-bytes = \"100MiB\"\n[scheduled]\nmax-bytes = \"50MiB\"\n[registry]\nmax-bytes = \"20MiB\"\n\
-        [attempts]\nmax-bytes = \"30MiB\"\n[retention]\nmax-bytes = \"200MiB\"\n";
+        [attempts]\nmax-bytes = \"30MiB\"\n[retention]\nmax-bytes = \"200MiB\"\n\
+        [retry]\nmax-bytes = \"40MiB\"\n";
     let policy = cli.policy(&format!("{POLICY}{quota}counters-max-bytes = \"10MiB\"\n{sizes}"));
     let (code, out, err) = cli.run(&["apply"], &policy, &[]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let mut sizes: Vec<_> = streams(&js).await.iter().map(|s| s.config.max_bytes >> 20).collect();
     sizes.sort_unstable();
-    assert_eq!(sizes, [10, 20, 30, 50, 100, 200]);
+    assert_eq!(sizes, [10, 20, 30, 40, 50, 100, 200]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,8 @@ async fn a_policy_is_checked_planned_and_applied_once() {
 + create stream fanout_payments_dead on fanout.dead.payments.> for 30d
 + create stream fanout_payments_later on fanout.later.payments.> for ever
 + create stream fanout_payments_log on payments.*.webhook.> for 7d
-5 to make, 0 to change, 0 to remove
++ create stream fanout_payments_retries on fanout.retry.payments.> for ever
+6 to make, 0 to change, 0 to remove
 ";
     let (code, planned, _) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);
     let without_costs: String = planned

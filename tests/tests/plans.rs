@@ -53,6 +53,7 @@ fn varied() -> impl Strategy<Value = Varied> {
             setting("tenants.allowed", &["acme", "acme,globex,initech"]),
             setting("retention.max-age", &["1h", "30d"]),
             setting("retention.max-bytes", &["8MiB", "64MiB"]),
+            setting("retry.max-bytes", &["16MiB", "64MiB"]),
             setting("retention.compression", &["none", "s2"]),
             setting("retention.when-full", &["refuse", "drop-oldest"]),
             setting("dedupe.window", &["1s", "10m"]),

@@ -189,6 +189,7 @@ pub(crate) fn subscription(s: wit::Subscription) -> subscriber::Subscription {
         pending: s.pending,
         in_flight: s.in_flight,
         redelivered: s.redelivered,
+        waiting_for_retry: s.waiting_for_retry,
         expires_at: s.expires_at,
         lost: s.lost.into_iter().map(lost).collect(),
     }

@@ -17,6 +17,8 @@ use crate::{args, bus};
 struct Row<'a> {
     registered: &'a Registered,
     state: ConsumerState,
+    /// Refused events that wait for their next attempt, or are at it.
+    waiting_for_retry: u64,
     dead_letters: u64,
     /// When the oldest event that is not handled expires, nanoseconds since the Unix epoch.
     expires_at: Option<i64>,
@@ -43,6 +45,7 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
                     "name": s.name, "need": s.need.as_str(), "component": r.registered.component,
                     "progress": r.registered.progress, "pending": r.state.pending,
                     "in_flight": r.state.unsettled, "redelivered": r.state.redelivered,
+                    "waiting_for_retry": r.waiting_for_retry,
                     "dead_letters": r.dead_letters, "paused": r.registered.paused,
                     "expires_at": r.expires_at.map(timestamp::to_rfc3339), "lost": r.lost, "problem": r.problem,
                 })
@@ -70,25 +73,27 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         return Ok(());
     }
     say!(
-        "\n{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}  oldest expires",
+        "\n{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>8} {:>12}  oldest expires",
         "subscription",
         "need",
         "component",
         "progress",
         "pending",
         "in flight",
+        "retrying",
         "dead letters"
     )?;
     for r in rows {
         let s = &r.registered.subscription;
         say!(
-            "{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>12}  {}",
+            "{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>8} {:>12}  {}",
             s.name.as_str(),
             s.need.as_str(),
             printable(&r.registered.component),
             progress(r.registered),
             r.state.pending,
             r.state.unsettled,
+            r.waiting_for_retry,
             r.dead_letters,
             r.expires_at.map_or_else(|| "-".to_owned(), timestamp::to_rfc3339)
         )?;
@@ -115,6 +120,7 @@ async fn row<'a>(store: &Store, observed: &Observed, registered: &'a Registered)
     let mut row = Row {
         registered,
         state: ConsumerState::default(),
+        waiting_for_retry: 0,
         dead_letters: 0,
         expires_at: None,
         lost: BTreeMap::new(),
@@ -152,6 +158,7 @@ async fn read(store: &Store, row: &mut Row<'_>) -> Result<(), StoreError> {
     let keeps = registered.subscription.keeps_a_place(store.policy());
     if keeps && registered.progress != Progress::Finished {
         row.state = store.consumer_state(registered).await?;
+        row.waiting_for_retry = store.waiting_for_retry(registered).await?;
         let retention = store.retention(registered).await?;
         row.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
         row.lost = retention.lost;

@@ -124,6 +124,7 @@ pub(crate) fn size_setting(s: &StreamSpec) -> &'static str {
         (Some(_), _) => "retention.max-bytes",
         (None, Some(Side::Later)) => "scheduled.max-bytes",
         (None, Some(Side::Usage)) => "quota.counters-max-bytes",
+        (None, Some(Side::Retries)) => "retry.max-bytes",
         (None, None) => "dead-letters.max-bytes",
     }
 }

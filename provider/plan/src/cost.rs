@@ -11,10 +11,7 @@ use crate::topology::{StreamSpec, Topology};
 /// What comes of a step; `None` where nothing is worth a word.
 pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String> {
     Some(match step {
-        Step::CreateStream(s) => match &s.partition {
-            Some(_) => format!("1 stream; {}", at_most(s.max_bytes, s.storage, s.replicas)),
-            None => format!("1 stream; {}", at_most(s.max_bytes, s.storage, s.replicas)),
-        },
+        Step::CreateStream(s) => format!("1 stream; {}", at_most(s.max_bytes, s.storage, s.replicas)),
         Step::CreateBucket(b) => format!("1 stream; {}", at_most(b.max_bytes, b.storage, b.replicas)),
         Step::UpdateStream(s) => changes(observed.topology.streams.get(&s.name)?, s),
         Step::UpdateBucket(b) => match observed.topology.buckets.get(&b.name) {

@@ -68,6 +68,16 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
                 show_bytes(s.max_bytes)
             ),
         },
+        None if s.side == Some(Side::Retries) => Part {
+            kind: "stream",
+            name: s.name.clone(),
+            why: "keeps refused events until their next attempt, so that they hold up no others".to_owned(),
+            rule: "a message given back with a delay goes on counting against `max_ack_pending` (nats-server 2.15): what waits here counts nowhere else",
+            cost: format!(
+                "1 stream, 1 consumer for each subscription that refuses; at most {}, and beyond that refused events take places in flight",
+                show_bytes(s.max_bytes)
+            ),
+        },
         None => Part {
             kind: "stream",
             name: s.name.clone(),

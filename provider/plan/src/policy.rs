@@ -159,6 +159,8 @@ pub struct Policy {
     pub max_event_bytes: u64,
     /// When a refused delivery is tried again, and how often.
     pub retry: RetrySchedule,
+    /// How many bytes of refused events wait for their next attempt in a store of their own.
+    pub retry_max_bytes: u64,
     /// How long dead letters are kept.
     pub dead_letter_max_age: Duration,
     /// How much is kept besides events.
@@ -187,6 +189,9 @@ pub struct Policy {
 
 /// Invocations at once of a subscription that says nothing of it.
 pub const DEFAULT_CONCURRENCY: u32 = 16;
+
+/// The default of `retry.max-bytes` is an eighth of the log, and at most this.
+const MAX_DEFAULT_RETRY_BYTES: u64 = 256 << 20;
 
 /// The bounds of `delivery.batch-size` and `delivery.concurrency`.
 pub const MAX_IN_FLIGHT: u64 = 1_000;
@@ -280,6 +285,12 @@ impl Policy {
             },
         );
         let attempts = r.or("retry.max-attempts", 6, setting::number(1, 1_000));
+        // A share of the log, and never too little for some of the largest events.
+        let retry_max_bytes = r.or(
+            "retry.max-bytes",
+            (max_bytes / 8).min(MAX_DEFAULT_RETRY_BYTES).max(16 * max_event_bytes),
+            setting::bytes(1 << 10, 1 << 50),
+        );
         let dead_letter_max_age = r.or("dead-letters.max-age", 30 * DAY, setting::duration(SECOND, 10 * YEAR));
         let sizes = sizes(&mut r);
         let jetstream = jetstream(&mut r);
@@ -322,6 +333,14 @@ impl Policy {
             r.refuse(
                 Code::ConflictingSettings,
                 "`dedupe.scope` = `retained` needs events that stay, and `topology` = `work-queue` lets them go when they are settled: use `dedupe.scope` = `window`, or another topology",
+            );
+        }
+        if retry_max_bytes < max_event_bytes {
+            r.refuse(
+                Code::ConflictingSettings,
+                format!(
+                    "`retry.max-bytes` ({retry_max_bytes} bytes) must hold one event at least, and `event.max-bytes` is {max_event_bytes} bytes: raise the one or lower the other"
+                ),
             );
         }
         if durability == Durability::OnDisk && storage == Storage::Memory {
@@ -382,6 +401,7 @@ impl Policy {
                 queue_delivery,
                 max_event_bytes,
                 retry: RetrySchedule::new(delays, attempts as u32),
+                retry_max_bytes,
                 dead_letter_max_age,
                 sizes,
                 jetstream,

@@ -133,6 +133,8 @@ codes! {
     RetentionGapNear = "retention-gap-near",
     /// Events that may be delivered behind later ones of their key: the last instance did not give them back in time.
     OrderNotKept = "order-not-kept",
+    /// The store of retries has no room: refused events take places in flight.
+    RetriesFull = "retries-full",
     /// A dead letter can't be given to its subscription again.
     NotRedrivable = "not-redrivable",
     /// The subscriber can't be reached.

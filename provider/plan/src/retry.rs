@@ -1,14 +1,22 @@
 //! When a refused delivery is tried again, and when it is set aside.
 
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::subscription::Registered;
 
 /// The longest delay that a handler can ask for.
 pub const MAX_DELAY: Duration = Duration::from_secs(86_400);
 
 /// The most bytes of a reason that are kept.
 pub const MAX_REASON_BYTES: usize = 1_024;
+
+/// Reasons are cut to no less than this before attempts are left out.
+const SHORTEST_CUT_REASON: usize = 32;
 
 /// The bus's delays between attempts, and how many attempts there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +48,55 @@ pub struct FailedAttempt {
     pub at: String,
     /// Why.
     pub reason: String,
+}
+
+/// Which subscription of one name: a name that is used again, and a subscription that was rewound, are new ones. What
+/// waits for a retry belongs to one, and never comes to a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incarnation {
+    /// When the subscription was made, nanoseconds since the Unix epoch.
+    pub made_at: i64,
+    /// How often it was rewound since.
+    pub rewound: u32,
+}
+
+impl Incarnation {
+    /// That of a subscription as it is remembered.
+    pub fn of(registered: &Registered) -> Self {
+        Self {
+            made_at: registered.made_at,
+            rewound: registered.rewound.map_or(0, |r| r.generation),
+        }
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.made_at, self.rewound)
+    }
+}
+
+impl FromStr for Incarnation {
+    type Err = ParseIntError;
+    fn from_str(s: &str) -> Result<Self, ParseIntError> {
+        let (made_at, rewound) = s.rsplit_once('-').unwrap_or((s, ""));
+        Ok(Self {
+            made_at: made_at.parse()?,
+            rewound: rewound.parse()?,
+        })
+    }
+}
+
+/// Retries of one subscription that are under way at once, of all its invocations: the rest is for first attempts, so
+/// that refused events delay no others, however many of them are due.
+pub fn at_once(concurrency: u32) -> u32 {
+    (concurrency / 2).max(1)
+}
+
+/// Due retries of one tenant that are held for their turn, while `others` tenants have some too, of `all` that may be
+/// held: whoever comes later finds room.
+pub fn held_of_one_tenant(all: usize, others: usize) -> usize {
+    (all / (others + 2)).max(1)
 }
 
 /// What comes of a refused delivery.
@@ -84,15 +141,40 @@ impl RetrySchedule {
     }
 }
 
+/// The attempts, cut to at most so many bytes of JSON: a header of the store's messages holds them, and headers have a
+/// limit (nats-server 2.15, error 10097). Long reasons are cut first, then attempts in the middle are left out.
+pub fn attempts_within(attempts: &[FailedAttempt], bytes: usize) -> Vec<FailedAttempt> {
+    let fits = |attempts: &[FailedAttempt]| serde_json::to_string(attempts).is_ok_and(|json| json.len() <= bytes);
+    let mut kept = attempts.to_vec();
+    let mut longest = MAX_REASON_BYTES;
+    while !fits(&kept) && longest > SHORTEST_CUT_REASON {
+        longest /= 2;
+        for attempt in &mut kept {
+            attempt.reason.truncate(cut(&attempt.reason, longest));
+        }
+    }
+    while !fits(&kept) && !kept.is_empty() {
+        // The first says how it began, and the last what is wrong now.
+        let (first, last) = (kept.len() / 4, kept.len() / 4 + kept.len() % 2);
+        kept.drain(first..kept.len() - last);
+    }
+    kept
+}
+
+/// Where a text is cut so that at most so many bytes are left.
+fn cut(text: &str, most: usize) -> usize {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    end
+}
+
 impl Rejection {
     /// The handler's reason, cut to what is kept.
     pub fn reason(&self) -> &str {
         let (Self::Retry(r) | Self::RetryNow(r) | Self::RetryAfter(_, r) | Self::DeadLetter(r)) = self;
-        let mut end = r.len().min(MAX_REASON_BYTES);
-        while !r.is_char_boundary(end) {
-            end -= 1;
-        }
-        &r[..end]
+        &r[..cut(r, MAX_REASON_BYTES)]
     }
 }
 
@@ -121,6 +203,59 @@ mod tests {
             schedule.disposition(&Rejection::DeadLetter("no".into()), 1),
             Disposition::DeadLetter
         );
+    }
+
+    #[test]
+    fn attempts_fit_what_there_is_room_for() {
+        let attempts = |n: u32, reason: &str| -> Vec<FailedAttempt> {
+            let attempt = |attempt| FailedAttempt {
+                attempt,
+                at: "2026-11-28T16:00:00.000000000Z".into(),
+                reason: reason.into(),
+            };
+            (1..=n).map(attempt).collect()
+        };
+        let size = |a: &[FailedAttempt]| serde_json::to_string(a).unwrap().len();
+        let few = attempts(6, "busy");
+        assert_eq!(attempts_within(&few, 1_000), few, "what fits stays as it is");
+        let long = attempts(30, &"é".repeat(512));
+        let cut = attempts_within(&long, 8_000);
+        assert!(
+            size(&cut) <= 8_000 && cut.len() == 30,
+            "{} of {}",
+            cut.len(),
+            size(&cut)
+        );
+        assert!(cut.iter().all(|a| a.reason.starts_with("ééé")));
+        let many = attempts(1_000, &"x".repeat(MAX_REASON_BYTES));
+        let left = attempts_within(&many, 8_000);
+        assert!(size(&left) <= 8_000 && left.len() > 20, "{}", left.len());
+        assert_eq!((left[0].attempt, left.last().unwrap().attempt), (1, 1_000));
+        assert_eq!(attempts_within(&few, 1), []);
+        assert_eq!(attempts_within(&few, 90).len(), 1);
+        assert_eq!(attempts_within(&few, 90)[0].attempt, 6, "the last one stays longest");
+    }
+
+    #[test]
+    fn an_incarnation_is_read_back_and_later_ones_are_greater() {
+        let incarnation = |made_at, rewound| Incarnation { made_at, rewound };
+        for i in [incarnation(0, 0), incarnation(-5, 1), incarnation(i64::MAX, u32::MAX)] {
+            assert_eq!(i.to_string().parse(), Ok(i));
+        }
+        assert!(incarnation(1, 7) < incarnation(2, 0) && incarnation(2, 0) < incarnation(2, 1));
+        for foreign in ["", "1", "1-", "-", "a-1", "1-b"] {
+            assert!(foreign.parse::<Incarnation>().is_err(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn retries_leave_half_for_others() {
+        assert_eq!([1, 2, 3, 16].map(at_once), [1, 1, 1, 8]);
+        assert_eq!(
+            [0, 1, 8].map(|others| held_of_one_tenant(1_000, others)),
+            [500, 333, 100]
+        );
+        assert_eq!(held_of_one_tenant(1, 5), 1);
     }
 
     #[test]

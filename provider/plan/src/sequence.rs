@@ -145,6 +145,11 @@ impl Sequencer {
         !self.ready.is_empty() || self.due().is_some_and(|at| at <= now)
     }
 
+    /// Lanes whose first event waits for a retry.
+    pub fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
     /// Events that wait or are under way.
     pub fn held(&self) -> usize {
         self.held

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::envelope::EventKey;
 use crate::name::{is_token, shown};
+use crate::retry::Incarnation;
 use crate::{BusName, Code, EventPattern, EventType, Position, Problem, SubscriptionName, TenantId};
 
 /// `payments.{tenant}.webhook.{event-type}`: literal tokens, `{tenant}` once, and `{event-type}` last.
@@ -186,6 +187,44 @@ impl BusNames {
     /// Every place of a tenant's events that are kept until they are due.
     pub fn later_of(&self, tenant: &TenantId) -> String {
         format!("fanout.later.{}.{}.>", self.0, tenant.token())
+    }
+
+    /// The stream in which refused events wait for their next attempt.
+    pub fn retries(&self) -> String {
+        format!("fanout_{}_retries", self.0)
+    }
+
+    /// Every subject of an event that waits for its next attempt.
+    pub fn retry_subjects(&self) -> String {
+        format!("fanout.retry.{}.>", self.0)
+    }
+
+    /// Where an event of one incarnation of a subscription waits: one place for a position.
+    pub fn retry(&self, subscription: &SubscriptionName, incarnation: Incarnation, position: Position) -> String {
+        format!(
+            "fanout.retry.{}.{subscription}.{incarnation}.{}.{}",
+            self.0, position.partition, position.offset
+        )
+    }
+
+    /// Everything that waits for one subscription; for one incarnation of it, if one is given.
+    pub fn retry_filter(&self, subscription: &SubscriptionName, incarnation: Option<Incarnation>) -> String {
+        match incarnation {
+            Some(incarnation) => format!("fanout.retry.{}.{subscription}.{incarnation}.>", self.0),
+            None => format!("fanout.retry.{}.{subscription}.>", self.0),
+        }
+    }
+
+    /// The incarnation and position that the subject of an event that waits ends with.
+    pub fn retry_of(&self, subject: &str) -> Option<(Incarnation, Position)> {
+        let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.0))?;
+        let mut tokens = rest.split('.').skip(1);
+        let incarnation = tokens.next()?.parse().ok()?;
+        let position = Position {
+            partition: tokens.next()?.parse().ok()?,
+            offset: tokens.next()?.parse().ok()?,
+        };
+        tokens.next().is_none().then_some((incarnation, position))
     }
 
     /// The stream that counts the bytes stored for each tenant.
@@ -403,6 +442,31 @@ mod tests {
         ] {
             assert_eq!(names.turn_of(&other), None, "{other}");
             assert_eq!(names.letter_of(&other), Some((acme.clone(), position)));
+        }
+    }
+
+    #[test]
+    fn a_retry_is_known_by_its_subject() {
+        let names = BusNames::new("payments".parse().unwrap());
+        let billing = "billing".parse().unwrap();
+        let incarnation = Incarnation {
+            made_at: 1_764_000_000_000_000_000,
+            rewound: 2,
+        };
+        let position = Position {
+            partition: 3,
+            offset: 41,
+        };
+        let subject = names.retry(&billing, incarnation, position);
+        assert_eq!(subject, "fanout.retry.payments.billing.1764000000000000000-2.3.41");
+        assert_eq!(names.retry_of(&subject), Some((incarnation, position)));
+        for foreign in [
+            "fanout.retry.other.billing.1-0.0.1",
+            "fanout.retry.payments.billing.1.0.1",
+            "fanout.retry.payments.billing.1-0.0",
+            "fanout.retry.payments.billing.1-0.0.1.2",
+        ] {
+            assert_eq!(names.retry_of(foreign), None, "{foreign}");
         }
     }
 

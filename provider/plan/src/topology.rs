@@ -49,6 +49,8 @@ pub enum Side {
     Later,
     /// Counters of the bytes stored for each tenant.
     Usage,
+    /// Refused events until their next attempt, one message each.
+    Retries,
 }
 
 /// The most events that wait until they are due.
@@ -57,7 +59,12 @@ pub const MAX_LATER: i64 = 1_000_000;
 impl StreamSpec {
     /// How long a message stays.
     pub fn keeps(&self) -> Keeps {
-        self.partition.as_ref().map_or(Keeps::Log, |p| p.keeps)
+        match (&self.partition, self.side) {
+            (Some(p), _) => p.keeps,
+            // What is settled goes; a retry belongs to one subscription.
+            (None, Some(Side::Retries)) => Keeps::WorkQueue,
+            (None, _) => Keeps::Log,
+        }
     }
 }
 
@@ -166,12 +173,13 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         side: Some(side),
         // Counters never refuse: the oldest go by age.
         when_full: match side {
-            Side::Later => WhenFull::Refuse,
+            Side::Later | Side::Retries => WhenFull::Refuse,
             Side::Usage => WhenFull::DropOldest,
         },
         max_bytes: match side {
             Side::Later => policy.sizes.scheduled,
             Side::Usage => policy.sizes.counters,
+            Side::Retries => policy.retry_max_bytes,
         },
         dedupe_window: Duration::from_secs(120).min(if max_age.is_zero() { Duration::MAX } else { max_age }),
         ..dead_letters.clone()
@@ -182,6 +190,8 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         names.later_subjects(),
         Duration::ZERO,
     );
+    // An event waits for as long as its subscription is paused; the log's retention does not reach it here.
+    let retries = side(Side::Retries, names.retries(), names.retry_subjects(), Duration::ZERO);
     let counters = policy.quotas.bounds_bytes().then(|| {
         // A counter is needed until the last event that it counts has expired, and is changed last when that is stored.
         let age = policy.max_age + policy.max_age / 8;
@@ -192,7 +202,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             .partitions
             .values()
             .map(|p| log(policy, p))
-            .chain([dead_letters, later])
+            .chain([dead_letters, later, retries])
             .chain(counters)
             .map(|s| (s.name.clone(), s))
             .collect(),

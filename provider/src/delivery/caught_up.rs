@@ -68,7 +68,7 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
             Progress::Finished,
         ),
     };
-    if !reached {
+    if !reached || retries_wait(context).await? {
         return Ok(None);
     }
     let finished = done == Progress::Finished;
@@ -100,6 +100,15 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
     context.store.advance(context.name(), telling, done).await?;
     info!(subscription = %context.name(), replayed = registered.replayed.sum(), finished, "caught up");
     Ok(Some(done))
+}
+
+/// Whether an event that belongs to what is replayed was refused and waits for its next attempt.
+async fn retries_wait(context: &Context) -> Result<bool, StoreError> {
+    let waiting = context.store.retries_by_position(&context.registered).await?;
+    let belongs = |(partition, (_, first)): (&u32, &(u64, u64))| {
+        end(context).is_some() || *first <= context.registered.head.of(*partition)
+    };
+    Ok(waiting.iter().any(belongs))
 }
 
 fn end(context: &Context) -> Option<End> {

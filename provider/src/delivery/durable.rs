@@ -37,10 +37,9 @@ struct Shared {
     alone: bool,
 }
 
-/// Delivers until stopped.
-pub(super) async fn run(context: Arc<Context>) {
+/// Delivers until stopped. Invocations under way have a place among `calls`.
+pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
     let subscription = &context.registered.subscription;
-    let calls = Arc::new(Semaphore::new(subscription.concurrency as usize));
     let rooms = Rooms::new(&context, subscription.max_unsettled());
     let mut pulls = JoinSet::new();
     for (partition, reader) in context.store.readers_of(&context.registered) {
@@ -206,7 +205,7 @@ async fn deliver(
         let mut wait = None;
         for (held, next) in invoke(context, settler, part).await {
             match next {
-                Next::Gone => {}
+                Next::Gone | Next::Waits => {}
                 Next::Again(delay) | Next::Stuck(delay) => held.give_back(delay).await,
                 Next::Unreached(delay) => {
                     held.give_back(delay).await;
@@ -229,8 +228,19 @@ pub(crate) async fn admit(
 ) -> Option<Held> {
     let (place, attributes) = incoming::admit(context, settler, partition, &mut message).await?;
     let failed = if place.given_out > 1 {
-        match Box::pin(settler.attempts_so_far(place.position)).await {
-            Ok(failed) => failed,
+        let known = async {
+            if settler.waits(place.position).await? {
+                return Ok(None);
+            }
+            settler.attempts_so_far(place.position).await.map(Some)
+        };
+        match Box::pin(known).await {
+            Ok(Some(failed)) => failed,
+            Ok(None) => {
+                // It was stored among the retries, and a crash or a lost word kept the log from hearing of it.
+                settler.skip(&message).await;
+                return None;
+            }
             Err(error) => {
                 settler.wait_for_store(&message, &error).await;
                 return None;

@@ -1,18 +1,22 @@
-//! What an ordered subscription's owner is fed with: the log, and dead letters that are to be redriven.
+//! What an ordered subscription's owner is fed with: the log, dead letters that are to be redriven, and what was refused
+//! and waited for a retry when there was no order yet.
 //!
 //! A feed reads no more than there is room for. It settles what is none of the subscription's, and hands on the rest
 //! without looking at order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 use fanout_plan::apart::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::sequence::Lane;
-use fanout_plan::{Attributes, Code, Position, timestamp};
+use fanout_plan::{Attributes, Code, Position, TenantId, timestamp};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +25,7 @@ use tracing::{debug, warn};
 use super::Context;
 use super::incoming::{self, Place};
 use super::pull::{self, free_room};
+use super::retries::{Share, Shares};
 use super::settle::{Held, Settler, Source};
 use super::turns;
 use crate::jetstream::{PUBLISHED, Redrive, StoreError, read};
@@ -36,7 +41,9 @@ pub(super) struct Item {
     /// Failed attempts, once they are known.
     pub(super) failed: Option<Vec<FailedAttempt>>,
     /// Its place in what may be held.
-    _room: OwnedSemaphorePermit,
+    pub(super) _room: OwnedSemaphorePermit,
+    /// Its part of what its tenant may hold, where that is bounded.
+    pub(super) _share: Option<Share>,
 }
 
 /// Where an item comes from.
@@ -45,12 +52,14 @@ pub(super) struct Item {
     reason = "nearly all come from the log; a box for each would cost more than the room"
 )]
 pub(super) enum From {
-    /// The log. The payload may have been let go; the message's other parts stay.
+    /// The log, or the store of retries. The payload may have been let go; the message's other parts stay.
     Log {
         message: jetstream::Message,
         place: Place,
         attributes: Attributes,
         payload: Option<Bytes>,
+        /// What its note says of earlier attempts, where it waited in the store of retries.
+        waited: Option<Vec<FailedAttempt>>,
     },
     /// A request to redrive. The letter is read when its turn comes.
     Redrive(Redrive),
@@ -81,25 +90,49 @@ impl Item {
     }
 
     pub(super) fn is_of_log(&self) -> bool {
-        matches!(self.from, From::Log { .. })
+        matches!(self.from, From::Log { waited: None, .. })
+    }
+
+    /// Whether it waited in the store of retries.
+    pub(super) fn is_retry(&self) -> bool {
+        matches!(self.from, From::Log { waited: Some(_), .. })
+    }
+
+    /// Gives it back to the store, if the store gives it out by itself.
+    pub(super) async fn give_back(&self, delay: Duration) {
+        if let From::Log { message, .. } = &self.from {
+            let again = AckKind::Nak(Some(delay).filter(|d| !d.is_zero()));
+            if let Err(error) = message.ack_with(again).await {
+                debug!(%error, "an event was not given back; it comes again by itself");
+            }
+        }
     }
 
     /// Whether the log had given it out before.
     pub(super) fn was_given_out(&self) -> bool {
-        matches!(&self.from, From::Log { place, .. } if place.given_out > 1)
+        matches!(&self.from, From::Log { place, waited: None, .. } if place.given_out > 1)
     }
 
     /// The event as it is delivered; `None` if there is nothing to deliver any more, and then it is settled.
     pub(super) async fn prepare(&mut self, context: &Context, settler: &Settler) -> Result<Option<Held>, StoreError> {
-        let (message, attributes, data, place) = match &self.from {
+        let (message, attributes, data, place, waited) = match &self.from {
             From::Log {
                 message,
                 place,
                 attributes,
                 payload,
+                waited,
             } => {
                 let data = match payload {
                     Some(data) => data.clone(),
+                    None if waited.is_some() => match retry_payload(context, message).await? {
+                        Some(data) => data,
+                        None => {
+                            // Another instance has settled it, or stored it anew.
+                            settler.skip(message).await;
+                            return Ok(None);
+                        }
+                    },
                     None => match context.store.payload(self.position).await? {
                         Some(data) => data,
                         None => {
@@ -112,17 +145,21 @@ impl Item {
                         }
                     },
                 };
-                (message, attributes.clone(), data, *place)
+                (message, attributes.clone(), data, *place, waited)
             }
             From::Redrive(redrive) => {
                 return redriven(context, settler, redrive, self.failed.clone()).await;
             }
         };
-        let source = Source::Log(message.clone());
-        let failed = match &self.failed {
-            Some(failed) => failed.clone(),
-            None if place.given_out > 1 => settler.earlier_attempts(&source, self.position).await?,
-            None => Vec::new(),
+        let source = match waited {
+            Some(_) => Source::Retry(message.clone()),
+            None => Source::Log(message.clone()),
+        };
+        let failed = match (&self.failed, waited) {
+            (Some(failed), _) => failed.clone(),
+            (None, Some(noted)) => settler.attempts_of_waiting(self.position, noted).await?,
+            (None, None) if place.given_out > 1 => settler.earlier_attempts(&source, self.position).await?,
+            (None, None) => Vec::new(),
         };
         let event = (&message.headers, data);
         let delivery = incoming::delivery(&context.registered, attributes, event, &place, &failed);
@@ -222,8 +259,10 @@ pub(super) async fn log(
                     message: without_payload(message),
                     place,
                     attributes,
+                    waited: None,
                 },
                 _room: room,
+                _share: None,
             };
             if out.send(item).await.is_err() {
                 return Ok(());
@@ -233,7 +272,13 @@ pub(super) async fn log(
     Ok(())
 }
 
-fn without_payload(mut message: jetstream::Message) -> jetstream::Message {
+async fn retry_payload(context: &Context, message: &jetstream::Message) -> Result<Option<Bytes>, StoreError> {
+    let Ok(info) = message.info() else { return Ok(None) };
+    let found = context.store.retry_message(info.stream_sequence).await?;
+    Ok(found.map(|found| found.payload))
+}
+
+pub(super) fn without_payload(mut message: jetstream::Message) -> jetstream::Message {
     message.message.payload = Bytes::new();
     message
 }
@@ -247,7 +292,26 @@ pub(super) async fn redrives(
     let consumer = context.store.read_redrives(context.name()).await?;
     // A redriven event is in line with its tenant at least, and with its key where keys have an order.
     let room = Arc::new(Semaphore::new(REDRIVEN));
+    // One tenant's many, each of which may wait for retries, leave room for others'.
+    let shares = Shares::new(REDRIVEN);
+    // Requests of tenants that hold as much as they may are read again from this number on.
+    let mut put_off: BTreeMap<TenantId, u64> = BTreeMap::new();
     while !stop.is_cancelled() {
+        for (tenant, mut from) in std::mem::take(&mut put_off) {
+            loop {
+                let (Ok(place), Ok(share)) = (Arc::clone(&room).try_acquire_owned(), shares.take(&tenant)) else {
+                    put_off.insert(tenant, from);
+                    break;
+                };
+                let Some(redrive) = context.store.next_redrive(context.name(), &tenant, from).await? else {
+                    break;
+                };
+                from = redrive.request + 1;
+                if out.send(item(context, redrive, (place, share)).await?).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
         let mut permits = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             permits = free_room(&room) => permits,
@@ -258,20 +322,35 @@ pub(super) async fn redrives(
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
                 continue;
             };
-            let Some(room) = permits.split(1) else { continue };
-            let item = Item {
-                lane: lane_of(context, &redrive).await?,
-                position: redrive.position,
-                from: From::Redrive(redrive),
-                failed: None,
-                _room: room,
+            if put_off.contains_key(&redrive.tenant) {
+                continue;
+            }
+            let Ok(share) = shares.take(&redrive.tenant) else {
+                put_off.insert(redrive.tenant, redrive.request);
+                continue;
             };
-            if out.send(item).await.is_err() {
+            let Some(place) = permits.split(1) else { continue };
+            if out.send(item(context, redrive, (place, share)).await?).await.is_err() {
                 return Ok(());
             }
         }
     }
     Ok(())
+}
+
+async fn item(
+    context: &Context,
+    redrive: Redrive,
+    (room, share): (OwnedSemaphorePermit, Share),
+) -> Result<Item, StoreError> {
+    Ok(Item {
+        lane: lane_of(context, &redrive).await?,
+        position: redrive.position,
+        from: From::Redrive(redrive),
+        failed: None,
+        _room: room,
+        _share: Some(share),
+    })
 }
 
 async fn lane_of(context: &Context, redrive: &Redrive) -> Result<Lane, StoreError> {

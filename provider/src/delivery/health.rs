@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanout_plan::{Position, Problem};
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 /// The first wait before an unreachable subscriber is tried again; doubled each time up to [`LONGEST_WAIT`].
@@ -13,20 +14,41 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait before an unreachable subscriber is tried again.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
+/// How long the store of retries is left alone that did not take an event: one after another would wait for it.
+const RETRIES_PAUSE: Duration = Duration::from_secs(1);
+
+/// For how long it is told that it did not: nothing may be refused since that could be stored.
+const RETRIES_TOLD: Duration = Duration::from_secs(60);
+
 /// What deliveries wait for, and counts since this instance began them.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     waiting: Mutex<Option<Problem>>,
     failures: AtomicU32,
+    /// Why refused events take places in flight.
+    retries: Mutex<Retries>,
+    /// Told when an event was stored that waits for a retry.
+    pub(crate) retry_stored: Notify,
     pub(crate) handled: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) dead_lettered: AtomicU64,
     /// Events of a queue subscription that were not handled: it keeps none.
     pub(crate) missed: AtomicU64,
+    /// Orders whose first event waits for a retry, while this instance delivers them.
+    resting: AtomicU64,
     /// The most events that were seen to wait in one partition.
     most_waiting: AtomicU64,
     /// In each partition, the first offset seen beyond a backfill's end.
     passed_end_at: Mutex<BTreeMap<u32, u64>>,
+}
+
+/// What is wrong with the store of retries.
+#[derive(Debug, Default)]
+struct Retries {
+    /// It takes nothing, and when that was found last.
+    refuses: Option<(Problem, Instant)>,
+    /// It gives nothing out.
+    unread: Option<Problem>,
 }
 
 impl Health {
@@ -60,6 +82,49 @@ impl Health {
         }
     }
 
+    /// Why refused events take places in flight until their next attempt, if they do.
+    pub(crate) fn retries_problem(&self) -> Option<Problem> {
+        let retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let refuses = retries.refuses.as_ref().filter(|(_, at)| at.elapsed() < RETRIES_TOLD);
+        retries
+            .unread
+            .clone()
+            .or_else(|| refuses.map(|(problem, _)| problem.clone()))
+    }
+
+    /// The store of retries did not take an event. Logged when it begins, not each time.
+    pub(crate) fn retries_refuse(&self, problem: Problem) {
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        if retries.refuses.is_none() {
+            warn!(code = %problem.code, "{}", problem.message);
+        }
+        retries.refuses = Some((problem, Instant::now()));
+    }
+
+    /// The store of retries takes events.
+    pub(crate) fn retries_are_taken(&self, subscription: &str) {
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        if retries.refuses.take().is_some() {
+            info!(subscription, "refused events wait in the store of retries again");
+        }
+    }
+
+    /// Whether what waits for a retry can be read, and if not, why. Logged when it begins, not each time.
+    pub(crate) fn retries_are_read(&self, read: Result<(), Problem>) {
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Err(problem), None) = (&read, &retries.unread) {
+            warn!(code = %problem.code, "{}", problem.message);
+        }
+        retries.unread = read.err();
+    }
+
+    /// Whether a refused event may be stored: it would be given out again, and the store is worth a try.
+    pub(crate) fn may_store_retries(&self) -> bool {
+        let retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let paused = |(_, at): &(Problem, Instant)| at.elapsed() < RETRIES_PAUSE;
+        retries.unread.is_none() && !retries.refuses.as_ref().is_some_and(paused)
+    }
+
     /// An event beyond a backfill's end was seen.
     pub(crate) fn passed_end(&self, position: Position) {
         // Only the first counts: everything before it is what the backfill holds.
@@ -72,6 +137,16 @@ impl Health {
     pub(crate) fn has_passed_end(&self, partition: u32, settled_to: u64) -> bool {
         let passed = self.passed_end_at.lock().unwrap_or_else(PoisonError::into_inner);
         passed.get(&partition).is_some_and(|first| settled_to >= *first)
+    }
+
+    /// So many orders wait for a retry.
+    pub(crate) fn rest(&self, orders: usize) {
+        self.resting.store(orders as u64, Ordering::Relaxed);
+    }
+
+    /// How many orders wait for a retry, as far as this instance delivers them.
+    pub(crate) fn resting(&self) -> u64 {
+        self.resting.load(Ordering::Relaxed)
     }
 
     /// So many events wait behind one that was given out.

@@ -23,6 +23,7 @@ use super::Context;
 use super::apart::Rooms;
 use super::feed;
 use super::owner::Owner;
+use super::retries;
 use super::settle::Settler;
 use crate::inbox::{Asked, Counter, Desk};
 use crate::jetstream::{Contender, Lease, StoreError};
@@ -144,6 +145,11 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
             feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, room, out, closing).await });
         }
     }
+    if from_log {
+        let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
+        let (out, closing) = (out.clone(), closing.clone());
+        feeds.spawn(async move { retries::left_over(&context, &settler, out, closing).await });
+    }
     {
         let (context, closing) = (Arc::clone(context), closing.clone());
         feeds.spawn(async move { feed::redrives(&context, out, closing).await });
@@ -169,6 +175,9 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
             Some(counter) => owner.lend(counter, recovered),
             None if recovered => owner.deliver(),
             None => {}
+        }
+        if from_log {
+            context.health.rest(owner.line.resting());
         }
         if owner.line.held() > 0 || from_log {
             idle_since = Instant::now();
@@ -198,6 +207,7 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     };
+    context.health.rest(0);
     // Invocations under way end within their deadline; the lease is released after them. What is lent stays in its
     // holders' hands, and the next owner waits for it.
     drop(counter);

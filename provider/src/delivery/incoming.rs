@@ -8,7 +8,7 @@ use fanout_plan::{Attributes, Position};
 
 use tracing::debug;
 
-use super::settle::Settler;
+use super::settle::{Settler, Source};
 use super::{Context, Delivery};
 use crate::jetstream::read;
 
@@ -81,7 +81,9 @@ pub(super) async fn admit(
     let attributes = match read::event(template, &inner.subject, &mut inner.headers, &mut inner.payload) {
         Ok(attributes) => attributes,
         Err(problem) => {
-            Box::pin(settler.set_aside_unreadable(message, &place, &problem)).await;
+            let tenant = template.tenant_of(&message.subject);
+            let source = Source::Log(message.clone());
+            Box::pin(settler.set_aside_unreadable(&source, (tenant, &place), &problem)).await;
             return None;
         }
     };

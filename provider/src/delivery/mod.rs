@@ -16,6 +16,7 @@ mod owner;
 mod pull;
 mod queue;
 mod recovery;
+mod retries;
 mod settle;
 mod turns;
 
@@ -25,7 +26,7 @@ use bytes::Bytes;
 use fanout_plan::policy::QueueDelivery;
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
 use fanout_plan::{Attributes, Policy, Position, SubscriptionName};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ pub(crate) use feed::redriven;
 pub(crate) use health::Health;
 pub(crate) use in_order::owner_of;
 pub(crate) use queue::heard;
+pub(crate) use retries::admit as admit_retry;
 pub(crate) use settle::{Held, Next, Settler};
 
 use crate::inbox::{self, Desk, Inbox};
@@ -94,7 +96,9 @@ fn logged(context: &Arc<Context>, desk: Option<Arc<Desk>>, tasks: &mut JoinSet<(
     } else if context.registered.subscription.reach == Reach::Inbox {
         tasks.spawn(inbox::redrive::make_turns(Arc::clone(context)));
     } else {
-        tasks.spawn(durable::run(Arc::clone(context)));
+        let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
+        tasks.spawn(durable::run(Arc::clone(context), Arc::clone(&calls)));
+        tasks.spawn(retries::run(Arc::clone(context), calls));
         tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Redrives, None));
     }
     tasks.spawn(apart::watch(Arc::clone(context)));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::AckKind;
 use fanout_plan::sequence::{Offered, Sequencer};
 use fanout_plan::{Code, Position};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -91,13 +91,13 @@ impl<'a> Owner<'a> {
             }
             Offered::Known => match self.waiting.get_mut(&item.position) {
                 // The store gave it out again: it was not told in time that it is held.
-                Some(held) if held.is_of_log() && item.is_of_log() => {
+                Some(held) if held.is_of_log() && item.is_of_log() || held.is_retry() && item.is_retry() => {
                     self.payload_bytes -= held.bytes();
                     let mut item = item;
                     item.failed = held.failed.take();
                     self.keep(item);
                 }
-                _ if !item.is_of_log() => drop(self.behind.insert(item.position, item)),
+                _ if matches!(item.from, From::Redrive(_)) => drop(self.behind.insert(item.position, item)),
                 _ => {}
             },
         }
@@ -120,20 +120,38 @@ impl<'a> Owner<'a> {
         } else {
             subscription.concurrency as usize
         };
-        while self.under_way < most && self.not_before <= Instant::now() && self.line.is_ready(self.now()) {
-            let mut batch = Vec::new();
-            while batch.len() < subscription.batch_size as usize
-                && let Some(item) = self.next()
-            {
-                batch.push(item);
-            }
-            if batch.is_empty() {
-                return;
-            }
-            self.under_way += 1;
-            let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
-            self.calls.spawn(async move { call(&context, &settler, batch).await });
+        while self.under_way < most && self.is_ready() {
+            self.start(None);
         }
+    }
+
+    /// Whether something could be delivered at this moment.
+    pub(super) fn is_ready(&self) -> bool {
+        self.not_before <= Instant::now() && self.line.is_ready(self.now())
+    }
+
+    /// Invocations under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Starts an invocation with what comes next, which has a place among those of the subscription where they are counted.
+    pub(super) fn start(&mut self, place: Option<OwnedSemaphorePermit>) {
+        let mut batch = Vec::new();
+        while batch.len() < self.context.registered.subscription.batch_size as usize
+            && let Some(item) = self.next()
+        {
+            batch.push(item);
+        }
+        if batch.is_empty() {
+            return;
+        }
+        self.under_way += 1;
+        let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
+        self.calls.spawn(async move {
+            let _place = place;
+            call(&context, &settler, batch).await
+        });
     }
 
     /// Lends to those who ask, in the order in which they ask: to each what there is, if there is anything.
@@ -182,7 +200,7 @@ impl<'a> Owner<'a> {
         self.under_way = self.under_way.saturating_sub(1);
         for (item, next) in done {
             match next {
-                Next::Gone => {
+                Next::Gone | Next::Waits => {
                     self.line.settled(&item.lane, item.position);
                     self.of_log -= u64::from(item.is_of_log());
                     if let Some(behind) = self.behind.remove(&item.position) {
@@ -200,6 +218,25 @@ impl<'a> Owner<'a> {
                     self.keep(item);
                 }
             }
+        }
+    }
+
+    /// The same where there is no order: what is to be delivered later waits at the store, and not here.
+    pub(super) async fn done_without_order(&mut self, done: Done) {
+        self.under_way = self.under_way.saturating_sub(1);
+        for (item, next) in done {
+            let again = match next {
+                Next::Gone | Next::Waits => None,
+                Next::Again(delay) | Next::Stuck(delay) => Some(delay),
+                Next::Unreached(delay) => {
+                    self.not_before = Instant::now() + delay;
+                    Some(delay)
+                }
+            };
+            if let Some(delay) = again {
+                item.give_back(delay).await;
+            }
+            self.line.settled(&item.lane, item.position);
         }
     }
 

@@ -8,17 +8,22 @@ use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use fanout_plan::policy::Ordering;
-use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
+use fanout_plan::retry::{Disposition, FailedAttempt, Incarnation, Rejection};
+use fanout_plan::subscription::Reach;
 use fanout_plan::{Code, Position, Problem, TenantId, timestamp};
+use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
 use super::incoming::Place;
-use super::{Context, Delivery, Health};
+use super::{Context, Delivery, Health, retries};
 use crate::clock;
-use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Redrive, StoreError};
+use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Redrive, Refused, Retries, StoreError};
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long an event waits that can't become a dead letter now.
+const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(10);
 
 /// Where an event that is delivered comes from, which is where it is settled.
 #[derive(Clone, Debug)]
@@ -29,15 +34,17 @@ const STORE_WAIT: Duration = Duration::from_secs(1);
 pub(super) enum Source {
     /// The log. The store gives it to no other instance until `delivery.ack-wait` has passed.
     Log(jetstream::Message),
+    /// The store of retries: it was refused before. It is given to no other instance in the same way.
+    Retry(jetstream::Message),
     /// The dead letters, by request.
     Redrive(Redrive, HeaderMap),
 }
 
 impl Source {
-    /// Tells the log. When that is lost, the event is delivered again: at least once.
+    /// Tells the store. When that is lost, the event is delivered again: at least once.
     pub(super) async fn tell(&self, kind: AckKind) {
         match self {
-            Self::Log(message) => tell(message, kind).await,
+            Self::Log(message) | Self::Retry(message) => tell(message, kind).await,
             // A request waits for as long as it takes.
             Self::Redrive(..) => {}
         }
@@ -59,7 +66,7 @@ impl Held {
             .await;
     }
 
-    /// Tells the store, if it comes from the log.
+    /// Tells the store, if it gives the event out by itself.
     pub(crate) async fn tell(&self, kind: AckKind) {
         self.source.tell(kind).await;
     }
@@ -67,7 +74,9 @@ impl Held {
     /// Where the store is told what came of it.
     pub(crate) fn reply(&self) -> String {
         match &self.source {
-            Source::Log(message) => message.reply.as_ref().map(ToString::to_string).unwrap_or_default(),
+            Source::Log(message) | Source::Retry(message) => {
+                message.reply.as_ref().map(ToString::to_string).unwrap_or_default()
+            }
             Source::Redrive(..) => String::new(),
         }
     }
@@ -78,6 +87,8 @@ impl Held {
 pub(crate) enum Next {
     /// It has left the subscription.
     Gone,
+    /// It waits for its next attempt in the store of retries.
+    Waits,
     /// It is to be delivered again after this time.
     Again(Duration),
     /// The same, because the store did not take what belongs to it; this attempt does not count.
@@ -97,6 +108,9 @@ pub(crate) struct Settler {
     context: Arc<Context>,
     attempts: Attempts,
     dead_letters: DeadLetters,
+    retries: Retries,
+    /// Whether what is stored there is given out.
+    read: OnceCell<()>,
     /// The round in which attempts at events of the log are counted.
     round: String,
     /// Whether the next event of a key waits until the store has confirmed that the last one is settled. Otherwise a
@@ -109,7 +123,9 @@ impl Settler {
         Ok(Self {
             attempts: context.store.attempts().await?,
             dead_letters: context.store.dead_letters(),
-            round: context.registered.round(),
+            retries: context.store.retries(&context.registered),
+            read: OnceCell::new(),
+            round: format!("{}={}", context.name(), Incarnation::of(&context.registered)),
             in_order: context.store.policy().ordering != Ordering::None,
             context: Arc::clone(context),
         })
@@ -129,6 +145,26 @@ impl Settler {
         self.attempts.of(&self.round, position).await
     }
 
+    /// What is known of an event that waited for a retry, whose note says so much. The note has as much as there was room
+    /// for, and lacks an attempt that the store of retries did not take; what is remembered beside it expires.
+    pub(super) async fn attempts_of_waiting(
+        &self,
+        position: Position,
+        noted: &[FailedAttempt],
+    ) -> Result<Vec<FailedAttempt>, StoreError> {
+        let remembered = self.attempts_so_far(position).await?;
+        let last = |attempts: &[FailedAttempt]| attempts.last().map_or(0, |a| a.attempt);
+        Ok(match last(&remembered) >= last(noted) {
+            true => remembered,
+            false => noted.to_vec(),
+        })
+    }
+
+    /// Whether an event that had been refused was settled since.
+    pub(crate) async fn was_settled(&self, position: Position) -> Result<bool, StoreError> {
+        self.attempts.are_over(&self.round, position).await
+    }
+
     /// Forgets what is known of an event of the log that is settled.
     pub(crate) async fn forget(&self, position: Position) {
         if let Err(error) = self.attempts.clear(&self.round, position).await {
@@ -136,9 +172,18 @@ impl Settler {
         }
     }
 
+    /// Whether an event of the log that was given out before waits for a retry: what came of it then is stored, and the
+    /// log was not told.
+    pub(super) async fn waits(&self, position: Position) -> Result<bool, StoreError> {
+        if self.in_order {
+            return Ok(false);
+        }
+        self.retries.has(position).await
+    }
+
     fn round_of(&self, source: &Source) -> String {
         match source {
-            Source::Log(_) => self.round.clone(),
+            Source::Log(_) | Source::Retry(_) => self.round.clone(),
             Source::Redrive(redrive, _) => format!("{}=redrive", redrive.subscription),
         }
     }
@@ -178,19 +223,24 @@ impl Settler {
         });
         let position = held.delivery.position;
         let policy = self.context.store.policy();
-        match policy.retry.disposition(&rejection, held.delivery.attempt) {
+        let next = match policy.retry.disposition(&rejection, held.delivery.attempt) {
             Disposition::RetryAfter(delay) if !self.expires_within(held, delay) => {
                 // Written before the event is given back, so that no attempt is forgotten.
                 let round = self.round_of(&held.source);
-                if let Err(error) = Box::pin(self.attempts.put(round, position, &held.failed)).await {
-                    held.failed.pop();
-                    return Next::Stuck(self.must_wait(&error));
-                }
+                let noted = Box::pin(self.attempts.put(round, position, &held.failed)).await;
                 debug!(
                     subscription = %self.context.name(), %position, attempt = held.delivery.attempt,
                     ?delay, reason = rejection.reason(), "refused; it is tried again"
                 );
-                Next::Again(delay)
+                match (Box::pin(self.keep_for_retry(held, delay)).await, noted) {
+                    // Its message tells of its attempts, too.
+                    (true, _) => Next::Waits,
+                    (false, Ok(())) => Next::Again(delay),
+                    (false, Err(error)) => {
+                        held.failed.pop();
+                        return Next::Stuck(self.must_wait(&error));
+                    }
+                }
             }
             Disposition::RetryAfter(_) => {
                 if let Some(last) = held.failed.last_mut() {
@@ -199,7 +249,69 @@ impl Settler {
                 Box::pin(self.give_up(held)).await
             }
             Disposition::DeadLetter => Box::pin(self.give_up(held)).await,
+        };
+        // While the dead letters take none, it holds up no others either. A fetcher is told, and says it again.
+        let pushed = self.context.registered.subscription.reach != Reach::Inbox;
+        match next {
+            Next::Stuck(_) if pushed && Box::pin(self.keep_for_retry(held, DEAD_LETTERS_WAIT)).await => Next::Waits,
+            next => next,
         }
+    }
+
+    /// Stores a refused event until its next attempt, and only then settles it where it came from. Where an order is
+    /// kept, its owner holds it instead, and a redriven one waits beside its letter.
+    async fn keep_for_retry(&self, held: &Held, delay: Duration) -> bool {
+        let health = &self.context.health;
+        let (message, replaces) = match &held.source {
+            _ if self.in_order => return false,
+            Source::Log(message) => (message, None),
+            Source::Retry(message) => match message.info() {
+                Ok(info) => (message, Some(info.stream_sequence)),
+                Err(_) => return false,
+            },
+            Source::Redrive(..) => return false,
+        };
+        if !health.may_store_retries() {
+            return false;
+        }
+        let delivery = &held.delivery;
+        let delay = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+        let refused = Refused {
+            position: delivery.position,
+            attributes: &delivery.attributes,
+            traceparent: delivery.traceparent.as_deref(),
+            data: delivery.data.clone(),
+            published_at: delivery.published_at,
+            attempts: &held.failed,
+            due: clock::now().saturating_add(delay),
+            replaces,
+        };
+        // Somebody must give it out again: an account may have no consumer left.
+        let read = self.read.get_or_try_init(|| async {
+            let made = self.context.store.retries_consumer(&self.context.registered).await;
+            made.map(drop)
+        });
+        if let Err(error) = read.await {
+            health.retries_refuse(retries::problem(&self.context, &error));
+            return false;
+        }
+        if let Err(error) = self.retries.store(refused).await {
+            let why = std::error::Error::source(&error)
+                .map(|s| format!(" ({s})"))
+                .unwrap_or_default();
+            health.retries_refuse(Problem::new(
+                Code::RetriesFull,
+                format!(
+                    "subscription {}: the store of retries did not take a refused event: {error}{why}: such events take places in flight until their next attempt, and may hold up others: see why they are refused, or raise `retry.max-bytes`",
+                    self.context.name()
+                ),
+            ));
+            return false;
+        }
+        health.retries_are_taken(self.context.name().as_str());
+        tell(message, AckKind::Ack).await;
+        health.retry_stored.notify_one();
+        true
     }
 
     /// Whether the log lets an event go before another attempt could be made.
@@ -207,7 +319,7 @@ impl Settler {
         let max_age = self.context.store.policy().max_age;
         let nanoseconds = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
         let expires_at = held.delivery.published_at.saturating_add(nanoseconds(max_age));
-        matches!(held.source, Source::Log(_)) && clock::now().saturating_add(nanoseconds(delay)) >= expires_at
+        !matches!(held.source, Source::Redrive(..)) && clock::now().saturating_add(nanoseconds(delay)) >= expires_at
     }
 
     async fn give_up(&self, held: &mut Held) -> Next {
@@ -229,7 +341,7 @@ impl Settler {
 
     async fn handled(&self, held: &Held) -> Next {
         match &held.source {
-            Source::Log(message) => self.acknowledge(message).await,
+            Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
             Source::Redrive(redrive, _) => match Box::pin(self.context.store.redriven(redrive)).await {
                 Ok(()) => {
                     info!(
@@ -280,15 +392,19 @@ impl Settler {
         }
     }
 
-    /// Something on the bus's subjects that is no event: nothing could ever handle it, and it is not dropped.
-    pub(super) async fn set_aside_unreadable(&self, message: &jetstream::Message, place: &Place, problem: &Problem) {
-        let tenant = self
-            .context
-            .store
-            .template(place.position.partition)
-            .tenant_of(&message.subject)
-            .or_else(|| "_".parse().ok());
-        let Some(tenant) = tenant else { return };
+    /// Something that is no event: nothing could ever handle it, and it is not dropped. `tenant` is whose it seems to be.
+    pub(super) async fn set_aside_unreadable(
+        &self,
+        source: &Source,
+        (tenant, place): (Option<TenantId>, &Place),
+        problem: &Problem,
+    ) {
+        let (Source::Log(message) | Source::Retry(message)) = source else {
+            return;
+        };
+        let Some(tenant) = tenant.or_else(|| "_".parse().ok()) else {
+            return;
+        };
         let failed = [FailedAttempt {
             attempt: 0,
             at: timestamp::to_rfc3339(clock::now()),
@@ -300,7 +416,7 @@ impl Settler {
             payload: message.payload.clone(),
             published_at: place.published_at,
         };
-        if let Next::Stuck(wait) = self.set_aside(&Source::Log(message.clone()), &event, &failed).await {
+        if let Next::Stuck(wait) = self.set_aside(source, &event, &failed).await {
             tell(message, AckKind::Nak(Some(wait))).await;
         }
     }
@@ -309,7 +425,7 @@ impl Settler {
     async fn set_aside(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> Next {
         let subscription = self.context.name();
         let (headers, replaces) = match source {
-            Source::Log(message) => (message.headers.as_ref(), false),
+            Source::Log(message) | Source::Retry(message) => (message.headers.as_ref(), false),
             Source::Redrive(_, headers) => (Some(headers), true),
         };
         let letter = DeadLetter {
@@ -341,7 +457,7 @@ impl Settler {
         let reason = attempts.last().map_or("", |a| a.reason.as_str());
         info!(%subscription, %tenant, %position, attempts = attempts.len(), reason, "set aside as a dead letter");
         match source {
-            Source::Log(message) => self.acknowledge(message).await,
+            Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
             Source::Redrive(..) => Next::Gone,
         }
     }

@@ -51,5 +51,10 @@ async fn earlier_is_read(context: &Context, partition: &Partition) -> Result<boo
     }
     let states = context.store.consumer_states(&context.registered).await?;
     let is_read = |number| states.get(number).is_none_or(|s| s.pending == 0 && s.unsettled == 0);
-    Ok(earlier.iter().all(is_read))
+    if !earlier.iter().all(is_read) {
+        return Ok(false);
+    }
+    // What was refused there before there was an order.
+    let waiting = context.store.retries_by_position(&context.registered).await?;
+    Ok(earlier.iter().all(|number| !waiting.contains_key(number)))
 }

@@ -106,6 +106,7 @@ fn subscription(
         document["pending"] = json!(theirs.pending);
         document["in_flight"] = json!(theirs.in_flight);
         document["redelivered"] = json!(theirs.redelivered);
+        document["waiting_for_retry"] = json!(theirs.waiting_for_retry);
         document["expires_at"] = json!(theirs.expires_at.map(timestamp::to_rfc3339));
         let lost: u64 = theirs.lost.iter().map(|l| l.count).sum();
         document["lost_events"] = json!(lost);

@@ -314,7 +314,7 @@ impl Desk {
 /// What came of a settlement, for the line and for who said it.
 fn taken(next: Next) -> (Next, Answer) {
     let answer = match next {
-        Next::Gone | Next::Again(_) => Answer::Taken,
+        Next::Gone | Next::Waits | Next::Again(_) => Answer::Taken,
         Next::Stuck(_) | Next::Unreached(_) => Answer::NotTaken,
     };
     (next, answer)

@@ -93,7 +93,7 @@ impl Inbox {
         }
     }
 
-    /// What there is, at most half of it redriven dead letters; when there is nothing, what comes first within the wait.
+    /// What there is, at most half of it redriven dead letters, and at most half of the rest retries; when there is nothing, what comes first within the wait.
     async fn take(
         &self,
         settler: &Settler,
@@ -104,13 +104,20 @@ impl Inbox {
         let store = &self.context.store;
         let sources = self.sources().await?;
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
-        // Who asks for one is given a letter every other time, and one of what is read apart every other of the rest.
+        // Who asks for one is given a letter every other time, a retry every other of the rest, and one of what is read
+        // apart every other of what is left then.
         let turns = if most == 1 { number % 2 } else { most / 2 };
         let mut given = Vec::new();
         let letters = store.take_turns(&sources, turns).await?;
         self.give(settler, letters, max_bytes, &mut given).await;
+        let retries = match most - given.len() {
+            1 => usize::from(number % 4 == 2),
+            places => places / 2,
+        };
+        self.give_retries(settler, &sources, (retries, max_bytes), &mut given)
+            .await?;
         let share = match most - given.len() {
-            1 => number / 2 % 2,
+            1 => number / 4 % 2,
             places => places.div_ceil(2),
         };
         self.pass_over(settler, &sources, (share, max_bytes), &mut given)
@@ -128,6 +135,41 @@ impl Inbox {
             }
         }
         Ok(given)
+    }
+
+    /// Gives refused events whose next attempt is due, and passes over those that are not.
+    async fn give_retries(
+        &self,
+        settler: &Settler,
+        sources: &Sources,
+        (places, max_bytes): (usize, usize),
+        given: &mut Vec<(Delivery, Hold)>,
+    ) -> Result<(), StoreError> {
+        let end = Instant::now() + PASSES_OVER_FOR;
+        let most = given.len() + places;
+        while given.len() < most {
+            let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
+            let (places, room) = (most - given.len(), max_bytes.saturating_sub(used));
+            if room == 0 {
+                break;
+            }
+            let taken = match self.context.store.take_retries(sources, places, room).await {
+                Ok(taken) => taken,
+                Err(error) if !given.is_empty() => {
+                    debug!(subscription = %self.context.name(), %error, "letters are given, and no retries");
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            if taken.messages.is_empty() {
+                break;
+            }
+            self.give(settler, taken, room, given).await;
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Passes over events of tenants that are read apart, to what stands behind them. What it meets of others is given,

@@ -31,7 +31,7 @@ pub(crate) use settle::settle;
 pub(crate) use token::{Hold, Seal, fresh_secret};
 pub(crate) use waiting::{Waiting, Waits};
 
-use crate::delivery::{Context, Delivery, Held, Settler, admit};
+use crate::delivery::{Context, Delivery, Held, Settler, admit, admit_retry};
 use crate::jetstream::{Sources, Store, StoreError};
 
 /// The most deliveries in one fetch.
@@ -128,7 +128,10 @@ impl Inbox {
             return Ok(Arc::clone(sources));
         }
         let opened = Arc::new(self.context.store.inbox_sources(&self.context.registered).await?);
-        *kept = Some(Arc::clone(&opened));
+        // One that lacks its retries is opened anew.
+        if opened.is_whole() {
+            *kept = Some(Arc::clone(&opened));
+        }
         Ok(opened)
     }
 
@@ -141,8 +144,11 @@ impl Inbox {
     }
 }
 
-/// Reads a message of whichever partition it is of; `None` for what is not to be given out, which is settled.
+/// Reads a message of whichever partition it is of, or of the store of retries; `None` for what is not to be given out, which is settled.
 async fn admit_here(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<Held> {
+    if context.store.is_retry(&message) {
+        return admit_retry(context, settler, message).await;
+    }
     let partition = context.store.partition_of(message.info().ok()?.stream)?;
     admit(context, settler, partition, message).await
 }

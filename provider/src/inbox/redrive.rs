@@ -138,7 +138,7 @@ impl Inbox {
             return Ok(());
         }
         match settler.settle(&mut held, answer).await {
-            Next::Gone => self.pass(hold, &by.turn).await,
+            Next::Gone | Next::Waits => self.pass(hold, &by.turn).await,
             Next::Again(delay) => self.put_off(&hold.reply, Some(delay)).await,
             Next::Stuck(wait) | Next::Unreached(wait) => {
                 self.put_off(&hold.reply, Some(wait)).await;

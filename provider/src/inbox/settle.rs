@@ -81,20 +81,24 @@ impl Inbox {
             // The same settlement came before, and its answer was lost.
             return Ok(());
         }
+        if earlier.is_empty() && settler.was_settled(hold.position).await.map_err(failed)? {
+            // So it did, and the event was handled or became a dead letter since: it does not begin anew.
+            return context.store.settle(&hold.reply, AckKind::Ack).await.map_err(failed);
+        }
         let message = context
             .store
             .taken_before(hold.position, &hold.reply)
             .await
             .map_err(failed)?;
         let Some(message) = message else {
-            // The log has let it go meanwhile: there is nothing left to give out again or to set aside.
+            // The store has let it go meanwhile: there is nothing left to give out again or to set aside.
             return Err(over(hold));
         };
         let Some(mut held) = admit_here(context, settler, message).await else {
             return Ok(());
         };
         match settler.settle(&mut held, Err(rejection)).await {
-            Next::Gone => return Ok(()),
+            Next::Gone | Next::Waits => return Ok(()),
             Next::Again(delay) => {
                 // What has an order waits for its time with the owner that comes next.
                 let delay = if hold.lent.is_some() { Duration::ZERO } else { delay };

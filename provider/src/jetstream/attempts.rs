@@ -3,7 +3,8 @@
 //! The server's own delivery count can't serve: it also counts deliveries that never reached the handler (a subscriber
 //! that is down, a crash), and it holds no reasons.
 //!
-//! They are counted in *rounds*: a subscription that was rewound, and a dead letter that is redriven, begin anew.
+//! They are counted in *rounds*: a name that is used again, a subscription that was rewound, and a dead letter that is
+//! redriven, begin anew.
 
 use std::fmt::Display;
 
@@ -37,6 +38,16 @@ impl Attempts {
             .await
             .map_err(StoreError::when("read failed attempts"))?;
         Ok(value.and_then(|v| serde_json::from_slice(&v).ok()).unwrap_or_default())
+    }
+
+    /// Whether they were forgotten: the event was settled after it had been refused.
+    pub(crate) async fn are_over(&self, round: impl Display, position: Position) -> Result<bool, StoreError> {
+        let entry = self
+            .0
+            .entry(key(round, position))
+            .await
+            .map_err(StoreError::when("read failed attempts"))?;
+        Ok(entry.is_some_and(|e| e.operation != kv::Operation::Put))
     }
 
     /// Writes them.

@@ -7,10 +7,11 @@ use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use fanout_plan::retry::FailedAttempt;
+use fanout_plan::retry::{FailedAttempt, attempts_within};
 use fanout_plan::{BusNames, Position, SubscriptionName, TenantId, timestamp};
 
 use super::headers::text;
+use super::retries::{NOTE, header_bytes, header_room};
 use super::{Store, StoreError};
 
 /// The dead letters of one bus.
@@ -57,7 +58,7 @@ impl DeadLetters {
         for (name, values) in letter.headers.iter().flat_map(|h| h.iter()) {
             // The server's own headers (`Nats-…`) would be read as instructions.
             let lower = name.to_string().to_ascii_lowercase();
-            if !lower.starts_with("nats-") && !lower.starts_with("fanout-dead-") {
+            if !lower.starts_with("nats-") && !lower.starts_with("fanout-dead-") && lower != NOTE {
                 for value in values {
                     headers.append(name.clone(), value.clone());
                 }
@@ -68,7 +69,11 @@ impl DeadLetters {
         headers.insert("fanout-dead-position", letter.position.to_string());
         headers.insert("fanout-dead-reason", text(reason));
         headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
-        let attempts = serde_json::to_string(letter.attempts).map_err(StoreError::when(&action))?;
+        // Who asked for many attempts, with much to say of each, gets a dead letter all the same.
+        let taken = header_bytes(&headers) + 128;
+        let room = header_room(taken, letter.payload.len(), self.js.client().max_payload());
+        let kept = attempts_within(letter.attempts, room);
+        let attempts = serde_json::to_string(&kept).map_err(StoreError::when(&action))?;
         headers.insert("fanout-dead-attempts", text(&attempts));
         let subject = self
             .names

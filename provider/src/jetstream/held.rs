@@ -20,12 +20,21 @@ const ANSWERS_IN: Duration = Duration::from_millis(500);
 pub(super) const SECRET: &str = "inbox.secret";
 
 impl Store {
-    /// A message of the log as a consumer gave it out, read again; `None` once the log has let it go.
+    /// A message of the log, or of the retries, as a consumer gave it out, read again; `None` once it is gone.
     pub(crate) async fn taken_before(
         &self,
         position: Position,
         reply: &str,
     ) -> Result<Option<jetstream::Message>, StoreError> {
+        let given_out = self.under(reply, Subject::from(""), Bytes::new(), None);
+        if self.is_retry(&given_out) {
+            let sequence = given_out
+                .info()
+                .map_err(StoreError::when("say what it gave out"))?
+                .stream_sequence;
+            let found = self.retry_message(sequence).await?;
+            return Ok(found.map(|found| self.under(reply, found.subject, found.payload, Some(found.headers))));
+        }
         let found = match self
             .log(position.partition)
             .await?

@@ -136,13 +136,14 @@ impl Store {
     /// account's streams a page at a time.
     async fn streams_of_the_account(&self, observed: &mut Observed) -> Result<Vec<stream::Info>, StoreError> {
         let dead = self.names.dead_letters();
-        let (later, usage) = (self.names.later_stream(), self.names.usage());
+        let (later, usage, retries) = (self.names.later_stream(), self.names.usage(), self.names.retries());
         let buckets = [self.names.registry(), self.names.attempts()].map(|name| format!("KV_{name}"));
         let (mut found, mut others) = (Vec::new(), BTreeMap::new());
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
             let name = &info.config.name;
-            if [&dead, &later, &usage].contains(&name) || self.names.partition_of(name).is_some() {
+            let beside = [&dead, &later, &usage, &retries].contains(&name);
+            if beside || self.names.partition_of(name).is_some() {
                 found.push(info);
             } else if !buckets.contains(name) {
                 others.insert(info.config.name, info.config.subjects);
@@ -297,6 +298,7 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
         side: match (c.allow_message_counter, c.allow_message_ttl) {
             (true, _) => Some(Side::Usage),
             (_, true) if partition.is_none() => Some(Side::Later),
+            _ if partition.is_none() && c.retention == RetentionPolicy::WorkQueue => Some(Side::Retries),
             _ => None,
         },
         partition,

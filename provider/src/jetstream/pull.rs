@@ -12,6 +12,7 @@ use fanout_plan::subscription::{Need, Registered, Subscription};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
+use tracing::{debug, warn};
 
 use super::{Store, StoreError};
 use crate::clock;
@@ -37,6 +38,15 @@ pub(crate) struct Sources {
     own: usize,
     /// Turns of tenants whose dead letters are redriven; a queue subscription has none.
     turns: Option<PullConsumer>,
+    /// Refused events that wait for their next attempt; a queue subscription has none.
+    retries: Option<PullConsumer>,
+}
+
+impl Sources {
+    /// Whether everything there is to take from could be opened.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.turns.is_none() || self.retries.is_some()
+    }
 }
 
 /// Messages that were given out.
@@ -59,6 +69,7 @@ impl Store {
                 own: log.len(),
                 log,
                 turns: None,
+                retries: None,
             });
         }
         let mut apart = Vec::new();
@@ -73,7 +84,23 @@ impl Store {
         let own = log.len();
         log.append(&mut apart);
         let turns = Some(self.turns_consumer(&subscription.name).await?);
-        Ok(Sources { log, own, turns })
+        if let Err(error) = self.sweep_retries(registered).await {
+            debug!(subscription = %subscription.name, %error, "what an earlier subscription of its name left is let go later");
+        }
+        let retries = match self.retries_consumer(registered).await {
+            Ok(consumer) => Some(consumer),
+            Err(error) => {
+                // The account may have no more consumers to give: the log is fetched all the same.
+                warn!(subscription = %subscription.name, %error, "its retries can't be read now");
+                None
+            }
+        };
+        Ok(Sources {
+            log,
+            own,
+            turns,
+            retries,
+        })
     }
 
     /// A consumer that hears what is stored from now on and is gone when nobody fetches: the store's own memory of who
@@ -116,6 +143,21 @@ impl Store {
         Ok(Taken { messages, since })
     }
 
+    /// Up to `most` refused events that are there, due or not.
+    pub(crate) async fn take_retries(
+        &self,
+        sources: &Sources,
+        most: usize,
+        max_bytes: usize,
+    ) -> Result<Taken, StoreError> {
+        let since = clock::now();
+        let messages = match &sources.retries {
+            Some(retries) if most > 0 => at_once(std::slice::from_ref(retries), 0, most, max_bytes).await?,
+            _ => Vec::new(),
+        };
+        Ok(Taken { messages, since })
+    }
+
     /// Up to `most` events that are there of what the subscription's own consumers give, those of tenants that are read
     /// apart among them; `None` where nobody is.
     pub(crate) async fn take_own(
@@ -150,7 +192,7 @@ impl Store {
         let mut messages = first(sources, wait).await?;
         let since = clock::now();
         let bytes: usize = messages.iter().map(|m| m.length).sum();
-        let has_turn = messages.iter().any(|m| self.turn_of(m).is_some());
+        let has_turn = messages.iter().any(|m| self.turn_of(m).is_some() || self.is_retry(m));
         if !messages.is_empty() && !has_turn && messages.len() < most && bytes < max_bytes {
             // What fails here is not lost: what was taken is given, the rest waits for the next fetch.
             let more = at_once(&sources.log, from, most - messages.len(), max_bytes - bytes).await;
@@ -296,11 +338,12 @@ async fn one(consumer: &PullConsumer, wait: Duration) -> Result<Option<jetstream
 /// What comes first of any consumer. A message that comes of another at the same moment and is not taken is given out
 /// again after its hold.
 async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Message>, StoreError> {
-    let count = sources.log.len() + sources.turns.iter().len();
+    let beside = || sources.turns.iter().chain(&sources.retries);
+    let count = sources.log.len() + beside().count();
     let waits: FuturesUnordered<_> = sources
         .log
         .iter()
-        .chain(&sources.turns)
+        .chain(beside())
         .map(|consumer| one(consumer, wait))
         .collect();
     let mut ready = waits.ready_chunks(count.max(1));

@@ -116,8 +116,23 @@ impl Store {
         subscription: &SubscriptionName,
         tenant: &TenantId,
     ) -> Result<Option<Redrive>, StoreError> {
+        self.next_redrive(subscription, tenant, 1).await
+    }
+
+    /// A tenant's oldest request of this number or a later one.
+    pub(crate) async fn next_redrive(
+        &self,
+        subscription: &SubscriptionName,
+        tenant: &TenantId,
+        from: u64,
+    ) -> Result<Option<Redrive>, StoreError> {
         let filter = self.names.redrive_filter_of(subscription, tenant);
-        match self.letters().await?.get_first_raw_message_by_subject(filter, 1).await {
+        match self
+            .letters()
+            .await?
+            .get_first_raw_message_by_subject(filter, from)
+            .await
+        {
             Ok(message) => Ok(self
                 .names
                 .letter_of(&message.subject)

@@ -6,6 +6,7 @@ use async_nats::jetstream::kv;
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::{Code, Problem, SubscriptionName};
 use futures::TryStreamExt as _;
+use tracing::debug;
 
 use super::{Store, StoreError};
 
@@ -238,7 +239,12 @@ impl Store {
         bucket
             .delete(name.as_str())
             .await
-            .map_err(StoreError::when(format!("forget subscription {name}")))
+            .map_err(StoreError::when(format!("forget subscription {name}")))?;
+        // What is left behind comes to nobody: a subscription of this name that is made later is another incarnation.
+        if let Err(error) = self.forget_retries(name, None).await {
+            debug!(subscription = %name, %error, "what waited for a retry is let go later");
+        }
+        Ok(())
     }
 
     /// Changes of the registry as they happen, by whichever instance.

@@ -75,18 +75,26 @@ impl Store {
             return Ok(());
         }
         let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
+        let mut unhandled = Vec::new();
         for (partition, reader) in self.readers_of(registered) {
             let looked = self.look_at_retention(registered, partition, &reader).await?;
-            let Some(oldest) = looked.and_then(|look| look.oldest) else {
-                continue;
-            };
-            let position = Position {
-                partition: partition.number,
-                offset: oldest.offset,
-            };
+            if let Some(oldest) = looked.and_then(|look| look.oldest) {
+                let position = Position {
+                    partition: partition.number,
+                    offset: oldest.offset,
+                };
+                unhandled.push((position, oldest.expires_at.saturating_sub(max_age)));
+            }
+        }
+        for (partition, (_, offset)) in self.retries_by_position(registered).await? {
+            let position = Position { partition, offset };
+            let published_at = self.retry_published_at(registered, position).await?;
+            unhandled.extend(published_at.map(|at| (position, at)));
+        }
+        for (position, published_at) in unhandled {
             let passed_over = match to {
                 Start::First => false,
-                Start::Time(t) => oldest.expires_at.saturating_sub(max_age) < t,
+                Start::Time(t) => published_at < t,
                 Start::Position(p) => position < p,
             };
             if passed_over {

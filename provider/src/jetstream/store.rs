@@ -12,9 +12,11 @@ use fanout_plan::apart::Reader;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
+use fanout_plan::retry::Incarnation;
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{BusNames, Code, Policy, Position, Problem, SubjectTemplate, SubscriptionName};
 use tokio::sync::Notify;
+use tracing::debug;
 
 use super::publish::Together;
 
@@ -325,7 +327,19 @@ impl Store {
             self.passes_over_nothing(&registered, to).await?;
         }
         let heads = self.heads().await?;
-        self.amend(name, |have| have.rewind(to, &heads)).await
+        let mut before = None;
+        let rewound = self.amend(name, |have| {
+            before = Some(Incarnation::of(have));
+            have.rewind(to, &heads)
+        });
+        let rewound = rewound.await?;
+        // It comes again from the log, or is passed over. What is not let go here is when deliveries begin.
+        if let Some(before) = before
+            && let Err(error) = self.forget_retries(name, Some(before)).await
+        {
+            debug!(subscription = %name, %error, "what waited for a retry is let go later");
+        }
+        Ok(rewound)
     }
 
     /// The payload of an event of the log; `None` when it has expired.

@@ -203,6 +203,7 @@ fn to_wit(s: SubscriptionStatus) -> WitSubscription {
         pending: s.pending,
         in_flight: s.in_flight,
         redelivered: s.redelivered,
+        waiting_for_retry: s.waiting_for_retry,
         expires_at: s.expires_at,
         lost: s.lost.into_iter().map(convert::lost).collect(),
     }

@@ -5,8 +5,8 @@ use fanout_plan::authority::Callers;
 use fanout_plan::document::Document;
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::{
-    Attributes, EventPattern, EventType, Filter, Policy, Position, RawEvent, Settings, SubjectTemplate, TenantId,
-    envelope, link, structured,
+    Attributes, BusNames, EventPattern, EventType, Filter, Policy, Position, RawEvent, Settings, SubjectTemplate,
+    TenantId, envelope, link, structured,
 };
 
 const NOW: i64 = 1_767_225_600_000_000_000;
@@ -75,8 +75,8 @@ pub fn link_settings(data: &[u8]) {
     }
 }
 
-/// Names as callers give them, a line each: a tenant, an event type, a pattern, a subject template, a position. Each is
-/// written as it was read, no tenant's subject can be read as another's, and a filter lets through what its pattern matches.
+/// Names as callers give them, a line each: a tenant, an event type, a pattern, a subject template, a position, the subject
+/// of a retry. Each is written as it was read, no tenant's subject can be read as another's, and a filter lets through what its pattern matches.
 pub fn names(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut lines = text.split('\n');
@@ -85,6 +85,13 @@ pub fn names(data: &[u8]) {
     let (template, position) = (next(), next());
     if let Ok(position) = position.parse::<Position>() {
         assert_eq!(position.to_string().parse(), Ok(position));
+    }
+    let retry = next();
+    let names = BusNames::new("payments".parse().expect("it is legal"));
+    if let Some((incarnation, position)) = names.retry_of(retry) {
+        let subscription = "invoicing".parse().expect("it is legal");
+        let written = names.retry(&subscription, incarnation, position);
+        assert_eq!(names.retry_of(&written), Some((incarnation, position)), "{retry:?}");
     }
     let tenant = tenant.parse::<TenantId>();
     let event_type = event_type.parse::<EventType>();

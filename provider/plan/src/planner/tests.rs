@@ -106,6 +106,7 @@ fn a_new_bus() {
             create stream fanout_payments_dead on fanout.dead.payments.> for 30d
             create stream fanout_payments_later on fanout.later.payments.> for ever
             create stream fanout_payments_log on payments.*.webhook.> for 7d
+            create stream fanout_payments_retries on fanout.retry.payments.> for ever
             remember backfill subscription analytics of component analytics
             remember queue subscription entitlements of component entitlements
             remember durable subscription invoicing of component invoicing
@@ -181,6 +182,7 @@ fn what_would_lose_events_is_refused_with_every_reason_unless_told_so() {
             `retention.storage` of fanout_payments_dead can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_later can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_log can't change once it exists: keep it, or use another bus name [immutable-setting]
+            `retention.storage` of fanout_payments_retries can't change once it exists: keep it, or use another bus name [immutable-setting]
         "#]].assert_eq(&text(plan(&elsewhere, &[], &full, 1).unwrap_err()));
 }
 

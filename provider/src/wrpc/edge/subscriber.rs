@@ -189,6 +189,7 @@ fn as_here(view: &View, served: &Served, theirs: wit::Subscription) -> WitSubscr
         pending: theirs.pending,
         in_flight: theirs.in_flight,
         redelivered: theirs.redelivered,
+        waiting_for_retry: theirs.waiting_for_retry,
         expires_at: theirs.expires_at,
         lost: theirs.lost.into_iter().map(convert::lost).collect(),
     }

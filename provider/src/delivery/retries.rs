@@ -1,0 +1,419 @@
+//! Refused events whose next attempt is due, where there is no order.
+//!
+//! They are given out by the store of retries ([`crate::jetstream`]), apart from the log: each instance takes what it has
+//! room for. Their invocations are among the subscription's own, and at most half of those, so that first attempts go on
+//! whatever is due; and tenants take turns, so that one tenant's many hold up no other's few.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{self, AckKind};
+use fanout_plan::policy::Ordering;
+use fanout_plan::retry;
+use fanout_plan::sequence::Lane;
+use fanout_plan::{Attributes, Code, Problem, TenantId};
+use futures::StreamExt as _;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Context;
+use super::feed::{From, Item, without_payload};
+use super::incoming::{self, Place, Wanted};
+use super::owner::Owner;
+use super::pull::{self, free_room};
+use super::settle::{Held, Settler, Source};
+use crate::clock;
+use crate::jetstream::{StoreError, Waiting, read};
+
+/// How often it is looked for events that wait, besides when this instance stores one: another instance may have died.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How long after they could not be read they are read again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// How long nothing may be due before it is asked whether anything waits.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The longest that an event is given back for at once.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// Due events that are held for their turn at once.
+const HELD: usize = 1_000;
+
+/// What is due and finds no room comes again after this, and for each so many of its tenant a second later.
+const NO_ROOM: (Duration, u32) = (Duration::from_secs(1), 500);
+
+/// A place among the subscription's invocations, when it comes.
+type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
+/// Delivers until stopped. Invocations under way have a place among `calls`.
+pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
+    while !context.stop.is_cancelled() {
+        let Err(error) = deliver(&context, &calls).await else {
+            return;
+        };
+        context.health.retries_are_read(Err(problem(&context, &error)));
+        debug!(subscription = %context.name(), ?error, "delivering retries broke off");
+        tokio::select! {
+            () = context.stop.cancelled() => {}
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+/// Why what waits for a retry is not given out.
+pub(super) fn problem(context: &Context, error: &StoreError) -> Problem {
+    let why = std::error::Error::source(error)
+        .map(|s| format!(" ({s})"))
+        .unwrap_or_default();
+    Problem::new(
+        Code::RetriesFull,
+        format!(
+            "subscription {}: {error}{why}: refused events take places in flight until their next attempt, and what waits for a retry already is delivered when that is mended",
+            context.name()
+        ),
+    )
+}
+
+async fn deliver(context: &Arc<Context>, calls: &Arc<Semaphore>) -> Result<(), StoreError> {
+    context.store.sweep_retries(&context.registered).await?;
+    while come(context).await? {
+        let consumer = context.store.retries_consumer(&context.registered).await?;
+        context.health.retries_are_read(Ok(()));
+        give_out(context, calls, &consumer).await?;
+    }
+    Ok(())
+}
+
+/// Feeds the owner of an order with what was refused before there was one: nothing is stored among the retries since.
+pub(super) async fn left_over(
+    context: &Context,
+    settler: &Settler,
+    out: mpsc::Sender<Item>,
+    stop: CancellationToken,
+) -> Result<(), StoreError> {
+    context.store.sweep_retries(&context.registered).await?;
+    while !stop.is_cancelled() {
+        if context.store.has_retries(&context.registered).await? {
+            let consumer = context.store.retries_consumer(&context.registered).await?;
+            let ordering = context.store.policy().ordering;
+            return feed(context, settler, &consumer, ordering, out, stop).await;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // An instance under an earlier policy may store one still.
+            () = tokio::time::sleep(3 * LOOK) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Returns when an event waits; `false` when deliveries are to stop.
+async fn come(context: &Context) -> Result<bool, StoreError> {
+    loop {
+        if context.store.has_retries(&context.registered).await? {
+            return Ok(true);
+        }
+        context.health.retries_are_read(Ok(()));
+        tokio::select! {
+            () = context.stop.cancelled() => return Ok(false),
+            () = context.health.retry_stored.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Delivers what is due until nothing waits, or deliveries are to stop.
+async fn give_out(context: &Arc<Context>, calls: &Arc<Semaphore>, consumer: &PullConsumer) -> Result<(), StoreError> {
+    let settler = Arc::new(Settler::new(context).await?);
+    let most = retry::at_once(context.registered.subscription.concurrency) as usize;
+    let (out, mut due) = mpsc::channel(256);
+    let closing = context.stop.child_token();
+    let mut feeds = JoinSet::new();
+    {
+        let (context, settler, closing) = (Arc::clone(context), Arc::clone(&settler), closing.clone());
+        let consumer = consumer.clone();
+        feeds.spawn(async move { feed(&context, &settler, &consumer, Ordering::None, out, closing).await });
+    }
+    let mut owner = Owner::new(context, settler);
+    let mut hold = tokio::time::interval(context.store.policy().ack_wait / 3);
+    hold.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut acquiring: Option<Acquiring> = None;
+    let mut idle_since = Instant::now();
+    let ended = loop {
+        // While the subscriber does not answer, one invocation is enough to learn when it does again.
+        let most = if context.health.is_failing() { 1 } else { most };
+        if owner.is_ready() && owner.under_way() < most {
+            acquiring.get_or_insert_with(|| Box::pin(Arc::clone(calls).acquire_owned()));
+        } else {
+            acquiring = None;
+        }
+        if owner.line.held() > 0 {
+            idle_since = Instant::now();
+        } else if idle_since.elapsed() > IDLE {
+            match context.store.has_retries(&context.registered).await {
+                // What waits may be due much later, or its consumer is gone.
+                Ok(true) => match context.store.retries_consumer(&context.registered).await {
+                    Ok(_) => idle_since = Instant::now(),
+                    Err(error) => break Err(error),
+                },
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        }
+        let wake = owner.wakes_at().min(Instant::now() + Duration::from_secs(1));
+        tokio::select! {
+            () = context.stop.cancelled() => break Ok(()),
+            Some(item) = due.recv() => owner.take(item),
+            place = acquire(&mut acquiring) => {
+                acquiring = None;
+                owner.start(place.ok());
+            }
+            Some(done) = owner.calls.join_next() => owner.done_without_order(done.unwrap_or_default()).await,
+            Some(fed) = feeds.join_next() => match fed {
+                Ok(Err(error)) => break Err(error),
+                // It ends only with this.
+                _ => break Ok(()),
+            },
+            _ = hold.tick() => owner.hold().await,
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+    };
+    drop(acquiring);
+    closing.cancel();
+    // What the store gave out last is given back with what waits here for its turn.
+    while let Some(item) = due.recv().await {
+        owner.take(item);
+    }
+    while let Some(done) = owner.calls.join_next().await {
+        owner.done_without_order(done.unwrap_or_default()).await;
+    }
+    owner.give_back().await;
+    ended
+}
+
+/// The place that is waited for; where none is, never.
+async fn acquire(acquiring: &mut Option<Acquiring>) -> Result<OwnedSemaphorePermit, AcquireError> {
+    match acquiring {
+        Some(acquiring) => acquiring.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Feeds with what is due, until stopped.
+pub(super) async fn feed(
+    context: &Context,
+    settler: &Settler,
+    consumer: &PullConsumer,
+    ordering: Ordering,
+    out: mpsc::Sender<Item>,
+    stop: CancellationToken,
+) -> Result<(), StoreError> {
+    let room = Arc::new(Semaphore::new(HELD));
+    let shares = Shares::new(HELD);
+    while !stop.is_cancelled() {
+        let mut permits = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            permits = free_room(&room) => permits,
+        };
+        let mut batch = pull::waiting(&context.store, consumer, permits.num_permits(), &stop).await?;
+        while let Some(message) = batch.next().await {
+            let Some((waiting, attributes)) = due(context, settler, &message).await else {
+                continue;
+            };
+            let share = match shares.take(attributes.tenant()) {
+                Ok(share) => share,
+                Err(after) => {
+                    give_back(&message, after).await;
+                    continue;
+                }
+            };
+            let Some(room) = permits.split(1) else { continue };
+            let item = Item {
+                lane: Lane::of(ordering, &attributes, waiting.position),
+                position: waiting.position,
+                failed: None,
+                from: From::Log {
+                    payload: Some(message.payload.clone()),
+                    message: without_payload(message),
+                    place: place(&waiting),
+                    attributes,
+                    waited: Some(waiting.note.attempts),
+                },
+                _room: room,
+                _share: Some(share),
+            };
+            if out.send(item).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What may be held for each tenant, of so many events together.
+#[derive(Clone, Debug)]
+pub(super) struct Shares(Arc<Mutex<BTreeMap<TenantId, Counts>>>, usize);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    held: usize,
+    /// Events that found no room since there was room last.
+    sent_away: u32,
+}
+
+/// A part of what a tenant may hold.
+#[derive(Debug)]
+pub(super) struct Share(Shares, TenantId);
+
+impl Shares {
+    pub(super) fn new(all: usize) -> Self {
+        Self(Arc::default(), all)
+    }
+
+    /// A part for one event of a tenant, or when it is to come again.
+    pub(super) fn take(&self, tenant: &TenantId) -> Result<Share, Duration> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = counts.len() - usize::from(counts.contains_key(tenant));
+        let most = retry::held_of_one_tenant(self.1, others);
+        let of_tenant = counts.entry(tenant.clone()).or_default();
+        if of_tenant.held >= most {
+            of_tenant.sent_away = of_tenant.sent_away.saturating_add(1);
+            let (first, a_second) = NO_ROOM;
+            return Err(first + Duration::from_secs((of_tenant.sent_away / a_second).into()));
+        }
+        of_tenant.held += 1;
+        of_tenant.sent_away = 0;
+        Ok(Share(self.clone(), tenant.clone()))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_tenant) = counts.get_mut(&self.1) {
+            of_tenant.held = of_tenant.held.saturating_sub(1);
+            if of_tenant.held == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// An event that waited, once it is due. What is not yet, is given back with the time that is left; what is none is
+/// settled.
+async fn due(context: &Context, settler: &Settler, message: &jetstream::Message) -> Option<(Waiting, Attributes)> {
+    let headers = message.headers.as_ref();
+    let Some(waiting) = Waiting::read(context.store.names(), &message.subject, headers) else {
+        warn!(subject = %message.subject, "a message that Fanout did not write is passed over");
+        settler.skip(message).await;
+        return None;
+    };
+    let left = waiting.note.due.saturating_sub(clock::now());
+    if left > 0 {
+        give_back(message, Duration::from_nanos(left.unsigned_abs()).min(LONGEST)).await;
+        return None;
+    }
+    let (place, note) = (place(&waiting), &waiting.note);
+    let tenant = note.tenant.parse::<TenantId>();
+    let event = tenant
+        .clone()
+        .and_then(|tenant| read::from_headers(&tenant, headers.unwrap_or(&HeaderMap::new())));
+    match event {
+        Ok(attributes) => match incoming::wanted(&context.registered, &attributes, &place) {
+            Wanted::Yes => Some((waiting, attributes)),
+            // Its filter was changed meanwhile.
+            Wanted::No | Wanted::BeyondEnd => {
+                settler.skip(message).await;
+                None
+            }
+        },
+        Err(problem) => {
+            let source = Source::Retry(message.clone());
+            Box::pin(settler.set_aside_unreadable(&source, (tenant.ok(), &place), &problem)).await;
+            None
+        }
+    }
+}
+
+fn place(waiting: &Waiting) -> Place {
+    Place {
+        position: waiting.position,
+        published_at: waiting.note.published_at,
+        given_out: 2,
+    }
+}
+
+async fn give_back(message: &jetstream::Message, delay: Duration) {
+    if let Err(error) = message.ack_with(AckKind::Nak(Some(delay))).await {
+        debug!(%error, "an event was not given back; it comes again by itself");
+    }
+}
+
+/// A message of the store of retries that was given out for a fetch: the event, once it is due.
+pub(crate) async fn admit(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<Held> {
+    let (waiting, attributes) = due(context, settler, &message).await?;
+    let failed = match settler
+        .attempts_of_waiting(waiting.position, &waiting.note.attempts)
+        .await
+    {
+        Ok(failed) => failed,
+        Err(error) => {
+            settler.wait_for_store(&message, &error).await;
+            return None;
+        }
+    };
+    let event = (&message.headers, message.payload.clone());
+    let delivery = incoming::delivery(&context.registered, attributes, event, &place(&waiting), &failed);
+    Some(Held {
+        source: Source::Retry(message),
+        delivery,
+        failed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_with_many_retries_leaves_room_for_others() {
+        let (acme, globex): (TenantId, TenantId) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        let shares = Shares::new(HELD);
+        let mut of_acme: Vec<_> = std::iter::from_fn(|| shares.take(&acme).ok()).collect();
+        assert_eq!(of_acme.len(), HELD / 2, "alone, it has half");
+        assert!(shares.take(&acme).unwrap_err() >= Duration::from_secs(1));
+        let of_globex: Vec<_> = std::iter::from_fn(|| shares.take(&globex).ok()).collect();
+        assert!(of_globex.len() >= HELD / 3, "{}", of_globex.len());
+        of_acme.truncate(HELD / 3);
+        assert!(shares.take(&acme).is_err(), "beside another it has less");
+        of_acme.clear();
+        drop(of_globex);
+        assert!(
+            shares.0.lock().unwrap().is_empty(),
+            "nothing is remembered of who holds nothing"
+        );
+    }
+
+    #[test]
+    fn who_finds_no_room_often_comes_again_late() {
+        let acme: TenantId = "acme".parse().unwrap();
+        let shares = Shares::new(HELD);
+        let held: Vec<_> = std::iter::from_fn(|| shares.take(&acme).ok()).collect();
+        let waits: Vec<_> = (0..5_000).map(|_| shares.take(&acme).unwrap_err()).collect();
+        assert!(
+            waits.is_sorted() && waits[4_999] >= Duration::from_secs(10),
+            "{:?}",
+            waits[4_999]
+        );
+        drop(held);
+        assert!(shares.take(&acme).is_ok());
+    }
+}

@@ -1,0 +1,378 @@
+//! Refused events that wait for their next attempt: one message each, in a stream of their own.
+//!
+//! A message that is given back with a delay goes on counting against its consumer's `max_ack_pending` (nats-server
+//! 2.15), so a refused event that waited at the log's consumer would hold up others. It is stored here first, and only
+//! then acknowledged there: a crash in between gives it out once more, and then its copy is found.
+//!
+//! A consumer without a limit gives the copies out to one instance at a time. What is not due is given back with the time
+//! that is left. What is settled is gone, since the stream is a work queue; what is refused again replaces its message,
+//! and names the one that it replaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, ErrorCode};
+use bytes::Bytes;
+use fanout_plan::retry::{FailedAttempt, Incarnation, attempts_within};
+use fanout_plan::subscription::Registered;
+use fanout_plan::{Attributes, BusNames, Code, Position, Problem, SubscriptionName};
+use futures::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
+
+use super::publish::{Outgoing, Unstored, unstored};
+use super::redrive::is_absent;
+use super::{Store, StoreError};
+
+/// What Fanout knows of an event that waits, beside the event itself.
+pub(super) const NOTE: &str = "fanout-retry";
+
+/// How long the server remembers the consumer of a subscription's retries when nobody takes from it. The next one begins
+/// with all of them: when each is due stands in its message.
+const UNUSED_AGE: Duration = Duration::from_secs(3_600);
+
+/// Bytes that a message's headers may take (nats-server 2.15, error 10097), with some to spare.
+const MAX_HEADERS: usize = 60_000;
+
+/// What is asked of the store.
+const LIST: &str = "list the events that wait for a retry";
+
+/// Where refused events of one incarnation of a subscription wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Retries {
+    js: Arc<jetstream::Context>,
+    names: Arc<BusNames>,
+    subscription: SubscriptionName,
+    incarnation: Incarnation,
+    max_payload: usize,
+}
+
+/// A refused event, as it is stored.
+pub(crate) struct Refused<'a> {
+    pub(crate) position: Position,
+    pub(crate) attributes: &'a Attributes,
+    pub(crate) traceparent: Option<&'a str>,
+    pub(crate) data: Bytes,
+    /// Nanoseconds since the Unix epoch.
+    pub(crate) published_at: i64,
+    pub(crate) attempts: &'a [FailedAttempt],
+    /// When its next attempt is due, nanoseconds since the Unix epoch.
+    pub(crate) due: i64,
+    /// The message that it replaces: it was refused before.
+    pub(crate) replaces: Option<u64>,
+}
+
+/// What stands in the note of an event that waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Note {
+    pub(crate) tenant: String,
+    /// Nanoseconds since the Unix epoch, as the others.
+    pub(crate) due: i64,
+    #[serde(rename = "published")]
+    pub(crate) published_at: i64,
+    /// As many as the headers have room for.
+    pub(crate) attempts: Vec<FailedAttempt>,
+}
+
+/// An event that waits, as its message tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) position: Position,
+    pub(crate) note: Note,
+}
+
+impl Waiting {
+    /// `None` for a message that Fanout did not write.
+    pub(crate) fn read(names: &BusNames, subject: &str, headers: Option<&HeaderMap>) -> Option<Self> {
+        let (_, position) = names.retry_of(subject)?;
+        let note = serde_json::from_str(headers?.get(NOTE)?.as_str()).ok()?;
+        Some(Self { position, note })
+    }
+}
+
+impl Retries {
+    /// Stores a refused event. That of a position is there once, however often this is called; one that another instance
+    /// has replaced or settled meanwhile stays as that left it.
+    pub(crate) async fn store(&self, refused: Refused<'_>) -> Result<(), Unstored> {
+        // It was small enough when it was accepted.
+        let event = Outgoing::new(refused.attributes, refused.traceparent, refused.data, u64::MAX)?;
+        let (mut headers, data) = event.into_parts();
+        let mut note = Note {
+            tenant: refused.attributes.tenant().to_string(),
+            due: refused.due,
+            published_at: refused.published_at,
+            attempts: Vec::new(),
+        };
+        let taken = header_bytes(&headers) + NOTE.len() + text(&note).len() + 64;
+        let room = header_room(taken, data.len(), self.max_payload);
+        note.attempts = attempts_within(refused.attempts, room);
+        headers.insert(NOTE, super::headers::text(&text(&note)));
+        let message = PublishMessage::build()
+            .headers(headers)
+            .payload(data)
+            .expected_stream(self.names.retries())
+            .expected_last_subject_sequence(refused.replaces.unwrap_or_default());
+        let subject = self.names.retry(&self.subscription, self.incarnation, refused.position);
+        let stored = match self.js.send_publish(subject, message).await {
+            Ok(ack) => ack.await,
+            Err(e) => Err(e),
+        };
+        match stored {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
+            Err(e) => Err(unstored(e)),
+        }
+    }
+
+    /// Whether the event of a position waits.
+    pub(crate) async fn has(&self, position: Position) -> Result<bool, StoreError> {
+        let subject = self.names.retry(&self.subscription, self.incarnation, position);
+        let stream = self
+            .js
+            .get_stream_no_info(self.names.retries())
+            .await
+            .map_err(StoreError::when("open the retries"))?;
+        match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(_) => Ok(true),
+            // Nothing waits in a stream that is gone.
+            Err(e) if is_absent(e.kind()) || is_gone(e.kind()) => Ok(false),
+            Err(e) => Err(StoreError::when("look for an event that waits for a retry")(e)),
+        }
+    }
+}
+
+/// Bytes that headers take on the wire.
+pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
+    let pairs = headers
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    pairs
+        .map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4)
+        .sum()
+}
+
+/// Bytes of headers that are left for attempts.
+pub(super) fn header_room(taken: usize, payload: usize, max_payload: usize) -> usize {
+    MAX_HEADERS
+        .min(max_payload.saturating_sub(payload + 256))
+        .saturating_sub(taken)
+}
+
+fn text(note: &Note) -> String {
+    serde_json::to_string(note).unwrap_or_default()
+}
+
+impl Store {
+    /// Where refused events of a subscription wait.
+    pub(crate) fn retries(&self, registered: &Registered) -> Retries {
+        Retries {
+            js: Arc::clone(&self.js),
+            names: Arc::clone(&self.names),
+            subscription: registered.subscription.name.clone(),
+            incarnation: Incarnation::of(registered),
+            max_payload: self.nats().max_payload(),
+        }
+    }
+
+    async fn retry_stream(&self) -> Result<Stream<()>, StoreError> {
+        self.js
+            .get_stream_no_info(self.names.retries())
+            .await
+            .map_err(StoreError::when("open the retries"))
+    }
+
+    fn retries_of(&self, registered: &Registered) -> String {
+        let incarnation = Incarnation::of(registered);
+        self.names
+            .retry_filter(&registered.subscription.name, Some(incarnation))
+    }
+
+    /// Whether a message that was given out is one of an event that waits.
+    pub(crate) fn is_retry(&self, message: &jetstream::Message) -> bool {
+        message.info().is_ok_and(|info| info.stream == self.names.retries())
+    }
+
+    /// Whether any event of a subscription waits.
+    pub(crate) async fn has_retries(&self, registered: &Registered) -> Result<bool, StoreError> {
+        let filter = self.retries_of(registered);
+        match self
+            .retry_stream()
+            .await?
+            .get_first_raw_message_by_subject(filter, 1)
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(e) if is_absent(e.kind()) => Ok(false),
+            Err(e) => Err(StoreError::when("look for events that wait for a retry")(e)),
+        }
+    }
+
+    /// The consumer that gives out what waits, to one instance at a time.
+    pub(crate) async fn retries_consumer(&self, registered: &Registered) -> Result<PullConsumer, StoreError> {
+        let name = retries_consumer_name(registered);
+        let config = pull::Config {
+            durable_name: Some(name.clone()),
+            filter_subject: self.retries_of(registered),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.policy.ack_wait,
+            max_deliver: -1,
+            // Everything that waits counts; the stream's bytes bound it.
+            max_ack_pending: -1,
+            inactive_threshold: UNUSED_AGE,
+            ..pull::Config::default()
+        };
+        let made = self.retry_stream().await?.create_consumer(config).await;
+        made.map_err(StoreError::when(format!("make consumer {name} of the retries")))
+    }
+
+    /// The message of an event that waits; `None` once it was settled or replaced.
+    pub(crate) async fn retry_message(
+        &self,
+        sequence: u64,
+    ) -> Result<Option<jetstream::message::StreamMessage>, StoreError> {
+        match self.retry_stream().await?.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message)),
+            Err(e) if is_absent(e.kind()) => Ok(None),
+            Err(e) => Err(StoreError::when("read an event that waits for a retry")(e)),
+        }
+    }
+
+    /// How many events of a subscription were refused and wait for their next attempt, or are at it.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn waiting_for_retry(&self, registered: &Registered) -> Result<u64, StoreError> {
+        let stream = self.retry_stream().await?;
+        match stream.consumer_info(retries_consumer_name(registered)).await {
+            Ok(info) => Ok(info.num_pending + info.num_ack_pending as u64),
+            // A bus that was made before there were retries gets their stream with the next plan.
+            Err(e) if e.kind() == ConsumerInfoErrorKind::StreamNotFound => Ok(0),
+            Err(e) if e.kind() == ConsumerInfoErrorKind::NotFound => {
+                Ok(self.retries_by_position(registered).await?.values().map(|r| r.0).sum())
+            }
+            Err(e) => Err(StoreError::when("count the events that wait for a retry")(e)),
+        }
+    }
+
+    /// How many events wait in each partition, and the first of them.
+    pub(crate) async fn retries_by_position(
+        &self,
+        registered: &Registered,
+    ) -> Result<BTreeMap<u32, (u64, u64)>, StoreError> {
+        let mut waiting = BTreeMap::new();
+        if !self.has_retries(registered).await? {
+            return Ok(waiting);
+        }
+        let stream = self.retry_stream().await?;
+        let mut subjects = stream
+            .info_with_subjects(self.retries_of(registered))
+            .await
+            .map_err(StoreError::when(LIST))?;
+        while let Some((subject, _)) = subjects.try_next().await.map_err(StoreError::when(LIST))? {
+            let Some((_, position)) = self.names.retry_of(&subject) else {
+                continue;
+            };
+            let (count, first) = waiting.entry(position.partition).or_insert((0, position.offset));
+            *count += 1;
+            *first = position.offset.min(*first);
+        }
+        Ok(waiting)
+    }
+
+    /// When the event of a position that waits was published, nanoseconds since the Unix epoch.
+    pub(super) async fn retry_published_at(
+        &self,
+        registered: &Registered,
+        position: Position,
+    ) -> Result<Option<i64>, StoreError> {
+        let name = &registered.subscription.name;
+        let subject = self.names.retry(name, Incarnation::of(registered), position);
+        let found = self
+            .retry_stream()
+            .await?
+            .get_last_raw_message_by_subject(&subject)
+            .await;
+        match found {
+            Ok(message) => {
+                Ok(Waiting::read(&self.names, &subject, Some(&message.headers)).map(|w| w.note.published_at))
+            }
+            Err(e) if is_absent(e.kind()) => Ok(None),
+            Err(e) => Err(StoreError::when("read an event that waits for a retry")(e)),
+        }
+    }
+
+    /// Lets go what waits for a subscription that has ended, or for one incarnation of it.
+    pub(super) async fn forget_retries(
+        &self,
+        name: &SubscriptionName,
+        incarnation: Option<Incarnation>,
+    ) -> Result<(), StoreError> {
+        self.retry_stream()
+            .await?
+            .purge()
+            .filter(self.names.retry_filter(name, incarnation))
+            .await
+            .map_err(StoreError::when(format!(
+                "let go what waits for a retry at subscription {name}"
+            )))?;
+        Ok(())
+    }
+
+    /// Lets go what earlier incarnations of a subscription left: an instance stored it that had not heard of the change.
+    pub(crate) async fn sweep_retries(&self, registered: &Registered) -> Result<(), StoreError> {
+        let name = &registered.subscription.name;
+        let stream = self.retry_stream().await?;
+        let all = self.names.retry_filter(name, None);
+        match stream.get_first_raw_message_by_subject(all.clone(), 1).await {
+            Ok(_) => {}
+            Err(e) if is_absent(e.kind()) => return Ok(()),
+            Err(e) => return Err(StoreError::when(LIST)(e)),
+        }
+        let mine = Incarnation::of(registered);
+        let mut earlier = BTreeSet::new();
+        let mut subjects = stream.info_with_subjects(all).await.map_err(StoreError::when(LIST))?;
+        while let Some((subject, _)) = subjects.try_next().await.map_err(StoreError::when(LIST))? {
+            // A later one is known to the registry before anything waits for it; this instance has yet to hear of it.
+            earlier.extend(self.names.retry_of(&subject).map(|(i, _)| i).filter(|i| *i < mine));
+        }
+        for incarnation in earlier {
+            self.forget_retries(name, Some(incarnation)).await?;
+        }
+        Ok(())
+    }
+
+    /// Why refused events have no place of their own, if the store of retries is full.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn retries_full(&self) -> Result<Option<Problem>, StoreError> {
+        let info = self.retry_stream().await?.get_info().await;
+        let state = info.map_err(StoreError::when("read the state of the retries"))?.state;
+        let most = self.policy.retry_max_bytes;
+        // One that is refused next may be as large as any.
+        let is_full = state.bytes.saturating_add(self.policy.max_event_bytes.min(most / 16)) >= most;
+        Ok(is_full.then(|| {
+            Problem::new(
+                Code::RetriesFull,
+                format!(
+                    "the store of retries of bus {} holds {} events of {} bytes, and `retry.max-bytes` is {most}: events that are refused now take places in flight until their next attempt, and may hold up others: see why they are refused, or raise `retry.max-bytes`",
+                    self.policy.bus, state.messages, state.bytes
+                ),
+            )
+        }))
+    }
+}
+
+/// No subscription's name has an `=`.
+fn retries_consumer_name(registered: &Registered) -> String {
+    format!("{}={}", registered.subscription.name, Incarnation::of(registered))
+}
+
+fn is_gone(kind: RawMessageErrorKind) -> bool {
+    matches!(kind, RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
