@@ -73,7 +73,9 @@ impl LinkTo {
         self
     }
 
-    fn definition(&self) -> InterfaceLinkDefinition {
+    /// As the host tells it.
+    #[must_use]
+    pub fn definition(&self) -> InterfaceLinkDefinition {
         let settings: HashMap<String, String> = self.settings.iter().cloned().collect();
         let (source_id, target) = if self.calls {
             (self.component.clone(), "bus".to_owned())

@@ -52,8 +52,11 @@ pub struct Component {
 }
 
 impl Component {
-    /// A component that does not serve its exports yet.
-    pub(crate) async fn new(nats: async_nats::Client, id: &str) -> Self {
+    /// A component that does not serve its exports yet, on a connection of its own.
+    ///
+    /// # Panics
+    /// If the connection is closed.
+    pub async fn new(nats: async_nats::Client, id: &str) -> Self {
         let lattice = Lattice::new(nats, Options::default())
             .await
             .expect("the lattice can be listened on");

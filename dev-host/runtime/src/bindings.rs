@@ -1,10 +1,10 @@
-//! The generated bindings of `fanout:bus` as a component sees it: its imports are ours to serve, its exports ours to call.
+//! The generated bindings of what a component sees: its imports are ours to serve, its exports ours to call.
 
 #![allow(
     missing_docs,
     unreachable_pub,
     clippy::all,
-    reason = "generated from wit/, which carries the documentation"
+    reason = "generated from two wit folders, which carry the documentation"
 )]
 
 pub(crate) mod calls {
@@ -12,6 +12,19 @@ pub(crate) mod calls {
         path: ["../../wit", "wit"],
         world: "fanout:runtime/calls",
         imports: { default: async | trappable },
+    });
+}
+
+pub(crate) mod surroundings {
+    wasmtime::component::bindgen!({
+        path: ["../../wit", "wit"],
+        world: "fanout:runtime/surroundings",
+        imports: { default: async | trappable },
+        with: {
+            "wasi:keyvalue/store.bucket": crate::keyvalue::Bucket,
+            "wasmcloud:secrets/store.secret": crate::surroundings::Secret,
+            "wasmcloud:bus/lattice.call-target-interface": crate::surroundings::Interface,
+        },
     });
 }
 

@@ -6,10 +6,8 @@ use fanout_transport::CallContext;
 use wasmtime::component::ResourceTable;
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::bindings::http::types::ErrorCode;
-use wasmtime_wasi_http::body::HyperOutgoingBody;
-use wasmtime_wasi_http::types::{HostFutureIncomingResponse, OutgoingRequestConfig};
-use wasmtime_wasi_http::{HttpResult, WasiHttpCtx, WasiHttpView};
+use wasmtime_wasi_http::Error as HttpError;
+use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use crate::surroundings::Surroundings;
 
@@ -25,6 +23,7 @@ pub(crate) struct Guest {
     traceparent: Option<String>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
+    calls_out: Denied,
 }
 
 impl Guest {
@@ -37,6 +36,7 @@ impl Guest {
             traceparent,
             wasi: WasiCtx::builder().inherit_stderr().build(),
             http: WasiHttpCtx::new(),
+            calls_out: Denied,
         }
     }
 }
@@ -61,20 +61,28 @@ impl WasiView for Guest {
 }
 
 impl WasiHttpView for Guest {
-    fn ctx(&mut self) -> &mut WasiHttpCtx {
-        &mut self.http
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.calls_out,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
+}
 
-    fn table(&mut self) -> &mut ResourceTable {
-        &mut self.table
-    }
+/// On a wasmCloud host a component calls out only where a link lets it; here there are no links to HTTP.
+struct Denied;
 
-    /// On a wasmCloud host a component calls out only where a link lets it; here there are no links to HTTP.
+/// How the rest of an exchange went.
+type Ended = Box<dyn Future<Output = Result<(), HttpError>> + Send>;
+
+impl WasiHttpHooks for Denied {
     fn send_request(
         &mut self,
-        _: http::Request<HyperOutgoingBody>,
-        _: OutgoingRequestConfig,
-    ) -> HttpResult<HostFutureIncomingResponse> {
-        Err(ErrorCode::HttpRequestDenied.into())
+        _: http::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Ended,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Ended), HttpError>> + Send> {
+        Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
     }
 }

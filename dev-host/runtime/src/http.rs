@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use wasmtime_wasi_http::WasiHttpView as _;
-use wasmtime_wasi_http::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::program::Program;
 
@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The header of a W3C trace context.
 const TRACEPARENT: &str = "traceparent";
 
-type Body = UnsyncBoxBody<Bytes, ErrorCode>;
+type Body = HyperOutgoingBody;
 
 /// A listening server.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ async fn respond(program: Arc<Program>, request: Request<Incoming>) -> Response<
 async fn answer(
     program: Arc<Program>,
     request: Request<Incoming>,
-) -> Result<Response<wasmtime_wasi_http::body::HyperOutgoingBody>> {
+) -> Result<Response<HyperOutgoingBody>> {
     let (sender, head) = oneshot::channel();
     let deadline = program.deadline();
     let handling = tokio::spawn(async move {
@@ -157,8 +157,8 @@ async fn answer(
                 .context("it exports no `incoming-handler`")?;
             let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
             let mut store = program.store(traceparent);
-            let request = store.data_mut().new_incoming_request(Scheme::Http, request)?;
-            let out = store.data_mut().new_response_outparam(sender)?;
+            let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+            let out = store.data_mut().http().new_response_outparam(sender)?;
             let proxy = pre.instantiate_async(&mut store).await?;
             let handler = proxy.wasi_http_incoming_handler();
             handler.call_handle(&mut store, request, out).await

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
-use wasmcloud_runtime::capability::keyvalue::store::{Bucket, Error, KeyResponse};
-use wasmcloud_runtime::capability::keyvalue::{atomics, batch, store};
+use wasmtime::Result;
 use wasmtime::component::Resource;
+use wasmtime::error::Context as _;
 
+use crate::bindings::surroundings::wasi::keyvalue::store::{Error, KeyResponse};
+use crate::bindings::surroundings::wasi::keyvalue::{atomics, batch, store};
 use crate::guest::Guest;
 
 /// Keys in one answer of `list-keys`.
@@ -18,6 +19,9 @@ const PAGE: usize = 1_000;
 const LIMIT: usize = 256 << 20;
 
 type Answer<T> = Result<std::result::Result<T, Error>>;
+
+/// A bucket that a component has open: its name.
+pub(crate) struct Bucket(Arc<str>);
 
 /// Every bucket; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -113,13 +117,13 @@ fn size(place: &(String, String), value: &[u8]) -> usize {
 impl Guest {
     fn bucket(&self, bucket: &Resource<Bucket>) -> Result<(Buckets, Arc<str>)> {
         let name = self.table.get(bucket).context("no such bucket")?;
-        Ok((self.surroundings.buckets.clone(), Arc::clone(name)))
+        Ok((self.surroundings.buckets.clone(), Arc::clone(&name.0)))
     }
 }
 
 impl store::Host for Guest {
     async fn open(&mut self, name: String) -> Answer<Resource<Bucket>> {
-        let bucket = self.table.push(Arc::from(name)).context("no room for a bucket")?;
+        let bucket = self.table.push(Bucket(Arc::from(name))).context("too many buckets")?;
         Ok(Ok(bucket))
     }
 }

@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
-use wasmcloud_runtime::capability::{self, keyvalue, secrets};
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{Config, Engine, Store};
-use wasmtime_wasi_http::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
+use crate::bindings::surroundings::Surroundings as Offered;
 use crate::bindings::{calls, caught_up, many, one};
 use crate::guest::Guest;
 use crate::surroundings::Surroundings;
@@ -62,7 +62,7 @@ impl Program {
             .with_context(|| format!("can't read component {shown}"))?;
         let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
         let mut config = Config::new();
-        config.async_support(true).epoch_interruption(true);
+        config.epoch_interruption(true);
         let engine = Engine::new(&config).context("can't start wasmtime")?;
         let compile = {
             let engine = engine.clone();
@@ -185,17 +185,10 @@ impl Exports {
 fn linker(engine: &Engine) -> Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     type Own = HasSelf<Guest>;
-    let add = |linker: &mut Linker<Guest>| -> Result<()> {
+    let add = |linker: &mut Linker<Guest>| -> wasmtime::Result<()> {
         wasmtime_wasi::p2::add_to_linker_async(linker)?;
-        wasmtime_wasi_http::add_only_http_to_linker_async(linker)?;
-        capability::config::store::add_to_linker::<_, Own>(linker, |guest| guest)?;
-        capability::logging::logging::add_to_linker::<_, Own>(linker, |guest| guest)?;
-        capability::bus2_0_1::lattice::add_to_linker::<_, Own>(linker, |guest| guest)?;
-        keyvalue::store::add_to_linker::<_, Own>(linker, |guest| guest)?;
-        keyvalue::atomics::add_to_linker::<_, Own>(linker, |guest| guest)?;
-        keyvalue::batch::add_to_linker::<_, Own>(linker, |guest| guest)?;
-        secrets::store::add_to_linker::<_, Own>(linker, |guest| guest)?;
-        secrets::reveal::add_to_linker::<_, Own>(linker, |guest| guest)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+        Offered::add_to_linker::<_, Own>(linker, |guest| guest)?;
         calls::Calls::add_to_linker::<_, Own>(linker, |guest| guest)
     };
     add(&mut linker).map_err(|error| anyhow!("can't offer the interfaces of a host: {error:#}"))?;

@@ -1,22 +1,21 @@
 //! What a component finds around it: configuration, secrets, a key-value store, a log.
 //!
-//! These are the interfaces of a wasmCloud 1.x host, by its own bindings, so that a component which runs there is
-//! linked here without a change.
+//! These are the interfaces of a wasmCloud 1.x host, so that a component which runs there is linked here without a change.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
 use fanout_forward::{Lazy, Upstream};
 use tokio::sync::mpsc;
-use wasmcloud_core::CallTargetInterface;
-use wasmcloud_runtime::capability::logging::logging::{self, Level};
-use wasmcloud_runtime::capability::secrets::store::{HostSecret, Secret, SecretValue, SecretsError};
-use wasmcloud_runtime::capability::secrets::{reveal, store as secrets};
-use wasmcloud_runtime::capability::{bus2_0_1::lattice, config::store as config};
 use wasmtime::component::Resource;
+use wasmtime::error::Context as _;
 
+use crate::bindings::surroundings::wasi::config::store as config;
+use crate::bindings::surroundings::wasi::logging::logging::{self, Level};
+use crate::bindings::surroundings::wasmcloud::bus::lattice;
+use crate::bindings::surroundings::wasmcloud::secrets::store::{HostSecret, SecretValue, SecretsError};
+use crate::bindings::surroundings::wasmcloud::secrets::{reveal, store as secrets};
 use crate::guest::Guest;
 use crate::hosted::Order;
 use crate::keyvalue::Buckets;
@@ -48,19 +47,25 @@ impl fmt::Debug for Secrets {
     }
 }
 
+/// A secret that a component holds: the name of one.
+pub(crate) struct Secret(String);
+
+/// An interface that a component names to choose a link.
+pub(crate) struct Interface;
+
 impl config::Host for Guest {
-    async fn get(&mut self, key: String) -> Result<Result<Option<String>, config::Error>> {
+    async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, config::Error>> {
         Ok(Ok(self.surroundings.config.get(&key).cloned()))
     }
 
-    async fn get_all(&mut self) -> Result<Result<Vec<(String, String)>, config::Error>> {
+    async fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, config::Error>> {
         let all = self.surroundings.config.iter();
         Ok(Ok(all.map(|(key, value)| (key.clone(), value.clone())).collect()))
     }
 }
 
 impl logging::Host for Guest {
-    async fn log(&mut self, level: Level, context: String, message: String) -> Result<()> {
+    async fn log(&mut self, level: Level, context: String, message: String) -> wasmtime::Result<()> {
         let component = &self.surroundings.name;
         // Escaped, so that what a component was sent can't write lines of its own.
         let message = message.escape_debug();
@@ -76,26 +81,26 @@ impl logging::Host for Guest {
 }
 
 impl secrets::Host for Guest {
-    async fn get(&mut self, key: String) -> Result<Result<Resource<Secret>, SecretsError>> {
+    async fn get(&mut self, key: String) -> wasmtime::Result<Result<Resource<Secret>, SecretsError>> {
         if !self.surroundings.secrets.0.contains_key(&key) {
             return Ok(Err(SecretsError::NotFound));
         }
-        let secret = self.table.push(Arc::new(key)).context("no room for a secret")?;
+        let secret = self.table.push(Secret(key)).context("too many secrets")?;
         Ok(Ok(secret))
     }
 }
 
 impl HostSecret for Guest {
-    async fn drop(&mut self, secret: Resource<Secret>) -> Result<()> {
+    async fn drop(&mut self, secret: Resource<Secret>) -> wasmtime::Result<()> {
         self.table.delete(secret).context("no such secret")?;
         Ok(())
     }
 }
 
 impl reveal::Host for Guest {
-    async fn reveal(&mut self, secret: Resource<Secret>) -> Result<SecretValue> {
+    async fn reveal(&mut self, secret: Resource<Secret>) -> wasmtime::Result<SecretValue> {
         let key = self.table.get(&secret).context("no such secret")?;
-        let value = self.surroundings.secrets.0.get(key.as_str());
+        let value = self.surroundings.secrets.0.get(&key.0);
         Ok(SecretValue::String(value.context("no such secret")?.clone()))
     }
 }
@@ -105,8 +110,8 @@ impl lattice::Host for Guest {
     async fn set_link_name(
         &mut self,
         _: String,
-        interfaces: Vec<Resource<Arc<CallTargetInterface>>>,
-    ) -> Result<Result<(), String>> {
+        interfaces: Vec<Resource<Interface>>,
+    ) -> wasmtime::Result<Result<(), String>> {
         for interface in interfaces {
             self.table.delete(interface).context("no such interface")?;
         }
@@ -117,19 +122,14 @@ impl lattice::Host for Guest {
 impl lattice::HostCallTargetInterface for Guest {
     async fn new(
         &mut self,
-        namespace: String,
-        package: String,
-        interface: String,
-    ) -> Result<Resource<Arc<CallTargetInterface>>> {
-        let named = CallTargetInterface {
-            namespace,
-            package,
-            interface,
-        };
-        self.table.push(Arc::new(named)).context("no room for an interface")
+        _namespace: String,
+        _package: String,
+        _interface: String,
+    ) -> wasmtime::Result<Resource<Interface>> {
+        self.table.push(Interface).context("too many interfaces")
     }
 
-    async fn drop(&mut self, interface: Resource<Arc<CallTargetInterface>>) -> Result<()> {
+    async fn drop(&mut self, interface: Resource<Interface>) -> wasmtime::Result<()> {
         self.table.delete(interface).context("no such interface")?;
         Ok(())
     }

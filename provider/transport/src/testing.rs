@@ -16,6 +16,8 @@ pub use authority::{TestAuthority, TestNames};
 pub use raw::{RawStream, raw_stream};
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
+/// In the server's directory.
+const LOG: &str = "nats.log";
 const POLL: Duration = Duration::from_millis(5);
 
 /// How to start a [`NatsServer`].
@@ -97,6 +99,18 @@ impl NatsServer {
         self.process.id()
     }
 
+    /// What it logged so far.
+    ///
+    /// # Panics
+    /// If it logs nothing.
+    #[must_use]
+    pub fn log(&self) -> String {
+        match fs::read_to_string(self.directory.path().join(LOG)) {
+            Ok(log) => log,
+            Err(error) => panic!("nats-server has no log: {error}"),
+        }
+    }
+
     /// A connection without credentials.
     ///
     /// # Panics
@@ -149,7 +163,7 @@ impl Drop for NatsServer {
 fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Result<(Child, u16)> {
     let binary = std::env::var("FANOUT_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
     let store = settings.store.clone().unwrap_or_else(|| directory.join("store"));
-    let log = directory.join("nats.log");
+    let log = directory.join(LOG);
     let mut command = Command::new(&binary);
     if let Some(config) = &settings.config {
         let file = directory.join("nats.conf");

@@ -1,0 +1,214 @@
+//! `deploy/nats/payments.conf` on a server that enforces it: each user can do its work, and nothing else.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use async_nats::ConnectOptions;
+use fanout_tests::{ANYONE_HERE, Component, LinkTo, Provider, SERVED_POLICY, Served, beside_the_tests, event, eventually};
+use fanout_transport::testing::{NatsServer, NatsSettings};
+use serde_json::Value;
+use wasmcloud_core::HostData;
+
+/// What stands in a server's log when a user tried what it may not do.
+const VIOLATION: &str = "Permissions Violation";
+
+const LOG: &str = "fanout_payments_log";
+
+fn password(user: &str) -> String {
+    format!("{user}-password")
+}
+
+struct World {
+    nats: NatsServer,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// Whoever gives no credentials is `anonymous`, one of the file's users: a provider in a host can be given no password.
+    async fn start(anonymous: Option<&str>) -> Self {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats/payments.conf");
+        let mut config = String::new();
+        for user in ["bus", "operator", "monitor", "host"] {
+            config.push_str(&format!("FANOUT_{}_PASSWORD: {}\n", user.to_uppercase(), password(user)));
+        }
+        if let Some(user) = anonymous {
+            config.push_str(&format!("no_auth_user: {user}\n"));
+        }
+        config.push_str(&std::fs::read_to_string(file).unwrap());
+        let settings = NatsSettings {
+            config: Some(config),
+            ..NatsSettings::default()
+        };
+        Self {
+            nats: NatsServer::start_with(settings).await,
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn url(&self, user: &str) -> String {
+        format!("nats://{user}:{}@{}", password(user), self.nats.address())
+    }
+
+    async fn client(&self, user: &str) -> async_nats::Client {
+        ConnectOptions::with_user_and_password(user.to_owned(), password(user))
+            .connect(self.nats.address())
+            .await
+            .unwrap()
+    }
+
+    fn policy(&self) -> PathBuf {
+        let path = self.folder.path().join("policy.toml");
+        std::fs::write(&path, format!("{SERVED_POLICY}{ANYONE_HERE}")).unwrap();
+        path
+    }
+
+    /// Events in the log, as the bus itself sees them.
+    async fn stored(&self) -> u64 {
+        let js = async_nats::jetstream::new(self.client("bus").await);
+        let mut log = js.get_stream(LOG).await.unwrap();
+        log.info().await.unwrap().state.messages
+    }
+
+    /// What the server refused to a user, a line each.
+    fn refused_to(&self, user: &str) -> Vec<String> {
+        let needle = format!("User \"{user}\"");
+        let log = self.nats.log();
+        let lines = log.lines().filter(|l| l.contains(VIOLATION) && l.contains(&needle));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+/// Exit code and output of `fanout`, errors included.
+fn fanout(args: &[&str]) -> (i32, String) {
+    let Output { status, stdout, stderr } = Command::new(beside_the_tests("fanout"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    (status.code().unwrap_or(-1), text)
+}
+
+/// Tries what only the bus may do: takes its log away, writes an event past its quotas and callers, and forges a subscription.
+async fn attack(nats: &async_nats::Client) {
+    for subject in [
+        "$JS.API.STREAM.DELETE.fanout_payments_log",
+        "$JS.API.STREAM.PURGE.fanout_payments_log",
+        "payments.acme.webhook.invoice.paid",
+        "$KV.fanout_payments_registry.mine",
+        "fanout.dead.payments.audit.acme.0.1",
+    ] {
+        nats.publish(subject, "{}".into()).await.unwrap();
+    }
+    nats.flush().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look() {
+    let world = World::start(None).await;
+    let policy = world.policy();
+    let bus = Served::start(&world.url("bus"), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let to = bus.listen[0].clone();
+    let subscribe = |need: &'static str, name: &'static str, more: &[&str]| {
+        let mut args = vec!["subscribe", "--to", &to, "--need", need, "--name", name];
+        args.extend(more);
+        fanout(&args)
+    };
+    let publish = |id: &str| {
+        let (code, text) = fanout(&[
+            "publish", "--to", &to, "--tenant", "acme", "--type", "invoice.paid", "--id", id, "--data", "{}",
+        ]);
+        assert_eq!(code, 0, "{text}");
+    };
+    publish("1");
+    publish("2");
+    let (code, text) = subscribe("backfill", "audit", &["--from", "first", "--count", "2"]);
+    assert_eq!(code, 0, "{text}");
+
+    let operator = world.url("operator");
+    let file = policy.display().to_string();
+    for verb in [
+        &["plan"][..],
+        &["status"],
+        &["pause", "audit"],
+        &["resume", "audit"],
+        &["rewind", "audit", "--to", "first"],
+        &["dead-letters", "list", "audit"],
+    ] {
+        // Verbs with a subscription take the policy before it.
+        let mut args = Vec::from(verb);
+        let at = args.iter().position(|a| *a == "audit").unwrap_or(args.len());
+        args.insert(at, &file);
+        args.extend(["--nats", &operator]);
+        let (code, text) = fanout(&args);
+        assert_eq!(code, 0, "{verb:?}: {text}");
+    }
+    assert_eq!(world.refused_to("bus"), [""; 0]);
+    assert_eq!(world.refused_to("operator"), [""; 0]);
+
+    let monitor = world.client("monitor").await;
+    for what in ["status", "metrics"] {
+        let answer = monitor.request(format!("fanout.served.payments.{what}"), "".into()).await;
+        assert!(!answer.unwrap().payload.is_empty(), "{what}");
+    }
+    let stored = world.stored().await;
+    attack(&monitor).await;
+    eventually("the server refused it all", || async {
+        (world.refused_to("monitor").len() == 5).then_some(())
+    })
+    .await;
+    assert_eq!(world.stored().await, stored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_in_a_host_needs_no_more_and_the_hosts_components_only_call() {
+    let world = World::start(Some("bus")).await;
+    let settings = [
+        ("bus", "payments"),
+        ("subject", "payments.{tenant}.webhook.{event-type}"),
+        ("retry.schedule", "20ms"),
+    ];
+    let settings: HashMap<_, _> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber("invoicing", &["handler"], &[("subscription", "invoicing"), ("need", "durable")]),
+    ];
+    let data = HostData {
+        host_id: "test-host".into(),
+        lattice_rpc_prefix: "default".into(),
+        lattice_rpc_url: world.nats.url(),
+        provider_key: "bus".into(),
+        config: settings,
+        link_definitions: links.iter().map(LinkTo::definition).collect(),
+        ..HostData::default()
+    };
+    let _provider = Provider::start(&data, &world.folder.path().join("provider.log"));
+    let host = world.client("host").await;
+    let ingress = Component::new(host.clone(), "ingress").await;
+    let invoicing = Component::new(host.clone(), "invoicing").await;
+    invoicing.up().await;
+
+    ingress.publish(event("acme", "invoice.paid", "1")).await.unwrap();
+    eventually("the component handled it", || async {
+        (invoicing.handled() == ["1"]).then_some(())
+    })
+    .await;
+    let monitor = world.client("monitor").await;
+    let status: Value = eventually("the provider answers", || async {
+        let answer = monitor.request("fanout.default.bus.status", "".into()).await.ok()?;
+        serde_json::from_slice(&answer.payload).ok()
+    })
+    .await;
+    assert_eq!(status["subscriptions"][0]["name"], "invoicing", "{status}");
+    assert_eq!(world.refused_to("bus"), [""; 0]);
+    assert_eq!(world.refused_to("host"), [""; 0]);
+
+    let stored = world.stored().await;
+    attack(&host).await;
+    eventually("the server refused it all", || async {
+        (world.refused_to("host").len() == 5).then_some(())
+    })
+    .await;
+    assert_eq!(world.stored().await, stored);
+}
