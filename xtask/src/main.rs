@@ -1,9 +1,10 @@
-//! The project's own commands: demo, test, fuzz, bench, findings, tidy.
+//! The project's own commands: demo, test, fuzz, bench, findings, tidy, advisories.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
 //! clone, and it downloads nothing by itself: rustup, pip and cargo do.
 
+mod advisories;
 mod bench;
 mod build;
 mod demo;
@@ -50,8 +51,10 @@ enum Command {
     Bench(bench::Bench),
     /// Run the experiments and write docs/findings
     Findings(findings::Findings),
-    /// Format, lint, and check the licences of all dependencies
+    /// Format, lint, and check the licences of all dependencies and the advisories about them
     Tidy(tidy::Tidy),
+    /// Hold all dependencies against security advisories
+    Advisories(advisories::Update),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +83,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
         Command::Bench(bench) => bench.run(&workspace, runner),
         Command::Findings(findings) => findings.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),
+        Command::Advisories(update) => update.run(&workspace, runner),
     }
 }
 

@@ -1,12 +1,11 @@
-//! `cargo xtask tidy`: licences, format, lint; the quick ones first.
+//! `cargo xtask tidy`: licences, advisories, format, lint; the quick ones first.
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::build;
-use crate::licences;
 use crate::runner::Runner;
 use crate::workspace::Workspace;
+use crate::{advisories, build, licences};
 
 /// Clippy's warnings are errors here.
 const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
@@ -23,6 +22,8 @@ impl Tidy {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
         runner.step("checking the licences of all dependencies");
         licences::check(workspace, runner)?;
+        runner.step("holding all dependencies against security advisories");
+        advisories::check(workspace, runner)?;
 
         let verb = if self.check {
             "checking the format of"
