@@ -5,7 +5,7 @@ use crate::setting::{self, Reader, Settings};
 use crate::{Code, Problem};
 
 /// The settings of an instance, which the policy's reader leaves alone.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
     "listen",
     "listen-allow-unauthenticated-network-peers",
     "tls.certificate",

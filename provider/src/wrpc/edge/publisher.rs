@@ -10,7 +10,7 @@ use crate::wrpc::bindings::exports::fanout::bus::publisher::{Cancellation, Handl
 use crate::wrpc::convert::{event, raw_event};
 use crate::wrpc::errors::{publish_refusal, said};
 use crate::wrpc::guard::once;
-use crate::wrpc::publisher::{permit, permit_source, permit_tenant};
+use crate::wrpc::publisher::{permit, permit_source};
 
 impl AtEdge {
     /// The event as the bus is given it, if this link allows it.
