@@ -159,6 +159,53 @@ async fn a_link_that_is_limited_to_sources_takes_nobody_elses_ids() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_left_out_is_its_publishers_own() {
+    let names = ["notes", "billing"];
+    let mut links: Vec<_> = names.iter().map(|name| LinkTo::caller(name, PUBLISHER, "*")).collect();
+    let all = [("subscription", "all"), ("need", "durable")];
+    links.push(LinkTo::subscriber("all", &["handler"], &all));
+    let bench = Bench::start(&[], &links).await;
+    let all = bench.component("all").await;
+    let notes = bench.silent_component("notes").await;
+    let billing = bench.silent_component("billing").await;
+    for from in [&notes, &billing] {
+        for duplicate in [false, true] {
+            let stored = from.publish(from_source("", "evt_9")).await.unwrap();
+            assert_eq!(stored.duplicate, duplicate, "{}", from.id);
+        }
+        let cx = CallContext::within(Duration::from_secs(5));
+        let later = publisher::publish_tenant_event_at(from.bus(), cx, &from_source("", "later"), in_an_hour()).await;
+        assert!(!later.unwrap().unwrap().duplicate, "{}", from.id);
+    }
+    let theirs = "urn:fanout:component:billing";
+    for source in [theirs, "urn:fanout:caller:billing", "urn:fanout:component:"] {
+        let refused = notes.publish(from_source(source, "evt_10")).await.unwrap_err();
+        assert_eq!(code(&refused), "source-not-permitted", "{source}");
+    }
+    let refused = cancel(&notes, "acme", theirs, "later").await.unwrap_err();
+    assert_eq!(code(&refused), "source-not-permitted");
+    for from in [&notes, &billing] {
+        assert_eq!(
+            cancel(from, "acme", "", "later").await.unwrap(),
+            Cancellation::Cancelled,
+            "{}",
+            from.id
+        );
+    }
+    assert!(
+        billing.publish(from_source(theirs, "evt_9")).await.unwrap().duplicate,
+        "it is the same one"
+    );
+    let mut seen = eventually("both are delivered", || async {
+        let seen = all.seen(|s| s.deliveries.iter().map(|d| d.event.source.clone()).collect::<Vec<_>>());
+        (seen.len() >= 2).then_some(seen)
+    })
+    .await;
+    seen.sort();
+    assert_eq!(seen, [theirs, "urn:fanout:component:notes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_named_caller_may_be_limited_to_sources() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -171,7 +218,7 @@ async fn a_named_caller_may_be_limited_to_sources() {
     for source in ["/notes", "urn:a,b"] {
         assert!(!bus.publish(&event(source)).await.unwrap().duplicate, "{source}");
     }
-    for source in ["/", "/notes/", "urn:a"] {
+    for source in ["", "/", "/notes/", "urn:a"] {
         let refused = bus.publish(&event(source)).await.unwrap_err();
         let kind = (refused.kind, refused.code.as_str());
         assert_eq!(kind, (ErrorKind::NotPermitted, "source-not-permitted"), "{source}");
@@ -213,6 +260,11 @@ async fn what_is_no_trace_context_is_left_out() {
         let is_one = header("ce-id").as_deref() == Some("0");
         assert_eq!(header("traceparent"), is_one.then(|| TRACE.to_owned()), "{message:?}");
         assert_eq!(header("Nats-Rollup"), None);
+        let source = header("ce-source").unwrap();
+        assert!(
+            ["urn:fanout:caller:anyone", "/later"].contains(&source.as_str()),
+            "{source}"
+        );
     }
 }
 

@@ -474,7 +474,7 @@ async fn a_trace_goes_along_with_the_event() {
     ];
     assert_eq!(traces, expected.map(|(id, trace)| (id.to_owned(), trace)).into());
     assert!(
-        bus.cancel_scheduled("acme", "/", "none")
+        bus.cancel_scheduled("acme", "", "none")
             .await
             .is_ok_and(|cancelled| !cancelled)
     );

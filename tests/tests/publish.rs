@@ -125,7 +125,7 @@ async fn what_is_not_a_legal_event_is_refused_and_changes_nothing() {
             ..event("acme", "invoice.paid", "e")
         },
         Event {
-            source: String::new(),
+            source: "/a\nb".to_owned(),
             ..event("acme", "invoice.paid", "e")
         },
     ] {

@@ -276,8 +276,8 @@ pub(crate) struct Publish {
     /// The payload: @FILE, - for standard input, or the text itself
     #[arg(long, default_value = "")]
     pub(crate) data: String,
-    /// Where it comes from, a URI reference
-    #[arg(long, default_value = "/fanout")]
+    /// Where it comes from, a URI reference; without it, the caller's own source
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) source: String,
     /// What it is about
     #[arg(long)]

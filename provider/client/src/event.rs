@@ -16,7 +16,7 @@ pub struct Event {
     pub event_type: String,
     /// CloudEvents `id`: the idempotency key within the tenant and source.
     pub id: String,
-    /// CloudEvents `source`.
+    /// CloudEvents `source`; empty for the publisher's own.
     pub source: String,
     /// CloudEvents `subject`.
     pub subject: Option<String>,
@@ -38,14 +38,12 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event without a payload, from source `/`: give each publisher of a tenant a [source](Self::source) of its own, since
-    /// one source's id is one event.
+    /// An event without a payload, from its publisher's own source, which the bus fills in.
     pub fn new(tenant: impl Into<String>, event_type: impl Into<String>, id: impl Into<String>) -> Self {
         Self {
             tenant: tenant.into(),
             event_type: event_type.into(),
             id: id.into(),
-            source: "/".to_owned(),
             ..Self::default()
         }
     }
@@ -64,7 +62,7 @@ impl Event {
         self.data(data)
     }
 
-    /// From a source.
+    /// From a source. One source's id is one event: publishers of a tenant that share a source share its ids.
     #[must_use]
     pub fn source(mut self, source: impl Into<String>) -> Self {
         self.source = source.into();

@@ -37,7 +37,7 @@ pub mod rate;
 pub mod retry;
 pub mod sequence;
 mod setting;
-mod source;
+pub mod source;
 pub mod step;
 pub mod structured;
 mod subject;

@@ -1,11 +1,33 @@
 //! Which sources' events may be published: part of an event's identity, so that who may write one source only can't
-//! publish under another's.
+//! publish under another's. An event that comes without a source is of its publisher's own, which nobody else may write.
 
 use std::fmt;
 
+use crate::authority::is_named_caller;
 use crate::name::{is_text, shown};
 use crate::setting::{self, Item};
 use crate::{Code, Problem};
+
+/// Where the sources begin that the bus itself gives to publishers.
+const GIVEN: &str = "urn:fanout:";
+
+/// The source of an event that comes without one: its publisher's own. `id` is that by which the bus knows it.
+pub fn own(id: &str) -> String {
+    // A caller's id begins with `caller:`, which no component's does.
+    let kind = if is_named_caller(id) { "" } else { "component:" };
+    format!("{GIVEN}{kind}{id}")
+}
+
+/// The same where the publisher is a component at an edge, which its bus does not know.
+pub fn own_at_an_edge(component: &str) -> String {
+    format!("{GIVEN}edge:{component}")
+}
+
+/// Whether a source is some other publisher's own.
+pub fn is_anothers(source: &str, id: &str) -> bool {
+    let kind = source.strip_prefix(GIVEN).unwrap_or_default();
+    (kind.starts_with("caller:") || kind.starts_with("component:")) && source != own(id)
+}
 
 /// Sources that a link or a caller may publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,6 +145,26 @@ mod tests {
         assert_eq!(Sources::parse(&sources.to_string()), Ok(sources));
         assert!(Sources::parse("*").unwrap().allows("anything"));
         assert!(!Sources::parse("\"*\"").unwrap().allows("anything"));
+    }
+
+    #[test]
+    fn a_publishers_own_source_is_nobody_elses() {
+        let publishers = [
+            "caller:billing",
+            "caller:billing2",
+            "billing",
+            "component:billing",
+            "edge",
+        ];
+        for (i, mine) in publishers.iter().enumerate() {
+            for (j, other) in publishers.iter().enumerate() {
+                assert_eq!(own(mine) == own(other), i == j, "{mine} {other}");
+                assert_eq!(is_anothers(&own(mine), other), i != j, "{mine} {other}");
+            }
+            assert!(!is_anothers(&own_at_an_edge("billing"), mine));
+            assert!(!is_anothers("/billing", mine));
+        }
+        assert!(is_anothers("urn:fanout:caller:", "billing"));
     }
 
     #[test]

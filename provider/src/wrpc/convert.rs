@@ -30,9 +30,12 @@ pub(super) fn problem(p: Problem) -> wit::Problem {
     }
 }
 
-/// The attributes of an event from outside; its payload stays where it is.
-pub(super) fn raw_event(e: &mut wit::Event) -> RawEvent {
+/// The attributes of an event from outside; its payload stays where it is. Without a source it is its publisher's own.
+pub(super) fn raw_event(e: &mut wit::Event, own_source: impl FnOnce() -> String) -> RawEvent {
     use std::mem::take;
+    if e.source.is_empty() {
+        e.source = own_source();
+    }
     RawEvent {
         tenant: take(&mut e.tenant),
         event_type: take(&mut e.event_type),

@@ -3,7 +3,7 @@
 
 use fanout_plan::authority;
 use fanout_plan::link::Grant;
-use fanout_plan::{Attributes, Code, Problem, TenantId};
+use fanout_plan::{Attributes, Code, Problem, TenantId, source};
 use fanout_transport::Caller;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
@@ -94,6 +94,15 @@ pub(super) fn permit_source(grant: &Grant, caller: &Caller, tenant: &TenantId, s
         return Err(Problem::new(
             Code::TenantNotPermitted,
             format!("{} does not allow tenant {tenant}: add it to its `tenants`", link()),
+        ));
+    }
+    if source::is_anothers(source, &caller.component) {
+        return Err(Problem::new(
+            Code::SourceNotPermitted,
+            format!(
+                "source {source:?} is another publisher's own, and not that of {}: leave it out, or publish under another",
+                link()
+            ),
         ));
     }
     if !grant.sources.allows(source) {

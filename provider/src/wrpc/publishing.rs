@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanout_plan::{Attributes, Code, Problem, TenantId};
+use fanout_plan::{Attributes, Code, Problem, TenantId, source};
 use fanout_transport::Caller;
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
@@ -64,7 +64,8 @@ impl Ready {
     /// Checks everything that does not change with what else is published.
     pub(super) async fn check(bus: &Bus, caller: &Caller, mut event: Event) -> Result<Self, PublishError> {
         let view = bus.view();
-        let attributes = Attributes::try_from(raw_event(&mut event)).map_err(publish_refusal)?;
+        let attributes = Attributes::try_from(raw_event(&mut event, || source::own(&caller.component)));
+        let attributes = attributes.map_err(publish_refusal)?;
         let tenant = attributes.tenant();
         view.publish_grant(&caller.component, &caller.link)
             .and_then(|grant| permit(grant, caller, &attributes))

@@ -82,6 +82,8 @@ pub(super) async fn cancel(
     /// How often a change that another call makes at the same time is looked at again.
     const RACES: usize = 10;
     let view = bus.view();
+    let own = fanout_plan::source::own(&caller.component);
+    let source = if source.is_empty() { &own } else { source };
     let tenant: TenantId = tenant.parse().map_err(publish_refusal)?;
     Attributes::check_source_and_id(source, id).map_err(publish_refusal)?;
     let grant = view

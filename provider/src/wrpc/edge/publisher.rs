@@ -1,7 +1,7 @@
 //! `publisher` at an edge.
 
 use fanout_forward::wit::{Event, Problem as WitProblem, PublishError, Receipt};
-use fanout_plan::{Attributes, Code, EventPattern, Problem, TenantId, authority};
+use fanout_plan::{Attributes, Code, EventPattern, Problem, TenantId, authority, source};
 use fanout_transport::Caller;
 
 use super::convert;
@@ -16,7 +16,8 @@ impl AtEdge {
     /// The event as the bus is given it, if this link allows it.
     fn checked(&self, caller: &Caller, mut given: Event) -> Result<Event, PublishError> {
         let data = std::mem::take(&mut given.data);
-        let attributes = Attributes::try_from(raw_event(&mut given)).map_err(publish_refusal)?;
+        let attributes = Attributes::try_from(raw_event(&mut given, || source::own_at_an_edge(&caller.component)));
+        let attributes = attributes.map_err(publish_refusal)?;
         self.edge
             .grant(&caller.component, &caller.link)
             .and_then(|grant| permit(&grant, caller, &attributes))
@@ -124,9 +125,12 @@ impl Handler<Caller> for AtEdge {
         &self,
         caller: Caller,
         tenant: String,
-        source: String,
+        mut source: String,
         id: String,
     ) -> anyhow::Result<Result<Cancellation, PublishError>> {
+        if source.is_empty() {
+            source = source::own_at_an_edge(&caller.component);
+        }
         if let Err(p) = self.may_cancel(&caller, &tenant, &source, &id) {
             return Ok(Err(publish_refusal(p)));
         }
