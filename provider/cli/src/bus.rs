@@ -56,20 +56,25 @@ pub(crate) fn policy(path: &Path) -> Result<Policy> {
 pub(crate) async fn connect(to: Connection, policy: Policy) -> Result<Store> {
     let shown = to.access.shown();
     let client = fanout_transport::connect(&to.access, "fanout").await.map_err(|e| {
-        let refused = matches!(&e, Error::Connect(e) if matches!(
-            e.kind(),
-            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
-        ));
-        let what = match refused {
-            true => format!(
-                "NATS at {shown} does not let this user in: look at the URL's user and password, the flags --nats-…, or the context that is used"
-            ),
-            false => format!("can't connect to {shown}"),
-        };
+        let what = why(&e, &shown);
         anyhow::Error::new(e).context(what)
     })?;
     let jetstream = to.jetstream.unwrap_or_else(|| policy.jetstream.clone());
     Ok(Store::new(client, Policy { jetstream, ..policy }))
+}
+
+/// What to look at when NATS, by its servers, is not connected to.
+pub(crate) fn why(e: &Error, shown: &str) -> String {
+    let refused = matches!(e, Error::Connect(e) if matches!(
+        e.kind(),
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
+    ));
+    if refused {
+        return format!(
+            "NATS at {shown} does not let this user in: look at the URL's user and password, the flags `--nats-…`, or the context that is used"
+        );
+    }
+    format!("can't connect to {shown}")
 }
 
 /// The store that a verb works on.

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use fanout_plan::listen::{Listening, TlsFiles};
-use fanout_provider::Server;
+use fanout_provider::{ServeError, Server};
 use tracing_subscriber::EnvFilter;
 
-use crate::args;
 use crate::terminal::{json_line, say};
+use crate::{args, bus};
 
 pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
@@ -18,6 +18,7 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
         .log_internal_errors(false)
         .init();
     let connection = args.nats.connection()?;
+    let shown = connection.access.shown();
     let tls = args.tls_certificate.clone().zip(args.tls_key.clone());
     let server = Server {
         policy: args.policy.clone(),
@@ -48,6 +49,12 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
         // A server whose output nobody reads serves all the same.
         drop(said);
     })
-    .await?;
-    Ok(())
+    .await
+    .map_err(|e| {
+        let what = match &e {
+            ServeError::Store(source) => bus::why(source, &shown),
+            _ => return e.into(),
+        };
+        anyhow::Error::new(e).context(what)
+    })
 }
