@@ -203,6 +203,8 @@ async fn no_output_shows_a_secret() {
         assert_eq!(code, 1, "{bad}: {said}");
         assert!(!said.contains("S3C") && !said.contains("CRET"), "{bad}: {said}");
     }
+    let (code, said) = world.run(&["status", &policy, &wrong], &[]);
+    assert!(code == 2 && !said.contains("S3CRET"), "{said}");
     let env = ["NATS_URL", "NATS_PASSWORD", "NATS_TOKEN", "FANOUT_BUS", "NATS_USER"].map(|name| (name, "S3CRET"));
     for verb in [
         "status",

@@ -122,6 +122,8 @@ async fn nothing_that_is_printed_steers_a_terminal() {
     let (_, out, _) = run(&tail, false);
     assert!(out.contains(" acme invoice.paid /till/3 evt_7 "), "{out}");
     // Errors repeat what was given, and what peers say.
+    let (code, _, err) = run(&[&["tail"], &store[..], &["--tenant", HOSTILE]].concat(), false);
+    assert!(code == 2 && !err.chars().any(is_hostile), "{err:?}");
     for args in [
         &["status", HOSTILE, "--nats", &url][..],
         &["--json", "status", HOSTILE, "--nats", &url],

@@ -28,12 +28,24 @@ use fanout_provider::jetstream::StoreError;
 
 use crate::args::{Args, Verb};
 use crate::bus::Refused;
-use crate::terminal::{PipeClosed, error_line, json_line, printable};
+use crate::terminal::{PipeClosed, error_line, json_line, printable, printable_lines, without_users};
 use crate::webhook::{NotAccepted, Unreachable};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(said) if said.use_stderr() => {
+            let said = without_users(&said.render().to_string());
+            error_line(format_args!("{}", printable_lines(said.trim_end())));
+            return ExitCode::from(2);
+        }
+        // Help, or the version. Whoever asked may have gone.
+        Err(said) => {
+            drop(said.print());
+            return ExitCode::SUCCESS;
+        }
+    };
     let done = match args.verb {
         Verb::Check(a) => policy::check(&a, args.json).await,
         Verb::Explain(a) => policy::explain(&a, args.json).await,

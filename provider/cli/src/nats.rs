@@ -28,6 +28,8 @@ pub(crate) struct Nats {
     context: Option<String>,
     #[command(flatten)]
     how: How,
+    #[command(flatten)]
+    which: Which,
 }
 
 /// NATS, for verbs that look at a server if one is named.
@@ -42,6 +44,8 @@ pub(crate) struct MaybeNats {
     context: Option<String>,
     #[command(flatten)]
     how: How,
+    #[command(flatten)]
+    which: Which,
 }
 
 /// As whom, and how.
@@ -88,6 +92,11 @@ pub(crate) struct How {
     /// Await answers below this subject, for users that may not below `_INBOX`
     #[arg(long, value_name = "SUBJECT", env = "NATS_INBOX_PREFIX")]
     nats_inbox_prefix: Option<String>,
+}
+
+/// Which JetStream holds the bus.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct Which {
     /// The JetStream domain that holds the bus; instead of the policy's `jetstream.domain`
     #[arg(long, value_name = "DOMAIN")]
     jetstream_domain: Option<String>,
@@ -112,7 +121,7 @@ impl Nats {
             (None, Some(_)) => None,
             (None, None) => ContextFile::selected()?,
         };
-        self.how.connection(self.nats.as_ref(), context)
+        connection(self.nats.as_ref(), &self.how, &self.which, context)
     }
 }
 
@@ -122,24 +131,18 @@ impl MaybeNats {
             return Ok(None);
         }
         let context = self.context.as_deref().map(ContextFile::named).transpose()?;
-        self.how.connection(self.nats.as_ref(), context).map(Some)
+        connection(self.nats.as_ref(), &self.how, &self.which, context).map(Some)
     }
 }
 
 impl How {
     /// For a URL that names its servers itself.
     pub(crate) fn access(&self) -> Result<Access> {
-        Ok(self.connection(None, None)?.access)
+        self.applied_to(Access::default())
     }
 
-    fn connection(&self, url: Option<&Secret>, context: Option<ContextFile>) -> Result<Connection> {
-        let mut access = match &context {
-            Some(context) => context.access()?,
-            None => Access::default(),
-        };
-        if let Some(url) = url {
-            url.expose().clone_into(&mut access.urls);
-        }
+    /// What is said here, before what is said elsewhere.
+    fn applied_to(&self, mut access: Access) -> Result<Access> {
         if let Some(login) = self.login()? {
             access.login = login;
             (access.user_jwt, access.user_seed) = (String::new(), String::new());
@@ -155,13 +158,7 @@ impl How {
         if let Some(prefix) = &self.nats_inbox_prefix {
             access.inbox_prefix = Some(prefix.clone());
         }
-        let jetstream = match (&self.jetstream_domain, &self.jetstream_api_prefix, &context) {
-            (Some(domain), _, _) => Some(said_by("--jetstream-domain", JetStreamApi::domain(domain))?),
-            (None, Some(prefix), _) => Some(said_by("--jetstream-api-prefix", JetStreamApi::prefix(prefix))?),
-            (None, None, Some(context)) => context.jetstream()?,
-            (None, None, None) => None,
-        };
-        Ok(Connection { access, jetstream })
+        Ok(access)
     }
 
     /// The one way to log in that is given here.
@@ -198,6 +195,24 @@ impl How {
         }
         Ok(ways.into_iter().next().map(|(_, login)| login))
     }
+}
+
+fn connection(url: Option<&Secret>, how: &How, which: &Which, context: Option<ContextFile>) -> Result<Connection> {
+    let mut access = match &context {
+        Some(context) => context.access()?,
+        None => Access::default(),
+    };
+    if let Some(url) = url {
+        url.expose().clone_into(&mut access.urls);
+    }
+    let access = how.applied_to(access)?;
+    let jetstream = match (&which.jetstream_domain, &which.jetstream_api_prefix, &context) {
+        (Some(domain), _, _) => Some(said_by("--jetstream-domain", JetStreamApi::domain(domain))?),
+        (None, Some(prefix), _) => Some(said_by("--jetstream-api-prefix", JetStreamApi::prefix(prefix))?),
+        (None, None, Some(context)) => context.jetstream()?,
+        (None, None, None) => None,
+    };
+    Ok(Connection { access, jetstream })
 }
 
 fn said_by<T>(flag: &str, parsed: Result<T, Problem>) -> Result<T> {
@@ -460,19 +475,19 @@ mod tests {
             let json = r#"{"url":"nats://far","user":"app","password":"pw","ca":"/ca","jetstream_domain":"hub"}"#;
             Some(context(folder.path(), json))
         };
-        let none = How::default();
         let token = How {
             nats_token: Some("t".into()),
-            jetstream_api_prefix: Some("JS.x.API".into()),
             nats_ca: Some("/other".into()),
             ..How::default()
         };
-        let plain = none.connection(None, made()).unwrap();
-        assert_eq!(
-            (plain.access.urls.as_str(), plain.jetstream),
-            ("nats://far", Some(JetStreamApi::Domain("hub".into())))
-        );
-        let changed = token.connection(Some(&"nats://near".into()), made()).unwrap();
+        let prefix = Which {
+            jetstream_api_prefix: Some("JS.x.API".into()),
+            ..Which::default()
+        };
+        let plain = connection(None, &How::default(), &Which::default(), made()).unwrap();
+        let domain = Some(JetStreamApi::Domain("hub".into()));
+        assert_eq!((plain.access.urls.as_str(), plain.jetstream), ("nats://far", domain));
+        let changed = connection(Some(&"nats://near".into()), &token, &prefix, made()).unwrap();
         assert_eq!(changed.access.urls, "nats://near");
         assert_eq!(changed.access.login, Login::Token(SecretFrom::Value("t".into())));
         assert_eq!(changed.access.tls.ca.as_deref(), Some(Path::new("/other")));
@@ -481,7 +496,7 @@ mod tests {
             nats_user: Some("app".into()),
             ..token.clone()
         };
-        let error = two.connection(None, None).unwrap_err().to_string();
+        let error = two.access().unwrap_err().to_string();
         assert!(
             error.contains("--nats-user") && error.contains("--nats-token"),
             "{error}"
@@ -490,13 +505,7 @@ mod tests {
             nats_password: Some("pw".into()),
             ..How::default()
         };
-        assert!(
-            nobody
-                .connection(None, None)
-                .unwrap_err()
-                .to_string()
-                .contains("--nats-user")
-        );
+        assert!(nobody.access().unwrap_err().to_string().contains("--nats-user"));
         assert!(!format!("{token:?} {nobody:?}").contains("pw"));
     }
 }

@@ -52,7 +52,8 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
         let shown = json!({ "bus": policy.bus, "legal": true, "notes": notes, "steps_to_the_policy": steps });
         say!("{}", json_lines(&shown))?;
     } else {
-        say!("{}: a legal policy of bus {}", args.policy.policy.display(), policy.bus)?;
+        let file = args.policy.policy.display().to_string();
+        say!("{}: a legal policy of bus {}", printable(&file), policy.bus)?;
         if let Some(steps) = steps.filter(|n| *n > 0) {
             say!("the store differs from it: {steps} steps, see `fanout plan`")?;
         }

@@ -27,7 +27,9 @@ pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
     };
     let mut options = Options::default();
     options.tls = tls;
-    options.nats = to.nats.access()?;
+    if to.to.expose().starts_with("nats:") {
+        options.nats = to.nats.access()?;
+    }
     options.deadline = Duration::from_secs(to.timeout);
     if let Some(component) = &to.component {
         options.component.clone_from(component);

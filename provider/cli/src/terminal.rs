@@ -60,6 +60,29 @@ pub(crate) fn printable_bytes(bytes: &[u8]) -> String {
     printable(&String::from_utf8_lossy(bytes)).into_owned()
 }
 
+/// A text without what stands before the `@` of URLs in it: a password may have been typed in the wrong place.
+pub(crate) fn without_users(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        let url = after
+            .split(|c: char| c.is_whitespace() || c == '\'')
+            .next()
+            .unwrap_or_default();
+        shown.push_str(before);
+        shown.push_str("://");
+        rest = match url.rfind('@') {
+            Some(at) => {
+                shown.push_str("[redacted]");
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    shown.push_str(rest);
+    shown
+}
+
 /// JSON on one line. Controls and marks of direction in its texts are escaped as JSON has it, DEL and C1 too.
 pub(crate) fn json_line(value: &Value) -> String {
     json_escaped(&value.to_string())
@@ -137,6 +160,13 @@ mod tests {
             assert!(matches!(printable(text), Cow::Borrowed(same) if same == text), "{text}");
         }
         assert_eq!(printable_bytes(b"\xff\x9b2J"), "\u{fffd}\u{fffd}2J");
+    }
+
+    #[test]
+    fn a_password_in_the_wrong_place_is_not_repeated() {
+        let said = "unexpected argument 'nats://a:S@h:1,nats://b:S@@g' found\n  see nats://x or tls://S@y ://";
+        let shown = "unexpected argument 'nats://[redacted]@g' found\n  see nats://x or tls://[redacted]@y ://";
+        assert_eq!(without_users(said), shown);
     }
 
     #[test]
