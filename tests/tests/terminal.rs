@@ -60,15 +60,15 @@ async fn nothing_that_is_printed_steers_a_terminal() {
     let event = Event::new("acme", "invoice.paid", "evt_7")
         .source("/till/3")
         .data(HOSTILE);
+    let mut deliveries = bus.subscribe(Subscription::durable("billing")).await.unwrap();
     bus.publish(&event).await.unwrap();
-    let mut deliveries = bus.subscribe(Subscription::declared("invoicing")).await.unwrap();
     let delivery = deliveries.recv().await.unwrap().unwrap();
     delivery.dead_letter(format!("no {HOSTILE}")).await.unwrap();
     let (policy, url) = (world.policy().display().to_string(), world.nats.url());
     let store = [policy.as_str(), "--nats", &url];
     eventually("it is a dead letter", async || {
         let (_, out, _) = run(&[&["dead-letters", "list"], &store[..]].concat(), false);
-        out.contains("invoicing").then_some(())
+        out.contains("billing").then_some(())
     })
     .await;
     let to = world.served.listen[0].as_str();

@@ -217,7 +217,9 @@ fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Re
 /// The client port, in what nats-server writes about its ports.
 fn port_in(file: &Path) -> Option<u16> {
     let text = fs::read_to_string(file).ok()?;
-    let (_, tail) = text.split_once("nats://127.0.0.1:")?;
+    // With TLS it is written with another scheme.
+    let found = |scheme: &str| text.split_once(&format!("{scheme}://127.0.0.1:"));
+    let (_, tail) = found("nats").or_else(|| found("tls"))?;
     tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
