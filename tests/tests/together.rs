@@ -58,8 +58,8 @@ async fn one_item_that_the_bus_refuses_keeps_the_others_out() {
     let (status, refused) = tokio::task::block_in_place(|| post(sample.body));
     assert_eq!(
         (status, refused["code"].as_str()),
-        (403, Some("tenant-not-permitted")),
-        "{refused}"
+        (503, Some("tenant-not-permitted")),
+        "a holder of a key signed it, and only the policy keeps it out: {refused}"
     );
     assert_eq!(
         stored(&nats).await,
