@@ -39,7 +39,7 @@ pub async fn run() -> anyhow::Result<()> {
         user_seed: host.lattice_rpc_user_seed.clone(),
         ..Access::default()
     };
-    let nats = connect(&access, "fanout-provider")
+    let nats = connect(&host.access(), "fanout-provider")
         .await
         .context("connect to the lattice")?;
     let lattice = Lattice::new(nats.clone(), options)
@@ -62,12 +62,12 @@ pub async fn run() -> anyhow::Result<()> {
             .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
         let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings)
             .map_err(|problem| anyhow::anyhow!("{problem}"))?;
-        let links = hear(&nats, host, edge.clone()).await?;
+        let links = hear(&nats, &host, edge.clone()).await?;
         (Part::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
     } else {
         let (_, initial) = Listening::split(&config);
         let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
-        let links = hear(&nats, host, bus.clone()).await?;
+        let links = hear(&nats, &host, bus.clone()).await?;
         let mut front = Front::start(bus).await.context("set the bus up")?;
         listen(&mut front, &host.provider_key, &config).await;
         (Part::Bus(Box::new(front)), links)

@@ -35,7 +35,8 @@ fn links() -> Vec<LinkTo> {
     links
 }
 
-/// Begins so many fetches that wait, and gives those that are refused, of which there are so many; the others go on waiting.
+/// Begins so many fetches that wait, and gives those that are refused, of which there are so many; the others go on
+/// waiting.
 async fn crowd(
     greedy: &Component,
     fetches: usize,

@@ -27,8 +27,8 @@ pub struct Listening {
     pub tls: Option<TlsFiles>,
     /// Take anyone who can reach a port beyond this machine, without knowing who it is.
     pub allow_unauthenticated_network_peers: bool,
-    /// Where whoever asks over NATS may want the answer, besides inboxes like the instance's own: prefixes of subjects; empty
-    /// for `_INBOX` alone.
+    /// Where whoever asks over NATS may want the answer, besides inboxes like the instance's own: prefixes of subjects;
+    /// empty for `_INBOX` alone.
     pub inbox_prefixes: Vec<String>,
 }
 

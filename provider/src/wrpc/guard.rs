@@ -166,8 +166,8 @@ fn answer(interface: Interface, func: &str, p: Problem, items: usize) -> Refusal
     encoded.map_or(Refusal::Failure(said), Refusal::Answer)
 }
 
-/// What is said of each of many items that are refused alike. It is said in full once: an answer must not be many times as
-/// large as what it answers.
+/// What is said of each of many items that are refused alike. It is said in full once: an answer must not be many times
+/// as large as what it answers.
 pub(super) fn of_each<T, E>(items: usize, refusal: impl Fn(bool) -> E) -> Vec<Result<T, E>> {
     (0..items).map(|i| Err(refusal(i > 0))).collect()
 }

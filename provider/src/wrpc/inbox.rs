@@ -191,7 +191,8 @@ fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Register
     }
 }
 
-/// Has a fetch wait in its caller's share, where it holds nothing of the transport. Without a place there it does not wait.
+/// Has a fetch wait in its caller's share, where it holds nothing of the transport. Without a place there it does not
+/// wait.
 pub(super) fn wait_aside(waiting: &Waiting, caller: &Caller, mut ask: Ask) -> (Option<Waits>, Ask) {
     let waits = waiting.enter(&caller.component);
     match &waits {

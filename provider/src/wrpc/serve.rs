@@ -61,8 +61,8 @@ pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
     Ok(service)
 }
 
-/// The caller under the one name by which the bus knows it, before any function sees it: on the lattice the component's id,
-/// elsewhere that of the policy's caller whose identity the connection proved.
+/// The caller under the one name by which the bus knows it, before any function sees it: on the lattice the component's
+/// id, elsewhere that of the policy's caller whose identity the connection proved.
 pub(super) fn known(bus: &Bus, caller: Caller) -> Caller {
     if caller.identity == fanout_transport::Identity::Lattice {
         // What a component calls itself must not be taken for a name that only we give.

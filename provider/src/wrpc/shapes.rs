@@ -1,5 +1,5 @@
-//! What the parameters of the contract's functions look like on the wire, and how many of anything there may be: bounds on
-//! what is decoded. What a caller is told of a rule within them is said where the rule is.
+//! What the parameters of the contract's functions look like on the wire, and how many of anything there may be: bounds
+//! on what is decoded. What a caller is told of a rule within them is said where the rule is.
 
 use fanout_transport::Shape::{self, Bytes, Cases, Fields, List, Number, Option};
 
@@ -82,7 +82,7 @@ pub(super) fn of(interface: &str, func: &str) -> std::option::Option<&'static Sh
         ("publisher", "publish-tenant-event") => &Fields(&[EVENT]),
         ("publisher", "publish-tenant-events" | "publish-tenant-events-together") => &SOME_EVENTS,
         ("publisher", "publish-tenant-event-at") => &Fields(&[EVENT, Number]),
-        ("publisher", "cancel-scheduled") => &Fields(&[Bytes, Bytes]),
+        ("publisher", "cancel-scheduled") => &Fields(&[Bytes, Bytes, Bytes]),
         ("subscriber", "subscribe-queue") => &Fields(&[Bytes, FILTER, Number]),
         ("subscriber", "subscribe-durable") => &Fields(&[Bytes, OPTIONS]),
         ("subscriber", "subscribe-backfill") => &Fields(&[Bytes, START, Option(&END), OPTIONS]),
@@ -171,7 +171,7 @@ mod tests {
         let events = || (vec![event(true), event(false), event(true)],);
         check("publisher", "publish-tenant-events", encode(events()));
         check("publisher", "publish-tenant-events-together", encode(events()));
-        check("publisher", "cancel-scheduled", encode((text(), text())));
+        check("publisher", "cancel-scheduled", encode((text(), text(), text())));
         for reach in [Reach::Handler, Reach::BatchHandler, Reach::Inbox] {
             check("subscriber", "subscribe-queue", encode((text(), filter(), reach)));
         }

@@ -54,8 +54,8 @@ pub(crate) fn inbox(reply: &str) -> Option<&str> {
     (inbox.ends_with('.') && u32::from_str_radix(number, 16).is_ok()).then_some(inbox)
 }
 
-/// Where one call of a bundle is answered by itself; `None` if the bundle's reply subject is none, or what it is made of no
-/// inbox.
+/// Where one call of a bundle is answered by itself; `None` if the bundle's reply subject is none, or what it is made
+/// of no inbox.
 pub(crate) fn own_reply(inboxes: &Inboxes, reply: &ReplyTo, call: u32) -> Option<ReplyTo> {
     inboxes.reply_at(format!("{}{call:x}", inbox(reply.subject())?))
 }

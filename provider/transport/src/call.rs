@@ -107,8 +107,8 @@ impl Client {
         unpack(result)
     }
 
-    /// As [`Client::call_values`], of a target whose answers are not to be trusted: what is in the result is counted, by its
-    /// shape, before it is decoded.
+    /// As [`Client::call_values`], of a target whose answers are not to be trusted: what is in the result is counted,
+    /// by its shape, before it is decoded.
     ///
     /// # Errors
     /// As [`Client::call_values`], and [`Error::Protocol`] for a result with more of something than its shape allows.

@@ -27,9 +27,9 @@ tokio::task_local! {
     static HELD: RefCell<Vec<Share>>;
 }
 
-/// Gives back what this invocation holds of its function: its place among the handlers that run, and in the queue. For a
-/// handler that waits for something that has nothing to do with others, such as an event; how many may wait so is up to it.
-/// Outside of an invocation it does nothing.
+/// Gives back what this invocation holds of its function: its place among the handlers that run, and in the queue. For
+/// a handler that waits for something that has nothing to do with others, such as an event; how many may wait so is up
+/// to it. Outside of an invocation it does nothing.
 pub fn wait_aside() {
     // Nothing is held where no invocation runs.
     HELD.try_with(|held| drop(std::mem::take(&mut *held.borrow_mut()))).ok();

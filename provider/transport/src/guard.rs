@@ -1,5 +1,5 @@
-//! What is decided of a call before anything is made of its parameters: whether its caller may make it at all, and how many
-//! things may be in it.
+//! What is decided of a call before anything is made of its parameters: whether its caller may make it at all, and how
+//! many things may be in it.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::shares::Key;
 use crate::wire::Failure;
 use crate::{Caller, Identity};
 
-/// Judges calls by who makes them and which they are. A call that is refused takes no place of a handler, and nothing of
-/// its parameters is kept or decoded.
+/// Judges calls by who makes them and which they are. A call that is refused takes no place of a handler, and nothing
+/// of its parameters is kept or decoded.
 pub trait Guard: Send + Sync + 'static {
     /// The caller, as handlers are to know it, or the answer to a call that is refused. `first` is what is here of the
     /// parameters, which may be nothing: see [`listed`].

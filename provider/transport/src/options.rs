@@ -34,8 +34,8 @@ pub struct Options {
     /// A peer that has not shown within this time that it listens is sent everything again, then after 4, 16 and 64
     /// times as long. A client of wrpc-transport-nats 0.29 can miss a reply that is faster than its own subscription.
     pub repeat_after: Duration,
-    /// Where peers of a lattice may want their answers, besides inboxes like those of its own connection. A message whose
-    /// reply subject lies elsewhere is dropped.
+    /// Where peers of a lattice may want their answers, besides inboxes like those of its own connection. A message
+    /// whose reply subject lies elsewhere is dropped.
     pub inbox_prefixes: Vec<InboxPrefix>,
 }
 

@@ -65,8 +65,8 @@ impl Parameters {
         }
     }
 
-    /// These parameters once they are whole, if they have the shape and no more of anything than that allows. It takes no
-    /// more than came, and decodes nothing.
+    /// These parameters once they are whole, if they have the shape and no more of anything than that allows. It takes
+    /// no more than came, and decodes nothing.
     pub(crate) async fn walked(mut self, shape: &'static Shape) -> Result<Result<Self, TooMany>, Error> {
         let mut walk = Walk::new(shape);
         // Nearly always one chunk, which is not copied.

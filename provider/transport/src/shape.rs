@@ -1,8 +1,8 @@
 //! What the parameters of a function look like on the wire, so that they can be judged before anything is made of them.
 //!
 //! A decoder takes memory for what a peer claims: an empty string is one byte on the wire and dozens decoded, a list of
-//! them a hundredfold. So the bytes are walked first, by a shape that says how many elements each list may have. The walk
-//! takes no memory that depends on the bytes; it can stop where they end and go on when more have come.
+//! them a hundredfold. So the bytes are walked first, by a shape that says how many elements each list may have. The
+//! walk takes no memory that depends on the bytes; it can stop where they end and go on when more have come.
 
 use crate::Error;
 

@@ -1,7 +1,7 @@
 //! Something of which there is so much, handed out so that no caller can have all of it.
 //!
-//! One caller holds at most [`Shares::most_of_one`], so there is always something left for another. Who waits is served by
-//! turns of callers, not in the order in which they came: one that asks a thousand times waits behind itself.
+//! One caller holds at most [`Shares::most_of_one`], so there is always something left for another. Who waits is served
+//! by turns of callers, not in the order in which they came: one that asks a thousand times waits behind itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -21,7 +21,8 @@ struct AtEdge {
     waiting: Waiting,
 }
 
-/// Fetches of one component that wait at once, and those of all: each is a call to the bus, of which the edge has so many.
+/// Fetches of one component that wait at once, and those of all: each is a call to the bus, of which the edge has so
+/// many.
 const WAITING_OF_ONE: usize = 128;
 const WAITING_OF_ALL: usize = 384;
 
