@@ -490,7 +490,7 @@ async fn a_tenants_scheduled_events_take_no_others_place() {
     );
     // What is cancelled gives its place back, and its mark takes none.
     for i in 0..60 {
-        let cancelled = publisher::cancel_scheduled(ingress.bus(), patient(), "acme", &format!("e{i}")).await;
+        let cancelled = publisher::cancel_scheduled(ingress.bus(), patient(), "acme", "/tests", &format!("e{i}")).await;
         cancelled.expect("the bus answers").expect("it may ask");
     }
     eventually("there is a place again", || async {

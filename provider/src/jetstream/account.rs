@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream;
-use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use fanout_plan::account::{Account, Bound, Budget};
 use fanout_plan::step::Step;
 use fanout_plan::{Code, Problem};
 use serde::Deserialize;
 
+use super::refusal::answer_in;
 use super::{Store, StoreError};
 
 /// How long the server may take to say what the account may have. A user that may not ask is never answered.
@@ -175,23 +174,6 @@ impl Store {
             )])
         }
     }
-}
-
-/// The server's own error, below what the client makes of it.
-fn answer_in(error: &(dyn std::error::Error + 'static)) -> Option<jetstream::Error> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(answer) = error.downcast_ref::<jetstream::Error>() {
-            return Some(answer.clone());
-        }
-        if let Some(e) = error.downcast_ref::<CreateStreamError>()
-            && let CreateStreamErrorKind::JetStream(answer) = e.kind()
-        {
-            return Some(answer);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ async fn follow<W: Hears>(
     let unreadable = Tally::new("announcements of links could not be read");
     Ok(tokio::spawn(async move {
         while let Some(message) = messages.next().await {
-            match serde_json::from_slice::<LinkDefinition>(&message.payload) {
+            match serde_json::from_slice::<InterfaceLinkDefinition>(&message.payload) {
                 Ok(definition) => {
                     if let Some((key, link)) = from_definition(&provider, definition) {
                         act(&who, key, link);

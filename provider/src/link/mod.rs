@@ -5,7 +5,7 @@ mod listen;
 use std::collections::BTreeMap;
 
 use fanout_plan::Settings;
-use fanout_transport::LinkDefinition;
+use wasmcloud_core::InterfaceLinkDefinition;
 
 pub(crate) use listen::listen;
 
@@ -82,7 +82,7 @@ pub(crate) trait Hears: Clone + Send + 'static {
 }
 
 /// Reads the host's form; `None` for a link that is not the provider's.
-pub(crate) fn from_definition(provider: &str, definition: LinkDefinition) -> Option<(LinkKey, Link)> {
+pub(crate) fn from_definition(provider: &str, definition: InterfaceLinkDefinition) -> Option<(LinkKey, Link)> {
     let (component, role, settings) = if definition.source_id == provider {
         (definition.target, Role::Subscriber, definition.source_config)
     } else if definition.target == provider {
