@@ -39,7 +39,7 @@ pub async fn run() -> anyhow::Result<()> {
         user_seed: host.lattice_rpc_user_seed.clone(),
         ..Access::default()
     };
-    let nats = connect(&host.access(), "fanout-provider")
+    let nats = connect(&access, "fanout-provider")
         .await
         .context("connect to the lattice")?;
     let lattice = Lattice::new(nats.clone(), options)

@@ -11,7 +11,7 @@ mod store;
 use std::os::unix::process::parent_id;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use async_nats::jetstream;
 use fanout_transport::{Access, HostControl, HostIds, Lattice, Options, Server, connect};
 use tracing_subscriber::EnvFilter;
