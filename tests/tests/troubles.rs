@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use async_nats::jetstream::{self, consumer::pull, kv};
-use fanout_tests::fetcher::{fetch, ids, patient};
+use fanout_tests::fetcher::{fetch, ids, patient, try_fetch};
 use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach, State, Subscription};
 use fanout_tests::types::{PublishError, SubscribeError};
-use fanout_tests::{Bench, Component, LinkTo, SERVED_POLICY, Served, beside_the_tests, event, eventually};
+use fanout_tests::{Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, event, eventually};
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use serde_json::Value;
 
@@ -91,26 +91,16 @@ async fn consumer_names(bench: &Bench) -> Vec<String> {
     names
 }
 
-/// `fanout VERB --policy … --nats …` of the bench's bus.
-fn cli(bench: &Bench, folder: &tempfile::TempDir, verb: &str) -> (Option<i32>, String) {
-    let policy = folder.path().join("policy.toml");
-    let text = "bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n\
-        [delivery]\ndeadline = \"500ms\"\nack-wait = \"2s\"\n[retry]\nschedule = [\"20ms\"]\nmax-attempts = 3\n";
-    std::fs::write(&policy, text).unwrap();
-    let out = std::process::Command::new(beside_the_tests("fanout"))
-        .arg(verb)
-        .arg(&policy)
-        .args(["--nats", &bench.nats.url()])
-        .output()
-        .unwrap();
-    let text = [out.stdout, out.stderr].concat();
-    (out.status.code(), String::from_utf8(text).unwrap())
+/// `fanout VERB` of the bench's bus: its exit code, and all that it says.
+fn cli(bench: &Bench, verb: &str) -> (i32, String) {
+    let cli = Cli::new(bench.nats.url());
+    let (code, out, err) = cli.run(&[verb], &cli.policy(SERVED_POLICY), &[]);
+    (code, out + &err)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_the_store_refuses_is_its_subscriptions_state() {
     let mut bench = Bench::start_on(consumers(6), &[], &links()).await;
-    let folder = tempfile::tempdir().unwrap();
     let ingress = bench.silent_component("ingress").await;
     let worker = bench.silent_component("worker").await;
     let other = bench.silent_component("other").await;
@@ -148,14 +138,14 @@ async fn a_consumer_that_the_store_refuses_is_its_subscriptions_state() {
     bench.put_link(&declared).await;
     let waits = |s: &Value| s["state"] == "waiting" && s["problem"]["code"] == "store-refused";
     bench.subscription_when("invoicing", "it waits", waits).await;
-    let (exit, said) = cli(&bench, &folder, "status");
-    assert_eq!(exit, Some(0), "{said}");
+    let (exit, said) = cli(&bench, "status");
+    assert_eq!(exit, 0, "{said}");
     assert!(
         said.contains("invoicing") && said.contains("store-refused") && said.contains("s5"),
         "{said}"
     );
-    let (exit, said) = cli(&bench, &folder, "apply");
-    assert_eq!(exit, Some(1), "{said}");
+    let (exit, said) = cli(&bench, "apply");
+    assert_eq!(exit, 1, "{said}");
     assert!(
         said.contains("subscription invoicing") && said.contains("10026"),
         "{said}"
@@ -235,7 +225,6 @@ async fn what_a_caller_and_a_subscription_may_have_is_counted_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_bus_cannot_read_or_did_not_make_is_left_alone() {
     let mut bench = Bench::start(&[], &links()).await;
-    let folder = tempfile::tempdir().unwrap();
     let (worker, other) = (
         bench.silent_component("worker").await,
         bench.silent_component("other").await,
@@ -265,8 +254,8 @@ async fn what_the_bus_cannot_read_or_did_not_make_is_left_alone() {
         assert_eq!(consumer_names(&bench).await, ["alien", "bad", "good"]);
         let entry = registry.get("bad").await.unwrap().unwrap();
         assert!(entry.starts_with(b"{\"written\""), "it is not written over");
-        let (exit, said) = cli(&bench, &folder, "status");
-        assert_eq!(exit, Some(0), "{said}");
+        let (exit, said) = cli(&bench, "status");
+        assert_eq!(exit, 0, "{said}");
         assert!(
             said.contains("unreadable-subscription") && said.contains("good"),
             "{said}"
@@ -364,17 +353,18 @@ async fn a_store_that_forgot_everything_ends_nothing() {
     assert_eq!(receipt.durable_subscriptions, 2, "those that were not ended");
     for (who, name) in [(&worker, "mine"), (&other, "theirs")] {
         eventually("it is given what comes", || async {
-            let fetched = fanout_tests::fetcher::try_fetch(who, name, 10, 1_000).await;
-            let held = fetched.expect("it was not ended").deliveries;
-            (ids(&held) == ["after"]).then_some(())
+            let fetched = try_fetch(who, name, 10, 1_000).await;
+            let said = format!("{:?}", fetched.as_ref().err());
+            assert!(!said.contains("unknown-subscription"), "it was not ended: {said}");
+            (ids(&fetched.ok()?.deliveries) == ["after"]).then_some(())
         })
         .await;
-        let listed = subscriber::list_subscriptions(who.bus(), patient())
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(listed.len(), 1);
-        assert!(matches!(listed[0].state, State::Active), "{:?}", listed[0].state);
+        eventually("its subscriber is told that all is well", || async {
+            let listed = subscriber::list_subscriptions(who.bus(), patient()).await.ok()?.ok()?;
+            assert_eq!(listed.len(), 1, "{listed:?}");
+            matches!(listed[0].state, State::Active).then_some(())
+        })
+        .await;
     }
 }
 

@@ -15,7 +15,7 @@ use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MAX_LATER, Side, StreamSpec};
 
-use super::refusal::problem;
+use super::refusal::{is_for_good, problem};
 use super::{Store, StoreError};
 
 /// Marks what Fanout made, in the metadata of streams and consumers.
@@ -85,8 +85,9 @@ impl Store {
                 }
                 Err(e @ StoreError::Raced { .. }) if races => return Err(e),
                 Err(e) => {
-                    let refused = e.is_refusal();
-                    unanswered = if refused { 0 } else { unanswered + 1 };
+                    let refused = is_for_good(step, &e);
+                    let answered = e.is_refusal() || e.answer().is_some();
+                    unanswered = if answered { 0 } else { unanswered + 1 };
                     if unanswered >= UNANSWERED || !self.is_connected() {
                         return Err(e);
                     }
@@ -100,7 +101,7 @@ impl Store {
         Ok(taken)
     }
 
-    /// Takes back what was done of a plan for one part. Returns whether nothing of it is left.
+    /// Takes back what was done of a plan for one part.
     ///
     /// # Errors
     /// When the store can't be changed: the next plan finishes what is left, one way or the other.

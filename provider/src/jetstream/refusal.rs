@@ -106,6 +106,13 @@ fn is_limit(answer: &jetstream::Error) -> bool {
     limits.contains(&answer.error_code())
 }
 
+/// Whether the store refused a step for good. A write of the registry is a message: why it was not stored passes, and it is
+/// not known whether another instance's was.
+pub(super) fn is_for_good(step: &Step, error: &StoreError) -> bool {
+    let is_message = matches!(step, Step::Remember(_) | Step::Forget(_));
+    error.is_refusal() && (!is_message || matches!(error, StoreError::Refused(_)))
+}
+
 /// Why a step was not taken, as the state of what it was for.
 pub(super) fn problem(step: &Step, error: &StoreError) -> Problem {
     if let StoreError::Refused(problems) = error
@@ -114,7 +121,7 @@ pub(super) fn problem(step: &Step, error: &StoreError) -> Problem {
         return problem.clone();
     }
     let part = step.part();
-    if let Some(answer) = error.answer().filter(|_| error.is_refusal()) {
+    if let Some(answer) = error.answer().filter(|_| is_for_good(step, error)) {
         return Problem::new(
             Code::StoreRefused,
             format!(

@@ -34,6 +34,8 @@ struct Counted {
     at: Instant,
     /// How many more this instance may admit.
     left: u64,
+    /// Whether the count left nothing to admit.
+    is_full: bool,
     /// How many waited.
     waiting: u64,
 }
@@ -72,7 +74,7 @@ impl Waiting {
             return None;
         }
         if counted.left == 0 {
-            return (age < PAUSE).then_some(Err(counted.waiting));
+            return (counted.is_full && age < PAUSE).then_some(Err(counted.waiting));
         }
         counted.left -= 1;
         self.under_way += 1;
@@ -104,6 +106,7 @@ impl Gate {
                         quota,
                         at: Instant::now(),
                         left: left.div_ceil(instances),
+                        is_full: left == 0,
                         waiting,
                     });
                     take(e)
