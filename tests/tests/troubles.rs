@@ -118,7 +118,8 @@ async fn a_consumer_that_the_store_refuses_is_its_subscriptions_state() {
     assert!(entry.is_none_or(|e| e.operation != kv::Operation::Put));
 
     // Everybody else goes on.
-    let queue = subscriber::subscribe_queue(other.bus(), patient(), "q", &options(0, 0).filter, Reach::Inbox);
+    let filter = options(0, 0).filter;
+    let queue = subscriber::subscribe_queue(other.bus(), patient(), "q", &filter, Reach::Inbox);
     queue.await.unwrap().unwrap();
     assert_eq!(
         ingress
@@ -279,7 +280,8 @@ async fn the_operators_word_on_names_and_nobody_elses() {
         bench.silent_component("other").await,
     );
     durable(&worker, "invoicing").await.unwrap();
-    let refused = subscriber::subscribe_queue(other.bus(), patient(), "invoicing", &options(0, 0).filter, Reach::Inbox);
+    let filter = options(0, 0).filter;
+    let refused = subscriber::subscribe_queue(other.bus(), patient(), "invoicing", &filter, Reach::Inbox);
     let refused = refused.await.unwrap().unwrap_err();
     assert_eq!(code(&refused), ("conflict", "subscription-conflict"));
     let said = format!("{refused:?}");

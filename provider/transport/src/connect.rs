@@ -76,6 +76,7 @@ mod tests {
             urls: "nats://user:pass@a:4222,nats://b:4222".into(),
             user_jwt: "eyJ0".into(),
             user_seed: "SUASECRET".into(),
+            ..Access::default()
         };
         let text = format!("{access:?}");
         for secret in ["pass", "eyJ0", "SUASECRET"] {
