@@ -286,7 +286,7 @@ async fn a_bus_at_a_leaf_is_in_the_hub_s_domain() {
         assert_eq!((code, err.as_str()), (0, ""), "{flag:?}: {out}");
     }
     let at_hub = jetstream::new(world.hub.client().await);
-    assert_eq!(streams(&at_hub).await.len(), 5);
+    assert_eq!(streams(&at_hub).await.len(), 6);
 
     // The whole life of an event, with the policy's own setting; quotas read the store in a way of their own.
     let policy = world.policy(&format!(

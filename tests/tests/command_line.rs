@@ -59,7 +59,7 @@ async fn a_policy_is_checked_planned_and_applied_once() {
         (code, out.as_str(), err.as_str()),
         (
             0,
-            "~ update stream fanout_payments_log\n0 to make, 1 to change, 0 to remove\n",
+            "~ update stream fanout_payments_log\n~ update stream fanout_payments_retries\n0 to make, 2 to change, 0 to remove\n",
             ""
         )
     );

@@ -80,7 +80,7 @@ async fn what_is_published_while_the_subscriber_is_down_is_delivered_when_it_is_
     handles(&invoicing, &ids).await;
     let active = bench
         .subscription_when("invoicing", "it is drained", |s| {
-            s["state"] == "active" && s["pending"] == 0 && s["in_flight"] == 0
+            s["state"] == "active" && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
     assert_eq!(
@@ -114,7 +114,7 @@ async fn attempts_end_in_a_dead_letter_with_the_reason_of_each() {
     }
     bench
         .subscription_when("invoicing", "four are dead and none is pending", |s| {
-            s["dead_letters"] == 4 && s["pending"] == 0 && s["in_flight"] == 0
+            s["dead_letters"] == 4 && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
     assert_eq!(invoicing.handled(), ["fine", "later", "now"]);
@@ -147,7 +147,7 @@ async fn one_event_that_traps_a_batch_does_not_take_the_others_along() {
     invoicing.up().await;
     bench
         .subscription_when("invoicing", "one is dead and none is pending", |s| {
-            s["dead_letters"] == 1 && s["pending"] == 0 && s["in_flight"] == 0
+            s["dead_letters"] == 1 && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
     ids.remove(3);
@@ -184,7 +184,7 @@ async fn a_provider_killed_between_invocation_and_settlement_delivers_again() {
     handles(&invoicing, &ids).await;
     bench
         .subscription_when("invoicing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
 }

@@ -25,7 +25,7 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
     ingress.publish(event("acme", "invoice.paid", "handled")).await.unwrap();
     bench
         .subscription_when("invoicing", "the first is handled", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
     // Of a subscription that is paused, and delivers nothing any more, all of what comes now is lost.

@@ -46,7 +46,7 @@ async fn fetched_and_handled_is_settled_for_good() {
     }
     let done = bench
         .subscription_when("billing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
     assert_eq!(done["state"], "active", "{done}");
@@ -120,7 +120,7 @@ async fn refused_too_often_is_a_dead_letter_with_every_reason() {
     }
     bench
         .subscription_when("billing", "both are dead letters", |s| {
-            s["dead_letters"] == 2 && s["pending"] == 0 && s["in_flight"] == 0
+            s["dead_letters"] == 2 && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
     let js = async_nats::jetstream::new(bench.client().clone());
@@ -176,7 +176,7 @@ async fn a_hold_ends_unless_it_is_said_to_go_on() {
     ));
     bench
         .subscription_when("billing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
 }

@@ -48,7 +48,7 @@ async fn any_instance_settles_what_another_gave_out() {
     assert!(answers.iter().all(|a| matches!(a, Ok(Settled::Taken))), "{answers:?}");
     bench
         .subscription_when("billing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
 }

@@ -132,7 +132,7 @@ async fn stopped_in_the_middle(ordering: &str) {
     assert!(ended.await, "{}", bench.providers[0].log());
     bench
         .subscription_when("invoicing", "nothing waits", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
     let mut ids: Vec<usize> = invoicing.seen(|s| s.handled.iter().map(|id| id.parse().unwrap()).collect());
@@ -369,7 +369,7 @@ async fn a_queue_subscription_can_be_served_at_least_once() {
     handles(&entitlements, 5).await;
     bench
         .subscription_when("entitlements", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
 }

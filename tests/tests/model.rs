@@ -180,7 +180,7 @@ impl World {
     async fn all_is_accounted_for(&self) {
         self.bench
             .subscription_when("invoicing", "nothing is pending", |s| {
-                s["pending"] == 0 && s["in_flight"] == 0
+                s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
             })
             .await;
         let dead = self.dead_letters();

@@ -93,7 +93,7 @@ async fn each_key_in_order_across_retries() {
     all_are_handled(&invoicing, &keys, 20).await;
     bench
         .subscription_when("invoicing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
         })
         .await;
 }

@@ -94,7 +94,7 @@ async fn a_component_does_not_notice_the_topology() {
         }
         bench
             .subscription_when("invoicing", "nothing waits", |s| {
-                s["pending"] == 0 && s["in_flight"] == 0
+                s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
             })
             .await;
         if topology == "work-queue" {

@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn what_the_account_can_t_hold_is_said_before_anything_is_made() {
-        let needed = 124 * MIB;
+        let needed = 132 * MIB;
         let bounded = |limit, taken| Bound {
             limit: Some(limit),
             taken,

@@ -154,9 +154,10 @@ pub fn attempts_within(attempts: &[FailedAttempt], bytes: usize) -> Vec<FailedAt
         }
     }
     while !fits(&kept) && !kept.is_empty() {
-        // The first says how it began, and the last what is wrong now.
-        let (first, last) = (kept.len() / 4, kept.len() / 4 + kept.len() % 2);
-        kept.drain(first..kept.len() - last);
+        // The first says how it began, and the last what is wrong now: of one that is left, it is the last.
+        let half = kept.len() / 2;
+        let first = half / 2;
+        kept.drain(first..first + kept.len() - half);
     }
     kept
 }

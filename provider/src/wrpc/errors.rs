@@ -18,7 +18,17 @@ pub(super) fn publish_refusal(p: Problem) -> PublishError {
         | Code::TenantNotPermitted
         | Code::EventTypeNotPermitted
         | Code::SourceNotPermitted => PublishError::NotPermitted(problem(p)),
-        Code::BusNotReady | Code::StoreUnavailable | Code::DurabilityNotKept => PublishError::Unavailable(problem(p)),
+        // What stands in the way is the bus's, and nothing about the event: a retry can help.
+        Code::BusNotReady
+        | Code::StoreUnavailable
+        | Code::StoreRefused
+        | Code::DurabilityNotKept
+        | Code::ForeignTopology
+        | Code::TopologyChanged
+        | Code::TooManyPartitions
+        | Code::AccountLimit
+        | Code::SubjectTaken
+        | Code::JetStreamMissing => PublishError::Unavailable(problem(p)),
         _ => PublishError::InvalidEvent(problem(p)),
     }
 }

@@ -74,7 +74,7 @@ fn every_kind_of_damage_is_found() {
         event_bytes: 1024,
     };
     expect_test::expect![[r#"
-            fault: consumer invoicing of partition 0: its filters b.*.> and b.acme.> meet: the server refuses it (10138)
+            fault: consumer invoicing of partition 0: its filters b.acme.> and b.*.> meet: the server refuses it (10138)
             fault: consumer invoicing of partition 1: its stream is not there
             fault: consumer stray of partition 0: nothing on c.> is stored in its stream
             fault: fanout_b_log: its subject fanout.dead.b.x meets fanout.dead.b.> of stream fanout_b_dead: the server refuses the second (10065)
