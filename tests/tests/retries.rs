@@ -344,10 +344,12 @@ async fn what_waits_survives_the_provider_and_the_server() {
     waits_for_retry(&bench, 0).await;
     let (_, last) = attempts(&invoicing, "acme");
     assert!((2..=3).contains(&last), "attempts go on: {last}");
-    assert!(
-        invoicing.seen(|s| s.deliveries.iter().filter(|d| d.attempt == 1).count()) == 30,
-        "none began anew"
-    );
+    // A server that is killed may forget an acknowledgement, and an event then comes once more; what waited goes on.
+    let went_on = invoicing.seen(|s| {
+        let again = s.deliveries.iter().filter(|d| d.attempt > 1);
+        again.map(|d| d.event.id.clone()).collect::<BTreeSet<_>>()
+    });
+    assert_eq!(went_on.len(), 30, "none that waited began anew alone");
 }
 
 /// An instance that has none of its own takes over what another one left.

@@ -141,10 +141,7 @@ async fn respond(program: Arc<Program>, request: Request<Incoming>) -> Response<
 }
 
 /// The head of the component's answer; its body goes on while the component writes it.
-async fn answer(
-    program: Arc<Program>,
-    request: Request<Incoming>,
-) -> Result<Response<HyperOutgoingBody>> {
+async fn answer(program: Arc<Program>, request: Request<Incoming>) -> Result<Response<HyperOutgoingBody>> {
     let (sender, head) = oneshot::channel();
     let deadline = program.deadline();
     let handling = tokio::spawn(async move {
@@ -154,7 +151,7 @@ async fn answer(
                 .exports()
                 .http
                 .as_ref()
-                .context("it exports no `incoming-handler`")?;
+                .ok_or_else(|| wasmtime::format_err!("it exports no `incoming-handler`"))?;
             let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
             let mut store = program.store(traceparent);
             let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
@@ -164,7 +161,7 @@ async fn answer(
             handler.call_handle(&mut store, request, out).await
         };
         match tokio::time::timeout(deadline, handled).await {
-            Ok(handled) => handled,
+            Ok(handled) => handled.map_err(anyhow::Error::from),
             Err(_) => Err(anyhow!("it did not end within {} ms", deadline.as_millis())),
         }
     });

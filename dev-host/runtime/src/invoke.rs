@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use wasmtime::error::Context as _;
 
 use crate::bindings::calls::fanout::bus::types::{Delivery, Rejection};
 use crate::bindings::caught_up::exports::fanout::bus::backfill_handler::Progress;
@@ -71,7 +71,7 @@ impl Program {
     }
 
     /// Waits for a place and for the answer, within the deadline. A component that never yields is ended by it too.
-    async fn bounded<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> Result<T, Unanswered> {
+    async fn bounded<T>(&self, work: impl Future<Output = wasmtime::Result<T>>) -> Result<T, Unanswered> {
         let deadline: Duration = self.deadline();
         let component = || self.surroundings().name.clone();
         let placed = async {

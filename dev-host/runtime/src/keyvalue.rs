@@ -21,7 +21,9 @@ const LIMIT: usize = 256 << 20;
 type Answer<T> = Result<std::result::Result<T, Error>>;
 
 /// A bucket that a component has open: its name.
-pub(crate) struct Bucket(Arc<str>);
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+#[derive(Debug)]
+pub struct Bucket(Arc<str>);
 
 /// Every bucket; clones share them.
 #[derive(Clone, Debug, Default)]

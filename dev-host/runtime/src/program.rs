@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
@@ -63,7 +63,9 @@ impl Program {
         let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
         let mut config = Config::new();
         config.epoch_interruption(true);
-        let engine = Engine::new(&config).context("can't start wasmtime")?;
+        let engine = Engine::new(&config)
+            .map_err(Error::from)
+            .context("can't start wasmtime")?;
         let compile = {
             let engine = engine.clone();
             // Seconds of computing, for a large one.
@@ -72,12 +74,16 @@ impl Program {
         let component = compile
             .await
             .context("the compiler was cut off")?
+            .map_err(Error::from)
             .with_context(|| format!("{shown} is no component"))?;
-        let linked = linker(&engine)?.instantiate_pre(&component).with_context(|| {
-            format!(
-                "component {shown} imports something that is not offered here; rebuild it, or leave that import out"
-            )
-        })?;
+        let linked = linker(&engine)?
+            .instantiate_pre(&component)
+            .map_err(Error::from)
+            .with_context(|| {
+                format!(
+                    "component {shown} imports something that is not offered here; rebuild it, or leave that import out"
+                )
+            })?;
         let exports = Exports::of(&engine, &component, &linked)?;
         Ok(Self {
             _ticking: AbortOnDropHandle::new(tokio::spawn(tick(engine.clone()))),
@@ -132,8 +138,8 @@ impl Program {
     }
 
     /// A place among the running instances.
-    pub(crate) async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
-        self.instances.acquire().await.context("the runtime is ending")
+    pub(crate) async fn place(&self) -> wasmtime::Result<tokio::sync::SemaphorePermit<'_>> {
+        Ok(self.instances.acquire().await?)
     }
 
     /// The store of a new instance, which is called in a trace.
@@ -164,17 +170,31 @@ impl Exports {
         let strange = |what: &str| format!("the component's `{what}` is not the one of this contract");
         Ok(Self {
             http: has("wasi:http/incoming-handler@0.2.")
-                .then(|| ProxyPre::new(linked.clone()).with_context(|| strange("wasi:http/incoming-handler")))
+                .then(|| {
+                    ProxyPre::new(linked.clone())
+                        .map_err(Error::from)
+                        .with_context(|| strange("wasi:http/incoming-handler"))
+                })
                 .transpose()?,
             one: has("fanout:bus/handler@")
-                .then(|| one::HandlesOnePre::new(linked.clone()).with_context(|| strange("handler")))
+                .then(|| {
+                    one::HandlesOnePre::new(linked.clone())
+                        .map_err(Error::from)
+                        .with_context(|| strange("handler"))
+                })
                 .transpose()?,
             many: has("fanout:bus/batch-handler@")
-                .then(|| many::HandlesManyPre::new(linked.clone()).with_context(|| strange("batch-handler")))
+                .then(|| {
+                    many::HandlesManyPre::new(linked.clone())
+                        .map_err(Error::from)
+                        .with_context(|| strange("batch-handler"))
+                })
                 .transpose()?,
             caught_up: has("fanout:bus/backfill-handler@")
                 .then(|| {
-                    caught_up::HandlesCaughtUpPre::new(linked.clone()).with_context(|| strange("backfill-handler"))
+                    caught_up::HandlesCaughtUpPre::new(linked.clone())
+                        .map_err(Error::from)
+                        .with_context(|| strange("backfill-handler"))
                 })
                 .transpose()?,
         })

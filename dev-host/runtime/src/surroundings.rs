@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use fanout_forward::{Lazy, Upstream};
 use tokio::sync::mpsc;
@@ -48,10 +47,14 @@ impl fmt::Debug for Secrets {
 }
 
 /// A secret that a component holds: the name of one.
-pub(crate) struct Secret(String);
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+#[derive(Debug)]
+pub struct Secret(String);
 
 /// An interface that a component names to choose a link.
-pub(crate) struct Interface;
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+#[derive(Debug)]
+pub struct Interface;
 
 impl config::Host for Guest {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, config::Error>> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use fanout_forward::{Need, Plan, Wanted, wit};
+use wasmtime::Result;
 
 use crate::bindings::calls::fanout::bus::{inbox, publisher, status, subscriber, types};
 use crate::convert;
@@ -214,7 +214,7 @@ impl status::Host for Guest {
         let links = self.surroundings.bus.links(&self.onward()).await;
         match links {
             Ok(links) => Ok(links.into_iter().map(convert::link_status).collect()),
-            Err(problem) => Err(anyhow::anyhow!("{} ({})", problem.message, problem.code)),
+            Err(problem) => Err(wasmtime::format_err!("{} ({})", problem.message, problem.code)),
         }
     }
 }

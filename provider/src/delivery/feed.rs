@@ -98,6 +98,15 @@ impl Item {
         matches!(self.from, From::Log { waited: Some(_), .. })
     }
 
+    /// Whether its message is a newer one than another's, and not the same that was given out again.
+    pub(super) fn is_stored_after(&self, other: &Self) -> bool {
+        let stored = |item: &Self| match &item.from {
+            From::Log { message, .. } => message.info().ok().map(|info| info.stream_sequence),
+            From::Redrive(_) => None,
+        };
+        stored(self) > stored(other)
+    }
+
     /// Gives it back to the store, if the store gives it out by itself.
     pub(super) async fn give_back(&self, delay: Duration) {
         if let From::Log { message, .. } = &self.from {

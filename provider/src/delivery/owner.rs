@@ -98,6 +98,8 @@ impl<'a> Owner<'a> {
                     self.keep(item);
                 }
                 _ if matches!(item.from, From::Redrive(_)) => drop(self.behind.insert(item.position, item)),
+                // Refused a moment ago, stored anew and due at once: it is here before its last invocation is settled.
+                None if item.is_retry() => drop(self.behind.insert(item.position, item)),
                 _ => {}
             },
         }
@@ -237,6 +239,11 @@ impl<'a> Owner<'a> {
                 item.give_back(delay).await;
             }
             self.line.settled(&item.lane, item.position);
+            if let Some(behind) = self.behind.remove(&item.position)
+                && behind.is_stored_after(&item)
+            {
+                self.take(behind);
+            }
         }
     }
 

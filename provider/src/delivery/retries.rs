@@ -118,6 +118,10 @@ pub(super) async fn left_over(
 /// Returns when an event waits; `false` when deliveries are to stop.
 async fn come(context: &Context) -> Result<bool, StoreError> {
     loop {
+        // What waits goes on waiting while nothing is to be delivered.
+        if context.stop.is_cancelled() {
+            return Ok(false);
+        }
         if context.store.has_retries(&context.registered).await? {
             return Ok(true);
         }

@@ -10,6 +10,7 @@ mod dead_letters;
 mod durability;
 pub(crate) mod headers;
 mod held;
+mod last;
 mod later;
 mod leases;
 mod moved;

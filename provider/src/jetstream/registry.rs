@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::kv;
+use bytes::Bytes;
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::{Code, Problem, SubscriptionName};
 use futures::TryStreamExt as _;
 use tracing::debug;
 
+use super::last::subject_of;
+use super::store::API_DEADLINE;
 use super::{Store, StoreError};
 
 /// Reads of a bucket under way at once.
@@ -32,19 +35,10 @@ type Registry = (
 impl Store {
     /// Every remembered subscription.
     pub(super) async fn registry(&self) -> Result<Registry, StoreError> {
-        let bucket = &self.bucket(&self.names.registry()).await?;
-        let keys = bucket.keys().await.map_err(StoreError::when("list the registry"))?;
-        let found: Vec<_> = keys
-            .map_err(|e| StoreError::when("list the registry")(e))
-            .try_filter(|key| std::future::ready(key != super::held::SECRET))
-            .map_ok(|key| async move {
-                let entry = bucket.get(&key).await.map_err(StoreError::when("read the registry"))?;
-                Ok(entry.map(|value| (key, value)))
-            })
-            .try_buffer_unordered(READS)
-            .try_filter_map(|found| std::future::ready(Ok(found)))
-            .try_collect()
-            .await?;
+        let found = match self.entries().await? {
+            Some(found) => found,
+            None => self.entries_by_keys().await?,
+        };
         let mut registry = Registry::default();
         for (key, value) in found {
             // What has no subscription's name is none of ours.
@@ -57,6 +51,43 @@ impl Store {
             }
         }
         Ok(registry)
+    }
+
+    /// What the registry holds, in one request that takes no consumer: where the store has no more of them, the bus still
+    /// knows its subscriptions. `None` where it is too much for one answer.
+    async fn entries(&self) -> Result<Option<Vec<(String, Bytes)>>, StoreError> {
+        let bucket = self.names.registry();
+        let prefix = format!("$KV.{bucket}.");
+        let entries = tokio::time::timeout(API_DEADLINE, self.last_of(&format!("KV_{bucket}"), &format!("{prefix}>")))
+            .await
+            .map_err(StoreError::when("list the registry"))?
+            .map_err(StoreError::when("list the registry"))?;
+        let Some(entries) = entries else { return Ok(None) };
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let subject = subject_of(&entry).map_err(StoreError::when("list the registry"))?;
+            let is_mark = entry.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
+            if let Some(key) = subject.strip_prefix(&prefix).filter(|key| !is_mark && *key != super::held::SECRET) {
+                found.push((key.to_owned(), entry.payload.clone()));
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// The same key by key.
+    async fn entries_by_keys(&self) -> Result<Vec<(String, Bytes)>, StoreError> {
+        let bucket = &self.bucket(&self.names.registry()).await?;
+        let keys = bucket.keys().await.map_err(StoreError::when("list the registry"))?;
+        keys.map_err(|e| StoreError::when("list the registry")(e))
+            .try_filter(|key| std::future::ready(key != super::held::SECRET))
+            .map_ok(|key| async move {
+                let entry = bucket.get(&key).await.map_err(StoreError::when("read the registry"))?;
+                Ok(entry.map(|value| (key, value)))
+            })
+            .try_buffer_unordered(READS)
+            .try_filter_map(|found| std::future::ready(Ok(found)))
+            .try_collect()
+            .await
     }
 
     /// One remembered subscription.

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::publish::Together;
 
 /// How long any request to the store's API may take.
-const API_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const API_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Bytes that a message's subject, headers and framing take of the server's `max_payload` beyond what is counted.
 const OVERHEAD: usize = 1 << 10;

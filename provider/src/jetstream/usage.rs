@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::TenantId;
-use futures::StreamExt as _;
 use serde::Deserialize;
 
+use super::last::subject_of;
 use super::{Store, StoreError};
 
 /// How long the store may take to list a tenant's counters.
@@ -29,33 +29,15 @@ impl Store {
             .map_err(StoreError::when(action()))
     }
 
-    /// The last message of each of the tenant's counters, in one request (ADR-31, "batched requests").
     async fn read_counters(&self, tenant: &TenantId) -> Result<Vec<(String, u64)>, async_nats::Error> {
-        let nats = self.nats();
-        let inbox = nats.new_inbox();
-        let mut answers = nats.subscribe(inbox.clone()).await?;
-        let request = serde_json::json!({ "multi_last": [self.names.usage_of(tenant)] });
-        let subject = format!("{}.DIRECT.GET.{}", self.policy.jetstream.subject(), self.names.usage());
-        nats.publish_with_reply(subject, inbox, request.to_string().into())
-            .await?;
+        let counters = self.last_of(&self.names.usage(), &self.names.usage_of(tenant)).await?;
         let mut found = Vec::new();
-        while let Some(answer) = answers.next().await {
-            match answer.status {
-                None => {}
-                // 204 ends the list; 404 is an empty one.
-                Some(status) if matches!(status.as_u16(), 204 | 404) => return Ok(found),
-                Some(status) => return Err(format!("the store answered {status}").into()),
-            }
-            let subject = answer
-                .headers
-                .as_ref()
-                .and_then(|h| h.get("Nats-Subject"))
-                .ok_or("an answer without its subject")?;
-            let counter: Counter = serde_json::from_slice(&answer.payload)?;
-            let name = subject.as_str().rsplit('.').next().unwrap_or_default();
-            found.push((name.to_owned(), counter.val.parse()?));
+        for counter in counters.ok_or("a tenant has more counters than one answer holds")? {
+            let name = subject_of(&counter)?.rsplit('.').next().unwrap_or_default();
+            let Counter { val } = serde_json::from_slice(&counter.payload)?;
+            found.push((name.to_owned(), val.parse()?));
         }
-        Err("the connection was closed".into())
+        Ok(found)
     }
 
     /// Adds bytes to a counter and returns its total, unless the same addition was made before. The same id is counted
