@@ -86,10 +86,9 @@ pub(crate) struct Demo {
     /// How many requests may be under way at once
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) concurrency: u32,
-    /// How many seconds the parts may take until everything answers; by default 5, and 10 where the bus is a process of
-    /// its own with a server of its own
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) ready_limit: Option<f64>,
+    /// How many seconds the parts may take until everything answers
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    pub(crate) ready_limit: f64,
     /// Leave everything running afterwards and print commands to try
     #[arg(long)]
     pub(crate) stay: bool,

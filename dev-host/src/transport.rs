@@ -41,14 +41,6 @@ impl Transport {
         }
     }
 
-    /// How many seconds the parts may take until everything answers, unless it is said otherwise.
-    pub(crate) fn ready_limit(self) -> f64 {
-        match self {
-            Self::Nats => 5.0,
-            Self::Tcp | Self::Quic => 10.0,
-        }
-    }
-
     /// Where the bus is told to listen; `None` when it is the provider itself.
     pub(crate) fn listen(self) -> Option<&'static str> {
         match self {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use async_nats::ConnectOptions;
-use fanout_tests::{ANYONE_HERE, Component, LinkTo, Provider, SERVED_POLICY, Served, beside_the_tests, event, eventually};
+use fanout_tests::{
+    ANYONE_HERE, Component, LinkTo, Provider, SERVED_POLICY, Served, beside_the_tests, event, eventually,
+};
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use serde_json::Value;
 use wasmcloud_core::HostData;
@@ -30,7 +32,11 @@ impl World {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats/payments.conf");
         let mut config = String::new();
         for user in ["bus", "operator", "monitor", "host"] {
-            config.push_str(&format!("FANOUT_{}_PASSWORD: {}\n", user.to_uppercase(), password(user)));
+            config.push_str(&format!(
+                "FANOUT_{}_PASSWORD: {}\n",
+                user.to_uppercase(),
+                password(user)
+            ));
         }
         if let Some(user) = anonymous {
             config.push_str(&format!("no_auth_user: {user}\n"));
@@ -117,7 +123,17 @@ async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look(
     };
     let publish = |id: &str| {
         let (code, text) = fanout(&[
-            "publish", "--to", &to, "--tenant", "acme", "--type", "invoice.paid", "--id", id, "--data", "{}",
+            "publish",
+            "--to",
+            &to,
+            "--tenant",
+            "acme",
+            "--type",
+            "invoice.paid",
+            "--id",
+            id,
+            "--data",
+            "{}",
         ]);
         assert_eq!(code, 0, "{text}");
     };
@@ -149,7 +165,9 @@ async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look(
 
     let monitor = world.client("monitor").await;
     for what in ["status", "metrics"] {
-        let answer = monitor.request(format!("fanout.served.payments.{what}"), "".into()).await;
+        let answer = monitor
+            .request(format!("fanout.served.payments.{what}"), "".into())
+            .await;
         assert!(!answer.unwrap().payload.is_empty(), "{what}");
     }
     let stored = world.stored().await;
@@ -169,10 +187,17 @@ async fn a_provider_in_a_host_needs_no_more_and_the_hosts_components_only_call()
         ("subject", "payments.{tenant}.webhook.{event-type}"),
         ("retry.schedule", "20ms"),
     ];
-    let settings: HashMap<_, _> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let settings: HashMap<_, _> = settings
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
     let links = [
         LinkTo::caller("ingress", &["publisher"], "*"),
-        LinkTo::subscriber("invoicing", &["handler"], &[("subscription", "invoicing"), ("need", "durable")]),
+        LinkTo::subscriber(
+            "invoicing",
+            &["handler"],
+            &[("subscription", "invoicing"), ("need", "durable")],
+        ),
     ];
     let data = HostData {
         host_id: "test-host".into(),

@@ -101,7 +101,7 @@ pub(crate) async fn run(
         console.timed("providers packed; starting the parts");
         let ready = stack.start(&demo.parts, run, &endpoints, demo.transport).await?;
         let mut story = Story::begin(demo, stack, console, endpoints.clone(), secret.clone())?;
-        let limit = demo.ready_limit.unwrap_or(demo.transport.ready_limit());
+        let limit = demo.ready_limit;
         story.ready(ready, limit).await?;
         story.tell(Shares::of(demo.events.into())).await?;
         story.verdict(demo, ready).await?;

@@ -58,16 +58,22 @@ impl Store {
     async fn entries(&self) -> Result<Option<Vec<(String, Bytes)>>, StoreError> {
         let bucket = self.names.registry();
         let prefix = format!("$KV.{bucket}.");
-        let entries = tokio::time::timeout(API_DEADLINE, self.last_of(&format!("KV_{bucket}"), &format!("{prefix}>")))
-            .await
-            .map_err(StoreError::when("list the registry"))?
-            .map_err(StoreError::when("list the registry"))?;
+        let entries = tokio::time::timeout(
+            API_DEADLINE,
+            self.last_of(&format!("KV_{bucket}"), &format!("{prefix}>")),
+        )
+        .await
+        .map_err(StoreError::when("list the registry"))?
+        .map_err(StoreError::when("list the registry"))?;
         let Some(entries) = entries else { return Ok(None) };
         let mut found = Vec::with_capacity(entries.len());
         for entry in entries {
             let subject = subject_of(&entry).map_err(StoreError::when("list the registry"))?;
             let is_mark = entry.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
-            if let Some(key) = subject.strip_prefix(&prefix).filter(|key| !is_mark && *key != super::held::SECRET) {
+            if let Some(key) = subject
+                .strip_prefix(&prefix)
+                .filter(|key| !is_mark && *key != super::held::SECRET)
+            {
                 found.push((key.to_owned(), entry.payload.clone()));
             }
         }

@@ -140,9 +140,7 @@ async fn a_host_is_answered_in_its_inbox() {
     };
     let provider = connect(&host_access(&nats), "provider").await.expect("a connection");
     let inboxes = Inboxes::with_those_of(&provider, [InboxPrefix::default()]);
-    let control = HostControl::attend(&provider, &inboxes, &ids)
-        .await
-        .expect("attending");
+    let control = HostControl::attend(&provider, &inboxes, &ids).await.expect("attending");
     provider.flush().await.expect("flushed");
     let peer = nats.client().await;
     let mut victim = peer.subscribe("victim.>").await.expect("subscribed");
@@ -187,7 +185,6 @@ async fn a_host_is_answered_in_its_inbox() {
         .await
         .expect("it is told");
 }
-
 
 fn host_access(nats: &NatsServer) -> fanout_transport::Access {
     fanout_transport::Access {
