@@ -25,7 +25,11 @@ impl Handler<Caller> for AtEdge {
         filter: Filter,
         reach: Reach,
     ) -> Answer<WitSubscription> {
-        Ok(match ours::queue(&name, filter, reach) {
+        // Who may not ask at all costs no comparison.
+        let asked = self
+            .subscribe_grant(&caller)
+            .and_then(|_| ours::queue(&name, filter, reach));
+        Ok(match asked {
             Ok(asked) => self.subscribe(&caller, asked).await,
             Err(p) => Err(subscribe_refusal(p)),
         })
@@ -116,6 +120,7 @@ impl AtEdge {
         need: Need,
         options: DeliveryOptions,
     ) -> Result<WitSubscription, SubscribeError> {
+        self.subscribe_grant(caller).map_err(subscribe_refusal)?;
         let asked = ours::subscription(name, need, options, self.edge.defaults()).map_err(subscribe_refusal)?;
         self.subscribe(caller, asked).await
     }
