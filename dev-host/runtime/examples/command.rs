@@ -33,7 +33,7 @@ async fn main() -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("can't read {file}"))?;
 
     let mut config = Config::new();
-    config.async_support(true).epoch_interruption(true);
+    config.epoch_interruption(true);
     let engine = Engine::new(&config)?;
     let component = Component::new(&engine, bytes)?;
     let mut linker = Linker::new(&engine);

@@ -334,7 +334,7 @@ fn write_text(out: &mut String, quoted: &str, texts: Texts) {
 fn escape(out: &mut String, c: char) {
     for unit in c.encode_utf16(&mut [0; 2]) {
         // Writing into a `String` can't fail.
-        drop(write!(out, "\\u{unit:04x}"));
+        write!(out, "\\u{unit:04x}").unwrap_or_default();
     }
 }
 
