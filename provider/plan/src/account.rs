@@ -361,7 +361,7 @@ mod tests {
         let said = refused(
             &policy(&[]),
             &with(Budget {
-                streams: bounded(6, 2),
+                streams: bounded(7, 2),
                 ..Budget::default()
             }),
         );
