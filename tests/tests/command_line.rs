@@ -65,7 +65,7 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     );
     let (code, out, _) = cli.run(&["--json", "explain"], &policy, &["--rate", "1000"]);
     let parts: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 6), "{out}");
+    assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 7), "{out}");
 
     let (code, _, err) = cli.elsewhere("nats://127.0.0.1:1").run(&["status"], &policy, &[]);
     assert_eq!(code, 3);

@@ -93,10 +93,12 @@ pub(super) async fn cancel(
     let store = view.store().map_err(publish_refusal)?;
     let key = EventKey::new(&tenant, source, id);
     for _ in 0..RACES {
-        let kept = store
-            .kept_for_later(&tenant, &key)
-            .await
-            .map_err(|e| not_cancelled(&tenant, id, &e))?;
+        let kept = store.kept_for_later(&tenant, &key).await;
+        let kept = kept.map_err(|e| match view.policy_problems.first() {
+            // Nothing was begun: what keeps the bus from its policy keeps it from this.
+            Some(problem) => publish_refusal(problem.clone()),
+            None => not_cancelled(&tenant, id, &e),
+        })?;
         let Some(kept) = kept else {
             return Ok(Cancellation::NotWaiting);
         };

@@ -36,15 +36,24 @@ pub(crate) async fn everything_is_unavailable(world: &World, met: &mut Met) {
     let answer = subscriber::subscribe_backfill(bus, cx(), "s", &Start::First, None, &inbox).await;
     refused.push(met.subscribe(answer.expect("the bus answers")));
 
+    // Nothing was made of what was refused.
     let answer = inbox::fetch(bus, cx(), "s", 1, None, 0).await;
-    refused.push(met.inbox(answer.expect("the bus answers")));
+    let answer = met.inbox(answer.expect("the bus answers"));
+    assert!(
+        ["unavailable: bus-not-ready", "unknown-subscription: unknown-subscription"].contains(&answer.as_str()),
+        "{answer}"
+    );
     let settlement = Settlement {
         token: Bytes::from_static(b"token"),
         verdict: Verdict::Handled,
     };
     let answer = inbox::settle(bus, cx(), &[settlement]).await;
     for answer in answer.expect("the bus answers") {
-        refused.push(met.settle(answer));
+        let answer = met.settle(answer);
+        assert!(
+            ["unavailable: bus-not-ready", "invalid-token: invalid-token"].contains(&answer.as_str()),
+            "{answer}"
+        );
     }
     for refusal in refused {
         assert!(
