@@ -153,6 +153,10 @@ fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Register
     // Until then, the subscriptions are not known either.
     view.store()?;
     let registered = view.subscription_of(&caller.component, name).ok_or_else(|| {
+        // What keeps the bus from its policy may have kept the subscription from being made: a retry can help.
+        if let Some(problem) = view.policy_problems.first() {
+            return Problem::new(Code::BusNotReady, format!("the bus has no policy in force: {problem}"));
+        }
         Problem::new(
             Code::UnknownSubscription,
             format!(

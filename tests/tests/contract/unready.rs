@@ -40,7 +40,11 @@ pub(crate) async fn everything_is_unavailable(world: &World, met: &mut Met) {
     let answer = inbox::fetch(bus, cx(), "s", 1, None, 0).await;
     let answer = met.inbox(answer.expect("the bus answers"));
     assert!(
-        ["unavailable: bus-not-ready", "unknown-subscription: unknown-subscription"].contains(&answer.as_str()),
+        [
+            "unavailable: bus-not-ready",
+            "unknown-subscription: unknown-subscription"
+        ]
+        .contains(&answer.as_str()),
         "{answer}"
     );
     let settlement = Settlement {
@@ -51,7 +55,7 @@ pub(crate) async fn everything_is_unavailable(world: &World, met: &mut Met) {
     for answer in answer.expect("the bus answers") {
         let answer = met.settle(answer);
         assert!(
-            ["unavailable: bus-not-ready", "invalid-token: invalid-token"].contains(&answer.as_str()),
+            answer.starts_with("unavailable: ") || answer == "invalid-token: invalid-token",
             "{answer}"
         );
     }
