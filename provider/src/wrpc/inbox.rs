@@ -151,10 +151,15 @@ fn token(seal: &Seal, caller: &Caller, hold: &Hold) -> Result<bytes::Bytes, Prob
 fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Registered, Option<&'a Inbox>), Problem> {
     let grant = grant(view, caller)?;
     // Until then, the subscriptions are not known either.
-    view.store()?;
+    let store = view.store()?;
     let registered = view.subscription_of(&caller.component, name).ok_or_else(|| {
-        // What keeps the bus from its policy may have kept the subscription from being made: a retry can help.
-        if let Some(problem) = view.policy_problems.first() {
+        // What keeps the bus from having a log has kept the subscription from being made: a retry can help. A problem of one
+        // part of the policy is nobody else's.
+        if let Some(problem) = view
+            .policy_problems
+            .first()
+            .filter(|_| store.layout().newest().is_none())
+        {
             return Problem::new(Code::BusNotReady, format!("the bus has no policy in force: {problem}"));
         }
         Problem::new(
