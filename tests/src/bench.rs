@@ -8,6 +8,7 @@ use fanout_transport::testing::{NatsServer, NatsSettings};
 use serde_json::Value;
 use wasmcloud_core::{HostData, InterfaceLinkDefinition};
 
+use crate::nemesis::{self, Proxy};
 use crate::{Component, Provider};
 
 /// How long any condition may take to come true.
@@ -106,6 +107,8 @@ pub struct Bench {
     client: async_nats::Client,
     config: HashMap<String, String>,
     links: Vec<LinkTo>,
+    /// Where instances that are started from now on connect to.
+    server: String,
     folder: tempfile::TempDir,
 }
 
@@ -152,8 +155,39 @@ impl Bench {
             config,
             links: links.to_vec(),
             folder: tempfile::tempdir().expect("there is room for logs"),
+            server: nats.url(),
             nats,
         }
+    }
+
+    /// No instance yet, on the first of three servers that are one cluster; the others beside it.
+    pub async fn without_provider_in_cluster(settings: &[(&str, &str)], links: &[LinkTo]) -> (Self, Vec<NatsServer>) {
+        let mut members = nemesis::cluster(3).into_iter();
+        let first = members.next().unwrap_or_default();
+        let bench = Self::without_provider_on(first, settings, links).await;
+        let mut others = Vec::new();
+        for member in members {
+            others.push(NatsServer::start_with(member).await);
+        }
+        let js = async_nats::jetstream::new(bench.client.clone());
+        eventually("the cluster has a leader", || async {
+            js.query_account().await.ok().map(drop)
+        })
+        .await;
+        (bench, others)
+    }
+
+    /// A proxy before the server, through which instances that are started from now on reach it. Components and the
+    /// test's own client go round it.
+    pub async fn put_proxy(&mut self) -> Proxy {
+        let proxy = Proxy::before(self.nats.port()).await;
+        self.server = proxy.url();
+        proxy
+    }
+
+    /// Instances that are started from now on reach the server without a proxy.
+    pub fn go_round_proxies(&mut self) {
+        self.server = self.nats.url();
     }
 
     /// The usual server, and no instance yet; its configuration will be this and nothing else.
@@ -213,7 +247,7 @@ impl Bench {
         HostData {
             host_id: "test-host".into(),
             lattice_rpc_prefix: "default".into(),
-            lattice_rpc_url: self.nats.url(),
+            lattice_rpc_url: self.server.clone(),
             provider_key: "bus".into(),
             config: self.config.clone(),
             link_definitions: self.links.iter().map(LinkTo::definition).collect(),

@@ -11,6 +11,7 @@ mod edge;
 pub mod fetcher;
 pub mod hosted;
 pub mod http;
+pub mod nemesis;
 mod provider;
 mod served;
 pub mod webhook_host;

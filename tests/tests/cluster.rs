@@ -1,33 +1,9 @@
 //! A bus of three copies on three servers: one of them may go at any time, and nothing that was accepted is lost.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 
 use fanout_tests::types::PublishError;
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
-use fanout_transport::testing::{NatsServer, NatsSettings};
-
-const SERVERS: usize = 3;
-
-/// Settings of servers that are one cluster.
-fn cluster() -> Vec<NatsSettings> {
-    // Held together, so that they are different ports; free again when the servers start.
-    let held: Vec<_> = (0..SERVERS)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
-        .collect();
-    let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-    let routes: Vec<String> = ports.iter().map(|p| format!("\"nats://127.0.0.1:{p}\"")).collect();
-    ports
-        .iter()
-        .map(|port| NatsSettings {
-            config: Some(format!(
-                "server_name: \"s{port}\"\ncluster {{\n  name: test\n  listen: \"127.0.0.1:{port}\"\n  routes: [{}]\n}}\n",
-                routes.join(", ")
-            )),
-            ..NatsSettings::default()
-        })
-        .collect()
-}
 
 /// As a careful publisher: the same id until there is a receipt.
 async fn publish(ingress: &Component, ids: std::ops::Range<usize>) -> Vec<String> {
@@ -57,19 +33,9 @@ async fn a_server_of_three_may_go_at_any_time() {
             &[("subscription", "invoicing"), ("need", "durable")],
         ),
     ];
-    let mut members = cluster().into_iter();
-    let first = members.next().unwrap();
     let settings = [("retention.replicas", "3")];
-    let mut bench = Bench::without_provider_on(first, &settings, &links).await;
-    let mut others = Vec::new();
-    for member in members {
-        others.push(NatsServer::start_with(member).await);
-    }
+    let (mut bench, mut others) = Bench::without_provider_in_cluster(&settings, &links).await;
     let js = async_nats::jetstream::new(bench.client().clone());
-    eventually("the cluster has a leader", || async {
-        js.query_account().await.ok().map(drop)
-    })
-    .await;
     bench.add_provider().await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.component("invoicing").await;
