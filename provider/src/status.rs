@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fanout_plan::gap::Lost;
 use fanout_plan::step::Part;
 use fanout_plan::subscription::{MadeBy, Need, Progress, Registered};
-use fanout_plan::{Code, Position, Problem, timestamp};
+use fanout_plan::{Code, Position, Problem, SubscriptionId, SubscriptionName, timestamp};
 use fanout_transport::Lattice;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -152,8 +152,19 @@ pub(crate) async fn answer(lattice: Lattice, requests: Subscriber, what: &str, d
 
 async fn document(bus: &Bus) -> Value {
     let view = bus.view();
+    let mut letters = match &view.store {
+        Some(store) => store.dead_letter_counts().await.ok(),
+        None => None,
+    };
     // A store that does not answer is waited for once, not for each.
-    let all: Vec<_> = view.registry.values().map(|r| subscription(&view, r)).collect();
+    let all: Vec<_> = view
+        .registry
+        .values()
+        .map(|r| {
+            let letters = letters.as_mut().map(|all| all.remove(&r.id()).unwrap_or(0));
+            subscription(&view, r, letters)
+        })
+        .collect();
     let mut subscriptions: Vec<_> = futures::stream::iter(all).buffered(AT_ONCE).collect().await;
     subscriptions.extend(
         view.failed
@@ -178,7 +189,21 @@ async fn document(bus: &Bus) -> Value {
             link
         }).collect::<Vec<_>>(),
         "subscriptions": subscriptions,
+        "orphaned_dead_letters": letters.map(|left| orphaned(&view, left)),
     })
+}
+
+/// Dead letters of subscriptions that have ended: nobody is given them.
+fn orphaned(view: &View, letters: BTreeMap<SubscriptionId, u64>) -> Vec<Value> {
+    // Of one whose entry can't be read it is not known which it is.
+    let is_unread = |name: &SubscriptionName| !view.registry.contains_key(name) && view.stuck(name).is_some();
+    let shown = |(of, count): (SubscriptionId, u64)| {
+        let mut shown = json!(of);
+        shown["dead_letters"] = json!(count);
+        shown
+    };
+    let ended = letters.into_iter().filter(|(of, _)| !is_unread(&of.name));
+    ended.map(shown).collect()
 }
 
 /// A subscription whose entry can't be read: all that is known of it.
@@ -196,12 +221,8 @@ fn state(problems: &[Problem], settled: bool) -> Value {
     json!({ "state": word, "problems": problems })
 }
 
-async fn subscription(view: &View, registered: &Registered) -> Value {
+async fn subscription(view: &View, registered: &Registered, dead_letters: Option<u64>) -> Value {
     let name = &registered.subscription.name;
-    let dead_letters = match &view.store {
-        Some(store) => store.dead_letter_count(name).await.ok(),
-        None => None,
-    };
     let status = SubscriptionStatus::read(view, registered).await;
     let (word, problem) = match &status.doing {
         Doing::Active => ("active", None),

@@ -7,7 +7,7 @@ use fanout_plan::authority::{self, NamedCaller};
 use fanout_plan::link::Grant;
 use fanout_plan::step::Part;
 use fanout_plan::subscription::{Need, Registered};
-use fanout_plan::{Attributes, Code, Policy, Problem, SubscriptionName, TenantId};
+use fanout_plan::{Attributes, Code, Policy, Problem, SubscriptionId, SubscriptionName, TenantId};
 
 use crate::delivery::Health;
 use crate::inbox::Inbox;
@@ -126,6 +126,32 @@ impl View {
             .iter()
             .filter_map(|name| self.registry.get(name))
             .find(|r| r.component == component)
+    }
+
+    /// The same, if it still is the one that something was given out by: a name may have been used again since.
+    ///
+    /// # Errors
+    /// When another has the name now.
+    pub(crate) fn subscription_with(&self, component: &str, id: &SubscriptionId) -> Result<Option<&Registered>, Problem> {
+        let own = id.name.of_caller(component);
+        let mut mine = [&id.name, &own]
+            .into_iter()
+            .filter_map(|name| self.registry.get(name))
+            .filter(|r| r.component == component)
+            .peekable();
+        if mine.peek().is_none() {
+            return Ok(None);
+        }
+        let found = mine.find(|r| r.id() == *id);
+        found.map(Some).ok_or_else(|| {
+            Problem::new(
+                Code::SubscriptionEnded,
+                format!(
+                    "subscription {}: what this token stands for was given out by an earlier subscription of this name, which has ended: there is nothing left to settle; fetch again",
+                    id.name.plain()
+                ),
+            )
+        })
     }
 
     /// Why the store holds nothing, or not all, of a subscription.

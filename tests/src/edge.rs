@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fanout_transport::testing::{NatsServer, NatsSettings};
 
-use crate::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually};
+use crate::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually, stored};
 
 /// A hub and an edge.
 pub struct EdgeWorld {
@@ -67,7 +67,7 @@ impl EdgeWorld {
     pub async fn left(&self, name: &str) -> Option<u64> {
         let js = async_nats::jetstream::new(self.hub_nats.client().await);
         let log = js.get_stream_no_info("fanout_payments_log").await.ok()?;
-        let info = log.consumer_info(name).await.ok()?;
+        let info = log.consumer_info(stored::consumer_name(&log, name).await?).await.ok()?;
         Some(info.num_pending + info.num_ack_pending as u64)
     }
 

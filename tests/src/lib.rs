@@ -14,6 +14,7 @@ pub mod http;
 pub mod nemesis;
 mod provider;
 mod served;
+pub mod stored;
 pub mod webhook_host;
 
 pub use bench::{Bench, LinkTo, eventually};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fanout_tests::{Bench, Cli, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, LinkTo, Verdict, event, eventually, stored};
 
 const LOUD: usize = 600;
 
@@ -116,7 +116,7 @@ async fn read_apart(ordering: &str, backlog: usize, loud: &str) {
     let js = async_nats::jetstream::new(bench.client().clone());
     let log = js.get_stream("fanout_payments_log").await.unwrap();
     eventually("all are read together again", || async {
-        let names: Vec<String> = futures::TryStreamExt::try_collect(log.consumer_names()).await.ok()?;
+        let names = stored::consumer_names(&log).await?;
         (names == ["invoicing=0=1"]).then_some(())
     })
     .await;

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fanout_tests::fetcher::{fetch, ids, settles};
-use fanout_tests::{Bench, LinkTo, Verdict, event, eventually};
-use futures::TryStreamExt as _;
+use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, stored};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_unhandled_is_told_by_position_and_tenant() {
@@ -132,7 +131,7 @@ async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
     let js = async_nats::jetstream::new(bench.client().clone());
     let log = js.get_stream("fanout_payments_log").await.unwrap();
     eventually("the loud tenant is read apart", || async {
-        let names: Vec<String> = log.consumer_names().try_collect().await.ok()?;
+        let names = stored::consumer_names(&log).await?;
         names.contains(&"invoicing=0=0=loud".to_owned()).then_some(())
     })
     .await;

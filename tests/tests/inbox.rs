@@ -6,7 +6,7 @@ use fanout_tests::fetcher::{fetch, ids, next, patient, publish, retry, settle, t
 use fanout_tests::inbox::{InboxError, SettleError, Settled, Verdict};
 use fanout_tests::subscriber::{self, DeliveryOptions, End, Filter, Reach, Start};
 use fanout_tests::types::{Origin, Position, Rejection, RetryDelay};
-use fanout_tests::{Bench, LinkTo, eventually};
+use fanout_tests::{Bench, LinkTo, eventually, stored};
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
 
@@ -125,10 +125,7 @@ async fn refused_too_often_is_a_dead_letter_with_every_reason() {
         .await;
     let js = async_nats::jetstream::new(bench.client().clone());
     let dead = js.get_stream("fanout_payments_dead").await.unwrap();
-    let letter = dead
-        .get_last_raw_message_by_subject("fanout.dead.payments.billing.acme.0.1")
-        .await
-        .unwrap();
+    let letter = stored::dead_letter(&dead, "billing", "acme", 1).await;
     let attempts: serde_json::Value =
         serde_json::from_str(letter.headers.get("fanout-dead-attempts").unwrap().as_str()).unwrap();
     let reasons: Vec<_> = attempts

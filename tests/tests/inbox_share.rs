@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, next, patient, settles, try_fetch};
 use fanout_tests::inbox::{self, Settlement, Verdict};
-use fanout_tests::{Bench, LinkTo, event, eventually};
+use fanout_tests::{Bench, LinkTo, event, eventually, stored};
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
     let mut settings = vec![("subscription", "billing"), ("need", "durable")];
@@ -85,7 +85,7 @@ async fn a_tenant_with_a_long_backlog_is_read_apart_and_delays_nobody() {
         if let Ok(fetched) = try_fetch(&billing, "billing", 16, 0).await {
             assert!(fetched.deliveries.is_empty(), "{:?}", fetched.deliveries);
         }
-        let names: Vec<String> = futures::TryStreamExt::try_collect(log.consumer_names()).await.ok()?;
+        let names = stored::consumer_names(&log).await?;
         names.contains(&"billing=0=1".to_owned()).then_some(())
     })
     .await;

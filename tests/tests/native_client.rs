@@ -7,7 +7,7 @@ use std::time::Duration;
 use fanout_client::{
     Bus, ClientTls, Deliveries, Delivery, ErrorKind, Event, Options, Pem, Start, Subscription, connect, connect_with,
 };
-use fanout_tests::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually};
+use fanout_tests::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually, stored};
 use fanout_transport::testing::{NatsServer, TestAuthority};
 
 /// How long a test waits for what must come.
@@ -134,8 +134,7 @@ async fn each_settlement_does_what_it_says() {
     let dead = js.get_stream("fanout_payments_dead").await.unwrap();
     let mut reasons = Vec::new();
     for offset in [1, 2] {
-        let subject = format!("fanout.dead.payments.billing.acme.0.{offset}");
-        let letter = dead.get_last_raw_message_by_subject(&subject).await.unwrap();
+        let letter = stored::dead_letter(&dead, "billing", "acme", offset).await;
         reasons.push(letter.headers.get("fanout-dead-attempts").unwrap().to_string());
     }
     for reason in ["dropped without a settlement", "soon", "once too often"] {

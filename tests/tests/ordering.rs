@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use fanout_tests::types::{Delivery, Event, Rejection, RetryDelay};
-use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually, stored};
 use futures::StreamExt as _;
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
@@ -214,10 +214,9 @@ async fn what_never_comes_back_holds_up_the_rest_for_a_while_and_is_told() {
     publish(&ingress, &["a"], 0, 3).await;
     // Somebody else takes the first event, and says for ever that it holds it.
     let js = async_nats::jetstream::new(bench.client().clone());
-    let consumer: PullConsumer = js
-        .get_consumer_from_stream("invoicing", "fanout_payments_log")
-        .await
-        .unwrap();
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    let name = stored::consumer_name(&log, "invoicing").await.unwrap();
+    let consumer: PullConsumer = log.get_consumer(&name).await.unwrap();
     let mut taken = consumer.batch().max_messages(1).messages().await.unwrap();
     let taken = taken.next().await.unwrap().unwrap();
     let holding = async {

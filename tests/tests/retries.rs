@@ -11,7 +11,7 @@ use fanout_tests::fetcher::{fetch, next, settles};
 use fanout_tests::inbox::Verdict as Said;
 use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach, Start};
 use fanout_tests::types::{Delivery, Rejection, RetryDelay};
-use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually, stored};
 use fanout_transport::CallContext;
 use futures::StreamExt as _;
 use serde_json::Value;
@@ -399,10 +399,7 @@ async fn exhausted_is_a_dead_letter_with_every_reason_and_its_payload() {
     }
     let js = async_nats::jetstream::new(bench.client().clone());
     let dead = js.get_stream("fanout_payments_dead").await.unwrap();
-    let dead = dead
-        .get_last_raw_message_by_subject("fanout.dead.payments.invoicing.acme.0.1")
-        .await
-        .unwrap();
+    let dead = stored::dead_letter(&dead, "invoicing", "acme", 1).await;
     assert_eq!(dead.payload, "{\"id\":\"acme-000\"}");
     assert!(dead.headers.get("fanout-retry").is_none(), "{:?}", dead.headers);
 }
@@ -512,10 +509,9 @@ async fn a_crash_between_storing_a_refusal_and_telling_the_log_delivers_nothing_
         .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
         .await;
     publish(&ingress, "acme", 1..2).await;
-    let consumer: PullConsumer = js
-        .get_consumer_from_stream("invoicing", "fanout_payments_log")
-        .await
-        .unwrap();
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    let name = stored::consumer_name(&log, "invoicing").await.unwrap();
+    let consumer: PullConsumer = log.get_consumer(&name).await.unwrap();
     let mut taken = consumer.batch().max_messages(1).messages().await.unwrap();
     let taken = taken.next().await.unwrap().unwrap();
     let mut headers = taken.headers.clone().unwrap();

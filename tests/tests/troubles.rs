@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, consumer::pull, kv};
 use fanout_tests::fetcher::{fetch, ids, patient, try_fetch};
 use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach, State, Subscription};
 use fanout_tests::types::{PublishError, SubscribeError};
-use fanout_tests::{Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, event, eventually};
+use fanout_tests::{Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, event, eventually, stored};
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use serde_json::Value;
 
@@ -79,16 +79,9 @@ async fn registry(bench: &Bench) -> kv::Store {
 }
 
 async fn consumer_names(bench: &Bench) -> Vec<String> {
-    use futures::TryStreamExt as _;
     let js = jetstream::new(bench.client().clone());
     let log = js.get_stream("fanout_payments_log").await.unwrap();
-    let mut listed = log.consumer_names();
-    let mut names: Vec<String> = Vec::new();
-    while let Some(name) = listed.try_next().await.unwrap() {
-        names.push(name);
-    }
-    names.sort();
-    names
+    stored::consumer_names(&log).await.unwrap()
 }
 
 /// `fanout VERB` of the bench's bus: its exit code, and all that it says.

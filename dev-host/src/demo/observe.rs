@@ -264,7 +264,7 @@ impl Observer {
 }
 
 impl DeadLetter {
-    /// Subject: `fanout.dead.{bus}.{subscription}.{tenant}.{partition}.{offset}`.
+    /// Subject: `fanout.dead.{bus}.{subscription}.{tenant}.{partition}.{offset}.{incarnation}`.
     fn read(message: jetstream::message::StreamMessage) -> Result<Self> {
         let tokens: Vec<&str> = message.subject.split('.').collect();
         let ["fanout", "dead", _, subscription, tenant, ..] = tokens.as_slice() else {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use fanout_plan::subscription::Progress;
-use fanout_plan::{Code, Position, Problem, SubscriptionName};
+use fanout_plan::{Code, EventType, LetterId, Problem};
 use fanout_provider::jetstream::{SetAside, Store};
 use serde_json::{Value, json};
 
@@ -76,22 +76,33 @@ async fn chosen(store: &Store, numbers: &[u64]) -> Result<Vec<SetAside>> {
 /// Asks for each, oldest event first, so that a tenant's come in order. One that can't be redriven stops nothing.
 async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Result<()> {
     let known = store.observe().await?.registry;
-    letters.sort_by_key(|l| l.position.parse::<Position>().ok());
+    letters.sort_by_key(|l| l.id.position);
     let (mut asked, mut before, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for letter in &letters {
-        let subscription = &letter.subscription;
-        let name = subscription.parse::<SubscriptionName>().ok();
-        let registered = name.and_then(|name| known.get(&name));
+        let LetterId { of, tenant, .. } = &letter.id;
+        let registered = known.values().find(|r| r.id() == *of);
+        let event_type = letter.attributes.get("ce-type").and_then(|t| t.parse::<EventType>().ok());
         let mut refuse = |why: &str| {
             refused.push(Problem::new(
                 Code::NotRedrivable,
-                format!("dead letter {} of subscription {subscription}: {why}", letter.number),
+                format!("dead letter {} of subscription {}: {why}", letter.number, of.name),
             ));
         };
         if registered.is_none_or(|r| r.progress == Progress::Finished) {
-            refuse("it has ended");
+            let again = known.contains_key(&of.name);
+            refuse(if again && letter.orphaned {
+                "it has ended, and the one that has its name now is another"
+            } else {
+                "it has ended"
+            });
         } else if !letter.attributes.contains_key("ce-id") {
             refuse("it holds no event");
+        } else if let (Some(registered), Some(event_type)) = (registered, &event_type)
+            && !registered.subscription.filter.matches(tenant, event_type)
+        {
+            refuse(&format!(
+                "tenant {tenant} and event type {event_type} are not within what it asks for any more: widen its filter"
+            ));
         } else if store.redrive(letter).await? {
             asked.push(letter.number);
         } else {
@@ -134,12 +145,15 @@ fn list(letters: &[SetAside], json: bool) -> Result<()> {
         say!(
             "{:>8} {:<20} {:<20} {:>12} {:>8}  {}",
             l.number,
-            printable(&l.subscription),
-            printable(&l.tenant),
-            printable(&l.position),
+            l.id.of.name.as_str(),
+            printable(l.id.tenant.as_str()),
+            l.id.position.to_string(),
             l.attempts.len(),
             l.attempts.last().map_or("".into(), |a| printable(&a.reason))
         )?;
+        if l.orphaned {
+            say!("{:>8} orphaned: its subscription has ended", "")?;
+        }
     }
     Ok(())
 }
@@ -156,12 +170,15 @@ fn show(letter: &SetAside, json: bool) -> Result<()> {
     say!(
         "dead letter {} of subscription {}",
         letter.number,
-        printable(&letter.subscription)
+        letter.id.of.name
     )?;
+    if letter.orphaned {
+        say!("orphaned: its subscription has ended, and no other is given it")?;
+    }
     say!(
         "tenant {}, position {}, set aside {}",
-        printable(&letter.tenant),
-        printable(&letter.position),
+        printable(letter.id.tenant.as_str()),
+        letter.id.position,
         printable(&letter.at)
     )?;
     for a in &letter.attempts {

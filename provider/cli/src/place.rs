@@ -22,7 +22,7 @@ pub(crate) async fn rewind(
     json: bool,
 ) -> Result<()> {
     let store = bus::store_with_layout(args).await?;
-    let rewound = known(&store, name, store.rewind(name, to, skip).await?)?;
+    let rewound = known(&store, name, store.rewind(name, None, to, skip).await?)?;
     // Its consumer is made anew here too, so that it stands there whether or not an instance runs.
     let observed = store.observe().await?;
     let plan = planner::plan_around(store.policy(), Asked::default(), &observed, 0);
@@ -44,7 +44,7 @@ pub(crate) async fn rewind(
 
 pub(crate) async fn pause(args: &args::Store, name: &SubscriptionName, paused: bool, json: bool) -> Result<()> {
     let store = bus::store(args).await?;
-    known(&store, name, store.pause(name, paused).await?)?;
+    known(&store, name, store.pause(name, None, paused).await?)?;
     if json {
         say!("{}", json_lines(&json!({ "subscription": name, "paused": paused })))
     } else if paused {

@@ -32,9 +32,13 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
     let observed = store.observe().await?;
     let store = store.with_layout(observed.topology.layout());
     let mut rows = Vec::new();
+    // One that can't be read does not hide the others.
+    let mut letters = store.dead_letter_counts().await.unwrap_or_default();
     for registered in observed.registry.values() {
-        rows.push(row(&store, &observed, registered).await);
+        let of = letters.remove(&registered.id()).unwrap_or(0);
+        rows.push(row(&store, &observed, registered, of).await);
     }
+    letters.retain(|of, _| !observed.unreadable.contains_key(&of.name));
     let bus = &store.policy().bus;
     if json {
         let rows: Vec<_> = rows
@@ -58,7 +62,13 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
             )
             .collect();
         let head = observed.heads().0.values().max().copied().unwrap_or(0);
-        let shown = json!({ "bus": bus, "last_offset": head, "subscriptions": rows });
+        let orphaned: Vec<_> = letters
+            .iter()
+            .map(|(of, count)| json!({ "subscription": of.name, "incarnation": of.incarnation, "dead_letters": count }))
+            .collect();
+        let shown = json!({
+            "bus": bus, "last_offset": head, "subscriptions": rows, "orphaned_dead_letters": orphaned,
+        });
         return say!("{}", json_lines(&shown));
     }
     say!(
@@ -68,6 +78,12 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
     )?;
     for problem in observed.in_the_way.iter().chain(observed.unreadable.values()) {
         say!("  {}", printable(&problem.to_string()))?;
+    }
+    for (of, count) in &letters {
+        say!(
+            "  {count} orphaned dead letters of subscription {}, which has ended: see `fanout dead-letters list`",
+            of.name
+        )?;
     }
     if rows.is_empty() {
         return Ok(());
@@ -116,12 +132,12 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
     Ok(())
 }
 
-async fn row<'a>(store: &Store, observed: &Observed, registered: &'a Registered) -> Row<'a> {
+async fn row<'a>(store: &Store, observed: &Observed, registered: &'a Registered, dead_letters: u64) -> Row<'a> {
     let mut row = Row {
         registered,
         state: ConsumerState::default(),
         waiting_for_retry: 0,
-        dead_letters: 0,
+        dead_letters,
         expires_at: None,
         lost: BTreeMap::new(),
         problem: None,
@@ -154,7 +170,6 @@ fn problem(store: &Store, observed: &Observed, registered: &Registered, error: &
 
 async fn read(store: &Store, row: &mut Row<'_>) -> Result<(), StoreError> {
     let registered = row.registered;
-    row.dead_letters = store.dead_letter_count(&registered.subscription.name).await?;
     let keeps = registered.subscription.keeps_a_place(store.policy());
     if keeps && registered.progress != Progress::Finished {
         row.state = store.consumer_state(registered).await?;

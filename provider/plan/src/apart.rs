@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::by_partition::ByPartition;
 use crate::partition::{Keeps, Partition};
 use crate::subscription::{Progress, Registered};
-use crate::{Filter, Position, SubscriptionName, TenantId};
+use crate::{Filter, Position, SubscriptionId, SubscriptionName, TenantId};
 
 /// Tenants of one subscription that are read apart at once: each costs a consumer in each partition.
 pub const MAX_APART: usize = 8;
@@ -53,9 +53,10 @@ impl Registered {
 
     /// The name of its own consumer in the store. `=` is in no subscription's name, nor in a tenant's.
     pub fn consumer_name(&self) -> String {
-        match &self.joined {
-            None => self.round(),
-            Some(joined) => self.numbered(joined.generation),
+        match (&self.joined, self.rewound) {
+            (Some(joined), _) => self.numbered(joined.generation),
+            (None, Some(rewound)) => format!("{}={}", self.consumers_id(), rewound.generation),
+            (None, None) => self.consumers_id().to_string(),
         }
     }
 
@@ -71,18 +72,22 @@ impl Registered {
     }
 
     fn numbered(&self, joined: u32) -> String {
-        let rewound = self.rewound.map_or(0, |r| r.generation);
-        format!("{}={rewound}={joined}", self.subscription.name)
+        format!("{}={}={joined}", self.consumers_id(), self.generation())
     }
 
-    /// The subscription that a consumer of this name serves.
+    /// Whether a consumer of this name is, or was, one of its own: not one of another that had its name.
+    pub fn has_consumer(&self, name: &str) -> bool {
+        SubscriptionId::split(name).is_some_and(|(of, _)| of == self.consumers_id())
+    }
+
+    /// The name of the subscription that a consumer of this name serves, or served.
     pub fn of_consumer(name: &str) -> Option<SubscriptionName> {
-        name.split('=').next()?.parse().ok()
+        SubscriptionId::split(name).map(|(of, _)| of.name)
     }
 
     /// The tenant whose events alone a consumer of this name gives, as it is part of a name.
     pub fn tenant_of_consumer(name: &str) -> Option<&str> {
-        name.split('=').nth(3)
+        SubscriptionId::split(name)?.1?.split('=').nth(2)
     }
 
     /// Which events a consumer gives; `None` if the partition holds none of them.

@@ -10,7 +10,7 @@ use crate::policy::Shape;
 use crate::step::{self, Step};
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
 use crate::topology::{self, Topology};
-use crate::{Code, Policy, Problem, SubscriptionName, TenantId, declared, layout, loss, places};
+use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, TenantId, declared, layout, loss, places};
 
 /// A subscription that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,10 +78,10 @@ impl Observed {
     }
 
     /// Up to which offset everything of a subscription has been handled, in each partition that it reads.
-    fn handled_to(&self, name: &SubscriptionName) -> ByPartition {
+    fn handled_to(&self, registered: &Registered) -> ByPartition {
         let mut all: BTreeMap<u32, u64> = BTreeMap::new();
         for ((partition, consumer), to) in &self.settled {
-            if Registered::of_consumer(consumer).as_ref() == Some(name) {
+            if registered.has_consumer(consumer) {
                 let least = all.entry(*partition).or_insert(*to);
                 *least = *to.min(least);
             }
@@ -535,6 +535,8 @@ fn judge(
         link: want.link.clone(),
         made_by: want.made_by,
         made_at: now,
+        incarnation: Incarnation::new(now),
+        made_as: None,
         head: observed.heads(),
         replayed: ByPartition::default(),
         progress: Progress::Replaying,
@@ -558,10 +560,13 @@ fn judge(
         }
         Some(have) if have.yields_to(&subscription, &want.component, want.made_by) => {
             places::check(&subscription, layout, observed)?;
-            let moved = have.moved_aside(observed.handled_to(name));
+            let new = new();
             Next {
-                registered: new().after(&moved, &observed.heads()),
-                moved: Some(moved),
+                registered: Registered {
+                    incarnation: new.incarnation.after(have.incarnation),
+                    ..new
+                },
+                moved: Some(have.moved_aside(observed.handled_to(have))),
             }
         }
         Some(have) => {

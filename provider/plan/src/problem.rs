@@ -121,6 +121,8 @@ codes! {
     SubscriptionConflict = "subscription-conflict",
     /// The caller has no such subscription.
     UnknownSubscription = "unknown-subscription",
+    /// What a token stands for was given out by a subscription that has ended, and whose name another has now.
+    SubscriptionEnded = "subscription-ended",
     /// A backfill's end lies before its start.
     EmptyBackfill = "empty-backfill",
     /// A position that the log has not reached or does not have.

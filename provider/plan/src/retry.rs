@@ -1,13 +1,8 @@
 //! When a refused delivery is tried again, and when it is set aside.
 
-use std::fmt;
-use std::num::ParseIntError;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-use crate::subscription::Registered;
 
 /// The longest delay that a handler can ask for.
 pub const MAX_DELAY: Duration = Duration::from_secs(86_400);
@@ -48,43 +43,6 @@ pub struct FailedAttempt {
     pub at: String,
     /// Why.
     pub reason: String,
-}
-
-/// Which subscription of one name: a name that is used again, and a subscription that was rewound, are new ones. What
-/// waits for a retry belongs to one, and never comes to a later one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Incarnation {
-    /// When the subscription was made, nanoseconds since the Unix epoch.
-    pub made_at: i64,
-    /// How often it was rewound since.
-    pub rewound: u32,
-}
-
-impl Incarnation {
-    /// That of a subscription as it is remembered.
-    pub fn of(registered: &Registered) -> Self {
-        Self {
-            made_at: registered.made_at,
-            rewound: registered.rewound.map_or(0, |r| r.generation),
-        }
-    }
-}
-
-impl fmt::Display for Incarnation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.made_at, self.rewound)
-    }
-}
-
-impl FromStr for Incarnation {
-    type Err = ParseIntError;
-    fn from_str(s: &str) -> Result<Self, ParseIntError> {
-        let (made_at, rewound) = s.rsplit_once('-').unwrap_or((s, ""));
-        Ok(Self {
-            made_at: made_at.parse()?,
-            rewound: rewound.parse()?,
-        })
-    }
 }
 
 /// Retries of one subscription that are under way at once, of all its invocations: the rest is for first attempts, so
@@ -235,18 +193,6 @@ mod tests {
         assert_eq!(attempts_within(&few, 1), []);
         assert_eq!(attempts_within(&few, 90).len(), 1);
         assert_eq!(attempts_within(&few, 90)[0].attempt, 6, "the last one stays longest");
-    }
-
-    #[test]
-    fn an_incarnation_is_read_back_and_later_ones_are_greater() {
-        let incarnation = |made_at, rewound| Incarnation { made_at, rewound };
-        for i in [incarnation(0, 0), incarnation(-5, 1), incarnation(i64::MAX, u32::MAX)] {
-            assert_eq!(i.to_string().parse(), Ok(i));
-        }
-        assert!(incarnation(1, 7) < incarnation(2, 0) && incarnation(2, 0) < incarnation(2, 1));
-        for foreign in ["", "1", "1-", "-", "a-1", "1-b"] {
-            assert!(foreign.parse::<Incarnation>().is_err(), "{foreign}");
-        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::planner::Observed;
 use crate::setting::show_duration;
 use crate::subscription::Registered;
 use crate::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec, Topology};
-use crate::{Code, Problem, SubscriptionName};
+use crate::{Code, Problem, SubscriptionName, without_incarnation};
 
 /// One change of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,7 +230,7 @@ impl fmt::Display for Step {
                 write!(
                     f,
                     "create consumer {}{} on {} from ",
-                    c.name,
+                    without_incarnation(&c.name),
                     of(c.partition),
                     listed(&c.filter_subjects)
                 )?;
@@ -244,11 +244,13 @@ impl fmt::Display for Step {
             Self::UpdateConsumer(c) => write!(
                 f,
                 "update consumer {}{} to {}",
-                c.name,
+                without_incarnation(&c.name),
                 of(c.partition),
                 listed(&c.filter_subjects)
             ),
-            Self::DeleteConsumer { partition, name } => write!(f, "delete consumer {name}{}", of(*partition)),
+            Self::DeleteConsumer { partition, name } => {
+                write!(f, "delete consumer {}{}", without_incarnation(name), of(*partition))
+            }
         }
     }
 }

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 use crate::envelope::EventKey;
 use crate::name::{is_token, shown};
-use crate::retry::Incarnation;
-use crate::{BusName, Code, EventPattern, EventType, Position, Problem, SubscriptionName, TenantId};
+use crate::{
+    BusName, Code, EventPattern, EventType, Incarnation, Position, Problem, Round, SubscriptionId, SubscriptionName, TenantId,
+};
 
 /// `payments.{tenant}.webhook.{event-type}`: literal tokens, `{tenant}` once, and `{event-type}` last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,32 +202,32 @@ impl BusNames {
         format!("fanout.retry.{}.>", self.0)
     }
 
-    /// Where an event of one incarnation of a subscription waits: one place for a position.
-    pub fn retry(&self, subscription: &SubscriptionName, incarnation: Incarnation, position: Position) -> String {
+    /// Where an event of one round of a subscription waits: one place for a position.
+    pub fn retry(&self, subscription: &SubscriptionName, round: Round, position: Position) -> String {
         format!(
-            "fanout.retry.{}.{subscription}.{incarnation}.{}.{}",
+            "fanout.retry.{}.{subscription}.{round}.{}.{}",
             self.0, position.partition, position.offset
         )
     }
 
-    /// Everything that waits for one subscription; for one incarnation of it, if one is given.
-    pub fn retry_filter(&self, subscription: &SubscriptionName, incarnation: Option<Incarnation>) -> String {
-        match incarnation {
-            Some(incarnation) => format!("fanout.retry.{}.{subscription}.{incarnation}.>", self.0),
+    /// Everything that waits for subscriptions of one name; for one round of them, if one is given.
+    pub fn retry_filter(&self, subscription: &SubscriptionName, round: Option<Round>) -> String {
+        match round {
+            Some(round) => format!("fanout.retry.{}.{subscription}.{round}.>", self.0),
             None => format!("fanout.retry.{}.{subscription}.>", self.0),
         }
     }
 
-    /// The incarnation and position that the subject of an event that waits ends with.
-    pub fn retry_of(&self, subject: &str) -> Option<(Incarnation, Position)> {
+    /// The round and position that the subject of an event that waits ends with.
+    pub fn retry_of(&self, subject: &str) -> Option<(Round, Position)> {
         let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.0))?;
         let mut tokens = rest.split('.').skip(1);
-        let incarnation = tokens.next()?.parse().ok()?;
+        let round = tokens.next()?.parse().ok()?;
         let position = Position {
             partition: tokens.next()?.parse().ok()?,
             offset: tokens.next()?.parse().ok()?,
         };
-        tokens.next().is_none().then_some((incarnation, position))
+        tokens.next().is_none().then_some((round, position))
     }
 
     /// The stream that counts the bytes stored for each tenant.
@@ -277,10 +280,16 @@ impl BusNames {
         format!("fanout.dead.{}.>", self.0)
     }
 
-    /// One dead letter's subject: there is exactly one for a subscription and position.
-    pub fn dead_letter(&self, subscription: &SubscriptionName, tenant: &TenantId, position: Position) -> String {
+    /// One dead letter's subject: there is exactly one for a subscription and position. Its incarnation comes last, so that
+    /// one filter finds the letters of all that have had a name.
+    pub fn dead_letter(&self, of: &SubscriptionId, tenant: &TenantId, position: Position) -> String {
+        let SubscriptionId { name, incarnation } = of;
+        let said = match incarnation.is_unsaid() {
+            true => String::new(),
+            false => format!(".{incarnation}"),
+        };
         format!(
-            "fanout.dead.{}.{subscription}.{}.{}.{}",
+            "fanout.dead.{}.{name}.{}.{}.{}{said}",
             self.0,
             tenant.token(),
             position.partition,
@@ -290,9 +299,9 @@ impl BusNames {
 
     /// Asks for one dead letter to be given to its subscription again. It lies beside the dead letters; `=` is in no
     /// subscription's name.
-    pub fn redrive(&self, subscription: &SubscriptionName, tenant: &TenantId, position: Position) -> String {
+    pub fn redrive(&self, of: &SubscriptionId, tenant: &TenantId, position: Position) -> String {
         format!(
-            "fanout.dead.{}.{subscription}=redrive.{}.{}.{}",
+            "fanout.dead.{}.{of}=redrive.{}.{}.{}",
             self.0,
             tenant.token(),
             position.partition,
@@ -301,24 +310,24 @@ impl BusNames {
     }
 
     /// Every such request for one subscription.
-    pub fn redrive_filter(&self, subscription: &SubscriptionName) -> String {
-        format!("fanout.dead.{}.{subscription}=redrive.>", self.0)
+    pub fn redrive_filter(&self, of: &SubscriptionId) -> String {
+        format!("fanout.dead.{}.{of}=redrive.>", self.0)
     }
 
     /// Every such request for one tenant's dead letters.
-    pub fn redrive_filter_of(&self, subscription: &SubscriptionName, tenant: &TenantId) -> String {
-        format!("fanout.dead.{}.{subscription}=redrive.{}.>", self.0, tenant.token())
+    pub fn redrive_filter_of(&self, of: &SubscriptionId, tenant: &TenantId) -> String {
+        format!("fanout.dead.{}.{of}=redrive.{}.>", self.0, tenant.token())
     }
 
     /// A tenant's turn to have its dead letters given to a subscription that is fetched. There is one while it has
     /// requests.
-    pub fn redrive_turn(&self, subscription: &SubscriptionName, tenant: &TenantId) -> String {
-        format!("fanout.dead.{}.{subscription}=turn.{}", self.0, tenant.token())
+    pub fn redrive_turn(&self, of: &SubscriptionId, tenant: &TenantId) -> String {
+        format!("fanout.dead.{}.{of}=turn.{}", self.0, tenant.token())
     }
 
     /// Every turn at one subscription.
-    pub fn redrive_turns(&self, subscription: &SubscriptionName) -> String {
-        format!("fanout.dead.{}.{subscription}=turn.*", self.0)
+    pub fn redrive_turns(&self, of: &SubscriptionId) -> String {
+        format!("fanout.dead.{}.{of}=turn.*", self.0)
     }
 
     /// The tenant whose turn this is the subject of.
@@ -328,24 +337,63 @@ impl BusNames {
         place.ends_with("=turn").then(|| TenantId::from_token(tenant))?
     }
 
-    /// The tenant and position that the subject of a dead letter, or of a request for one, ends with.
-    pub fn letter_of(&self, subject: &str) -> Option<(TenantId, Position)> {
+    /// The dead letter that a subject is that of.
+    pub fn letter_of(&self, subject: &str) -> Option<LetterId> {
+        let (place, tenant, position, incarnation) = self.beside(subject)?;
+        Some(LetterId {
+            of: SubscriptionId {
+                name: place.parse().ok()?,
+                incarnation: incarnation.map_or(Some(Incarnation::default()), |i| i.parse().ok())?,
+            },
+            tenant,
+            position,
+        })
+    }
+
+    /// The dead letter that a request with this subject asks for.
+    pub fn redrive_of(&self, subject: &str) -> Option<LetterId> {
+        let (place, tenant, position, more) = self.beside(subject)?;
+        let (of, what) = SubscriptionId::split(place)?;
+        (what == Some("redrive") && more.is_none()).then_some(LetterId { of, tenant, position })
+    }
+
+    /// The tokens of what lies among the dead letters: place, tenant, position, and one more if there is one.
+    fn beside<'a>(&self, subject: &'a str) -> Option<(&'a str, TenantId, Position, Option<&'a str>)> {
         let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
-        let mut tokens = rest.split('.').skip(1);
+        let mut tokens = rest.split('.');
+        let place = tokens.next()?;
         let tenant = TenantId::from_token(tokens.next()?)?;
         let position = Position {
             partition: tokens.next()?.parse().ok()?,
             offset: tokens.next()?.parse().ok()?,
         };
-        tokens.next().is_none().then_some((tenant, position))
+        let more = tokens.next();
+        tokens.next().is_none().then_some((place, tenant, position, more))
     }
 
-    /// The dead letters of one subscription or all, and of one tenant or all.
-    pub fn dead_letter_filter(&self, subscription: Option<&SubscriptionName>, tenant: Option<&TenantId>) -> String {
-        let subscription = subscription.map_or("*", SubscriptionName::as_str);
+    /// The dead letters of all subscriptions that have had one name, or of any, and of one tenant or all.
+    pub fn dead_letter_filter(&self, name: Option<&SubscriptionName>, tenant: Option<&TenantId>) -> String {
+        let name = name.map_or("*", SubscriptionName::as_str);
         let tenant = tenant.map_or("*".into(), TenantId::token);
-        format!("fanout.dead.{}.{subscription}.{tenant}.>", self.0)
+        format!("fanout.dead.{}.{name}.{tenant}.>", self.0)
     }
+}
+
+/// Which dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LetterId {
+    /// The subscription that would not handle it.
+    #[serde(flatten)]
+    pub of: SubscriptionId,
+    /// Whose event it holds.
+    pub tenant: TenantId,
+    /// Where that stood in the log; written as `partition/offset`.
+    #[serde(serialize_with = "as_text")]
+    pub position: Position,
+}
+
+fn as_text<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(position)
 }
 
 #[cfg(test)]
@@ -377,7 +425,7 @@ mod tests {
     fn a_name_that_is_no_token_keeps_to_its_own_subjects() {
         let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
         let names = BusNames::new("payments".parse().unwrap());
-        let billing = "billing".parse().unwrap();
+        let billing = ended("billing");
         for name in ["eu.acme", "*", ">", "a b", "é/ü", "acme.webhook.invoice", "%", "=turn"] {
             let tenant: TenantId = name.parse().unwrap();
             let subject = template.subject(&tenant, &"invoice.paid".parse().unwrap());
@@ -392,7 +440,12 @@ mod tests {
             assert_eq!(filter.split('.').count(), 4, "{filter}");
             let position = Position::undivided(7);
             let letter = names.dead_letter(&billing, &tenant, position);
-            assert_eq!(names.letter_of(&letter), Some((tenant.clone(), position)));
+            let id = LetterId {
+                of: billing.clone(),
+                tenant: tenant.clone(),
+                position,
+            };
+            assert_eq!(names.letter_of(&letter), Some(id));
             assert_eq!(names.turn_of(&letter), None);
             let turn = names.redrive_turn(&billing, &tenant);
             assert_eq!(names.turn_of(&turn), Some(tenant.clone()));
@@ -428,28 +481,63 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_turn_is_no_dead_letter() {
-        let names = BusNames::new("payments".parse().unwrap());
-        let (billing, acme) = ("billing".parse().unwrap(), "acme".parse().unwrap());
-        let turn = names.redrive_turn(&billing, &acme);
-        assert_eq!(names.turn_of(&turn), Some(acme.clone()));
-        assert_eq!(names.letter_of(&turn), None);
-        let position = Position::undivided(7);
-        for other in [
-            names.dead_letter(&billing, &acme, position),
-            names.redrive(&billing, &acme, position),
-        ] {
-            assert_eq!(names.turn_of(&other), None, "{other}");
-            assert_eq!(names.letter_of(&other), Some((acme.clone(), position)));
+    /// A subscription of this name, from before there were incarnations.
+    fn ended(name: &str) -> SubscriptionId {
+        SubscriptionId {
+            name: name.parse().unwrap(),
+            incarnation: Incarnation::default(),
         }
+    }
+
+    #[test]
+    fn a_letter_a_request_and_a_turn_are_three_things_of_one_subscription() {
+        let names = BusNames::new("payments".parse().unwrap());
+        let acme: TenantId = "acme".parse().unwrap();
+        let position = Position::undivided(7);
+        let made = |now| SubscriptionId {
+            incarnation: Incarnation::new(now),
+            ..ended("billing")
+        };
+        let mut all = std::collections::BTreeSet::new();
+        for of in [ended("billing"), made(1), made(2)] {
+            let id = LetterId {
+                of: of.clone(),
+                tenant: acme.clone(),
+                position,
+            };
+            let letter = names.dead_letter(&of, &acme, position);
+            let request = names.redrive(&of, &acme, position);
+            let turn = names.redrive_turn(&of, &acme);
+            assert_eq!(names.letter_of(&letter), Some(id.clone()), "{letter}");
+            assert_eq!(names.redrive_of(&request), Some(id), "{request}");
+            assert_eq!(names.turn_of(&turn), Some(acme.clone()), "{turn}");
+            for (other, subjects) in [
+                ("letter", [&request, &turn]),
+                ("request", [&letter, &turn]),
+                ("turn", [&letter, &request]),
+            ] {
+                for subject in subjects {
+                    let read = match other {
+                        "letter" => names.letter_of(subject).is_some(),
+                        "request" => names.redrive_of(subject).is_some(),
+                        _ => names.turn_of(subject).is_some(),
+                    };
+                    assert!(!read, "{subject} is no {other}");
+                }
+            }
+            all.extend([letter, request, turn, names.redrive_filter(&of), names.redrive_turns(&of)]);
+        }
+        assert_eq!(all.len(), 15, "no two subscriptions share a subject: {all:?}");
+        // As it was written before there were incarnations.
+        let old = names.dead_letter(&ended("billing"), &acme, position);
+        assert_eq!(old, "fanout.dead.payments.billing.acme.0.7");
     }
 
     #[test]
     fn a_retry_is_known_by_its_subject() {
         let names = BusNames::new("payments".parse().unwrap());
         let billing = "billing".parse().unwrap();
-        let incarnation = Incarnation {
+        let round = Round {
             made_at: 1_764_000_000_000_000_000,
             rewound: 2,
         };
@@ -457,9 +545,9 @@ mod tests {
             partition: 3,
             offset: 41,
         };
-        let subject = names.retry(&billing, incarnation, position);
+        let subject = names.retry(&billing, round, position);
         assert_eq!(subject, "fanout.retry.payments.billing.1764000000000000000-2.3.41");
-        assert_eq!(names.retry_of(&subject), Some((incarnation, position)));
+        assert_eq!(names.retry_of(&subject), Some((round, position)));
         for foreign in [
             "fanout.retry.other.billing.1-0.0.1",
             "fanout.retry.payments.billing.1.0.1",

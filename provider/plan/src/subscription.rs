@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::apart::Joined;
 use crate::by_partition::ByPartition;
 use crate::policy::{Ordering, QueueDelivery};
-use crate::{Code, Filter, Policy, Position, Problem, SubscriptionName, TenantId};
+use crate::{Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId};
 
 /// Events of an ordered subscription that its owner may hold: what waits behind a retry is held, not given back, so
 /// this is how much one key can have waiting before others feel it. A place takes a few hundred bytes, here and on the
@@ -178,6 +178,12 @@ pub struct Registered {
     pub made_by: MadeBy,
     /// When, nanoseconds since the Unix epoch.
     pub made_at: i64,
+    /// Which of the subscriptions that have had its name.
+    #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
+    pub incarnation: Incarnation,
+    /// The name under which it was made, where it has another since: it was moved aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_as: Option<SubscriptionName>,
     /// Each partition's last offset when it was made: what is at or before it is replayed, what comes after is live.
     pub head: ByPartition,
     /// How many matching events each partition held when it began; known once its consumer there exists.
@@ -200,12 +206,27 @@ pub struct Registered {
 }
 
 impl Registered {
-    /// What it is called between one rewind and the next: what is remembered of its events is of a round.
+    /// What everything of it is kept under besides its consumers: its dead letters, requests, attempts and retries.
+    pub fn id(&self) -> SubscriptionId {
+        SubscriptionId {
+            name: self.made_as.as_ref().unwrap_or(&self.subscription.name).clone(),
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// What is remembered of its events beside the store's own is kept under between one rewind and the next.
     pub fn round(&self) -> String {
-        let name = &self.subscription.name;
         match self.rewound {
-            None => name.to_string(),
-            Some(rewound) => format!("{name}={}", rewound.generation),
+            None => self.id().to_string(),
+            Some(rewound) => format!("{}={}", self.id(), rewound.generation),
+        }
+    }
+
+    /// What its consumers are named by: its name as it is now, with its incarnation.
+    pub(crate) fn consumers_id(&self) -> SubscriptionId {
+        SubscriptionId {
+            name: self.subscription.name.clone(),
+            incarnation: self.incarnation,
         }
     }
 
@@ -271,28 +292,9 @@ impl Registered {
     /// The same under a name of its caller's: it goes on where everything before has been handled.
     pub(crate) fn moved_aside(&self, handled_to: ByPartition) -> Self {
         let mut next = self.join(handled_to);
+        next.made_as = Some(self.id().name);
         next.subscription.name = self.subscription.name.of_caller(&self.component);
         next
-    }
-
-    /// A subscription of the same name as one that was moved aside, with consumers of other names.
-    pub(crate) fn after(self, moved: &Self, heads: &ByPartition) -> Self {
-        match self.subscription.need {
-            Need::Backfill { start, .. } => Self {
-                rewound: Some(Rewound {
-                    generation: moved.rewound.map_or(0, |r| r.generation) + 1,
-                    to: start,
-                }),
-                ..self
-            },
-            Need::Queue | Need::Durable => Self {
-                joined: Some(Joined {
-                    generation: moved.joined.as_ref().map_or(0, |j| j.generation) + 1,
-                    after: heads.clone(),
-                }),
-                ..self
-            },
-        }
     }
 
     /// Begins anew in a log that was lost and is made again: its offsets begin anew too, and no old one says anything of
@@ -422,6 +424,7 @@ mod tests {
             .rewind(Start::First, &heads(42))
             .unwrap();
         assert_eq!(again.consumer_name(), "invoicing=2");
+        assert!(again.incarnation.is_unsaid() && again.id().to_string() == "invoicing");
         assert_eq!(
             Registered::of_consumer("invoicing=2"),
             Some("invoicing".parse().unwrap())

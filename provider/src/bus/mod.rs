@@ -294,12 +294,13 @@ impl Bus {
     }
 
     /// Pauses, resumes or rewinds a subscription, and brings everything to it.
-    pub(crate) async fn amend(&self, name: &SubscriptionName, change: Amendment) -> Result<Registered, Refusal> {
+    pub(crate) async fn amend(&self, seen: &Registered, change: Amendment) -> Result<Registered, Refusal> {
+        let (name, of) = (&seen.subscription.name, seen.id());
         let view = self.view();
         let store = view.store().map_err(Refusal::Unavailable)?;
         let amended = match change {
-            Amendment::Pause(paused) => store.pause(name, paused).await,
-            Amendment::Rewind(to) => store.rewind(name, to, false).await,
+            Amendment::Pause(paused) => store.pause(name, Some(&of), paused).await,
+            Amendment::Rewind(to) => store.rewind(name, Some(&of), to, false).await,
         };
         let amended = match amended {
             Err(StoreError::Refused(problems)) => {
@@ -313,10 +314,14 @@ impl Bus {
     }
 
     /// Ends a subscription: nothing is kept for it any more.
-    pub(crate) async fn unsubscribe(&self, name: &SubscriptionName) -> Result<(), Refusal> {
+    pub(crate) async fn unsubscribe(&self, seen: &Registered) -> Result<(), Refusal> {
         let view = self.view();
         let store = view.store().map_err(Refusal::Unavailable)?;
-        store.forget(name).await.map_err(unavailable)?;
+        let of = seen.id();
+        store
+            .forget(&seen.subscription.name, Some(&of))
+            .await
+            .map_err(unavailable)?;
         self.reconcile(None).await.map_err(unavailable)?;
         Ok(())
     }

@@ -48,8 +48,8 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
     let Some(registered) = context.store.registered(context.name()).await? else {
         return Ok(Some(Progress::Finished));
     };
-    if registered.rewound != context.registered.rewound {
-        // It was put back meanwhile: this watch is of an earlier round.
+    if registered.id() != context.id() || registered.rewound != context.registered.rewound {
+        // It was put back meanwhile, or ended and made again: this watch is of an earlier round.
         return Ok(Some(registered.progress));
     }
     let now = clock::now();
@@ -75,7 +75,7 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
     let telling = Progress::Telling(now);
     if !context
         .store
-        .advance(context.name(), registered.progress, telling)
+        .advance(&registered, registered.progress, telling)
         .await?
     {
         return Ok(None);
@@ -92,12 +92,12 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
             debug!(subscription = %context.name(), %failure, "the subscriber could not be told that it has caught up; it is told again");
             context
                 .store
-                .advance(context.name(), telling, Progress::Replaying)
+                .advance(&registered, telling, Progress::Replaying)
                 .await?;
             return Ok(None);
         }
     }
-    context.store.advance(context.name(), telling, done).await?;
+    context.store.advance(&registered, telling, done).await?;
     info!(subscription = %context.name(), replayed = registered.replayed.sum(), finished, "caught up");
     Ok(Some(done))
 }

@@ -209,6 +209,16 @@ pub(crate) async fn redriven(
         .headers
         .get(PUBLISHED)
         .and_then(|v| timestamp::from_rfc3339(v.as_str()));
+    let asked_for = &context.registered.subscription.filter;
+    if !asked_for.matches(attributes.tenant(), attributes.event_type()) {
+        // What it asks for is within what its link allows: the letter was its own under an earlier filter.
+        warn!(
+            subscription = %context.name(), %position, tenant = %attributes.tenant(), code = %Code::NotRedrivable,
+            "a dead letter is not within what its subscription asks for now, and stays"
+        );
+        context.store.end_redrive(redrive).await?;
+        return Ok(None);
+    }
     let place = Place {
         position,
         published_at: published
@@ -298,7 +308,7 @@ pub(super) async fn redrives(
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    let consumer = context.store.read_redrives(context.name()).await?;
+    let consumer = context.store.read_redrives(&context.id()).await?;
     // A redriven event is in line with its tenant at least, and with its key where keys have an order.
     let room = Arc::new(Semaphore::new(REDRIVEN));
     // One tenant's many, each of which may wait for retries, leave room for others'.
@@ -312,7 +322,7 @@ pub(super) async fn redrives(
                     put_off.insert(tenant, from);
                     break;
                 };
-                let Some(redrive) = context.store.next_redrive(context.name(), &tenant, from).await? else {
+                let Some(redrive) = context.store.next_redrive(&context.id(), &tenant, from).await? else {
                     break;
                 };
                 from = redrive.request + 1;
@@ -327,7 +337,7 @@ pub(super) async fn redrives(
         };
         let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
-            let Some(redrive) = context.store.redrive_of(context.name(), &message) else {
+            let Some(redrive) = context.store.redrive_of(&message) else {
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
                 continue;
             };

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanout_plan::policy::Ordering;
-use fanout_plan::{Code, Problem, SubscriptionName};
+use fanout_plan::{Code, Problem, SubscriptionId};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -47,15 +47,15 @@ pub(super) enum Of {
 }
 
 /// What the owner of a subscription's order owns.
-pub(crate) fn owner_of(subscription: &SubscriptionName) -> String {
+pub(crate) fn owner_of(subscription: &SubscriptionId) -> String {
     format!("{subscription}=order")
 }
 
 /// Delivers while this instance is the owner, until stopped; what is fetched, over its desk.
 pub(super) async fn run(context: Arc<Context>, of: Of, desk: Option<Arc<Desk>>) {
     let name = match of {
-        Of::Everything => owner_of(context.name()),
-        Of::Redrives => format!("{}=redrive", context.name()),
+        Of::Everything => owner_of(&context.id()),
+        Of::Redrives => format!("{}=redrive", context.id()),
     };
     let who = match &desk {
         Some(desk) => desk.address().to_owned(),
@@ -99,9 +99,9 @@ fn term(context: &Context) -> Duration {
 
 /// Waits until there is something to redrive; `false` when stopped.
 async fn wait_for_redrives(context: &Context) -> Result<bool, StoreError> {
-    let mut heard = context.store.hear_redrives(context.name()).await?;
+    let mut heard = context.store.hear_redrives(&context.id()).await?;
     loop {
-        if context.store.has_redrives(context.name()).await? {
+        if context.store.has_redrives(&context.id()).await? {
             return Ok(true);
         }
         tokio::select! {
@@ -181,7 +181,7 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
         }
         if owner.line.held() > 0 || from_log {
             idle_since = Instant::now();
-        } else if idle_since.elapsed() > IDLE && !context.store.has_redrives(context.name()).await? {
+        } else if idle_since.elapsed() > IDLE && !context.store.has_redrives(&context.id()).await? {
             break Ok(());
         }
         let wake = owner.wakes_at().min(Instant::now() + Duration::from_millis(500));

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanout_plan::policy::QueueDelivery;
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
-use fanout_plan::{Attributes, Policy, Position, SubscriptionName};
+use fanout_plan::{Attributes, Policy, Position, SubscriptionId, SubscriptionName};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,11 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn name(&self) -> &SubscriptionName {
         &self.registered.subscription.name
+    }
+
+    /// The subscription, and none that had its name before.
+    pub(crate) fn id(&self) -> SubscriptionId {
+        self.registered.id()
     }
 }
 
@@ -143,7 +148,7 @@ impl Running {
         let mine = &self.registered;
         mine.subscription == registered.subscription
             && mine.component == registered.component
-            && mine.made_at == registered.made_at
+            && mine.incarnation == registered.incarnation
             && mine.rewound == registered.rewound
             && mine.head == registered.head
             && mine.apart == registered.apart

@@ -8,9 +8,9 @@ use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use fanout_plan::policy::Ordering;
-use fanout_plan::retry::{Disposition, FailedAttempt, Incarnation, Rejection};
+use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Code, Position, Problem, TenantId, timestamp};
+use fanout_plan::{Code, Position, Problem, Round, TenantId, timestamp};
 use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
@@ -125,7 +125,7 @@ impl Settler {
             dead_letters: context.store.dead_letters(),
             retries: context.store.retries(&context.registered),
             read: OnceCell::new(),
-            round: format!("{}={}", context.name(), Incarnation::of(&context.registered)),
+            round: format!("{}={}", context.id().name, Round::of(&context.registered)),
             in_order: context.store.policy().ordering != Ordering::None,
             context: Arc::clone(context),
         })
@@ -184,7 +184,7 @@ impl Settler {
     fn round_of(&self, source: &Source) -> String {
         match source {
             Source::Log(_) | Source::Retry(_) => self.round.clone(),
-            Source::Redrive(redrive, _) => format!("{}=redrive", redrive.subscription),
+            Source::Redrive(redrive, _) => format!("{}=redrive", redrive.of),
         }
     }
 
@@ -345,7 +345,7 @@ impl Settler {
             Source::Redrive(redrive, _) => match Box::pin(self.context.store.redriven(redrive)).await {
                 Ok(()) => {
                     info!(
-                        subscription = %redrive.subscription, tenant = %redrive.tenant, position = %redrive.position,
+                        subscription = %redrive.of.name, tenant = %redrive.tenant, position = %redrive.position,
                         "a dead letter was redriven and handled"
                     );
                     Next::Gone
@@ -429,7 +429,7 @@ impl Settler {
             Source::Redrive(_, headers) => (Some(headers), true),
         };
         let letter = DeadLetter {
-            subscription,
+            of: &self.context.id(),
             tenant: &event.tenant,
             position: event.position,
             headers,

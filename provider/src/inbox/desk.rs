@@ -211,7 +211,7 @@ impl Desk {
         held.tell(AckKind::Progress).await;
         let (mut end, until) = (Instant::now() + ack_wait, clock::now().saturating_add(nanos(ack_wait)));
         let hold = Hold {
-            subscription: held.delivery.subscription.clone(),
+            of: context.id(),
             position: held.delivery.position,
             attempt: held.delivery.attempt,
             reply: held.reply(),

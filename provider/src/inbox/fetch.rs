@@ -61,7 +61,7 @@ impl Inbox {
                     self.forget_sources().await;
                     let name = &self.context.registered.subscription.name;
                     let now = self.context.store.registered(name).await?;
-                    if let Some(now) = now.filter(|r| r.progress == Progress::Finished) {
+                    if let Some(now) = now.filter(|r| r.id() == self.context.id() && r.progress == Progress::Finished) {
                         fetched.caught_up = caught_up(&now);
                         return Ok(fetched);
                     }
@@ -239,7 +239,7 @@ impl Inbox {
 
     pub(super) fn hold(&self, delivery: &Delivery, reply: String, until: i64) -> Hold {
         Hold {
-            subscription: delivery.subscription.clone(),
+            of: self.context.id(),
             position: delivery.position,
             attempt: delivery.attempt,
             reply,

@@ -50,7 +50,7 @@ impl Inbox {
         (places, room): (usize, usize),
         wait: Duration,
     ) -> Result<Vec<(Delivery, Hold)>, StoreError> {
-        let owner = self.context.store.owner(&owner_of(self.context.name())).await?;
+        let owner = self.context.store.owner(&owner_of(&self.context.id())).await?;
         let Some(owner) = owner.filter(|owner| owner != desk.address()) else {
             return Ok(Vec::new());
         };

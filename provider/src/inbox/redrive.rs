@@ -46,9 +46,9 @@ pub(crate) async fn make_turns(context: Arc<Context>) {
 }
 
 async fn make_as_heard(context: &Context) -> Result<(), StoreError> {
-    let mut heard = context.store.hear_redrives(context.name()).await?;
+    let mut heard = context.store.hear_redrives(&context.id()).await?;
     loop {
-        context.store.make_turns(context.name()).await?;
+        context.store.make_turns(&context.id()).await?;
         tokio::select! {
             message = heard.next() => if message.is_none() { return Ok(()) },
             () = tokio::time::sleep(LOOK) => {}
@@ -98,14 +98,14 @@ impl Inbox {
     ) -> Result<Option<(Delivery, Redrive)>, StoreError> {
         let context = &self.context;
         for _ in 0..TRIES {
-            let Some(redrive) = context.store.first_redrive(context.name(), &turn.tenant).await? else {
+            let Some(redrive) = context.store.first_redrive(&context.id(), &turn.tenant).await? else {
                 break;
             };
             if let Some(held) = redriven(context, settler, &redrive, None).await? {
                 return Ok(Some((held.delivery, redrive)));
             }
         }
-        context.store.pass_turn(context.name(), turn, reply).await?;
+        context.store.pass_turn(&context.id(), turn, reply).await?;
         Ok(None)
     }
 
@@ -120,7 +120,7 @@ impl Inbox {
         let context = &self.context;
         let redrive = Redrive {
             request: by.request,
-            subscription: hold.subscription.clone(),
+            of: hold.of.clone(),
             tenant: by.turn.tenant.clone(),
             position: hold.position,
         };
@@ -154,8 +154,8 @@ impl Inbox {
             return;
         }
         let store = &self.context.store;
-        if let Err(error) = store.pass_turn(&hold.subscription, turn, &hold.reply).await {
-            debug!(subscription = %hold.subscription, ?error, "a tenant's turn goes on when its hold is over");
+        if let Err(error) = store.pass_turn(&hold.of, turn, &hold.reply).await {
+            debug!(subscription = %hold.of.name, ?error, "a tenant's turn goes on when its hold is over");
         }
     }
 

@@ -129,10 +129,10 @@ pub(super) fn unsettled(hold: &Hold, error: StoreError) -> Unsettled {
             Code::HoldOver,
             format!(
                 "subscription {}: the store was killed and forgot that it gave event {} out: it is given out again",
-                hold.subscription, hold.position
+                hold.of.name, hold.position
             ),
         )),
-        error => Unsettled::Unavailable(unavailable_to(&hold.subscription, error)),
+        error => Unsettled::Unavailable(unavailable_to(&hold.of.name, error)),
     }
 }
 
@@ -141,7 +141,7 @@ pub(super) fn not_taken(hold: &Hold) -> Unsettled {
         Code::StoreUnavailable,
         format!(
             "subscription {}: the store did not take what belongs to its event {}: try again",
-            hold.subscription, hold.position
+            hold.of.name, hold.position
         ),
     ))
 }
@@ -152,7 +152,7 @@ pub(super) fn lender_gone(hold: &Hold) -> Unsettled {
         Code::HoldOver,
         format!(
             "subscription {}: the instance that lent event {} has ended, and nobody can extend its hold: it is given out again once that ends; an event of the log can still be settled before",
-            hold.subscription, hold.position
+            hold.of.name, hold.position
         ),
     ))
 }
@@ -162,7 +162,7 @@ pub(super) fn over(hold: &Hold) -> Unsettled {
         Code::HoldOver,
         format!(
             "subscription {}: the hold of event {} is over, and it is given out again: settle earlier, or say `still-working` before the hold ends",
-            hold.subscription, hold.position
+            hold.of.name, hold.position
         ),
     ))
 }

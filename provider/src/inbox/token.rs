@@ -3,7 +3,7 @@
 //! settle what another gave out.
 
 use bytes::Bytes;
-use fanout_plan::{Position, SubscriptionName};
+use fanout_plan::{Position, SubscriptionId};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -21,7 +21,8 @@ const MAX_BYTES: usize = 2_048;
 /// A delivery in its fetcher's hands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hold {
-    pub(crate) subscription: SubscriptionName,
+    #[serde(flatten)]
+    pub(crate) of: SubscriptionId,
     pub(crate) position: Position,
     pub(crate) attempt: u32,
     /// Where the store is told; empty for a queue subscription, which settles nothing.
@@ -138,11 +139,16 @@ fn nonce() -> Nonce {
 
 #[cfg(test)]
 mod tests {
+    use fanout_plan::Incarnation;
+
     use super::*;
 
     fn hold() -> Hold {
         Hold {
-            subscription: "invoicing".parse().unwrap(),
+            of: SubscriptionId {
+                name: "invoicing".parse().unwrap(),
+                incarnation: Incarnation::default(),
+            },
             position: Position::undivided(7),
             attempt: 1,
             reply: "$JS.ACK.x".into(),
@@ -153,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_from_before_letters_were_redriven_is_still_read() {
+    fn a_token_from_before_there_were_incarnations_is_still_read() {
         let old = r#"{"subscription":"invoicing","position":{"partition":0,"offset":7},"attempt":1,"reply":"$JS.ACK.x","until":9}"#;
         let seal = Seal::new(&[1; SECRET_BYTES]);
         let token = seal.seal_bytes("invoicing", old.into()).unwrap();

@@ -160,7 +160,7 @@ impl Store {
                     .map_err(self.not_made(step))?;
             }
             Step::Remember(registered) => self.remember(registered).await?,
-            Step::Forget(name) => self.forget(name).await?,
+            Step::Forget(name) => self.forget(name, None).await?,
             Step::CreateConsumer(c) => {
                 let made = self
                     .js

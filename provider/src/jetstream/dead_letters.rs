@@ -8,7 +8,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_plan::retry::{FailedAttempt, attempts_within};
-use fanout_plan::{BusNames, Position, SubscriptionName, TenantId, timestamp};
+use fanout_plan::{BusNames, Position, SubscriptionId, TenantId, timestamp};
 
 use super::headers::text;
 use super::retries::{NOTE, header_bytes, header_room};
@@ -23,7 +23,7 @@ pub(crate) struct DeadLetters {
 
 /// An event that is set aside.
 pub(crate) struct DeadLetter<'a> {
-    pub(crate) subscription: &'a SubscriptionName,
+    pub(crate) of: &'a SubscriptionId,
     pub(crate) tenant: &'a TenantId,
     pub(crate) position: Position,
     /// The stored message's own headers: the event's attributes.
@@ -53,7 +53,7 @@ impl DeadLetters {
     /// Stores a dead letter. There is one for a subscription and position, however often this is called: a crash
     /// between this and the settling of the event stores no second one.
     pub(crate) async fn store(&self, letter: DeadLetter<'_>) -> Result<(), StoreError> {
-        let action = format!("store a dead letter of subscription {}", letter.subscription);
+        let action = format!("store a dead letter of subscription {}", letter.of.name);
         let mut headers = HeaderMap::new();
         for (name, values) in letter.headers.iter().flat_map(|h| h.iter()) {
             // The server's own headers (`Nats-…`) would be read as instructions.
@@ -65,7 +65,7 @@ impl DeadLetters {
             }
         }
         let reason = letter.attempts.last().map_or("", |a| a.reason.as_str());
-        headers.insert("fanout-dead-subscription", letter.subscription.as_str());
+        headers.insert("fanout-dead-subscription", letter.of.name.as_str());
         headers.insert("fanout-dead-position", letter.position.to_string());
         headers.insert("fanout-dead-reason", text(reason));
         headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
@@ -75,9 +75,7 @@ impl DeadLetters {
         let kept = attempts_within(letter.attempts, room);
         let attempts = serde_json::to_string(&kept).map_err(StoreError::when(&action))?;
         headers.insert("fanout-dead-attempts", text(&attempts));
-        let subject = self
-            .names
-            .dead_letter(letter.subscription, letter.tenant, letter.position);
+        let subject = self.names.dead_letter(letter.of, letter.tenant, letter.position);
         let mut message = PublishMessage::build().payload(letter.payload).headers(headers);
         if !letter.replaces {
             message = message.expected_last_subject_sequence(0);

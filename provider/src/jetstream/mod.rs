@@ -8,6 +8,7 @@ mod apply;
 mod attempts;
 mod dead_letters;
 mod durability;
+mod ended;
 pub(crate) mod headers;
 mod held;
 mod last;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::{self, consumer};
-use fanout_plan::SubscriptionName;
+use fanout_plan::SubscriptionId;
 use fanout_plan::partition::Partition;
-use fanout_plan::subscription::{Need, Registered, Subscription};
+use fanout_plan::subscription::{Need, Registered};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
@@ -63,7 +63,7 @@ impl Store {
         let mut log = Vec::new();
         if subscription.need == Need::Queue {
             for partition in self.partitions_of(subscription) {
-                log.extend(self.listener(subscription, partition).await?);
+                log.extend(self.listener(registered, partition).await?);
             }
             return Ok(Sources {
                 own: log.len(),
@@ -83,7 +83,7 @@ impl Store {
         }
         let own = log.len();
         log.append(&mut apart);
-        let turns = Some(self.turns_consumer(&subscription.name).await?);
+        let turns = Some(self.turns_consumer(&registered.id()).await?);
         if let Err(error) = self.sweep_retries(registered).await {
             debug!(subscription = %subscription.name, %error, "what an earlier subscription of its name left is let go later");
         }
@@ -107,16 +107,16 @@ impl Store {
     /// listens, shared by all instances. It carries no mark of Fanout's, so that no plan removes it.
     async fn listener(
         &self,
-        subscription: &Subscription,
+        registered: &Registered,
         partition: &Partition,
     ) -> Result<Option<PullConsumer>, StoreError> {
-        let Some(filter) = partition.slot.narrow(&subscription.filter) else {
+        let Some(filter) = partition.slot.narrow(&registered.subscription.filter) else {
             return Ok(None);
         };
         if partition.is_retired() {
             return Ok(None);
         }
-        let name = listener_name(&subscription.name);
+        let name = listener_name(&registered.id());
         let config = Config {
             name: Some(name.clone()),
             deliver_policy: DeliverPolicy::New,
@@ -202,7 +202,7 @@ impl Store {
     }
 }
 
-fn listener_name(subscription: &SubscriptionName) -> String {
+fn listener_name(subscription: &SubscriptionId) -> String {
     // No subscription's name has an `@`.
     format!("{subscription}@inbox")
 }

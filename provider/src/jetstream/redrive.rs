@@ -12,7 +12,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
-use fanout_plan::{Position, SubscriptionName, TenantId};
+use fanout_plan::{LetterId, Position, SubscriptionId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::{SetAside, Store, StoreError};
@@ -24,7 +24,8 @@ const READER_AGE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Redrive {
     pub(crate) request: u64,
-    pub(crate) subscription: SubscriptionName,
+    #[serde(flatten)]
+    pub(crate) of: SubscriptionId,
     pub(crate) tenant: TenantId,
     pub(crate) position: Position,
 }
@@ -34,17 +35,11 @@ impl Store {
     /// asked already.
     ///
     /// # Errors
-    /// When the store can't be changed, or the letter's place is not readable.
+    /// When the store can't be changed.
     pub async fn redrive(&self, letter: &SetAside) -> Result<bool, StoreError> {
-        let action = format!("take a request to redrive dead letter {}", letter.number);
-        let parsed = letter
-            .subscription
-            .parse()
-            .and_then(|s: SubscriptionName| Ok((s, letter.tenant.parse()?, letter.position.parse()?)));
-        let (subscription, tenant, position): (_, TenantId, Position) =
-            parsed.map_err(|p| StoreError::Refused(vec![p]))?;
         let message = PublishMessage::build().expected_last_subject_sequence(0);
-        let subject = self.names.redrive(&subscription, &tenant, position);
+        let LetterId { of, tenant, position } = &letter.id;
+        let subject = self.names.redrive(of, tenant, *position);
         let asked = match self.js.send_publish(subject, message).await {
             Ok(ack) => ack.await,
             Err(e) => Err(e),
@@ -52,7 +47,10 @@ impl Store {
         match asked {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
-            Err(e) => Err(StoreError::when(action)(e)),
+            Err(e) => Err(StoreError::when(format!(
+                "take a request to redrive dead letter {}",
+                letter.number
+            ))(e)),
         }
     }
 
@@ -64,8 +62,8 @@ impl Store {
     }
 
     /// Whether a subscription has requests.
-    pub(crate) async fn has_redrives(&self, subscription: &SubscriptionName) -> Result<bool, StoreError> {
-        let filter = self.names.redrive_filter(subscription);
+    pub(crate) async fn has_redrives(&self, of: &SubscriptionId) -> Result<bool, StoreError> {
+        let filter = self.names.redrive_filter(of);
         match self.letters().await?.get_first_raw_message_by_subject(filter, 1).await {
             Ok(_) => Ok(true),
             Err(e) if is_absent(e.kind()) => Ok(false),
@@ -74,19 +72,19 @@ impl Store {
     }
 
     /// Hears of requests as they are made.
-    pub(crate) async fn hear_redrives(&self, subscription: &SubscriptionName) -> Result<NatsSubscriber, StoreError> {
+    pub(crate) async fn hear_redrives(&self, of: &SubscriptionId) -> Result<NatsSubscriber, StoreError> {
         self.nats()
-            .subscribe(self.names.redrive_filter(subscription))
+            .subscribe(self.names.redrive_filter(of))
             .await
             .map_err(StoreError::when("listen for redrives"))
     }
 
     /// Reads all requests from the oldest on. The server keeps no place for the reader: what is done is removed.
-    pub(crate) async fn read_redrives(&self, subscription: &SubscriptionName) -> Result<PullConsumer, StoreError> {
+    pub(crate) async fn read_redrives(&self, of: &SubscriptionId) -> Result<PullConsumer, StoreError> {
         self.letters()
             .await?
             .create_consumer(pull::Config {
-                filter_subject: self.names.redrive_filter(subscription),
+                filter_subject: self.names.redrive_filter(of),
                 ack_policy: AckPolicy::None,
                 inactive_threshold: READER_AGE,
                 ..pull::Config::default()
@@ -96,15 +94,15 @@ impl Store {
     }
 
     /// A request as it was read.
-    pub(crate) fn redrive_of(
-        &self,
-        subscription: &SubscriptionName,
-        message: &async_nats::jetstream::Message,
-    ) -> Option<Redrive> {
-        let (tenant, position) = self.names.letter_of(&message.subject)?;
+    pub(crate) fn redrive_of(&self, message: &async_nats::jetstream::Message) -> Option<Redrive> {
+        self.request(&message.subject, message.info().ok()?.stream_sequence)
+    }
+
+    fn request(&self, subject: &str, request: u64) -> Option<Redrive> {
+        let LetterId { of, tenant, position } = self.names.redrive_of(subject)?;
         Some(Redrive {
-            request: message.info().ok()?.stream_sequence,
-            subscription: subscription.clone(),
+            request,
+            of,
             tenant,
             position,
         })
@@ -113,35 +111,27 @@ impl Store {
     /// A tenant's oldest request.
     pub(crate) async fn first_redrive(
         &self,
-        subscription: &SubscriptionName,
+        of: &SubscriptionId,
         tenant: &TenantId,
     ) -> Result<Option<Redrive>, StoreError> {
-        self.next_redrive(subscription, tenant, 1).await
+        self.next_redrive(of, tenant, 1).await
     }
 
     /// A tenant's oldest request of this number or a later one.
     pub(crate) async fn next_redrive(
         &self,
-        subscription: &SubscriptionName,
+        of: &SubscriptionId,
         tenant: &TenantId,
         from: u64,
     ) -> Result<Option<Redrive>, StoreError> {
-        let filter = self.names.redrive_filter_of(subscription, tenant);
+        let filter = self.names.redrive_filter_of(of, tenant);
         match self
             .letters()
             .await?
             .get_first_raw_message_by_subject(filter, from)
             .await
         {
-            Ok(message) => Ok(self
-                .names
-                .letter_of(&message.subject)
-                .map(|(tenant, position)| Redrive {
-                    request: message.sequence,
-                    subscription: subscription.clone(),
-                    tenant,
-                    position,
-                })),
+            Ok(message) => Ok(self.request(&message.subject, message.sequence)),
             Err(e) if is_absent(e.kind()) => Ok(None),
             Err(e) => Err(StoreError::when("look for a tenant's redrives")(e)),
         }
@@ -201,7 +191,7 @@ impl Store {
 
     fn letter_subject(&self, redrive: &Redrive) -> String {
         self.names
-            .dead_letter(&redrive.subscription, &redrive.tenant, redrive.position)
+            .dead_letter(&redrive.of, &redrive.tenant, redrive.position)
     }
 }
 

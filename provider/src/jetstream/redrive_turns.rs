@@ -15,7 +15,7 @@ use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use fanout_plan::{SubscriptionName, TenantId};
+use fanout_plan::{SubscriptionId, TenantId};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
@@ -37,14 +37,18 @@ pub(crate) struct Turn {
     pub(crate) number: u64,
 }
 
+/// No subscription's name has an `=`.
+pub(super) fn turns_consumer_name(of: &SubscriptionId) -> String {
+    format!("{of}=redrive")
+}
+
 impl Store {
     /// What gives turns out.
-    pub(super) async fn turns_consumer(&self, subscription: &SubscriptionName) -> Result<PullConsumer, StoreError> {
-        // No subscription's name has an `=`.
-        let name = format!("{subscription}=redrive");
+    pub(super) async fn turns_consumer(&self, of: &SubscriptionId) -> Result<PullConsumer, StoreError> {
+        let name = turns_consumer_name(of);
         let config = pull::Config {
             durable_name: Some(name.clone()),
-            filter_subject: self.names.redrive_turns(subscription),
+            filter_subject: self.names.redrive_turns(of),
             ack_policy: AckPolicy::Explicit,
             ack_wait: self.policy().ack_wait,
             max_ack_pending: MAX_TURNS,
@@ -64,33 +68,33 @@ impl Store {
     }
 
     /// Makes the turn of each tenant that has requests. Those that are there stay as they are.
-    pub(crate) async fn make_turns(&self, subscription: &SubscriptionName) -> Result<(), StoreError> {
-        if !self.has_redrives(subscription).await? {
+    pub(crate) async fn make_turns(&self, of: &SubscriptionId) -> Result<(), StoreError> {
+        if !self.has_redrives(of).await? {
             return Ok(());
         }
         let requests = self
             .letters()
             .await?
-            .info_with_subjects(self.names.redrive_filter(subscription))
+            .info_with_subjects(self.names.redrive_filter(of))
             .await
             .map_err(StoreError::when("list redrives"))?;
         let tenants: BTreeSet<TenantId> = requests
             .try_filter_map(|(subject, _)| {
-                let letter = self.names.letter_of(&subject);
-                std::future::ready(Ok(letter.map(|(tenant, _)| tenant)))
+                let letter = self.names.redrive_of(&subject);
+                std::future::ready(Ok(letter.map(|letter| letter.tenant)))
             })
             .try_collect()
             .await
             .map_err(StoreError::when("list redrives"))?;
         futures::stream::iter(tenants)
-            .map(|tenant| async move { self.make_turn(subscription, &tenant).await })
+            .map(|tenant| async move { self.make_turn(of, &tenant).await })
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await
     }
 
-    async fn make_turn(&self, subscription: &SubscriptionName, tenant: &TenantId) -> Result<(), StoreError> {
-        let subject = self.names.redrive_turn(subscription, tenant);
+    async fn make_turn(&self, of: &SubscriptionId, tenant: &TenantId) -> Result<(), StoreError> {
+        let subject = self.names.redrive_turn(of, tenant);
         let message = PublishMessage::build().expected_last_subject_sequence(0);
         let made = match self.js.send_publish(subject, message).await {
             Ok(ack) => ack.await,
@@ -106,11 +110,11 @@ impl Store {
     /// The letter of a turn is settled: the tenant's next request has the turn, or there is none and the turn goes.
     pub(crate) async fn pass_turn(
         &self,
-        subscription: &SubscriptionName,
+        of: &SubscriptionId,
         turn: &Turn,
         reply: &str,
     ) -> Result<(), StoreError> {
-        if self.first_redrive(subscription, &turn.tenant).await?.is_some() {
+        if self.first_redrive(of, &turn.tenant).await?.is_some() {
             return self.settle(reply, AckKind::Nak(None)).await;
         }
         match self.letters().await?.delete_message(turn.number).await {
@@ -121,8 +125,8 @@ impl Store {
         // Only now: a turn that is acknowledged and still there would never be given out again.
         self.settle(reply, AckKind::Ack).await?;
         // Asked for in between, when the turn was still there.
-        if self.first_redrive(subscription, &turn.tenant).await?.is_some() {
-            return self.make_turn(subscription, &turn.tenant).await;
+        if self.first_redrive(of, &turn.tenant).await?.is_some() {
+            return self.make_turn(of, &turn.tenant).await;
         }
         Ok(())
     }

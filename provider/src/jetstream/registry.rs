@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::jetstream::kv;
 use bytes::Bytes;
 use fanout_plan::subscription::{Progress, Registered};
-use fanout_plan::{Code, Problem, SubscriptionName};
+use fanout_plan::{Code, Problem, SubscriptionId, SubscriptionName};
 use futures::TryStreamExt as _;
 use tracing::debug;
 
@@ -150,7 +150,8 @@ impl Store {
                 None => Some(registered.clone()),
                 // It was moved aside before this.
                 Some(have) if have.yields_to(asked, component, made_by) => Some(registered.clone()),
-                Some(have) if have.can_become(asked, component, made_by).is_err() => {
+                // Another instance made it meanwhile, or ended it and made it again: its consumers have other names.
+                Some(have) if have.id() != registered.id() || have.can_become(asked, component, made_by).is_err() => {
                     return Err(StoreError::Raced {
                         what: format!("subscription {name}"),
                     });
@@ -187,11 +188,12 @@ impl Store {
     pub(super) async fn note_replayed(&self, name: &str, partition: u32, replayed: u64) -> Result<(), StoreError> {
         // A tenant's own consumer begins in the middle.
         let whole = Registered::tenant_of_consumer(name).is_none();
-        let Some(name) = Registered::of_consumer(name).filter(|_| whole) else {
+        let Some(subscription) = Registered::of_consumer(name).filter(|_| whole) else {
             return Ok(());
         };
-        self.change(&name, |found| {
-            Ok(found.filter(|r| !r.replayed.knows(partition)).map(|mut r| {
+        self.change(&subscription, |found| {
+            let unknown = |r: &Registered| r.has_consumer(name) && !r.replayed.knows(partition);
+            Ok(found.filter(unknown).map(|mut r| {
                 r.replayed.0.insert(partition, replayed);
                 r
             }))
@@ -202,14 +204,14 @@ impl Store {
     /// Moves a backfill's progress on if it is still what the caller saw. Of several instances one gets `true`.
     pub(crate) async fn advance(
         &self,
-        name: &SubscriptionName,
+        registered: &Registered,
         from: Progress,
         to: Progress,
     ) -> Result<bool, StoreError> {
         let mut moved = false;
-        self.change(name, |found| {
+        self.change(&registered.subscription.name, |found| {
             let next = found
-                .filter(|r| r.progress == from)
+                .filter(|r| r.id() == registered.id() && r.progress == from)
                 .map(|r| Registered { progress: to, ..r });
             moved = next.is_some();
             Ok(next)
@@ -219,12 +221,18 @@ impl Store {
     }
 
     /// Stops a subscription's deliveries or lets them go on, and returns it as it is then; `None` if there is none of
-    /// that name.
+    /// that name, or it is not `of`, where that is said.
     ///
     /// # Errors
     /// When the store can't be changed.
-    pub async fn pause(&self, name: &SubscriptionName, paused: bool) -> Result<Option<Registered>, StoreError> {
-        self.amend(name, |have| Ok(Registered { paused, ..have.clone() })).await
+    pub async fn pause(
+        &self,
+        name: &SubscriptionName,
+        of: Option<&SubscriptionId>,
+        paused: bool,
+    ) -> Result<Option<Registered>, StoreError> {
+        self.amend(name, of, |have| Ok(Registered { paused, ..have.clone() }))
+            .await
     }
 
     /// Reads tenants apart in a partition from an offset on, or everything together again, if the subscription still is
@@ -233,7 +241,8 @@ impl Store {
         let mut changed = false;
         self.change(&seen.subscription.name, |found| {
             let same = |have: &Registered| {
-                have.rewound == seen.rewound
+                have.id() == seen.id()
+                    && have.rewound == seen.rewound
                     && have.apart == seen.apart
                     && have.joined == seen.joined
                     && have.subscription == seen.subscription
@@ -250,15 +259,17 @@ impl Store {
         Ok(changed)
     }
 
-    /// Changes a subscription on behalf of its component or its operator.
+    /// Changes a subscription on behalf of its component or its operator; that one and no other of its name, where it is
+    /// said which.
     pub(super) async fn amend(
         &self,
         name: &SubscriptionName,
+        of: Option<&SubscriptionId>,
         mut change: impl FnMut(&Registered) -> Result<Registered, Problem>,
     ) -> Result<Option<Registered>, StoreError> {
         let mut now = None;
         self.change(name, |found| {
-            let Some(have) = found else {
+            let Some(have) = found.filter(|have| of.is_none_or(|of| have.id() == *of)) else {
                 now = None;
                 return Ok(None);
             };
@@ -270,16 +281,34 @@ impl Store {
         Ok(now)
     }
 
-    /// Forgets a subscription; its consumer goes with the next plan.
-    pub(crate) async fn forget(&self, name: &SubscriptionName) -> Result<(), StoreError> {
+    /// Ends a subscription: that one and no other of its name, where it is said which. Its consumer goes with the next
+    /// plan, its dead letters stay.
+    pub(crate) async fn forget(&self, name: &SubscriptionName, of: Option<&SubscriptionId>) -> Result<(), StoreError> {
         let bucket = self.bucket(&self.names.registry()).await?;
-        bucket
-            .delete(name.as_str())
-            .await
-            .map_err(StoreError::when(format!("forget subscription {name}")))?;
-        // What is left behind comes to nobody: a subscription of this name that is made later is another incarnation.
-        if let Err(error) = self.forget_retries(name, None).await {
-            debug!(subscription = %name, %error, "what waited for a retry is let go later");
+        let action = || format!("forget subscription {name}");
+        let entry = bucket.entry(name.as_str()).await.map_err(StoreError::when(action()))?;
+        let Some(entry) = entry.filter(|e| e.operation == kv::Operation::Put) else {
+            return Ok(());
+        };
+        let ended = self.parse(name, &entry.value).ok();
+        if of.is_some_and(|of| ended.as_ref().is_none_or(|ended| ended.id() != *of)) {
+            return Ok(());
+        }
+        let revision = of.map(|_| entry.revision);
+        match bucket.delete_expect_revision(name.as_str(), revision).await {
+            Ok(()) => {}
+            Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => {
+                return Err(StoreError::Raced {
+                    what: format!("subscription {name}"),
+                });
+            }
+            Err(e) => return Err(StoreError::when(action())(e)),
+        }
+        // What is left behind comes to nobody: a subscription of this name that is made later is another.
+        if let Some(ended) = ended
+            && let Err(error) = self.let_go(&ended).await
+        {
+            debug!(subscription = %name, %error, "what it had is let go later");
         }
         Ok(())
     }

@@ -19,9 +19,9 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
-use fanout_plan::retry::{FailedAttempt, Incarnation, attempts_within};
+use fanout_plan::retry::{FailedAttempt, attempts_within};
 use fanout_plan::subscription::Registered;
-use fanout_plan::{Attributes, BusNames, Code, Position, Problem, SubscriptionName};
+use fanout_plan::{Attributes, BusNames, Code, Position, Problem, Round, SubscriptionName};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
@@ -42,13 +42,13 @@ const MAX_HEADERS: usize = 60_000;
 /// What is asked of the store.
 const LIST: &str = "list the events that wait for a retry";
 
-/// Where refused events of one incarnation of a subscription wait.
+/// Where refused events of one round of a subscription wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Retries {
     js: Arc<jetstream::Context>,
     names: Arc<BusNames>,
     subscription: SubscriptionName,
-    incarnation: Incarnation,
+    round: Round,
     max_payload: usize,
 }
 
@@ -117,7 +117,7 @@ impl Retries {
             .payload(data)
             .expected_stream(self.names.retries())
             .expected_last_subject_sequence(refused.replaces.unwrap_or_default());
-        let subject = self.names.retry(&self.subscription, self.incarnation, refused.position);
+        let subject = self.names.retry(&self.subscription, self.round, refused.position);
         let stored = match self.js.send_publish(subject, message).await {
             Ok(ack) => ack.await,
             Err(e) => Err(e),
@@ -131,7 +131,7 @@ impl Retries {
 
     /// Whether the event of a position waits.
     pub(crate) async fn has(&self, position: Position) -> Result<bool, StoreError> {
-        let subject = self.names.retry(&self.subscription, self.incarnation, position);
+        let subject = self.names.retry(&self.subscription, self.round, position);
         let stream = self
             .js
             .get_stream_no_info(self.names.retries())
@@ -173,8 +173,8 @@ impl Store {
         Retries {
             js: Arc::clone(&self.js),
             names: Arc::clone(&self.names),
-            subscription: registered.subscription.name.clone(),
-            incarnation: Incarnation::of(registered),
+            subscription: registered.id().name,
+            round: Round::of(registered),
             max_payload: self.nats().max_payload(),
         }
     }
@@ -187,9 +187,8 @@ impl Store {
     }
 
     fn retries_of(&self, registered: &Registered) -> String {
-        let incarnation = Incarnation::of(registered);
         self.names
-            .retry_filter(&registered.subscription.name, Some(incarnation))
+            .retry_filter(&registered.id().name, Some(Round::of(registered)))
     }
 
     /// Whether a message that was given out is one of an event that waits.
@@ -290,8 +289,8 @@ impl Store {
         registered: &Registered,
         position: Position,
     ) -> Result<Option<i64>, StoreError> {
-        let name = &registered.subscription.name;
-        let subject = self.names.retry(name, Incarnation::of(registered), position);
+        let name = registered.id().name;
+        let subject = self.names.retry(&name, Round::of(registered), position);
         let found = self
             .retry_stream()
             .await?
@@ -306,16 +305,12 @@ impl Store {
         }
     }
 
-    /// Lets go what waits for a subscription that has ended, or for one incarnation of it.
-    pub(super) async fn forget_retries(
-        &self,
-        name: &SubscriptionName,
-        incarnation: Option<Incarnation>,
-    ) -> Result<(), StoreError> {
+    /// Lets go what waits in one round of a subscription.
+    pub(super) async fn forget_retries(&self, name: &SubscriptionName, round: Round) -> Result<(), StoreError> {
         self.retry_stream()
             .await?
             .purge()
-            .filter(self.names.retry_filter(name, incarnation))
+            .filter(self.names.retry_filter(name, Some(round)))
             .await
             .map_err(StoreError::when(format!(
                 "let go what waits for a retry at subscription {name}"
@@ -323,9 +318,9 @@ impl Store {
         Ok(())
     }
 
-    /// Lets go what earlier incarnations of a subscription left: an instance stored it that had not heard of the change.
+    /// Lets go what earlier rounds of a subscription left: an instance stored it that had not heard of the change.
     pub(crate) async fn sweep_retries(&self, registered: &Registered) -> Result<(), StoreError> {
-        let name = &registered.subscription.name;
+        let name = &registered.id().name;
         let stream = self.retry_stream().await?;
         let all = self.names.retry_filter(name, None);
         match stream.get_first_raw_message_by_subject(all.clone(), 1).await {
@@ -333,17 +328,47 @@ impl Store {
             Err(e) if is_absent(e.kind()) => return Ok(()),
             Err(e) => return Err(StoreError::when(LIST)(e)),
         }
-        let mine = Incarnation::of(registered);
-        let mut earlier = BTreeSet::new();
+        let mine = Round::of(registered);
+        let (mut earlier, mut others) = (BTreeSet::new(), BTreeSet::new());
         let mut subjects = stream.info_with_subjects(all).await.map_err(StoreError::when(LIST))?;
         while let Some((subject, _)) = subjects.try_next().await.map_err(StoreError::when(LIST))? {
-            // A later one is known to the registry before anything waits for it; this instance has yet to hear of it.
-            earlier.extend(self.names.retry_of(&subject).map(|(i, _)| i).filter(|i| *i < mine));
+            match self.names.retry_of(&subject) {
+                Some((round, _)) if round.made_at != mine.made_at => others.insert(round),
+                // A later one is known to the registry before anything waits for it; this instance has yet to hear of it.
+                Some((round, _)) if round < mine => earlier.insert(round),
+                _ => continue,
+            };
         }
-        for incarnation in earlier {
-            self.forget_retries(name, Some(incarnation)).await?;
+        if !others.is_empty() {
+            earlier.extend(self.ended_rounds(registered, others).await?);
+        }
+        for round in earlier {
+            self.forget_retries(name, round).await?;
         }
         Ok(())
+    }
+
+    /// Those rounds that are of subscriptions that had the name of this one and have ended. One that was moved aside lives
+    /// on, and so may one whose entry can't be read.
+    async fn ended_rounds(
+        &self,
+        registered: &Registered,
+        mut rounds: BTreeSet<Round>,
+    ) -> Result<BTreeSet<Round>, StoreError> {
+        let (registry, unreadable) = self.registry().await?;
+        let name = registered.id().name;
+        let holder = registry.get(&registered.subscription.name);
+        let is_unsure = unreadable.keys().any(|unread| unread.plain() == name.plain());
+        if is_unsure || holder.is_none_or(|holder| holder.id() != registered.id()) {
+            return Ok(BTreeSet::new());
+        }
+        let living: BTreeSet<i64> = registry
+            .values()
+            .filter(|r| r.id().name == name)
+            .map(|r| r.made_at)
+            .collect();
+        rounds.retain(|round| !living.contains(&round.made_at));
+        Ok(rounds)
     }
 
     /// Why refused events have no place of their own, if the store of retries is full.
@@ -370,7 +395,7 @@ impl Store {
 
 /// No subscription's name has an `=`.
 fn retries_consumer_name(registered: &Registered) -> String {
-    format!("{}={}", registered.subscription.name, Incarnation::of(registered))
+    format!("{}={}", registered.id().name, Round::of(registered))
 }
 
 fn is_gone(kind: RawMessageErrorKind) -> bool {

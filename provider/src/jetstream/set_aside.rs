@@ -1,11 +1,12 @@
 //! Reads dead letters, and takes them away again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use fanout_plan::retry::FailedAttempt;
-use fanout_plan::{SubscriptionName, TenantId};
+use fanout_plan::subscription::Registered;
+use fanout_plan::{LetterId, SubscriptionId, SubscriptionName, TenantId};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
@@ -17,12 +18,11 @@ use super::{Store, StoreError};
 pub struct SetAside {
     /// Its number, which `show` and `discard` take.
     pub number: u64,
-    /// The subscription that would not handle it.
-    pub subscription: String,
-    /// Whose event it is.
-    pub tenant: String,
-    /// Where the event stands in the log: `partition/offset`.
-    pub position: String,
+    /// Of which subscription, whose event, and where that stands in the log.
+    #[serde(flatten)]
+    pub id: LetterId,
+    /// The subscription that it is of has ended: nobody is given it any more.
+    pub orphaned: bool,
     /// Every attribute of the event as it came, under its `ce-` name.
     pub attributes: BTreeMap<String, String>,
     /// What became of each attempt.
@@ -56,15 +56,16 @@ impl Store {
             .map_err(StoreError::when("list dead letters"))?
             .map_ok(|(subject, _)| subject)
             // Requests to redrive lie beside the letters.
-            .try_filter(|subject| std::future::ready(!subject.contains('=')))
+            .try_filter(|subject| std::future::ready(self.names.letter_of(subject).is_some()))
             .try_collect()
             .await
             .map_err(StoreError::when("list dead letters"))?;
+        let living = self.living().await?;
         let mut found = Vec::new();
         // Each subject holds one message: there is one dead letter for a subscription and position.
         for subject in subjects {
             match stream.get_last_raw_message_by_subject(&subject).await {
-                Ok(message) => found.push(read(message)),
+                Ok(message) => found.extend(self.letter(&living, message)),
                 Err(e) if matches!(e.kind(), RawMessageErrorKind::NoMessageFound) => {}
                 Err(e) => return Err(StoreError::when("read a dead letter")(e)),
             }
@@ -85,7 +86,7 @@ impl Store {
             .await
             .map_err(StoreError::when("open the dead letters"))?;
         match stream.get_raw_message(number).await {
-            Ok(message) => Ok(Some(read(message))),
+            Ok(message) => Ok(self.letter(&self.living().await?, message)),
             Err(e) => match e.kind() {
                 RawMessageErrorKind::NoMessageFound => Ok(None),
                 RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
@@ -112,29 +113,62 @@ impl Store {
             .await
             .map_err(StoreError::when("discard a dead letter"))
     }
+
+    /// How many dead letters each subscription has, those that have ended included.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn dead_letter_counts(&self) -> Result<BTreeMap<SubscriptionId, u64>, StoreError> {
+        let stream = self
+            .js
+            .get_stream_no_info(self.names.dead_letters())
+            .await
+            .map_err(StoreError::when("open the dead letters"))?;
+        let mut subjects = stream
+            .info_with_subjects(self.names.dead_letter_filter(None, None))
+            .await
+            .map_err(StoreError::when("count dead letters"))?;
+        let mut counts = BTreeMap::new();
+        while let Some((subject, count)) = subjects
+            .try_next()
+            .await
+            .map_err(StoreError::when("count dead letters"))?
+        {
+            if let Some(letter) = self.names.letter_of(&subject) {
+                *counts.entry(letter.of).or_default() += count as u64;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The subscriptions that have not ended, as far as is known. One whose entry can't be read may be any of its name.
+    async fn living(&self) -> Result<Living, StoreError> {
+        let (registry, unreadable) = self.registry().await?;
+        Ok(Living {
+            ids: registry.values().map(Registered::id).collect(),
+            unreadable: unreadable.into_keys().collect(),
+        })
+    }
+
+    fn letter(&self, living: &Living, message: async_nats::jetstream::message::StreamMessage) -> Option<SetAside> {
+        let id = self.names.letter_of(&message.subject)?;
+        let attempts = message.headers.get("fanout-dead-attempts");
+        let stored_at = i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+        Some(SetAside {
+            number: message.sequence,
+            orphaned: !living.ids.contains(&id.of) && !living.unreadable.contains(&id.of.name),
+            id,
+            attempts: attempts
+                .and_then(|a| serde_json::from_str(a.as_str()).ok())
+                .unwrap_or_default(),
+            attributes: shown(&message.headers),
+            at: fanout_plan::timestamp::to_rfc3339(stored_at),
+            payload: message.payload.to_vec(),
+        })
+    }
 }
 
-fn read(message: async_nats::jetstream::message::StreamMessage) -> SetAside {
-    let header = |name: &str| {
-        message
-            .headers
-            .get(name)
-            .map(|v| v.as_str().to_owned())
-            .unwrap_or_default()
-    };
-    // fanout.dead.{bus}.{subscription}.{tenant}.{partition}.{offset}
-    let mut tokens = message.subject.split('.').skip(3);
-    let mut token = || tokens.next().unwrap_or_default().to_owned();
-    let (subscription, tenant) = (token(), token());
-    let tenant = TenantId::from_token(&tenant).map_or(tenant, String::from);
-    SetAside {
-        number: message.sequence,
-        subscription,
-        tenant,
-        position: header("fanout-dead-position"),
-        attempts: serde_json::from_str(&header("fanout-dead-attempts")).unwrap_or_default(),
-        attributes: shown(&message.headers),
-        at: fanout_plan::timestamp::to_rfc3339(i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)),
-        payload: message.payload.to_vec(),
-    }
+struct Living {
+    ids: BTreeSet<SubscriptionId>,
+    unreadable: BTreeSet<SubscriptionName>,
 }

@@ -12,9 +12,8 @@ use fanout_plan::apart::Reader;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
-use fanout_plan::retry::Incarnation;
 use fanout_plan::subscription::{Registered, Start, Subscription};
-use fanout_plan::{BusNames, Code, Policy, Position, Problem, SubjectTemplate, SubscriptionName};
+use fanout_plan::{BusNames, Code, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName};
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -304,14 +303,15 @@ impl Store {
         Ok(heads.into_iter().collect())
     }
 
-    /// Puts a subscription back to a place, and returns it as it is then; `None` if there is none of that name. Its
-    /// consumer follows with the next plan. `skip` lets it pass over events that it has not handled.
+    /// Puts a subscription back to a place, and returns it as it is then; `None` if there is none of that name, or it is
+    /// not `of`, where that is said. Its consumer follows with the next plan. `skip` lets it pass over events that it has not handled.
     ///
     /// # Errors
     /// When that can't be, or would pass over events, or the store can't be changed.
     pub async fn rewind(
         &self,
         name: &SubscriptionName,
+        of: Option<&SubscriptionId>,
         to: Start,
         skip: bool,
     ) -> Result<Option<Registered>, StoreError> {
@@ -328,14 +328,14 @@ impl Store {
         }
         let heads = self.heads().await?;
         let mut before = None;
-        let rewound = self.amend(name, |have| {
-            before = Some(Incarnation::of(have));
+        let rewound = self.amend(name, of, |have| {
+            before = Some((have.id().name, Round::of(have)));
             have.rewind(to, &heads)
         });
         let rewound = rewound.await?;
         // It comes again from the log, or is passed over. What is not let go here is when deliveries begin.
-        if let Some(before) = before
-            && let Err(error) = self.forget_retries(name, Some(before)).await
+        if let Some((made_as, before)) = before
+            && let Err(error) = self.forget_retries(&made_as, before).await
         {
             debug!(subscription = %name, %error, "what waited for a retry is let go later");
         }
@@ -446,27 +446,6 @@ impl Store {
                 redelivered: all.redelivered + one.redelivered,
                 ..*one
             }))
-    }
-
-    /// How many dead letters a subscription has.
-    ///
-    /// # Errors
-    /// When the store can't be read.
-    pub async fn dead_letter_count(&self, name: &SubscriptionName) -> Result<u64, StoreError> {
-        let stream = self
-            .js
-            .get_stream_no_info(self.names.dead_letters())
-            .await
-            .map_err(StoreError::when("open the dead letters"))?;
-        let subjects = stream
-            .info_with_subjects(self.names.dead_letter_filter(Some(name), None))
-            .await
-            .map_err(StoreError::when("count dead letters"))?;
-        use futures::TryStreamExt as _;
-        subjects
-            .try_fold(0, |n, (_, count)| async move { Ok(n + count as u64) })
-            .await
-            .map_err(StoreError::when("count dead letters"))
     }
 }
 

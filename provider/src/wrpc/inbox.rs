@@ -6,7 +6,7 @@ use std::time::Duration;
 use fanout_plan::authority;
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{Progress, Reach, Registered};
-use fanout_plan::{Code, Problem};
+use fanout_plan::{Code, Problem, SubscriptionId};
 use fanout_transport::Caller;
 use futures::{StreamExt as _, stream};
 
@@ -65,7 +65,7 @@ impl Handler<Caller> for Exports {
 impl Exports {
     async fn fetch_for(&self, caller: &Caller, subscription: &str, ask: Ask) -> Result<Fetched, Problem> {
         let view = self.bus.view();
-        let (registered, inbox) = find(&view, caller, subscription)?;
+        let (registered, inbox) = find(&view, caller, Which::Named(subscription))?;
         let Some(inbox) = inbox else {
             return Ok(Fetched {
                 deliveries: Vec::new(),
@@ -107,7 +107,7 @@ impl Exports {
             ))));
         };
         let view = self.bus.view();
-        let (_, inbox) = find(&view, caller, hold.subscription.as_str()).map_err(settle_refusal)?;
+        let (_, inbox) = find(&view, caller, Which::Exactly(&hold.of)).map_err(settle_refusal)?;
         let verdict = match settlement.verdict {
             WitVerdict::Handled => Verdict::Handled,
             WitVerdict::Rejected(r) => Verdict::Rejected(convert::rejection(r)),
@@ -147,12 +147,25 @@ fn token(seal: &Seal, caller: &Caller, hold: &Hold) -> Result<bytes::Bytes, Prob
         .map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))
 }
 
+/// A subscription that a caller means.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    /// The one that has this name now.
+    Named(&'a str),
+    /// This one, and no other that has its name now.
+    Exactly(&'a SubscriptionId),
+}
+
 /// A subscription of the caller's that it may fetch now; without an inbox once it is finished.
-fn find<'a>(view: &'a View, caller: &Caller, name: &str) -> Result<(&'a Registered, Option<&'a Inbox>), Problem> {
+fn find<'a>(view: &'a View, caller: &Caller, which: Which<'_>) -> Result<(&'a Registered, Option<&'a Inbox>), Problem> {
     let grant = grant(view, caller)?;
     // Until then, the subscriptions are not known either.
     let store = view.store()?;
-    let registered = view.subscription_of(&caller.component, name).ok_or_else(|| {
+    let (name, found) = match which {
+        Which::Named(name) => (name, view.subscription_of(&caller.component, name)),
+        Which::Exactly(id) => (id.name.plain(), view.subscription_with(&caller.component, id)?),
+    };
+    let registered = found.ok_or_else(|| {
         // What keeps the bus from having a log has kept the subscription from being made: a retry can help. A problem of one
         // part of the policy is nobody else's.
         if let Some(problem) = view
@@ -272,6 +285,9 @@ pub(super) fn settle_problem(e: &mut SettleError) -> &mut fanout_forward::wit::P
 }
 
 pub(super) fn settle_refusal(p: Problem) -> SettleError {
+    if p.code == Code::SubscriptionEnded {
+        return SettleError::InvalidToken(problem(p));
+    }
     match refusal(p) {
         InboxError::NotPermitted(p) => SettleError::NotPermitted(p),
         InboxError::UnknownSubscription(p) | InboxError::InvalidRequest(p) => SettleError::InvalidToken(p),

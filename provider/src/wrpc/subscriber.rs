@@ -139,8 +139,7 @@ impl Exports {
 
     async fn amend(&self, caller: &Caller, name: &str, change: Amendment) -> Result<WitSubscription, SubscribeError> {
         let view = self.bus.view();
-        let name = mine(&view, caller, name)?.subscription.name.clone();
-        let amended = self.bus.amend(&name, change).await?;
+        let amended = self.bus.amend(mine(&view, caller, name)?, change).await?;
         Ok(to_wit(SubscriptionStatus::read(&self.bus.view(), &amended).await))
     }
 
@@ -156,8 +155,7 @@ impl Exports {
                 ),
             ))));
         }
-        let name = registered.subscription.name.clone();
-        Ok(self.bus.unsubscribe(&name).await?)
+        Ok(self.bus.unsubscribe(registered).await?)
     }
 }
 

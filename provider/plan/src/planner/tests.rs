@@ -129,7 +129,7 @@ fn a_durable_subscription_begins_after_what_was_there_and_keeps_its_place() {
     let first = plan(&policy, &wanted, &observed, 1).unwrap();
     let mut later = applied(&first, &observed);
     assert_eq!(
-        later.topology.consumers[&(0, "invoicing".to_owned())].start,
+        later.topology.consumers[&(0, "invoicing=i1".to_owned())].start,
         crate::topology::ConsumerStart::Offset(42)
     );
     later = at(later, 900);
@@ -272,9 +272,9 @@ fn a_tenant_apart_has_a_consumer_until_all_are_together_again() {
 
     // A rewind gives everything from its place on, whoever was apart.
     let back = apart.rewind(Start::First, &ByPartition::default()).unwrap();
-    assert!(back.apart.is_empty() && back.consumer_name() == "invoicing=1");
+    assert!(back.apart.is_empty() && back.consumer_name() == "invoicing=i1=1");
     let back = joined.rewind(Start::First, &ByPartition::default()).unwrap();
-    assert!(back.joined.is_none() && back.consumer_name() == "invoicing=1");
+    assert!(back.joined.is_none() && back.consumer_name() == "invoicing=i1=1");
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn a_conflict_tells_a_caller_nothing_of_others() {
 fn a_declaration_has_its_name_and_whoever_had_it_goes_on() {
     let open = policy(&[]);
     let mut observed = bus(&open, &[call("work", Need::Durable, "squatter")], 9);
-    observed.settled.insert((0, "work".into()), 4);
+    observed.settled.insert((0, "work=i1".into()), 4);
     for declared in [
         (open.clone(), vec![want("work", Need::Durable, "worker")]),
         (policy(&[("subscriptions.work.need", "durable")]), vec![]),
@@ -384,8 +384,8 @@ fn a_declaration_has_its_name_and_whoever_had_it_goes_on() {
         assert_eq!(
             starts,
             [
-                ("work=0=2".to_owned(), crate::topology::ConsumerStart::Offset(10)),
-                (format!("{aside}=0=1"), crate::topology::ConsumerStart::Offset(5)),
+                ("work=i2".to_owned(), crate::topology::ConsumerStart::Offset(10)),
+                (format!("{aside}=i1=0=1"), crate::topology::ConsumerStart::Offset(5)),
             ]
             .into(),
             "each begins where it is to, under a consumer of its own"

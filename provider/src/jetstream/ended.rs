@@ -1,0 +1,50 @@
+//! Lets go what an ended subscription had: what waits for a retry, requests to redrive, and attempts.
+//!
+//! Deliberately left: its dead letters. They are shown as orphaned until they expire, or an operator takes them away.
+
+use async_nats::jetstream::ErrorCode;
+use fanout_plan::Round;
+use fanout_plan::subscription::Registered;
+
+use super::redrive_turns::turns_consumer_name;
+use super::{Store, StoreError};
+
+impl Store {
+    /// Lets go what an ended subscription had. What a failure leaves behind is given to nobody, and expires.
+    pub(super) async fn let_go(&self, ended: &Registered) -> Result<(), StoreError> {
+        let (id, round) = (ended.id(), Round::of(ended));
+        self.forget_retries(&id.name, round).await?;
+        let letters = self.letters().await?;
+        for subjects in [self.names.redrive_filter(&id), self.names.redrive_turns(&id)] {
+            letters
+                .purge()
+                .filter(subjects)
+                .await
+                .map_err(StoreError::when(format!("end the redrives of subscription {id}")))?;
+        }
+        let turns = letters.delete_consumer(&turns_consumer_name(&id)).await;
+        match turns.map_err(StoreError::when(format!("end the redrives of subscription {id}"))) {
+            Err(e) if e.answer().is_none_or(|a| a.error_code() != ErrorCode::CONSUMER_NOT_FOUND) => return Err(e),
+            _ => {}
+        }
+        let bucket = self.names.attempts();
+        let attempts = self
+            .js
+            .get_stream_no_info(format!("KV_{bucket}"))
+            .await
+            .map_err(StoreError::when(format!("open bucket {bucket}")))?;
+        // Those of earlier rounds were for events that came again, and expire.
+        for kept_under in [
+            format!("{}={round}", id.name),
+            format!("{id}=redrive"),
+            format!("{}.gap", ended.round()),
+        ] {
+            attempts
+                .purge()
+                .filter(format!("$KV.{bucket}.{kept_under}.>"))
+                .await
+                .map_err(StoreError::when(format!("forget the attempts of subscription {id}")))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! What the store holds, as somebody with a plain NATS client sees it.
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::Stream;
+use fanout_plan::without_incarnation;
+use futures::TryStreamExt as _;
+
+/// The names of a stream's consumers, sorted, and without the incarnations of their subscriptions.
+pub async fn consumer_names<I>(stream: &Stream<I>) -> Option<Vec<String>> {
+    let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
+    let mut names: Vec<_> = names.iter().map(|name| without_incarnation(name)).collect();
+    names.sort();
+    Some(names)
+}
+
+/// The whole name of the consumer that has this one without its subscription's incarnation.
+pub async fn consumer_name<I>(stream: &Stream<I>, name: &str) -> Option<String> {
+    let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
+    names.into_iter().find(|whole| without_incarnation(whole) == name)
+}
+
+/// A dead letter of the bus `payments`.
+///
+/// # Panics
+/// If there is none.
+pub async fn dead_letter<I>(letters: &Stream<I>, subscription: &str, tenant: &str, offset: u64) -> StreamMessage {
+    let subject = format!("fanout.dead.payments.{subscription}.{tenant}.0.{offset}.*");
+    letters
+        .get_last_raw_message_by_subject(&subject)
+        .await
+        .expect("there is a dead letter")
+}
