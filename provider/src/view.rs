@@ -132,7 +132,11 @@ impl View {
     ///
     /// # Errors
     /// When another has the name now.
-    pub(crate) fn subscription_with(&self, component: &str, id: &SubscriptionId) -> Result<Option<&Registered>, Problem> {
+    pub(crate) fn subscription_with(
+        &self,
+        component: &str,
+        id: &SubscriptionId,
+    ) -> Result<Option<&Registered>, Problem> {
         let own = id.name.of_caller(component);
         let mut mine = [&id.name, &own]
             .into_iter()

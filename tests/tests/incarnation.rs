@@ -203,10 +203,16 @@ async fn a_letter_outside_of_what_its_subscription_asks_for_now_is_not_given_to_
     })
     .await;
     let [letter] = letters(&cli).try_into().unwrap();
-    assert_eq!((&letter["orphaned"], &letter["tenant"]), (&Value::from(false), &Value::from("acme")));
+    assert_eq!(
+        (&letter["orphaned"], &letter["tenant"]),
+        (&Value::from(false), &Value::from("acme"))
+    );
     // Widened again, it is its own again.
     bench.put_link(&declared("*")).await;
-    eventually("it may be redriven", || async { (redrive_all(&cli).0 == 0).then_some(()) }).await;
+    eventually("it may be redriven", || async {
+        (redrive_all(&cli).0 == 0).then_some(())
+    })
+    .await;
     assert_eq!(next(&billing, "work").await.delivery.event.id, "secret");
 }
 
@@ -406,7 +412,10 @@ async fn one_that_ends_leaves_letters_and_nothing_else() {
     assert!(of_it(subjects(&attempts).await), "its attempts are noted");
     ends(&billing).await;
     assert!(!of_it(subjects(&attempts).await), "they go with it");
-    assert_eq!(subjects(&stream(&bench, "fanout_payments_retries").await).await, [""; 0]);
+    assert_eq!(
+        subjects(&stream(&bench, "fanout_payments_retries").await).await,
+        [""; 0]
+    );
     let left = subjects(&stream(&bench, "fanout_payments_dead").await).await;
     assert!(left.len() == 1 && !left[0].contains('='), "{left:?}");
 }

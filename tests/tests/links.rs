@@ -97,7 +97,10 @@ async fn a_changed_link_counts_from_then_on() {
     let js = async_nats::jetstream::new(bench.client().clone());
     eventually("the store has the new filter", || async {
         let log = js.get_stream("fanout_payments_log").await.ok()?;
-        let info = log.consumer_info(stored::consumer_name(&log, "work").await?).await.ok()?;
+        let info = log
+            .consumer_info(stored::consumer_name(&log, "work").await?)
+            .await
+            .ok()?;
         (info.config.filter_subjects == ["payments.*.webhook.>"]
             || info.config.filter_subject == "payments.*.webhook.>")
             .then_some(())

@@ -229,23 +229,28 @@ async fn what_the_bus_cannot_read_or_did_not_make_is_left_alone() {
         .put("bad", "{\"written\":\"by a newer version\"}".into())
         .await
         .unwrap();
-    let js = jetstream::new(bench.client().clone());
-    let log = js.get_stream("fanout_payments_log").await.unwrap();
-    let alien = pull::Config {
-        durable_name: Some("alien".into()),
-        ..pull::Config::default()
-    };
-    log.create_consumer(alien).await.unwrap();
-
     let unreadable = |s: &Value| s["problem"]["code"] == "unreadable-subscription";
     bench.subscription_when("bad", "it can't be read", unreadable).await;
     let refused = durable(&worker, "bad").await.unwrap_err();
     assert_eq!(code(&refused), ("unavailable", "unreadable-subscription"));
-    let refused = durable(&worker, "alien").await.unwrap_err();
-    assert_eq!(code(&refused), ("unavailable", "foreign-topology"));
+    // While no instance is there, somebody puts a consumer of their own in the place of one.
     durable(&other, "good").await.unwrap();
+    durable(&worker, "taken").await.unwrap();
+    bench.providers[0].kill();
+    let js = jetstream::new(bench.client().clone());
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    let name = stored::consumer_name(&log, "taken").await.unwrap();
+    log.delete_consumer(&name).await.unwrap();
+    let alien = pull::Config {
+        durable_name: Some(name),
+        ..pull::Config::default()
+    };
+    log.create_consumer(alien).await.unwrap();
     for _ in 0..2 {
-        assert_eq!(consumer_names(&bench).await, ["alien", "bad", "good"]);
+        bench.restart_provider(0).await;
+        let refused = durable(&worker, "taken").await.unwrap_err();
+        assert_eq!(code(&refused), ("unavailable", "foreign-topology"));
+        assert_eq!(consumer_names(&bench).await, ["bad", "good", "taken"]);
         let entry = registry.get("bad").await.unwrap().unwrap();
         assert!(entry.starts_with(b"{\"written\""), "it is not written over");
         let (exit, said) = cli(&bench, "status");
@@ -254,12 +259,11 @@ async fn what_the_bus_cannot_read_or_did_not_make_is_left_alone() {
             said.contains("unreadable-subscription") && said.contains("good"),
             "{said}"
         );
-        bench.restart_provider(0).await;
     }
     durable(&other, "better").await.unwrap();
     registry.delete("bad").await.unwrap();
     eventually("it goes with its entry", || async {
-        (consumer_names(&bench).await == ["alien", "better", "good"]).then_some(())
+        (consumer_names(&bench).await == ["better", "good", "taken"]).then_some(())
     })
     .await;
 }

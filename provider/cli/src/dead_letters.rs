@@ -81,7 +81,10 @@ async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Resul
     for letter in &letters {
         let LetterId { of, tenant, .. } = &letter.id;
         let registered = known.values().find(|r| r.id() == *of);
-        let event_type = letter.attributes.get("ce-type").and_then(|t| t.parse::<EventType>().ok());
+        let event_type = letter
+            .attributes
+            .get("ce-type")
+            .and_then(|t| t.parse::<EventType>().ok());
         let mut refuse = |why: &str| {
             refused.push(Problem::new(
                 Code::NotRedrivable,
@@ -167,11 +170,7 @@ fn show(letter: &SetAside, json: bool) -> Result<()> {
         };
         return say!("{}", json_lines(&shown));
     }
-    say!(
-        "dead letter {} of subscription {}",
-        letter.number,
-        letter.id.of.name
-    )?;
+    say!("dead letter {} of subscription {}", letter.number, letter.id.of.name)?;
     if letter.orphaned {
         say!("orphaned: its subscription has ended, and no other is given it")?;
     }

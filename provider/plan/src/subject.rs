@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 use crate::envelope::EventKey;
 use crate::name::{is_token, shown};
 use crate::{
-    BusName, Code, EventPattern, EventType, Incarnation, Position, Problem, Round, SubscriptionId, SubscriptionName, TenantId,
+    BusName, Code, EventPattern, EventType, Incarnation, Position, Problem, Round, SubscriptionId, SubscriptionName,
+    TenantId,
 };
 
 /// `payments.{tenant}.webhook.{event-type}`: literal tokens, `{tenant}` once, and `{event-type}` last.
@@ -525,7 +526,13 @@ mod tests {
                     assert!(!read, "{subject} is no {other}");
                 }
             }
-            all.extend([letter, request, turn, names.redrive_filter(&of), names.redrive_turns(&of)]);
+            all.extend([
+                letter,
+                request,
+                turn,
+                names.redrive_filter(&of),
+                names.redrive_turns(&of),
+            ]);
         }
         assert_eq!(all.len(), 15, "no two subscriptions share a subject: {all:?}");
         // As it was written before there were incarnations.

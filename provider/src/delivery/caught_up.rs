@@ -73,11 +73,7 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
     }
     let finished = done == Progress::Finished;
     let telling = Progress::Telling(now);
-    if !context
-        .store
-        .advance(&registered, registered.progress, telling)
-        .await?
-    {
+    if !context.store.advance(&registered, registered.progress, telling).await? {
         return Ok(None);
     }
     if context.registered.subscription.tell_caught_up {
@@ -90,10 +86,7 @@ async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
         };
         if let Err(failure) = context.subscriber.tell_caught_up(message).await {
             debug!(subscription = %context.name(), %failure, "the subscriber could not be told that it has caught up; it is told again");
-            context
-                .store
-                .advance(&registered, telling, Progress::Replaying)
-                .await?;
+            context.store.advance(&registered, telling, Progress::Replaying).await?;
             return Ok(None);
         }
     }

@@ -24,7 +24,12 @@ impl Store {
         }
         let turns = letters.delete_consumer(&turns_consumer_name(&id)).await;
         match turns.map_err(StoreError::when(format!("end the redrives of subscription {id}"))) {
-            Err(e) if e.answer().is_none_or(|a| a.error_code() != ErrorCode::CONSUMER_NOT_FOUND) => return Err(e),
+            Err(e)
+                if e.answer()
+                    .is_none_or(|a| a.error_code() != ErrorCode::CONSUMER_NOT_FOUND) =>
+            {
+                return Err(e);
+            }
             _ => {}
         }
         let bucket = self.names.attempts();

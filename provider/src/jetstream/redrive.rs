@@ -190,8 +190,7 @@ impl Store {
     }
 
     fn letter_subject(&self, redrive: &Redrive) -> String {
-        self.names
-            .dead_letter(&redrive.of, &redrive.tenant, redrive.position)
+        self.names.dead_letter(&redrive.of, &redrive.tenant, redrive.position)
     }
 }
 

@@ -108,12 +108,7 @@ impl Store {
     }
 
     /// The letter of a turn is settled: the tenant's next request has the turn, or there is none and the turn goes.
-    pub(crate) async fn pass_turn(
-        &self,
-        of: &SubscriptionId,
-        turn: &Turn,
-        reply: &str,
-    ) -> Result<(), StoreError> {
+    pub(crate) async fn pass_turn(&self, of: &SubscriptionId, turn: &Turn, reply: &str) -> Result<(), StoreError> {
         if self.first_redrive(of, &turn.tenant).await?.is_some() {
             return self.settle(reply, AckKind::Nak(None)).await;
         }

@@ -13,7 +13,9 @@ use fanout_plan::by_partition::ByPartition;
 use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
 use fanout_plan::subscription::{Registered, Start, Subscription};
-use fanout_plan::{BusNames, Code, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName};
+use fanout_plan::{
+    BusNames, Code, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName,
+};
 use tokio::sync::Notify;
 use tracing::debug;
 
