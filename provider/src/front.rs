@@ -1,15 +1,18 @@
 //! What every way of running a bus shares, whether a wasmCloud host started it or a person did: keeping the bus, one
 //! service of the contract's functions on every listener, and an end that loses no call.
 
+use std::future::Future;
 use std::time::Duration;
 
 use fanout_plan::listen::Listening;
 use fanout_plan::{Code, Problem};
 use fanout_transport::{Endpoint, Error, InboxPrefix, Service};
 use tokio::task::JoinHandle;
+use tracing::{info, warn};
 
 use crate::bus::Bus;
 use crate::listeners::{CantListen, Listeners};
+use crate::watchdog::Watchdog;
 use crate::wrpc;
 
 /// How long calls and deliveries under way may take when the bus is asked to stop.
@@ -73,13 +76,23 @@ pub(crate) fn inbox_prefixes(owner: &str, listening: &Listening) -> Result<Vec<I
     })
 }
 
-/// SIGTERM or Ctrl-C.
-pub(crate) async fn told_to_end() {
-    let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
-        return std::future::pending().await;
+/// How long the store may take to hear what was settled last: one that is away hears nothing more.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Ends in order, unless a second signal says that there is no time for it.
+pub(crate) async fn stop_in_order(
+    stopping: impl Future<Output = ()>,
+    nats: &async_nats::Client,
+    watchdog: &mut Watchdog,
+) {
+    let stopping = async {
+        stopping.await;
+        if !matches!(tokio::time::timeout(FLUSH, nats.flush()).await, Ok(Ok(()))) {
+            warn!("the store is away: what was settled last comes again");
+        }
     };
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        () = stopping => info!("stopped"),
+        () = watchdog.signalled() => warn!("told to end again: stopped at once; what was under way comes again"),
     }
 }

@@ -9,8 +9,7 @@ The capability provider of a Fanout bus. A wasmCloud host starts it and gives it
 a manifest. `fanout serve` runs a bus without a host.
 ";
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let said = match std::env::args().nth(1).as_deref() {
         Some("--help" | "-h") => Some(HELP.to_owned()),
         Some("--version" | "-V") => Some(format!("fanout-provider {}\n", env!("CARGO_PKG_VERSION"))),
@@ -30,5 +29,9 @@ async fn main() -> anyhow::Result<()> {
         // It would panic where standard error is closed.
         .log_internal_errors(false)
         .init();
-    fanout_provider::run().await
+    let runtime = tokio::runtime::Runtime::new()?;
+    let ended = runtime.block_on(fanout_provider::run());
+    // A name that is being resolved, which can't be called off, must not keep the process there.
+    runtime.shutdown_background();
+    ended
 }

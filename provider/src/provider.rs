@@ -6,6 +6,7 @@ use fanout_plan::{Problem, Settings, edge};
 use fanout_transport::{
     Access, HostControl, HostIds, InboxPrefix, Lattice, Options, Server, Service, connect, raise_open_files,
 };
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use wasmcloud_core::HostData;
@@ -13,108 +14,147 @@ use wasmcloud_provider_sdk::load_host_data;
 
 use crate::bus::Bus;
 use crate::edge::Edge;
-use crate::front::{self, DRAIN, Front, told_to_end};
+use crate::front::{self, DRAIN, Front};
 use crate::link::Hears;
 use crate::listeners::CantListen;
-use crate::watchdog::Parent;
+use crate::watchdog::Watchdog;
 use crate::{link, status, wrpc};
 
-/// Runs the provider until its host stops it, is gone, or the process is told to end.
+/// Runs the provider until its host stops it, is gone, or the process is told to end, be it while it starts.
 ///
 /// # Errors
 /// When the host's data can't be read or the lattice can't be reached.
 pub async fn run() -> anyhow::Result<()> {
-    let parent = Parent::now();
-    raise_open_files();
-    // Its error is dropped: it would repeat the whole text, the seed of the lattice's credentials included.
-    let host = load_host_data().map_err(|_| anyhow::anyhow!("the host's data on standard input is not readable"))?;
-    let config: Settings = host.config.clone().into_iter().collect();
-    let options = Options {
-        inbox_prefixes: inbox_prefixes(&host.provider_key, &config)?,
-        ..Options::default()
+    let mut watchdog = Watchdog::of_a_host().context("watch for signals")?;
+    let mut provider = tokio::select! {
+        started = Provider::start() => started?,
+        () = watchdog.ends() => return Ok(()),
     };
-    let access = Access {
-        urls: host.lattice_rpc_url.clone(),
-        user_jwt: host.lattice_rpc_user_jwt.clone(),
-        user_seed: host.lattice_rpc_user_seed.clone(),
-        ..Access::default()
-    };
-    let nats = connect(&access, "fanout-provider")
-        .await
-        .context("connect to the lattice")?;
-    let lattice = Lattice::new(nats.clone(), options)
-        .await
-        .context("listen on the lattice")?;
-    let ids = HostIds {
-        host: host.host_id.clone(),
-        lattice: host.lattice_rpc_prefix.clone(),
-        provider: host.provider_key.clone(),
-    };
-    let control = HostControl::attend(&nats, lattice.inboxes(), &ids)
-        .await
-        .context("listen to the host")?;
-    let mut settings_changes = control.config();
+    tokio::select! {
+        () = provider.serve() => {}
+        () = watchdog.ends() => {}
+    }
+    let nats = provider.nats.clone();
+    front::stop_in_order(provider.stop(), &nats, &mut watchdog).await;
+    Ok(())
+}
 
-    let provider = host.provider_key.clone();
-    // Listening for links comes first, so that none is missed in between.
-    let (mut part, links) = if edge::is_edge(&config) {
-        let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
-            .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
-        let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings)
-            .map_err(|problem| anyhow::anyhow!("{problem}"))?;
-        let links = hear(&nats, &host, edge.clone()).await?;
-        (Part::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
-    } else {
-        let (_, initial) = Listening::split(&config);
-        let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
-        let links = hear(&nats, &host, bus.clone()).await?;
-        let mut front = Front::start(bus).await.context("set the bus up")?;
-        listen(&mut front, &host.provider_key, &config).await;
-        (Part::Bus(Box::new(front)), links)
-    };
-    let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
-    let service = part.service().await.context("serve on the lattice")?;
-    server.serve(&service).await.context("serve on the lattice")?;
-    // Whoever is told how it is doing may call it.
-    part.serve_status(&lattice).await.context("serve the status")?;
-    control.serving();
-    info!(
-        provider = host.provider_key,
-        lattice = host.lattice_rpc_prefix,
-        "serving"
-    );
+/// The host's data. A thread of its own waits for it: what it reads may never come, and must not keep the process there.
+async fn host_data() -> anyhow::Result<&'static HostData> {
+    let (read, data) = oneshot::channel();
+    std::thread::spawn(move || {
+        // Its error is dropped: it would repeat the whole text, the seed of the lattice's credentials included.
+        // Nobody waits for it any more when the process ends.
+        read.send(load_host_data().map_err(drop)).ok();
+    });
+    let host = data.await.ok().and_then(Result::ok);
+    host.context("the host's data on standard input is not readable")
+}
 
-    // One that waits all the time: what comes while settings change is not missed.
-    let ended = told_to_end();
-    let shutdown = control.shutdown();
-    tokio::pin!(shutdown, ended);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            () = parent.gone() => {
-                warn!("the host is gone; stopping");
-                break;
-            }
-            () = &mut ended => break,
-            changed = settings_changes.changed() => {
-                if changed.is_err() { break }
-                let changed = settings_changes.borrow_and_update().clone();
-                if let Some(changed) = changed {
-                    part.put_settings(&provider, &changed.into_iter().collect()).await;
+/// A provider that serves.
+struct Provider {
+    key: String,
+    nats: async_nats::Client,
+    control: HostControl,
+    server: Server,
+    part: Part,
+    links: [JoinHandle<()>; 2],
+}
+
+impl Provider {
+    async fn start() -> anyhow::Result<Self> {
+        raise_open_files();
+        let host = host_data().await?;
+        let config: Settings = host.config.clone().into_iter().collect();
+        let options = Options {
+            inbox_prefixes: inbox_prefixes(&host.provider_key, &config)?,
+            ..Options::default()
+        };
+        let access = Access {
+            urls: host.lattice_rpc_url.clone(),
+            user_jwt: host.lattice_rpc_user_jwt.clone(),
+            user_seed: host.lattice_rpc_user_seed.clone(),
+            ..Access::default()
+        };
+        let nats = connect(&access, "fanout-provider")
+            .await
+            .context("connect to the lattice")?;
+        let lattice = Lattice::new(nats.clone(), options)
+            .await
+            .context("listen on the lattice")?;
+        let ids = HostIds {
+            host: host.host_id.clone(),
+            lattice: host.lattice_rpc_prefix.clone(),
+            provider: host.provider_key.clone(),
+        };
+        let control = HostControl::attend(&nats, lattice.inboxes(), &ids)
+            .await
+            .context("listen to the host")?;
+        // Listening for links comes first, so that none is missed in between.
+        let (part, links) = if edge::is_edge(&config) {
+            let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
+                .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
+            let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings)
+                .map_err(|problem| anyhow::anyhow!("{problem}"))?;
+            let links = hear(&nats, host, edge.clone()).await?;
+            (Part::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
+        } else {
+            let (_, initial) = Listening::split(&config);
+            let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
+            let links = hear(&nats, host, bus.clone()).await?;
+            let mut front = Front::start(bus).await.context("set the bus up")?;
+            listen(&mut front, &host.provider_key, &config).await;
+            (Part::Bus(Box::new(front)), links)
+        };
+        let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
+        let service = part.service().await.context("serve on the lattice")?;
+        server.serve(&service).await.context("serve on the lattice")?;
+        // Whoever is told how it is doing may call it.
+        part.serve_status(&lattice).await.context("serve the status")?;
+        control.serving();
+        info!(
+            provider = host.provider_key,
+            lattice = host.lattice_rpc_prefix,
+            "serving"
+        );
+        Ok(Self {
+            key: host.provider_key.clone(),
+            nats,
+            control,
+            server,
+            part,
+            links,
+        })
+    }
+
+    /// Takes changed settings over until the host stops it.
+    async fn serve(&mut self) {
+        let mut settings_changes = self.control.config();
+        let shutdown = self.control.shutdown();
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                changed = settings_changes.changed() => {
+                    if changed.is_err() { return }
+                    let changed = settings_changes.borrow_and_update().clone();
+                    if let Some(changed) = changed {
+                        self.part.put_settings(&self.key, &changed.into_iter().collect()).await;
+                    }
                 }
             }
         }
     }
-    for task in links {
-        task.abort();
+
+    async fn stop(self) {
+        for task in self.links {
+            task.abort();
+        }
+        let (drained, ()) = tokio::join!(self.server.drain(DRAIN), self.part.stop());
+        if drained.abandoned > 0 {
+            warn!(calls = drained.abandoned, "calls were cut off; their callers were told");
+        }
     }
-    let (drained, ()) = tokio::join!(server.drain(DRAIN), part.stop());
-    if drained.abandoned > 0 {
-        warn!(calls = drained.abandoned, "calls were cut off; their callers were told");
-    }
-    nats.flush().await.context("send what is settled")?;
-    info!("stopped");
-    Ok(())
 }
 
 /// Where whoever asks over NATS may want the answer.

@@ -10,10 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
-use crate::front::{Front, inbox_prefixes, told_to_end};
+use crate::front::{Front, inbox_prefixes, stop_in_order};
 use crate::jetstream::{Store, StoreError};
 use crate::listeners::CantListen;
 use crate::status;
+use crate::watchdog::Watchdog;
 
 /// The lattice's name in what is only for lattices, such as the subject of the status.
 const NO_LATTICE: &str = "served";
@@ -53,15 +54,57 @@ pub enum ServeError {
     /// NATS is there, and no JetStream answers.
     #[error("{0}")]
     NoJetStream(Problem),
+    /// The process can't be told to end.
+    #[error("can't watch for signals")]
+    Signals(#[source] std::io::Error),
 }
 
-/// Runs until the process is told to end. `ready` is called once calls are taken, with the bus's name and where.
+/// Runs until the process is told to end, be it while it starts. `ready` is called once calls are taken, with the bus's
+/// name and where.
 ///
 /// # Errors
 /// When it can't start.
 pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Result<(), ServeError> {
+    let mut watchdog = Watchdog::of_signals().map_err(ServeError::Signals)?;
+    let mut changed = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
+    let Serving { nats, bus, mut front } = tokio::select! {
+        started = start(&server) => started?,
+        () = watchdog.ends() => return Ok(()),
+    };
+    ready(bus.provider(), &front.endpoints());
+    loop {
+        tokio::select! {
+            () = watchdog.ends() => break,
+            _ = changed.recv() => match read(&server) {
+                Ok((settings, listening)) => {
+                    info!("the policy is read again");
+                    bus.put_settings(settings);
+                    let listens = tokio::select! {
+                        listens = front.listen(&listening) => listens,
+                        () = watchdog.ends() => break,
+                    };
+                    if let Err(CantListen(p)) = listens {
+                        error!(code = %p.code, "{}; the listeners stay as they were: mend `listen` and send SIGHUP again", p.message);
+                    }
+                }
+                Err(error) => warn!(%error, "the policy stays as it was"),
+            },
+        }
+    }
+    stop_in_order(front.stop(), &nats, &mut watchdog).await;
+    Ok(())
+}
+
+/// A bus that takes calls.
+struct Serving {
+    nats: async_nats::Client,
+    bus: Bus,
+    front: Front,
+}
+
+async fn start(server: &Server) -> Result<Serving, ServeError> {
     raise_open_files();
-    let (settings, listening) = read(&server)?;
+    let (settings, listening) = read(server)?;
     let owner = server.policy.display().to_string();
     let policy = Policy::from_settings(&owner, &settings).map_err(ServeError::Refused)?;
     if listening.endpoints.is_empty() {
@@ -93,38 +136,7 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
     if let Err(error) = status::serve(&lattice, bus.clone()).await {
         warn!(%error, "the status can't be asked for");
     }
-    ready(&name, &front.endpoints());
-    let mut changed = signal(SignalKind::hangup()).ok();
-    // One that waits all the time: what comes while the policy is read is not missed.
-    let ended = told_to_end();
-    tokio::pin!(ended);
-    loop {
-        let hangup = async {
-            match &mut changed {
-                Some(signal) => signal.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = &mut ended => break,
-            _ = hangup => match read(&server) {
-                Ok((settings, listening)) => {
-                    info!("the policy is read again");
-                    bus.put_settings(settings);
-                    if let Err(CantListen(p)) = front.listen(&listening).await {
-                        error!(code = %p.code, "{}; the listeners stay as they were: mend `listen` and send SIGHUP again", p.message);
-                    }
-                }
-                Err(error) => warn!(%error, "the policy stays as it was"),
-            },
-        }
-    }
-    front.stop().await;
-    if nats.flush().await.is_err() {
-        warn!("the store is away: what was settled last comes again");
-    }
-    info!("stopped");
-    Ok(())
+    Ok(Serving { nats, bus, front })
 }
 
 /// The policy's settings, and where to listen: where the command line says so, else where the policy does.

@@ -11,9 +11,10 @@ mod store;
 use std::os::unix::process::parent_id;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use async_nats::jetstream;
 use fanout_transport::{Access, HostControl, HostIds, Lattice, Options, Server, connect};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 use wasmcloud_provider_sdk::load_host_data;
 
@@ -32,10 +33,25 @@ async fn main() -> anyhow::Result<()> {
         .log_internal_errors(false)
         .init();
     let parent = parent_id();
-    // Its error is dropped: that of the SDK has the whole text in it, seed and all.
-    let host = tokio::task::spawn_blocking(load_host_data)
-        .await?
-        .map_err(|_| anyhow!("the host's data can't be read"))?;
+    // Its end is watched from here on, whatever is waited for.
+    tokio::select! {
+        served = serve() => served,
+        () = orphaned(parent) => {
+            tracing::warn!("the host is gone");
+            Ok(())
+        }
+    }
+}
+
+async fn serve() -> anyhow::Result<()> {
+    let (read, data) = oneshot::channel();
+    // A thread of its own: what it reads may never come, and must not keep the process there.
+    std::thread::spawn(move || {
+        // Its error is dropped: that of the SDK has the whole text in it, seed and all.
+        read.send(load_host_data().map_err(drop)).ok();
+    });
+    let host = data.await.ok().and_then(Result::ok);
+    let host = host.context("the host's data can't be read")?;
     let access = Access {
         urls: host.lattice_rpc_url.clone(),
         user_jwt: host.lattice_rpc_user_jwt.clone(),
@@ -57,10 +73,7 @@ async fn main() -> anyhow::Result<()> {
     functions::serve(&server, &buckets).await?;
     control.serving();
     tracing::info!("serving");
-    tokio::select! {
-        () = control.shutdown() => {}
-        () = orphaned(parent) => tracing::warn!("the host is gone"),
-    }
+    control.shutdown().await;
     server.drain(DRAIN_DEADLINE).await;
     Ok(())
 }
