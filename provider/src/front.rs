@@ -22,15 +22,18 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Front {
     pub(crate) bus: Bus,
     pub(crate) service: Service,
-    kept: [JoinHandle<()>; 3],
+    /// Keeps the bus as its policy says, and delivers.
+    keeper: JoinHandle<()>,
+    beside: [JoinHandle<()>; 3],
     listeners: Listeners,
 }
 
 impl Front {
     /// Begins to keep the bus, and waits until it can answer.
     pub(crate) async fn start(bus: Bus) -> Result<Self, Error> {
-        let kept = [
-            tokio::spawn(bus.clone().keep()),
+        let keeper = tokio::spawn(bus.clone().keep());
+        let beside = [
+            tokio::spawn(bus.clone().keep_beside()),
             tokio::spawn(bus.clone().watch_registry()),
             tokio::spawn(crate::gap::watch(bus.clone())),
         ];
@@ -38,7 +41,8 @@ impl Front {
         Ok(Self {
             service: wrpc::service(bus.clone()).await?,
             bus,
-            kept,
+            keeper,
+            beside,
             listeners: Listeners::default(),
         })
     }
@@ -55,10 +59,14 @@ impl Front {
 
     /// Stops: calls and deliveries under way end, and their callers are answered.
     pub(crate) async fn stop(self) {
-        for task in self.kept {
+        for task in self.beside {
             task.abort();
         }
-        tokio::join!(self.listeners.drain(), self.bus.stop());
+        self.bus.stop();
+        let ((), kept) = tokio::join!(self.listeners.drain(), self.keeper);
+        if let Err(error) = kept {
+            warn!(%error, "deliveries did not end in order");
+        }
     }
 }
 

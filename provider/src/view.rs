@@ -8,6 +8,7 @@ use fanout_plan::link::Grant;
 use fanout_plan::step::Part;
 use fanout_plan::subscription::{Need, Registered};
 use fanout_plan::{Attributes, Code, Policy, Problem, SubscriptionId, SubscriptionName, TenantId};
+use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Health;
 use crate::inbox::Inbox;
@@ -51,6 +52,8 @@ pub(crate) struct View {
     pub(crate) health: BTreeMap<SubscriptionName, Arc<Health>>,
     /// Subscriptions that are fetched.
     pub(crate) inboxes: BTreeMap<SubscriptionName, Arc<Inbox>>,
+    /// Cancelled when deliveries are over that a subscription had before.
+    pub(crate) ending: BTreeMap<SubscriptionName, CancellationToken>,
 }
 
 impl View {

@@ -197,6 +197,27 @@ const MAX_DEFAULT_RETRY_BYTES: u64 = 256 << 20;
 pub const MAX_IN_FLIGHT: u64 = 1_000;
 
 impl Policy {
+    /// Whether deliveries that were begun under this policy go on under another: what differs concerns who may do what, what
+    /// is stored from now on, or `retry`, which whoever delivers takes over as it is.
+    #[must_use]
+    pub fn delivers_like(&self, other: &Self) -> bool {
+        let mut same = self.clone();
+        same.callers.clone_from(&other.callers);
+        same.quotas.clone_from(&other.quotas);
+        same.limits = other.limits;
+        same.retry.clone_from(&other.retry);
+        same.subscriptions.clone_from(&other.subscriptions);
+        same.allow_loss.clone_from(&other.allow_loss);
+        (same.batch_size, same.concurrency) = (other.batch_size, other.concurrency);
+        same.publish_deadline = other.publish_deadline;
+        same.publish_max_in_flight = other.publish_max_in_flight;
+        (same.max_bytes, same.when_full, same.compressed) = (other.max_bytes, other.when_full, other.compressed);
+        (same.dedupe, same.dedupe_window) = (other.dedupe, other.dedupe_window);
+        (same.sizes, same.retry_max_bytes) = (other.sizes, other.retry_max_bytes);
+        (same.warn_before, same.dead_letter_max_age) = (other.warn_before, other.dead_letter_max_age);
+        same == *other
+    }
+
     /// Reads a policy. `owner` names the settings in messages.
     ///
     /// # Errors

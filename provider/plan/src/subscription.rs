@@ -146,7 +146,8 @@ impl Subscription {
 pub enum Progress {
     /// It still replays, or needs no telling.
     Replaying,
-    /// An instance is telling it, since this time (nanoseconds since the Unix epoch).
+    /// An instance is telling it. Its mark: the time by its own clock, in nanoseconds since the Unix epoch, which says nothing to
+    /// others but whether it is another than before.
     Telling(i64),
     /// It has been told.
     CaughtUp,
@@ -228,6 +229,17 @@ impl Registered {
             name: self.subscription.name.clone(),
             incarnation: self.incarnation,
         }
+    }
+
+    /// Whether both are planned alike: what one has reached beyond the other concerns only who looks at it.
+    #[must_use]
+    pub fn is_planned_like(&self, other: &Self) -> bool {
+        let as_far = Self {
+            replayed: other.replayed.clone(),
+            progress: other.progress,
+            ..self.clone()
+        };
+        as_far == *other && (self.progress == Progress::Finished) == (other.progress == Progress::Finished)
     }
 
     /// What its consumer must give it: what was asked for, from where it was put back to.

@@ -1,28 +1,34 @@
 //! Keeps a bus as it should be: looks when something has changed, and now and then when nothing seems to have.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fanout_plan::SubscriptionName;
 use futures::StreamExt as _;
 use tracing::{error, info, warn};
 
+use super::runs::Runs;
 use super::{Bus, RETRY};
-use crate::jetstream::Store;
+use crate::jetstream::{Entry, Store};
 use crate::later;
 use crate::quota::Unanswered;
+use crate::view::View;
 
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
 /// consumer by hand.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Half the wait before what the store refused is tried again for the first time.
 const MEND: Duration = Duration::from_millis(500);
+/// Changes of the registry that are looked at together.
+const CHANGES: usize = 256;
 /// How often the connection's state is read.
 const LOOK_AT_CONNECTION: Duration = Duration::from_millis(200);
 
 impl Bus {
-    /// Keeps the bus as it should be until it is stopped.
-    pub(crate) async fn keep(self) {
-        tokio::join!(self.keep_policy(), self.keep_quotas(), self.keep_later());
+    /// Keeps quotas, and publishes what is due, until the bus is stopped.
+    pub(crate) async fn keep_beside(self) {
+        tokio::join!(self.keep_quotas(), self.keep_later());
     }
 
     /// Counts instances and stored bytes for the policy in force.
@@ -88,14 +94,24 @@ impl Bus {
         }
     }
 
-    /// Brings the bus to its policy whenever something has changed.
-    async fn keep_policy(&self) {
+    /// Brings the bus to its policy whenever something has changed or is asked for, until it is stopped and its deliveries
+    /// have ended.
+    pub(crate) async fn keep(self) {
+        let mut runs = Runs::default();
+        tokio::select! {
+            () = self.0.stop.cancelled() => {}
+            () = self.keep_policy(&mut runs) => {}
+        }
+        runs.stop().await;
+    }
+
+    async fn keep_policy(&self, runs: &mut Runs) {
         let (first, longest) = RETRY;
         let (mut retry, mut mend) = (first, MEND);
         let mut said = String::new();
         loop {
-            let wait = match self.reconcile(None).await {
-                Ok(_) => {
+            let wait = match self.reconcile(runs).await {
+                Ok(()) => {
                     retry = first;
                     said.clear();
                     // What the store refused is tried again, less and less often.
@@ -118,8 +134,10 @@ impl Bus {
                     retry
                 }
             };
+            if !self.0.requests.is_empty() {
+                continue;
+            }
             tokio::select! {
-                () = self.0.stop.cancelled() => return,
                 () = self.0.replan.notified() => {}
                 () = self.reconnected() => info!("the store is there again"),
                 () = tokio::time::sleep(wait) => {}
@@ -142,18 +160,24 @@ impl Bus {
         }
     }
 
-    /// Tells `keep` of changes that other instances make to the registry.
+    /// Hears of changes that other instances make to the registry. Those that concern what is planned are; how far a
+    /// subscription has come is shown.
     pub(crate) async fn watch_registry(self) {
         let mut views = self.0.view.subscribe();
         loop {
             let store = views.borrow_and_update().store.clone();
             let changes = match &store {
-                Some(store) => store.watch_registry().await.ok(),
+                Some(store) => store.registry_changes().await.ok(),
                 None => None,
             };
-            if let Some(mut changes) = changes {
-                while let Some(Ok(_)) = changes.next().await {
-                    self.0.replan.notify_one();
+            if let Some(changes) = changes {
+                // What changed before it was watched was not heard.
+                self.0.replan.notify_one();
+                let mut changes = changes.ready_chunks(CHANGES);
+                while let Some(changes) = changes.next().await {
+                    if self.note(changes).await {
+                        self.0.replan.notify_one();
+                    }
                 }
             }
             tokio::select! {
@@ -162,5 +186,32 @@ impl Bus {
                 () = tokio::time::sleep(RETRY.1) => {}
             }
         }
+    }
+
+    /// Takes changes of the registry in. Says whether they concern what is planned.
+    async fn note(&self, changes: Vec<(SubscriptionName, Entry)>) -> bool {
+        // A plan that is being carried out has made some of them, and its view is compared with them.
+        let _planning = self.0.planning.lock().await;
+        let view = self.view();
+        let mut further = Vec::new();
+        for (name, entry) in changes {
+            match (view.registry.get(&name), entry) {
+                (Some(have), Entry::There(now)) if have.is_planned_like(&now) => {
+                    if *have != *now {
+                        further.push((name, *now));
+                    }
+                }
+                (None, Entry::Ended) => {}
+                _ => return true,
+            }
+        }
+        if !further.is_empty() {
+            self.0.view.send_modify(|view| {
+                let mut next = View::clone(view);
+                next.registry.extend(further);
+                *view = Arc::new(next);
+            });
+        }
+        false
     }
 }

@@ -1,10 +1,13 @@
 //! One bus: what it was told (settings, links), what it remembers, what it runs, and what is asked of it. How it is kept
-//! as it should be is in `keep`, and how a change is made in `reconcile`.
+//! as it should be is in `keep`, how a change is made in `reconcile`, what callers wait for in `requests`, and its
+//! deliveries are in `runs`.
 
 mod keep;
 mod reconcile;
+mod requests;
+mod runs;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,9 +17,9 @@ use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
 use fanout_transport::Lattice;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
-use crate::delivery::Running;
+use self::requests::{Answer, Requests, Want};
 use crate::jetstream::{Store, StoreError};
 use crate::link::{Hears, Link, LinkKey, Links};
 use crate::quota::Gate;
@@ -29,6 +32,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const NO_PLACE_FOR: Duration = Duration::from_secs(5);
 /// The most tenants of which that is known.
 const MOST_WITHOUT_PLACE: usize = 4_096;
+/// For how long a caller that pauses a subscription waits for the invocations under way: less than its call may take.
+const LAST_INVOCATIONS: Duration = Duration::from_secs(5);
 
 /// A bus, shared by everything that serves it.
 #[derive(Clone)]
@@ -39,9 +44,11 @@ struct Inner {
     lattice_name: String,
     lattice: Lattice,
     inputs: std::sync::Mutex<Inputs>,
-    running: tokio::sync::Mutex<BTreeMap<SubscriptionName, Running>>,
     view: watch::Sender<Arc<View>>,
     replan: Arc<Notify>,
+    requests: Requests,
+    /// Held while a plan is made and carried out: what changes of the registry meanwhile is compared with what came of it.
+    planning: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     gate: Gate,
     /// Tenants that can't have a place in the log, as it was found out: each try looks at the whole store.
@@ -100,9 +107,10 @@ impl Bus {
             lattice_name: lattice_name.to_owned(),
             lattice,
             inputs: std::sync::Mutex::new(inputs),
-            running: tokio::sync::Mutex::default(),
             view: watch::channel(Arc::new(view)).0,
             replan: Arc::new(Notify::new()),
+            requests: Requests::default(),
+            planning: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
             gate: Gate::new(),
             no_place: std::sync::Mutex::default(),
@@ -178,6 +186,9 @@ impl Bus {
         subscription: Subscription,
     ) -> Result<Registered, Refusal> {
         let name = subscription.name.clone();
+        if let Some(same) = self.made_before(component, link, &subscription).await {
+            return Ok(same);
+        }
         self.within_limits(component, &subscription)?;
         let wanted = Wanted {
             subscription,
@@ -185,7 +196,8 @@ impl Bus {
             link: link.to_owned(),
             made_by: MadeBy::Call,
         };
-        if let Some(problem) = self.reconcile(Some(wanted)).await.map_err(unavailable)? {
+        let planned = self.plan(Want::Subscription(Box::new(wanted))).await;
+        if let Some(problem) = planned.map_err(Refusal::Unavailable)? {
             return Err(match problem.code {
                 Code::SubscriptionConflict => Refusal::Conflict(problem),
                 Code::StoreRefused | Code::StoreUnavailable | Code::ForeignTopology | Code::UnreadableSubscription => {
@@ -201,6 +213,44 @@ impl Bus {
                 format!("subscription {name} was not made: the bus has no policy in force"),
             ))
         })
+    }
+
+    /// The subscription that a call asks for, where it is there already and would not be changed: no plan is made for what
+    /// hundreds of programs ask again when they start. The registry has the last word: another instance may just have
+    /// ended it.
+    async fn made_before(&self, component: &str, link: &str, asked: &Subscription) -> Option<Registered> {
+        let view = self.view();
+        let have = view.subscription_of(component, asked.name.as_str())?;
+        let name = &have.subscription.name;
+        let same = |r: &Registered| {
+            let asked = Subscription {
+                name: name.clone(),
+                ..asked.clone()
+            };
+            r.subscription == asked && r.component == component && r.link == link && r.made_by == MadeBy::Call
+        };
+        if !same(have) || view.stuck(name).is_some() || view.unmade.contains(name) {
+            return None;
+        }
+        let now = view.store.as_ref()?.registered(name).await.ok()??;
+        same(&now).then_some(now)
+    }
+
+    /// Has a plan made and carried out that begins after this was asked.
+    async fn plan(&self, want: Want) -> Answer {
+        let answered = self.0.requests.ask(want);
+        self.0.replan.notify_one();
+        let stopped = || {
+            Problem::new(
+                Code::StoreUnavailable,
+                "this instance of the bus is being stopped: try again",
+            )
+        };
+        tokio::select! {
+            biased;
+            answer = answered => answer.unwrap_or_else(|_| Err(stopped())),
+            () = self.0.stop.cancelled() => Err(stopped()),
+        }
     }
 
     /// Whether a caller may ask for this at all, before the store is asked anything.
@@ -235,8 +285,7 @@ impl Bus {
         if let Some(refused) = self.refused_lately(tenant) {
             return Err(refused);
         }
-        // Boxed, for it is rare and large: every publish would carry room for it.
-        match Box::pin(self.reconcile_with(None, Some(tenant))).await {
+        match self.plan(Want::Place(tenant.clone())).await {
             Ok(None) => {}
             Ok(Some(problem)) => {
                 let message = format!("tenant {tenant} has no place in the log: {}", problem.message);
@@ -244,11 +293,9 @@ impl Bus {
                 self.refuse_for_now(tenant, problem.clone());
                 return Err(problem);
             }
-            Err(e) => {
-                return Err(Problem::new(
-                    Code::StoreUnavailable,
-                    format!("tenant {tenant} has no place in the log yet: {e}"),
-                ));
+            Err(problem) => {
+                let message = format!("tenant {tenant} has no place in the log yet: {}", problem.message);
+                return Err(Problem::new(problem.code, message));
             }
         }
         let view = self.view();
@@ -309,7 +356,13 @@ impl Bus {
             }
             other => other.map_err(unavailable)?,
         };
-        self.reconcile(None).await.map_err(unavailable)?;
+        self.plan(Want::AsRemembered).await.map_err(Refusal::Unavailable)?;
+        let ending = self.view().ending.get(name).cloned();
+        if let (Amendment::Pause(true), Some(ended)) = (change, ending)
+            && tokio::time::timeout(LAST_INVOCATIONS, ended.cancelled()).await.is_err()
+        {
+            debug!(subscription = %name, "it is paused, and invocations are still under way");
+        }
         amended.ok_or_else(|| unknown(name))
     }
 
@@ -322,15 +375,13 @@ impl Bus {
             .forget(&seen.subscription.name, Some(&of))
             .await
             .map_err(unavailable)?;
-        self.reconcile(None).await.map_err(unavailable)?;
+        self.plan(Want::AsRemembered).await.map_err(Refusal::Unavailable)?;
         Ok(())
     }
 
-    /// Stops: deliveries under way end, what is not delivered yet stays in the log.
-    pub(crate) async fn stop(&self) {
+    /// Tells whatever keeps it to end: deliveries under way end, what is not delivered yet stays in the log.
+    pub(crate) fn stop(&self) {
         self.0.stop.cancel();
-        let running = std::mem::take(&mut *self.0.running.lock().await);
-        futures::future::join_all(running.into_values().map(Running::stop)).await;
     }
 }
 

@@ -2,21 +2,22 @@
 //! deliveries.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use fanout_plan::layout;
 use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
 use fanout_plan::policy::Durability;
 use fanout_plan::step::{Failures, Part, Step};
-use fanout_plan::subscription::{Progress, Registered};
+use fanout_plan::subscription::Registered;
 use fanout_plan::topology::StreamSpec;
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
 use tracing::{error, info, warn};
 
 use super::Bus;
+use super::requests::Batch;
+use super::runs::Runs;
 use crate::clock;
-use crate::delivery::{Context, Health, Running};
-use crate::inbox::Inbox;
+use crate::delivery::{Context, Health};
 use crate::jetstream::{Promise, Store, StoreError};
 use crate::view::View;
 use crate::wanted::{detached, key_of, read_links};
@@ -34,36 +35,58 @@ struct Brought {
     failed: BTreeMap<Part, Problem>,
     /// Subscriptions of which the store holds nothing.
     unmade: BTreeSet<SubscriptionName>,
-    /// Why what was called for was not made.
-    refused_call: Option<Problem>,
+    /// Why what was called for was not made, by its place among the wanted.
+    refused: BTreeMap<usize, Problem>,
+    /// Why the tenant has no place in the log.
+    no_place: Option<Problem>,
+}
+
+/// What was refused of what callers asked for.
+#[derive(Default)]
+struct Refused {
+    /// By their place among the batch's.
+    subscriptions: BTreeMap<usize, Problem>,
+    place: Option<Problem>,
 }
 
 /// What a plan is made for.
 #[derive(Clone, Copy)]
 struct Change<'a> {
     wanted: &'a [Wanted],
-    /// The last of the wanted is one that a component waits for.
-    is_called: bool,
+    /// The wanted from here on are those that components wait for.
+    called_from: usize,
     tenant: Option<&'a TenantId>,
     /// What was seen last: what failed then is not tried again while somebody waits.
     before: &'a View,
 }
 
+impl Change<'_> {
+    /// Whether somebody waits for it.
+    fn is_called(&self) -> bool {
+        self.called_from < self.wanted.len() || self.tenant.is_some()
+    }
+}
+
 impl Bus {
-    /// Brings everything to what is wanted. Returns why `called`, a subscription that a component asks for, was
-    /// refused, if it was.
-    pub(super) async fn reconcile(&self, called: Option<Wanted>) -> Result<Option<Problem>, StoreError> {
-        self.reconcile_with(called, None).await
+    /// Brings everything to what is wanted, and answers those who wait for it.
+    pub(super) async fn reconcile(&self, runs: &mut Runs) -> Result<(), StoreError> {
+        let _planning = self.0.planning.lock().await;
+        let batch = self.0.requests.take();
+        match self.reconcile_for(runs, &batch).await {
+            Ok(refused) => {
+                batch.answer(|i| refused.subscriptions.get(&i).cloned(), refused.place.as_ref());
+                Ok(())
+            }
+            Err(error) => {
+                batch.fail(&Problem::new(Code::StoreUnavailable, format!("{error}: try again")));
+                Err(error)
+            }
+        }
     }
 
-    /// The same, with a place in the log for `tenant`.
-    pub(super) async fn reconcile_with(
-        &self,
-        called: Option<Wanted>,
-        tenant: Option<&TenantId>,
-    ) -> Result<Option<Problem>, StoreError> {
-        let mut running = self.0.running.lock().await;
+    async fn reconcile_for(&self, runs: &mut Runs, batch: &Batch) -> Result<Refused, StoreError> {
         let inputs = self.inputs(|i| i.clone());
+        let tenant = batch.tenant.as_ref();
         let before = self.view();
         let mut view = View {
             registry: before.registry.clone(),
@@ -77,21 +100,17 @@ impl Bus {
         let store = self.policy_in_force(&inputs.settings, &mut view);
         let mut wanted = read_links(&inputs.links, store.as_ref(), &mut view);
         // Links count from now on, whether or not the store can be reached.
-        view.health = running
-            .iter()
-            .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
-            .collect();
-        view.inboxes = inboxes(&running);
+        runs.show(&mut view);
         // Streams are those of the last policy until the new one is applied.
         view.store = before.store.clone();
         self.publish(view.clone());
         let Some(mut store) = store else {
             report(&before, &view);
-            return Ok(None);
+            return Ok(Refused::default());
         };
 
         // Asking the servers takes a moment: not while a component waits.
-        if called.is_none() && tenant.is_none() {
+        if batch.is_empty() {
             (view.notices, view.nothing_is_published) = match store.promise().await {
                 Promise::Kept => (Vec::new(), None),
                 Promise::Unverified(notice) => (vec![notice], None),
@@ -99,22 +118,32 @@ impl Bus {
             };
         }
         let last = before.store.as_ref().filter(|last| last.policy() != store.policy());
-        let change = |wanted: &[Wanted]| -> Vec<Wanted> { wanted.iter().chain(&called).cloned().collect() };
-        let mut all = change(&wanted);
+        let with_calls = |wanted: &[Wanted]| -> Vec<Wanted> { [wanted, batch.subscriptions.as_slice()].concat() };
+        let mut all = with_calls(&wanted);
         let of = Change {
             wanted: &[],
-            is_called: called.is_some(),
+            called_from: 0,
             tenant,
             before: &before,
         };
-        let mut brought = self.bring(&store, Change { wanted: &all, ..of }, last.is_some()).await;
+        let change = Change {
+            wanted: &all,
+            called_from: wanted.len(),
+            ..of
+        };
+        let mut brought = self.bring(&store, change, last.is_some()).await;
         if let (Err(StoreError::Refused(problems)), Some(last)) = (&mut brought, last) {
             // The last policy is that of the streams; subscriptions go on under it.
             view.policy_problems = std::mem::take(problems);
             store = last.clone();
             wanted = read_links(&inputs.links, Some(&store), &mut view);
-            all = change(&wanted);
-            brought = self.bring(&store, Change { wanted: &all, ..of }, false).await;
+            all = with_calls(&wanted);
+            let change = Change {
+                wanted: &all,
+                called_from: wanted.len(),
+                ..of
+            };
+            brought = self.bring(&store, change, false).await;
         }
         let brought = match brought {
             Ok(brought) => brought,
@@ -124,7 +153,7 @@ impl Bus {
                     // Nothing speaks against it: deliveries and publishes go by it, on the streams that there are.
                     let store = store.with_layout(last.layout().clone());
                     view.store = Some(store.clone());
-                    self.run(&store, &mut running, &mut view).await;
+                    self.run(&store, runs, &mut view);
                 }
                 report(&before, &view);
                 self.publish(view);
@@ -149,10 +178,14 @@ impl Bus {
                 outcome.subscription = Some(name);
             }
         }
-        let mut refused = brought.refused_call;
+        let called = brought.refused.into_iter();
+        let mut refused = Refused {
+            subscriptions: called.map(|(i, problem)| (i - wanted.len(), problem)).collect(),
+            place: brought.no_place,
+        };
         if tenant.is_some() && before.policy_problems.is_empty() {
             // That one tenant can't have a place is none of the bus's troubles.
-            refused = refused.or_else(|| plan.problems.first().cloned());
+            refused.place = refused.place.or_else(|| plan.problems.first().cloned());
         } else {
             view.policy_problems.extend(plan.problems);
         }
@@ -164,7 +197,7 @@ impl Bus {
         (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
         view.store = Some(store.clone());
-        self.run(&store, &mut running, &mut view).await;
+        self.run(&store, runs, &mut view);
         report(&before, &view);
         self.publish(view);
         Ok(refused)
@@ -244,44 +277,41 @@ impl Bus {
         observed: &Observed,
         races: bool,
     ) -> Result<Brought, StoreError> {
-        let called = change
-            .is_called
-            .then(|| plan.names.get(&(change.wanted.len() - 1)).cloned())
-            .flatten();
-        let called = called.map(Part::Subscription);
+        let calls = change.called_from..change.wanted.len();
+        let called: Vec<_> = calls
+            .clone()
+            .filter_map(|i| Some((i, Part::Subscription(plan.names.get(&i)?.clone()))))
+            .collect();
         let mut given_up = BTreeMap::new();
-        if change.is_called || change.tenant.is_some() {
+        if change.is_called() {
             given_up.clone_from(&change.before.failed);
             // The number of a partition that one tenant could not have is the next one's.
-            given_up.retain(|part, _| Some(part) != called.as_ref() && !matches!(part, Part::Partition(_)));
+            given_up.retain(|part, _| called.iter().all(|(_, c)| c != part) && !matches!(part, Part::Partition(_)));
         }
         let say = |step: &Step| info!("{step}");
         let mut taken = store
             .carry_out(&plan.steps, Failures::giving_up(given_up), races, say)
             .await?;
-        let mut refused_call = change
-            .is_called
-            .then(|| plan.refused.get(&(change.wanted.len() - 1)).cloned())
-            .flatten();
-        if let Some(part) = &called
-            && let Some(problem) = taken.failures.of(part).cloned()
-        {
-            // What the store refused a caller is as if it had not asked.
-            if taken.is_refused(part) {
+        let mut no_place = None;
+        let mut refused: BTreeMap<usize, Problem> =
+            calls.filter_map(|i| Some((i, plan.refused.get(&i)?.clone()))).collect();
+        for (i, part) in &called {
+            let failed = taken.failures.of(part).cloned();
+            let Part::Subscription(name) = part else { continue };
+            let stuck = || plan.stuck.get(name).cloned();
+            let Some(problem) = failed.clone().or_else(|| refused.get(i).cloned()).or_else(stuck) else {
+                continue;
+            };
+            refused.insert(*i, problem);
+            // What the store refused a caller is as if it had not asked; what it did not answer is made later.
+            let is_refused = match failed {
+                Some(_) => taken.is_refused(part),
+                None => !observed.registry.contains_key(name),
+            };
+            if is_refused {
                 match store.undo(&plan.steps, &taken.done, part, observed).await {
                     Ok(()) => {
                         taken.failures.forgive(part);
-                        restore(&mut plan, part, observed);
-                    }
-                    Err(error) => warn!(%part, %error, "it was not made, and not taken back yet"),
-                }
-            }
-            refused_call = Some(problem);
-        } else if let Some(part @ Part::Subscription(name)) = &called {
-            refused_call = refused_call.or_else(|| plan.stuck.get(name).cloned());
-            if refused_call.is_some() && !observed.registry.contains_key(name) {
-                match store.undo(&plan.steps, &taken.done, part, observed).await {
-                    Ok(()) => {
                         plan.stuck.remove(name);
                         restore(&mut plan, part, observed);
                     }
@@ -296,7 +326,7 @@ impl Bus {
             {
                 plan.layout.partitions.remove(&p.number);
                 if change.tenant.is_some_and(|tenant| p.slot.holds(tenant)) {
-                    refused_call = refused_call.or_else(|| taken.failures.forgive(&step.part()));
+                    no_place = no_place.or_else(|| taken.failures.forgive(&step.part()));
                 }
             }
         }
@@ -340,12 +370,13 @@ impl Bus {
             kept: false,
             failed,
             unmade,
-            refused_call,
+            refused,
+            no_place,
         })
     }
 
-    /// Starts and stops deliveries so that they are those of the registry.
-    async fn run(&self, store: &Store, running: &mut BTreeMap<SubscriptionName, Running>, view: &mut View) {
+    /// Has deliveries be those of the registry. Waits for none of them.
+    fn run(&self, store: &Store, runs: &mut Runs, view: &mut View) {
         let declared: BTreeSet<_> = view
             .links
             .values()
@@ -358,61 +389,23 @@ impl Bus {
                 view.detached.insert(name.clone(), problem);
             }
         }
-        let goes_on = |name: &SubscriptionName, r: &Running| {
-            r.policy == *store.policy()
-                && r.reads(store)
-                && !view.detached.contains_key(name)
-                && !view.unmade.contains(name)
-                && view
-                    .registry
-                    .get(name)
-                    .is_some_and(|now| now.progress != Progress::Finished && !now.paused && r.serves(now))
-        };
-        let over: Vec<_> = running
-            .iter()
-            .filter(|(n, r)| !goes_on(n, r))
-            .map(|(n, _)| n.clone())
-            .collect();
-        let stopping: Vec<_> = over.iter().filter_map(|name| running.remove(name)).collect();
-        // Together: nobody waits for the slowest of each.
-        futures::future::join_all(stopping.into_iter().map(Running::stop)).await;
-        for (name, registered) in &view.registry {
-            if running.contains_key(name)
-                || view.detached.contains_key(name)
-                || view.unmade.contains(name)
-                || registered.progress == Progress::Finished
-                || registered.paused
-            {
-                continue;
-            }
-            let context = Context {
-                registered: registered.clone(),
-                store: store.clone(),
-                subscriber: Subscriber::new(
-                    &self.0.lattice,
-                    &self.0.lattice_name,
-                    &registered.component,
-                    &self.0.provider,
-                    store.policy().delivery_deadline,
-                ),
-                health: Arc::new(Health::default()),
-                replan: Arc::clone(&self.0.replan),
-                stop: self.0.stop.child_token(),
-            };
-            info!(subscription = %name, component = registered.component, need = registered.subscription.need.as_str(), "delivering");
-            running.insert(name.clone(), Running::start(context));
-        }
-        view.health = running
-            .iter()
-            .map(|(n, r)| (n.clone(), Arc::clone(&r.health)))
-            .collect();
-        view.inboxes = inboxes(running);
+        runs.bring(store, view, |registered, after| Context {
+            registered: registered.clone(),
+            store: store.clone(),
+            subscriber: Subscriber::new(
+                &self.0.lattice,
+                &self.0.lattice_name,
+                &registered.component,
+                &self.0.provider,
+                store.policy().delivery_deadline,
+            ),
+            health: Arc::new(Health::default()),
+            retry: Mutex::new(Arc::new(store.policy().retry.clone())),
+            replan: Arc::clone(&self.0.replan),
+            stop: self.0.stop.child_token(),
+            after,
+        });
     }
-}
-
-fn inboxes(running: &BTreeMap<SubscriptionName, Running>) -> BTreeMap<SubscriptionName, Arc<Inbox>> {
-    let fetched = |(n, r): (&SubscriptionName, &Running)| Some((n.clone(), Arc::clone(r.inbox.as_ref()?)));
-    running.iter().filter_map(fetched).collect()
 }
 
 /// Logs what was not so before: the same problem is logged once, not at each look.

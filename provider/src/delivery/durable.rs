@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream;
 use fanout_plan::apart::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::{Code, Problem};
@@ -18,7 +18,7 @@ use tracing::debug;
 use super::Context;
 use super::apart::Rooms;
 use super::incoming;
-use super::invoke::{invoke, parts};
+use super::invoke::invoke;
 use super::pull::{self, free_room};
 use super::settle::{Held, Next, Settler, Source};
 use crate::jetstream::StoreError;
@@ -196,25 +196,21 @@ async fn deliver(
         // They waited so long for their turn that the server has given them out again.
         return;
     }
-    if received.elapsed() > ack_wait / 4 {
-        for h in &held {
-            h.source.tell(AckKind::Progress).await;
-        }
-    }
-    for part in parts(held, context.store.nats().max_payload()) {
-        let mut wait = None;
-        for (held, next) in invoke(context, settler, part).await {
-            match next {
-                Next::Gone | Next::Waits => {}
-                Next::Again(delay) | Next::Stuck(delay) => held.give_back(delay).await,
-                Next::Unreached(delay) => {
-                    held.give_back(delay).await;
-                    wait = Some(delay);
-                }
+    let mut wait = None;
+    for (held, next) in invoke(context, settler, held, received).await {
+        match next {
+            Next::Gone | Next::Waits => {}
+            Next::Again(delay) | Next::Stuck(delay) => held.give_back(delay).await,
+            Next::Unreached(delay) => {
+                held.give_back(delay).await;
+                wait = Some(delay);
             }
         }
-        if let Some(wait) = wait {
-            tokio::time::sleep(wait).await;
+    }
+    if let Some(wait) = wait {
+        tokio::select! {
+            () = context.stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

@@ -20,15 +20,18 @@ mod retries;
 mod settle;
 mod turns;
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_plan::policy::QueueDelivery;
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
-use fanout_plan::{Attributes, Policy, Position, SubscriptionId, SubscriptionName};
+use fanout_plan::{Attributes, Position, RetrySchedule, SubscriptionId, SubscriptionName};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 pub(crate) use durable::admit;
 pub(crate) use feed::redriven;
@@ -62,9 +65,13 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) subscriber: Subscriber,
     pub(crate) health: Arc<Health>,
+    /// When a refused delivery is tried again: a change of it is taken over while they run.
+    pub(crate) retry: Mutex<Arc<RetrySchedule>>,
     /// Told when the registry changed in a way that the planner must see.
     pub(crate) replan: Arc<Notify>,
     pub(crate) stop: CancellationToken,
+    /// The end of the deliveries that the subscription had here before: no event is taken until then.
+    pub(crate) after: Option<CancellationToken>,
 }
 
 impl Context {
@@ -76,41 +83,61 @@ impl Context {
     pub(crate) fn id(&self) -> SubscriptionId {
         self.registered.id()
     }
+
+    /// When a refused delivery is tried again.
+    pub(crate) fn retry(&self) -> Arc<RetrySchedule> {
+        Arc::clone(&self.retry.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
+
+/// How much longer than one invocation deliveries may take to end: their last settlements reach the store in it.
+const LAST_SETTLEMENTS: Duration = Duration::from_secs(5);
 
 /// The running deliveries of one subscription.
 pub(crate) struct Running {
-    /// What they were started for.
-    pub(crate) registered: Registered,
-    /// Under which policy.
-    pub(crate) policy: Policy,
+    context: Arc<Context>,
     /// What they read, and queue subscriptions hear.
     places: Vec<(Option<u32>, String)>,
-    pub(crate) health: Arc<Health>,
     /// For a subscription that is fetched: nothing is delivered to it otherwise.
     pub(crate) inbox: Option<Arc<Inbox>>,
-    stop: CancellationToken,
     tasks: JoinSet<()>,
+}
+
+/// Starts a task of a subscription's deliveries, once those before are over.
+fn spawn(tasks: &mut JoinSet<()>, context: &Arc<Context>, task: impl Future<Output = ()> + Send + 'static) {
+    let context = Arc::clone(context);
+    tasks.spawn(async move {
+        if let Some(before) = &context.after {
+            tokio::select! {
+                biased;
+                () = context.stop.cancelled() => return,
+                () = before.cancelled() => {}
+            }
+        }
+        task.await;
+    });
 }
 
 /// Starts what gives out the log, and redriven dead letters beside it. What is fetched without an order needs no more than
 /// the store.
 fn logged(context: &Arc<Context>, desk: Option<Arc<Desk>>, tasks: &mut JoinSet<()>) {
+    let own = || Arc::clone(context);
     if in_order::is_asked_for(context) {
-        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Everything, desk));
+        spawn(tasks, context, in_order::run(own(), in_order::Of::Everything, desk));
     } else if context.registered.subscription.reach == Reach::Inbox {
-        tasks.spawn(inbox::redrive::make_turns(Arc::clone(context)));
+        spawn(tasks, context, inbox::redrive::make_turns(own()));
     } else {
         let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
-        tasks.spawn(durable::run(Arc::clone(context), Arc::clone(&calls)));
-        tasks.spawn(retries::run(Arc::clone(context), calls));
-        tasks.spawn(in_order::run(Arc::clone(context), in_order::Of::Redrives, None));
+        spawn(tasks, context, durable::run(own(), Arc::clone(&calls)));
+        spawn(tasks, context, retries::run(own(), calls));
+        spawn(tasks, context, in_order::run(own(), in_order::Of::Redrives, None));
     }
-    tasks.spawn(apart::watch(Arc::clone(context)));
+    spawn(tasks, context, apart::watch(own()));
 }
 
 impl Running {
-    /// Starts delivering.
+    /// Starts delivering. Nothing is given out of a subscription that is paused; what its fetchers hold is settled all the
+    /// same.
     pub(crate) fn start(context: Context) -> Self {
         let context = Arc::new(context);
         let mut tasks = JoinSet::new();
@@ -119,33 +146,57 @@ impl Running {
         let is_lent = fetched && subscription.need != Need::Queue && in_order::is_asked_for(&context);
         let desk = is_lent.then(|| Arc::new(Desk::new(&context)));
         match subscription.need {
+            _ if context.registered.paused => {}
             Need::Queue if fetched => {}
             Need::Queue if context.store.policy().queue_delivery == QueueDelivery::AtMostOnce => {
-                tasks.spawn(queue::run(Arc::clone(&context)));
+                spawn(&mut tasks, &context, queue::run(Arc::clone(&context)));
             }
             Need::Queue | Need::Durable => logged(&context, desk.clone(), &mut tasks),
             Need::Backfill { .. } => {
                 logged(&context, desk.clone(), &mut tasks);
                 if context.registered.progress != Progress::CaughtUp {
-                    tasks.spawn(caught_up::run(Arc::clone(&context)));
+                    spawn(&mut tasks, &context, caught_up::run(Arc::clone(&context)));
                 }
             }
         }
         Self {
-            registered: context.registered.clone(),
-            policy: context.store.policy().clone(),
             places: places(&context.store, &context.registered),
-            health: Arc::clone(&context.health),
             inbox: fetched.then(|| Arc::new(Inbox::new(&context, desk))),
-            stop: context.stop.clone(),
+            context,
             tasks,
         }
     }
 
+    /// Whether events are given out.
+    pub(crate) fn delivers(&self) -> bool {
+        !self.context.registered.paused
+    }
+
+    /// How they are doing.
+    pub(crate) fn health(&self) -> &Arc<Health> {
+        &self.context.health
+    }
+
+    /// Whether they go on as they are for a subscription under a store's policy. What is changed of it that concerns only
+    /// what comes next is taken over.
+    pub(crate) fn goes_on(&self, registered: &Registered, store: &Store) -> bool {
+        let goes_on = self.context.store.policy().delivers_like(store.policy())
+            && self.reads(store)
+            && registered.progress != Progress::Finished
+            && self.serves(registered);
+        if goes_on {
+            let mut retry = self.context.retry.lock().unwrap_or_else(PoisonError::into_inner);
+            if **retry != store.policy().retry {
+                *retry = Arc::new(store.policy().retry.clone());
+            }
+        }
+        goes_on
+    }
+
     /// Whether these deliveries still are what the registry asks for. What a backfill has reached meanwhile does not
     /// matter to them.
-    pub(crate) fn serves(&self, registered: &Registered) -> bool {
-        let mine = &self.registered;
+    fn serves(&self, registered: &Registered) -> bool {
+        let mine = &self.context.registered;
         mine.subscription == registered.subscription
             && mine.component == registered.component
             && mine.incarnation == registered.incarnation
@@ -153,17 +204,33 @@ impl Running {
             && mine.head == registered.head
             && mine.apart == registered.apart
             && mine.joined == registered.joined
+            && mine.paused == registered.paused
     }
 
     /// Whether the partitions that they read still are those that hold the subscription's events.
-    pub(crate) fn reads(&self, store: &Store) -> bool {
-        self.places == places(store, &self.registered)
+    fn reads(&self, store: &Store) -> bool {
+        self.places == places(store, &self.context.registered)
     }
 
-    /// Stops taking events and lets the invocations under way end; they are bounded by their deadline.
-    pub(crate) async fn stop(mut self) {
-        self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
+    /// Stops taking events, at once; invocations under way go on.
+    pub(crate) fn cancel(&self) {
+        self.context.stop.cancel();
+    }
+
+    /// Waits until the invocations under way have ended, which have a deadline. What has not ended by then is cut off: its
+    /// events come again.
+    pub(crate) async fn join(mut self) {
+        let policy = self.context.store.policy();
+        let longest = policy.delivery_deadline + LAST_SETTLEMENTS;
+        let joined = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(longest, joined).await.is_err() {
+            let (subscription, seconds) = (self.context.name(), longest.as_secs());
+            warn!(%subscription, "deliveries had not ended {seconds} s after they were to, and are cut off: their events come again");
+            self.tasks.shutdown().await;
+        }
+        if let Some(before) = &self.context.after {
+            before.cancelled().await;
+        }
     }
 }
 

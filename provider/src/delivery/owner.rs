@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::feed::{From, Item};
-use super::invoke::{invoke, parts};
+use super::invoke::invoke;
 use super::pull;
 use super::recovery::Recovery;
 use super::settle::{Next, Settler};
@@ -324,8 +324,6 @@ async fn call(context: &Context, settler: &Settler, items: Vec<Item>) -> Done {
     for mut item in items {
         match item.prepare(context, settler).await {
             Ok(Some(event)) => {
-                // The last word before the invocation: the store waits `delivery.ack-wait` from here.
-                event.source.tell(AckKind::Progress).await;
                 held.push(event);
                 by_position.insert(item.position, item);
             }
@@ -336,15 +334,15 @@ async fn call(context: &Context, settler: &Settler, items: Vec<Item>) -> Done {
             }
         }
     }
-    for part in parts(held, context.store.nats().max_payload()) {
-        for event in &part {
-            event.source.tell(AckKind::Progress).await;
-        }
-        for (event, next) in invoke(context, settler, part).await {
-            if let Some(mut item) = by_position.remove(&event.delivery.position) {
-                item.failed = Some(event.failed);
-                done.push((item, next));
-            }
+    // The last word before the invocation: the store waits `delivery.ack-wait` from here.
+    let held_since = Instant::now();
+    for event in &held {
+        event.source.tell(AckKind::Progress).await;
+    }
+    for (event, next) in invoke(context, settler, held, held_since).await {
+        if let Some(mut item) = by_position.remove(&event.delivery.position) {
+            item.failed = Some(event.failed);
+            done.push((item, next));
         }
     }
     done

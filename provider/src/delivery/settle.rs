@@ -222,8 +222,7 @@ impl Settler {
             reason: rejection.reason().to_owned(),
         });
         let position = held.delivery.position;
-        let policy = self.context.store.policy();
-        let next = match policy.retry.disposition(&rejection, held.delivery.attempt) {
+        let next = match self.context.retry().disposition(&rejection, held.delivery.attempt) {
             Disposition::RetryAfter(delay) if !self.expires_within(held, delay) => {
                 // Written before the event is given back, so that no attempt is forgotten.
                 let round = self.round_of(&held.source);

@@ -35,6 +35,11 @@ impl Inbox {
         if registered.progress == Progress::Finished {
             return Ok(fetched);
         }
+        if self.context.registered.paused {
+            // What it waits for comes once it is resumed, to a fetch of then.
+            self.wait_out(&ask).await;
+            return Ok(fetched);
+        }
         let settler = self.settler().await?;
         let most = (ask.most as usize).clamp(1, MAX_DELIVERIES);
         // At least one event fits, whatever was asked for.
@@ -79,6 +84,16 @@ impl Inbox {
                 return Ok(fetched);
             }
         }
+    }
+
+    /// Waits as long as is asked, or until the deliveries begin anew; not at all, where as many wait as may.
+    async fn wait_out(&self, ask: &Ask) {
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            return;
+        };
+        let changed = self.context.stop.cancelled();
+        // Either way there is nothing.
+        tokio::time::timeout(ask.wait.min(MAX_WAIT), changed).await.ok();
     }
 
     async fn some(

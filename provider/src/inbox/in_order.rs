@@ -10,11 +10,12 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::desk::{Answer, Desk, Question};
+use super::fetch::nanos;
 use super::settle::{lender_gone, not_taken, over, unsettled};
 use super::token::Lent;
 use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here};
-use crate::delivery::{Delivery, owner_of, redriven};
-use crate::jetstream::StoreError;
+use crate::delivery::{Delivery, Next, owner_of, redriven};
+use crate::jetstream::{Redrive, StoreError};
 
 /// How long the owner may take beyond what it was asked to wait.
 const ANSWERS_IN: Duration = Duration::from_secs(4);
@@ -128,17 +129,50 @@ impl Inbox {
         if taken { Ok(Settled::Taken) } else { Err(over(hold)) }
     }
 
-    /// Its owner is gone, and the next one waits until all that the last one lent has come back to the store.
+    /// Its owner is gone, and the next one waits until all that the last one lent has come back to the store. While the
+    /// subscription is paused there is no next one.
     async fn settle_alone(&self, hold: &Hold, lent: &Lent, verdict: Verdict) -> Result<Settled, Unsettled> {
+        let paused = self.context.registered.paused;
+        if let Some(redrive) = &lent.redrive {
+            return self.settle_letter_alone(hold, redrive, verdict, paused).await;
+        }
         let settled = match verdict {
-            // A letter's request stays until an owner gives it again. Nor is a hold extended which the next waits for.
-            _ if lent.redrive.is_some() => return Err(lender_gone(hold)),
+            Verdict::StillWorking if paused => return self.extend(hold.clone()).await.map(Settled::Held),
+            // A hold is not extended which the next owner waits for.
             Verdict::StillWorking => return Err(lender_gone(hold)),
             Verdict::Handled => self.handled(hold).await,
             Verdict::Released => self.release(hold).await,
             Verdict::Rejected(rejection) => self.rejected(hold, rejection).await,
         };
         settled.map(|()| Settled::Taken)
+    }
+
+    /// The same of a redriven letter: its request stays until it is handled, or an owner gives it again.
+    async fn settle_letter_alone(
+        &self,
+        hold: &Hold,
+        redrive: &Redrive,
+        verdict: Verdict,
+        paused: bool,
+    ) -> Result<Settled, Unsettled> {
+        let answer = match verdict {
+            Verdict::Handled => Ok(()),
+            Verdict::Rejected(rejection) if paused => Err(rejection),
+            Verdict::Released => return Ok(Settled::Taken),
+            Verdict::StillWorking if paused => {
+                let until = self
+                    .context
+                    .store
+                    .now()
+                    .saturating_add(nanos(self.context.store.policy().ack_wait));
+                return Ok(Settled::Held(Hold { until, ..hold.clone() }));
+            }
+            Verdict::Rejected(_) | Verdict::StillWorking => return Err(lender_gone(hold)),
+        };
+        match self.settle_letter(hold, redrive, answer).await? {
+            Some(Next::Stuck(_) | Next::Unreached(_)) => Err(not_taken(hold)),
+            _ => Ok(Settled::Taken),
+        }
     }
 
     /// Says something of what was lent; `None` when the instance that lent it is gone.

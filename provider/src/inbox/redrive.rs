@@ -116,36 +116,46 @@ impl Inbox {
         by: &Redriven,
         answer: Result<(), Rejection>,
     ) -> Result<(), Unsettled> {
-        let failed = |e| unsettled(hold, e);
-        let context = &self.context;
         let redrive = Redrive {
             request: by.request,
             of: hold.of.clone(),
             tenant: by.turn.tenant.clone(),
             position: hold.position,
         };
-        if !context.store.is_asked(&redrive).await.map_err(failed)? {
-            // The same settlement came before and its answer was lost, or another hold's came first.
-            return Ok(());
-        }
-        let settler = self.settler().await.map_err(failed)?;
-        let Some(mut held) = redriven(context, settler, &redrive, None).await.map_err(failed)? else {
-            self.pass(hold, &by.turn).await;
-            return Ok(());
-        };
-        if answer.is_err() && held.delivery.attempt > hold.attempt {
-            // This refusal is noted already.
-            return Ok(());
-        }
-        match settler.settle(&mut held, answer).await {
-            Next::Gone | Next::Waits => self.pass(hold, &by.turn).await,
-            Next::Again(delay) => self.put_off(&hold.reply, Some(delay)).await,
-            Next::Stuck(wait) | Next::Unreached(wait) => {
+        match self.settle_letter(hold, &redrive, answer).await? {
+            None => {}
+            Some(Next::Gone | Next::Waits) => self.pass(hold, &by.turn).await,
+            Some(Next::Again(delay)) => self.put_off(&hold.reply, Some(delay)).await,
+            Some(Next::Stuck(wait) | Next::Unreached(wait)) => {
                 self.put_off(&hold.reply, Some(wait)).await;
                 return Err(not_taken(hold));
             }
         }
         Ok(())
+    }
+
+    /// What comes of a letter next; `None` where its settlement came before.
+    pub(super) async fn settle_letter(
+        &self,
+        hold: &Hold,
+        redrive: &Redrive,
+        answer: Result<(), Rejection>,
+    ) -> Result<Option<Next>, Unsettled> {
+        let failed = |e| unsettled(hold, e);
+        let context = &self.context;
+        if !context.store.is_asked(redrive).await.map_err(failed)? {
+            // The same settlement came before and its answer was lost, or another hold's came first.
+            return Ok(None);
+        }
+        let settler = self.settler().await.map_err(failed)?;
+        let Some(mut held) = redriven(context, settler, redrive, None).await.map_err(failed)? else {
+            return Ok(Some(Next::Gone));
+        };
+        if answer.is_err() && held.delivery.attempt > hold.attempt {
+            // This refusal is noted already.
+            return Ok(None);
+        }
+        Ok(Some(settler.settle(&mut held, answer).await))
     }
 
     /// Passes the turn on, unless the store has already given it to another.

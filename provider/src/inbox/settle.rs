@@ -50,7 +50,7 @@ impl Inbox {
         Ok(())
     }
 
-    async fn extend(&self, hold: Hold) -> Result<Hold, Unsettled> {
+    pub(super) async fn extend(&self, hold: Hold) -> Result<Hold, Unsettled> {
         let context = &self.context;
         let from = clock::now();
         context

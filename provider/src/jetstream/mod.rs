@@ -42,6 +42,7 @@ pub(crate) use publish::{Outgoing, Sent, Stored, Unstored};
 pub(crate) use pull::{LISTENS_FOR, Sources, Taken};
 pub(crate) use redrive::Redrive;
 pub(crate) use redrive_turns::Turn;
+pub(crate) use registry::Entry;
 pub use retention::Retention;
 pub(crate) use retries::{Refused, Retries, Waiting};
 pub use set_aside::SetAside;

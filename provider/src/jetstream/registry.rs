@@ -6,7 +6,8 @@ use async_nats::jetstream::kv;
 use bytes::Bytes;
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::{Code, Problem, SubscriptionId, SubscriptionName};
-use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tracing::debug;
 
 use super::last::subject_of;
@@ -17,7 +18,7 @@ use super::{Store, StoreError};
 const READS: usize = 32;
 
 /// What the registry holds under a name.
-pub(super) enum Entry {
+pub(crate) enum Entry {
     /// Nothing, and never did, or the store has lost it.
     Nothing,
     /// The mark of one that was ended.
@@ -115,14 +116,7 @@ impl Store {
             .entry(name.as_str())
             .await
             .map_err(StoreError::when("read the registry"))?;
-        Ok(match entry {
-            None => Entry::Nothing,
-            Some(entry) if entry.operation != kv::Operation::Put => Entry::Ended,
-            Some(entry) => match self.parse(name, &entry.value) {
-                Ok(registered) => Entry::There(Box::new(registered)),
-                Err(problem) => Entry::Unreadable(problem),
-            },
-        })
+        Ok(entry.map_or(Entry::Nothing, |entry| self.entry(name, &entry)))
     }
 
     /// Reads an entry, which must be of the name that it stands under.
@@ -313,10 +307,35 @@ impl Store {
         Ok(())
     }
 
-    /// Changes of the registry as they happen, by whichever instance.
-    pub(crate) async fn watch_registry(&self) -> Result<kv::Watch, StoreError> {
+    /// Changes of the registry as they happen, by whichever instance, until the watch breaks off.
+    pub(crate) async fn registry_changes(&self) -> Result<BoxStream<'static, (SubscriptionName, Entry)>, StoreError> {
         let bucket = self.bucket(&self.names.registry()).await?;
-        bucket.watch_all().await.map_err(StoreError::when("watch the registry"))
+        let entries = bucket
+            .watch_all()
+            .await
+            .map_err(StoreError::when("watch the registry"))?;
+        let store = self.clone();
+        let whole = entries.take_while(|entry| std::future::ready(entry.is_ok()));
+        let changes = whole.filter_map(move |entry| {
+            // What has no subscription's name is none of ours.
+            let change = entry.ok().and_then(|entry| {
+                let name = entry.key.parse::<SubscriptionName>().ok()?;
+                let entry = store.entry(&name, &entry);
+                Some((name, entry))
+            });
+            std::future::ready(change)
+        });
+        Ok(changes.boxed())
+    }
+
+    fn entry(&self, name: &SubscriptionName, entry: &kv::Entry) -> Entry {
+        if entry.operation != kv::Operation::Put {
+            return Entry::Ended;
+        }
+        match self.parse(name, &entry.value) {
+            Ok(registered) => Entry::There(Box::new(registered)),
+            Err(problem) => Entry::Unreadable(problem),
+        }
     }
 
     /// Compare and swap; on a lost race it reads again.
