@@ -202,3 +202,65 @@ async fn what_can_not_be_is_refused() {
     let made = backfill(&analytics, "fine", Start::First, None).await.unwrap();
     assert!(matches!(made.need, Need::Backfill(Start::First)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_is_away_costs_the_store_nothing() {
+    const BACKFILLS: usize = 5;
+    const CHANGES: usize = 25;
+    let ingress = LinkTo::caller("ingress", &["publisher"], "*");
+    let declared = |i: usize| {
+        let name = format!("report{i}");
+        let settings = [
+            ("subscription", name.as_str()),
+            ("need", "backfill"),
+            ("start", "first"),
+        ];
+        LinkTo::subscriber(&name, &["handler", "backfill-handler"], &settings)
+    };
+    let links: Vec<_> = (0..BACKFILLS).map(declared).chain([ingress]).collect();
+    let mut bench = Bench::start(&[], &links).await;
+    for i in 0..BACKFILLS {
+        // There is nothing to replay: it has caught up at once, and nobody is there to be told.
+        let replays = |s: &serde_json::Value| s["state"] == "catching-up";
+        bench
+            .subscription_when(&format!("report{i}"), "it replays", replays)
+            .await;
+    }
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let registry = || async {
+        let registry = js.get_stream("KV_fanout_payments_registry").await.unwrap();
+        registry.cached_info().clone()
+    };
+    eventually("each is being told", || async {
+        let mut told = 0;
+        for i in 0..BACKFILLS {
+            let subject = format!("$KV.fanout_payments_registry.report{i}");
+            let stream = js.get_stream("KV_fanout_payments_registry").await.ok()?;
+            let entry = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
+            told += usize::from(String::from_utf8_lossy(&entry.payload).contains("telling"));
+        }
+        (told == BACKFILLS).then_some(())
+    })
+    .await;
+    let before = registry().await.state.last_sequence;
+    for i in 0..CHANGES {
+        // Each has the bus planned once more.
+        let link = LinkTo::caller(&format!("caller{i}"), &["publisher"], "*");
+        bench.put_link(&link).await;
+        let known = |s: &serde_json::Value| s["links"].as_array().is_some_and(|l| l.len() == BACKFILLS + 2 + i);
+        bench.status_when("the link is known", known).await;
+    }
+    // A mark is written anew now and then.
+    let written = registry().await.state.last_sequence - before;
+    assert!(
+        written <= 2 * BACKFILLS as u64,
+        "{written} writes, while nothing happened"
+    );
+    let component = bench.component("report0").await;
+    eventually("once it is there, it is told", || async {
+        (component.seen(|s| s.caught_up.len()) == 1).then_some(())
+    })
+    .await;
+    let tells = |s: &serde_json::Value| s["state"] == "active";
+    bench.subscription_when("report0", "it is live", tells).await;
+}

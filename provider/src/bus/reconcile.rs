@@ -196,6 +196,7 @@ impl Bus {
         view.registry = plan.registry;
         (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
+        store.read_time().await;
         view.store = Some(store.clone());
         self.run(&store, runs, &mut view);
         report(&before, &view);

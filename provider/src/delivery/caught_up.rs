@@ -1,15 +1,19 @@
 //! Watches a backfill, tells its subscriber once when it has caught up, and ends it when it has reached its end.
 //!
-//! Several instances watch; the registry's compare-and-swap lets one of them tell. When that one crashes between telling
-//! and noting it, another tells again after a while: at least once, and once unless something crashed.
+//! Several instances watch; the registry's compare-and-swap lets one of them tell, which marks it as its own. When that one
+//! crashes between telling and noting it, another tells again after a while: at least once, and once unless something
+//! crashed. While the subscriber can't be told, the mark stays, and the registry is left alone.
+//!
+//! No two clocks are compared: a mark is taken for a crashed instance's when it has not changed for a while by the clock of
+//! who looks, and a backfill ends when the store says that it is so late.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanout_plan::Position;
-use fanout_plan::subscription::{End, Need, Progress};
+use fanout_plan::subscription::{End, Need, Progress, Registered};
 use tracing::{debug, info};
 
 use super::Context;
@@ -17,19 +21,49 @@ use crate::clock;
 use crate::jetstream::{ConsumerState, StoreError};
 use crate::wrpc::CaughtUp;
 
-/// How often the consumer's state is read while a backfill replays.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often it is looked whether this instance has settled anything, which asks the store nothing.
+const TICK: Duration = Duration::from_millis(200);
 
-/// How long another instance's telling may take before it is taken for crashed.
-const TELLING_MAX: i64 = 60_000_000_000;
+/// How long it is until the store is asked again while this instance settles nothing: another may. At first, and at most.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// How long it is until a subscriber is told again that could not be told: at first, and at most.
+const TELLS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How long a mark of another instance may stay unchanged before it is taken for crashed.
+const TELLING_MAX: Duration = Duration::from_secs(60);
+
+/// How often an instance that goes on telling writes its mark anew.
+const MARK_EVERY: Duration = Duration::from_secs(20);
+
+/// What one watch knows.
+struct Watch<'a> {
+    context: &'a Context,
+    /// What this instance had settled at the last look.
+    settled: u64,
+    next_look: Instant,
+    pause: Duration,
+    /// A mark of another instance, and when it was first seen.
+    theirs: Option<(i64, Instant)>,
+}
 
 pub(super) async fn run(context: Arc<Context>) {
+    let mut watch = Watch {
+        context: &context,
+        settled: 0,
+        next_look: Instant::now(),
+        pause: LOOKS.0,
+        theirs: None,
+    };
     loop {
         tokio::select! {
             () = context.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(TICK) => {}
         }
-        match look(&context).await {
+        if !watch.is_due() {
+            continue;
+        }
+        match watch.look().await {
             Ok(Some(Progress::Finished)) => {
                 // Its consumer goes with the next plan.
                 context.replan.notify_one();
@@ -42,57 +76,132 @@ pub(super) async fn run(context: Arc<Context>) {
     }
 }
 
-/// One look; returns the progress once nothing more will come of looking.
-async fn look(context: &Context) -> Result<Option<Progress>, StoreError> {
-    let states = context.store.consumer_states(&context.registered).await?;
-    let Some(registered) = context.store.registered(context.name()).await? else {
-        return Ok(Some(Progress::Finished));
-    };
-    if registered.id() != context.id() || registered.rewound != context.registered.rewound {
-        // It was put back meanwhile, or ended and made again: this watch is of an earlier round.
-        return Ok(Some(registered.progress));
+impl Watch<'_> {
+    /// Whether the store is to be asked: this instance has settled something since, or it is long enough ago.
+    fn is_due(&mut self) -> bool {
+        let settled = self.context.health.settled();
+        let now = Instant::now();
+        if settled != self.settled {
+            (self.settled, self.pause) = (settled, LOOKS.0);
+        } else if now < self.next_look {
+            return false;
+        } else {
+            self.pause = (self.pause * 2).min(LOOKS.1);
+        }
+        self.next_look = now + self.pause;
+        true
     }
-    let now = clock::now();
-    match registered.progress {
-        Progress::CaughtUp | Progress::Finished => return Ok(Some(registered.progress)),
-        Progress::Telling(since) if now - since < TELLING_MAX => return Ok(None),
-        Progress::Telling(_) | Progress::Replaying => {}
-    }
-    let (reached, done) = match end(context) {
-        None => (
-            states.iter().all(|(p, s)| has_caught_up(context, *p, s)),
-            Progress::CaughtUp,
-        ),
-        Some(end) => (
-            states.iter().all(|(p, s)| has_finished(context, *p, s, end)),
-            Progress::Finished,
-        ),
-    };
-    if !reached || retries_wait(context).await? {
-        return Ok(None);
-    }
-    let finished = done == Progress::Finished;
-    let telling = Progress::Telling(now);
-    if !context.store.advance(&registered, registered.progress, telling).await? {
-        return Ok(None);
-    }
-    if context.registered.subscription.tell_caught_up {
-        let message = CaughtUp {
+
+    /// One look; returns the progress once nothing more will come of looking.
+    async fn look(&mut self) -> Result<Option<Progress>, StoreError> {
+        let context = self.context;
+        // Before how far they have come: what is stored later than this is no reason to go on.
+        let passed = self.passed_end_time().await?;
+        let states = context.store.consumer_states(&context.registered).await?;
+        let (reached, done) = match end(context) {
+            None => (
+                states.iter().all(|(p, s)| has_caught_up(context, *p, s)),
+                Progress::CaughtUp,
+            ),
+            Some(end) => (
+                states.iter().all(|(p, s)| has_finished(context, *p, s, end, &passed)),
+                Progress::Finished,
+            ),
+        };
+        if !reached || retries_wait(context).await? {
+            return Ok(None);
+        }
+        let Some(registered) = context.store.registered(context.name()).await? else {
+            return Ok(Some(Progress::Finished));
+        };
+        if registered.id() != context.id() || registered.rewound != context.registered.rewound {
+            // It was put back meanwhile, or ended and made again: this watch is of an earlier round.
+            return Ok(Some(registered.progress));
+        }
+        match registered.progress {
+            Progress::CaughtUp | Progress::Finished => return Ok(Some(registered.progress)),
+            Progress::Telling(mark) if !self.is_left_behind(mark) => return Ok(None),
+            Progress::Telling(_) | Progress::Replaying => {}
+        }
+        let caught_up = CaughtUp {
             subscription: context.name().clone(),
             reached: last_settled(&states),
             replayed: registered.replayed.sum(),
-            at: now,
-            finished,
+            at: clock::now(),
+            finished: done == Progress::Finished,
         };
-        if let Err(failure) = context.subscriber.tell_caught_up(message).await {
-            debug!(subscription = %context.name(), %failure, "the subscriber could not be told that it has caught up; it is told again");
-            context.store.advance(&registered, telling, Progress::Replaying).await?;
-            return Ok(None);
+        self.tell(&registered, caught_up, done).await
+    }
+
+    /// Whether the end of a backfill that ends at a time has passed in each partition, as the store says.
+    async fn passed_end_time(&mut self) -> Result<BTreeMap<u32, bool>, StoreError> {
+        let context = self.context;
+        let mut passed = BTreeMap::new();
+        if let Some(End::Time(end)) = end(context) {
+            for partition in context.store.partitions_of(&context.registered.subscription) {
+                let now = context.store.time_of(partition.number).await?;
+                passed.insert(partition.number, now >= end);
+                if let Ok(left) = u64::try_from(end.saturating_sub(now)) {
+                    let at = Instant::now() + Duration::from_nanos(left);
+                    self.next_look = self.next_look.min(at.max(Instant::now() + TICK));
+                }
+            }
+        }
+        Ok(passed)
+    }
+
+    /// Whether the instance that set a mark seems to have crashed.
+    fn is_left_behind(&mut self, mark: i64) -> bool {
+        match self.theirs {
+            Some((seen, since)) if seen == mark => since.elapsed() >= TELLING_MAX,
+            _ => {
+                self.theirs = Some((mark, Instant::now()));
+                false
+            }
         }
     }
-    context.store.advance(&registered, telling, done).await?;
-    info!(subscription = %context.name(), replayed = registered.replayed.sum(), finished, "caught up");
-    Ok(Some(done))
+
+    /// Tells the subscriber, however long that takes, if no other instance does.
+    async fn tell(
+        &mut self,
+        registered: &Registered,
+        mut caught_up: CaughtUp,
+        done: Progress,
+    ) -> Result<Option<Progress>, StoreError> {
+        let context = self.context;
+        let (store, name) = (&context.store, context.name());
+        let mut mark = Progress::Telling(clock::now());
+        if !store.advance(registered, registered.progress, mark).await? {
+            return Ok(None);
+        }
+        let (mut marked, mut pause) = (Instant::now(), TELLS.0);
+        while context.registered.subscription.tell_caught_up {
+            let Err(failure) = context.subscriber.tell_caught_up(caught_up.clone()).await else {
+                break;
+            };
+            debug!(subscription = %name, %failure, "the subscriber could not be told that it has caught up; it is told again");
+            tokio::select! {
+                () = context.stop.cancelled() => {
+                    // Whoever comes next need not wait for it.
+                    store.advance(registered, mark, Progress::Replaying).await?;
+                    return Ok(None);
+                }
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(TELLS.1),
+            }
+            if marked.elapsed() >= MARK_EVERY {
+                let next = Progress::Telling(clock::now());
+                if !store.advance(registered, mark, next).await? {
+                    // Another instance tells, or it was put back.
+                    return Ok(None);
+                }
+                (mark, marked) = (next, Instant::now());
+            }
+            caught_up.at = clock::now();
+        }
+        store.advance(registered, mark, done).await?;
+        info!(subscription = %name, replayed = caught_up.replayed, finished = caught_up.finished, "caught up");
+        Ok(Some(done))
+    }
 }
 
 /// Whether an event that belongs to what is replayed was refused and waits for its next attempt.
@@ -126,7 +235,13 @@ fn has_caught_up(context: &Context, partition: u32, state: &ConsumerState) -> bo
 }
 
 /// Everything before the end is settled in the partition, and nothing more can come before it.
-fn has_finished(context: &Context, partition: u32, state: &ConsumerState, end: End) -> bool {
+fn has_finished(
+    context: &Context,
+    partition: u32,
+    state: &ConsumerState,
+    end: End,
+    passed: &BTreeMap<u32, bool>,
+) -> bool {
     if context.health.has_passed_end(partition, state.settled_to) {
         return true;
     }
@@ -138,6 +253,6 @@ fn has_finished(context: &Context, partition: u32, state: &ConsumerState, end: E
             Ordering::Equal => state.settled_to >= p.offset || (idle && state.log_head >= p.offset),
             Ordering::Greater => true,
         },
-        End::Time(t) => idle && clock::now() >= t,
+        End::Time(_) => idle && passed.get(&partition).is_some_and(|passed| *passed),
     }
 }

@@ -159,6 +159,14 @@ impl Health {
         self.most_waiting.swap(0, Ordering::Relaxed)
     }
 
+    /// How many events were settled or refused here, which changes with each.
+    pub(crate) fn settled(&self) -> u64 {
+        [&self.handled, &self.refused, &self.dead_lettered]
+            .map(|count| count.load(Ordering::Relaxed))
+            .into_iter()
+            .fold(0, u64::wrapping_add)
+    }
+
     /// Whether the last try failed.
     pub(crate) fn is_failing(&self) -> bool {
         self.failures.load(Ordering::Relaxed) > 0

@@ -282,7 +282,7 @@ impl Settler {
             data: delivery.data.clone(),
             published_at: delivery.published_at,
             attempts: &held.failed,
-            due: clock::now().saturating_add(delay),
+            due: self.context.store.now().saturating_add(delay),
             replaces,
         };
         // Somebody must give it out again: an account may have no consumer left.
@@ -318,7 +318,8 @@ impl Settler {
         let max_age = self.context.store.policy().max_age;
         let nanoseconds = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
         let expires_at = held.delivery.published_at.saturating_add(nanoseconds(max_age));
-        !matches!(held.source, Source::Redrive(..)) && clock::now().saturating_add(nanoseconds(delay)) >= expires_at
+        !matches!(held.source, Source::Redrive(..))
+            && self.context.store.now().saturating_add(nanoseconds(delay)) >= expires_at
     }
 
     async fn give_up(&self, held: &mut Held) -> Next {

@@ -22,7 +22,6 @@ use tracing::debug;
 use super::fetch::nanos;
 use super::token::Lent;
 use super::{Hold, Verdict};
-use crate::clock;
 use crate::delivery::{Context, Delivery, Held, Next, Settler};
 use crate::jetstream::{Redrive, StoreError};
 
@@ -209,7 +208,10 @@ impl Desk {
         };
         // The last word before it is lent: the store waits `delivery.ack-wait` from here.
         held.tell(AckKind::Progress).await;
-        let (mut end, until) = (Instant::now() + ack_wait, clock::now().saturating_add(nanos(ack_wait)));
+        let (mut end, until) = (
+            Instant::now() + ack_wait,
+            context.store.now().saturating_add(nanos(ack_wait)),
+        );
         let hold = Hold {
             of: context.id(),
             position: held.delivery.position,
@@ -235,7 +237,7 @@ impl Desk {
                 Verdict::StillWorking => {
                     held.tell(AckKind::Progress).await;
                     end = Instant::now() + ack_wait;
-                    let until = clock::now().saturating_add(nanos(ack_wait));
+                    let until = context.store.now().saturating_add(nanos(ack_wait));
                     // Whoever is not there to hear it asks again, or is too late.
                     answer.send(Answer::Held(until)).ok();
                     continue;

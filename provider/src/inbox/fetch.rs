@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Ask, CaughtUp, DEFAULT_BYTES, Fetched, Hold, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here};
-use crate::clock;
 use crate::delivery::{Delivery, Health, Settler};
 use crate::jetstream::{LISTENS_FOR, Sources, StoreError, Taken};
 
@@ -267,7 +266,7 @@ impl Inbox {
     /// An event of a queue subscription, unless it is too old to be called live.
     fn heard(&self, message: async_nats::jetstream::Message) -> Option<Delivery> {
         let delivery = crate::delivery::heard(&self.context, message)?;
-        let age = clock::now().saturating_sub(delivery.published_at);
+        let age = self.context.store.now().saturating_sub(delivery.published_at);
         if age > nanos(LISTENS_FOR) {
             Health::count(&self.context.health.missed);
             return None;

@@ -15,7 +15,6 @@ use tracing::debug;
 use super::settle::{not_taken, unsettled};
 use super::token::Redriven;
 use super::{Hold, Inbox, Unsettled};
-use crate::clock;
 use crate::delivery::{Context, Delivery, Next, Settler, redriven};
 use crate::jetstream::{Redrive, StoreError, Turn};
 
@@ -160,7 +159,7 @@ impl Inbox {
 
     /// Passes the turn on, unless the store has already given it to another.
     async fn pass(&self, hold: &Hold, turn: &Turn) {
-        if clock::now() >= hold.until {
+        if self.context.store.now() >= hold.until {
             return;
         }
         let store = &self.context.store;

@@ -8,7 +8,6 @@ use fanout_plan::{Code, Problem};
 
 use super::fetch::nanos;
 use super::{Hold, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable_to};
-use crate::clock;
 use crate::delivery::{Health, Next};
 use crate::jetstream::StoreError;
 
@@ -23,7 +22,7 @@ pub(crate) async fn settle(inbox: &Inbox, hold: Hold, verdict: Verdict) -> Resul
     match verdict {
         // Taken however late it comes: the event was handled, and giving it out once more helps nobody.
         Verdict::Handled => inbox.handled(&hold).await.map(|()| Settled::Taken),
-        _ if clock::now() >= hold.until => Err(over(&hold)),
+        _ if inbox.context.store.now() >= hold.until => Err(over(&hold)),
         Verdict::StillWorking => inbox.extend(hold).await.map(Settled::Held),
         Verdict::Released => inbox.release(&hold).await.map(|()| Settled::Taken),
         Verdict::Rejected(rejection) => inbox.rejected(&hold, rejection).await.map(|()| Settled::Taken),
@@ -52,7 +51,7 @@ impl Inbox {
 
     pub(super) async fn extend(&self, hold: Hold) -> Result<Hold, Unsettled> {
         let context = &self.context;
-        let from = clock::now();
+        let from = context.store.now();
         context
             .store
             .settle(&hold.reply, AckKind::Progress)

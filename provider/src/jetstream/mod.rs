@@ -28,6 +28,7 @@ mod retries;
 mod set_aside;
 mod store;
 mod tail;
+mod time;
 mod unsettled;
 mod usage;
 mod whose;

@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::{Store, StoreError};
-use crate::clock;
 
 /// How long the store may take for what needs no waiting.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -52,7 +51,7 @@ impl Sources {
 /// Messages that were given out.
 pub(crate) struct Taken {
     pub(crate) messages: Vec<jetstream::Message>,
-    /// None was given out before this, nanoseconds since the Unix epoch.
+    /// None was given out before this, by the store's clock.
     pub(crate) since: i64,
 }
 
@@ -135,7 +134,7 @@ impl Store {
 
     /// Up to `most` turns that nobody has.
     pub(crate) async fn take_turns(&self, sources: &Sources, most: usize) -> Result<Taken, StoreError> {
-        let since = clock::now();
+        let since = self.now();
         let messages = match &sources.turns {
             Some(turns) if most > 0 => at_once(std::slice::from_ref(turns), 0, most, TURNS_BYTES).await?,
             _ => Vec::new(),
@@ -150,7 +149,7 @@ impl Store {
         most: usize,
         max_bytes: usize,
     ) -> Result<Taken, StoreError> {
-        let since = clock::now();
+        let since = self.now();
         let messages = match &sources.retries {
             Some(retries) if most > 0 => at_once(std::slice::from_ref(retries), 0, most, max_bytes).await?,
             _ => Vec::new(),
@@ -170,7 +169,7 @@ impl Store {
         if apart.is_empty() {
             return Ok(None);
         }
-        let since = clock::now();
+        let since = self.now();
         let messages = at_once(own, 0, most, max_bytes).await?;
         Ok(Some(Taken { messages, since }))
     }
@@ -184,13 +183,13 @@ impl Store {
         max_bytes: usize,
         wait: Duration,
     ) -> Result<Taken, StoreError> {
-        let since = clock::now();
+        let since = self.now();
         let messages = at_once(&sources.log, from, most, max_bytes).await?;
         if !messages.is_empty() || wait < SHORTEST_WAIT {
             return Ok(Taken { messages, since });
         }
         let mut messages = first(sources, wait).await?;
-        let since = clock::now();
+        let since = self.now();
         let bytes: usize = messages.iter().map(|m| m.length).sum();
         let has_turn = messages.iter().any(|m| self.turn_of(m).is_some() || self.is_retry(m));
         if !messages.is_empty() && !has_turn && messages.len() < most && bytes < max_bytes {

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tracing::debug;
 
 use super::publish::Together;
+use super::time::StoreTime;
 
 /// How long any request to the store's API may take.
 pub(super) const API_DEADLINE: Duration = Duration::from_secs(5);
@@ -39,6 +40,7 @@ pub struct Store {
     /// Told when an event finds its place gone: the topology was changed.
     pub(super) moved: Arc<Notify>,
     pub(super) together: Arc<Together>,
+    pub(super) time: Arc<StoreTime>,
 }
 
 /// How far a subscription has come.
@@ -121,6 +123,7 @@ impl Store {
             layout: Arc::default(),
             moved: Arc::default(),
             together: Arc::default(),
+            time: Arc::default(),
         }
     }
 

@@ -1,0 +1,64 @@
+//! The store's clock: what is said of the times of its messages is judged by it, and what instances say to each other of
+//! times. No instance's own clock is compared with another's.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use async_nats::jetstream::response::Response;
+use fanout_plan::timestamp;
+use serde::Deserialize;
+use tracing::debug;
+
+use super::{Store, StoreError};
+use crate::clock;
+
+/// The store's clock as it was read last: when, and what it said.
+#[derive(Debug, Default)]
+pub(super) struct StoreTime(Mutex<Option<(Instant, i64)>>);
+
+/// What the server says of a stream, as far as it is of interest here (async-nats 0.51 leaves it out).
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "ts")]
+    at: String,
+}
+
+impl Store {
+    /// What time it is for the store, in nanoseconds since the Unix epoch: what its clock said when it was read last, and
+    /// what has passed since. Before it was read, this instance's own clock stands in for it.
+    pub(crate) fn now(&self) -> i64 {
+        let read = *self.time.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((at, time)) = read else { return clock::now() };
+        time.saturating_add(i64::try_from(at.elapsed().as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// Reads the store's clock, for [`Store::now`]. Where it can't be read, it goes on from where it was.
+    pub(crate) async fn read_time(&self) {
+        let Some(newest) = self.layout().partitions.keys().next_back() else {
+            return;
+        };
+        let asked = Instant::now();
+        match self.time_of(*newest).await {
+            Ok(time) => {
+                let told = asked + asked.elapsed() / 2;
+                *self.time.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, time));
+            }
+            Err(error) => debug!(%error, "the store's clock is not read now"),
+        }
+    }
+
+    /// What time it is for the server that stores a partition's events, in nanoseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub(crate) async fn time_of(&self, partition: u32) -> Result<i64, StoreError> {
+        let stream = self.names.partition(partition);
+        let answer = self.js.request(format!("STREAM.INFO.{stream}"), &()).await;
+        let told: Told = match answer.map_err(StoreError::when("tell the time"))? {
+            Response::Ok(told) => told,
+            Response::Err { error } => return Err(StoreError::when("tell the time")(error)),
+        };
+        timestamp::from_rfc3339(&told.at)
+            .ok_or_else(|| StoreError::when("tell the time")(format!("{:?} is no time", told.at)))
+    }
+}
