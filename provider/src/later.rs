@@ -21,13 +21,17 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 /// After how long an event that could not be published is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How often the server says that it is there while nothing is due: a consumer that is gone says nothing.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
 /// Events that are looked at once.
 const AT_ONCE: usize = 64;
 
 /// Publishes what is due until it is dropped or the store fails.
 pub(crate) async fn keep(bus: &Bus, store: &Store) -> Result<(), async_nats::Error> {
     let due = store.due().await?;
-    let messages = due.stream().max_messages_per_batch(256).messages().await?;
+    let messages = due.stream().max_messages_per_batch(256).heartbeat(HEARTBEAT);
+    let messages = messages.messages().await?;
     messages
         .map_err(async_nats::Error::from)
         .try_for_each_concurrent(AT_ONCE, |message| async {

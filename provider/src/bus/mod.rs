@@ -233,7 +233,7 @@ impl Bus {
             return None;
         }
         let now = view.store.as_ref()?.registered(name).await.ok()??;
-        same(&now).then_some(now)
+        (same(&now) && now.id() == have.id()).then_some(now)
     }
 
     /// Has a plan made and carried out that begins after this was asked.

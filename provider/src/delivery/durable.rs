@@ -102,11 +102,17 @@ async fn read_on(
         while tasks.try_join_next().is_some() {}
         let mut first = None;
         if idle {
-            first = match pull::waiting(&context.store, &consumer, 1, &context.stop).await {
-                Ok(mut pulled) => pulled.next().await,
+            let mut pulled = match pull::waiting(&context.store, &consumer, 1, &context.stop).await {
+                Ok(pulled) => pulled,
                 Err(e) => break Err(e),
             };
+            first = pulled.next().await;
             if first.is_none() && !context.stop.is_cancelled() {
+                if pulled.broke_off()
+                    && let Err(e) = context.is_there(&consumer).await
+                {
+                    break Err(e);
+                }
                 continue;
             }
         }
@@ -165,6 +171,11 @@ async fn read_on(
             pull::give_back(message).await;
         }
         drop(permits);
+        if chunks.get_ref().broke_off()
+            && let Err(e) = context.is_there(&consumer).await
+        {
+            break Err(e);
+        }
         if context.health.is_failing() {
             // The tasks note what came of the probe; pulling on before they have would only pile up.
             while tasks.join_next().await.is_some() {}

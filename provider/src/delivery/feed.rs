@@ -287,6 +287,9 @@ pub(super) async fn log(
                 return Ok(());
             }
         }
+        if batch.broke_off() {
+            context.is_there(&consumer).await?;
+        }
     }
     Ok(())
 }
@@ -308,7 +311,7 @@ pub(super) async fn redrives(
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    let consumer = context.store.read_redrives(&context.id()).await?;
+    let mut consumer = context.store.read_redrives(&context.id()).await?;
     // A redriven event is in line with its tenant at least, and with its key where keys have an order.
     let room = Arc::new(Semaphore::new(REDRIVEN));
     // One tenant's many, each of which may wait for retries, leave room for others'.
@@ -352,6 +355,13 @@ pub(super) async fn redrives(
             if out.send(item(context, redrive, (place, share)).await?).await.is_err() {
                 return Ok(());
             }
+        }
+        if batch.broke_off()
+            && let Err(error) = pull::is_there(&consumer).await
+        {
+            // It lives on one server, and goes with it. What it has given out already is in line, and known there.
+            debug!(subscription = %context.name(), ?error, "redrives are read anew");
+            consumer = context.store.read_redrives(&context.id()).await?;
         }
     }
     Ok(())

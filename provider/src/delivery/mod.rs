@@ -24,6 +24,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
 use fanout_plan::policy::QueueDelivery;
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
@@ -42,7 +43,7 @@ pub(crate) use retries::admit as admit_retry;
 pub(crate) use settle::{Held, Next, Settler};
 
 use crate::inbox::{self, Desk, Inbox};
-use crate::jetstream::Store;
+use crate::jetstream::{Store, StoreError};
 use crate::wrpc::Subscriber;
 
 /// One attempt to hand an event to a subscriber.
@@ -82,6 +83,15 @@ impl Context {
     /// The subscription, and none that had its name before.
     pub(crate) fn id(&self) -> SubscriptionId {
         self.registered.id()
+    }
+
+    /// Whether a consumer of the log can be pulled from. One that is gone is the planner's to make again.
+    async fn is_there(&self, consumer: &PullConsumer) -> Result<(), StoreError> {
+        let there = pull::is_there(consumer).await;
+        if there.is_err() {
+            self.replan.notify_one();
+        }
+        there
     }
 
     /// When a refused delivery is tried again.

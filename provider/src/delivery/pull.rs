@@ -5,15 +5,18 @@
 //! more, and ended in a way that the store hears of before anything is given back to it: a pull that is merely dropped
 //! (async-nats 0.51) may still be there then, and catch what nobody reads.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{StatusCode, Subscriber};
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +25,29 @@ use tracing::debug;
 use crate::jetstream::{Store, StoreError};
 
 /// What a pull brings.
-pub(super) type Pulled = Result<BoxStream<'static, jetstream::Message>, StoreError>;
+pub(super) struct Batch {
+    messages: BoxStream<'static, jetstream::Message>,
+    broke_off: Arc<AtomicBool>,
+}
+
+impl Batch {
+    /// Whether the pull ended otherwise than by what was asked of it: by a restart, say, or because there is nothing any
+    /// more to pull from. Whoever goes on pulling asks whether [its consumer is there](is_there) first.
+    pub(super) fn broke_off(&self) -> bool {
+        self.broke_off.load(Ordering::Relaxed)
+    }
+}
+
+impl Stream for Batch {
+    type Item = jetstream::Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.messages.poll_next_unpin(context)
+    }
+}
+
+/// A pull that was begun.
+pub(super) type Pulled = Result<Batch, StoreError>;
 
 /// How long a pull waits at the server for events.
 const WAIT: Duration = Duration::from_secs(3);
@@ -45,9 +70,11 @@ struct Pull {
     inbox: Subscriber,
     store: Store,
     left: usize,
+    waits: bool,
     ends_at: Instant,
     stop: CancellationToken,
     stopping: bool,
+    broke_off: Arc<AtomicBool>,
 }
 
 /// Up to so many messages: what is there, and what comes within a while.
@@ -74,10 +101,13 @@ async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop
     let client = store.nats();
     let address = client.new_inbox();
     let inbox = client.subscribe(address.clone()).await;
+    let broke_off = Arc::new(AtomicBool::new(false));
     let pull = Pull {
+        broke_off: Arc::clone(&broke_off),
         inbox: inbox.map_err(StoreError::when("be pulled from"))?,
         store: store.clone(),
         left: request.batch,
+        waits: request.expires.is_some(),
         ends_at: Instant::now() + request.expires.unwrap_or_default() + SLACK,
         stop: stop.clone(),
         stopping: false,
@@ -88,7 +118,19 @@ async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop
         let message = pull.next().await?;
         Some((message, pull))
     });
-    Ok(messages.boxed())
+    Ok(Batch {
+        messages: messages.boxed(),
+        broke_off,
+    })
+}
+
+/// Whether a consumer can be pulled from.
+///
+/// # Errors
+/// When it is gone, or the server that has it.
+pub(super) async fn is_there(consumer: &PullConsumer) -> Result<(), StoreError> {
+    let told = consumer.get_info().await;
+    told.map(drop).map_err(StoreError::when("be pulled from"))
 }
 
 impl Pull {
@@ -103,7 +145,11 @@ impl Pull {
                 biased;
                 message = self.inbox.next() => message?,
                 () = quiet(&self.stop) => break,
-                () = sleep_until(self.ends_at) => break,
+                () = sleep_until(self.ends_at) => {
+                    // A pull that waits is ended by the server; one that does not wait may go unanswered.
+                    self.broke_off.store(self.waits && !self.stopping, Ordering::Relaxed);
+                    break;
+                }
             };
             match message.status {
                 None | Some(StatusCode::OK) => {
@@ -115,6 +161,7 @@ impl Pull {
                 Some(status) => {
                     // A restart, a consumer that is gone: the next pull follows. The server says so at once each time.
                     debug!(%status, description = ?message.description, "a pull ended early");
+                    self.broke_off.store(true, Ordering::Relaxed);
                     sleep(BROKE_OFF_WAIT).await;
                     break;
                 }

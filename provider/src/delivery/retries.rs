@@ -29,7 +29,6 @@ use super::incoming::{self, Place, Wanted};
 use super::owner::Owner;
 use super::pull::{self, free_room};
 use super::settle::{Held, Settler, Source};
-use crate::clock;
 use crate::jetstream::{StoreError, Waiting, read};
 
 /// How often it is looked for events that wait, besides when this instance stores one: another instance may have died.
@@ -104,7 +103,7 @@ pub(super) async fn left_over(
         if context.store.has_retries(&context.registered).await? {
             let consumer = context.store.retries_consumer(&context.registered).await?;
             let ordering = context.store.policy().ordering;
-            return feed(context, settler, &consumer, ordering, out, stop).await;
+            return feed(context, settler, consumer, ordering, out, stop).await;
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -144,7 +143,7 @@ async fn give_out(context: &Arc<Context>, calls: &Arc<Semaphore>, consumer: &Pul
     {
         let (context, settler, closing) = (Arc::clone(context), Arc::clone(&settler), closing.clone());
         let consumer = consumer.clone();
-        feeds.spawn(async move { feed(&context, &settler, &consumer, Ordering::None, out, closing).await });
+        feeds.spawn(async move { feed(&context, &settler, consumer, Ordering::None, out, closing).await });
     }
     let mut owner = Owner::new(context, settler);
     let mut hold = tokio::time::interval(context.store.policy().ack_wait / 3);
@@ -215,7 +214,7 @@ async fn acquire(acquiring: &mut Option<Acquiring>) -> Result<OwnedSemaphorePerm
 pub(super) async fn feed(
     context: &Context,
     settler: &Settler,
-    consumer: &PullConsumer,
+    mut consumer: PullConsumer,
     ordering: Ordering,
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
@@ -227,7 +226,7 @@ pub(super) async fn feed(
             () = stop.cancelled() => return Ok(()),
             permits = free_room(&room) => permits,
         };
-        let mut batch = pull::waiting(&context.store, consumer, permits.num_permits(), &stop).await?;
+        let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
             let Some((waiting, attributes)) = due(context, settler, &message).await else {
                 continue;
@@ -257,6 +256,9 @@ pub(super) async fn feed(
             if out.send(item).await.is_err() {
                 return Ok(());
             }
+        }
+        if batch.broke_off() && pull::is_there(&consumer).await.is_err() {
+            consumer = context.store.retries_consumer(&context.registered).await?;
         }
     }
     Ok(())
@@ -320,7 +322,7 @@ async fn due(context: &Context, settler: &Settler, message: &jetstream::Message)
         settler.skip(message).await;
         return None;
     };
-    let left = waiting.note.due.saturating_sub(clock::now());
+    let left = waiting.note.due.saturating_sub(context.store.now());
     if left > 0 {
         give_back(message, Duration::from_nanos(left.unsigned_abs()).min(LONGEST)).await;
         return None;
