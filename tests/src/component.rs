@@ -57,7 +57,12 @@ impl Component {
     /// # Panics
     /// If the connection is closed.
     pub async fn new(nats: async_nats::Client, id: &str) -> Self {
-        let lattice = Lattice::new(nats, Options::default())
+        // What it does not answer, nobody ends but who called it.
+        let options = Options {
+            serve_deadline: Duration::from_secs(3_600),
+            ..Options::default()
+        };
+        let lattice = Lattice::new(nats, options)
             .await
             .expect("the lattice can be listened on");
         let provider = Client::new(&lattice, "default.bus", id);
