@@ -14,7 +14,7 @@ use crate::pause::Pause;
 use crate::state::State;
 use crate::upstream::{Inbox, Trouble};
 use crate::wanted::{Need, Wanted};
-use crate::wit::{CaughtUp, Delivery, Fetched, HeldDelivery, Position, Problem, Rejection};
+use crate::wit::{CaughtUp, Delivery, Fetched, HeldDelivery, Position, Problem, Rejection, Verdict};
 
 /// How long a fetch waits for the first delivery. Short, because whoever stops waits for it: a fetch that is broken off
 /// costs what it was about to bring one hold.
@@ -293,7 +293,7 @@ impl<S: Subscriber> One<S> {
         if matches!(self.plan.wanted.need, Need::Queue) {
             // At most once: there is nothing to hold or to settle, and no second try.
             match self.subscriber.handle(deliveries, first(traceparents)).await {
-                Ok(verdicts) => self.count(&verdicts),
+                Ok(answers) => answers.iter().for_each(|answer| self.state.count(answer.is_ok())),
                 Err(why) => debug!(subscription = self.plan.wanted.name, ?why, "events were missed"),
             }
             return;
@@ -303,54 +303,55 @@ impl<S: Subscriber> One<S> {
             // All holds are over: others are given these deliveries now.
             () = holds.keep() => return,
         };
-        match verdicts {
-            Some(verdicts) => {
-                self.count(&verdicts);
-                holds.settle(verdicts).await;
+        for verdict in &verdicts {
+            match verdict {
+                Verdict::Handled => self.state.count(true),
+                Verdict::Rejected(_) => self.state.count(false),
+                Verdict::Released | Verdict::StillWorking => {}
             }
-            None => holds.release().await,
         }
+        holds.settle(verdicts).await;
     }
 
-    /// `None` when it is time to stop and the subscriber was not reached.
-    async fn verdicts(
-        &self,
-        deliveries: &[Delivery],
-        traceparents: &[Option<String>],
-    ) -> Option<Vec<Result<(), Rejection>>> {
+    /// One for each delivery. Those that were not tried when it is time to stop are released.
+    async fn verdicts(&self, deliveries: &[Delivery], traceparents: &[Option<String>]) -> Vec<Verdict> {
         let mut pause = Pause::new(SUBSCRIBER_PAUSES.0, SUBSCRIBER_PAUSES.1);
         loop {
             match self.subscriber.handle(deliveries, first(traceparents)).await {
-                Ok(mut verdicts) => {
+                Ok(mut answers) => {
                     self.state.works(&self.plan.wanted.name);
-                    verdicts.resize_with(deliveries.len(), || {
+                    answers.resize_with(deliveries.len(), || {
                         Err(Rejection::Retry("the subscriber gave too few results".to_owned()))
                     });
-                    return Some(verdicts);
+                    let verdicts = answers.into_iter().map(|answer| match answer {
+                        Ok(()) => Verdict::Handled,
+                        Err(rejection) => Verdict::Rejected(rejection),
+                    });
+                    return verdicts.collect();
                 }
                 Err(Unhandled::Unreachable(why)) => {
                     self.state.waits(unreachable(&self.plan.wanted.name, &why));
                     tokio::select! {
-                        () = self.stop.cancelled() => return None,
+                        () = self.stop.cancelled() => return deliveries.iter().map(|_| Verdict::Released).collect(),
                         () = pause.wait() => {}
                     }
                 }
-                Err(Unhandled::Failed(why)) if deliveries.len() == 1 => return Some(vec![Err(Rejection::Retry(why))]),
+                Err(Unhandled::Failed(why)) if deliveries.len() == 1 => {
+                    return vec![Verdict::Rejected(Rejection::Retry(why))];
+                }
                 // One bad event must not take its batch along.
                 Err(Unhandled::Failed(_)) => {
                     let mut verdicts = Vec::with_capacity(deliveries.len());
                     for (delivery, traceparent) in deliveries.chunks(1).zip(traceparents.chunks(1)) {
-                        verdicts.extend(Box::pin(self.verdicts(delivery, traceparent)).await?);
+                        if self.stop.is_cancelled() {
+                            verdicts.push(Verdict::Released);
+                            continue;
+                        }
+                        verdicts.extend(Box::pin(self.verdicts(delivery, traceparent)).await);
                     }
-                    return Some(verdicts);
+                    return verdicts;
                 }
             }
-        }
-    }
-
-    fn count(&self, verdicts: &[Result<(), Rejection>]) {
-        for verdict in verdicts {
-            self.state.count(verdict.is_ok());
         }
     }
 }

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use crate::pause::Pause;
 use crate::upstream::Inbox;
-use crate::wit::{Rejection, SettleError, Settled, Settlement, Verdict};
+use crate::wit::{SettleError, Settled, Settlement, Verdict};
 
 /// The shortest hold that is reckoned with, whatever the bus says.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -75,12 +75,8 @@ impl<B: Inbox> Holds<B> {
     }
 
     /// Settles each by its verdict, again while the bus does not answer, up to a bound.
-    pub(crate) async fn settle(&self, verdicts: Vec<Result<(), Rejection>>) {
-        let verdicts = verdicts.into_iter().map(|verdict| match verdict {
-            Ok(()) => Verdict::Handled,
-            Err(rejection) => Verdict::Rejected(rejection),
-        });
-        self.settle_as(verdicts).await;
+    pub(crate) async fn settle(&self, verdicts: Vec<Verdict>) {
+        self.settle_as(verdicts.into_iter()).await;
     }
 
     /// Gives all back untried.

@@ -420,6 +420,28 @@ async fn a_stop_leaves_nothing_held() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_tries_no_more_events_of_a_failed_batch() {
+    let bus = Model::with(5);
+    let component = Played::new(Duration::from_secs(1), |offsets, calls| match offsets.len() {
+        1 => all_well(offsets, calls),
+        _ => Err(Unhandled::Failed("it trapped".to_owned())),
+    });
+    let deliveries = Deliveries::start(bus.clone(), Arc::clone(&component), plan(5, 1));
+    timeout(SOON, async {
+        // The batch has failed, and the first of it is tried alone.
+        while component.seen.lock().unwrap().is_empty() || component.running.load(Ordering::SeqCst) == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it is tried alone");
+    deliveries.stop().await;
+    assert_eq!(*component.seen.lock().unwrap(), [vec![1, 2, 3, 4, 5], vec![1]]);
+    assert_eq!((bus.acked(), bus.count(|kept| *kept == Kept::Pending)), (1, 4));
+    assert!(bus.log().attempts.is_empty(), "what was not tried counts as no attempt");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_gives_back_what_no_subscriber_was_reached_for() {
     let bus = Model::with(3);
     let component = Played::new(Duration::ZERO, |_, _| {
