@@ -43,8 +43,24 @@ struct Watch<'a> {
     settled: u64,
     next_look: Instant,
     pause: Duration,
-    /// A mark of another instance, and when it was first seen.
-    theirs: Option<(i64, Instant)>,
+    theirs: Mark,
+}
+
+/// A mark of another instance, and when it was first seen. What is written in it says nothing but whether it is the same.
+#[derive(Default)]
+struct Mark(Option<(i64, Instant)>);
+
+impl Mark {
+    /// Whether the instance that set it seems to have crashed.
+    fn is_left_behind(&mut self, mark: i64, now: Instant) -> bool {
+        match self.0 {
+            Some((seen, since)) if seen == mark => now.saturating_duration_since(since) >= TELLING_MAX,
+            _ => {
+                self.0 = Some((mark, now));
+                false
+            }
+        }
+    }
 }
 
 pub(super) async fn run(context: Arc<Context>) {
@@ -53,7 +69,7 @@ pub(super) async fn run(context: Arc<Context>) {
         settled: 0,
         next_look: Instant::now(),
         pause: LOOKS.0,
-        theirs: None,
+        theirs: Mark::default(),
     };
     loop {
         tokio::select! {
@@ -120,7 +136,7 @@ impl Watch<'_> {
         }
         match registered.progress {
             Progress::CaughtUp | Progress::Finished => return Ok(Some(registered.progress)),
-            Progress::Telling(mark) if !self.is_left_behind(mark) => return Ok(None),
+            Progress::Telling(mark) if !self.theirs.is_left_behind(mark, Instant::now()) => return Ok(None),
             Progress::Telling(_) | Progress::Replaying => {}
         }
         let caught_up = CaughtUp {
@@ -148,17 +164,6 @@ impl Watch<'_> {
             }
         }
         Ok(passed)
-    }
-
-    /// Whether the instance that set a mark seems to have crashed.
-    fn is_left_behind(&mut self, mark: i64) -> bool {
-        match self.theirs {
-            Some((seen, since)) if seen == mark => since.elapsed() >= TELLING_MAX,
-            _ => {
-                self.theirs = Some((mark, Instant::now()));
-                false
-            }
-        }
     }
 
     /// Tells the subscriber, however long that takes, if no other instance does.
@@ -254,5 +259,31 @@ fn has_finished(
             Ordering::Greater => true,
         },
         End::Time(_) => idle && passed.get(&partition).is_some_and(|passed| *passed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_left_behind_when_it_stays_whatever_the_clock_that_wrote_it() {
+        let began = Instant::now();
+        for mark in [0, i64::MAX, i64::MIN] {
+            let mut theirs = Mark::default();
+            assert!(!theirs.is_left_behind(mark, began), "seen for the first time");
+            assert!(!theirs.is_left_behind(mark, began + TELLING_MAX / 2));
+            assert!(theirs.is_left_behind(mark, began + TELLING_MAX));
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_written_anew_is_not() {
+        let began = Instant::now();
+        let mut theirs = Mark::default();
+        for round in 0..10 {
+            let now = began + MARK_EVERY * round;
+            assert!(!theirs.is_left_behind(round.into(), now));
+        }
     }
 }
