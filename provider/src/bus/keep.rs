@@ -182,7 +182,7 @@ impl Bus {
             }
             tokio::select! {
                 () = self.0.stop.cancelled() => return,
-                _ = views.changed() => {}
+                _ = views.changed(), if store.is_none() => {}
                 () = tokio::time::sleep(RETRY.1) => {}
             }
         }
