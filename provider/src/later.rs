@@ -94,7 +94,7 @@ async fn fire(bus: &Bus, kept: &Kept, marked: i64) -> Result<(), async_nats::Err
         return Ok(());
     }
     let stored = store
-        .send(&attributes, kept.event(&attributes)?)
+        .send(&attributes, kept.event(&attributes))
         .await?
         .stored()
         .await?;

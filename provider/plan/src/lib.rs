@@ -20,6 +20,7 @@ mod filter;
 pub mod gap;
 mod incarnation;
 pub mod layout;
+pub mod letter;
 pub mod limits;
 pub mod link;
 pub mod listen;

@@ -121,7 +121,7 @@ pub fn attempts_within(attempts: &[FailedAttempt], bytes: usize) -> Vec<FailedAt
 }
 
 /// Where a text is cut so that at most so many bytes are left.
-fn cut(text: &str, most: usize) -> usize {
+pub(crate) fn cut(text: &str, most: usize) -> usize {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;

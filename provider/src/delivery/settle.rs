@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::incoming::Place;
 use super::{Context, Delivery, Health, retries};
 use crate::clock;
-use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Redrive, Refused, Retries, StoreError};
+use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Redrive, Refused, Retries, StoreError, Unstored};
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
@@ -295,6 +295,11 @@ impl Settler {
             return false;
         }
         if let Err(error) = self.retries.store(refused).await {
+            // Its message has no place for what the attempts said: it waits where it is.
+            if matches!(error, Unstored::TooLarge { .. }) {
+                debug!(subscription = %self.context.name(), position = %delivery.position, %error, "not stored among the retries");
+                return false;
+            }
             let why = std::error::Error::source(&error)
                 .map(|s| format!(" ({s})"))
                 .unwrap_or_default();
@@ -450,7 +455,9 @@ impl Settler {
                     event.position
                 ),
             ));
-            return Next::Stuck(self.must_wait(&error));
+            let wait = self.must_wait(&error);
+            // What the store refuses now it refuses for a while, and each further try is an invocation.
+            return Next::Stuck(if error.answer().is_some() { DEAD_LETTERS_WAIT } else { wait });
         }
         Health::count(&self.context.health.dead_lettered);
         let (tenant, position) = (&event.tenant, event.position);

@@ -7,6 +7,7 @@
 //! redriven, begin anew.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use async_nats::jetstream::kv;
 use fanout_plan::Position;
@@ -16,12 +17,23 @@ use super::{Store, StoreError};
 
 /// The failed attempts of one bus.
 #[derive(Clone, Debug)]
-pub(crate) struct Attempts(kv::Store);
+pub(crate) struct Attempts {
+    bucket: kv::Store,
+    /// For how long it is known that they were forgotten.
+    known_settled: Duration,
+}
+
+/// The shortest time to live that the server takes.
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Opens the bucket of failed attempts.
     pub(crate) async fn attempts(&self) -> Result<Attempts, StoreError> {
-        Ok(Attempts(self.bucket(&self.names.attempts()).await?))
+        Ok(Attempts {
+            bucket: self.bucket(&self.names.attempts()).await?,
+            // Who asks has a hold of the event, or had it when the same settlement came first.
+            known_settled: (2 * self.policy.ack_wait).max(SHORTEST_TTL),
+        })
     }
 }
 
@@ -33,17 +45,17 @@ impl Attempts {
     /// The failed attempts of an event so far.
     pub(crate) async fn of(&self, round: impl Display, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
         let value = self
-            .0
+            .bucket
             .get(key(round, position))
             .await
             .map_err(StoreError::when("read failed attempts"))?;
         Ok(value.and_then(|v| serde_json::from_slice(&v).ok()).unwrap_or_default())
     }
 
-    /// Whether they were forgotten: the event was settled after it had been refused.
+    /// Whether they were forgotten lately: the event was settled after it had been refused.
     pub(crate) async fn are_over(&self, round: impl Display, position: Position) -> Result<bool, StoreError> {
         let entry = self
-            .0
+            .bucket
             .entry(key(round, position))
             .await
             .map_err(StoreError::when("read failed attempts"))?;
@@ -58,7 +70,7 @@ impl Attempts {
         attempts: &[FailedAttempt],
     ) -> Result<(), StoreError> {
         let value = serde_json::to_vec(attempts).map_err(StoreError::when("write failed attempts"))?;
-        self.0
+        self.bucket
             .put(key(round, position), value.into())
             .await
             .map_err(StoreError::when("write failed attempts"))?;
@@ -67,8 +79,10 @@ impl Attempts {
 
     /// Forgets them, once the event is settled. What is left behind by a failure here expires with the event.
     pub(crate) async fn clear(&self, round: impl Display, position: Position) -> Result<(), StoreError> {
-        self.0
-            .purge(key(round, position))
+        let key = key(round, position);
+        // The marker goes by itself: one that stayed as long as an entry may would be one for each refused event.
+        self.bucket
+            .purge_with_ttl(key, self.known_settled)
             .await
             .map_err(StoreError::when("clear failed attempts"))
     }

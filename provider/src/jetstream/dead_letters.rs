@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderValue};
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use fanout_plan::retry::{FailedAttempt, attempts_within};
-use fanout_plan::{BusNames, Position, SubscriptionId, TenantId, timestamp};
+use fanout_plan::retry::FailedAttempt;
+use fanout_plan::{BusNames, Position, SubscriptionId, TenantId, letter, timestamp};
 
-use super::headers::text;
-use super::retries::{NOTE, header_bytes, header_room};
+use super::headers::{header_bytes, text};
+use super::retries::NOTE;
 use super::{Store, StoreError};
 
 /// The dead letters of one bus.
@@ -38,6 +38,14 @@ pub(crate) struct DeadLetter<'a> {
 
 /// Of a dead letter: when the event was published.
 pub(crate) const PUBLISHED: &str = "fanout-dead-published";
+/// Why the last attempt was refused.
+const REASON: &str = "fanout-dead-reason";
+/// What became of each attempt.
+const ATTEMPTS: &str = "fanout-dead-attempts";
+/// What of the message did not fit into the letter: another client filled it to the brim.
+const LEFT_OUT: &str = "fanout-dead-left-out";
+/// The event's id, where the letter does not hold all of the event.
+const ID: &str = "fanout-dead-id";
 
 impl Store {
     /// The bus's dead letters.
@@ -55,28 +63,36 @@ impl DeadLetters {
     pub(crate) async fn store(&self, letter: DeadLetter<'_>) -> Result<(), StoreError> {
         let action = format!("store a dead letter of subscription {}", letter.of.name);
         let mut headers = HeaderMap::new();
-        for (name, values) in letter.headers.iter().flat_map(|h| h.iter()) {
-            // The server's own headers (`Nats-…`) would be read as instructions.
-            let lower = name.to_string().to_ascii_lowercase();
-            if !lower.starts_with("nats-") && !lower.starts_with("fanout-dead-") && lower != NOTE {
-                for value in values {
-                    headers.append(name.clone(), value.clone());
-                }
-            }
-        }
-        let reason = letter.attempts.last().map_or("", |a| a.reason.as_str());
         headers.insert("fanout-dead-subscription", letter.of.name.as_str());
         headers.insert("fanout-dead-position", letter.position.to_string());
-        headers.insert("fanout-dead-reason", text(reason));
         headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
-        // Who asked for many attempts, with much to say of each, gets a dead letter all the same.
-        let taken = header_bytes(&headers) + 128;
-        let room = header_room(taken, letter.payload.len(), self.js.client().max_payload());
-        let kept = attempts_within(letter.attempts, room);
-        let attempts = serde_json::to_string(&kept).map_err(StoreError::when(&action))?;
-        headers.insert("fanout-dead-attempts", text(&attempts));
+        let own = header_bytes(&headers) + header_names(&[REASON, ATTEMPTS, LEFT_OUT]);
+        let event = of_the_event(letter.headers);
+        let pairs: Vec<_> = event.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        let fitted = letter::fit(
+            &pairs,
+            letter.payload.len(),
+            own,
+            letter.attempts,
+            self.js.client().max_payload(),
+        );
+        for i in &fitted.headers {
+            let (name, value) = &event[*i];
+            // Without an id it is no event: what is left of one is not redriven as if it were all.
+            match fitted.is_whole || !name.eq_ignore_ascii_case("ce-id") {
+                true => headers.append(&**name, (*value).clone()),
+                false => headers.append(ID, (*value).clone()),
+            }
+        }
+        if let Some(left_out) = &fitted.left_out {
+            headers.insert(LEFT_OUT, text(left_out));
+        }
+        headers.insert(REASON, text(&fitted.reason));
+        let attempts = serde_json::to_string(&fitted.attempts).map_err(StoreError::when(&action))?;
+        headers.insert(ATTEMPTS, text(&attempts));
+        let payload = letter.payload.slice(..fitted.payload);
         let subject = self.names.dead_letter(letter.of, letter.tenant, letter.position);
-        let mut message = PublishMessage::build().payload(letter.payload).headers(headers);
+        let mut message = PublishMessage::build().payload(payload).headers(headers);
         if !letter.replaces {
             message = message.expected_last_subject_sequence(0);
         }
@@ -90,4 +106,22 @@ impl DeadLetters {
             Err(e) => Err(StoreError::when(action)(e)),
         }
     }
+}
+
+/// The headers that a dead letter keeps of an event's message.
+fn of_the_event(headers: Option<&HeaderMap>) -> Vec<(String, HeaderValue)> {
+    let mut kept = Vec::new();
+    for (name, values) in headers.iter().flat_map(|h| h.iter()) {
+        let lower = name.to_string().to_ascii_lowercase();
+        // The server's own headers (`Nats-…`) would be read as instructions.
+        if !lower.starts_with("nats-") && !lower.starts_with("fanout-dead-") && lower != NOTE {
+            kept.extend(values.iter().map(|value| (name.to_string(), value.clone())));
+        }
+    }
+    kept
+}
+
+/// What headers of these names take without a value.
+fn header_names(names: &[&str]) -> usize {
+    names.iter().map(|name| name.len() + 4).sum()
 }

@@ -3,12 +3,21 @@
 //!
 //! Attributes of events need none of this: they are percent-encoded ([`fanout_plan::envelope`]).
 
-use async_nats::HeaderValue;
+use async_nats::{HeaderMap, HeaderValue};
+use fanout_plan::letter;
 
 /// A text as the value of a header, with a blank for each control character.
 pub(crate) fn text(value: &str) -> HeaderValue {
     let one_line: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     HeaderValue::from(one_line)
+}
+
+/// Bytes that headers take on the wire.
+pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
+    let pairs = headers
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
+    letter::wire_bytes(pairs)
 }
 
 #[cfg(test)]

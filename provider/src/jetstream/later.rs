@@ -107,10 +107,9 @@ impl Kept {
     }
 
     /// What is to be published.
-    pub(crate) fn event(&self, attributes: &Attributes) -> Result<Outgoing, Unstored> {
+    pub(crate) fn event(&self, attributes: &Attributes) -> Outgoing {
         let traceparent = self.headers.get("traceparent").map(|v| v.as_str());
-        // It was small enough when it was accepted.
-        Outgoing::new(attributes, traceparent, self.data.clone(), u64::MAX)
+        Outgoing::new(attributes, traceparent, self.data.clone())
     }
 }
 

@@ -21,10 +21,11 @@ use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use fanout_plan::retry::{FailedAttempt, attempts_within};
 use fanout_plan::subscription::Registered;
-use fanout_plan::{Attributes, BusNames, Code, Position, Problem, Round, SubscriptionName};
+use fanout_plan::{Attributes, BusNames, Code, Position, Problem, Round, SubscriptionName, letter};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
+use super::headers::header_bytes;
 use super::publish::{Outgoing, Unstored, unstored};
 use super::redrive::is_absent;
 use super::{Store, StoreError};
@@ -35,9 +36,6 @@ pub(super) const NOTE: &str = "fanout-retry";
 /// How long the server remembers the consumer of a subscription's retries when nobody takes from it. The next one begins
 /// with all of them: when each is due stands in its message.
 const UNUSED_AGE: Duration = Duration::from_secs(3_600);
-
-/// Bytes that a message's headers may take (nats-server 2.15, error 10097), with some to spare.
-const MAX_HEADERS: usize = 60_000;
 
 /// What is asked of the store.
 const LIST: &str = "list the events that wait for a retry";
@@ -99,8 +97,7 @@ impl Retries {
     /// Stores a refused event. That of a position is there once, however often this is called; one that another instance
     /// has replaced or settled meanwhile stays as that left it.
     pub(crate) async fn store(&self, refused: Refused<'_>) -> Result<(), Unstored> {
-        // It was small enough when it was accepted.
-        let event = Outgoing::new(refused.attributes, refused.traceparent, refused.data, u64::MAX)?;
+        let event = Outgoing::new(refused.attributes, refused.traceparent, refused.data);
         let (mut headers, data) = event.into_parts();
         let mut note = Note {
             tenant: refused.attributes.tenant().to_string(),
@@ -108,8 +105,14 @@ impl Retries {
             published_at: refused.published_at,
             attempts: Vec::new(),
         };
-        let taken = header_bytes(&headers) + NOTE.len() + text(&note).len() + 64;
-        let room = header_room(taken, data.len(), self.max_payload);
+        // With some to spare for the numbers that the store is told.
+        let taken = header_bytes(&headers) + NOTE.len() + text(&note).len() + 256;
+        let room = letter::headers_left(taken, data.len(), self.max_payload);
+        if room == 0 {
+            // Another client of the bus's subjects filled a message to the brim.
+            let (size, limit) = (taken + data.len(), self.max_payload);
+            return Err(Unstored::TooLarge { size, limit });
+        }
         note.attempts = attempts_within(refused.attempts, room);
         headers.insert(NOTE, super::headers::text(&text(&note)));
         let message = PublishMessage::build()
@@ -144,23 +147,6 @@ impl Retries {
             Err(e) => Err(StoreError::when("look for an event that waits for a retry")(e)),
         }
     }
-}
-
-/// Bytes that headers take on the wire.
-pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
-    let pairs = headers
-        .iter()
-        .flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    pairs
-        .map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4)
-        .sum()
-}
-
-/// Bytes of headers that are left for attempts.
-pub(super) fn header_room(taken: usize, payload: usize, max_payload: usize) -> usize {
-    MAX_HEADERS
-        .min(max_payload.saturating_sub(payload + 256))
-        .saturating_sub(taken)
 }
 
 fn text(note: &Note) -> String {

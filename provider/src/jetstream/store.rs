@@ -15,6 +15,7 @@ use fanout_plan::policy::{Durability, Shape};
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{
     BusNames, Code, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName,
+    letter,
 };
 use tokio::sync::Notify;
 use tracing::debug;
@@ -25,8 +26,12 @@ use super::time::StoreTime;
 /// How long any request to the store's API may take.
 pub(super) const API_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Bytes that a message's subject, headers and framing take of the server's `max_payload` beyond what is counted.
+/// Bytes that a request takes of the server's `max_payload` beyond what is counted.
 const OVERHEAD: usize = 1 << 10;
+
+/// Bytes that an event's message takes of it beyond what is counted: its separators, and what is written beside the event
+/// when it is refused, or becomes a dead letter.
+const EVENT_OVERHEAD: usize = letter::RESERVED + OVERHEAD;
 
 /// The store of one bus. Cheap to clone: every publish has one in hand.
 #[derive(Clone, Debug)]
@@ -161,13 +166,13 @@ impl Store {
     pub fn fits_the_server(&self) -> Result<(), Problem> {
         self.server_is_new_enough()?;
         let (asked, server) = (self.policy.max_event_bytes, self.nats().max_payload());
-        if asked <= (server as u64).saturating_sub(OVERHEAD as u64) {
+        if asked <= (server as u64).saturating_sub(EVENT_OVERHEAD as u64) {
             return Ok(());
         }
         Err(Problem::new(
             Code::ConflictingSettings,
             format!(
-                "`event.max-bytes` ({asked} bytes) does not fit the server's `max_payload` ({server} bytes, {OVERHEAD} of them for framing): lower the one or raise the other"
+                "`event.max-bytes` ({asked} bytes) does not fit the server's `max_payload` ({server} bytes, {EVENT_OVERHEAD} of them for what is written beside an event): lower the one or raise the other"
             ),
         ))
     }

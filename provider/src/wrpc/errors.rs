@@ -49,6 +49,10 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
             Code::EventTooLarge,
             "send less, or raise the policy's `event.max-bytes`",
         )),
+        Unstored::AttributesTooLarge { .. } => PublishError::TooLarge(say(
+            Code::EventTooLarge,
+            "send less in its attributes: what is large belongs in the payload",
+        )),
         Unstored::Full(_) => PublishError::StoreFull(say(
             Code::StoreFull,
             "it was not stored; retry once events have expired, or raise `retention.max-bytes`",

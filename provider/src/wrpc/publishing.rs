@@ -43,7 +43,7 @@ impl Checked {
 
     fn outgoing(&self, store: &Store) -> Result<Outgoing, Unstored> {
         let limit = store.policy().max_event_bytes;
-        Outgoing::new(&self.attributes, self.traceparent.as_deref(), self.data.clone(), limit)
+        Outgoing::within(limit, &self.attributes, self.traceparent.as_deref(), self.data.clone())
     }
 
     fn unstored(&self, e: &Unstored) -> PublishError {

@@ -10,7 +10,7 @@ use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_plan::policy::Durability;
-use fanout_plan::{Attributes, Position, envelope};
+use fanout_plan::{Attributes, Position, envelope, letter};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Store, headers, read};
@@ -50,33 +50,60 @@ const MESSAGE_OVERHEAD: usize = 128;
 /// How much of a subject's tenant and type that includes. Escaped, both can be many times as long.
 const NAMES_INCLUDED: usize = 64;
 
+/// What headers take besides names and values of attributes: separators, the trace context, the message's id.
+const HEADERS_OVERHEAD: usize = 512;
+
 impl Outgoing {
-    /// Writes an event down.
+    /// Writes an event down that was accepted before.
+    pub(crate) fn new(attributes: &Attributes, traceparent: Option<&str>, data: Bytes) -> Self {
+        Self::measured(attributes, traceparent, data).0
+    }
+
+    /// Writes an event down that is to be accepted.
     ///
     /// # Errors
-    /// When it is larger than the policy takes.
-    pub(crate) fn new(
+    /// When it is larger than the policy takes, or its attributes are: what is written beside it when it is refused, or
+    /// becomes a dead letter, must fit too.
+    pub(crate) fn within(
+        max_bytes: u64,
         attributes: &Attributes,
         traceparent: Option<&str>,
         data: Bytes,
-        max_bytes: u64,
     ) -> Result<Self, Unstored> {
-        let mut headers = HeaderMap::new();
-        let size = data.len() + read::write(attributes, &mut headers);
-        let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        let (event, in_headers) = Self::measured(attributes, traceparent, data);
+        let (size, limit) = (
+            event.data.len() + in_headers,
+            usize::try_from(max_bytes).unwrap_or(usize::MAX),
+        );
         if size > limit {
             return Err(Unstored::TooLarge { size, limit });
         }
+        let limit = letter::MAX_EVENT_HEADERS - HEADERS_OVERHEAD;
+        if in_headers > limit {
+            return Err(Unstored::AttributesTooLarge {
+                size: in_headers,
+                limit,
+            });
+        }
+        Ok(event)
+    }
+
+    /// An event, and the bytes of its attributes as they are written.
+    fn measured(attributes: &Attributes, traceparent: Option<&str>, data: Bytes) -> (Self, usize) {
+        let mut headers = HeaderMap::new();
+        let in_headers = read::write(attributes, &mut headers);
         if let Some(traceparent) = traceparent {
             headers.insert("traceparent", headers::text(traceparent));
         }
         let names = attributes.tenant().token().len() + attributes.event_type().tokens().len();
-        Ok(Self {
+        let size = data.len() + in_headers + MESSAGE_OVERHEAD + names.saturating_sub(NAMES_INCLUDED);
+        let event = Self {
             headers,
             id: envelope::message_id(attributes),
             data,
-            size: (size + MESSAGE_OVERHEAD + names.saturating_sub(NAMES_INCLUDED)) as u64,
-        })
+            size: size as u64,
+        };
+        (event, in_headers)
     }
 
     /// Its headers and its payload.

@@ -12,6 +12,8 @@ use crate::jetstream::StoreError;
 pub(crate) enum Unstored {
     #[error("it is {size} bytes with its attributes, and at most {limit} are taken")]
     TooLarge { size: usize, limit: usize },
+    #[error("its attributes are {size} bytes as they are written, what is not printable ASCII three for each, and at most {limit} are taken")]
+    AttributesTooLarge { size: usize, limit: usize },
     #[error("its tenant has no place in the log yet")]
     NoPartition,
     #[error("the log is full")]
