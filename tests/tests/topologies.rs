@@ -14,6 +14,7 @@ use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach, Start};
 use fanout_tests::types::{Position, PublishError};
 use fanout_tests::{Bench, LinkTo, event, eventually};
 use fanout_transport::CallContext;
+use fanout_transport::testing::NatsSettings;
 use futures::TryStreamExt as _;
 
 const TENANTS: [&str; 5] = ["acme", "globex", "initech", "hooli", "umbrella"];
@@ -267,4 +268,49 @@ async fn a_change_of_topology_under_traffic_loses_nothing_and_stores_nothing_twi
         status["policy"]["problems"][0]["code"], "topology-changed",
         "the instance says so: {status}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_without_a_place_are_refused_without_asking_the_store_each_time() {
+    let account = NatsSettings {
+        config: Some(
+            "accounts { A { jetstream: { max_streams: 12 }, users: [{ user: a, password: a }] } }\nno_auth_user: a\n"
+                .into(),
+        ),
+        ..NatsSettings::default()
+    };
+    let bench = Bench::start_on(account, &[("topology", "per-tenant")], &links(false)).await;
+    let ingress = bench.silent_component("ingress").await;
+    let js = jetstream::new(bench.client().clone());
+    let requests = async || js.query_account().await.unwrap().requests.total;
+    let mut refused = None;
+    for i in 0..12 {
+        let published = ingress
+            .publish(event(&format!("tenant-{i}"), "invoice.paid", "e"))
+            .await;
+        refused = refused.or(published.err());
+    }
+    let Some(PublishError::Unavailable(problem)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(problem.code, "account-limit");
+    let before = requests().await;
+    let more = (0..300).map(|i| {
+        let ingress = &ingress;
+        async move { ingress.publish(event(&format!("more-{i}"), "invoice.paid", "e")).await }
+    });
+    let more = futures::future::join_all(more).await;
+    for (i, published) in more.into_iter().enumerate() {
+        let Err(PublishError::Unavailable(problem)) = published else {
+            panic!("{published:?}")
+        };
+        assert!(
+            problem.message.contains(&format!("tenant more-{i} ")),
+            "{}",
+            problem.message
+        );
+    }
+    // Each look at the store is a dozen requests.
+    let asked = requests().await - before;
+    assert!(asked < 300, "{asked} requests for 300 publishes");
 }

@@ -30,6 +30,8 @@ use crate::wanted::read_grants;
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// For how long a tenant that can't have a place in the log is answered without asking the store.
 const NO_PLACE_FOR: Duration = Duration::from_secs(5);
+/// The same where the store did not answer.
+const UNANSWERED_FOR: Duration = Duration::from_secs(1);
 /// The most tenants of which that is known.
 const MOST_WITHOUT_PLACE: usize = 4_096;
 /// For how long a caller that pauses a subscription waits for the invocations under way: less than its call may take.
@@ -51,10 +53,19 @@ struct Inner {
     planning: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     gate: Gate,
-    /// Tenants that can't have a place in the log, as it was found out: each try looks at the whole store.
-    no_place: std::sync::Mutex<HashMap<TenantId, (Instant, Problem)>>,
+    /// Who can't have a place in the log, as it was found out: each try looks at the whole store.
+    no_place: std::sync::Mutex<NoPlace>,
     /// One event at a time is published again in a new place.
     turn: tokio::sync::Mutex<()>,
+}
+
+/// Why there is no place in the log, and until when that is known.
+#[derive(Default)]
+struct NoPlace {
+    /// For one tenant.
+    tenants: HashMap<TenantId, (Instant, Problem)>,
+    /// For whoever has none yet: there are as many places as may be, or the store does not answer.
+    anyone: Option<(Instant, Problem)>,
 }
 
 /// What the host has told.
@@ -285,18 +296,13 @@ impl Bus {
         if let Some(refused) = self.refused_lately(tenant) {
             return Err(refused);
         }
-        match self.plan(Want::Place(tenant.clone())).await {
-            Ok(None) => {}
-            Ok(Some(problem)) => {
-                let message = format!("tenant {tenant} has no place in the log: {}", problem.message);
-                let problem = Problem::new(problem.code, message);
-                self.refuse_for_now(tenant, problem.clone());
-                return Err(problem);
-            }
-            Err(problem) => {
-                let message = format!("tenant {tenant} has no place in the log yet: {}", problem.message);
-                return Err(Problem::new(problem.code, message));
-            }
+        let refused = match self.plan(Want::Place(tenant.clone())).await {
+            Ok(refused) => refused,
+            Err(problem) => Some(problem),
+        };
+        if let Some(problem) = refused {
+            self.refuse_for_now(tenant, problem.clone());
+            return Err(without_place(tenant, &problem));
         }
         let view = self.view();
         let store = view.store()?.clone();
@@ -304,26 +310,35 @@ impl Bus {
             return Ok(store);
         }
         let why = view.policy_problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        Err(Problem::new(
-            view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code),
-            format!("tenant {tenant} has no place in the log: {}", why.join("; ")),
-        ))
+        let code = view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code);
+        let problem = Problem::new(code, why.join("; "));
+        self.refuse_for_now(tenant, problem.clone());
+        Err(without_place(tenant, &problem))
     }
 
     /// Why a tenant can't have a place in the log, if that was found out a moment ago.
     fn refused_lately(&self, tenant: &TenantId) -> Option<Problem> {
         let refused = self.0.no_place.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, problem) = refused.get(tenant)?;
-        (at.elapsed() < NO_PLACE_FOR).then(|| problem.clone())
+        let known = refused.tenants.get(tenant).into_iter().chain(&refused.anyone);
+        let (_, problem) = known.into_iter().find(|(until, _)| Instant::now() < *until)?;
+        Some(without_place(tenant, problem))
     }
 
     fn refuse_for_now(&self, tenant: &TenantId, problem: Problem) {
+        let now = Instant::now();
         let mut refused = self.0.no_place.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() >= MOST_WITHOUT_PLACE {
-            refused.retain(|_, (at, _)| at.elapsed() < NO_PLACE_FOR);
-        }
-        if refused.len() < MOST_WITHOUT_PLACE {
-            refused.insert(tenant.clone(), (Instant::now(), problem));
+        match problem.code {
+            // What says nothing of this tenant is as true of the next one, and there may be many.
+            Code::TooManyPartitions | Code::AccountLimit => refused.anyone = Some((now + NO_PLACE_FOR, problem)),
+            Code::StoreUnavailable => refused.anyone = Some((now + UNANSWERED_FOR, problem)),
+            _ => {
+                if refused.tenants.len() >= MOST_WITHOUT_PLACE {
+                    refused.tenants.retain(|_, (until, _)| now < *until);
+                }
+                if refused.tenants.len() < MOST_WITHOUT_PLACE {
+                    refused.tenants.insert(tenant.clone(), (now + NO_PLACE_FOR, problem));
+                }
+            }
         }
     }
 
@@ -399,6 +414,12 @@ impl Hears for Bus {
             self.0.replan.notify_one();
         }
     }
+}
+
+/// Why a tenant has no place in the log.
+fn without_place(tenant: &TenantId, problem: &Problem) -> Problem {
+    let message = format!("tenant {tenant} has no place in the log: {}", problem.message);
+    Problem::new(problem.code, message)
 }
 
 /// Whose settings they are, for messages.
