@@ -1,22 +1,24 @@
 //! Publishes what was to be published later, once it is due.
 //!
-//! Every instance takes part; the store gives each event to one at a time. An event that is due is first marked as
-//! firing, then published, then marked as fired: cut short anywhere, another instance goes on from the mark. Publishing
+//! Every instance takes part; the store gives each event to one at a time. An event that is due is first marked as one
+//! that is published, then published, then removed: cut short anywhere, another instance goes on from the mark. Publishing
 //! it twice stores it once, because the log recognises its id, and where the log would have forgotten the id it is
-//! looked for.
+//! looked for. While an event waits, the log is asked now and then whether the same one was published at once.
 
 use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
+use fanout_plan::Attributes;
 use futures::TryStreamExt as _;
 use tracing::{info, warn};
 
 use crate::bus::Bus;
 use crate::clock;
-use crate::jetstream::{Kept, State, Store};
+use crate::jetstream::{Kept, Mark, State, Store};
 
-/// The longest that an event is handed back for at once.
+/// The longest and the shortest that an event is handed back for at once, where more is left.
 const LONGEST: Duration = Duration::from_secs(3_600);
+const SHORTEST: Duration = Duration::from_secs(5);
 
 /// After how long an event that could not be published is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -58,48 +60,65 @@ async fn look(bus: &Bus, store: &Store, message: Message) {
 
 async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<AckKind, async_nats::Error> {
     let about = message.info()?;
-    let (sequence, at) = (about.stream_sequence, about.published.unix_timestamp_nanos());
+    let stored = (about.stream_sequence, about.published.unix_timestamp_nanos());
     let headers = message.headers.clone().unwrap_or_default();
-    let Some(kept) = Kept::read(&message.subject, sequence, headers, message.payload.clone()) else {
+    let Some(kept) = Kept::read(&message.subject, stored, headers, message.payload.clone()) else {
         warn!(subject = %message.subject, "a message that Fanout did not write is passed over");
         return Ok(AckKind::Ack);
     };
-    match kept.state {
-        State::Waiting => {
-            let left = kept.due.saturating_sub(clock::now());
-            if left > 0 {
-                let left = Duration::from_nanos(left.unsigned_abs());
-                return Ok(AckKind::Nak(Some(left.min(LONGEST))));
-            }
-            // If it was cancelled meanwhile, there is nothing left to do; if it is marked, the mark's message comes.
-            store.move_on(&kept, State::Firing).await?;
-        }
-        State::Firing => {
-            fire(bus, &kept, i64::try_from(at).unwrap_or(i64::MAX)).await?;
-            // Another instance may have done the same.
-            store.move_on(&kept, State::Fired).await?;
-        }
-        State::Fired | State::Cancelled => {}
+    if kept.state == State::Over {
+        return Ok(AckKind::Ack);
     }
+    let attributes = kept.attributes().ok_or("its attributes are not readable")?;
+    let left = kept.due.saturating_sub(clock::now());
+    if left > 0 && kept.state == State::Waiting {
+        // The same event may be published at once meanwhile: then this one is that one. It was asked when it was kept.
+        if about.delivered == 1 || store.known_in_log(&attributes).await?.is_none() {
+            let left = Duration::from_nanos(left.unsigned_abs());
+            return Ok(AckKind::Nak(Some(left.min(look_every(store)))));
+        }
+        store.mark(&kept, Mark::Fires).await?;
+        store.remove_kept(&kept).await?;
+        return Ok(AckKind::Ack);
+    }
+    let marked = store.mark(&kept, Mark::Fires).await?;
+    if marked.mark == Mark::Fires {
+        // Who marked it first may have published it.
+        let began = match kept.state {
+            State::Firing => Some(kept.kept_at),
+            _ => (!marked.is_new).then_some(marked.at),
+        };
+        fire(bus, &kept, &attributes, began).await?;
+    }
+    // Only now that its mark has come true: a crash before this repeats it.
+    store.remove_kept(&kept).await?;
     Ok(AckKind::Ack)
 }
 
-/// Publishes an event that was marked as firing at `marked`.
-async fn fire(bus: &Bus, kept: &Kept, marked: i64) -> Result<(), async_nats::Error> {
-    let attributes = kept.attributes().ok_or("its attributes are not readable")?;
-    let store = bus.store_for(attributes.tenant()).await?;
-    let remembered = store.policy().ids_remembered();
-    let age = Duration::from_nanos(clock::now().saturating_sub(marked).max(0).unsigned_abs());
-    if age >= remembered / 2 && store.is_stored_since(&attributes, marked).await? {
-        return Ok(());
+/// How often an event that waits is looked at: while the log recognises what was published since the last look, and no
+/// more often than is worth it.
+fn look_every(store: &Store) -> Duration {
+    (store.policy().ids_remembered() / 2).clamp(SHORTEST, LONGEST)
+}
+
+/// Publishes an event. `began` is when that may have been begun before.
+async fn fire(bus: &Bus, kept: &Kept, attributes: &Attributes, began: Option<i64>) -> Result<(), async_nats::Error> {
+    let tenant = attributes.tenant();
+    let store = bus.store_for(tenant).await?;
+    if let Some(began) = began {
+        let age = Duration::from_nanos(clock::now().saturating_sub(began).max(0).unsigned_abs());
+        if age >= store.policy().ids_remembered() / 2 && store.is_stored_since(attributes, began).await? {
+            return Ok(());
+        }
     }
-    let stored = store
-        .send(&attributes, kept.event(&attributes))
-        .await?
-        .stored()
-        .await?;
+    let event = kept.event(attributes);
+    let size = event.size;
+    let stored = store.send(attributes, event).await?.stored().await?;
+    if !stored.duplicate {
+        bus.gate().count(&store, tenant, size).await;
+    }
     info!(
-        tenant = %attributes.tenant(),
+        %tenant,
         id = attributes.id(),
         position = %stored.position,
         duplicate = stored.duplicate,

@@ -6,6 +6,7 @@ use fanout_tests::publisher::{self, Cancellation, Scheduled};
 use fanout_tests::types::{Event, PublishError};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
 use fanout_transport::CallContext;
+use futures::TryStreamExt as _;
 
 fn links() -> Vec<LinkTo> {
     vec![
@@ -206,4 +207,204 @@ async fn the_link_and_the_quota_are_asked_when_it_is_kept() {
     })
     .await;
     assert_eq!(code(refused), "quota-exceeded");
+}
+
+/// How many events the log holds, in all its parts.
+async fn in_the_log(bench: &Bench) -> u64 {
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let streams: Vec<_> = js.streams().try_collect().await.unwrap_or_default();
+    let logs = streams
+        .iter()
+        .filter(|s| s.config.name.starts_with("fanout_payments_log"));
+    logs.map(|s| s.state.messages).sum()
+}
+
+async fn messages(bench: &Bench, stream: &str) -> Option<u64> {
+    let js = async_nats::jetstream::new(bench.client().clone());
+    Some(js.get_stream(stream).await.ok()?.cached_info().state.messages)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_event_now_and_for_later_is_one() {
+    let bench = Bench::start(&[("dedupe.window", "12s")], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    // Due when the log has forgotten what is published now.
+    let due = within(Duration::from_secs(21));
+    let of = |id: &str| event("acme", "invoice.due", id);
+    ingress.publish(of("now, then for later")).await.unwrap();
+    assert!(at(&ingress, &of("now, then for later"), due).await.unwrap().duplicate);
+    assert!(!at(&ingress, &of("for later, then now"), due).await.unwrap().duplicate);
+    // Whatever its other attributes say.
+    let now = event("acme", "invoice.paid", "for later, then now");
+    assert!(!ingress.publish(now).await.unwrap().duplicate);
+    assert!(!at(&ingress, &of("mark"), due).await.unwrap().duplicate);
+    eventually("what was published is none for later any more", || async {
+        (messages(&bench, "fanout_payments_later").await? == 1).then_some(())
+    })
+    .await;
+    let cancelled = cancel(&ingress, "acme", "for later, then now").await.unwrap();
+    assert_eq!(cancelled, Cancellation::NotWaiting);
+    eventually("what was due is delivered", || async {
+        invoicing.handled().contains(&"mark".to_owned()).then_some(())
+    })
+    .await;
+    assert_eq!(in_the_log(&bench).await, 3, "{:?}", invoicing.handled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_is_cut_short_over_a_change_of_the_topology_is_not_repeated() {
+    let mut bench = Bench::start(&[("dedupe.window", "1s")], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    // Nothing can be removed there: each try is cut short once the event is published.
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let later = js.get_stream("fanout_payments_later").await.unwrap();
+    let config = async_nats::jetstream::stream::Config {
+        deny_purge: true,
+        ..later.cached_info().config.clone()
+    };
+    js.update_stream(config).await.unwrap();
+    at(&ingress, &event("acme", "invoice.due", "e"), 1).await.unwrap();
+    let tries = async || {
+        let due = later.consumer_info("due").await.ok()?;
+        Some(due.delivered.consumer_sequence)
+    };
+    eventually("it is published, and that again", || async {
+        (tries().await? >= 3 && in_the_log(&bench).await == 1).then_some(())
+    })
+    .await;
+    bench.change("topology", "sharded(2)").await;
+    eventually("its log is another", || async {
+        let log = js.get_stream("fanout_payments_log").await.ok()?;
+        log.cached_info()
+            .config
+            .metadata
+            .contains_key("fanout-retired-at")
+            .then_some(())
+    })
+    .await;
+    let so_far = tries().await.unwrap();
+    eventually("it is tried again and again", || async {
+        (tries().await? >= so_far + 4).then_some(())
+    })
+    .await;
+    assert_eq!(in_the_log(&bench).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_takes_no_place() {
+    let settings = [("scheduled.max-events", "20"), ("quota.scheduled-events", "10")];
+    let bench = Bench::start(&settings, &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    for i in 0..100 {
+        let e = event("acme", "invoice.due", &format!("e{i}"));
+        eventually("it is kept", || async { at(&ingress, &e, 1).await.ok() }).await;
+    }
+    eventually("all are published", || async {
+        (in_the_log(&bench).await == 100).then_some(())
+    })
+    .await;
+    eventually("nothing is kept of them", || async {
+        (messages(&bench, "fanout_payments_later").await? == 0).then_some(())
+    })
+    .await;
+}
+
+/// An event of a kilobyte and a half.
+fn large(tenant: &str, id: &str) -> Event {
+    Event {
+        data: vec![b'x'; 1_500].into(),
+        ..event(tenant, "invoice.due", id)
+    }
+}
+
+/// Keeps events until one is refused.
+async fn fill(ingress: &Component, tenant: &str) -> (usize, PublishError) {
+    for i in 0..1_000 {
+        if let Err(refused) = at(ingress, &large(tenant, &format!("e{i}")), within(HOUR)).await {
+            return (i, refused);
+        }
+    }
+    panic!("nothing was refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_its_share_of_what_is_kept_for_later() {
+    let bench = Bench::start(&[("scheduled.max-bytes", "256KiB")], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let (kept, refused) = fill(&ingress, "acme").await;
+    assert!((20..=43).contains(&kept), "a quarter of it: {kept}");
+    let PublishError::QuotaExceeded(refused) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(
+        refused.problem.message.contains("tenant acme"),
+        "{}",
+        refused.problem.message
+    );
+    assert!(
+        refused.problem.message.contains("scheduled-max-bytes"),
+        "{}",
+        refused.problem.message
+    );
+    at(&ingress, &large("globex", "e"), within(HOUR)).await.unwrap();
+    // It counts what is kept.
+    for i in 0..10 {
+        cancel(&ingress, "acme", &format!("e{i}")).await.unwrap();
+    }
+    eventually("there is a place again", || async {
+        at(&ingress, &large("acme", "next"), within(HOUR)).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_that_is_kept_is_full_events_are_published_and_cancelled() {
+    let settings = [("scheduled.max-bytes", "64KiB"), ("quota.scheduled-max-bytes", "1MiB")];
+    let bench = Bench::start(&settings, &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    // Due once the store is full, and kept first.
+    let due = within(Duration::from_secs(5));
+    for i in 0..4 {
+        at(&ingress, &large("globex", &format!("due-{i}")), due).await.unwrap();
+    }
+    let (_, refused) = fill(&ingress, "acme").await;
+    let PublishError::StoreFull(refused) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(refused.code, "store-full");
+    assert!(refused.message.contains("scheduled.max-bytes"), "{}", refused.message);
+    assert_eq!(cancel(&ingress, "acme", "e0").await.unwrap(), Cancellation::Cancelled);
+    eventually("all that is due is published", || async {
+        (invoicing.handled().len() == 4).then_some(())
+    })
+    .await;
+    ingress
+        .publish(event("acme", "invoice.due", "the log is not full"))
+        .await
+        .unwrap();
+    assert_eq!(cancel(&ingress, "acme", "e0").await.unwrap(), Cancellation::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_later_counts_among_what_is_stored() {
+    let bench = Bench::start(&[("quota.max-bytes", "64KiB")], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let kilobytes = |id: &str| Event {
+        data: vec![b'x'; 30 << 10].into(),
+        ..event("acme", "invoice.due", id)
+    };
+    let due = within(Duration::from_secs(2));
+    for id in ["a", "b"] {
+        at(&ingress, &kilobytes(id), due).await.unwrap();
+    }
+    ingress.publish(kilobytes("at once")).await.unwrap();
+    eventually("all are published", || async {
+        (invoicing.handled().len() == 3).then_some(())
+    })
+    .await;
+    let refused = ingress.publish(kilobytes("one more")).await.unwrap_err();
+    assert!(matches!(refused, PublishError::QuotaExceeded(_)), "{refused:?}");
 }

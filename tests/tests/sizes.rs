@@ -64,6 +64,10 @@ async fn what_is_accepted_has_a_dead_letter_however_large_it_is() {
     let bench = Bench::start(&settings, &links()).await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.component("invoicing").await;
+    invoicing.judge(|d| match d.event.id.as_str() {
+        "largest" => Verdict::Refuse(Rejection::Retry("!".repeat(2_000))),
+        _ => Verdict::Handle,
+    });
     // Not printable ASCII, it takes three bytes for each.
     let refused = ingress.publish(with_attributes("too large", &"é".repeat(512))).await;
     let Err(PublishError::TooLarge(problem)) = refused else {
@@ -82,10 +86,6 @@ async fn what_is_accepted_has_a_dead_letter_however_large_it_is() {
     }
     assert!(chars > 300, "so large attributes are taken: {chars}");
     ingress.publish(event("acme", "invoice.paid", "next")).await.unwrap();
-    invoicing.judge(|d| match d.event.id.as_str() {
-        "largest" => Verdict::Refuse(Rejection::Retry("!".repeat(2_000))),
-        _ => Verdict::Handle,
-    });
     let letter = letters(&bench, 1).await.remove(0);
     let header = |name: &str| letter.headers.get(name).map(|v| v.as_str().to_owned());
     assert_eq!(letter.payload.len(), 1_043_456 - 62_000);
@@ -180,4 +180,53 @@ async fn what_was_refused_and_is_settled_leaves_nothing_behind() {
         (attempts.state.last_sequence >= 100 && attempts.state.messages == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_given_by_hand_stay_unless_the_policy_names_them() {
+    let mut bench = Bench::start(&[], &links()).await;
+    let js = jetstream::new(bench.client().clone());
+    let dead = stream_of(&bench, "fanout_payments_dead").await.unwrap();
+    let by_hand = stream::Config {
+        max_bytes: 1 << 20,
+        max_messages: 7,
+        ..dead.config
+    };
+    js.update_stream(by_hand).await.unwrap();
+    bench.change("dead-letters.max-age", "40d").await;
+    eventually("its age is another, and its bounds are not", || async {
+        let config = stream_of(&bench, "fanout_payments_dead").await?.config;
+        let is = (config.max_age.as_secs() / 86_400, config.max_messages, config.max_bytes);
+        (is == (40, 7, 1 << 20)).then_some(())
+    })
+    .await;
+    bench.change("dead-letters.max-events", "9").await;
+    eventually("the bound that is named is the policy's", || async {
+        let config = stream_of(&bench, "fanout_payments_dead").await?.config;
+        ((config.max_messages, config.max_bytes) == (9, 1 << 20)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_dead_letters_are_full_it_is_said_and_nothing_is_lost() {
+    let mut bench = Bench::start(&[("dead-letters.max-events", "1")], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    invoicing.judge(|_| Verdict::Refuse(Rejection::DeadLetter("never".into())));
+    for id in ["a", "b"] {
+        ingress.publish(event("acme", "invoice.paid", id)).await.unwrap();
+    }
+    let status = bench
+        .subscription_when("invoicing", "it says what is full", |s| {
+            s["problem"]["code"] == "store-full"
+        })
+        .await;
+    let message = status["problem"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("dead-letters.max-events") && message.contains("tenant acme"),
+        "{message}"
+    );
+    bench.change("dead-letters.max-events", "10").await;
+    letters(&bench, 2).await;
 }

@@ -118,14 +118,24 @@ fn need<'a>(names: &BusNames, observed: &Observed, step: &'a Step) -> Option<Nee
     }
 }
 
-/// The setting that bounds a stream.
+/// The setting that bounds a stream's bytes.
 pub(crate) fn size_setting(s: &StreamSpec) -> &'static str {
     match (&s.partition, s.side) {
         (Some(_), _) => "retention.max-bytes",
         (None, Some(Side::Later)) => "scheduled.max-bytes",
+        (None, Some(Side::Marks)) => "scheduled.marks-max-bytes",
         (None, Some(Side::Usage)) => "quota.counters-max-bytes",
         (None, Some(Side::Retries)) => "retry.max-bytes",
         (None, None) => "dead-letters.max-bytes",
+    }
+}
+
+/// The setting that bounds a stream's messages, where there is one.
+pub(crate) fn count_setting(s: &StreamSpec) -> Option<&'static str> {
+    match (&s.partition, s.side) {
+        (None, Some(Side::Later)) => Some("scheduled.max-events"),
+        (None, None) => Some("dead-letters.max-events"),
+        _ => None,
     }
 }
 
@@ -329,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_the_account_can_t_hold_is_said_before_anything_is_made() {
-        let needed = 132 * MIB;
+        let needed = 148 * MIB;
         let bounded = |limit, taken| Bound {
             limit: Some(limit),
             taken,
@@ -361,7 +371,7 @@ mod tests {
         let said = refused(
             &policy(&[]),
             &with(Budget {
-                streams: bounded(7, 2),
+                streams: bounded(8, 2),
                 ..Budget::default()
             }),
         );

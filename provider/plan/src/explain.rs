@@ -6,7 +6,7 @@ use crate::partition::{Binding, Keeps, Partition, Slot};
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
 use crate::subscription::Registered;
-use crate::topology::{ConsumerSpec, MAX_LATER, Side, StreamSpec, Topology};
+use crate::topology::{ConsumerSpec, Side, StreamSpec, Topology};
 use crate::usage::SLOTS;
 use crate::{BusNames, Policy, TenantId};
 
@@ -53,7 +53,19 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
             why: "keeps events that are to be published later until they are due".to_owned(),
             rule: "a change names the message that it replaces, so that of publishing and cancelling one happens (10071)",
             cost: format!(
-                "1 stream, 1 consumer; as many bytes as events that wait, at most {MAX_LATER} of them and {}",
+                "1 stream, 1 consumer; as many bytes as events that wait, at most {} of them and {}",
+                s.max_messages,
+                show_bytes(s.max_bytes)
+            ),
+        },
+        None if s.side == Some(Side::Marks) => Part {
+            kind: "stream",
+            name: s.name.clone(),
+            why: "says which of them are published or cancelled, also when their own stream is full".to_owned(),
+            rule: "the first of two marks is expected to be the first (10071), and the oldest make way",
+            cost: format!(
+                "1 stream; a few hundred bytes for each event that was due or cancelled in {}, at most {}",
+                show_duration(s.max_age),
                 show_bytes(s.max_bytes)
             ),
         },

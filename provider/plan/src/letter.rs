@@ -66,23 +66,23 @@ pub fn fit(
     max_message: usize,
 ) -> Fitted {
     let needed = own + LEAST + NAMED;
-    let kept_payload = payload.min(max_message.saturating_sub(needed));
-    let budget = headers_left(needed, kept_payload, max_message);
+    let in_headers = headers_left(needed, 0, max_message);
+    let beside_payload = headers_left(needed, payload, max_message);
     let size = |i: &usize| wire_bytes([headers[*i]]) - FRAME;
     let is_attribute = |i: &usize| headers[*i].0.to_ascii_lowercase().starts_with(crate::envelope::PREFIX);
     let mut kept: Vec<usize> = (0..headers.len()).collect();
     let mut total: usize = kept.iter().map(size).sum();
-    // What is no attribute goes first, and the largest before others.
+    // What is no attribute goes first, then the end of the payload, then attributes; and the largest before others.
     let mut by_worth = kept.clone();
     by_worth.sort_by_key(|i| (is_attribute(i), std::cmp::Reverse(size(i))));
     let mut left: Vec<usize> = Vec::new();
     for i in by_worth {
-        if total <= budget {
-            break;
+        if total > if is_attribute(&i) { in_headers } else { beside_payload } {
+            total -= size(&i);
+            left.push(i);
         }
-        total -= size(&i);
-        left.push(i);
     }
+    let kept_payload = payload.min(max_message.saturating_sub(needed + total));
     kept.retain(|i| !left.contains(i));
     let is_whole = kept_payload == payload && !left.iter().any(is_attribute);
     let left_out = (kept_payload < payload || !left.is_empty()).then(|| {

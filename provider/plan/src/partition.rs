@@ -187,6 +187,15 @@ impl Partition {
         }
     }
 
+    /// Where its stream can be asked something without anybody else being told: a subject of its own, or one of a tenant
+    /// that there can't be.
+    pub fn question_subject(&self, names: &BusNames) -> String {
+        match self.subjects(names).as_slice() {
+            [subject, ..] => subject.replace(['*', '>'], "%"),
+            [] => String::new(),
+        }
+    }
+
     /// What its stream stores. The first partition of a bus has no subject of its own, as long as it needs none.
     pub fn subjects(&self, names: &BusNames) -> Vec<String> {
         let internal = format!("{}>", self.internal_prefix(names));

@@ -9,7 +9,7 @@ use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::Shape;
 use crate::step::{self, Step};
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
-use crate::topology::{self, Topology};
+use crate::topology::{self, StreamSpec, Topology};
 use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, TenantId, declared, layout, loss, places};
 
 /// A subscription that is asked for.
@@ -429,6 +429,11 @@ fn reached(
     observed: &Observed,
 ) -> Topology {
     let mut desired = topology::topology(policy, layout, registry.values());
+    for spec in desired.streams.values_mut().filter(|s| s.partition.is_none()) {
+        if let Some(have) = observed.topology.streams.get(&spec.name).filter(|have| have.by_hand) {
+            keep_bounds(policy, have, spec);
+        }
+    }
     for spec in desired.streams.values_mut() {
         let retired = spec.partition.as_ref().is_some_and(Partition::is_retired);
         if let Some(have) = observed.topology.streams.get(&spec.name).filter(|_| retired) {
@@ -456,6 +461,20 @@ fn reached(
         !(retired && matches!(c.start, topology::ConsumerStart::Offset(o) if o > head))
     });
     desired
+}
+
+/// Leaves a stream the bounds that an operator gave it by hand, where the policy does not name them. No bound at all is
+/// none of them.
+fn keep_bounds(policy: &Policy, have: &StreamSpec, spec: &mut StreamSpec) {
+    let asked = (spec.max_bytes, spec.max_messages);
+    if have.max_bytes > 0 && !policy.names_bound(account::size_setting(spec)) {
+        spec.max_bytes = have.max_bytes;
+    }
+    let is_named = account::count_setting(spec).is_some_and(|setting| policy.names_bound(setting));
+    if have.max_messages > 0 && !is_named {
+        spec.max_messages = have.max_messages;
+    }
+    spec.by_hand = asked != (spec.max_bytes, spec.max_messages);
 }
 
 /// Whether a partition has nothing more to give: it was found retired, so that nothing can come any more, and empty, and

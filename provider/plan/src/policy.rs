@@ -100,14 +100,20 @@ pub enum QueueDelivery {
     AtLeastOnce,
 }
 
-/// How many bytes of what is no event of the log are kept. Each has a bound: an account may want one of every stream
+/// How much of what is no event of the log is kept. Each has a bound: an account may want one of every stream
 /// (10113), and a bound that is met is better than a disk that is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Of dead letters.
     pub dead_letters: u64,
+    /// How many dead letters; 0 for no limit.
+    pub dead_letter_events: u64,
     /// Of events that are not due yet.
     pub scheduled: u64,
+    /// How many events that are not due yet.
+    pub scheduled_events: u64,
+    /// Of what is known of events that were due, or were cancelled.
+    pub marks: u64,
     /// Of remembered subscriptions.
     pub registry: u64,
     /// Of failed attempts of events that are not settled yet, and of who owns what.
@@ -183,9 +189,28 @@ pub struct Policy {
     pub publish_max_in_flight: u32,
     /// Settings whose change may lose stored events.
     pub allow_loss: Vec<String>,
+    /// The bounds of stores that the policy names: any other may be changed by hand.
+    pub named_bounds: Vec<&'static str>,
     /// Subscriptions that the policy declares.
     pub subscriptions: BTreeMap<SubscriptionName, Declared>,
 }
+
+/// The bounds of stores that hold no log.
+const BOUNDS: [&str; 7] = [
+    "dead-letters.max-bytes",
+    "dead-letters.max-events",
+    "scheduled.max-bytes",
+    "scheduled.max-events",
+    "scheduled.marks-max-bytes",
+    "quota.counters-max-bytes",
+    "retry.max-bytes",
+];
+
+/// The most that may be counted anywhere.
+const MAX_COUNT: u64 = 1_000_000_000;
+
+/// Of a store that all tenants share, a tenant may have this part, unless its quota says otherwise.
+const SHARE: u64 = 4;
 
 /// Invocations at once of a subscription that says nothing of it.
 pub const DEFAULT_CONCURRENCY: u32 = 16;
@@ -425,6 +450,7 @@ impl Policy {
                 retry_max_bytes,
                 dead_letter_max_age,
                 sizes,
+                named_bounds: BOUNDS.into_iter().filter(|b| settings.contains_key(*b)).collect(),
                 jetstream,
                 delivery_deadline,
                 ack_wait,
@@ -446,6 +472,18 @@ impl Policy {
             Dedupe::Window => self.dedupe_window,
             Dedupe::Retained => self.max_age,
         }
+    }
+
+    /// Whether the policy names a bound of a store.
+    pub fn names_bound(&self, setting: &str) -> bool {
+        self.named_bounds.contains(&setting)
+    }
+
+    /// What may be kept for a tenant until it is due: so many events, and so many bytes.
+    pub fn scheduled_share(&self, tenant: &TenantId) -> (u64, u64) {
+        let quota = self.quotas.of(tenant);
+        let bytes = quota.scheduled_bytes.unwrap_or(self.sizes.scheduled / SHARE);
+        (quota.scheduled(), bytes)
     }
 
     /// Whether the bus serves a tenant.
@@ -482,10 +520,13 @@ fn shape(s: &str) -> Result<Shape, Problem> {
 
 /// The defaults do not follow `retention.max-bytes`: who changes that changes one stream.
 fn sizes(r: &mut Reader<'_>) -> Sizes {
-    let size = setting::bytes(64 << 10, 1 << 50);
+    let (size, count) = (setting::bytes(64 << 10, 1 << 50), setting::number(1, MAX_COUNT));
     Sizes {
         dead_letters: r.or("dead-letters.max-bytes", 512 << 20, &size),
+        dead_letter_events: r.or("dead-letters.max-events", 0, &count),
         scheduled: r.or("scheduled.max-bytes", 256 << 20, &size),
+        scheduled_events: r.or("scheduled.max-events", 1_000_000, &count),
+        marks: r.or("scheduled.marks-max-bytes", 16 << 20, &size),
         registry: r.or("registry.max-bytes", 64 << 20, &size),
         attempts: r.or("attempts.max-bytes", 128 << 20, &size),
         counters: r.or("quota.counters-max-bytes", 256 << 20, &size),
@@ -506,16 +547,18 @@ fn jetstream(r: &mut Reader<'_>) -> JetStreamApi {
 
 fn quotas(r: &mut Reader<'_>) -> Quotas {
     let (rate, size) = (setting::number(1, 10_000_000), setting::bytes(1 << 10, 1 << 50));
-    let waiting = setting::number(1, crate::topology::MAX_LATER.unsigned_abs());
+    let waiting = setting::number(1, MAX_COUNT);
     let default = Quota {
         events_per_second: r.optional("quota.events-per-second", &rate),
         max_bytes: r.optional("quota.max-bytes", &size),
         scheduled_events: r.optional("quota.scheduled-events", &waiting),
+        scheduled_bytes: r.optional("quota.scheduled-max-bytes", &size),
     };
     let known = &[
         "quota.tenant.TENANT.events-per-second",
         "quota.tenant.TENANT.max-bytes",
         "quota.tenant.TENANT.scheduled-events",
+        "quota.tenant.TENANT.scheduled-max-bytes",
     ];
     let mut tenants = BTreeMap::new();
     for (name, settings) in r.under("quota.tenant.", known) {
@@ -525,9 +568,10 @@ fn quotas(r: &mut Reader<'_>) -> Quotas {
                 "events-per-second" => rate(value).map(|n| quota.events_per_second = Some(n)),
                 "max-bytes" => size(value).map(|n| quota.max_bytes = Some(n)),
                 "scheduled-events" => waiting(value).map(|n| quota.scheduled_events = Some(n)),
+                "scheduled-max-bytes" => size(value).map(|n| quota.scheduled_bytes = Some(n)),
                 _ => Err(Problem::new(
                     Code::UnknownSetting,
-                    "is not known; known are `events-per-second`, `max-bytes` and `scheduled-events`",
+                    "is not known; known are `events-per-second`, `max-bytes`, `scheduled-events` and `scheduled-max-bytes`",
                 )),
             };
             if let Err(p) = read {

@@ -13,6 +13,8 @@ pub struct Quota {
     pub max_bytes: Option<u64>,
     /// Events that may wait for it until they are due; [`DEFAULT_SCHEDULED_EVENTS`] unless it is said.
     pub scheduled_events: Option<u64>,
+    /// Bytes of events that may wait for it; a quarter of what the bus keeps unless it is said.
+    pub scheduled_bytes: Option<u64>,
 }
 
 /// Events that may wait for a tenant until they are due, where the policy says nothing: a hundred tenants that all have
@@ -43,6 +45,7 @@ impl Quotas {
             events_per_second: own.events_per_second.or(self.default.events_per_second),
             max_bytes: own.max_bytes.or(self.default.max_bytes),
             scheduled_events: own.scheduled_events.or(self.default.scheduled_events),
+            scheduled_bytes: own.scheduled_bytes.or(self.default.scheduled_bytes),
         }
     }
 

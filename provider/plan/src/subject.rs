@@ -193,6 +193,27 @@ impl BusNames {
         format!("fanout.later.{}.{}.>", self.0, tenant.token())
     }
 
+    /// The stream that says of events for later whether they are published or cancelled.
+    pub fn marks(&self) -> String {
+        format!("fanout_{}_marks", self.0)
+    }
+
+    /// Every mark's subject.
+    pub fn mark_subjects(&self) -> String {
+        format!("fanout.mark.{}.>", self.0)
+    }
+
+    /// Where it is said whether an event for later is published or cancelled.
+    pub fn mark(&self, tenant: &TenantId, key: &EventKey) -> String {
+        format!("fanout.mark.{}.{}.{key}", self.0, tenant.token())
+    }
+
+    /// Where the mark lies of an event that is kept on this subject.
+    pub fn mark_beside(&self, later: &str) -> String {
+        let kept = later.strip_prefix(&format!("fanout.later.{}.", self.0));
+        format!("fanout.mark.{}.{}", self.0, kept.unwrap_or(later))
+    }
+
     /// The stream in which refused events wait for their next attempt.
     pub fn retries(&self) -> String {
         format!("fanout_{}_retries", self.0)

@@ -20,6 +20,10 @@ pub struct StreamSpec {
     pub max_age: Duration,
     /// How much; 0 for no limit.
     pub max_bytes: u64,
+    /// How many messages; 0 for no limit.
+    pub max_messages: u64,
+    /// Whether an operator gave it one of these bounds by hand. It stays, unless the policy names the bound.
+    pub by_hand: bool,
     /// What it does when full.
     pub when_full: WhenFull,
     /// Copies.
@@ -47,14 +51,16 @@ pub struct StreamSpec {
 pub enum Side {
     /// Events that are not due yet, one message each.
     Later,
+    /// Which of them are published or cancelled, for a day, as many as there is place for.
+    Marks,
     /// Counters of the bytes stored for each tenant.
     Usage,
     /// Refused events until their next attempt, one message each.
     Retries,
 }
 
-/// The most events that wait until they are due.
-pub const MAX_LATER: i64 = 1_000_000;
+/// For how long it is known what became of an event for later.
+pub const MARK_AGE: Duration = Duration::from_secs(86_400);
 
 impl StreamSpec {
     /// How long a message stays.
@@ -154,6 +160,8 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         subjects: vec![names.dead_letter_subjects()],
         max_age: policy.dead_letter_max_age,
         max_bytes: policy.sizes.dead_letters,
+        max_messages: policy.sizes.dead_letter_events,
+        by_hand: false,
         when_full: WhenFull::Refuse,
         replicas: policy.replicas,
         storage: policy.storage,
@@ -171,15 +179,20 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         subjects: vec![subjects],
         max_age,
         side: Some(side),
-        // Counters never refuse: the oldest go by age.
+        // Counters and marks never refuse: the oldest go.
         when_full: match side {
             Side::Later | Side::Retries => WhenFull::Refuse,
-            Side::Usage => WhenFull::DropOldest,
+            Side::Usage | Side::Marks => WhenFull::DropOldest,
         },
         max_bytes: match side {
             Side::Later => policy.sizes.scheduled,
+            Side::Marks => policy.sizes.marks,
             Side::Usage => policy.sizes.counters,
             Side::Retries => policy.retry_max_bytes,
+        },
+        max_messages: match side {
+            Side::Later => policy.sizes.scheduled_events,
+            Side::Marks | Side::Usage | Side::Retries => 0,
         },
         dedupe_window: Duration::from_secs(120).min(if max_age.is_zero() { Duration::MAX } else { max_age }),
         ..dead_letters.clone()
@@ -190,6 +203,8 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         names.later_subjects(),
         Duration::ZERO,
     );
+    // Apart from the events: when these are as many as there is place for, one can be published or cancelled all the same.
+    let marks = side(Side::Marks, names.marks(), names.mark_subjects(), MARK_AGE);
     // An event waits for as long as its subscription is paused; the log's retention does not reach it here.
     let retries = side(Side::Retries, names.retries(), names.retry_subjects(), Duration::ZERO);
     let counters = policy.quotas.bounds_bytes().then(|| {
@@ -202,7 +217,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             .partitions
             .values()
             .map(|p| log(policy, p))
-            .chain([dead_letters, later, retries])
+            .chain([dead_letters, later, marks, retries])
             .chain(counters)
             .map(|s| (s.name.clone(), s))
             .collect(),
@@ -236,6 +251,8 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
             }
             _ => policy.max_bytes,
         },
+        max_messages: 0,
+        by_hand: false,
         when_full: policy.when_full,
         replicas: policy.replicas,
         storage: policy.storage,

@@ -138,6 +138,11 @@ impl Usage {
         Err(Refused::ForGood)
     }
 
+    /// Counts bytes that are stored whether or not there is room for them.
+    pub fn count(&mut self, slots: Slots, size: u64, now: i64) {
+        self.part(slots.at(now)).own += size;
+    }
+
     /// Gives back what was taken at `then` for an event that was not stored.
     pub fn put_back(&mut self, slots: Slots, size: u64, then: i64) {
         let slot = slots.at(then);

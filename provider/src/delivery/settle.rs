@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::incoming::Place;
 use super::{Context, Delivery, Health, retries};
 use crate::clock;
-use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Redrive, Refused, Retries, StoreError, Unstored};
+use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Full, Redrive, Refused, Retries, StoreError, Unstored};
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
@@ -426,6 +426,22 @@ impl Settler {
         }
     }
 
+    /// Why an event has no dead letter yet.
+    fn no_letter(&self, event: &Unhandled, error: &StoreError) -> Problem {
+        let (subscription, position, tenant) = (self.context.name(), event.position, &event.tenant);
+        let (code, why) = match error.full() {
+            Some(Full::Storage) => (Code::StoreFull, format!("{} is full: give it more", Full::Storage)),
+            Some(_) => (
+                Code::StoreFull,
+                "the dead letters are full: redrive or discard some, or raise `dead-letters.max-bytes` or `dead-letters.max-events`"
+                    .to_owned(),
+            ),
+            None => (Code::StoreUnavailable, error.to_string()),
+        };
+        let message = format!("subscription {subscription}: {why}; event {position} of tenant {tenant} waits");
+        Problem::new(code, message)
+    }
+
     /// Stores a dead letter and only then settles the event.
     async fn set_aside(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> Next {
         let subscription = self.context.name();
@@ -448,16 +464,14 @@ impl Settler {
             (stored, _) => stored,
         };
         if let Err(error) = stored {
-            self.context.health.fails(Problem::new(
-                Code::StoreUnavailable,
-                format!(
-                    "subscription {subscription}: {error}; its event {} waits",
-                    event.position
-                ),
-            ));
+            self.context.health.fails(self.no_letter(event, &error));
             let wait = self.must_wait(&error);
             // What the store refuses now it refuses for a while, and each further try is an invocation.
-            return Next::Stuck(if error.answer().is_some() { DEAD_LETTERS_WAIT } else { wait });
+            return Next::Stuck(if error.answer().is_some() {
+                DEAD_LETTERS_WAIT
+            } else {
+                wait
+            });
         }
         Health::count(&self.context.health.dead_lettered);
         let (tenant, position) = (&event.tenant, event.position);

@@ -13,7 +13,7 @@ use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::Observed;
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
-use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MAX_LATER, Side, StreamSpec};
+use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
 
 use super::refusal::{is_for_good, problem};
 use super::{Store, StoreError};
@@ -27,6 +27,8 @@ pub(super) const GENERATION: &str = "fanout-generation";
 pub(super) const SLOT: &str = "fanout-slot";
 /// Under which template its events are stored.
 pub(super) const SUBJECT: &str = "fanout-subject";
+/// The bounds that a stream was given beside the log: others are an operator's, given by hand.
+pub(super) const BOUNDS: &str = "fanout-bounds";
 /// Since when a partition takes nothing new.
 pub(super) const RETIRED_AT: &str = "fanout-retired-at";
 
@@ -230,15 +232,35 @@ fn stream_config(s: &StreamSpec) -> stream::Config {
             source: format!("{prefix}>"),
             destination: ">".to_owned(),
         }),
-        max_messages: if s.side == Some(Side::Later) { MAX_LATER } else { -1 },
+        max_messages: match s.max_messages {
+            0 => -1,
+            n => i64::try_from(n).unwrap_or(i64::MAX),
+        },
         max_messages_per_subject: if s.side.is_some() { 1 } else { -1 },
         allow_message_ttl: s.side == Some(Side::Later),
         allow_message_counter: s.side == Some(Side::Usage),
         allow_atomic_publish: s.atomic,
         allow_direct: true,
-        metadata: s.partition.as_ref().map_or_else(made_by, marks),
+        metadata: s.partition.as_ref().map_or_else(|| beside(s), marks),
         ..stream::Config::default()
     }
+}
+
+/// The marks of a stream beside the log.
+fn beside(s: &StreamSpec) -> HashMap<String, String> {
+    let bounds = if s.by_hand {
+        "by hand".to_owned()
+    } else {
+        bounds(s.max_bytes, s.max_messages)
+    };
+    let mut marks = made_by();
+    marks.insert(BOUNDS.to_owned(), bounds);
+    marks
+}
+
+/// Bounds as a mark says them.
+pub(super) fn bounds(max_bytes: u64, max_messages: u64) -> String {
+    format!("{max_bytes} bytes, {max_messages} messages")
 }
 
 fn bucket_config(b: &BucketSpec) -> kv::Config {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use async_nats::{HeaderMap, HeaderValue};
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::{BusNames, Position, SubscriptionId, TenantId, letter, timestamp};

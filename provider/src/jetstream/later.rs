@@ -1,13 +1,5 @@
-//! Events that are kept until they are due: one message each, on a subject of its tenant and key, in one of these states:
-//!
-//! ```text
-//! waiting ──▶ firing ──▶ fired
-//!    └──────▶ cancelled
-//! ```
-//!
-//! Each change replaces the message and names the one that it replaces, so that the server takes one of two changes at
-//! once: an event is cancelled or published, never both. A fired or cancelled event leaves a mark for an hour, so that
-//! the same request again has the same answer.
+//! Events that are kept until they are due: one message each, on a subject of its tenant and key. It is removed once it
+//! is published or cancelled, which its mark decides ([`super::marks`]).
 //!
 //! The server's own schedules are not used: a stream that refuses what it has no room for can't have them (nats-server
 //! 2.15, error 10052), and the log is such a stream.
@@ -19,22 +11,22 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use fanout_plan::envelope::EventKey;
+use fanout_plan::partition::Partition;
 use fanout_plan::{Attributes, TenantId, envelope};
 use futures::TryStreamExt as _;
 
-use super::headers::text;
+use super::headers::{header_bytes, text};
+use super::marks::Mark;
 use super::publish::{Outgoing, Unstored, unstored};
 use super::read::from_headers;
 use super::{Store, StoreError};
-
-/// How long a mark stays.
-const MARK_AGE: Duration = Duration::from_secs(3_600);
+use crate::clock;
 
 /// How often a change is tried against others that are made at once.
-const RACES: usize = 10;
+pub(super) const RACES: usize = 10;
 
 /// After how long an event whose instance is gone is given to another.
 const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -45,40 +37,28 @@ const CONSUMER: &str = "due";
 /// How long a tenant's waiting events may take to be counted.
 const COUNTING: Duration = Duration::from_secs(5);
 
-const STATE: &str = "fanout-state";
-const DUE: &str = "fanout-due";
+/// What a message takes besides its headers and payload: its subject, and the store's own record.
+const OVERHEAD: u64 = 128;
 
-/// What has become of an event that was to be published later.
+/// What an earlier version wrote an event's mark into.
+const STATE: &str = "fanout-state";
+pub(super) const DUE: &str = "fanout-due";
+
+/// What a message of the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
+    /// An event.
     Waiting,
+    /// An event that an earlier version began to publish.
     Firing,
-    Fired,
-    Cancelled,
-}
-
-impl State {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Firing => "firing",
-            Self::Fired => "fired",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    fn of(headers: &HeaderMap) -> Option<Self> {
-        let state = headers.get(STATE)?;
-        [Self::Waiting, Self::Firing, Self::Fired, Self::Cancelled]
-            .into_iter()
-            .find(|s| s.as_str() == state.as_str())
-    }
+    /// What an earlier version left of an event.
+    Over,
 }
 
 /// An event that is kept for later, as the store holds it.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
-    subject: String,
+    pub(super) subject: String,
     /// Its message.
     sequence: u64,
     headers: HeaderMap,
@@ -86,13 +66,33 @@ pub(crate) struct Kept {
     pub(crate) state: State,
     /// Nanoseconds since the Unix epoch.
     pub(crate) due: i64,
+    /// When its message was stored, in the same way. It tells it from an earlier one under its key.
+    pub(crate) kept_at: i64,
+}
+
+/// What is kept for a tenant until it is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waits {
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Kept {
-    pub(crate) fn read(subject: &str, sequence: u64, headers: HeaderMap, data: Bytes) -> Option<Self> {
+    /// `kept_at`: when the message was stored, nanoseconds since the Unix epoch.
+    pub(crate) fn read(
+        subject: &str,
+        (sequence, kept_at): (u64, i128),
+        headers: HeaderMap,
+        data: Bytes,
+    ) -> Option<Self> {
         Some(Self {
-            state: State::of(&headers)?,
+            state: match headers.get(STATE).map(|s| s.as_str()) {
+                None | Some("waiting") => State::Waiting,
+                Some("firing") => State::Firing,
+                Some(_) => State::Over,
+            },
             due: headers.get(DUE)?.as_str().parse().ok()?,
+            kept_at: i64::try_from(kept_at).ok()?,
             subject: subject.to_owned(),
             sequence,
             headers,
@@ -114,115 +114,107 @@ impl Kept {
 }
 
 impl Store {
-    /// Keeps an event until it is due. When the same event is kept already, or was within the last hour and was not
-    /// cancelled, returns that one.
+    /// Keeps an event until it is due. Returns `None`; or, of the same event that waits already or was published lately,
+    /// when it was due or published: then nothing is changed.
     pub(crate) async fn keep_for_later(
         &self,
         attributes: &Attributes,
         event: Outgoing,
         due: i64,
-    ) -> Result<Option<Kept>, Unstored> {
-        let subject = self.names.later(attributes.tenant(), &EventKey::of(attributes));
+    ) -> Result<Option<i64>, Unstored> {
+        let unreadable = |e| Unstored::Unreadable(Arc::new(e));
+        let key = EventKey::of(attributes);
+        let (marked, known) = tokio::join!(self.marked(attributes.tenant(), &key), self.known_in_log(attributes));
+        if let Some(marked) = marked.map_err(unreadable)?.filter(|m| m.was_published_lately()) {
+            return Ok(Some(marked.due));
+        }
+        if let Some(position) = known.map_err(unstored)? {
+            let published_at = self.published_at(position).await.map_err(unreadable)?;
+            return Ok(Some(published_at.unwrap_or_else(clock::now)));
+        }
+        let subject = self.names.later(attributes.tenant(), &key);
         let (mut headers, data) = event.into_parts();
         headers.insert(DUE, text(&due.to_string()));
-        headers.insert(STATE, State::Waiting.as_str());
-        let mut replaces = 0;
         let mut raced = None;
         for _ in 0..RACES {
-            match self.put(&subject, headers.clone(), data.clone(), replaces, None).await {
-                Ok(_) => return Ok(None),
+            match self.put_for_later(&subject, headers.clone(), data.clone()).await {
+                Ok(()) => return Ok(None),
                 Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => raced = Some(e),
-                Err(e) => return Err(unstored(e)),
+                Err(e) => return Err(unstored(e).of_scheduled()),
             }
-            match self
-                .last(&subject)
-                .await
-                .map_err(|e| Unstored::Unreadable(Arc::new(e)))?
-            {
-                Some(there) if there.state == State::Cancelled => replaces = there.sequence,
-                Some(there) => return Ok(Some(there)),
-                None => replaces = 0,
+            let Some(there) = self.last(&subject).await.map_err(unreadable)? else {
+                continue;
+            };
+            let cancelled = self.mark_of(&there).await.map_err(unreadable)? == Some(Mark::Cancelled);
+            if !cancelled && there.state != State::Over {
+                return Ok(Some(there.due));
             }
+            self.remove_kept(&there).await.map_err(unreadable)?;
         }
         Err(raced.map_or(Unstored::Stopped, unstored))
     }
 
-    /// What is kept for later under an event's key.
-    pub(crate) async fn kept_for_later(&self, tenant: &TenantId, key: &EventKey) -> Result<Option<Kept>, StoreError> {
-        self.last(&self.names.later(tenant, key)).await
-    }
-
-    /// Moves an event on. Returns false when it was changed meanwhile.
-    pub(crate) async fn move_on(&self, kept: &Kept, to: State) -> Result<bool, StoreError> {
-        let mut headers = HeaderMap::new();
-        for (name, values) in kept.headers.iter() {
-            // The server's own of the message that is replaced would be taken as instructions.
-            if !AsRef::<str>::as_ref(name).to_ascii_lowercase().starts_with("nats-") {
-                for value in values {
-                    headers.append(name.clone(), value.clone());
-                }
-            }
-        }
-        headers.insert(STATE, to.as_str());
-        let (data, ttl) = match to {
-            State::Waiting | State::Firing => (kept.data.clone(), None),
-            State::Fired | State::Cancelled => (Bytes::new(), Some(MARK_AGE)),
-        };
-        match self.put(&kept.subject, headers, data, kept.sequence, ttl).await {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
-            Err(e) => Err(StoreError::when(format!("mark {} as {}", kept.subject, to.as_str()))(e)),
-        }
-    }
-
-    async fn put(
-        &self,
-        subject: &str,
-        headers: HeaderMap,
-        data: Bytes,
-        replaces: u64,
-        ttl: Option<Duration>,
-    ) -> Result<u64, PublishError> {
-        let mut message = PublishMessage::build()
+    async fn put_for_later(&self, subject: &str, headers: HeaderMap, data: Bytes) -> Result<(), PublishError> {
+        let message = PublishMessage::build()
             .headers(headers)
             .payload(data)
             .expected_stream(self.names.later_stream())
-            .expected_last_subject_sequence(replaces);
-        if let Some(ttl) = ttl {
-            message = message.ttl(ttl);
-        }
-        Ok(self.js.send_publish(subject.to_owned(), message).await?.await?.sequence)
+            .expected_last_subject_sequence(0);
+        self.js.send_publish(subject.to_owned(), message).await?.await?;
+        Ok(())
+    }
+
+    /// What is kept for later under an event's key.
+    pub(crate) async fn kept_for_later(&self, tenant: &TenantId, key: &EventKey) -> Result<Option<Kept>, StoreError> {
+        let kept = self.last(&self.names.later(tenant, key)).await?;
+        Ok(kept.filter(|k| k.state != State::Over))
+    }
+
+    /// Removes an event whose mark has come true, and none that is kept under its key since. Takes no place.
+    pub(crate) async fn remove_kept(&self, kept: &Kept) -> Result<(), StoreError> {
+        let action = || format!("remove {}", kept.subject);
+        self.later_stream(action)
+            .await?
+            .purge()
+            .filter(&kept.subject)
+            .sequence(kept.sequence + 1)
+            .await
+            .map_err(StoreError::when(action()))?;
+        Ok(())
+    }
+
+    async fn later_stream(&self, action: impl Fn() -> String) -> Result<Stream<()>, StoreError> {
+        self.js
+            .get_stream_no_info(self.names.later_stream())
+            .await
+            .map_err(StoreError::when(action()))
     }
 
     /// The last message of a subject, from the stream's leader: a copy may not know of the last change yet.
     async fn last(&self, subject: &str) -> Result<Option<Kept>, StoreError> {
         let action = || format!("read {subject}");
-        let stream = self
-            .js
-            .get_stream_no_info(self.names.later_stream())
-            .await
-            .map_err(StoreError::when(action()))?;
+        let stream = self.later_stream(action).await?;
         match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(m) => Ok(Kept::read(subject, m.sequence, m.headers, m.payload)),
+            Ok(m) => {
+                let stored = (m.sequence, m.time.unix_timestamp_nanos());
+                Ok(Kept::read(subject, stored, m.headers, m.payload))
+            }
             Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(e) => Err(StoreError::when(action())(e)),
         }
     }
 
-    /// How many events of a tenant wait. Below `enough` it may say too many: marks of what was fired or cancelled are
-    /// counted with them, and looked at only when they matter. It never says more than `enough` then.
-    pub(crate) async fn waiting_for(&self, tenant: &TenantId, enough: u64) -> Result<u64, StoreError> {
-        let counted = tokio::time::timeout(COUNTING, self.count_waiting(tenant, enough)).await;
+    /// What waits for a tenant. Its bytes are those of all tenants together, as long as these and `more` are no more than
+    /// the tenant may have: only then one by one is worth it. No more is counted than what is `enough`.
+    pub(crate) async fn waiting_for(&self, tenant: &TenantId, more: u64, enough: Waits) -> Result<Waits, StoreError> {
+        let counted = tokio::time::timeout(COUNTING, self.count_waiting(tenant, more, enough)).await;
         counted.unwrap_or_else(|e| Err(StoreError::when(counting(tenant))(e)))
     }
 
-    async fn count_waiting(&self, tenant: &TenantId, enough: u64) -> Result<u64, StoreError> {
+    async fn count_waiting(&self, tenant: &TenantId, more: u64, enough: Waits) -> Result<Waits, StoreError> {
         let action = || counting(tenant);
-        let stream = self
-            .js
-            .get_stream_no_info(self.names.later_stream())
-            .await
-            .map_err(StoreError::when(action()))?;
+        let stream = self.later_stream(action).await?;
+        let all = stream.get_info().await.map_err(StoreError::when(action()))?.state.bytes;
         let config = pull::OrderedConfig {
             filter_subject: self.names.later_of(tenant),
             headers_only: true,
@@ -232,34 +224,32 @@ impl Store {
             .create_consumer(config)
             .await
             .map_err(StoreError::when(action()))?;
-        let all = consumer.cached_info().num_pending;
-        let mut waiting = 0;
-        if all < enough {
-            waiting = all;
-        } else {
-            let mut messages = consumer.messages().await.map_err(StoreError::when(action()))?;
-            while waiting < enough
-                && let Some(m) = messages.try_next().await.map_err(StoreError::when(action()))?
-            {
-                let state = m.headers.as_ref().and_then(State::of);
-                waiting += u64::from(matches!(state, Some(State::Waiting | State::Firing)));
-                if m.info().map_err(StoreError::when(action()))?.pending == 0 {
-                    break;
-                }
+        let events = consumer.cached_info().num_pending;
+        if events == 0 || all.saturating_add(more) <= enough.bytes {
+            return Ok(Waits {
+                events,
+                bytes: if events == 0 { 0 } else { all },
+            });
+        }
+        let mut waits = Waits { events, bytes: 0 };
+        let mut messages = consumer.messages().await.map_err(StoreError::when(action()))?;
+        while waits.bytes < enough.bytes
+            && let Some(m) = messages.try_next().await.map_err(StoreError::when(action()))?
+        {
+            let headers = m.headers.as_ref();
+            let payload = headers.and_then(|h| h.get("Nats-Msg-Size")?.as_str().parse::<u64>().ok());
+            waits.bytes += OVERHEAD + payload.unwrap_or(0) + headers.map_or(0, header_bytes) as u64;
+            if m.info().map_err(StoreError::when(action()))?.pending == 0 {
+                break;
             }
         }
-        Ok(waiting)
+        Ok(waits)
     }
 
     /// The consumer that gives out what is kept, to one instance at a time. What is not due yet is handed back with the
     /// time that is left, so that any instance, after any restart, is given it then.
     pub(crate) async fn due(&self) -> Result<PullConsumer, StoreError> {
-        let action = "open the consumer of what is due";
-        let stream = self
-            .js
-            .get_stream_no_info(self.names.later_stream())
-            .await
-            .map_err(StoreError::when(action))?;
+        let action = || "open the consumer of what is due".to_owned();
         let config = pull::Config {
             durable_name: Some(CONSUMER.to_owned()),
             ack_policy: AckPolicy::Explicit,
@@ -269,19 +259,35 @@ impl Store {
             max_ack_pending: -1,
             ..pull::Config::default()
         };
-        stream
+        self.later_stream(action)
+            .await?
             .get_or_create_consumer(CONSUMER, config)
             .await
-            .map_err(StoreError::when(action))
+            .map_err(StoreError::when(action()))
     }
 
     /// Whether an event is in the log since a time: for one whose publishing was cut short so long ago that the log
-    /// would not recognise it.
+    /// would not recognise it. Where the topology was changed since, it may be in an earlier stream.
     pub(crate) async fn is_stored_since(&self, attributes: &Attributes, since: i64) -> Result<bool, StoreError> {
+        let tenant = attributes.tenant();
+        let now = self.layout.publish_to(tenant).into_iter();
+        for partition in now.chain(self.layout.earlier(tenant)) {
+            if partition.retired_at().is_none_or(|at| at >= since)
+                && self.is_in_since(partition, attributes, since).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn is_in_since(
+        &self,
+        partition: &Partition,
+        attributes: &Attributes,
+        since: i64,
+    ) -> Result<bool, StoreError> {
         let action = || format!("look for event {:?} of tenant {}", attributes.id(), attributes.tenant());
-        let Some(partition) = self.layout.publish_to(attributes.tenant()) else {
-            return Ok(false);
-        };
         let Ok(start_time) = async_nats::datetime::from_nanos(since.into()) else {
             return Ok(false);
         };

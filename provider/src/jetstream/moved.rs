@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use fanout_plan::{Position, TenantId};
+use fanout_plan::partition::Partition;
+use fanout_plan::{Attributes, Position, TenantId, envelope};
 use tokio::time::Instant;
 
 use super::Store;
@@ -31,7 +32,7 @@ impl Store {
             if clock::now().saturating_sub(at) > window {
                 continue;
             }
-            if let Some(offset) = Box::pin(self.stored_in(partition.number, id)).await? {
+            if let Some(offset) = Box::pin(self.stored_in(partition, id)).await? {
                 return Ok(Some(Position {
                     partition: partition.number,
                     offset,
@@ -41,16 +42,33 @@ impl Store {
         Ok(None)
     }
 
-    /// Where a retired partition's stream has an event, if it remembers its id.
-    async fn stored_in(&self, partition: u32, id: &str) -> Result<Option<u64>, PublishError> {
-        let stream = self.names.partition(partition);
+    /// Where the log has an event, if it remembers its id.
+    pub(crate) async fn known_in_log(&self, attributes: &Attributes) -> Result<Option<Position>, PublishError> {
+        let (tenant, id) = (attributes.tenant(), envelope::message_id(attributes));
+        if let Some(partition) = self.layout.publish_to(tenant)
+            && let Some(offset) = self.stored_in(partition, &id).await?
+        {
+            return Ok(Some(Position {
+                partition: partition.number,
+                offset,
+            }));
+        }
+        self.stored_before(tenant, &id).await
+    }
+
+    /// Where a partition's stream has an event, if it remembers its id.
+    async fn stored_in(&self, partition: &Partition, id: &str) -> Result<Option<u64>, PublishError> {
+        let stream = self.names.partition(partition.number);
         let until = Instant::now() + self.policy.publish_deadline;
         loop {
             let question = PublishMessage::build()
                 .message_id(id)
                 .expected_last_message_id(NO_ID)
                 .expected_stream(stream.clone());
-            let asked = self.js.send_publish(self.names.retired(partition), question).await;
+            let asked = self
+                .js
+                .send_publish(partition.question_subject(&self.names), question)
+                .await;
             let answer = match asked {
                 Ok(answer) => answer.await,
                 Err(e) => Err(e),

@@ -15,7 +15,7 @@ use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, Strea
 use fanout_plan::{Code, Problem, SubjectTemplate, SubscriptionName};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::apply::{GENERATION, MADE_BY, RETIRED_AT, SLOT, SUBJECT};
+use super::apply::{BOUNDS, GENERATION, MADE_BY, RETIRED_AT, SLOT, SUBJECT, bounds};
 use super::refusal::cut;
 use super::registry::Entry;
 use super::{Store, StoreError};
@@ -136,13 +136,14 @@ impl Store {
     /// account's streams a page at a time.
     async fn streams_of_the_account(&self, observed: &mut Observed) -> Result<Vec<stream::Info>, StoreError> {
         let dead = self.names.dead_letters();
-        let (later, usage, retries) = (self.names.later_stream(), self.names.usage(), self.names.retries());
+        let (later, marks) = (self.names.later_stream(), self.names.marks());
+        let (usage, retries) = (self.names.usage(), self.names.retries());
         let buckets = [self.names.registry(), self.names.attempts()].map(|name| format!("KV_{name}"));
         let (mut found, mut others) = (Vec::new(), BTreeMap::new());
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
             let name = &info.config.name;
-            let beside = [&dead, &later, &usage, &retries].contains(&name);
+            let beside = [&dead, &later, &marks, &usage, &retries].contains(&name);
             if beside || self.names.partition_of(name).is_some() {
                 found.push(info);
             } else if !buckets.contains(name) {
@@ -273,11 +274,19 @@ fn partition(number: u32, c: &stream::Config) -> Option<Partition> {
 }
 
 fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
+    // No bound is below zero; a stream of the log has none of messages.
+    let max_bytes = u64::try_from(c.max_bytes).unwrap_or(0);
+    let max_messages = u64::try_from(c.max_messages).unwrap_or(0);
     StreamSpec {
         name: c.name.clone(),
         subjects: c.subjects.clone(),
         max_age: c.max_age,
-        max_bytes: u64::try_from(c.max_bytes).unwrap_or(0),
+        max_bytes,
+        max_messages,
+        by_hand: partition.is_none()
+            && c.metadata
+                .get(BOUNDS)
+                .is_some_and(|given| *given != bounds(max_bytes, max_messages)),
         when_full: match c.discard {
             DiscardPolicy::New => WhenFull::Refuse,
             DiscardPolicy::Old => WhenFull::DropOldest,
@@ -299,6 +308,7 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
             (true, _) => Some(Side::Usage),
             (_, true) if partition.is_none() => Some(Side::Later),
             _ if partition.is_none() && c.retention == RetentionPolicy::WorkQueue => Some(Side::Retries),
+            _ if partition.is_none() && c.discard == DiscardPolicy::Old => Some(Side::Marks),
             _ => None,
         },
         partition,

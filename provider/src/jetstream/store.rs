@@ -14,8 +14,7 @@ use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{
-    BusNames, Code, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName,
-    letter,
+    BusNames, Code, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName, letter,
 };
 use tokio::sync::Notify;
 use tracing::debug;
@@ -377,6 +376,16 @@ impl Store {
                 Kind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
                 _ => Err(StoreError::when(format!("read event {position}"))(e)),
             },
+        }
+    }
+
+    /// When an event of the log was published, nanoseconds since the Unix epoch; `None` when it has expired.
+    pub(super) async fn published_at(&self, position: Position) -> Result<Option<i64>, StoreError> {
+        let log = self.log(position.partition).await?;
+        match log.get_raw_message(position.offset).await {
+            Ok(m) => Ok(i64::try_from(m.time.unix_timestamp_nanos()).ok()),
+            Err(e) if super::redrive::is_absent(e.kind()) => Ok(None),
+            Err(e) => Err(StoreError::when(format!("read event {position}"))(e)),
         }
     }
 

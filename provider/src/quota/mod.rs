@@ -3,7 +3,7 @@
 //! - Events a second: a token bucket a tenant. Each instance gives out its share of the rate; instances know of each
 //!   other by their beats (`instances`).
 //! - Bytes stored: counted as they are stored, by when, in counters that all instances share (`count`).
-//! - Events that wait until they are due: counted in the store (`scheduled`).
+//! - Events that wait until they are due, and their bytes: counted in the store (`scheduled`).
 //! - Turns: whatever its quota, a tenant may hold at most a quarter of what this instance has under way at the store.
 //!
 //! The decisions are the planner's (`rate`, `usage`); here is who has which bucket. Memory: one entry for each tenant
@@ -21,9 +21,10 @@ use fanout_plan::rate::{Bucket, Rate};
 use fanout_plan::usage::{Refused, Slots, Usage};
 use fanout_plan::{TenantId, show_duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::debug;
 
 use crate::clock;
-use crate::jetstream::{Store, StoreError};
+use crate::jetstream::{Store, StoreError, Waits};
 
 pub(crate) use count::Unanswered;
 use instances::Instances;
@@ -97,8 +98,8 @@ pub(crate) enum NotAdmitted {
     },
     #[error("this is {size} bytes, and the tenant may have {max_bytes} stored in all")]
     TooLarge { size: u64, max_bytes: u64 },
-    #[error("{waiting} events of it wait until they are due, and {quota} may")]
-    Scheduled { waiting: u64, quota: u64 },
+    #[error("{} events of it, of {} bytes, wait until they are due; {} events of {} bytes may, and this is {size} bytes", .waiting.events, .waiting.bytes, .share.events, .share.bytes)]
+    Scheduled { waiting: Waits, share: Waits, size: u64 },
     #[error("what is stored for it could not be read")]
     Unknown(#[source] StoreError),
 }
@@ -138,6 +139,46 @@ impl Gate {
         let Together { taken, .. } = self.admit_together(store, tenant, 1, size).await?;
         let turn = self.turn(store, tenant).await;
         Ok(Admitted { taken, _turn: turn })
+    }
+
+    /// Takes an event out of a tenant's rate that is kept until it is due: its bytes count among those that wait, and among
+    /// the stored ones once it is published.
+    ///
+    /// # Errors
+    /// When there is no place in it, or the event would never have one.
+    pub(crate) async fn admit_call(
+        &self,
+        store: &Store,
+        tenant: &TenantId,
+        size: u64,
+    ) -> Result<OwnedSemaphorePermit, NotAdmitted> {
+        let quota = store.policy().quotas.of(tenant);
+        if let Some(max_bytes) = quota.max_bytes.filter(|max_bytes| size > *max_bytes) {
+            return Err(NotAdmitted::TooLarge { size, max_bytes });
+        }
+        if let Some(events_per_second) = quota.events_per_second {
+            self.take_events(tenant, events_per_second, 1)?;
+        }
+        Ok(self.turn(store, tenant).await)
+    }
+
+    /// Counts the bytes of an event that was accepted earlier and is published now. It is published in any case; the
+    /// tenant's next events find them counted.
+    pub(crate) async fn count(&self, store: &Store, tenant: &TenantId, size: u64) {
+        if store.policy().quotas.of(tenant).max_bytes.is_none() {
+            return;
+        }
+        let (slots, at) = (Slots::of(store.policy().max_age), clock::now());
+        if self.entry(tenant, |e| e.usage.is_none())
+            && let Err(error) = Box::pin(self.read_usage(store, tenant, slots, at)).await
+        {
+            debug!(%tenant, %error, "what is stored is counted without what was stored before");
+        }
+        self.entry(tenant, |e| {
+            if let Some(usage) = &mut e.usage {
+                usage.count(slots, size, at);
+            }
+        });
     }
 
     /// Takes events of so many bytes in all out of a tenant's quota, or none.

@@ -1,6 +1,6 @@
-//! How many events may wait for each tenant until they are due.
+//! How many events, and bytes, may wait for each tenant until they are due.
 //!
-//! What waits is counted in the store, and what this instance adds to it in between is taken out of what was left then. With
+//! What waits is counted in the store: so much as is kept, whenever it came, and what this instance adds to it in between is taken out of what was left then. With
 //! several instances each takes its share of what was left, and asks again after ten seconds: together they let a tenant
 //! have at most what the others keep for it in that time too much, and never more than twice its quota.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fanout_plan::TenantId;
 
 use super::{Entry, Gate, NotAdmitted};
-use crate::jetstream::Store;
+use crate::jetstream::{Store, Waits};
 
 /// For how long a count holds beside other instances.
 const HOLDS: Duration = Duration::from_secs(10);
@@ -23,21 +23,21 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Waiting {
     counted: Option<Counted>,
     /// Events that were admitted and of which the store has not answered yet.
-    under_way: u64,
+    under_way: Waits,
     /// One call at a time counts.
     counting: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Counted {
-    quota: u64,
+    share: Waits,
     at: Instant,
-    /// How many more this instance may admit.
-    left: u64,
-    /// Whether the count left nothing to admit.
-    is_full: bool,
-    /// How many waited.
-    waiting: u64,
+    /// How much more this instance may admit.
+    left: Waits,
+    /// What the count left in all.
+    left_in_all: Waits,
+    /// What waited.
+    waiting: Waits,
 }
 
 /// Leave to keep one event until it is due.
@@ -45,6 +45,7 @@ struct Counted {
 pub(crate) struct Place<'a> {
     gate: &'a Gate,
     tenant: TenantId,
+    size: u64,
     /// Whether nothing was kept, so that the place is free again.
     pub(crate) is_free_again: bool,
 }
@@ -52,9 +53,11 @@ pub(crate) struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.gate.entry(&self.tenant, |e| {
-            e.waiting.under_way = e.waiting.under_way.saturating_sub(1);
+            e.waiting.under_way.events = e.waiting.under_way.events.saturating_sub(1);
+            e.waiting.under_way.bytes = e.waiting.under_way.bytes.saturating_sub(self.size);
             if let Some(counted) = e.waiting.counted.as_mut().filter(|_| self.is_free_again) {
-                counted.left += 1;
+                counted.left.events += 1;
+                counted.left.bytes += self.size;
             }
         });
     }
@@ -63,34 +66,43 @@ impl Drop for Place<'_> {
 impl Waiting {
     /// Whether this may be forgotten.
     pub(super) fn is_idle(&self) -> bool {
-        self.under_way == 0
+        self.under_way == Waits::default()
     }
 
-    /// Takes one place, if the last count left one; `None` when it has to be counted again.
-    fn take(&mut self, quota: u64, alone: bool) -> Option<Result<(), u64>> {
-        let counted = self.counted.as_mut().filter(|c| c.quota == quota)?;
+    /// Takes a place for so many bytes, if the last count left one; `None` when it has to be counted again.
+    fn take(&mut self, share: Waits, size: u64, alone: bool) -> Option<Result<(), Waits>> {
+        let counted = self.counted.as_mut().filter(|c| c.share == share)?;
         let age = counted.at.elapsed();
         if !alone && age > HOLDS {
             return None;
         }
-        if counted.left == 0 {
-            return (counted.is_full && age < PAUSE).then_some(Err(counted.waiting));
+        let fits = |left: Waits| left.events > 0 && left.bytes >= size;
+        if !fits(counted.left) {
+            return (!fits(counted.left_in_all) && age < PAUSE).then_some(Err(counted.waiting));
         }
-        counted.left -= 1;
-        self.under_way += 1;
+        counted.left.events -= 1;
+        counted.left.bytes -= size;
+        self.under_way.events += 1;
+        self.under_way.bytes += size;
         Some(Ok(()))
     }
 }
 
 impl Gate {
-    /// Takes a place among a tenant's waiting events.
+    /// Takes a place for an event of so many bytes among a tenant's waiting events.
     ///
     /// # Errors
-    /// When as many wait as may, or the store can't say how many do.
-    pub(crate) async fn admit_scheduled(&self, store: &Store, tenant: &TenantId) -> Result<Place<'_>, NotAdmitted> {
-        let quota = store.policy().quotas.of(tenant).scheduled();
+    /// When as much waits as may, or the store can't say how much does.
+    pub(crate) async fn admit_scheduled(
+        &self,
+        store: &Store,
+        tenant: &TenantId,
+        size: u64,
+    ) -> Result<Place<'_>, NotAdmitted> {
+        let (events, bytes) = store.policy().scheduled_share(tenant);
+        let share = Waits { events, bytes };
         let alone = || self.instances.count() <= 1;
-        let take = |e: &mut Entry| e.waiting.take(quota, alone());
+        let take = |e: &mut Entry| e.waiting.take(share, size, alone());
         let mut taken = self.entry(tenant, take);
         if taken.is_none() {
             let counting = self.entry(tenant, |e| Arc::clone(&e.waiting.counting));
@@ -98,15 +110,27 @@ impl Gate {
             // Another call may have counted meanwhile.
             taken = self.entry(tenant, take);
             if taken.is_none() {
-                let waiting = store.waiting_for(tenant, quota).await.map_err(NotAdmitted::Unknown)?;
+                let waiting = store.waiting_for(tenant, size, share).await;
+                let waiting = waiting.map_err(NotAdmitted::Unknown)?;
                 let instances = u64::from(self.instances.count().max(1));
                 taken = self.entry(tenant, |e| {
-                    let left = quota.saturating_sub(waiting).saturating_sub(e.waiting.under_way);
+                    let left =
+                        |share: u64, waiting: u64, under_way| share.saturating_sub(waiting).saturating_sub(under_way);
+                    let under_way = e.waiting.under_way;
+                    let left_in_all = Waits {
+                        events: left(share.events, waiting.events, under_way.events),
+                        bytes: left(share.bytes, waiting.bytes, under_way.bytes),
+                    };
+                    // A share of the bytes that holds no event would be none.
+                    let of_bytes = (left_in_all.bytes / instances).max(size.min(left_in_all.bytes));
                     e.waiting.counted = Some(Counted {
-                        quota,
+                        share,
                         at: Instant::now(),
-                        left: left.div_ceil(instances),
-                        is_full: left == 0,
+                        left: Waits {
+                            events: left_in_all.events.div_ceil(instances),
+                            bytes: of_bytes,
+                        },
+                        left_in_all,
                         waiting,
                     });
                     take(e)
@@ -117,10 +141,15 @@ impl Gate {
             Some(Ok(())) => Ok(Place {
                 gate: self,
                 tenant: tenant.clone(),
+                size,
                 is_free_again: false,
             }),
-            Some(Err(waiting)) => Err(NotAdmitted::Scheduled { waiting, quota }),
-            None => Err(NotAdmitted::Scheduled { waiting: quota, quota }),
+            Some(Err(waiting)) => Err(NotAdmitted::Scheduled { waiting, share, size }),
+            None => Err(NotAdmitted::Scheduled {
+                waiting: share,
+                share,
+                size,
+            }),
         }
     }
 }

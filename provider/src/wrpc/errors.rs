@@ -4,7 +4,7 @@ use fanout_plan::{Code, Problem, TenantId};
 
 use super::convert::problem;
 use crate::bus::Refusal;
-use crate::jetstream::{StoreError, Unstored};
+use crate::jetstream::{Full, StoreError, Unstored};
 use crate::quota::NotAdmitted;
 use fanout_forward::wit::{PublishError, RefusalForNow, SubscribeError};
 
@@ -53,9 +53,17 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
             Code::EventTooLarge,
             "send less in its attributes: what is large belongs in the payload",
         )),
-        Unstored::Full(_) => PublishError::StoreFull(say(
+        Unstored::Full { what, .. } => PublishError::StoreFull(say(
             Code::StoreFull,
-            "it was not stored; retry once events have expired, or raise `retention.max-bytes`",
+            match what {
+                Full::Log => "it was not stored; retry once events have expired, or raise `retention.max-bytes`",
+                Full::Scheduled => {
+                    "it was not kept; retry once some are published or cancelled, or raise `scheduled.max-bytes` or `scheduled.max-events`"
+                }
+                Full::Storage => {
+                    "it was not stored; no bound of the bus is met: give the server or the account more, or see which other streams fill it"
+                }
+            },
         )),
         Unstored::NoPartition | Unstored::Unavailable(_) => {
             PublishError::Unavailable(say(Code::StoreUnavailable, "it was not stored; try again"))
@@ -119,7 +127,7 @@ pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> Publ
         NotAdmitted::Scheduled { .. } => PublishError::QuotaExceeded(RefusalForNow {
             problem: say(
                 Code::QuotaExceeded,
-                "it was not kept; ask again when some of them are published or cancelled, or raise `quota.scheduled-events`",
+                "it was not kept; ask again when some of them are published or cancelled, or raise the tenant's `quota.scheduled-events` or `quota.scheduled-max-bytes`",
             ),
             retry_after_ms: 1_000,
         }),

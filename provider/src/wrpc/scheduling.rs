@@ -3,14 +3,15 @@
 use fanout_plan::envelope::EventKey;
 use fanout_plan::{Attributes, Code, Problem, TenantId};
 use fanout_transport::Caller;
+use tracing::debug;
 
 use super::bindings::exports::fanout::bus::publisher::{Cancellation, Scheduled};
 use super::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use super::publisher::{permit, permit_source};
-use super::publishing::{Ready, admit};
+use super::publishing::Ready;
 use crate::bus::Bus;
 use crate::clock;
-use crate::jetstream::State;
+use crate::jetstream::{Mark, State, StoreError};
 use crate::quota::NotAdmitted;
 use fanout_forward::wit::{Event, PublishError};
 
@@ -28,22 +29,22 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) 
         )));
     }
     let ready = Ready::check(bus, caller, event).await?;
-    let mut place = match bus.gate().admit_scheduled(&ready.store, ready.event.tenant()).await {
+    let (tenant, size) = (ready.event.tenant(), ready.outgoing.size);
+    let mut place = match bus.gate().admit_scheduled(&ready.store, tenant, size).await {
         Ok(place) => place,
         Err(refused) => return again(&ready, &refused).await,
     };
-    let admitted = match admit(bus, &ready).await {
+    let _admitted = match bus.gate().admit_call(&ready.store, tenant, size).await {
         Ok(admitted) => admitted,
         Err(refused) => {
             place.is_free_again = true;
-            return Err(refused);
+            return Err(not_admitted(tenant, ready.event.id(), &refused));
         }
     };
     let Ready { store, event, outgoing } = ready;
     let (tenant, id) = (event.attributes.tenant(), event.attributes.id());
     let kept = store.keep_for_later(&event.attributes, outgoing, at).await;
     if !matches!(&kept, Ok(None)) && !kept.as_ref().is_err_and(|e| e.is_unknown()) {
-        bus.gate().put_back(tenant, &admitted);
         place.is_free_again = true;
     }
     match kept {
@@ -51,10 +52,7 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) 
             due: at,
             duplicate: false,
         }),
-        Ok(Some(there)) => Ok(Scheduled {
-            due: there.due,
-            duplicate: true,
-        }),
+        Ok(Some(due)) => Ok(Scheduled { due, duplicate: true }),
         Err(e) => Err(unstored(tenant, id, &e)),
     }
 }
@@ -64,7 +62,7 @@ async fn again(ready: &Ready, refused: &NotAdmitted) -> Result<Scheduled, Publis
     let (tenant, id) = (ready.event.tenant(), ready.event.id());
     let key = EventKey::of(&ready.event.attributes);
     match ready.store.kept_for_later(tenant, &key).await {
-        Ok(Some(there)) if there.state != State::Cancelled => Ok(Scheduled {
+        Ok(Some(there)) => Ok(Scheduled {
             due: there.due,
             duplicate: true,
         }),
@@ -79,8 +77,6 @@ pub(super) async fn cancel(
     source: &str,
     id: &str,
 ) -> Result<Cancellation, PublishError> {
-    /// How often a change that another call makes at the same time is looked at again.
-    const RACES: usize = 10;
     let view = bus.view();
     let own = fanout_plan::source::own(&caller.component);
     let source = if source.is_empty() { &own } else { source };
@@ -92,31 +88,36 @@ pub(super) async fn cancel(
     permit_source(grant, caller, &tenant, source).map_err(publish_refusal)?;
     let store = view.store().map_err(publish_refusal)?;
     let key = EventKey::new(&tenant, source, id);
-    for _ in 0..RACES {
-        let kept = store.kept_for_later(&tenant, &key).await;
-        let kept = kept.map_err(|e| match view.policy_problems.first() {
-            // Nothing was begun: what keeps the bus from its policy keeps it from this.
-            Some(problem) => publish_refusal(problem.clone()),
-            None => not_cancelled(&tenant, id, &e),
-        })?;
-        let Some(kept) = kept else {
-            return Ok(Cancellation::NotWaiting);
-        };
-        if let Some(attributes) = kept.attributes() {
-            permit(grant, caller, &attributes).map_err(publish_refusal)?;
-        }
-        match kept.state {
-            State::Cancelled => return Ok(Cancellation::Cancelled),
-            State::Firing | State::Fired => return Ok(Cancellation::NotWaiting),
-            State::Waiting => {}
-        }
-        let cancelled = store
-            .move_on(&kept, State::Cancelled)
-            .await
-            .map_err(|e| not_cancelled(&tenant, id, &e))?;
-        if cancelled {
-            return Ok(Cancellation::Cancelled);
-        }
+    let not_cancelled = |e: &StoreError| not_cancelled(&tenant, id, e);
+    let kept = store.kept_for_later(&tenant, &key).await;
+    let kept = kept.map_err(|e| match view.policy_problems.first() {
+        // Nothing was begun: what keeps the bus from its policy keeps it from this.
+        Some(problem) => publish_refusal(problem.clone()),
+        None => not_cancelled(&e),
+    })?;
+    let Some(kept) = kept else {
+        let marked = store.marked(&tenant, &key).await.map_err(|e| not_cancelled(&e))?;
+        return Ok(match marked.map(|m| m.mark) {
+            Some(Mark::Cancelled) => Cancellation::Cancelled,
+            Some(Mark::Fires) | None => Cancellation::NotWaiting,
+        });
+    };
+    if let Some(attributes) = kept.attributes() {
+        permit(grant, caller, &attributes).map_err(publish_refusal)?;
     }
-    Ok(Cancellation::NotWaiting)
+    if kept.state == State::Firing {
+        return Ok(Cancellation::NotWaiting);
+    }
+    let marked = store
+        .mark(&kept, Mark::Cancelled)
+        .await
+        .map_err(|e| not_cancelled(&e))?;
+    if marked.mark == Mark::Fires {
+        return Ok(Cancellation::NotWaiting);
+    }
+    // It is cancelled, whatever comes of this: who is given it removes it.
+    if let Err(error) = store.remove_kept(&kept).await {
+        debug!(%tenant, id, %error, "a cancelled event is removed later");
+    }
+    Ok(Cancellation::Cancelled)
 }

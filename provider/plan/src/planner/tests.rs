@@ -106,6 +106,7 @@ fn a_new_bus() {
             create stream fanout_payments_dead on fanout.dead.payments.> for 30d
             create stream fanout_payments_later on fanout.later.payments.> for ever
             create stream fanout_payments_log on payments.*.webhook.> for 7d
+            create stream fanout_payments_marks on fanout.mark.payments.> for 1d
             create stream fanout_payments_retries on fanout.retry.payments.> for ever
             remember backfill subscription analytics of component analytics
             remember queue subscription entitlements of component entitlements
@@ -183,8 +184,28 @@ fn what_would_lose_events_is_refused_with_every_reason_unless_told_so() {
             `retention.storage` of fanout_payments_dead can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_later can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_log can't change once it exists: keep it, or use another bus name [immutable-setting]
+            `retention.storage` of fanout_payments_marks can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_retries can't change once it exists: keep it, or use another bus name [immutable-setting]
         "#]].assert_eq(&text(plan(&elsewhere, &[], &full, 1).unwrap_err()));
+}
+
+#[test]
+fn a_bound_given_by_hand_stays_unless_the_policy_names_it() {
+    let nothing = Observed::default();
+    let mut observed = applied(&plan(&policy(&[]), &[], &nothing, 1).unwrap(), &nothing);
+    let dead = observed.topology.streams.get_mut("fanout_payments_dead").unwrap();
+    (dead.max_bytes, dead.max_messages, dead.by_hand) = (1 << 20, 7, true);
+    let planned = |settings: &[(&str, &str)]| plan(&policy(settings), &[], &observed, 2).unwrap();
+    assert_eq!(shown(&planned(&[])), "", "it is left alone");
+    let bounds = |settings: &[(&str, &str)]| {
+        let after = applied(&planned(settings), &observed);
+        let dead = &after.topology.streams["fanout_payments_dead"];
+        (dead.max_bytes, dead.max_messages, dead.by_hand)
+    };
+    assert_eq!(bounds(&[("dead-letters.max-age", "40d")]), (1 << 20, 7, true));
+    assert_eq!(bounds(&[("dead-letters.max-events", "9")]), (1 << 20, 9, true));
+    let both = [("dead-letters.max-events", "9"), ("dead-letters.max-bytes", "2MiB")];
+    assert_eq!(bounds(&both), (2 << 20, 9, false));
 }
 
 #[test]

@@ -78,6 +78,8 @@ fn every_setting_is_read() {
             ("quota.tenant.acme.scheduled-events", "7"),
             ("limits.subscriptions-per-caller", "5"),
             ("limits.bytes-per-subscription", "1MiB"),
+            ("scheduled.max-bytes", "256KiB"),
+            ("quota.tenant.acme.scheduled-max-bytes", "64MiB"),
             ("durability", "on-disk"),
             ("dedupe.scope", "retained"),
             ("ordering", "key"),
@@ -100,7 +102,8 @@ fn every_setting_is_read() {
         Quota {
             events_per_second: Some(99),
             max_bytes: Some(1 << 20),
-            scheduled_events: Some(7)
+            scheduled_events: Some(7),
+            scheduled_bytes: Some(64 << 20),
         }
     );
     assert_eq!(
@@ -108,10 +111,12 @@ fn every_setting_is_read() {
         Quota {
             events_per_second: Some(10),
             max_bytes: None,
-            scheduled_events: Some(50)
+            scheduled_events: Some(50),
+            scheduled_bytes: None,
         }
     );
-    assert_eq!(policy.quotas.of(&acme).scheduled(), 7);
+    assert_eq!(policy.scheduled_share(&acme), (7, 64 << 20));
+    assert_eq!(policy.scheduled_share(&globex), (50, 64 << 10), "a quarter");
     assert_eq!(
         policy.limits,
         crate::limits::Limits {
@@ -151,7 +156,7 @@ fn what_names_chosen_by_the_user_hide_is_found() {
     expect_test::expect![[r#"
             Some("topology"): policy: setting `topology`: "1" is not a whole number from 2 to 64 [invalid-setting]
             Some("quota.tenant."): policy: setting `quota.tenant.`: tenant "" is not legal: use 1 to 128 bytes of text without control characters [invalid-tenant]
-            Some("quota.tenant.acme.colour"): policy: setting `quota.tenant.acme.colour`: is not known; known are `events-per-second`, `max-bytes` and `scheduled-events` [unknown-setting]
+            Some("quota.tenant.acme.colour"): policy: setting `quota.tenant.acme.colour`: is not known; known are `events-per-second`, `max-bytes`, `scheduled-events` and `scheduled-max-bytes` [unknown-setting]
             Some("quota.tenant.acme.max-bytes"): policy: setting `quota.tenant.acme.max-bytes`: "much" is not a size from 1024 to 1125899906842624 bytes: write a number and one of KiB, MiB, GiB, TiB [invalid-setting]
             None: policy: subscriptions.audit: setting `need` is missing: say `queue`, `durable` or `backfill` [missing-setting]
             Some("subscriptions.audit.event-types"): policy: subscriptions.audit: setting `event-types`: pattern "a.*b" is not legal: use 1 to 255 bytes of segments joined by dots, `*` for any one segment, and `**` as the last for one or more [invalid-pattern]

@@ -15,8 +15,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Store, headers, read};
 pub(super) use together::Together;
-pub(crate) use unstored::Unstored;
 pub(super) use unstored::unstored;
+pub(crate) use unstored::{Full, Unstored};
 
 /// A stored event.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,6 @@
 //! Why an event was not stored, or may not have been.
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
@@ -12,12 +13,18 @@ use crate::jetstream::StoreError;
 pub(crate) enum Unstored {
     #[error("it is {size} bytes with its attributes, and at most {limit} are taken")]
     TooLarge { size: usize, limit: usize },
-    #[error("its attributes are {size} bytes as they are written, what is not printable ASCII three for each, and at most {limit} are taken")]
+    #[error(
+        "its attributes are {size} bytes as they are written, what is not printable ASCII three for each, and at most {limit} are taken"
+    )]
     AttributesTooLarge { size: usize, limit: usize },
     #[error("its tenant has no place in the log yet")]
     NoPartition,
-    #[error("the log is full")]
-    Full(#[source] Arc<PublishError>),
+    #[error("{what} is full")]
+    Full {
+        what: Full,
+        #[source]
+        source: Arc<PublishError>,
+    },
     #[error("the log can't be reached or refused it")]
     Unavailable(#[source] Arc<PublishError>),
     #[error("the log did not answer in time")]
@@ -28,7 +35,42 @@ pub(crate) enum Unstored {
     Stopped,
 }
 
+/// What has no place for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// A stream of the log.
+    Log,
+    /// The events that are not due yet.
+    Scheduled,
+    /// All that the server, or the bus's account, may store.
+    Storage,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Log => "the log",
+            Self::Scheduled => "the store of events for later",
+            Self::Storage => "the storage of the server, or of the bus's account,",
+        })
+    }
+}
+
 impl Unstored {
+    /// The same where the event was to be kept for later.
+    pub(in crate::jetstream) fn of_scheduled(self) -> Self {
+        match self {
+            Self::Full {
+                what: Full::Log,
+                source,
+            } => Self::Full {
+                what: Full::Scheduled,
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// Whether the event's place is not there any more: nothing listens on its subject, or another stream does.
     pub(crate) fn has_moved(&self) -> bool {
         match self {
@@ -48,12 +90,16 @@ impl Unstored {
 
 pub(in crate::jetstream) fn unstored(e: PublishError) -> Unstored {
     let kind = e.kind();
-    let full = kind == PublishErrorKind::Other && answer(&e).is_some_and(is_full);
+    let full = answer(&e)
+        .and_then(what_is_full)
+        .filter(|_| kind == PublishErrorKind::Other);
     let e = Arc::new(e);
     match kind {
         PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Unstored::Unknown(e),
-        _ if full => Unstored::Full(e),
-        _ => Unstored::Unavailable(e),
+        _ => match full {
+            Some(what) => Unstored::Full { what, source: e },
+            None => Unstored::Unavailable(e),
+        },
     }
 }
 
@@ -62,15 +108,21 @@ pub(super) fn answer(e: &PublishError) -> Option<&jetstream::Error> {
     std::error::Error::source(e).and_then(|source| source.downcast_ref())
 }
 
-/// What nats-server 2.15 answers when a stream's `max_bytes`, the account's storage or the disk is used up.
-fn is_full(answer: &jetstream::Error) -> bool {
-    const FULL: [ErrorCode; 6] = [
-        ErrorCode::STREAM_STORE_FAILED,
-        ErrorCode::INSUFFICIENT_RESOURCES,
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-        ErrorCode::MEMORY_RESOURCES_EXCEEDED,
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
-        ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED,
-    ];
-    FULL.contains(&answer.error_code())
+impl StoreError {
+    /// What was full, if that is why something was not stored: its own stream ([`Full::Log`]), or everything.
+    pub(crate) fn full(&self) -> Option<Full> {
+        self.answer().as_ref().and_then(what_is_full)
+    }
+}
+
+/// What is full, as nats-server 2.15 answers when a stream's own bounds, the account's storage or the disk is used up.
+fn what_is_full(answer: &jetstream::Error) -> Option<Full> {
+    match answer.error_code() {
+        ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED => Some(Full::Log),
+        ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => Some(Full::Storage),
+        _ => None,
+    }
 }

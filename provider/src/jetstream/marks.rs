@@ -1,0 +1,156 @@
+//! What became of events for later: of two marks of one event the server takes the first, so an event is published or
+//! cancelled, never both.
+//!
+//! Marks lie in a stream of their own, whose oldest make way: whatever the events' stream is full of, what is due can be
+//! published, and what waits can be cancelled. The event itself is removed once its mark has come true.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use fanout_plan::TenantId;
+use fanout_plan::envelope::EventKey;
+
+use super::headers::text;
+use super::later::{DUE, Kept, RACES};
+use super::{Store, StoreError};
+use crate::clock;
+
+/// For how long an event that was published when it was due is known to be the same as one that is to be.
+const KNOWN_FOR: Duration = Duration::from_secs(3_600);
+
+const MARK: &str = "fanout-mark";
+/// When the event that it is of was kept: a later one under the same key has marks of its own.
+const OF: &str = "fanout-of";
+
+/// What becomes of an event for later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It is published, or was.
+    Fires,
+    /// It will not be published.
+    Cancelled,
+}
+
+impl Mark {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Fires => "fires",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A mark as the store holds it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marked {
+    pub(crate) mark: Mark,
+    /// When, nanoseconds since the Unix epoch, as the others.
+    pub(crate) at: i64,
+    /// When its event was due.
+    pub(crate) due: i64,
+    /// Whether nobody marked the event before.
+    pub(crate) is_new: bool,
+    of: i64,
+    sequence: u64,
+}
+
+impl Marked {
+    fn read(sequence: u64, at: i64, headers: &HeaderMap) -> Option<Self> {
+        let mark = headers.get(MARK)?.as_str();
+        Some(Self {
+            mark: [Mark::Fires, Mark::Cancelled]
+                .into_iter()
+                .find(|m| m.as_str() == mark)?,
+            at,
+            due: headers.get(DUE)?.as_str().parse().ok()?,
+            is_new: false,
+            of: headers.get(OF)?.as_str().parse().ok()?,
+            sequence,
+        })
+    }
+
+    /// Whether it says that its event was published lately.
+    pub(super) fn was_published_lately(&self) -> bool {
+        let age = clock::now().saturating_sub(self.at).max(0).unsigned_abs();
+        self.mark == Mark::Fires && Duration::from_nanos(age) < KNOWN_FOR
+    }
+}
+
+impl Store {
+    /// Marks an event that is kept. Returns the mark that it has now: this one, or the one that it had.
+    pub(crate) async fn mark(&self, kept: &Kept, mark: Mark) -> Result<Marked, StoreError> {
+        let action = || format!("mark {} as {}", kept.subject, mark.as_str());
+        let subject = self.names.mark_beside(&kept.subject);
+        let mut headers = HeaderMap::new();
+        headers.insert(MARK, mark.as_str());
+        headers.insert(DUE, text(&kept.due.to_string()));
+        headers.insert(OF, text(&kept.kept_at.to_string()));
+        let mut replaces = 0;
+        let mut raced = None;
+        for _ in 0..RACES {
+            let message = PublishMessage::build()
+                .headers(headers.clone())
+                .expected_stream(self.names.marks())
+                .expected_last_subject_sequence(replaces);
+            let put = match self.js.send_publish(subject.clone(), message).await {
+                Ok(ack) => ack.await,
+                Err(e) => Err(e),
+            };
+            match put {
+                Ok(ack) => {
+                    return Ok(Marked {
+                        mark,
+                        at: clock::now(),
+                        due: kept.due,
+                        is_new: true,
+                        of: kept.kept_at,
+                        sequence: ack.sequence,
+                    });
+                }
+                Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => raced = Some(e),
+                Err(e) => return Err(StoreError::when(action())(e)),
+            }
+            match self.last_mark(&subject).await? {
+                Some(there) if there.of == kept.kept_at => return Ok(there),
+                Some(earlier) => replaces = earlier.sequence,
+                None => replaces = 0,
+            }
+        }
+        Err(match raced {
+            Some(e) => StoreError::when(action())(e),
+            None => StoreError::Raced { what: subject },
+        })
+    }
+
+    /// The last mark under an event's key.
+    pub(crate) async fn marked(&self, tenant: &TenantId, key: &EventKey) -> Result<Option<Marked>, StoreError> {
+        self.last_mark(&self.names.mark(tenant, key)).await
+    }
+
+    /// The mark of an event that is kept.
+    pub(super) async fn mark_of(&self, kept: &Kept) -> Result<Option<Mark>, StoreError> {
+        let marked = self.last_mark(&self.names.mark_beside(&kept.subject)).await?;
+        Ok(marked.filter(|m| m.of == kept.kept_at).map(|m| m.mark))
+    }
+
+    /// From the stream's leader: a copy may not know of the last one yet.
+    async fn last_mark(&self, subject: &str) -> Result<Option<Marked>, StoreError> {
+        let action = || format!("read {subject}");
+        let stream = self
+            .js
+            .get_stream_no_info(self.names.marks())
+            .await
+            .map_err(StoreError::when(action()))?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(m) => {
+                let at = i64::try_from(m.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+                Ok(Marked::read(m.sequence, at, &m.headers))
+            }
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(e) => Err(StoreError::when(action())(e)),
+        }
+    }
+}
