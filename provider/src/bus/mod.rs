@@ -55,6 +55,8 @@ struct Inner {
     gate: Gate,
     /// Who can't have a place in the log, as it was found out: each try looks at the whole store.
     no_place: std::sync::Mutex<NoPlace>,
+    /// One place is made at a time: who waits may then have one, or know that there is none.
+    placing: tokio::sync::Mutex<()>,
     /// One event at a time is published again in a new place.
     turn: tokio::sync::Mutex<()>,
 }
@@ -125,6 +127,7 @@ impl Bus {
             stop: CancellationToken::new(),
             gate: Gate::new(),
             no_place: std::sync::Mutex::default(),
+            placing: tokio::sync::Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }))
     }
@@ -291,6 +294,14 @@ impl Bus {
         let has_place = |store: &Store| store.layout().publish_to(tenant).is_some();
         let store = self.view().store()?.clone();
         if has_place(&store) || !store.policy().serves(tenant) {
+            return Ok(store);
+        }
+        if let Some(refused) = self.refused_lately(tenant) {
+            return Err(refused);
+        }
+        let _placing = self.0.placing.lock().await;
+        let store = self.view().store()?.clone();
+        if has_place(&store) {
             return Ok(store);
         }
         if let Some(refused) = self.refused_lately(tenant) {
