@@ -76,6 +76,16 @@ impl EdgeWorld {
         eventually("it is made at the hub", || async { self.left(name).await }).await;
     }
 
+    /// Waits until the edge remembers that a backfill was told that it caught up.
+    pub async fn has_noted_told(&self, name: &str) {
+        let js = async_nats::jetstream::new(self.edge.nats.client().await);
+        eventually("the edge notes what it told", || async {
+            let memory = js.get_key_value("fanout_edge_default_bus").await.ok()?;
+            memory.get(format!("told.{name}")).await.ok().flatten().map(drop)
+        })
+        .await;
+    }
+
     /// Waits until a subscription has everything settled at the hub.
     pub async fn drained(&self, name: &str) {
         eventually("the hub has everything settled", || async {

@@ -189,6 +189,8 @@ async fn a_backfill_is_told_once_and_again_when_it_is_put_back() {
         assert_eq!((s.caught_up[0].replayed, s.deliveries.len()), (8, 8));
         assert_eq!(s.caught_up[0].reached.as_ref().map(|p| p.offset), Some(8));
     });
+    // An edge that is killed before it noted that it told tells again.
+    world.has_noted_told("late").await;
     world.edge.restart_provider(0).await;
     publish(&ingress, "acme", 8..10).await;
     handles(&reports, 10).await;

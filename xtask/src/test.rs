@@ -23,7 +23,8 @@ pub(crate) fn run(workspace: &Workspace, runner: &Runner) -> Result<()> {
 
     runner.step("testing the workspace");
     let mut test = workspace.cargo();
-    test.args(["test", "--locked", "--workspace", "--all-targets"]);
+    // One failure does not hide the next.
+    test.args(["test", "--locked", "--workspace", "--all-targets", "--no-fail-fast"]);
     parts.tell(workspace, &mut test);
     runner.run(&mut test)
 }
