@@ -70,6 +70,12 @@ async fn attend(run: Run) -> Result<ExitCode> {
     let address = server.as_ref().map(HttpServer::address);
     let serving = server.map(|server| tokio::spawn(server.serve(Arc::clone(&program), stop.clone())));
     let delivering = tokio::spawn(fanout_runtime::keep(Arc::clone(&program), ordered, stop.clone()));
+    if run.http.is_none() && run.subscribe.is_empty() {
+        tracing::warn!(
+            component = name,
+            "nothing will reach it but what it subscribed to by a call before: give `--http` or `--subscribe`"
+        );
+    }
     for settings in &run.subscribe {
         orders.send(declared(&name, settings, &program)?).await?;
     }

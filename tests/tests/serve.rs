@@ -125,6 +125,16 @@ async fn publish_and_subscribe_over_tcp_and_a_unix_socket() {
     let event: Value = serde_json::from_str(out.trim()).unwrap();
     assert_eq!((&event["id"], &event["position"]), (&"3".into(), &"0/3".into()));
 
+    // It lasts until it is ended, and ended it begins anew.
+    let (code, out, err) = fanout(&["unsubscribe", "--to", &tcp, "--name", "all"]);
+    assert_eq!((code, out.as_str()), (0, "subscription all is ended\n"), "{err}");
+    let (code, _, err) = fanout(&["unsubscribe", "--to", &tcp, "--name", "all"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("all") && err.contains("[unknown-subscription]"), "{err}");
+    let (_, out, _) = backfill("all", "1");
+    let event: Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!((&event["id"], &event["position"]), (&"1".into(), &"0/1".into()));
+
     served.signal("TERM");
     assert!(served.ended(), "{}", served.log());
     assert!(!world.path("bus.sock").exists(), "the socket goes with the server");

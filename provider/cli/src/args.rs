@@ -74,8 +74,13 @@ pub(crate) enum Verb {
     Serve(Serve),
     /// Publish an event to a bus
     Publish(Publish),
-    /// Print a subscription's events, one on a line, and acknowledge each
+    /// Print a subscription's events, one on a line, and acknowledge each; it lasts until `unsubscribe`
+    ///
+    /// A subscription lasts after the command ends, and its events wait for whoever asks for them under its name:
+    /// `fanout unsubscribe` ends it. One that the operator declared ends with its declaration.
     Subscribe(Subscribe),
+    /// End a subscription: what waits for it is no longer kept for it
+    Unsubscribe(Unsubscribe),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -321,6 +326,15 @@ pub(crate) struct Subscribe {
     /// End after so many events
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Unsubscribe {
+    #[command(flatten)]
+    pub(crate) to: To,
+    /// The subscription's name
+    #[arg(long)]
+    pub(crate) name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -66,6 +66,7 @@ async fn main() -> ExitCode {
         Verb::Serve(a) => serve::serve(&a, args.json).await,
         Verb::Publish(a) => publish::publish(&a, args.json).await,
         Verb::Subscribe(a) => subscribe::subscribe(&a, args.json).await,
+        Verb::Unsubscribe(a) => subscribe::unsubscribe(&a, args.json).await,
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "fanout", &mut script);

@@ -1,5 +1,5 @@
 //! `subscribe`: a subscription's events, one on a line, each acknowledged once it is printed. It ends after a count, when
-//! a backfill does, or when it is told to.
+//! a backfill does, or when it is told to. `unsubscribe` ends the subscription itself.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::{self, From, Need};
 use crate::remote;
-use crate::terminal::{json_line, printable, printable_bytes, say};
+use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
 
 /// How long settling what was printed may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -30,7 +30,23 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
     let mut deliveries = bus.subscribe(subscription).await?;
     let printed = print(&mut deliveries, json).await;
     deliveries.stop(LAST_WORDS).await;
-    printed
+    printed?;
+    if args.need != Need::Declared && !json {
+        error_line(format_args!(
+            "subscription {name} lasts, and its events wait for it: `fanout unsubscribe --name {name}` ends it",
+            name = printable(&args.name)
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) async fn unsubscribe(args: &args::Unsubscribe, json: bool) -> Result<()> {
+    let bus = remote::connect(&args.to).await?;
+    bus.unsubscribe(&args.name).await?;
+    if json {
+        return say!("{}", json_line(&json!({ "subscription": args.name, "state": "ended" })));
+    }
+    say!("subscription {} is ended", printable(&args.name))
 }
 
 async fn print(deliveries: &mut Deliveries, json: bool) -> Result<()> {
