@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, ServerConfig};
 use rustls::pki_types::CertificateDer;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use wtransport::endpoint::IncomingSessionFuture;
 
@@ -25,11 +26,14 @@ use crate::{CodecError, Error, Identity};
 /// Handshakes at a time, and bytes that wait for each.
 const HANDSHAKES: usize = 256;
 const HANDSHAKE_BYTES: u64 = 16 << 10;
+/// How often a connection that can't be closed is looked at.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A QUIC endpoint that listens. With a path it speaks WebTransport.
 #[derive(Debug)]
 pub(crate) struct QuicListener {
     endpoint: Endpoint,
+    config: ServerConfig,
     web: Option<UrlPath>,
     /// Whoever has no certificate of an authority is refused.
     certificates: bool,
@@ -69,8 +73,9 @@ impl QuicListener {
             .max_incoming(HANDSHAKES)
             .incoming_buffer_size(HANDSHAKE_BYTES)
             .incoming_buffer_size_total(HANDSHAKES as u64 * HANDSHAKE_BYTES);
-        Ok(Endpoint::server(config, address).map(|endpoint| Self {
+        Ok(Endpoint::server(config.clone(), address).map(|endpoint| Self {
             endpoint,
+            config,
             web,
             certificates,
         }))
@@ -128,25 +133,40 @@ impl QuicListener {
             }
         };
         let (shared, web, certificates) = (Arc::clone(shared), self.web.clone(), self.certificates);
+        // Of its own, so that it ends with the connection.
+        let config = Arc::new(self.config.clone());
+        let alive = Arc::downgrade(&config);
         accepting.connections.spawn(async move {
             let handshakes = &shared.strangers.handshakes;
             let deadline = since + shared.options.first_call_deadline;
             let connected = async {
                 match web {
-                    Some(path) => web_session(incoming, &path).await,
-                    None => Ok::<_, CodecError>(Connected::Quic(incoming.await?)),
+                    Some(path) => web_session(incoming, config, &path).await,
+                    None => Ok::<_, CodecError>(Connected::Quic(incoming.accept_with(config)?.await?)),
                 }
             };
             let evicted = place.evicted();
             let connected = tokio::select! {
-                connected = timeout_at(deadline, connected) => connected,
-                () = evicted => return handshakes.count(|| format!("of {address}: it gave way to a newer one")),
+                connected = timeout_at(deadline, connected) => match connected {
+                    Ok(Ok(connection)) => Ok(connection),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("it took too long".to_owned()),
+                },
+                () = evicted => Err("it gave way to a newer one".to_owned()),
                 () = shared.hurry() => return,
             };
             let connection = match connected {
-                Ok(Ok(connection)) => connection,
-                Ok(Err(error)) => return handshakes.count(|| format!("of {address}: {error}")),
-                Err(_) => return handshakes.count(|| format!("of {address}: it took too long")),
+                Ok(connection) => connection,
+                Err(why) => {
+                    handshakes.count(|| format!("of {address}: {why}"));
+                    // wtransport (0.7) closes no connection whose handshake is given up: it keeps its place.
+                    tokio::select! {
+                        () = gone(alive) => {}
+                        () = shared.hurry() => {}
+                    }
+                    drop(place);
+                    return;
+                }
             };
             let known = match certificates {
                 true => match connection.holder() {
@@ -166,8 +186,15 @@ impl QuicListener {
     }
 }
 
-async fn web_session(incoming: Incoming, path: &UrlPath) -> Result<Connected, CodecError> {
-    let request = IncomingSessionFuture::with_quic_incoming(incoming).await?;
+/// Waits until a connection is gone, which alone holds its configuration.
+async fn gone(alive: Weak<ServerConfig>) {
+    while alive.strong_count() > 0 {
+        sleep(LOOK).await;
+    }
+}
+
+async fn web_session(incoming: Incoming, config: Arc<ServerConfig>, path: &UrlPath) -> Result<Connected, CodecError> {
+    let request = IncomingSessionFuture::with_quic_connecting(incoming.accept_with(config)?).await?;
     if request.path() != path.as_str() {
         request.not_found().await;
         return Err("nothing is served on its path".into());

@@ -55,12 +55,22 @@ impl Peer {
     }
 
     fn with_alpn(server: &Serving, authority: &TestAuthority, name: &str, alpn: &[u8]) -> Self {
+        Self::pinging(server, authority, (name, alpn), None)
+    }
+
+    /// It stays connected for as long as the server answers.
+    fn pinging(
+        server: &Serving,
+        authority: &TestAuthority,
+        (name, alpn): (&str, &[u8]),
+        pings: Option<Duration>,
+    ) -> Self {
         let crypto = QuicClientConfig::try_from(trusting(authority, name, alpn)).expect("for QUIC");
         let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         // It sends whatever it may.
         let mut transport = quinn::TransportConfig::default();
-        transport.send_window(1 << 30);
+        transport.send_window(1 << 30).keep_alive_interval(pings);
         config.transport_config(Arc::new(transport));
         endpoint.set_default_client_config(config);
         let at = server.local_endpoint().authority().expect("a port");
@@ -200,4 +210,42 @@ async fn what_is_no_http_is_let_go() {
     futures::future::join_all(hostile).await;
     let remote = wire.call(Options::default()).await.expect("it serves on");
     assert!(echo::who(&remote, CallContext::default()).await.is_ok());
+}
+
+/// Connections whose handshake was given up, and which pings keep alive, keep their places.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_ends_a_handshake_has_as_many_connections_as_another() {
+    const PLACES: usize = 4;
+    let wire = crate::Listening::new("webtransport://127.0.0.1:0/bus");
+    let options = ListenOptions {
+        first_call_deadline: BLOCKED,
+        connections_per_peer: PLACES,
+        ..ListenOptions::default()
+    };
+    let server = wire.start(&service(&Echo::default()).await, options).await;
+    let peer = Peer::pinging(&server, wire.authority(), ("stranger", b"h3"), Some(BLOCKED));
+    let mut alive = Vec::new();
+    let begun = std::time::Instant::now();
+    // Long enough for each of them to be given up, and for others to ask for its place.
+    while begun.elapsed() < 8 * BLOCKED {
+        if let Some(connection) = peer.connect().await
+            && let Ok(mut control) = connection.open_uni().await
+            && let Ok((mut request, answer)) = connection.open_bi().await
+            && control.write_all(b"\x00\x04\x00").await.is_ok()
+            && request.write_all(b"\x01\x50\x00aaaa").await.is_ok()
+        {
+            alive.push((connection, control, request, answer));
+        }
+        alive.retain(|(connection, ..)| connection.close_reason().is_none());
+        assert!(alive.len() <= PLACES, "{} connections", alive.len());
+    }
+    assert!(
+        !alive.is_empty(),
+        "the server closes them itself: its places need not be kept"
+    );
+    // They are free again with their connections.
+    for (connection, ..) in &alive {
+        connection.close(0_u8.into(), b"");
+    }
+    eventually("no place is taken", || server.connections() == 0).await;
 }
