@@ -10,20 +10,27 @@
 //! - Where a signature covers single fields only, the tenant, the type and the id are taken from those fields and no
 //!   others. Where it covers an id, the id is the covered one.
 
-use std::{collections::BTreeMap, error::Error as _, time::Duration};
+mod keys;
+mod places;
+mod tenants;
 
-use webhook_signature::{Coverage, InvalidKey, InvalidKeys, Keys, MAX_KEYS, Scheme, UnknownScheme};
+use std::time::Duration;
 
+use webhook_signature::{Coverage, Keys, Scheme, UnknownScheme};
+
+use self::keys::{find_secret, read_key_names, read_keys, read_parameters};
+use self::places::{ID, TIME, TYPE, is_of_the_request, read_places, read_time, read_trusted, unsigned_problem};
+use self::tenants::{check_tenant, read_tenants};
 use crate::{
-    defaults::{self, SIGNED_FIELDS},
+    defaults,
     document::Format,
-    event::Joint,
     items::Items,
     place::{Place, Places},
-    rule,
     setting::{InvalidSettings, Settings, SourceSettings},
     unit,
 };
+
+pub use self::tenants::Tenants;
 
 /// A source of webhooks.
 #[derive(Clone, Debug)]
@@ -58,29 +65,6 @@ pub struct Source {
     pub evidence: Evidence,
 }
 
-/// The tenants that a source may speak for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tenants {
-    /// By what the webhook calls them.
-    listed: BTreeMap<String, String>,
-    /// The tenant of everything that is not listed.
-    others: Option<String>,
-}
-
-impl Tenants {
-    /// The tenant that a webhook means by `found`.
-    pub fn get(&self, found: &str) -> Option<&str> {
-        self.listed.get(found).or(self.others.as_ref()).map(String::as_str)
-    }
-
-    /// What a webhook may have called a tenant.
-    pub(crate) fn called<'a>(&'a self, tenant: &'a str) -> impl Iterator<Item = &'a str> {
-        let listed = self.listed.iter().filter(move |(_, known)| *known == tenant);
-        let other = self.others.as_deref().filter(|known| *known == tenant);
-        listed.map(|(found, _)| found.as_str()).chain(other)
-    }
-}
-
 /// What a consumer is given to check a signature again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
@@ -97,9 +81,6 @@ const DEFAULT_MAX_BODY: usize = 256 << 10;
 
 /// PayPal repeats for three days with the time of the first attempt.
 const MAX_TOLERANCE_S: u64 = 7 * 86_400;
-
-/// The parameter of the schemes that sign the URL.
-const URL: &str = "notification-url";
 
 /// Hands out the secrets that a component was given, by name.
 pub trait Secrets {
@@ -222,132 +203,6 @@ impl Source {
     }
 }
 
-/// Secrets and where they came from.
-struct FoundSecrets {
-    /// Each may hold several keys, a line each.
-    texts: Vec<String>,
-    in_config: bool,
-    key: &'static str,
-}
-
-/// `secret-name` names one that the host keeps, or several, separated by commas; `secret` holds it, for one machine.
-fn find_secret(settings: &mut SourceSettings<'_>, secrets: &impl Secrets) -> Option<FoundSecrets> {
-    // As it stands: a blank at its end is a part of it.
-    let text = settings.take_as_it_stands("secret");
-    let names = settings.optional("secret-name", |names| Ok(names.to_owned()));
-    match (text, names) {
-        (Some(text), None) => Some(FoundSecrets {
-            texts: vec![text],
-            in_config: true,
-            key: "secret",
-        }),
-        (None, Some(names)) => {
-            let mut texts = Vec::new();
-            for (index, name) in names.split(',').enumerate() {
-                if index >= MAX_KEYS {
-                    settings.problem("secret-name", format!("names more than {MAX_KEYS} secrets"));
-                    return None;
-                }
-                match secrets.secret(name.trim()) {
-                    Ok(Some(text)) => texts.push(text),
-                    Ok(None) => {
-                        let what =
-                            "names a secret that the component was not given: name it in the manifest's `secrets`";
-                        settings.problem("secret-name", what.to_owned());
-                        return None;
-                    }
-                    Err(error) => {
-                        settings.problem("secret-name", format!("names a secret that can't be read: {error}"));
-                        return None;
-                    }
-                }
-            }
-            Some(FoundSecrets {
-                texts,
-                in_config: false,
-                key: "secret-name",
-            })
-        }
-        (Some(_), Some(_)) => {
-            settings.problem("secret", "can't be set together with secret-name".to_owned());
-            None
-        }
-        (None, None) => {
-            let what = "is missing: set secret-name to the name of a secret in the manifest";
-            settings.problem("secret", what.to_owned());
-            None
-        }
-    }
-}
-
-/// Takes the settings that are named for the scheme's parameters; nothing if a required one is missing.
-///
-/// Without a scheme, those of every scheme are passed over: what is wrong is the scheme.
-fn read_parameters(settings: &mut SourceSettings<'_>, scheme: Option<Scheme>) -> Option<Vec<(&'static str, String)>> {
-    let Some(scheme) = scheme else {
-        for parameter in Scheme::ALL.iter().flat_map(|scheme| scheme.parameters()) {
-            settings.pass_over(parameter.name);
-        }
-        return None;
-    };
-    let mut given = Vec::new();
-    let mut complete = true;
-    for parameter in scheme.parameters() {
-        let value = if parameter.required {
-            settings.required(parameter.name, |text| Ok(text.to_owned()))
-        } else {
-            settings.optional(parameter.name, |text| Ok(text.to_owned()))
-        };
-        complete &= value.is_some() || !parameter.required;
-        given.extend(value.map(|value| (parameter.name, value)));
-    }
-    complete.then_some(given)
-}
-
-fn read_keys(
-    settings: &mut SourceSettings<'_>,
-    scheme: Scheme,
-    secret: &FoundSecrets,
-    parameters: &[(&'static str, String)],
-    allow_short: bool,
-) -> Option<Keys> {
-    let parameters: Vec<_> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let texts: Vec<_> = secret.texts.iter().map(String::as_str).collect();
-    let read = if allow_short { Keys::allowing_short } else { Keys::of };
-    match read(scheme, &texts, &parameters) {
-        // Behind a proxy the component can't know under which URL its sender reaches it.
-        Ok(keys) if scheme.covers_url() && keys.parameter(URL).is_none() => {
-            settings.problem(
-                URL,
-                "is missing: the scheme signs the URL that the sender was given".to_owned(),
-            );
-            None
-        }
-        Ok(keys) => Some(keys),
-        Err(InvalidKeys::InvalidParameter { name, problem }) => {
-            settings.problem(name, problem.to_owned());
-            None
-        }
-        Err(error) => {
-            let mut what = match error.source() {
-                Some(source) => format!("{error}: it {source}"),
-                None => error.to_string(),
-            };
-            if matches!(
-                error,
-                InvalidKeys::Key {
-                    source: InvalidKey::Short,
-                    ..
-                }
-            ) {
-                what.push_str("; set allow-short-secret to true to take that risk");
-            }
-            settings.problem(secret.key, what);
-            None
-        }
-    }
-}
-
 fn is_name(name: &str) -> bool {
     let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
     (1..=64).contains(&name.len()) && name.bytes().all(allowed)
@@ -355,104 +210,6 @@ fn is_name(name: &str) -> bool {
 
 fn read_scheme(text: &str) -> Result<Scheme, String> {
     text.parse().map_err(|error: UnknownScheme| format!("is none: {error}"))
-}
-
-fn read_key_names(keys: Option<&Keys>, text: &str) -> Result<Vec<String>, String> {
-    let names: Vec<_> = text.split(',').map(|name| name.trim().to_owned()).collect();
-    if !names.iter().all(|name| is_name(name)) {
-        return Err("is no list of names out of a-z 0-9 - _, separated by commas".to_owned());
-    }
-    match keys {
-        Some(keys) if keys.len() != names.len() => {
-            let (names, keys) = (names.len(), keys.len());
-            Err(format!("has {names} names for {keys} keys"))
-        }
-        _ => Ok(names),
-    }
-}
-
-fn read_places(scheme: Option<Scheme>, text: &str, allowed: &[&str]) -> Result<Places, String> {
-    let places: Places = text.parse().map_err(str::to_owned)?;
-    // The header that a signature covers is what the signature proves, under whichever of its names it came.
-    let places = places.map(|place| match (scheme, place) {
-        (Some(scheme), Place::Header(name)) if defaults::id_headers(scheme).contains(&name.as_str()) => Place::SignedId,
-        (_, place) => place,
-    });
-    for place in places.iter() {
-        if !allowed.contains(&place.kind()) {
-            return Err(format!("can't be {}, but {}", place.kind(), allowed.join(" or ")));
-        }
-        if *place == Place::SignedId && scheme.is_some_and(|scheme| !scheme.covers_id()) {
-            return Err("can't be signed-id: the scheme signs no id beside the body".to_owned());
-        }
-    }
-    if scheme.is_some_and(|scheme| scheme.coverage() == Coverage::Items) {
-        let signed = |place: &Place| match place {
-            Place::Pointer(pointer) => SIGNED_FIELDS.contains(&pointer.as_str()),
-            Place::Constant(_) | Place::Path | Place::Key => true,
-            _ => false,
-        };
-        if !places.iter().all(signed) {
-            let fields = SIGNED_FIELDS.join(", ");
-            return Err(format!("is not signed: the scheme signs only {fields} of an item"));
-        }
-    }
-    Ok(places)
-}
-
-/// Whether a place is in the request and outside of everything that a signature covers.
-fn is_of_the_request(place: &Place) -> bool {
-    matches!(place, Place::Path | Place::Header(_))
-}
-
-const TYPE: &str = "event-type";
-const ID: &str = "event-id";
-const TIME: &str = "event-time";
-
-/// What is wrong with places that somebody decides who holds no key.
-fn unsigned_problem(scheme: Scheme, part: &str, places: &Places) -> Option<String> {
-    if scheme.coverage() == Coverage::Sender {
-        return None;
-    }
-    let type_headers = defaults::type_headers(scheme);
-    let is_of_type = |name: &str| type_headers.contains(&name);
-    // A type that only a header names may be in the id too, beside something that is signed: there is one id for each type.
-    let excused = |joined: &[Place], name: &str| match part {
-        TYPE => is_of_type(name),
-        ID => {
-            is_of_type(name)
-                && joined
-                    .iter()
-                    .any(|place| !is_of_the_request(place) && !is_constant(place))
-        }
-        _ => false,
-    };
-    for joined in places.alternatives() {
-        for place in joined {
-            if let Place::Header(name) = place
-                && !excused(joined, name.as_str())
-            {
-                return Some(format!(
-                    "is in a header that no signature covers: whoever posts a captured webhook again chooses it; take it \
-                     from what is signed, or accept that with trust-unsigned: {part}"
-                ));
-            }
-        }
-    }
-    None
-}
-
-fn is_constant(place: &Place) -> bool {
-    matches!(place, Place::Constant(_))
-}
-
-/// The parts of an event that may come from where nothing is signed.
-fn read_trusted(text: &str) -> Result<Vec<&'static str>, String> {
-    let part = |text: &str| [TYPE, ID, TIME].into_iter().find(|part| *part == text.trim());
-    text.split(',')
-        .map(part)
-        .collect::<Option<_>>()
-        .ok_or_else(|| format!("is no list of {TYPE}, {ID} and {TIME}, separated by commas"))
 }
 
 fn read_flag(text: &str) -> Result<bool, String> {
@@ -478,74 +235,6 @@ fn read_format(scheme: Option<Scheme>, text: &str) -> Result<Format, String> {
         _ => {}
     }
     text.parse().map_err(str::to_owned)
-}
-
-/// Who posts a webhook chooses its path and its headers: they may only choose among tenants that are listed.
-fn check_tenant(
-    settings: &mut SourceSettings<'_>,
-    tenant: &Places,
-    tenants: &Option<Option<Tenants>>,
-    has_key_names: bool,
-) {
-    let listed = tenants.as_ref().and_then(Option::as_ref);
-    if tenant.iter().any(is_of_the_request) && matches!(tenants, None | Some(None)) {
-        let place = if tenant.has_path() { "the path" } else { "a header" };
-        let what = format!("must list the tenants, as the tenant is in {place}, which no signature covers");
-        settings.problem("tenants", what);
-    }
-    if tenant.iter().any(|place| *place == Place::Key) && !has_key_names {
-        let what = "must name the keys, as the name of the key is the tenant";
-        settings.problem("key-names", what.to_owned());
-    }
-    let all_constant = |joined: &&[Place]| joined.iter().all(is_constant);
-    for joined in tenant.alternatives().filter(all_constant) {
-        let values = joined.iter().filter_map(|place| match place {
-            Place::Constant(value) => Some(value.clone()),
-            _ => None,
-        });
-        let constant = Joint::Tenant.join(&values.collect::<Vec<_>>());
-        if listed.is_some_and(|tenants| tenants.get(&constant).is_none()) {
-            let what = "does not list the tenant that is a constant in `tenant`";
-            settings.problem("tenants", what.to_owned());
-        }
-    }
-}
-
-fn read_time(scheme: Option<Scheme>, text: &str) -> Result<Option<Places>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let places = read_places(scheme, text, &["pointer", "root", "header"])?;
-    if places.alternatives().any(|joined| joined.len() > 1) {
-        return Err("can't be joined from several places".to_owned());
-    }
-    Ok(Some(places))
-}
-
-/// `acme`, or `acct_1=acme` where the webhook says `acct_1`, or `*=other` for whatever else it says.
-fn read_tenants(text: &str) -> Result<Option<Tenants>, String> {
-    if text == "*" {
-        return Ok(None);
-    }
-    let mut tenants = Tenants::default();
-    for entry in text.split(',').map(str::trim) {
-        let (found, tenant) = entry.split_once('=').unwrap_or((entry, entry));
-        let (found, tenant) = (found.trim(), tenant.trim());
-        if found.is_empty() || tenant == "*" || !rule::is_text(tenant) {
-            let what = "is neither `*` nor tenants separated by commas, each written TENANT or FOUND=TENANT, or *=TENANT \
-                        for all others";
-            return Err(what.to_owned());
-        }
-        let before = if found == "*" {
-            tenants.others.replace(tenant.to_owned())
-        } else {
-            tenants.listed.insert(found.to_owned(), tenant.to_owned())
-        };
-        if before.is_some() {
-            return Err("names one tenant twice".to_owned());
-        }
-    }
-    Ok(Some(tenants))
 }
 
 fn read_items(scheme: Option<Scheme>, format: Format, text: &str) -> Result<Option<Items>, String> {
