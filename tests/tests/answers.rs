@@ -74,10 +74,6 @@ async fn whatever_answers_answers_to_inboxes_alone() {
             }
         }
     }
-    let bundles = "default.bus.wrpc.0.0.1.fanout:transport/calls@0.1.0.bundle";
-    for body in [&b""[..], b"nonsense"] {
-        asked.push((bundles.to_owned(), headers(None), Bytes::from_static(body)));
-    }
     for subject in [
         "fanout.default.bus.status",
         "fanout.default.bus.metrics",

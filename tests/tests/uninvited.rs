@@ -306,17 +306,13 @@ async fn what_is_sent_in_numbers_is_counted_in_the_log() {
     for client in &clients {
         many(client, 3_000, NONSENSE).await;
     }
-    // A header that is too long, a bundle that is none, and a function that is not there.
+    // A header that is too long, and links that are none.
     let nats = bench.client();
     for _ in 0..3_000 {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("source-id", "x".repeat(300).as_str());
         let to = "default.bus.wrpc.0.0.1.fanout:bus/publisher@0.1.0.publish-tenant-event";
         nats.publish_with_reply_and_headers(to, nats.new_inbox(), headers.clone(), "x".into())
-            .await
-            .unwrap();
-        let to = "default.bus.wrpc.0.0.1.fanout:transport/calls@0.1.0.bundle";
-        nats.publish_with_reply(to, format!("{}.b.1", nats.new_inbox()), "nonsense".into())
             .await
             .unwrap();
         nats.publish("wasmbus.rpc.default.bus.linkdefs.put", "nonsense".into())
@@ -328,12 +324,12 @@ async fn what_is_sent_in_numbers_is_counted_in_the_log() {
     // The last line of each kind is written after a second.
     let counted = |log: &str| log.matches("events=").count();
     eventually("they are told", || async {
-        (counted(&bench.providers[0].log()) > 3).then_some(())
+        (counted(&bench.providers[0].log()) > 2).then_some(())
     })
     .await;
     let log = bench.providers[0].log();
     let grown = log.len() - before;
-    assert!(grown < 64 << 10, "{grown} bytes of log for 18,000 messages");
+    assert!(grown < 64 << 10, "{grown} bytes of log for 15,000 messages");
     assert!(
         !log[before..].contains('\u{1b}') && !log[before..].contains('\u{7}'),
         "what they send is escaped"

@@ -13,16 +13,22 @@ use wrpc_transport::{Decode, Encode, Invoke, Packer, pack_ready};
 use crate::budget::Room;
 use crate::frames::{FrameSink, FrameSource, Whole};
 use crate::mailbox::{Event, Mailbox, Slot};
-use crate::session::codec;
 use crate::shape::{Shape, Walk, Walked};
-use crate::target::Target;
-use crate::{Error, Lattice, Options, Part, ReplyTo, Resource, bundle, caller, outbox, wire};
+use crate::{Error, Lattice, Options, Part, ReplyTo, Resource, caller, wire};
 
 /// Calls the functions of one component or provider.
 #[derive(Clone, Debug)]
 pub struct Client {
     lattice: Lattice,
     target: Arc<Target>,
+}
+
+#[derive(Debug)]
+struct Target {
+    /// `{lattice}.{component or provider id}`.
+    prefix: Box<str>,
+    /// The caller's own id.
+    source: Box<str>,
 }
 
 /// What goes with one call besides its parameters.
@@ -59,7 +65,10 @@ impl Client {
     pub fn new(lattice: &Lattice, prefix: &str, source: &str) -> Self {
         Self {
             lattice: lattice.clone(),
-            target: Arc::new(Target::new(prefix, source)),
+            target: Arc::new(Target {
+                prefix: prefix.into(),
+                source: source.into(),
+            }),
         }
     }
 
@@ -150,15 +159,7 @@ impl Client {
         let _place = inner.calls.acquire().await.map_err(|_| Error::Closed)?;
         let slot = Slot::open(inner, Mailbox::new(Part::Result, inner.options.max_body_bytes, 0));
         *waits_for = Some(Resource::Bytes);
-        // Kept until there is an answer: nobody may have taken the bundle.
-        let mut bundled = self.bundled(cx, function, &slot, &params);
-        let mut rest = match &bundled {
-            Some(call) => {
-                inner.outbox.call(call.clone()).await?;
-                None
-            }
-            None => self.send_alone(cx, function, &slot, params).await?,
-        };
+        let mut rest = Some(self.send(cx, function, &slot, params).await?);
         *waits_for = None;
         loop {
             match slot.event().await? {
@@ -167,55 +168,18 @@ impl Client {
                     return Ok(body);
                 }
                 Event::Result { .. } => return Err(Error::Incomplete),
-                Event::Unbundled => {
-                    self.target.takes_none();
-                    if let Some(call) = bundled.take() {
-                        rest = Box::pin(self.send_alone(cx, function, &slot, call.params)).await?;
-                    }
-                }
             }
         }
-    }
-
-    /// The call as it goes in a bundle, if it can.
-    fn bundled(
-        &self,
-        cx: &CallContext,
-        (instance, func): (&str, &str),
-        slot: &Slot,
-        params: &Bytes,
-    ) -> Option<outbox::Call> {
-        let inner = &self.lattice.0;
-        if !bundle::takes(params.len(), inner.max_payload()) {
-            return None;
-        }
-        if !self.target.takes_bundles() {
-            if inner.has_other_calls() {
-                self.target.ask(inner);
-            }
-            return None;
-        }
-        // As for a call that goes by itself, the target has a deadline of its own.
-        let context = codec::encode_invocation(instance, func, 0, cx).ok()?;
-        if context.len() + params.len() > inner.max_payload() / 2 {
-            return None;
-        }
-        Some(outbox::Call {
-            target: Arc::clone(&self.target),
-            id: slot.id(),
-            context: context.freeze(),
-            params: params.clone(),
-        })
     }
 
     /// As a stock caller sends it; what does not fit into the first message is returned.
-    async fn send_alone(
+    async fn send(
         &self,
         cx: &CallContext,
         (instance, func): (&str, &str),
         slot: &Slot,
         mut params: Bytes,
-    ) -> Result<Option<(Room, Bytes)>, Error> {
+    ) -> Result<(Room, Bytes), Error> {
         let inner = &self.lattice.0;
         let reply = slot.subject();
         let mut headers = self.headers(cx)?;
@@ -227,7 +191,7 @@ impl Client {
         let rest = (inner.budget.take(params.len()).await, params);
         let to = Subject::from(wire::subject(&self.target.prefix, instance, func));
         inner.outbox.send(to, Some(reply), Some(headers), first).await?;
-        Ok(Some(rest))
+        Ok(rest)
     }
 
     /// A stock server that has nothing to decode still waits for the end marker.

@@ -70,34 +70,11 @@ impl Functions {
     pub(crate) fn new(service: &Service, options: &Options) -> Self {
         let mut functions = Self::default();
         for (instance, func, handler) in service.functions() {
-            functions.insert(service, (instance, func), handler, options);
+            let function = Arc::new(Function::new(service, (instance, func), handler, options));
+            let by_func = functions.by_name.entry(instance.to_owned()).or_default();
+            by_func.insert(func.to_owned(), function);
         }
         functions
-    }
-
-    /// Adds one of a service; it replaces one of that name.
-    pub(crate) fn insert(
-        &mut self,
-        service: &Service,
-        (instance, func): (&str, &str),
-        handler: &Handler,
-        options: &Options,
-    ) -> Arc<Function> {
-        let guard = service.guard();
-        let function = Arc::new(Function {
-            instance: instance.to_owned(),
-            func: func.to_owned(),
-            handler: Arc::clone(handler),
-            shape: guard.and_then(|guard| guard.shape(instance, func)),
-            guard: guard.map(Arc::clone),
-            places: Arc::new(Shares::new(options.in_flight)),
-            admitted: Arc::new(Shares::new(options.in_flight + options.queued)),
-            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
-            max_result_bytes: options.max_body_bytes,
-        });
-        let by_func = self.by_name.entry(instance.to_owned()).or_default();
-        by_func.insert(func.to_owned(), Arc::clone(&function));
-        function
     }
 
     /// A place for one invocation now, or a refusal. `first` is what is here of its parameters.
@@ -108,6 +85,22 @@ impl Functions {
 }
 
 impl Function {
+    /// One of a service's.
+    pub(crate) fn new(service: &Service, (instance, func): (&str, &str), handler: &Handler, options: &Options) -> Self {
+        let guard = service.guard();
+        Self {
+            instance: instance.to_owned(),
+            func: func.to_owned(),
+            handler: Arc::clone(handler),
+            shape: guard.and_then(|guard| guard.shape(instance, func)),
+            guard: guard.map(Arc::clone),
+            places: Arc::new(Shares::new(options.in_flight)),
+            admitted: Arc::new(Shares::new(options.in_flight + options.queued)),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            max_result_bytes: options.max_body_bytes,
+        }
+    }
+
     /// A place for one invocation now, or a refusal.
     pub(crate) fn admit(self: &Arc<Self>, caller: Caller, first: &[u8]) -> Result<Admitted, Failure> {
         let judged = match &self.guard {

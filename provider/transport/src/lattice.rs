@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use async_nats::connection::State;
-use async_nats::{HeaderMap, Message, StatusCode, Subject};
+use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::budget::Budget;
 use crate::mailbox::{Mailbox, Slot};
 use crate::outbox::{self, Outbox};
-use crate::{Error, Inboxes, Options, Part, bundle};
+use crate::{Error, Inboxes, Options, Part};
 
 /// A connection to the lattice, shared by all clients and servers on it. Cheap to clone.
 ///
@@ -64,7 +64,7 @@ impl Lattice {
         let inbox = format!("{}.", nats.new_inbox());
         let mut messages = nats.subscribe(format!("{inbox}>")).await.map_err(Error::Subscribe)?;
         nats.flush().await.map_err(|_| Error::Closed)?;
-        let inner = Arc::new_cyclic(|weak| Inner {
+        let inner = Arc::new(Inner {
             inbox: inbox.into(),
             inboxes: Inboxes::with_those_of(&nats, options.inbox_prefixes.iter().cloned()),
             next: AtomicU32::new(1),
@@ -73,7 +73,7 @@ impl Lattice {
             repeats: AtomicU64::new(0),
             mailboxes: Mutex::default(),
             demultiplexer: OnceLock::new(),
-            outbox: Outbox::new(nats.clone(), Weak::clone(weak)),
+            outbox: Outbox::new(nats.clone()),
             options,
             nats,
         });
@@ -129,18 +129,13 @@ impl Inner {
         let mut mailboxes = self.mailboxes();
         // After 2^32 of them one may still be taken; 0 is nobody's.
         let id = loop {
-            let id = self.number();
+            let id = self.next.fetch_add(1, Ordering::Relaxed);
             if id != 0 && !mailboxes.contains_key(&id) {
                 break id;
             }
         };
         mailboxes.insert(id, mailbox);
         id
-    }
-
-    /// A number that was not given for a long time.
-    pub(crate) fn number(&self) -> u32 {
-        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn close(&self, id: u32) {
@@ -158,27 +153,11 @@ impl Inner {
         Subject::from(format!("{}{id:x}", self.inbox))
     }
 
-    /// Notes which calls go in a bundle, whose reply subject this returns.
-    pub(crate) fn bundled(&self, calls: &[u32]) -> Subject {
-        let number = self.number();
-        let mut mailboxes = self.mailboxes();
-        for id in calls {
-            // One that is given up has none.
-            if let Some(mailbox) = mailboxes.get_mut(id) {
-                mailbox.bundle = Some(number);
-            }
-        }
-        bundle::reply_subject(&self.inbox, number)
-    }
-
     /// Puts a message into its mailbox. Messages for an exchange that is over are dropped.
     fn deliver(&self, message: Message) {
         let Some(address) = message.subject.strip_prefix(&*self.inbox) else {
             return;
         };
-        if let Some(bundle) = bundle::number(address) {
-            return self.deliver_bundle(bundle, message);
-        }
         let (id, data) = match address.split_once('.') {
             Some((id, "params" | "results")) => (id, true),
             Some(_) => return,
@@ -201,25 +180,6 @@ impl Inner {
         });
     }
 
-    /// Answers, or that nobody takes a bundle.
-    fn deliver_bundle(&self, number: u32, message: Message) {
-        let mut mailboxes = self.mailboxes();
-        if message.status == Some(StatusCode::NO_RESPONDERS) {
-            mailboxes.values_mut().for_each(|m| m.on_no_bundle(number));
-            return;
-        }
-        match bundle::decode(message.payload) {
-            Ok(frames) => {
-                for frame in frames {
-                    if let Some(mailbox) = mailboxes.get_mut(&frame.call) {
-                        mailbox.on_answer(frame.kind, frame.payload, &self.budget);
-                    }
-                }
-            }
-            Err(error) => tracing::debug!(%error, "a message of answers that can't be read"),
-        }
-    }
-
     fn close_all(weak: &Weak<Self>) {
         if let Some(inner) = weak.upgrade() {
             inner.mailboxes().values_mut().for_each(Mailbox::on_close);
@@ -240,11 +200,6 @@ impl Inner {
             Ok(echo) => echo.map(drop),
             Err(_) => Err(Error::deadline(deadline)),
         }
-    }
-
-    /// Whether calls are under way besides the one that asks.
-    pub(crate) fn has_other_calls(&self) -> bool {
-        self.calls.available_permits() + 1 < self.options.calls
     }
 
     pub(crate) fn is_connected(&self) -> bool {

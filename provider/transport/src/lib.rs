@@ -17,7 +17,6 @@
 
 mod access;
 mod budget;
-mod bundle;
 mod call;
 mod caller;
 mod connect;
@@ -50,7 +49,6 @@ mod shape;
 mod shares;
 mod strangers;
 mod subscription;
-mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;

@@ -12,7 +12,6 @@ use bytes::{Bytes, BytesMut};
 
 use crate::budget::{Budget, Room};
 use crate::lattice::Inner;
-use crate::session::codec::{self, Kind};
 use crate::shares::Key;
 use crate::wire::{self, Failure};
 use crate::{Error, Part, ReplyTo, Resource};
@@ -35,10 +34,6 @@ pub(crate) struct Mailbox {
     handshake: Option<ReplyTo>,
     heard: bool,
     direct: bool,
-    /// The bundle that a call of ours went in, until it is answered.
-    pub(crate) bundle: Option<u32>,
-    /// Nobody takes that bundle.
-    unbundled: bool,
     end: Option<Result<(), Error>>,
     /// Waits for anything: the task of the exchange.
     owner: Option<Waker>,
@@ -57,8 +52,6 @@ pub(crate) enum Event {
         /// It came in one message: an empty one is a success too.
         direct: bool,
     },
-    /// The bundle that the call went in was taken by nobody: it has to go by itself.
-    Unbundled,
 }
 
 impl Mailbox {
@@ -75,8 +68,6 @@ impl Mailbox {
             handshake: None,
             heard: false,
             direct: false,
-            bundle: None,
-            unbundled: false,
             end: None,
             owner: None,
             reader: None,
@@ -135,32 +126,6 @@ impl Mailbox {
         self.wake();
     }
 
-    /// The answer to a call of ours, out of a bundle.
-    pub(crate) fn on_answer(&mut self, kind: Kind, payload: Bytes, budget: &Budget) {
-        if self.part == Part::Parameters {
-            return;
-        }
-        match kind {
-            Kind::Result { .. } => {
-                self.direct = true;
-                self.push(payload, budget);
-                self.end(Ok(()));
-            }
-            Kind::Failed => self.end(Err(codec::decode_failure(&payload))),
-            _ => return,
-        }
-        self.wake();
-    }
-
-    /// Nobody takes this bundle.
-    pub(crate) fn on_no_bundle(&mut self, bundle: u32) {
-        if self.bundle == Some(bundle) && self.end.is_none() {
-            self.bundle = None;
-            self.unbundled = true;
-            self.wake();
-        }
-    }
-
     /// The connection is gone.
     pub(crate) fn on_close(&mut self) {
         self.end(Err(Error::Closed));
@@ -212,9 +177,6 @@ impl Mailbox {
     fn poll_event(&mut self, cx: &Context<'_>) -> Poll<Result<Event, Error>> {
         if let Some(reply) = self.handshake.take() {
             return Poll::Ready(Ok(Event::Handshake(reply)));
-        }
-        if std::mem::take(&mut self.unbundled) {
-            return Poll::Ready(Ok(Event::Unbundled));
         }
         match self.end.take() {
             Some(Ok(())) => Poll::Ready(Ok(Event::Result {
@@ -284,10 +246,6 @@ impl Slot {
             inner: Arc::clone(inner),
             id,
         }
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.id
     }
 
     /// The subject that peers write to.

@@ -12,9 +12,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// All bodies that the adapter holds at a time (parameters until they are decoded, results until the peer is known to
 /// listen, results of our own calls until they are complete) take their bytes from one allowance of `buffered_bytes`.
 /// Outside of it are the values that a handler itself holds (at most `in_flight` for each function), one copy of a body
-/// while generated bindings decode it, the parameters of calls that went in a bundle (at most 16 KiB for each of `calls`,
-/// until it is answered), and two queues bounded by number of messages: of what is handed to the
-/// NATS client together (512), and the client's own, see [`crate::connect`].
+/// while generated bindings decode it, and two queues bounded by number of messages: of what is handed to the NATS
+/// client together (512), and the client's own, see [`crate::connect`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// For a call that does not bring its own deadline. From before it is sent until its result is complete.

@@ -22,10 +22,9 @@ use crate::budget::Room;
 use crate::lattice::Inner;
 use crate::mailbox::{Mailbox, Slot};
 use crate::parameters::Parameters;
-use crate::session::codec::{self, Kind};
 use crate::shares::Key;
 use crate::wire::{self, Failure};
-use crate::{Error, Part, ReplyTo, outbox};
+use crate::{Error, Part, ReplyTo};
 
 /// Where results go, below the reply subject.
 const RESULTS: &str = "results";
@@ -38,8 +37,6 @@ pub(crate) struct Exchange {
     /// Whose share of bytes its result is charged to.
     caller: Key,
     fanout: bool,
-    /// Of a call that came in a bundle, whose reply subject this is: its number, and where it is answered by itself.
-    bundled: Option<(u32, ReplyTo)>,
     /// Absent when everything is here and nothing has to be acknowledged.
     slot: Option<Slot>,
 }
@@ -73,22 +70,9 @@ impl Exchange {
             reply,
             caller: Key::clone(caller),
             fanout,
-            bundled: None,
             slot,
         };
         (exchange, parameters)
-    }
-
-    /// Takes one call of a bundle, by the bundle's reply subject and its own.
-    pub(crate) fn of_bundle(inner: &Arc<Inner>, reply: ReplyTo, (call, own): (u32, ReplyTo), caller: &Key) -> Self {
-        Self {
-            inner: Arc::clone(inner),
-            reply,
-            caller: Key::clone(caller),
-            fanout: true,
-            bundled: Some((call, own)),
-            slot: None,
-        }
     }
 
     /// Answers an invocation that is not taken. Not repeated: it is sent when there is too much to do already.
@@ -169,11 +153,8 @@ impl Exchange {
     }
 
     /// Sends the answer to a call.
-    pub(crate) async fn answer(&self, result: Result<Bytes, Failure>) -> Result<(), Error> {
+    async fn answer(&self, result: Result<Bytes, Failure>) -> Result<(), Error> {
         let inner = &*self.inner;
-        if let Some((call, own)) = &self.bundled {
-            return self.answer_bundled(*call, own, result).await;
-        }
         if self.fanout {
             return match result {
                 Ok(body) => answer_whole(inner, self.reply.clone(), body).await,
@@ -182,23 +163,6 @@ impl Exchange {
         }
         // The v1 lattice has no word for a failure but a result of zero bytes.
         self.answer_stock(result.unwrap_or_default()).await
-    }
-
-    async fn answer_bundled(&self, call: u32, own: &ReplyTo, result: Result<Bytes, Failure>) -> Result<(), Error> {
-        let (kind, body) = match result {
-            Ok(body) if !crate::bundle::takes(body.len(), self.inner.max_payload()) => {
-                return answer_whole(&self.inner, own.clone(), body).await;
-            }
-            Ok(body) => (Kind::Result { end: true }, body),
-            Err(failure) => (Kind::Failed, codec::encode_failure(&failure).into()),
-        };
-        let answer = outbox::Answer {
-            reply: self.reply.clone(),
-            call,
-            kind,
-            body,
-        };
-        self.inner.outbox.answer(answer).await
     }
 
     async fn answer_stock(&self, body: Bytes) -> Result<(), Error> {

@@ -1,21 +1,21 @@
 //! Serving functions under one prefix of the lattice, and leaving it without losing a call.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::subscription::{Shared, Strange, Subscription, Takes};
-use crate::{Error, Lattice, Service, bundle, wire};
+use crate::functions::Function;
+use crate::subscription::{Shared, Strange, Subscription};
+use crate::{Error, Lattice, Service, wire};
 
 /// How long a server that was told to stop may take to say so to its callers.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves functions under one prefix, `{lattice}.{component or provider id}`. All servers of a prefix form one queue
-/// group: each invocation goes to one of them, and so do small ones together that one caller makes at the same time.
+/// group: each invocation goes to one of them.
 ///
 /// Every function has an isolated task for each invocation, places for [`crate::Options::in_flight`] handlers, and a
 /// queue. A slow, stalled or malformed invocation takes its own place only, until its deadline.
@@ -26,8 +26,6 @@ pub struct Server {
     shared: Arc<Shared>,
     prefix: Arc<str>,
     subscriptions: TaskTracker,
-    /// The subscription for bundles.
-    bundles: OnceCell<()>,
 }
 
 /// How a drain ended.
@@ -44,7 +42,6 @@ impl Server {
         Self {
             shared: Arc::new(Shared {
                 lattice: lattice.clone(),
-                functions: RwLock::default(),
                 invocations: TaskTracker::new(),
                 drain: CancellationToken::new(),
                 stop: CancellationToken::new(),
@@ -52,7 +49,6 @@ impl Server {
             }),
             prefix: prefix.into(),
             subscriptions: TaskTracker::new(),
-            bundles: OnceCell::new(),
         }
     }
 
@@ -69,22 +65,15 @@ impl Server {
     pub async fn serve(&self, service: &Service) -> Result<(), Error> {
         let options = self.shared.lattice.options();
         for (instance, func, handler) in service.functions() {
-            let function = {
-                let functions = self.shared.functions.write();
-                let mut functions = functions.unwrap_or_else(PoisonError::into_inner);
-                functions.insert(service, (instance, func), handler, options)
-            };
-            self.subscribe(instance, func, Takes::Calls(function)).await?;
+            let function = Arc::new(Function::new(service, (instance, func), handler, options));
+            self.subscribe(instance, func, function).await?;
         }
-        self.bundles
-            .get_or_try_init(|| self.subscribe(bundle::INSTANCE, bundle::FUNC, Takes::Bundles))
-            .await?;
         self.shared.lattice.0.round_trip().await
     }
 
     /// Each function has a subscription of its own: a wildcard would swallow the server's "no responders" for a function
     /// that does not exist.
-    async fn subscribe(&self, instance: &str, func: &str, takes: Takes) -> Result<(), Error> {
+    async fn subscribe(&self, instance: &str, func: &str, function: Arc<Function>) -> Result<(), Error> {
         let subject = wire::subject(&self.prefix, instance, func);
         let messages = self
             .shared
@@ -94,7 +83,7 @@ impl Server {
             .queue_subscribe(subject.clone(), self.prefix.to_string())
             .await
             .map_err(Error::Subscribe)?;
-        let subscription = Arc::new(Subscription::new(Arc::clone(&self.shared), subject, takes));
+        let subscription = Arc::new(Subscription::new(Arc::clone(&self.shared), subject, function));
         self.subscriptions.spawn(subscription.run(messages));
         Ok(())
     }

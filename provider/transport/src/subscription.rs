@@ -1,10 +1,9 @@
 //! One subscription of a server: what it takes, who is admitted, and how it ends.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Subscriber};
+use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -14,14 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Room;
-use crate::functions::{Admitted, Function, Functions};
+use crate::functions::{Admitted, Function};
 use crate::group::Group;
 use crate::parameters::Parameters;
 use crate::reply::Exchange;
-use crate::session::codec::{self, Frame, Invocation, Kind};
 use crate::shares::Key;
 use crate::wire::{self, Failure};
-use crate::{Caller, Error, Lattice, Part, ReplyTo, Resource, Tally, bundle};
+use crate::{Caller, Error, Lattice, Part, Resource, Tally};
 
 /// Callers that are told at a time, for each subscription, that there is no place for them.
 const MAX_REFUSALS: usize = 256;
@@ -31,7 +29,6 @@ const FRUITLESS_ROUNDS: u32 = 16;
 /// What the subscriptions of one server share.
 pub(crate) struct Shared {
     pub(crate) lattice: Lattice,
-    pub(crate) functions: RwLock<Functions>,
     pub(crate) invocations: TaskTracker,
     pub(crate) drain: CancellationToken,
     pub(crate) stop: CancellationToken,
@@ -45,8 +42,6 @@ pub(crate) struct Strange {
     refused: Tally,
     /// Calls that were taken and failed: malformed, over a limit or a deadline, or by a fault of their handler.
     failed: Tally,
-    /// Bundles that can't be read.
-    bundles: Tally,
 }
 
 impl Default for Strange {
@@ -54,7 +49,6 @@ impl Default for Strange {
         Self {
             refused: Tally::new("calls were refused"),
             failed: Tally::new("calls failed"),
-            bundles: Tally::new("bundles of calls were passed over"),
         }
     }
 }
@@ -67,19 +61,11 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What comes on a subscription.
-pub(crate) enum Takes {
-    /// Calls of one function.
-    Calls(Arc<Function>),
-    /// Calls of all functions, many in a message.
-    Bundles,
-}
-
 /// A subscription of one queue group.
 pub(crate) struct Subscription {
     shared: Arc<Shared>,
     subject: String,
-    takes: Takes,
+    function: Arc<Function>,
     /// Messages so far.
     taken: AtomicU64,
     /// Refusals on their way. If these can't be sent either, callers have to wait for their deadline.
@@ -87,11 +73,11 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn new(shared: Arc<Shared>, subject: String, takes: Takes) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, subject: String, function: Arc<Function>) -> Self {
         Self {
             shared,
             subject,
-            takes,
+            function,
             taken: AtomicU64::new(0),
             refusing: Arc::new(Semaphore::new(MAX_REFUSALS)),
         }
@@ -157,20 +143,12 @@ impl Subscription {
         let Some(reply) = self.shared.lattice.0.inboxes.reply_to(&message) else {
             return;
         };
-        match &self.takes {
-            Takes::Calls(function) => self.take_call(function, message, reply),
-            Takes::Bundles if message.payload.is_empty() => self.say_yes(reply),
-            Takes::Bundles => self.take_bundle(message, &reply),
-        }
-    }
-
-    fn take_call(self: &Arc<Self>, function: &Arc<Function>, message: Message, reply: ReplyTo) {
         let deadline = Instant::now() + self.shared.lattice.options().serve_deadline;
         let bytes = message.payload.len();
         let inner = &self.shared.lattice.0;
         let admitted = Caller::parse(message.headers.as_ref())
             .map_err(Failure::from)
-            .and_then(|caller| function.admit(caller, &message.payload));
+            .and_then(|caller| self.function.admit(caller, &message.payload));
         match admitted.and_then(|admitted| Ok((self.room(&admitted, bytes)?, admitted))) {
             Ok((room, admitted)) => {
                 let (exchange, parameters) = Exchange::open(inner, message, reply, (admitted.key(), room));
@@ -185,108 +163,6 @@ impl Subscription {
                 });
             }
         }
-    }
-
-    /// A caller asks whether bundles are taken.
-    fn say_yes(self: &Arc<Self>, reply: ReplyTo) {
-        let Ok(telling) = Arc::clone(&self.refusing).try_acquire_owned() else {
-            return;
-        };
-        let inner = Arc::clone(&self.shared.lattice.0);
-        // No call: who drains the server does not wait for it.
-        tokio::spawn(async move {
-            let _telling = telling;
-            if let Err(error) = inner.publish(reply.into_subject(), Bytes::new()).await {
-                tracing::debug!(%error, "a caller can't be told that bundles are taken");
-            }
-        });
-    }
-
-    /// Takes all calls of a bundle, each by itself.
-    fn take_bundle(self: &Arc<Self>, message: Message, reply: &ReplyTo) {
-        let inboxes = &self.shared.lattice.0.inboxes;
-        let caller = match Caller::parse(message.headers.as_ref()) {
-            Ok(caller) => caller,
-            Err(error) => return self.unreadable(message.headers.as_ref(), &error),
-        };
-        if bundle::own_reply(inboxes, reply, 0).is_none() {
-            return self.unreadable(message.headers.as_ref(), &"its reply subject is that of no bundle");
-        }
-        let frames = match bundle::decode(message.payload) {
-            Ok(frames) => frames,
-            Err(error) => return self.unreadable(message.headers.as_ref(), &error),
-        };
-        let now = Instant::now();
-        let mut group = Group::default();
-        for frame in frames {
-            if matches!(frame.kind, Kind::Call { .. })
-                && let Some(own) = bundle::own_reply(inboxes, reply, frame.call)
-            {
-                self.take_bundled(&mut group, frame, &caller, (reply, own), now);
-            }
-        }
-        group.end(spawn);
-    }
-
-    /// A bundle that is passed over.
-    fn unreadable(&self, headers: Option<&HeaderMap>, why: &dyn std::fmt::Display) {
-        let source = headers.and_then(|headers| headers.get(wire::SOURCE_ID));
-        let source = source.map_or("nobody", AsRef::<str>::as_ref);
-        self.shared.strange.bundles.count(|| format!("from {source}: {why}"));
-    }
-
-    fn take_bundled(
-        self: &Arc<Self>,
-        group: &mut Group,
-        frame: Frame,
-        caller: &Caller,
-        (reply, own): (&ReplyTo, ReplyTo),
-        now: Instant,
-    ) {
-        let Frame { call, mut payload, .. } = frame;
-        let inner = &self.shared.lattice.0;
-        let reply = reply.clone();
-        let refuse = |function: &str, refusal: Failure, reply: ReplyTo, own: ReplyTo| {
-            let exchange = Exchange::of_bundle(inner, reply, (call, own), &Key::from(""));
-            self.refuse(function, &refusal.clone(), async move {
-                exchange.answer(Err(refusal)).await
-            });
-        };
-        let invocation = match codec::decode_invocation(&mut payload) {
-            Ok(invocation) => invocation,
-            Err(error) => return refuse(&self.subject, error.into(), reply, own),
-        };
-        let bytes = payload.len();
-        match self.admit_bundled(&invocation, caller, &payload) {
-            Ok((room, admitted)) => {
-                let longest = self.shared.lattice.options().serve_deadline;
-                let asked = Some(invocation.deadline_ms).filter(|ms| *ms > 0);
-                let deadline = asked.map_or(longest, |ms| Duration::from_millis(ms.into()).min(longest));
-                let exchange = Exchange::of_bundle(inner, reply, (call, own), admitted.key());
-                let parameters = Parameters::whole(payload, room);
-                self.begin(group, exchange, admitted, parameters, (bytes, now + deadline));
-            }
-            Err(refusal) => refuse(
-                &format!("{}.{}", invocation.instance, invocation.func),
-                refusal,
-                reply,
-                own,
-            ),
-        }
-    }
-
-    fn admit_bundled(&self, call: &Invocation, caller: &Caller, first: &[u8]) -> Result<(Room, Admitted), Failure> {
-        let caller = Caller {
-            link: call.link.clone().unwrap_or_else(|| caller.link.clone()),
-            traceparent: call.traceparent.clone(),
-            tracestate: call.tracestate.clone(),
-            ..caller.clone()
-        };
-        let admitted = {
-            let functions = self.shared.functions.read().unwrap_or_else(PoisonError::into_inner);
-            functions.admit(&call.instance, &call.func, caller, first)?
-        };
-        Ok((self.room(&admitted, first.len())?, admitted))
     }
 
     /// Begins an invocation that is admitted.

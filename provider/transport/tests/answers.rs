@@ -31,22 +31,19 @@ async fn no_call_is_answered_outside_of_an_inbox() {
     let connection = nats.client().await;
     let mut victim = connection.subscribe("victim.>").await.expect("subscribed");
     let calls = format!("{PREFIX}.wrpc.0.0.1.{INSTANCE}.length");
-    let bundles = format!("{PREFIX}.wrpc.0.0.1.fanout:transport/calls@0.1.0.bundle");
     let mut sent = 0;
-    for to in [&calls, &bundles] {
-        for mark in [None, Some("whole"), Some("chunked")] {
-            for body in [&b""[..], b"\x00\x00", b"\xff\xff\xff\xff\x0f"] {
-                for reply in ["victim.a", "victim.a.b.1", "_INBOXES.victim.b.2", "victim._INBOX.b.1"] {
-                    let mut headers = HeaderMap::new();
-                    headers.insert("source-id", "tester");
-                    if let Some(mark) = mark {
-                        headers.insert("fanout-call", mark);
-                    }
-                    let published =
-                        connection.publish_with_reply_and_headers(to.clone(), reply, headers, Bytes::from_static(body));
-                    published.await.expect("published");
-                    sent += 1;
+    for mark in [None, Some("whole"), Some("chunked")] {
+        for body in [&b""[..], b"\x00\x00", b"\xff\xff\xff\xff\x0f"] {
+            for reply in ["victim.a", "victim.a.b.1", "_INBOXES.victim.b.2", "victim._INBOX.b.1"] {
+                let mut headers = HeaderMap::new();
+                headers.insert("source-id", "tester");
+                if let Some(mark) = mark {
+                    headers.insert("fanout-call", mark);
                 }
+                let published =
+                    connection.publish_with_reply_and_headers(calls.clone(), reply, headers, Bytes::from_static(body));
+                published.await.expect("published");
+                sent += 1;
             }
         }
     }

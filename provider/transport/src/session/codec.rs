@@ -147,25 +147,6 @@ pub(crate) fn decode(bytes: &mut BytesMut) -> Result<Option<Frame>, Error> {
     Ok(Some(Frame { kind, call, payload }))
 }
 
-/// Takes all frames of a message that has nothing else, at most so many. Their payloads are parts of the message.
-pub(crate) fn decode_all(mut bytes: Bytes, most: usize) -> Result<Vec<Frame>, Error> {
-    const CUT: Error = Error::Protocol("a frame is cut");
-    let mut frames = Vec::new();
-    while !bytes.is_empty() {
-        if frames.len() == most {
-            return Err(Error::Protocol("there are too many frames"));
-        }
-        let (kind, call, length) = head(&bytes)?.ok_or(CUT)?;
-        bytes.advance(HEAD_BYTES);
-        if length > bytes.len() {
-            return Err(CUT);
-        }
-        let payload = bytes.split_to(length);
-        frames.push(Frame { kind, call, payload });
-    }
-    Ok(frames)
-}
-
 /// What a frame begins with: its kind, the number of its call, and the length of its payload.
 fn head(bytes: &[u8]) -> Result<Option<(Kind, u32, usize)>, Error> {
     let Some(mut head) = bytes.get(..HEAD_BYTES) else {
@@ -365,11 +346,6 @@ mod tests {
                 }
             }
             prop_assert_eq!(&read, &frames);
-            let whole = decode_all(written.clone().freeze(), frames.len()).expect("well formed");
-            prop_assert!(whole.into_iter().map(|frame| (frame.kind, frame.call, frame.payload.to_vec())).eq(frames));
-            if let Some(cut) = written.len().checked_sub(1) {
-                prop_assert!(decode_all(written.freeze().slice(..cut), usize::MAX).is_err());
-            }
         }
 
         #[test]
@@ -406,13 +382,6 @@ mod tests {
                     prop_assert!(call.instance.len() <= MAX_ID_BYTES);
                 }
             }
-        }
-
-        #[test]
-        fn a_message_has_no_more_frames_than_allowed(frames in 0_usize..9, most in 0_usize..9) {
-            let mut bytes = BytesMut::new();
-            (0..frames).for_each(|_| encode(&mut bytes, Kind::Ping, 0, &[], &[]));
-            prop_assert_eq!(decode_all(bytes.freeze(), most).is_ok(), frames <= most);
         }
     }
 }

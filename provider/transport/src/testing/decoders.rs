@@ -8,7 +8,7 @@ use crate::framed::{self, Frames};
 use crate::session::codec::{self, GREETING_BYTES, Greeting, Kind};
 use crate::shape::{Walk, Walked};
 use crate::wire::Failure;
-use crate::{Caller, Endpoint, Identity, Part, Shape, bundle, tls};
+use crate::{Caller, Endpoint, Identity, Part, Shape, tls};
 
 const BODY_LIMIT: usize = 4096;
 
@@ -91,27 +91,6 @@ pub fn session_frames(bytes: &[u8]) {
     if let Some(greeting) = bytes.first_chunk::<GREETING_BYTES>() {
         drop(Greeting::decode(*greeting));
     }
-}
-
-/// A message of calls or answers. It has whole ones only, and no more bytes than came.
-///
-/// # Panics
-/// If it has.
-pub fn bundle(bytes: &[u8]) {
-    let Ok(frames) = bundle::decode(Bytes::copy_from_slice(bytes)) else {
-        return;
-    };
-    let mut taken = 0;
-    for frame in frames {
-        taken += codec::HEAD_BYTES + frame.payload.len();
-        match frame.kind {
-            Kind::Call { end: true } => call(frame.payload),
-            Kind::Failed => drop(codec::decode_failure(&frame.payload)),
-            Kind::Result { end: true } => {}
-            kind => panic!("{kind:?} in a bundle"),
-        }
-    }
-    assert_eq!(taken, bytes.len(), "a part of it was passed over");
 }
 
 /// Parameters of some shape: whatever comes, in whatever pieces, is walked in bounds, to the same end.
@@ -241,7 +220,6 @@ mod tests {
             super::certificate(&bytes);
             super::stock_invocation(&bytes);
             super::session_frames(&bytes);
-            super::bundle(&bytes);
             super::parameters(&SHAPE, &bytes);
             super::contract_parameters(&bytes);
             super::lattice_headers(&bytes);

@@ -1,6 +1,0 @@
-#![no_main]
-
-use fanout_transport::testing::decoders;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|data: &[u8]| decoders::bundle(data));
