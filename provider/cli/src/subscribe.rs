@@ -1,6 +1,7 @@
 //! `subscribe`: a subscription's events, one on a line, each acknowledged once it is printed. It ends after a count, when
 //! a backfill does, or when it is told to. `unsubscribe` ends the subscription itself.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -31,7 +32,7 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
     let printed = print(&mut deliveries, json).await;
     deliveries.stop(LAST_WORDS).await;
     printed?;
-    if args.need != Need::Declared && !json {
+    if args.need != Need::Declared && std::io::stderr().is_terminal() {
         error_line(format_args!(
             "subscription {name} lasts, and its events wait for it: `fanout unsubscribe --name {name}` ends it",
             name = printable(&args.name)
