@@ -11,6 +11,7 @@ mod demo;
 mod findings;
 mod fuzz;
 mod host;
+mod layers;
 mod licences;
 mod nats;
 mod runner;

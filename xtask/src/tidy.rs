@@ -1,11 +1,11 @@
-//! `cargo xtask tidy`: licences, advisories, format, lint; the quick ones first.
+//! `cargo xtask tidy`: layers, licences, advisories, format, lint; the quick ones first.
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::runner::Runner;
 use crate::workspace::Workspace;
-use crate::{advisories, build, licences};
+use crate::{advisories, build, layers, licences};
 
 /// Clippy's warnings are errors here.
 const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
@@ -20,6 +20,8 @@ pub(crate) struct Tidy {
 
 impl Tidy {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
+        runner.step("holding the source to its layers");
+        layers::check(workspace)?;
         runner.step("checking the licences of all dependencies");
         licences::check(workspace, runner)?;
         runner.step("holding all dependencies against security advisories");
