@@ -1,4 +1,4 @@
-//! The README's example is the component that is built.
+//! What the documents show and name is there.
 
 #[test]
 fn the_smallest_component_is_shown_as_it_is() {
@@ -16,4 +16,23 @@ fn the_smallest_component_is_shown_as_it_is() {
         readme.contains(&read("example-components/minimal/wit/world.wit")),
         "README.md shows another world"
     );
+}
+
+#[test]
+fn every_test_that_holds_a_promise_is_there() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let promises = std::fs::read_to_string(here.join("../docs/promises.md")).unwrap();
+    let cells = promises.lines().filter(|line| line.starts_with("| "));
+    let named: Vec<_> = cells
+        .flat_map(|line| line.split('`').filter(|text| text.contains("::")))
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        let (file, test) = name.split_once("::").unwrap();
+        let alone = here.join(format!("tests/{file}.rs"));
+        let code = std::fs::read_to_string(alone)
+            .or_else(|_| std::fs::read_to_string(here.join(format!("tests/{file}/main.rs"))));
+        let is_there = code.is_ok_and(|code| code.contains(&format!("fn {test}()")));
+        assert!(is_there, "docs/promises.md names {name}, which is not there");
+    }
 }
