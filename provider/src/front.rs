@@ -24,7 +24,7 @@ pub(crate) struct Front {
     pub(crate) service: Service,
     /// Keeps the bus as its policy says, and delivers.
     keeper: JoinHandle<()>,
-    beside: [JoinHandle<()>; 3],
+    beside: [JoinHandle<()>; 4],
     listeners: Listeners,
 }
 
@@ -36,6 +36,7 @@ impl Front {
             tokio::spawn(bus.clone().keep_beside()),
             tokio::spawn(bus.clone().watch_registry()),
             tokio::spawn(crate::gap::watch(bus.clone())),
+            tokio::spawn(crate::floors::keep(bus.clone())),
         ];
         bus.settled().await;
         Ok(Self {

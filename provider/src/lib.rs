@@ -13,6 +13,7 @@ mod bus;
 mod clock;
 mod delivery;
 mod edge;
+mod floors;
 mod front;
 mod gap;
 mod inbox;

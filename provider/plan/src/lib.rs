@@ -17,6 +17,7 @@ pub mod envelope;
 mod event;
 pub mod explain;
 mod filter;
+pub mod floor;
 pub mod gap;
 mod incarnation;
 pub mod layout;

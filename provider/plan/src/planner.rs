@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::account::{self, Account};
 use crate::by_partition::ByPartition;
+use crate::floor::Floor;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::Shape;
 use crate::step::{self, Step};
@@ -36,6 +37,10 @@ pub struct LogState {
     pub bytes: u64,
     /// When the oldest was stored, nanoseconds since the Unix epoch.
     pub oldest_at: i64,
+    /// When the event at the last offset was stored, nanoseconds since the Unix epoch.
+    pub head_at: i64,
+    /// When the stream was made, nanoseconds since the Unix epoch.
+    pub made_at: i64,
 }
 
 /// What the store holds for a bus now.
@@ -64,6 +69,8 @@ pub struct Observed {
     pub foreign_consumers: BTreeSet<(u32, String)>,
     /// Up to which offset each consumer's events are settled.
     pub settled: BTreeMap<(u32, String), u64>,
+    /// What is remembered of each consumer: where it goes on if it has to be made again.
+    pub floors: BTreeMap<(u32, String), Floor>,
     /// Subscriptions that are known, are not in the registry, and were not ended: the store has lost them.
     pub lost: BTreeMap<SubscriptionName, Registered>,
 }
@@ -453,6 +460,7 @@ fn reached(
             c.filter_subjects = have.filter_subjects.clone();
         }
     }
+    begin_where_they_were(&mut desired, layout, observed);
     // Where a partition that was found retired has nothing for a subscription, it never will, and needs no consumer.
     let found = observed.topology.layout();
     desired.consumers.retain(|(number, _), c| {
@@ -475,6 +483,23 @@ fn keep_bounds(policy: &Policy, have: &StreamSpec, spec: &mut StreamSpec) {
         spec.max_messages = have.max_messages;
     }
     spec.by_hand = asked != (spec.max_bytes, spec.max_messages);
+}
+
+/// Lets consumers that were there before, and have to be made again, begin where their events were settled to.
+fn begin_where_they_were(desired: &mut Topology, layout: &Layout, observed: &Observed) {
+    for (key, c) in &mut desired.consumers {
+        // A work queue gives out what nobody has settled, from its first event on (10101).
+        let is_log = layout
+            .partitions
+            .get(&c.partition)
+            .is_some_and(|p| p.keeps == Keeps::Log);
+        let (Some(floor), Some(log)) = (observed.floors.get(key), observed.logs.get(&c.partition)) else {
+            continue;
+        };
+        if is_log && floor.is_of(log) && !observed.topology.consumers.contains_key(key) {
+            c.start = topology::ConsumerStart::Offset(floor.settled_to + 1);
+        }
+    }
 }
 
 /// Whether a partition has nothing more to give: it was found retired, so that nothing can come any more, and empty, and

@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{
     self, Compression, DiscardPolicy, Republish, RetentionPolicy, StorageType, SubjectTransform,
 };
 use async_nats::jetstream::{self, ErrorCode, kv};
+use fanout_plan::floor::Floor;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::Observed;
 use fanout_plan::policy::{Storage, WhenFull};
@@ -169,8 +170,14 @@ impl Store {
                     .create_consumer_on_stream(consumer_config(c), self.names.partition(c.partition))
                     .await
                     .map_err(StoreError::when(step.to_string()))?;
-                self.note_replayed(&c.name, c.partition, made.cached_info().num_pending)
-                    .await?;
+                let made = made.cached_info();
+                if c.start == ConsumerStart::New {
+                    // Made again, it must not begin with what is new then.
+                    let log = self.log_state(c.partition).await?;
+                    let floor = Floor::of(&log, made.ack_floor.stream_sequence);
+                    self.note_floor(c.partition, &c.name, floor).await?;
+                }
+                self.note_replayed(&c.name, c.partition, made.num_pending).await?;
             }
             Step::UpdateConsumer(c) => {
                 self.js
@@ -183,6 +190,7 @@ impl Store {
                 let stream = self.names.partition(*partition);
                 let deleted = self.js.delete_consumer_from_stream(name, stream).await;
                 gone_is_as_good(deleted.map_err(StoreError::when(step.to_string())))?;
+                self.forget_floor(*partition, name).await;
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ mod attempts;
 mod dead_letters;
 mod durability;
 mod ended;
+mod floors;
 pub(crate) mod headers;
 mod held;
 mod last;

@@ -101,6 +101,7 @@ impl Store {
             (observed.registry, observed.unreadable) = self.registry().await?;
         }
         self.miss(known, &mut observed).await?;
+        self.read_floors(&mut observed).await?;
         Ok(observed)
     }
 
@@ -238,13 +239,19 @@ fn unread(what: &str, error: &StoreError) -> Problem {
     )
 }
 
-fn log_state(info: &stream::Info) -> LogState {
+pub(super) fn log_state(info: &stream::Info) -> LogState {
     LogState {
         head: info.state.last_sequence,
         messages: info.state.messages,
         bytes: info.state.bytes,
-        oldest_at: i64::try_from(info.state.first_timestamp.unix_timestamp_nanos()).unwrap_or(i64::MAX),
+        oldest_at: nanoseconds(info.state.first_timestamp),
+        head_at: nanoseconds(info.state.last_timestamp),
+        made_at: nanoseconds(info.created),
     }
+}
+
+fn nanoseconds(at: async_nats::datetime::DateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Which part of the log a stream is; `None` if it is none that Fanout makes.

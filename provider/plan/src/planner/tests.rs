@@ -80,6 +80,8 @@ fn at(mut observed: Observed, head: u64) -> Observed {
         messages: head,
         bytes: head << 20,
         oldest_at: 1,
+        head_at: 1,
+        made_at: 1,
     };
     observed.logs.insert(0, log);
     observed
@@ -141,6 +143,28 @@ fn a_durable_subscription_begins_after_what_was_there_and_keeps_its_place() {
             create consumer invoicing on payments.*.webhook.invoice.* from offset 42
         "#]]
     .assert_eq(&shown(&again));
+    // Where it is remembered how far it had come, it goes on there.
+    let (key, _) = first_consumer(&again);
+    let floor = Floor::of(&later.logs[&0], 800);
+    later.floors.insert(key, floor);
+    let again = plan(&policy, &wanted, &later, 2).unwrap();
+    expect![[r#"
+            create consumer invoicing on payments.*.webhook.invoice.* from offset 801
+        "#]]
+    .assert_eq(&shown(&again));
+    // But not in another log.
+    later = at(later, 700);
+    let again = plan(&policy, &wanted, &later, 2).unwrap();
+    assert!(shown(&again).contains("from offset 42"));
+}
+
+/// The key and the start of the first consumer that a plan makes.
+fn first_consumer(plan: &Plan) -> ((u32, String), crate::topology::ConsumerStart) {
+    let made = plan.steps.iter().find_map(|step| match step {
+        Step::CreateConsumer(c) => Some(((c.partition, c.name.clone()), c.start)),
+        _ => None,
+    });
+    made.unwrap()
 }
 
 const DAY: i64 = 86_400_000_000_000;

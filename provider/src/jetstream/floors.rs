@@ -1,0 +1,139 @@
+//! Remembers how far each consumer's events are settled, beside the failed attempts: an entry may go once it is as old as
+//! the retention, since every event that it speaks of has expired by then.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::kv;
+use fanout_plan::floor::Floor;
+use fanout_plan::planner::{LogState, Observed};
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::last::subject_of;
+use super::observe::log_state;
+use super::store::API_DEADLINE;
+use super::{Store, StoreError};
+
+/// Reads of entries under way at once.
+const READS: usize = 16;
+
+impl Store {
+    /// Reads what is remembered of the consumers of the remembered subscriptions; where that is too much for one answer, of
+    /// those that are not there.
+    pub(super) async fn read_floors(&self, observed: &mut Observed) -> Result<(), StoreError> {
+        if !observed.topology.buckets.contains_key(&self.names.attempts()) {
+            return Ok(());
+        }
+        let layout = observed.topology.layout();
+        let known = observed.registry.values().chain(observed.lost.values());
+        let consumers: Vec<_> = known
+            .flat_map(|r| layout.touching(&r.subscription.filter).map(move |p| (r, p)))
+            .flat_map(|(r, p)| r.readers(p).map(|reader| (p.number, r.consumer_of(&reader))))
+            .collect();
+        if consumers.is_empty() {
+            return Ok(());
+        }
+        if let Some(mut all) = self.every_floor().await? {
+            let found = consumers.into_iter().filter_map(|(partition, consumer)| {
+                let floor = all.remove(&key(partition, &consumer))?;
+                Some(((partition, consumer), floor))
+            });
+            observed.floors = found.collect();
+            return Ok(());
+        }
+        let missing = consumers
+            .into_iter()
+            .filter(|key| !observed.topology.consumers.contains_key(key));
+        let bucket = &self.bucket(&self.names.attempts()).await?;
+        observed.floors = futures::stream::iter(missing)
+            .map(|(partition, consumer)| async move {
+                let floor = read(bucket, partition, &consumer).await?;
+                Ok::<_, StoreError>(floor.map(|floor| ((partition, consumer), floor)))
+            })
+            .buffer_unordered(READS)
+            .try_filter_map(|found| std::future::ready(Ok(found)))
+            .try_collect()
+            .await?;
+        Ok(())
+    }
+
+    /// All that are remembered, by key; `None` where they are too many for one answer.
+    async fn every_floor(&self) -> Result<Option<BTreeMap<String, Floor>>, StoreError> {
+        let bucket = self.names.attempts();
+        let prefix = format!("$KV.{bucket}.");
+        let filter = format!("{prefix}*.{FLOOR}.*");
+        let stream = format!("KV_{bucket}");
+        let all = timeout(API_DEADLINE, self.last_of(&stream, &filter))
+            .await
+            .map_err(StoreError::when("list the floors of consumers"))?
+            .map_err(StoreError::when("list the floors of consumers"))?;
+        let Some(all) = all else { return Ok(None) };
+        let read = |message: &async_nats::Message| {
+            let key = subject_of(message).ok()?.strip_prefix(&prefix)?.to_owned();
+            Some((key, serde_json::from_slice(&message.payload).ok()?))
+        };
+        Ok(Some(all.iter().filter_map(read).collect()))
+    }
+
+    /// Remembers how far a consumer has come.
+    pub(crate) async fn note_floor(&self, partition: u32, consumer: &str, floor: Floor) -> Result<(), StoreError> {
+        let value = serde_json::to_vec(&floor).map_err(StoreError::when("write the floor of a consumer"))?;
+        let bucket = self.bucket(&self.names.attempts()).await?;
+        let written = bucket.put(key(partition, consumer), value.into()).await;
+        written.map_err(StoreError::when("write the floor of a consumer"))?;
+        Ok(())
+    }
+
+    /// Forgets it: the consumer was removed, because its subscription ended or reads otherwise.
+    pub(super) async fn forget_floor(&self, partition: u32, consumer: &str) {
+        let bucket = self.names.attempts();
+        let subject = format!("$KV.{bucket}.{}", key(partition, consumer));
+        let forgets = async {
+            let stream = self.js.get_stream_no_info(format!("KV_{bucket}")).await?;
+            // Not with a mark, as the bucket would: nobody watches these.
+            stream.purge().filter(subject).await?;
+            Ok::<_, async_nats::Error>(())
+        };
+        if let Err(error) = forgets.await {
+            debug!(consumer, %error, "its floor is forgotten later");
+        }
+    }
+
+    /// Up to where everything that a consumer gives is settled; `None` if there is no such consumer.
+    pub(crate) async fn settled_to(&self, partition: u32, consumer: &str) -> Result<Option<u64>, StoreError> {
+        match self.log(partition).await?.consumer_info(consumer).await {
+            Ok(info) => Ok(Some(info.ack_floor.stream_sequence)),
+            Err(e) => {
+                let e = StoreError::when(format!("read the state of consumer {consumer}"))(e);
+                let answer = e.answer().map(|a| a.error_code());
+                match answer {
+                    Some(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
+                    _ => Err(e),
+                }
+            }
+        }
+    }
+
+    /// What a partition of the log holds now.
+    pub(crate) async fn log_state(&self, partition: u32) -> Result<LogState, StoreError> {
+        let log = self.log(partition).await?;
+        let info = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
+        Ok(log_state(&info))
+    }
+}
+
+async fn read(bucket: &kv::Store, partition: u32, consumer: &str) -> Result<Option<Floor>, StoreError> {
+    let found = bucket.get(key(partition, consumer)).await;
+    let found = found.map_err(StoreError::when("read the floor of a consumer"))?;
+    Ok(found.and_then(|value| serde_json::from_slice(&value).ok()))
+}
+
+/// What such an entry's key has between the consumer and the partition; failed attempts have a number there.
+const FLOOR: &str = "floor";
+
+/// A key holds no percent sign, and what a consumer's name has them in holds no `=`.
+fn key(partition: u32, consumer: &str) -> String {
+    format!("{}.{FLOOR}.{partition}", consumer.replace('%', "="))
+}
