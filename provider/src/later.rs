@@ -113,7 +113,8 @@ async fn fire(bus: &Bus, kept: &Kept, attributes: &Attributes, began: Option<i64
     }
     let event = kept.event(attributes);
     let size = event.size;
-    let stored = store.send(attributes, event).await?.stored().await?;
+    let sent = store.send(attributes, event).await?;
+    let stored = store.stored(attributes, sent, || Ok(kept.event(attributes))).await?;
     if !stored.duplicate {
         bus.gate().count(&store, tenant, size).await;
     }

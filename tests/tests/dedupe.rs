@@ -43,3 +43,30 @@ async fn a_window_is_a_window() {
     .await;
     assert!(later.position.offset > first.position.offset);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_whose_event_was_purged_is_stored_again_and_once() {
+    let links = [LinkTo::caller("ingress", &["publisher"], "*")];
+    for durability in ["acknowledged", "on-disk"] {
+        let bench = Bench::start(&[("durability", durability)], &links).await;
+        let ingress = bench.silent_component("ingress").await;
+        let publish = |id: &'static str| ingress.publish(event("acme", "invoice.paid", id));
+        for id in ["a", "b", "c"] {
+            publish(id).await.unwrap();
+        }
+        let js = async_nats::jetstream::new(bench.client().clone());
+        let log = js.get_stream("fanout_payments_log").await.unwrap();
+        for round in 1..=2 {
+            log.purge().await.unwrap();
+            let first = publish("b").await.unwrap();
+            assert!(!first.duplicate, "{durability}: it is stored anew");
+            let stored = log.get_raw_message(first.position.offset).await.unwrap();
+            assert_eq!(stored.headers.get("ce-id").unwrap().as_str(), "b");
+            let again = publish("b").await.unwrap();
+            assert!(again.duplicate, "{durability}: and once");
+            assert_eq!(again.position.offset, first.position.offset);
+            let state = log.get_info().await.unwrap().state;
+            assert_eq!(state.messages, 1, "{durability}, purge {round}");
+        }
+    }
+}

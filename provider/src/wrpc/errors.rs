@@ -69,7 +69,7 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
             PublishError::Unavailable(say(Code::StoreUnavailable, "it was not stored; try again"))
         }
         Unstored::Unreadable(_) => PublishError::Unavailable(say(Code::StoreUnavailable, "it was not kept; try again")),
-        Unstored::Unknown(_) | Unstored::Stopped => PublishError::OutcomeUnknown(say(
+        Unstored::Unknown(_) | Unstored::Unverified(_) | Unstored::Stopped => PublishError::OutcomeUnknown(say(
             Code::OutcomeUnknown,
             "it may be stored; publish it again with the same id",
         )),

@@ -157,7 +157,7 @@ pub(super) async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, Pu
         event,
         admitted,
     } = underway;
-    let mut stored = sent.stored().await;
+    let mut stored = store.stored(&event.attributes, sent, || event.outgoing(&store)).await;
     if stored.as_ref().is_err_and(Unstored::has_moved) {
         stored = Box::pin(again(bus, store, &event, stored)).await;
     }
@@ -194,7 +194,7 @@ async fn again(
         };
         store = now;
         let sent = store.send(&event.attributes, event.outgoing(&store)?).await?;
-        stored = sent.stored().await;
+        stored = store.stored(&event.attributes, sent, || event.outgoing(&store)).await;
     }
     stored
 }

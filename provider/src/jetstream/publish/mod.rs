@@ -1,5 +1,6 @@
 //! Stores events and says what came of each.
 
+mod repeated;
 mod together;
 mod unstored;
 

@@ -31,6 +31,8 @@ pub(crate) enum Unstored {
     Unknown(#[source] Arc<PublishError>),
     #[error("what is kept for later could not be read")]
     Unreadable(#[source] Arc<StoreError>),
+    #[error("the log knows its id, and could not say whether it still holds it")]
+    Unverified(#[source] Arc<StoreError>),
     #[error("the provider stopped before the log answered")]
     Stopped,
 }
@@ -84,7 +86,7 @@ impl Unstored {
 
     /// Whether the event may be stored all the same.
     pub(crate) fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unknown(_) | Self::Stopped)
+        matches!(self, Self::Unknown(_) | Self::Unverified(_) | Self::Stopped)
     }
 }
 

@@ -1,0 +1,89 @@
+//! What the log takes for a repeat of an event that it does not hold any more.
+//!
+//! The server remembers ids apart from messages: after a purge it answers a repeated id with the place at which the event was
+//! (nats-server 2.15). A receipt means stored, so such a place is looked at, and an event that is gone is stored anew. Its id
+//! is made one with the place that is empty, so that two who publish it again at the same moment still store it once.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use fanout_plan::partition::Keeps;
+use fanout_plan::{Attributes, Position};
+use tracing::info;
+
+use super::{Outgoing, Sent, Store, Stored, Unstored};
+use crate::jetstream::StoreError;
+
+/// How often what is stored anew may be gone again.
+const TIMES: usize = 8;
+
+impl Outgoing {
+    /// The same, as it is stored once more after its first copy has gone from a place.
+    fn after(self, gone: Position) -> Self {
+        Self {
+            id: format!("{}@{gone}", self.id),
+            ..self
+        }
+    }
+}
+
+impl Store {
+    /// Waits for the store, and sees to it that an event which it takes for a repeat is there. `event` makes it anew.
+    ///
+    /// # Errors
+    /// Why it is not stored, or may not be.
+    pub(crate) async fn stored(
+        &self,
+        attributes: &Attributes,
+        sent: Sent,
+        event: impl Fn() -> Result<Outgoing, Unstored>,
+    ) -> Result<Stored, Unstored> {
+        let stored = sent.stored().await?;
+        if !stored.duplicate {
+            return Ok(stored);
+        }
+        // Boxed, for it is rare: every publish would carry room for it.
+        Box::pin(self.there_or_anew(attributes, stored, event)).await
+    }
+
+    async fn there_or_anew(
+        &self,
+        attributes: &Attributes,
+        mut stored: Stored,
+        event: impl Fn() -> Result<Outgoing, Unstored>,
+    ) -> Result<Stored, Unstored> {
+        for _ in 0..TIMES {
+            let there = self.holds(stored.position).await;
+            if !stored.duplicate || there.map_err(|e| Unstored::Unverified(Arc::new(e)))? {
+                return Ok(stored);
+            }
+            info!(
+                tenant = %attributes.tenant(),
+                id = attributes.id(),
+                gone = %stored.position,
+                "an event that the log remembers and does not hold any more is stored anew"
+            );
+            let sent = self.send(attributes, event()?.after(stored.position)).await?;
+            stored = sent.stored().await?;
+        }
+        Ok(stored)
+    }
+
+    /// Whether the log holds an event that was stored at a place; what a work queue gave out may be gone.
+    async fn holds(&self, position: Position) -> Result<bool, StoreError> {
+        let partition = self.layout.partitions.get(&position.partition);
+        if partition.is_some_and(|p| p.keeps == Keeps::WorkQueue) {
+            return Ok(true);
+        }
+        let log = self.log(position.partition).await?;
+        match log.get_raw_message(position.offset).await {
+            Ok(_) => Ok(true),
+            Err(e) => match e.kind() {
+                RawMessageErrorKind::NoMessageFound => Ok(false),
+                RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(false),
+                _ => Err(StoreError::when(format!("read event {position}"))(e)),
+            },
+        }
+    }
+}
