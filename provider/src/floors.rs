@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fanout_plan::SubscriptionName;
+use fanout_plan::apart::Reader;
 use fanout_plan::floor::Floor;
+use fanout_plan::planner::LogState;
 use fanout_plan::subscription::{Progress, Registered};
-use tracing::debug;
+use fanout_plan::{Code, Incarnation, SubscriptionName};
+use tracing::{debug, warn};
 
 use crate::bus::Bus;
+use crate::clock;
 use crate::delivery::Health;
 use crate::jetstream::{Store, StoreError};
 
@@ -23,8 +26,10 @@ const PACE: Duration = Duration::from_millis(10);
 /// What was noted by this instance.
 #[derive(Default)]
 struct Noted {
-    /// By subscription: how much was settled when it was looked at last, by which deliveries.
-    seen: BTreeMap<SubscriptionName, (Arc<Health>, u64, Instant)>,
+    /// By subscription: how much was settled when it was looked at last, by which deliveries if there are any here.
+    seen: BTreeMap<SubscriptionName, (Option<Arc<Health>>, u64, Instant)>,
+    /// Which log each partition was then.
+    logs: Vec<(u32, Incarnation)>,
     /// By partition and consumer.
     floors: BTreeMap<(u32, String), Floor>,
 }
@@ -37,16 +42,23 @@ pub(crate) async fn keep(bus: Bus) {
         let view = bus.view();
         let mut looked_at = 0;
         if let Some(store) = &view.store {
+            let logs = store.layout().partitions.values().map(|p| (p.number, p.log)).collect();
+            if noted.logs != logs {
+                noted.seen.clear();
+                noted.logs = logs;
+            }
             // An entry goes when it is as old as the retention; until then it is written again.
             let again = store.policy().max_age / 4;
-            noted.seen.retain(|name, _| view.health.contains_key(name));
-            for (name, health) in &view.health {
-                let Some(registered) = view.registry.get(name).filter(|r| keeps_a_place(store, r)) else {
-                    continue;
-                };
-                let settled = settled(health);
+            noted.seen.retain(|name, _| view.registry.contains_key(name));
+            for (name, registered) in view.registry.iter().filter(|(_, r)| keeps_a_place(store, r)) {
+                let health = view.health.get(name);
+                let settled = health.map_or(0, |health| settled(health));
                 let (seen, stale) = noted.seen.get(name).map_or((false, false), |(of, before, at)| {
-                    (Arc::ptr_eq(of, health) && *before == settled, at.elapsed() > again)
+                    let same = match (of, health) {
+                        (Some(of), Some(health)) => Arc::ptr_eq(of, health),
+                        (of, health) => of.is_none() && health.is_none(),
+                    };
+                    (same && *before == settled, at.elapsed() > again)
                 });
                 if seen && !stale {
                     continue;
@@ -56,7 +68,7 @@ pub(crate) async fn keep(bus: Bus) {
                         looked_at += looked;
                         noted
                             .seen
-                            .insert(name.clone(), (Arc::clone(health), settled, Instant::now()));
+                            .insert(name.clone(), (health.cloned(), settled, Instant::now()));
                     }
                     Err(error) => debug!(subscription = %name, %error, "how far it has come is noted later"),
                 }
@@ -96,13 +108,56 @@ async fn look(
             continue;
         };
         let key = (partition.number, consumer);
-        if !stale && floors.get(&key).is_some_and(|floor| floor.settled_to == settled_to) {
+        let noted = floors.get(&key).copied();
+        if !stale && noted.is_some_and(|noted| noted.settled_to == settled_to && noted.log == partition.log) {
             continue;
         }
         // Read after the consumer: its events lie before this end.
-        let floor = Floor::of(&store.log_state(partition.number).await?, settled_to);
+        let state = store.log_state(partition.number).await?;
+        let noted = match noted {
+            Some(noted) => Some(noted),
+            None => store.floor(key.0, &key.1).await?,
+        };
+        match noted {
+            Some(noted) if noted.log != partition.log => {
+                begin_anew(store, registered, &reader, noted, &state).await?;
+            }
+            // The planner has yet to find out that it is another log.
+            Some(noted) if !noted.goes_on_in(&state) => {
+                store.is_amiss();
+                continue;
+            }
+            _ => {}
+        }
+        let floor = Floor::of(partition.log, &state, settled_to);
         store.note_floor(key.0, &key.1, floor).await?;
         floors.insert(key, floor);
     }
     Ok(looked_at)
+}
+
+/// Begins anew what is remembered of a consumer's gap, and says what went with the log before. Of several instances that find
+/// it, one says so.
+async fn begin_anew(
+    store: &Store,
+    registered: &Registered,
+    reader: &Reader,
+    noted: Floor,
+    state: &LogState,
+) -> Result<(), StoreError> {
+    let mut remembered = store.remembered_gap(registered, reader).await?;
+    let partition = reader.partition;
+    let lost = noted.lost_with_its_log(remembered.gap.head, state);
+    let lost = remembered.gap.begin_anew(lost, clock::now());
+    let told = store.remember_gap(registered, reader, remembered).await?;
+    if let Some(lost) = lost.filter(|_| told) {
+        warn!(
+            code = %Code::RetentionGap,
+            "subscription {}: the log was deleted and made again, or put back to an earlier state: what it had not handled from {partition}/{} to {partition}/{} is lost",
+            registered.subscription.name,
+            lost.from,
+            lost.to
+        );
+    }
+    Ok(())
 }

@@ -99,9 +99,12 @@ async fn look(
             remembered.gap.noted_until = until;
         }
     }
-    // Nothing is written for a subscription that keeps up.
+    // Nothing is written for a subscription that keeps up. Of one that does not, what waits is remembered: a purge takes it at
+    // any age.
     let kept = |gap: &Gap| !gap.noted.is_empty() || !gap.doubted.is_empty();
-    let matters = lost.is_some() || remembered.gap.is_near(soon) || kept(&before);
+    let waits = |gap: &Gap| policy.when_full == WhenFull::Refuse && gap.oldest.is_some();
+    let matters =
+        lost.is_some() || remembered.gap.is_near(soon) || kept(&before) || waits(&before) || waits(&remembered.gap);
     if matters && remembered.gap != before {
         let gap = remembered.gap.clone();
         if !store.remember_gap(registered, reader, remembered).await? {

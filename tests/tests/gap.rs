@@ -157,3 +157,50 @@ async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
     let log = bench.providers[0].log();
     assert!(!log.contains("seen of them"), "what is read apart is told of once");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_purges_is_told_too() {
+    let settings = [("subscription", "invoicing"), ("need", "durable")];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber("invoicing", &["handler"], &settings),
+    ];
+    // Long enough that none of it is near its end, and looked at every three seconds.
+    let policy = [
+        ("retention.max-age", "60s"),
+        ("retention.warn-before", "1s"),
+        ("dedupe.window", "1s"),
+    ];
+    let bench = Bench::start(&policy, &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    for (tenant, id) in [("acme", "1"), ("globex", "2"), ("acme", "3")] {
+        ingress.publish(event(tenant, "invoice.paid", id)).await.unwrap();
+    }
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let bucket = js.get_stream("KV_fanout_payments_attempts").await.unwrap();
+    eventually("it is remembered what waits", || async {
+        let subjects = bucket.info_with_subjects("$KV.fanout_payments_attempts.*.gap.*").await;
+        let subjects: Vec<(String, usize)> = subjects.ok()?.try_collect().await.ok()?;
+        let (subject, _) = subjects.first()?;
+        let gap = bucket.get_last_raw_message_by_subject(subject).await.ok()?;
+        let gap: serde_json::Value = serde_json::from_slice(&gap.payload).ok()?;
+        (!gap["oldest"].is_null()).then_some(())
+    })
+    .await;
+    js.get_stream("fanout_payments_log")
+        .await
+        .unwrap()
+        .purge()
+        .await
+        .unwrap();
+    let lost = bench
+        .subscription_when("invoicing", "what was purged is lost", |s| s["lost"][0]["to"] == 3)
+        .await;
+    let lost = &lost["lost"][0];
+    assert!(lost["exact"] == false, "nobody saw them go: {lost}");
+    let log = bench.providers[0].log();
+    assert!(
+        log.contains("retention-gap") && !log.contains("retention-gap-near"),
+        "it is said"
+    );
+}

@@ -170,6 +170,7 @@ async fn brings_a_bus_to_each(client: &async_nats::Client, bus: &str, all: &[Var
                 fanout_plan::step::Step::DeleteStream(_)
                     | fanout_plan::step::Step::DeleteConsumer { .. }
                     | fanout_plan::step::Step::Remember(_)
+                    | fanout_plan::step::Step::UpdateConsumer(_)
             );
             prop_assert!(goes, "left to do: {step}");
             store.apply(step).await.unwrap();

@@ -295,7 +295,7 @@ fn consumers(notes: &mut Notes, topology: &Topology, registry: &BTreeMap<Subscri
             notes.add(
                 Severity::Warning,
                 &about,
-                "no subscription is remembered for it: the next plan removes it",
+                "no subscription is remembered for it: if it was ended, the next plan removes it, else it is left alone",
             );
         }
     }

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Incarnation;
 use crate::planner::LogState;
 
 /// What is remembered of one consumer.
@@ -19,22 +20,43 @@ pub struct Floor {
     pub head_at: i64,
     /// When the log's stream was made, nanoseconds since the Unix epoch.
     pub made_at: i64,
+    /// Which log of its partition that was.
+    #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
+    pub log: Incarnation,
 }
 
 impl Floor {
-    /// What is to be remembered of a consumer of a log.
-    pub fn of(log: &LogState, settled_to: u64) -> Self {
+    /// What is to be remembered of a consumer of a log, `log` of those of its partition.
+    pub fn of(log: Incarnation, state: &LogState, settled_to: u64) -> Self {
         Self {
             settled_to,
-            head: log.head,
-            head_at: log.head_at,
-            made_at: log.made_at,
+            head: state.head,
+            head_at: state.head_at,
+            made_at: state.made_at,
+            log,
         }
     }
 
-    /// Whether the log is the one that the floor was noted in, and still holds that moment's end.
-    pub fn is_of(&self, log: &LogState) -> bool {
-        self.made_at == log.made_at && (self.head < log.head || (self.head == log.head && self.head_at == log.head_at))
+    /// Whether a partition's log is the one that the floor was noted in.
+    pub fn is_of(&self, log: Incarnation, state: &LogState) -> bool {
+        self.log == log && self.goes_on_in(state)
+    }
+
+    /// Whether a stream is the one that the floor was noted in, and came at least as far.
+    pub fn goes_on_in(&self, state: &LogState) -> bool {
+        // A stream that is empty may have forgotten when its last event was stored (nats-server 2.15, after a restart).
+        let same_end = self.head == state.head && (self.head_at == state.head_at || state.messages == 0);
+        let has_its_end = self.head < state.head || same_end;
+        self.made_at == state.made_at && has_its_end
+    }
+
+    /// The first and the last offset of what was not settled and went with its log, which is known to have come to `head`. What
+    /// a stream that was put back still holds is not lost.
+    pub fn lost_with_its_log(&self, head: u64, now: &LogState) -> Option<(u64, u64)> {
+        let head = head.max(self.head);
+        let kept_to = if self.made_at == now.made_at { now.head } else { 0 };
+        let from = self.settled_to.max(kept_to.min(head)) + 1;
+        (from <= head).then_some((from, head))
     }
 }
 
@@ -48,15 +70,29 @@ mod tests {
             made_at,
             head,
             head_at,
+            messages: head,
             ..LogState::default()
         };
-        let floor = Floor::of(&log(1, 20, 200), 15);
-        assert!(floor.is_of(&log(1, 20, 200)) && floor.is_of(&log(1, 25, 250)));
-        assert!(!floor.is_of(&log(2, 25, 250)), "it was deleted and made again");
-        assert!(!floor.is_of(&log(1, 19, 190)), "it was put back");
+        let which = Incarnation::new(7);
+        let floor = Floor::of(which, &log(1, 20, 200), 15);
+        assert!(floor.is_of(which, &log(1, 20, 200)) && floor.is_of(which, &log(1, 25, 250)));
         assert!(
-            !floor.is_of(&log(1, 20, 201)),
-            "it was put back, and has come as far again"
+            !floor.is_of(Incarnation::new(8), &log(1, 25, 250)),
+            "it is known to be another"
         );
+        assert!(!floor.is_of(which, &log(2, 25, 250)), "it was deleted and made again");
+        assert!(!floor.is_of(which, &log(1, 19, 190)), "it was put back");
+        let as_far_again = log(1, 20, 201);
+        assert!(!floor.is_of(which, &as_far_again), "it was put back, too");
+        let empty = LogState {
+            messages: 0,
+            ..as_far_again
+        };
+        assert!(floor.is_of(which, &empty));
+        assert_eq!(floor.lost_with_its_log(0, &log(2, 25, 250)), Some((16, 20)));
+        assert_eq!(floor.lost_with_its_log(0, &log(1, 18, 180)), Some((19, 20)));
+        assert_eq!(floor.lost_with_its_log(30, &log(1, 12, 120)), Some((16, 30)));
+        let all = Floor::of(which, &log(1, 20, 200), 20);
+        assert_eq!(all.lost_with_its_log(0, &log(2, 1, 1)), None);
     }
 }

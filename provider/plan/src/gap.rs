@@ -24,8 +24,12 @@ const DOUBTED_FOR: i64 = 5_000_000_000;
 pub struct Look {
     /// The oldest offset that the log still holds; one beyond its last when it holds nothing.
     pub first: u64,
-    /// The offset that was given out last.
+    /// The last offset that was ever stored.
+    pub head: u64,
+    /// The offset that was given out last, or passed over: a purge moves it, too.
     pub delivered_to: u64,
+    /// How many were given out, each time one was.
+    pub given: u64,
     /// Everything up to this offset is settled.
     pub settled_to: u64,
     /// The oldest event that is not settled, and when it expires, nanoseconds since the Unix epoch.
@@ -85,6 +89,12 @@ impl Lost {
 pub struct Gap {
     /// The offset that was given out last, at the last look.
     pub delivered_to: u64,
+    /// How many were given out, at the last look.
+    #[serde(default)]
+    pub given: u64,
+    /// The last offset that was ever stored, at the last look.
+    #[serde(default)]
+    pub head: u64,
     /// The oldest event that was not settled, at the last look.
     pub oldest: Option<Expiring>,
     /// Events near their end that may not be settled, and whose.
@@ -111,12 +121,12 @@ impl Gap {
         let gone_to = look.first.saturating_sub(1);
         // What was given out is in a subscriber's or an instance's hands: unless it is settled before it goes, the
         // server says so.
-        let surely_delivered = if look.delivered_to < look.first {
+        let moved = look.delivered_to != before && look.given != self.given;
+        let surely_delivered = if moved && look.delivered_to < look.first {
             look.delivered_to
         } else {
             before
         };
-        let moved = look.delivered_to != before;
         let later = self.noted.split_off(&look.first);
         let gone = std::mem::replace(&mut self.noted, later);
         if now.saturating_sub(self.doubted_at) > DOUBTED_FOR {
@@ -154,7 +164,7 @@ impl Gap {
             (found.from, found.to) = (oldest.offset, gone_to);
             found.exact = false;
         }
-        self.delivered_to = look.delivered_to;
+        (self.delivered_to, self.given, self.head) = (look.delivered_to, look.given, look.head);
         self.oldest = look.oldest;
         self.noted.retain(|offset, _| *offset > look.settled_to);
         self.noted_to = self.noted_to.max(look.settled_to);
@@ -166,6 +176,29 @@ impl Gap {
             None => self.lost = Some(found.clone()),
         }
         Some(found)
+    }
+
+    /// Begins anew in another log, in which an offset means another event; what was lost stays told. Returns what went with the
+    /// last one, from the first to the last offset.
+    pub fn begin_anew(&mut self, lost: Option<(u64, u64)>, now: i64) -> Option<Lost> {
+        let found = lost.map(|(from, to)| Lost {
+            from,
+            to,
+            at: now,
+            ..Lost::default()
+        });
+        let mut all = self.lost.take();
+        if let Some(found) = &found {
+            match &mut all {
+                Some(all) => all.join(found),
+                None => all = Some(found.clone()),
+            }
+        }
+        *self = Self {
+            lost: all,
+            ..Self::default()
+        };
+        found
     }
 
     /// Whether what the server says of an offset may still matter.
@@ -235,7 +268,9 @@ mod tests {
     fn at(first: u64, delivered_to: u64) -> Look {
         Look {
             first,
+            head: delivered_to,
             delivered_to,
+            given: delivered_to,
             settled_to: delivered_to,
             oldest: None,
         }
@@ -332,6 +367,21 @@ mod tests {
     }
 
     #[test]
+    fn what_went_with_another_log_is_told_and_nothing_else_of_it_is_remembered() {
+        let mut gap = Gap::default();
+        gap.look(&at(1, 4), NOTHING, 0, 0);
+        gap.note(6, tenant("acme"));
+        let lost = gap.begin_anew(Some((5, 9)), 3).unwrap();
+        assert_eq!((lost.from, lost.to, lost.exact, lost.at), (5, 9, false, 3));
+        assert_eq!(gap.begin_anew(None, 4), None);
+        let left = Gap {
+            lost: Some(lost),
+            ..Gap::default()
+        };
+        assert_eq!(gap, left);
+    }
+
+    #[test]
     fn what_two_consumers_lost_is_told_together() {
         let lost = |from, to, who: &str, exact| Lost {
             from,
@@ -387,6 +437,14 @@ mod tests {
         assert!(gap.is_near(50) && !gap.is_near(49));
         let lost = gap.look(&at(20, 5), NOTHING, 1, 99).unwrap();
         assert_eq!((lost.from, lost.to, lost.events, lost.exact), (8, 19, 0, false));
+
+        // An operator's purge moves the consumer, and gives nothing out.
+        let mut gap = Gap::default();
+        gap.look(&waiting(waits), NOTHING, 0, 0);
+        let purged = Look { given: 5, ..at(20, 19) };
+        let lost = gap.look(&purged, NOTHING, 1, 99).unwrap();
+        assert_eq!((lost.from, lost.to, lost.exact), (8, 19, false));
+        assert_eq!(gap.look(&purged, NOTHING, 1, 99), None, "told once");
 
         // One that is read apart is told of by its tenant's consumer.
         let mut gap = Gap::default();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::partition::{Binding, Keeps, Layout, Partition, Slot};
 use crate::policy::Shape;
-use crate::{Code, Policy, Problem, TenantId};
+use crate::{Code, Incarnation, Policy, Problem, TenantId};
 
 /// The most tenants with a stream of their own. Measured on nats-server 2.15: 5,000 streams publish at 0.23 of the rate
 /// of one and take five seconds to start, 1,000 publish at a third.
@@ -62,6 +62,7 @@ pub fn next(policy: &Policy, have: &Layout, tenants: &BTreeSet<TenantId>, now: i
             keeps: keeps(policy),
             template: policy.subject.clone(),
             binding: Binding::Internal,
+            log: Incarnation::new(now),
         };
         partition.binding = partition.settled_binding();
         next.partitions.insert(number, partition);

@@ -5,9 +5,19 @@ use crate::setting::show_duration;
 use crate::topology::{StreamSpec, Topology};
 use crate::{Code, Policy, Problem};
 
-/// Every change of a stream in place that would drop what it holds, unless `change.allow-loss` names its setting.
-pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, now: i64) -> Vec<Problem> {
-    let mut problems = Vec::new();
+/// For how long the log keeps events.
+const MAX_AGE: &str = "retention.max-age";
+
+/// A change of a stream in place that would drop what it holds.
+pub(crate) struct Loss {
+    stream: String,
+    setting: &'static str,
+    pub(crate) problem: Problem,
+}
+
+/// Every such change, unless `change.allow-loss` names its setting.
+pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, now: i64) -> Vec<Loss> {
+    let mut found = Vec::new();
     // What is not an event goes by itself.
     for (name, want) in desired.streams.iter().filter(|(_, s)| s.side.is_none()) {
         let Some(have) = observed.topology.streams.get(name) else {
@@ -19,22 +29,50 @@ pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, no
             None => observed.dead_letters,
         };
         let settings = if is_log {
-            ("retention.max-age", "retention.max-bytes")
+            (MAX_AGE, "retention.max-bytes")
         } else {
             ("dead-letters.max-age", "dead-letters.max-bytes")
         };
         for (setting, what) in losses(have, want, &state, now, settings) {
             if !policy.allows_loss(setting) {
-                problems.push(Problem::new(
+                let problem = Problem::new(
                     Code::WouldLoseEvents,
                     format!(
                         "{what} on {name} would drop events that it holds: keep `{setting}`, or wait until they have expired; if they may go, name `{setting}` in `change.allow-loss`, or once in `fanout apply --accept-loss {setting}`"
                     ),
-                ));
+                );
+                found.push(Loss {
+                    stream: name.clone(),
+                    setting,
+                    problem,
+                });
             }
         }
     }
-    problems
+    found
+}
+
+/// Leaves the settings that would lose events as they are in the store; everything else is as the policy says.
+pub(crate) fn keep(losses: &[Loss], desired: &mut Topology, observed: &Topology, policy: &Policy) {
+    for loss in losses {
+        let (Some(want), Some(have)) = (
+            desired.streams.get_mut(&loss.stream),
+            observed.streams.get(&loss.stream),
+        ) else {
+            continue;
+        };
+        if loss.setting.ends_with("max-age") {
+            want.max_age = have.max_age;
+        } else {
+            want.max_bytes = have.max_bytes;
+        }
+        // What is remembered of events is kept as long as they are.
+        if loss.setting == MAX_AGE
+            && let Some(attempts) = desired.buckets.get_mut(&policy.names().attempts())
+        {
+            attempts.max_age = attempts.max_age.max(have.max_age);
+        }
+    }
 }
 
 fn losses(

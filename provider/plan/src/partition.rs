@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{BusNames, Filter, SubjectTemplate, TenantId};
+use crate::{BusNames, Filter, Incarnation, SubjectTemplate, TenantId};
 
 /// Which tenants a partition holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +123,9 @@ pub struct Partition {
     pub template: SubjectTemplate,
     /// Where new ones come from.
     pub binding: Binding,
+    /// Which of the logs that have stood here: where a stream was deleted and made again, or put back to an earlier state, an
+    /// offset means another event.
+    pub log: Incarnation,
 }
 
 impl Partition {
@@ -135,12 +138,17 @@ impl Partition {
             keeps: Keeps::Log,
             template,
             binding: Binding::Plain,
+            log: Incarnation::default(),
         }
     }
 
-    /// Whether it is as [`Self::undivided`] makes it.
+    /// Whether it is as [`Self::undivided`] makes it, whichever log it is.
     pub fn is_undivided(&self) -> bool {
-        *self == Self::undivided(self.template.clone())
+        let undivided = Self {
+            log: self.log,
+            ..Self::undivided(self.template.clone())
+        };
+        *self == undivided
     }
 
     /// Whether it takes nothing new.
@@ -236,6 +244,13 @@ impl Layout {
     /// The newest generation's number.
     pub fn newest(&self) -> Option<u32> {
         self.partitions.values().map(|p| p.generation).max()
+    }
+
+    /// Which log a partition is.
+    pub fn log_of(&self, partition: u32) -> Incarnation {
+        self.partitions
+            .get(&partition)
+            .map_or_else(Incarnation::default, |p| p.log)
     }
 
     /// Where a tenant's new events go: the oldest partition that still takes them, so that a change takes effect at

@@ -11,7 +11,12 @@ use crate::policy::Shape;
 use crate::step::{self, Step};
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
 use crate::topology::{self, StreamSpec, Topology};
-use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, TenantId, declared, layout, loss, places};
+use crate::unregistered::{Made, Tombstone};
+use crate::{
+    Code, Incarnation, Policy, Problem, SubscriptionName, TenantId, declared, entry, in_force, layout, loss, places,
+};
+
+mod other_logs;
 
 /// A subscription that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +76,10 @@ pub struct Observed {
     pub settled: BTreeMap<(u32, String), u64>,
     /// What is remembered of each consumer: where it goes on if it has to be made again.
     pub floors: BTreeMap<(u32, String), Floor>,
+    /// What each consumer says of itself.
+    pub made: BTreeMap<(u32, String), Made>,
+    /// Subscriptions that were ended.
+    pub ended: BTreeMap<SubscriptionName, Tombstone>,
     /// Subscriptions that are known, are not in the registry, and were not ended: the store has lost them.
     pub lost: BTreeMap<SubscriptionName, Registered>,
 }
@@ -112,7 +121,7 @@ pub struct Plan {
     pub names: BTreeMap<usize, SubscriptionName>,
     /// Subscriptions for which nothing can be made or changed, and why.
     pub stuck: BTreeMap<SubscriptionName, Problem>,
-    /// Why the topology stays as it is, although the policy asks for another; empty when it does not.
+    /// Why the topology, or a part of it, stays as it is, although the policy asks for another; empty when it does not.
     pub problems: Vec<Problem>,
 }
 
@@ -127,6 +136,8 @@ pub struct Asked<'a> {
     pub keep_partitions: bool,
     /// Bytes that the server takes in one request, if that is known.
     pub max_payload: Option<u64>,
+    /// The bus was brought to this policy before, by who asks.
+    pub was_in_force: bool,
 }
 
 /// Plans the whole of a policy, or nothing. `now` is in nanoseconds since the Unix epoch.
@@ -137,6 +148,9 @@ pub struct Asked<'a> {
 pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) -> Result<Plan, Vec<Problem>> {
     let unread = observed.unread.values().cloned();
     let problems: Vec<_> = observed.in_the_way.iter().cloned().chain(unread).collect();
+    if let Some(problem) = in_force::yields(policy, asked, observed) {
+        return Err(problems.into_iter().chain([problem]).collect());
+    }
     let planned = plan_with(policy, asked, observed, now, Streams::AsThePolicySays);
     match planned {
         Ok(plan) if problems.is_empty() => Ok(plan),
@@ -150,7 +164,11 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
 pub fn plan_around(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) -> Plan {
     let mut problems = observed.in_the_way.clone();
     if problems.is_empty() {
-        match plan_with(policy, asked, observed, now, Streams::AsThePolicySays) {
+        let planned = match in_force::yields(policy, asked, observed) {
+            Some(problem) => under_another(policy, asked, observed, now, problem),
+            None => plan_with(policy, asked, observed, now, Streams::ButLoseNothing),
+        };
+        match planned {
             Ok(plan) => return plan,
             Err(more) => problems = more,
         }
@@ -167,6 +185,32 @@ pub fn plan_around(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: 
     Plan { problems, ..plan }
 }
 
+/// Plans what can be had on a bus that is under another policy, and says so unless both come to the same.
+fn under_another(
+    policy: &Policy,
+    asked: Asked<'_>,
+    observed: &Observed,
+    now: i64,
+    problem: Problem,
+) -> Result<Plan, Vec<Problem>> {
+    let kept = plan_with(policy, asked, observed, now, Streams::OfAnotherPolicy)?;
+    let says_which = |step: &Step| {
+        let Step::UpdateStream(s) = step else { return false };
+        let have = observed.topology.streams.get(&s.name);
+        have.is_some_and(|have| {
+            let same = StreamSpec {
+                policy: have.policy.clone(),
+                ..s.clone()
+            };
+            same == *have
+        })
+    };
+    let wished = plan_with(policy, asked, observed, now, Streams::AsThePolicySays);
+    let same = wished.is_ok_and(|wished| wished.steps.iter().filter(|step| !says_which(step)).eq(&kept.steps));
+    let problems = if same { Vec::new() } else { vec![problem] };
+    Ok(Plan { problems, ..kept })
+}
+
 /// Why nothing is made for a subscription while the bus itself can't be made.
 fn not_ready(problems: &[Problem]) -> Problem {
     let why = problems.first().map_or_else(String::new, ToString::to_string);
@@ -180,6 +224,10 @@ fn not_ready(problems: &[Problem]) -> Problem {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Streams {
     AsThePolicySays,
+    /// But for what would lose events: that stays as it is, and the plan says so.
+    ButLoseNothing,
+    /// What is missing is made; what is there is another policy's.
+    OfAnotherPolicy,
     AsTheyAre,
 }
 
@@ -192,8 +240,10 @@ fn plan_with(
 ) -> Result<Plan, Vec<Problem>> {
     let have = observed.topology.layout();
     let frozen = streams == Streams::AsTheyAre;
+    let of_another = streams == Streams::OfAnotherPolicy;
+    let keep_partitions = asked.keep_partitions || frozen || (of_another && !layout::fits(policy, &have));
     let tenants = asked.tenant.into_iter().cloned().collect();
-    let mut layout = if asked.keep_partitions || frozen {
+    let mut layout = if keep_partitions {
         have.clone()
     } else {
         layout::next(policy, &have, &tenants, now).map_err(|p| vec![p])?
@@ -206,6 +256,14 @@ fn plan_with(
             .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed, now));
     }
 
+    let other_logs = observed.other_logs();
+    if !frozen {
+        for number in &other_logs {
+            if let Some(p) = layout.partitions.get_mut(number) {
+                p.log = Incarnation::new(now).after(p.log);
+            }
+        }
+    }
     let mut registry = observed.registry.clone();
     for (name, lost) in &observed.lost {
         if !observed.unreadable.contains_key(name) {
@@ -222,22 +280,24 @@ fn plan_with(
                 .head
                 .0
                 .retain(|number, _| have.partitions.contains_key(number));
+            other_logs::begin(registered, &other_logs, &layout, observed);
         }
     }
-    let mut forget = Vec::new();
+    let mut over = BTreeSet::new();
     registry.retain(|name, r| {
-        let over = r.made_by == MadeBy::Policy
+        let is_over = !of_another
+            && r.made_by == MadeBy::Policy
             && policy
                 .subscriptions
                 .keys()
                 .all(|declared| declared.as_str() != name.plain())
             && policy.allows_loss(&format!("subscriptions.{name}"));
-        if over {
-            forget.push(Step::Forget(name.clone()));
+        if is_over {
+            over.insert(name.clone());
         }
-        !over
+        !is_over
     });
-    let judged = judge_all(policy, asked, &mut registry, &layout, observed, now);
+    let judged = judge_all(policy, asked, of_another, &mut registry, &layout, observed, now);
     if !frozen {
         for registered in registry.values_mut() {
             // What goes with this plan is forgotten with it.
@@ -247,7 +307,7 @@ fn plan_with(
                 .retain(|number, _| layout.partitions.contains_key(number));
         }
     }
-    let mut problems = Vec::new();
+    let (mut problems, mut kept_back) = (Vec::new(), Vec::new());
     if policy.shape == Shape::WorkQueue && !frozen {
         problems = no_work_queue(&registry);
     }
@@ -261,17 +321,23 @@ fn plan_with(
         .chain(others)
         .map(|(_, r)| Step::Remember(Box::new(r.clone())));
     let mut desired = reached(policy, &layout, &registry, observed);
-    if asked.keep_partitions || frozen {
+    if keep_partitions || of_another {
         // Their limits are those of the policy that they were made for.
-        desired.streams.extend(observed.topology.streams.clone());
+        keep(&mut desired, &other_logs, &layout, observed);
     }
     if frozen {
         desired.streams.clone_from(&observed.topology.streams);
         desired.buckets.clone_from(&observed.topology.buckets);
     } else {
-        problems.extend(loss::check(policy, observed, &desired, now));
+        let losses = loss::check(policy, observed, &desired, now);
+        if streams == Streams::ButLoseNothing {
+            loss::keep(&losses, &mut desired, &observed.topology, policy);
+            kept_back = losses.into_iter().map(|loss| loss.problem).collect();
+        } else {
+            problems.extend(losses.into_iter().map(|loss| loss.problem));
+        }
     }
-    let stuck = leave_alone(&mut desired, &registry, observed);
+    let stuck = leave_alone(&mut desired, &registry, &over, observed);
     let diff = match step::diff(&observed.topology, &desired) {
         Ok(diff) => diff,
         Err(more) => {
@@ -289,7 +355,7 @@ fn plan_with(
     let steps = diff
         .stores
         .into_iter()
-        .chain(forget)
+        .chain(over.into_iter().map(Step::Forget))
         .chain(remember)
         .chain(diff.consumers)
         .chain(diff.turn)
@@ -301,7 +367,7 @@ fn plan_with(
         refused: judged.refused,
         names: judged.names,
         stuck,
-        problems: Vec::new(),
+        problems: kept_back,
     })
 }
 
@@ -318,6 +384,7 @@ struct Judged {
 fn judge_all(
     policy: &Policy,
     asked: Asked<'_>,
+    of_another: bool,
     registry: &mut BTreeMap<SubscriptionName, Registered>,
     layout: &Layout,
     observed: &Observed,
@@ -325,7 +392,11 @@ fn judge_all(
 ) -> Judged {
     let mut judged = Judged::default();
     let mut seen = BTreeSet::new();
-    let declared = declared(policy, asked.wanted);
+    let declared = if of_another {
+        Vec::new()
+    } else {
+        declared(policy, asked.wanted)
+    };
     let mut all: Vec<_> = asked.wanted.iter().chain(&declared).enumerate().collect();
     // What the operator declares has its name first.
     all.sort_by_key(|(_, want)| want.made_by == MadeBy::Call);
@@ -340,7 +411,12 @@ fn judge_all(
             continue;
         }
         match judge(policy, asked, registry, layout, observed, &name, want, now) {
-            Ok(next) => {
+            Ok(mut next) => {
+                if let Some(have) = registry.get(&name).filter(|_| of_another) {
+                    // Sizes that nobody asked for are the other policy's.
+                    next.registered.subscription.batch_size = have.subscription.batch_size;
+                    next.registered.subscription.concurrency = have.subscription.concurrency;
+                }
                 if let Some(moved) = next.moved {
                     let aside = moved.subscription.name.clone();
                     judged.moved.insert(aside.clone());
@@ -371,6 +447,7 @@ fn remembered_as(registry: &BTreeMap<SubscriptionName, Registered>, want: &Wante
 fn leave_alone(
     desired: &mut Topology,
     registry: &BTreeMap<SubscriptionName, Registered>,
+    over: &BTreeSet<SubscriptionName>,
     observed: &Observed,
 ) -> BTreeMap<SubscriptionName, Problem> {
     let mut stuck = observed.unreadable.clone();
@@ -394,10 +471,13 @@ fn leave_alone(
         }
         true
     });
-    // What belongs to an entry that can't be read is not an orphan.
+    // One goes by what the registry says of its subscription: that it has others now, or that it was ended.
     for (key, have) in &observed.topology.consumers {
-        let unreadable = Registered::of_consumer(&key.1).is_some_and(|n| observed.unreadable.contains_key(&n));
-        if unreadable {
+        let goes = Registered::of_consumer(&key.1).is_some_and(|name| {
+            let ended = over.contains(&name) || observed.ended.contains_key(&name);
+            !observed.unreadable.contains_key(&name) && (ended || registry.contains_key(&name))
+        });
+        if !goes {
             desired.consumers.insert(key.clone(), have.clone());
         }
     }
@@ -442,6 +522,9 @@ fn reached(
         }
     }
     for spec in desired.streams.values_mut() {
+        if let Some(p) = &spec.partition {
+            spec.made_at = observed.logs.get(&p.number).map_or(0, |log| log.made_at);
+        }
         let retired = spec.partition.as_ref().is_some_and(Partition::is_retired);
         if let Some(have) = observed.topology.streams.get(&spec.name).filter(|_| retired) {
             // What a retired stream holds was stored under the earlier policy: it keeps that one's limits.
@@ -468,6 +551,15 @@ fn reached(
         let head = observed.logs.get(number).map_or(0, |log| log.head);
         !(retired && matches!(c.start, topology::ConsumerStart::Offset(o) if o > head))
     });
+    for registered in registry.values() {
+        let consumer = registered.consumer_name();
+        let mut keys = layout.partitions.keys().rev().map(|number| (*number, consumer.clone()));
+        if let Some(key) = keys.find(|key| desired.consumers.contains_key(key))
+            && let Some(newest) = desired.consumers.get_mut(&key)
+        {
+            newest.entry = entry::with_consumer(registered);
+        }
+    }
     desired
 }
 
@@ -485,18 +577,34 @@ fn keep_bounds(policy: &Policy, have: &StreamSpec, spec: &mut StreamSpec) {
     spec.by_hand = asked != (spec.max_bytes, spec.max_messages);
 }
 
+/// Leaves what is there as it is: streams, buckets, and how long and how much consumers wait for. Only which log a stream is,
+/// is still said.
+fn keep(desired: &mut Topology, others: &BTreeSet<u32>, layout: &Layout, observed: &Observed) {
+    desired.streams.extend(observed.topology.streams.clone());
+    desired.buckets.extend(observed.topology.buckets.clone());
+    for spec in desired.streams.values_mut() {
+        if let Some(p) = spec.partition.as_mut().filter(|p| others.contains(&p.number)) {
+            p.log = layout.partitions.get(&p.number).map_or(p.log, |now| now.log);
+            spec.made_at = observed.logs.get(&p.number).map_or(0, |log| log.made_at);
+        }
+    }
+    for (key, c) in &mut desired.consumers {
+        if let Some(have) = observed.topology.consumers.get(key) {
+            (c.ack_wait, c.max_ack_pending) = (have.ack_wait, have.max_ack_pending);
+        }
+    }
+}
+
 /// Lets consumers that were there before, and have to be made again, begin where their events were settled to.
 fn begin_where_they_were(desired: &mut Topology, layout: &Layout, observed: &Observed) {
     for (key, c) in &mut desired.consumers {
         // A work queue gives out what nobody has settled, from its first event on (10101).
-        let is_log = layout
-            .partitions
-            .get(&c.partition)
-            .is_some_and(|p| p.keeps == Keeps::Log);
-        let (Some(floor), Some(log)) = (observed.floors.get(key), observed.logs.get(&c.partition)) else {
+        let partition = layout.partitions.get(&c.partition).filter(|p| p.keeps == Keeps::Log);
+        let (Some(partition), Some(log)) = (partition, observed.logs.get(&c.partition)) else {
             continue;
         };
-        if is_log && floor.is_of(log) && !observed.topology.consumers.contains_key(key) {
+        let floor = observed.floors.get(key).filter(|floor| floor.is_of(partition.log, log));
+        if let Some(floor) = floor.filter(|_| !observed.topology.consumers.contains_key(key)) {
             c.start = topology::ConsumerStart::Offset(floor.settled_to + 1);
         }
     }
@@ -579,7 +687,11 @@ fn judge(
         link: want.link.clone(),
         made_by: want.made_by,
         made_at: now,
-        incarnation: Incarnation::new(now),
+        // Later than whatever had the name before, and was ended.
+        incarnation: match observed.ended.get(name).and_then(|ended| ended.incarnation) {
+            Some(ended) => Incarnation::new(now).after(ended),
+            None => Incarnation::new(now),
+        },
         made_as: None,
         head: observed.heads(),
         replayed: ByPartition::default(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::authority::Callers;
 use crate::declared::{self, Declared};
+use crate::in_force::InForce;
 use crate::limits::Limits;
 use crate::listen::Listening;
 use crate::quota::{Quota, Quotas};
@@ -127,6 +128,8 @@ pub struct Sizes {
 pub struct Policy {
     /// The bus.
     pub bus: BusName,
+    /// Which of the bus's policies it is.
+    pub in_force: InForce,
     /// Where its events travel.
     pub subject: SubjectTemplate,
     /// How its log is divided.
@@ -259,6 +262,7 @@ impl Policy {
             "write it like `payments.{tenant}.webhook.{event-type}`",
             setting::parsed,
         );
+        let revision = r.or("revision", 0, setting::number(1, u32::MAX.into()));
         let shape = r.or("topology", Shape::Shared, shape);
         let tenants = r.or("tenants.allowed", Vec::new(), crate::link::tenants);
         let quotas = quotas(&mut r);
@@ -423,6 +427,7 @@ impl Policy {
         match (bus, subject) {
             (Some(bus), Some(subject)) if problems.is_empty() => Ok(Self {
                 bus,
+                in_force: InForce::of(revision, &rest),
                 subject,
                 shape,
                 tenants: {

@@ -117,6 +117,8 @@ codes! {
     StoreRefused = "store-refused",
     /// What the bus remembers of a subscription can't be read.
     UnreadableSubscription = "unreadable-subscription",
+    /// The registry has lost a subscription whose consumer is still there.
+    RegistrationLost = "registration-lost",
     /// The subscription's name is taken by another subscriber or another meaning.
     SubscriptionConflict = "subscription-conflict",
     /// The caller has no such subscription.
@@ -167,6 +169,10 @@ codes! {
     WouldLoseEvents = "would-lose-events",
     /// Tenants would need more partitions than are sensible.
     TooManyPartitions = "too-many-partitions",
+    /// The bus is under a policy of a greater revision.
+    OlderPolicy = "older-policy",
+    /// The bus is under another policy of the same revision.
+    PolicyConflict = "policy-conflict",
     /// Another instance with another policy has changed the topology.
     TopologyChanged = "topology-changed",
     /// A stream of somebody else holds a subject of the bus.

@@ -312,6 +312,7 @@ pub fn diff(observed: &Topology, desired: &Topology) -> Result<Diff, Vec<Problem
                 // Where a consumer began is history: it is not compared, and not changed.
                 let want = ConsumerSpec {
                     start: have.start,
+                    entry: want.entry.clone().or_else(|| have.entry.clone()),
                     ..want.clone()
                 };
                 if *have != want {

@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 use crate::envelope::EventKey;
 use crate::name::{is_token, shown};
 use crate::{
-    BusName, Code, EventPattern, EventType, Incarnation, Position, Problem, Round, SubscriptionId, SubscriptionName,
-    TenantId,
+    BusName, Code, EventPattern, EventType, Incarnation, LogPosition, Position, Problem, Round, SubscriptionId,
+    SubscriptionName, TenantId,
 };
 
 /// `payments.{tenant}.webhook.{event-type}`: literal tokens, `{tenant}` once, and `{event-type}` last.
@@ -225,11 +225,8 @@ impl BusNames {
     }
 
     /// Where an event of one round of a subscription waits: one place for a position.
-    pub fn retry(&self, subscription: &SubscriptionName, round: Round, position: Position) -> String {
-        format!(
-            "fanout.retry.{}.{subscription}.{round}.{}.{}",
-            self.0, position.partition, position.offset
-        )
+    pub fn retry(&self, subscription: &SubscriptionName, round: Round, at: impl Into<LogPosition>) -> String {
+        format!("fanout.retry.{}.{subscription}.{round}.{}", self.0, at.into())
     }
 
     /// Everything that waits for subscriptions of one name; for one round of them, if one is given.
@@ -241,15 +238,12 @@ impl BusNames {
     }
 
     /// The round and position that the subject of an event that waits ends with.
-    pub fn retry_of(&self, subject: &str) -> Option<(Round, Position)> {
+    pub fn retry_of(&self, subject: &str) -> Option<(Round, LogPosition)> {
         let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.0))?;
         let mut tokens = rest.split('.').skip(1);
         let round = tokens.next()?.parse().ok()?;
-        let position = Position {
-            partition: tokens.next()?.parse().ok()?,
-            offset: tokens.next()?.parse().ok()?,
-        };
-        tokens.next().is_none().then_some((round, position))
+        let at = LogPosition::from_tokens(tokens.next()?, tokens.next()?)?;
+        tokens.next().is_none().then_some((round, at))
     }
 
     /// The stream that counts the bytes stored for each tenant.
@@ -304,31 +298,19 @@ impl BusNames {
 
     /// One dead letter's subject: there is exactly one for a subscription and position. Its incarnation comes last, so that
     /// one filter finds the letters of all that have had a name.
-    pub fn dead_letter(&self, of: &SubscriptionId, tenant: &TenantId, position: Position) -> String {
+    pub fn dead_letter(&self, of: &SubscriptionId, tenant: &TenantId, at: impl Into<LogPosition>) -> String {
         let SubscriptionId { name, incarnation } = of;
         let said = match incarnation.is_unsaid() {
             true => String::new(),
             false => format!(".{incarnation}"),
         };
-        format!(
-            "fanout.dead.{}.{name}.{}.{}.{}{said}",
-            self.0,
-            tenant.token(),
-            position.partition,
-            position.offset
-        )
+        format!("fanout.dead.{}.{name}.{}.{}{said}", self.0, tenant.token(), at.into())
     }
 
     /// Asks for one dead letter to be given to its subscription again. It lies beside the dead letters; `=` is in no
     /// subscription's name.
-    pub fn redrive(&self, of: &SubscriptionId, tenant: &TenantId, position: Position) -> String {
-        format!(
-            "fanout.dead.{}.{of}=redrive.{}.{}.{}",
-            self.0,
-            tenant.token(),
-            position.partition,
-            position.offset
-        )
+    pub fn redrive(&self, of: &SubscriptionId, tenant: &TenantId, at: impl Into<LogPosition>) -> String {
+        format!("fanout.dead.{}.{of}=redrive.{}.{}", self.0, tenant.token(), at.into())
     }
 
     /// Every such request for one subscription.
@@ -361,36 +343,39 @@ impl BusNames {
 
     /// The dead letter that a subject is that of.
     pub fn letter_of(&self, subject: &str) -> Option<LetterId> {
-        let (place, tenant, position, incarnation) = self.beside(subject)?;
+        let (place, tenant, at, incarnation) = self.beside(subject)?;
         Some(LetterId {
             of: SubscriptionId {
                 name: place.parse().ok()?,
                 incarnation: incarnation.map_or(Some(Incarnation::default()), |i| i.parse().ok())?,
             },
             tenant,
-            position,
+            position: at.position,
+            log: at.log,
         })
     }
 
     /// The dead letter that a request with this subject asks for.
     pub fn redrive_of(&self, subject: &str) -> Option<LetterId> {
-        let (place, tenant, position, more) = self.beside(subject)?;
+        let (place, tenant, at, more) = self.beside(subject)?;
         let (of, what) = SubscriptionId::split(place)?;
-        (what == Some("redrive") && more.is_none()).then_some(LetterId { of, tenant, position })
+        (what == Some("redrive") && more.is_none()).then_some(LetterId {
+            of,
+            tenant,
+            position: at.position,
+            log: at.log,
+        })
     }
 
     /// The tokens of what lies among the dead letters: place, tenant, position, and one more if there is one.
-    fn beside<'a>(&self, subject: &'a str) -> Option<(&'a str, TenantId, Position, Option<&'a str>)> {
+    fn beside<'a>(&self, subject: &'a str) -> Option<(&'a str, TenantId, LogPosition, Option<&'a str>)> {
         let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
         let mut tokens = rest.split('.');
         let place = tokens.next()?;
         let tenant = TenantId::from_token(tokens.next()?)?;
-        let position = Position {
-            partition: tokens.next()?.parse().ok()?,
-            offset: tokens.next()?.parse().ok()?,
-        };
+        let at = LogPosition::from_tokens(tokens.next()?, tokens.next()?)?;
         let more = tokens.next();
-        tokens.next().is_none().then_some((place, tenant, position, more))
+        tokens.next().is_none().then_some((place, tenant, at, more))
     }
 
     /// The dead letters of all subscriptions that have had one name, or of any, and of one tenant or all.
@@ -412,6 +397,19 @@ pub struct LetterId {
     /// Where that stood in the log; written as `partition/offset`.
     #[serde(serialize_with = "as_text")]
     pub position: Position,
+    /// In which of the logs that have stood there.
+    #[serde(skip_serializing_if = "Incarnation::is_unsaid")]
+    pub log: Incarnation,
+}
+
+impl LetterId {
+    /// Where the event stood, and in which log.
+    pub fn at(&self) -> LogPosition {
+        LogPosition {
+            position: self.position,
+            log: self.log,
+        }
+    }
 }
 
 fn as_text<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
@@ -466,6 +464,7 @@ mod tests {
                 of: billing.clone(),
                 tenant: tenant.clone(),
                 position,
+                log: Incarnation::default(),
             };
             assert_eq!(names.letter_of(&letter), Some(id));
             assert_eq!(names.turn_of(&letter), None);
@@ -526,6 +525,7 @@ mod tests {
                 of: of.clone(),
                 tenant: acme.clone(),
                 position,
+                log: Incarnation::default(),
             };
             let letter = names.dead_letter(&of, &acme, position);
             let request = names.redrive(&of, &acme, position);
@@ -575,7 +575,7 @@ mod tests {
         };
         let subject = names.retry(&billing, round, position);
         assert_eq!(subject, "fanout.retry.payments.billing.1764000000000000000-2.3.41");
-        assert_eq!(names.retry_of(&subject), Some((round, position)));
+        assert_eq!(names.retry_of(&subject), Some((round, position.into())));
         for foreign in [
             "fanout.retry.other.billing.1-0.0.1",
             "fanout.retry.payments.billing.1.0.1",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::Policy;
 use crate::apart::Reader;
+use crate::in_force::InForce;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::{Durability, Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
@@ -44,6 +45,11 @@ pub struct StreamSpec {
     pub atomic: bool,
     /// For a stream that holds no events and no dead letters, what it is for.
     pub side: Option<Side>,
+    /// On the stream of dead letters, of which each bus has one: the policy that the bus was brought to.
+    pub policy: Option<InForce>,
+    /// For a stream of the log, when the server made it, as it is said beside it, nanoseconds since the Unix epoch; 0 where
+    /// that is not known yet.
+    pub made_at: i64,
 }
 
 /// What the store keeps for a bus besides events and dead letters.
@@ -118,6 +124,9 @@ pub struct ConsumerSpec {
     pub ack_wait: Duration,
     /// How many may be unsettled.
     pub max_ack_pending: u32,
+    /// Its subscription, on the consumer of the newest partition that it reads: read again from there should the registry lose
+    /// it. What others say of it is older, and stays.
+    pub entry: Option<Box<Registered>>,
 }
 
 /// Everything the store holds for a bus.
@@ -173,6 +182,8 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         partition: None,
         atomic: false,
         side: None,
+        policy: Some(policy.in_force.clone()),
+        made_at: 0,
     };
     let side = |side, name, subjects, max_age| StreamSpec {
         name,
@@ -195,6 +206,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             Side::Marks | Side::Usage | Side::Retries => 0,
         },
         dedupe_window: Duration::from_secs(120).min(if max_age.is_zero() { Duration::MAX } else { max_age }),
+        policy: None,
         ..dead_letters.clone()
     };
     let later = side(
@@ -263,6 +275,8 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
         partition: Some(partition.clone()),
         atomic: policy.durability == Durability::OnDisk,
         side: None,
+        policy: None,
+        made_at: 0,
     }
 }
 
@@ -281,6 +295,7 @@ fn consumers(policy: &Policy, partition: &Partition, registered: &Registered) ->
             },
             ack_wait: policy.ack_wait,
             max_ack_pending: registered.subscription.max_unsettled_under(policy),
+            entry: None,
         })
     };
     registered.readers(partition).filter_map(of_reader).collect()

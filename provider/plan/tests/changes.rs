@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use fanout_plan::partition::{Keeps, Layout};
 use fanout_plan::planner::{Asked, LogState, Observed, Wanted, plan};
 use fanout_plan::step::Step;
-use fanout_plan::subscription::{MadeBy, Need, Reach, Subscription};
+use fanout_plan::subscription::{MadeBy, Need, Reach, Registered, Subscription};
 use fanout_plan::topology::ConsumerStart;
 use fanout_plan::{Filter, Policy, Position, Settings, TenantId};
 use proptest::prelude::*;
@@ -207,7 +207,8 @@ impl Store {
                         ConsumerStart::Offset(o) => offset >= o,
                         ConsumerStart::Time(_) | ConsumerStart::New => false,
                     })
-                    .map(|c| c.name.as_str())
+                    .filter_map(|c| Registered::of_consumer(&c.name))
+                    .map(String::from)
                     .collect();
                 let wants = if stored.subject.contains("invoice") {
                     "invoicing"
@@ -322,7 +323,7 @@ proptest! {
             // What was retired and holds nothing goes with the next plan.
             let next = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now + 1).unwrap();
             for step in &next.steps {
-                let goes = matches!(step, Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_));
+                let goes = matches!(step, Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_) | Step::UpdateConsumer(_));
                 prop_assert!(goes, "{}", step);
                 store.apply(step);
             }
@@ -357,7 +358,7 @@ proptest! {
                 now += i64::try_from(policy.ids_remembered().as_nanos()).unwrap();
                 let over = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now).unwrap();
                 for step in &over.steps {
-                    prop_assert!(matches!(step, Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_)), "{}", step);
+                    prop_assert!(matches!(step, Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_) | Step::UpdateConsumer(_)), "{}", step);
                     store.apply(step);
                 }
                 let layout = store.held.topology.layout();

@@ -201,7 +201,7 @@ impl Bus {
                         further.push((name, *now));
                     }
                 }
-                (None, Entry::Ended) => {}
+                (None, Entry::Ended(_)) => {}
                 _ => return true,
             }
         }

@@ -214,9 +214,11 @@ impl Bus {
         if let Some(problem) = planned.map_err(Refusal::Unavailable)? {
             return Err(match problem.code {
                 Code::SubscriptionConflict => Refusal::Conflict(problem),
-                Code::StoreRefused | Code::StoreUnavailable | Code::ForeignTopology | Code::UnreadableSubscription => {
-                    Refusal::Unavailable(problem)
-                }
+                Code::StoreRefused
+                | Code::StoreUnavailable
+                | Code::ForeignTopology
+                | Code::UnreadableSubscription
+                | Code::RegistrationLost => Refusal::Unavailable(problem),
                 _ => Refusal::Invalid(problem),
             });
         }

@@ -178,6 +178,7 @@ impl Bus {
                 outcome.subscription = Some(name);
             }
         }
+        let in_force = plan.problems.iter().all(|p| p.code == Code::WouldLoseEvents);
         let called = brought.refused.into_iter();
         let mut refused = Refused {
             subscriptions: called.map(|(i, problem)| (i - wanted.len(), problem)).collect(),
@@ -185,17 +186,20 @@ impl Bus {
         };
         if tenant.is_some() && before.policy_problems.is_empty() {
             // That one tenant can't have a place is none of the bus's troubles.
-            refused.place = refused.place.or_else(|| plan.problems.first().cloned());
+            refused.place = refused
+                .place
+                .or_else(|| plan.problems.iter().find(|p| is_fatal(p.code)).cloned());
         } else {
             view.policy_problems.extend(plan.problems);
         }
-        if brought.kept {
+        if brought.kept && !view.policy_problems.iter().any(|p| is_of_another_policy(p.code)) {
             view.policy_problems.push(topology_changed(store.policy()));
         }
         view.nothing_is_published = not_as_promised(&store, &view).or(view.nothing_is_published);
         view.registry = plan.registry;
         (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
+        let store = if in_force { store.brought() } else { store };
         store.read_time().await;
         view.store = Some(store.clone());
         self.run(&store, runs, &mut view);
@@ -239,7 +243,7 @@ impl Bus {
             // Once this policy was in force, only another instance's can have changed the partitions: two that took
             // turns would change them for ever.
             let theirs = observed.topology.layout();
-            let changed = store.layout().newest().is_some()
+            let changed = store.is_in_force()
                 && observed.unread.is_empty()
                 && !layout::fits(store.policy(), &theirs);
             let asked = Asked {
@@ -248,9 +252,10 @@ impl Bus {
                 // Where the store has lost them all, they are made again.
                 keep_partitions: changed && theirs.partitions.values().any(|p| !p.is_retired()),
                 max_payload: Some(store.max_request()),
+                was_in_force: store.is_in_force(),
             };
             let plan = planner::plan_around(store.policy(), asked, &observed, clock::now());
-            if whole && !plan.problems.is_empty() {
+            if whole && plan.problems.iter().any(|p| is_fatal(p.code)) {
                 return Err(StoreError::Refused(plan.problems));
             }
             match self.take(store, change, plan, &observed, race < RACES).await {
@@ -443,6 +448,16 @@ fn report(before: &View, now: &View) {
             }
         }
     }
+}
+
+/// Whether a problem says that the bus is under another policy.
+fn is_of_another_policy(code: Code) -> bool {
+    matches!(code, Code::OlderPolicy | Code::PolicyConflict | Code::TopologyChanged)
+}
+
+/// Whether a problem keeps a policy from its bus. That a setting would lose events keeps that setting from it.
+fn is_fatal(code: Code) -> bool {
+    code != Code::WouldLoseEvents && !is_of_another_policy(code)
 }
 
 fn topology_changed(policy: &Policy) -> Problem {

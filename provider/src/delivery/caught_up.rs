@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fanout_plan::Position;
 use fanout_plan::subscription::{End, Need, Progress, Registered};
+use fanout_plan::{LogPosition, Position};
 use tracing::{debug, info};
 
 use super::Context;
@@ -212,10 +212,9 @@ impl Watch<'_> {
 /// Whether an event that belongs to what is replayed was refused and waits for its next attempt.
 async fn retries_wait(context: &Context) -> Result<bool, StoreError> {
     let waiting = context.store.retries_by_position(&context.registered).await?;
-    let belongs = |(partition, (_, first)): (&u32, &(u64, u64))| {
-        end(context).is_some() || *first <= context.registered.head.of(*partition)
-    };
-    Ok(waiting.iter().any(belongs))
+    let belongs =
+        |(_, first): &(u64, LogPosition)| end(context).is_some() || context.registered.was_there(first.position);
+    Ok(waiting.values().any(belongs))
 }
 
 fn end(context: &Context) -> Option<End> {

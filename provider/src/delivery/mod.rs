@@ -253,5 +253,8 @@ fn places(store: &Store, registered: &Registered) -> Vec<(Option<u32>, String)> 
         return templates.into_iter().map(|t| (None, t.to_string())).collect();
     }
     let partitions = store.partitions_of(subscription);
-    partitions.map(|p| (Some(p.number), p.template.to_string())).collect()
+    // In another log each offset means another event.
+    partitions
+        .map(|p| (Some(p.number), format!("{} {}", p.template, p.log)))
+        .collect()
 }

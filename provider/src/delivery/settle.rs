@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Code, Position, Problem, Round, TenantId, timestamp};
+use fanout_plan::{Code, Incarnation, LogPosition, Position, Problem, Round, TenantId, timestamp};
 use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
@@ -137,12 +137,14 @@ impl Settler {
         source: &Source,
         position: Position,
     ) -> Result<Vec<FailedAttempt>, StoreError> {
-        self.attempts.of(self.round_of(source), position).await
+        self.attempts.of(self.round_of(source, position), position).await
     }
 
     /// What is known of an event of the log.
     pub(crate) async fn attempts_so_far(&self, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
-        self.attempts.of(&self.round, position).await
+        self.attempts
+            .of(self.round_in(self.in_its_log(position)), position)
+            .await
     }
 
     /// What is known of an event that waited for a retry, whose note says so much. The note has as much as there was room
@@ -162,12 +164,14 @@ impl Settler {
 
     /// Whether an event that had been refused was settled since.
     pub(crate) async fn was_settled(&self, position: Position) -> Result<bool, StoreError> {
-        self.attempts.are_over(&self.round, position).await
+        let round = self.round_in(self.in_its_log(position));
+        self.attempts.are_over(round, position).await
     }
 
     /// Forgets what is known of an event of the log that is settled.
     pub(crate) async fn forget(&self, position: Position) {
-        if let Err(error) = self.attempts.clear(&self.round, position).await {
+        let round = self.round_in(self.in_its_log(position));
+        if let Err(error) = self.attempts.clear(round, position).await {
             debug!(%error, "failed attempts stay until they expire");
         }
     }
@@ -178,13 +182,34 @@ impl Settler {
         if self.in_order {
             return Ok(false);
         }
-        self.retries.has(position).await
+        self.retries.has(self.in_its_log(position)).await
     }
 
-    fn round_of(&self, source: &Source) -> String {
+    fn round_of(&self, source: &Source, position: Position) -> String {
         match source {
-            Source::Log(_) | Source::Retry(_) => self.round.clone(),
-            Source::Redrive(redrive, _) => format!("{}=redrive", redrive.of),
+            Source::Log(_) | Source::Retry(_) => self.round_in(self.place(source, position)),
+            Source::Redrive(redrive, _) => in_log(format!("{}=redrive", redrive.of), redrive.log),
+        }
+    }
+
+    fn round_in(&self, at: LogPosition) -> String {
+        in_log(self.round.clone(), at.log)
+    }
+
+    /// Where an event of the log stands that is there now.
+    fn in_its_log(&self, position: Position) -> LogPosition {
+        self.context.store.in_its_log(position)
+    }
+
+    /// Where an event stands, or stood, and in which log: one that waited may be of an earlier one.
+    fn place(&self, source: &Source, position: Position) -> LogPosition {
+        match source {
+            Source::Log(_) => self.in_its_log(position),
+            Source::Retry(message) => {
+                let waited = self.context.store.names().retry_of(&message.subject);
+                waited.map_or_else(|| self.in_its_log(position), |(_, at)| at)
+            }
+            Source::Redrive(redrive, _) => redrive.at(),
         }
     }
 
@@ -225,7 +250,7 @@ impl Settler {
         let next = match self.context.retry().disposition(&rejection, held.delivery.attempt) {
             Disposition::RetryAfter(delay) if !self.expires_within(held, delay) => {
                 // Written before the event is given back, so that no attempt is forgotten.
-                let round = self.round_of(&held.source);
+                let round = self.round_of(&held.source, position);
                 let noted = Box::pin(self.attempts.put(round, position, &held.failed)).await;
                 debug!(
                     subscription = %self.context.name(), %position, attempt = held.delivery.attempt,
@@ -276,7 +301,7 @@ impl Settler {
         let delivery = &held.delivery;
         let delay = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
         let refused = Refused {
-            position: delivery.position,
+            at: self.place(&held.source, delivery.position),
             attributes: &delivery.attributes,
             traceparent: delivery.traceparent.as_deref(),
             data: delivery.data.clone(),
@@ -389,7 +414,7 @@ impl Settler {
     }
 
     async fn forget_attempts(&self, held: &Held) {
-        let round = self.round_of(&held.source);
+        let round = self.round_of(&held.source, held.delivery.position);
         if !held.failed.is_empty()
             && let Err(error) = Box::pin(self.attempts.clear(round, held.delivery.position)).await
         {
@@ -452,7 +477,7 @@ impl Settler {
         let letter = DeadLetter {
             of: &self.context.id(),
             tenant: &event.tenant,
-            position: event.position,
+            at: self.place(source, event.position),
             headers,
             payload: event.payload.clone(),
             attempts,
@@ -481,6 +506,15 @@ impl Settler {
             Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
             Source::Redrive(..) => Next::Gone,
         }
+    }
+}
+
+/// A round's name in one log: attempts at events of another are counted apart.
+fn in_log(round: String, log: Incarnation) -> String {
+    if log.is_unsaid() {
+        round
+    } else {
+        format!("{round}={log}")
     }
 }
 

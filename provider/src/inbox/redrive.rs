@@ -74,6 +74,7 @@ impl Inbox {
                     redriven: Some(Redriven {
                         turn,
                         request: redrive.request,
+                        log: redrive.log,
                     }),
                     ..self.hold(&delivery, reply, until)
                 };
@@ -120,6 +121,7 @@ impl Inbox {
             of: hold.of.clone(),
             tenant: by.turn.tenant.clone(),
             position: hold.position,
+            log: by.log,
         };
         match self.settle_letter(hold, &redrive, answer).await? {
             None => {}

@@ -3,7 +3,7 @@
 //! settle what another gave out.
 
 use bytes::Bytes;
-use fanout_plan::{Position, SubscriptionId};
+use fanout_plan::{Incarnation, Position, SubscriptionId};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -54,6 +54,9 @@ pub(crate) struct Redriven {
     pub(crate) turn: Turn,
     /// The number of the request.
     pub(crate) request: u64,
+    /// In which log the event stood.
+    #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
+    pub(crate) log: Incarnation,
 }
 
 /// Seals and opens tokens.

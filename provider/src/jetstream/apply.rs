@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{
     self, Compression, DiscardPolicy, Republish, RetentionPolicy, StorageType, SubjectTransform,
 };
 use async_nats::jetstream::{self, ErrorCode, kv};
+use fanout_plan::entry;
 use fanout_plan::floor::Floor;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::Observed;
@@ -16,6 +17,7 @@ use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
 
+use super::observe::nanoseconds;
 use super::refusal::{is_for_good, problem};
 use super::{Store, StoreError};
 
@@ -30,6 +32,15 @@ pub(super) const SLOT: &str = "fanout-slot";
 pub(super) const SUBJECT: &str = "fanout-subject";
 /// The bounds that a stream was given beside the log: others are an operator's, given by hand.
 pub(super) const BOUNDS: &str = "fanout-bounds";
+/// Which log a stream is, of those that have stood in its place.
+pub(super) const LOG: &str = "fanout-log";
+/// When the server made a stream of the log: one that is made again from the same configuration is another.
+pub(super) const MADE_AT: &str = "fanout-made-at";
+/// The subscription that a consumer serves.
+pub(super) const ENTRY: &str = "fanout-subscription";
+/// Which policy the bus was brought to, and its `revision`.
+pub(super) const POLICY: &str = "fanout-policy";
+pub(super) const REVISION: &str = "fanout-policy-revision";
 /// Since when a partition takes nothing new.
 pub(super) const RETIRED_AT: &str = "fanout-retired-at";
 
@@ -132,7 +143,8 @@ impl Store {
             // Two instances may make a partition of one number for two tenants at once: to one the server says that the
             // name is in use with another configuration (10058), or that another has its subjects (10065).
             Step::CreateStream(s) => {
-                self.js
+                let made = self
+                    .js
                     .create_stream(stream_config(s))
                     .await
                     .map_err(|e| match e.kind() {
@@ -141,6 +153,11 @@ impl Store {
                         },
                         _ => self.not_made(step)(e),
                     })?;
+                if s.partition.is_some() {
+                    let made_at = nanoseconds(made.cached_info().created);
+                    let said = stream_config(&StreamSpec { made_at, ..s.clone() });
+                    self.js.update_stream(said).await.map_err(self.not_made(step))?;
+                }
             }
             Step::UpdateStream(s) | Step::RetireStream(s) | Step::BindStream(s) => {
                 self.js
@@ -173,8 +190,9 @@ impl Store {
                 let made = made.cached_info();
                 if c.start == ConsumerStart::New {
                     // Made again, it must not begin with what is new then.
-                    let log = self.log_state(c.partition).await?;
-                    let floor = Floor::of(&log, made.ack_floor.stream_sequence);
+                    let state = self.log_state(c.partition).await?;
+                    let log = self.layout.log_of(c.partition);
+                    let floor = Floor::of(log, &state, made.ack_floor.stream_sequence);
                     self.note_floor(c.partition, &c.name, floor).await?;
                 }
                 self.note_replayed(&c.name, c.partition, made.num_pending).await?;
@@ -249,7 +267,7 @@ fn stream_config(s: &StreamSpec) -> stream::Config {
         allow_message_counter: s.side == Some(Side::Usage),
         allow_atomic_publish: s.atomic,
         allow_direct: true,
-        metadata: s.partition.as_ref().map_or_else(|| beside(s), marks),
+        metadata: marks_of(s),
         ..stream::Config::default()
     }
 }
@@ -304,7 +322,7 @@ fn consumer_config(c: &ConsumerSpec) -> pull::Config {
         max_deliver: -1,
         filter_subjects: c.filter_subjects.clone(),
         max_ack_pending: c.max_ack_pending.into(),
-        metadata: made_by(),
+        metadata: of_consumer(c),
         ..pull::Config::default()
     }
 }
@@ -313,9 +331,34 @@ fn made_by() -> HashMap<String, String> {
     HashMap::from([(MADE_BY.to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
 }
 
-/// What a stream says of its part of the log. The one partition of a bus that was never divided says nothing.
-fn marks(partition: &Partition) -> HashMap<String, String> {
+/// What a stream says of itself.
+fn marks_of(s: &StreamSpec) -> HashMap<String, String> {
+    let mut marks = s.partition.as_ref().map_or_else(|| beside(s), |p| marks(p, s.made_at));
+    if let Some(policy) = &s.policy {
+        marks.insert(POLICY.to_owned(), policy.digest.clone());
+        marks.insert(REVISION.to_owned(), policy.revision.to_string());
+    }
+    marks
+}
+
+/// What a consumer says of itself.
+fn of_consumer(c: &ConsumerSpec) -> HashMap<String, String> {
     let mut marks = made_by();
+    if let Some(Ok(entry)) = c.entry.as_deref().map(entry::write) {
+        marks.insert(ENTRY.to_owned(), entry);
+    }
+    marks
+}
+
+/// What a stream says of its part of the log. The one partition of a bus that was never divided says only which log it is.
+fn marks(partition: &Partition, made_at: i64) -> HashMap<String, String> {
+    let mut marks = made_by();
+    if !partition.log.is_unsaid() {
+        marks.insert(LOG.to_owned(), partition.log.to_string());
+    }
+    if made_at != 0 {
+        marks.insert(MADE_AT.to_owned(), made_at.to_string());
+    }
     if !partition.is_undivided() {
         marks.insert(GENERATION.to_owned(), partition.generation.to_string());
         marks.insert(SLOT.to_owned(), partition.slot.to_string());

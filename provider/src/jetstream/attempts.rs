@@ -4,7 +4,7 @@
 //! that is down, a crash), and it holds no reasons.
 //!
 //! They are counted in *rounds*: a name that is used again, a subscription that was rewound, and a dead letter that is
-//! redriven, begin anew.
+//! redriven, begin anew; so does an event at the same place of another log.
 
 use std::fmt::Display;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
-use fanout_plan::{BusNames, Position, SubscriptionId, TenantId, letter, timestamp};
+use fanout_plan::{BusNames, LogPosition, SubscriptionId, TenantId, letter, timestamp};
 
 use super::headers::{header_bytes, text};
 use super::retries::NOTE;
@@ -25,7 +25,7 @@ pub(crate) struct DeadLetters {
 pub(crate) struct DeadLetter<'a> {
     pub(crate) of: &'a SubscriptionId,
     pub(crate) tenant: &'a TenantId,
-    pub(crate) position: Position,
+    pub(crate) at: LogPosition,
     /// The stored message's own headers: the event's attributes.
     pub(crate) headers: Option<&'a HeaderMap>,
     pub(crate) payload: Bytes,
@@ -64,7 +64,7 @@ impl DeadLetters {
         let action = format!("store a dead letter of subscription {}", letter.of.name);
         let mut headers = HeaderMap::new();
         headers.insert("fanout-dead-subscription", letter.of.name.as_str());
-        headers.insert("fanout-dead-position", letter.position.to_string());
+        headers.insert("fanout-dead-position", letter.at.position.to_string());
         headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
         let own = header_bytes(&headers) + header_names(&[REASON, ATTEMPTS, LEFT_OUT]);
         let event = of_the_event(letter.headers);
@@ -91,7 +91,7 @@ impl DeadLetters {
         let attempts = serde_json::to_string(&fitted.attempts).map_err(StoreError::when(&action))?;
         headers.insert(ATTEMPTS, text(&attempts));
         let payload = letter.payload.slice(..fitted.payload);
-        let subject = self.names.dead_letter(letter.of, letter.tenant, letter.position);
+        let subject = self.names.dead_letter(letter.of, letter.tenant, letter.at);
         let mut message = PublishMessage::build().payload(payload).headers(headers);
         if !letter.replaces {
             message = message.expected_last_subject_sequence(0);

@@ -77,6 +77,12 @@ impl Store {
         Ok(Some(all.iter().filter_map(read).collect()))
     }
 
+    /// What is remembered of a consumer.
+    pub(crate) async fn floor(&self, partition: u32, consumer: &str) -> Result<Option<Floor>, StoreError> {
+        let bucket = self.bucket(&self.names.attempts()).await?;
+        read(&bucket, partition, consumer).await
+    }
+
     /// Remembers how far a consumer has come.
     pub(crate) async fn note_floor(&self, partition: u32, consumer: &str, floor: Floor) -> Result<(), StoreError> {
         let value = serde_json::to_vec(&floor).map_err(StoreError::when("write the floor of a consumer"))?;

@@ -35,13 +35,19 @@ impl Store {
             let found = self.retry_message(sequence).await?;
             return Ok(found.map(|found| self.under(reply, found.subject, found.payload, Some(found.headers))));
         }
+        // In another log, another event stands there.
+        let stored_at = given_out
+            .info()
+            .map_err(StoreError::when("say what it gave out"))?
+            .published;
         let found = match self
             .log(position.partition)
             .await?
             .get_raw_message(position.offset)
             .await
         {
-            Ok(found) => found,
+            Ok(found) if found.time == stored_at => found,
+            Ok(_) => return Ok(None),
             Err(e) if is_absent(e.kind()) => return Ok(None),
             Err(e) => return Err(StoreError::when("read an event again")(e)),
         };

@@ -7,24 +7,33 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, DeliverPolicy};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, Compression, DiscardPolicy, RetentionPolicy, StorageType};
+use fanout_plan::in_force::InForce;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::{LogState, Observed};
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::subscription::Registered;
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
-use fanout_plan::{Code, Problem, SubjectTemplate, SubscriptionName};
+use fanout_plan::unregistered::Made;
+use fanout_plan::{Code, Problem, SubjectTemplate, SubscriptionName, entry};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tracing::warn;
 
-use super::apply::{BOUNDS, GENERATION, MADE_BY, RETIRED_AT, SLOT, SUBJECT, bounds};
+use super::apply::{
+    BOUNDS, ENTRY, GENERATION, LOG, MADE_AT, MADE_BY, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
+};
 use super::refusal::cut;
-use super::registry::Entry;
+use super::registry::Registry;
 use super::{Store, StoreError};
 
 /// Reads of streams under way at once.
 const READS: usize = 16;
 
-/// A consumer's name and what the bus wants of it, and up to which offset its events are settled.
-type Found = (String, ConsumerSpec, u64);
+/// How often a stream is looked at again that seems to be another log, and how long it is given in between.
+const LOOKS_AGAIN: usize = 3;
+const FOLLOWS: Duration = Duration::from_millis(300);
+
+/// A consumer's name and what the bus wants of it, what it says of itself, and up to which offset its events are settled.
+type Found = (String, ConsumerSpec, Made, u64);
 
 impl Store {
     /// Reads the bus's streams, buckets, consumers and registry. What is there and can't be read, or was not made by Fanout,
@@ -98,10 +107,21 @@ impl Store {
             self.note_consumers(partition, found, &mut observed)?;
         }
         if observed.topology.buckets.contains_key(&self.names.registry()) {
-            (observed.registry, observed.unreadable) = self.registry().await?;
+            let registry = self.registry().await?;
+            Registry {
+                entries: observed.registry,
+                unreadable: observed.unreadable,
+                ended: observed.ended,
+            } = registry;
         }
-        self.miss(known, &mut observed).await?;
+        miss(known, &mut observed);
+        observed.find_unregistered();
+        for registered in observed.lost.values() {
+            let name = &registered.subscription.name;
+            warn!(code = %Code::RegistrationLost, "subscription {name}: the registry has lost it, and nobody ended it: it is remembered again");
+        }
         self.read_floors(&mut observed).await?;
+        self.look_again(&mut observed).await?;
         Ok(observed)
     }
 
@@ -114,8 +134,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         match found {
             Ok((mine, foreign)) => {
-                for (name, spec, settled) in mine {
+                for (name, spec, made, settled) in mine {
                     let key = (partition, name);
+                    observed.made.insert(key.clone(), made);
                     observed.settled.insert(key.clone(), settled);
                     observed.topology.consumers.insert(key, spec);
                 }
@@ -171,6 +192,26 @@ impl Store {
         Ok(found)
     }
 
+    /// Reads the state of those streams again that something remembers more of than they hold: it may have been noted after they
+    /// were read, and a copy that leads just now may have to follow first.
+    async fn look_again(&self, observed: &mut Observed) -> Result<(), StoreError> {
+        for _ in 0..LOOKS_AGAIN {
+            let others = observed.other_logs();
+            if others.is_empty() {
+                return Ok(());
+            }
+            for number in others {
+                if let Some(info) = self.stream_info(&self.names.partition(number)).await? {
+                    observed.logs.insert(number, log_state(&info));
+                }
+            }
+            if !observed.other_logs().is_empty() {
+                tokio::time::sleep(FOLLOWS).await;
+            }
+        }
+        Ok(())
+    }
+
     async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, StoreError> {
         match self.js.get_stream(name).await {
             Ok(stream) => Ok(Some(stream.cached_info().clone())),
@@ -195,34 +236,30 @@ impl Store {
             .partition(|c| c.config.metadata.contains_key(MADE_BY));
         let found = |c: consumer::Info| {
             let spec = consumer_spec(partition, &c.name, &c.config);
-            (c.name, spec, c.ack_floor.stream_sequence)
+            let made = Made {
+                at: nanoseconds(c.created),
+                entry: spec.entry.clone(),
+            };
+            (c.name, spec, made, c.ack_floor.stream_sequence)
         };
         Ok((
             mine.into_iter().map(found).collect(),
             foreign.into_iter().map(|c| c.name).collect(),
         ))
     }
+}
 
-    /// Finds out what became of known subscriptions that the registry does not list: only one whose entry was deleted was
-    /// ended.
-    async fn miss(
-        &self,
-        known: &BTreeMap<SubscriptionName, Registered>,
-        observed: &mut Observed,
-    ) -> Result<(), StoreError> {
-        let there = observed.topology.buckets.contains_key(&self.names.registry());
-        for (name, registered) in known {
-            if observed.registry.contains_key(name) || observed.unreadable.contains_key(name) {
-                continue;
-            }
-            match self.entry_of(name, there).await? {
-                Entry::Ended => {}
-                Entry::Nothing => drop(observed.lost.insert(name.clone(), registered.clone())),
-                Entry::There(found) => drop(observed.registry.insert(name.clone(), *found)),
-                Entry::Unreadable(problem) => drop(observed.unreadable.insert(name.clone(), problem)),
-            }
+/// Finds out what became of known subscriptions that the registry does not list: only one that a tombstone speaks of was
+/// ended.
+fn miss(known: &BTreeMap<SubscriptionName, Registered>, observed: &mut Observed) {
+    for (name, registered) in known {
+        let ended = observed
+            .ended
+            .get(name)
+            .is_some_and(|tombstone| tombstone.ends(registered.incarnation, Some(registered.made_at)));
+        if !ended && !observed.registry.contains_key(name) && !observed.unreadable.contains_key(name) {
+            observed.lost.insert(name.clone(), registered.clone());
         }
-        Ok(())
     }
 }
 
@@ -250,7 +287,7 @@ pub(super) fn log_state(info: &stream::Info) -> LogState {
     }
 }
 
-fn nanoseconds(at: async_nats::datetime::DateTime) -> i64 {
+pub(super) fn nanoseconds(at: async_nats::datetime::DateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
 
@@ -277,6 +314,7 @@ fn partition(number: u32, c: &stream::Config) -> Option<Partition> {
             None if c.subjects.iter().any(|s| !s.starts_with("fanout.part.")) => Binding::Plain,
             None => Binding::Internal,
         },
+        log: mark(LOG).and_then(|log| log.parse().ok()).unwrap_or_default(),
     })
 }
 
@@ -318,6 +356,11 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
             _ if partition.is_none() && c.discard == DiscardPolicy::Old => Some(Side::Marks),
             _ => None,
         },
+        policy: c.metadata.get(POLICY).map(|digest| InForce {
+            digest: digest.clone(),
+            revision: c.metadata.get(REVISION).and_then(|r| r.parse().ok()).unwrap_or(0),
+        }),
+        made_at: c.metadata.get(MADE_AT).and_then(|at| at.parse().ok()).unwrap_or(0),
         partition,
     }
 }
@@ -346,6 +389,11 @@ fn consumer_spec(partition: u32, name: &str, c: &consumer::Config) -> ConsumerSp
             c.ack_wait
         },
         max_ack_pending: u32::try_from(c.max_ack_pending).unwrap_or(u32::MAX),
+        entry: c
+            .metadata
+            .get(ENTRY)
+            .and_then(|e| entry::read(e.as_bytes()).ok())
+            .map(Box::new),
     }
 }
 

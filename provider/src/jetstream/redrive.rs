@@ -12,7 +12,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
-use fanout_plan::{LetterId, Position, SubscriptionId, TenantId};
+use fanout_plan::{Incarnation, LetterId, LogPosition, Position, SubscriptionId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::{SetAside, Store, StoreError};
@@ -28,6 +28,19 @@ pub(crate) struct Redrive {
     pub(crate) of: SubscriptionId,
     pub(crate) tenant: TenantId,
     pub(crate) position: Position,
+    /// In which of the logs that have stood there.
+    #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
+    pub(crate) log: Incarnation,
+}
+
+impl Redrive {
+    /// Where the event stood, and in which log.
+    pub(crate) fn at(&self) -> LogPosition {
+        LogPosition {
+            position: self.position,
+            log: self.log,
+        }
+    }
 }
 
 impl Store {
@@ -38,8 +51,8 @@ impl Store {
     /// When the store can't be changed.
     pub async fn redrive(&self, letter: &SetAside) -> Result<bool, StoreError> {
         let message = PublishMessage::build().expected_last_subject_sequence(0);
-        let LetterId { of, tenant, position } = &letter.id;
-        let subject = self.names.redrive(of, tenant, *position);
+        let LetterId { of, tenant, .. } = &letter.id;
+        let subject = self.names.redrive(of, tenant, letter.id.at());
         let asked = match self.js.send_publish(subject, message).await {
             Ok(ack) => ack.await,
             Err(e) => Err(e),
@@ -99,12 +112,18 @@ impl Store {
     }
 
     fn request(&self, subject: &str, request: u64) -> Option<Redrive> {
-        let LetterId { of, tenant, position } = self.names.redrive_of(subject)?;
+        let LetterId {
+            of,
+            tenant,
+            position,
+            log,
+        } = self.names.redrive_of(subject)?;
         Some(Redrive {
             request,
             of,
             tenant,
             position,
+            log,
         })
     }
 
@@ -190,7 +209,7 @@ impl Store {
     }
 
     fn letter_subject(&self, redrive: &Redrive) -> String {
-        self.names.dead_letter(&redrive.of, &redrive.tenant, redrive.position)
+        self.names.dead_letter(&redrive.of, &redrive.tenant, redrive.at())
     }
 }
 

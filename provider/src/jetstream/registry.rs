@@ -1,95 +1,131 @@
 //! Remembers subscriptions, in a bucket that every instance of the provider reads.
+//!
+//! What is read here decides what is ended and what goes on: it is the word of the bucket's leader, never of a copy that may
+//! lag. An entry that is absent ends nothing, and one that can't be read is left as it is; only a tombstone ends a
+//! subscription, and says which of its name that was.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use async_nats::jetstream::kv;
-use bytes::Bytes;
+use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::{kv, stream};
 use fanout_plan::subscription::{Progress, Registered};
-use fanout_plan::{Code, Problem, SubscriptionId, SubscriptionName};
+use fanout_plan::unregistered::Tombstone;
+use fanout_plan::{Code, Incarnation, JetStreamApi, Problem, SubscriptionId, SubscriptionName, entry, timestamp};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::last::subject_of;
 use super::store::API_DEADLINE;
 use super::{Store, StoreError};
 
-/// Reads of a bucket under way at once.
+/// Reads of entries under way at once.
 const READS: usize = 32;
+/// How often a copy of the bucket that lags is asked once more before the leader is asked for each entry.
+const TRIES: u32 = 3;
+/// How long a copy is given to follow.
+const FOLLOWS: Duration = Duration::from_millis(50);
+
+/// Which subscription a tombstone ended.
+const ENDED: &str = "fanout-ended";
 
 /// What the registry holds under a name.
 pub(crate) enum Entry {
     /// Nothing, and never did, or the store has lost it.
     Nothing,
     /// The mark of one that was ended.
-    Ended,
+    Ended(Tombstone),
     There(Box<Registered>),
     Unreadable(Problem),
 }
 
-/// The registry: what can be read of it, and what can't.
-type Registry = (
-    BTreeMap<SubscriptionName, Registered>,
-    BTreeMap<SubscriptionName, Problem>,
-);
+/// The registry: what can be read of it, what can't, and what was ended.
+#[derive(Default)]
+pub(super) struct Registry {
+    pub(super) entries: BTreeMap<SubscriptionName, Registered>,
+    pub(super) unreadable: BTreeMap<SubscriptionName, Problem>,
+    pub(super) ended: BTreeMap<SubscriptionName, Tombstone>,
+}
+
+/// A message of the registry's bucket.
+struct Raw {
+    headers: HeaderMap,
+    payload: bytes::Bytes,
+    /// When it was written, nanoseconds since the Unix epoch.
+    at: i64,
+}
+
+impl Raw {
+    fn of(message: StreamMessage) -> Self {
+        Self {
+            headers: message.headers,
+            payload: message.payload,
+            at: super::observe::nanoseconds(message.time),
+        }
+    }
+}
 
 impl Store {
     /// Every remembered subscription.
     pub(super) async fn registry(&self) -> Result<Registry, StoreError> {
-        let found = match self.entries().await? {
-            Some(found) => found,
-            None => self.entries_by_keys().await?,
-        };
         let mut registry = Registry::default();
-        for (key, value) in found {
+        for (key, raw) in self.entries().await? {
             // What has no subscription's name is none of ours.
             let Ok(name) = key.parse::<SubscriptionName>() else {
                 continue;
             };
-            match self.parse(&name, &value) {
-                Ok(registered) => drop(registry.0.insert(name, registered)),
-                Err(problem) => drop(registry.1.insert(name, problem)),
+            match self.parse(&name, &raw) {
+                Entry::There(registered) => drop(registry.entries.insert(name, *registered)),
+                Entry::Unreadable(problem) => drop(registry.unreadable.insert(name, problem)),
+                Entry::Ended(tombstone) => drop(registry.ended.insert(name, tombstone)),
+                Entry::Nothing => {}
             }
         }
         Ok(registry)
     }
 
     /// What the registry holds, in one request that takes no consumer: where the store has no more of them, the bus still
-    /// knows its subscriptions. `None` where it is too much for one answer.
-    async fn entries(&self) -> Result<Option<Vec<(String, Bytes)>>, StoreError> {
-        let bucket = self.names.registry();
-        let prefix = format!("$KV.{bucket}.");
-        let entries = tokio::time::timeout(
-            API_DEADLINE,
-            self.last_of(&format!("KV_{bucket}"), &format!("{prefix}>")),
-        )
-        .await
-        .map_err(StoreError::when("list the registry"))?
-        .map_err(StoreError::when("list the registry"))?;
-        let Some(entries) = entries else { return Ok(None) };
-        let mut found = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let subject = subject_of(&entry).map_err(StoreError::when("list the registry"))?;
-            let is_mark = entry.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
-            if let Some(key) = subject
-                .strip_prefix(&prefix)
-                .filter(|key| !is_mark && *key != super::held::SECRET)
-            {
-                found.push((key.to_owned(), entry.payload.clone()));
+    /// knows its subscriptions.
+    async fn entries(&self) -> Result<Vec<(String, Raw)>, StoreError> {
+        let when = |e| StoreError::when("list the registry")(e);
+        let prefix = self.registry_prefix();
+        let filter = format!("{prefix}>");
+        for _ in 0..TRIES {
+            let leader = self.registry_stream().await?;
+            let state = &leader.cached_info().state;
+            let (messages, last) = (state.messages, state.last_sequence);
+            let name = format!("KV_{}", self.names.registry());
+            let asked = timeout(API_DEADLINE, self.last_known(&name, &filter)).await;
+            let known = asked.map_err(StoreError::when("list the registry"))?.map_err(when)?;
+            let Some(known) = known else { break };
+            if known.up_to >= last || (messages == 0 && known.messages.is_empty()) {
+                let raw = known.messages.into_iter().map(|m| listed(m, &prefix));
+                return raw.collect::<Result<_, _>>().map_err(when);
             }
+            debug!(up_to = known.up_to, last, "a copy of the registry lags");
+            tokio::time::sleep(FOLLOWS).await;
         }
-        Ok(Some(found))
+        self.entries_by_keys(&prefix).await
     }
 
-    /// The same key by key.
-    async fn entries_by_keys(&self) -> Result<Vec<(String, Bytes)>, StoreError> {
-        let bucket = &self.bucket(&self.names.registry()).await?;
-        let keys = bucket.keys().await.map_err(StoreError::when("list the registry"))?;
-        keys.map_err(|e| StoreError::when("list the registry")(e))
-            .try_filter(|key| std::future::ready(key != super::held::SECRET))
-            .map_ok(|key| async move {
-                let entry = bucket.get(&key).await.map_err(StoreError::when("read the registry"))?;
-                Ok(entry.map(|value| (key, value)))
+    /// The same from the leader, entry by entry.
+    async fn entries_by_keys(&self, prefix: &str) -> Result<Vec<(String, Raw)>, StoreError> {
+        let leader = &self.registry_stream().await?;
+        let subjects = leader
+            .info_with_subjects(format!("{prefix}>"))
+            .await
+            .map_err(StoreError::when("list the registry"))?;
+        subjects
+            .map_err(|e| StoreError::when("list the registry")(e))
+            .map_ok(|(subject, _)| async move {
+                let raw = last_message(leader, &subject).await?;
+                Ok(raw.map(|raw| (subject[prefix.len()..].to_owned(), Raw::of(raw))))
             })
             .try_buffer_unordered(READS)
             .try_filter_map(|found| std::future::ready(Ok(found)))
@@ -97,36 +133,61 @@ impl Store {
             .await
     }
 
+    async fn registry_stream(&self) -> Result<stream::Stream, StoreError> {
+        let name = format!("KV_{}", self.names.registry());
+        let stream = self.js.get_stream(name).await;
+        stream.map_err(StoreError::when("open the registry"))
+    }
+
+    fn registry_prefix(&self) -> String {
+        format!("$KV.{}.", self.names.registry())
+    }
+
     /// One remembered subscription.
     pub(crate) async fn registered(&self, name: &SubscriptionName) -> Result<Option<Registered>, StoreError> {
-        match self.entry_of(name, true).await? {
+        match self.entry_of(name).await?.0 {
             Entry::There(registered) => Ok(Some(*registered)),
             Entry::Unreadable(problem) => Err(StoreError::Refused(vec![problem])),
-            Entry::Nothing | Entry::Ended => Ok(None),
+            Entry::Nothing | Entry::Ended(_) => Ok(None),
         }
     }
 
-    /// What the registry holds under a name; nothing, if there is no registry.
-    pub(super) async fn entry_of(&self, name: &SubscriptionName, there: bool) -> Result<Entry, StoreError> {
-        if !there {
-            return Ok(Entry::Nothing);
-        }
-        let bucket = self.bucket(&self.names.registry()).await?;
-        let entry = bucket
-            .entry(name.as_str())
+    /// What the registry holds under a name, and the revision that a change of it is made on.
+    async fn entry_of(&self, name: &SubscriptionName) -> Result<(Entry, u64), StoreError> {
+        let stream = self
+            .js
+            .get_stream_no_info(format!("KV_{}", self.names.registry()))
             .await
-            .map_err(StoreError::when("read the registry"))?;
-        Ok(entry.map_or(Entry::Nothing, |entry| self.entry(name, &entry)))
+            .map_err(StoreError::when("open the registry"))?;
+        let found = last_message(&stream, &format!("{}{name}", self.registry_prefix())).await?;
+        Ok(match found {
+            None => (Entry::Nothing, 0),
+            Some(message) => {
+                let revision = message.sequence;
+                (self.parse(name, &Raw::of(message)), revision)
+            }
+        })
     }
 
     /// Reads an entry, which must be of the name that it stands under.
-    fn parse(&self, name: &SubscriptionName, value: &[u8]) -> Result<Registered, Problem> {
-        let why = match serde_json::from_slice::<Registered>(value) {
-            Ok(registered) if registered.subscription.name == *name => return Ok(registered),
+    fn parse(&self, name: &SubscriptionName, raw: &Raw) -> Entry {
+        let header = |name: &str| raw.headers.get(name).map(|value| value.as_str());
+        if header("Nats-Marker-Reason").is_some() {
+            // Its age or a purge took it.
+            return Entry::Nothing;
+        }
+        if header("KV-Operation").is_some() {
+            return Entry::Ended(Tombstone {
+                incarnation: header(ENDED).and_then(|ended| ended.parse().ok()),
+                at: raw.at,
+            });
+        }
+        let why = match entry::read(&raw.payload) {
+            Ok(registered) if registered.subscription.name == *name => return Entry::There(Box::new(registered)),
             Ok(registered) => format!("it is of subscription {}", registered.subscription.name),
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
-        Err(Problem::new(
+        Entry::Unreadable(Problem::new(
             Code::UnreadableSubscription,
             format!(
                 "subscription {name}: its entry in {} can't be read ({why}), and is left as it is: start the version that wrote it, or remove the entry if nobody needs it",
@@ -138,17 +199,22 @@ impl Store {
     /// Writes a subscription. The first writer of a name wins; a change goes through only on what was read.
     pub(super) async fn remember(&self, registered: &Registered) -> Result<(), StoreError> {
         let name = registered.subscription.name.clone();
-        self.change(&name, |found| {
+        let raced = || StoreError::Raced {
+            what: format!("subscription {name}"),
+        };
+        self.change_or_make(&name, |found, ended| {
             let (asked, component, made_by) = (&registered.subscription, &registered.component, registered.made_by);
             Ok(match found {
+                // It was ended meanwhile.
+                None if ended.is_some_and(|t| t.incarnation.is_some_and(|i| registered.incarnation <= i)) => {
+                    return Err(raced());
+                }
                 None => Some(registered.clone()),
                 // It was moved aside before this.
                 Some(have) if have.yields_to(asked, component, made_by) => Some(registered.clone()),
                 // Another instance made it meanwhile, or ended it and made it again: its consumers have other names.
                 Some(have) if have.id() != registered.id() || have.can_become(asked, component, made_by).is_err() => {
-                    return Err(StoreError::Raced {
-                        what: format!("subscription {name}"),
-                    });
+                    return Err(raced());
                 }
                 // It begins anew in a log that was lost.
                 Some(have) if have.generation() < registered.generation() => Some(Registered {
@@ -275,33 +341,27 @@ impl Store {
         Ok(now)
     }
 
-    /// Ends a subscription: that one and no other of its name, where it is said which. Its consumer goes with the next
-    /// plan, its dead letters stay.
+    /// Ends a subscription: that one and no other of its name, where it is said which. A tombstone stands for it from then on,
+    /// and its consumers go with the next plan; its dead letters stay.
+    ///
+    /// # Errors
+    /// When its entry can't be read, another instance changed it, or the store can't be changed.
     pub(crate) async fn forget(&self, name: &SubscriptionName, of: Option<&SubscriptionId>) -> Result<(), StoreError> {
-        let bucket = self.bucket(&self.names.registry()).await?;
-        let action = || format!("forget subscription {name}");
-        let entry = bucket.entry(name.as_str()).await.map_err(StoreError::when(action()))?;
-        let Some(entry) = entry.filter(|e| e.operation == kv::Operation::Put) else {
-            return Ok(());
+        let (entry, revision) = self.entry_of(name).await?;
+        let ended = match entry {
+            Entry::Nothing | Entry::Ended(_) => return Ok(()),
+            Entry::There(ended) if of.is_some_and(|of| ended.id() != *of) => return Ok(()),
+            Entry::There(ended) => ended,
+            Entry::Unreadable(problem) => return Err(StoreError::Refused(vec![problem])),
         };
-        let ended = self.parse(name, &entry.value).ok();
-        if of.is_some_and(|of| ended.as_ref().is_none_or(|ended| ended.id() != *of)) {
-            return Ok(());
-        }
-        let revision = of.map(|_| entry.revision);
-        match bucket.delete_expect_revision(name.as_str(), revision).await {
-            Ok(()) => {}
-            Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => {
-                return Err(StoreError::Raced {
-                    what: format!("subscription {name}"),
-                });
-            }
-            Err(e) => return Err(StoreError::when(action())(e)),
+        let tombstone = Change::End(ended.incarnation);
+        if !self.write(name, tombstone, revision).await? {
+            return Err(StoreError::Raced {
+                what: format!("subscription {name}"),
+            });
         }
         // What is left behind comes to nobody: a subscription of this name that is made later is another.
-        if let Some(ended) = ended
-            && let Err(error) = self.let_go(&ended).await
-        {
+        if let Err(error) = self.let_go(&ended).await {
             debug!(subscription = %name, %error, "what it had is let go later");
         }
         Ok(())
@@ -328,14 +388,18 @@ impl Store {
         Ok(changes.boxed())
     }
 
+    /// What a watch tells; a tombstone's header is not among it.
     fn entry(&self, name: &SubscriptionName, entry: &kv::Entry) -> Entry {
+        let at = super::observe::nanoseconds(entry.created);
         if entry.operation != kv::Operation::Put {
-            return Entry::Ended;
+            return Entry::Ended(Tombstone { incarnation: None, at });
         }
-        match self.parse(name, &entry.value) {
-            Ok(registered) => Entry::There(Box::new(registered)),
-            Err(problem) => Entry::Unreadable(problem),
-        }
+        let raw = Raw {
+            headers: HeaderMap::new(),
+            payload: entry.value.clone(),
+            at,
+        };
+        self.parse(name, &raw)
     }
 
     /// Compare and swap; on a lost race it reads again.
@@ -344,39 +408,97 @@ impl Store {
         name: &SubscriptionName,
         mut next: impl FnMut(Option<Registered>) -> Result<Option<Registered>, StoreError>,
     ) -> Result<(), StoreError> {
-        let key = name.as_str();
-        let bucket = self.bucket(&self.names.registry()).await?;
-        for _ in 0..10 {
-            let entry = bucket
-                .entry(key)
-                .await
-                .map_err(StoreError::when("read the registry"))?
-                .filter(|e| e.operation == kv::Operation::Put);
-            let revision = entry.as_ref().map(|e| e.revision);
-            let found = entry.map(|e| self.parse(name, &e.value)).transpose();
-            // What can't be read is not written over.
-            let found = found.map_err(|problem| StoreError::Refused(vec![problem]))?;
-            let Some(registered) = next(found)? else {
+        self.change_or_make(name, |found, _| next(found)).await
+    }
+
+    /// The same, where nothing is found with the tombstone that stands there.
+    async fn change_or_make(
+        &self,
+        name: &SubscriptionName,
+        mut next: impl FnMut(Option<Registered>, Option<Tombstone>) -> Result<Option<Registered>, StoreError>,
+    ) -> Result<(), StoreError> {
+        for _ in 0..RACES {
+            let (entry, revision) = self.entry_of(name).await?;
+            let next = match entry {
+                Entry::Nothing => next(None, None),
+                Entry::Ended(tombstone) => next(None, Some(tombstone)),
+                Entry::There(registered) => next(Some(*registered), None),
+                // What can't be read is not written over.
+                Entry::Unreadable(problem) => return Err(StoreError::Refused(vec![problem])),
+            };
+            let Some(registered) = next? else {
                 return Ok(());
             };
-            let value = serde_json::to_vec(&registered)
-                .map_err(StoreError::when("write the registry"))?
-                .into();
-            match revision {
-                None => match bucket.create(key, value).await {
-                    Ok(_) => return Ok(()),
-                    Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => {}
-                    Err(e) => return Err(StoreError::when("write the registry")(e)),
-                },
-                Some(revision) => match bucket.update(key, value, revision).await {
-                    Ok(_) => return Ok(()),
-                    Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => {}
-                    Err(e) => return Err(StoreError::when("write the registry")(e)),
-                },
+            if self.write(name, Change::Put(&registered), revision).await? {
+                return Ok(());
             }
         }
         Err(StoreError::Raced {
-            what: format!("subscription {key}"),
+            what: format!("subscription {name}"),
         })
     }
+
+    /// Writes an entry or a tombstone on the revision that was read. Returns whether no other instance was faster. A bucket
+    /// elsewhere is written to as async-nats does it (0.51).
+    async fn write(&self, name: &SubscriptionName, change: Change<'_>, revision: u64) -> Result<bool, StoreError> {
+        let action = || "write the registry";
+        let message = PublishMessage::build().expected_last_subject_sequence(revision);
+        let message = match change {
+            Change::Put(registered) => {
+                let written = entry::write(registered).map_err(StoreError::when(action()))?;
+                message.payload(written.into())
+            }
+            // As the bucket's own deletions are marked, for whoever else reads it.
+            Change::End(ended) => message
+                .header("KV-Operation", "DEL")
+                .header(ENDED, ended.to_string().as_str()),
+        };
+        let key = format!("{}{name}", self.registry_prefix());
+        let subject = match &self.policy.jetstream {
+            JetStreamApi::Local => key,
+            elsewhere => format!("{}.{key}", elsewhere.subject()),
+        };
+        let answer = match self.js.send_publish(subject, message).await {
+            Ok(answer) => answer.await,
+            Err(e) => Err(e),
+        };
+        match answer {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
+            Err(e) => Err(StoreError::when(action())(e)),
+        }
+    }
+}
+
+/// How often a change is tried again that others were faster with.
+const RACES: usize = 10;
+
+/// What is written under a name.
+enum Change<'a> {
+    Put(&'a Registered),
+    /// Ends the subscription of this incarnation.
+    End(Incarnation),
+}
+
+/// The last message of a subject, from the stream's leader.
+async fn last_message<I>(stream: &stream::Stream<I>, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(message)),
+        Err(e) => match e.kind() {
+            RawMessageErrorKind::NoMessageFound => Ok(None),
+            RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            _ => Err(StoreError::when("read the registry")(e)),
+        },
+    }
+}
+
+/// A message of a list: its key, and what it holds.
+fn listed(message: async_nats::Message, prefix: &str) -> Result<(String, Raw), async_nats::Error> {
+    let subject = subject_of(&message)?;
+    let key = subject.strip_prefix(prefix).unwrap_or(subject).to_owned();
+    let headers = message.headers.unwrap_or_default();
+    let at = headers.get("Nats-Time-Stamp").map(|at| at.as_str());
+    let at = at.and_then(|at| timestamp::from_rfc3339(at)).unwrap_or(i64::MAX);
+    let payload = message.payload;
+    Ok((key, Raw { headers, payload, at }))
 }

@@ -86,10 +86,9 @@ impl Store {
                 unhandled.push((position, oldest.expires_at.saturating_sub(max_age)));
             }
         }
-        for (partition, (_, offset)) in self.retries_by_position(registered).await? {
-            let position = Position { partition, offset };
-            let published_at = self.retry_published_at(registered, position).await?;
-            unhandled.extend(published_at.map(|at| (position, at)));
+        for (_, at) in self.retries_by_position(registered).await?.into_values() {
+            let published_at = self.retry_published_at(registered, at).await?;
+            unhandled.extend(published_at.map(|published_at| (at.position, published_at)));
         }
         for (position, published_at) in unhandled {
             let passed_over = match to {
@@ -164,7 +163,9 @@ impl Store {
         }
         Ok(Some(Look {
             first: state.first_sequence,
+            head: state.last_sequence,
             delivered_to: consumer.delivered.stream_sequence,
+            given: consumer.delivered.consumer_sequence,
             settled_to: consumer.ack_floor.stream_sequence,
             oldest,
         }))

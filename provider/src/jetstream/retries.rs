@@ -21,13 +21,14 @@ use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use fanout_plan::retry::{FailedAttempt, attempts_within};
 use fanout_plan::subscription::Registered;
-use fanout_plan::{Attributes, BusNames, Code, Position, Problem, Round, SubscriptionName, letter};
+use fanout_plan::{Attributes, BusNames, Code, LogPosition, Position, Problem, Round, SubscriptionName, letter};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::headers::header_bytes;
 use super::publish::{Outgoing, Unstored, unstored};
 use super::redrive::is_absent;
+use super::registry::Registry;
 use super::{Store, StoreError};
 
 /// What Fanout knows of an event that waits, beside the event itself.
@@ -52,7 +53,7 @@ pub(crate) struct Retries {
 
 /// A refused event, as it is stored.
 pub(crate) struct Refused<'a> {
-    pub(crate) position: Position,
+    pub(crate) at: LogPosition,
     pub(crate) attributes: &'a Attributes,
     pub(crate) traceparent: Option<&'a str>,
     pub(crate) data: Bytes,
@@ -87,9 +88,12 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// `None` for a message that Fanout did not write.
     pub(crate) fn read(names: &BusNames, subject: &str, headers: Option<&HeaderMap>) -> Option<Self> {
-        let (_, position) = names.retry_of(subject)?;
+        let (_, at) = names.retry_of(subject)?;
         let note = serde_json::from_str(headers?.get(NOTE)?.as_str()).ok()?;
-        Some(Self { position, note })
+        Some(Self {
+            position: at.position,
+            note,
+        })
     }
 }
 
@@ -120,7 +124,7 @@ impl Retries {
             .payload(data)
             .expected_stream(self.names.retries())
             .expected_last_subject_sequence(refused.replaces.unwrap_or_default());
-        let subject = self.names.retry(&self.subscription, self.round, refused.position);
+        let subject = self.names.retry(&self.subscription, self.round, refused.at);
         let stored = match self.js.send_publish(subject, message).await {
             Ok(ack) => ack.await,
             Err(e) => Err(e),
@@ -133,8 +137,8 @@ impl Retries {
     }
 
     /// Whether the event of a position waits.
-    pub(crate) async fn has(&self, position: Position) -> Result<bool, StoreError> {
-        let subject = self.names.retry(&self.subscription, self.round, position);
+    pub(crate) async fn has(&self, at: LogPosition) -> Result<bool, StoreError> {
+        let subject = self.names.retry(&self.subscription, self.round, at);
         let stream = self
             .js
             .get_stream_no_info(self.names.retries())
@@ -248,7 +252,7 @@ impl Store {
     pub(crate) async fn retries_by_position(
         &self,
         registered: &Registered,
-    ) -> Result<BTreeMap<u32, (u64, u64)>, StoreError> {
+    ) -> Result<BTreeMap<u32, (u64, LogPosition)>, StoreError> {
         let mut waiting = BTreeMap::new();
         if !self.has_retries(registered).await? {
             return Ok(waiting);
@@ -259,12 +263,13 @@ impl Store {
             .await
             .map_err(StoreError::when(LIST))?;
         while let Some((subject, _)) = subjects.try_next().await.map_err(StoreError::when(LIST))? {
-            let Some((_, position)) = self.names.retry_of(&subject) else {
+            let Some((_, at)) = self.names.retry_of(&subject) else {
                 continue;
             };
-            let (count, first) = waiting.entry(position.partition).or_insert((0, position.offset));
+            let (count, first) = waiting.entry(at.position.partition).or_insert((0, at));
             *count += 1;
-            *first = position.offset.min(*first);
+            // Those of an earlier log come first.
+            *first = at.min(*first);
         }
         Ok(waiting)
     }
@@ -273,10 +278,10 @@ impl Store {
     pub(super) async fn retry_published_at(
         &self,
         registered: &Registered,
-        position: Position,
+        at: LogPosition,
     ) -> Result<Option<i64>, StoreError> {
         let name = registered.id().name;
-        let subject = self.names.retry(&name, Round::of(registered), position);
+        let subject = self.names.retry(&name, Round::of(registered), at);
         let found = self
             .retry_stream()
             .await?
@@ -341,7 +346,11 @@ impl Store {
         registered: &Registered,
         mut rounds: BTreeSet<Round>,
     ) -> Result<BTreeSet<Round>, StoreError> {
-        let (registry, unreadable) = self.registry().await?;
+        let Registry {
+            entries: registry,
+            unreadable,
+            ..
+        } = self.registry().await?;
         let name = registered.id().name;
         let holder = registry.get(&registered.subscription.name);
         let is_unsure = unreadable.keys().any(|unread| unread.plain() == name.plain());

@@ -11,6 +11,7 @@ use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use super::read::shown;
+use super::registry::Registry;
 use super::{Store, StoreError};
 
 /// A dead letter as the store holds it.
@@ -143,7 +144,11 @@ impl Store {
 
     /// The subscriptions that have not ended, as far as is known. One whose entry can't be read may be any of its name.
     async fn living(&self) -> Result<Living, StoreError> {
-        let (registry, unreadable) = self.registry().await?;
+        let Registry {
+            entries: registry,
+            unreadable,
+            ..
+        } = self.registry().await?;
         Ok(Living {
             ids: registry.values().map(Registered::id).collect(),
             unreadable: unreadable.into_keys().collect(),

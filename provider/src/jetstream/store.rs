@@ -14,7 +14,7 @@ use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{
-    BusNames, Code, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName, letter,
+    BusNames, Code, LogPosition, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName, letter,
 };
 use tokio::sync::Notify;
 use tracing::debug;
@@ -41,6 +41,8 @@ pub struct Store {
     pub(super) names: Arc<BusNames>,
     pub(super) policy: Arc<Policy>,
     pub(super) layout: Arc<Layout>,
+    /// The bus was brought to the policy by this instance.
+    in_force: bool,
     /// Told when an event finds its place gone: the topology was changed.
     pub(super) moved: Arc<Notify>,
     pub(super) together: Arc<Together>,
@@ -125,6 +127,7 @@ impl Store {
             names: Arc::new(policy.names()),
             policy: Arc::new(policy),
             layout: Arc::default(),
+            in_force: false,
             moved: Arc::default(),
             together: Arc::default(),
             time: Arc::default(),
@@ -140,6 +143,11 @@ impl Store {
         }
     }
 
+    /// The store does not hold what it should: it is to be looked at.
+    pub(crate) fn is_amiss(&self) {
+        self.moved.notify_one();
+    }
+
     /// The same with what is known of its partitions.
     #[must_use]
     pub fn with_layout(&self, layout: Layout) -> Self {
@@ -151,6 +159,25 @@ impl Store {
             },
             ..self.clone()
         }
+    }
+
+    /// A position of the log that its partition is now.
+    pub(crate) fn in_its_log(&self, position: Position) -> LogPosition {
+        LogPosition {
+            log: self.layout.log_of(position.partition),
+            position,
+        }
+    }
+
+    /// The same, once the bus was brought to its policy.
+    #[must_use]
+    pub(crate) fn brought(self) -> Self {
+        Self { in_force: true, ..self }
+    }
+
+    /// Whether the bus was brought to its policy by this instance.
+    pub(crate) fn is_in_force(&self) -> bool {
+        self.in_force
     }
 
     /// Its partitions, as of the last plan.

@@ -25,6 +25,8 @@ pub(super) fn publish_refusal(p: Problem) -> PublishError {
         | Code::DurabilityNotKept
         | Code::ForeignTopology
         | Code::TopologyChanged
+        | Code::OlderPolicy
+        | Code::PolicyConflict
         | Code::TooManyPartitions
         | Code::AccountLimit
         | Code::SubjectTaken

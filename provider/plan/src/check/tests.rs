@@ -60,7 +60,7 @@ fn every_kind_of_damage_is_found() {
     topology.streams.remove("fanout_b_log_1");
     let log = topology.streams.get_mut("fanout_b_log").unwrap();
     log.subjects.push("fanout.dead.b.x".to_owned());
-    let c = topology.consumers.get_mut(&(0, "invoicing".to_owned())).unwrap();
+    let c = topology.consumers.get_mut(&(0, "invoicing=i1".to_owned())).unwrap();
     c.filter_subjects.push("b.acme.>".to_owned());
     let mut stray = c.clone();
     stray.name = "stray".to_owned();
@@ -74,13 +74,13 @@ fn every_kind_of_damage_is_found() {
         event_bytes: 1024,
     };
     expect_test::expect![[r#"
-            fault: consumer invoicing of partition 0: its filters b.acme.> and b.*.> meet: the server refuses it (10138)
-            fault: consumer invoicing of partition 1: its stream is not there
+            fault: consumer invoicing=i1 of partition 0: its filters b.acme.> and b.*.> meet: the server refuses it (10138)
+            fault: consumer invoicing=i1 of partition 1: its stream is not there
             fault: consumer stray of partition 0: nothing on c.> is stored in its stream
             fault: fanout_b_log: its subject fanout.dead.b.x meets fanout.dead.b.> of stream fanout_b_dead: the server refuses the second (10065)
             fault: shard 1 of 2: it is not there: the tenants that fall to it can't publish; apply the policy again
             fault: subscription analytics: nothing reads partition 0 for it: apply the policy again
-            warning: consumer stray of partition 0: no subscription is remembered for it: the next plan removes it
+            warning: consumer stray of partition 0: no subscription is remembered for it: if it was ended, the next plan removes it, else it is left alone
             warning: fanout_b_log: `retention.when-full` = `drop-oldest` drops what durable subscriptions analytics, invoicing have not handled: use `refuse`
             warning: retry.schedule: its attempts take 8d, and events are kept for 7d: an event can expire before it becomes a dead letter; shorten the schedule, or raise `retention.max-age`
             advice: dedupe.window: at 10000 events a second the server remembers 36000000 ids, some 8789 MiB of memory: shorten it, if repeats come sooner

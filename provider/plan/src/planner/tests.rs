@@ -84,6 +84,9 @@ fn at(mut observed: Observed, head: u64) -> Observed {
         made_at: 1,
     };
     observed.logs.insert(0, log);
+    for stream in observed.topology.streams.values_mut() {
+        stream.made_at = i64::from(stream.partition.is_some());
+    }
     observed
 }
 
@@ -145,7 +148,8 @@ fn a_durable_subscription_begins_after_what_was_there_and_keeps_its_place() {
     .assert_eq(&shown(&again));
     // Where it is remembered how far it had come, it goes on there.
     let (key, _) = first_consumer(&again);
-    let floor = Floor::of(&later.logs[&0], 800);
+    let log = later.topology.layout().partitions[&0].log;
+    let floor = Floor::of(log, &later.logs[&0], 800);
     later.floors.insert(key, floor);
     let again = plan(&policy, &wanted, &later, 2).unwrap();
     expect![[r#"
@@ -155,7 +159,7 @@ fn a_durable_subscription_begins_after_what_was_there_and_keeps_its_place() {
     // But not in another log.
     later = at(later, 700);
     let again = plan(&policy, &wanted, &later, 2).unwrap();
-    assert!(shown(&again).contains("from offset 42"));
+    assert_eq!(first_consumer(&again).1, crate::topology::ConsumerStart::Offset(1));
 }
 
 /// The key and the start of the first consumer that a plan makes.
@@ -180,7 +184,8 @@ fn what_would_lose_events_is_refused_with_every_reason_unless_told_so() {
             shortening the age from 7d to 1d on fanout_payments_log would drop events that it holds: keep `retention.max-age`, or wait until they have expired; if they may go, name `retention.max-age` in `change.allow-loss`, or once in `fanout apply --accept-loss retention.max-age` [would-lose-events]
             lowering the bytes from 1073741824 to 1048576 on fanout_payments_log would drop events that it holds: keep `retention.max-bytes`, or wait until they have expired; if they may go, name `retention.max-bytes` in `change.allow-loss`, or once in `fanout apply --accept-loss retention.max-bytes` [would-lose-events]
         "#]].assert_eq(&text(plan(&policy(&change), &[], &full, 2 * DAY).unwrap_err()));
-    let aged = "update bucket fanout_payments_attempts\nupdate stream fanout_payments_log\n";
+    // Which policy it is, the dead letters' stream says.
+    let aged = "update bucket fanout_payments_attempts\nupdate stream fanout_payments_dead\nupdate stream fanout_payments_log\n";
     let shorter = format!("{aged}update stream fanout_payments_retries\n");
     assert_eq!(
         shown(&plan(&policy(&change), &[], &empty, 2 * DAY).unwrap()),
@@ -299,6 +304,7 @@ fn a_tenant_apart_has_a_consumer_until_all_are_together_again() {
     observed.registry.insert(name.clone(), apart.clone());
     let steps = plan(&policy, &mine, &observed, 2).unwrap();
     expect![[r#"
+            update consumer invoicing to payments.*.webhook.invoice.*
             create consumer invoicing=0=0=loud on payments.loud.webhook.invoice.* from offset 42
         "#]]
     .assert_eq(&shown(&steps));
@@ -358,7 +364,7 @@ fn a_queue_that_is_served_at_least_once_has_a_consumer_of_what_comes() {
     let observed = applied(&steps, &Observed::default());
     assert_eq!(
         shown(&plan(&policy(&[]), &wanted, &observed, 2).unwrap()),
-        "delete consumer entitlements\n"
+        "update stream fanout_payments_dead\ndelete consumer entitlements\n"
     );
 }
 
@@ -371,6 +377,10 @@ fn an_ended_subscription_loses_its_consumer() {
         &Observed::default(),
     );
     observed.registry.clear();
+    assert_eq!(shown(&plan(&policy, &[], &observed, 2).unwrap()), "", "nobody ended it");
+    observed
+        .ended
+        .insert(mine[0].subscription.name.clone(), Tombstone::default());
     assert_eq!(
         shown(&plan(&policy, &[], &observed, 2).unwrap()),
         "delete consumer invoicing\n"
@@ -505,7 +515,7 @@ fn what_cannot_be_read_or_is_anothers_is_left_alone() {
     observed.registry.clear();
     let problem = Problem::new(Code::UnreadableSubscription, "x");
     observed.unreadable.insert(bad.clone(), problem);
-    observed.foreign_consumers.insert((0, "alien".into()));
+    observed.foreign_consumers.insert((0, "alien=i2".into()));
     let wanted = [
         call("bad", Need::Durable, "c"),
         call("alien", Need::Durable, "c"),
@@ -599,7 +609,7 @@ fn a_failed_step_takes_along_what_needs_it_and_nothing_else() {
         }
         (taken.join("\n"), failures.into_parts())
     };
-    let (taken, failed) = allowed(&|s| matches!(s, Step::CreateConsumer(c) if c.name == "a" && c.partition == 0));
+    let (taken, failed) = allowed(&|s| matches!(s, Step::CreateConsumer(c) if c.name == "a=i1" && c.partition == 0));
     assert_eq!(
         failed.keys().cloned().collect::<Vec<_>>(),
         [Part::Subscription("a".parse().unwrap())]
@@ -711,4 +721,114 @@ proptest! {
             prop_assert_eq!(again.registry, steps.registry);
         }
     }
+}
+
+#[test]
+fn a_log_that_was_made_again_or_put_back_is_another_and_begins_anew() {
+    let policy = policy(&[]);
+    let wanted = [want("invoicing", Need::Durable, "invoicing")];
+    let nothing = Observed::default();
+    let empty = at(applied(&plan(&policy, &[], &nothing, 1).unwrap(), &nothing), 20);
+    let mut observed = at(applied(&plan(&policy, &wanted, &empty, 2).unwrap(), &empty), 30);
+    let (number, consumer) = observed.topology.consumers.keys().next().unwrap().clone();
+    let log = observed.topology.layout().partitions[&0].log;
+    let floor = Floor::of(log, &observed.logs[&0], 28);
+    observed.floors.insert((number, consumer), floor);
+    assert!(plan(&policy, &wanted, &observed, 3).unwrap().steps.is_empty());
+
+    let again = |made_at, head, with_consumers: bool| {
+        let mut again = at(observed.clone(), head);
+        again.logs.get_mut(&0).unwrap().made_at = made_at;
+        if !with_consumers {
+            again.topology.consumers.clear();
+        }
+        again
+    };
+    // Deleted and made again, or restored from a backup without its consumers.
+    for (made_at, head) in [(2, 25), (2, 40), (1, 25)] {
+        let steps = plan(&policy, &wanted, &again(made_at, head, false), 9).unwrap();
+        expect![[r#"
+            update stream fanout_payments_log
+            remember durable subscription invoicing of component invoicing
+            create consumer invoicing on payments.*.webhook.invoice.* from offset 1
+        "#]]
+        .assert_eq(&shown(&steps));
+        assert!(steps.layout.partitions[&0].log > log, "{made_at} {head}");
+        let done = applied(&steps, &again(made_at, head, false));
+        assert!(
+            plan(&policy, &wanted, &done, 10).unwrap().steps.is_empty(),
+            "{made_at} {head}"
+        );
+    }
+    // Restored with its consumers, which know where they are.
+    let steps = plan(&policy, &wanted, &again(1, 25, true), 9).unwrap();
+    assert_eq!(shown(&steps), "update stream fanout_payments_log\n");
+    // One that has gone on is the same.
+    assert!(plan(&policy, &wanted, &again(1, 40, true), 9).unwrap().steps.is_empty());
+    assert!(shown(&plan(&policy, &wanted, &again(1, 40, false), 9).unwrap()).contains("from offset 29"));
+}
+
+#[test]
+fn the_greater_revision_wins_and_the_other_goes_on_with_what_is_there() {
+    let of = |revision: &str, age: &str| policy(&[("revision", revision), ("retention.max-age", age)]);
+    let nothing = Observed::default();
+    let observed = at(applied(&plan(&of("2", "9d"), &[], &nothing, 1).unwrap(), &nothing), 9);
+    let wanted = [want("invoicing", Need::Durable, "invoicing")];
+    let asked = Asked {
+        wanted: &wanted,
+        ..Asked::default()
+    };
+    for (other, code) in [
+        (of("1", "11d"), Code::OlderPolicy),
+        (policy(&[("retention.max-age", "11d")]), Code::OlderPolicy),
+        (of("2", "11d"), Code::PolicyConflict),
+    ] {
+        let kept = super::plan_around(&other, asked, &observed, 2);
+        assert_eq!(kept.problems.iter().map(|p| p.code).collect::<Vec<_>>(), [code]);
+        expect![[r#"
+            remember durable subscription invoicing of component invoicing
+            create consumer invoicing on payments.*.webhook.invoice.* from offset 10
+        "#]]
+        .assert_eq(&shown(&kept));
+        assert_eq!(super::plan(&other, asked, &observed, 2).unwrap_err()[0].code, code);
+    }
+    // What comes to the same is no conflict, and the one in force goes on being said.
+    let same = super::plan_around(&policy(&[("retention.max-age", "9d")]), Asked::default(), &observed, 2);
+    assert!(same.problems.is_empty() && same.steps.is_empty(), "{same:?}");
+    let newer = shown(&plan(&of("3", "11d"), &[], &observed, 2).unwrap());
+    assert!(newer.contains("update stream fanout_payments_log"), "{newer}");
+
+    // Without numbers, who was told last; who was in force before says so.
+    let unnumbered = policy(&[("retention.max-age", "9d")]);
+    let observed = at(applied(&plan(&unnumbered, &[], &nothing, 1).unwrap(), &nothing), 9);
+    let other = policy(&[("retention.max-age", "11d")]);
+    let told = super::plan_around(&other, Asked::default(), &observed, 2);
+    assert!(told.problems.is_empty() && !told.steps.is_empty());
+    let before = Asked {
+        was_in_force: true,
+        ..Asked::default()
+    };
+    let kept = super::plan_around(&other, before, &observed, 2);
+    assert!(kept.steps.is_empty() && kept.problems[0].code == Code::TopologyChanged);
+}
+
+#[test]
+fn a_setting_that_would_lose_events_is_left_out_and_the_rest_is_applied() {
+    let nothing = Observed::default();
+    let full = at(applied(&plan(&policy(&[]), &[], &nothing, 1).unwrap(), &nothing), 10);
+    let shorter = policy(&[("retention.max-age", "1d"), ("retention.compression", "s2")]);
+    let plan = super::plan_around(&shorter, Asked::default(), &full, 2 * DAY);
+    assert_eq!(
+        plan.problems.iter().map(|p| p.code).collect::<Vec<_>>(),
+        [Code::WouldLoseEvents]
+    );
+    let log = plan.steps.iter().find_map(|step| match step {
+        Step::UpdateStream(s) if s.partition.is_some() => Some(s),
+        _ => None,
+    });
+    let log = log.unwrap();
+    assert!(log.compressed && log.max_age == std::time::Duration::from_secs(7 * 86_400));
+    let done = applied(&plan, &full);
+    let again = super::plan_around(&shorter, Asked::default(), &done, 2 * DAY);
+    assert!(again.steps.is_empty() && again.problems == plan.problems);
 }
