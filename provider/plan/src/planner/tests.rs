@@ -2,8 +2,11 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
+use crate::by_partition::ByPartition;
+use crate::floor::Floor;
 use crate::step::{Failures, Part};
 use crate::subscription::{Reach, Start};
+use crate::unregistered::Tombstone;
 use crate::{Filter, Settings};
 
 fn policy(extra: &[(&str, &str)]) -> Policy {

@@ -1,0 +1,210 @@
+//! Whether what is wanted can be had, and as what it is remembered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Asked, Observed, Wanted};
+use crate::by_partition::ByPartition;
+use crate::partition::Layout;
+use crate::policy::Shape;
+use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
+use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, declared, places};
+
+/// What came of everything that is wanted.
+#[derive(Default)]
+pub(super) struct Judged {
+    pub(super) refused: BTreeMap<usize, Problem>,
+    pub(super) names: BTreeMap<usize, SubscriptionName>,
+    /// The names under which others go on that had the name of one that was declared.
+    pub(super) moved: BTreeSet<SubscriptionName>,
+}
+
+/// Takes what is wanted into the registry, or refuses it.
+pub(super) fn judge_all(
+    policy: &Policy,
+    asked: Asked<'_>,
+    of_another: bool,
+    registry: &mut BTreeMap<SubscriptionName, Registered>,
+    layout: &Layout,
+    observed: &Observed,
+    now: i64,
+) -> Judged {
+    let mut judged = Judged::default();
+    let mut seen = BTreeSet::new();
+    let declared = if of_another {
+        Vec::new()
+    } else {
+        declared(policy, asked.wanted)
+    };
+    let mut all: Vec<_> = asked.wanted.iter().chain(&declared).enumerate().collect();
+    // What the operator declares has its name first.
+    all.sort_by_key(|(_, want)| want.made_by == MadeBy::Call);
+    for (i, want) in all {
+        let name = remembered_as(registry, want);
+        if want.made_by != MadeBy::Call && !seen.insert(name.clone()) {
+            let problem = Problem::new(
+                Code::SubscriptionConflict,
+                format!("subscription {name} is declared by two links: give one of them another name"),
+            );
+            judged.refused.insert(i, problem);
+            continue;
+        }
+        match judge(policy, asked, registry, layout, observed, &name, want, now) {
+            Ok(mut next) => {
+                if let Some(have) = registry.get(&name).filter(|_| of_another) {
+                    // Sizes that nobody asked for are the other policy's.
+                    next.registered.subscription.batch_size = have.subscription.batch_size;
+                    next.registered.subscription.concurrency = have.subscription.concurrency;
+                }
+                if let Some(moved) = next.moved {
+                    let aside = moved.subscription.name.clone();
+                    judged.moved.insert(aside.clone());
+                    registry.entry(aside).or_insert(moved);
+                }
+                judged.names.insert(i, name.clone());
+                registry.insert(name, next.registered);
+            }
+            Err(problem) => drop(judged.refused.insert(i, problem)),
+        }
+    }
+    judged
+}
+
+/// The name under which what is wanted is remembered, or would be: that of its caller's own, if it has one.
+fn remembered_as(registry: &BTreeMap<SubscriptionName, Registered>, want: &Wanted) -> SubscriptionName {
+    let name = &want.subscription.name;
+    if want.made_by == MadeBy::Call {
+        let own = name.of_caller(&want.component);
+        if registry.contains_key(&own) {
+            return own;
+        }
+    }
+    name.clone()
+}
+
+/// What the policy itself declares and no link asks for.
+fn declared(policy: &Policy, wanted: &[Wanted]) -> Vec<Wanted> {
+    policy
+        .subscriptions
+        .iter()
+        .filter(|(name, _)| {
+            wanted
+                .iter()
+                .all(|w| w.made_by != MadeBy::Link || w.subscription.name != **name)
+        })
+        .map(|(name, declared)| Wanted {
+            subscription: declared.subscription(name, policy),
+            component: declared.component.clone().unwrap_or_default(),
+            link: String::new(),
+            made_by: MadeBy::Policy,
+        })
+        .collect()
+}
+
+/// A subscription as it will be remembered.
+struct Next {
+    registered: Registered,
+    /// The one that had its name until now, and goes on under another.
+    moved: Option<Registered>,
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a judgement of one, in the light of all that is known"
+)]
+fn judge(
+    policy: &Policy,
+    asked: Asked<'_>,
+    registry: &BTreeMap<SubscriptionName, Registered>,
+    layout: &Layout,
+    observed: &Observed,
+    name: &SubscriptionName,
+    want: &Wanted,
+    now: i64,
+) -> Result<Next, Problem> {
+    if let Some(unreadable) = observed.unreadable.get(name) {
+        return Err(unreadable.clone());
+    }
+    let have = registry.get(name);
+    let subscription = Subscription {
+        name: name.clone(),
+        ..want.subscription.clone()
+    };
+    if have.is_none_or(|have| have.subscription.filter != subscription.filter) {
+        let widest = layout.partitions.values().map(|p| &p.template).chain([&policy.subject]);
+        let widest = widest.max_by_key(|t| t.all().len()).unwrap_or(&policy.subject);
+        policy
+            .limits
+            .filter(name, &subscription.filter, widest, asked.max_payload)?;
+    }
+    let new = || Registered {
+        subscription: subscription.clone(),
+        component: want.component.clone(),
+        link: want.link.clone(),
+        made_by: want.made_by,
+        made_at: now,
+        // Later than whatever had the name before, and was ended.
+        incarnation: match observed.ended.get(name).and_then(|ended| ended.incarnation) {
+            Some(ended) => Incarnation::new(now).after(ended),
+            None => Incarnation::new(now),
+        },
+        made_as: None,
+        head: observed.heads(),
+        replayed: ByPartition::default(),
+        progress: Progress::Replaying,
+        paused: false,
+        rewound: None,
+        apart: BTreeMap::new(),
+        joined: None,
+    };
+    let next = match have {
+        None => {
+            if want.made_by == MadeBy::Call {
+                policy
+                    .limits
+                    .one_more(&subscription, &want.component, registry.values())?;
+            }
+            places::check(&subscription, layout, observed)?;
+            Next {
+                registered: new(),
+                moved: None,
+            }
+        }
+        Some(have) if have.yields_to(&subscription, &want.component, want.made_by) => {
+            places::check(&subscription, layout, observed)?;
+            let new = new();
+            Next {
+                registered: Registered {
+                    incarnation: new.incarnation.after(have.incarnation),
+                    ..new
+                },
+                moved: Some(have.moved_aside(observed.handled_to(have))),
+            }
+        }
+        Some(have) => {
+            have.can_become(&want.subscription, &want.component, want.made_by)?;
+            Next {
+                registered: have.with_what_is_asked(want),
+                moved: None,
+            }
+        }
+    };
+    if policy.shape == Shape::WorkQueue {
+        if matches!(want.subscription.need, Need::Backfill { .. }) {
+            return Err(declared::no_backfill(name));
+        }
+        let others = registry
+            .values()
+            .map(|r| &r.subscription)
+            .filter(|s| s.name != *name && s.need == Need::Durable);
+        for other in others {
+            if want.subscription.need == Need::Durable && other.filter.may_meet(&want.subscription.filter) {
+                return Err(if want.made_by == MadeBy::Call {
+                    declared::meets_another(name)
+                } else {
+                    declared::meets(name, &other.name)
+                });
+            }
+        }
+    }
+    Ok(next)
+}

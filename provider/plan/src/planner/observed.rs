@@ -1,0 +1,86 @@
+//! What the store holds for a bus now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::account::Account;
+use crate::by_partition::ByPartition;
+use crate::floor::Floor;
+use crate::subscription::Registered;
+use crate::topology::Topology;
+use crate::unregistered::{Made, Tombstone};
+use crate::{Problem, SubscriptionName};
+
+/// What a stream holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The last offset; 0 when nothing was ever stored.
+    pub head: u64,
+    /// Events that it holds.
+    pub messages: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// When the oldest was stored, nanoseconds since the Unix epoch.
+    pub oldest_at: i64,
+    /// When the event at the last offset was stored, nanoseconds since the Unix epoch.
+    pub head_at: i64,
+    /// When the stream was made, nanoseconds since the Unix epoch.
+    pub made_at: i64,
+}
+
+/// What the store holds for a bus now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Streams, buckets and those consumers that Fanout made.
+    pub topology: Topology,
+    /// The remembered subscriptions.
+    pub registry: BTreeMap<SubscriptionName, Registered>,
+    /// Each partition of the log.
+    pub logs: BTreeMap<u32, LogState>,
+    /// The dead letters.
+    pub dead_letters: LogState,
+    /// The account's other streams, and the subjects that each holds.
+    pub others: BTreeMap<String, Vec<String>>,
+    /// What the account may have; `None` where it is not known.
+    pub account: Option<Account>,
+    /// What is under the bus's names and is not the bus's, or could not be read: nothing of the topology is changed
+    /// around it.
+    pub in_the_way: Vec<Problem>,
+    /// Partitions whose consumers, or which themselves, could not be read.
+    pub unread: BTreeMap<u32, Problem>,
+    /// Entries of the registry that can't be read: what belongs to them is left alone.
+    pub unreadable: BTreeMap<SubscriptionName, Problem>,
+    /// Consumers under the bus's names that Fanout did not make.
+    pub foreign_consumers: BTreeSet<(u32, String)>,
+    /// Up to which offset each consumer's events are settled.
+    pub settled: BTreeMap<(u32, String), u64>,
+    /// What is remembered of each consumer: where it goes on if it has to be made again.
+    pub floors: BTreeMap<(u32, String), Floor>,
+    /// What each consumer says of itself.
+    pub made: BTreeMap<(u32, String), Made>,
+    /// Subscriptions that were ended.
+    pub ended: BTreeMap<SubscriptionName, Tombstone>,
+    /// Subscriptions that are known, are not in the registry, and were not ended: the store has lost them.
+    pub lost: BTreeMap<SubscriptionName, Registered>,
+}
+
+impl Observed {
+    /// Each partition's last offset.
+    pub fn heads(&self) -> ByPartition {
+        self.logs
+            .iter()
+            .map(|(partition, log)| (*partition, log.head))
+            .collect()
+    }
+
+    /// Up to which offset everything of a subscription has been handled, in each partition that it reads.
+    pub(super) fn handled_to(&self, registered: &Registered) -> ByPartition {
+        let mut all: BTreeMap<u32, u64> = BTreeMap::new();
+        for ((partition, consumer), to) in &self.settled {
+            if registered.has_consumer(consumer) {
+                let least = all.entry(*partition).or_insert(*to);
+                *least = *to.min(least);
+            }
+        }
+        ByPartition(all)
+    }
+}

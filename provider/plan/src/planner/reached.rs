@@ -1,0 +1,168 @@
+//! What the store must hold in the end: what the policy and the subscriptions need, in the light of what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Observed;
+use crate::partition::{Keeps, Layout, Partition};
+use crate::subscription::Registered;
+use crate::topology::{self, StreamSpec, Topology};
+use crate::{Code, Policy, Problem, SubscriptionName, account, entry};
+
+/// What the store must hold in the end.
+pub(super) fn reached(
+    policy: &Policy,
+    layout: &Layout,
+    registry: &BTreeMap<SubscriptionName, Registered>,
+    observed: &Observed,
+) -> Topology {
+    let mut desired = topology::topology(policy, layout, registry.values());
+    for spec in desired.streams.values_mut().filter(|s| s.partition.is_none()) {
+        if let Some(have) = observed.topology.streams.get(&spec.name).filter(|have| have.by_hand) {
+            keep_bounds(policy, have, spec);
+        }
+    }
+    for spec in desired.streams.values_mut() {
+        if let Some(p) = &spec.partition {
+            spec.made_at = observed.logs.get(&p.number).map_or(0, |log| log.made_at);
+        }
+        let retired = spec.partition.as_ref().is_some_and(Partition::is_retired);
+        if let Some(have) = observed.topology.streams.get(&spec.name).filter(|_| retired) {
+            // What a retired stream holds was stored under the earlier policy: it keeps that one's limits.
+            spec.max_age = spec.max_age.max(have.max_age);
+            spec.max_bytes = have.max_bytes;
+            spec.storage = have.storage;
+        }
+    }
+    // A retired work queue goes on with the filters that it had: new ones may meet (10100), and what it holds was stored
+    // under the old ones.
+    for (key, c) in &mut desired.consumers {
+        let partition = layout.partitions.get(&c.partition);
+        if partition.is_some_and(|p| p.is_retired() && p.keeps == Keeps::WorkQueue)
+            && let Some(have) = observed.topology.consumers.get(key)
+        {
+            c.filter_subjects = have.filter_subjects.clone();
+        }
+    }
+    begin_where_they_were(&mut desired, layout, observed);
+    // Where a partition that was found retired has nothing for a subscription, it never will, and needs no consumer.
+    let found = observed.topology.layout();
+    desired.consumers.retain(|(number, _), c| {
+        let retired = found.partitions.get(number).is_some_and(Partition::is_retired);
+        let head = observed.logs.get(number).map_or(0, |log| log.head);
+        !(retired && matches!(c.start, topology::ConsumerStart::Offset(o) if o > head))
+    });
+    for registered in registry.values() {
+        let consumer = registered.consumer_name();
+        let mut keys = layout.partitions.keys().rev().map(|number| (*number, consumer.clone()));
+        if let Some(key) = keys.find(|key| desired.consumers.contains_key(key))
+            && let Some(newest) = desired.consumers.get_mut(&key)
+        {
+            newest.entry = entry::with_consumer(registered);
+        }
+    }
+    desired
+}
+
+/// Leaves a stream the bounds that an operator gave it by hand, where the policy does not name them. No bound at all is
+/// none of them.
+fn keep_bounds(policy: &Policy, have: &StreamSpec, spec: &mut StreamSpec) {
+    let asked = (spec.max_bytes, spec.max_messages);
+    if have.max_bytes > 0 && !policy.names_bound(account::size_setting(spec)) {
+        spec.max_bytes = have.max_bytes;
+    }
+    let is_named = account::count_setting(spec).is_some_and(|setting| policy.names_bound(setting));
+    if have.max_messages > 0 && !is_named {
+        spec.max_messages = have.max_messages;
+    }
+    spec.by_hand = asked != (spec.max_bytes, spec.max_messages);
+}
+
+/// Leaves what is there as it is: streams, buckets, and how long and how much consumers wait for. Only which log a stream is,
+/// is still said.
+pub(super) fn keep(desired: &mut Topology, others: &BTreeSet<u32>, layout: &Layout, observed: &Observed) {
+    desired.streams.extend(observed.topology.streams.clone());
+    desired.buckets.extend(observed.topology.buckets.clone());
+    for spec in desired.streams.values_mut() {
+        if let Some(p) = spec.partition.as_mut().filter(|p| others.contains(&p.number)) {
+            p.log = layout.partitions.get(&p.number).map_or(p.log, |now| now.log);
+            spec.made_at = observed.logs.get(&p.number).map_or(0, |log| log.made_at);
+        }
+    }
+    for (key, c) in &mut desired.consumers {
+        if let Some(have) = observed.topology.consumers.get(key) {
+            (c.ack_wait, c.max_ack_pending) = (have.ack_wait, have.max_ack_pending);
+        }
+    }
+}
+
+/// Lets consumers that were there before, and have to be made again, begin where their events were settled to.
+fn begin_where_they_were(desired: &mut Topology, layout: &Layout, observed: &Observed) {
+    for (key, c) in &mut desired.consumers {
+        // A work queue gives out what nobody has settled, from its first event on (10101).
+        let partition = layout.partitions.get(&c.partition).filter(|p| p.keeps == Keeps::Log);
+        let (Some(partition), Some(log)) = (partition, observed.logs.get(&c.partition)) else {
+            continue;
+        };
+        let floor = observed.floors.get(key).filter(|floor| floor.is_of(partition.log, log));
+        if let Some(floor) = floor.filter(|_| !observed.topology.consumers.contains_key(key)) {
+            c.start = topology::ConsumerStart::Offset(floor.settled_to + 1);
+        }
+    }
+}
+
+/// Whether a partition has nothing more to give: it was found retired, so that nothing can come any more, and empty, and
+/// it need not know repeats any more of what it held.
+pub(super) fn is_over(found: Option<&Partition>, observed: &Observed, now: i64) -> bool {
+    let Some((partition, at)) = found.and_then(|p| Some((p, p.retired_at()?))) else {
+        return false;
+    };
+    let stream = observed
+        .topology
+        .streams
+        .values()
+        .find(|s| s.partition.as_ref().is_some_and(|p| p.number == partition.number));
+    let remembers = stream.map_or(0, |s| i64::try_from(s.dedupe_window.as_nanos()).unwrap_or(i64::MAX));
+    let log = observed.logs.get(&partition.number);
+    log.is_some_and(|log| log.messages == 0 && (log.head == 0 || now.saturating_sub(at) > remembers))
+}
+
+/// Takes out of what the store must hold what can't or must not be touched; says for which subscriptions that is.
+pub(super) fn leave_alone(
+    desired: &mut Topology,
+    registry: &BTreeMap<SubscriptionName, Registered>,
+    over: &BTreeSet<SubscriptionName>,
+    observed: &Observed,
+) -> BTreeMap<SubscriptionName, Problem> {
+    let mut stuck = observed.unreadable.clone();
+    desired.consumers.retain(|(partition, consumer), _| {
+        let Some(name) = Registered::of_consumer(consumer).filter(|n| registry.contains_key(n)) else {
+            return true;
+        };
+        if observed.foreign_consumers.contains(&(*partition, consumer.clone())) {
+            let problem = Problem::new(
+                Code::ForeignTopology,
+                format!(
+                    "subscription {name}: consumer {consumer} of partition {partition} exists and was not made by Fanout: remove it, or use another name"
+                ),
+            );
+            stuck.entry(name).or_insert(problem);
+            return false;
+        }
+        if let Some(unread) = observed.unread.get(partition) {
+            stuck.entry(name).or_insert_with(|| unread.clone());
+            return false;
+        }
+        true
+    });
+    // One goes by what the registry says of its subscription: that it has others now, or that it was ended.
+    for (key, have) in &observed.topology.consumers {
+        let goes = Registered::of_consumer(&key.1).is_some_and(|name| {
+            let ended = over.contains(&name) || observed.ended.contains_key(&name);
+            !observed.unreadable.contains_key(&name) && (ended || registry.contains_key(&name))
+        });
+        if !goes {
+            desired.consumers.insert(key.clone(), have.clone());
+        }
+    }
+    stuck
+}
