@@ -2,7 +2,8 @@
 //! what was remembered of the one before says nothing of them. What went with it is told.
 
 use async_nats::jetstream::{self, stream};
-use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_tests::types::Rejection;
+use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually};
 use futures::TryStreamExt as _;
 
 const LOG: &str = "fanout_payments_log";
@@ -147,4 +148,40 @@ async fn what_waited_in_a_log_that_was_made_again_is_told() {
         handled.ends_with(&["e08".to_owned(), "e09".to_owned()]).then_some(())
     })
     .await;
+}
+
+/// Waits until the dead letters are those of these events.
+async fn has_letters(bench: &Bench, ids: &[&str]) {
+    let js = jetstream::new(bench.client().clone());
+    let letters = js.get_stream("fanout_payments_dead").await.unwrap();
+    eventually(&format!("the letters are those of {ids:?}"), || async {
+        let subjects = letters.info_with_subjects("fanout.dead.payments.early.>").await;
+        let subjects: Vec<(String, usize)> = subjects.ok()?.try_collect().await.ok()?;
+        let mut found = Vec::new();
+        for (subject, _) in subjects {
+            let letter = letters.get_last_raw_message_by_subject(&subject).await.ok()?;
+            let id = letter.headers.get("ce-id")?.to_string();
+            let payload = String::from_utf8_lossy(&letter.payload).into_owned();
+            assert!(payload.contains(&id), "it holds its own payload: {payload}");
+            found.push(id);
+        }
+        found.sort();
+        (found == ids).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_of_the_log_before_is_none_of_this_ones() {
+    let bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let early = bench.component("early").await;
+    early.judge(|_| Verdict::Refuse(Rejection::DeadLetter("no".into())));
+    publish(&ingress, 0..1).await;
+    has_letters(&bench, &["e00"]).await;
+    noted(&bench, 1, 1).await;
+    make_again(&bench).await;
+    // It has the place that the first one had.
+    publish(&ingress, 1..2).await;
+    has_letters(&bench, &["e00", "e01"]).await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fanout_tests::fetcher::{fetch, ids, settles};
 use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, stored};
+use futures::TryStreamExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_unhandled_is_told_by_position_and_tenant() {

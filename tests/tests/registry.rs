@@ -4,6 +4,7 @@
 use async_nats::jetstream::{self, kv};
 use fanout_tests::fetcher::patient;
 use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach};
+use fanout_tests::types::Origin;
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
 use futures::TryStreamExt as _;
 
@@ -95,7 +96,7 @@ async fn a_purged_registry_ends_nothing() {
     invoicing.up().await;
     handles(&caller, 0..5).await;
     handles(&invoicing, 0..5).await;
-    let replayed = caller.seen(|s| s.deliveries.iter().filter(|d| d.replayed).count());
+    let replayed = caller.seen(|s| s.deliveries.iter().filter(|d| d.origin == Origin::Replayed).count());
     assert_eq!(replayed, 0, "what waited is as new as it was");
 }
 

@@ -243,9 +243,7 @@ impl Bus {
             // Once this policy was in force, only another instance's can have changed the partitions: two that took
             // turns would change them for ever.
             let theirs = observed.topology.layout();
-            let changed = store.is_in_force()
-                && observed.unread.is_empty()
-                && !layout::fits(store.policy(), &theirs);
+            let changed = store.is_in_force() && observed.unread.is_empty() && !layout::fits(store.policy(), &theirs);
             let asked = Asked {
                 wanted: change.wanted,
                 tenant: change.tenant,

@@ -14,7 +14,8 @@ use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{
-    BusNames, Code, LogPosition, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName, letter,
+    BusNames, Code, LogPosition, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName,
+    letter,
 };
 use tokio::sync::Notify;
 use tracing::debug;
