@@ -110,11 +110,6 @@ impl Inboxes {
         None
     }
 
-    /// The subject of another answer to the same peer.
-    pub(crate) fn reply_at(&self, subject: String) -> Option<ReplyTo> {
-        self.allows(&subject).then(|| ReplyTo(subject.into()))
-    }
-
     /// Answers a message, if it wants an answer and in an inbox.
     ///
     /// # Errors
