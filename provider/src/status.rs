@@ -228,6 +228,8 @@ async fn subscription(view: &View, registered: &Registered, dead_letters: Option
         Doing::Active => ("active", None),
         Doing::CatchingUp => ("catching-up", None),
         Doing::Finished => ("finished", None),
+        // Its last invocations are still under way here.
+        Doing::Paused if view.is_ending(name) => ("active", None),
         Doing::Paused => ("paused", None),
         Doing::Waiting(p) => ("waiting", Some(p)),
     };

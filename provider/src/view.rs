@@ -161,6 +161,11 @@ impl View {
         })
     }
 
+    /// Whether deliveries that a subscription had before are not over yet.
+    pub(crate) fn is_ending(&self, name: &SubscriptionName) -> bool {
+        self.ending.get(name).is_some_and(|ended| !ended.is_cancelled())
+    }
+
     /// Why the store holds nothing, or not all, of a subscription.
     pub(crate) fn stuck(&self, name: &SubscriptionName) -> Option<&Problem> {
         self.failed.get(&Part::Subscription(name.clone()))
