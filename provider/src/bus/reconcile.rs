@@ -75,6 +75,10 @@ impl Bus {
         match self.reconcile_for(runs, &batch).await {
             Ok(refused) => {
                 batch.answer(|i| refused.subscriptions.get(&i).cloned(), refused.place.as_ref());
+                // Nobody waits for it.
+                if let Some(store) = &self.view().store {
+                    store.read_time().await;
+                }
                 Ok(())
             }
             Err(error) => {
@@ -200,7 +204,6 @@ impl Bus {
         (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
         let store = if in_force { store.brought() } else { store };
-        store.read_time().await;
         view.store = Some(store.clone());
         self.run(&store, runs, &mut view);
         report(&before, &view);

@@ -2,15 +2,19 @@
 //! times. No instance's own clock is compared with another's.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::response::Response;
 use fanout_plan::timestamp;
 use serde::Deserialize;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Store, StoreError};
 use crate::clock;
+
+/// How long reading the clock may take: a late answer says little.
+const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// The store's clock as it was read last: when, and what it said.
 #[derive(Debug, Default)]
@@ -38,7 +42,11 @@ impl Store {
             return;
         };
         let asked = Instant::now();
-        match self.time_of(*newest).await {
+        let time = match timeout(READ_WITHIN, self.time_of(*newest)).await {
+            Ok(time) => time,
+            Err(late) => Err(StoreError::when("tell the time")(late)),
+        };
+        match time {
             Ok(time) => {
                 let told = asked + asked.elapsed() / 2;
                 *self.time.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, time));
