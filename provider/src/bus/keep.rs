@@ -201,7 +201,8 @@ impl Bus {
                         further.push((name, *now));
                     }
                 }
-                (None, Entry::Ended(_)) => {}
+                // What could not be read until now can be let go.
+                (None, Entry::Ended(_)) if view.stuck(&name).is_none() => {}
                 _ => return true,
             }
         }
