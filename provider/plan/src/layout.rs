@@ -62,7 +62,7 @@ pub fn next(policy: &Policy, have: &Layout, tenants: &BTreeSet<TenantId>, now: i
             keeps: keeps(policy),
             template: policy.subject.clone(),
             binding: Binding::Internal,
-            log: Incarnation::new(now),
+            log: Incarnation::default(),
         };
         partition.binding = partition.settled_binding();
         next.partitions.insert(number, partition);

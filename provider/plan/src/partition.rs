@@ -123,7 +123,7 @@ pub struct Partition {
     pub template: SubjectTemplate,
     /// Where new ones come from.
     pub binding: Binding,
-    /// Which of the logs that have stood here: where a stream was deleted and made again, or put back to an earlier state, an
+    /// Which of the logs that have stood here; the first does not say. Where a stream was deleted and made again, or put back to an earlier state, an
     /// offset means another event.
     pub log: Incarnation,
 }

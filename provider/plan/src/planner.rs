@@ -186,6 +186,11 @@ fn plan_with(
 
     let other_logs = observed.other_logs();
     if !frozen {
+        for (number, p) in &mut layout.partitions {
+            if !have.partitions.contains_key(number) && observed.had_a_log(*number) {
+                p.log = Incarnation::new(now);
+            }
+        }
         for number in &other_logs {
             if let Some(p) = layout.partitions.get_mut(number) {
                 p.log = Incarnation::new(now).after(p.log);

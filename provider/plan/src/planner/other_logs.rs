@@ -32,6 +32,13 @@ impl Observed {
             .collect()
     }
 
+    /// Whether something is remembered of a partition that is not there: its stream was lost, and the number is given again.
+    pub(super) fn had_a_log(&self, number: u32) -> bool {
+        let nothing_left = self.logs.is_empty() && self.dead_letters.head > 0;
+        let remembered = self.registry.values().any(|r| r.head.knows(number));
+        nothing_left || remembered || self.floors.keys().any(|(n, _)| *n == number)
+    }
+
     /// Whether a consumer of a subscription is there.
     fn has_consumer(&self, number: u32, registered: &Registered) -> bool {
         let key = (number, registered.consumer_name());
