@@ -67,7 +67,7 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
                 }
             },
         )),
-        Unstored::NoPartition | Unstored::Unavailable(_) => {
+        Unstored::NoPartition | Unstored::Unavailable(_) | Unstored::Overtaken => {
             PublishError::Unavailable(say(Code::StoreUnavailable, "it was not stored; try again"))
         }
         Unstored::Unreadable(_) => PublishError::Unavailable(say(Code::StoreUnavailable, "it was not kept; try again")),

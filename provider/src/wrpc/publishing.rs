@@ -118,85 +118,164 @@ pub(super) async fn send(bus: &Bus, ready: Ready, admitted: Admitted) -> Result<
     }
 }
 
-/// Hands events over one after another, without a round trip for each, and gathers the answers in order.
+/// Hands events over one after another, without a round trip for each, and gathers the answers in order. Once an event's
+/// place in the log is gone, nothing more of the call is handed over before it has another.
 pub(super) async fn in_order(
     bus: &Bus,
     beginnings: impl Iterator<Item = impl Future<Output = Result<Underway, PublishError>>>,
 ) -> Vec<Result<Receipt, PublishError>> {
-    let mut results = Vec::with_capacity(beginnings.size_hint().0);
+    let mut call = Call {
+        bus,
+        results: Vec::with_capacity(beginnings.size_hint().0),
+        moved: Vec::new(),
+    };
     let mut answers = FuturesOrdered::new();
     for beginning in beginnings {
+        if !call.moved.is_empty() {
+            while let Some(answer) = answers.next().await {
+                call.take(answer);
+            }
+            call.move_on().await;
+        }
         // Answers are taken meanwhile: each gives its place at the store to the next, of this call or another.
         let mut beginning = std::pin::pin!(beginning);
         let begun = loop {
             tokio::select! {
                 biased;
                 begun = &mut beginning => break begun,
-                Some(answer) = answers.next(), if !answers.is_empty() => results.push(answer),
+                Some(answer) = answers.next(), if !answers.is_empty() => call.take(answer),
             }
         };
         answers.push_back(async {
             match begun {
-                Ok(underway) => receipt(bus, underway).await,
+                Ok(underway) => Ok(underway.answered().await),
                 Err(e) => Err(e),
             }
         });
     }
     while let Some(answer) = answers.next().await {
-        results.push(answer);
+        call.take(answer);
     }
-    results
+    call.move_on().await;
+    call.results.into_iter().flatten().collect()
+}
+
+/// The events of one call, in its order.
+struct Call<'a> {
+    bus: &'a Bus,
+    results: Vec<Option<Result<Receipt, PublishError>>>,
+    /// Events whose place is gone, by their index: they have no result yet.
+    moved: Vec<(usize, Answered)>,
+}
+
+impl Call<'_> {
+    /// Takes the first answer to the next event.
+    fn take(&mut self, answer: Result<Answered, PublishError>) {
+        let answered = match answer {
+            Ok(answered) => answered,
+            Err(e) => return self.results.push(Some(Err(e))),
+        };
+        match &answered.stored {
+            Err(e) if e.has_moved() => {
+                self.moved.push((self.results.len(), answered));
+                return self.results.push(None);
+            }
+            Ok(stored) if !stored.duplicate => {
+                // It was on its way already: events of its tenant that went before it can't be stored before it any more.
+                for (_, before) in &mut self.moved {
+                    if before.event.tenant() == answered.event.tenant() {
+                        before.stored = Err(Unstored::Overtaken);
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.results.push(Some(answered.receipt(self.bus)));
+    }
+
+    /// Publishes what has moved in the place that it has now: one event after the other.
+    async fn move_on(&mut self) {
+        let Some((_, first)) = self.moved.first() else { return };
+        let until = Instant::now() + first.store.policy().publish_deadline;
+        for (index, mut answered) in std::mem::take(&mut self.moved) {
+            Box::pin(answered.again(self.bus, until)).await;
+            if let Some(result) = self.results.get_mut(index) {
+                *result = Some(answered.receipt(self.bus));
+            }
+        }
+    }
 }
 
 /// Waits for the store's answer.
 pub(super) async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, PublishError> {
-    let Underway {
-        store,
-        sent,
-        durable_subscriptions,
-        event,
-        admitted,
-    } = underway;
-    let mut stored = store.stored(&event.attributes, sent, || event.outgoing(&store)).await;
-    if stored.as_ref().is_err_and(Unstored::has_moved) {
-        stored = Box::pin(again(bus, store, &event, stored)).await;
+    let mut answered = underway.answered().await;
+    if answered.stored.as_ref().is_err_and(Unstored::has_moved) {
+        let until = Instant::now() + answered.store.policy().publish_deadline;
+        Box::pin(answered.again(bus, until)).await;
     }
-    if stored.as_ref().map_or_else(|e| !e.is_unknown(), |s| s.duplicate) {
-        bus.gate().put_back(event.tenant(), &admitted);
-    }
-    let stored = stored.map_err(|e| event.unstored(&e))?;
-    Ok(Receipt {
-        position: position(stored.position),
-        duplicate: stored.duplicate,
-        durable_subscriptions,
-    })
+    answered.receipt(bus)
 }
 
-/// Publishes an event again whose place in the log is gone, in the place that a change of the topology makes for it
-/// now, if it makes one in the time that a publish has. Events of one call keep their order: each waits for the one
-/// before it.
-async fn again(
-    bus: &Bus,
-    mut store: Store,
-    event: &Checked,
-    mut stored: Result<Stored, Unstored>,
-) -> Result<Stored, Unstored> {
-    let until = Instant::now() + store.policy().publish_deadline;
-    let mut pause = Duration::from_millis(10);
-    while stored.as_ref().is_err_and(Unstored::has_moved) && Instant::now() < until {
-        // The moment after a stream was given its subject, nothing listens there yet: it may be no other place.
-        bus.changed_from(&store, (Instant::now() + pause).min(until)).await;
-        pause = (pause * 2).min(Duration::from_millis(320));
-        let _turn = bus.turn().await;
-        // In the middle of a change, its tenant may have no place at all.
-        let Ok(now) = bus.store_for(event.tenant()).await else {
-            continue;
-        };
-        store = now;
-        let sent = store.send(&event.attributes, event.outgoing(&store)?).await?;
-        stored = store.stored(&event.attributes, sent, || event.outgoing(&store)).await;
+impl Underway {
+    async fn answered(self) -> Answered {
+        let (store, event) = (self.store, self.event);
+        let stored = store
+            .stored(&event.attributes, self.sent, || event.outgoing(&store))
+            .await;
+        Answered {
+            stored,
+            store,
+            durable_subscriptions: self.durable_subscriptions,
+            event,
+            admitted: self.admitted,
+        }
     }
-    stored
+}
+
+/// An event of which the store has said what came of it.
+struct Answered {
+    stored: Result<Stored, Unstored>,
+    store: Store,
+    durable_subscriptions: u32,
+    event: Checked,
+    admitted: Admitted,
+}
+
+impl Answered {
+    fn receipt(self, bus: &Bus) -> Result<Receipt, PublishError> {
+        if self.stored.as_ref().map_or_else(|e| !e.is_unknown(), |s| s.duplicate) {
+            bus.gate().put_back(self.event.tenant(), &self.admitted);
+        }
+        let stored = self.stored.map_err(|e| self.event.unstored(&e))?;
+        Ok(Receipt {
+            position: position(stored.position),
+            duplicate: stored.duplicate,
+            durable_subscriptions: self.durable_subscriptions,
+        })
+    }
+
+    /// Publishes an event again whose place in the log is gone, in the place that a change of the topology makes for it
+    /// now, if it makes one in time.
+    async fn again(&mut self, bus: &Bus, until: Instant) {
+        let mut pause = Duration::from_millis(10);
+        while self.stored.as_ref().is_err_and(Unstored::has_moved) && Instant::now() < until {
+            // The moment after a stream was given its subject, nothing listens there yet: it may be no other place.
+            bus.changed_from(&self.store, (Instant::now() + pause).min(until)).await;
+            pause = (pause * 2).min(Duration::from_millis(320));
+            let _turn = bus.turn().await;
+            // In the middle of a change, its tenant may have no place at all.
+            let Ok(now) = bus.store_for(self.event.tenant()).await else {
+                continue;
+            };
+            self.store = now;
+            let (store, event) = (&self.store, &self.event);
+            let again = async {
+                let sent = store.send(&event.attributes, event.outgoing(store)?).await?;
+                store.stored(&event.attributes, sent, || event.outgoing(store)).await
+            };
+            self.stored = again.await;
+        }
+    }
 }
 
 /// Whether the bus serves this tenant.

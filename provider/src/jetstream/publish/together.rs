@@ -143,7 +143,10 @@ async fn store(js: &jetstream::Context, batch: Vec<Waiting>) {
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
         if part.len() < FEWEST_EVENTS {
-            one_by_one(js, part).await;
+            if let Some(moved) = one_by_one(js, part).await {
+                // They go on behind it.
+                fail(parts.drain(..).flatten(), &moved);
+            }
             continue;
         }
         match commit(js, &part).await {
@@ -165,16 +168,22 @@ async fn store(js: &jetstream::Context, batch: Vec<Waiting>) {
             }
             Err(e) => {
                 let e = unstored(e);
-                for w in part {
-                    w.tell(Err(e.clone()));
+                fail(part.into_iter(), &e);
+                if e.has_moved() {
+                    fail(parts.drain(..).flatten(), &e);
                 }
             }
         }
     }
 }
 
-/// Sends events by themselves, in order, and then waits for their answers.
-async fn one_by_one(js: &jetstream::Context, part: Vec<Waiting>) {
+fn fail(events: impl Iterator<Item = Waiting>, e: &Unstored) {
+    events.for_each(|w| w.tell(Err(e.clone())));
+}
+
+/// Sends events by themselves, in order, and then waits for their answers; says so if the place of one is gone.
+async fn one_by_one(js: &jetstream::Context, part: Vec<Waiting>) -> Option<Unstored> {
+    let mut moved = None;
     let mut sent = Vec::with_capacity(part.len());
     for Waiting { placed, answer } in part {
         let partition = placed.partition;
@@ -193,9 +202,16 @@ async fn one_by_one(js: &jetstream::Context, part: Vec<Waiting>) {
             },
             duplicate: ack.duplicate,
         });
+        let stored = stored.map_err(unstored);
+        if let Err(e) = &stored
+            && e.has_moved()
+        {
+            moved = Some(e.clone());
+        }
         // As in `Waiting::tell`.
-        drop(answer.send(stored.map_err(unstored)));
+        drop(answer.send(stored));
     }
+    moved
 }
 
 /// Sends a batch of two events or more. If the connection is lost in the middle, the server finds a gap in the batch

@@ -29,6 +29,8 @@ pub(crate) enum Unstored {
     Unavailable(#[source] Arc<PublishError>),
     #[error("the log did not answer in time")]
     Unknown(#[source] Arc<PublishError>),
+    #[error("its place in the log is gone, and events of its call that go after it are stored")]
+    Overtaken,
     #[error("what is kept for later could not be read")]
     Unreadable(#[source] Arc<StoreError>),
     #[error("the log knows its id, and could not say whether it still holds it")]
