@@ -51,7 +51,7 @@ async fn an_account_that_wants_sizes_has_a_size_of_everything() {
     let (code, out, err) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(
-        out.contains("the whole bus takes 8 streams, and at most 2.3 GiB of disk"),
+        out.contains("the whole bus takes 9 streams, and at most 2.3 GiB of disk"),
         "{out}"
     );
     assert!(!out.contains("any number"), "{out}");
@@ -59,7 +59,7 @@ async fn an_account_that_wants_sizes_has_a_size_of_everything() {
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let js = context(&nats).await;
     let made = streams(&js).await;
-    assert_eq!(made.len(), 8);
+    assert_eq!(made.len(), 9);
     assert!(made.iter().all(|s| s.config.max_bytes > 0), "{made:?}");
     let (code, out, _) = cli.run(&["apply"], &policy, &[]);
     assert!(code == 0 && out.contains("nothing to do"), "{out}");
@@ -72,7 +72,7 @@ async fn an_account_that_wants_sizes_has_a_size_of_everything() {
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let mut sizes: Vec<_> = streams(&js).await.iter().map(|s| s.config.max_bytes >> 20).collect();
     sizes.sort_unstable();
-    assert_eq!(sizes, [5, 10, 20, 30, 40, 50, 100, 200]);
+    assert_eq!(sizes, [4, 5, 10, 20, 30, 40, 50, 100, 200]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +286,7 @@ async fn a_bus_at_a_leaf_is_in_the_hub_s_domain() {
         assert_eq!((code, err.as_str()), (0, ""), "{flag:?}: {out}");
     }
     let at_hub = jetstream::new(world.hub.client().await);
-    assert_eq!(streams(&at_hub).await.len(), 7);
+    assert_eq!(streams(&at_hub).await.len(), 8);
 
     // The whole life of an event, with the policy's own setting; quotas read the store in a way of their own.
     let policy = world.policy(&format!(

@@ -25,13 +25,14 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     let policy = cli.policy(POLICY);
     let steps = "\
 + create bucket fanout_payments_attempts
++ create bucket fanout_payments_leases
 + create bucket fanout_payments_registry
 + create stream fanout_payments_dead on fanout.dead.payments.> for 30d
 + create stream fanout_payments_later on fanout.later.payments.> for ever
 + create stream fanout_payments_log on payments.*.webhook.> for 7d
 + create stream fanout_payments_marks on fanout.mark.payments.> for 1d
 + create stream fanout_payments_retries on fanout.retry.payments.> for ever
-7 to make, 0 to change, 0 to remove
+8 to make, 0 to change, 0 to remove
 ";
     let (code, planned, _) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);
     let without_costs: String = planned
@@ -66,7 +67,7 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     );
     let (code, out, _) = cli.run(&["--json", "explain"], &policy, &["--rate", "1000"]);
     let parts: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 8), "{out}");
+    assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 9), "{out}");
 
     let (code, _, err) = cli.elsewhere("nats://127.0.0.1:1").run(&["status"], &policy, &[]);
     assert_eq!(code, 3);

@@ -46,6 +46,17 @@ pub struct Budget {
 }
 
 impl Account {
+    /// Whether one stream more may have so many bytes of memory.
+    pub(crate) fn has_memory_for(&self, replicas: u8, bytes: u64) -> bool {
+        let Some((_, budget, each_copy)) = self.of(replicas) else {
+            return true;
+        };
+        let copies = if each_copy { u64::from(replicas) } else { 1 };
+        let all = budget.memory.taken.saturating_add(bytes.saturating_mul(copies));
+        budget.memory.limit.is_none_or(|limit| all <= limit)
+            && budget.stream_in_memory.is_none_or(|limit| bytes <= limit)
+    }
+
     /// The bounds of a stream with so many copies, and whether its bytes count once for each of them.
     fn of(&self, replicas: u8) -> Option<(&str, Budget, bool)> {
         if let Some(budget) = self.tiers.get("") {
@@ -371,7 +382,7 @@ mod tests {
         let said = refused(
             &policy(&[]),
             &with(Budget {
-                streams: bounded(8, 2),
+                streams: bounded(9, 2),
                 ..Budget::default()
             }),
         );
@@ -395,6 +406,34 @@ mod tests {
         };
         assert!(refused(&policy(&[]), &tiers).iter().all(|p| p.contains("R3 only")));
         assert_eq!(refused(&copies, &tiers), [""; 0]);
+    }
+
+    #[test]
+    fn leases_are_in_memory_where_the_account_has_some_and_stay_where_they_are() {
+        let storage = |observed: &Observed| {
+            let plan = planner::plan(&policy(&[]), Asked::default(), observed, 0).unwrap();
+            plan.steps.iter().find_map(|step| match step {
+                Step::CreateBucket(b) | Step::UpdateBucket(b) if b.name == policy(&[]).names().leases() => {
+                    Some(b.storage)
+                }
+                _ => None,
+            })
+        };
+        let memory = |limit| {
+            with(Budget {
+                memory: Bound { limit, taken: 0 },
+                ..Budget::default()
+            })
+        };
+        assert_eq!(storage(&Observed::default()), Some(Storage::Memory));
+        assert_eq!(storage(&memory(None)), Some(Storage::Memory));
+        assert_eq!(storage(&memory(Some(4 * MIB))), Some(Storage::Memory));
+        let without = memory(Some(0));
+        assert_eq!(storage(&without), Some(Storage::File));
+        // The account is given memory later.
+        let mut made = memory(None);
+        made.topology = planner::desired(&policy(&[]), &without).unwrap();
+        assert_eq!(storage(&made), None);
     }
 
     #[test]

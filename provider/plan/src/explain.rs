@@ -106,6 +106,9 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
         name: b.name.clone(),
         why: if b.name == names.registry() {
             "remembers subscriptions, and lets instances of the provider agree".to_owned()
+        } else if b.name == names.leases() {
+            "says which instance delivers what in order; where there is memory for it, a full disk is not in its way"
+                .to_owned()
         } else {
             "remembers failed attempts and their reasons until the event is settled".to_owned()
         },

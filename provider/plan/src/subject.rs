@@ -286,6 +286,11 @@ impl BusNames {
         format!("fanout_{}_attempts", self.0)
     }
 
+    /// The bucket that says which instance owns what.
+    pub fn leases(&self) -> String {
+        format!("fanout_{}_leases", self.0)
+    }
+
     /// Under which each stored event is announced, once, to queue subscriptions: this, then the event's own subject.
     pub fn live_prefix(&self) -> String {
         format!("fanout.live.{}.", self.0)

@@ -68,6 +68,13 @@ pub enum Side {
 /// For how long it is known what became of an event for later.
 pub const MARK_AGE: Duration = Duration::from_secs(86_400);
 
+/// For how long a lease is remembered that nobody writes again. Its owner does so every few seconds, and no lease has a
+/// longer term.
+pub const LEASES_AGE: Duration = Duration::from_secs(3_600);
+
+/// A lease takes less than 400 bytes; a subscription has two at most.
+const LEASES_BYTES: u64 = 4 << 20;
+
 impl StreamSpec {
     /// How long a message stays.
     pub fn keeps(&self) -> Keeps {
@@ -154,6 +161,18 @@ impl Topology {
     }
 }
 
+/// The bucket of leases, in memory: a lease is a write, and a store whose disk is full takes none. A lease that a restart
+/// loses is written anew by its owner.
+pub fn leases(policy: &Policy) -> BucketSpec {
+    BucketSpec {
+        name: policy.names().leases(),
+        max_age: LEASES_AGE,
+        max_bytes: LEASES_BYTES,
+        replicas: policy.replicas,
+        storage: Storage::Memory,
+    }
+}
+
 /// Compiles a policy, the partitions that it has led to, and the remembered subscriptions.
 pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterator<Item = &'a Registered>) -> Topology {
     let names = policy.names();
@@ -237,6 +256,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             bucket(names.registry(), Duration::ZERO, policy.sizes.registry),
             // The reasons of an event's attempts are needed for as long as the event can be delivered.
             bucket(names.attempts(), policy.max_age, policy.sizes.attempts),
+            leases(policy),
         ]
         .into_iter()
         .map(|b| (b.name.clone(), b))

@@ -208,7 +208,7 @@ async fn deliver(
         return;
     }
     let mut wait = None;
-    for (held, next) in invoke(context, settler, held, received).await {
+    for (held, next) in invoke(context, settler, (held, received), || context.stop.is_cancelled()).await {
         match next {
             Next::Gone | Next::Waits => {}
             Next::Again(delay) | Next::Stuck(delay) => held.give_back(delay).await,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
 use fanout_plan::apart::Reader;
 use fanout_plan::partition::Partition;
@@ -20,18 +21,22 @@ use fanout_plan::{Attributes, Code, Position, TenantId, timestamp};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Context;
 use super::incoming::{self, Place};
-use super::pull::{self, free_room};
+use super::pull::{self, free_place, free_room};
+use super::reading::{Given, Reading};
 use super::retries::{Share, Shares};
 use super::settle::{Held, Settler, Source};
 use super::turns;
-use crate::jetstream::{PUBLISHED, Redrive, StoreError, read};
+use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, read};
 
 /// Redriven dead letters that are held at once.
 const REDRIVEN: usize = 1_000;
+
+/// After how long a read of the log that failed is tried again.
+const READ_AGAIN: Duration = Duration::from_millis(250);
 
 /// An event that waits for its turn.
 pub(super) struct Item {
@@ -241,49 +246,52 @@ pub(crate) async fn redriven(
     }))
 }
 
-/// Feeds from one partition of the log until stopped, when its turn has come.
+/// Feeds with what one consumer of the log gives, until stopped or the ownership is over, when its turn has come.
 pub(super) async fn log(
     context: &Context,
     (partition, reader): (&Partition, &Reader),
     settler: &Settler,
-    room: Arc<Semaphore>,
+    (room, tenure): (Arc<Semaphore>, Tenure),
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
     turns::come(context, partition, &stop).await;
+    // What it says of itself is what it gave out before anything is pulled here.
     let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
         stop.cancelled().await;
         return Ok(());
     };
-    let policy = context.store.policy();
-    while !stop.is_cancelled() {
+    let given = &consumer.cached_info().delivered;
+    let mut reading = Reading::begin(given.consumer_sequence, given.stream_sequence);
+    let line = Line {
+        context,
+        settler,
+        partition: partition.number,
+        room,
+        out,
+    };
+    while !stop.is_cancelled() && tenure.is_valid() {
         let mut permits = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            permits = free_room(&room) => permits,
+            permits = free_room(&line.room) => permits,
         };
-        let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
-        while let Some(mut message) = batch.next().await {
-            let admitted = incoming::admit(context, settler, partition.number, &mut message).await;
-            let Some((place, attributes)) = admitted else {
-                continue;
-            };
-            let Some(room) = permits.split(1) else { continue };
-            let item = Item {
-                lane: Lane::of(policy.ordering, &attributes, place.position),
-                position: place.position,
-                failed: None,
-                from: From::Log {
-                    payload: Some(message.payload.clone()),
-                    // The payload is kept beside the message, so that it can be let go.
-                    message: without_payload(message),
-                    place,
-                    attributes,
-                    waited: None,
-                },
-                _room: room,
-                _share: None,
-            };
-            if out.send(item).await.is_err() {
+        let most = (permits.num_permits(), &tenure);
+        let mut batch = pull::owned(&context.store, &consumer, most, &stop).await?;
+        while let Some(message) = batch.next().await {
+            let Ok(info) = message.info() else { continue };
+            let hole = reading.see(Given {
+                number: info.consumer_sequence,
+                sequence: info.stream_sequence,
+                first: info.delivered == 1,
+            });
+            if let Some(behind) = hole {
+                let hole = (behind, &message);
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    lost = line.read(&consumer, hole, &mut permits) => lost?,
+                }
+            }
+            if line.put(message, &mut permits).await.is_err() {
                 return Ok(());
             }
         }
@@ -291,7 +299,87 @@ pub(super) async fn log(
             context.is_there(&consumer).await?;
         }
     }
+    // The owner sees by itself that it is none any more.
+    stop.cancelled().await;
     Ok(())
+}
+
+/// The way of one consumer's events to the owner.
+struct Line<'a> {
+    context: &'a Context,
+    settler: &'a Settler,
+    partition: u32,
+    room: Arc<Semaphore>,
+    out: mpsc::Sender<Item>,
+}
+
+impl Line<'_> {
+    /// Hands on an event, unless it is none of the subscription's. An error if nobody takes it any more.
+    async fn put(
+        &self,
+        mut message: jetstream::Message,
+        permits: &mut OwnedSemaphorePermit,
+    ) -> Result<(), mpsc::error::SendError<Item>> {
+        let admitted = incoming::admit(self.context, self.settler, self.partition, &mut message).await;
+        let Some((place, attributes)) = admitted else {
+            return Ok(());
+        };
+        let room = match permits.split(1) {
+            Some(room) => room,
+            // What was lost on its way has taken it. Unless the server gives out more than was asked for, there is more.
+            None => free_place(&self.room).await,
+        };
+        let ordering = self.context.store.policy().ordering;
+        let item = Item {
+            lane: Lane::of(ordering, &attributes, place.position),
+            position: place.position,
+            failed: None,
+            from: From::Log {
+                payload: Some(message.payload.clone()),
+                // The payload is kept beside the message, so that it can be let go.
+                message: without_payload(message),
+                place,
+                attributes,
+                waited: None,
+            },
+            _room: room,
+            _share: None,
+        };
+        self.out.send(item).await
+    }
+
+    /// Hands on what the consumer gave out in a hole before a message, and which did not come.
+    async fn read(
+        &self,
+        consumer: &PullConsumer,
+        hole: (u64, &jetstream::Message),
+        permits: &mut OwnedSemaphorePermit,
+    ) -> Result<(), StoreError> {
+        let mut lost = self.context.store.lost(self.partition, consumer, hole).await?;
+        let mut count = 0;
+        loop {
+            match lost.next().await {
+                Ok(Some(message)) => {
+                    count += 1;
+                    if self.put(message, permits).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    debug!(subscription = %self.context.name(), %error, "what is behind waits");
+                    tokio::time::sleep(READ_AGAIN).await;
+                }
+            }
+        }
+        if count > 0 {
+            info!(
+                subscription = %self.context.name(), partition = self.partition, count,
+                "events that were given out did not arrive, and were read from the log"
+            );
+        }
+        Ok(())
+    }
 }
 
 async fn retry_payload(context: &Context, message: &jetstream::Message) -> Result<Option<Bytes>, StoreError> {

@@ -9,10 +9,12 @@
 //! come back. The store gives such an event out again `delivery.ack-wait` after the last word of it, and the last owner
 //! says that word before it starts an invocation, which is shorter: so none is under way any more.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanout_plan::policy::Ordering;
+use fanout_plan::topology::LEASES_AGE;
 use fanout_plan::{Code, Problem, SubscriptionId};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -34,7 +36,8 @@ const LOOK: Duration = Duration::from_secs(30);
 /// How long an owner that was only made for redrives stays when there are none left.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long the last events may take that the store gave out before an owner ended.
+/// How long the last events may take that the store gave out before an owner ended; and how long it may take to give back
+/// what it holds.
 const LAST_ITEMS: Duration = Duration::from_secs(3);
 
 /// What is delivered in order.
@@ -72,9 +75,7 @@ pub(super) async fn run(context: Arc<Context>, of: Of, desk: Option<Arc<Desk>>) 
             };
             info!(subscription = %context.name(), "this instance delivers in order");
             let owned = own(&context, of, &mut lease, desk.as_ref()).await;
-            if lease.is_valid() {
-                lease.release().await;
-            }
+            lease.release().await;
             owned
         };
         let Err(error) = result.await else { continue };
@@ -90,11 +91,10 @@ pub(super) async fn run(context: Arc<Context>, of: Of, desk: Option<Arc<Desk>>) 
     }
 }
 
-/// The lease's term. Its entry lies in a bucket that forgets after `retention.max-age`: it must not be forgotten while
-/// its owner is one.
+/// The lease's term. Its entry must not be forgotten while its owner is one.
 fn term(context: &Context) -> Duration {
-    let policy = context.store.policy();
-    policy.ack_wait.max(Duration::from_secs(1)).min(policy.max_age)
+    let ack_wait = context.store.policy().ack_wait;
+    ack_wait.clamp(Duration::from_secs(1), LEASES_AGE)
 }
 
 /// Waits until there is something to redrive; `false` when stopped.
@@ -114,10 +114,11 @@ async fn wait_for_redrives(context: &Context) -> Result<bool, StoreError> {
 
 /// Waits for its turn to own the subscription; `None` when stopped.
 async fn contend(context: &Context, name: (&str, &str), term: Duration) -> Result<Option<Lease>, StoreError> {
-    let mut contender = Contender::default();
+    let (name, who) = name;
+    let mut contender = Contender::new(&context.store, name, who, term);
     let pause = (term / 8).clamp(Duration::from_millis(100), Duration::from_secs(2));
     loop {
-        if let Some(lease) = context.store.contend(&mut contender, name, term).await? {
+        if let Some(lease) = context.store.contend(&mut contender).await? {
             return Ok(Some(lease));
         }
         tokio::select! {
@@ -132,6 +133,8 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
     let policy = context.store.policy();
     let settler = Arc::new(Settler::new(context).await?);
     let most = context.registered.subscription.max_unsettled_under(policy);
+    let tenure = lease.tenure();
+    let mut keeping = pin!(lease.keep());
     let (out, mut items) = mpsc::channel(256);
     let mut feeds = JoinSet::new();
     let closing = context.stop.child_token();
@@ -141,8 +144,8 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
         for (partition, reader) in context.store.readers_of(&context.registered) {
             let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
             let (partition, room) = (partition.clone(), rooms.of(&reader));
-            let (out, closing) = (out.clone(), closing.clone());
-            feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, room, out, closing).await });
+            let (out, closing, owned) = (out.clone(), closing.clone(), (room, tenure.clone()));
+            feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, owned, out, closing).await });
         }
     }
     if from_log {
@@ -159,15 +162,13 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
         let (context, desk) = (Arc::clone(context), Arc::clone(desk));
         feeds.spawn(async move { desk.serve(&context.store.nats()).await });
     }
-    let mut owner = Owner::new(context, settler);
+    let mut owner = Owner::new(context, settler, tenure.clone());
     let mut recovered = !from_log;
-    let mut renew = tokio::time::interval((term(context) / 8).clamp(Duration::from_millis(50), Duration::from_secs(5)));
-    renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut hold = tokio::time::interval(policy.ack_wait / 3);
     hold.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut idle_since = Instant::now();
     let ended = loop {
-        if !lease.is_valid() {
+        if !tenure.is_valid() {
             info!(subscription = %context.name(), "another instance may deliver in order now");
             break Ok(());
         }
@@ -195,11 +196,8 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
                 // A feed ends only with the owner.
                 _ => break Ok(()),
             },
-            _ = renew.tick() => {
-                if let Err(error) = lease.renew().await {
-                    debug!(subscription = %context.name(), %error, "the lease was not renewed");
-                }
-            }
+            // It is another's, as is seen at once.
+            () = &mut keeping => {}
             () = tokio::time::sleep_until(owner.recovery.look_at().into()), if !recovered => {
                 recovered = owner.has_recovered().await?;
             }
@@ -224,8 +222,9 @@ async fn own(context: &Arc<Context>, of: Of, lease: &mut Lease, desk: Option<&Ar
     while let Some(done) = owner.calls.join_next().await {
         owner.done(done.unwrap_or_default());
     }
-    if lease.is_valid() {
-        owner.give_back().await;
+    // Also where the ownership was lost: the next owner waits for it.
+    if tokio::time::timeout(LAST_ITEMS, owner.give_back()).await.is_err() {
+        debug!(subscription = %context.name(), "what was not given back comes again when its hold is over");
     }
     ended
 }

@@ -22,20 +22,19 @@ const ON_THE_WAY: u32 = 20;
 /// each event next.
 ///
 /// `held_since` is when the store last heard of their hold: none ends while they wait here, or are worked on. Once deliveries
-/// are to stop, no further invocation begins, and what is left is given back.
+/// are over, no further invocation begins, and what is left is given back.
 pub(super) async fn invoke(
     context: &Context,
     settler: &Settler,
-    held: Vec<Held>,
-    held_since: Instant,
+    (held, mut held_since): (Vec<Held>, Instant),
+    is_over: impl Fn() -> bool,
 ) -> Vec<(Held, Next)> {
     let policy = context.store.policy();
     let longest = policy.delivery_deadline + policy.ack_wait / ON_THE_WAY;
-    let mut held_since = held_since;
     let mut settled = Vec::with_capacity(held.len());
     let mut waiting = VecDeque::from(parts(held, context.store.nats().max_payload()));
     while let Some(part) = waiting.pop_front() {
-        if context.stop.is_cancelled() {
+        if is_over() {
             settled.extend(part.into_iter().map(|h| (h, Next::Again(Duration::ZERO))));
             continue;
         }

@@ -15,6 +15,7 @@ mod invoke;
 mod owner;
 mod pull;
 mod queue;
+mod reading;
 mod recovery;
 mod retries;
 mod settle;

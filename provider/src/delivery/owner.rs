@@ -19,7 +19,7 @@ use super::recovery::Recovery;
 use super::settle::{Next, Settler};
 use super::{Context, Delivery};
 use crate::inbox::{Asked, Counter, Desk, Hold};
-use crate::jetstream::StoreError;
+use crate::jetstream::{StoreError, Tenure};
 
 /// The most bytes of payload that wait in memory; beyond, they are read again when their turn comes.
 const PAYLOAD_BYTES: usize = 64 << 20;
@@ -30,6 +30,7 @@ pub(super) type Done = Vec<(Item, Next)>;
 pub(super) struct Owner<'a> {
     context: &'a Arc<Context>,
     settler: Arc<Settler>,
+    tenure: Tenure,
     pub(super) line: Sequencer,
     waiting: BTreeMap<Position, Item>,
     /// Redriven letters of events that are held from the log at this moment: they are offered after those.
@@ -47,11 +48,12 @@ pub(super) struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    pub(super) fn new(context: &'a Arc<Context>, settler: Arc<Settler>) -> Self {
+    pub(super) fn new(context: &'a Arc<Context>, settler: Arc<Settler>, tenure: Tenure) -> Self {
         let ack_wait = context.store.policy().ack_wait;
         Self {
             context,
             settler,
+            tenure,
             line: Sequencer::default(),
             waiting: BTreeMap::new(),
             behind: BTreeMap::new(),
@@ -149,10 +151,10 @@ impl<'a> Owner<'a> {
             return;
         }
         self.under_way += 1;
-        let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
+        let (context, settler, tenure) = (Arc::clone(self.context), Arc::clone(&self.settler), self.tenure.clone());
         self.calls.spawn(async move {
             let _place = place;
-            call(&context, &settler, batch).await
+            call(&context, &settler, &tenure, batch).await
         });
     }
 
@@ -172,9 +174,10 @@ impl<'a> Owner<'a> {
                 self.under_way += 1;
                 let to = asked.give(item.size());
                 let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
-                let (desk, closed) = (Arc::clone(counter.desk()), counter.closed.clone());
+                let (desk, tenure) = (Arc::clone(counter.desk()), self.tenure.clone());
+                let closed = counter.closed.clone();
                 self.calls
-                    .spawn(async move { lend(&context, &settler, &desk, item, to, &closed).await });
+                    .spawn(async move { lend(&context, &settler, &desk, item, to, (&tenure, &closed)).await });
             }
             if asked.waits() {
                 self.asked.push_front(asked);
@@ -298,9 +301,10 @@ async fn lend(
     desk: &Desk,
     mut item: Item,
     to: mpsc::UnboundedSender<(Delivery, Hold)>,
-    closed: &CancellationToken,
+    (tenure, closed): (&Tenure, &CancellationToken),
 ) -> Done {
     let next = match item.prepare(context, settler).await {
+        Ok(_) if !tenure.is_valid() => Some(Next::Again(Duration::ZERO)),
         Ok(Some(mut held)) => {
             let redrive = match &item.from {
                 From::Redrive(redrive) => Some(redrive.clone()),
@@ -316,8 +320,9 @@ async fn lend(
     next.map(|next| (item, next)).into_iter().collect()
 }
 
-/// One invocation, and what comes of each of its events.
-async fn call(context: &Context, settler: &Settler, items: Vec<Item>) -> Done {
+/// One invocation, and what comes of each of its events. Nothing is delivered any more once another instance may be the
+/// owner: a process that was frozen finds that out here.
+async fn call(context: &Context, settler: &Settler, tenure: &Tenure, items: Vec<Item>) -> Done {
     let mut done = Vec::with_capacity(items.len());
     let mut held = Vec::new();
     let mut by_position = BTreeMap::new();
@@ -339,7 +344,8 @@ async fn call(context: &Context, settler: &Settler, items: Vec<Item>) -> Done {
     for event in &held {
         event.source.tell(AckKind::Progress).await;
     }
-    for (event, next) in invoke(context, settler, held, held_since).await {
+    let is_over = || context.stop.is_cancelled() || !tenure.is_valid();
+    for (event, next) in invoke(context, settler, (held, held_since), is_over).await {
         if let Some(mut item) = by_position.remove(&event.delivery.position) {
             item.failed = Some(event.failed);
             done.push((item, next));

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::jetstream::{Store, StoreError};
+use crate::jetstream::{Store, StoreError, Tenure};
 
 /// What a pull brings.
 pub(super) struct Batch {
@@ -52,6 +52,9 @@ pub(super) type Pulled = Result<Batch, StoreError>;
 /// How long a pull waits at the server for events.
 const WAIT: Duration = Duration::from_secs(3);
 
+/// It waits for no less: the server refuses a wait of nothing.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+
 /// How much later a pull is given up whose end the server did not tell: it was restarted, or gives out nothing more and
 /// does not say so to a pull that does not wait (nats-server 2.15).
 const SLACK: Duration = Duration::from_secs(2);
@@ -79,9 +82,29 @@ struct Pull {
 
 /// Up to so many messages: what is there, and what comes within a while.
 pub(super) async fn waiting(store: &Store, consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
+    waiting_for(store, consumer, (most, WAIT), stop).await
+}
+
+/// The same for an owner: the pull does not stay at the server for longer than its ownership lasts by then.
+pub(super) async fn owned(
+    store: &Store,
+    consumer: &PullConsumer,
+    (most, tenure): (usize, &Tenure),
+    stop: &CancellationToken,
+) -> Pulled {
+    let wait = tenure.left().clamp(SHORTEST_WAIT, WAIT);
+    waiting_for(store, consumer, (most, wait), stop).await
+}
+
+async fn waiting_for(
+    store: &Store,
+    consumer: &PullConsumer,
+    (most, wait): (usize, Duration),
+    stop: &CancellationToken,
+) -> Pulled {
     let request = BatchConfig {
         batch: most,
-        expires: Some(WAIT),
+        expires: Some(wait),
         ..BatchConfig::default()
     };
     pull(store, consumer, request, stop).await
@@ -192,12 +215,18 @@ pub(super) async fn give_back(message: &jetstream::Message) {
     }
 }
 
+/// One free place.
+pub(super) async fn free_place(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    match Arc::clone(room).acquire_owned().await {
+        Ok(place) => place,
+        // The semaphore is never closed: a closed one would mean no room, for ever.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// At least one free place, and all others that are free now.
 pub(super) async fn free_room(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    // The semaphore is never closed: a closed one would mean no room, for ever.
-    let Ok(mut permits) = Arc::clone(room).acquire_owned().await else {
-        return std::future::pending().await;
-    };
+    let mut permits = free_place(room).await;
     let more = u32::try_from(room.available_permits()).unwrap_or(u32::MAX);
     if more > 0
         && let Ok(others) = Arc::clone(room).try_acquire_many_owned(more)

@@ -29,7 +29,7 @@ use super::incoming::{self, Place, Wanted};
 use super::owner::Owner;
 use super::pull::{self, free_room};
 use super::settle::{Held, Settler, Source};
-use crate::jetstream::{StoreError, Waiting, read};
+use crate::jetstream::{StoreError, Tenure, Waiting, read};
 
 /// How often it is looked for events that wait, besides when this instance stores one: another instance may have died.
 const LOOK: Duration = Duration::from_secs(10);
@@ -145,7 +145,7 @@ async fn give_out(context: &Arc<Context>, calls: &Arc<Semaphore>, consumer: &Pul
         let consumer = consumer.clone();
         feeds.spawn(async move { feed(&context, &settler, consumer, Ordering::None, out, closing).await });
     }
-    let mut owner = Owner::new(context, settler);
+    let mut owner = Owner::new(context, settler, Tenure::endless());
     let mut hold = tokio::time::interval(context.store.policy().ack_wait / 3);
     hold.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut acquiring: Option<Acquiring> = None;

@@ -289,7 +289,7 @@ pub(super) fn bounds(max_bytes: u64, max_messages: u64) -> String {
     format!("{max_bytes} bytes, {max_messages} messages")
 }
 
-fn bucket_config(b: &BucketSpec) -> kv::Config {
+pub(super) fn bucket_config(b: &BucketSpec) -> kv::Config {
     kv::Config {
         bucket: b.name.clone(),
         history: 1,

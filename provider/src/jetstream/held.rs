@@ -60,7 +60,13 @@ impl Store {
     }
 
     /// A message as a consumer gave it out under this reply.
-    fn under(&self, reply: &str, subject: Subject, payload: Bytes, headers: Option<HeaderMap>) -> jetstream::Message {
+    pub(super) fn under(
+        &self,
+        reply: &str,
+        subject: Subject,
+        payload: Bytes,
+        headers: Option<HeaderMap>,
+    ) -> jetstream::Message {
         jetstream::Message {
             message: async_nats::Message {
                 subject,

@@ -2,119 +2,341 @@
 //!
 //! A lease is an entry of a bucket that its owner writes again and again. Another instance takes it over when the entry
 //! has not changed for a whole term *by its own clock*, and the owner stops half a term after it last wrote by *its*
-//! clock: no two clocks are compared. Each write goes through only on the revision that was read.
+//! clock: no two clocks are compared. Both go on while a machine is suspended. Each write goes through only on the
+//! revision that was read.
+//!
+//! The bucket is in memory, so that no full disk ends an ownership. A server that restarts may lose it; whoever misses it
+//! makes it again, and the owner writes its entry anew.
+//!
+//! An entry names one ownership of one instance. So a writer whose answer was lost finds its own entry, and goes on.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use async_nats::jetstream::kv;
+use bytes::Bytes;
+use fanout_plan::topology::{self, BucketSpec};
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::apply::bucket_config;
+use super::redrive::is_absent;
 use super::{Store, StoreError};
+use crate::clock::Moment;
 
-/// A contender's memory of the entry.
-#[derive(Debug, Default)]
+/// The header of an entry that is none: its owner has released it.
+const OPERATION: &str = "KV-Operation";
+
+/// How long an owner waits until it writes its entry again: an eighth of its term, and within these.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What an entry says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    owner: String,
+    /// Of this ownership alone.
+    id: String,
+}
+
+/// Who would own a thing, and what it has seen of the entry.
+#[derive(Debug)]
 pub(crate) struct Contender {
-    seen: Option<(u64, Instant)>,
+    key: String,
+    value: Bytes,
+    term: Duration,
+    seen: Option<(u64, Moment)>,
+}
+
+/// An entry as the bucket's leader has it.
+struct Entry {
+    revision: u64,
+    /// None once it is released.
+    value: Option<Bytes>,
 }
 
 /// Held by the owner.
 #[derive(Debug)]
 pub(crate) struct Lease {
+    store: Store,
     bucket: kv::Store,
     key: String,
-    owner: String,
+    value: Bytes,
     revision: u64,
-    renewed: Instant,
+    tenure: Tenure,
+}
+
+/// For how long an owner is one. Whoever acts for the owner asks before each act.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenure(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     term: Duration,
+    renewed: Mutex<Moment>,
+    is_lost: AtomicBool,
+}
+
+impl Tenure {
+    fn since(renewed: Moment, term: Duration) -> Self {
+        Self(Arc::new(Inner {
+            term,
+            renewed: Mutex::new(renewed),
+            is_lost: AtomicBool::new(false),
+        }))
+    }
+
+    /// Of who owns what nobody else would have: without an end.
+    pub(crate) fn endless() -> Self {
+        Self::since(Moment::now(), Duration::MAX)
+    }
+
+    /// Whether the owner may go on acting as such.
+    pub(crate) fn is_valid(&self) -> bool {
+        !self.left().is_zero()
+    }
+
+    /// For how long it may, if it never writes again.
+    pub(crate) fn left(&self) -> Duration {
+        self.left_at(Moment::now())
+    }
+
+    fn left_at(&self, now: Moment) -> Duration {
+        if self.0.is_lost.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        let renewed = *self.0.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.0.term / 2).saturating_sub(renewed.until(now))
+    }
+
+    fn renew(&self, at: Moment) {
+        *self.0.renewed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    fn lose(&self) {
+        self.0.is_lost.store(true, Ordering::Release);
+    }
+}
+
+impl Contender {
+    /// Would own a thing as `owner`, which others are told.
+    pub(crate) fn new(store: &Store, name: &str, owner: &str, term: Duration) -> Self {
+        let id = store.nats().new_inbox();
+        let owner = Owner {
+            owner: owner.to_owned(),
+            id: id.rsplit('.').next().unwrap_or(&id).to_owned(),
+        };
+        Self {
+            key: key_of(name),
+            // It is made of strings: it always has this form.
+            value: serde_json::to_vec(&owner).unwrap_or_default().into(),
+            term,
+            seen: None,
+        }
+    }
+
+    /// The revision on which it may write now.
+    fn may_write_on(&mut self, entry: Option<&Entry>) -> Option<u64> {
+        let Some(Entry { revision, value }) = entry else {
+            return match self.seen {
+                None => Some(0),
+                // The bucket was lost, and the owner may not know it yet.
+                Some((0, since)) => (since.elapsed() >= self.term / 2).then_some(0),
+                Some(_) => {
+                    self.seen = Some((0, Moment::now()));
+                    None
+                }
+            };
+        };
+        let Some(value) = value else {
+            return Some(*revision);
+        };
+        // It has written that it owns it, and the answer was lost.
+        if *value == self.value {
+            return Some(*revision);
+        }
+        match self.seen {
+            Some((seen, since)) if seen == *revision => (since.elapsed() >= self.term).then_some(seen),
+            _ => {
+                self.seen = Some((*revision, Moment::now()));
+                None
+            }
+        }
+    }
 }
 
 impl Store {
     /// Takes a lease if it is free, or its owner seems to be gone. To be called again and again.
-    pub(crate) async fn contend(
-        &self,
-        contender: &mut Contender,
-        (name, owner): (&str, &str),
-        term: Duration,
-    ) -> Result<Option<Lease>, StoreError> {
-        let bucket = self.bucket(&self.names.attempts()).await?;
-        let key = key_of(name);
-        let owner = owner.to_owned();
-        let renewed = Instant::now();
-        let entry = bucket
-            .entry(&key)
-            .await
-            .map_err(StoreError::when("read an owner"))?
-            .filter(|e| e.operation == kv::Operation::Put);
-        let taken = match entry {
-            None => match bucket.create(&key, owner.clone().into()).await {
-                Ok(revision) => Some(revision),
-                Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => None,
-                Err(e) => return Err(StoreError::when("write an owner")(e)),
-            },
-            Some(entry) => match contender.seen {
-                Some((revision, since)) if revision == entry.revision => {
-                    if since.elapsed() < term {
-                        return Ok(None);
-                    }
-                    match bucket.update(&key, owner.clone().into(), revision).await {
-                        Ok(revision) => Some(revision),
-                        Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => None,
-                        Err(e) => return Err(StoreError::when("write an owner")(e)),
-                    }
-                }
-                _ => {
-                    contender.seen = Some((entry.revision, Instant::now()));
-                    None
-                }
-            },
+    pub(crate) async fn contend(&self, contender: &mut Contender) -> Result<Option<Lease>, StoreError> {
+        let bucket = self.leases().await?;
+        let entry = entry(&bucket, &contender.key).await?;
+        let Some(revision) = contender.may_write_on(entry.as_ref()) else {
+            return Ok(None);
         };
-        Ok(taken.map(|revision| Lease {
-            bucket,
-            key,
-            owner,
-            revision,
-            renewed,
-            term,
-        }))
+        let began = Moment::now();
+        Ok(write(&bucket, &contender.key, &contender.value, revision)
+            .await?
+            .map(|revision| Lease {
+                store: self.clone(),
+                bucket,
+                key: contender.key.clone(),
+                value: contender.value.clone(),
+                revision,
+                tenure: Tenure::since(began, contender.term),
+            }))
     }
 
     /// Who wrote last that it owns this.
     pub(crate) async fn owner(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let bucket = self.bucket(&self.names.attempts()).await?;
-        let owner = bucket
-            .get(key_of(name))
-            .await
-            .map_err(StoreError::when("read an owner"))?;
-        Ok(owner.and_then(|owner| String::from_utf8(owner.into()).ok()))
+        let bucket = self.leases().await?;
+        let value = entry(&bucket, &key_of(name)).await?.and_then(|entry| entry.value);
+        let owner = value.and_then(|value| serde_json::from_slice::<Owner>(&value).ok());
+        Ok(owner.map(|owner| owner.owner))
+    }
+
+    /// The bucket of leases, made again if it was lost.
+    async fn leases(&self) -> Result<kv::Store, StoreError> {
+        let name = self.names.leases();
+        let error = match self.bucket(&name).await {
+            Ok(bucket) => return Ok(bucket),
+            Err(error) => error,
+        };
+        if self.stream_info(&format!("KV_{name}")).await?.is_some() {
+            return Err(error);
+        }
+        let spec = topology::leases(&self.policy);
+        if let Ok(bucket) = self.js.create_key_value(bucket_config(&spec)).await {
+            return Ok(bucket);
+        }
+        // There may be no memory for it.
+        let storage = self.policy.storage;
+        let made = self.js.create_key_value(bucket_config(&BucketSpec { storage, ..spec }));
+        made.await.map_err(StoreError::when("make the bucket of leases"))
     }
 }
 
 impl Lease {
-    /// Whether the owner may go on acting as such.
-    pub(crate) fn is_valid(&self) -> bool {
-        self.renewed.elapsed() < self.term / 2
+    /// For how long the owner is one.
+    pub(crate) fn tenure(&self) -> Tenure {
+        self.tenure.clone()
     }
 
-    /// Writes it again. An error is no loss yet: it is lost when it is not valid any more.
-    pub(crate) async fn renew(&mut self) -> Result<(), StoreError> {
-        let renewed = Instant::now();
-        self.revision = self
-            .bucket
-            .update(&self.key, self.owner.clone().into(), self.revision)
-            .await
-            .map_err(StoreError::when("renew an owner"))?;
-        self.renewed = renewed;
-        Ok(())
+    /// Writes it again and again. Returns once another instance owns it. What fails meanwhile is no loss yet: it is lost
+    /// when its tenure is over.
+    pub(crate) async fn keep(&mut self) {
+        let term = self.tenure.0.term;
+        let pause = (term / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        sleep(pause).await;
+        loop {
+            // An answer that a connection has lost is awaited for seconds: by then the tenure may be over.
+            match timeout(term / 4, self.renew()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => {
+                    self.tenure.lose();
+                    return;
+                }
+                Ok(Err(error)) => {
+                    debug!(%error, key = self.key, "a lease was not renewed");
+                    if let Err(error) = self.store.leases().await {
+                        debug!(%error, "there is no bucket of leases");
+                    }
+                }
+                Err(_) => {
+                    debug!(key = self.key, "a lease was not renewed in time");
+                    continue;
+                }
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Writes it once more; `false` if another owns it.
+    async fn renew(&mut self) -> Result<bool, StoreError> {
+        let began = Moment::now();
+        let mut written = write(&self.bucket, &self.key, &self.value, self.revision).await?;
+        if written.is_none()
+            && let Some(revision) = self.is_still_there().await?
+        {
+            written = write(&self.bucket, &self.key, &self.value, revision).await?;
+        }
+        let Some(revision) = written else { return Ok(false) };
+        self.revision = revision;
+        self.tenure.renew(began);
+        Ok(true)
+    }
+
+    /// The revision of its entry: another than the last one that is known, if the answer to a write was lost.
+    async fn is_still_there(&self) -> Result<Option<u64>, StoreError> {
+        Ok(match entry(&self.bucket, &self.key).await? {
+            // The bucket has lost it, and nobody has taken it since.
+            None => Some(0),
+            Some(entry) => (entry.value.as_ref() == Some(&self.value)).then_some(entry.revision),
+        })
     }
 
     /// Lets another instance take it at once. To be called once nothing is under way any more.
-    pub(crate) async fn release(self) {
-        if let Err(error) = self.bucket.delete_expect_revision(&self.key, Some(self.revision)).await {
+    pub(crate) async fn release(mut self) {
+        self.tenure.lose();
+        let released = async {
+            if let Some(revision) = self.is_still_there().await? {
+                self.revision = revision;
+                let deleted = self.bucket.delete_expect_revision(&self.key, Some(revision)).await;
+                deleted.map_err(StoreError::when("release an owner"))?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = released.await {
             debug!(%error, key = self.key, "a lease was not released; it ends by itself");
         }
     }
 }
 
+/// Read from the leader: another copy may lag behind.
+async fn entry(bucket: &kv::Store, key: &str) -> Result<Option<Entry>, StoreError> {
+    let subject = format!("{}{key}", bucket.prefix);
+    match bucket.stream.get_last_raw_message_by_subject(&subject).await {
+        Ok(found) => Ok(Some(Entry {
+            revision: found.sequence,
+            value: found.headers.get(OPERATION).is_none().then_some(found.payload),
+        })),
+        Err(e) if is_absent(e.kind()) => Ok(None),
+        Err(e) => Err(StoreError::when("read an owner")(e)),
+    }
+}
+
+/// Writes on a revision; `None` if the entry has another.
+async fn write(bucket: &kv::Store, key: &str, value: &Bytes, revision: u64) -> Result<Option<u64>, StoreError> {
+    match bucket.update(key, value.clone(), revision).await {
+        Ok(revision) => Ok(Some(revision)),
+        Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
+        Err(e) => Err(StoreError::when("write an owner")(e)),
+    }
+}
+
 fn key_of(name: &str) -> String {
     format!("{name}.owner")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_tenure_is_over_half_a_term_after_the_last_write() {
+        let began = Moment::now();
+        let tenure = Tenure::since(began, TERM);
+        assert_eq!(tenure.left_at(began), TERM / 2);
+        assert_eq!(tenure.left_at(began + TERM / 2), Duration::ZERO);
+        // A machine that was suspended: the clock has gone on, and nothing else has happened.
+        assert_eq!(tenure.left_at(began + TERM * 100), Duration::ZERO);
+        tenure.renew(began + TERM);
+        assert_eq!(tenure.left_at(began + TERM), TERM / 2);
+        tenure.lose();
+        assert_eq!(tenure.left_at(began + TERM), Duration::ZERO);
+    }
 }

@@ -84,7 +84,7 @@ impl Store {
                 .streams
                 .insert(name, stream_spec(&info.config, partition.flatten()));
         }
-        for name in [self.names.registry(), self.names.attempts()] {
+        for name in self.buckets() {
             if let Some(info) = self.stream_info(&format!("KV_{name}")).await? {
                 observed.topology.buckets.insert(
                     name.clone(),
@@ -154,13 +154,17 @@ impl Store {
         }
     }
 
+    fn buckets(&self) -> [String; 3] {
+        [self.names.registry(), self.names.attempts(), self.names.leases()]
+    }
+
     /// The streams of the bus's log and what belongs to it; of all others the subjects are noted. The server lists an
     /// account's streams a page at a time.
     async fn streams_of_the_account(&self, observed: &mut Observed) -> Result<Vec<stream::Info>, StoreError> {
         let dead = self.names.dead_letters();
         let (later, marks) = (self.names.later_stream(), self.names.marks());
         let (usage, retries) = (self.names.usage(), self.names.retries());
-        let buckets = [self.names.registry(), self.names.attempts()].map(|name| format!("KV_{name}"));
+        let buckets = self.buckets().map(|name| format!("KV_{name}"));
         let (mut found, mut others) = (Vec::new(), BTreeMap::new());
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
@@ -212,7 +216,7 @@ impl Store {
         Ok(())
     }
 
-    async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, StoreError> {
+    pub(super) async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, StoreError> {
         match self.js.get_stream(name).await {
             Ok(stream) => Ok(Some(stream.cached_info().clone())),
             Err(e) => match e.kind() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Observed;
+use crate::account::Account;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::subscription::Registered;
 use crate::topology::{self, StreamSpec, Topology};
@@ -16,6 +17,7 @@ pub(super) fn reached(
     observed: &Observed,
 ) -> Topology {
     let mut desired = topology::topology(policy, layout, registry.values());
+    place_leases(policy, observed, &mut desired);
     for spec in desired.streams.values_mut().filter(|s| s.partition.is_none()) {
         if let Some(have) = observed.topology.streams.get(&spec.name).filter(|have| have.by_hand) {
             keep_bounds(policy, have, spec);
@@ -61,6 +63,20 @@ pub(super) fn reached(
         }
     }
     desired
+}
+
+/// Leases stay where they are; an account without memory for them has them where the rest is.
+fn place_leases(policy: &Policy, observed: &Observed, desired: &mut Topology) {
+    let name = policy.names().leases();
+    let Some(leases) = desired.buckets.get_mut(&name) else {
+        return;
+    };
+    let has_memory = |a: &Account| a.has_memory_for(leases.replicas, leases.max_bytes);
+    leases.storage = match observed.topology.buckets.get(&name) {
+        Some(have) => have.storage,
+        None if observed.account.as_ref().is_none_or(has_memory) => leases.storage,
+        None => policy.storage,
+    };
 }
 
 /// Leaves a stream the bounds that an operator gave it by hand, where the policy does not name them. No bound at all is

@@ -110,6 +110,7 @@ fn a_new_bus() {
     let plan = plan(&policy(&[]), &wanted, &Observed::default(), 1).unwrap();
     expect![[r#"
             create bucket fanout_payments_attempts
+            create bucket fanout_payments_leases
             create bucket fanout_payments_registry
             create stream fanout_payments_dead on fanout.dead.payments.> for 30d
             create stream fanout_payments_later on fanout.later.payments.> for ever

@@ -1,0 +1,301 @@
+//! The order of deliveries while parts break: connections lose what is on them, owners freeze and go on, answers are lost,
+//! leaders change, servers are killed.
+//!
+//! The law: of each key, first deliveries never go back.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::message::PublishMessage;
+use fanout_tests::nemesis::{Frozen, Nemesis, Way, small_store};
+use fanout_tests::{Bench, Component, LinkTo, eventually, stored};
+use futures::TryStreamExt as _;
+
+const LOG: &str = "fanout_payments_log";
+const TENANTS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+fn links() -> Vec<LinkTo> {
+    vec![LinkTo::subscriber(
+        "invoicing",
+        &["handler"],
+        &[("subscription", "invoicing"), ("need", "durable"), ("concurrency", "4")],
+    )]
+}
+
+/// An order a tenant, and attempts enough for invocations that are cut off.
+const SETTINGS: [(&str, &str); 2] = [("ordering", "tenant"), ("retry.max-attempts", "1000")];
+
+/// Publishes straight into the log, so that no fault of an instance is in its way. A careful publisher: the next event of a
+/// tenant after the last is stored.
+struct Publisher {
+    js: jetstream::Context,
+    next: AtomicUsize,
+}
+
+impl Publisher {
+    fn on(bench: &Bench) -> Self {
+        Self {
+            js: jetstream::new(bench.client().clone()),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// So many of each tenant.
+    async fn publish(&self, rounds: usize) {
+        for _ in 0..rounds {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            for tenant in TENANTS {
+                let id = format!("{tenant}-{i:05}");
+                eventually("an event is stored", || async { self.put(tenant, &id).await.ok() }).await;
+            }
+        }
+    }
+
+    async fn put(&self, tenant: &str, id: &str) -> Result<(), async_nats::Error> {
+        let event = format!(
+            r#"{{"specversion":"1.0","id":"{id}","source":"/test","type":"invoice.paid","tenant":"{tenant}"}}"#
+        );
+        let message = PublishMessage::build()
+            .payload(event.into())
+            .header("Content-Type", "application/cloudevents+json")
+            .message_id(id);
+        let subject = format!("payments.{tenant}.webhook.invoice.paid");
+        self.js.send_publish(subject, message).await?.await?;
+        Ok(())
+    }
+
+    fn published(&self) -> usize {
+        self.next.load(Ordering::Relaxed) * TENANTS.len()
+    }
+}
+
+/// Each tenant's positions, each at its first delivery.
+fn first_deliveries(component: &Component) -> BTreeMap<String, Vec<(u32, u64)>> {
+    component.seen(|s| {
+        let mut all: BTreeMap<String, Vec<(u32, u64)>> = BTreeMap::new();
+        for d in &s.deliveries {
+            let of_tenant = all.entry(d.event.tenant.clone()).or_default();
+            let position = (d.position.partition, d.position.offset);
+            if !of_tenant.contains(&position) {
+                of_tenant.push(position);
+            }
+        }
+        all
+    })
+}
+
+fn keeps_the_order(component: &Component) {
+    for (tenant, positions) in first_deliveries(component) {
+        let back: Vec<_> = positions.windows(2).filter(|w| w[0] > w[1]).collect();
+        assert!(back.is_empty(), "first deliveries of {tenant} went back: {back:?}");
+    }
+}
+
+/// How many events were handled, each counted once.
+fn handled(component: &Component) -> usize {
+    let ids: std::collections::BTreeSet<_> = component.handled().into_iter().collect();
+    ids.len()
+}
+
+async fn all_are_handled(component: &Component, count: usize) {
+    eventually("all are handled", || async {
+        (handled(component) == count).then_some(())
+    })
+    .await;
+}
+
+/// The lease's revision, and what it says.
+async fn lease(bench: &Bench) -> (u64, bytes::Bytes) {
+    let js = jetstream::new(bench.client().clone());
+    let entry = eventually("somebody is the owner", || async {
+        let bucket = js.get_key_value("fanout_payments_leases").await.ok()?;
+        let keys: Vec<String> = bucket.keys().await.ok()?.try_collect().await.ok()?;
+        let key = keys.into_iter().find(|key| key.ends_with("=order.owner"))?;
+        bucket.entry(&key).await.ok()?
+    })
+    .await;
+    (entry.revision, entry.value)
+}
+
+async fn consumer(bench: &Bench) -> jetstream::consumer::Info {
+    let js = jetstream::new(bench.client().clone());
+    let log = js.get_stream(LOG).await.unwrap();
+    let name = stored::consumer_name(&log, "invoicing").await.unwrap();
+    let mut consumer: PullConsumer = log.get_consumer(&name).await.unwrap();
+    consumer.info().await.unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_between_the_log_and_the_owner_goes_before_what_follows() {
+    let mut bench = Bench::without_provider(&SETTINGS, &links()).await;
+    // Nothing comes again by itself before the test is over.
+    bench.set("delivery.ack-wait", "20s");
+    let proxy = bench.put_proxy().await;
+    bench.add_provider().await;
+    let publisher = Publisher::on(&bench);
+    let invoicing = bench.component("invoicing").await;
+    for _ in 0..5 {
+        publisher.publish(2).await;
+        all_are_handled(&invoicing, publisher.published()).await;
+        proxy.hold(Way::ToClient);
+        publisher.publish(2).await;
+        eventually("the log has given out what will be lost", || async {
+            (consumer(&bench).await.num_pending == 0).then_some(())
+        })
+        .await;
+        proxy.reset();
+    }
+    publisher.publish(2).await;
+    all_are_handled(&invoicing, publisher.published()).await;
+    keeps_the_order(&invoicing);
+    let log = bench.providers[0].log();
+    assert!(log.contains("did not arrive"), "the test has lost nothing: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_frozen_takes_nothing_with_it() {
+    let mut bench = Bench::start(&SETTINGS, &links()).await;
+    let publisher = Publisher::on(&bench);
+    let invoicing = bench.component("invoicing").await;
+    publisher.publish(3).await;
+    all_are_handled(&invoicing, publisher.published()).await;
+    bench.add_provider().await;
+    let owners = |i: usize| {
+        bench.providers[i]
+            .log()
+            .matches("this instance delivers in order")
+            .count()
+    };
+    for round in 0..4 {
+        let (old, new) = (round % 2, 1 - round % 2);
+        let before = owners(new);
+        let frozen = Frozen::process(bench.providers[old].id());
+        eventually("the other instance delivers", || async {
+            (owners(new) > before).then_some(())
+        })
+        .await;
+        publisher.publish(3).await;
+        let goes_on = async {
+            tokio::task::yield_now().await;
+            frozen.thaw();
+        };
+        tokio::join!(publisher.publish(20), goes_on);
+        all_are_handled(&invoicing, publisher.published()).await;
+    }
+    keeps_the_order(&invoicing);
+    bench
+        .subscription_when("invoicing", "nothing is left", |s| {
+            s["pending"] == 0 && s["in_flight"] == 0
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_whose_answer_was_lost_ends_no_ownership() {
+    let mut bench = Bench::without_provider(&SETTINGS, &links()).await;
+    let proxy = bench.put_proxy().await;
+    bench.add_provider().await;
+    let entry = async || lease(&bench).await;
+    let (mut revision, owner) = entry().await;
+    for _ in 0..3 {
+        proxy.hold(Way::ToClient);
+        eventually("a renewal is stored, and its answer is held", || async {
+            (entry().await.0 > revision).then_some(())
+        })
+        .await;
+        proxy.reset();
+        revision = entry().await.0;
+        eventually("the owner renews it again", || async {
+            (entry().await.0 > revision + 1).then_some(())
+        })
+        .await;
+        revision = entry().await.0;
+    }
+    assert_eq!(entry().await.1, owner, "it is the same ownership");
+    let log = bench.providers[0].log();
+    assert_eq!(log.matches("this instance delivers in order").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_keeps_the_order() {
+    let mut bench = Bench::start(&SETTINGS, &links()).await;
+    let publisher = Publisher::on(&bench);
+    let invoicing = bench.component("invoicing").await;
+    for _ in 0..3 {
+        publisher.publish(20).await;
+        bench.nats.restart().await;
+    }
+    publisher.publish(2).await;
+    all_are_handled(&invoicing, publisher.published()).await;
+    keeps_the_order(&invoicing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_no_ownership() {
+    let sizes = [
+        "retention",
+        "dead-letters",
+        "scheduled",
+        "registry",
+        "attempts",
+        "retry",
+    ]
+    .map(|s| format!("{s}.max-bytes"));
+    let mut settings = SETTINGS.to_vec();
+    settings.extend(sizes.iter().map(|size| (size.as_str(), "1MiB")));
+    let bench = Bench::start_on(small_store(16 << 20), &settings, &links()).await;
+    let publisher = Publisher::on(&bench);
+    publisher.publish(10).await;
+    let js = jetstream::new(bench.client().clone());
+    let filler = jetstream::stream::Config {
+        name: "filler".into(),
+        subjects: vec!["filler".into()],
+        ..Default::default()
+    };
+    js.create_stream(filler).await.unwrap();
+    for size in [256 << 10, 1 << 10, 1] {
+        while js.publish("filler", vec![0; size].into()).await.unwrap().await.is_ok() {}
+    }
+    let (since, owner) = lease(&bench).await;
+    eventually("the owner renews its lease again and again", || async {
+        (lease(&bench).await.0 > since + 10).then_some(())
+    })
+    .await;
+    assert_eq!(lease(&bench).await.1, owner);
+    let invoicing = bench.component("invoicing").await;
+    all_are_handled(&invoicing, publisher.published()).await;
+    keeps_the_order(&invoicing);
+    let full = js.publish("filler", "".into()).await.unwrap().await;
+    assert!(full.is_err(), "the disk is still full");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_that_change_keep_the_order() {
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("retention.replicas", "3"));
+    let (mut bench, _others) = Bench::without_provider_in_cluster(&settings, &links()).await;
+    let proxy = bench.put_proxy().await;
+    bench.add_provider().await;
+    let publisher = Publisher::on(&bench);
+    let invoicing = bench.component("invoicing").await;
+    let nemesis = Nemesis::on(bench.client());
+    let changes = async {
+        for round in 0..6 {
+            let goal = (round + 1) * 24;
+            eventually("some are handled", || async {
+                (handled(&invoicing) >= goal).then_some(())
+            })
+            .await;
+            match round % 3 {
+                0 => nemesis.step_down_consumer(LOG, &consumer(&bench).await.name).await,
+                1 => nemesis.step_down(LOG).await,
+                _ => proxy.reset(),
+            }
+        }
+    };
+    tokio::join!(publisher.publish(40), changes);
+    all_are_handled(&invoicing, publisher.published()).await;
+    keeps_the_order(&invoicing);
+}
