@@ -177,11 +177,16 @@ async fn an_owner_that_was_frozen_takes_nothing_with_it() {
         })
         .await;
         publisher.publish(3).await;
+        eventually("the frozen instance's pull has ended at the server", || async {
+            (consumer(&bench).await.num_waiting <= 1).then_some(())
+        })
+        .await;
+        // It goes on while events are stored: what it pulls now, it takes from the other.
         let goes_on = async {
             tokio::task::yield_now().await;
             frozen.thaw();
         };
-        tokio::join!(publisher.publish(20), goes_on);
+        tokio::join!(publisher.publish(60), goes_on);
         all_are_handled(&invoicing, publisher.published()).await;
     }
     keeps_the_order(&invoicing);
