@@ -32,6 +32,8 @@ pub struct Look {
     pub given: u64,
     /// Everything up to this offset is settled.
     pub settled_to: u64,
+    /// Nothing but its age takes an event out of the log, and whoever purges it.
+    pub only_ages: bool,
     /// The oldest event that is not settled, and when it expires, nanoseconds since the Unix epoch.
     pub oldest: Option<Expiring>,
 }
@@ -158,7 +160,7 @@ impl Gap {
         if let Some(oldest) = self.oldest
             && !oldest.apart
             && oldest.offset < look.first
-            && oldest.offset > surely_delivered
+            && (oldest.offset > surely_delivered || (look.only_ages && oldest.expires_at > now))
             && found.events == 0
         {
             (found.from, found.to) = (oldest.offset, gone_to);
@@ -272,6 +274,7 @@ mod tests {
             delivered_to,
             given: delivered_to,
             settled_to: delivered_to,
+            only_ages: false,
             oldest: None,
         }
     }
@@ -445,6 +448,21 @@ mod tests {
         let lost = gap.look(&purged, NOTHING, 1, 99).unwrap();
         assert_eq!((lost.from, lost.to, lost.exact), (8, 19, false));
         assert_eq!(gap.look(&purged, NOTHING, 1, 99), None, "told once");
+
+        // So does it with what was in a subscriber's hands.
+        let mut gap = Gap::default();
+        let held = Look {
+            settled_to: 0,
+            ..waiting(Expiring { offset: 3, ..waits })
+        };
+        gap.look(&held, NOTHING, 0, 0);
+        let gone = |only_ages| Look {
+            only_ages,
+            ..at(20, 19)
+        };
+        assert_eq!(gap.clone().look(&gone(false), NOTHING, 1, 9), None);
+        let lost = gap.look(&gone(true), NOTHING, 1, 9).unwrap();
+        assert_eq!((lost.from, lost.to, lost.exact), (3, 19, false));
 
         // One that is read apart is told of by its tenant's consumer.
         let mut gap = Gap::default();

@@ -9,7 +9,8 @@ use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use fanout_plan::apart::Reader;
 use fanout_plan::gap::{Expiring, Gap, Look, Lost, MAX_NOTED};
-use fanout_plan::partition::Partition;
+use fanout_plan::partition::{Keeps, Partition};
+use fanout_plan::policy::WhenFull;
 use fanout_plan::subscription::{Progress, Registered, Start};
 use fanout_plan::{Code, Position, Problem, TenantId};
 use futures::StreamExt as _;
@@ -167,6 +168,7 @@ impl Store {
             delivered_to: consumer.delivered.stream_sequence,
             given: consumer.delivered.consumer_sequence,
             settled_to: consumer.ack_floor.stream_sequence,
+            only_ages: partition.keeps == Keeps::Log && self.policy.when_full == WhenFull::Refuse,
             oldest,
         }))
     }
