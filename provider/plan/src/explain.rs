@@ -8,7 +8,7 @@ use crate::setting::show_duration;
 use crate::subscription::Registered;
 use crate::topology::{ConsumerSpec, Side, StreamSpec, Topology};
 use crate::usage::SLOTS;
-use crate::{BusNames, Policy, TenantId};
+use crate::{BusNames, Policy, TenantId, without_incarnation};
 
 /// Bytes that nats-server 2.15 stores with each message besides its payload: record, subject, headers of an event.
 const STORED_WITH_A_MESSAGE: u64 = 350;
@@ -181,17 +181,18 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
         .streams
         .get(&stream)
         .is_some_and(|s| s.keeps() == Keeps::WorkQueue);
+    let name = without_incarnation(&c.name);
     Part {
         kind: "consumer",
         name: if c.partition == 0 {
-            c.name.clone()
+            name.clone()
         } else {
-            format!("{} of {stream}", c.name)
+            format!("{name} of {stream}")
         },
         why: match Registered::tenant_of_consumer(&c.name) {
             None => format!(
                 "gives subscription {} its events on {}",
-                c.name,
+                Registered::of_consumer(&c.name).map_or(name, |of| of.to_string()),
                 c.filter_subjects.join(", ")
             ),
             Some(tenant) => format!(
