@@ -104,12 +104,16 @@ async fn look(
     for (partition, reader) in store.readers_of(registered) {
         let consumer = registered.consumer_of(&reader);
         looked_at += 1;
-        let Some(settled_to) = store.settled_to(partition.number, &consumer).await? else {
+        let Some((settled_to, given_to)) = store.settled_and_given(partition.number, &consumer).await? else {
             continue;
         };
         let key = (partition.number, consumer);
         let noted = floors.get(&key).copied();
-        if !stale && noted.is_some_and(|noted| noted.settled_to == settled_to && noted.log == partition.log) {
+        if !stale
+            && noted.is_some_and(|noted| {
+                (noted.settled_to, noted.given_to) == (settled_to, given_to) && noted.log == partition.log
+            })
+        {
             continue;
         }
         // Read after the consumer: its events lie before this end.
@@ -129,7 +133,7 @@ async fn look(
             }
             _ => {}
         }
-        let floor = Floor::of(partition.log, &state, settled_to);
+        let floor = Floor::of(partition.log, &state, settled_to, given_to);
         store.note_floor(key.0, &key.1, floor).await?;
         floors.insert(key, floor);
     }

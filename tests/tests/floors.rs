@@ -1,6 +1,11 @@
 //! A consumer that somebody deletes by hand is made again where it was: nothing is lost, and little comes twice.
 
+use std::collections::BTreeMap;
+
 use async_nats::jetstream;
+use fanout_tests::fetcher::{next, settles};
+use fanout_tests::inbox::Verdict;
+use fanout_tests::types::Origin;
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
 use futures::TryStreamExt as _;
 
@@ -95,4 +100,39 @@ async fn a_durable_subscription_begins_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_served_at_least_once_begins_where_it_was() {
     begins_where_it_was("queue", &[("queue.delivery", "at-least-once")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_out_before_comes_again_as_replayed_and_what_was_not_is_live() {
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::caller("worker", &["inbox"], "*"),
+        LinkTo::subscriber("worker", &["inbox"], &[("subscription", "work"), ("need", "durable")]),
+    ];
+    let mut bench = Bench::start(&[], &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let worker = bench.silent_component("worker").await;
+    publish(&ingress, 0..3).await;
+    let mut held = Vec::new();
+    while held.len() < 3 {
+        held.push(next(&worker, "work").await);
+    }
+    // The first is settled, and the last; the one between them is in its fetcher's hands.
+    for i in [0, 2] {
+        assert_eq!(held[i].delivery.event.id, format!("e{i}"));
+        settles(&worker, &held[i], Verdict::Handled).await;
+    }
+    noted(&bench, 1).await;
+    bench.providers[0].kill();
+    lose_the_consumer(&bench).await;
+    bench.restart_provider(0).await;
+    publish(&ingress, 3..4).await;
+    let mut came = BTreeMap::new();
+    while came.len() < 3 {
+        let held = next(&worker, "work").await;
+        came.insert(held.delivery.event.id.clone(), held.delivery.origin == Origin::Replayed);
+        settles(&worker, &held, Verdict::Handled).await;
+    }
+    let expected = [("e1", true), ("e2", true), ("e3", false)];
+    assert_eq!(came, expected.map(|(id, replayed)| (id.to_owned(), replayed)).into());
 }

@@ -22,6 +22,11 @@ impl ByPartition {
         self.0.contains_key(&partition)
     }
 
+    /// Whether no partition has a number.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All together.
     pub fn sum(&self) -> u64 {
         self.0.values().sum()

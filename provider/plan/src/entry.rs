@@ -56,6 +56,7 @@ pub fn read(written: &[u8]) -> Result<Registered, String> {
 pub fn with_consumer(registered: &Registered) -> Option<Box<Registered>> {
     let kept = Registered {
         replayed: Default::default(),
+        given_before: Default::default(),
         progress: match registered.progress {
             Progress::Telling(_) => Progress::Replaying,
             progress => progress,

@@ -14,6 +14,9 @@ use crate::planner::LogState;
 pub struct Floor {
     /// Every event up to this offset is settled.
     pub settled_to: u64,
+    /// The last event that was given out has this offset.
+    #[serde(default)]
+    pub given_to: u64,
     /// The end of the log at that moment: offset and time, nanoseconds since the Unix epoch, of its last event.
     pub head: u64,
     /// When that was stored, nanoseconds since the Unix epoch.
@@ -27,9 +30,10 @@ pub struct Floor {
 
 impl Floor {
     /// What is to be remembered of a consumer of a log, `log` of those of its partition.
-    pub fn of(log: Incarnation, state: &LogState, settled_to: u64) -> Self {
+    pub fn of(log: Incarnation, state: &LogState, settled_to: u64, given_to: u64) -> Self {
         Self {
             settled_to,
+            given_to,
             head: state.head,
             head_at: state.head_at,
             made_at: state.made_at,
@@ -74,7 +78,7 @@ mod tests {
             ..LogState::default()
         };
         let which = Incarnation::new(7);
-        let floor = Floor::of(which, &log(1, 20, 200), 15);
+        let floor = Floor::of(which, &log(1, 20, 200), 15, 18);
         assert!(floor.is_of(which, &log(1, 20, 200)) && floor.is_of(which, &log(1, 25, 250)));
         assert!(
             !floor.is_of(Incarnation::new(8), &log(1, 25, 250)),
@@ -92,7 +96,7 @@ mod tests {
         assert_eq!(floor.lost_with_its_log(0, &log(2, 25, 250)), Some((16, 20)));
         assert_eq!(floor.lost_with_its_log(0, &log(1, 18, 180)), Some((19, 20)));
         assert_eq!(floor.lost_with_its_log(30, &log(1, 12, 120)), Some((16, 30)));
-        let all = Floor::of(which, &log(1, 20, 200), 20);
+        let all = Floor::of(which, &log(1, 20, 200), 20, 20);
         assert_eq!(all.lost_with_its_log(0, &log(2, 1, 1)), None);
     }
 }

@@ -19,7 +19,7 @@ mod reached;
 pub use observed::{LogState, Observed};
 
 use judge::judge_all;
-use reached::{is_over, keep, leave_alone, reached};
+use reached::{is_over, keep, leave_alone, note_given, reached};
 
 /// A subscription that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,10 +209,9 @@ fn plan_with(
                 registered.begin_anew();
             }
             // A partition that is not there any more, or was made again after someone had deleted it, begins anew.
-            registered
-                .head
-                .0
-                .retain(|number, _| have.partitions.contains_key(number));
+            for numbers in [&mut registered.head, &mut registered.given_before] {
+                numbers.0.retain(|number, _| have.partitions.contains_key(number));
+            }
             other_logs::begin(registered, &other_logs, &layout, observed);
         }
     }
@@ -234,11 +233,13 @@ fn plan_with(
     if !frozen {
         for registered in registry.values_mut() {
             // What goes with this plan is forgotten with it.
-            registered
-                .head
-                .0
-                .retain(|number, _| layout.partitions.contains_key(number));
+            for numbers in [&mut registered.head, &mut registered.given_before] {
+                numbers.0.retain(|number, _| layout.partitions.contains_key(number));
+            }
         }
+    }
+    for registered in registry.values_mut() {
+        note_given(registered, &layout, observed);
     }
     let (mut problems, mut kept_back) = (Vec::new(), Vec::new());
     if policy.shape == Shape::WorkQueue && !frozen {

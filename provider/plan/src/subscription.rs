@@ -190,6 +190,10 @@ pub struct Registered {
     /// How many matching events each partition held when it began; known once its consumer there exists.
     #[serde(default)]
     pub replayed: ByPartition,
+    /// What its consumers are known to have given out when they had to be made again, up to this offset of each partition:
+    /// what of it comes once more is replayed. Where a consumer begins does not depend on it.
+    #[serde(default, skip_serializing_if = "ByPartition::is_empty")]
+    pub given_before: ByPartition,
     /// How far it has come.
     pub progress: Progress,
     /// Nothing is delivered until it is resumed.
@@ -282,6 +286,7 @@ impl Registered {
         Ok(Self {
             head: heads.clone(),
             replayed: ByPartition::default(),
+            given_before: ByPartition::default(),
             progress: Progress::Replaying,
             apart: BTreeMap::new(),
             joined: None,
@@ -334,9 +339,11 @@ impl Registered {
         self.rewound.map_or(0, |r| r.generation)
     }
 
-    /// Whether an event was in the log when the subscription was made.
+    /// Whether an event was in the log when the subscription was made, or was given out before its consumer had to be made
+    /// again.
     pub fn was_there(&self, position: Position) -> bool {
-        position.offset <= self.head.of(position.partition)
+        let Position { partition, offset } = position;
+        offset <= self.head.of(partition).max(self.given_before.of(partition))
     }
 
     /// The same with what is asked for now.

@@ -213,6 +213,7 @@ impl Running {
             && mine.incarnation == registered.incarnation
             && mine.rewound == registered.rewound
             && mine.head == registered.head
+            && mine.given_before == registered.given_before
             && mine.apart == registered.apart
             && mine.joined == registered.joined
             && mine.paused == registered.paused

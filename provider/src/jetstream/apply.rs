@@ -192,7 +192,8 @@ impl Store {
                     // Made again, it must not begin with what is new then.
                     let state = self.log_state(c.partition).await?;
                     let log = self.layout.log_of(c.partition);
-                    let floor = Floor::of(log, &state, made.ack_floor.stream_sequence);
+                    let begins_after = made.ack_floor.stream_sequence;
+                    let floor = Floor::of(log, &state, begins_after, begins_after);
                     self.note_floor(c.partition, &c.name, floor).await?;
                 }
                 self.note_replayed(&c.name, c.partition, made.num_pending).await?;

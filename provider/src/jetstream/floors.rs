@@ -107,10 +107,15 @@ impl Store {
         }
     }
 
-    /// Up to where everything that a consumer gives is settled; `None` if there is no such consumer.
-    pub(crate) async fn settled_to(&self, partition: u32, consumer: &str) -> Result<Option<u64>, StoreError> {
+    /// Up to where everything that a consumer gives is settled, and the last that it gave out; `None` if there is no such
+    /// consumer.
+    pub(crate) async fn settled_and_given(
+        &self,
+        partition: u32,
+        consumer: &str,
+    ) -> Result<Option<(u64, u64)>, StoreError> {
         match self.log(partition).await?.consumer_info(consumer).await {
-            Ok(info) => Ok(Some(info.ack_floor.stream_sequence)),
+            Ok(info) => Ok(Some((info.ack_floor.stream_sequence, info.delivered.stream_sequence))),
             Err(e) => {
                 let e = StoreError::when(format!("read the state of consumer {consumer}"))(e);
                 let answer = e.answer().map(|a| a.error_code());

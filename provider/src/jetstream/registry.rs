@@ -232,6 +232,11 @@ impl Store {
                     } else {
                         have.head.clone()
                     },
+                    given_before: if have.rewound == registered.rewound {
+                        registered.given_before.clone()
+                    } else {
+                        have.given_before.clone()
+                    },
                     progress: if registered.progress == Progress::Finished && have.rewound == registered.rewound {
                         Progress::Finished
                     } else {

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Observed;
 use crate::account::Account;
+use crate::floor::Floor;
 use crate::partition::{Keeps, Layout, Partition};
-use crate::subscription::Registered;
+use crate::subscription::{Progress, Registered};
 use crate::topology::{self, StreamSpec, Topology};
 use crate::{Code, Policy, Problem, SubscriptionName, account, entry};
 
@@ -123,6 +124,35 @@ fn begin_where_they_were(desired: &mut Topology, layout: &Layout, observed: &Obs
         if let Some(floor) = floor.filter(|_| !observed.topology.consumers.contains_key(key)) {
             c.start = topology::ConsumerStart::Offset(floor.settled_to + 1);
         }
+    }
+}
+
+/// Notes what those of a subscription's consumers had given out that have to be made again, and begin before that.
+pub(super) fn note_given(registered: &mut Registered, layout: &Layout, observed: &Observed) {
+    let mut given = BTreeMap::new();
+    if registered.progress == Progress::Finished {
+        return;
+    }
+    for partition in layout.partitions.values() {
+        let number = partition.number;
+        let state = observed
+            .logs
+            .get(&number)
+            .filter(|_| !observed.unread.contains_key(&number));
+        let Some(state) = state else { continue };
+        for reader in registered.readers(partition) {
+            let key = (number, registered.consumer_of(&reader));
+            let comes_again = |floor: &&Floor| floor.is_of(partition.log, state) && floor.given_to > floor.settled_to;
+            let floor = observed.floors.get(&key).filter(comes_again);
+            if let Some(floor) = floor.filter(|_| !observed.topology.consumers.contains_key(&key)) {
+                let most = given.entry(number).or_insert(0);
+                *most = floor.given_to.max(*most);
+            }
+        }
+    }
+    for (number, to) in given {
+        let before = registered.given_before.0.entry(number).or_insert(0);
+        *before = to.max(*before);
     }
 }
 

@@ -153,7 +153,7 @@ fn a_durable_subscription_begins_after_what_was_there_and_keeps_its_place() {
     // Where it is remembered how far it had come, it goes on there.
     let (key, _) = first_consumer(&again);
     let log = later.topology.layout().partitions[&0].log;
-    let floor = Floor::of(log, &later.logs[&0], 800);
+    let floor = Floor::of(log, &later.logs[&0], 800, 800);
     later.floors.insert(key, floor);
     let again = plan(&policy, &wanted, &later, 2).unwrap();
     expect![[r#"
@@ -736,7 +736,7 @@ fn a_log_that_was_made_again_or_put_back_is_another_and_begins_anew() {
     let mut observed = at(applied(&plan(&policy, &wanted, &empty, 2).unwrap(), &empty), 30);
     let (number, consumer) = observed.topology.consumers.keys().next().unwrap().clone();
     let log = observed.topology.layout().partitions[&0].log;
-    let floor = Floor::of(log, &observed.logs[&0], 28);
+    let floor = Floor::of(log, &observed.logs[&0], 28, 28);
     observed.floors.insert((number, consumer), floor);
     assert!(plan(&policy, &wanted, &observed, 3).unwrap().steps.is_empty());
 
