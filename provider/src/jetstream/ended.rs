@@ -38,12 +38,14 @@ impl Store {
             .get_stream_no_info(format!("KV_{bucket}"))
             .await
             .map_err(StoreError::when(format!("open bucket {bucket}")))?;
-        // Those of earlier rounds were for events that came again, and expire.
-        for kept_under in [
-            format!("{}={round}", id.name),
-            format!("{id}=redrive"),
-            format!("{}.gap", ended.round()),
-        ] {
+        // Those of earlier rounds, and of earlier logs, were for events that came again, or are gone: they expire.
+        let rounds = [format!("{}={round}", id.name), format!("{id}=redrive")];
+        let mut kept = vec![format!("{}.gap", ended.round())];
+        for partition in self.layout.partitions.values().filter(|p| !p.log.is_unsaid()) {
+            kept.extend(rounds.iter().map(|round| format!("{round}={}", partition.log)));
+        }
+        kept.extend(rounds);
+        for kept_under in kept {
             attempts
                 .purge()
                 .filter(format!("$KV.{bucket}.{kept_under}.>"))
