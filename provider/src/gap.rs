@@ -105,7 +105,8 @@ async fn look(
     let waits = |gap: &Gap| policy.when_full == WhenFull::Refuse && gap.oldest.is_some();
     let matters =
         lost.is_some() || remembered.gap.is_near(soon) || kept(&before) || waits(&before) || waits(&remembered.gap);
-    if matters && remembered.gap != before {
+    let kept_on = remembered.would_be_forgotten(now, policy.max_age);
+    if matters && remembered.gap != before || kept_on {
         let gap = remembered.gap.clone();
         if !store.remember_gap(registered, reader, remembered).await? {
             // Another instance wrote: what was heard may be news to what it wrote.

@@ -48,6 +48,8 @@ pub(crate) struct SubscriptionStatus {
     pub(crate) expires_at: Option<i64>,
     pub(crate) oldest: Option<Position>,
     pub(crate) lost: BTreeMap<u32, Lost>,
+    /// Of losses that somebody acknowledged.
+    seen_events: u64,
 }
 
 impl SubscriptionStatus {
@@ -64,6 +66,7 @@ impl SubscriptionStatus {
             expires_at: None,
             oldest: None,
             lost: BTreeMap::new(),
+            seen_events: 0,
         };
         let mut unread = view.stuck(&subscription.name).cloned();
         if let Some(store) = &view.store
@@ -108,6 +111,7 @@ impl SubscriptionStatus {
         self.oldest = retention.oldest.map(|(position, _)| position);
         self.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
         self.lost = retention.lost;
+        self.seen_events = retention.seen_events;
         Ok(())
     }
 }
@@ -256,7 +260,7 @@ async fn subscription(view: &View, registered: &Registered, dead_letters: Option
             shown["partition"] = json!(partition);
             shown
         }).collect::<Vec<_>>(),
-        "lost_events": status.lost.values().map(|l| l.events).sum::<u64>(),
+        "lost_events": status.lost.values().map(|l| l.events).sum::<u64>() + status.seen_events,
         "rewound": registered.rewound.map(|r| r.generation),
         "dead_letters": dead_letters,
         "this_instance": {

@@ -1,7 +1,7 @@
 //! The retention gap: warned of before, and told exactly after.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, settles};
 use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, stored};
@@ -75,6 +75,30 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
         .await;
     assert_eq!(lost["lost"][0]["to"], 5, "{lost}");
     assert_eq!(invoicing.handled(), ["handled"]);
+    // It is told for longer than anything is kept, and until somebody says that it was seen; then it still counts.
+    let told = Instant::now();
+    while told.elapsed() < Duration::from_secs(8) {
+        let (code, out, err) = cli.run(&["lost"], &file, &["invoicing"]);
+        assert!(
+            code == 0 && out.contains("lost: 4 events from 0/2 to 0/5"),
+            "{out}{err}"
+        );
+    }
+    let (code, out, err) = cli.run(&["lost"], &file, &["--seen"]);
+    assert!(code == 0 && out.contains("lost: 4 events"), "{out}{err}");
+    let (code, out, err) = cli.run(&["lost"], &file, &[]);
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "nothing was lost that nobody has seen\n"),
+        "{err}"
+    );
+    bench
+        .subscription_when("invoicing", "it is told no more, and counted", |s| {
+            s["lost_events"] == 4 && s["lost"].as_array().is_some_and(Vec::is_empty)
+        })
+        .await;
+    let (code, _, err) = cli.run(&["lost"], &file, &["nobody"]);
+    assert!(code == 1 && err.contains("[unknown-subscription]"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,6 +64,16 @@ pub(crate) enum Verb {
         /// The subscription
         subscription: SubscriptionName,
     },
+    /// Say what subscriptions lost because it expired, or was purged, before they handled it
+    Lost {
+        #[command(flatten)]
+        store: Store,
+        /// Of this subscription only
+        subscription: Option<SubscriptionName>,
+        /// Tell of it no more: somebody has seen it
+        #[arg(long)]
+        seen: bool,
+    },
     /// Follow the log
     Tail(Tail),
     /// Look at events that were set aside, give them to their subscription again, or take them away

@@ -8,6 +8,7 @@
 mod args;
 mod bus;
 mod dead_letters;
+mod lost;
 mod nats;
 mod place;
 mod policy;
@@ -60,6 +61,11 @@ async fn main() -> ExitCode {
         } => place::rewind(&store, &subscription, to, skip_unhandled, args.json).await,
         Verb::Pause { store, subscription } => place::pause(&store, &subscription, true, args.json).await,
         Verb::Resume { store, subscription } => place::pause(&store, &subscription, false, args.json).await,
+        Verb::Lost {
+            store,
+            subscription,
+            seen,
+        } => lost::lost(&store, subscription.as_ref(), seen, args.json).await,
         Verb::Tail(a) => tail::tail(&a, args.json).await,
         Verb::DeadLetters(a) => dead_letters::run(&a, args.json).await,
         Verb::Webhook(a) => webhook::run(&a, args.json).await,

@@ -11,7 +11,7 @@ use fanout_provider::jetstream::{ConsumerState, Store, StoreError};
 use serde_json::json;
 
 use crate::terminal::{json_lines, printable, say};
-use crate::{args, bus};
+use crate::{args, bus, lost};
 
 /// A subscription and what the store knows of it.
 struct Row<'a> {
@@ -116,18 +116,7 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         if let Some(problem) = &r.problem {
             say!("  {}", printable(&problem.to_string()))?;
         }
-        for (partition, lost) in r.lost {
-            say!(
-                "  lost: {} events from {partition}/{} to {partition}/{} expired before they were handled{} [retention-gap]",
-                lost.events,
-                lost.from,
-                lost.to,
-                if lost.exact { "" } else { "; not all of them were seen" }
-            )?;
-            for (tenant, events) in lost.tenants {
-                say!("    {events} of tenant {}", printable(tenant.as_str()))?;
-            }
-        }
+        lost::tell(&r.lost)?;
     }
     Ok(())
 }

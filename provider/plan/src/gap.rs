@@ -111,8 +111,11 @@ pub struct Gap {
     pub noted_to: u64,
     /// Every event that was stored before this and may not be settled is noted, nanoseconds since the Unix epoch.
     pub noted_until: i64,
-    /// What was lost so far.
+    /// What was lost, and nobody has acknowledged yet.
     pub lost: Option<Lost>,
+    /// Events of losses that somebody has acknowledged.
+    #[serde(default)]
+    pub seen_events: u64,
 }
 
 impl Gap {
@@ -203,6 +206,18 @@ impl Gap {
         found
     }
 
+    /// Somebody has seen what was lost so far: it is told no more, and still counted.
+    pub fn acknowledge(&mut self) -> Option<Lost> {
+        let lost = self.lost.take()?;
+        self.seen_events += lost.events;
+        Some(lost)
+    }
+
+    /// Whether there is a loss to remember, for as long as the subscription lasts.
+    pub fn has_lost(&self) -> bool {
+        self.lost.is_some() || self.seen_events > 0
+    }
+
     /// Whether what the server says of an offset may still matter.
     pub fn may_lose(&self, offset: u64) -> bool {
         self.noted.contains_key(&offset) || self.doubted.contains_key(&offset)
@@ -283,6 +298,23 @@ mod tests {
         unsettled: &BTreeSet::new(),
         all: true,
     };
+
+    #[test]
+    fn a_loss_is_told_until_it_is_acknowledged_and_counted_for_ever() {
+        let mut gap = Gap::default();
+        assert_eq!((gap.acknowledge(), gap.has_lost()), (None, false));
+        gap.note(1, tenant("acme"));
+        gap.look(&at(2, 0), NOTHING, 0, 5).unwrap();
+        assert!(gap.has_lost());
+        assert_eq!(gap.acknowledge().map(|lost| lost.events), Some(1));
+        assert_eq!((gap.lost.as_ref(), gap.seen_events, gap.has_lost()), (None, 1, true));
+        gap.note(2, tenant("acme"));
+        gap.look(&at(3, 0), NOTHING, 0, 6).unwrap();
+        assert_eq!(
+            (gap.lost.as_ref().map(|lost| lost.events), gap.seen_events),
+            (Some(1), 1)
+        );
+    }
 
     #[test]
     fn what_expires_undelivered_is_told_by_position_and_tenant() {

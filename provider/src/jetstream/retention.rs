@@ -26,6 +26,16 @@ const READER_AGE: Duration = Duration::from_secs(5);
 pub(crate) struct RememberedGap {
     pub(crate) gap: Gap,
     revision: Option<u64>,
+    /// When, nanoseconds since the Unix epoch.
+    written_at: i64,
+}
+
+impl RememberedGap {
+    /// Whether it is to be written again, so that a loss is not forgotten when the entry is as old as events get.
+    pub(crate) fn would_be_forgotten(&self, now: i64, max_age: Duration) -> bool {
+        let half = i64::try_from(max_age.as_nanos() / 2).unwrap_or(i64::MAX);
+        self.revision.is_some() && self.gap.has_lost() && now.saturating_sub(self.written_at) > half
+    }
 }
 
 /// How a subscription stands towards the log's retention.
@@ -33,8 +43,10 @@ pub(crate) struct RememberedGap {
 pub struct Retention {
     /// The unhandled event that expires first, and when, nanoseconds since the Unix epoch.
     pub oldest: Option<(Position, i64)>,
-    /// What it has lost, by partition.
+    /// What it has lost, by partition, until somebody acknowledges it.
     pub lost: BTreeMap<u32, Lost>,
+    /// Events that it lost, and whose loss somebody acknowledged.
+    pub seen_events: u64,
 }
 
 impl Store {
@@ -60,7 +72,9 @@ impl Store {
                     retention.oldest = Some((position, oldest.expires_at));
                 }
             }
-            if let Some(lost) = self.remembered_gap(registered, &reader).await?.gap.lost {
+            let gap = self.remembered_gap(registered, &reader).await?.gap;
+            retention.seen_events += gap.seen_events;
+            if let Some(lost) = gap.lost {
                 match retention.lost.get_mut(&partition.number) {
                     None => drop(retention.lost.insert(partition.number, lost)),
                     Some(all) => all.merge(&lost),
@@ -68,6 +82,32 @@ impl Store {
             }
         }
         Ok(retention)
+    }
+
+    /// Somebody has seen what a subscription lost: it is told no more, and still counted. Returns it, by partition.
+    ///
+    /// # Errors
+    /// When the store can't be read or written.
+    pub async fn acknowledge_losses(&self, registered: &Registered) -> Result<BTreeMap<u32, Lost>, StoreError> {
+        let mut seen: BTreeMap<u32, Lost> = BTreeMap::new();
+        for (partition, reader) in self.readers_of(registered) {
+            // An instance may write at the same time.
+            let lost = loop {
+                let mut remembered = self.remembered_gap(registered, &reader).await?;
+                let Some(lost) = remembered.gap.acknowledge() else {
+                    break None;
+                };
+                if self.remember_gap(registered, &reader, remembered).await? {
+                    break Some(lost);
+                }
+            };
+            let Some(lost) = lost else { continue };
+            match seen.get_mut(&partition.number) {
+                None => drop(seen.insert(partition.number, lost)),
+                Some(all) => all.merge(&lost),
+            }
+        }
+        Ok(seen)
     }
 
     /// Whether everything that a subscription has not handled comes again when it begins at a place.
@@ -188,6 +228,7 @@ impl Store {
         Ok(entry.map_or_else(RememberedGap::default, |e| RememberedGap {
             gap: serde_json::from_slice(&e.value).unwrap_or_default(),
             revision: Some(e.revision),
+            written_at: i64::try_from(e.created.unix_timestamp_nanos()).unwrap_or(i64::MAX),
         }))
     }
 
