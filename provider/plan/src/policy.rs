@@ -243,6 +243,8 @@ impl Policy {
         (same.dedupe, same.dedupe_window) = (other.dedupe, other.dedupe_window);
         (same.sizes, same.retry_max_bytes) = (other.sizes, other.retry_max_bytes);
         (same.warn_before, same.dead_letter_max_age) = (other.warn_before, other.dead_letter_max_age);
+        same.in_force.clone_from(&other.in_force);
+        same.named_bounds.clone_from(&other.named_bounds);
         same == *other
     }
 

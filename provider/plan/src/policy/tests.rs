@@ -180,3 +180,27 @@ fn what_names_chosen_by_the_user_hide_is_found() {
             None: policy: `dedupe.scope` = `retained` needs events that stay, and `topology` = `work-queue` lets them go when they are settled: use `dedupe.scope` = `window`, or another topology [conflicting-settings]
         "#]].assert_eq(&text);
 }
+
+#[test]
+fn what_does_not_change_how_events_are_delivered_starts_no_delivery_anew() {
+    let policy = |more: &[(&str, &str)]| Policy::from_settings("policy", &settings(more)).unwrap();
+    let before = policy(&[]);
+    for alike in [
+        ("revision", "2"),
+        ("retry.max-attempts", "1"),
+        ("retry.max-bytes", "64MiB"),
+        ("limits.subscriptions-per-caller", "5"),
+        ("publish.deadline", "2s"),
+        ("dedupe.window", "1m"),
+    ] {
+        assert!(before.delivers_like(&policy(&[alike])), "{alike:?}");
+    }
+    for other in [
+        ("delivery.deadline", "9s"),
+        ("delivery.ack-wait", "20s"),
+        ("ordering", "tenant"),
+        ("retention.max-age", "1d"),
+    ] {
+        assert!(!before.delivers_like(&policy(&[other])), "{other:?}");
+    }
+}
