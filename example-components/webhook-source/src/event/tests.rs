@@ -35,6 +35,26 @@ fn stripe(body: &str, more: &[(&str, &str)]) -> Result<Vec<Event>, Refusal> {
     receive(&samples::of(Scheme::Stripe), body, more)
 }
 
+/// Stripe's sample with another body and whatever headers somebody put beside the signature.
+fn stripe_with(
+    body: &[u8],
+    unsigned: &[(&'static str, &'static str)],
+    more: &[(&str, &str)],
+) -> Result<Vec<Event>, Refusal> {
+    let sample = samples::of(Scheme::Stripe);
+    let signed = sample.signed(body, NOW);
+    let mut headers = headers(&sample.all_headers(&signed));
+    for (name, value) in unsigned {
+        headers.insert(*name, value.parse().unwrap());
+    }
+    let webhook = Webhook {
+        path_tenant: None,
+        headers: &headers,
+        body: &signed.body,
+    };
+    sample.source(more).events(webhook, NOW)
+}
+
 fn attribute<'a>(event: &'a Event, name: &str) -> Option<&'a str> {
     let found = event.extensions.iter().find(|(known, _)| known == name);
     found.map(|(_, value)| value.as_str())

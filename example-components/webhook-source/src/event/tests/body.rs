@@ -2,26 +2,6 @@
 
 use super::*;
 
-/// Stripe's sample with another body and whatever headers somebody put beside the signature.
-fn stripe_with(
-    body: &[u8],
-    unsigned: &[(&'static str, &'static str)],
-    more: &[(&str, &str)],
-) -> Result<Vec<Event>, Refusal> {
-    let sample = samples::of(Scheme::Stripe);
-    let signed = sample.signed(body, NOW);
-    let mut headers = headers(&sample.all_headers(&signed));
-    for (name, value) in unsigned {
-        headers.insert(*name, value.parse().unwrap());
-    }
-    let webhook = Webhook {
-        path_tenant: None,
-        headers: &headers,
-        body: &signed.body,
-    };
-    sample.source(more).events(webhook, NOW)
-}
-
 #[test]
 fn the_unsigned_content_type_decides_nothing() {
     // As JSON it is acme's; as a form, it would be globex's, of another type and with another id.
