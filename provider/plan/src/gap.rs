@@ -22,6 +22,8 @@ const DOUBTED_FOR: i64 = 5_000_000_000;
 /// What one look at a partition of the log shows of a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
+    /// When the log was made, nanoseconds since the Unix epoch.
+    pub made_at: i64,
     /// The oldest offset that the log still holds; one beyond its last when it holds nothing.
     pub first: u64,
     /// The last offset that was ever stored.
@@ -89,6 +91,9 @@ impl Lost {
 /// What is remembered between looks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
+    /// When the log was made that this speaks of, nanoseconds since the Unix epoch; 0 where nobody knows.
+    #[serde(default)]
+    pub made_at: i64,
     /// The offset that was given out last, at the last look.
     pub delivered_to: u64,
     /// How many were given out, at the last look.
@@ -122,6 +127,22 @@ impl Gap {
     /// Moves on to what a look shows. What was stored before `expired_to` may have expired. Returns what was lost since
     /// the last look.
     pub fn look(&mut self, look: &Look, heard: Heard<'_>, expired_to: i64, now: i64) -> Option<Lost> {
+        let made_at = std::mem::replace(&mut self.made_at, look.made_at);
+        if made_at != 0 && made_at != look.made_at {
+            // What waited went with the log before.
+            let waited = self.oldest.filter(|oldest| !oldest.apart);
+            let found = self.begin_anew(waited.map(|oldest| (oldest.offset, self.head)), now);
+            *self = Self {
+                made_at: look.made_at,
+                delivered_to: look.delivered_to,
+                given: look.given,
+                head: look.head,
+                oldest: look.oldest,
+                noted_to: look.settled_to,
+                ..std::mem::take(self)
+            };
+            return found;
+        }
         let before = self.delivered_to;
         let gone_to = look.first.saturating_sub(1);
         // What was given out is in a subscriber's or an instance's hands: unless it is settled before it goes, the
@@ -201,6 +222,7 @@ impl Gap {
         }
         *self = Self {
             lost: all,
+            seen_events: self.seen_events,
             ..Self::default()
         };
         found
@@ -284,6 +306,7 @@ mod tests {
     /// Everything that was given out is settled.
     fn at(first: u64, delivered_to: u64) -> Look {
         Look {
+            made_at: 1,
             first,
             head: delivered_to,
             delivered_to,
@@ -298,6 +321,29 @@ mod tests {
         unsettled: &BTreeSet::new(),
         all: true,
     };
+
+    #[test]
+    fn what_waited_in_a_log_that_is_another_now_is_lost() {
+        let mut gap = Gap::default();
+        let waits = Expiring {
+            offset: 6,
+            expires_at: 1_000,
+            apart: false,
+        };
+        let before = Look {
+            made_at: 1,
+            head: 8,
+            settled_to: 5,
+            oldest: Some(waits),
+            ..at(1, 5)
+        };
+        assert_eq!(gap.look(&before, NOTHING, 0, 5), None);
+        let after = Look { made_at: 2, ..at(1, 2) };
+        let lost = gap.look(&after, NOTHING, 0, 6).unwrap();
+        assert_eq!((lost.from, lost.to, lost.exact), (6, 8, false));
+        assert_eq!(gap.look(&after, NOTHING, 0, 7), None, "told once");
+        assert_eq!((gap.head, gap.oldest), (2, None));
+    }
 
     #[test]
     fn a_loss_is_told_until_it_is_acknowledged_and_counted_for_ever() {

@@ -165,11 +165,8 @@ impl Store {
         };
         let consumer = consumer.cached_info();
         let log = self.log(partition.number).await?;
-        let state = log
-            .get_info()
-            .await
-            .map_err(StoreError::when("read the log's state"))?
-            .state;
+        let info = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
+        let (state, made_at) = (info.state, info.created.unix_timestamp_nanos());
         let mut oldest: Option<Expiring> = None;
         if consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
             let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
@@ -203,6 +200,7 @@ impl Store {
             }
         }
         Ok(Some(Look {
+            made_at: i64::try_from(made_at).unwrap_or(i64::MAX),
             first: state.first_sequence,
             head: state.last_sequence,
             delivered_to: consumer.delivered.stream_sequence,
