@@ -160,10 +160,16 @@ impl Store {
                 }
             }
             Step::UpdateStream(s) | Step::RetireStream(s) | Step::BindStream(s) => {
-                self.js
-                    .update_stream(stream_config(s))
-                    .await
-                    .map_err(self.not_made(step))?;
+                let made_at = match s.made_at {
+                    // It was made after the plan was: what it says of that stays.
+                    0 if s.partition.is_some() => {
+                        let info = self.stream_info(&s.name).await?;
+                        info.map_or(0, |info| nanoseconds(info.created))
+                    }
+                    known => known,
+                };
+                let said = stream_config(&StreamSpec { made_at, ..s.clone() });
+                self.js.update_stream(said).await.map_err(self.not_made(step))?;
             }
             Step::DeleteStream(name) => {
                 gone_is_as_good(
