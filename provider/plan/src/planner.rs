@@ -169,7 +169,10 @@ fn plan_with(
     let have = observed.topology.layout();
     let frozen = streams == Streams::AsTheyAre;
     let of_another = streams == Streams::OfAnotherPolicy;
-    let keep_partitions = asked.keep_partitions || frozen || (of_another && !layout::fits(policy, &have));
+    // Where none takes events any more, and whoever ended them made no other, this policy's are made.
+    let takes_events = have.partitions.values().any(|p| !p.is_retired());
+    let is_anothers = of_another && takes_events && !layout::fits(policy, &have);
+    let keep_partitions = asked.keep_partitions || frozen || is_anothers;
     let tenants = asked.tenant.into_iter().cloned().collect();
     let mut layout = if keep_partitions {
         have.clone()

@@ -26,6 +26,10 @@ use crate::quota::Gate;
 use crate::view::View;
 use crate::wanted::read_grants;
 
+/// How often it is looked for a tenant's place while another instance changes the partitions, and the wait between.
+const LOOKS_FOR_PLACE: u32 = 10;
+const LOOK_FOR_PLACE: Duration = Duration::from_millis(200);
+
 /// The waits between tries while the store can't be reached: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// For how long a tenant that can't have a place in the log is answered without asking the store.
@@ -309,22 +313,29 @@ impl Bus {
         if let Some(refused) = self.refused_lately(tenant) {
             return Err(refused);
         }
-        let refused = match self.plan(Want::Place(tenant.clone())).await {
-            Ok(refused) => refused,
-            Err(problem) => Some(problem),
+        let mut looks = 0;
+        let problem = loop {
+            let refused = match self.plan(Want::Place(tenant.clone())).await {
+                Ok(refused) => refused,
+                Err(problem) => Some(problem),
+            };
+            if let Some(problem) = refused {
+                break problem;
+            }
+            let view = self.view();
+            let store = view.store()?.clone();
+            if has_place(&store) {
+                return Ok(store);
+            }
+            let why = view.policy_problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let code = view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code);
+            looks += 1;
+            // Whoever brings the bus to another policy may be between two steps.
+            if !reconcile::is_of_another_policy(code) || looks == LOOKS_FOR_PLACE {
+                break Problem::new(code, why.join("; "));
+            }
+            tokio::time::sleep(LOOK_FOR_PLACE).await;
         };
-        if let Some(problem) = refused {
-            self.refuse_for_now(tenant, problem.clone());
-            return Err(without_place(tenant, &problem));
-        }
-        let view = self.view();
-        let store = view.store()?.clone();
-        if has_place(&store) {
-            return Ok(store);
-        }
-        let why = view.policy_problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let code = view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code);
-        let problem = Problem::new(code, why.join("; "));
         self.refuse_for_now(tenant, problem.clone());
         Err(without_place(tenant, &problem))
     }

@@ -452,7 +452,7 @@ fn report(before: &View, now: &View) {
 }
 
 /// Whether a problem says that the bus is under another policy.
-fn is_of_another_policy(code: Code) -> bool {
+pub(super) fn is_of_another_policy(code: Code) -> bool {
     matches!(code, Code::OlderPolicy | Code::PolicyConflict | Code::TopologyChanged)
 }
 
