@@ -36,3 +36,13 @@ fn every_test_that_holds_a_promise_is_there() {
         assert!(is_there, "docs/promises.md names {name}, which is not there");
     }
 }
+
+#[test]
+fn every_decision_is_on_the_map() {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let map = std::fs::read_to_string(docs.join("ARCHITECTURE.md")).unwrap();
+    let records = std::fs::read_dir(docs.join("adr")).unwrap();
+    let names = records.map(|record| record.unwrap().file_name().into_string().unwrap());
+    let missing: Vec<_> = names.filter(|name| !map.contains(&format!("(adr/{name})"))).collect();
+    assert!(missing.is_empty(), "docs/ARCHITECTURE.md does not name {missing:?}");
+}
