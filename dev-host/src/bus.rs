@@ -58,20 +58,17 @@ pub(crate) struct Subscription {
     pub(crate) name: String,
     pub(crate) state: String,
     pub(crate) problem: Option<Problem>,
-    #[serde(default)]
-    pub(crate) pending: u64,
-    #[serde(default)]
-    pub(crate) in_flight: u64,
-    #[serde(default)]
-    pub(crate) waiting_for_retry: u64,
-    #[serde(default)]
-    pub(crate) dead_letters: u64,
+    /// Like the other counts, absent while the bus can't read it.
+    pub(crate) pending: Option<u64>,
+    pub(crate) in_flight: Option<u64>,
+    pub(crate) waiting_for_retry: Option<u64>,
+    pub(crate) dead_letters: Option<u64>,
 }
 
 impl Subscription {
-    /// Stored for it and not settled.
-    pub(crate) fn backlog(&self) -> u64 {
-        self.pending + self.in_flight + self.waiting_for_retry
+    /// Stored for it and not settled, if that is known.
+    pub(crate) fn backlog(&self) -> Option<u64> {
+        Some(self.pending? + self.in_flight? + self.waiting_for_retry?)
     }
 }
 
@@ -151,10 +148,18 @@ mod tests {
     const READY: &str = r#"{"provider":"bus","bus":"payments","policy":{"state":"applied","problems":[]},
         "links":[{"component":"ingress","name":"default","role":"caller","subscription":null,"state":"applied","problems":[]}],
         "subscriptions":[{"name":"invoicing","need":"durable","component":"invoicing","made_by":"link","state":"active",
-            "problem":null,"pending":3,"in_flight":2,"dead_letters":1}]}"#;
+            "problem":null,"pending":3,"in_flight":2,"waiting_for_retry":0,"dead_letters":1}]}"#;
 
     fn status(text: &str) -> Status {
         serde_json::from_str(text).expect("a status")
+    }
+
+    #[test]
+    fn a_count_that_is_not_known_is_no_backlog_of_nothing() {
+        let known = status(READY);
+        assert_eq!(known.subscriptions[0].backlog(), Some(5));
+        let unknown = status(&READY.replace("\"pending\":3", "\"pending\":null"));
+        assert_eq!(unknown.subscriptions[0].backlog(), None);
     }
 
     #[test]
@@ -162,7 +167,7 @@ mod tests {
         let ready = status(READY);
         assert_eq!(ready.waiting(), None);
         assert_eq!(ready.refusal(), None);
-        assert_eq!(ready.subscription("invoicing").map(Subscription::backlog), Some(5));
+        assert_eq!(ready.subscription("invoicing").and_then(Subscription::backlog), Some(5));
         let pending = status(&READY.replacen("\"applied\"", "\"pending\"", 1));
         assert_eq!(pending.waiting().as_deref(), Some("the provider's policy is pending"));
         assert_eq!(pending.refusal(), None);

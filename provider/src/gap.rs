@@ -15,7 +15,6 @@ use fanout_plan::{Code, Policy, SubscriptionName, show_duration};
 use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
-use crate::clock;
 use crate::jetstream::{Store, StoreError, Unsettled};
 
 /// How often the log is looked at: often enough for the retention, and not too often.
@@ -68,7 +67,7 @@ async fn look(
     near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) -> Result<(), StoreError> {
     let policy = store.policy();
-    let now = clock::now();
+    let now = store.now();
     let Some(look) = store.look_at_retention(registered, partition, reader).await? else {
         return Ok(());
     };
@@ -162,7 +161,7 @@ fn tell(registered: &Registered, partition: u32, lost: &Lost) {
         .collect();
     warn!(
         code = %Code::RetentionGap,
-        "subscription {}: events from {partition}/{} to {partition}/{} expired before it handled them: {} {}; by tenant: {}",
+        "subscription {}: events from {partition}/{} to {partition}/{} were gone before it handled them: {} {}; by tenant: {}",
         registered.subscription.name,
         lost.from,
         lost.to,

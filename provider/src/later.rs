@@ -13,7 +13,6 @@ use futures::TryStreamExt as _;
 use tracing::{info, warn};
 
 use crate::bus::Bus;
-use crate::clock;
 use crate::jetstream::{Kept, Mark, State, Store};
 
 /// The longest and the shortest that an event is handed back for at once, where more is left.
@@ -70,7 +69,7 @@ async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<AckKind,
         return Ok(AckKind::Ack);
     }
     let attributes = kept.attributes().ok_or("its attributes are not readable")?;
-    let left = kept.due.saturating_sub(clock::now());
+    let left = kept.due.saturating_sub(store.now());
     if left > 0 && kept.state == State::Waiting {
         // The same event may be published at once meanwhile: then this one is that one. It was asked when it was kept.
         if about.delivered == 1 || store.known_in_log(&attributes).await?.is_none() {
@@ -106,7 +105,7 @@ async fn fire(bus: &Bus, kept: &Kept, attributes: &Attributes, began: Option<i64
     let tenant = attributes.tenant();
     let store = bus.store_for(tenant).await?;
     if let Some(began) = began {
-        let age = Duration::from_nanos(clock::now().saturating_sub(began).max(0).unsigned_abs());
+        let age = Duration::from_nanos(store.now().saturating_sub(began).max(0).unsigned_abs());
         if age >= store.policy().ids_remembered() / 2 && store.is_stored_since(attributes, began).await? {
             return Ok(());
         }

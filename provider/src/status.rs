@@ -39,6 +39,8 @@ pub(crate) enum Doing {
 pub(crate) struct SubscriptionStatus {
     pub(crate) registered: Registered,
     pub(crate) doing: Doing,
+    /// Whether the store was read: the counts are those of now, and not 0 because nobody knows.
+    is_known: bool,
     pub(crate) pending: u64,
     pub(crate) in_flight: u64,
     pub(crate) redelivered: u64,
@@ -53,12 +55,13 @@ pub(crate) struct SubscriptionStatus {
 }
 
 impl SubscriptionStatus {
-    /// Reads a subscription's state; what the store does not tell is shown as 0 and as waiting for the store.
+    /// Reads a subscription's state; where the store does not tell it, it is shown as waiting for the store.
     pub(crate) async fn read(view: &View, registered: &Registered) -> Self {
         let subscription = &registered.subscription;
         let mut status = Self {
             registered: registered.clone(),
             doing: Doing::Active,
+            is_known: true,
             pending: 0,
             in_flight: 0,
             redelivered: 0,
@@ -69,18 +72,21 @@ impl SubscriptionStatus {
             seen_events: 0,
         };
         let mut unread = view.stuck(&subscription.name).cloned();
-        if let Some(store) = &view.store
-            && registered.progress != Progress::Finished
-            && !view.unmade.contains(&subscription.name)
-            && subscription.keeps_a_place(store.policy())
-            && let Err(error) = status.read_from(store).await
-        {
-            unread.get_or_insert_with(|| {
-                Problem::new(
-                    Code::StoreUnavailable,
-                    format!("subscription {}: {error}", subscription.name),
-                )
-            });
+        match &view.store {
+            _ if registered.progress == Progress::Finished => {}
+            Some(store) if !subscription.keeps_a_place(store.policy()) => {}
+            Some(store) if !view.unmade.contains(&subscription.name) => {
+                if let Err(error) = status.read_from(store).await {
+                    status.is_known = false;
+                    unread.get_or_insert_with(|| {
+                        Problem::new(
+                            Code::StoreUnavailable,
+                            format!("subscription {}: {error}", subscription.name),
+                        )
+                    });
+                }
+            }
+            _ => status.is_known = false,
         }
         // Of an order, its owner knows: this instance, where it is the one.
         let resting = view.health.get(&subscription.name).map_or(0, |h| h.resting());
@@ -241,6 +247,8 @@ async fn subscription(view: &View, registered: &Registered, dead_letters: Option
     let retries = view.health.get(name).and_then(|h| h.retries_problem());
     let problem = problem.or(retries.as_ref());
     let count = |of: fn(&crate::delivery::Health) -> u64| view.health.get(name).map(|h| of(h));
+    // A 0 would say that nothing waits.
+    let known = |count: u64| status.is_known.then_some(count);
     json!({
         "name": name,
         "need": registered.subscription.need.as_str(),
@@ -248,10 +256,10 @@ async fn subscription(view: &View, registered: &Registered, dead_letters: Option
         "made_by": match registered.made_by { MadeBy::Link => "link", MadeBy::Call => "call", MadeBy::Policy => "policy" },
         "state": word,
         "problem": problem,
-        "pending": status.pending,
-        "in_flight": status.in_flight,
-        "redelivered": status.redelivered,
-        "waiting_for_retry": status.waiting_for_retry,
+        "pending": known(status.pending),
+        "in_flight": known(status.in_flight),
+        "redelivered": known(status.redelivered),
+        "waiting_for_retry": known(status.waiting_for_retry),
         "oldest": status.oldest.map(|p| p.to_string()),
         "expires_at": status.expires_at.map(timestamp::to_rfc3339),
         "expires_in_s": status.expires_at.map(|at| (at - clock::now()) / 1_000_000_000),
@@ -260,7 +268,7 @@ async fn subscription(view: &View, registered: &Registered, dead_letters: Option
             shown["partition"] = json!(partition);
             shown
         }).collect::<Vec<_>>(),
-        "lost_events": status.lost.values().map(|l| l.events).sum::<u64>() + status.seen_events,
+        "lost_events": known(status.lost.values().map(|l| l.events).sum::<u64>() + status.seen_events),
         "rewound": registered.rewound.map(|r| r.generation),
         "dead_letters": dead_letters,
         "this_instance": {

@@ -98,6 +98,16 @@ impl LinkTo {
     }
 }
 
+/// What most tests need: `ingress` publishes for every tenant, and `invoicing` handles everything, durably.
+#[must_use]
+pub fn ingress_and_invoicing() -> Vec<LinkTo> {
+    let settings = [("subscription", "invoicing"), ("need", "durable")];
+    vec![
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber("invoicing", &["handler"], &settings),
+    ]
+}
+
 /// One test's world.
 pub struct Bench {
     /// The server.

@@ -17,7 +17,7 @@ mod served;
 pub mod stored;
 pub mod webhook_host;
 
-pub use bench::{Bench, LinkTo, eventually};
+pub use bench::{Bench, LinkTo, eventually, ingress_and_invoicing};
 pub use cli::Cli;
 pub use component::{Component, Seen, Verdict, event};
 pub use dev_host::DevHost;

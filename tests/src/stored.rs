@@ -30,3 +30,12 @@ pub async fn dead_letter<I>(letters: &Stream<I>, subscription: &str, tenant: &st
         .await
         .expect("there is a dead letter")
 }
+
+/// What is remembered of the gap of the first subscription that has one, in the bus `payments`.
+pub async fn remembered_gap(client: &async_nats::Client) -> Option<serde_json::Value> {
+    let js = async_nats::jetstream::new(client.clone());
+    let bucket = js.get_stream_no_info("KV_fanout_payments_attempts").await.ok()?;
+    let gaps = "$KV.fanout_payments_attempts.*.gap.*";
+    let gap = bucket.get_last_raw_message_by_subject(gaps).await.ok()?;
+    serde_json::from_slice(&gap.payload).ok()
+}

@@ -3,7 +3,7 @@
 
 use async_nats::jetstream::{self, stream};
 use fanout_tests::types::Rejection;
-use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually, stored};
 use futures::TryStreamExt as _;
 
 const LOG: &str = "fanout_payments_log";
@@ -120,14 +120,8 @@ async fn what_waited_in_a_log_that_was_made_again_is_told() {
     noted(&bench, 1, 5).await;
     early.down().await;
     publish(&ingress, 5..8).await;
-    let js = jetstream::new(bench.client().clone());
-    let bucket = js.get_stream("KV_fanout_payments_attempts").await.unwrap();
     eventually("it is remembered what waits", || async {
-        let subjects = bucket.info_with_subjects("$KV.fanout_payments_attempts.*.gap.*").await;
-        let subjects: Vec<(String, usize)> = subjects.ok()?.try_collect().await.ok()?;
-        let (subject, _) = subjects.first()?;
-        let gap = bucket.get_last_raw_message_by_subject(subject).await.ok()?;
-        let gap: serde_json::Value = serde_json::from_slice(&gap.payload).ok()?;
+        let gap = stored::remembered_gap(bench.client()).await?;
         (gap["head"] == 8).then_some(())
     })
     .await;

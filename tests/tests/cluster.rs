@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fanout_tests::types::PublishError;
-use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_tests::{Bench, Component, event, eventually, ingress_and_invoicing};
 
 /// As a careful publisher: the same id until there is a receipt.
 async fn publish(ingress: &Component, ids: std::ops::Range<usize>) -> Vec<String> {
@@ -25,14 +25,7 @@ async fn publish(ingress: &Component, ids: std::ops::Range<usize>) -> Vec<String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_three_may_go_at_any_time() {
-    let links = [
-        LinkTo::caller("ingress", &["publisher"], "*"),
-        LinkTo::subscriber(
-            "invoicing",
-            &["handler"],
-            &[("subscription", "invoicing"), ("need", "durable")],
-        ),
-    ];
+    let links = ingress_and_invoicing();
     let settings = [("retention.replicas", "3")];
     let (mut bench, mut others) = Bench::without_provider_in_cluster(&settings, &links).await;
     let js = async_nats::jetstream::new(bench.client().clone());

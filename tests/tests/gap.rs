@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, settles};
 use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, stored};
-use futures::TryStreamExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_unhandled_is_told_by_position_and_tenant() {
@@ -202,13 +201,8 @@ async fn what_an_operator_purges_is_told_too() {
         ingress.publish(event(tenant, "invoice.paid", id)).await.unwrap();
     }
     let js = async_nats::jetstream::new(bench.client().clone());
-    let bucket = js.get_stream("KV_fanout_payments_attempts").await.unwrap();
     eventually("it is remembered what waits", || async {
-        let subjects = bucket.info_with_subjects("$KV.fanout_payments_attempts.*.gap.*").await;
-        let subjects: Vec<(String, usize)> = subjects.ok()?.try_collect().await.ok()?;
-        let (subject, _) = subjects.first()?;
-        let gap = bucket.get_last_raw_message_by_subject(subject).await.ok()?;
-        let gap: serde_json::Value = serde_json::from_slice(&gap.payload).ok()?;
+        let gap = stored::remembered_gap(bench.client()).await?;
         (!gap["oldest"].is_null()).then_some(())
     })
     .await;

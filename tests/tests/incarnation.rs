@@ -99,6 +99,19 @@ fn redrive_all(cli: &Cli) -> (i32, String) {
     (code, out + &err)
 }
 
+/// The dead letter, what waits for its second attempt, and what is new, each once.
+async fn all_three_come(billing: &Component) {
+    let mut came = Vec::new();
+    while came.len() < 3 {
+        let held = next(billing, "work").await;
+        came.push((held.delivery.event.id.clone(), held.delivery.attempt));
+        settles(billing, &held, Verdict::Handled).await;
+    }
+    came.sort();
+    let expected = [("dead", 1), ("fresh", 1), ("waits", 2)];
+    assert_eq!(came, expected.map(|(id, attempt)| (id.to_owned(), attempt)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_of_one_that_ended_is_shown_to_the_operator_and_given_to_nobody() {
     let bench = Bench::start(&[], &links()).await;
@@ -323,15 +336,7 @@ async fn what_had_no_incarnation_is_lost_by_nobody() {
         .await;
     assert_eq!(status["state"], "active");
     assert_eq!(redrive_all(&cli).0, 0);
-    let mut came = Vec::new();
-    while came.len() < 3 {
-        let held = next(&billing, "work").await;
-        came.push((held.delivery.event.id.clone(), held.delivery.attempt));
-        settles(&billing, &held, Verdict::Handled).await;
-    }
-    came.sort();
-    let expected = [("dead", 1), ("fresh", 1), ("waits", 2)];
-    assert_eq!(came, expected.map(|(id, attempt)| (id.to_owned(), attempt)));
+    all_three_come(&billing).await;
     let names: Vec<String> = log.consumer_names().try_collect().await.unwrap();
     assert_eq!(names, ["work"], "its consumer is the one that it had");
     dead_letter(&bench, &billing, "acme", "left").await;
@@ -375,15 +380,7 @@ async fn one_that_is_moved_aside_keeps_what_waits_for_it_and_its_letters() {
     })
     .await;
     assert_eq!(redrive_all(&cli).0, 0);
-    let mut came = Vec::new();
-    while came.len() < 3 {
-        let held = next(&billing, "work").await;
-        came.push((held.delivery.event.id.clone(), held.delivery.attempt));
-        settles(&billing, &held, Verdict::Handled).await;
-    }
-    came.sort();
-    let expected = [("dead", 1), ("fresh", 1), ("waits", 2)];
-    assert_eq!(came, expected.map(|(id, attempt)| (id.to_owned(), attempt)));
+    all_three_come(&billing).await;
     assert_eq!(worker.handled(), ["fresh"], "and nothing of the other's");
     assert_eq!(letters(&cli).len(), 0);
 }

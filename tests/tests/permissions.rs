@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use async_nats::ConnectOptions;
 use fanout_tests::{
     ANYONE_HERE, Component, LinkTo, Provider, SERVED_POLICY, Served, beside_the_tests, event, eventually,
+    ingress_and_invoicing,
 };
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use serde_json::Value;
@@ -191,14 +192,7 @@ async fn a_provider_in_a_host_needs_no_more_and_the_hosts_components_only_call()
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
         .collect();
-    let links = [
-        LinkTo::caller("ingress", &["publisher"], "*"),
-        LinkTo::subscriber(
-            "invoicing",
-            &["handler"],
-            &[("subscription", "invoicing"), ("need", "durable")],
-        ),
-    ];
+    let links = ingress_and_invoicing();
     let data = HostData {
         host_id: "test-host".into(),
         lattice_rpc_prefix: "default".into(),

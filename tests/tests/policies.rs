@@ -3,18 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use fanout_tests::{Bench, LinkTo, event, eventually};
-
-fn links() -> Vec<LinkTo> {
-    vec![
-        LinkTo::caller("ingress", &["publisher"], "*"),
-        LinkTo::subscriber(
-            "invoicing",
-            &["handler"],
-            &[("subscription", "invoicing"), ("need", "durable")],
-        ),
-    ]
-}
+use fanout_tests::{Bench, LinkTo, event, eventually, ingress_and_invoicing};
 
 /// For how many days the log keeps events.
 async fn days(bench: &Bench) -> u64 {
@@ -50,7 +39,11 @@ async fn looks_again(bench: &mut Bench, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_greater_revision_wins_whoever_starts_last() {
-    let mut bench = Bench::start(&[("revision", "2"), ("retention.max-age", "9d")], &links()).await;
+    let mut bench = Bench::start(
+        &[("revision", "2"), ("retention.max-age", "9d")],
+        &ingress_and_invoicing(),
+    )
+    .await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.component("invoicing").await;
     assert_eq!(days(&bench).await, 9);
@@ -87,7 +80,7 @@ async fn the_greater_revision_wins_whoever_starts_last() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_numbers_two_do_not_take_turns() {
-    let mut bench = Bench::start(&[("retention.max-age", "9d")], &links()).await;
+    let mut bench = Bench::start(&[("retention.max-age", "9d")], &ingress_and_invoicing()).await;
     bench.set("retention.max-age", "11d");
     bench.add_provider().await;
     eventually("the one that was told last is in force", || async {
@@ -105,7 +98,7 @@ async fn without_numbers_two_do_not_take_turns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shorter_retention_that_would_lose_events_refuses_itself_and_nothing_else() {
     let settings = [("retention.max-age", "9d"), ("dedupe.window", "100ms")];
-    let mut bench = Bench::start(&settings, &links()).await;
+    let mut bench = Bench::start(&settings, &ingress_and_invoicing()).await;
     let ingress = bench.silent_component("ingress").await;
     ingress.publish(event("acme", "invoice.paid", "a")).await.unwrap();
     let stored = Instant::now();

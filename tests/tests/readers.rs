@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::jetstream;
 use fanout_tests::types::Rejection;
-use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, Component, Verdict, event, eventually, ingress_and_invoicing};
 use futures::TryStreamExt as _;
 
 const POLICY: &str = "\
@@ -13,17 +13,6 @@ bus = \"payments\"
 subject = \"payments.{tenant}.webhook.{event-type}\"
 ";
 const LETTERS: &str = "fanout_payments_dead";
-
-fn links() -> Vec<LinkTo> {
-    vec![
-        LinkTo::caller("ingress", &["publisher"], "*"),
-        LinkTo::subscriber(
-            "invoicing",
-            &["handler"],
-            &[("subscription", "invoicing"), ("need", "durable")],
-        ),
-    ]
-}
 
 /// So many dead letters, and a handler that is mended when it is told so.
 async fn letters(bench: &Bench, count: usize) -> (Component, Arc<AtomicBool>) {
@@ -85,7 +74,7 @@ async fn readers(js: &jetstream::Context) -> Vec<(String, Option<String>)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn redrives_go_on_when_their_reader_is_deleted() {
     const LETTERS_MADE: usize = 3;
-    let bench = Bench::start(&[("ordering", "tenant")], &links()).await;
+    let bench = Bench::start(&[("ordering", "tenant")], &ingress_and_invoicing()).await;
     let (invoicing, mended) = letters(&bench, LETTERS_MADE).await;
     let js = jetstream::new(bench.client().clone());
     for (reader, _) in readers(&js).await {
@@ -99,7 +88,7 @@ async fn redrives_go_on_when_their_reader_is_deleted() {
 async fn redrives_go_on_when_their_readers_server_goes() {
     const LETTERS_MADE: usize = 3;
     let settings = [("retention.replicas", "3"), ("ordering", "tenant")];
-    let (mut bench, mut others) = Bench::without_provider_in_cluster(&settings, &links()).await;
+    let (mut bench, mut others) = Bench::without_provider_in_cluster(&settings, &ingress_and_invoicing()).await;
     bench.add_provider().await;
     let (invoicing, mended) = letters(&bench, LETTERS_MADE).await;
     let js = jetstream::new(bench.client().clone());

@@ -20,8 +20,9 @@ fn links() -> Vec<LinkTo> {
     ]
 }
 
-async fn subscribe(who: &Component, name: &str) {
-    let options = DeliveryOptions {
+/// A handler of every event.
+fn everything() -> DeliveryOptions {
+    DeliveryOptions {
         filter: Filter {
             tenants: Vec::new(),
             event_types: Vec::new(),
@@ -29,7 +30,11 @@ async fn subscribe(who: &Component, name: &str) {
         reach: Reach::Handler,
         batch_size: None,
         concurrency: None,
-    };
+    }
+}
+
+async fn subscribe(who: &Component, name: &str) {
+    let options = everything();
     let made = subscriber::subscribe_durable(who.bus(), patient(), name, &options).await;
     made.expect("the bus answers").expect("it is made");
 }
@@ -153,15 +158,7 @@ async fn a_consumer_that_says_nothing_of_itself_is_left_alone_until_somebody_end
     bench.restart_provider(0).await;
     let left_alone = |s: &serde_json::Value| s["problem"]["code"] == "registration-lost";
     bench.subscription_when("called", "it is left alone", left_alone).await;
-    let options = DeliveryOptions {
-        filter: Filter {
-            tenants: Vec::new(),
-            event_types: Vec::new(),
-        },
-        reach: Reach::Handler,
-        batch_size: None,
-        concurrency: None,
-    };
+    let options = everything();
     let refused = subscriber::subscribe_durable(caller.bus(), patient(), "called", &options).await;
     let refused = format!("{:?}", refused.unwrap().unwrap_err());
     assert!(

@@ -5,18 +5,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
 use fanout_tests::types::{Attribute, Event, PublishError, Rejection};
-use fanout_tests::{Bench, LinkTo, Verdict, event, eventually};
-
-fn links() -> Vec<LinkTo> {
-    vec![
-        LinkTo::caller("ingress", &["publisher"], "*"),
-        LinkTo::subscriber(
-            "invoicing",
-            &["handler"],
-            &[("subscription", "invoicing"), ("need", "durable")],
-        ),
-    ]
-}
+use fanout_tests::{Bench, Verdict, event, eventually, ingress_and_invoicing};
 
 /// An event with as many extension attributes as may be, each of this value.
 fn with_attributes(id: &str, value: &str) -> Event {
@@ -61,7 +50,7 @@ async fn letters(bench: &Bench, count: u64) -> Vec<jetstream::message::StreamMes
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_accepted_has_a_dead_letter_however_large_it_is() {
     let settings = [("ordering", "tenant"), ("event.max-bytes", "1043456")];
-    let bench = Bench::start(&settings, &links()).await;
+    let bench = Bench::start(&settings, &ingress_and_invoicing()).await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.component("invoicing").await;
     invoicing.judge(|d| match d.event.id.as_str() {
@@ -104,7 +93,7 @@ async fn what_is_accepted_has_a_dead_letter_however_large_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_client_filled_to_the_brim_has_a_dead_letter_that_says_what_is_missing() {
-    let bench = Bench::start(&[("ordering", "tenant")], &links()).await;
+    let bench = Bench::start(&[("ordering", "tenant")], &ingress_and_invoicing()).await;
     let invoicing = bench.component("invoicing").await;
     invoicing.judge(|d| match d.event.id.as_str() {
         "next" => Verdict::Handle,
@@ -160,7 +149,7 @@ async fn what_another_client_filled_to_the_brim_has_a_dead_letter_that_says_what
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_and_is_settled_leaves_nothing_behind() {
-    let bench = Bench::start(&[], &links()).await;
+    let bench = Bench::start(&[], &ingress_and_invoicing()).await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.component("invoicing").await;
     invoicing.judge(|d| match d.attempt {
@@ -185,7 +174,7 @@ async fn what_was_refused_and_is_settled_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_given_by_hand_stay_unless_the_policy_names_them() {
-    let mut bench = Bench::start(&[], &links()).await;
+    let mut bench = Bench::start(&[], &ingress_and_invoicing()).await;
     let js = jetstream::new(bench.client().clone());
     let dead = stream_of(&bench, "fanout_payments_dead").await.unwrap();
     let by_hand = stream::Config {
@@ -211,7 +200,7 @@ async fn bounds_given_by_hand_stay_unless_the_policy_names_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_dead_letters_are_full_it_is_said_and_nothing_is_lost() {
-    let mut bench = Bench::start(&[("dead-letters.max-events", "1")], &links()).await;
+    let mut bench = Bench::start(&[("dead-letters.max-events", "1")], &ingress_and_invoicing()).await;
     let ingress = bench.silent_component("ingress").await;
     let invoicing = bench.component("invoicing").await;
     invoicing.judge(|_| Verdict::Refuse(Rejection::DeadLetter("never".into())));

@@ -85,28 +85,28 @@ impl Story<'_> {
 
     /// Waits until as many as expected wait. Returns what does, expected or not.
     async fn backlog_of(&self, expected: u64) -> Result<u64> {
-        let mut backlog = 0;
+        let mut backlog = None;
         let waited = until("invoicing's backlog", BACKLOG_LIMIT, ASK_EVERY, async || {
             backlog = self.observer.subscription(COMPONENT).await?.backlog();
-            Ok(if backlog == expected {
+            Ok(if backlog == Some(expected) {
                 Look::Found(())
             } else {
-                Look::NotYet(format!("{backlog} of {expected}"))
+                Look::NotYet(format!("{} of {expected}", shown(backlog)))
             })
         });
         // The number itself is checked.
         waited.await.ok();
-        Ok(backlog)
+        backlog.context("the bus can't read invoicing's backlog")
     }
 
     /// Waits until nothing waits for invoicing, neither undelivered nor unsettled.
     pub(super) async fn settled(&self) -> Result<u64> {
         until("invoicing's backlog to drain", CATCH_UP_LIMIT, ASK_EVERY, async || {
             let backlog = self.observer.subscription(COMPONENT).await?.backlog();
-            Ok(if backlog == 0 {
+            Ok(if backlog == Some(0) {
                 Look::Found(0)
             } else {
-                Look::NotYet(format!("{backlog} left"))
+                Look::NotYet(format!("{} left", shown(backlog)))
             })
         })
         .await
@@ -121,11 +121,17 @@ struct Samples(Vec<u64>);
 impl Samples {
     async fn take(&mut self, observer: &Observer) -> Result<()> {
         let backlog = observer.subscription(COMPONENT).await?.backlog();
-        if self.0.last() != Some(&backlog) {
+        if let Some(backlog) = backlog
+            && self.0.last() != Some(&backlog)
+        {
             self.0.push(backlog);
         }
         Ok(())
     }
+}
+
+fn shown(count: Option<u64>) -> String {
+    count.map_or_else(|| "an unknown number".to_owned(), |count| count.to_string())
 }
 
 impl std::fmt::Display for Samples {

@@ -50,7 +50,7 @@ impl Story<'_> {
         self.checks.equal(
             "dead letters of invoicing, as the provider counts them",
             COUNT,
-            status.dead_letters,
+            status.dead_letters.context("the bus can't read its dead letters")?,
         );
         self.analytics_got_them_live(count + COUNT).await
     }

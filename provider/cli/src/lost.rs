@@ -58,7 +58,7 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
 pub(crate) fn tell(lost: &BTreeMap<u32, Lost>) -> Result<()> {
     for (partition, lost) in lost {
         say!(
-            "  lost: {} events from {partition}/{} to {partition}/{} expired before they were handled{} [retention-gap]",
+            "  lost: {} events from {partition}/{} to {partition}/{} were gone before they were handled{} [retention-gap]",
             lost.events,
             lost.from,
             lost.to,

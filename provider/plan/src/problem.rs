@@ -131,7 +131,7 @@ codes! {
     UnknownPosition = "unknown-position",
     /// A subscription that keeps no place can't be put back to one.
     NothingToRewind = "nothing-to-rewind",
-    /// Events of a subscription expired before it handled them.
+    /// Events of a subscription were gone before it handled them.
     RetentionGap = "retention-gap",
     /// Events of a subscription will expire soon unless it handles them.
     RetentionGapNear = "retention-gap-near",

@@ -327,12 +327,16 @@ impl Bus {
             if has_place(&store) {
                 return Ok(store);
             }
-            let why = view.policy_problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-            let code = view.policy_problems.first().map_or(Code::StoreUnavailable, |p| p.code);
+            let problem = view.policy_problems.first().cloned().unwrap_or_else(|| {
+                Problem::new(
+                    Code::StoreUnavailable,
+                    "no stream of the log takes its events at this moment: publish again",
+                )
+            });
             looks += 1;
             // Whoever brings the bus to another policy may be between two steps.
-            if !reconcile::is_of_another_policy(code) || looks == LOOKS_FOR_PLACE {
-                break Problem::new(code, why.join("; "));
+            if !reconcile::is_of_another_policy(problem.code) || looks == LOOKS_FOR_PLACE {
+                break problem;
             }
             tokio::time::sleep(LOOK_FOR_PLACE).await;
         };

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use async_nats::Message;
+use async_nats::{Message, Subscriber};
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Code, Position, Problem, timestamp};
 use futures::StreamExt as _;
@@ -20,30 +20,24 @@ use crate::wrpc::CallFailure;
 
 /// Delivers until stopped.
 pub(super) async fn run(context: Arc<Context>) {
-    let policy = context.store.policy();
-    let prefix: Arc<str> = policy.names().live_prefix().into();
-    let group = format!("fanout.{}.{}", policy.bus, context.name());
-    let nats = context.store.nats();
-    let mut subscriptions = Vec::new();
-    let filter = &context.registered.subscription.filter;
-    for filter in context
-        .store
-        .announced()
-        .into_iter()
-        .flat_map(|t| filter.subject_filters(t))
-    {
-        match nats.queue_subscribe(format!("{prefix}{filter}"), group.clone()).await {
-            Ok(subscription) => subscriptions.push(subscription),
-            Err(error) => {
-                context.health.fails(Problem::new(
-                    Code::StoreUnavailable,
-                    format!("subscription {}: it can't listen: {error}", context.name()),
-                ));
-                return;
-            }
+    let prefix: Arc<str> = context.store.policy().names().live_prefix().into();
+    let mut events = loop {
+        let error = match listen(&context, &prefix).await {
+            Ok(subscriptions) => break select_all(subscriptions),
+            Err(error) => error,
+        };
+        let wait = context.health.fails(Problem::new(
+            Code::StoreUnavailable,
+            format!(
+                "subscription {}: it can't listen: {error}; it is tried again",
+                context.name()
+            ),
+        ));
+        tokio::select! {
+            () = context.stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
         }
-    }
-    let mut events = select_all(subscriptions);
+    };
     // Bounded: beyond this the messages wait in the client's buffer, and past that it drops and says so.
     let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
     let mut tasks = JoinSet::new();
@@ -64,6 +58,20 @@ pub(super) async fn run(context: Arc<Context>) {
         });
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Listens for what is announced on all of the subscription's subjects, or on none.
+async fn listen(context: &Context, prefix: &str) -> Result<Vec<Subscriber>, async_nats::SubscribeError> {
+    let group = format!("fanout.{}.{}", context.store.policy().bus, context.name());
+    let filter = &context.registered.subscription.filter;
+    let announced = context.store.announced().into_iter();
+    let mut subscriptions = Vec::new();
+    for filter in announced.flat_map(|template| filter.subject_filters(template)) {
+        let subject = format!("{prefix}{filter}");
+        let subscription = context.store.nats().queue_subscribe(subject, group.clone()).await?;
+        subscriptions.push(subscription);
+    }
+    Ok(subscriptions)
 }
 
 async fn deliver(context: &Context, prefix: &str, mut message: Message) {

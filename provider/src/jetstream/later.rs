@@ -125,7 +125,10 @@ impl Store {
         let unreadable = |e| Unstored::Unreadable(Arc::new(e));
         let key = EventKey::of(attributes);
         let (marked, known) = tokio::join!(self.marked(attributes.tenant(), &key), self.known_in_log(attributes));
-        if let Some(marked) = marked.map_err(unreadable)?.filter(|m| m.was_published_lately()) {
+        if let Some(marked) = marked
+            .map_err(unreadable)?
+            .filter(|m| m.was_published_lately(self.now()))
+        {
             return Ok(Some(marked.due));
         }
         if let Some(position) = known.map_err(unstored)? {

@@ -16,7 +16,6 @@ use fanout_plan::envelope::EventKey;
 use super::headers::text;
 use super::later::{DUE, Kept, RACES};
 use super::{Store, StoreError};
-use crate::clock;
 
 /// For how long an event that was published when it was due is known to be the same as one that is to be.
 const KNOWN_FOR: Duration = Duration::from_secs(3_600);
@@ -73,8 +72,8 @@ impl Marked {
     }
 
     /// Whether it says that its event was published lately.
-    pub(super) fn was_published_lately(&self) -> bool {
-        let age = clock::now().saturating_sub(self.at).max(0).unsigned_abs();
+    pub(super) fn was_published_lately(&self, now: i64) -> bool {
+        let age = now.saturating_sub(self.at).max(0).unsigned_abs();
         self.mark == Mark::Fires && Duration::from_nanos(age) < KNOWN_FOR
     }
 }
@@ -103,7 +102,7 @@ impl Store {
                 Ok(ack) => {
                     return Ok(Marked {
                         mark,
-                        at: clock::now(),
+                        at: self.now(),
                         due: kept.due,
                         is_new: true,
                         of: kept.kept_at,

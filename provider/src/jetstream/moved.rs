@@ -11,7 +11,6 @@ use fanout_plan::{Attributes, Position, TenantId, envelope};
 use tokio::time::Instant;
 
 use super::Store;
-use crate::clock;
 
 /// No event has this id: an event's is a digest.
 const NO_ID: &str = "!";
@@ -29,7 +28,7 @@ impl Store {
         let window = i64::try_from(self.policy.ids_remembered().as_nanos()).unwrap_or(i64::MAX);
         for partition in self.layout.earlier(tenant) {
             let Some(at) = partition.retired_at() else { continue };
-            if clock::now().saturating_sub(at) > window {
+            if self.now().saturating_sub(at) > window {
                 continue;
             }
             if let Some(offset) = Box::pin(self.stored_in(partition, id)).await? {

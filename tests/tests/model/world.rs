@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use fanout_tests::nemesis::{Frozen, Nemesis, Proxy, Way};
 use fanout_tests::types::{Event, PublishError};
-use fanout_tests::{Bench, Cli, Component, LinkTo, event, eventually, publisher};
+use fanout_tests::{Bench, Cli, Component, event, eventually, ingress_and_invoicing, publisher};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsServer;
 
@@ -79,14 +79,7 @@ pub struct World {
 
 impl World {
     pub async fn new(place: Place, order: Order, seed: u64) -> Self {
-        let links = [
-            LinkTo::caller("ingress", &["publisher"], "*"),
-            LinkTo::subscriber(
-                "invoicing",
-                &["handler"],
-                &[("subscription", "invoicing"), ("need", "durable")],
-            ),
-        ];
+        let links = ingress_and_invoicing();
         let replicas = if place == Place::ThreeServers { "3" } else { "1" };
         let settings = [
             ("ordering", "key"),
