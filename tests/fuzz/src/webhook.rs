@@ -1,8 +1,9 @@
 //! Webhooks: no input makes the verifier panic, and none is proven but the one that was signed.
 //!
 //! For each scheme one webhook is signed with one key, and it is the seed. Whatever the fuzzer makes of it, an input that
-//! verifies must prove exactly what that webhook proved: the same body, payload or items, the same id and time. Another
-//! one would be a forgery, and is reported as a crash.
+//! verifies must prove exactly what that webhook proved: the same body or payload, the same id and time. Another one would
+//! be a forgery, and is reported as a crash. Where each item is signed by itself, a sender's items can be left out, repeated
+//! and put in another order by whoever passes them on; each must be one that was signed.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -19,6 +20,7 @@ const URL: &str = "https://example.com/webhooks/fuzz";
 struct World {
     keys: Keys,
     proven: String,
+    items: Vec<String>,
     body: Vec<u8>,
 }
 
@@ -43,6 +45,11 @@ fn verify_of(sample: impl Fn() -> Sample, data: &[u8]) {
         return;
     };
     assert_eq!(show(&verified), world.proven, "a forged webhook was verified");
+    let items = show_items(&verified);
+    assert_eq!(items.is_empty(), world.items.is_empty(), "a forged webhook was verified");
+    for item in items {
+        assert!(world.items.contains(&item), "a forged item was verified: {item}");
+    }
     // PayPal signs no more of the body than its CRC-32, and says so.
     if let Proven::Body(body) = verified.proven {
         assert_eq!(body, world.body, "a forged body was verified");
@@ -96,6 +103,18 @@ pub fn keys(data: &[u8]) {
 /// The signed webhook of a scheme, as an input.
 pub fn seed(scheme: Scheme) -> Vec<u8> {
     seed_of(&Sample::new(scheme, SECRET))
+}
+
+/// Adyen's without its last item, as anyone can make it of the whole one.
+///
+/// # Panics
+/// Panics when the sample has one item.
+pub fn seed_one_item() -> Vec<u8> {
+    let whole = String::from_utf8(seed(Scheme::Adyen)).expect("it is text");
+    let (first, _) = whole
+        .split_once(r#"},{"NotificationRequestItem""#)
+        .expect("the sample has two items");
+    format!("{first}}}]}}").into_bytes()
 }
 
 /// The one that is signed by Ed25519.
@@ -154,22 +173,35 @@ impl World {
         let request = Request::new(&parts.headers, parts.body).with_url(parts.url);
         let verified = verify_webhook(&keys, &request, NOW, Duration::ZERO).expect("the seed verifies");
         let proven = show(&verified);
+        let items = show_items(&verified);
         let body = parts.body.to_vec();
-        Self { keys, proven, body }
+        Self {
+            keys,
+            proven,
+            items,
+            body,
+        }
     }
 }
 
-/// All of what is proven but the body itself.
+/// All of what is proven but the body itself, and items.
 fn show(verified: &Verified<'_>) -> String {
     let proven = match &verified.proven {
         Proven::Body(_) => "the body".to_owned(),
         Proven::Checksum(_) => "a checksum of the body".to_owned(),
+        Proven::Items(_) => "items".to_owned(),
         other => format!("{other:?}"),
     };
     format!(
         "{:?} {} {:?} {:?} {proven}",
         verified.scheme, verified.key, verified.id, verified.timestamp
     )
+}
+
+/// What is proven of each item: its place in the body is not.
+fn show_items(verified: &Verified<'_>) -> Vec<String> {
+    let items = verified.proven.items().iter();
+    items.map(|item| format!("{} {:?}", item.key, item.fields)).collect()
 }
 
 /// A webhook as text: a line with the URL, lines with headers, an empty line, the body.

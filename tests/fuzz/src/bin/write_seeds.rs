@@ -14,6 +14,7 @@ fn main() -> io::Result<()> {
             write(&target, "both", &both)?;
         }
     }
+    write("webhook_adyen", "one_item", &webhook::seed_one_item())?;
     let (challenge, answered) = webhook::seed_challenge();
     write("webhook_braintree_challenge", "challenge", &challenge)?;
     write("webhook_braintree", "challenge", &answered)?;
