@@ -9,15 +9,14 @@ use crate::runner::Runner;
 use crate::workspace::{WASM_PROFILE, WASM_TARGET, Workspace};
 use crate::{nats, upstream, wasm};
 
-/// The components of `wadm/local.yaml`, the README's example, and what the bench `host` runs.
-const COMPONENTS: [&str; 6] = [
-    "analytics",
-    "bench-component",
-    "entitlements",
-    "invoicing",
-    "minimal",
-    "webhook-ingress",
-];
+/// The components of `wadm/local.yaml`.
+const DEMO_COMPONENTS: [&str; 4] = ["analytics", "entitlements", "invoicing", "webhook-ingress"];
+
+/// The README's example, and what the bench `host` runs.
+const OTHER_COMPONENTS: [&str; 2] = ["bench-component", "minimal"];
+
+/// The programs of the main workspace that the demo runs.
+const DEMO_PROGRAMS: [&str; 3] = ["fanout-provider", "fanout-cli", "fanout-dev-keyvalue"];
 
 /// What was built or found.
 #[derive(Debug)]
@@ -25,42 +24,58 @@ pub(crate) struct Parts {
     nats_server: PathBuf,
 }
 
-/// Which targets of the main workspace are built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Targets {
-    /// Libraries and binaries.
-    Binaries,
-    /// Those, and the tests.
-    AndTests,
+/// Finds or builds what the demo runs.
+pub(crate) fn demo(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
+    let mut programs = workspace.cargo();
+    programs.args(["build", "--locked", "--bins"]);
+    for program in DEMO_PROGRAMS {
+        programs.args(["--package", program]);
+    }
+    parts(workspace, runner, &mut programs, &DEMO_COMPONENTS)
 }
 
-/// Finds or builds every part.
-pub(crate) fn everything(workspace: &Workspace, runner: &Runner, targets: Targets) -> Result<Parts> {
+/// Builds the programs of the main workspace, and what `chosen` names besides.
+pub(crate) fn programs(workspace: &Workspace, runner: &Runner, chosen: &[&str]) -> Result<Parts> {
+    let nats_server = nats::find(workspace, runner)?;
+    runner.step("building the programs and the tests");
+    let mut build = workspace.cargo();
+    build.args(["build", "--locked", "--workspace", "--bins"]).args(chosen);
+    runner.run(&mut build)?;
+    Ok(Parts { nats_server })
+}
+
+/// Finds or builds every part, and the tests.
+pub(crate) fn everything(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
+    let mut programs = workspace.cargo();
+    programs.args(["build", "--locked", "--workspace", "--all-targets"]);
+    parts(workspace, runner, &mut programs, &all_components())
+}
+
+fn parts(workspace: &Workspace, runner: &Runner, programs: &mut Command, chosen: &[&str]) -> Result<Parts> {
     wasm::ensure(runner)?;
     let nats_server = nats::find(workspace, runner)?;
 
-    runner.step("building the workspace");
-    let mut build = workspace.cargo();
-    // The whole workspace, always: with `-p`, features unify differently, and much is built a second time.
-    build.args(["build", "--locked", "--workspace"]);
-    if targets == Targets::AndTests {
-        build.arg("--all-targets");
-    }
-    runner.run(&mut build)?;
+    runner.step("building the workspace (from nothing, this takes some minutes)");
+    runner.run(programs)?;
 
     runner.step("building the components");
-    runner.run(components(workspace, "build").args(["--profile", WASM_PROFILE]))?;
+    runner.run(components(workspace, "build", chosen).args(["--profile", WASM_PROFILE]))?;
 
     runner.step("building the dev host (from nothing, this takes about ten minutes on two cores)");
     runner.run(&mut dev_host(workspace, runner, "build")?)?;
     Ok(Parts { nats_server })
 }
 
-/// A cargo command for the components as components.
-pub(crate) fn components(workspace: &Workspace, subcommand: &str) -> Command {
+/// Every component.
+pub(crate) fn all_components() -> Vec<&'static str> {
+    DEMO_COMPONENTS.into_iter().chain(OTHER_COMPONENTS).collect()
+}
+
+/// A cargo command for components as components.
+pub(crate) fn components(workspace: &Workspace, subcommand: &str, chosen: &[&str]) -> Command {
     let mut command = workspace.cargo();
     command.args([subcommand, "--locked", "--target", WASM_TARGET]);
-    for component in COMPONENTS {
+    for component in chosen {
         command.args(["--package", component]);
     }
     command
@@ -81,7 +96,7 @@ pub(crate) fn dev_host(workspace: &Workspace, runner: &Runner, subcommand: &str)
         .args([subcommand, "--locked", "--workspace", "--manifest-path"])
         .arg(workspace.dev_host_manifest())
         .arg("--target-dir")
-        .arg(workspace.dev_host_target())
+        .arg(workspace.target())
         .args(upstream::arguments(workspace, runner)?);
     Ok(command)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: builds everything, and then becomes `fanout-dev demo`.
+//! `cargo xtask demo`: builds what the demo runs, and then becomes `fanout-dev demo`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use crate::build::{self, Targets};
+use crate::build;
 use crate::runner::Runner;
 use crate::workspace::Workspace;
 
@@ -53,7 +53,7 @@ impl Transport {
 
 impl Demo {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
-        let parts = build::everything(workspace, runner, Targets::Binaries)?;
+        let parts = build::demo(workspace, runner)?;
         runner.step("telling the story");
         let mut command = Command::new(workspace.dev_host());
         command.arg("demo");

@@ -9,8 +9,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
+use spdx::{Expression, ParseMode};
+
 use crate::runner::Runner;
-use crate::spdx;
 use crate::upstream;
 use crate::workspace::{WASM_TARGET, Workspace};
 
@@ -98,7 +99,7 @@ impl Licences {
         let allows = |name: &str, licence: &str| {
             let exceptions = self.exceptions.iter().filter(|exception| exception.name == name);
             let allowed = exceptions.flat_map(|exception| &exception.allow).chain(&self.allow);
-            spdx::is_allowed(licence, &allowed.cloned().collect())
+            is_fulfilled(licence, &allowed.map(String::as_str).collect())
         };
         let clarified = |name: &str| self.clarify.iter().find(|clarification| clarification.name == name);
         let refused = packages.iter().filter_map(|((name, version), given)| {
@@ -115,9 +116,38 @@ impl Licences {
     }
 }
 
+/// True when the licences in `allowed` are enough to fulfil an expression of a manifest, such as `MIT OR Apache-2.0` or the
+/// old `MIT/Apache-2.0`; false too when it is no expression.
+fn is_fulfilled(expression: &str, allowed: &BTreeSet<&str>) -> bool {
+    let parsed = Expression::parse_mode(expression, ParseMode::LAX);
+    parsed.is_ok_and(|parsed| parsed.evaluate(|licence| allowed.contains(licence.to_string().as_str())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expressions_are_fulfilled_by_what_is_allowed() {
+        let allowed = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "Unicode-3.0"].into();
+        for (expression, expected) in [
+            ("MIT", true),
+            ("GPL-3.0-only", false),
+            ("MIT OR GPL-3.0-only", true),
+            ("GPL-3.0-only/MIT", true),
+            ("MIT AND GPL-3.0-only", false),
+            ("(MIT OR GPL-3.0-only) AND Unicode-3.0", true),
+            ("GPL-3.0-only OR MIT AND BSL-1.0", false),
+            ("Apache-2.0 WITH LLVM-exception", true),
+            ("MIT WITH LLVM-exception", false),
+            ("", false),
+            ("MIT OR", false),
+            ("(MIT", false),
+            ("MIT Apache-2.0", false),
+        ] {
+            assert_eq!(is_fulfilled(expression, &allowed), expected, "{expression}");
+        }
+    }
 
     #[test]
     fn an_exception_holds_for_its_crate_alone() {

@@ -15,7 +15,6 @@ mod layers;
 mod licences;
 mod nats;
 mod runner;
-mod spdx;
 mod test;
 mod tidy;
 mod upstream;
@@ -45,7 +44,7 @@ enum Command {
     /// Build everything and tell the story on real parts
     Demo(demo::Demo),
     /// Run all tests, the end-to-end one on a real host included
-    Test,
+    Test(test::Test),
     /// Fuzz the parsers for a bounded time
     Fuzz(fuzz::Fuzz),
     /// Measure the bus beside the plain client
@@ -79,7 +78,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
     let workspace = Workspace::find()?;
     match command {
         Command::Demo(demo) => demo.run(&workspace, runner),
-        Command::Test => test::run(&workspace, runner),
+        Command::Test(test) => test.run(&workspace, runner),
         Command::Fuzz(fuzz) => fuzz.run(&workspace, runner),
         Command::Bench(bench) => bench.run(&workspace, runner),
         Command::Findings(findings) => findings.run(&workspace, runner),

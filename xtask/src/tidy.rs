@@ -53,7 +53,7 @@ impl Tidy {
         // Their bindings are compiled for no other target.
         runner.step("linting the components");
         crate::wasm::ensure(runner)?;
-        runner.run(build::components(workspace, "clippy").args(DENY_WARNINGS))?;
+        runner.run(build::components(workspace, "clippy", &build::all_components()).args(DENY_WARNINGS))?;
 
         runner.step("linting the dev host");
         let mut lint = build::dev_host(workspace, runner, "clippy")?;
