@@ -1,5 +1,10 @@
 //! What the documents show and name is there.
 
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use fanout_tests::beside_the_tests;
+
 #[test]
 fn the_smallest_component_is_shown_as_it_is() {
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -46,4 +51,60 @@ fn every_decision_is_on_the_map() {
     let names = records.map(|record| record.unwrap().file_name().into_string().unwrap());
     let missing: Vec<_> = names.filter(|name| !map.contains(&format!("(adr/{name})"))).collect();
     assert!(missing.is_empty(), "docs/ARCHITECTURE.md does not name {missing:?}");
+}
+
+/// The settings of a table in a page, as `section.key`: what stands for a name is `*`.
+fn settings_of(page: &str, under: &str) -> BTreeSet<String> {
+    let names = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let first = names.flat_map(|(cell, _)| cell.split('`').skip(1).step_by(2));
+    let shown = first.map(|name| format!("{under}{}", name.replace("NAME", "*").replace("TENANT", "*")));
+    shown
+        .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || "-.*".contains(c)))
+        .collect()
+}
+
+/// The settings that a policy says, or shows behind a `#`.
+fn settings_said(policy: &str) -> BTreeSet<String> {
+    let mut section = String::new();
+    let mut said = BTreeSet::new();
+    for line in policy.lines().map(|line| line.trim_start_matches("# ")) {
+        if let Some((name, _)) = line.strip_prefix('[').and_then(|line| line.split_once(']')) {
+            section = format!("{name}.");
+            for named in ["quota.tenant.", "subscriptions.", "callers."] {
+                if section.starts_with(named) {
+                    section = format!("{named}*.");
+                }
+            }
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            said.insert(format!("{section}{key}"));
+        }
+    }
+    said
+}
+
+#[test]
+fn the_example_of_a_policy_is_legal_and_has_every_setting_of_the_pages() {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let read = |name: &str| std::fs::read_to_string(docs.join(name)).unwrap();
+    let example = docs.join("policy.example.toml");
+    let checked = Command::new(beside_the_tests("fanout"))
+        .arg("check")
+        .arg(&example)
+        .output();
+    let checked = checked.unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+
+    let page = read("policy.md");
+    let tables = page.split_once("## What a bus is").unwrap().1;
+    let topologies = tables.find("## Topologies").unwrap();
+    let changes = tables.find("## Changes").unwrap();
+    let mut told = settings_of(&tables[..topologies], "");
+    told.extend(settings_of(tables[changes..].split_once("| setting |").unwrap().1, ""));
+    let callers = read("client.md");
+    let callers = callers.split_once("| setting of `callers.NAME` |").unwrap().1;
+    told.extend(settings_of(callers.split_once("\n\n").unwrap().0, "callers.*."));
+    assert!(told.len() > 60, "{told:?}");
+    assert_eq!(settings_said(&read("policy.example.toml")), told);
 }
