@@ -15,6 +15,7 @@ pub mod nemesis;
 mod provider;
 mod served;
 pub mod stored;
+mod transcript;
 pub mod webhook_host;
 
 pub use bench::{Bench, LinkTo, eventually, ingress_and_invoicing};
@@ -24,6 +25,7 @@ pub use dev_host::DevHost;
 pub use edge::EdgeWorld;
 pub use provider::{Provider, beside_the_tests};
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
+pub use transcript::Transcript;
 
 #[allow(
     missing_docs,

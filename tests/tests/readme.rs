@@ -3,7 +3,17 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use fanout_tests::beside_the_tests;
+use fanout_tests::{Transcript, beside_the_tests};
+
+fn page(name: &str) -> String {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::fs::read_to_string(root.join(name)).unwrap()
+}
+
+#[test]
+fn the_first_lines_of_the_readme_work() {
+    Transcript::of(&page("README.md"), "## A bus in ten lines", &[4222, 7761]).run();
+}
 
 #[test]
 fn the_smallest_component_is_shown_as_it_is() {
