@@ -1,6 +1,7 @@
 //! Queue subscriptions: at once, to one worker, never twice.
 
-use fanout_tests::{Bench, LinkTo, event, eventually};
+use fanout_tests::types::Event;
+use fanout_tests::{Bench, LinkTo, Verdict, event, eventually};
 
 fn links() -> Vec<LinkTo> {
     vec![
@@ -68,4 +69,30 @@ async fn what_comes_while_nobody_listens_is_not_kept() {
         (cache.handled() == ["seen"]).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_slow_subscriber_is_bounded_in_bytes() {
+    let patient = [("delivery.deadline", "100s"), ("delivery.ack-wait", "200s")];
+    let bench = Bench::start(&patient, &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let cache = bench.component("cache").await;
+    cache.judge(|_| Verdict::Hang);
+    let payload = bytes::Bytes::from(vec![b'x'; 500 << 10]);
+    let published: u64 = 80;
+    for i in 0..published {
+        let large = Event {
+            data: payload.clone(),
+            ..event("acme", "customer.updated", &format!("e{i}"))
+        };
+        ingress.publish(large).await.unwrap();
+    }
+    // No invocation ends before its deadline: whatever is missed was one too many to be held.
+    let status = bench
+        .subscription_when("cache", "what is too much is counted", |s| {
+            s["this_instance"]["missed"] != 0
+        })
+        .await;
+    let missed = status["this_instance"]["missed"].as_u64().unwrap();
+    assert!(missed < published / 2, "most of them are held: {missed}");
 }

@@ -2,21 +2,30 @@
 //! one instance, which hands it to the subscriber at once. Nothing is kept and nothing is tried again: what is missed is
 //! counted and logged.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock};
 
 use async_nats::{Message, Subscriber};
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Code, Position, Problem, timestamp};
+use fanout_transport::Tally;
 use futures::StreamExt as _;
 use futures::stream::select_all;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use super::incoming::{self, Place, Wanted};
 use super::{Context, Delivery, Health};
 use crate::jetstream::read;
 use crate::wrpc::CallFailure;
+
+/// Bytes of events that one subscription holds at one instance, in invocations and waiting for one. What comes beyond them is
+/// missed: a subscriber that is slower than its events come must not fill the memory of all.
+const HELD_BYTES: usize = 32 << 20;
+
+/// Whoever publishes can cause a miss: a line for each would be a log that they write.
+static MISSED: LazyLock<Tally> =
+    LazyLock::new(|| Tally::new("events were not handled, and a queue subscription does not try again"));
 
 /// Delivers until stopped.
 pub(super) async fn run(context: Arc<Context>) {
@@ -38,24 +47,38 @@ pub(super) async fn run(context: Arc<Context>) {
             () = tokio::time::sleep(wait) => {}
         }
     };
-    // Bounded: beyond this the messages wait in the client's buffer, and past that it drops and says so.
     let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
+    let held = Arc::new(Semaphore::new(HELD_BYTES));
+    let mut waiting: VecDeque<(Message, OwnedSemaphorePermit)> = VecDeque::new();
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
-        let message = tokio::select! {
+        tokio::select! {
             () = context.stop.cancelled() => break,
-            message = events.next() => message,
-        };
-        let Some(message) = message else { break };
-        let Ok(call) = Arc::clone(&calls).acquire_owned().await else {
-            break;
-        };
-        let (context, prefix) = (Arc::clone(&context), Arc::clone(&prefix));
-        tasks.spawn(async move {
-            deliver(&context, &prefix, message).await;
-            drop(call);
-        });
+            message = events.next() => {
+                let Some(message) = message else { break };
+                // Read whether or not there is a call free: what waits in the client's buffer is bounded by number alone.
+                let bytes = u32::try_from(message.length).unwrap_or(u32::MAX);
+                match Arc::clone(&held).try_acquire_many_owned(bytes) {
+                    Ok(permit) => waiting.push_back((message, permit)),
+                    Err(_) => {
+                        let reason = format!("{HELD_BYTES} bytes of earlier ones wait for its subscriber");
+                        missed(&context, &place(&context, &message), &reason);
+                    }
+                }
+            }
+            call = Arc::clone(&calls).acquire_owned(), if !waiting.is_empty() => {
+                let (Ok(call), Some((message, permit))) = (call, waiting.pop_front()) else { break };
+                let (context, prefix) = (Arc::clone(&context), Arc::clone(&prefix));
+                tasks.spawn(async move {
+                    deliver(&context, &prefix, message).await;
+                    drop((call, permit));
+                });
+            }
+        }
+    }
+    for (message, _) in waiting {
+        missed(&context, &place(&context, &message), "its deliveries stop");
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -145,10 +168,7 @@ pub(crate) fn heard(context: &Context, message: async_nats::jetstream::Message) 
 
 fn missed(context: &Context, place: &Place, reason: &str) {
     Health::count(&context.health.missed);
-    warn!(
-        subscription = %context.name(), position = %place.position, reason,
-        "an event was not handled; a queue subscription does not try again"
-    );
+    MISSED.count(|| format!("{} of subscription {}: {reason}", place.position, context.name()));
 }
 
 /// As the server announces it (`Nats-Stream`, `Nats-Sequence`, `Nats-Time-Stamp`; nats-server 2.15).
