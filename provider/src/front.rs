@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::bus::Bus;
+use crate::contract;
 use crate::listeners::{CantListen, Listeners};
 use crate::watchdog::Watchdog;
-use crate::wrpc;
 
 /// How long calls and deliveries under way may take when the bus is asked to stop.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl Front {
         ];
         bus.settled().await;
         Ok(Self {
-            service: wrpc::service(bus.clone()).await?,
+            service: contract::service(bus.clone()).await?,
             bus,
             keeper,
             beside,

@@ -4,13 +4,14 @@
 //! - `link`: what the host says of links.
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
 //! - `quota`: whether a tenant may publish. `later`: events that are published when they are due.
-//! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `wrpc`: the contract's functions.
+//! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `contract`: the contract's functions.
 //!
 //! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
 //! `fanout-transport`'s.
 
 mod bus;
 mod clock;
+mod contract;
 mod delivery;
 mod edge;
 mod floors;
@@ -29,7 +30,6 @@ mod status;
 mod view;
 mod wanted;
 mod watchdog;
-mod wrpc;
 
 pub use provider::run;
 pub use serve::{ServeError, Server, serve};

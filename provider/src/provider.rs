@@ -18,7 +18,7 @@ use crate::front::{self, DRAIN, Front};
 use crate::link::Hears;
 use crate::listeners::CantListen;
 use crate::watchdog::Watchdog;
-use crate::{link, status, wrpc};
+use crate::{contract, link, status};
 
 /// Runs the provider until its host stops it, is gone, or the process is told to end, be it while it starts.
 ///
@@ -183,7 +183,7 @@ impl Part {
     async fn service(&self) -> Result<Service, fanout_transport::Error> {
         match self {
             Self::Bus(front) => Ok(front.service.clone()),
-            Self::Edge(edge, _) => wrpc::edge_service(edge.clone()).await,
+            Self::Edge(edge, _) => contract::edge_service(edge.clone()).await,
         }
     }
 

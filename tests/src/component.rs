@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_transport::{CallContext, Caller, Client, Lattice, Options, Server};
+use fanout_wit::component::exports::fanout::bus::{backfill_handler, batch_handler, handler};
 
-use crate::bindings::exports::fanout::bus::{backfill_handler, batch_handler, handler};
-use crate::types::{Delivery, Event, PublishError, Receipt, Rejection};
-use crate::{bindings, eventually, publisher};
+use crate::types::{BackfillProgress, Delivery, Event, PublishError, Receipt, Rejection};
+use crate::{eventually, publisher};
 
 /// What a component does with a delivery.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct Seen {
     /// The trace context of each invocation that brought deliveries.
     pub traceparents: Vec<Option<String>>,
     /// What it was told of backfills.
-    pub caught_up: Vec<backfill_handler::Progress>,
+    pub caught_up: Vec<BackfillProgress>,
 }
 
 /// A component of the lattice.
@@ -86,7 +86,7 @@ impl Component {
         server
             .serve_bindings(move |port| {
                 let exports = exports.clone();
-                async move { bindings::serve(port.as_ref(), exports).await }
+                async move { fanout_wit::component::serve(port.as_ref(), exports).await }
             })
             .await
             .expect("the component can serve");
@@ -251,11 +251,7 @@ impl batch_handler::Handler<Caller> for Exports {
 }
 
 impl backfill_handler::Handler<Caller> for Exports {
-    async fn handle_caught_up(
-        &self,
-        _: Caller,
-        progress: backfill_handler::Progress,
-    ) -> anyhow::Result<Result<(), Rejection>> {
+    async fn handle_caught_up(&self, _: Caller, progress: BackfillProgress) -> anyhow::Result<Result<(), Rejection>> {
         self.seen.lock().unwrap().caught_up.push(progress);
         Ok(Ok(()))
     }

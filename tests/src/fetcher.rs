@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use fanout_transport::CallContext;
 
-use crate::inbox::{self, Fetched, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict};
-use crate::types::Rejection;
+use crate::inbox;
+use crate::types::{
+    FetchedDeliveries, InboxError, LeasedDelivery, Rejection, SettleError, Settlement, SettlementOutcome, Verdict,
+};
 use crate::{Bench, Component, event, eventually};
 
 /// Publishes a tenant's events, numbered.
@@ -33,7 +35,7 @@ pub fn patient() -> CallContext {
 ///
 /// # Panics
 /// If the bus does not answer.
-pub async fn try_fetch(who: &Component, name: &str, most: u32, wait_ms: u32) -> Result<Fetched, InboxError> {
+pub async fn try_fetch(who: &Component, name: &str, most: u32, wait_ms: u32) -> Result<FetchedDeliveries, InboxError> {
     inbox::fetch(who.bus(), patient(), name, most, None, wait_ms)
         .await
         .expect("the bus answers")
@@ -43,13 +45,13 @@ pub async fn try_fetch(who: &Component, name: &str, most: u32, wait_ms: u32) -> 
 ///
 /// # Panics
 /// If it may not fetch.
-pub async fn fetch(who: &Component, name: &str, most: u32, wait_ms: u32) -> Vec<HeldDelivery> {
+pub async fn fetch(who: &Component, name: &str, most: u32, wait_ms: u32) -> Vec<LeasedDelivery> {
     let fetched = try_fetch(who, name, most, wait_ms).await;
     fetched.expect("it may fetch").deliveries
 }
 
 /// The next delivery, however long it takes to come, and though an instance is gone.
-pub async fn next(who: &Component, name: &str) -> HeldDelivery {
+pub async fn next(who: &Component, name: &str) -> LeasedDelivery {
     eventually("a delivery comes", || async {
         let fetched = inbox::fetch(who.bus(), patient(), name, 1, None, 500).await.ok()?;
         fetched.expect("it may fetch").deliveries.pop()
@@ -64,7 +66,11 @@ pub async fn next(who: &Component, name: &str) -> HeldDelivery {
 ///
 /// # Panics
 /// If the bus does not answer.
-pub async fn settle(who: &Component, held: &HeldDelivery, verdict: Verdict) -> Result<Settled, SettleError> {
+pub async fn settle(
+    who: &Component,
+    held: &LeasedDelivery,
+    verdict: Verdict,
+) -> Result<SettlementOutcome, SettleError> {
     let settlement = Settlement {
         token: held.token.clone(),
         verdict,
@@ -77,9 +83,9 @@ pub async fn settle(who: &Component, held: &HeldDelivery, verdict: Verdict) -> R
 ///
 /// # Panics
 /// If it is not.
-pub async fn settles(who: &Component, held: &HeldDelivery, verdict: Verdict) {
+pub async fn settles(who: &Component, held: &LeasedDelivery, verdict: Verdict) {
     let answer = settle(who, held, verdict).await;
-    assert!(matches!(answer, Ok(Settled::Taken)), "{answer:?}");
+    assert!(matches!(answer, Ok(SettlementOutcome::Settled)), "{answer:?}");
 }
 
 /// Refuses it for now.
@@ -96,6 +102,6 @@ pub fn never(reason: &str) -> Verdict {
 
 /// The events' ids, in the order in which they came.
 #[must_use]
-pub fn ids(held: &[HeldDelivery]) -> Vec<&str> {
+pub fn ids(held: &[LeasedDelivery]) -> Vec<&str> {
     held.iter().map(|h| h.delivery.event.id.as_str()).collect()
 }

@@ -27,31 +27,4 @@ pub use provider::{Provider, beside_the_tests};
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
 pub use transcript::Transcript;
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    reason = "generated from wit/, which carries the documentation"
-)]
-pub mod bindings {
-    //! The contract as a component sees it.
-    wit_bindgen_wrpc::generate!({
-        path: "../wit",
-        inline: "
-            package fanout:test;
-            world component {
-                import fanout:bus/publisher@0.1.0;
-                import fanout:bus/subscriber@0.1.0;
-                import fanout:bus/inbox@0.1.0;
-                import fanout:bus/status@0.1.0;
-                export fanout:bus/handler@0.1.0;
-                export fanout:bus/batch-handler@0.1.0;
-                export fanout:bus/backfill-handler@0.1.0;
-            }
-        ",
-        world: "fanout:test/component",
-        generate_all,
-    });
-}
-
-pub use bindings::fanout::bus::{inbox, publisher, status, subscriber, types};
+pub use fanout_wit::{inbox, publisher, status, subscriber, types};

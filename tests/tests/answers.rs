@@ -67,7 +67,7 @@ async fn whatever_answers_answers_to_inboxes_alone() {
 
     let mut asked: Vec<(String, HeaderMap, Bytes)> = Vec::new();
     for (interface, func) in FUNCTIONS {
-        let subject = format!("default.bus.wrpc.0.0.1.fanout:bus/{interface}@0.1.0.{func}");
+        let subject = format!("default.bus.wrpc.0.0.1.fanout:bus/{interface}@0.2.0.{func}");
         for mark in [None, Some("whole"), Some("chunked")] {
             for body in [&b""[..], b"\xff\xff\xff\xff\x0f"] {
                 asked.push((subject.clone(), headers(mark), Bytes::from_static(body)));

@@ -1,7 +1,9 @@
 //! Backfills: the retained log from a point on, then live, and the subscriber told once.
 
-use fanout_tests::subscriber::{self, DeliveryOptions, End, Filter, Need, Reach, Start, State};
-use fanout_tests::types::{Origin, Position, SubscribeError};
+use fanout_tests::subscriber;
+use fanout_tests::types::{
+    self, DeliveryOptions, End, Filter, Need, Origin, Position, Reach, Start, SubscribeError, SubscriptionState,
+};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
 use fanout_transport::CallContext;
 
@@ -33,7 +35,7 @@ async fn backfill(
     name: &str,
     start: Start,
     end: Option<End>,
-) -> Result<subscriber::Subscription, SubscribeError> {
+) -> Result<types::Subscription, SubscribeError> {
     subscriber::subscribe_backfill(who.bus(), CallContext::default(), name, &start, end, &options())
         .await
         .expect("the bus answers")
@@ -99,7 +101,7 @@ async fn a_late_subscriber_gets_the_log_then_live_and_is_told_once() {
         .unwrap()
         .unwrap();
     assert!(
-        matches!(listed[..], [ref s] if matches!(s.state, State::Active)),
+        matches!(listed[..], [ref s] if matches!(s.state, SubscriptionState::Active)),
         "{listed:?}"
     );
     assert_eq!(analytics.seen(|s| s.caught_up.len()), 1, "told once, across restarts");
@@ -184,7 +186,7 @@ async fn what_can_not_be_is_refused() {
     let bench = Bench::start(&[], &links()).await;
     publish(&bench, 0..3).await;
     let analytics = bench.component("analytics").await;
-    let code = |r: Result<subscriber::Subscription, SubscribeError>| match r.unwrap_err() {
+    let code = |r: Result<types::Subscription, SubscribeError>| match r.unwrap_err() {
         SubscribeError::InvalidRequest(p) => p.code,
         other => panic!("{other:?}"),
     };

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use fanout_tests::inbox::{self, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict as Settles};
-use fanout_tests::publisher::{self, Cancellation};
-use fanout_tests::subscriber::{
-    self, DeliveryOptions, Filter, OriginOfSubscription, Reach, Start, State, Subscription,
+use fanout_tests::types::{
+    Cancellation, DeliveryOptions, Filter, InboxError, LeasedDelivery, PublishError, Reach, SettleError, Settlement,
+    SettlementOutcome, Start, SubscribeError, Subscription, SubscriptionOrigin, SubscriptionState, Verdict as Settles,
 };
-use fanout_tests::types::{PublishError, SubscribeError};
 use fanout_tests::{Component, EdgeWorld, LinkTo, event, eventually};
+use fanout_tests::{inbox, publisher, subscriber};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsSettings;
 
@@ -99,7 +98,7 @@ async fn a_subscription_by_a_call_lasts_until_it_is_ended() {
     let reports = world.edge.component("reports").await;
     let other = world.edge.component("other").await;
     let made = durable(&reports, "report", Reach::Handler).await.unwrap();
-    assert_eq!(made.made_by, OriginOfSubscription::Call);
+    assert_eq!(made.made_by, SubscriptionOrigin::Call);
     assert_eq!(made.filter.tenants, ["acme"], "narrowed to what its link allows");
     publish(&ingress, "acme", 0..5).await;
     publish(&ingress, "globex", 5..6).await;
@@ -128,7 +127,7 @@ async fn a_subscription_by_a_call_lasts_until_it_is_ended() {
     handles(&reports, 15).await;
     let mine = listed(&reports).await;
     assert_eq!((mine.len(), mine[0].name.as_str()), (1, "report"));
-    assert_eq!(mine[0].made_by, OriginOfSubscription::Call);
+    assert_eq!(mine[0].made_by, SubscriptionOrigin::Call);
 
     // Paused, its events wait at the bus, and the edge says how many.
     let paused = eventually("it is paused", || async {
@@ -136,7 +135,7 @@ async fn a_subscription_by_a_call_lasts_until_it_is_ended() {
     })
     .await
     .unwrap();
-    assert!(matches!(paused.state, State::Paused), "{:?}", paused.state);
+    assert!(matches!(paused.state, SubscriptionState::Paused), "{:?}", paused.state);
     publish(&ingress, "acme", 30..34).await;
     let waiting = world
         .edge
@@ -230,7 +229,7 @@ async fn a_queue_subscription_by_a_call_hears_what_comes() {
     assert!(reports.seen(|s| s.deliveries[0].subscription == "fast"));
 }
 
-async fn next(who: &Component, name: &str) -> HeldDelivery {
+async fn next(who: &Component, name: &str) -> LeasedDelivery {
     eventually("a delivery comes", || async {
         let fetched = inbox::fetch(who.bus(), patient(), name, 1, None, 500).await.ok()?;
         fetched.ok()?.deliveries.pop()
@@ -238,7 +237,7 @@ async fn next(who: &Component, name: &str) -> HeldDelivery {
     .await
 }
 
-async fn settle(who: &Component, held: &HeldDelivery, verdict: Settles) -> Result<Settled, SettleError> {
+async fn settle(who: &Component, held: &LeasedDelivery, verdict: Settles) -> Result<SettlementOutcome, SettleError> {
     let settlement = Settlement {
         token: held.token.clone(),
         verdict,
@@ -281,12 +280,12 @@ async fn what_is_fetched_is_its_fetchers_alone_and_outlives_the_edge() {
     world.edge.providers[0].kill();
     world.edge.restart_provider(0).await;
     let again = match settle(&reports, &held, Settles::StillWorking).await.unwrap() {
-        Settled::Held(token) => HeldDelivery { token, ..held },
+        SettlementOutcome::Extended(token) => LeasedDelivery { token, ..held },
         other => panic!("{other:?}"),
     };
     assert!(matches!(
         settle(&reports, &again, Settles::Handled).await,
-        Ok(Settled::Taken)
+        Ok(SettlementOutcome::Settled)
     ));
     for _ in 0..2 {
         let held = next(&reports, "report").await;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use fanout_tests::fetcher::{fetch, ids, patient, publish};
-use fanout_tests::inbox::{self, InboxError};
+use fanout_tests::inbox;
+use fanout_tests::types::InboxError;
 use fanout_tests::{Bench, Component, LinkTo, event};
 use fanout_transport::CallContext;
 use tokio::task::JoinSet;

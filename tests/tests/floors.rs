@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use async_nats::jetstream;
 use fanout_tests::fetcher::{next, settles};
-use fanout_tests::inbox::Verdict;
-use fanout_tests::types::Origin;
+use fanout_tests::types::{Origin, Verdict};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
 use futures::TryStreamExt as _;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, settles};
+use fanout_tests::types;
 use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, stored};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +122,7 @@ async fn what_expires_in_a_fetchers_hands_is_told_too() {
     }
     let held = fetch(&invoicing, "invoicing", 10, 5_000).await;
     assert_eq!(ids(&held), ["1", "2", "3"]);
-    settles(&invoicing, &held[1], fanout_tests::inbox::Verdict::Handled).await;
+    settles(&invoicing, &held[1], types::Verdict::Handled).await;
     // Nothing waits to be given out, and two are never settled.
     let lost = bench
         .subscription_when("invoicing", "two are lost", |s| s["lost_events"] == 2)

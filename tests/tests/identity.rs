@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fanout_client::{ErrorKind, Event as ClientEvent, connect};
-use fanout_tests::publisher::{self, Cancellation};
-use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach};
-use fanout_tests::types::{Attribute, Event, PublishError, Rejection};
+use fanout_tests::types::{Attribute, Cancellation, DeliveryOptions, Event, Filter, PublishError, Reach, Rejection};
 use fanout_tests::{ANYONE_HERE, Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, Verdict, event, eventually};
+use fanout_tests::{publisher, subscriber};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsServer;
 

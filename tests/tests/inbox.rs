@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, next, patient, publish, retry, settle, try_fetch};
-use fanout_tests::inbox::{InboxError, SettleError, Settled, Verdict};
-use fanout_tests::subscriber::{self, DeliveryOptions, End, Filter, Reach, Start};
-use fanout_tests::types::{Origin, Position, Rejection, RetryDelay};
+use fanout_tests::subscriber;
+use fanout_tests::types::{
+    DeliveryOptions, End, Filter, InboxError, Origin, Position, Reach, Rejection, RetryDelay, SettleError,
+    SettlementOutcome, Start, Verdict,
+};
 use fanout_tests::{Bench, LinkTo, eventually, stored};
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
@@ -37,10 +39,13 @@ async fn fetched_and_handled_is_settled_for_good() {
     for held in first.iter().chain(&rest) {
         assert!(matches!(
             settle(&billing, held, Verdict::Handled).await,
-            Ok(Settled::Taken)
+            Ok(SettlementOutcome::Settled)
         ));
         assert!(
-            matches!(settle(&billing, held, Verdict::Handled).await, Ok(Settled::Taken)),
+            matches!(
+                settle(&billing, held, Verdict::Handled).await,
+                Ok(SettlementOutcome::Settled)
+            ),
             "once more changes nothing"
         );
     }
@@ -83,10 +88,13 @@ async fn refused_too_often_is_a_dead_letter_with_every_reason() {
         let reason = format!("busy {attempt}");
         assert!(matches!(
             settle(&billing, &held, retry(&reason)).await,
-            Ok(Settled::Taken)
+            Ok(SettlementOutcome::Settled)
         ));
         assert!(
-            matches!(settle(&billing, &held, retry("again")).await, Ok(Settled::Taken)) || attempt == 3,
+            matches!(
+                settle(&billing, &held, retry("again")).await,
+                Ok(SettlementOutcome::Settled)
+            ) || attempt == 3,
             "an answer that was lost is asked for again, and counts once"
         );
         if attempt == 1 {
@@ -99,7 +107,10 @@ async fn refused_too_often_is_a_dead_letter_with_every_reason() {
             };
             assert_eq!(other.delivery.event.id, "e001");
             let later = Verdict::Rejected(Rejection::DeadLetter("no amount".into()));
-            assert!(matches!(settle(&billing, &other, later).await, Ok(Settled::Taken)));
+            assert!(matches!(
+                settle(&billing, &other, later).await,
+                Ok(SettlementOutcome::Settled)
+            ));
             if let Some(again) = again {
                 // Given back without an attempt, so that the next round finds it.
                 let soon = RetryDelay {
@@ -107,12 +118,15 @@ async fn refused_too_often_is_a_dead_letter_with_every_reason() {
                     reason: "busy 2".into(),
                 };
                 let soon = Verdict::Rejected(Rejection::RetryAfter(soon));
-                assert!(matches!(settle(&billing, &again, soon).await, Ok(Settled::Taken)));
+                assert!(matches!(
+                    settle(&billing, &again, soon).await,
+                    Ok(SettlementOutcome::Settled)
+                ));
                 let third = next(&billing, "billing").await;
                 assert_eq!(third.delivery.attempt, 3);
                 assert!(matches!(
                     settle(&billing, &third, retry("busy 3")).await,
-                    Ok(Settled::Taken)
+                    Ok(SettlementOutcome::Settled)
                 ));
                 break;
             }
@@ -148,7 +162,7 @@ async fn a_hold_ends_unless_it_is_said_to_go_on() {
     for _ in 0..8 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         match settle(&billing, &held, Verdict::StillWorking).await {
-            Ok(Settled::Held(token)) => held.token = token,
+            Ok(SettlementOutcome::Extended(token)) => held.token = token,
             other => panic!("{other:?}"),
         }
         assert!(fetch(&billing, "billing", 1, 0).await.is_empty());
@@ -162,14 +176,14 @@ async fn a_hold_ends_unless_it_is_said_to_go_on() {
     );
     let late = settle(&billing, &held, retry("too late")).await;
     assert!(
-        matches!(&late, Err(SettleError::HoldOver(p)) if p.code == "hold-over"),
+        matches!(&late, Err(SettleError::LeaseExpired(p)) if p.code == "lease-expired"),
         "{late:?}"
     );
     let late = settle(&billing, &held, Verdict::StillWorking).await;
-    assert!(matches!(late, Err(SettleError::HoldOver(_))), "{late:?}");
+    assert!(matches!(late, Err(SettleError::LeaseExpired(_))), "{late:?}");
     assert!(matches!(
         settle(&billing, &again, Verdict::Handled).await,
-        Ok(Settled::Taken)
+        Ok(SettlementOutcome::Settled)
     ));
     bench
         .subscription_when("billing", "nothing is left", |s| {
@@ -188,7 +202,7 @@ async fn what_is_released_comes_again_at_once_and_uses_up_no_attempt() {
         assert_eq!(held.delivery.attempt, 1);
         assert!(matches!(
             settle(&billing, &held, Verdict::Released).await,
-            Ok(Settled::Taken)
+            Ok(SettlementOutcome::Settled)
         ));
     }
 }
@@ -222,7 +236,7 @@ async fn nobody_else_fetches_or_settles() {
     assert!(matches!(refused, Err(SettleError::InvalidToken(_))), "{refused:?}");
     assert!(matches!(
         settle(&billing, &held, Verdict::Handled).await,
-        Ok(Settled::Taken)
+        Ok(SettlementOutcome::Settled)
     ));
 
     // A subscription that has a handler is not fetched.
@@ -371,7 +385,7 @@ async fn a_queue_is_fetched_at_most_once_and_keeps_nothing_for_who_is_away() {
         for held in &fetched.deliveries {
             seen.push(held.delivery.event.id.clone());
             let refused = settle(&thief, held, retry("not now")).await;
-            assert!(matches!(refused, Ok(Settled::Taken)), "{refused:?}");
+            assert!(matches!(refused, Ok(SettlementOutcome::Settled)), "{refused:?}");
         }
     }
     let expected: Vec<_> = (3..20).map(|i| format!("e{i:03}")).collect();

@@ -6,8 +6,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles};
-use fanout_tests::inbox::{self, HeldDelivery, SettleError, Settled, Settlement, Verdict};
-use fanout_tests::types::{Event, Origin, Rejection, RetryDelay};
+use fanout_tests::inbox;
+use fanout_tests::types::{
+    Event, LeasedDelivery, Origin, Rejection, RetryDelay, SettleError, Settlement, SettlementOutcome, Verdict,
+};
 use fanout_tests::{Bench, Cli, Component, LinkTo, event, eventually};
 use fanout_transport::CallContext;
 
@@ -24,7 +26,7 @@ fn links() -> Vec<LinkTo> {
 }
 
 /// So many deliveries, in the log's order.
-async fn at_hand(billing: &Component, count: usize) -> Vec<HeldDelivery> {
+async fn at_hand(billing: &Component, count: usize) -> Vec<LeasedDelivery> {
     let mut held = Vec::new();
     while held.len() < count {
         held.push(next(billing, "billing").await);
@@ -33,7 +35,7 @@ async fn at_hand(billing: &Component, count: usize) -> Vec<HeldDelivery> {
     held
 }
 
-fn note(handled: &mut BTreeMap<String, Vec<String>>, held: &HeldDelivery) {
+fn note(handled: &mut BTreeMap<String, Vec<String>>, held: &LeasedDelivery) {
     let event = &held.delivery.event;
     handled.entry(event.tenant.clone()).or_default().push(event.id.clone());
 }
@@ -131,7 +133,7 @@ async fn what_was_lent_by_an_instance_that_ended_is_settled_without_it() {
     let held = next(&billing, "billing").await;
     bench.restart_provider(0).await;
     match settle(&billing, &held, Verdict::StillWorking).await {
-        Err(SettleError::HoldOver(p)) => assert!(p.message.contains("has ended"), "{}", p.message),
+        Err(SettleError::LeaseExpired(p)) => assert!(p.message.contains("has ended"), "{}", p.message),
         other => panic!("{other:?}"),
     }
     settles(&billing, &held, Verdict::Handled).await;
@@ -163,7 +165,7 @@ async fn a_hold_goes_on_as_it_is_told_to_and_then_ends() {
     while began.elapsed() < Duration::from_secs(5) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         match settle(&billing, &held, Verdict::StillWorking).await {
-            Ok(Settled::Held(token)) => held.token = token,
+            Ok(SettlementOutcome::Extended(token)) => held.token = token,
             other => panic!("{other:?}"),
         }
         assert!(fetch(&billing, "billing", 10, 0).await.is_empty(), "it is in hand");
@@ -175,7 +177,7 @@ async fn a_hold_goes_on_as_it_is_told_to_and_then_ends() {
         "what nobody settles comes again, before the next of its tenant"
     );
     let late = settle(&billing, &held, retry("late")).await;
-    assert!(matches!(late, Err(SettleError::HoldOver(_))), "{late:?}");
+    assert!(matches!(late, Err(SettleError::LeaseExpired(_))), "{late:?}");
     settles(&billing, &again, Verdict::Handled).await;
     assert_eq!(next(&billing, "billing").await.delivery.event.id, "acme-01");
 }
@@ -253,7 +255,7 @@ async fn an_owner_that_is_killed_costs_a_wait_and_no_order() {
                 }
             })
             .await;
-            assert!(matches!(settled, Ok(Settled::Taken)), "{settled:?}");
+            assert!(matches!(settled, Ok(SettlementOutcome::Settled)), "{settled:?}");
             if is_handled {
                 note(&mut handled, held);
             }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use fanout_tests::fetcher::{fetch, ids, never, next, patient, publish, retry, settle, settles, try_fetch};
-use fanout_tests::inbox::{HeldDelivery, Settled, Verdict};
-use fanout_tests::subscriber::{self, State};
+use fanout_tests::subscriber;
+use fanout_tests::types::{LeasedDelivery, SettlementOutcome, SubscriptionState, Verdict};
 use fanout_tests::{Bench, Cli, Component, LinkTo, eventually};
 
 const POLICY: &str = "\
@@ -36,16 +36,16 @@ async fn start(ordering: &str) -> (Bench, Component) {
 
 async fn pause(who: &Component) {
     let paused = subscriber::pause(who.bus(), patient(), "billing").await;
-    assert!(matches!(paused.unwrap().unwrap().state, State::Paused));
+    assert!(matches!(paused.unwrap().unwrap().state, SubscriptionState::Paused));
 }
 
 async fn resume(who: &Component) {
     let resumed = subscriber::resume(who.bus(), patient(), "billing").await;
-    assert!(!matches!(resumed.unwrap().unwrap().state, State::Paused));
+    assert!(!matches!(resumed.unwrap().unwrap().state, SubscriptionState::Paused));
 }
 
 /// So many different events, once each.
-async fn at_hand(billing: &Component, count: usize) -> Vec<HeldDelivery> {
+async fn at_hand(billing: &Component, count: usize) -> Vec<LeasedDelivery> {
     let mut held = Vec::new();
     while held.len() < count {
         held.push(next(billing, "billing").await);
@@ -60,7 +60,7 @@ async fn what_was_given_out_before_is_settled_while_it_is_paused() {
     let mut held = at_hand(&billing, 4).await;
     pause(&billing).await;
     match settle(&billing, &held[3], Verdict::StillWorking).await {
-        Ok(Settled::Held(token)) => held[3].token = token,
+        Ok(SettlementOutcome::Extended(token)) => held[3].token = token,
         other => panic!("{other:?}"),
     }
     settles(&billing, &held[0], Verdict::Handled).await;
@@ -87,7 +87,7 @@ async fn so_it_is_where_events_have_an_order() {
         let mut held = next(&billing, "billing").await;
         pause(&billing).await;
         match settle(&billing, &held, Verdict::StillWorking).await {
-            Ok(Settled::Held(token)) => held.token = token,
+            Ok(SettlementOutcome::Extended(token)) => held.token = token,
             other => panic!("{other:?}"),
         }
         settles(&billing, &held, verdict).await;

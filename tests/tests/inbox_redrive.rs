@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles};
-use fanout_tests::inbox::{HeldDelivery, SettleError, Settled, Verdict};
-use fanout_tests::types::{Origin, Rejection, RetryDelay};
+use fanout_tests::types::{
+    self, LeasedDelivery, Origin, Rejection, RetryDelay, SettleError, SettlementOutcome, Verdict,
+};
 use fanout_tests::{ANYONE_HERE, Bench, Cli, Component, EdgeWorld, LinkTo, SERVED_POLICY, Served, event, eventually};
 use fanout_transport::testing::NatsServer;
 
@@ -89,7 +90,7 @@ async fn nothing_is_left(bench: &Bench) {
     .await;
 }
 
-fn id(held: &HeldDelivery) -> &str {
+fn id(held: &LeasedDelivery) -> &str {
     held.delivery.event.id.as_str()
 }
 
@@ -176,7 +177,7 @@ async fn letters_of_a_tenant_come_one_at_a_time_in_order_and_hold_up_no_other() 
     assert!(letters.redrive(&["--all"]).starts_with("6 to be redriven"));
     let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut refused = false;
-    let mut in_hand: Vec<HeldDelivery> = Vec::new();
+    let mut in_hand: Vec<LeasedDelivery> = Vec::new();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     while seen.values().map(Vec::len).sum::<usize>() < 6 {
         assert!(tokio::time::Instant::now() < deadline, "still {seen:?}");
@@ -219,7 +220,7 @@ async fn a_redriven_hold_ends_goes_on_and_is_given_back_like_any() {
     for _ in 0..6 {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         match settle(&billing, &held, Verdict::StillWorking).await {
-            Ok(Settled::Held(token)) => held.token = token,
+            Ok(SettlementOutcome::Extended(token)) => held.token = token,
             other => panic!("{other:?}"),
         }
         assert!(fetch(&billing, "billing", 4, 0).await.is_empty());
@@ -229,7 +230,7 @@ async fn a_redriven_hold_ends_goes_on_and_is_given_back_like_any() {
     assert_eq!((id(&again), again.delivery.attempt), ("acme-0", 1));
     let late = settle(&billing, &held, retry("too late")).await;
     assert!(
-        matches!(&late, Err(SettleError::HoldOver(p)) if p.code == "hold-over"),
+        matches!(&late, Err(SettleError::LeaseExpired(p)) if p.code == "lease-expired"),
         "{late:?}"
     );
     settles(&billing, &again, Verdict::Handled).await;
@@ -262,7 +263,7 @@ async fn whatever_dies_each_letter_is_given_to_one_fetcher_at_a_time_and_none_is
     let (handled, lost) = held.split_at(4);
     for held in handled {
         let settled = eventually("the other instance answers", || async {
-            let settlement = fanout_tests::inbox::Settlement {
+            let settlement = types::Settlement {
                 token: held.token.clone(),
                 verdict: Verdict::Handled,
             };
@@ -273,7 +274,7 @@ async fn whatever_dies_each_letter_is_given_to_one_fetcher_at_a_time_and_none_is
                 .pop()
         })
         .await;
-        assert!(matches!(settled, Ok(Settled::Taken)), "{settled:?}");
+        assert!(matches!(settled, Ok(SettlementOutcome::Settled)), "{settled:?}");
     }
     let mut again = Vec::new();
     for _ in lost {

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, publish, settle};
-use fanout_tests::inbox::{self, SettleError, Settled, Settlement, Verdict};
+use fanout_tests::inbox;
+use fanout_tests::types::{SettleError, Settlement, SettlementOutcome, Verdict};
 use fanout_tests::{Bench, LinkTo, eventually};
 use fanout_transport::CallContext;
 use futures::TryStreamExt;
@@ -45,7 +46,10 @@ async fn any_instance_settles_what_another_gave_out() {
         inbox::settle(billing.bus(), within, &settlements).await.ok()
     })
     .await;
-    assert!(answers.iter().all(|a| matches!(a, Ok(Settled::Taken))), "{answers:?}");
+    assert!(
+        answers.iter().all(|a| matches!(a, Ok(SettlementOutcome::Settled))),
+        "{answers:?}"
+    );
     bench
         .subscription_when("billing", "nothing is left", |s| {
             s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
@@ -81,7 +85,7 @@ async fn killed_and_restarted_nothing_is_lost() {
                 verdict: Verdict::Handled,
             };
             let settled = inbox::settle(billing.bus(), soon(), &[settlement]).await;
-            if matches!(settled.as_deref(), Ok([Ok(Settled::Taken)])) {
+            if matches!(settled.as_deref(), Ok([Ok(SettlementOutcome::Settled)])) {
                 handled.insert(held.delivery.event.id);
             }
         }
@@ -120,7 +124,7 @@ async fn what_the_server_forgot_to_have_given_out_is_over_and_comes_again() {
     log.create_consumer(config).await.unwrap();
     for held in &held {
         let over = settle(&billing, held, Verdict::Handled).await;
-        assert!(matches!(over, Err(SettleError::HoldOver(_))), "{over:?}");
+        assert!(matches!(over, Err(SettleError::LeaseExpired(_))), "{over:?}");
     }
     let again = fetch(&billing, "billing", 3, 1000).await;
     assert_eq!(again.len(), 3);
@@ -128,12 +132,12 @@ async fn what_the_server_forgot_to_have_given_out_is_over_and_comes_again() {
         assert_eq!(held.delivery.attempt, 1);
         assert!(matches!(
             settle(&billing, held, Verdict::Handled).await,
-            Ok(Settled::Taken)
+            Ok(SettlementOutcome::Settled)
         ));
     }
     // Once the server knows of it again, so it does of who was late.
     assert!(matches!(
         settle(&billing, &held[0], Verdict::Handled).await,
-        Ok(Settled::Taken)
+        Ok(SettlementOutcome::Settled)
     ));
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, next, patient, settles, try_fetch};
-use fanout_tests::inbox::{self, Settlement, Verdict};
+use fanout_tests::inbox;
+use fanout_tests::types::{Settlement, Verdict};
 use fanout_tests::{Bench, LinkTo, event, eventually, stored};
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fanout_tests::subscriber::{self, Start, State};
-use fanout_tests::types::{Origin, Position, Rejection};
+use fanout_tests::subscriber;
+use fanout_tests::types::{Origin, Position, Rejection, Start, SubscriptionState};
 use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually};
 use fanout_transport::CallContext;
 
@@ -66,7 +66,7 @@ async fn a_paused_subscription_is_given_nothing_until_it_is_resumed() {
         .await
         .unwrap()
         .unwrap();
-    assert!(matches!(paused.state, State::Paused));
+    assert!(matches!(paused.state, SubscriptionState::Paused));
     publish(&ingress, "acme", 0..5).await;
     handles(&other, 5).await;
     bench.restart_provider(0).await;
@@ -118,9 +118,9 @@ async fn stopped_in_the_middle(ordering: &str) {
         .await;
         let subscription = "invoicing";
         let paused = subscriber::pause(invoicing.bus(), CallContext::default(), subscription).await;
-        assert!(matches!(paused.unwrap().unwrap().state, State::Paused));
+        assert!(matches!(paused.unwrap().unwrap().state, SubscriptionState::Paused));
         let resumed = subscriber::resume(invoicing.bus(), CallContext::default(), subscription).await;
-        assert!(!matches!(resumed.unwrap().unwrap().state, State::Paused));
+        assert!(!matches!(resumed.unwrap().unwrap().state, SubscriptionState::Paused));
     }
     bench.add_provider().await;
     bench.providers[0].signal("TERM");

@@ -1,9 +1,10 @@
 //! Links and calls: how subscriptions come, change and go.
 
-use fanout_tests::status::{self, LinkState};
-use fanout_tests::subscriber::{self, DeliveryOptions, Filter, OriginOfSubscription, Reach};
-use fanout_tests::types::{PublishError, SubscribeError};
+use fanout_tests::types::{
+    DeliveryOptions, Filter, LinkState, PublishError, Reach, SubscribeError, SubscriptionOrigin,
+};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually, stored};
+use fanout_tests::{status, subscriber};
 use fanout_transport::CallContext;
 
 fn cx() -> CallContext {
@@ -216,7 +217,7 @@ async fn a_subscription_by_call_is_remembered_across_restarts_of_provider_and_se
         .unwrap();
     assert_eq!(
         (made.made_by, made.filter.tenants),
-        (OriginOfSubscription::Call, vec!["acme".to_owned()])
+        (SubscriptionOrigin::Call, vec!["acme".to_owned()])
     );
     let again = subscriber::subscribe_durable(worker.bus(), cx(), "mine", &everything(&[]))
         .await

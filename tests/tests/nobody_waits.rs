@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach, State};
-use fanout_tests::types::Rejection;
+use fanout_tests::subscriber;
+use fanout_tests::types::{DeliveryOptions, Filter, Reach, Rejection, SubscriptionState};
 use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually, publisher};
 use fanout_transport::CallContext;
 
@@ -211,6 +211,6 @@ async fn events_of_a_failed_batch_are_not_tried_alone_once_it_is_paused() {
     .await;
     // Its answer comes when nothing is under way any more.
     let paused = pause().await.unwrap().unwrap();
-    assert!(matches!(paused.state, State::Paused));
+    assert!(matches!(paused.state, SubscriptionState::Paused));
     assert_eq!(invoicing.seen(|s| s.batches.clone()), [EVENTS, 1], "no other was tried");
 }

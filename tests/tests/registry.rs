@@ -3,8 +3,8 @@
 
 use async_nats::jetstream::{self, kv};
 use fanout_tests::fetcher::patient;
-use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach};
-use fanout_tests::types::Origin;
+use fanout_tests::subscriber;
+use fanout_tests::types::{DeliveryOptions, Filter, Origin, Reach};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
 use futures::TryStreamExt as _;
 

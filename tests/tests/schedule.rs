@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fanout_tests::publisher::{self, Cancellation, Scheduled};
-use fanout_tests::types::{Event, PublishError};
+use fanout_tests::publisher;
+use fanout_tests::types::{Cancellation, Event, PublishError, Scheduled};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
 use fanout_transport::CallContext;
 use futures::TryStreamExt as _;

@@ -139,7 +139,7 @@ async fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
     let served = Served::start(&nats.url(), &policy, &args);
     let before = served.log().lines().count();
     // What is no call; a call of nothing; a handshake of nobody.
-    let nothing = b"\x00\x21fanout:bus/publisher@0.1.0\x00";
+    let nothing = b"\x00\x21fanout:bus/publisher@0.2.0\x00";
     for (url, bytes) in [
         (&served.listen[0], &b"GET :1:2: HTTP/1.1\r\n\r\n"[..]),
         (&served.listen[0], nothing),

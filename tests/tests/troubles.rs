@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use async_nats::jetstream::{self, consumer::pull, kv};
 use fanout_tests::fetcher::{fetch, ids, patient, try_fetch};
-use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Reach, State, Subscription};
-use fanout_tests::types::{PublishError, SubscribeError};
+use fanout_tests::subscriber;
+use fanout_tests::types::{
+    DeliveryOptions, Filter, PublishError, Reach, SubscribeError, Subscription, SubscriptionState,
+};
 use fanout_tests::{Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, event, eventually, stored};
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use serde_json::Value;
@@ -365,7 +367,7 @@ async fn a_store_that_forgot_everything_ends_nothing() {
         eventually("its subscriber is told that all is well", || async {
             let listed = subscriber::list_subscriptions(who.bus(), patient()).await.ok()?.ok()?;
             assert_eq!(listed.len(), 1, "{listed:?}");
-            matches!(listed[0].state, State::Active).then_some(())
+            matches!(listed[0].state, SubscriptionState::Active).then_some(())
         })
         .await;
     }

@@ -24,7 +24,7 @@ fn functions() -> Vec<(String, String)> {
                 continue;
             };
             assert!(!name.contains(' '), "{line}");
-            functions.push((format!("fanout:bus/{interface}@0.1.0"), name.to_owned()));
+            functions.push((format!("fanout:bus/{interface}@0.2.0"), name.to_owned()));
         }
     }
     assert_eq!(functions.len(), 16, "{functions:?}");
@@ -190,7 +190,7 @@ async fn lists_are_counted_before_they_are_decoded() {
         ("subscriber", "subscribe-queue", filter, "invalid-setting"),
     ];
     for (interface, func, parameters, code) in attacks {
-        let instance = format!("fanout:bus/{interface}@0.1.0");
+        let instance = format!("fanout:bus/{interface}@0.2.0");
         let parameters = Bytes::from(parameters);
         let answer = mine.call(context(), &instance, func, parameters.clone()).await.unwrap();
         assert!(answer.len() < 1_000, "{func}: an answer of {} bytes", answer.len());
@@ -222,7 +222,7 @@ async fn what_a_handler_answers_is_counted_before_it_is_decoded() {
     let called = Arc::clone(&calls);
     server
         .serve_direct(
-            "fanout:bus/batch-handler@0.1.0",
+            "fanout:bus/batch-handler@0.2.0",
             "handle-events",
             move |_, (_,): (Vec<Delivery>,)| {
                 called.fetch_add(1, Ordering::Relaxed);
@@ -255,7 +255,7 @@ async fn an_answer_is_not_many_times_as_large_as_its_call() {
             ("publisher", "publish-tenant-events", 1_500, &[0; 11], 6),
         ] {
             let call = Bytes::from(list(items, item));
-            let instance = format!("fanout:bus/{interface}@0.1.0");
+            let instance = format!("fanout:bus/{interface}@0.2.0");
             let answer = client.call(context(), &instance, func, call.clone()).await.unwrap();
             let (of, is) = (call.len(), answer.len());
             assert!(is <= of * at_most, "{who} calls {func}: {is} bytes for {of}");
@@ -264,8 +264,8 @@ async fn an_answer_is_not_many_times_as_large_as_its_call() {
         // What is only claimed is not answered for.
         let claims = Bytes::from(leb128(1_000));
         for (instance, func) in [
-            ("fanout:bus/inbox@0.1.0", "settle"),
-            ("fanout:bus/publisher@0.1.0", "publish-tenant-events"),
+            ("fanout:bus/inbox@0.2.0", "settle"),
+            ("fanout:bus/publisher@0.2.0", "publish-tenant-events"),
         ] {
             let answer = client.call(context(), instance, func, claims.clone()).await;
             assert!(answer.is_err() || answer.unwrap().len() < 1_000, "{who} calls {func}");
@@ -277,7 +277,7 @@ async fn many(who: &Client, calls: usize, parameters: &'static [u8]) {
     let call = || async {
         let answer = who.call(
             context(),
-            "fanout:bus/publisher@0.1.0",
+            "fanout:bus/publisher@0.2.0",
             "publish-tenant-event",
             parameters.into(),
         );
@@ -311,7 +311,7 @@ async fn what_is_sent_in_numbers_is_counted_in_the_log() {
     for _ in 0..3_000 {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("source-id", "x".repeat(300).as_str());
-        let to = "default.bus.wrpc.0.0.1.fanout:bus/publisher@0.1.0.publish-tenant-event";
+        let to = "default.bus.wrpc.0.0.1.fanout:bus/publisher@0.2.0.publish-tenant-event";
         nats.publish_with_reply_and_headers(to, nats.new_inbox(), headers.clone(), "x".into())
             .await
             .unwrap();

@@ -93,7 +93,7 @@ const RULES: [Rule; 7] = [
             "crate::edge",
             "crate::inbox",
             "crate::view",
-            "crate::wrpc",
+            "crate::contract",
         ],
         why: "the store knows no subscribers and no callers",
         still: &[],
@@ -114,7 +114,7 @@ const RULES: [Rule; 7] = [
     Rule {
         folder: "provider/src/inbox",
         but: &[],
-        forbidden: &["crate::bus", "crate::edge", "crate::view", "crate::wrpc"],
+        forbidden: &["crate::bus", "crate::edge", "crate::view", "crate::contract"],
         why: "what is fetched knows one subscription, and no wire format",
         still: &[],
     },

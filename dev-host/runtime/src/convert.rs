@@ -1,9 +1,8 @@
 //! The contract's values as the component has them, and as wRPC carries them.
 
-use fanout_forward::wit;
+use fanout_wit::types as wit;
 
-use crate::bindings::calls::fanout::bus::{inbox, publisher, status, subscriber, types};
-use crate::bindings::caught_up::exports::fanout::bus::backfill_handler as backfill;
+use crate::bindings::calls::fanout::bus::types;
 
 pub(crate) fn event(e: types::Event) -> wit::Event {
     wit::Event {
@@ -81,17 +80,17 @@ pub(crate) fn receipt(r: wit::Receipt) -> types::Receipt {
     }
 }
 
-pub(crate) fn scheduled(s: wit::Scheduled) -> publisher::Scheduled {
-    publisher::Scheduled {
+pub(crate) fn scheduled(s: wit::Scheduled) -> types::Scheduled {
+    types::Scheduled {
         due: s.due,
         duplicate: s.duplicate,
     }
 }
 
-pub(crate) fn cancellation(c: wit::Cancellation) -> publisher::Cancellation {
+pub(crate) fn cancellation(c: wit::Cancellation) -> types::Cancellation {
     match c {
-        wit::Cancellation::Cancelled => publisher::Cancellation::Cancelled,
-        wit::Cancellation::NotWaiting => publisher::Cancellation::NotWaiting,
+        wit::Cancellation::Cancelled => types::Cancellation::Cancelled,
+        wit::Cancellation::NotWaiting => types::Cancellation::NotWaiting,
     }
 }
 
@@ -144,47 +143,47 @@ pub(crate) fn rejection(r: types::Rejection) -> wit::Rejection {
     }
 }
 
-pub(crate) fn start(s: subscriber::Start) -> wit::Start {
+pub(crate) fn start(s: types::Start) -> wit::Start {
     match s {
-        subscriber::Start::First => wit::Start::First,
-        subscriber::Start::Time(t) => wit::Start::Time(t),
-        subscriber::Start::Position(p) => wit::Start::Position(to_position(p)),
+        types::Start::First => wit::Start::First,
+        types::Start::Time(t) => wit::Start::Time(t),
+        types::Start::Position(p) => wit::Start::Position(to_position(p)),
     }
 }
 
-pub(crate) fn end(e: subscriber::End) -> wit::End {
+pub(crate) fn end(e: types::End) -> wit::End {
     match e {
-        subscriber::End::Time(t) => wit::End::Time(t),
-        subscriber::End::Position(p) => wit::End::Position(to_position(p)),
+        types::End::Time(t) => wit::End::Time(t),
+        types::End::Position(p) => wit::End::Position(to_position(p)),
     }
 }
 
-pub(crate) fn subscription(s: wit::Subscription) -> subscriber::Subscription {
-    subscriber::Subscription {
+pub(crate) fn subscription(s: wit::Subscription) -> types::Subscription {
+    types::Subscription {
         name: s.name,
         need: match s.need {
-            wit::Need::Queue => subscriber::Need::Queue,
-            wit::Need::Durable => subscriber::Need::Durable,
-            wit::Need::Backfill(start) => subscriber::Need::Backfill(match start {
-                wit::Start::First => subscriber::Start::First,
-                wit::Start::Time(t) => subscriber::Start::Time(t),
-                wit::Start::Position(p) => subscriber::Start::Position(position(&p)),
+            wit::Need::Queue => types::Need::Queue,
+            wit::Need::Durable => types::Need::Durable,
+            wit::Need::Backfill(start) => types::Need::Backfill(match start {
+                wit::Start::First => types::Start::First,
+                wit::Start::Time(t) => types::Start::Time(t),
+                wit::Start::Position(p) => types::Start::Position(position(&p)),
             }),
         },
-        filter: subscriber::Filter {
+        filter: types::Filter {
             tenants: s.filter.tenants,
             event_types: s.filter.event_types,
         },
         made_by: match s.made_by {
-            wit::OriginOfSubscription::Link => subscriber::OriginOfSubscription::Link,
-            wit::OriginOfSubscription::Call => subscriber::OriginOfSubscription::Call,
+            wit::SubscriptionOrigin::Link => types::SubscriptionOrigin::Link,
+            wit::SubscriptionOrigin::Call => types::SubscriptionOrigin::Call,
         },
         state: match s.state {
-            wit::State::Active => subscriber::State::Active,
-            wit::State::CatchingUp => subscriber::State::CatchingUp,
-            wit::State::Finished => subscriber::State::Finished,
-            wit::State::Paused => subscriber::State::Paused,
-            wit::State::Waiting(p) => subscriber::State::Waiting(problem(p)),
+            wit::SubscriptionState::Active => types::SubscriptionState::Active,
+            wit::SubscriptionState::CatchingUp => types::SubscriptionState::CatchingUp,
+            wit::SubscriptionState::Finished => types::SubscriptionState::Finished,
+            wit::SubscriptionState::Paused => types::SubscriptionState::Paused,
+            wit::SubscriptionState::Waiting(p) => types::SubscriptionState::Waiting(problem(p)),
         },
         pending: s.pending,
         in_flight: s.in_flight,
@@ -195,8 +194,8 @@ pub(crate) fn subscription(s: wit::Subscription) -> subscriber::Subscription {
     }
 }
 
-fn lost(l: wit::LostEvents) -> subscriber::LostEvents {
-    subscriber::LostEvents {
+fn lost(l: wit::LostEvents) -> types::LostEvents {
+    types::LostEvents {
         first: position(&l.first),
         last: position(&l.last),
         count: l.count,
@@ -205,38 +204,38 @@ fn lost(l: wit::LostEvents) -> subscriber::LostEvents {
     }
 }
 
-pub(crate) fn link_status(l: wit::LinkStatus) -> status::LinkStatus {
-    status::LinkStatus {
+pub(crate) fn link_status(l: wit::LinkStatus) -> types::LinkStatus {
+    types::LinkStatus {
         name: l.name,
         subscription: l.subscription,
         state: match l.state {
-            wit::LinkState::Applied => status::LinkState::Applied,
-            wit::LinkState::Refused(ps) => status::LinkState::Refused(ps.into_iter().map(problem).collect()),
+            wit::LinkState::Applied => types::LinkState::Applied,
+            wit::LinkState::Refused(ps) => types::LinkState::Refused(ps.into_iter().map(problem).collect()),
         },
     }
 }
 
-pub(crate) fn fetched(f: wit::Fetched) -> inbox::Fetched {
-    inbox::Fetched {
+pub(crate) fn fetched(f: wit::FetchedDeliveries) -> types::FetchedDeliveries {
+    types::FetchedDeliveries {
         deliveries: f
             .deliveries
             .into_iter()
-            .map(|held| inbox::HeldDelivery {
+            .map(|held| types::LeasedDelivery {
                 delivery: delivery(&held.delivery),
                 token: held.token.to_vec(),
                 traceparent: held.traceparent,
             })
             .collect(),
-        hold_ms: f.hold_ms,
-        caught_up: f.caught_up.map(|c| inbox::CaughtUp {
+        lease_ms: f.lease_ms,
+        caught_up: f.caught_up.map(|c| types::CatchUp {
             replayed: c.replayed,
             finished: c.finished,
         }),
     }
 }
 
-pub(crate) fn inbox_error(e: wit::InboxError) -> inbox::InboxError {
-    use inbox::InboxError as To;
+pub(crate) fn inbox_error(e: wit::InboxError) -> types::InboxError {
+    use types::InboxError as To;
     use wit::InboxError as From;
     match e {
         From::InvalidRequest(p) => To::InvalidRequest(problem(p)),
@@ -246,33 +245,35 @@ pub(crate) fn inbox_error(e: wit::InboxError) -> inbox::InboxError {
     }
 }
 
-pub(crate) fn settlement(s: inbox::Settlement) -> wit::Settlement {
+pub(crate) fn settlement(s: types::Settlement) -> wit::Settlement {
     wit::Settlement {
         token: s.token.into(),
         verdict: match s.verdict {
-            inbox::Verdict::Handled => wit::Verdict::Handled,
-            inbox::Verdict::Rejected(r) => wit::Verdict::Rejected(rejection(r)),
-            inbox::Verdict::StillWorking => wit::Verdict::StillWorking,
-            inbox::Verdict::Released => wit::Verdict::Released,
+            types::Verdict::Handled => wit::Verdict::Handled,
+            types::Verdict::Rejected(r) => wit::Verdict::Rejected(rejection(r)),
+            types::Verdict::StillWorking => wit::Verdict::StillWorking,
+            types::Verdict::Released => wit::Verdict::Released,
         },
     }
 }
 
-pub(crate) fn settled(answer: Result<wit::Settled, wit::SettleError>) -> Result<inbox::Settled, inbox::SettleError> {
-    use inbox::SettleError as To;
+pub(crate) fn settled(
+    answer: Result<wit::SettlementOutcome, wit::SettleError>,
+) -> Result<types::SettlementOutcome, types::SettleError> {
+    use types::SettleError as To;
     use wit::SettleError as From;
     match answer {
-        Ok(wit::Settled::Taken) => Ok(inbox::Settled::Taken),
-        Ok(wit::Settled::Held(token)) => Ok(inbox::Settled::Held(token.to_vec())),
+        Ok(wit::SettlementOutcome::Settled) => Ok(types::SettlementOutcome::Settled),
+        Ok(wit::SettlementOutcome::Extended(token)) => Ok(types::SettlementOutcome::Extended(token.to_vec())),
         Err(From::InvalidToken(p)) => Err(To::InvalidToken(problem(p))),
-        Err(From::HoldOver(p)) => Err(To::HoldOver(problem(p))),
+        Err(From::LeaseExpired(p)) => Err(To::LeaseExpired(problem(p))),
         Err(From::NotPermitted(p)) => Err(To::NotPermitted(problem(p))),
         Err(From::Unavailable(p)) => Err(To::Unavailable(problem(p))),
     }
 }
 
-pub(crate) fn progress(p: &fanout_forward::Progress, now: i64) -> backfill::Progress {
-    backfill::Progress {
+pub(crate) fn progress(p: &fanout_forward::Progress, now: i64) -> types::BackfillProgress {
+    types::BackfillProgress {
         subscription: p.subscription.clone(),
         reached: p.reached.as_ref().map(position),
         replayed: p.caught_up.replayed,

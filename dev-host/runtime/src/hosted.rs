@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fanout_forward::{Deliveries, Plan, Progress, Subscriber, Unhandled, wit};
+use fanout_forward::{Deliveries, Plan, Progress, Subscriber, Unhandled};
+use fanout_wit::types as wit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;

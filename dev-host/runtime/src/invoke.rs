@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use wasmtime::error::Context as _;
 
-use crate::bindings::calls::fanout::bus::types::{Delivery, Rejection};
-use crate::bindings::caught_up::exports::fanout::bus::backfill_handler::Progress;
+use crate::bindings::calls::fanout::bus::types::{BackfillProgress, Delivery, Rejection};
 use crate::program::Program;
 
 /// Why a component gave no answer.
@@ -55,7 +54,7 @@ impl Program {
     }
 
     /// Calls `backfill-handler`.
-    pub(crate) async fn handle_caught_up(&self, progress: &Progress) -> Result<Verdict, Unanswered> {
+    pub(crate) async fn handle_caught_up(&self, progress: &BackfillProgress) -> Result<Verdict, Unanswered> {
         self.bounded(async {
             let pre = self
                 .exports()

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use fanout_forward::{Need, Plan, Wanted, wit};
+use fanout_forward::{Need, Plan, Wanted};
+use fanout_wit::types as wit;
 use wasmtime::Result;
 
 use crate::bindings::calls::fanout::bus::{inbox, publisher, status, subscriber, types};
@@ -55,7 +56,7 @@ impl publisher::Host for Guest {
         &mut self,
         event: types::Event,
         at: types::Timestamp,
-    ) -> Result<Result<publisher::Scheduled, types::PublishError>> {
+    ) -> Result<Result<types::Scheduled, types::PublishError>> {
         let event = convert::event(event);
         let bus = &self.surroundings.bus;
         let scheduled = bus.publish_at(&self.onward(), &event, at).await;
@@ -67,20 +68,20 @@ impl publisher::Host for Guest {
         tenant: String,
         source: String,
         id: String,
-    ) -> Result<Result<publisher::Cancellation, types::PublishError>> {
+    ) -> Result<Result<types::Cancellation, types::PublishError>> {
         let bus = &self.surroundings.bus;
         let cancelled = bus.cancel(&self.onward(), &tenant, &source, &id).await;
         Ok(cancelled.map(convert::cancellation).map_err(convert::publish_error))
     }
 }
 
-type Made = Result<Result<subscriber::Subscription, types::SubscribeError>>;
+type Made = Result<Result<types::Subscription, types::SubscribeError>>;
 
 /// A component that subscribes by a call is called through its exports, as it asked; upstream the subscription is one
 /// that is fetched.
 impl subscriber::Host for Guest {
-    async fn subscribe_queue(&mut self, name: String, filter: subscriber::Filter, reach: subscriber::Reach) -> Made {
-        let options = subscriber::DeliveryOptions {
+    async fn subscribe_queue(&mut self, name: String, filter: types::Filter, reach: types::Reach) -> Made {
+        let options = types::DeliveryOptions {
             filter,
             reach,
             batch_size: Some(1),
@@ -89,16 +90,16 @@ impl subscriber::Host for Guest {
         self.subscribe(name, Need::Queue, options).await
     }
 
-    async fn subscribe_durable(&mut self, name: String, options: subscriber::DeliveryOptions) -> Made {
+    async fn subscribe_durable(&mut self, name: String, options: types::DeliveryOptions) -> Made {
         self.subscribe(name, Need::Durable, options).await
     }
 
     async fn subscribe_backfill(
         &mut self,
         name: String,
-        start: subscriber::Start,
-        end: Option<subscriber::End>,
-        options: subscriber::DeliveryOptions,
+        start: types::Start,
+        end: Option<types::End>,
+        options: types::DeliveryOptions,
     ) -> Made {
         let need = Need::Backfill {
             start: convert::start(start),
@@ -123,13 +124,13 @@ impl subscriber::Host for Guest {
         self.paused(&name, false).await
     }
 
-    async fn rewind(&mut self, name: String, to: subscriber::Start) -> Made {
+    async fn rewind(&mut self, name: String, to: types::Start) -> Made {
         let to = convert::start(to);
         let rewound = self.surroundings.bus.rewind(&self.onward(), &name, &to).await;
         Ok(rewound.map(convert::subscription).map_err(convert::subscribe_error))
     }
 
-    async fn list_subscriptions(&mut self) -> Result<Result<Vec<subscriber::Subscription>, types::SubscribeError>> {
+    async fn list_subscriptions(&mut self) -> Result<Result<Vec<types::Subscription>, types::SubscribeError>> {
         let listed = self.surroundings.bus.subscriptions(&self.onward()).await;
         Ok(listed
             .map(|all| all.into_iter().map(convert::subscription).collect())
@@ -143,7 +144,7 @@ impl Guest {
         Ok(changed.map(convert::subscription).map_err(convert::subscribe_error))
     }
 
-    async fn subscribe(&mut self, name: String, need: Need, options: subscriber::DeliveryOptions) -> Made {
+    async fn subscribe(&mut self, name: String, need: Need, options: types::DeliveryOptions) -> Made {
         for (what, asked) in [("batch-size", options.batch_size), ("concurrency", options.concurrency)] {
             if asked.is_some_and(|n| !(1..=MOST).contains(&n)) {
                 return Ok(Err(types::SubscribeError::InvalidRequest(types::Problem {
@@ -159,9 +160,9 @@ impl Guest {
             event_types: options.filter.event_types,
         };
         let made = self.surroundings.bus.subscribe(&self.onward(), &wanted).await;
-        if made.is_ok() && options.reach != subscriber::Reach::Inbox {
+        if made.is_ok() && options.reach != types::Reach::Inbox {
             let batch = match options.reach {
-                subscriber::Reach::BatchHandler => options.batch_size.unwrap_or(BATCH),
+                types::Reach::BatchHandler => options.batch_size.unwrap_or(BATCH),
                 _ => 1,
             };
             let plan = Plan {
@@ -170,7 +171,7 @@ impl Guest {
                 batch: batch as usize,
                 concurrency: options.concurrency.unwrap_or(CONCURRENCY) as usize,
             };
-            let is_batch = options.reach == subscriber::Reach::BatchHandler;
+            let is_batch = options.reach == types::Reach::BatchHandler;
             self.surroundings.orders.send(Order::Deliver { plan, is_batch }).await?;
         }
         Ok(made.map(convert::subscription).map_err(convert::subscribe_error))
@@ -184,7 +185,7 @@ impl inbox::Host for Guest {
         max_deliveries: u32,
         max_bytes: Option<u64>,
         wait_ms: u32,
-    ) -> Result<Result<inbox::Fetched, inbox::InboxError>> {
+    ) -> Result<Result<types::FetchedDeliveries, types::InboxError>> {
         let wait = Duration::from_millis(wait_ms.into());
         let bus = &self.surroundings.bus;
         let fetched = bus
@@ -195,8 +196,8 @@ impl inbox::Host for Guest {
 
     async fn settle(
         &mut self,
-        settlements: Vec<inbox::Settlement>,
-    ) -> Result<Vec<Result<inbox::Settled, inbox::SettleError>>> {
+        settlements: Vec<types::Settlement>,
+    ) -> Result<Vec<Result<types::SettlementOutcome, types::SettleError>>> {
         let settlements: Vec<_> = settlements.into_iter().map(convert::settlement).collect();
         let settled = self.surroundings.bus.settle_for(&self.onward(), &settlements).await;
         Ok(match settled {
@@ -210,7 +211,7 @@ impl inbox::Host for Guest {
 }
 
 impl status::Host for Guest {
-    async fn links(&mut self) -> Result<Vec<status::LinkStatus>> {
+    async fn links(&mut self) -> Result<Vec<types::LinkStatus>> {
         let links = self.surroundings.bus.links(&self.onward()).await;
         match links {
             Ok(links) => Ok(links.into_iter().map(convert::link_status).collect()),

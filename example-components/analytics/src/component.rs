@@ -3,10 +3,7 @@
 #![allow(unsafe_code, reason = "the generated bindings cross the boundary")]
 
 use component_support::{answer, bus::types, delivery, delivery::Delivery, wasi_store::WasiStore};
-use exports::fanout::bus::{
-    backfill_handler::{self, Progress},
-    batch_handler,
-};
+use exports::fanout::bus::{backfill_handler, batch_handler};
 use fanout::bus::subscriber;
 use wasmcloud_component::http;
 
@@ -22,8 +19,8 @@ wit_bindgen::generate!({
     path: ["../../wit", "wit"],
     world: "example:analytics/analytics",
     with: {
-        "fanout:bus/types@0.1.0": component_support::bus::types,
-        "fanout:bus/subscriber@0.1.0": generate,
+        "fanout:bus/types@0.2.0": component_support::bus::types,
+        "fanout:bus/subscriber@0.2.0": generate,
     },
 });
 
@@ -55,7 +52,7 @@ impl batch_handler::Guest for Component {
 }
 
 impl backfill_handler::Guest for Component {
-    fn handle_caught_up(progress: Progress) -> Result<(), types::Rejection> {
+    fn handle_caught_up(progress: types::BackfillProgress) -> Result<(), types::Rejection> {
         let caught_up = CaughtUp {
             at: delivery::timestamp(progress.at),
             replayed: progress.replayed,
@@ -82,12 +79,12 @@ struct LinkedBus;
 
 impl Bus for LinkedBus {
     fn subscribe_backfill(&self, backfill: &Backfill) -> Result<Subscription, BusError> {
-        let options = subscriber::DeliveryOptions {
-            filter: subscriber::Filter {
+        let options = types::DeliveryOptions {
+            filter: types::Filter {
                 tenants: backfill.tenants.clone(),
                 event_types: backfill.event_types.clone(),
             },
-            reach: subscriber::Reach::BatchHandler,
+            reach: types::Reach::BatchHandler,
             batch_size: None,
             concurrency: None,
         };
@@ -105,7 +102,7 @@ impl Bus for LinkedBus {
     }
 }
 
-impl From<Start> for subscriber::Start {
+impl From<Start> for types::Start {
     fn from(start: Start) -> Self {
         match start {
             Start::First => Self::First,
@@ -115,7 +112,7 @@ impl From<Start> for subscriber::Start {
     }
 }
 
-impl From<End> for subscriber::End {
+impl From<End> for types::End {
     fn from(end: End) -> Self {
         match end {
             End::Time(instant) => Self::Time(instant.nanoseconds()),
@@ -133,31 +130,31 @@ impl From<Position> for types::Position {
     }
 }
 
-impl From<subscriber::Start> for Start {
-    fn from(start: subscriber::Start) -> Self {
+impl From<types::Start> for Start {
+    fn from(start: types::Start) -> Self {
         match start {
-            subscriber::Start::First => Self::First,
-            subscriber::Start::Time(time) => Self::Time(Instant::from_nanoseconds(time)),
-            subscriber::Start::Position(types::Position { partition, offset }) => {
+            types::Start::First => Self::First,
+            types::Start::Time(time) => Self::Time(Instant::from_nanoseconds(time)),
+            types::Start::Position(types::Position { partition, offset }) => {
                 Self::Position(Position { partition, offset })
             }
         }
     }
 }
 
-impl From<subscriber::Subscription> for Subscription {
-    fn from(subscription: subscriber::Subscription) -> Self {
+impl From<types::Subscription> for Subscription {
+    fn from(subscription: types::Subscription) -> Self {
         let (need, from) = match subscription.need {
-            subscriber::Need::Queue => (Need::Queue, None),
-            subscriber::Need::Durable => (Need::Durable, None),
-            subscriber::Need::Backfill(start) => (Need::Backfill, Some(start.into())),
+            types::Need::Queue => (Need::Queue, None),
+            types::Need::Durable => (Need::Durable, None),
+            types::Need::Backfill(start) => (Need::Backfill, Some(start.into())),
         };
         let (state, problem) = match subscription.state {
-            subscriber::State::Active => (State::Active, None),
-            subscriber::State::CatchingUp => (State::CatchingUp, None),
-            subscriber::State::Finished => (State::Finished, None),
-            subscriber::State::Paused => (State::Paused, None),
-            subscriber::State::Waiting(problem) => (State::Waiting, Some(problem.into())),
+            types::SubscriptionState::Active => (State::Active, None),
+            types::SubscriptionState::CatchingUp => (State::CatchingUp, None),
+            types::SubscriptionState::Finished => (State::Finished, None),
+            types::SubscriptionState::Paused => (State::Paused, None),
+            types::SubscriptionState::Waiting(problem) => (State::Waiting, Some(problem.into())),
         };
         Self {
             name: subscription.name,
@@ -166,8 +163,8 @@ impl From<subscriber::Subscription> for Subscription {
             tenants: subscription.filter.tenants,
             event_types: subscription.filter.event_types,
             made_by: match subscription.made_by {
-                subscriber::OriginOfSubscription::Link => MadeBy::Link,
-                subscriber::OriginOfSubscription::Call => MadeBy::Call,
+                types::SubscriptionOrigin::Link => MadeBy::Link,
+                types::SubscriptionOrigin::Call => MadeBy::Call,
             },
             state,
             problem,

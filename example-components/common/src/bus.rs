@@ -1,6 +1,6 @@
 //! The bus's types as they cross into a component, and their plain counterparts.
 //!
-//! A component maps `fanout:bus/types@0.1.0` to [`types`] with `wit_bindgen::generate!`'s `with`.
+//! A component maps `fanout:bus/types@0.2.0` to [`types`] with `wit_bindgen::generate!`'s `with`.
 
 use crate::delivery::{Delivery, Rejection};
 
@@ -10,7 +10,7 @@ mod bindings {
         inline: "
             package fanout:component-support;
             world component-support {
-                import fanout:bus/types@0.1.0;
+                import fanout:bus/types@0.2.0;
             }
         ",
         path: "../../wit",

@@ -16,7 +16,7 @@ use crate::{audit, entitlement, http_api};
 wit_bindgen::generate!({
     path: ["../../wit", "wit"],
     world: "example:entitlements/entitlements",
-    with: { "fanout:bus/types@0.1.0": component_support::bus::types },
+    with: { "fanout:bus/types@0.2.0": component_support::bus::types },
 });
 
 /// The bucket that holds the cache and the audit.

@@ -18,7 +18,7 @@ use crate::{batch, http_api, provenance};
 wit_bindgen::generate!({
     path: ["../../wit", "wit"],
     world: "example:invoicing/invoicing",
-    with: { "fanout:bus/types@0.1.0": component_support::bus::types },
+    with: { "fanout:bus/types@0.2.0": component_support::bus::types },
 });
 
 /// The bucket that holds the lines.

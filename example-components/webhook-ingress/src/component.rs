@@ -18,8 +18,8 @@ wit_bindgen::generate!({
     path: ["../../wit", "wit"],
     world: "example:webhook-ingress/webhook-ingress",
     with: {
-        "fanout:bus/types@0.1.0": component_support::bus::types,
-        "fanout:bus/publisher@0.1.0": generate,
+        "fanout:bus/types@0.2.0": component_support::bus::types,
+        "fanout:bus/publisher@0.2.0": generate,
     },
 });
 

@@ -4,18 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanout_transport::CallContext;
+use fanout_wit::types as wit;
+use fanout_wit::{PUBLISHER, publisher, subscriber};
 use tokio::time::Instant;
 
-use crate::bindings::fanout::bus::types as wit;
-use crate::bindings::fanout::bus::{publisher, subscriber};
 use crate::connect::Wire;
 use crate::deliveries::Deliveries;
 use crate::retry::{self, Backoff};
 use crate::subscription::Request;
 use crate::{Error, ErrorKind, Event, Options, Receipt, Scheduled, Subscription};
-
-/// The interface whose hot functions are called without the frames that generated bindings put around each value.
-const PUBLISHER: &str = "fanout:bus/publisher@0.1.0";
 
 /// The most events that the bus takes in one call.
 const MOST_EVENTS: usize = 1_000;
@@ -82,7 +79,7 @@ impl Bus {
         let wire = &self.wire;
         retry::until(self.deadline(), |left| async move {
             let answer = publisher::cancel_scheduled(wire, self.call(left), tenant, source, id).await;
-            Ok(answer.map_err(Error::transport)?? == publisher::Cancellation::Cancelled)
+            Ok(answer.map_err(Error::transport)?? == wit::Cancellation::Cancelled)
         })
         .await
     }
@@ -190,7 +187,7 @@ impl Bus {
                 let answer = match asked.request() {
                     None => return Ok(()),
                     Some(Request::Queue(filter)) => {
-                        subscriber::subscribe_queue(wire, cx, &asked.name, &filter, subscriber::Reach::Inbox).await
+                        subscriber::subscribe_queue(wire, cx, &asked.name, &filter, wit::Reach::Inbox).await
                     }
                     Some(Request::Durable(options)) => {
                         subscriber::subscribe_durable(wire, cx, &asked.name, &options).await

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use fanout_wit::inbox;
+use fanout_wit::types::FetchedDeliveries;
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -12,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use crate::bindings::fanout::bus::inbox;
 use crate::connect::Wire;
 use crate::keeper::Keeper;
 use crate::retry::Backoff;
@@ -183,7 +184,7 @@ impl Fetching {
         }
     }
 
-    async fn fetch(&self, most: usize, wait: Duration) -> Result<inbox::Fetched, Error> {
+    async fn fetch(&self, most: usize, wait: Duration) -> Result<FetchedDeliveries, Error> {
         let cx = self.options.call(wait + SLACK);
         let most = u32::try_from(most).unwrap_or(u32::MAX);
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
@@ -194,11 +195,11 @@ impl Fetching {
     /// Hands deliveries on. A fetch that began at `since` holds none longer than that plus the hold.
     async fn take(
         &self,
-        fetched: inbox::Fetched,
+        fetched: FetchedDeliveries,
         mut places: OwnedSemaphorePermit,
         since: Instant,
     ) -> std::ops::ControlFlow<()> {
-        let hold = Duration::from_millis(fetched.hold_ms);
+        let hold = Duration::from_millis(fetched.lease_ms);
         // The bus counts from when it took them out, which may be a whole wait after the fetch began; an answer that
         // was long under way leaves less. The first word, that they are worked on, makes up for either.
         let since = since.max(Instant::now().checked_sub(hold / 4).unwrap_or(since));

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use fanout_wit::types::{Origin, Rejection, RetryDelay, Verdict};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::bindings::fanout::bus::inbox::Verdict;
-use crate::bindings::fanout::bus::types::{Origin, Rejection, RetryDelay};
 use crate::keeper::Keeper;
 use crate::{Error, Event, Position};
 
@@ -35,7 +34,7 @@ struct Hold {
 
 impl Delivery {
     pub(crate) fn new(
-        delivery: crate::bindings::fanout::bus::types::Delivery,
+        delivery: fanout_wit::types::Delivery,
         traceparent: Option<String>,
         id: u64,
         keeper: Keeper,

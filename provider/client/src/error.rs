@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use fanout_transport::Outcome;
 
-use crate::bindings::fanout::bus::inbox::{InboxError, SettleError};
-use crate::bindings::fanout::bus::types::{Problem, PublishError, SubscribeError};
+use fanout_wit::types::{InboxError, Problem, PublishError, SettleError, SubscribeError};
 
 /// Why the bus did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +38,8 @@ pub enum ErrorKind {
     Conflict,
     /// There is no such subscription.
     UnknownSubscription,
-    /// The hold was over: the delivery is given out again.
-    HoldOver,
+    /// The lease had ended: the event is delivered again.
+    LeaseExpired,
     /// The bus can't be reached or can't do it now: nothing happened. Tried until the deadline.
     Unavailable,
     /// Nobody knows whether it happened. An event may be stored: publishing it again with the same id is safe.
@@ -151,7 +150,7 @@ impl From<SettleError> for Error {
     fn from(e: SettleError) -> Self {
         match e {
             SettleError::InvalidToken(p) => Self::of(ErrorKind::Invalid, p),
-            SettleError::HoldOver(p) => Self::of(ErrorKind::HoldOver, p),
+            SettleError::LeaseExpired(p) => Self::of(ErrorKind::LeaseExpired, p),
             SettleError::NotPermitted(p) => Self::of(ErrorKind::NotPermitted, p),
             SettleError::Unavailable(p) => Self::of(ErrorKind::Unavailable, p),
         }

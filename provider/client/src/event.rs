@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::bindings::fanout::bus::types as wit;
+use fanout_wit::types as wit;
 
 /// A tenant's event: a CloudEvent. The bus says what each attribute may hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanout_wit::inbox;
+use fanout_wit::types::{SettleError, Settlement, SettlementOutcome, Verdict};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::bindings::fanout::bus::inbox::{self, SettleError, Settled, Settlement, Verdict};
 use crate::connect::Wire;
 use crate::retry::Backoff;
 use crate::{Error, ErrorKind, Options};
@@ -200,14 +201,14 @@ async fn extend(way: &Way, holds: &Mutex<Holds>) {
     let mut holds = lock(holds);
     for ((id, _), answer) in due.iter().zip(answers) {
         match answer {
-            Ok(Settled::Held(token)) => {
+            Ok(SettlementOutcome::Extended(token)) => {
                 if let Some(hold) = holds.held.get_mut(id) {
                     hold.token = token;
                     hold.until = now + hold.time;
                 }
             }
-            Ok(Settled::Taken) | Err(SettleError::Unavailable(_)) => {}
-            Err(SettleError::HoldOver(_) | SettleError::InvalidToken(_) | SettleError::NotPermitted(_)) => {
+            Ok(SettlementOutcome::Settled) | Err(SettleError::Unavailable(_)) => {}
+            Err(SettleError::LeaseExpired(_) | SettleError::InvalidToken(_) | SettleError::NotPermitted(_)) => {
                 // It is lost; what its holder says of it is refused.
                 if let Some(hold) = holds.held.get_mut(id) {
                     hold.until = now;
@@ -232,7 +233,7 @@ async fn settle(way: &Way, holds: &Mutex<Holds>, mut batch: Vec<Request>) {
             // Late or not, the bus is asked once: that an event is handled is taken however late it comes.
             settlements.push(Settlement {
                 token: hold.token.clone(),
-                verdict: copy(&request.verdict),
+                verdict: request.verdict.clone(),
             });
             asked.push((request, hold));
         }
@@ -275,24 +276,5 @@ fn done(holds: &Mutex<Holds>, request: Request, answer: Result<(), Error>) {
     if let Some(waits) = request.answer {
         // Its caller may have given up.
         drop(waits.send(answer));
-    }
-}
-
-/// Generated types are not `Clone`.
-fn copy(verdict: &Verdict) -> Verdict {
-    use crate::bindings::fanout::bus::types::{Rejection, RetryDelay};
-    match verdict {
-        Verdict::Handled => Verdict::Handled,
-        Verdict::StillWorking => Verdict::StillWorking,
-        Verdict::Released => Verdict::Released,
-        Verdict::Rejected(r) => Verdict::Rejected(match r {
-            Rejection::Retry(s) => Rejection::Retry(s.clone()),
-            Rejection::RetryNow(s) => Rejection::RetryNow(s.clone()),
-            Rejection::RetryAfter(d) => Rejection::RetryAfter(RetryDelay {
-                delay_ms: d.delay_ms,
-                reason: d.reason.clone(),
-            }),
-            Rejection::DeadLetter(s) => Rejection::DeadLetter(s.clone()),
-        }),
     }
 }

@@ -41,28 +41,6 @@ mod keeper;
 mod retry;
 mod subscription;
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    reason = "generated from wit/, which carries the documentation"
-)]
-mod bindings {
-    wit_bindgen_wrpc::generate!({
-        path: "../../wit",
-        inline: "
-            package fanout:client;
-            world client {
-                import fanout:bus/publisher@0.1.0;
-                import fanout:bus/subscriber@0.1.0;
-                import fanout:bus/inbox@0.1.0;
-            }
-        ",
-        world: "fanout:client/client",
-        generate_all,
-    });
-}
-
 pub use bus::Bus;
 pub use connect::{Options, connect, connect_with};
 pub use deliveries::{CaughtUp, Deliveries};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::bindings::fanout::bus::subscriber as wit;
+use fanout_wit::types as wit;
+
 use crate::{Error, ErrorKind, Position};
 
 /// Where a backfill begins.
@@ -152,7 +153,7 @@ pub(crate) enum Request {
     Backfill(wit::Start, Option<wit::End>, wit::DeliveryOptions),
 }
 
-impl From<Position> for crate::bindings::fanout::bus::types::Position {
+impl From<Position> for fanout_wit::types::Position {
     fn from(p: Position) -> Self {
         Self {
             partition: p.partition,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanout_wit::types::{CatchUp, Delivery, FetchedDeliveries, LeasedDelivery, Position, Problem, Rejection, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,7 +15,6 @@ use crate::pause::Pause;
 use crate::state::State;
 use crate::upstream::{Inbox, Trouble};
 use crate::wanted::{Need, Wanted};
-use crate::wit::{CaughtUp, Delivery, Fetched, HeldDelivery, Position, Problem, Rejection, Verdict};
 
 /// How long a fetch waits for the first delivery. Short, because whoever stops waits for it: a fetch that is broken off
 /// costs what it was about to bring one hold.
@@ -43,7 +43,7 @@ pub struct Progress {
     /// The last position that was delivered here.
     pub reached: Option<Position>,
     /// As the bus says.
-    pub caught_up: CaughtUp,
+    pub caught_up: CatchUp,
 }
 
 /// A component that is given deliveries.
@@ -175,22 +175,20 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
                 break;
             }
             if let Some(last) = fetched.deliveries.last() {
-                reached = Some(Position {
-                    ..last.delivery.position
-                });
+                reached = Some(last.delivery.position);
             }
             self.hand_over(
                 fetched.deliveries,
                 batch,
                 places,
-                Duration::from_millis(fetched.hold_ms),
+                Duration::from_millis(fetched.lease_ms),
             );
             let Some(caught_up) = fetched.caught_up else { continue };
             let finished = caught_up.finished;
             if !is_told {
                 let progress = Progress {
                     subscription: name.clone(),
-                    reached: reached.as_ref().map(|p: &Position| Position { ..*p }),
+                    reached,
                     caught_up,
                 };
                 is_told = self.tell(&progress).await;
@@ -215,7 +213,13 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
         Some(places)
     }
 
-    fn hand_over(&self, held: Vec<HeldDelivery>, batch: usize, mut places: Vec<OwnedSemaphorePermit>, hold: Duration) {
+    fn hand_over(
+        &self,
+        held: Vec<LeasedDelivery>,
+        batch: usize,
+        mut places: Vec<OwnedSemaphorePermit>,
+        hold: Duration,
+    ) {
         let mut held = held.into_iter().peekable();
         while held.peek().is_some() {
             let mut batched = Batched::default();
@@ -241,12 +245,12 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
         }
     }
 
-    async fn give_back(&self, fetched: Fetched) {
+    async fn give_back(&self, fetched: FetchedDeliveries) {
         if matches!(self.plan.wanted.need, Need::Queue) || fetched.deliveries.is_empty() {
             return;
         }
         let tokens = fetched.deliveries.into_iter().map(|h| h.token).collect();
-        let hold = Duration::from_millis(fetched.hold_ms);
+        let hold = Duration::from_millis(fetched.lease_ms);
         let holds = Holds::new(self.inbox.clone(), &self.plan.wanted.name, hold, tokens);
         holds.release().await;
     }

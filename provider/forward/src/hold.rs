@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanout_wit::types::{SettleError, Settlement, SettlementOutcome, Verdict};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::pause::Pause;
 use crate::upstream::Inbox;
-use crate::wit::{SettleError, Settled, Settlement, Verdict};
 
 /// The shortest hold that is reckoned with, whatever the bus says.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -63,8 +63,8 @@ impl<B: Inbox> Holds<B> {
         };
         for (i, answer) in held.into_iter().zip(answers) {
             match answer {
-                Ok(Settled::Held(token)) => tokens[i] = Some(token),
-                Ok(Settled::Taken) | Err(SettleError::Unavailable(_)) => {}
+                Ok(SettlementOutcome::Extended(token)) => tokens[i] = Some(token),
+                Ok(SettlementOutcome::Settled) | Err(SettleError::Unavailable(_)) => {}
                 Err(lost) => {
                     self.lost(&lost);
                     tokens[i] = None;
@@ -123,7 +123,7 @@ impl<B: Inbox> Holds<B> {
 
     fn lost(&self, error: &SettleError) {
         let (SettleError::InvalidToken(problem)
-        | SettleError::HoldOver(problem)
+        | SettleError::LeaseExpired(problem)
         | SettleError::NotPermitted(problem)
         | SettleError::Unavailable(problem)) = error;
         debug!(

@@ -19,50 +19,6 @@ mod state;
 mod upstream;
 mod wanted;
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    reason = "generated from wit/, which carries the documentation"
-)]
-#[doc(hidden)]
-pub mod bindings {
-    wit_bindgen_wrpc::generate!({
-        path: "../../wit",
-        inline: "
-            package fanout:forward;
-            world forward {
-                import fanout:bus/publisher@0.1.0;
-                import fanout:bus/subscriber@0.1.0;
-                import fanout:bus/inbox@0.1.0;
-                import fanout:bus/status@0.1.0;
-                import fanout:bus/handler@0.1.0;
-                import fanout:bus/batch-handler@0.1.0;
-                import fanout:bus/backfill-handler@0.1.0;
-            }
-        ",
-        world: "fanout:forward/forward",
-        generate_all,
-    });
-}
-
-/// The contract's types, as its bindings have them.
-pub mod wit {
-    pub use crate::bindings::fanout::bus::backfill_handler::Progress;
-    pub use crate::bindings::fanout::bus::inbox::{
-        CaughtUp, Fetched, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict,
-    };
-    pub use crate::bindings::fanout::bus::publisher::{Cancellation, Scheduled};
-    pub use crate::bindings::fanout::bus::status::{LinkState, LinkStatus};
-    pub use crate::bindings::fanout::bus::subscriber::{
-        DeliveryOptions, End, Filter, LostEvents, Need, OriginOfSubscription, Reach, Start, State, Subscription,
-    };
-    pub use crate::bindings::fanout::bus::types::{
-        Attribute, Delivery, Event, Origin, Position, Problem, PublishError, Receipt, RefusalForNow, Rejection,
-        RetryDelay, SubscribeError,
-    };
-}
-
 pub use deliver::{Deliveries, Plan, Progress, Subscriber, Unhandled};
 pub use lazy::Lazy;
 pub use state::{Doing, State};

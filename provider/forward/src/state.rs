@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::wit::Problem;
+use fanout_wit::types::Problem;
 
 /// What a subscription is doing here.
 #[derive(Clone, Debug)]

@@ -4,16 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fanout_transport::{CallContext, Error, Outcome};
+use fanout_wit::types::{
+    Cancellation, Event, FetchedDeliveries, InboxError, LinkStatus, Problem, PublishError, Reach, Receipt, Scheduled,
+    SettleError, Settlement, SettlementOutcome, Start, SubscribeError, Subscription,
+};
+use fanout_wit::{inbox, publisher, status, subscriber};
 use tokio::time::Instant;
 use wrpc_transport::Invoke;
 
-use crate::bindings::fanout::bus::{inbox, publisher, status, subscriber};
 use crate::pause::Pause;
 use crate::wanted::{Need, Wanted};
-use crate::wit::{
-    Cancellation, Event, Fetched, InboxError, LinkStatus, Problem, PublishError, Receipt, Scheduled, SettleError,
-    Settled, Settlement, SubscribeError, Subscription,
-};
 
 /// One attempt; a repeat may find another connection.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -49,13 +49,18 @@ pub trait Inbox: Clone + Send + Sync + 'static {
     fn declare(&self, wanted: &Wanted) -> impl Future<Output = Result<(), Trouble>> + Send;
 
     /// Takes deliveries, waiting for the first.
-    fn fetch(&self, name: &str, most: u32, wait: Duration) -> impl Future<Output = Result<Fetched, Trouble>> + Send;
+    fn fetch(
+        &self,
+        name: &str,
+        most: u32,
+        wait: Duration,
+    ) -> impl Future<Output = Result<FetchedDeliveries, Trouble>> + Send;
 
     /// Settles deliveries: one answer for each.
     fn settle(
         &self,
         settlements: &[Settlement],
-    ) -> impl Future<Output = Result<Vec<Result<Settled, SettleError>>, Trouble>> + Send;
+    ) -> impl Future<Output = Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble>> + Send;
 }
 
 /// A bus that is somewhere else.
@@ -159,9 +164,7 @@ where
         let (invoke, name) = (&self.invoke, wanted.name.as_str());
         let made = self.repeat(cx, |cx| async move {
             match &wanted.need {
-                Need::Queue => {
-                    subscriber::subscribe_queue(invoke, cx, name, &wanted.filter(), subscriber::Reach::Inbox).await
-                }
+                Need::Queue => subscriber::subscribe_queue(invoke, cx, name, &wanted.filter(), Reach::Inbox).await,
                 Need::Durable => subscriber::subscribe_durable(invoke, cx, name, &wanted.options()).await,
                 Need::Backfill { start, end } => {
                     subscriber::subscribe_backfill(invoke, cx, name, start, *end, &wanted.options()).await
@@ -201,12 +204,7 @@ where
     ///
     /// # Errors
     /// As [`Upstream::subscribe`].
-    pub async fn rewind(
-        &self,
-        cx: &CallContext,
-        name: &str,
-        to: &subscriber::Start,
-    ) -> Result<Subscription, SubscribeError> {
+    pub async fn rewind(&self, cx: &CallContext, name: &str, to: &Start) -> Result<Subscription, SubscribeError> {
         let invoke = &self.invoke;
         let changed = self.repeat(cx, |cx| async move { subscriber::rewind(invoke, cx, name, to).await });
         changed.await.unwrap_or_else(|unsent| Err(unsent.subscribe_error()))
@@ -243,7 +241,7 @@ where
         most: u32,
         max_bytes: Option<u64>,
         wait: Duration,
-    ) -> Result<Fetched, InboxError> {
+    ) -> Result<FetchedDeliveries, InboxError> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let cx = CallContext {
             deadline: Some(wait + FETCH_MARGIN),
@@ -263,7 +261,7 @@ where
         &self,
         cx: &CallContext,
         settlements: &[Settlement],
-    ) -> Result<Vec<Result<Settled, SettleError>>, Problem> {
+    ) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Problem> {
         let cx = CallContext {
             deadline: Some(ATTEMPT),
             ..cx.clone()
@@ -390,7 +388,7 @@ where
         }
     }
 
-    async fn fetch(&self, name: &str, most: u32, wait: Duration) -> Result<Fetched, Trouble> {
+    async fn fetch(&self, name: &str, most: u32, wait: Duration) -> Result<FetchedDeliveries, Trouble> {
         let fetched = self.fetch_for(&CallContext::default(), name, most, None, wait).await;
         fetched.map_err(|error| match error {
             InboxError::Unavailable(problem) => Trouble::Now(problem),
@@ -399,7 +397,7 @@ where
         })
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<Settled, SettleError>>, Trouble> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble> {
         let settled = self.settle_for(&CallContext::default(), settlements).await;
         settled.map_err(Trouble::Now)
     }

@@ -4,8 +4,9 @@ use fanout_plan::link::declared_subscription;
 use fanout_plan::subscription::{self as plan, Subscription};
 use fanout_plan::{Policy, Problem, Settings};
 
+use fanout_wit::types::{DeliveryOptions, End, Filter, Position, Reach, Start};
+
 use crate::deliver::Plan;
-use crate::wit::{DeliveryOptions, End, Filter, Position, Reach, Start};
 
 /// What a subscription is for.
 #[derive(Clone, Debug)]

@@ -161,8 +161,8 @@ codes! {
     ListenFailed = "listen-failed",
     /// A settlement's token is none of the caller's.
     InvalidToken = "invalid-token",
-    /// A settlement came after its delivery's hold had ended.
-    HoldOver = "hold-over",
+    /// A settlement came after its delivery's lease had ended.
+    LeaseExpired = "lease-expired",
     /// A change that the server forbids.
     ImmutableSetting = "immutable-setting",
     /// A change that would lose stored events.

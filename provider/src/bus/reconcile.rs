@@ -17,11 +17,11 @@ use super::Bus;
 use super::requests::Batch;
 use super::runs::Runs;
 use crate::clock;
+use crate::contract::Subscriber;
 use crate::delivery::{Context, Health};
 use crate::jetstream::{Promise, Store, StoreError};
 use crate::view::View;
 use crate::wanted::{detached, key_of, read_links};
-use crate::wrpc::Subscriber;
 
 /// How often a plan is made anew because another instance was faster.
 const RACES: usize = 10;

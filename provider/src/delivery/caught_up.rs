@@ -18,8 +18,8 @@ use tracing::{debug, info};
 
 use super::Context;
 use crate::clock;
+use crate::contract::CaughtUp;
 use crate::jetstream::{ConsumerState, StoreError};
-use crate::wrpc::CaughtUp;
 
 /// How often it is looked whether this instance has settled anything, which asks the store nothing.
 const TICK: Duration = Duration::from_millis(200);

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::Context;
 use super::settle::{Held, Next, Settler};
-use crate::wrpc::CallFailure;
+use crate::contract::CallFailure;
 
 /// Bytes that an event's attributes may take on the wire besides its payload, counted generously.
 const ATTRIBUTES_BYTES: usize = 4 << 10;

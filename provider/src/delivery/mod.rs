@@ -43,9 +43,9 @@ pub(crate) use queue::heard;
 pub(crate) use retries::admit as admit_retry;
 pub(crate) use settle::{Held, Next, Settler};
 
+use crate::contract::Subscriber;
 use crate::inbox::{self, Desk, Inbox};
 use crate::jetstream::{Store, StoreError};
-use crate::wrpc::Subscriber;
 
 /// One attempt to hand an event to a subscriber.
 #[derive(Clone, Debug)]

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use super::incoming::{self, Place, Wanted};
 use super::{Context, Delivery, Health};
+use crate::contract::CallFailure;
 use crate::jetstream::read;
-use crate::wrpc::CallFailure;
 
 /// Bytes of events that one subscription holds at one instance, in invocations and waiting for one. What comes beyond them is
 /// missed: a subscriber that is slower than its events come must not fill the memory of all.

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use fanout_forward::wit::{Delivery, Rejection};
 use fanout_forward::{Deliveries, Inbox as _, Plan, Progress, State, Subscriber as Given, Trouble, Unhandled, Wanted};
 use fanout_plan::Position;
 use fanout_plan::subscription::{Reach, Subscription};
+use fanout_wit::types::{Delivery, Rejection};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Served, TRY_EVERY, Upstream};
 use crate::clock;
+use crate::contract::{CallFailure, CaughtUp, Subscriber};
 use crate::edge::memory::Memory;
-use crate::wrpc::{CallFailure, CaughtUp, Subscriber};
 
 /// What keeps one subscription going.
 pub(super) struct Running {

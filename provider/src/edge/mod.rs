@@ -31,9 +31,9 @@ use tracing::{info, warn};
 use self::memory::{Called, Memory, Unremembered};
 pub(crate) use self::view::{Served, View};
 use crate::bus::Refusal;
+use crate::contract::Subscriber;
 use crate::inbox::Seal;
 use crate::link::{Hears, Link, LinkKey, Links};
-use crate::wrpc::Subscriber;
 
 /// The bus, connected to by the first call; from then on the connection mends itself.
 pub(crate) type Upstream = fanout_forward::Upstream<Lazy>;

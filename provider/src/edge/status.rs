@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fanout_forward::Doing;
-use fanout_forward::wit::{self, State as Theirs};
 use fanout_plan::{Code, timestamp};
 use fanout_transport::CallContext;
+use fanout_wit::types::{self as wit, SubscriptionState as Theirs};
 use serde_json::{Value, json};
 
 use super::{Edge, View};

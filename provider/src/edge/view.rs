@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanout_forward::wit;
 use fanout_forward::{Doing, State};
 use fanout_plan::link::{Grant, declared_subscription};
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Policy, Problem, SubscriptionName};
+use fanout_wit::types as wit;
 
 use super::memory::Called;
 use crate::link::{Link, LinkKey, Links, Role};

@@ -102,7 +102,7 @@ pub(crate) enum Settled {
 /// Why a settlement was not taken.
 #[derive(Debug)]
 pub(crate) enum Unsettled {
-    HoldOver(Problem),
+    LeaseExpired(Problem),
     Unavailable(Problem),
 }
 

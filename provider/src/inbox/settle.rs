@@ -124,8 +124,8 @@ impl Inbox {
 
 pub(super) fn unsettled(hold: &Hold, error: StoreError) -> Unsettled {
     match error {
-        StoreError::Forgotten => Unsettled::HoldOver(Problem::new(
-            Code::HoldOver,
+        StoreError::Forgotten => Unsettled::LeaseExpired(Problem::new(
+            Code::LeaseExpired,
             format!(
                 "subscription {}: the store was killed and forgot that it gave event {} out: it is given out again",
                 hold.of.name, hold.position
@@ -147,8 +147,8 @@ pub(super) fn not_taken(hold: &Hold) -> Unsettled {
 
 /// The instance that lent it is gone.
 pub(super) fn lender_gone(hold: &Hold) -> Unsettled {
-    Unsettled::HoldOver(Problem::new(
-        Code::HoldOver,
+    Unsettled::LeaseExpired(Problem::new(
+        Code::LeaseExpired,
         format!(
             "subscription {}: the instance that lent event {} has ended, and nobody can extend its hold: it is given out again once that ends; an event of the log can still be settled before",
             hold.of.name, hold.position
@@ -157,8 +157,8 @@ pub(super) fn lender_gone(hold: &Hold) -> Unsettled {
 }
 
 pub(super) fn over(hold: &Hold) -> Unsettled {
-    Unsettled::HoldOver(Problem::new(
-        Code::HoldOver,
+    Unsettled::LeaseExpired(Problem::new(
+        Code::LeaseExpired,
         format!(
             "subscription {}: the hold of event {} is over, and it is given out again: settle earlier, or say `still-working` before the hold ends",
             hold.of.name, hold.position

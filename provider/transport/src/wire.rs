@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn subjects_are_those_of_the_v1_lattice() {
         assert_eq!(
-            subject("default.bus", "fanout:bus/publisher@0.1.0", "publish-tenant-event"),
-            "default.bus.wrpc.0.0.1.fanout:bus/publisher@0.1.0.publish-tenant-event"
+            subject("default.bus", "fanout:bus/publisher@0.2.0", "publish-tenant-event"),
+            "default.bus.wrpc.0.0.1.fanout:bus/publisher@0.2.0.publish-tenant-event"
         );
         assert_eq!(subject("", "", "f"), "wrpc.0.0.1.f");
     }

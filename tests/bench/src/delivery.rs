@@ -6,6 +6,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use fanout_tests::LinkTo;
 use fanout_tests::types::{Delivery, Rejection};
 use fanout_transport::{Lattice, Options, Server, Service};
+use fanout_wit::{BATCH_HANDLER, HANDLER};
 use futures::StreamExt as _;
 
 use crate::case::{Case, Size, in_turns};
@@ -18,8 +19,6 @@ use crate::world::{World, subject};
 /// The tenant whose events the plain client reads.
 pub(crate) const BARE: &str = "bare";
 pub(crate) const LOG: &str = "fanout_payments_log";
-const HANDLER: &str = "fanout:bus/handler@0.1.0";
-const BATCH_HANDLER: &str = "fanout:bus/batch-handler@0.1.0";
 
 pub(crate) async fn run(report: &mut Report, size: Size) -> Result<()> {
     let links = [

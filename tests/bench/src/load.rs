@@ -8,11 +8,10 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_tests::types::{Event, PublishError, Receipt};
 use fanout_transport::{Client, Error, Remote};
+use fanout_wit::PUBLISHER;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::world::{PAYLOAD, patient, sized, subject};
-
-const PUBLISHER: &str = "fanout:bus/publisher@0.1.0";
 
 /// What the bus says of one event.
 type Answer = std::result::Result<Receipt, PublishError>;

@@ -1,10 +1,8 @@
 //! Which variants of the contract's errors were met. A variant that is added to the contract does not compile here until
 //! it is named, and then fails until it is met.
 
+use fanout_tests::types::{InboxError, Problem, PublishError, SettleError, SubscribeError};
 use std::collections::BTreeSet;
-
-use fanout_tests::inbox::{InboxError, SettleError};
-use fanout_tests::types::{Problem, PublishError, SubscribeError};
 
 /// The names of the variants that were met, behind that of their type.
 #[derive(Debug, Default)]
@@ -45,7 +43,7 @@ const EVERY: [(&str, &[&str]); 4] = [
     ),
     (
         "settle",
-        &["invalid-token", "hold-over", "not-permitted", "unavailable"],
+        &["invalid-token", "lease-expired", "not-permitted", "unavailable"],
     ),
 ];
 
@@ -92,7 +90,7 @@ impl Met {
     pub(crate) fn settle<T: std::fmt::Debug>(&mut self, refused: Result<T, SettleError>) -> String {
         let (variant, problem) = match refused.expect_err("it is refused") {
             SettleError::InvalidToken(p) => ("invalid-token", p),
-            SettleError::HoldOver(p) => ("hold-over", p),
+            SettleError::LeaseExpired(p) => ("lease-expired", p),
             SettleError::NotPermitted(p) => ("not-permitted", p),
             SettleError::Unavailable(p) => ("unavailable", p),
         };

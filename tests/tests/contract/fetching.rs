@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fanout_tests::eventually;
-use fanout_tests::inbox::{self, Fetched, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict};
-use fanout_tests::types::Rejection;
+use fanout_tests::inbox;
+use fanout_tests::types::{
+    FetchedDeliveries, InboxError, LeasedDelivery, Rejection, SettleError, Settlement, SettlementOutcome, Verdict,
+};
 
 use crate::errors::Met;
 use crate::publishing::{largest, sized};
@@ -14,21 +16,21 @@ use crate::world::{World, patient};
 /// Each waits half a second for an event: half a minute in all.
 const FETCHES: usize = 60;
 
-async fn fetch(world: &World, subscription: &str) -> Result<Fetched, InboxError> {
+async fn fetch(world: &World, subscription: &str) -> Result<FetchedDeliveries, InboxError> {
     inbox::fetch(&world.bus, patient(), subscription, 1, None, 500)
         .await
         .expect("the bus answers")
 }
 
 /// The next delivery, however long it takes to come.
-async fn next(world: &World, subscription: &str) -> HeldDelivery {
+async fn next(world: &World, subscription: &str) -> LeasedDelivery {
     eventually("a delivery comes", || async {
         fetch(world, subscription).await.unwrap().deliveries.pop()
     })
     .await
 }
 
-async fn settle(world: &World, token: &Bytes, verdict: Verdict) -> Result<Settled, SettleError> {
+async fn settle(world: &World, token: &Bytes, verdict: Verdict) -> Result<SettlementOutcome, SettleError> {
     let settlements = [Settlement {
         token: token.clone(),
         verdict,
@@ -47,10 +49,10 @@ pub(crate) async fn functions(world: &World) {
     let mut caught_up = None;
     for _ in 0..FETCHES {
         let fetched = fetch(world, "replay").await.unwrap();
-        assert!(fetched.hold_ms > 0);
+        assert!(fetched.lease_ms > 0);
         for held in fetched.deliveries {
             let settled = settle(world, &held.token, Verdict::Handled).await;
-            assert!(matches!(settled, Ok(Settled::Taken)), "{settled:?}");
+            assert!(matches!(settled, Ok(SettlementOutcome::Settled)), "{settled:?}");
             payloads.insert(held.delivery.event.id, held.delivery.event.data);
         }
         caught_up = fetched.caught_up;
@@ -67,12 +69,12 @@ pub(crate) async fn functions(world: &World) {
     // Every verdict.
     let held = next(world, "billing").await;
     assert_eq!(held.delivery.attempt, 1);
-    let Ok(Settled::Held(token)) = settle(world, &held.token, Verdict::StillWorking).await else {
+    let Ok(SettlementOutcome::Extended(token)) = settle(world, &held.token, Verdict::StillWorking).await else {
         panic!("the hold does not begin anew");
     };
     assert!(matches!(
         settle(world, &token, Verdict::Released).await,
-        Ok(Settled::Taken)
+        Ok(SettlementOutcome::Settled)
     ));
     for attempt in 1..=2 {
         let held = next(world, "billing").await;
@@ -83,7 +85,7 @@ pub(crate) async fn functions(world: &World) {
             Verdict::Rejected(Rejection::RetryNow("busy".to_owned()))
         };
         let settled = settle(world, &held.token, verdict).await;
-        assert!(matches!(settled, Ok(Settled::Taken)), "{id}: {settled:?}");
+        assert!(matches!(settled, Ok(SettlementOutcome::Settled)), "{id}: {settled:?}");
     }
 }
 
@@ -103,7 +105,7 @@ pub(crate) async fn refusals(world: &World, met: &mut Met) {
     let again = next(world, "billing").await;
     assert_eq!(held.delivery.event.id, again.delivery.event.id);
     let late = settle(world, &held.token, Verdict::StillWorking).await;
-    assert_eq!(met.settle(late), "hold-over: hold-over");
+    assert_eq!(met.settle(late), "lease-expired: lease-expired");
 }
 
 pub(crate) async fn no_longer_allowed(world: &mut World, met: &mut Met) {

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fanout_plan::{Attributes, RawEvent, envelope};
 use fanout_tests::event;
-use fanout_tests::publisher::{self, Cancellation};
-use fanout_tests::types::{Event, PublishError, Receipt};
+use fanout_tests::publisher;
+use fanout_tests::types::{Cancellation, Event, PublishError, Receipt};
 use fanout_transport::CallContext;
 
 use crate::errors::Met;

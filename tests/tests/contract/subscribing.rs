@@ -1,7 +1,7 @@
 //! `subscriber` and `status`.
 
-use fanout_tests::status::{self, LinkState};
-use fanout_tests::subscriber::{self, DeliveryOptions, Filter, Need, Reach, Start, State};
+use fanout_tests::types::{DeliveryOptions, Filter, LinkState, Need, Reach, Start, SubscriptionState};
+use fanout_tests::{status, subscriber};
 use fanout_transport::CallContext;
 
 use crate::errors::Met;
@@ -56,9 +56,9 @@ pub(crate) async fn functions(world: &World) {
 
     let paused = subscriber::pause(bus, cx(), "billing").await.expect("the bus answers");
     let paused = paused.unwrap();
-    assert!(matches!(paused.state, State::Paused), "{paused:?}");
+    assert!(matches!(paused.state, SubscriptionState::Paused), "{paused:?}");
     let resumed = subscriber::resume(bus, cx(), "billing").await.expect("the bus answers");
-    assert!(!matches!(resumed.unwrap().state, State::Paused));
+    assert!(!matches!(resumed.unwrap().state, SubscriptionState::Paused));
     // Back to before it was made: it is given what was published since the log began.
     let rewound = subscriber::rewind(bus, cx(), "billing", &Start::First);
     let rewound = rewound.await.expect("the bus answers").unwrap();

@@ -1,9 +1,9 @@
 //! A bus that is not brought to its policy: every function says that it can't, and none does something by half.
 
 use bytes::Bytes;
-use fanout_tests::inbox::{self, Settlement, Verdict};
-use fanout_tests::subscriber::{self, Reach, Start};
+use fanout_tests::types::{Reach, Settlement, Start, Verdict};
 use fanout_tests::{event, publisher, status};
+use fanout_tests::{inbox, subscriber};
 use fanout_transport::CallContext;
 
 use crate::errors::Met;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::state::Doing;
-use crate::wit::{Event, Fetched, Origin, SettleError, Settled, Settlement, Verdict};
+use fanout_wit::types::{Event, FetchedDeliveries, Origin, SettleError, Settlement, SettlementOutcome, Verdict};
 
 const HOLD: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(120);
@@ -112,7 +112,7 @@ impl Inbox for Model {
         Ok(())
     }
 
-    async fn fetch(&self, _: &str, most: u32, wait: Duration) -> Result<Fetched, Trouble> {
+    async fn fetch(&self, _: &str, most: u32, wait: Duration) -> Result<FetchedDeliveries, Trouble> {
         let end = Instant::now() + wait;
         loop {
             {
@@ -137,7 +137,7 @@ impl Inbox for Model {
                             token: log.next_token,
                             until: Instant::now() + HOLD,
                         };
-                        deliveries.push(HeldDelivery {
+                        deliveries.push(LeasedDelivery {
                             delivery: delivery(*offset),
                             token: Bytes::copy_from_slice(&log.next_token.to_be_bytes()),
                             traceparent: Some(format!("trace-{offset}")),
@@ -148,14 +148,14 @@ impl Inbox for Model {
                     .events
                     .values()
                     .all(|kept| matches!(kept, Kept::Acked | Kept::DeadLettered(_)));
-                let caught_up = log.replayed.filter(|_| is_through).map(|replayed| CaughtUp {
+                let caught_up = log.replayed.filter(|_| is_through).map(|replayed| CatchUp {
                     replayed,
                     finished: log.finishes,
                 });
                 if !deliveries.is_empty() || caught_up.is_some() || Instant::now() >= end {
-                    return Ok(Fetched {
+                    return Ok(FetchedDeliveries {
                         deliveries,
-                        hold_ms: u64::try_from(HOLD.as_millis()).unwrap(),
+                        lease_ms: u64::try_from(HOLD.as_millis()).unwrap(),
                         caught_up,
                     });
                 }
@@ -164,7 +164,7 @@ impl Inbox for Model {
         }
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<Settled, SettleError>>, Trouble> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble> {
         let mut log = self.log();
         let log = &mut *log;
         if log.is_down {
@@ -176,7 +176,7 @@ impl Inbox for Model {
                 matches!(kept, Kept::Held { token: held, until } if *held == token && *until > Instant::now())
             });
             let Some((offset, kept)) = held else {
-                return Err(SettleError::HoldOver(problem("hold-over")));
+                return Err(SettleError::LeaseExpired(problem("lease-expired")));
             };
             match &settlement.verdict {
                 Verdict::Handled => *kept = Kept::Acked,
@@ -187,7 +187,9 @@ impl Inbox for Model {
                         token: log.next_token,
                         until: Instant::now() + HOLD,
                     };
-                    return Ok(Settled::Held(Bytes::copy_from_slice(&log.next_token.to_be_bytes())));
+                    return Ok(SettlementOutcome::Extended(Bytes::copy_from_slice(
+                        &log.next_token.to_be_bytes(),
+                    )));
                 }
                 Verdict::Rejected(Rejection::DeadLetter(reason)) => *kept = Kept::DeadLettered(reason.clone()),
                 Verdict::Rejected(Rejection::Retry(reason)) => {
@@ -196,7 +198,7 @@ impl Inbox for Model {
                 }
                 Verdict::Rejected(other) => panic!("{other:?}"),
             }
-            Ok(Settled::Taken)
+            Ok(SettlementOutcome::Settled)
         });
         Ok(answers.collect())
     }
@@ -481,7 +483,7 @@ async fn a_backfill_tells_once_and_ends() {
     let mut plan = plan(10, 1);
     plan.tell_caught_up = true;
     plan.wanted.need = Need::Backfill {
-        start: crate::wit::Start::First,
+        start: fanout_wit::types::Start::First,
         end: None,
     };
     let deliveries = Deliveries::start(bus.clone(), Arc::clone(&component), plan);

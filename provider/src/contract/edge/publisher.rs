@@ -1,16 +1,15 @@
 //! `publisher` at an edge.
 
-use fanout_forward::wit::{Event, Problem as WitProblem, PublishError, Receipt};
 use fanout_plan::{Attributes, Code, EventPattern, Problem, TenantId, authority, source};
 use fanout_transport::Caller;
+use fanout_wit::types::{Cancellation, Event, Problem as WitProblem, PublishError, Receipt, Scheduled};
 
-use super::convert;
 use super::{AtEdge, onward};
-use crate::wrpc::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
-use crate::wrpc::convert::{event, raw_event};
-use crate::wrpc::errors::{publish_refusal, said};
-use crate::wrpc::guard::once;
-use crate::wrpc::publisher::{permit, permit_source};
+use crate::contract::convert::{event, raw_event};
+use crate::contract::errors::{publish_refusal, said};
+use crate::contract::guard::once;
+use crate::contract::publisher::{permit, permit_source};
+use fanout_wit::bus::exports::fanout::bus::publisher::Handler;
 
 impl AtEdge {
     /// The event as the bus is given it, if this link allows it.
@@ -113,10 +112,7 @@ impl Handler<Caller> for AtEdge {
         at: i64,
     ) -> anyhow::Result<Result<Scheduled, PublishError>> {
         Ok(match self.checked(&caller, event) {
-            Ok(event) => {
-                let kept = self.edge.upstream().publish_at(&onward(&caller), &event, at).await;
-                kept.map(convert::scheduled)
-            }
+            Ok(event) => self.edge.upstream().publish_at(&onward(&caller), &event, at).await,
             Err(e) => Err(e),
         })
     }
@@ -135,7 +131,6 @@ impl Handler<Caller> for AtEdge {
             return Ok(Err(publish_refusal(p)));
         }
         let upstream = self.edge.upstream();
-        let cancelled = upstream.cancel(&onward(&caller), &tenant, &source, &id).await;
-        Ok(cancelled.map(convert::cancellation))
+        Ok(upstream.cancel(&onward(&caller), &tenant, &source, &id).await)
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use fanout_transport::Caller;
 
-use super::bindings::exports::fanout::bus::status::{Handler, LinkState, LinkStatus};
 use super::convert::problem;
 use super::serve::Exports;
 use crate::link::LinkKey;
 use crate::view::LinkOutcome;
+use fanout_wit::bus::exports::fanout::bus::status::Handler;
+use fanout_wit::types::{LinkState, LinkStatus};
 
 impl Handler<Caller> for Exports {
     async fn links(&self, caller: Caller) -> anyhow::Result<Vec<LinkStatus>> {

@@ -101,12 +101,11 @@ pub(super) fn of(interface: &str, func: &str) -> std::option::Option<&'static Sh
 
 #[cfg(test)]
 mod tests {
-    use fanout_forward::wit;
     use fanout_transport::{encode, testing::decoders::is_shape};
+    use fanout_wit::types as wit;
 
     use super::*;
-    use crate::wrpc::bindings::exports::fanout::bus::inbox::{Settlement, Verdict};
-    use crate::wrpc::bindings::exports::fanout::bus::subscriber::{DeliveryOptions, End, Filter, Reach, Start};
+    use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Settlement, Start, Verdict};
 
     fn text() -> String {
         "a text".repeat(40)

@@ -5,9 +5,8 @@ use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
 use fanout_plan::{Attributes, Filter, Policy, Position, Problem, RawEvent, link};
 
-use super::bindings::exports::fanout::bus::subscriber as wit_subscriber;
 use crate::delivery::Delivery;
-use fanout_forward::wit;
+use fanout_wit::types as wit;
 
 pub(super) fn position(p: Position) -> wit::Position {
     wit::Position {
@@ -96,29 +95,29 @@ pub(super) fn rejection(r: wit::Rejection) -> Rejection {
     }
 }
 
-pub(super) fn filter(f: wit_subscriber::Filter) -> Result<Filter, Problem> {
+pub(super) fn filter(f: wit::Filter) -> Result<Filter, Problem> {
     Ok(Filter::new(
         f.tenants.iter().map(|t| t.parse()).collect::<Result<_, _>>()?,
         f.event_types.iter().map(|p| p.parse()).collect::<Result<_, _>>()?,
     ))
 }
 
-pub(super) fn from_filter(f: &Filter) -> wit_subscriber::Filter {
-    wit_subscriber::Filter {
+pub(super) fn from_filter(f: &Filter) -> wit::Filter {
+    wit::Filter {
         tenants: f.tenants.iter().map(ToString::to_string).collect(),
         event_types: f.event_types.iter().map(ToString::to_string).collect(),
     }
 }
 
-fn reach(r: wit_subscriber::Reach) -> Reach {
+fn reach(r: wit::Reach) -> Reach {
     match r {
-        wit_subscriber::Reach::Handler => Reach::Handler,
-        wit_subscriber::Reach::BatchHandler => Reach::BatchHandler,
-        wit_subscriber::Reach::Inbox => Reach::Inbox,
+        wit::Reach::Handler => Reach::Handler,
+        wit::Reach::BatchHandler => Reach::BatchHandler,
+        wit::Reach::Inbox => Reach::Inbox,
     }
 }
 
-pub(super) fn queue(name: &str, f: wit_subscriber::Filter, r: wit_subscriber::Reach) -> Result<Subscription, Problem> {
+pub(super) fn queue(name: &str, f: wit::Filter, r: wit::Reach) -> Result<Subscription, Problem> {
     link::check(Subscription {
         name: name.parse()?,
         need: Need::Queue,
@@ -133,7 +132,7 @@ pub(super) fn queue(name: &str, f: wit_subscriber::Filter, r: wit_subscriber::Re
 pub(super) fn subscription(
     name: &str,
     need: Need,
-    options: wit_subscriber::DeliveryOptions,
+    options: wit::DeliveryOptions,
     policy: &Policy,
 ) -> Result<Subscription, Problem> {
     let size = |what: &str, asked: Option<u32>, default: u32| match asked {
@@ -159,36 +158,36 @@ pub(super) fn subscription(
     })
 }
 
-pub(super) fn start(s: &wit_subscriber::Start) -> Start {
+pub(super) fn start(s: &wit::Start) -> Start {
     match s {
-        wit_subscriber::Start::First => Start::First,
-        wit_subscriber::Start::Time(t) => Start::Time(*t),
-        wit_subscriber::Start::Position(p) => Start::Position(from_position(p)),
+        wit::Start::First => Start::First,
+        wit::Start::Time(t) => Start::Time(*t),
+        wit::Start::Position(p) => Start::Position(from_position(p)),
     }
 }
 
-pub(super) fn end(e: &wit_subscriber::End) -> End {
+pub(super) fn end(e: &wit::End) -> End {
     match e {
-        wit_subscriber::End::Time(t) => End::Time(*t),
-        wit_subscriber::End::Position(p) => End::Position(from_position(p)),
+        wit::End::Time(t) => End::Time(*t),
+        wit::End::Position(p) => End::Position(from_position(p)),
     }
 }
 
-pub(super) fn need(n: &Need) -> wit_subscriber::Need {
+pub(super) fn need(n: &Need) -> wit::Need {
     match n {
-        Need::Queue => wit_subscriber::Need::Queue,
-        Need::Durable => wit_subscriber::Need::Durable,
-        Need::Backfill { start, .. } => wit_subscriber::Need::Backfill(match start {
-            Start::First => wit_subscriber::Start::First,
-            Start::Time(t) => wit_subscriber::Start::Time(*t),
-            Start::Position(p) => wit_subscriber::Start::Position(position(*p)),
+        Need::Queue => wit::Need::Queue,
+        Need::Durable => wit::Need::Durable,
+        Need::Backfill { start, .. } => wit::Need::Backfill(match start {
+            Start::First => wit::Start::First,
+            Start::Time(t) => wit::Start::Time(*t),
+            Start::Position(p) => wit::Start::Position(position(*p)),
         }),
     }
 }
 
-pub(super) fn lost((partition, lost): (u32, fanout_plan::gap::Lost)) -> wit_subscriber::LostEvents {
+pub(super) fn lost((partition, lost): (u32, fanout_plan::gap::Lost)) -> wit::LostEvents {
     let place = |offset| wit::Position { partition, offset };
-    wit_subscriber::LostEvents {
+    wit::LostEvents {
         first: place(lost.from),
         last: place(lost.to),
         count: lost.events,
@@ -197,9 +196,9 @@ pub(super) fn lost((partition, lost): (u32, fanout_plan::gap::Lost)) -> wit_subs
     }
 }
 
-pub(super) fn made_by(m: MadeBy) -> wit_subscriber::OriginOfSubscription {
+pub(super) fn made_by(m: MadeBy) -> wit::SubscriptionOrigin {
     match m {
-        MadeBy::Link | MadeBy::Policy => wit_subscriber::OriginOfSubscription::Link,
-        MadeBy::Call => wit_subscriber::OriginOfSubscription::Call,
+        MadeBy::Link | MadeBy::Policy => wit::SubscriptionOrigin::Link,
+        MadeBy::Call => wit::SubscriptionOrigin::Call,
     }
 }

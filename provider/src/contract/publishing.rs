@@ -16,7 +16,7 @@ use crate::bus::Bus;
 use crate::jetstream::{Outgoing, Sent, Store, Stored, Unstored};
 use crate::quota::Admitted;
 use crate::view::View;
-use fanout_forward::wit::{Event, PublishError, Receipt};
+use fanout_wit::types::{Event, PublishError, Receipt};
 
 /// An event that its caller may publish, and where it goes.
 pub(super) struct Ready {

@@ -5,7 +5,6 @@ use fanout_plan::{Attributes, Code, Problem, TenantId};
 use fanout_transport::Caller;
 use tracing::debug;
 
-use super::bindings::exports::fanout::bus::publisher::{Cancellation, Scheduled};
 use super::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use super::publisher::{permit, permit_source};
 use super::publishing::Ready;
@@ -13,7 +12,7 @@ use crate::bus::Bus;
 use crate::clock;
 use crate::jetstream::{Mark, State, StoreError};
 use crate::quota::NotAdmitted;
-use fanout_forward::wit::{Event, PublishError};
+use fanout_wit::types::{Cancellation, Event, PublishError, Scheduled};
 
 /// The furthest that an event may be put off: ten years.
 const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;

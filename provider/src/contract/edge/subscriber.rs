@@ -1,19 +1,19 @@
 //! `subscriber` at an edge: the bus makes the subscription, as one that is fetched; whose it is, the edge remembers.
 
-use fanout_forward::wit::SubscribeError;
-use fanout_forward::{Wanted, wit};
+use fanout_forward::Wanted;
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Need, Subscription};
 use fanout_plan::{Code, Problem, authority};
 use fanout_transport::Caller;
-
-use super::{AtEdge, convert, onward};
-use crate::edge::{Served, View};
-use crate::wrpc::bindings::exports::fanout::bus::subscriber::{
-    DeliveryOptions, End, Filter, Handler, Reach, Start, State, Subscription as WitSubscription,
+use fanout_wit::types::{
+    DeliveryOptions, End, Filter, Reach, Start, SubscribeError, Subscription as WitSubscription, SubscriptionState,
 };
-use crate::wrpc::convert as ours;
-use crate::wrpc::errors::subscribe_refusal;
+
+use super::{AtEdge, onward};
+use crate::contract::convert as ours;
+use crate::contract::errors::subscribe_refusal;
+use crate::edge::{Served, View};
+use fanout_wit::bus::exports::fanout::bus::subscriber::Handler;
 
 type Answer<T> = anyhow::Result<Result<T, SubscribeError>>;
 
@@ -170,8 +170,7 @@ impl AtEdge {
 
     async fn rewound(&self, caller: &Caller, name: &str, to: &Start) -> Result<WitSubscription, SubscribeError> {
         let served = self.mine(caller, name)?;
-        let to = convert::start(to);
-        let changed = self.edge.upstream().rewind(&onward(caller), name, &to).await?;
+        let changed = self.edge.upstream().rewind(&onward(caller), name, to).await?;
         let begun = self.edge.begin_anew(&served.subscription.name).await;
         begun.map_err(|p| SubscribeError::OutcomeUnknown(ours::problem(p)))?;
         Ok(as_here(&self.edge.view(), &served, changed))
@@ -179,23 +178,19 @@ impl AtEdge {
 }
 
 /// What the bus says of a subscription, as its component at this edge has it.
-fn as_here(view: &View, served: &Served, theirs: wit::Subscription) -> WitSubscription {
+fn as_here(view: &View, served: &Served, theirs: WitSubscription) -> WitSubscription {
     let state = match &theirs.state {
         // What the operator or the component decided goes before what it waits for.
-        wit::State::Paused | wit::State::Finished => None,
-        _ => view.waiting(&served.subscription.name, None).map(State::Waiting),
+        SubscriptionState::Paused | SubscriptionState::Finished => None,
+        _ => view
+            .waiting(&served.subscription.name, None)
+            .map(SubscriptionState::Waiting),
     };
     WitSubscription {
         made_by: ours::made_by(served.made_by),
         need: ours::need(&served.subscription.need),
         filter: ours::from_filter(&served.subscription.filter),
-        name: theirs.name,
-        state: state.unwrap_or_else(|| convert::state(theirs.state)),
-        pending: theirs.pending,
-        in_flight: theirs.in_flight,
-        redelivered: theirs.redelivered,
-        waiting_for_retry: theirs.waiting_for_retry,
-        expires_at: theirs.expires_at,
-        lost: theirs.lost.into_iter().map(convert::lost).collect(),
+        state: state.unwrap_or(theirs.state),
+        ..theirs
     }
 }

@@ -184,7 +184,7 @@ pub(super) fn again(p: &Problem, said_before: bool) -> Problem {
 pub(super) const SAID_BEFORE: &str = "as before";
 
 /// Leaves the message of results that refuse many items alike in the first of them only.
-pub(super) fn once<T, E>(results: &mut [Result<T, E>], problem: impl Fn(&mut E) -> &mut fanout_forward::wit::Problem) {
+pub(super) fn once<T, E>(results: &mut [Result<T, E>], problem: impl Fn(&mut E) -> &mut fanout_wit::types::Problem) {
     let mut said = None::<String>;
     for problem in results
         .iter_mut()

@@ -6,13 +6,13 @@ use fanout_plan::link::Grant;
 use fanout_plan::{Attributes, Code, Problem, TenantId, source};
 use fanout_transport::Caller;
 
-use super::bindings::exports::fanout::bus::publisher::{Cancellation, Handler, Scheduled};
 use super::errors::said;
 use super::guard::once;
 use super::publishing::{begin, in_order, receipt};
 use super::serve::Exports;
 use super::{scheduling, together};
-use fanout_forward::wit::{Event, PublishError, Receipt};
+use fanout_wit::bus::exports::fanout::bus::publisher::Handler;
+use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
 
 impl Handler<Caller> for Exports {
     async fn publish_tenant_event(

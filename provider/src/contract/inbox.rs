@@ -10,14 +10,16 @@ use fanout_plan::{Code, Problem, SubscriptionId};
 use fanout_transport::Caller;
 use futures::{StreamExt as _, stream};
 
-use super::bindings::exports::fanout::bus::inbox::{
-    CaughtUp, Fetched, Handler, HeldDelivery, InboxError, SettleError, Settled, Settlement, Verdict as WitVerdict,
-};
 use super::convert::{self, problem};
 use super::guard::{again, of_each, once};
 use super::serve::Exports;
 use crate::inbox::{self, Ask, Hold, Inbox, Seal, Unsettled, Verdict, Waiting, Waits};
 use crate::view::View;
+use fanout_wit::bus::exports::fanout::bus::inbox::Handler;
+use fanout_wit::types::{
+    CatchUp, FetchedDeliveries, InboxError, LeasedDelivery, SettleError, Settlement, SettlementOutcome,
+    Verdict as WitVerdict,
+};
 
 /// Settlements of one call that are under way at once.
 const AT_ONCE: usize = 64;
@@ -30,7 +32,7 @@ impl Handler<Caller> for Exports {
         max_deliveries: u32,
         max_bytes: Option<u64>,
         wait_ms: u32,
-    ) -> anyhow::Result<Result<Fetched, InboxError>> {
+    ) -> anyhow::Result<Result<FetchedDeliveries, InboxError>> {
         let ask = Ask {
             most: max_deliveries,
             max_bytes,
@@ -43,7 +45,7 @@ impl Handler<Caller> for Exports {
         &self,
         caller: Caller,
         settlements: Vec<Settlement>,
-    ) -> anyhow::Result<Vec<Result<Settled, SettleError>>> {
+    ) -> anyhow::Result<Vec<Result<SettlementOutcome, SettleError>>> {
         let seal = match self.seal().await {
             Ok(seal) => seal,
             Err(p) => {
@@ -63,13 +65,13 @@ impl Handler<Caller> for Exports {
 }
 
 impl Exports {
-    async fn fetch_for(&self, caller: &Caller, subscription: &str, ask: Ask) -> Result<Fetched, Problem> {
+    async fn fetch_for(&self, caller: &Caller, subscription: &str, ask: Ask) -> Result<FetchedDeliveries, Problem> {
         let view = self.bus.view();
         let (registered, inbox) = find(&view, caller, Which::Named(subscription))?;
         let Some(inbox) = inbox else {
-            return Ok(Fetched {
+            return Ok(FetchedDeliveries {
                 deliveries: Vec::new(),
-                hold_ms: 0,
+                lease_ms: 0,
                 caught_up: inbox::caught_up(registered).map(caught_up),
             });
         };
@@ -83,20 +85,25 @@ impl Exports {
         }
         let mut deliveries = Vec::with_capacity(fetched.deliveries.len());
         for (delivery, hold) in fetched.deliveries {
-            deliveries.push(HeldDelivery {
+            deliveries.push(LeasedDelivery {
                 token: token(&seal, caller, &hold)?,
                 traceparent: delivery.traceparent.clone(),
                 delivery: convert::delivery(delivery),
             });
         }
-        Ok(Fetched {
+        Ok(FetchedDeliveries {
             deliveries,
-            hold_ms: u64::try_from(fetched.hold.as_millis()).unwrap_or(u64::MAX),
+            lease_ms: u64::try_from(fetched.hold.as_millis()).unwrap_or(u64::MAX),
             caught_up: fetched.caught_up.map(caught_up),
         })
     }
 
-    async fn settle_one(&self, caller: &Caller, seal: &Seal, settlement: Settlement) -> Result<Settled, SettleError> {
+    async fn settle_one(
+        &self,
+        caller: &Caller,
+        seal: &Seal,
+        settlement: Settlement,
+    ) -> Result<SettlementOutcome, SettleError> {
         let Some(hold) = seal.open(&caller.component, &settlement.token) else {
             return Err(SettleError::InvalidToken(problem(Problem::new(
                 Code::InvalidToken,
@@ -116,12 +123,14 @@ impl Exports {
         };
         let Some(inbox) = inbox else {
             // A backfill is finished once all of its events are settled.
-            return Ok(Settled::Taken);
+            return Ok(SettlementOutcome::Settled);
         };
         match inbox::settle(inbox, hold, verdict).await {
-            Ok(inbox::Settled::Taken) => Ok(Settled::Taken),
-            Ok(inbox::Settled::Held(hold)) => token(seal, caller, &hold).map(Settled::Held).map_err(settle_refusal),
-            Err(Unsettled::HoldOver(p)) => Err(SettleError::HoldOver(problem(p))),
+            Ok(inbox::Settled::Taken) => Ok(SettlementOutcome::Settled),
+            Ok(inbox::Settled::Held(hold)) => token(seal, caller, &hold)
+                .map(SettlementOutcome::Extended)
+                .map_err(settle_refusal),
+            Err(Unsettled::LeaseExpired(p)) => Err(SettleError::LeaseExpired(problem(p))),
             Err(Unsettled::Unavailable(p)) => Err(SettleError::Unavailable(problem(p))),
         }
     }
@@ -238,8 +247,8 @@ pub(super) fn too_many_fetches(waiting: &Waiting, caller: &Caller, subscription:
     )
 }
 
-fn caught_up(c: inbox::CaughtUp) -> CaughtUp {
-    CaughtUp {
+fn caught_up(c: inbox::CaughtUp) -> CatchUp {
+    CatchUp {
         replayed: c.replayed,
         finished: c.finished,
     }
@@ -275,10 +284,10 @@ pub(super) fn refusal(p: Problem) -> InboxError {
 }
 
 /// What an error says, where it is said of many alike.
-pub(super) fn settle_problem(e: &mut SettleError) -> &mut fanout_forward::wit::Problem {
+pub(super) fn settle_problem(e: &mut SettleError) -> &mut fanout_wit::types::Problem {
     match e {
         SettleError::InvalidToken(p)
-        | SettleError::HoldOver(p)
+        | SettleError::LeaseExpired(p)
         | SettleError::NotPermitted(p)
         | SettleError::Unavailable(p) => p,
     }

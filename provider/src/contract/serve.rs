@@ -7,12 +7,12 @@ use fanout_plan::authority::{self, Identity};
 use fanout_transport::{Caller, Error, Service};
 use tokio::sync::Mutex;
 
-use super::bindings;
-use super::bindings::exports::fanout::bus::publisher::Handler as _;
 use super::guard::OfContract;
 use crate::bus::Bus;
 use crate::inbox::{Seal, WAITING_OF_ALL, WAITING_OF_ONE, Waiting};
-use fanout_forward::wit::Event;
+use fanout_wit::PUBLISHER;
+use fanout_wit::bus::exports::fanout::bus::publisher::Handler as _;
+use fanout_wit::types::Event;
 
 /// A bus, and what seals the tokens of its inbox.
 type BusSeal = (BusName, Arc<Seal>);
@@ -26,8 +26,6 @@ pub(super) struct Exports {
     /// Fetches that wait.
     pub(super) waiting: Waiting,
 }
-
-const PUBLISHER: &str = "fanout:bus/publisher@0.1.0";
 
 /// `publisher`, `subscriber`, `inbox` and `status`. What is called for each event is decoded and answered without
 /// frames.
@@ -43,7 +41,7 @@ pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
         .guarded(guard)
         .bindings(move |port| {
             let exports = exports.clone();
-            async move { bindings::serve(port.as_ref(), exports).await }
+            async move { fanout_wit::bus::serve(port.as_ref(), exports).await }
         })
         .await?
         .direct(PUBLISHER, "publish-tenant-event", move |caller, (event,): (Event,)| {

@@ -11,7 +11,7 @@ use super::errors::{message, not_admitted};
 use super::publishing::{Ready, in_order, send};
 use crate::bus::Bus;
 use crate::quota::Together;
-use fanout_forward::wit::{Event, PublishError, Receipt};
+use fanout_wit::types::{Event, PublishError, Receipt};
 
 /// Stores all events, or none of them unless the store fails meanwhile.
 pub(super) async fn publish(bus: &Bus, caller: &Caller, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {

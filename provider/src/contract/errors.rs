@@ -6,7 +6,7 @@ use super::convert::problem;
 use crate::bus::Refusal;
 use crate::jetstream::{Full, StoreError, Unstored};
 use crate::quota::NotAdmitted;
-use fanout_forward::wit::{PublishError, RefusalForNow, SubscribeError};
+use fanout_wit::types::{PublishError, RefusalForNow, SubscribeError};
 
 /// A caller's own mistake, by its code.
 pub(super) fn publish_refusal(p: Problem) -> PublishError {
@@ -92,7 +92,7 @@ pub(super) fn message(e: &PublishError) -> &str {
 }
 
 /// The problem of an error.
-pub(super) fn said(e: &mut PublishError) -> &mut fanout_forward::wit::Problem {
+pub(super) fn said(e: &mut PublishError) -> &mut fanout_wit::types::Problem {
     match e {
         PublishError::InvalidEvent(p)
         | PublishError::NotPermitted(p)

@@ -1,18 +1,17 @@
 //! The contract's functions at an edge: the caller's link is checked here, and the bus answers. Traces go along.
 
-mod convert;
 mod inbox;
 mod publisher;
 mod subscriber;
 
 use fanout_transport::{CallContext, Caller, Error, Service};
 
-use super::bindings;
-use super::bindings::exports::fanout::bus::status::{Handler as StatusHandler, LinkStatus};
 use super::guard::OfContract;
 use super::status;
 use crate::edge::Edge;
 use crate::inbox::Waiting;
+use fanout_wit::bus::exports::fanout::bus::status::Handler as StatusHandler;
+use fanout_wit::types::LinkStatus;
 
 #[derive(Clone)]
 struct AtEdge {
@@ -37,7 +36,7 @@ pub(crate) async fn service(edge: Edge) -> Result<Service, Error> {
         .guarded(guard)
         .bindings(move |port| {
             let exports = exports.clone();
-            async move { bindings::serve(port.as_ref(), exports).await }
+            async move { fanout_wit::bus::serve(port.as_ref(), exports).await }
         })
         .await
 }

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use fanout_forward::wit;
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Position, SubscriptionName};
 use fanout_transport::{CallContext, Client, Error, Lattice, Outcome};
+use fanout_wit::types as wit;
+use fanout_wit::{BATCH_HANDLER, HANDLER, backfill_handler};
 
-use super::bindings::fanout::bus::backfill_handler;
 use super::{convert, shapes};
 use crate::delivery::Delivery;
-
-const HANDLER: &str = "fanout:bus/handler@0.1.0";
-const BATCH_HANDLER: &str = "fanout:bus/batch-handler@0.1.0";
 
 /// A component that is given events.
 #[derive(Clone, Debug)]
@@ -136,7 +133,7 @@ impl Subscriber {
 
     /// Tells it that a backfill has caught up.
     pub(crate) async fn tell_caught_up(&self, caught_up: CaughtUp) -> Result<(), CallFailure> {
-        let progress = backfill_handler::Progress {
+        let progress = wit::BackfillProgress {
             subscription: caught_up.subscription.plain().to_owned(),
             reached: caught_up.reached.map(convert::position),
             replayed: caught_up.replayed,

@@ -3,20 +3,21 @@
 
 use std::time::Duration;
 
-use fanout_forward::{Wanted, wit};
+use fanout_forward::Wanted;
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Code, Problem, authority};
 use fanout_transport::Caller;
 
-use super::{AtEdge, convert, onward};
+use super::{AtEdge, onward};
+use crate::contract::convert::problem;
+use crate::contract::guard::{again, of_each, once};
+use crate::contract::inbox::{refusal, settle_problem, settle_refusal, too_many_fetches, wait_aside};
 use crate::edge::Served;
 use crate::inbox::{Ask, Seal};
-use crate::wrpc::bindings::exports::fanout::bus::inbox::{
-    Fetched, Handler, HeldDelivery, InboxError, SettleError, Settled, Settlement,
+use fanout_wit::bus::exports::fanout::bus::inbox::Handler;
+use fanout_wit::types::{
+    FetchedDeliveries, InboxError, LeasedDelivery, SettleError, Settlement, SettlementOutcome, SubscribeError,
 };
-use crate::wrpc::convert::problem;
-use crate::wrpc::guard::{again, of_each, once};
-use crate::wrpc::inbox::{refusal, settle_problem, settle_refusal, too_many_fetches, wait_aside};
 
 /// The longest that a fetch waits: its answer has to be back before the lattice gives the call up.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
@@ -29,7 +30,7 @@ impl Handler<Caller> for AtEdge {
         max_deliveries: u32,
         max_bytes: Option<u64>,
         wait_ms: u32,
-    ) -> anyhow::Result<Result<Fetched, InboxError>> {
+    ) -> anyhow::Result<Result<FetchedDeliveries, InboxError>> {
         let wait = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
         Ok(match self.fetchable(&caller, &subscription).await {
             Ok((served, seal)) => {
@@ -56,7 +57,7 @@ impl Handler<Caller> for AtEdge {
         &self,
         caller: Caller,
         settlements: Vec<Settlement>,
-    ) -> anyhow::Result<Vec<Result<Settled, SettleError>>> {
+    ) -> anyhow::Result<Vec<Result<SettlementOutcome, SettleError>>> {
         let seal = match self.grant_inbox(&caller) {
             Ok(()) => self.edge.seal().await,
             Err(p) => Err(p),
@@ -116,19 +117,18 @@ impl AtEdge {
         caller: &Caller,
         served: &Served,
         Ask { most, max_bytes, wait }: Ask,
-    ) -> Result<wit::Fetched, InboxError> {
+    ) -> Result<FetchedDeliveries, InboxError> {
         let (upstream, cx) = (self.edge.upstream(), onward(caller));
         let name = served.subscription.name.as_str();
-        let fetched = match upstream.fetch_for(&cx, name, most, max_bytes, wait).await {
+        match upstream.fetch_for(&cx, name, most, max_bytes, wait).await {
             // The bus does not know it yet, or no more: it is the same subscription, made again.
-            Err(wit::InboxError::UnknownSubscription(_)) => {
+            Err(InboxError::UnknownSubscription(_)) => {
                 let made = upstream.subscribe(&cx, &Wanted::from(&served.subscription)).await;
-                made.map_err(convert::not_made)?;
+                made.map_err(not_made)?;
                 upstream.fetch_for(&cx, name, most, max_bytes, wait).await
             }
             other => other,
-        };
-        fetched.map_err(convert::inbox_error)
+        }
     }
 
     async fn settle_for(
@@ -136,15 +136,15 @@ impl AtEdge {
         caller: &Caller,
         seal: &Seal,
         settlements: Vec<Settlement>,
-    ) -> Vec<Result<Settled, SettleError>> {
+    ) -> Vec<Result<SettlementOutcome, SettleError>> {
         let mut sent = Vec::with_capacity(settlements.len());
         let mut is_sent = Vec::with_capacity(settlements.len());
         for settlement in settlements {
             let token = seal.open_bytes(&caller.component, &settlement.token);
             is_sent.push(token.is_some());
-            sent.extend(token.map(|token| wit::Settlement {
+            sent.extend(token.map(|token| Settlement {
                 token: token.into(),
-                verdict: convert::verdict(settlement.verdict),
+                verdict: settlement.verdict,
             }));
         }
         let answers = if sent.is_empty() {
@@ -167,12 +167,14 @@ impl AtEdge {
                 ))));
             }
             match (answers.next(), &unreached) {
-                (Some(Ok(wit::Settled::Taken)), _) => Ok(Settled::Taken),
-                (Some(Ok(wit::Settled::Held(token))), _) => {
+                (Some(Ok(SettlementOutcome::Settled)), _) => Ok(SettlementOutcome::Settled),
+                (Some(Ok(SettlementOutcome::Extended(token))), _) => {
                     let token = seal.seal_bytes(&caller.component, token.to_vec());
-                    token.map(Settled::Held).map_err(|e| settle_refusal(unsealed(&e)))
+                    token
+                        .map(SettlementOutcome::Extended)
+                        .map_err(|e| settle_refusal(unsealed(&e)))
                 }
-                (Some(Err(e)), _) => Err(convert::settle_error(e)),
+                (Some(Err(e)), _) => Err(e),
                 (None, Some(problem)) => Err(SettleError::Unavailable(problem.clone())),
                 (None, None) => Err(SettleError::Unavailable(problem(Problem::new(
                     Code::BusNotReady,
@@ -186,26 +188,35 @@ impl AtEdge {
     }
 }
 
-fn sealed(seal: &Seal, caller: &Caller, fetched: wit::Fetched) -> Result<Fetched, Problem> {
-    let seal = |held: wit::HeldDelivery| {
+fn sealed(seal: &Seal, caller: &Caller, fetched: FetchedDeliveries) -> Result<FetchedDeliveries, Problem> {
+    let seal = |held: LeasedDelivery| {
         let token = seal.seal_bytes(&caller.component, held.token.to_vec());
-        Ok(HeldDelivery {
+        Ok(LeasedDelivery {
             token: token.map_err(|e| unsealed(&e))?,
             delivery: held.delivery,
             traceparent: held.traceparent,
         })
     };
-    Ok(Fetched {
+    Ok(FetchedDeliveries {
         deliveries: fetched
             .deliveries
             .into_iter()
             .map(seal)
             .collect::<Result<_, Problem>>()?,
-        hold_ms: fetched.hold_ms,
-        caught_up: fetched.caught_up.map(convert::caught_up),
+        ..fetched
     })
 }
 
 fn unsealed(e: &impl std::fmt::Display) -> Problem {
     Problem::new(Code::BusNotReady, e.to_string())
+}
+
+/// Why what is to be fetched could not be made.
+fn not_made(e: SubscribeError) -> InboxError {
+    match e {
+        SubscribeError::NotPermitted(p) => InboxError::NotPermitted(p),
+        SubscribeError::UnknownSubscription(p) => InboxError::UnknownSubscription(p),
+        SubscribeError::InvalidRequest(p) | SubscribeError::Conflict(p) => InboxError::InvalidRequest(p),
+        SubscribeError::Unavailable(p) | SubscribeError::OutcomeUnknown(p) => InboxError::Unavailable(p),
+    }
 }

@@ -7,16 +7,16 @@ use fanout_plan::{Code, Problem};
 use fanout_transport::Caller;
 use futures::StreamExt as _;
 
-use super::bindings::exports::fanout::bus::subscriber::{
-    DeliveryOptions, End, Filter, Handler, Reach, Start, State, Subscription as WitSubscription,
-};
 use super::convert;
 use super::errors::subscribe_refusal;
 use super::serve::Exports;
 use crate::bus::Amendment;
 use crate::status::{Doing, SubscriptionStatus};
 use crate::view::View;
-use fanout_forward::wit::SubscribeError;
+use fanout_wit::bus::exports::fanout::bus::subscriber::Handler;
+use fanout_wit::types::{
+    DeliveryOptions, End, Filter, Reach, Start, SubscribeError, Subscription as WitSubscription, SubscriptionState,
+};
 
 /// Subscriptions of one caller that are read at once.
 const AT_ONCE: usize = 16;
@@ -192,11 +192,11 @@ fn to_wit(s: SubscriptionStatus) -> WitSubscription {
         filter: convert::from_filter(&registered.subscription.filter),
         made_by: convert::made_by(registered.made_by),
         state: match s.doing {
-            Doing::Active => State::Active,
-            Doing::CatchingUp => State::CatchingUp,
-            Doing::Finished => State::Finished,
-            Doing::Paused => State::Paused,
-            Doing::Waiting(p) => State::Waiting(convert::problem(p)),
+            Doing::Active => SubscriptionState::Active,
+            Doing::CatchingUp => SubscriptionState::CatchingUp,
+            Doing::Finished => SubscriptionState::Finished,
+            Doing::Paused => SubscriptionState::Paused,
+            Doing::Waiting(p) => SubscriptionState::Waiting(convert::problem(p)),
         },
         pending: s.pending,
         in_flight: s.in_flight,
