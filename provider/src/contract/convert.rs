@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
-use fanout_plan::{Attributes, Filter, Policy, Position, Problem, RawEvent, link};
-
-use crate::delivery::Delivery;
+use fanout_plan::{Attributes, Filter, Position, Problem, RawEvent, link};
 use fanout_wit::types as wit;
+
+use super::backend::Terms;
+use crate::delivery::Delivery;
 
 pub(super) fn position(p: Position) -> wit::Position {
     wit::Position {
@@ -117,23 +118,12 @@ fn reach(r: wit::Reach) -> Reach {
     }
 }
 
-pub(super) fn queue(name: &str, f: wit::Filter, r: wit::Reach) -> Result<Subscription, Problem> {
-    link::check(Subscription {
-        name: name.parse()?,
-        need: Need::Queue,
-        filter: filter(f)?,
-        reach: reach(r),
-        batch_size: 1,
-        concurrency: fanout_plan::policy::DEFAULT_CONCURRENCY,
-        tell_caught_up: false,
-    })
-}
-
+/// What is asked of a bus on these terms.
 pub(super) fn subscription(
     name: &str,
     need: Need,
     options: wit::DeliveryOptions,
-    policy: &Policy,
+    terms: &Terms,
 ) -> Result<Subscription, Problem> {
     let size = |what: &str, asked: Option<u32>, default: u32| match asked {
         None => Ok(default),
@@ -151,10 +141,10 @@ pub(super) fn subscription(
         need,
         filter: filter(options.filter)?,
         reach: reach(options.reach),
-        batch_size: size("batch-size", options.batch_size, policy.batch_size)?,
-        concurrency: size("concurrency", options.concurrency, policy.concurrency)?,
+        batch_size: size("batch-size", options.batch_size, terms.batch_size)?,
+        concurrency: size("concurrency", options.concurrency, terms.concurrency)?,
         // The contract asks this of every component that subscribes to a backfill by a call.
-        tell_caught_up: true,
+        tell_caught_up: need != Need::Queue,
     })
 }
 
@@ -173,15 +163,19 @@ pub(super) fn end(e: &wit::End) -> End {
     }
 }
 
+pub(super) fn from_start(s: Start) -> wit::Start {
+    match s {
+        Start::First => wit::Start::First,
+        Start::Time(t) => wit::Start::Time(t),
+        Start::Position(p) => wit::Start::Position(position(p)),
+    }
+}
+
 pub(super) fn need(n: &Need) -> wit::Need {
     match n {
         Need::Queue => wit::Need::Queue,
         Need::Durable => wit::Need::Durable,
-        Need::Backfill { start, .. } => wit::Need::Backfill(match start {
-            Start::First => wit::Start::First,
-            Start::Time(t) => wit::Start::Time(*t),
-            Start::Position(p) => wit::Start::Position(position(*p)),
-        }),
+        Need::Backfill { start, .. } => wit::Need::Backfill(from_start(*start)),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Refusals as the contract's error variants.
 
 use fanout_plan::{Code, Problem, TenantId};
+use fanout_wit::types::{self as wit, InboxError, PublishError, RefusalForNow, SettleError, SubscribeError};
 
 use super::convert::problem;
 use crate::bus::Refusal;
 use crate::jetstream::{Full, StoreError, Unstored};
 use crate::quota::NotAdmitted;
-use fanout_wit::types::{PublishError, RefusalForNow, SubscribeError};
 
 /// A caller's own mistake, by its code.
 pub(super) fn publish_refusal(p: Problem) -> PublishError {
@@ -78,21 +78,8 @@ pub(super) fn unstored(tenant: &TenantId, id: &str, e: &Unstored) -> PublishErro
     }
 }
 
-/// What an error says.
-pub(super) fn message(e: &PublishError) -> &str {
-    match e {
-        PublishError::InvalidEvent(p)
-        | PublishError::NotPermitted(p)
-        | PublishError::TooLarge(p)
-        | PublishError::StoreFull(p)
-        | PublishError::Unavailable(p)
-        | PublishError::OutcomeUnknown(p) => &p.message,
-        PublishError::QuotaExceeded(refusal) => &refusal.problem.message,
-    }
-}
-
 /// The problem of an error.
-pub(super) fn said(e: &mut PublishError) -> &mut fanout_wit::types::Problem {
+pub(super) fn publish_problem(e: &mut PublishError) -> &mut wit::Problem {
     match e {
         PublishError::InvalidEvent(p)
         | PublishError::NotPermitted(p)
@@ -163,6 +150,52 @@ pub(super) fn subscribe_refusal(p: Problem) -> SubscribeError {
         Code::BusNotReady | Code::StoreUnavailable => SubscribeError::Unavailable(problem(p)),
         Code::UnknownSubscription => SubscribeError::UnknownSubscription(problem(p)),
         _ => SubscribeError::InvalidRequest(problem(p)),
+    }
+}
+
+/// Why what is to be fetched could not be made.
+pub(super) fn not_made(e: SubscribeError) -> InboxError {
+    match e {
+        SubscribeError::NotPermitted(p) => InboxError::NotPermitted(p),
+        SubscribeError::UnknownSubscription(p) => InboxError::UnknownSubscription(p),
+        SubscribeError::InvalidRequest(p) | SubscribeError::Conflict(p) => InboxError::InvalidRequest(p),
+        SubscribeError::Unavailable(p) | SubscribeError::OutcomeUnknown(p) => InboxError::Unavailable(p),
+    }
+}
+
+pub(super) fn inbox_refusal(p: Problem) -> InboxError {
+    match p.code {
+        Code::NotLinked
+        | Code::LinkRefused
+        | Code::InterfaceNotLinked
+        | Code::TenantNotPermitted
+        | Code::EventTypeNotPermitted
+        | Code::UnknownCaller
+        | Code::SubscriberUnlinked => InboxError::NotPermitted(problem(p)),
+        Code::UnknownSubscription => InboxError::UnknownSubscription(problem(p)),
+        Code::NotAnInbox => InboxError::InvalidRequest(problem(p)),
+        _ => InboxError::Unavailable(problem(p)),
+    }
+}
+
+/// The problem of an error.
+pub(super) fn settle_problem(e: &mut SettleError) -> &mut wit::Problem {
+    match e {
+        SettleError::InvalidToken(p)
+        | SettleError::LeaseExpired(p)
+        | SettleError::NotPermitted(p)
+        | SettleError::Unavailable(p) => p,
+    }
+}
+
+pub(super) fn settle_refusal(p: Problem) -> SettleError {
+    if matches!(p.code, Code::SubscriptionEnded | Code::InvalidToken) {
+        return SettleError::InvalidToken(problem(p));
+    }
+    match inbox_refusal(p) {
+        InboxError::NotPermitted(p) => SettleError::NotPermitted(p),
+        InboxError::UnknownSubscription(p) | InboxError::InvalidRequest(p) => SettleError::InvalidToken(p),
+        InboxError::Unavailable(p) => SettleError::Unavailable(p),
     }
 }
 

@@ -3,15 +3,14 @@
 //! What a caller may do with a tenant, an event type or a subscription is decided by the function, which knows them.
 
 use bytes::Bytes;
-use fanout_plan::{Code, Problem};
+use fanout_plan::link::Grant;
+use fanout_plan::{Code, Problem, authority};
 use fanout_transport::{Caller, Error, Guard, Refusal, Shape, Tally, TooMany, encode, listed};
 
-use super::errors::{publish_refusal, subscribe_refusal};
-use super::inbox::{refusal as inbox_refusal, settle_refusal};
+use super::backend::{Authority, Rights};
+use super::errors::{inbox_refusal, publish_refusal, settle_refusal, subscribe_refusal};
+use super::exports::known;
 use super::shapes::{self, MAX_ITEMS};
-use crate::bus::Bus;
-use crate::edge::Edge;
-use crate::view::{link_asks, link_grant};
 
 /// A call with more items than this is answered by one refusal, not by one for each.
 const MAX_REFUSALS: usize = 2 * MAX_ITEMS;
@@ -55,37 +54,65 @@ fn name_of(instance: &str) -> Option<&str> {
     name.split('@').next()
 }
 
-/// Whose calls are judged.
-pub(super) trait Judge: Send + Sync + 'static {
-    /// The caller under its one name.
-    fn known(&self, caller: Caller) -> Caller;
+/// Whether a caller may call functions of an interface.
+pub(super) fn may(view: &impl Rights, caller: &Caller, interface: Interface) -> Result<(), Problem> {
+    match interface {
+        // Who has a link that was refused may ask why.
+        Interface::Status => included(view.asks(caller)?, caller, interface),
+        _ => granted(view, caller, interface).map(drop),
+    }
+}
 
-    /// Whether a caller may call functions of an interface.
-    fn may(&self, caller: &Caller, interface: Interface) -> Result<(), Problem>;
+/// What a caller may do through a link that includes the interface.
+pub(super) fn granted<'a>(view: &'a impl Rights, caller: &Caller, interface: Interface) -> Result<&'a Grant, Problem> {
+    let grant = view.grant(caller, interface)?;
+    let includes = match interface {
+        Interface::Publisher => grant.publish,
+        Interface::Subscriber => grant.subscribe,
+        Interface::Inbox => grant.inbox,
+        Interface::Status => view.asks(caller)?,
+    };
+    included(includes, caller, interface)?;
+    Ok(grant)
+}
+
+fn included(includes: bool, caller: &Caller, interface: Interface) -> Result<(), Problem> {
+    if includes {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::InterfaceNotLinked,
+        format!(
+            "{} does not include `{}`: add it to its interfaces",
+            authority::describe(&caller.component, &caller.link),
+            interface.as_str()
+        ),
+    ))
 }
 
 /// The guard of the contract's functions.
-pub(super) struct OfContract<J> {
-    judge: J,
+pub(super) struct OfContract<A> {
+    authority: A,
     refused: Tally,
 }
 
-impl<J: Judge> OfContract<J> {
-    pub(super) fn new(judge: J) -> Self {
+impl<A: Authority> OfContract<A> {
+    pub(super) fn new(authority: A) -> Self {
         Self {
-            judge,
+            authority,
             refused: Tally::new("calls were refused by who made them"),
         }
     }
 }
 
-impl<J: Judge> Guard for OfContract<J> {
+impl<A: Authority> Guard for OfContract<A> {
     fn admit(&self, caller: Caller, instance: &str, func: &str, first: &[u8]) -> Result<Caller, Refusal> {
-        let caller = self.judge.known(caller);
+        let view = self.authority.view();
+        let caller = known(&*view, caller);
         let Some(interface) = Interface::of(instance) else {
             return Err(Refusal::Failure(format!("{instance} is no interface of the bus")));
         };
-        match self.judge.may(&caller, interface) {
+        match may(&*view, &caller, interface) {
             Ok(()) => Ok(caller),
             Err(p) => {
                 self.refused.count(|| format!("{}.{func}: {p}", interface.as_str()));
@@ -118,7 +145,7 @@ impl<J: Judge> Guard for OfContract<J> {
                 format!("{count} {of} in one place: at most {most} are read, and nothing of this call was taken"),
             ),
         };
-        let key = fanout_plan::authority::describe(&caller.component, &caller.link);
+        let key = authority::describe(&caller.component, &caller.link);
         self.refused.count(|| format!("{func} by {key}: {p}"));
         match Interface::of(instance) {
             Some(interface) => {
@@ -197,55 +224,4 @@ pub(super) fn once<T, E>(results: &mut [Result<T, E>], problem: impl Fn(&mut E) 
             said = Some(problem.message.clone());
         }
     }
-}
-
-impl Judge for Bus {
-    fn known(&self, caller: Caller) -> Caller {
-        super::serve::known(self, caller)
-    }
-
-    fn may(&self, caller: &Caller, interface: Interface) -> Result<(), Problem> {
-        let view = self.view();
-        let (component, link) = (&caller.component, &caller.link);
-        let granted = match interface {
-            Interface::Publisher => view.publish_grant(component, link)?.publish,
-            Interface::Subscriber => view.grant(component, link)?.subscribe,
-            Interface::Inbox => view.grant(component, link)?.inbox,
-            Interface::Status => view.asks(component, link)?,
-        };
-        included(granted, caller, interface)
-    }
-}
-
-impl Judge for Edge {
-    fn known(&self, caller: Caller) -> Caller {
-        caller
-    }
-
-    fn may(&self, caller: &Caller, interface: Interface) -> Result<(), Problem> {
-        let view = self.view();
-        let links = &view.links;
-        let grant = || link_grant(links, &caller.component, &caller.link);
-        let granted = match interface {
-            Interface::Publisher => grant()?.publish,
-            Interface::Subscriber => grant()?.subscribe,
-            Interface::Inbox => grant()?.inbox,
-            Interface::Status => link_asks(links, &caller.component, &caller.link)?,
-        };
-        included(granted, caller, interface)
-    }
-}
-
-fn included(granted: bool, caller: &Caller, interface: Interface) -> Result<(), Problem> {
-    if granted {
-        return Ok(());
-    }
-    Err(Problem::new(
-        Code::InterfaceNotLinked,
-        format!(
-            "{} does not include `{}`: add it to its interfaces",
-            fanout_plan::authority::describe(&caller.component, &caller.link),
-            interface.as_str()
-        ),
-    ))
 }

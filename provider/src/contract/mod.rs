@@ -1,23 +1,37 @@
-//! The contract: `fanout:bus` as it is served, and everything that translates between its types and the planner's.
+//! The contract, `fanout:bus`, as it is served: who calls, whether its link allows that, bounds, parsing and errors, once
+//! for both backends, and before either is asked.
+//!
+//! Start at `exports` (one service for every listener) and `backend` (what a backend answers). `publisher`, `subscriber`,
+//! `inbox` and `status` are the interfaces; `local` and `remote` the backends; `guard` and `shapes` what is judged before a
+//! call is decoded.
 //!
 //! **Architecture invariant**: the contract's types (`fanout_wit`) do not leave this module, but for those that an edge
 //! hands on as they are.
 
+mod backend;
 mod convert;
-mod edge;
 mod errors;
+mod exports;
 mod guard;
 mod inbox;
+mod local;
 mod publisher;
-mod publishing;
-mod scheduling;
-mod serve;
+mod remote;
 mod shapes;
 mod status;
 mod subscriber;
 mod subscriber_call;
-mod together;
 
-pub(crate) use edge::service as edge_service;
-pub(crate) use serve::service;
+use fanout_transport::{Error, Service};
+
 pub(crate) use subscriber_call::{CallFailure, CaughtUp, Subscriber};
+
+/// The functions of a bus.
+pub(crate) async fn service(bus: crate::bus::Bus) -> Result<Service, Error> {
+    exports::service(local::Local::new(bus)).await
+}
+
+/// The functions of an edge.
+pub(crate) async fn edge_service(edge: crate::edge::Edge) -> Result<Service, Error> {
+    exports::service(edge).await
+}

@@ -1,27 +1,31 @@
-//! `publisher`: what a caller may publish. How an event goes into the store is in `publishing`, how
-//! many go together or not at all in `together`, and how one is kept for later in `scheduling`.
+//! `publisher`: what a caller may publish.
 
-use fanout_plan::authority;
+use std::iter;
+
 use fanout_plan::link::Grant;
-use fanout_plan::{Attributes, Code, Problem, TenantId, source};
+use fanout_plan::{Attributes, Code, Problem, TenantId, authority, source};
 use fanout_transport::Caller;
-
-use super::errors::said;
-use super::guard::once;
-use super::publishing::{begin, in_order, receipt};
-use super::serve::Exports;
-use super::{scheduling, together};
 use fanout_wit::bus::exports::fanout::bus::publisher::Handler;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
 
-impl Handler<Caller> for Exports {
+use super::backend::{Backend, Named, Permitted};
+use super::convert::{problem, raw_event};
+use super::errors::{publish_problem, publish_refusal};
+use super::exports::Exports;
+use super::guard::{Interface, granted, once};
+use crate::clock;
+
+/// The furthest that an event may be put off: ten years, in nanoseconds.
+const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;
+
+impl<B: Backend> Handler<Caller> for Exports<B> {
     async fn publish_tenant_event(
         &self,
         caller: Caller,
         event: Event,
     ) -> anyhow::Result<Result<Receipt, PublishError>> {
-        Ok(match begin(&self.bus, &caller, event).await {
-            Ok(underway) => receipt(&self.bus, underway).await,
+        Ok(match self.permitted(&caller, event) {
+            Ok(event) => self.backend.publish(&caller, event).await,
             Err(e) => Err(e),
         })
     }
@@ -31,9 +35,25 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Vec<Result<Receipt, PublishError>>> {
-        let begun = events.into_iter().map(|event| begin(&self.bus, &caller, event));
-        let mut results = in_order(&self.bus, begun).await;
-        once(&mut results, said);
+        let mut permitted = Vec::with_capacity(events.len());
+        let mut refused = Vec::with_capacity(events.len());
+        for event in events {
+            match self.permitted(&caller, event) {
+                Ok(event) => {
+                    permitted.push(event);
+                    refused.push(None);
+                }
+                Err(e) => refused.push(Some(e)),
+            }
+        }
+        let stored = self.backend.publish_many(&caller, permitted).await;
+        // There is one answer for each that was permitted.
+        let mut stored = stored.into_iter().chain(iter::repeat_with(|| Err(unanswered())));
+        let mut results: Vec<_> = refused
+            .into_iter()
+            .filter_map(|refused| refused.map(Err).or_else(|| stored.next()))
+            .collect();
+        once(&mut results, publish_problem);
         Ok(results)
     }
 
@@ -42,7 +62,11 @@ impl Handler<Caller> for Exports {
         caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Result<Vec<Receipt>, PublishError>> {
-        Ok(together::publish(&self.bus, &caller, events).await)
+        let permitted: Result<Vec<_>, _> = events.into_iter().map(|event| self.permitted(&caller, event)).collect();
+        Ok(match permitted {
+            Ok(events) => self.backend.publish_together(&caller, events).await,
+            Err(e) => Err(e),
+        })
     }
 
     async fn publish_tenant_event_at(
@@ -51,7 +75,11 @@ impl Handler<Caller> for Exports {
         event: Event,
         at: i64,
     ) -> anyhow::Result<Result<Scheduled, PublishError>> {
-        Ok(scheduling::schedule(&self.bus, &caller, event, at).await)
+        let permitted = within_reach(&event, at).and_then(|()| self.permitted(&caller, event));
+        Ok(match permitted {
+            Ok(event) => self.backend.schedule(&caller, event, at).await,
+            Err(e) => Err(e),
+        })
     }
 
     async fn cancel_scheduled(
@@ -61,11 +89,63 @@ impl Handler<Caller> for Exports {
         source: String,
         id: String,
     ) -> anyhow::Result<Result<Cancellation, PublishError>> {
-        Ok(scheduling::cancel(&self.bus, &caller, &tenant, &source, &id).await)
+        Ok(self.cancel(&caller, &tenant, source, &id).await)
     }
 }
 
-/// Whether the caller may publish this.
+impl<B: Backend> Exports<B> {
+    /// The event, if the caller may publish it.
+    fn permitted(&self, caller: &Caller, mut event: Event) -> Result<Permitted, PublishError> {
+        let attributes = Attributes::try_from(raw_event(&mut event, || B::own_source(&caller.component)));
+        let attributes = attributes.map_err(publish_refusal)?;
+        granted(&*self.backend.view(), caller, Interface::Publisher)
+            .and_then(|grant| permit(grant, caller, &attributes))
+            .map_err(publish_refusal)?;
+        Ok(Permitted {
+            attributes,
+            data: event.data,
+        })
+    }
+
+    async fn cancel(
+        &self,
+        caller: &Caller,
+        tenant: &str,
+        mut source: String,
+        id: &str,
+    ) -> Result<Cancellation, PublishError> {
+        if source.is_empty() {
+            source = B::own_source(&caller.component);
+        }
+        let tenant = tenant.parse().map_err(publish_refusal)?;
+        Attributes::check_source_and_id(&source, id).map_err(publish_refusal)?;
+        let view = self.backend.view();
+        let grant = granted(&*view, caller, Interface::Publisher).map_err(publish_refusal)?;
+        permit_source(grant, caller, &tenant, &source).map_err(publish_refusal)?;
+        let event = Named {
+            tenant: &tenant,
+            source: &source,
+            id,
+        };
+        self.backend.cancel(caller, grant, event).await
+    }
+}
+
+/// Whether an event may be put off for so long.
+fn within_reach(event: &Event, at: i64) -> Result<(), PublishError> {
+    if at <= clock::now().saturating_add(FURTHEST) {
+        return Ok(());
+    }
+    Err(publish_refusal(Problem::new(
+        Code::InvalidDueTime,
+        format!(
+            "event {:?} of tenant {} is to be published at {at}, more than ten years from now: give nanoseconds since 1970-01-01T00:00:00Z",
+            event.id, event.tenant
+        ),
+    )))
+}
+
+/// Whether a caller's link, which includes `publisher`, allows this event.
 pub(super) fn permit(grant: &Grant, caller: &Caller, event: &Attributes) -> Result<(), Problem> {
     let (tenant, event_type) = (event.tenant(), event.event_type());
     permit_source(grant, caller, tenant, event.source())?;
@@ -81,15 +161,9 @@ pub(super) fn permit(grant: &Grant, caller: &Caller, event: &Attributes) -> Resu
     Ok(())
 }
 
-/// Whether the caller may publish anything of this tenant and this source.
-pub(super) fn permit_source(grant: &Grant, caller: &Caller, tenant: &TenantId, source: &str) -> Result<(), Problem> {
+/// Whether the link allows anything of this tenant and this source.
+fn permit_source(grant: &Grant, caller: &Caller, tenant: &TenantId, source: &str) -> Result<(), Problem> {
     let link = || authority::describe(&caller.component, &caller.link);
-    if !grant.publish {
-        return Err(Problem::new(
-            Code::InterfaceNotLinked,
-            format!("{} does not include `publisher`: add it to its interfaces", link()),
-        ));
-    }
     if !grant.allows.allows_tenant(tenant) {
         return Err(Problem::new(
             Code::TenantNotPermitted,
@@ -115,4 +189,11 @@ pub(super) fn permit_source(grant: &Grant, caller: &Caller, tenant: &TenantId, s
         ));
     }
     Ok(())
+}
+
+fn unanswered() -> PublishError {
+    PublishError::OutcomeUnknown(problem(Problem::new(
+        Code::OutcomeUnknown,
+        "the bus gave no answer: publish it again with the same id",
+    )))
 }

@@ -97,6 +97,7 @@ impl Memory {
             if problem.code == Code::NotAtAnEdge {
                 // There is nothing to remember it by.
                 self.is_read.store(true, Ordering::Release);
+                changed.notify_one();
             }
             if said.as_ref() != Some(&problem) {
                 debug!(code = %problem.code, "{}", problem.message);

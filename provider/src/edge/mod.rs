@@ -19,7 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fanout_forward::Lazy;
-use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Problem, SubscriptionName};
 use fanout_transport::{ClientIdentity, ClientTls, ConnectOptions, Endpoint, Lattice, Pem};
@@ -108,11 +107,6 @@ impl Edge {
         Arc::clone(&self.0.view.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What a component may do through its link, at this edge; the bus has the last word.
-    pub(crate) fn grant(&self, component: &str, link: &str) -> Result<Grant, Problem> {
-        crate::view::link_grant(&self.view().links, component, link).cloned()
-    }
-
     /// What subscriptions take that say nothing else.
     pub(crate) fn defaults(&self) -> &fanout_plan::Policy {
         &self.0.settings.defaults
@@ -121,30 +115,6 @@ impl Edge {
     /// What seals the tokens of what components fetch here.
     pub(crate) async fn seal(&self) -> Result<Arc<Seal>, Problem> {
         self.0.memory.seal().await
-    }
-
-    /// A subscription of a component's.
-    ///
-    /// # Errors
-    /// When it has none of that name, or that is not known yet.
-    pub(crate) fn mine(&self, component: &str, name: &str) -> Result<Served, Problem> {
-        let found = name
-            .parse()
-            .ok()
-            .and_then(|name| self.view().served.get(&name).cloned());
-        if let Some(served) = found.filter(|s| s.component == component) {
-            return Ok(served);
-        }
-        if !self.0.memory.is_read() {
-            return Err(Problem::new(
-                Code::BusNotReady,
-                "this edge is still reading which subscriptions its components have: try again",
-            ));
-        }
-        Err(Problem::new(
-            Code::UnknownSubscription,
-            format!("component {component} has no subscription {name:?}: declare it in a link, or subscribe to it"),
-        ))
     }
 
     /// Whether a component's call may make this subscription, before the bus is asked.
@@ -229,7 +199,13 @@ impl Edge {
             return;
         }
         let links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut view = View::read(&links, &self.0.settings.defaults, &self.0.memory.called());
+        let memory = &self.0.memory;
+        // Asked first: what was read by then is in `called`.
+        let is_whole = memory.is_read();
+        let mut view = View {
+            is_whole,
+            ..View::read(&links, &self.0.settings.defaults, &memory.called())
+        };
         let before = self.view();
         for (key, outcome) in &view.links {
             if before.links.get(key).map(|o| &o.problems) != Some(&outcome.problems) {

@@ -24,6 +24,8 @@ pub(crate) struct Served {
 /// The edge at one moment.
 #[derive(Default)]
 pub(crate) struct View {
+    /// Whether all is known that components subscribed to by calls.
+    pub(crate) is_whole: bool,
     pub(crate) links: BTreeMap<LinkKey, LinkOutcome>,
     pub(crate) served: BTreeMap<SubscriptionName, Served>,
     /// Of those, the ones that nothing is delivered to, and why.

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use fanout_plan::{Incarnation, Position, SubscriptionId};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::{hkdf, hmac};
 use serde::{Deserialize, Serialize};
 
 use crate::jetstream::{Redrive, Turn};
@@ -15,6 +15,8 @@ use crate::jetstream::{Redrive, Turn};
 const SECRET_BYTES: usize = 32;
 /// Each token has a key of its own, made from the secret and this many random bytes: no nonce can come twice.
 const SALT_BYTES: usize = 32;
+/// Bytes of the proof that a token is a caller's.
+const TAG_BYTES: usize = 32;
 /// The longest token that is looked at. An edge's holds one of its bus's.
 const MAX_BYTES: usize = 2_048;
 
@@ -98,7 +100,7 @@ impl Seal {
     }
 
     /// A token that stands for these bytes, for one caller.
-    pub(crate) fn seal_bytes(&self, caller: &str, mut sealed: Vec<u8>) -> Result<Bytes, NoRandomness> {
+    fn seal_bytes(&self, caller: &str, mut sealed: Vec<u8>) -> Result<Bytes, NoRandomness> {
         let mut token = vec![0; SALT_BYTES];
         self.random.fill(&mut token).map_err(|_| NoRandomness)?;
         let key = self.key(&token).ok_or(NoRandomness)?;
@@ -114,7 +116,7 @@ impl Seal {
     }
 
     /// The bytes that a token stands for.
-    pub(crate) fn open_bytes(&self, caller: &str, token: &[u8]) -> Option<Vec<u8>> {
+    fn open_bytes(&self, caller: &str, token: &[u8]) -> Option<Vec<u8>> {
         if token.len() > MAX_BYTES {
             return None;
         }
@@ -129,11 +131,40 @@ impl Seal {
         Some(sealed)
     }
 
+    /// Another bus's token, for one caller of this edge. It is sealed already; only whose it is has to be proved.
+    pub(crate) fn sign(&self, caller: &str, token: &[u8]) -> Result<Bytes, NoRandomness> {
+        let key = self.signing_key().ok_or(NoRandomness)?;
+        let tag = hmac::sign(&key, &owned_by(caller, token));
+        Ok([token, tag.as_ref()].concat().into())
+    }
+
+    /// Another bus's token, if [`Seal::sign`] gave it to this caller.
+    pub(crate) fn signed(&self, caller: &str, signed: &Bytes) -> Option<Bytes> {
+        let length = signed
+            .len()
+            .checked_sub(TAG_BYTES)
+            .filter(|_| signed.len() <= MAX_BYTES)?;
+        let token = signed.slice(..length);
+        hmac::verify(&self.signing_key()?, &owned_by(caller, &token), &signed[length..]).ok()?;
+        Some(token)
+    }
+
+    fn signing_key(&self) -> Option<hmac::Key> {
+        let info = [&b"fanout edge token"[..]];
+        let key = self.secret.expand(&info, hmac::HMAC_SHA256).ok()?;
+        Some(hmac::Key::from(key))
+    }
+
     fn key(&self, salt: &[u8]) -> Option<LessSafeKey> {
         let info = [&b"fanout inbox token"[..], salt];
         let key = self.secret.expand(&info, &aead::CHACHA20_POLY1305).ok()?;
         Some(LessSafeKey::new(UnboundKey::from(key)))
     }
+}
+
+/// What is signed: neither a caller nor a token can be made longer at the other's cost.
+fn owned_by(caller: &str, token: &[u8]) -> Vec<u8> {
+    [&(caller.len() as u64).to_be_bytes()[..], caller.as_bytes(), token].concat()
 }
 
 fn nonce() -> Nonce {
@@ -167,6 +198,24 @@ mod tests {
         let seal = Seal::new(&[1; SECRET_BYTES]);
         let token = seal.seal_bytes("invoicing", old.into()).unwrap();
         assert_eq!(seal.open("invoicing", &token), Some(hold()));
+    }
+
+    #[test]
+    fn a_token_that_an_edge_passes_on_is_its_fetchers_alone() {
+        let seal = Seal::new(&[1; SECRET_BYTES]);
+        let token = Bytes::from_static(b"the bus's own");
+        let signed = seal.sign("invoicing", &token).unwrap();
+        let another = Seal::new(&[1; SECRET_BYTES]);
+        assert_eq!(another.signed("invoicing", &signed), Some(token.clone()));
+        assert_eq!(seal.signed("thief", &signed), None);
+        assert_eq!(seal.signed("invoicingt", &[&b"he"[..], &signed].concat().into()), None);
+        assert_eq!(Seal::new(&[2; SECRET_BYTES]).signed("invoicing", &signed), None);
+        assert_eq!(seal.signed("invoicing", &token), None);
+        for i in 0..signed.len() {
+            let mut altered = signed.to_vec();
+            altered[i] ^= 1;
+            assert_eq!(seal.signed("invoicing", &altered.into()), None, "byte {i}");
+        }
     }
 
     #[test]

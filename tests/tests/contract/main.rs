@@ -1,4 +1,4 @@
-//! The whole contract over every transport: each function of `publisher`, `subscriber`, `inbox` and `status` succeeds,
+//! The whole contract over every transport, and through an edge: each function of `publisher`, `subscriber`, `inbox` and `status` succeeds,
 //! and each variant of their errors is met, on a provider and a server that are real. A transport is a line here.
 //!
 //! What calls a component (`handler`, `batch-handler`, `backfill-handler`) exists on a lattice alone, and has tests of its own.
@@ -14,8 +14,8 @@ use errors::Met;
 use world::World;
 
 /// Everything that can be asked of a bus that works, and what it refuses.
-async fn the_contract_holds(listen: &str) {
-    let mut world = World::new(listen).await;
+async fn the_contract_holds(way: &str) {
+    let mut world = World::new(way).await;
     let mut met = Met::default();
     publishing::functions(&world, &mut met).await;
     publishing::refusals(&world, &mut met).await;
@@ -28,17 +28,17 @@ async fn the_contract_holds(listen: &str) {
     publishing::unknown_then_full(&world, &mut met).await;
     subscribing::unknown(&world, &mut met).await;
     // A bus that can't work says so, whatever it is asked.
-    let unready = World::unready(listen).await;
+    let unready = World::unready(way).await;
     unready::everything_is_unavailable(&unready, &mut met).await;
     met.is_every_variant(world.is_on_a_lattice());
 }
 
 macro_rules! over {
-    ($($name:ident: $listen:literal,)*) => {
+    ($($name:ident: $way:literal,)*) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                crate::the_contract_holds($listen).await;
+                crate::the_contract_holds($way).await;
             }
         )*
     };
@@ -52,5 +52,6 @@ mod the_contract_holds_over {
         a_unix_socket: "unix",
         quic: "quic://127.0.0.1:0",
         webtransport: "webtransport://127.0.0.1:0/bus",
+        an_edge: "edge",
     }
 }

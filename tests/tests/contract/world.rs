@@ -10,30 +10,34 @@ use fanout_transport::{CallContext, ClientTls, ConnectOptions, Endpoint, Pem, Re
 
 /// The most that an event may take.
 pub(crate) const MAX_EVENT_BYTES: usize = 256 << 10;
+/// The way to a bus that leads through an edge.
+const EDGE: &str = "edge";
 const TENANTS: &str = "acme,globex,loud";
 const CALLER: &str = "caller";
 const INTERFACES: [&str; 4] = ["publisher", "subscriber", "inbox", "status"];
 
 pub(crate) struct World {
     pub(crate) bench: Bench,
+    /// The edge that is called in the bus's stead, on a lattice of its own.
+    edge: Option<Bench>,
     pub(crate) bus: Remote,
-    listen: String,
+    way: String,
     tls: Option<ClientTls>,
     _folder: tempfile::TempDir,
 }
 
 impl World {
     /// A bus that works.
-    pub(crate) async fn new(listen: &str) -> Self {
-        Self::start(listen, false).await
+    pub(crate) async fn new(way: &str) -> Self {
+        Self::start(way, false).await
     }
 
     /// A bus whose log's name is taken by a stream that is not the bus's.
-    pub(crate) async fn unready(listen: &str) -> Self {
-        Self::start(listen, true).await
+    pub(crate) async fn unready(way: &str) -> Self {
+        Self::start(way, true).await
     }
 
-    async fn start(listen: &str, name_is_taken: bool) -> Self {
+    async fn start(way: &str, name_is_taken: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = TestAuthority::new();
         let write = |name: &str, pem: &Pem| {
@@ -53,10 +57,10 @@ impl World {
             ("callers.caller.subscribe.tenants", TENANTS.to_owned()),
         ];
         let mut tls = None;
-        let listen = match listen {
+        let listen = match way {
             "nats" => {
                 settings.truncate(4);
-                listen.to_owned()
+                way.to_owned()
             }
             "unix" => {
                 let uid = Command::new("id").arg("-u").output().expect("id runs").stdout;
@@ -64,9 +68,9 @@ impl World {
                 settings.push(("callers.caller.unix-uid", uid));
                 format!("unix:{}", folder.path().join("bus.sock").display())
             }
-            _ if listen.starts_with("tcp:") => {
+            _ if way.starts_with("tcp:") || way == EDGE => {
                 settings.push(("callers.caller.loopback", "true".to_owned()));
-                listen.to_owned()
+                way.replace(EDGE, "tcp://127.0.0.1:0")
             }
             _ => {
                 let server = authority.sign("localhost");
@@ -75,19 +79,19 @@ impl World {
                 settings.push(("tls.client-ca", write("ca.pem", &authority.certificate())));
                 settings.push(("callers.caller.certificate-dns", CALLER.to_owned()));
                 tls = Some(authority.client(CALLER));
-                listen.to_owned()
+                way.to_owned()
             }
         };
         if listen != "nats" {
             settings.push(("listen", listen.clone()));
         }
         let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let mut links = Vec::new();
-        if listen == "nats" {
-            links.push(LinkTo::caller(CALLER, &INTERFACES, TENANTS));
-            links.push(LinkTo::caller(CALLER, &INTERFACES, "a,,b").named("broken"));
-        }
-        let mut bench = Bench::without_provider(&settings, &links).await;
+        let links = [
+            LinkTo::caller(CALLER, &INTERFACES, TENANTS),
+            LinkTo::caller(CALLER, &INTERFACES, "a,,b").named("broken"),
+        ];
+        let here = if listen == "nats" { &links[..] } else { &[] };
+        let mut bench = Bench::without_provider(&settings, here).await;
         if name_is_taken {
             let foreign = jetstream::stream::Config {
                 name: "fanout_payments_log".to_owned(),
@@ -98,22 +102,36 @@ impl World {
             store.create_stream(foreign).await.unwrap();
         }
         bench.add_provider().await;
-        let bus = connect(&bench, &listen, tls.clone()).await;
+        let mut edge = None;
+        if way == EDGE {
+            let upstream = endpoint(&bench).await;
+            let mut beside = Bench::with_config(&[("role", EDGE), ("upstream", &upstream)], &links).await;
+            beside.add_provider().await;
+            edge = Some(beside);
+        }
+        let bus = connect(edge.as_ref().unwrap_or(&bench), way, tls.clone()).await;
         Self {
             bench,
+            edge,
             bus,
-            listen,
+            way: way.to_owned(),
             tls,
             _folder: folder,
         }
     }
 
     pub(crate) fn is_on_a_lattice(&self) -> bool {
-        self.listen == "nats"
+        ["nats", EDGE].contains(&self.way.as_str())
     }
 
     /// From now on the caller may act for this tenant alone.
     pub(crate) async fn allow_only(&mut self, tenant: &str) {
+        if self.edge.is_some() {
+            // The bus has the last word.
+            self.bench.change("callers.caller.publish.tenants", tenant).await;
+            self.bench.change("callers.caller.subscribe.tenants", tenant).await;
+            return;
+        }
         if self.is_on_a_lattice() {
             let narrow = LinkTo::caller(CALLER, &INTERFACES, tenant);
             self.bench.put_link(&narrow).await;
@@ -122,7 +140,7 @@ impl World {
         self.bench.set("callers.caller.publish.tenants", tenant);
         self.bench.set("callers.caller.subscribe.tenants", tenant);
         self.bench.restart_provider(0).await;
-        self.bus = connect(&self.bench, &self.listen, self.tls.clone()).await;
+        self.bus = connect(&self.bench, &self.way, self.tls.clone()).await;
     }
 
     /// Changes a stream of the bus's behind its back.
@@ -134,17 +152,21 @@ impl World {
     }
 }
 
-async fn connect(bench: &Bench, listen: &str, tls: Option<ClientTls>) -> Remote {
-    let endpoint = if listen == "nats" {
+/// Where the bus listens: the last place, since a provider that was started again logs it again.
+async fn endpoint(bench: &Bench) -> String {
+    eventually("the provider listens", || async {
+        let log = bench.providers[0].log();
+        let (_, said) = log.rsplit_once("endpoint=")?;
+        Some(said.split_whitespace().next()?.replace("127.0.0.1", "localhost"))
+    })
+    .await
+}
+
+async fn connect(bench: &Bench, way: &str, tls: Option<ClientTls>) -> Remote {
+    let endpoint = if ["nats", EDGE].contains(&way) {
         format!("{}?target=default.bus", bench.nats.url())
     } else {
-        // The last one: a provider that was started again logs it again.
-        eventually("the provider listens", || async {
-            let log = bench.providers[0].log();
-            let (_, said) = log.rsplit_once("endpoint=")?;
-            Some(said.split_whitespace().next()?.replace("127.0.0.1", "localhost"))
-        })
-        .await
+        endpoint(bench).await
     };
     let endpoint: Endpoint = endpoint.parse().unwrap_or_else(|e| panic!("{endpoint}: {e}"));
     eventually("the bus is reached", || async {

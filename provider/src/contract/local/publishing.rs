@@ -3,20 +3,49 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanout_plan::link::Grant;
 use fanout_plan::{Attributes, Code, Problem, TenantId, source};
 use fanout_transport::Caller;
+use fanout_wit::types::{Cancellation, PublishError, Receipt, Scheduled};
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
 use tokio::time::Instant;
 
-use super::convert::{position, raw_event};
-use super::errors::{not_admitted, publish_refusal, unstored};
-use super::publisher::permit;
+use super::{Local, scheduling, together};
 use crate::bus::Bus;
+use crate::contract::backend::{Named, Permitted, Publish};
+use crate::contract::convert::position;
+use crate::contract::errors::{not_admitted, publish_refusal, unstored};
 use crate::jetstream::{Outgoing, Sent, Store, Stored, Unstored};
 use crate::quota::Admitted;
 use crate::view::View;
-use fanout_wit::types::{Event, PublishError, Receipt};
+
+impl Publish for Local {
+    fn own_source(component: &str) -> String {
+        source::own(component)
+    }
+
+    async fn publish(&self, caller: &Caller, event: Permitted) -> Result<Receipt, PublishError> {
+        receipt(&self.bus, begin(&self.bus, caller, event).await?).await
+    }
+
+    async fn publish_many(&self, caller: &Caller, events: Vec<Permitted>) -> Vec<Result<Receipt, PublishError>> {
+        let begun = events.into_iter().map(|event| begin(&self.bus, caller, event));
+        in_order(&self.bus, begun).await
+    }
+
+    async fn publish_together(&self, caller: &Caller, events: Vec<Permitted>) -> Result<Vec<Receipt>, PublishError> {
+        together::publish(&self.bus, caller, events).await
+    }
+
+    async fn schedule(&self, caller: &Caller, event: Permitted, due: i64) -> Result<Scheduled, PublishError> {
+        scheduling::schedule(&self.bus, caller, event, due).await
+    }
+
+    async fn cancel(&self, caller: &Caller, grant: &Grant, event: Named<'_>) -> Result<Cancellation, PublishError> {
+        scheduling::cancel(&self.bus, caller, grant, event).await
+    }
+}
 
 /// An event that its caller may publish, and where it goes.
 pub(super) struct Ready {
@@ -61,23 +90,19 @@ pub(super) struct Underway {
 }
 
 impl Ready {
-    /// Checks everything that does not change with what else is published.
-    pub(super) async fn check(bus: &Bus, caller: &Caller, mut event: Event) -> Result<Self, PublishError> {
+    /// Checks everything of the bus that does not change with what else is published.
+    pub(super) async fn check(bus: &Bus, caller: &Caller, event: Permitted) -> Result<Self, PublishError> {
         let view = bus.view();
-        let attributes = Attributes::try_from(raw_event(&mut event, || source::own(&caller.component)));
-        let attributes = attributes.map_err(publish_refusal)?;
+        let Permitted { attributes, data } = event;
         let tenant = attributes.tenant();
-        view.publish_grant(&caller.component, &caller.link)
-            .and_then(|grant| permit(grant, caller, &attributes))
-            .and_then(|()| served(&view, tenant))
-            .map_err(publish_refusal)?;
+        served(&view, tenant).map_err(publish_refusal)?;
         if let Some(problem) = &view.nothing_is_published {
             return Err(publish_refusal(problem.clone()));
         }
         let store = bus.store_for(tenant).await.map_err(publish_refusal)?;
         let event = Checked {
             traceparent: caller.traceparent.clone(),
-            data: event.data,
+            data,
             attributes,
         };
         let outgoing = event.outgoing(&store).map_err(|e| event.unstored(&e))?;
@@ -86,14 +111,14 @@ impl Ready {
 }
 
 /// Takes an event out of its tenant's quota.
-pub(super) async fn admit(bus: &Bus, ready: &Ready) -> Result<Admitted, PublishError> {
+async fn admit(bus: &Bus, ready: &Ready) -> Result<Admitted, PublishError> {
     let (tenant, size) = (ready.event.tenant(), ready.outgoing.size);
     let admitted = bus.gate().admit(&ready.store, tenant, size).await;
     admitted.map_err(|e| not_admitted(tenant, ready.event.id(), &e))
 }
 
 /// Hands an event to the store, if everything allows it.
-pub(super) async fn begin(bus: &Bus, caller: &Caller, event: Event) -> Result<Underway, PublishError> {
+async fn begin(bus: &Bus, caller: &Caller, event: Permitted) -> Result<Underway, PublishError> {
     let ready = Ready::check(bus, caller, event).await?;
     let admitted = admit(bus, &ready).await?;
     send(bus, ready, admitted).await
@@ -207,7 +232,7 @@ impl Call<'_> {
 }
 
 /// Waits for the store's answer.
-pub(super) async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, PublishError> {
+async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, PublishError> {
     let mut answered = underway.answered().await;
     if answered.stored.as_ref().is_err_and(Unstored::has_moved) {
         let until = Instant::now() + answered.store.policy().publish_deadline;

@@ -1,41 +1,32 @@
-//! The contract's functions as a service, for every listener alike; and who calls them, under one name.
+//! The contract's functions as a service, for every listener and both backends alike; and who calls them, under one name.
 
-use std::sync::Arc;
-
-use fanout_plan::BusName;
 use fanout_plan::authority::{self, Identity};
 use fanout_transport::{Caller, Error, Service};
-use tokio::sync::Mutex;
-
-use super::guard::OfContract;
-use crate::bus::Bus;
-use crate::inbox::{Seal, WAITING_OF_ALL, WAITING_OF_ONE, Waiting};
 use fanout_wit::PUBLISHER;
 use fanout_wit::bus::exports::fanout::bus::publisher::Handler as _;
 use fanout_wit::types::Event;
 
-/// A bus, and what seals the tokens of its inbox.
-type BusSeal = (BusName, Arc<Seal>);
+use super::backend::{Backend, Rights};
+use super::guard::OfContract;
+use crate::inbox::Waiting;
 
 /// The one handler behind every function of the contract.
 #[derive(Clone)]
-pub(super) struct Exports {
-    pub(super) bus: Bus,
-    /// What seals the inbox's tokens, once one was needed, and for which bus.
-    pub(super) seal: Arc<Mutex<Option<BusSeal>>>,
+pub(super) struct Exports<B> {
+    pub(super) backend: B,
     /// Fetches that wait.
     pub(super) waiting: Waiting,
 }
 
 /// `publisher`, `subscriber`, `inbox` and `status`. What is called for each event is decoded and answered without
 /// frames.
-pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
+pub(super) async fn service<B: Backend>(backend: B) -> Result<Service, Error> {
+    let guard = OfContract::new(backend.clone());
+    let (of_one, of_all) = B::WAITING;
     let exports = Exports {
-        bus,
-        seal: Arc::default(),
-        waiting: Waiting::new(WAITING_OF_ONE, WAITING_OF_ALL),
+        backend,
+        waiting: Waiting::new(of_one, of_all),
     };
-    let guard = OfContract::new(exports.bus.clone());
     let (one, many) = (exports.clone(), exports.clone());
     let service = Service::new()
         .guarded(guard)
@@ -59,9 +50,9 @@ pub(crate) async fn service(bus: Bus) -> Result<Service, Error> {
     Ok(service)
 }
 
-/// The caller under the one name by which the bus knows it, before any function sees it: on the lattice the component's
-/// id, elsewhere that of the policy's caller whose identity the connection proved.
-pub(super) fn known(bus: &Bus, caller: Caller) -> Caller {
+/// The caller under the one name by which its rights are known, before any function sees it: on the lattice the
+/// component's id, elsewhere that of the policy's caller whose identity the connection proved.
+pub(super) fn known(view: &impl Rights, caller: Caller) -> Caller {
     if caller.identity == fanout_transport::Identity::Lattice {
         // What a component calls itself must not be taken for a name that only we give.
         let component = Some(caller.component.clone()).filter(|id| !authority::is_given(id));
@@ -70,14 +61,8 @@ pub(super) fn known(bus: &Bus, caller: Caller) -> Caller {
             ..caller
         };
     }
-    let identities = proved(&caller.identity);
-    let view = bus.view();
-    let component = match &view.policy {
-        Some(policy) => policy.callers.id_of(&identities),
-        None => authority::stranger(&identities),
-    };
     Caller {
-        component,
+        component: view.name_of(&proved(&caller.identity)),
         link: "default".to_owned(),
         ..caller
     }

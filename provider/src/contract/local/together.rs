@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 
 use fanout_plan::{Code, Problem, TenantId};
 use fanout_transport::Caller;
+use fanout_wit::types::{PublishError, Receipt};
 
-use super::convert::problem;
-use super::errors::{message, not_admitted};
 use super::publishing::{Ready, in_order, send};
 use crate::bus::Bus;
+use crate::contract::backend::Permitted;
+use crate::contract::convert::problem;
+use crate::contract::errors::{not_admitted, publish_problem};
 use crate::quota::Together;
-use fanout_wit::types::{Event, PublishError, Receipt};
 
 /// Stores all events, or none of them unless the store fails meanwhile.
-pub(super) async fn publish(bus: &Bus, caller: &Caller, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
+pub(super) async fn publish(bus: &Bus, caller: &Caller, events: Vec<Permitted>) -> Result<Vec<Receipt>, PublishError> {
     let mut ready = Vec::with_capacity(events.len());
     for event in events {
         ready.push(Ready::check(bus, caller, event).await?);
@@ -76,7 +77,7 @@ fn all(results: Vec<Result<Receipt, PublishError>>) -> Result<Vec<Receipt>, Publ
     if refused.is_empty() {
         return Ok(receipts);
     }
-    let first = refused.swap_remove(unknown.unwrap_or_default());
+    let mut first = refused.swap_remove(unknown.unwrap_or_default());
     if receipts.is_empty() && unknown.is_none() {
         return Err(first);
     }
@@ -85,7 +86,7 @@ fn all(results: Vec<Result<Receipt, PublishError>>) -> Result<Vec<Receipt>, Publ
         format!(
             "{} of {events} events that belong together are stored: publish all of them again with the same ids; {}",
             receipts.len(),
-            message(&first)
+            publish_problem(&mut first).message
         ),
     ))))
 }

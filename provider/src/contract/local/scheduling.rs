@@ -1,32 +1,20 @@
 //! `publish-tenant-event-at` and `cancel-scheduled`: keeps an event until it is due. Who publishes it then is `later`.
 
 use fanout_plan::envelope::EventKey;
-use fanout_plan::{Attributes, Code, Problem, TenantId};
+use fanout_plan::link::Grant;
 use fanout_transport::Caller;
+use fanout_wit::types::{Cancellation, PublishError, Scheduled};
 use tracing::debug;
 
-use super::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
-use super::publisher::{permit, permit_source};
 use super::publishing::Ready;
 use crate::bus::Bus;
-use crate::clock;
+use crate::contract::backend::{Named, Permitted};
+use crate::contract::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
+use crate::contract::publisher::permit;
 use crate::jetstream::{Mark, State, StoreError};
 use crate::quota::NotAdmitted;
-use fanout_wit::types::{Cancellation, Event, PublishError, Scheduled};
 
-/// The furthest that an event may be put off: ten years.
-const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;
-
-pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Event, at: i64) -> Result<Scheduled, PublishError> {
-    if at > clock::now().saturating_add(FURTHEST) {
-        return Err(publish_refusal(Problem::new(
-            Code::InvalidDueTime,
-            format!(
-                "event {:?} of tenant {} is to be published at {at}, more than ten years from now: give nanoseconds since 1970-01-01T00:00:00Z",
-                event.id, event.tenant
-            ),
-        )));
-    }
+pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Permitted, at: i64) -> Result<Scheduled, PublishError> {
     let ready = Ready::check(bus, caller, event).await?;
     let (tenant, size) = (ready.event.tenant(), ready.outgoing.size);
     let mut place = match bus.gate().admit_scheduled(&ready.store, tenant, size).await {
@@ -72,30 +60,22 @@ async fn again(ready: &Ready, refused: &NotAdmitted) -> Result<Scheduled, Publis
 pub(super) async fn cancel(
     bus: &Bus,
     caller: &Caller,
-    tenant: &str,
-    source: &str,
-    id: &str,
+    grant: &Grant,
+    event: Named<'_>,
 ) -> Result<Cancellation, PublishError> {
+    let Named { tenant, source, id } = event;
     let view = bus.view();
-    let own = fanout_plan::source::own(&caller.component);
-    let source = if source.is_empty() { &own } else { source };
-    let tenant: TenantId = tenant.parse().map_err(publish_refusal)?;
-    Attributes::check_source_and_id(source, id).map_err(publish_refusal)?;
-    let grant = view
-        .publish_grant(&caller.component, &caller.link)
-        .map_err(publish_refusal)?;
-    permit_source(grant, caller, &tenant, source).map_err(publish_refusal)?;
     let store = view.store().map_err(publish_refusal)?;
-    let key = EventKey::new(&tenant, source, id);
-    let not_cancelled = |e: &StoreError| not_cancelled(&tenant, id, e);
-    let kept = store.kept_for_later(&tenant, &key).await;
+    let key = EventKey::new(tenant, source, id);
+    let not_cancelled = |e: &StoreError| not_cancelled(tenant, id, e);
+    let kept = store.kept_for_later(tenant, &key).await;
     let kept = kept.map_err(|e| match view.policy_problems.first() {
         // Nothing was begun: what keeps the bus from its policy keeps it from this.
         Some(problem) => publish_refusal(problem.clone()),
         None => not_cancelled(&e),
     })?;
     let Some(kept) = kept else {
-        let marked = store.marked(&tenant, &key).await.map_err(|e| not_cancelled(&e))?;
+        let marked = store.marked(tenant, &key).await.map_err(|e| not_cancelled(&e))?;
         return Ok(match marked.map(|m| m.mark) {
             Some(Mark::Cancelled) => Cancellation::Cancelled,
             Some(Mark::Fires) | None => Cancellation::NotWaiting,

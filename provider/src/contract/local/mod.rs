@@ -1,0 +1,113 @@
+//! The backend that is the bus which this provider keeps.
+
+mod fetching;
+mod publishing;
+mod scheduling;
+mod subscriptions;
+mod together;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fanout_plan::authority::{self, Identity};
+use fanout_plan::link::Grant;
+use fanout_plan::subscription::{MadeBy, Registered, Subscription};
+use fanout_plan::{BusName, Code, Problem};
+use fanout_transport::Caller;
+use tokio::sync::Mutex;
+
+use super::backend::{Authority, Owned, Rights};
+use super::guard::Interface;
+use crate::bus::Bus;
+use crate::inbox::Seal;
+use crate::link::LinkKey;
+use crate::view::{LinkOutcome, View};
+
+/// A bus, and what seals the tokens of its inbox.
+type BusSeal = (BusName, Arc<Seal>);
+
+/// A bus that is kept here.
+#[derive(Clone)]
+pub(super) struct Local {
+    bus: Bus,
+    /// What seals the inbox's tokens, once one was needed, and for which bus.
+    seal: Arc<Mutex<Option<BusSeal>>>,
+}
+
+impl Local {
+    pub(super) fn new(bus: Bus) -> Self {
+        Self {
+            bus,
+            seal: Arc::default(),
+        }
+    }
+}
+
+impl Authority for Local {
+    type View = View;
+
+    fn view(&self) -> Arc<View> {
+        self.bus.view()
+    }
+}
+
+impl Rights for View {
+    type Owned = Registered;
+
+    fn name_of(&self, identities: &[Identity]) -> String {
+        match &self.policy {
+            Some(policy) => policy.callers.id_of(identities),
+            None => authority::stranger(identities),
+        }
+    }
+
+    fn links(&self) -> &BTreeMap<LinkKey, LinkOutcome> {
+        &self.links
+    }
+
+    fn grant(&self, caller: &Caller, interface: Interface) -> Result<&Grant, Problem> {
+        let (component, link) = (&caller.component, &caller.link);
+        match interface {
+            Interface::Publisher => self.publish_grant(component, link),
+            _ => self.grant(component, link),
+        }
+    }
+
+    fn asks(&self, caller: &Caller) -> Result<bool, Problem> {
+        self.asks(&caller.component, &caller.link)
+    }
+
+    fn owned(&self, caller: &Caller, name: &str) -> Result<&Registered, Problem> {
+        // Until there is a store, the subscriptions are not known either.
+        self.store()?;
+        let found = self.subscription_of(&caller.component, name);
+        found.ok_or_else(|| unknown(self, caller, name))
+    }
+}
+
+impl Owned for Registered {
+    fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
+    fn made_by(&self) -> MadeBy {
+        self.made_by
+    }
+}
+
+/// Why a caller has no subscription of a name.
+fn unknown(view: &View, caller: &Caller, name: &str) -> Problem {
+    // What keeps the bus from having a log has kept the subscription from being made: a retry can help. A problem of one
+    // part of the policy is nobody else's.
+    let has_no_log = view.store.as_ref().is_none_or(|s| s.layout().newest().is_none());
+    if let Some(problem) = view.policy_problems.first().filter(|_| has_no_log) {
+        return Problem::new(Code::BusNotReady, format!("the bus has no policy in force: {problem}"));
+    }
+    Problem::new(
+        Code::UnknownSubscription,
+        format!(
+            "component {} has no subscription {name:?}: declare it in a link, or subscribe to it",
+            caller.component
+        ),
+    )
+}
