@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use fanout_forward::{Lazy, Plan, Upstream};
+use fanout_client::Upstream;
+use fanout_client::component::{Plan, declared as declared_subscription};
 use fanout_runtime::{Buckets, HttpServer, Order, Program, Secrets, Surroundings};
 use fanout_transport::{ClientIdentity, ClientTls, ConnectOptions, Pem};
 use serde_json::json;
@@ -53,7 +54,7 @@ async fn attend(run: Run) -> Result<ExitCode> {
         config: run.config.iter().cloned().collect(),
         secrets: Secrets(read_secrets(&run.secret)?),
         buckets: Buckets::default(),
-        bus: Upstream::new(Lazy::new(bus.clone(), connect_options(&run, &name)), CALL_DEADLINE),
+        bus: Upstream::new(bus.clone(), connect_options(&run, &name), CALL_DEADLINE),
         orders: orders.clone(),
     };
     let deadline = Duration::from_millis(run.deadline_ms);
@@ -144,7 +145,7 @@ fn declared(name: &str, text: &str, program: &Program) -> Result<Order> {
     let settings = pairs.collect::<Result<_>>()?;
     let interfaces = program.handlers();
     let owner = format!("`--subscribe` of component {name}");
-    let subscription = fanout_forward::declared(&owner, name, &interfaces, &settings).map_err(|problems| {
+    let subscription = declared_subscription(&owner, name, &interfaces, &settings).map_err(|problems| {
         let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", all.join("; "))
     })?;

@@ -1,5 +1,6 @@
 //! The contract's values as the component has them, and as wRPC carries them.
 
+use fanout_client::{End, Position, Start};
 use fanout_wit::types as wit;
 
 use crate::bindings::calls::fanout::bus::types;
@@ -65,8 +66,8 @@ pub(crate) fn position(p: &wit::Position) -> types::Position {
     }
 }
 
-fn to_position(p: types::Position) -> wit::Position {
-    wit::Position {
+fn to_position(p: types::Position) -> Position {
+    Position {
         partition: p.partition,
         offset: p.offset,
     }
@@ -143,18 +144,18 @@ pub(crate) fn rejection(r: types::Rejection) -> wit::Rejection {
     }
 }
 
-pub(crate) fn start(s: types::Start) -> wit::Start {
+pub(crate) fn start(s: types::Start) -> Start {
     match s {
-        types::Start::First => wit::Start::First,
-        types::Start::Time(t) => wit::Start::Time(t),
-        types::Start::Position(p) => wit::Start::Position(to_position(p)),
+        types::Start::First => Start::First,
+        types::Start::Time(t) => Start::Time(t),
+        types::Start::Position(p) => Start::Position(to_position(p)),
     }
 }
 
-pub(crate) fn end(e: types::End) -> wit::End {
+pub(crate) fn end(e: types::End) -> End {
     match e {
-        types::End::Time(t) => wit::End::Time(t),
-        types::End::Position(p) => wit::End::Position(to_position(p)),
+        types::End::Time(t) => End::Time(t),
+        types::End::Position(p) => End::Position(to_position(p)),
     }
 }
 
@@ -272,7 +273,7 @@ pub(crate) fn settled(
     }
 }
 
-pub(crate) fn progress(p: &fanout_forward::Progress, now: i64) -> types::BackfillProgress {
+pub(crate) fn progress(p: &fanout_client::component::Progress, now: i64) -> types::BackfillProgress {
     types::BackfillProgress {
         subscription: p.subscription.clone(),
         reached: p.reached.as_ref().map(position),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fanout_forward::{Deliveries, Plan, Progress, Subscriber, Unhandled};
+use fanout_client::component::{Deliveries, Plan, Progress, Subscriber, Unhandled};
 use fanout_wit::types as wit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,7 @@ pub async fn keep(program: Arc<Program>, mut orders: mpsc::Receiver<Order>, stop
                 }
             }
             Some(Order::Deliver { plan, is_batch }) => {
-                let name = plan.wanted.name.clone();
+                let name = plan.wanted.name().to_owned();
                 if let Some(before) = running.remove(&name) {
                     before.stop().await;
                 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use fanout_forward::{Lazy, Upstream};
+use fanout_client::Upstream;
 use tokio::sync::mpsc;
 use wasmtime::component::Resource;
 use wasmtime::error::Context as _;
@@ -31,7 +31,7 @@ pub struct Surroundings {
     /// `wasi:keyvalue`.
     pub buckets: Buckets,
     /// `fanout:bus`.
-    pub bus: Upstream<Lazy>,
+    pub bus: Upstream,
     /// Where the component's own subscriptions are ordered.
     pub orders: mpsc::Sender<Order>,
 }

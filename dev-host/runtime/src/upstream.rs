@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use fanout_forward::{Need, Plan, Wanted};
+use fanout_client::Subscription;
+use fanout_client::component::Plan;
+use fanout_wit as calls;
 use fanout_wit::types as wit;
 use wasmtime::Result;
 
@@ -46,7 +48,11 @@ impl publisher::Host for Guest {
         events: Vec<types::Event>,
     ) -> Result<Result<Vec<types::Receipt>, types::PublishError>> {
         let events: Vec<_> = events.into_iter().map(convert::event).collect();
-        let published = self.surroundings.bus.publish_together(&self.onward(), &events).await;
+        let bus = &self.surroundings.bus;
+        let published = bus.ask(self.onward(), |cx| {
+            calls::publisher::publish_tenant_events_together(bus, cx, &events)
+        });
+        let published = published.await;
         Ok(published
             .map(|receipts| receipts.into_iter().map(convert::receipt).collect())
             .map_err(convert::publish_error))
@@ -59,7 +65,10 @@ impl publisher::Host for Guest {
     ) -> Result<Result<types::Scheduled, types::PublishError>> {
         let event = convert::event(event);
         let bus = &self.surroundings.bus;
-        let scheduled = bus.publish_at(&self.onward(), &event, at).await;
+        let scheduled = bus.ask(self.onward(), |cx| {
+            calls::publisher::publish_tenant_event_at(bus, cx, &event, at)
+        });
+        let scheduled = scheduled.await;
         Ok(scheduled.map(convert::scheduled).map_err(convert::publish_error))
     }
 
@@ -70,7 +79,10 @@ impl publisher::Host for Guest {
         id: String,
     ) -> Result<Result<types::Cancellation, types::PublishError>> {
         let bus = &self.surroundings.bus;
-        let cancelled = bus.cancel(&self.onward(), &tenant, &source, &id).await;
+        let cancelled = bus.ask(self.onward(), |cx| {
+            calls::publisher::cancel_scheduled(bus, cx, &tenant, &source, &id)
+        });
+        let cancelled = cancelled.await;
         Ok(cancelled.map(convert::cancellation).map_err(convert::publish_error))
     }
 }
@@ -87,11 +99,11 @@ impl subscriber::Host for Guest {
             batch_size: Some(1),
             concurrency: None,
         };
-        self.subscribe(name, Need::Queue, options).await
+        self.subscribe(Subscription::queue(name), false, options).await
     }
 
     async fn subscribe_durable(&mut self, name: String, options: types::DeliveryOptions) -> Made {
-        self.subscribe(name, Need::Durable, options).await
+        self.subscribe(Subscription::durable(name), false, options).await
     }
 
     async fn subscribe_backfill(
@@ -101,15 +113,17 @@ impl subscriber::Host for Guest {
         end: Option<types::End>,
         options: types::DeliveryOptions,
     ) -> Made {
-        let need = Need::Backfill {
-            start: convert::start(start),
-            end: end.map(convert::end),
-        };
-        self.subscribe(name, need, options).await
+        let mut wanted = Subscription::backfill(name, convert::start(start));
+        if let Some(end) = end {
+            wanted = wanted.until(convert::end(end));
+        }
+        self.subscribe(wanted, true, options).await
     }
 
     async fn unsubscribe(&mut self, name: String) -> Result<Result<(), types::SubscribeError>> {
-        let ended = self.surroundings.bus.unsubscribe(&self.onward(), &name).await;
+        let bus = &self.surroundings.bus;
+        let ended = bus.ask(self.onward(), |cx| calls::subscriber::unsubscribe(bus, cx, &name));
+        let ended = ended.await;
         if ended.is_ok() {
             self.surroundings.orders.send(Order::End(name)).await?;
         }
@@ -117,17 +131,21 @@ impl subscriber::Host for Guest {
     }
 
     async fn pause(&mut self, name: String) -> Made {
-        self.paused(&name, true).await
+        let bus = &self.surroundings.bus;
+        let paused = bus.ask(self.onward(), |cx| calls::subscriber::pause(bus, cx, &name));
+        changed(paused.await)
     }
 
     async fn resume(&mut self, name: String) -> Made {
-        self.paused(&name, false).await
+        let bus = &self.surroundings.bus;
+        let resumed = bus.ask(self.onward(), |cx| calls::subscriber::resume(bus, cx, &name));
+        changed(resumed.await)
     }
 
     async fn rewind(&mut self, name: String, to: types::Start) -> Made {
-        let to = convert::start(to);
-        let rewound = self.surroundings.bus.rewind(&self.onward(), &name, &to).await;
-        Ok(rewound.map(convert::subscription).map_err(convert::subscribe_error))
+        let (bus, to) = (&self.surroundings.bus, convert::start(to).into());
+        let rewound = bus.ask(self.onward(), |cx| calls::subscriber::rewind(bus, cx, &name, &to));
+        changed(rewound.await)
     }
 
     async fn list_subscriptions(&mut self) -> Result<Result<Vec<types::Subscription>, types::SubscribeError>> {
@@ -138,27 +156,23 @@ impl subscriber::Host for Guest {
     }
 }
 
-impl Guest {
-    async fn paused(&mut self, name: &str, paused: bool) -> Made {
-        let changed = self.surroundings.bus.pause(&self.onward(), name, paused).await;
-        Ok(changed.map(convert::subscription).map_err(convert::subscribe_error))
-    }
+fn changed(answer: std::result::Result<wit::Subscription, wit::SubscribeError>) -> Made {
+    Ok(answer.map(convert::subscription).map_err(convert::subscribe_error))
+}
 
-    async fn subscribe(&mut self, name: String, need: Need, options: types::DeliveryOptions) -> Made {
+impl Guest {
+    async fn subscribe(&mut self, wanted: Subscription, is_backfill: bool, options: types::DeliveryOptions) -> Made {
         for (what, asked) in [("batch-size", options.batch_size), ("concurrency", options.concurrency)] {
             if asked.is_some_and(|n| !(1..=MOST).contains(&n)) {
                 return Ok(Err(types::SubscribeError::InvalidRequest(types::Problem {
                     code: "invalid-setting".to_owned(),
-                    message: format!("subscription {name}: a {what} is from 1 to {MOST}"),
+                    message: format!("subscription {}: a {what} is from 1 to {MOST}", wanted.name()),
                 })));
             }
         }
-        let wanted = Wanted {
-            name,
-            need,
-            tenants: options.filter.tenants,
-            event_types: options.filter.event_types,
-        };
+        let wanted = wanted
+            .tenants(options.filter.tenants)
+            .event_types(options.filter.event_types);
         let made = self.surroundings.bus.subscribe(&self.onward(), &wanted).await;
         if made.is_ok() && options.reach != types::Reach::Inbox {
             let batch = match options.reach {
@@ -166,7 +180,7 @@ impl Guest {
                 _ => 1,
             };
             let plan = Plan {
-                tell_caught_up: matches!(wanted.need, Need::Backfill { .. }),
+                tell_caught_up: is_backfill,
                 wanted,
                 batch: batch as usize,
                 concurrency: options.concurrency.unwrap_or(CONCURRENCY) as usize,
@@ -212,8 +226,11 @@ impl inbox::Host for Guest {
 
 impl status::Host for Guest {
     async fn links(&mut self) -> Result<Vec<types::LinkStatus>> {
-        let links = self.surroundings.bus.links(&self.onward()).await;
-        match links {
+        let bus = &self.surroundings.bus;
+        let links = bus.ask(self.onward(), |cx| async move {
+            Ok(Ok::<_, wit::Problem>(calls::status::links(bus, cx).await?))
+        });
+        match links.await {
             Ok(links) => Ok(links.into_iter().map(convert::link_status).collect()),
             Err(problem) => Err(wasmtime::format_err!("{} ({})", problem.message, problem.code)),
         }

@@ -1,18 +1,17 @@
 //! A bus, as a program uses it.
 
-use std::sync::Arc;
+use std::iter;
 use std::time::Duration;
 
 use fanout_transport::CallContext;
 use fanout_wit::types as wit;
-use fanout_wit::{PUBLISHER, publisher, subscriber};
+use fanout_wit::{publisher, subscriber};
 use tokio::time::Instant;
 
-use crate::connect::Wire;
 use crate::deliveries::Deliveries;
-use crate::retry::{self, Backoff};
-use crate::subscription::Request;
-use crate::{Error, ErrorKind, Event, Options, Receipt, Scheduled, Subscription};
+use crate::retry::Backoff;
+use crate::upstream::Upstream;
+use crate::{Error, ErrorKind, Event, Receipt, Scheduled, Subscription};
 
 /// The most events that the bus takes in one call.
 const MOST_EVENTS: usize = 1_000;
@@ -22,16 +21,14 @@ const MOST_BYTES: usize = 768 << 10;
 /// A connection to a bus. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
 pub struct Bus {
-    wire: Wire,
-    options: Arc<Options>,
+    upstream: Upstream,
+    /// For a whole request.
+    deadline: Duration,
 }
 
 impl Bus {
-    pub(crate) fn new(wire: Wire, options: Options) -> Self {
-        Self {
-            wire,
-            options: Arc::new(options),
-        }
+    pub(crate) fn new(upstream: Upstream, deadline: Duration) -> Self {
+        Self { upstream, deadline }
     }
 
     /// Publishes one event. A receipt means that it is stored. When an answer is lost, it is published again with the
@@ -40,15 +37,8 @@ impl Bus {
     /// # Errors
     /// The bus's refusal; or, at the deadline, that it is unavailable, or that the outcome is unknown.
     pub async fn publish(&self, event: &Event) -> Result<Receipt, Error> {
-        let (wire, trace) = (&self.wire, event.traceparent.as_deref());
-        let event = &wit::Event::from(event);
-        retry::until(self.deadline(), |left| async move {
-            let cx = self.call_in(left, trace);
-            let answer = wire.call_values(cx, PUBLISHER, "publish-tenant-event", (event,)).await;
-            let answer: Result<wit::Receipt, wit::PublishError> = answer.map_err(|e| Error::transport(e.into()))?;
-            Ok(answer?.into())
-        })
-        .await
+        let receipt = self.upstream.publish(&trace(Some(event)), &event.into()).await;
+        Ok(receipt?.into())
     }
 
     /// Keeps an event at the bus and publishes it once, at a time (nanoseconds since 1970-01-01T00:00:00Z) or soon after
@@ -57,17 +47,13 @@ impl Bus {
     /// # Errors
     /// As [`Bus::publish`].
     pub async fn publish_at(&self, event: &Event, at: i64) -> Result<Scheduled, Error> {
-        let (wire, trace) = (&self.wire, event.traceparent.as_deref());
-        let event = &wit::Event::from(event);
-        retry::until(self.deadline(), |left| async move {
-            let answer = publisher::publish_tenant_event_at(wire, self.call_in(left, trace), event, at).await;
-            let kept = answer.map_err(Error::transport)??;
-            Ok(Scheduled {
-                due: kept.due,
-                duplicate: kept.duplicate,
-            })
+        let (bus, cx, event) = (&self.upstream, trace(Some(event)), &event.into());
+        let kept = bus.ask(cx, |cx| publisher::publish_tenant_event_at(bus, cx, event, at));
+        let kept = kept.await?;
+        Ok(Scheduled {
+            due: kept.due,
+            duplicate: kept.duplicate,
         })
-        .await
     }
 
     /// Cancels an event that was to be published later: `true` when it will not be, `false` when there was nothing to
@@ -76,18 +62,17 @@ impl Bus {
     /// # Errors
     /// As [`Bus::publish`].
     pub async fn cancel_scheduled(&self, tenant: &str, source: &str, id: &str) -> Result<bool, Error> {
-        let wire = &self.wire;
-        retry::until(self.deadline(), |left| async move {
-            let answer = publisher::cancel_scheduled(wire, self.call(left), tenant, source, id).await;
-            Ok(answer.map_err(Error::transport)?? == wit::Cancellation::Cancelled)
-        })
-        .await
+        let bus = &self.upstream;
+        let cancelled = bus.ask(trace(None), |cx| {
+            publisher::cancel_scheduled(bus, cx, tenant, source, id)
+        });
+        Ok(cancelled.await? == wit::Cancellation::Cancelled)
     }
 
     /// Publishes many events, in the order given. One result for each, in order: some may be stored and others refused.
     /// What is tried again comes later than the others.
     pub async fn publish_many(&self, events: &[Event]) -> Vec<Result<Receipt, Error>> {
-        let deadline = self.deadline();
+        let deadline = Instant::now() + self.deadline;
         let mut results: Vec<Option<Result<Receipt, Error>>> = events.iter().map(|_| None).collect();
         let mut left: Vec<usize> = (0..events.len()).collect();
         let mut backoff = Backoff::default();
@@ -132,47 +117,26 @@ impl Bus {
     /// That of one of them, if the link, the bus's limits or the tenants' quotas do not take all, or if they are too many
     /// or too large for one call; or, at the deadline, what kept them from being stored.
     pub async fn publish_together(&self, events: &[Event]) -> Result<Vec<Receipt>, Error> {
-        let sent: Vec<_> = events.iter().map(wit::Event::from).collect();
-        let (wire, sent) = (&self.wire, &sent);
-        let trace = events.first().and_then(|e| e.traceparent.as_deref());
-        retry::until(self.deadline(), |left| async move {
-            let answer = publisher::publish_tenant_events_together(wire, self.call_in(left, trace), sent).await;
-            let receipts = answer.map_err(Error::transport)??;
-            Ok(receipts.into_iter().map(Receipt::from).collect())
-        })
-        .await
+        let sent: &Vec<_> = &events.iter().map(wit::Event::from).collect();
+        let (bus, cx) = (&self.upstream, trace(events.first()));
+        let receipts = bus.ask(cx, |cx| publisher::publish_tenant_events_together(bus, cx, sent));
+        Ok(receipts.await?.into_iter().map(Receipt::from).collect())
     }
 
     async fn publish_part(&self, events: &[Event], part: &[usize], deadline: Instant) -> Vec<Result<Receipt, Error>> {
         let sent: Vec<_> = part.iter().map(|i| wit::Event::from(&events[*i])).collect();
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Events of one call are in one trace: see `parts`.
-        let trace = part.first().and_then(|i| events[*i].traceparent.as_deref());
-        let cx = self.call_in(left, trace);
-        let answers = self
-            .wire
-            .call_values(cx, PUBLISHER, "publish-tenant-events", (sent,))
-            .await;
-        match answers.map_err(|e| Error::transport(e.into())) {
-            Ok(answers) => {
-                let answers: Vec<Result<wit::Receipt, wit::PublishError>> = answers;
-                let mut answers = answers.into_iter();
-                let short = || {
-                    let message = "the bus gave fewer results than it got events";
-                    Error::new(ErrorKind::OutcomeUnknown, "outcome-unknown", message)
-                };
-                let one = |_| match answers.next() {
-                    Some(Ok(receipt)) => Ok(receipt.into()),
-                    Some(Err(e)) => Err(e.into()),
-                    None => Err(short()),
-                };
-                part.iter().map(one).collect()
-            }
-            Err(e) => part
-                .iter()
-                .map(|_| Err(Error::new(e.kind, e.code.clone(), e.message.clone())))
-                .collect(),
-        }
+        let cx = CallContext {
+            deadline: Some(deadline.saturating_duration_since(Instant::now())),
+            // Events of one call are in one trace: see `parts`.
+            ..trace(part.first().map(|i| &events[*i]))
+        };
+        let answers = self.upstream.publish_many(&cx, &sent).await.into_iter();
+        let short = || {
+            let message = "the bus gave fewer results than it got events";
+            Err(Error::new(ErrorKind::OutcomeUnknown, "outcome-unknown", message))
+        };
+        let results = answers.map(|answer| answer.map(Receipt::from).map_err(Error::from));
+        results.chain(iter::repeat_with(short)).take(part.len()).collect()
     }
 
     /// Makes a subscription, or finds the one of that name that this caller made before, and begins to fetch.
@@ -180,32 +144,10 @@ impl Bus {
     /// # Errors
     /// The bus's refusal; or, at the deadline, that it can't be reached.
     pub async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, Error> {
-        if subscription.request().is_some() {
-            let (wire, asked) = (&self.wire, &subscription);
-            retry::until(self.deadline(), |left| async move {
-                let cx = self.call(left);
-                let answer = match asked.request() {
-                    None => return Ok(()),
-                    Some(Request::Queue(filter)) => {
-                        subscriber::subscribe_queue(wire, cx, &asked.name, &filter, wit::Reach::Inbox).await
-                    }
-                    Some(Request::Durable(options)) => {
-                        subscriber::subscribe_durable(wire, cx, &asked.name, &options).await
-                    }
-                    Some(Request::Backfill(start, end, options)) => {
-                        subscriber::subscribe_backfill(wire, cx, &asked.name, &start, end, &options).await
-                    }
-                };
-                answer.map_err(Error::transport)??;
-                Ok(())
-            })
-            .await?;
+        if !subscription.is_declared {
+            self.upstream.subscribe(&trace(None), &subscription).await?;
         }
-        Ok(Deliveries::start(
-            self.wire.clone(),
-            Arc::clone(&self.options),
-            &subscription,
-        ))
+        Ok(Deliveries::start(self.upstream.clone(), &subscription))
     }
 
     /// Ends a subscription: its pending events are no longer kept for it.
@@ -213,25 +155,18 @@ impl Bus {
     /// # Errors
     /// The bus's refusal; or, at the deadline, that it can't be reached.
     pub async fn unsubscribe(&self, name: &str) -> Result<(), Error> {
-        let wire = &self.wire;
-        retry::until(self.deadline(), |left| async move {
-            let answer = subscriber::unsubscribe(wire, self.call(left), name).await;
-            Ok(answer.map_err(Error::transport)??)
-        })
-        .await
+        let bus = &self.upstream;
+        Ok(bus
+            .ask(trace(None), |cx| subscriber::unsubscribe(bus, cx, name))
+            .await?)
     }
+}
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.options.deadline
-    }
-
-    fn call(&self, left: Duration) -> CallContext {
-        self.call_in(left, None)
-    }
-
-    fn call_in(&self, left: Duration, traceparent: Option<&str>) -> CallContext {
-        let within = self.options.try_deadline.min(left).max(Duration::from_millis(1));
-        self.options.call_in(within, traceparent)
+/// A call in the trace of an event.
+fn trace(event: Option<&Event>) -> CallContext {
+    CallContext {
+        traceparent: event.and_then(|e| e.traceparent.clone()),
+        ..CallContext::default()
     }
 }
 

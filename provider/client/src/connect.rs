@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use fanout_transport::{Access, CallContext, ClientTls, ConnectOptions, Endpoint, EndpointError, Remote};
+use fanout_transport::{Access, ClientTls, ConnectOptions, Endpoint, EndpointError};
 use tokio::time::Instant;
 
-use crate::{Bus, Error, ErrorKind, retry};
-
-/// What carries the calls.
-pub(crate) type Wire = Remote;
+use crate::retry::Backoff;
+use crate::upstream::Upstream;
+use crate::{Bus, Error, ErrorKind};
 
 /// How a bus is called.
 #[derive(Clone, Debug)]
@@ -58,35 +57,25 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Bus, Error> {
         .parse()
         .map_err(|e: EndpointError| Error::new(ErrorKind::Invalid, EndpointError::CODE, e.to_string()))?;
     let deadline = Instant::now() + options.deadline;
-    let wire = retry::until(deadline, |left| {
-        let connect = ConnectOptions {
-            tls: options.tls.clone(),
-            nats: options.nats.clone(),
-            source: options.component.clone(),
-            connect_deadline: options.try_deadline.min(left).max(Duration::from_millis(1)),
-            ..ConnectOptions::default()
+    let connect = ConnectOptions {
+        tls: options.tls.clone(),
+        nats: options.nats.clone(),
+        source: options.component.clone(),
+        connect_deadline: options.try_deadline,
+        ..ConnectOptions::default()
+    };
+    let upstream = Upstream::new(endpoint, connect, options.deadline).persistent(options.try_deadline, &options.link);
+    let mut backoff = Backoff::default();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let error = match upstream.connect(left).await {
+            Ok(()) => return Ok(Bus::new(upstream, options.deadline)),
+            Err(error) => Error::connecting(error),
         };
-        let endpoint = &endpoint;
-        async move { Remote::connect(endpoint, connect).await.map_err(Error::connecting) }
-    })
-    .await?;
-    Ok(Bus::new(wire, options))
-}
-
-impl Options {
-    /// The context of one call.
-    pub(crate) fn call(&self, within: Duration) -> CallContext {
-        CallContext {
-            link: Some(self.link.clone()),
-            ..CallContext::within(within)
+        let wait = backoff.next();
+        if !error.is_transient() || Instant::now() + wait >= deadline {
+            return Err(error);
         }
-    }
-
-    /// The same in a trace.
-    pub(crate) fn call_in(&self, within: Duration, traceparent: Option<&str>) -> CallContext {
-        CallContext {
-            traceparent: traceparent.map(str::to_owned),
-            ..self.call(within)
-        }
+        tokio::time::sleep(wait).await;
     }
 }

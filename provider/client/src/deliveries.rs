@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fanout_wit::inbox;
+use fanout_transport::CallContext;
 use fanout_wit::types::FetchedDeliveries;
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -14,13 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use crate::connect::Wire;
-use crate::keeper::Keeper;
+use crate::leases::Leases;
 use crate::retry::Backoff;
-use crate::{Delivery, Error, Options, Subscription};
+use crate::upstream::Upstream;
+use crate::{Delivery, Error, Subscription};
 
-/// How much longer than its wait a fetch may take.
-const SLACK: Duration = Duration::from_secs(5);
 /// Less than this much of its wait, and an empty answer came early.
 const EARLY: u32 = 4;
 
@@ -49,17 +47,16 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    pub(crate) fn start(wire: Wire, options: Arc<Options>, subscription: &Subscription) -> Self {
+    pub(crate) fn start(upstream: Upstream, subscription: &Subscription) -> Self {
         let prefetch = subscription.prefetch as usize;
         // Room for every delivery, and for one error.
         let (outgoing, incoming) = mpsc::channel(prefetch + 1);
         let (tell_caught_up, caught_up) = watch::channel(None);
         let stop = CancellationToken::new();
-        let (keeper, keeping) = Keeper::start(wire.clone(), Arc::clone(&options));
+        let (leases, keeping) = Leases::start(upstream.clone());
         let fetching = Fetching {
-            wire,
-            options,
-            keeper,
+            upstream,
+            leases,
             name: subscription.name.clone(),
             wait: subscription.wait,
             left: subscription.at_most.unwrap_or(u64::MAX),
@@ -89,7 +86,7 @@ impl Deliveries {
     }
 
     /// Stops: fetches no more, gives back what was not taken, and waits until all that was taken is settled, at most
-    /// `within`. Without it, what was fetched and not taken comes again only when its hold is over.
+    /// `within`. Without it, what was fetched and not taken comes again only when its lease is over.
     pub async fn stop(mut self, within: Duration) {
         self.stop.cancel();
         let stopped = async {
@@ -105,7 +102,7 @@ impl Deliveries {
             (&mut self.keeping).await.ok();
         };
         if tokio::time::timeout(within, stopped).await.is_err() {
-            debug!("deliveries that are not settled come again when their hold is over");
+            debug!("deliveries that are not settled come again when their lease is over");
         }
         drop(self.fetching);
     }
@@ -121,9 +118,8 @@ impl Stream for Deliveries {
 
 /// What fetches.
 struct Fetching {
-    wire: Wire,
-    options: Arc<Options>,
-    keeper: Keeper,
+    upstream: Upstream,
+    leases: Leases,
     name: String,
     wait: Duration,
     /// How many more it takes.
@@ -147,7 +143,7 @@ impl Fetching {
             let most = places
                 .num_permits()
                 .min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            // What a fetch that is given up has brought by then comes again when its hold is over.
+            // What a fetch that is given up has brought by then comes again when its lease is over.
             let fetched = tokio::select! {
                 () = self.stop.cancelled() => return,
                 fetched = self.fetch(most, wait) => fetched,
@@ -185,28 +181,22 @@ impl Fetching {
     }
 
     async fn fetch(&self, most: usize, wait: Duration) -> Result<FetchedDeliveries, Error> {
-        let cx = self.options.call(wait + SLACK);
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
-        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        let answer = inbox::fetch(&self.wire, cx, &self.name, most, None, wait_ms).await;
-        Ok(answer.map_err(Error::transport)??)
+        let (cx, most) = (CallContext::default(), u32::try_from(most).unwrap_or(u32::MAX));
+        Ok(self.upstream.fetch_for(&cx, &self.name, most, None, wait).await?)
     }
 
-    /// Hands deliveries on. A fetch that began at `since` holds none longer than that plus the hold.
+    /// Hands on the deliveries of a fetch that began at `since`.
     async fn take(
         &self,
         fetched: FetchedDeliveries,
         mut places: OwnedSemaphorePermit,
         since: Instant,
     ) -> std::ops::ControlFlow<()> {
-        let hold = Duration::from_millis(fetched.lease_ms);
-        // The bus counts from when it took them out, which may be a whole wait after the fetch began; an answer that
-        // was long under way leaves less. The first word, that they are worked on, makes up for either.
-        let since = since.max(Instant::now().checked_sub(hold / 4).unwrap_or(since));
-        for held in fetched.deliveries {
-            let id = self.keeper.hold(held.token, hold, since);
+        let time = Duration::from_millis(fetched.lease_ms);
+        for leased in fetched.deliveries {
+            let id = self.leases.take(leased.token, time, since);
             let Some(place) = places.split(1) else { break };
-            let delivery = Delivery::new(held.delivery, held.traceparent, id, self.keeper.clone(), place);
+            let delivery = Delivery::new(leased.delivery, leased.traceparent, id, self.leases.clone(), place);
             if self.outgoing.send(Ok(delivery)).await.is_err() {
                 return std::ops::ControlFlow::Break(());
             }

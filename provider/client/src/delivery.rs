@@ -5,10 +5,10 @@ use std::time::Duration;
 use fanout_wit::types::{Origin, Rejection, RetryDelay, Verdict};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::keeper::Keeper;
+use crate::leases::Leases;
 use crate::{Error, Event, Position};
 
-/// One attempt to hand over an event. It is held until it is settled: the client tells the bus that it is still worked
+/// One attempt to hand over an event. It is leased until it is settled: the client tells the bus that it is still worked
 /// on for as long as this exists. Dropped without a settlement, it is refused, and comes again by the bus's schedule.
 ///
 /// Deliveries come at least once: be idempotent by `tenant`, `source` and `id`.
@@ -21,14 +21,14 @@ pub struct Delivery {
     published_at: i64,
     /// The program has it: until then, nobody has tried to handle it.
     taken: bool,
-    hold: Option<Hold>,
+    lease: Option<Lease>,
 }
 
-/// What settles it, and its place among those that are held.
+/// What settles it, and its place among those that are leased.
 #[derive(Debug)]
-struct Hold {
+struct Lease {
     id: u64,
-    keeper: Keeper,
+    leases: Leases,
     _place: OwnedSemaphorePermit,
 }
 
@@ -37,7 +37,7 @@ impl Delivery {
         delivery: fanout_wit::types::Delivery,
         traceparent: Option<String>,
         id: u64,
-        keeper: Keeper,
+        leases: Leases,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -50,9 +50,9 @@ impl Delivery {
             replayed: delivery.origin == Origin::Replayed,
             published_at: delivery.published_at,
             taken: false,
-            hold: Some(Hold {
+            lease: Some(Lease {
                 id,
-                keeper,
+                leases,
                 _place: place,
             }),
         }
@@ -97,7 +97,7 @@ impl Delivery {
     /// It is handled: settles it for good. Returns once the bus has done so.
     ///
     /// # Errors
-    /// When the hold was over before; then it comes again.
+    /// When the lease was over before; then it comes again.
     pub async fn ack(self) -> Result<(), Error> {
         self.settle(Verdict::Handled).await
     }
@@ -105,7 +105,7 @@ impl Delivery {
     /// Refuses it: it comes again by the bus's schedule, or becomes a dead letter when its attempts are used up.
     ///
     /// # Errors
-    /// When the hold was over before; then it comes again too.
+    /// When the lease was over before; then it comes again too.
     pub async fn retry(self, reason: impl Into<String>) -> Result<(), Error> {
         self.settle(Verdict::Rejected(Rejection::Retry(reason.into()))).await
     }
@@ -113,7 +113,7 @@ impl Delivery {
     /// Refuses it: it comes again without waiting.
     ///
     /// # Errors
-    /// When the hold was over before; then it comes again too.
+    /// When the lease was over before; then it comes again too.
     pub async fn retry_now(self, reason: impl Into<String>) -> Result<(), Error> {
         self.settle(Verdict::Rejected(Rejection::RetryNow(reason.into()))).await
     }
@@ -121,7 +121,7 @@ impl Delivery {
     /// Refuses it: it comes again after this time.
     ///
     /// # Errors
-    /// When the hold was over before; then it comes again too.
+    /// When the lease was over before; then it comes again too.
     pub async fn retry_after(self, delay: Duration, reason: impl Into<String>) -> Result<(), Error> {
         let delay = RetryDelay {
             delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
@@ -130,10 +130,10 @@ impl Delivery {
         self.settle(Verdict::Rejected(Rejection::RetryAfter(delay))).await
     }
 
-    /// Sets it aside as a dead letter, with this reason.
+    /// Makes it a dead letter, with this reason.
     ///
     /// # Errors
-    /// When the hold was over before; then it comes again.
+    /// When the lease was over before; then it comes again.
     pub async fn dead_letter(self, reason: impl Into<String>) -> Result<(), Error> {
         self.settle(Verdict::Rejected(Rejection::DeadLetter(reason.into())))
             .await
@@ -142,21 +142,21 @@ impl Delivery {
     /// Gives it back untried: it comes again, to whoever fetches next, and that counts as no attempt.
     ///
     /// # Errors
-    /// When the hold was over before; then it comes again too.
+    /// When the lease was over before; then it comes again too.
     pub async fn release(self) -> Result<(), Error> {
         self.settle(Verdict::Released).await
     }
 
-    /// Whether the hold was lost: the bus could not be told in time, and gives the event out again. Settling it fails.
+    /// Whether the lease was lost: it could not be renewed in time, and the bus delivers the event again. Settling it fails.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.hold.as_ref().is_none_or(|h| !h.keeper.holds(h.id))
+        self.lease.as_ref().is_none_or(|l| !l.leases.holds(l.id))
     }
 
     async fn settle(mut self, verdict: Verdict) -> Result<(), Error> {
         // The place is free once the bus has answered.
-        match self.hold.take() {
-            Some(hold) => hold.keeper.settle(hold.id, verdict).await,
+        match self.lease.take() {
+            Some(lease) => lease.leases.settle(lease.id, verdict).await,
             None => Ok(()),
         }
     }
@@ -164,13 +164,13 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(hold) = self.hold.take() {
+        if let Some(lease) = self.lease.take() {
             let verdict = if self.taken {
                 Verdict::Rejected(Rejection::Retry("dropped without a settlement".to_owned()))
             } else {
                 Verdict::Released
             };
-            hold.keeper.settle_later(hold.id, verdict);
+            lease.leases.settle_later(lease.id, verdict);
         }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use fanout_transport::Outcome;
-
 use fanout_wit::types::{InboxError, Problem, PublishError, SettleError, SubscribeError};
 
 /// Why the bus did not do what was asked.
@@ -16,8 +14,6 @@ pub struct Error {
     pub code: String,
     /// What happened and what to do, for a person.
     pub message: String,
-    #[source]
-    source: Option<Box<fanout_transport::Error>>,
 }
 
 /// What a program does about an error.
@@ -52,11 +48,10 @@ impl Error {
             kind,
             code: code.into(),
             message: message.into(),
-            source: None,
         }
     }
 
-    fn of(kind: ErrorKind, problem: Problem) -> Self {
+    pub(crate) fn of(kind: ErrorKind, problem: Problem) -> Self {
         Self::new(kind, problem.code, problem.message)
     }
 
@@ -66,23 +61,6 @@ impl Error {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::OutcomeUnknown)
     }
 
-    /// An error of the way to the bus, not of the bus.
-    pub(crate) fn transport(error: anyhow::Error) -> Self {
-        let found = fanout_transport::Error::find(&error);
-        let kind = match found.map(fanout_transport::Error::outcome) {
-            Some(Outcome::NotStarted) => ErrorKind::Unavailable,
-            _ => ErrorKind::OutcomeUnknown,
-        };
-        let code = found.map_or("outcome-unknown", fanout_transport::Error::code);
-        Self {
-            message: format!("the bus did not answer: {error:#}"),
-            source: error.downcast().ok(),
-            ..Self::new(kind, code, "")
-        }
-    }
-}
-
-impl Error {
     /// An error of connecting: nothing was asked of the bus yet. What waiting can't mend is not tried again.
     pub(crate) fn connecting(error: fanout_transport::Error) -> Self {
         let kind = match &error {
@@ -93,15 +71,10 @@ impl Error {
             | fanout_transport::Error::Seed => ErrorKind::Invalid,
             _ => ErrorKind::Unavailable,
         };
-        let code = error.code();
         let why = std::error::Error::source(&error)
             .map(|s| format!(" ({s})"))
             .unwrap_or_default();
-        Self {
-            message: format!("{error}{why}"),
-            source: Some(Box::new(error)),
-            ..Self::new(kind, code, "")
-        }
+        Self::new(kind, error.code(), format!("{error}{why}"))
     }
 }
 

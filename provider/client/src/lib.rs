@@ -32,14 +32,17 @@
 //! the bus's, and its errors tell: see [`Error`].
 
 mod bus;
+pub mod component;
 mod connect;
+mod connection;
 mod deliveries;
 mod delivery;
 mod error;
 mod event;
-mod keeper;
+mod leases;
 mod retry;
 mod subscription;
+mod upstream;
 
 pub use bus::Bus;
 pub use connect::{Options, connect, connect_with};
@@ -48,6 +51,7 @@ pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
 pub use event::{Event, Position, Receipt, Scheduled};
 pub use subscription::{End, Start, Subscription};
+pub use upstream::{Inbox, Missed, Refusal, Trouble, Upstream};
 
 /// How to show and check certificates; from the transport.
 pub use fanout_transport::{ClientIdentity, ClientTls, Pem};

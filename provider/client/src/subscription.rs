@@ -32,6 +32,8 @@ pub enum End {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     pub(crate) name: String,
+    /// The operator made it: it is not asked for, only fetched.
+    pub(crate) is_declared: bool,
     need: Need,
     tenants: Vec<String>,
     event_types: Vec<String>,
@@ -42,8 +44,6 @@ pub struct Subscription {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
-    /// It is made elsewhere.
-    Existing,
     Queue,
     Durable,
     Backfill(Start, Option<End>),
@@ -60,6 +60,7 @@ impl Subscription {
     fn new(name: impl Into<String>, need: Need) -> Self {
         Self {
             name: name.into(),
+            is_declared: false,
             need,
             tenants: Vec::new(),
             event_types: Vec::new(),
@@ -86,7 +87,10 @@ impl Subscription {
 
     /// One that the operator declared for this caller: it is not asked for, only fetched.
     pub fn declared(name: impl Into<String>) -> Self {
-        Self::new(name, Need::Existing)
+        Self {
+            is_declared: true,
+            ..Self::new(name, Need::Durable)
+        }
     }
 
     /// Ends a backfill there. Other needs have no end.
@@ -126,7 +130,17 @@ impl Subscription {
         self
     }
 
-    pub(crate) fn request(&self) -> Option<Request> {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn is_queue(&self) -> bool {
+        self.need == Need::Queue
+    }
+
+    pub(crate) fn request(&self) -> Request {
         let filter = wit::Filter {
             tenants: self.tenants.clone(),
             event_types: self.event_types.clone(),
@@ -137,12 +151,11 @@ impl Subscription {
             batch_size: None,
             concurrency: None,
         };
-        Some(match self.need {
-            Need::Existing => return None,
+        match self.need {
             Need::Queue => Request::Queue(filter),
             Need::Durable => Request::Durable(options(filter)),
             Need::Backfill(start, end) => Request::Backfill(start.into(), end.map(Into::into), options(filter)),
-        })
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
 use fanout_plan::{Attributes, Filter, Position, Problem, RawEvent, link};
 use fanout_wit::types as wit;
 
-use super::backend::Terms;
+use super::subscriber::Terms;
 use crate::delivery::Delivery;
 
 pub(super) fn position(p: Position) -> wit::Position {

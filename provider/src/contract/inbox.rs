@@ -1,20 +1,75 @@
 //! `inbox`: deliveries for those who fetch them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{Reach, Subscription};
 use fanout_plan::{Code, Problem, authority};
 use fanout_transport::Caller;
 use fanout_wit::bus::exports::fanout::bus::inbox::Handler;
-use fanout_wit::types::{FetchedDeliveries, InboxError, LeasedDelivery, SettleError, Settlement, SettlementOutcome};
+use fanout_wit::types::{
+    self as wit, FetchedDeliveries, InboxError, LeasedDelivery, SettleError, Settlement, SettlementOutcome, Verdict,
+};
 
-use super::backend::{Backend, Outcome, Owned as _, OwnedBy, Rights as _};
+use super::backend::{Authority, Backend, Owned as _, OwnedBy, Rights as _};
 use super::convert::problem;
 use super::errors::{inbox_refusal, settle_problem, settle_refusal};
 use super::exports::Exports;
 use super::guard::{Interface, again, granted, may, of_each, once};
 use crate::inbox::{Ask, MAX_WAITING, Seal, Waits};
+
+/// The deliveries of one fetch.
+pub(super) struct Fetched<L> {
+    /// Each with the trace context that it was published in.
+    pub(super) deliveries: Vec<(wit::Delivery, Option<String>, L)>,
+    pub(super) lease: Duration,
+    pub(super) caught_up: Option<wit::CatchUp>,
+    /// It would have waited if fewer fetches of the subscription did.
+    pub(super) crowded: bool,
+}
+
+/// What came of a settlement.
+pub(super) enum Outcome<L> {
+    Settled,
+    Extended(L),
+}
+
+/// What is asked of a backend.
+pub(super) trait Fetch: Authority {
+    /// What a token stands for.
+    type Lease: Send;
+
+    /// The longest that a fetch waits.
+    const LONGEST_WAIT: Duration;
+    /// Fetches of one caller that wait at once, and those of all.
+    const WAITING: (usize, usize);
+
+    /// What makes and reads tokens; all instances have the same.
+    fn seal(&self) -> impl Future<Output = Result<Arc<Seal>, Problem>> + Send;
+
+    /// The token of a lease, for its fetcher alone.
+    fn token(seal: &Seal, caller: &Caller, lease: Self::Lease) -> Result<Bytes, Problem>;
+
+    /// What a token stands for; `None` when the caller was not given it.
+    fn lease(seal: &Seal, caller: &Caller, token: &Bytes) -> Option<Self::Lease>;
+
+    /// Leases deliveries of a subscription that the caller may fetch.
+    fn fetch(
+        &self,
+        caller: &Caller,
+        owned: &OwnedBy<Self>,
+        ask: Ask,
+    ) -> impl Future<Output = Result<Fetched<Self::Lease>, InboxError>> + Send;
+
+    /// One outcome for each, in order.
+    fn settle(
+        &self,
+        caller: &Caller,
+        leases: Vec<(Self::Lease, Verdict)>,
+    ) -> impl Future<Output = Vec<Result<Outcome<Self::Lease>, SettleError>>> + Send;
+}
 
 impl<B: Backend> Handler<Caller> for Exports<B> {
     async fn fetch(

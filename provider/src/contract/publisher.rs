@@ -2,13 +2,14 @@
 
 use std::iter;
 
+use bytes::Bytes;
 use fanout_plan::link::Grant;
 use fanout_plan::{Attributes, Code, Problem, TenantId, authority, source};
 use fanout_transport::Caller;
 use fanout_wit::bus::exports::fanout::bus::publisher::Handler;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
 
-use super::backend::{Backend, Named, Permitted};
+use super::backend::{Authority, Backend};
 use super::convert::{problem, raw_event};
 use super::errors::{publish_problem, publish_refusal};
 use super::exports::Exports;
@@ -17,6 +18,56 @@ use crate::clock;
 
 /// The furthest that an event may be put off: ten years, in nanoseconds.
 const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;
+
+/// An event that its caller may publish.
+pub(super) struct Permitted {
+    pub(super) attributes: Attributes,
+    pub(super) data: Bytes,
+}
+
+/// An event that its caller may name.
+pub(super) struct Named<'a> {
+    pub(super) tenant: &'a TenantId,
+    pub(super) source: &'a str,
+    pub(super) id: &'a str,
+}
+
+/// What is asked of a backend.
+pub(super) trait Publish: Authority {
+    /// The source of what a component publishes without one.
+    fn own_source(component: &str) -> String;
+
+    fn publish(&self, caller: &Caller, event: Permitted) -> impl Future<Output = Result<Receipt, PublishError>> + Send;
+
+    /// One result for each event, in order.
+    fn publish_many(
+        &self,
+        caller: &Caller,
+        events: Vec<Permitted>,
+    ) -> impl Future<Output = Vec<Result<Receipt, PublishError>>> + Send;
+
+    fn publish_together(
+        &self,
+        caller: &Caller,
+        events: Vec<Permitted>,
+    ) -> impl Future<Output = Result<Vec<Receipt>, PublishError>> + Send;
+
+    /// Keeps an event until `due`, nanoseconds since the Unix epoch.
+    fn schedule(
+        &self,
+        caller: &Caller,
+        event: Permitted,
+        due: i64,
+    ) -> impl Future<Output = Result<Scheduled, PublishError>> + Send;
+
+    /// Cancels an event of a tenant and a source that `grant` allows; its type only a backend knows.
+    fn cancel(
+        &self,
+        caller: &Caller,
+        grant: &Grant,
+        event: Named<'_>,
+    ) -> impl Future<Output = Result<Cancellation, PublishError>> + Send;
+}
 
 impl<B: Backend> Handler<Caller> for Exports<B> {
     async fn publish_tenant_event(

@@ -1,5 +1,6 @@
 //! `subscriber`: subscriptions that a caller makes by a call.
 
+use fanout_plan::limits::Limits;
 use fanout_plan::policy::DEFAULT_CONCURRENCY;
 use fanout_plan::subscription::{self, MadeBy, Need};
 use fanout_plan::{Code, Problem, authority};
@@ -7,12 +8,50 @@ use fanout_transport::Caller;
 use fanout_wit::bus::exports::fanout::bus::subscriber::Handler;
 use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Start, SubscribeError, Subscription};
 
-use super::backend::{Backend, Owned as _, OwnedBy, Rights as _};
+use super::backend::{Authority, Backend, Owned as _, OwnedBy, Rights as _};
 use super::convert;
 use super::errors::subscribe_refusal;
 use super::exports::Exports;
 use super::guard::{Interface, granted};
 use crate::bus::Amendment;
+
+/// What subscriptions take that say nothing else, and how long their lists may be.
+pub(super) struct Terms {
+    pub(super) batch_size: u32,
+    pub(super) concurrency: u32,
+    /// Absent where another bus bounds them.
+    pub(super) limits: Option<Limits>,
+}
+
+/// What is asked of a backend.
+pub(super) trait Subscribe: Authority {
+    /// # Errors
+    /// When there is no policy in force.
+    fn terms(&self) -> Result<Terms, Problem>;
+
+    fn subscribe(
+        &self,
+        caller: &Caller,
+        asked: subscription::Subscription,
+    ) -> impl Future<Output = Result<Subscription, SubscribeError>> + Send;
+
+    /// Ends a subscription that was made by a call.
+    fn unsubscribe(
+        &self,
+        caller: &Caller,
+        owned: &OwnedBy<Self>,
+    ) -> impl Future<Output = Result<(), SubscribeError>> + Send;
+
+    fn amend(
+        &self,
+        caller: &Caller,
+        owned: &OwnedBy<Self>,
+        change: Amendment,
+    ) -> impl Future<Output = Result<Subscription, SubscribeError>> + Send;
+
+    /// The caller's subscriptions, by name.
+    fn subscriptions(&self, caller: &Caller) -> impl Future<Output = Result<Vec<Subscription>, SubscribeError>> + Send;
+}
 
 type Answer<T> = anyhow::Result<Result<T, SubscribeError>>;
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use fanout_forward::{Deliveries, Inbox as _, Plan, Progress, State, Subscriber as Given, Trouble, Unhandled, Wanted};
+use fanout_client::component::{Deliveries, Plan, Progress, State, Subscriber as Given, Unhandled};
+use fanout_client::{Inbox as _, Subscription as Wanted, Trouble, Upstream};
 use fanout_plan::Position;
 use fanout_plan::subscription::{Reach, Subscription};
 use fanout_wit::types::{Delivery, Rejection};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Served, TRY_EVERY, Upstream};
+use super::{Served, TRY_EVERY};
 use crate::clock;
 use crate::contract::{CallFailure, CaughtUp, Subscriber};
 use crate::edge::memory::Memory;
@@ -82,7 +83,7 @@ async fn make(upstream: Upstream, wanted: Wanted, stop: CancellationToken) {
         if let Trouble::Refused(problem) = &trouble
             && said.as_ref() != Some(&problem.code)
         {
-            warn!(code = problem.code, subscription = wanted.name, "{}", problem.message);
+            warn!(code = problem.code, subscription = wanted.name(), "{}", problem.message);
             said = Some(problem.code.clone());
         }
         tokio::select! {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fanout_forward::Lazy;
+use fanout_client::Upstream;
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Problem, SubscriptionName};
 use fanout_transport::{ClientIdentity, ClientTls, ConnectOptions, Endpoint, Lattice, Pem};
@@ -33,9 +33,6 @@ use crate::bus::Refusal;
 use crate::contract::Subscriber;
 use crate::inbox::Seal;
 use crate::link::{Hears, Link, LinkKey, Links};
-
-/// The bus, connected to by the first call; from then on the connection mends itself.
-pub(crate) type Upstream = fanout_forward::Upstream<Lazy>;
 
 /// How long a request to the bus may take, tries included: less than the lattice lets a call take.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -79,7 +76,7 @@ impl Edge {
             .upstream
             .parse()
             .map_err(|e| Problem::new(Code::InvalidSetting, format!("provider {provider}: `upstream`: {e}")))?;
-        let upstream = Upstream::new(Lazy::new(endpoint, options(provider, &settings)), DEADLINE);
+        let upstream = Upstream::new(endpoint, options(provider, &settings), DEADLINE);
         let memory = Memory::new(lattice.nats().clone(), lattice_name, provider);
         Ok(Self(Arc::new(Inner {
             provider: provider.to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fanout_forward::Doing;
+use fanout_client::component::Doing;
 use fanout_plan::{Code, timestamp};
 use fanout_transport::CallContext;
 use fanout_wit::types::{self as wit, SubscriptionState as Theirs};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanout_forward::{Doing, State};
+use fanout_client::component::{Doing, State};
 use fanout_plan::link::{Grant, declared_subscription};
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Policy, Problem, SubscriptionName};

@@ -11,11 +11,10 @@ use fanout_wit::types::{CatchUp, InboxError, SettleError, Verdict as WitVerdict}
 use futures::{StreamExt as _, stream};
 
 use super::{Local, unknown};
-use crate::contract::backend::{Fetch, Fetched, Outcome};
 use crate::contract::convert::{self, problem};
 use crate::contract::errors::{inbox_refusal, settle_refusal};
 use crate::contract::guard::{Interface, granted};
-use crate::contract::inbox::may_fetch;
+use crate::contract::inbox::{Fetch, Fetched, Outcome, may_fetch};
 use crate::inbox::{self, Ask, Hold, Inbox, Seal, Unsettled, Verdict};
 use crate::view::View;
 

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::{Local, scheduling, together};
 use crate::bus::Bus;
-use crate::contract::backend::{Named, Permitted, Publish};
 use crate::contract::convert::position;
 use crate::contract::errors::{not_admitted, publish_refusal, unstored};
+use crate::contract::publisher::{Named, Permitted, Publish};
 use crate::jetstream::{Outgoing, Sent, Store, Stored, Unstored};
 use crate::quota::Admitted;
 use crate::view::View;

@@ -8,9 +8,8 @@ use tracing::debug;
 
 use super::publishing::Ready;
 use crate::bus::Bus;
-use crate::contract::backend::{Named, Permitted};
 use crate::contract::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
-use crate::contract::publisher::permit;
+use crate::contract::publisher::{Named, Permitted, permit};
 use crate::jetstream::{Mark, State, StoreError};
 use crate::quota::NotAdmitted;
 

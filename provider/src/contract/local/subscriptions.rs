@@ -8,8 +8,8 @@ use futures::StreamExt as _;
 
 use super::Local;
 use crate::bus::Amendment;
-use crate::contract::backend::{Subscribe, Terms};
 use crate::contract::convert;
+use crate::contract::subscriber::{Subscribe, Terms};
 use crate::status::{Doing, SubscriptionStatus};
 
 /// Subscriptions of one caller that are read at once.

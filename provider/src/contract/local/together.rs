@@ -9,9 +9,9 @@ use fanout_wit::types::{PublishError, Receipt};
 
 use super::publishing::{Ready, in_order, send};
 use crate::bus::Bus;
-use crate::contract::backend::Permitted;
 use crate::contract::convert::problem;
 use crate::contract::errors::{not_admitted, publish_problem};
+use crate::contract::publisher::Permitted;
 use crate::quota::Together;
 
 /// Stores all events, or none of them unless the store fails meanwhile.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanout_forward::Wanted;
+use fanout_client::Subscription as Wanted;
 use fanout_plan::{Code, Problem};
 use fanout_transport::Caller;
 use fanout_wit::types::{InboxError, SettleError, Settlement, SettlementOutcome, Verdict};
 
 use super::onward;
-use crate::contract::backend::{Fetch, Fetched, Outcome};
 use crate::contract::errors::{inbox_refusal, not_made};
+use crate::contract::inbox::{Fetch, Fetched, Outcome};
 use crate::edge::{Edge, Served};
 use crate::inbox::{Ask, Seal};
 

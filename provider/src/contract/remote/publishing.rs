@@ -3,12 +3,13 @@
 use fanout_plan::link::Grant;
 use fanout_plan::{Code, EventPattern, Problem, authority, source};
 use fanout_transport::Caller;
+use fanout_wit::publisher;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
 
 use super::onward;
-use crate::contract::backend::{Named, Permitted, Publish};
 use crate::contract::convert::event;
 use crate::contract::errors::publish_refusal;
+use crate::contract::publisher::{Named, Permitted, Publish};
 use crate::edge::Edge;
 
 impl Publish for Edge {
@@ -28,11 +29,19 @@ impl Publish for Edge {
     }
 
     async fn publish_together(&self, caller: &Caller, events: Vec<Permitted>) -> Result<Vec<Receipt>, PublishError> {
-        self.upstream().publish_together(&onward(caller), &sent(events)).await
+        let (bus, events) = (self.upstream(), &sent(events));
+        bus.ask(onward(caller), |cx| {
+            publisher::publish_tenant_events_together(bus, cx, events)
+        })
+        .await
     }
 
     async fn schedule(&self, caller: &Caller, event: Permitted, due: i64) -> Result<Scheduled, PublishError> {
-        self.upstream().publish_at(&onward(caller), &event.into(), due).await
+        let (bus, event) = (self.upstream(), &event.into());
+        bus.ask(onward(caller), |cx| {
+            publisher::publish_tenant_event_at(bus, cx, event, due)
+        })
+        .await
     }
 
     /// Which type the event has is known at the bus alone, so that a link for some types can't be checked.
@@ -47,8 +56,11 @@ impl Publish for Edge {
                 ),
             )));
         }
-        let upstream = self.upstream();
-        upstream.cancel(&onward(caller), tenant.as_str(), source, id).await
+        let bus = self.upstream();
+        bus.ask(onward(caller), |cx| {
+            publisher::cancel_scheduled(bus, cx, tenant.as_str(), source, id)
+        })
+        .await
     }
 }
 

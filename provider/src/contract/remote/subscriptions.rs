@@ -1,16 +1,17 @@
 //! Subscriptions at a bus elsewhere: it makes each as one that is fetched; whose it is, the edge remembers.
 
-use fanout_forward::Wanted;
+use fanout_client::Subscription as Wanted;
 use fanout_plan::subscription::Subscription;
 use fanout_plan::{Code, Problem};
 use fanout_transport::Caller;
+use fanout_wit::subscriber;
 use fanout_wit::types::{self as wit, SubscribeError, SubscriptionState};
 
 use super::onward;
 use crate::bus::Amendment;
-use crate::contract::backend::{Subscribe, Terms};
 use crate::contract::convert::{self, problem};
 use crate::contract::errors::subscribe_refusal;
+use crate::contract::subscriber::{Subscribe, Terms};
 use crate::edge::{Edge, Served, View};
 
 impl Subscribe for Edge {
@@ -43,7 +44,9 @@ impl Subscribe for Edge {
 
     async fn unsubscribe(&self, caller: &Caller, owned: &Served) -> Result<(), SubscribeError> {
         let name = &owned.subscription.name;
-        match self.upstream().unsubscribe(&onward(caller), name.as_str()).await {
+        let bus = self.upstream();
+        let ended = bus.ask(onward(caller), |cx| subscriber::unsubscribe(bus, cx, name.as_str()));
+        match ended.await {
             // The bus may have forgotten it first, or have done so at an earlier try.
             Ok(()) | Err(SubscribeError::UnknownSubscription(_)) => {}
             Err(e) => return Err(e),
@@ -57,14 +60,14 @@ impl Subscribe for Edge {
         owned: &Served,
         change: Amendment,
     ) -> Result<wit::Subscription, SubscribeError> {
-        let (upstream, cx) = (self.upstream(), onward(caller));
-        let name = &owned.subscription.name;
+        let (bus, cx, name) = (self.upstream(), onward(caller), owned.subscription.name.as_str());
         let amended = match change {
-            Amendment::Pause(paused) => upstream.pause(&cx, name.as_str(), paused).await?,
+            Amendment::Pause(true) => bus.ask(cx, |cx| subscriber::pause(bus, cx, name)).await?,
+            Amendment::Pause(false) => bus.ask(cx, |cx| subscriber::resume(bus, cx, name)).await?,
             Amendment::Rewind(to) => {
-                let to = convert::from_start(to);
-                let rewound = upstream.rewind(&cx, name.as_str(), &to).await?;
-                self.begin_anew(name).await.map_err(unnoted)?;
+                let to = &convert::from_start(to);
+                let rewound = bus.ask(cx, |cx| subscriber::rewind(bus, cx, name, to)).await?;
+                self.begin_anew(&owned.subscription.name).await.map_err(unnoted)?;
                 rewound
             }
         };

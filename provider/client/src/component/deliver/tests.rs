@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::state::Doing;
+use crate::component::Doing;
 use fanout_wit::types::{Event, FetchedDeliveries, Origin, SettleError, Settlement, SettlementOutcome, Verdict};
 
 const HOLD: Duration = Duration::from_secs(3);
@@ -101,8 +101,8 @@ fn delivery(offset: u64) -> Delivery {
 }
 
 impl Inbox for Model {
-    async fn declare(&self, wanted: &Wanted) -> Result<(), Trouble> {
-        assert_eq!(wanted.name, "invoicing");
+    async fn declare(&self, wanted: &Subscription) -> Result<(), Trouble> {
+        assert_eq!(wanted.name(), "invoicing");
         let mut log = self.log();
         if log.is_down {
             return Err(Trouble::Now(problem("peer-unreachable")));
@@ -257,12 +257,7 @@ impl<F: Fn(&[u64], usize) -> Answer + Send + Sync + 'static> Subscriber for Play
 
 fn plan(batch: usize, concurrency: usize) -> Plan {
     Plan {
-        wanted: Wanted {
-            name: "invoicing".to_owned(),
-            need: Need::Durable,
-            tenants: Vec::new(),
-            event_types: Vec::new(),
-        },
+        wanted: Subscription::durable("invoicing"),
         batch,
         concurrency,
         tell_caught_up: false,
@@ -482,10 +477,7 @@ async fn a_backfill_tells_once_and_ends() {
     let component = Played::new(Duration::ZERO, all_well);
     let mut plan = plan(10, 1);
     plan.tell_caught_up = true;
-    plan.wanted.need = Need::Backfill {
-        start: fanout_wit::types::Start::First,
-        end: None,
-    };
+    plan.wanted = Subscription::backfill("invoicing", crate::Start::First);
     let deliveries = Deliveries::start(bus.clone(), Arc::clone(&component), plan);
     let state = deliveries.state();
     timeout(SOON, async {

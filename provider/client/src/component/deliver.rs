@@ -4,20 +4,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fanout_wit::types::{CatchUp, Delivery, FetchedDeliveries, LeasedDelivery, Position, Problem, Rejection, Verdict};
+use futures::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::hold::Holds;
-use crate::pause::Pause;
-use crate::state::State;
+use super::State;
+use crate::Subscription;
+use crate::leases::Leases;
+use crate::retry::Backoff;
 use crate::upstream::{Inbox, Trouble};
-use crate::wanted::{Need, Wanted};
 
 /// How long a fetch waits for the first delivery. Short, because whoever stops waits for it: a fetch that is broken off
-/// costs what it was about to bring one hold.
+/// costs what it was about to bring one lease.
 const WAIT: Duration = Duration::from_secs(2);
 /// The most deliveries of one fetch.
 const MOST: usize = 1_000;
@@ -64,7 +67,7 @@ pub trait Subscriber: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What is asked of the bus.
-    pub wanted: Wanted,
+    pub wanted: Subscription,
     /// The most deliveries handed over at once.
     pub batch: usize,
     /// The most such hand-overs under way.
@@ -87,9 +90,11 @@ impl Deliveries {
         let state = Arc::new(State::default());
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let (leases, _) = Leases::start(inbox.clone());
         let loop_ = Loop {
             places: Arc::new(Semaphore::new(plan.concurrency.max(1))),
             inbox,
+            leases,
             subscriber,
             plan: Arc::new(plan),
             state: Arc::clone(&state),
@@ -123,6 +128,7 @@ impl Drop for Deliveries {
 
 struct Loop<B, S> {
     inbox: B,
+    leases: Leases,
     subscriber: Arc<S>,
     plan: Arc<Plan>,
     places: Arc<Semaphore>,
@@ -133,14 +139,15 @@ struct Loop<B, S> {
 
 impl<B: Inbox, S: Subscriber> Loop<B, S> {
     async fn run(self) {
-        let name = self.plan.wanted.name.clone();
+        let name = self.plan.wanted.name().to_owned();
         let batch = self.plan.batch.clamp(1, MOST);
-        let mut pause = Pause::new(FETCH_PAUSES.0, FETCH_PAUSES.1);
+        let mut pause = Backoff::between(FETCH_PAUSES.0, FETCH_PAUSES.1);
         let mut is_declared = false;
         let mut is_told = !self.plan.tell_caught_up;
         let mut reached = None;
         while !self.stop.is_cancelled() {
             let Some(places) = self.free_places().await else { break };
+            let since = Instant::now();
             let fetched = async {
                 if !is_declared {
                     self.inbox.declare(&self.plan.wanted).await?;
@@ -171,18 +178,15 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
             }
             if self.stop.is_cancelled() {
                 // Whoever stops may no longer be given them.
-                self.give_back(fetched).await;
+                self.give_back(fetched, since).await;
                 break;
             }
             if let Some(last) = fetched.deliveries.last() {
                 reached = Some(last.delivery.position);
             }
-            self.hand_over(
-                fetched.deliveries,
-                batch,
-                places,
-                Duration::from_millis(fetched.lease_ms),
-            );
+            self.hand_over(fetched.deliveries, batch, places, |token| {
+                self.leases.take(token, Duration::from_millis(fetched.lease_ms), since)
+            });
             let Some(caught_up) = fetched.caught_up else { continue };
             let finished = caught_up.finished;
             if !is_told {
@@ -215,44 +219,48 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
 
     fn hand_over(
         &self,
-        held: Vec<LeasedDelivery>,
+        leased: Vec<LeasedDelivery>,
         batch: usize,
         mut places: Vec<OwnedSemaphorePermit>,
-        hold: Duration,
+        lease: impl Fn(Bytes) -> u64,
     ) {
-        let mut held = held.into_iter().peekable();
-        while held.peek().is_some() {
+        let mut leased = leased.into_iter().peekable();
+        while leased.peek().is_some() {
             let mut batched = Batched::default();
-            let mut tokens = Vec::new();
-            for h in held.by_ref().take(batch) {
-                batched.deliveries.push(h.delivery);
-                batched.traceparents.push(h.traceparent);
-                tokens.push(h.token);
+            for l in leased.by_ref().take(batch) {
+                batched.deliveries.push(l.delivery);
+                batched.traceparents.push(l.traceparent);
+                // At most once: there is nothing to renew or to settle.
+                if !self.plan.wanted.is_queue() {
+                    batched.leases.push(lease(l.token));
+                }
             }
             // There is one for each batch, by the number that was asked for; a bus that gives more only makes one wait.
             let place = places.pop();
-            let holds = Holds::new(self.inbox.clone(), &self.plan.wanted.name, hold, tokens);
             let one = One {
                 subscriber: Arc::clone(&self.subscriber),
+                leases: self.leases.clone(),
                 plan: Arc::clone(&self.plan),
                 state: Arc::clone(&self.state),
                 stop: self.stop.clone(),
             };
             self.tasks.spawn(async move {
-                one.deliver(batched, holds).await;
+                one.deliver(batched).await;
                 drop(place);
             });
         }
     }
 
-    async fn give_back(&self, fetched: FetchedDeliveries) {
-        if matches!(self.plan.wanted.need, Need::Queue) || fetched.deliveries.is_empty() {
+    async fn give_back(&self, fetched: FetchedDeliveries, since: Instant) {
+        if self.plan.wanted.is_queue() {
             return;
         }
-        let tokens = fetched.deliveries.into_iter().map(|h| h.token).collect();
-        let hold = Duration::from_millis(fetched.lease_ms);
-        let holds = Holds::new(self.inbox.clone(), &self.plan.wanted.name, hold, tokens);
-        holds.release().await;
+        let time = Duration::from_millis(fetched.lease_ms);
+        let given_back = fetched.deliveries.into_iter().map(|l| {
+            let id = self.leases.take(l.token, time, since);
+            self.leases.settle(id, Verdict::Released)
+        });
+        join_all(given_back).await;
     }
 
     async fn tell(&self, progress: &Progress) -> bool {
@@ -261,7 +269,7 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
             // The next fetch says it again.
             Err(Unhandled::Unreachable(why) | Unhandled::Failed(why)) => {
                 self.state.waits(unreachable(&progress.subscription, &why));
-                let mut pause = Pause::new(SUBSCRIBER_PAUSES.1, SUBSCRIBER_PAUSES.1);
+                let mut pause = Backoff::between(SUBSCRIBER_PAUSES.1, SUBSCRIBER_PAUSES.1);
                 tokio::select! {
                     () = self.stop.cancelled() => {}
                     () = pause.wait() => {}
@@ -278,34 +286,38 @@ struct Batched {
     deliveries: Vec<Delivery>,
     /// One for each.
     traceparents: Vec<Option<String>>,
+    /// One for each, but for a queue subscription.
+    leases: Vec<u64>,
 }
 
 /// One hand-over.
 struct One<S> {
     subscriber: Arc<S>,
+    leases: Leases,
     plan: Arc<Plan>,
     state: Arc<State>,
     stop: CancellationToken,
 }
 
 impl<S: Subscriber> One<S> {
-    async fn deliver(&self, batched: Batched, holds: Holds<impl Inbox>) {
+    async fn deliver(&self, batched: Batched) {
         let Batched {
             deliveries,
             traceparents,
+            leases,
         } = &batched;
-        if matches!(self.plan.wanted.need, Need::Queue) {
-            // At most once: there is nothing to hold or to settle, and no second try.
+        if self.plan.wanted.is_queue() {
+            // At most once: no second try.
             match self.subscriber.handle(deliveries, first(traceparents)).await {
                 Ok(answers) => answers.iter().for_each(|answer| self.state.count(answer.is_ok())),
-                Err(why) => debug!(subscription = self.plan.wanted.name, ?why, "events were missed"),
+                Err(why) => debug!(subscription = self.plan.wanted.name(), ?why, "events were missed"),
             }
             return;
         }
         let verdicts = tokio::select! {
             verdicts = self.verdicts(deliveries, traceparents) => verdicts,
-            // All holds are over: others are given these deliveries now.
-            () = holds.keep() => return,
+            // Others are given these events now.
+            () = self.leases.are_lost(leases) => leases.iter().map(|_| Verdict::Released).collect(),
         };
         for verdict in &verdicts {
             match verdict {
@@ -314,16 +326,22 @@ impl<S: Subscriber> One<S> {
                 Verdict::Released | Verdict::StillWorking => {}
             }
         }
-        holds.settle(verdicts).await;
+        let settled = leases
+            .iter()
+            .zip(verdicts)
+            .map(|(id, verdict)| self.leases.settle(*id, verdict));
+        for error in join_all(settled).await.into_iter().filter_map(Result::err) {
+            debug!(subscription = self.plan.wanted.name(), %error, "a delivery is not settled, and comes again");
+        }
     }
 
     /// One for each delivery. Those that were not tried when it is time to stop are released.
     async fn verdicts(&self, deliveries: &[Delivery], traceparents: &[Option<String>]) -> Vec<Verdict> {
-        let mut pause = Pause::new(SUBSCRIBER_PAUSES.0, SUBSCRIBER_PAUSES.1);
+        let mut pause = Backoff::between(SUBSCRIBER_PAUSES.0, SUBSCRIBER_PAUSES.1);
         loop {
             match self.subscriber.handle(deliveries, first(traceparents)).await {
                 Ok(mut answers) => {
-                    self.state.works(&self.plan.wanted.name);
+                    self.state.works(self.plan.wanted.name());
                     answers.resize_with(deliveries.len(), || {
                         Err(Rejection::Retry("the subscriber gave too few results".to_owned()))
                     });
@@ -334,7 +352,7 @@ impl<S: Subscriber> One<S> {
                     return verdicts.collect();
                 }
                 Err(Unhandled::Unreachable(why)) => {
-                    self.state.waits(unreachable(&self.plan.wanted.name, &why));
+                    self.state.waits(unreachable(self.plan.wanted.name(), &why));
                     tokio::select! {
                         () = self.stop.cancelled() => return deliveries.iter().map(|_| Verdict::Released).collect(),
                         () = pause.wait() => {}

@@ -1,18 +1,16 @@
-//! A bus that is connected to by the first call, so that whoever depends on it can start before it does.
+//! A connection to a bus that the first call makes, so that whoever depends on the bus can start before it does; once
+//! made, it mends itself.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fanout_transport::{CallContext, ConnectOptions, Endpoint, Error, Remote};
 use tokio::sync::{Mutex, RwLock};
 use tokio::time::{Instant, timeout};
-use wrpc_transport::Invoke;
-use wrpc_transport::frame::{Incoming, Outgoing};
 
-/// Calls an endpoint, connecting when there is no connection. Clones share it.
+/// Calls an endpoint. Clones share the connection.
 #[derive(Clone, Debug)]
-pub struct Lazy(Arc<Inner>);
+pub(crate) struct Connection(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -24,10 +22,9 @@ struct Inner {
     connecting: Mutex<Option<Instant>>,
 }
 
-impl Lazy {
+impl Connection {
     /// Connects to nothing yet.
-    #[must_use]
-    pub fn new(endpoint: Endpoint, options: ConnectOptions) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, options: ConnectOptions) -> Self {
         Self(Arc::new(Inner {
             endpoint,
             options,
@@ -36,17 +33,11 @@ impl Lazy {
         }))
     }
 
-    /// What is called.
-    #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.0.endpoint
-    }
-
     /// Connects, unless that was done before.
     ///
     /// # Errors
     /// As [`Remote::connect`].
-    pub async fn remote(&self) -> Result<Remote, Error> {
+    async fn remote(&self) -> Result<Remote, Error> {
         if let Some(remote) = self.0.remote.read().await.clone() {
             return Ok(remote);
         }
@@ -70,33 +61,17 @@ impl Lazy {
         }
     }
 
+    /// The same within the time of a call.
+    pub(crate) async fn remote_for(&self, cx: &CallContext) -> Result<Remote, Error> {
+        let limit: Duration = cx.deadline.unwrap_or(self.0.options.connect_deadline);
+        let connected = timeout(limit, self.remote()).await;
+        connected.unwrap_or_else(|_| Err(self.unreachable("no answer in time")))
+    }
+
     fn unreachable(&self, why: &str) -> Error {
         Error::Unreachable {
             endpoint: self.0.endpoint.clone(),
             source: why.into(),
         }
-    }
-}
-
-impl Invoke for Lazy {
-    type Context = CallContext;
-
-    async fn invoke<P>(
-        &self,
-        cx: CallContext,
-        instance: &str,
-        func: &str,
-        params: Bytes,
-        paths: impl AsRef<[P]> + Send,
-    ) -> anyhow::Result<(Outgoing, Incoming)>
-    where
-        P: AsRef<[Option<usize>]> + Send + Sync,
-    {
-        let limit: Duration = cx.deadline.unwrap_or(self.0.options.connect_deadline);
-        let remote = match timeout(limit, self.remote()).await {
-            Ok(remote) => remote?,
-            Err(_) => return Err(self.unreachable("no answer in time").into()),
-        };
-        remote.invoke(cx, instance, func, params, paths).await
     }
 }

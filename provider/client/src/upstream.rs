@@ -1,0 +1,420 @@
+//! Calls to a bus in the contract's own types, each within a deadline; repeated while time is left and that can help.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanout_transport::{CallContext, ConnectOptions, Endpoint, Error, Outcome};
+use fanout_wit::types::{
+    Event, FetchedDeliveries, InboxError, Problem, PublishError, Reach, Receipt, SettleError, Settlement,
+    SettlementOutcome, SubscribeError, Subscription as Made,
+};
+use fanout_wit::{PUBLISHER, inbox, subscriber};
+use tokio::time::Instant;
+use wrpc_transport::Invoke;
+use wrpc_transport::frame::{Incoming, Outgoing};
+
+use crate::Subscription;
+use crate::connection::Connection;
+use crate::retry::Backoff;
+use crate::subscription::Request;
+
+/// One attempt; a repeat may find another connection.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// What a fetch may take beyond its wait.
+const FETCH_MARGIN: Duration = Duration::from_secs(5);
+
+/// Why a call to the bus had no use.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// It can't be reached, or says that it can't do it now: a retry can help.
+    Now(Problem),
+    /// It has no such subscription: it has to be made again.
+    Unknown(Problem),
+    /// It refuses: somebody has to change something first.
+    Refused(Problem),
+}
+
+impl Trouble {
+    /// What went wrong.
+    #[must_use]
+    pub fn problem(&self) -> &Problem {
+        match self {
+            Self::Now(problem) | Self::Unknown(problem) | Self::Refused(problem) => problem,
+        }
+    }
+}
+
+/// What deliveries ask of a bus.
+pub trait Inbox: Clone + Send + Sync + 'static {
+    /// Makes the subscription, one that is fetched; the same twice is one.
+    fn declare(&self, wanted: &Subscription) -> impl Future<Output = Result<(), Trouble>> + Send;
+
+    /// Leases deliveries, waiting for the first.
+    fn fetch(
+        &self,
+        name: &str,
+        most: u32,
+        wait: Duration,
+    ) -> impl Future<Output = Result<FetchedDeliveries, Trouble>> + Send;
+
+    /// Settles deliveries: one answer for each.
+    fn settle(
+        &self,
+        settlements: &[Settlement],
+    ) -> impl Future<Output = Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble>> + Send;
+}
+
+/// A bus that is somewhere else, connected to by the first call.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    connection: Connection,
+    /// For a whole call with its repeats.
+    deadline: Duration,
+    attempt: Duration,
+    /// The link that it is called by, on a lattice.
+    link: Option<String>,
+    /// Tries again, too, what the bus itself can't do now.
+    is_persistent: bool,
+    trouble: Arc<Mutex<Option<Problem>>>,
+}
+
+impl Upstream {
+    /// A bus at an endpoint. `deadline` is for a whole call with its repeats.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, options: ConnectOptions, deadline: Duration) -> Self {
+        Self {
+            connection: Connection::new(endpoint, options),
+            deadline,
+            attempt: ATTEMPT,
+            link: None,
+            is_persistent: false,
+            trouble: Arc::default(),
+        }
+    }
+
+    /// The same for a program: called by a link, and tried again while the bus says that a retry can help.
+    pub(crate) fn persistent(mut self, attempt: Duration, link: &str) -> Self {
+        self.attempt = attempt;
+        self.link = Some(link.to_owned());
+        self.is_persistent = true;
+        self
+    }
+
+    /// Connects, unless that was done before.
+    pub(crate) async fn connect(&self, within: Duration) -> Result<(), Error> {
+        let cx = CallContext::within(within);
+        self.connection.remote_for(&cx).await.map(drop)
+    }
+
+    /// Why the last call did not reach the bus; `None` when it did.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Problem> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes an event. When an outcome is unknown it is published again with the same id, which is the same event.
+    ///
+    /// # Errors
+    /// The bus's own, and `unavailable` or `outcome-unknown` for what its transport met.
+    pub async fn publish(&self, cx: &CallContext, event: &Event) -> Result<Receipt, PublishError> {
+        self.ask(cx.clone(), |cx| async move {
+            let remote = self.connection.remote_for(&cx).await?;
+            // Without the frames that generated bindings put around each value.
+            Ok(remote
+                .call_values(cx, PUBLISHER, "publish-tenant-event", (event,))
+                .await?)
+        })
+        .await
+    }
+
+    /// Publishes many; one result for each.
+    pub async fn publish_many(&self, cx: &CallContext, events: &[Event]) -> Vec<Result<Receipt, PublishError>> {
+        let sent = self.ask(cx.clone(), |cx| async move {
+            let remote = self.connection.remote_for(&cx).await?;
+            let answers = remote.call_values(cx, PUBLISHER, "publish-tenant-events", (events,));
+            Ok(Ok::<_, PublishError>(answers.await?))
+        });
+        match sent.await {
+            Ok(answers) => answers,
+            Err(unsent) => events.iter().map(|_| Err(unsent.clone())).collect(),
+        }
+    }
+
+    /// Makes a subscription, as one that is fetched; the same twice is one.
+    ///
+    /// # Errors
+    /// The bus's own, and `unavailable` or `outcome-unknown` for what its transport met.
+    pub async fn subscribe(&self, cx: &CallContext, wanted: &Subscription) -> Result<Made, SubscribeError> {
+        let (bus, name, request) = (self, &wanted.name, &wanted.request());
+        self.ask(cx.clone(), |cx| async move {
+            match request {
+                Request::Queue(filter) => subscriber::subscribe_queue(bus, cx, name, filter, Reach::Inbox).await,
+                Request::Durable(options) => subscriber::subscribe_durable(bus, cx, name, options).await,
+                Request::Backfill(start, end, options) => {
+                    subscriber::subscribe_backfill(bus, cx, name, start, *end, options).await
+                }
+            }
+        })
+        .await
+    }
+
+    /// The subscriptions of this caller.
+    ///
+    /// # Errors
+    /// As [`Upstream::subscribe`].
+    pub async fn subscriptions(&self, cx: &CallContext) -> Result<Vec<Made>, SubscribeError> {
+        self.ask(cx.clone(), |cx| subscriber::list_subscriptions(self, cx))
+            .await
+    }
+
+    /// Leases deliveries of one subscription.
+    ///
+    /// # Errors
+    /// The bus's own, and `unavailable` for what its transport met.
+    pub async fn fetch_for(
+        &self,
+        cx: &CallContext,
+        name: &str,
+        most: u32,
+        max_bytes: Option<u64>,
+        wait: Duration,
+    ) -> Result<FetchedDeliveries, InboxError> {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let cx = self.within(cx, wait + FETCH_MARGIN);
+        match inbox::fetch(self, cx, name, most, max_bytes, wait_ms).await {
+            Ok(answer) => self.reached(answer),
+            Err(error) => Err(InboxError::Unavailable(self.missed(&error).problem)),
+        }
+    }
+
+    /// Settles deliveries.
+    ///
+    /// # Errors
+    /// When the bus can't be reached: whether it took them is unknown, and they may be settled again.
+    pub async fn settle_for(
+        &self,
+        cx: &CallContext,
+        settlements: &[Settlement],
+    ) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Problem> {
+        let cx = self.within(cx, self.attempt);
+        match inbox::settle(self, cx, settlements).await {
+            Ok(answers) => Ok(self.reached(answers)),
+            Err(error) => Err(self.missed(&error).problem),
+        }
+    }
+
+    /// Calls a function of the contract: again while the time is not up and a repeat can help, so that it has to be
+    /// idempotent, as all of the contract's are. When an attempt had an unknown outcome and none after it settled that, the
+    /// outcome of the whole is unknown.
+    ///
+    /// # Errors
+    /// The bus's own, and what stands for what the transport met.
+    pub async fn ask<T, E, F>(&self, cx: CallContext, call: impl Fn(CallContext) -> F) -> Result<T, E>
+    where
+        E: Refusal,
+        F: Future<Output = anyhow::Result<Result<T, E>>>,
+    {
+        let end = Instant::now() + cx.deadline.unwrap_or(self.deadline);
+        let mut backoff = Backoff::default();
+        let mut unknown = None;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let within = left.min(self.attempt).max(Duration::from_millis(1));
+            let (refusal, can_help) = match call(self.within(&cx, within)).await {
+                Ok(answer) => match self.reached(answer) {
+                    Err(refusal) if refusal.is_transient() => (refusal, self.is_persistent),
+                    settled => return settled,
+                },
+                Err(error) => {
+                    let missed = self.missed(&error);
+                    let can_help = missed.can_be_repeated;
+                    (E::from(missed), can_help)
+                }
+            };
+            let wait = backoff.next();
+            if !can_help || Instant::now() + wait >= end {
+                return Err(unknown.filter(|_| !refusal.is_unknown()).unwrap_or(refusal));
+            }
+            if refusal.is_unknown() {
+                unknown = Some(refusal);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn within(&self, cx: &CallContext, within: Duration) -> CallContext {
+        CallContext {
+            deadline: Some(within),
+            link: cx.link.clone().or_else(|| self.link.clone()),
+            ..cx.clone()
+        }
+    }
+
+    fn reached<T>(&self, answer: T) -> T {
+        let before = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if before.is_some() {
+            tracing::info!("the bus is reached again");
+        }
+        answer
+    }
+
+    fn missed(&self, error: &anyhow::Error) -> Missed {
+        let missed = Missed::from(error);
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_none() {
+            tracing::warn!(code = missed.problem.code, "{}", missed.problem.message);
+        }
+        *trouble = Some(missed.problem.clone());
+        missed
+    }
+}
+
+/// What the transport met.
+#[derive(Debug)]
+pub struct Missed {
+    problem: Problem,
+    may_have_run: bool,
+    can_be_repeated: bool,
+}
+
+impl From<&anyhow::Error> for Missed {
+    fn from(error: &anyhow::Error) -> Self {
+        let known = Error::find(error);
+        let refused = matches!(
+            known,
+            Some(Error::TooLarge { .. } | Error::Unsupported(_) | Error::Encode(_) | Error::Decode(_))
+        );
+        Self {
+            problem: Problem {
+                code: known.map_or("call-failed", Error::code).to_owned(),
+                message: format!(
+                    "the bus can't be reached: {error:#}: see that it runs, and that its URL and certificates are right here"
+                ),
+            },
+            may_have_run: known.is_none_or(|error| error.outcome() != Outcome::NotStarted),
+            can_be_repeated: !refused,
+        }
+    }
+}
+
+/// An error of the contract, as far as a repeat depends on it.
+pub trait Refusal: From<Missed> {
+    /// A retry can help.
+    fn is_transient(&self) -> bool;
+
+    /// It may have been done.
+    fn is_unknown(&self) -> bool;
+}
+
+impl From<Missed> for PublishError {
+    fn from(missed: Missed) -> Self {
+        if !missed.may_have_run {
+            return Self::Unavailable(missed.problem);
+        }
+        Self::OutcomeUnknown(Problem {
+            code: "outcome-unknown".to_owned(),
+            message: format!(
+                "it may be stored; publish it again with the same id: {}",
+                missed.problem.message
+            ),
+        })
+    }
+}
+
+impl Refusal for PublishError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
+    }
+
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(_))
+    }
+}
+
+impl From<Missed> for SubscribeError {
+    fn from(missed: Missed) -> Self {
+        match missed.may_have_run {
+            true => Self::OutcomeUnknown(missed.problem),
+            false => Self::Unavailable(missed.problem),
+        }
+    }
+}
+
+impl Refusal for SubscribeError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
+    }
+
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(_))
+    }
+}
+
+/// Of what is only read.
+impl From<Missed> for Problem {
+    fn from(missed: Missed) -> Self {
+        missed.problem
+    }
+}
+
+impl Refusal for Problem {
+    fn is_transient(&self) -> bool {
+        true
+    }
+
+    fn is_unknown(&self) -> bool {
+        false
+    }
+}
+
+/// One attempt, for generated bindings.
+impl Invoke for Upstream {
+    type Context = CallContext;
+
+    async fn invoke<P>(
+        &self,
+        cx: CallContext,
+        instance: &str,
+        func: &str,
+        params: Bytes,
+        paths: impl AsRef<[P]> + Send,
+    ) -> anyhow::Result<(Outgoing, Incoming)>
+    where
+        P: AsRef<[Option<usize>]> + Send + Sync,
+    {
+        let remote = self.connection.remote_for(&cx).await?;
+        remote.invoke(cx, instance, func, params, paths).await
+    }
+}
+
+impl Inbox for Upstream {
+    async fn declare(&self, wanted: &Subscription) -> Result<(), Trouble> {
+        match self.subscribe(&CallContext::default(), wanted).await {
+            Ok(_) => Ok(()),
+            Err(SubscribeError::Unavailable(problem) | SubscribeError::OutcomeUnknown(problem)) => {
+                Err(Trouble::Now(problem))
+            }
+            Err(
+                SubscribeError::InvalidRequest(problem)
+                | SubscribeError::NotPermitted(problem)
+                | SubscribeError::Conflict(problem)
+                | SubscribeError::UnknownSubscription(problem),
+            ) => Err(Trouble::Refused(problem)),
+        }
+    }
+
+    async fn fetch(&self, name: &str, most: u32, wait: Duration) -> Result<FetchedDeliveries, Trouble> {
+        let fetched = self.fetch_for(&CallContext::default(), name, most, None, wait).await;
+        fetched.map_err(|error| match error {
+            InboxError::Unavailable(problem) => Trouble::Now(problem),
+            InboxError::UnknownSubscription(problem) => Trouble::Unknown(problem),
+            InboxError::InvalidRequest(problem) | InboxError::NotPermitted(problem) => Trouble::Refused(problem),
+        })
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble> {
+        let settled = self.settle_for(&CallContext::default(), settlements).await;
+        settled.map_err(Trouble::Now)
+    }
+}
