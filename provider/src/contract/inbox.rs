@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{Reach, Subscription};
 use fanout_plan::{Code, Problem, authority};
-use fanout_transport::Caller;
+use fanout_transport::{Caller, Shape};
 use fanout_wit::bus::exports::fanout::bus::inbox::Handler;
 use fanout_wit::types::{
     self as wit, FetchedDeliveries, InboxError, LeasedDelivery, SettleError, Settlement, SettlementOutcome, Verdict,
@@ -18,6 +18,7 @@ use super::convert::problem;
 use super::errors::{inbox_refusal, settle_problem, settle_refusal};
 use super::exports::Exports;
 use super::guard::{Interface, again, granted, may, of_each, once};
+use super::shapes::SETTLEMENTS;
 use crate::inbox::{Ask, MAX_WAITING, Seal, Waits};
 
 /// The deliveries of one fetch.
@@ -69,6 +70,20 @@ pub(super) trait Fetch: Authority {
         caller: &Caller,
         leases: Vec<(Self::Lease, Verdict)>,
     ) -> impl Future<Output = Vec<Result<Outcome<Self::Lease>, SettleError>>> + Send;
+}
+
+/// The parameters of its functions.
+pub(super) fn shape(func: &str) -> Option<&'static Shape> {
+    Some(match func {
+        "fetch" => &Shape::Fields(&[
+            Shape::Bytes,
+            Shape::Number,
+            Shape::Option(&Shape::Number),
+            Shape::Number,
+        ]),
+        "settle" => &SETTLEMENTS,
+        _ => return None,
+    })
 }
 
 impl<B: Backend> Handler<Caller> for Exports<B> {

@@ -5,7 +5,7 @@ use std::iter;
 use bytes::Bytes;
 use fanout_plan::link::Grant;
 use fanout_plan::{Attributes, Code, Problem, TenantId, authority, source};
-use fanout_transport::Caller;
+use fanout_transport::{Caller, Shape};
 use fanout_wit::bus::exports::fanout::bus::publisher::Handler;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
 
@@ -14,6 +14,7 @@ use super::convert::{problem, raw_event};
 use super::errors::{publish_problem, publish_refusal};
 use super::exports::Exports;
 use super::guard::{Interface, granted, once};
+use super::shapes::{EVENT, SOME_EVENTS};
 use crate::clock;
 
 /// The furthest that an event may be put off: ten years, in nanoseconds.
@@ -67,6 +68,17 @@ pub(super) trait Publish: Authority {
         grant: &Grant,
         event: Named<'_>,
     ) -> impl Future<Output = Result<Cancellation, PublishError>> + Send;
+}
+
+/// The parameters of its functions.
+pub(super) fn shape(func: &str) -> Option<&'static Shape> {
+    Some(match func {
+        "publish-tenant-event" => &Shape::Fields(&[EVENT]),
+        "publish-tenant-events" | "publish-tenant-events-together" => &SOME_EVENTS,
+        "publish-tenant-event-at" => &Shape::Fields(&[EVENT, Shape::Number]),
+        "cancel-scheduled" => &Shape::Fields(&[Shape::Bytes, Shape::Bytes, Shape::Bytes]),
+        _ => return None,
+    })
 }
 
 impl<B: Backend> Handler<Caller> for Exports<B> {

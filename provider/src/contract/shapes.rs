@@ -3,6 +3,8 @@
 
 use fanout_transport::Shape::{self, Bytes, Cases, Fields, List, Number, Option};
 
+use super::{inbox, publisher, status, subscriber};
+
 /// The most events, and the most settlements, in one call.
 pub(super) const MAX_ITEMS: usize = 1_000;
 /// Extensions of one event that are decoded, so that an event with a few too many is refused by itself.
@@ -12,7 +14,7 @@ const MAX_IN_FILTER: u32 = 10_000;
 
 const EVENTS: u32 = MAX_ITEMS as u32;
 
-const EVENT: Shape = Fields(&[
+pub(super) const EVENT: Shape = Fields(&[
     // Tenant, type, id, source.
     Bytes,
     Bytes,
@@ -33,13 +35,13 @@ const EVENT: Shape = Fields(&[
     Bytes,
 ]);
 
-const SOME_EVENTS: Shape = Fields(&[List {
+pub(super) const SOME_EVENTS: Shape = Fields(&[List {
     of: "events",
     most: EVENTS,
     item: &EVENT,
 }]);
 
-const FILTER: Shape = Fields(&[
+pub(super) const FILTER: Shape = Fields(&[
     List {
         of: "tenants",
         most: MAX_IN_FILTER,
@@ -53,10 +55,10 @@ const FILTER: Shape = Fields(&[
 ]);
 
 /// Filter, reach, batch size, concurrency.
-const OPTIONS: Shape = Fields(&[FILTER, Number, Option(&Number), Option(&Number)]);
+pub(super) const OPTIONS: Shape = Fields(&[FILTER, Number, Option(&Number), Option(&Number)]);
 const POSITION: Shape = Fields(&[Number, Number]);
-const START: Shape = Cases(&[None, Some(&Number), Some(&POSITION)]);
-const END: Shape = Cases(&[Some(&Number), Some(&POSITION)]);
+pub(super) const START: Shape = Cases(&[None, Some(&Number), Some(&POSITION)]);
+pub(super) const END: Shape = Cases(&[Some(&Number), Some(&POSITION)]);
 const REJECTION: Shape = Cases(&[
     Some(&Bytes),
     Some(&Bytes),
@@ -73,30 +75,24 @@ pub(super) static ANSWERS: Shape = List {
     item: &Cases(&[None, Some(&REJECTION)]),
 };
 
+pub(super) const SETTLEMENTS: Shape = Fields(&[List {
+    of: "settlements",
+    most: EVENTS,
+    item: &Fields(&[Bytes, VERDICT]),
+}]);
+
 /// A name alone.
-const NAME: Shape = Fields(&[Bytes]);
+pub(super) const NAME: Shape = Fields(&[Bytes]);
 
 /// The parameters of a function of the contract, by its interface and its name.
 pub(super) fn of(interface: &str, func: &str) -> std::option::Option<&'static Shape> {
-    Some(match (interface, func) {
-        ("publisher", "publish-tenant-event") => &Fields(&[EVENT]),
-        ("publisher", "publish-tenant-events" | "publish-tenant-events-together") => &SOME_EVENTS,
-        ("publisher", "publish-tenant-event-at") => &Fields(&[EVENT, Number]),
-        ("publisher", "cancel-scheduled") => &Fields(&[Bytes, Bytes, Bytes]),
-        ("subscriber", "subscribe-queue") => &Fields(&[Bytes, FILTER, Number]),
-        ("subscriber", "subscribe-durable") => &Fields(&[Bytes, OPTIONS]),
-        ("subscriber", "subscribe-backfill") => &Fields(&[Bytes, START, Option(&END), OPTIONS]),
-        ("subscriber", "unsubscribe" | "pause" | "resume") => &NAME,
-        ("subscriber", "rewind") => &Fields(&[Bytes, START]),
-        ("subscriber", "list-subscriptions") | ("status", "links") => &Fields(&[]),
-        ("inbox", "fetch") => &Fields(&[Bytes, Number, Option(&Number), Number]),
-        ("inbox", "settle") => &Fields(&[List {
-            of: "settlements",
-            most: EVENTS,
-            item: &Fields(&[Bytes, VERDICT]),
-        }]),
-        _ => return None,
-    })
+    match interface {
+        "publisher" => publisher::shape(func),
+        "subscriber" => subscriber::shape(func),
+        "inbox" => inbox::shape(func),
+        "status" => status::shape(func),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

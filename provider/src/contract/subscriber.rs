@@ -4,7 +4,7 @@ use fanout_plan::limits::Limits;
 use fanout_plan::policy::DEFAULT_CONCURRENCY;
 use fanout_plan::subscription::{self, MadeBy, Need};
 use fanout_plan::{Code, Problem, authority};
-use fanout_transport::Caller;
+use fanout_transport::{Caller, Shape};
 use fanout_wit::bus::exports::fanout::bus::subscriber::Handler;
 use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Start, SubscribeError, Subscription};
 
@@ -13,6 +13,7 @@ use super::convert;
 use super::errors::subscribe_refusal;
 use super::exports::Exports;
 use super::guard::{Interface, granted};
+use super::shapes::{END, FILTER, NAME, OPTIONS, START};
 use crate::bus::Amendment;
 
 /// What subscriptions take that say nothing else, and how long their lists may be.
@@ -51,6 +52,19 @@ pub(super) trait Subscribe: Authority {
 
     /// The caller's subscriptions, by name.
     fn subscriptions(&self, caller: &Caller) -> impl Future<Output = Result<Vec<Subscription>, SubscribeError>> + Send;
+}
+
+/// The parameters of its functions.
+pub(super) fn shape(func: &str) -> Option<&'static Shape> {
+    Some(match func {
+        "subscribe-queue" => &Shape::Fields(&[Shape::Bytes, FILTER, Shape::Number]),
+        "subscribe-durable" => &Shape::Fields(&[Shape::Bytes, OPTIONS]),
+        "subscribe-backfill" => &Shape::Fields(&[Shape::Bytes, START, Shape::Option(&END), OPTIONS]),
+        "unsubscribe" | "pause" | "resume" => &NAME,
+        "rewind" => &Shape::Fields(&[Shape::Bytes, START]),
+        "list-subscriptions" => &Shape::Fields(&[]),
+        _ => return None,
+    })
 }
 
 type Answer<T> = anyhow::Result<Result<T, SubscribeError>>;
