@@ -28,7 +28,7 @@ const FAMILIES: &[(&str, &str, &str, &str)] = &[
         "Refused events that wait for their next attempt, or are at it",
         "/waiting_for_retry",
     ),
-    ("fanout_dead_letters", "gauge", "Events set aside", "/dead_letters"),
+    ("fanout_dead_letters", "gauge", "Dead letters", "/dead_letters"),
     (
         "fanout_lost_events",
         "counter",
@@ -54,9 +54,9 @@ const FAMILIES: &[(&str, &str, &str, &str)] = &[
         "/this_instance/refused",
     ),
     (
-        "fanout_set_aside_total",
+        "fanout_dead_lettered_total",
         "counter",
-        "Events that this instance set aside",
+        "Events that this instance dead-lettered",
         "/this_instance/dead_lettered",
     ),
     (

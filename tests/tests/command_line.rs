@@ -136,7 +136,7 @@ async fn status_and_dead_letters() {
         ingress.publish(event(tenant, "invoice.paid", id)).await.unwrap();
     }
     bench
-        .subscription_when("invoicing", "both are set aside", |s| {
+        .subscription_when("invoicing", "both are dead-lettered", |s| {
             s["dead_letters"] == 2 && s["in_flight"] == 0
         })
         .await;

@@ -250,7 +250,7 @@ async fn two_instances_share_a_subscription() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_client_wrote_on_the_bus_is_set_aside_not_dropped() {
+async fn what_another_client_wrote_on_the_bus_is_dead_lettered_not_dropped() {
     let bench = Bench::start(&[], &links("handler", &[])).await;
     let invoicing = bench.component("invoicing").await;
     let js = async_nats::jetstream::new(bench.client().clone());

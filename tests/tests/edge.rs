@@ -57,7 +57,7 @@ async fn published_at_the_edge_kept_at_the_hub_handled_at_the_edge() {
     world.drained("invoicing").await;
     let js = async_nats::jetstream::new(world.hub_nats.client().await);
     let dead = js.get_stream("fanout_payments_dead").await.unwrap();
-    assert_eq!(dead.cached_info().state.messages, 1, "set aside at the hub");
+    assert_eq!(dead.cached_info().state.messages, 1, "dead-lettered at the hub");
 
     // The link is checked at the edge.
     let refused = ingress.publish(event("globex", "invoice.paid", "x")).await.unwrap_err();

@@ -60,8 +60,8 @@ impl Letters {
     }
 }
 
-/// Each of the tenants' events, set aside by billing.
-async fn set_aside(bench: &Bench, billing: &Component, tenants: &[(&str, usize)]) {
+/// Each of the tenants' events, dead-lettered by billing.
+async fn dead_lettered(bench: &Bench, billing: &Component, tenants: &[(&str, usize)]) {
     let ingress = bench.silent_component("ingress").await;
     let mut count = 0;
     for (tenant, events) in tenants {
@@ -74,7 +74,7 @@ async fn set_aside(bench: &Bench, billing: &Component, tenants: &[(&str, usize)]
         }
     }
     bench
-        .subscription_when("billing", "all are set aside", |s| {
+        .subscription_when("billing", "all are dead-lettered", |s| {
             s["dead_letters"] == count && s["in_flight"] == 0
         })
         .await;
@@ -99,7 +99,7 @@ async fn a_letter_is_fetched_again_from_where_it_came_and_nowhere_else() {
     let bench = Bench::start(&[], &links()).await;
     let billing = bench.silent_component("billing").await;
     let audit = bench.silent_component("audit").await;
-    set_aside(&bench, &billing, &[("acme", 2)]).await;
+    dead_lettered(&bench, &billing, &[("acme", 2)]).await;
     for _ in 0..2 {
         let held = next(&audit, "audit").await;
         settles(&audit, &held, Verdict::Handled).await;
@@ -134,7 +134,7 @@ async fn a_letter_is_fetched_again_from_where_it_came_and_nowhere_else() {
 async fn refused_again_a_new_letter_has_every_reason() {
     let bench = Bench::start(&[], &links()).await;
     let billing = bench.silent_component("billing").await;
-    set_aside(&bench, &billing, &[("acme", 1)]).await;
+    dead_lettered(&bench, &billing, &[("acme", 1)]).await;
     let letters = Letters::of(&bench);
     let before = letters.list().remove(0);
     letters.redrive(&["--all"]);
@@ -172,7 +172,7 @@ async fn refused_again_a_new_letter_has_every_reason() {
 async fn letters_of_a_tenant_come_one_at_a_time_in_order_and_hold_up_no_other() {
     let bench = Bench::start(&[("delivery.ack-wait", "20s")], &links()).await;
     let billing = bench.silent_component("billing").await;
-    set_aside(&bench, &billing, &[("acme", 4), ("globex", 2)]).await;
+    dead_lettered(&bench, &billing, &[("acme", 4), ("globex", 2)]).await;
     let letters = Letters::of(&bench);
     assert!(letters.redrive(&["--all"]).starts_with("6 to be redriven"));
     let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -212,7 +212,7 @@ async fn letters_of_a_tenant_come_one_at_a_time_in_order_and_hold_up_no_other() 
 async fn a_redriven_hold_ends_goes_on_and_is_given_back_like_any() {
     let bench = Bench::start(&[], &links()).await;
     let billing = bench.silent_component("billing").await;
-    set_aside(&bench, &billing, &[("acme", 1)]).await;
+    dead_lettered(&bench, &billing, &[("acme", 1)]).await;
     Letters::of(&bench).redrive(&["--all"]);
     let held = next(&billing, "billing").await;
     settles(&billing, &held, Verdict::Released).await;
@@ -244,7 +244,7 @@ async fn whatever_dies_each_letter_is_given_to_one_fetcher_at_a_time_and_none_is
     bench.add_provider().await;
     let billing = bench.silent_component("billing").await;
     let wanted: Vec<_> = tenants.iter().map(|t| (t.as_str(), 1)).collect();
-    set_aside(&bench, &billing, &wanted).await;
+    dead_lettered(&bench, &billing, &wanted).await;
     Letters::of(&bench).redrive(&["--all"]);
     // Two fetchers, of both instances.
     let mut held = Vec::new();

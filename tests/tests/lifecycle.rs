@@ -252,14 +252,14 @@ async fn dead_letters_go_to_the_subscription_they_came_from_in_the_tenants_order
         publish(&ingress, "globex", i..i + 1).await;
     }
     bench
-        .subscription_when("invoicing", "all are set aside", |s| {
+        .subscription_when("invoicing", "all are dead-lettered", |s| {
             s["dead_letters"] == 10 && s["in_flight"] == 0
         })
         .await;
     handles(&other, 10).await;
     let cli = Cli::new(bench.nats.url());
     let policy = cli.policy(POLICY);
-    // Still broken: they are tried anew, and set aside again, once each.
+    // Still broken: they are tried anew, and dead-lettered again, once each.
     let before = invoicing.seen(|s| s.deliveries.len());
     assert_eq!(cli.run(&["dead-letters", "redrive"], &policy, &["1"]).0, 0);
     eventually("it is tried again", || async {
@@ -267,7 +267,7 @@ async fn dead_letters_go_to_the_subscription_they_came_from_in_the_tenants_order
     })
     .await;
     bench
-        .subscription_when("invoicing", "it is set aside again", |s| s["dead_letters"] == 10)
+        .subscription_when("invoicing", "it is dead-lettered again", |s| s["dead_letters"] == 10)
         .await;
     let list = || {
         let (_, out, _) = cli.run(&["--json", "dead-letters", "list"], &policy, &[]);

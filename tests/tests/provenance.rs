@@ -1,5 +1,5 @@
 //! Invoicing with `require-provenance`, as a component: what the payment provider signed becomes a line; what only says
-//! so is set aside, whoever was allowed to publish it.
+//! so is dead-lettered, whoever was allowed to publish it.
 
 use fanout_client::{Event, Start, Subscription, connect};
 use fanout_tests::hosted::{Hosted, stripe_webhook};
@@ -116,7 +116,7 @@ async fn only_what_the_payment_provider_signed_becomes_a_line() {
     post(&ingress, "evt_better").await;
 
     let expected = ["evt_more", "evt_own", "evt_renamed", "evt_unproven"];
-    let letters = eventually("what is forged is set aside", || async {
+    let letters = eventually("what is forged is dead-lettered", || async {
         let mut letters = dead_letters(&nats).await;
         letters.retain(|(id, _)| id != "probe");
         letters.sort();

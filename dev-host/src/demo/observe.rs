@@ -118,7 +118,7 @@ impl Report {
     }
 }
 
-/// An event that was set aside.
+/// An event that was dead-lettered.
 #[derive(Debug)]
 pub(crate) struct DeadLetter {
     pub(crate) subscription: String,

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_subscription_is_set_aside_with_what_is_missing() {
+    fn what_is_no_subscription_is_dead_lettered_with_what_is_missing() {
         let reason = |data: &Value| match handle(&MemoryStore::default(), "updated", "evt_1", data) {
             Err(Rejection::DeadLetter(reason)) => reason,
             other => panic!("{other:?}"),

@@ -28,7 +28,7 @@ const WITHOUT_RATE: &str = "xts";
 impl Line {
     /// Reads an invoice event.
     ///
-    /// A body that is no invoice will never be one: it is set aside with what is missing. A currency without a rate may
+    /// A body that is no invoice will never be one: it is dead-lettered with what is missing. A currency without a rate may
     /// have one later: it is tried again.
     pub fn of(delivery: &Delivery<'_>) -> Result<Self, Rejection> {
         let no_invoice = |what: String| Rejection::DeadLetter(format!("no invoice: {what}"));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_invoice_is_set_aside_with_all_that_is_missing() {
+    fn what_is_no_invoice_is_dead_lettered_with_all_that_is_missing() {
         let check = |data: &str, reason: &str| {
             assert_eq!(
                 read(data.as_bytes()),

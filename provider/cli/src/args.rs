@@ -76,7 +76,7 @@ pub(crate) enum Verb {
     },
     /// Follow the log
     Tail(Tail),
-    /// Look at events that were set aside, give them to their subscription again, or take them away
+    /// Look at events that were dead-lettered, give them to their subscription again, or take them away
     DeadLetters(DeadLetters),
     /// Verify, sign or send one webhook
     Webhook(Webhook),

@@ -1,9 +1,9 @@
-//! `dead-letters`: events that were set aside.
+//! `dead-letters`: events that were dead-lettered.
 
 use anyhow::{Result, bail};
 use fanout_plan::subscription::Progress;
 use fanout_plan::{Code, EventType, LetterId, Problem};
-use fanout_provider::jetstream::{SetAside, Store};
+use fanout_provider::jetstream::{DeadLetter, Store};
 use serde_json::{Value, json};
 
 use crate::args::{DeadLetterVerb, DeadLetters};
@@ -19,7 +19,7 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
             limit,
         } => {
             let store = bus::store(store).await?;
-            let letters = store.set_aside(subscription.as_ref(), tenant.as_ref(), *limit).await?;
+            let letters = store.dead_letters(subscription.as_ref(), tenant.as_ref(), *limit).await?;
             list(&letters, json)?;
         }
         DeadLetterVerb::Show { store, number } => {
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
             let store = bus::store(store).await?;
             let letters = if numbers.is_empty() {
                 store
-                    .set_aside(subscription.as_ref(), tenant.as_ref(), usize::MAX)
+                    .dead_letters(subscription.as_ref(), tenant.as_ref(), usize::MAX)
                     .await?
             } else {
                 chosen(&store, numbers).await?
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
     Ok(())
 }
 
-async fn chosen(store: &Store, numbers: &[u64]) -> Result<Vec<SetAside>> {
+async fn chosen(store: &Store, numbers: &[u64]) -> Result<Vec<DeadLetter>> {
     let mut letters = Vec::new();
     for number in numbers {
         match store.dead_letter(*number).await? {
@@ -74,7 +74,7 @@ async fn chosen(store: &Store, numbers: &[u64]) -> Result<Vec<SetAside>> {
 }
 
 /// Asks for each, oldest event first, so that a tenant's come in order. One that can't be redriven stops nothing.
-async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Result<()> {
+async fn redrive(store: &Store, mut letters: Vec<DeadLetter>, json: bool) -> Result<()> {
     let known = store.observe().await?.registry;
     letters.sort_by_key(|l| l.id.position);
     let (mut asked, mut before, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -129,7 +129,7 @@ async fn redrive(store: &Store, mut letters: Vec<SetAside>, json: bool) -> Resul
     }
 }
 
-fn list(letters: &[SetAside], json: bool) -> Result<()> {
+fn list(letters: &[DeadLetter], json: bool) -> Result<()> {
     if json {
         return say!("{}", json_lines(&json!({ "dead_letters": letters })));
     }
@@ -161,7 +161,7 @@ fn list(letters: &[SetAside], json: bool) -> Result<()> {
     Ok(())
 }
 
-fn show(letter: &SetAside, json: bool) -> Result<()> {
+fn show(letter: &DeadLetter, json: bool) -> Result<()> {
     if json {
         let mut shown = json!(letter);
         shown["payload"] = match std::str::from_utf8(&letter.payload) {
@@ -175,7 +175,7 @@ fn show(letter: &SetAside, json: bool) -> Result<()> {
         say!("orphaned: its subscription has ended, and no other is given it")?;
     }
     say!(
-        "tenant {}, position {}, set aside {}",
+        "tenant {}, position {}, dead-lettered {}",
         printable(letter.id.tenant.as_str()),
         letter.id.position,
         printable(&letter.at)

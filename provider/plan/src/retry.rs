@@ -1,4 +1,4 @@
-//! When a refused delivery is tried again, and when it is set aside.
+//! When a refused delivery is tried again, and when it is dead-lettered.
 
 use std::time::Duration;
 

@@ -83,7 +83,7 @@ pub(super) async fn admit(
         Err(problem) => {
             let tenant = template.tenant_of(&message.subject);
             let source = Source::Log(message.clone());
-            Box::pin(settler.set_aside_unreadable(&source, (tenant, &place), &problem)).await;
+            Box::pin(settler.dead_letter_unreadable(&source, (tenant, &place), &problem)).await;
             return None;
         }
     };

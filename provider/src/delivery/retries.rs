@@ -343,7 +343,7 @@ async fn due(context: &Context, settler: &Settler, message: &jetstream::Message)
         },
         Err(problem) => {
             let source = Source::Retry(message.clone());
-            Box::pin(settler.set_aside_unreadable(&source, (tenant.ok(), &place), &problem)).await;
+            Box::pin(settler.dead_letter_unreadable(&source, (tenant.ok(), &place), &problem)).await;
             None
         }
     }

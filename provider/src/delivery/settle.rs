@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::incoming::Place;
 use super::{Context, Delivery, Health, retries};
 use crate::clock;
-use crate::jetstream::{Attempts, DeadLetter, DeadLetters, Full, Redrive, Refused, Retries, StoreError, Unstored};
+use crate::jetstream::{Attempts, Full, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored};
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
@@ -107,7 +107,6 @@ async fn tell(message: &jetstream::Message, kind: AckKind) {
 pub(crate) struct Settler {
     context: Arc<Context>,
     attempts: Attempts,
-    dead_letters: DeadLetters,
     retries: Retries,
     /// Whether what is stored there is given out.
     read: OnceCell<()>,
@@ -122,7 +121,6 @@ impl Settler {
     pub(crate) async fn new(context: &Arc<Context>) -> Result<Self, StoreError> {
         Ok(Self {
             attempts: context.store.attempts().await?,
-            dead_letters: context.store.dead_letters(),
             retries: context.store.retries(&context.registered),
             read: OnceCell::new(),
             round: format!("{}={}", context.id().name, Round::of(&context.registered)),
@@ -359,7 +357,7 @@ impl Settler {
             payload: held.delivery.data.clone(),
             published_at: held.delivery.published_at,
         };
-        let next = self.set_aside(&held.source, &event, &held.failed).await;
+        let next = self.dead_letter(&held.source, &event, &held.failed).await;
         if next == Next::Gone {
             self.forget_attempts(held).await;
         } else {
@@ -423,7 +421,7 @@ impl Settler {
     }
 
     /// Something that is no event: nothing could ever handle it, and it is not dropped. `tenant` is whose it seems to be.
-    pub(super) async fn set_aside_unreadable(
+    pub(super) async fn dead_letter_unreadable(
         &self,
         source: &Source,
         (tenant, place): (Option<TenantId>, &Place),
@@ -446,7 +444,7 @@ impl Settler {
             payload: message.payload.clone(),
             published_at: place.published_at,
         };
-        if let Next::Stuck(wait) = self.set_aside(source, &event, &failed).await {
+        if let Next::Stuck(wait) = self.dead_letter(source, &event, &failed).await {
             tell(message, AckKind::Nak(Some(wait))).await;
         }
     }
@@ -468,13 +466,13 @@ impl Settler {
     }
 
     /// Stores a dead letter and only then settles the event.
-    async fn set_aside(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> Next {
+    async fn dead_letter(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> Next {
         let subscription = self.context.name();
         let (headers, replaces) = match source {
             Source::Log(message) | Source::Retry(message) => (message.headers.as_ref(), false),
             Source::Redrive(_, headers) => (Some(headers), true),
         };
-        let letter = DeadLetter {
+        let letter = NewDeadLetter {
             of: &self.context.id(),
             tenant: &event.tenant,
             at: self.place(source, event.position),
@@ -484,8 +482,8 @@ impl Settler {
             published_at: event.published_at,
             replaces,
         };
-        let stored = match (self.dead_letters.store(letter).await, source) {
-            (Ok(()), Source::Redrive(redrive, _)) => self.context.store.set_aside_again(redrive).await,
+        let stored = match (self.context.store.store_dead_letter(letter).await, source) {
+            (Ok(()), Source::Redrive(redrive, _)) => self.context.store.dead_lettered_again(redrive).await,
             (stored, _) => stored,
         };
         if let Err(error) = stored {
@@ -501,7 +499,7 @@ impl Settler {
         Health::count(&self.context.health.dead_lettered);
         let (tenant, position) = (&event.tenant, event.position);
         let reason = attempts.last().map_or("", |a| a.reason.as_str());
-        info!(%subscription, %tenant, %position, attempts = attempts.len(), reason, "set aside as a dead letter");
+        info!(%subscription, %tenant, %position, attempts = attempts.len(), reason, "stored as a dead letter");
         match source {
             Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
             Source::Redrive(..) => Next::Gone,

@@ -90,7 +90,7 @@ impl Inbox {
             .await
             .map_err(failed)?;
         let Some(message) = message else {
-            // The store has let it go meanwhile: there is nothing left to give out again or to set aside.
+            // The store has let it go meanwhile: there is nothing left to deliver again or to dead-letter.
             return Err(over(hold));
         };
         let Some(mut held) = admit_here(context, settler, message).await else {

@@ -18,7 +18,7 @@ use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
 
 use super::observe::nanoseconds;
-use super::refusal::{is_for_good, problem};
+use super::refusal::{is_for_good, problem, there};
 use super::{Store, StoreError};
 
 /// Marks what Fanout made, in the metadata of streams and consumers.
@@ -172,12 +172,8 @@ impl Store {
                 self.js.update_stream(said).await.map_err(self.not_made(step))?;
             }
             Step::DeleteStream(name) => {
-                gone_is_as_good(
-                    self.js
-                        .delete_stream(name)
-                        .await
-                        .map_err(StoreError::when(step.to_string())),
-                )?;
+                // Another instance may have been faster, which is as good.
+                there(self.js.delete_stream(name).await, step.to_string())?;
             }
             Step::CreateBucket(b) | Step::UpdateBucket(b) => {
                 self.js
@@ -211,23 +207,13 @@ impl Store {
                     .map_err(StoreError::when(step.to_string()))?;
             }
             Step::DeleteConsumer { partition, name } => {
-                // Another instance may have been faster, which is as good.
                 let stream = self.names.partition(*partition);
                 let deleted = self.js.delete_consumer_from_stream(name, stream).await;
-                gone_is_as_good(deleted.map_err(StoreError::when(step.to_string())))?;
+                there(deleted, step.to_string())?;
                 self.forget_floor(*partition, name).await;
             }
         }
         Ok(())
-    }
-}
-
-/// Whether something is gone, whoever removed it.
-fn gone_is_as_good<T>(deleted: Result<T, StoreError>) -> Result<(), StoreError> {
-    let gone = [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND];
-    match deleted {
-        Err(e) if e.answer().is_some_and(|a| gone.contains(&a.error_code())) => Ok(()),
-        other => other.map(drop),
     }
 }
 

@@ -1,28 +1,42 @@
-//! Sets events aside that a subscriber will not handle, whole and with the reason of each attempt.
+//! Dead letters: events that a subscriber will not handle, whole and with the reason of each attempt. Written, read and
+//! taken away here.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
-use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::Stream;
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
-use fanout_plan::{BusNames, LogPosition, SubscriptionId, TenantId, letter, timestamp};
+use fanout_plan::subscription::Registered;
+use fanout_plan::{LetterId, LogPosition, SubscriptionId, SubscriptionName, TenantId, letter, timestamp};
+use futures::TryStreamExt as _;
+use serde::Serialize;
 
 use super::headers::{header_bytes, text};
+use super::read::shown;
+use super::refusal::found;
+use super::registry::Registry;
 use super::retries::NOTE;
 use super::{Store, StoreError};
 
-/// The dead letters of one bus.
-#[derive(Clone, Debug)]
-pub(crate) struct DeadLetters {
-    js: Arc<jetstream::Context>,
-    names: Arc<BusNames>,
-}
+/// Of a dead letter: when the event was published.
+pub(crate) const PUBLISHED: &str = "fanout-dead-published";
+/// Why the last attempt was refused.
+const REASON: &str = "fanout-dead-reason";
+/// What became of each attempt.
+const ATTEMPTS: &str = "fanout-dead-attempts";
+/// What of the message did not fit into the letter: another client filled it to the brim.
+const LEFT_OUT: &str = "fanout-dead-left-out";
+/// The event's id, where the letter does not hold all of the event.
+const ID: &str = "fanout-dead-id";
 
-/// An event that is set aside.
-pub(crate) struct DeadLetter<'a> {
+/// What is asked of the store.
+const LIST: &str = "list dead letters";
+const READ: &str = "read a dead letter";
+
+/// An event that becomes a dead letter.
+pub(crate) struct NewDeadLetter<'a> {
     pub(crate) of: &'a SubscriptionId,
     pub(crate) tenant: &'a TenantId,
     pub(crate) at: LogPosition,
@@ -36,31 +50,38 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) replaces: bool,
 }
 
-/// Of a dead letter: when the event was published.
-pub(crate) const PUBLISHED: &str = "fanout-dead-published";
-/// Why the last attempt was refused.
-const REASON: &str = "fanout-dead-reason";
-/// What became of each attempt.
-const ATTEMPTS: &str = "fanout-dead-attempts";
-/// What of the message did not fit into the letter: another client filled it to the brim.
-const LEFT_OUT: &str = "fanout-dead-left-out";
-/// The event's id, where the letter does not hold all of the event.
-const ID: &str = "fanout-dead-id";
-
-impl Store {
-    /// The bus's dead letters.
-    pub(crate) fn dead_letters(&self) -> DeadLetters {
-        DeadLetters {
-            js: Arc::clone(&self.js),
-            names: Arc::clone(&self.names),
-        }
-    }
+/// A dead letter as the store holds it.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeadLetter {
+    /// Its number, which `show` and `discard` take.
+    pub number: u64,
+    /// Of which subscription, whose event, and where that stands in the log.
+    #[serde(flatten)]
+    pub id: LetterId,
+    /// The subscription has ended: the letter is delivered to nobody any more.
+    pub orphaned: bool,
+    /// Every attribute of the event as it came, under its `ce-` name.
+    pub attributes: BTreeMap<String, String>,
+    /// What became of each attempt.
+    pub attempts: Vec<FailedAttempt>,
+    /// When the letter was stored, RFC 3339.
+    pub at: String,
+    /// The event's payload.
+    #[serde(skip)]
+    pub payload: Vec<u8>,
 }
 
-impl DeadLetters {
+impl Store {
+    pub(super) async fn letters(&self) -> Result<Stream<()>, StoreError> {
+        self.js
+            .get_stream_no_info(self.names.dead_letters())
+            .await
+            .map_err(StoreError::when("open the dead letters"))
+    }
+
     /// Stores a dead letter. There is one for a subscription and position, however often this is called: a crash
     /// between this and the settling of the event stores no second one.
-    pub(crate) async fn store(&self, letter: DeadLetter<'_>) -> Result<(), StoreError> {
+    pub(crate) async fn store_dead_letter(&self, letter: NewDeadLetter<'_>) -> Result<(), StoreError> {
         let action = format!("store a dead letter of subscription {}", letter.of.name);
         let mut headers = HeaderMap::new();
         headers.insert("fanout-dead-subscription", letter.of.name.as_str());
@@ -74,7 +95,7 @@ impl DeadLetters {
             letter.payload.len(),
             own,
             letter.attempts,
-            self.js.client().max_payload(),
+            self.nats().max_payload(),
         );
         for i in &fitted.headers {
             let (name, value) = &event[*i];
@@ -92,20 +113,125 @@ impl DeadLetters {
         headers.insert(ATTEMPTS, text(&attempts));
         let payload = letter.payload.slice(..fitted.payload);
         let subject = self.names.dead_letter(letter.of, letter.tenant, letter.at);
-        let mut message = PublishMessage::build().payload(payload).headers(headers);
-        if !letter.replaces {
-            message = message.expected_last_subject_sequence(0);
-        }
-        let stored = match self.js.send_publish(subject, message).await {
-            Ok(ack) => ack.await,
-            Err(e) => Err(e),
+        let message = PublishMessage::build().payload(payload).headers(headers);
+        let stored = if letter.replaces {
+            match self.js.send_publish(subject, message).await {
+                Ok(ack) => ack.await.map(drop),
+                Err(e) => Err(e),
+            }
+        } else {
+            self.swap(subject, message, 0).await.map(drop)
         };
-        match stored {
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
-            Err(e) => Err(StoreError::when(action)(e)),
+        stored.map_err(StoreError::when(action))
+    }
+
+    /// Dead letters, oldest first; of one subscription, of one tenant, or of all. At most `limit`.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn dead_letters(
+        &self,
+        subscription: Option<&SubscriptionName>,
+        tenant: Option<&TenantId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let stream = self.letters().await?;
+        let subjects: Vec<String> = stream
+            .info_with_subjects(self.names.dead_letter_filter(subscription, tenant))
+            .await
+            .map_err(StoreError::when(LIST))?
+            .map_ok(|(subject, _)| subject)
+            // Requests to redrive lie beside the letters.
+            .try_filter(|subject| std::future::ready(self.names.letter_of(subject).is_some()))
+            .try_collect()
+            .await
+            .map_err(StoreError::when(LIST))?;
+        let living = self.living().await?;
+        let mut letters = Vec::new();
+        // Each subject holds one message: there is one dead letter for a subscription and position.
+        for subject in subjects {
+            let message = found(stream.get_last_raw_message_by_subject(&subject).await, READ)?;
+            letters.extend(message.and_then(|message| self.letter(&living, message)));
+        }
+        letters.sort_by_key(|letter| letter.number);
+        letters.truncate(limit);
+        Ok(letters)
+    }
+
+    /// One dead letter; `None` if there is none of that number.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn dead_letter(&self, number: u64) -> Result<Option<DeadLetter>, StoreError> {
+        match found(self.letters().await?.get_raw_message(number).await, READ)? {
+            Some(message) => Ok(self.letter(&self.living().await?, message)),
+            None => Ok(None),
         }
     }
+
+    /// Takes a dead letter away for good. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When the store can't be changed.
+    pub async fn discard(&self, number: u64) -> Result<bool, StoreError> {
+        if self.dead_letter(number).await?.is_none() {
+            return Ok(false);
+        }
+        let discarded = self.letters().await?.delete_message(number).await;
+        discarded.map_err(StoreError::when("discard a dead letter"))
+    }
+
+    /// How many dead letters each subscription has, those that have ended included.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn dead_letter_counts(&self) -> Result<BTreeMap<SubscriptionId, u64>, StoreError> {
+        let filter = self.names.dead_letter_filter(None, None);
+        let subjects = self.letters().await?.info_with_subjects(filter).await;
+        let mut subjects = subjects.map_err(StoreError::when(LIST))?;
+        let mut counts = BTreeMap::new();
+        while let Some((subject, count)) = subjects.try_next().await.map_err(StoreError::when(LIST))? {
+            if let Some(letter) = self.names.letter_of(&subject) {
+                *counts.entry(letter.of).or_default() += count as u64;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The subscriptions that have not ended, as far as is known. One whose entry can't be read may be any of its name.
+    async fn living(&self) -> Result<Living, StoreError> {
+        let Registry {
+            entries: registry,
+            unreadable,
+            ..
+        } = self.registry().await?;
+        Ok(Living {
+            ids: registry.values().map(Registered::id).collect(),
+            unreadable: unreadable.into_keys().collect(),
+        })
+    }
+
+    fn letter(&self, living: &Living, message: StreamMessage) -> Option<DeadLetter> {
+        let id = self.names.letter_of(&message.subject)?;
+        let attempts = message.headers.get(ATTEMPTS);
+        let stored_at = i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+        Some(DeadLetter {
+            number: message.sequence,
+            orphaned: !living.ids.contains(&id.of) && !living.unreadable.contains(&id.of.name),
+            id,
+            attempts: attempts
+                .and_then(|a| serde_json::from_str(a.as_str()).ok())
+                .unwrap_or_default(),
+            attributes: shown(&message.headers),
+            at: timestamp::to_rfc3339(stored_at),
+            payload: message.payload.to_vec(),
+        })
+    }
+}
+
+struct Living {
+    ids: BTreeSet<SubscriptionId>,
+    unreadable: BTreeSet<SubscriptionName>,
 }
 
 /// The headers that a dead letter keeps of an event's message.

@@ -2,11 +2,11 @@
 //!
 //! Deliberately left: its dead letters. They are shown as orphaned until they expire, or an operator takes them away.
 
-use async_nats::jetstream::ErrorCode;
 use fanout_plan::Round;
 use fanout_plan::subscription::Registered;
 
 use super::redrive_turns::turns_consumer_name;
+use super::refusal::there;
 use super::{Store, StoreError};
 
 impl Store {
@@ -23,15 +23,7 @@ impl Store {
                 .map_err(StoreError::when(format!("end the redrives of subscription {id}")))?;
         }
         let turns = letters.delete_consumer(&turns_consumer_name(&id)).await;
-        match turns.map_err(StoreError::when(format!("end the redrives of subscription {id}"))) {
-            Err(e)
-                if e.answer()
-                    .is_none_or(|a| a.error_code() != ErrorCode::CONSUMER_NOT_FOUND) =>
-            {
-                return Err(e);
-            }
-            _ => {}
-        }
+        there(turns, format!("end the redrives of subscription {id}"))?;
         let bucket = self.names.attempts();
         let attempts = self
             .js

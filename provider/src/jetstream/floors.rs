@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::kv;
 use fanout_plan::floor::Floor;
 use fanout_plan::planner::{LogState, Observed};
@@ -13,6 +12,7 @@ use tracing::debug;
 
 use super::last::subject_of;
 use super::observe::log_state;
+use super::refusal::there;
 use super::store::API_DEADLINE;
 use super::{Store, StoreError};
 
@@ -114,17 +114,9 @@ impl Store {
         partition: u32,
         consumer: &str,
     ) -> Result<Option<(u64, u64)>, StoreError> {
-        match self.log(partition).await?.consumer_info(consumer).await {
-            Ok(info) => Ok(Some((info.ack_floor.stream_sequence, info.delivered.stream_sequence))),
-            Err(e) => {
-                let e = StoreError::when(format!("read the state of consumer {consumer}"))(e);
-                let answer = e.answer().map(|a| a.error_code());
-                match answer {
-                    Some(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
-                    _ => Err(e),
-                }
-            }
-        }
+        let info = self.log(partition).await?.consumer_info(consumer).await;
+        let info = there(info, format!("read the state of consumer {consumer}"))?;
+        Ok(info.map(|info| (info.ack_floor.stream_sequence, info.delivered.stream_sequence)))
     }
 
     /// What a partition of the log holds now.

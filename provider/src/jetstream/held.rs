@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fanout_plan::Position;
 use tokio::time::timeout;
 
-use super::redrive::is_absent;
+use super::refusal::found;
 use super::{Store, StoreError};
 
 /// How long the store may take to settle.
@@ -40,23 +40,10 @@ impl Store {
             .info()
             .map_err(StoreError::when("say what it gave out"))?
             .published;
-        let found = match self
-            .log(position.partition)
-            .await?
-            .get_raw_message(position.offset)
-            .await
-        {
-            Ok(found) if found.time == stored_at => found,
-            Ok(_) => return Ok(None),
-            Err(e) if is_absent(e.kind()) => return Ok(None),
-            Err(e) => return Err(StoreError::when("read an event again")(e)),
-        };
-        Ok(Some(self.under(
-            reply,
-            found.subject,
-            found.payload,
-            Some(found.headers),
-        )))
+        let log = self.log(position.partition).await?;
+        let message = found(log.get_raw_message(position.offset).await, "read an event again")?;
+        let message = message.filter(|message| message.time == stored_at);
+        Ok(message.map(|m| self.under(reply, m.subject, m.payload, Some(m.headers))))
     }
 
     /// A message as a consumer gave it out under this reply.

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use fanout_plan::envelope::EventKey;
 use fanout_plan::partition::Partition;
@@ -22,11 +21,10 @@ use super::headers::{header_bytes, text};
 use super::marks::Mark;
 use super::publish::{Outgoing, Unstored, unstored};
 use super::read::from_headers;
+use super::refusal::found;
+use super::swap::RACES;
 use super::{Store, StoreError};
 use crate::clock;
-
-/// How often a change is tried against others that are made at once.
-pub(super) const RACES: usize = 10;
 
 /// After how long an event whose instance is gone is given to another.
 const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -138,12 +136,14 @@ impl Store {
         let subject = self.names.later(attributes.tenant(), &key);
         let (mut headers, data) = event.into_parts();
         headers.insert(DUE, text(&due.to_string()));
-        let mut raced = None;
         for _ in 0..RACES {
-            match self.put_for_later(&subject, headers.clone(), data.clone()).await {
-                Ok(()) => return Ok(None),
-                Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => raced = Some(e),
-                Err(e) => return Err(unstored(e).of_scheduled()),
+            let message = PublishMessage::build()
+                .headers(headers.clone())
+                .payload(data.clone())
+                .expected_stream(self.names.later_stream());
+            let put = self.swap(subject.clone(), message, 0).await;
+            if put.map_err(|e| unstored(e).of_scheduled())?.is_some() {
+                return Ok(None);
             }
             let Some(there) = self.last(&subject).await.map_err(unreadable)? else {
                 continue;
@@ -154,17 +154,7 @@ impl Store {
             }
             self.remove_kept(&there).await.map_err(unreadable)?;
         }
-        Err(raced.map_or(Unstored::Stopped, unstored))
-    }
-
-    async fn put_for_later(&self, subject: &str, headers: HeaderMap, data: Bytes) -> Result<(), PublishError> {
-        let message = PublishMessage::build()
-            .headers(headers)
-            .payload(data)
-            .expected_stream(self.names.later_stream())
-            .expected_last_subject_sequence(0);
-        self.js.send_publish(subject.to_owned(), message).await?.await?;
-        Ok(())
+        Err(unreadable(StoreError::Raced { what: subject }))
     }
 
     /// What is kept for later under an event's key.
@@ -197,14 +187,11 @@ impl Store {
     async fn last(&self, subject: &str) -> Result<Option<Kept>, StoreError> {
         let action = || format!("read {subject}");
         let stream = self.later_stream(action).await?;
-        match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(m) => {
-                let stored = (m.sequence, m.time.unix_timestamp_nanos());
-                Ok(Kept::read(subject, stored, m.headers, m.payload))
-            }
-            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(e) => Err(StoreError::when(action())(e)),
-        }
+        let last = found(stream.get_last_raw_message_by_subject(subject).await, action())?;
+        Ok(last.and_then(|m| {
+            let stored = (m.sequence, m.time.unix_timestamp_nanos());
+            Kept::read(subject, stored, m.headers, m.payload)
+        }))
     }
 
     /// What waits for a tenant. Its bytes are those of all tenants together, as long as these and `more` are no more than

@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::kv;
+use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_plan::topology::{self, BucketSpec};
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::apply::bucket_config;
-use super::redrive::is_absent;
+use super::refusal::found;
 use super::{Store, StoreError};
 use crate::clock::Moment;
 
@@ -177,7 +178,8 @@ impl Store {
             return Ok(None);
         };
         let began = Moment::now();
-        Ok(write(&bucket, &contender.key, &contender.value, revision)
+        Ok(self
+            .write_lease(&contender.key, &contender.value, revision)
             .await?
             .map(|revision| Lease {
                 store: self.clone(),
@@ -187,6 +189,14 @@ impl Store {
                 revision,
                 tenure: Tenure::since(began, contender.term),
             }))
+    }
+
+    /// Writes an entry on a revision; `None` if it has another.
+    async fn write_lease(&self, key: &str, value: &Bytes, revision: u64) -> Result<Option<u64>, StoreError> {
+        let subject = self.entry_subject(&self.names.leases(), key);
+        let message = PublishMessage::build().payload(value.clone());
+        let written = self.swap(subject, message, revision).await;
+        written.map_err(StoreError::when("write an owner"))
     }
 
     /// Who wrote last that it owns this.
@@ -256,11 +266,11 @@ impl Lease {
     /// Writes it once more; `false` if another owns it.
     async fn renew(&mut self) -> Result<bool, StoreError> {
         let began = Moment::now();
-        let mut written = write(&self.bucket, &self.key, &self.value, self.revision).await?;
+        let mut written = self.store.write_lease(&self.key, &self.value, self.revision).await?;
         if written.is_none()
             && let Some(revision) = self.is_still_there().await?
         {
-            written = write(&self.bucket, &self.key, &self.value, revision).await?;
+            written = self.store.write_lease(&self.key, &self.value, revision).await?;
         }
         let Some(revision) = written else { return Ok(false) };
         self.revision = revision;
@@ -297,23 +307,11 @@ impl Lease {
 /// Read from the leader: another copy may lag behind.
 async fn entry(bucket: &kv::Store, key: &str) -> Result<Option<Entry>, StoreError> {
     let subject = format!("{}{key}", bucket.prefix);
-    match bucket.stream.get_last_raw_message_by_subject(&subject).await {
-        Ok(found) => Ok(Some(Entry {
-            revision: found.sequence,
-            value: found.headers.get(OPERATION).is_none().then_some(found.payload),
-        })),
-        Err(e) if is_absent(e.kind()) => Ok(None),
-        Err(e) => Err(StoreError::when("read an owner")(e)),
-    }
-}
-
-/// Writes on a revision; `None` if the entry has another.
-async fn write(bucket: &kv::Store, key: &str, value: &Bytes, revision: u64) -> Result<Option<u64>, StoreError> {
-    match bucket.update(key, value.clone(), revision).await {
-        Ok(revision) => Ok(Some(revision)),
-        Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
-        Err(e) => Err(StoreError::when("write an owner")(e)),
-    }
+    let entry = bucket.stream.get_last_raw_message_by_subject(&subject).await;
+    Ok(found(entry, "read an owner")?.map(|entry| Entry {
+        revision: entry.sequence,
+        value: entry.headers.get(OPERATION).is_none().then_some(entry.payload),
+    }))
 }
 
 fn key_of(name: &str) -> String {

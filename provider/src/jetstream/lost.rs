@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, stream};
 
-use super::redrive::is_absent;
+use super::refusal::found;
 use super::{Store, StoreError};
 
 /// The tokens of a reply subject: `$JS.ACK`, a domain and an account where there are eleven or more, stream and consumer,
@@ -66,16 +66,12 @@ impl Lost<'_> {
     /// The next, in the log's order; `None` after the last. After an error it can be asked again.
     pub(crate) async fn next(&mut self) -> Result<Option<jetstream::Message>, StoreError> {
         while let Some((filter, from)) = self.unread.last() {
-            let found = match self.log.get_first_raw_message_by_subject(filter, *from).await {
-                Ok(found) if found.sequence < self.until => Some(found),
-                Ok(_) => None,
-                Err(e) if is_absent(e.kind()) => None,
-                Err(e) => return Err(StoreError::when("read what was lost on its way")(e)),
-            };
+            let next = self.log.get_first_raw_message_by_subject(filter, *from).await;
+            let next = found(next, "read what was lost on its way")?.filter(|next| next.sequence < self.until);
             if let Some((filter, _)) = self.unread.pop()
-                && let Some(found) = found
+                && let Some(next) = next
             {
-                self.read.insert(found.sequence, (filter, found));
+                self.read.insert(next.sequence, (filter, next));
             }
         }
         let Some((sequence, (filter, found))) = self.read.pop_first() else {

@@ -7,14 +7,15 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use fanout_plan::TenantId;
 use fanout_plan::envelope::EventKey;
 
 use super::headers::text;
-use super::later::{DUE, Kept, RACES};
+use super::later::{DUE, Kept};
+use super::observe::nanoseconds;
+use super::refusal::found;
+use super::swap::RACES;
 use super::{Store, StoreError};
 
 /// For how long an event that was published when it was due is known to be the same as one that is to be.
@@ -88,29 +89,20 @@ impl Store {
         headers.insert(DUE, text(&kept.due.to_string()));
         headers.insert(OF, text(&kept.kept_at.to_string()));
         let mut replaces = 0;
-        let mut raced = None;
         for _ in 0..RACES {
             let message = PublishMessage::build()
                 .headers(headers.clone())
-                .expected_stream(self.names.marks())
-                .expected_last_subject_sequence(replaces);
-            let put = match self.js.send_publish(subject.clone(), message).await {
-                Ok(ack) => ack.await,
-                Err(e) => Err(e),
-            };
-            match put {
-                Ok(ack) => {
-                    return Ok(Marked {
-                        mark,
-                        at: self.now(),
-                        due: kept.due,
-                        is_new: true,
-                        of: kept.kept_at,
-                        sequence: ack.sequence,
-                    });
-                }
-                Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => raced = Some(e),
-                Err(e) => return Err(StoreError::when(action())(e)),
+                .expected_stream(self.names.marks());
+            let put = self.swap(subject.clone(), message, replaces).await;
+            if let Some(sequence) = put.map_err(StoreError::when(action()))? {
+                return Ok(Marked {
+                    mark,
+                    at: self.now(),
+                    due: kept.due,
+                    is_new: true,
+                    of: kept.kept_at,
+                    sequence,
+                });
             }
             match self.last_mark(&subject).await? {
                 Some(there) if there.of == kept.kept_at => return Ok(there),
@@ -118,10 +110,7 @@ impl Store {
                 None => replaces = 0,
             }
         }
-        Err(match raced {
-            Some(e) => StoreError::when(action())(e),
-            None => StoreError::Raced { what: subject },
-        })
+        Err(StoreError::Raced { what: subject })
     }
 
     /// The last mark under an event's key.
@@ -143,13 +132,7 @@ impl Store {
             .get_stream_no_info(self.names.marks())
             .await
             .map_err(StoreError::when(action()))?;
-        match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(m) => {
-                let at = i64::try_from(m.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
-                Ok(Marked::read(m.sequence, at, &m.headers))
-            }
-            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(e) => Err(StoreError::when(action())(e)),
-        }
+        let last = found(stream.get_last_raw_message_by_subject(subject).await, action())?;
+        Ok(last.and_then(|m| Marked::read(m.sequence, nanoseconds(m.time), &m.headers)))
     }
 }

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::partition::Partition;
 use fanout_plan::{Attributes, Position, TenantId, envelope};
 use tokio::time::Instant;
 
 use super::Store;
+use super::refusal::there;
 
 /// No event has this id: an event's is a digest.
 const NO_ID: &str = "!";
@@ -82,13 +82,10 @@ impl Store {
                 PublishErrorKind::StreamNotFound => {}
                 _ => return Err(error),
             }
-            match self.js.get_stream(&stream).await {
-                // It has gone, with every event that it held.
-                Err(e) if matches!(e.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
-                {
-                    return Ok(None);
-                }
-                Ok(_) if Instant::now() < until => tokio::time::sleep(SOON).await,
+            match there(self.js.get_stream(&stream).await, "look for a stream of the log") {
+                // The stream has gone, with every event that it held.
+                Ok(None) => return Ok(None),
+                Ok(Some(_)) if Instant::now() < until => tokio::time::sleep(SOON).await,
                 _ => return Err(error),
             }
         }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, DeliverPolicy};
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, Compression, DiscardPolicy, RetentionPolicy, StorageType};
 use fanout_plan::in_force::InForce;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
@@ -21,7 +19,7 @@ use tracing::warn;
 use super::apply::{
     BOUNDS, ENTRY, GENERATION, LOG, MADE_AT, MADE_BY, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
 };
-use super::refusal::cut;
+use super::refusal::{cut, there};
 use super::registry::Registry;
 use super::{Store, StoreError};
 
@@ -217,13 +215,9 @@ impl Store {
     }
 
     pub(super) async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, StoreError> {
-        match self.js.get_stream(name).await {
-            Ok(stream) => Ok(Some(stream.cached_info().clone())),
-            Err(e) => match e.kind() {
-                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-                _ => Err(StoreError::when(format!("describe stream {name}"))(e)),
-            },
-        }
+        let stream = self.js.get_stream(name).await;
+        let stream = there(stream, format!("describe stream {name}"))?;
+        Ok(stream.map(|stream| stream.cached_info().clone()))
     }
 
     /// A partition's consumers: those that Fanout made, and the names of others.

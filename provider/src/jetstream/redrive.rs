@@ -7,15 +7,13 @@
 use std::time::Duration;
 
 use async_nats::Subscriber as NatsSubscriber;
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use fanout_plan::{Incarnation, LetterId, LogPosition, Position, SubscriptionId, TenantId};
 use serde::{Deserialize, Serialize};
 
-use super::{SetAside, Store, StoreError};
+use super::refusal::found;
+use super::{DeadLetter, Store, StoreError};
 
 /// How long the server remembers a reader of requests that is gone.
 const READER_AGE: Duration = Duration::from_secs(60);
@@ -49,39 +47,19 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be changed.
-    pub async fn redrive(&self, letter: &SetAside) -> Result<bool, StoreError> {
-        let message = PublishMessage::build().expected_last_subject_sequence(0);
+    pub async fn redrive(&self, letter: &DeadLetter) -> Result<bool, StoreError> {
         let LetterId { of, tenant, .. } = &letter.id;
         let subject = self.names.redrive(of, tenant, letter.id.at());
-        let asked = match self.js.send_publish(subject, message).await {
-            Ok(ack) => ack.await,
-            Err(e) => Err(e),
-        };
-        match asked {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
-            Err(e) => Err(StoreError::when(format!(
-                "take a request to redrive dead letter {}",
-                letter.number
-            ))(e)),
-        }
-    }
-
-    pub(super) async fn letters(&self) -> Result<Stream<()>, StoreError> {
-        self.js
-            .get_stream_no_info(self.names.dead_letters())
-            .await
-            .map_err(StoreError::when("open the dead letters"))
+        let asked = self.swap(subject, PublishMessage::build(), 0).await;
+        let action = format!("take a request to redrive dead letter {}", letter.number);
+        Ok(asked.map_err(StoreError::when(action))?.is_some())
     }
 
     /// Whether a subscription has requests.
     pub(crate) async fn has_redrives(&self, of: &SubscriptionId) -> Result<bool, StoreError> {
         let filter = self.names.redrive_filter(of);
-        match self.letters().await?.get_first_raw_message_by_subject(filter, 1).await {
-            Ok(_) => Ok(true),
-            Err(e) if is_absent(e.kind()) => Ok(false),
-            Err(e) => Err(StoreError::when("look for redrives")(e)),
-        }
+        let first = self.letters().await?.get_first_raw_message_by_subject(filter, 1).await;
+        Ok(found(first, "look for redrives")?.is_some())
     }
 
     /// Hears of requests as they are made.
@@ -144,35 +122,23 @@ impl Store {
         from: u64,
     ) -> Result<Option<Redrive>, StoreError> {
         let filter = self.names.redrive_filter_of(of, tenant);
-        match self
-            .letters()
-            .await?
-            .get_first_raw_message_by_subject(filter, from)
-            .await
-        {
-            Ok(message) => Ok(self.request(&message.subject, message.sequence)),
-            Err(e) if is_absent(e.kind()) => Ok(None),
-            Err(e) => Err(StoreError::when("look for a tenant's redrives")(e)),
-        }
+        let letters = self.letters().await?;
+        let next = letters.get_first_raw_message_by_subject(filter, from).await;
+        let next = found(next, "look for a tenant's redrives")?;
+        Ok(next.and_then(|message| self.request(&message.subject, message.sequence)))
     }
 
     /// Whether a request is still there.
     pub(crate) async fn is_asked(&self, redrive: &Redrive) -> Result<bool, StoreError> {
-        match self.letters().await?.get_raw_message(redrive.request).await {
-            Ok(_) => Ok(true),
-            Err(e) if is_absent(e.kind()) => Ok(false),
-            Err(e) => Err(StoreError::when("look for a request to redrive")(e)),
-        }
+        let request = self.letters().await?.get_raw_message(redrive.request).await;
+        Ok(found(request, "look for a request to redrive")?.is_some())
     }
 
     /// The letter that a request is for; `None` when it is there no more.
     pub(crate) async fn letter_for(&self, redrive: &Redrive) -> Result<Option<StreamMessage>, StoreError> {
         let subject = self.letter_subject(redrive);
-        match self.letters().await?.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) => Ok(Some(message)),
-            Err(e) if is_absent(e.kind()) => Ok(None),
-            Err(e) => Err(StoreError::when("read a dead letter")(e)),
-        }
+        let letter = self.letters().await?.get_last_raw_message_by_subject(&subject).await;
+        found(letter, "read a dead letter")
     }
 
     /// The event was handled: the letter goes, then the request.
@@ -187,7 +153,7 @@ impl Store {
     }
 
     /// The event was refused again and a new letter is stored: those before it go, then the request.
-    pub(crate) async fn set_aside_again(&self, redrive: &Redrive) -> Result<(), StoreError> {
+    pub(crate) async fn dead_lettered_again(&self, redrive: &Redrive) -> Result<(), StoreError> {
         self.letters()
             .await?
             .purge()
@@ -200,23 +166,24 @@ impl Store {
 
     /// Removes a request.
     pub(crate) async fn end_redrive(&self, redrive: &Redrive) -> Result<(), StoreError> {
-        match self.letters().await?.delete_message(redrive.request).await {
-            Ok(_) => Ok(()),
-            // Another instance did it before a crash.
-            Err(e) if e.to_string().contains("no message found") => Ok(()),
-            Err(e) => Err(StoreError::when("remove a request to redrive")(e)),
+        self.remove_beside_letters(redrive.request).await
+    }
+
+    /// Removes what lies beside the letters: a request, or a tenant's lease. What another instance removed is as good.
+    pub(super) async fn remove_beside_letters(&self, sequence: u64) -> Result<(), StoreError> {
+        let action = "remove a request to redrive";
+        let letters = self.letters().await?;
+        let Err(e) = letters.delete_message(sequence).await else {
+            return Ok(());
+        };
+        // The server has one code for whatever was wrong (10057).
+        match found(letters.get_raw_message(sequence).await, action)? {
+            None => Ok(()),
+            Some(_) => Err(StoreError::when(action)(e)),
         }
     }
 
     fn letter_subject(&self, redrive: &Redrive) -> String {
         self.names.dead_letter(&redrive.of, &redrive.tenant, redrive.at())
-    }
-}
-
-pub(super) fn is_absent(kind: RawMessageErrorKind) -> bool {
-    match kind {
-        RawMessageErrorKind::NoMessageFound => true,
-        RawMessageErrorKind::JetStream(e) => e.error_code() == ErrorCode::NO_MESSAGE_FOUND,
-        _ => false,
     }
 }

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::{SubscriptionId, TenantId};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -95,16 +94,8 @@ impl Store {
 
     async fn make_turn(&self, of: &SubscriptionId, tenant: &TenantId) -> Result<(), StoreError> {
         let subject = self.names.redrive_turn(of, tenant);
-        let message = PublishMessage::build().expected_last_subject_sequence(0);
-        let made = match self.js.send_publish(subject, message).await {
-            Ok(ack) => ack.await,
-            Err(e) => Err(e),
-        };
-        match made {
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
-            Err(e) => Err(StoreError::when("make a tenant's turn")(e)),
-        }
+        let made = self.swap(subject, PublishMessage::build(), 0).await;
+        made.map(drop).map_err(StoreError::when("make a tenant's turn"))
     }
 
     /// The letter of a turn is settled: the tenant's next request has the turn, or there is none and the turn goes.
@@ -112,11 +103,7 @@ impl Store {
         if self.first_redrive(of, &turn.tenant).await?.is_some() {
             return self.settle(reply, AckKind::Nak(None)).await;
         }
-        match self.letters().await?.delete_message(turn.number).await {
-            Ok(_) => {}
-            Err(e) if e.to_string().contains("no message found") => {}
-            Err(e) => return Err(StoreError::when("end a tenant's turn")(e)),
-        }
+        self.remove_beside_letters(turn.number).await?;
         // Only now: a turn that is acknowledged and still there would never be given out again.
         self.settle(reply, AckKind::Ack).await?;
         // Asked for in between, when the turn was still there.

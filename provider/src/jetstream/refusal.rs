@@ -3,15 +3,15 @@
 
 use std::error::Error;
 
-use async_nats::jetstream;
 use async_nats::jetstream::context::{
     ConsumerInfoError, ConsumerInfoErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamError,
     GetStreamErrorKind,
 };
 use async_nats::jetstream::stream::{
     ConsumerCreateStrictError, ConsumerCreateStrictErrorKind, ConsumerError, ConsumerErrorKind, ConsumerUpdateError,
-    ConsumerUpdateErrorKind,
+    ConsumerUpdateErrorKind, RawMessageError, RawMessageErrorKind,
 };
+use async_nats::jetstream::{self, ErrorCode};
 use fanout_plan::step::Step;
 use fanout_plan::{Code, Problem};
 
@@ -33,46 +33,83 @@ pub(super) fn answer_in(error: &(dyn Error + 'static)) -> Option<jetstream::Erro
 }
 
 fn answer_of(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
-    if let Some(answer) = error.downcast_ref::<jetstream::Error>() {
-        return Some(answer.clone());
-    }
-    if let Some(e) = error.downcast_ref::<ConsumerError>() {
-        return match e.kind() {
-            ConsumerErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
+    macro_rules! answers_of {
+        ($($error:ident: $kind:ident),+) => {
+            $(if let Some(e) = error.downcast_ref::<$error>() {
+                return match e.kind() {
+                    $kind::JetStream(answer) => Some(answer),
+                    _ => None,
+                };
+            })+
         };
     }
-    if let Some(e) = error.downcast_ref::<ConsumerUpdateError>() {
-        return match e.kind() {
-            ConsumerUpdateErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
-        };
+    answers_of!(
+        ConsumerError: ConsumerErrorKind,
+        ConsumerUpdateError: ConsumerUpdateErrorKind,
+        ConsumerCreateStrictError: ConsumerCreateStrictErrorKind,
+        ConsumerInfoError: ConsumerInfoErrorKind,
+        CreateStreamError: CreateStreamErrorKind,
+        GetStreamError: GetStreamErrorKind,
+        RawMessageError: RawMessageErrorKind
+    );
+    error.downcast_ref::<jetstream::Error>().cloned()
+}
+
+/// The code of the server's answer, also where the client keeps no more than its meaning (async-nats 0.51).
+fn code_in(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
+    let of_consumer = error.downcast_ref::<ConsumerInfoError>().map(|e| e.kind());
+    let of_message = error.downcast_ref::<RawMessageError>().map(|e| e.kind());
+    match (of_consumer, of_message) {
+        (Some(ConsumerInfoErrorKind::NotFound), _) => Some(ErrorCode::CONSUMER_NOT_FOUND),
+        (Some(ConsumerInfoErrorKind::StreamNotFound), _) => Some(ErrorCode::STREAM_NOT_FOUND),
+        (_, Some(RawMessageErrorKind::NoMessageFound)) => Some(ErrorCode::NO_MESSAGE_FOUND),
+        _ => answer_in(error).map(|answer| answer.error_code()),
     }
-    if let Some(e) = error.downcast_ref::<ConsumerCreateStrictError>() {
-        return match e.kind() {
-            ConsumerCreateStrictErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
-        };
+}
+
+/// A message that was looked for; `None` where the server says that it is not there.
+///
+/// # Errors
+/// As it is [`StoreError::when`] the `action` fails, also where the stream is not there.
+pub(super) fn found<T, E: Into<async_nats::Error>>(
+    answer: Result<T, E>,
+    action: impl Into<String>,
+) -> Result<Option<T>, StoreError> {
+    unless(answer, action, &[ErrorCode::NO_MESSAGE_FOUND])
+}
+
+/// What is said of a stream or a consumer; `None` where the server says that it is not there, or its stream is not.
+///
+/// # Errors
+/// As it is [`StoreError::when`] the `action` fails.
+pub(super) fn there<T, E: Into<async_nats::Error>>(
+    answer: Result<T, E>,
+    action: impl Into<String>,
+) -> Result<Option<T>, StoreError> {
+    unless(
+        answer,
+        action,
+        &[ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND],
+    )
+}
+
+/// What was asked for; `None` where the server's answer has one of these codes.
+///
+/// # Errors
+/// As it is [`StoreError::when`] the `action` fails.
+pub(super) fn unless<T, E: Into<async_nats::Error>>(
+    answer: Result<T, E>,
+    action: impl Into<String>,
+    absent: &[ErrorCode],
+) -> Result<Option<T>, StoreError> {
+    let source = match answer {
+        Ok(found) => return Ok(Some(found)),
+        Err(e) => e.into(),
+    };
+    if code_in(source.as_ref()).is_some_and(|code| absent.contains(&code)) {
+        return Ok(None);
     }
-    if let Some(e) = error.downcast_ref::<ConsumerInfoError>() {
-        return match e.kind() {
-            ConsumerInfoErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
-        };
-    }
-    if let Some(e) = error.downcast_ref::<CreateStreamError>() {
-        return match e.kind() {
-            CreateStreamErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
-        };
-    }
-    if let Some(e) = error.downcast_ref::<GetStreamError>() {
-        return match e.kind() {
-            GetStreamErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
-        };
-    }
-    None
+    Err(StoreError::when(action)(source))
 }
 
 impl StoreError {
@@ -95,7 +132,7 @@ impl StoreError {
 }
 
 fn is_limit(answer: &jetstream::Error) -> bool {
-    use jetstream::ErrorCode as E;
+    use ErrorCode as E;
     let limits = [
         E::ACCOUNT_RESOURCES_EXCEEDED,
         E::INSUFFICIENT_RESOURCES,

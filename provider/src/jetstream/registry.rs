@@ -8,21 +8,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{kv, stream};
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::unregistered::Tombstone;
-use fanout_plan::{Code, Incarnation, JetStreamApi, Problem, SubscriptionId, SubscriptionName, entry, timestamp};
+use fanout_plan::{Code, Incarnation, Problem, SubscriptionId, SubscriptionName, entry, timestamp};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::last::subject_of;
+use super::refusal::found;
 use super::store::API_DEADLINE;
+use super::swap::RACES;
 use super::{Store, StoreError};
 
 /// Reads of entries under way at once.
@@ -443,40 +442,24 @@ impl Store {
         })
     }
 
-    /// Writes an entry or a tombstone on the revision that was read. Returns whether no other instance was faster. A bucket
-    /// elsewhere is written to as async-nats does it (0.51).
+    /// Writes an entry or a tombstone on the revision that was read. Returns whether no other instance was faster.
     async fn write(&self, name: &SubscriptionName, change: Change<'_>, revision: u64) -> Result<bool, StoreError> {
-        let action = || "write the registry";
-        let message = PublishMessage::build().expected_last_subject_sequence(revision);
+        let action = "write the registry";
         let message = match change {
             Change::Put(registered) => {
-                let written = entry::write(registered).map_err(StoreError::when(action()))?;
-                message.payload(written.into())
+                let written = entry::write(registered).map_err(StoreError::when(action))?;
+                PublishMessage::build().payload(written.into())
             }
             // As the bucket's own deletions are marked, for whoever else reads it.
-            Change::End(ended) => message
+            Change::End(ended) => PublishMessage::build()
                 .header("KV-Operation", "DEL")
                 .header(ENDED, ended.to_string().as_str()),
         };
-        let key = format!("{}{name}", self.registry_prefix());
-        let subject = match &self.policy.jetstream {
-            JetStreamApi::Local => key,
-            elsewhere => format!("{}.{key}", elsewhere.subject()),
-        };
-        let answer = match self.js.send_publish(subject, message).await {
-            Ok(answer) => answer.await,
-            Err(e) => Err(e),
-        };
-        match answer {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
-            Err(e) => Err(StoreError::when(action())(e)),
-        }
+        let subject = self.entry_subject(&self.names.registry(), name.as_str());
+        let written = self.swap(subject, message, revision).await;
+        Ok(written.map_err(StoreError::when(action))?.is_some())
     }
 }
-
-/// How often a change is tried again that others were faster with.
-const RACES: usize = 10;
 
 /// What is written under a name.
 enum Change<'a> {
@@ -487,14 +470,7 @@ enum Change<'a> {
 
 /// The last message of a subject, from the stream's leader.
 async fn last_message<I>(stream: &stream::Stream<I>, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
-    match stream.get_last_raw_message_by_subject(subject).await {
-        Ok(message) => Ok(Some(message)),
-        Err(e) => match e.kind() {
-            RawMessageErrorKind::NoMessageFound => Ok(None),
-            RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-            _ => Err(StoreError::when("read the registry")(e)),
-        },
-    }
+    found(stream.get_last_raw_message_by_subject(subject).await, "read the registry")
 }
 
 /// A message of a list: its key, and what it holds.

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::kv;
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::apart::Reader;
 use fanout_plan::gap::{Expiring, Gap, Look, Lost, MAX_NOTED};
 use fanout_plan::partition::{Keeps, Partition};
@@ -16,6 +15,8 @@ use fanout_plan::{Code, Position, Problem, TenantId};
 use futures::StreamExt as _;
 use tracing::debug;
 
+use super::observe::nanoseconds;
+use super::refusal::found;
 use super::{Store, StoreError};
 
 /// How long the server remembers a reader of the edge.
@@ -25,7 +26,8 @@ const READER_AGE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct RememberedGap {
     pub(crate) gap: Gap,
-    revision: Option<u64>,
+    /// 0 where there is no entry.
+    revision: u64,
     /// When, nanoseconds since the Unix epoch.
     written_at: i64,
 }
@@ -34,7 +36,7 @@ impl RememberedGap {
     /// Whether it is to be written again, so that a loss is not forgotten when the entry is as old as events get.
     pub(crate) fn would_be_forgotten(&self, now: i64, max_age: Duration) -> bool {
         let half = i64::try_from(max_age.as_nanos() / 2).unwrap_or(i64::MAX);
-        self.revision.is_some() && self.gap.has_lost() && now.saturating_sub(self.written_at) > half
+        self.gap.has_lost() && now.saturating_sub(self.written_at) > half
     }
 }
 
@@ -172,31 +174,22 @@ impl Store {
             let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
             for filter in filter.subject_filters(&partition.template) {
                 let from = consumer.ack_floor.stream_sequence + 1;
-                match log.get_first_raw_message_by_subject(&filter, from).await {
-                    Ok(message) => {
-                        let stored = i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
-                        let position = Position {
-                            partition: partition.number,
-                            offset: message.sequence,
-                        };
-                        let tenant = partition
-                            .template
-                            .parse_subject(&message.subject)
-                            .map(|(tenant, _)| tenant);
-                        let found = Expiring {
-                            apart: reader.tenant.is_none()
-                                && tenant.is_some_and(|t| registered.is_given_apart(&t, position)),
-                            offset: message.sequence,
-                            expires_at: stored.saturating_add(max_age),
-                        };
-                        oldest = oldest.filter(|o| o.offset < found.offset).or(Some(found));
-                    }
-                    Err(e) => match e.kind() {
-                        RawMessageErrorKind::NoMessageFound => {}
-                        RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => {}
-                        _ => return Err(StoreError::when("read the oldest event that waits")(e)),
-                    },
-                }
+                let first = log.get_first_raw_message_by_subject(&filter, from).await;
+                let Some(message) = found(first, "read the oldest event that waits")? else {
+                    continue;
+                };
+                let stored = nanoseconds(message.time);
+                let position = Position {
+                    partition: partition.number,
+                    offset: message.sequence,
+                };
+                let tenant = partition.template.parse_subject(&message.subject).map(|(tenant, _)| tenant);
+                let waits = Expiring {
+                    apart: reader.tenant.is_none() && tenant.is_some_and(|t| registered.is_given_apart(&t, position)),
+                    offset: message.sequence,
+                    expires_at: stored.saturating_add(max_age),
+                };
+                oldest = oldest.filter(|o| o.offset < waits.offset).or(Some(waits));
             }
         }
         Ok(Some(Look {
@@ -218,16 +211,17 @@ impl Store {
         reader: &Reader,
     ) -> Result<RememberedGap, StoreError> {
         let bucket = self.bucket(&self.names.attempts()).await?;
-        let entry = bucket
-            .entry(key(registered, reader))
-            .await
-            .map_err(StoreError::when("read a retention gap"))?
-            .filter(|e| e.operation == kv::Operation::Put);
-        Ok(entry.map_or_else(RememberedGap::default, |e| RememberedGap {
-            gap: serde_json::from_slice(&e.value).unwrap_or_default(),
-            revision: Some(e.revision),
-            written_at: i64::try_from(e.created.unix_timestamp_nanos()).unwrap_or(i64::MAX),
-        }))
+        let entry = bucket.entry(key(registered, reader)).await;
+        let entry = entry.map_err(StoreError::when("read a retention gap"))?;
+        let Some(entry) = entry else {
+            return Ok(RememberedGap::default());
+        };
+        let is_there = entry.operation == kv::Operation::Put;
+        Ok(RememberedGap {
+            gap: is_there.then(|| serde_json::from_slice(&entry.value).ok()).flatten().unwrap_or_default(),
+            revision: entry.revision,
+            written_at: nanoseconds(entry.created),
+        })
     }
 
     /// Writes it. Of several instances that looked at the same time, one gets `true`.
@@ -237,20 +231,12 @@ impl Store {
         reader: &Reader,
         remembered: RememberedGap,
     ) -> Result<bool, StoreError> {
-        let bucket = self.bucket(&self.names.attempts()).await?;
-        let value = serde_json::to_vec(&remembered.gap).map_err(StoreError::when("write a retention gap"))?;
-        match remembered.revision {
-            None => match bucket.create(key(registered, reader), value.into()).await {
-                Ok(_) => Ok(true),
-                Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
-                Err(e) => Err(StoreError::when("write a retention gap")(e)),
-            },
-            Some(revision) => match bucket.update(key(registered, reader), value.into(), revision).await {
-                Ok(_) => Ok(true),
-                Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
-                Err(e) => Err(StoreError::when("write a retention gap")(e)),
-            },
-        }
+        let action = "write a retention gap";
+        let value = serde_json::to_vec(&remembered.gap).map_err(StoreError::when(action))?;
+        let subject = self.entry_subject(&self.names.attempts(), &key(registered, reader));
+        let message = PublishMessage::build().payload(value.into());
+        let written = self.swap(subject, message, remembered.revision).await;
+        Ok(written.map_err(StoreError::when(action))?.is_some())
     }
 
     /// The events after `after` that were stored before `until`: where each stands, and whose it is.

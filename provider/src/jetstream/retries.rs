@@ -9,14 +9,13 @@
 //! and names the one that it replaces.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use fanout_plan::retry::{FailedAttempt, attempts_within};
@@ -27,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::headers::header_bytes;
 use super::publish::{Outgoing, Unstored, unstored};
-use super::redrive::is_absent;
+use super::refusal::{found, unless};
 use super::registry::Registry;
 use super::{Store, StoreError};
 
@@ -40,15 +39,15 @@ const UNUSED_AGE: Duration = Duration::from_secs(3_600);
 
 /// What is asked of the store.
 const LIST: &str = "list the events that wait for a retry";
+const LOOK: &str = "look for an event that waits for a retry";
+const READ: &str = "read an event that waits for a retry";
 
 /// Where refused events of one round of a subscription wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Retries {
-    js: Arc<jetstream::Context>,
-    names: Arc<BusNames>,
+    store: Store,
     subscription: SubscriptionName,
     round: Round,
-    max_payload: usize,
 }
 
 /// A refused event, as it is stored.
@@ -111,10 +110,11 @@ impl Retries {
         };
         // With some to spare for the numbers that the store is told.
         let taken = header_bytes(&headers) + NOTE.len() + text(&note).len() + 256;
-        let room = letter::headers_left(taken, data.len(), self.max_payload);
+        let limit = self.store.nats().max_payload();
+        let room = letter::headers_left(taken, data.len(), limit);
         if room == 0 {
             // Another client of the bus's subjects filled a message to the brim.
-            let (size, limit) = (taken + data.len(), self.max_payload);
+            let size = taken + data.len();
             return Err(Unstored::TooLarge { size, limit });
         }
         note.attempts = attempts_within(refused.attempts, room);
@@ -122,34 +122,23 @@ impl Retries {
         let message = PublishMessage::build()
             .headers(headers)
             .payload(data)
-            .expected_stream(self.names.retries())
-            .expected_last_subject_sequence(refused.replaces.unwrap_or_default());
-        let subject = self.names.retry(&self.subscription, self.round, refused.at);
-        let stored = match self.js.send_publish(subject, message).await {
-            Ok(ack) => ack.await,
-            Err(e) => Err(e),
-        };
-        match stored {
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
-            Err(e) => Err(unstored(e)),
-        }
+            .expected_stream(self.store.names.retries());
+        let subject = self.subject(refused.at);
+        let stored = self.store.swap(subject, message, refused.replaces.unwrap_or_default()).await;
+        stored.map(drop).map_err(unstored)
     }
 
     /// Whether the event of a position waits.
     pub(crate) async fn has(&self, at: LogPosition) -> Result<bool, StoreError> {
-        let subject = self.names.retry(&self.subscription, self.round, at);
-        let stream = self
-            .js
-            .get_stream_no_info(self.names.retries())
-            .await
-            .map_err(StoreError::when("open the retries"))?;
-        match stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(_) => Ok(true),
-            // Nothing waits in a stream that is gone.
-            Err(e) if is_absent(e.kind()) || is_gone(e.kind()) => Ok(false),
-            Err(e) => Err(StoreError::when("look for an event that waits for a retry")(e)),
-        }
+        let stream = self.store.retry_stream().await?;
+        let waits = stream.get_last_raw_message_by_subject(&self.subject(at)).await;
+        // Nothing waits in a stream that is gone.
+        let absent = [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_NOT_FOUND];
+        Ok(unless(waits, LOOK, &absent)?.is_some())
+    }
+
+    fn subject(&self, at: LogPosition) -> String {
+        self.store.names.retry(&self.subscription, self.round, at)
     }
 }
 
@@ -161,11 +150,9 @@ impl Store {
     /// Where refused events of a subscription wait.
     pub(crate) fn retries(&self, registered: &Registered) -> Retries {
         Retries {
-            js: Arc::clone(&self.js),
-            names: Arc::clone(&self.names),
+            store: self.clone(),
             subscription: registered.id().name,
             round: Round::of(registered),
-            max_payload: self.nats().max_payload(),
         }
     }
 
@@ -189,16 +176,8 @@ impl Store {
     /// Whether any event of a subscription waits.
     pub(crate) async fn has_retries(&self, registered: &Registered) -> Result<bool, StoreError> {
         let filter = self.retries_of(registered);
-        match self
-            .retry_stream()
-            .await?
-            .get_first_raw_message_by_subject(filter, 1)
-            .await
-        {
-            Ok(_) => Ok(true),
-            Err(e) if is_absent(e.kind()) => Ok(false),
-            Err(e) => Err(StoreError::when("look for events that wait for a retry")(e)),
-        }
+        let first = self.retry_stream().await?.get_first_raw_message_by_subject(filter, 1).await;
+        Ok(found(first, LOOK)?.is_some())
     }
 
     /// The consumer that gives out what waits, to one instance at a time.
@@ -224,11 +203,7 @@ impl Store {
         &self,
         sequence: u64,
     ) -> Result<Option<jetstream::message::StreamMessage>, StoreError> {
-        match self.retry_stream().await?.get_raw_message(sequence).await {
-            Ok(message) => Ok(Some(message)),
-            Err(e) if is_absent(e.kind()) => Ok(None),
-            Err(e) => Err(StoreError::when("read an event that waits for a retry")(e)),
-        }
+        found(self.retry_stream().await?.get_raw_message(sequence).await, READ)
     }
 
     /// How many events of a subscription were refused and wait for their next attempt, or are at it.
@@ -282,18 +257,10 @@ impl Store {
     ) -> Result<Option<i64>, StoreError> {
         let name = registered.id().name;
         let subject = self.names.retry(&name, Round::of(registered), at);
-        let found = self
-            .retry_stream()
-            .await?
-            .get_last_raw_message_by_subject(&subject)
-            .await;
-        match found {
-            Ok(message) => {
-                Ok(Waiting::read(&self.names, &subject, Some(&message.headers)).map(|w| w.note.published_at))
-            }
-            Err(e) if is_absent(e.kind()) => Ok(None),
-            Err(e) => Err(StoreError::when("read an event that waits for a retry")(e)),
-        }
+        let stream = self.retry_stream().await?;
+        let message = found(stream.get_last_raw_message_by_subject(&subject).await, READ)?;
+        let waiting = message.and_then(|m| Waiting::read(&self.names, &subject, Some(&m.headers)));
+        Ok(waiting.map(|w| w.note.published_at))
     }
 
     /// Lets go what waits in one round of a subscription.
@@ -314,10 +281,8 @@ impl Store {
         let name = &registered.id().name;
         let stream = self.retry_stream().await?;
         let all = self.names.retry_filter(name, None);
-        match stream.get_first_raw_message_by_subject(all.clone(), 1).await {
-            Ok(_) => {}
-            Err(e) if is_absent(e.kind()) => return Ok(()),
-            Err(e) => return Err(StoreError::when(LIST)(e)),
+        if found(stream.get_first_raw_message_by_subject(all.clone(), 1).await, LIST)?.is_none() {
+            return Ok(());
         }
         let mine = Round::of(registered);
         let (mut earlier, mut others) = (BTreeSet::new(), BTreeSet::new());
@@ -391,8 +356,4 @@ impl Store {
 /// No subscription's name has an `=`.
 fn retries_consumer_name(registered: &Registered) -> String {
     format!("{}={}", registered.id().name, Round::of(registered))
-}
-
-fn is_gone(kind: RawMessageErrorKind) -> bool {
-    matches!(kind, RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
-use async_nats::jetstream::{self, ErrorCode, context::ContextBuilder, kv, stream};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::{self, context::ContextBuilder, kv, stream};
 use bytes::Bytes;
 use fanout_plan::apart::Reader;
 use fanout_plan::by_partition::ByPartition;
@@ -20,7 +20,9 @@ use fanout_plan::{
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::observe::nanoseconds;
 use super::publish::Together;
+use super::refusal::{found, there};
 use super::time::StoreTime;
 
 /// How long any request to the store's API may take.
@@ -319,11 +321,12 @@ impl Store {
     ) -> Result<Option<PullConsumer>, StoreError> {
         let name = registered.consumer_of(reader);
         let stream = self.names.partition(partition.number);
-        match self.js.get_consumer_from_stream(&name, &stream).await {
-            Ok(consumer) => Ok(Some(consumer)),
-            Err(e) if partition.is_retired() && is_no_consumer(&e) => Ok(None),
-            Err(e) => Err(StoreError::when(format!("open consumer {name} of {stream}"))(e)),
+        let consumer = self.js.get_consumer_from_stream(&name, &stream).await;
+        let action = format!("open consumer {name} of {stream}");
+        if partition.is_retired() {
+            return there(consumer, action);
         }
+        consumer.map(Some).map_err(StoreError::when(action))
     }
 
     /// Each partition's last offset.
@@ -381,40 +384,28 @@ impl Store {
 
     /// The payload of an event of the log; `None` when it has expired.
     pub(crate) async fn payload(&self, position: Position) -> Result<Option<Bytes>, StoreError> {
-        use async_nats::jetstream::stream::RawMessageErrorKind as Kind;
-        match self
-            .log(position.partition)
-            .await?
-            .get_raw_message(position.offset)
-            .await
-        {
-            Ok(message) => {
-                let (mut headers, mut payload) = (Some(message.headers), message.payload);
-                // It was an event when it was delivered first; what is none is given as it is.
-                drop(super::read::event(
-                    self.template(position.partition),
-                    &message.subject,
-                    &mut headers,
-                    &mut payload,
-                ));
-                Ok(Some(payload))
-            }
-            Err(e) => match e.kind() {
-                Kind::NoMessageFound => Ok(None),
-                Kind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-                _ => Err(StoreError::when(format!("read event {position}"))(e)),
-            },
-        }
+        let Some(message) = self.event(position).await? else {
+            return Ok(None);
+        };
+        let (mut headers, mut payload) = (Some(message.headers), message.payload);
+        // It was an event when it was delivered first; what is none is given as it is.
+        drop(super::read::event(
+            self.template(position.partition),
+            &message.subject,
+            &mut headers,
+            &mut payload,
+        ));
+        Ok(Some(payload))
     }
 
     /// When an event of the log was published, nanoseconds since the Unix epoch; `None` when it has expired.
     pub(super) async fn published_at(&self, position: Position) -> Result<Option<i64>, StoreError> {
+        Ok(self.event(position).await?.map(|message| nanoseconds(message.time)))
+    }
+
+    async fn event(&self, position: Position) -> Result<Option<StreamMessage>, StoreError> {
         let log = self.log(position.partition).await?;
-        match log.get_raw_message(position.offset).await {
-            Ok(m) => Ok(i64::try_from(m.time.unix_timestamp_nanos()).ok()),
-            Err(e) if super::redrive::is_absent(e.kind()) => Ok(None),
-            Err(e) => Err(StoreError::when(format!("read event {position}"))(e)),
-        }
+        found(log.get_raw_message(position.offset).await, format!("read event {position}"))
     }
 
     /// How far a subscription has come in each partition that has events for it. What its own consumer has yet to pass
@@ -451,18 +442,13 @@ impl Store {
             let log = self.log(partition.number).await?;
             // The log's head is read first: what is stored in between counts as pending, never as missed.
             let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
-            let info = match log.consumer_info(&name).await {
-                Ok(info) => info,
-                Err(e) => {
-                    let e = StoreError::when(format!("read the state of consumer {name}"))(e);
-                    let gone = e
-                        .answer()
-                        .is_some_and(|a| a.error_code() == ErrorCode::CONSUMER_NOT_FOUND);
-                    if partition.is_retired() && gone {
-                        continue;
-                    }
-                    return Err(e);
-                }
+            let info = log.consumer_info(&name).await;
+            let action = format!("read the state of consumer {name}");
+            let info = if partition.is_retired() {
+                let Some(info) = there(info, action)? else { continue };
+                info
+            } else {
+                info.map_err(StoreError::when(action))?
             };
             states.push((
                 reader,
@@ -494,8 +480,4 @@ impl Store {
                 ..*one
             }))
     }
-}
-
-fn is_no_consumer(e: &ConsumerError) -> bool {
-    matches!(e.kind(), ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }

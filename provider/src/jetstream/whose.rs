@@ -1,11 +1,10 @@
 //! Tells whose an event of the log is.
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use fanout_plan::TenantId;
 use fanout_plan::partition::Partition;
 use fanout_plan::subscription::Registered;
 
+use super::refusal::found;
 use super::{Store, StoreError};
 
 impl Store {
@@ -25,22 +24,16 @@ impl Store {
             _ => partition.template.all(),
         };
         let log = self.log(partition.number).await?;
-        let message = match log.get_first_raw_message_by_subject(&subject, from).await {
-            Ok(message) => message,
-            Err(e) => {
-                return match e.kind() {
-                    RawMessageErrorKind::NoMessageFound => Ok(None),
-                    RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-                    _ => Err(StoreError::when("look at an event that waits")(e)),
-                };
-            }
+        let first = log.get_first_raw_message_by_subject(&subject, from).await;
+        let Some(message) = found(first, "look at an event that waits")? else {
+            return Ok(None);
         };
         let position = fanout_plan::Position {
             partition: partition.number,
             offset: message.sequence,
         };
-        let found = partition.template.parse_subject(&message.subject);
-        Ok(found
+        let event = partition.template.parse_subject(&message.subject);
+        Ok(event
             .filter(|(tenant, event_type)| filter.matches(tenant, event_type))
             .map(|(tenant, _)| tenant)
             .filter(|tenant| !registered.is_given_apart(tenant, position)))

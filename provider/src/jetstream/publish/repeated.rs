@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use fanout_plan::partition::Keeps;
 use fanout_plan::{Attributes, Position};
 use tracing::info;
 
 use super::{Outgoing, Sent, Store, Stored, Unstored};
 use crate::jetstream::StoreError;
+use crate::jetstream::refusal::found;
 
 /// How often what is stored anew may be gone again.
 const TIMES: usize = 8;
@@ -77,13 +76,7 @@ impl Store {
             return Ok(true);
         }
         let log = self.log(position.partition).await?;
-        match log.get_raw_message(position.offset).await {
-            Ok(_) => Ok(true),
-            Err(e) => match e.kind() {
-                RawMessageErrorKind::NoMessageFound => Ok(false),
-                RawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(false),
-                _ => Err(StoreError::when(format!("read event {position}"))(e)),
-            },
-        }
+        let event = found(log.get_raw_message(position.offset).await, format!("read event {position}"))?;
+        Ok(event.is_some())
     }
 }
