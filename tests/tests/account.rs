@@ -189,7 +189,7 @@ async fn what_was_made_without_a_size_is_given_one() {
         "KV_fanout_payments_registry",
         "KV_fanout_payments_attempts",
         "fanout_payments_dead",
-        "fanout_payments_later",
+        "fanout_payments_scheduled",
     ] {
         let mut config = js.get_stream(name).await.unwrap().cached_info().config.clone();
         config.max_bytes = -1;

@@ -1,4 +1,4 @@
-//! What components at an edge do by calls: they subscribe, fetch, and publish for later, as at the bus itself. The edge
+//! What components at an edge do by calls: they subscribe, fetch and schedule, as at the bus itself. The edge
 //! remembers whose a subscription is, through the end of every process.
 
 use std::time::Duration;

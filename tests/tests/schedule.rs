@@ -1,4 +1,4 @@
-//! Events for later: published once, when due, through restarts; cancelled or published, never both.
+//! Scheduled events: published once, when due, through restarts; cancelled or published, never both.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -240,7 +240,7 @@ async fn the_same_event_now_and_for_later_is_one() {
     assert!(!ingress.publish(now).await.unwrap().duplicate);
     assert!(!at(&ingress, &of("mark"), due).await.unwrap().duplicate);
     eventually("what was published is none for later any more", || async {
-        (messages(&bench, "fanout_payments_later").await? == 1).then_some(())
+        (messages(&bench, "fanout_payments_scheduled").await? == 1).then_some(())
     })
     .await;
     let cancelled = cancel(&ingress, "acme", "for later, then now").await.unwrap();
@@ -258,7 +258,7 @@ async fn a_publish_that_is_cut_short_over_a_change_of_the_topology_is_not_repeat
     let ingress = bench.silent_component("ingress").await;
     // Nothing can be removed there: each try is cut short once the event is published.
     let js = async_nats::jetstream::new(bench.client().clone());
-    let later = js.get_stream("fanout_payments_later").await.unwrap();
+    let later = js.get_stream("fanout_payments_scheduled").await.unwrap();
     let config = async_nats::jetstream::stream::Config {
         deny_purge: true,
         ..later.cached_info().config.clone()
@@ -305,7 +305,7 @@ async fn what_was_published_takes_no_place() {
     })
     .await;
     eventually("nothing is kept of them", || async {
-        (messages(&bench, "fanout_payments_later").await? == 0).then_some(())
+        (messages(&bench, "fanout_payments_scheduled").await? == 0).then_some(())
     })
     .await;
 }

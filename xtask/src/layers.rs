@@ -81,7 +81,7 @@ const RULES: [Rule; 7] = [
             "inbox/mod.rs",
             "inbox/redrive.rs",
             "inbox/settle.rs",
-            "later.rs",
+            "scheduled.rs",
         ],
     },
     Rule {

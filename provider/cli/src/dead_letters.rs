@@ -19,7 +19,9 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
             limit,
         } => {
             let store = bus::store(store).await?;
-            let letters = store.dead_letters(subscription.as_ref(), tenant.as_ref(), *limit).await?;
+            let letters = store
+                .dead_letters(subscription.as_ref(), tenant.as_ref(), *limit)
+                .await?;
             list(&letters, json)?;
         }
         DeadLetterVerb::Show { store, number } => {

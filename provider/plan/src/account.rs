@@ -133,7 +133,7 @@ fn need<'a>(names: &BusNames, observed: &Observed, step: &'a Step) -> Option<Nee
 pub(crate) fn size_setting(s: &StreamSpec) -> &'static str {
     match (&s.partition, s.side) {
         (Some(_), _) => "retention.max-bytes",
-        (None, Some(Side::Later)) => "scheduled.max-bytes",
+        (None, Some(Side::Scheduled)) => "scheduled.max-bytes",
         (None, Some(Side::Marks)) => "scheduled.marks-max-bytes",
         (None, Some(Side::Usage)) => "quota.counters-max-bytes",
         (None, Some(Side::Retries)) => "retry.max-bytes",
@@ -144,7 +144,7 @@ pub(crate) fn size_setting(s: &StreamSpec) -> &'static str {
 /// The setting that bounds a stream's messages, where there is one.
 pub(crate) fn count_setting(s: &StreamSpec) -> Option<&'static str> {
     match (&s.partition, s.side) {
-        (None, Some(Side::Later)) => Some("scheduled.max-events"),
+        (None, Some(Side::Scheduled)) => Some("scheduled.max-events"),
         (None, None) => Some("dead-letters.max-events"),
         _ => None,
     }

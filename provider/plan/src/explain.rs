@@ -47,7 +47,7 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
         .count();
     let streams = topology.streams.values().map(|s| match &s.partition {
         Some(p) => log(policy, s, p, open as u64, load),
-        None if s.side == Some(Side::Later) => Part {
+        None if s.side == Some(Side::Scheduled) => Part {
             kind: "stream",
             name: s.name.clone(),
             why: "keeps events that are to be published later until they are due".to_owned(),

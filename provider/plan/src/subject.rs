@@ -173,27 +173,27 @@ impl BusNames {
         format!("fanout_{}_dead", self.0)
     }
 
-    /// The stream that keeps events until they are due.
-    pub fn later_stream(&self) -> String {
-        format!("fanout_{}_later", self.0)
+    /// The stream of scheduled events.
+    pub fn scheduled_stream(&self) -> String {
+        format!("fanout_{}_scheduled", self.0)
     }
 
-    /// Every subject of an event that is kept until it is due.
-    pub fn later_subjects(&self) -> String {
-        format!("fanout.later.{}.>", self.0)
+    /// Every scheduled event's subject.
+    pub fn scheduled_subjects(&self) -> String {
+        format!("fanout.scheduled.{}.>", self.0)
     }
 
-    /// Where an event is kept until it is due: one place for what makes it one event.
-    pub fn later(&self, tenant: &TenantId, key: &EventKey) -> String {
-        format!("fanout.later.{}.{}.{key}", self.0, tenant.token())
+    /// A scheduled event's subject: one for each tenant, source and id.
+    pub fn scheduled(&self, tenant: &TenantId, key: &EventKey) -> String {
+        format!("fanout.scheduled.{}.{}.{key}", self.0, tenant.token())
     }
 
-    /// Every place of a tenant's events that are kept until they are due.
-    pub fn later_of(&self, tenant: &TenantId) -> String {
-        format!("fanout.later.{}.{}.>", self.0, tenant.token())
+    /// Every subject of a tenant's scheduled events.
+    pub fn scheduled_of(&self, tenant: &TenantId) -> String {
+        format!("fanout.scheduled.{}.{}.>", self.0, tenant.token())
     }
 
-    /// The stream that says of events for later whether they are published or cancelled.
+    /// The stream that says of scheduled events whether they are published or cancelled.
     pub fn marks(&self) -> String {
         format!("fanout_{}_marks", self.0)
     }
@@ -203,15 +203,15 @@ impl BusNames {
         format!("fanout.mark.{}.>", self.0)
     }
 
-    /// Where it is said whether an event for later is published or cancelled.
+    /// Where the mark says whether a scheduled event is published or cancelled.
     pub fn mark(&self, tenant: &TenantId, key: &EventKey) -> String {
         format!("fanout.mark.{}.{}.{key}", self.0, tenant.token())
     }
 
-    /// Where the mark lies of an event that is kept on this subject.
-    pub fn mark_beside(&self, later: &str) -> String {
-        let kept = later.strip_prefix(&format!("fanout.later.{}.", self.0));
-        format!("fanout.mark.{}.{}", self.0, kept.unwrap_or(later))
+    /// The subject of a scheduled event's mark.
+    pub fn mark_beside(&self, scheduled: &str) -> String {
+        let event = scheduled.strip_prefix(&format!("fanout.scheduled.{}.", self.0));
+        format!("fanout.mark.{}.{}", self.0, event.unwrap_or(scheduled))
     }
 
     /// The stream in which refused events wait for their next attempt.
@@ -475,10 +475,10 @@ mod tests {
             assert_eq!(names.turn_of(&letter), None);
             let turn = names.redrive_turn(&billing, &tenant);
             assert_eq!(names.turn_of(&turn), Some(tenant.clone()));
-            let later = names.later(&tenant, &EventKey::new(&tenant, "/s", "id"));
-            let token = later.rsplit('.').nth(1).unwrap();
+            let scheduled = names.scheduled(&tenant, &EventKey::new(&tenant, "/s", "id"));
+            let token = scheduled.rsplit('.').nth(1).unwrap();
             assert_eq!(
-                (later.split('.').count(), TenantId::from_token(token)),
+                (scheduled.split('.').count(), TenantId::from_token(token)),
                 (5, Some(tenant))
             );
         }

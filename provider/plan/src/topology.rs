@@ -65,7 +65,7 @@ pub enum Side {
     Retries,
 }
 
-/// For how long it is known what became of an event for later.
+/// For how long it is known what became of a scheduled event.
 pub const MARK_AGE: Duration = Duration::from_secs(86_400);
 
 /// For how long a lease is remembered that nobody writes again. Its owner does so every few seconds, and no lease has a
@@ -211,27 +211,27 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         side: Some(side),
         // Counters and marks never refuse: the oldest go.
         when_full: match side {
-            Side::Later | Side::Retries => WhenFull::Refuse,
+            Side::Scheduled | Side::Retries => WhenFull::Refuse,
             Side::Usage | Side::Marks => WhenFull::DropOldest,
         },
         max_bytes: match side {
-            Side::Later => policy.sizes.scheduled,
+            Side::Scheduled => policy.sizes.scheduled,
             Side::Marks => policy.sizes.marks,
             Side::Usage => policy.sizes.counters,
             Side::Retries => policy.retry_max_bytes,
         },
         max_messages: match side {
-            Side::Later => policy.sizes.scheduled_events,
+            Side::Scheduled => policy.sizes.scheduled_events,
             Side::Marks | Side::Usage | Side::Retries => 0,
         },
         dedupe_window: Duration::from_secs(120).min(if max_age.is_zero() { Duration::MAX } else { max_age }),
         policy: None,
         ..dead_letters.clone()
     };
-    let later = side(
-        Side::Later,
-        names.later_stream(),
-        names.later_subjects(),
+    let scheduled = side(
+        Side::Scheduled,
+        names.scheduled_stream(),
+        names.scheduled_subjects(),
         Duration::ZERO,
     );
     // Apart from the events: when these are as many as there is place for, one can be published or cancelled all the same.
@@ -248,7 +248,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             .partitions
             .values()
             .map(|p| log(policy, p))
-            .chain([dead_letters, later, marks, retries])
+            .chain([dead_letters, scheduled, marks, retries])
             .chain(counters)
             .map(|s| (s.name.clone(), s))
             .collect(),

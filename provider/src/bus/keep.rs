@@ -11,8 +11,8 @@ use tracing::{error, info, warn};
 use super::runs::Runs;
 use super::{Bus, RETRY};
 use crate::jetstream::{Entry, Store};
-use crate::later;
 use crate::quota::Unanswered;
+use crate::scheduled;
 use crate::view::View;
 
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
@@ -28,7 +28,7 @@ const LOOK_AT_CONNECTION: Duration = Duration::from_millis(200);
 impl Bus {
     /// Keeps quotas, and publishes what is due, until the bus is stopped.
     pub(crate) async fn keep_beside(self) {
-        tokio::join!(self.keep_quotas(), self.keep_later());
+        tokio::join!(self.keep_quotas(), self.publish_scheduled());
     }
 
     /// Counts instances and stored bytes for the policy in force.
@@ -43,11 +43,11 @@ impl Bus {
     }
 
     /// Publishes what is due.
-    async fn keep_later(&self) {
+    async fn publish_scheduled(&self) {
         let said = std::sync::Mutex::new(String::new());
         let said = &said;
         self.with_store(|store| async move {
-            if let Err(error) = later::keep(self, &store).await {
+            if let Err(error) = scheduled::publish_due(self, &store).await {
                 let error = error.to_string();
                 let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if *said != error {

@@ -256,7 +256,7 @@ fn stream_config(s: &StreamSpec) -> stream::Config {
             n => i64::try_from(n).unwrap_or(i64::MAX),
         },
         max_messages_per_subject: if s.side.is_some() { 1 } else { -1 },
-        allow_message_ttl: s.side == Some(Side::Later),
+        allow_message_ttl: s.side == Some(Side::Scheduled),
         allow_message_counter: s.side == Some(Side::Usage),
         allow_atomic_publish: s.atomic,
         allow_direct: true,

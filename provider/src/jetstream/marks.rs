@@ -1,4 +1,4 @@
-//! What became of events for later: of two marks of one event the server takes the first, so an event is published or
+//! What became of scheduled events: of two marks of one event the server takes the first, so an event is published or
 //! cancelled, never both.
 //!
 //! Marks lie in a stream of their own, whose oldest make way: whatever the events' stream is full of, what is due can be
@@ -12,9 +12,9 @@ use fanout_plan::TenantId;
 use fanout_plan::envelope::EventKey;
 
 use super::headers::text;
-use super::later::{DUE, Kept};
 use super::observe::nanoseconds;
 use super::refusal::found;
+use super::scheduled::{DUE, Scheduled};
 use super::swap::RACES;
 use super::{Store, StoreError};
 
@@ -22,10 +22,10 @@ use super::{Store, StoreError};
 const KNOWN_FOR: Duration = Duration::from_secs(3_600);
 
 const MARK: &str = "fanout-mark";
-/// When the event that it is of was kept: a later one under the same key has marks of its own.
+/// When the event that it is of was scheduled: a later one under the same key has marks of its own.
 const OF: &str = "fanout-of";
 
-/// What becomes of an event for later.
+/// What becomes of a scheduled event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// It is published, or was.
@@ -80,14 +80,14 @@ impl Marked {
 }
 
 impl Store {
-    /// Marks an event that is kept. Returns the mark that it has now: this one, or the one that it had.
-    pub(crate) async fn mark(&self, kept: &Kept, mark: Mark) -> Result<Marked, StoreError> {
-        let action = || format!("mark {} as {}", kept.subject, mark.as_str());
-        let subject = self.names.mark_beside(&kept.subject);
+    /// Marks an event that is scheduled. Returns the mark that it has now: this one, or the one that it had.
+    pub(crate) async fn mark(&self, scheduled: &Scheduled, mark: Mark) -> Result<Marked, StoreError> {
+        let action = || format!("mark {} as {}", scheduled.subject, mark.as_str());
+        let subject = self.names.mark_beside(&scheduled.subject);
         let mut headers = HeaderMap::new();
         headers.insert(MARK, mark.as_str());
-        headers.insert(DUE, text(&kept.due.to_string()));
-        headers.insert(OF, text(&kept.kept_at.to_string()));
+        headers.insert(DUE, text(&scheduled.due.to_string()));
+        headers.insert(OF, text(&scheduled.scheduled_at.to_string()));
         let mut replaces = 0;
         for _ in 0..RACES {
             let message = PublishMessage::build()
@@ -98,14 +98,14 @@ impl Store {
                 return Ok(Marked {
                     mark,
                     at: self.now(),
-                    due: kept.due,
+                    due: scheduled.due,
                     is_new: true,
-                    of: kept.kept_at,
+                    of: scheduled.scheduled_at,
                     sequence,
                 });
             }
             match self.last_mark(&subject).await? {
-                Some(there) if there.of == kept.kept_at => return Ok(there),
+                Some(there) if there.of == scheduled.scheduled_at => return Ok(there),
                 Some(earlier) => replaces = earlier.sequence,
                 None => replaces = 0,
             }
@@ -118,10 +118,10 @@ impl Store {
         self.last_mark(&self.names.mark(tenant, key)).await
     }
 
-    /// The mark of an event that is kept.
-    pub(super) async fn mark_of(&self, kept: &Kept) -> Result<Option<Mark>, StoreError> {
-        let marked = self.last_mark(&self.names.mark_beside(&kept.subject)).await?;
-        Ok(marked.filter(|m| m.of == kept.kept_at).map(|m| m.mark))
+    /// The mark of an event that is scheduled.
+    pub(super) async fn mark_of(&self, scheduled: &Scheduled) -> Result<Option<Mark>, StoreError> {
+        let marked = self.last_mark(&self.names.mark_beside(&scheduled.subject)).await?;
+        Ok(marked.filter(|m| m.of == scheduled.scheduled_at).map(|m| m.mark))
     }
 
     /// From the stream's leader: a copy may not know of the last one yet.

@@ -160,14 +160,14 @@ impl Store {
     /// account's streams a page at a time.
     async fn streams_of_the_account(&self, observed: &mut Observed) -> Result<Vec<stream::Info>, StoreError> {
         let dead = self.names.dead_letters();
-        let (later, marks) = (self.names.later_stream(), self.names.marks());
+        let (scheduled, marks) = (self.names.scheduled_stream(), self.names.marks());
         let (usage, retries) = (self.names.usage(), self.names.retries());
         let buckets = self.buckets().map(|name| format!("KV_{name}"));
         let (mut found, mut others) = (Vec::new(), BTreeMap::new());
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
             let name = &info.config.name;
-            let beside = [&dead, &later, &marks, &usage, &retries].contains(&name);
+            let beside = [&dead, &scheduled, &marks, &usage, &retries].contains(&name);
             if beside || self.names.partition_of(name).is_some() {
                 found.push(info);
             } else if !buckets.contains(name) {
@@ -349,7 +349,7 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
         atomic: c.allow_atomic_publish,
         side: match (c.allow_message_counter, c.allow_message_ttl) {
             (true, _) => Some(Side::Usage),
-            (_, true) if partition.is_none() => Some(Side::Later),
+            (_, true) if partition.is_none() => Some(Side::Scheduled),
             _ if partition.is_none() && c.retention == RetentionPolicy::WorkQueue => Some(Side::Retries),
             _ if partition.is_none() && c.discard == DiscardPolicy::Old => Some(Side::Marks),
             _ => None,

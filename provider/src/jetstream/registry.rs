@@ -470,7 +470,10 @@ enum Change<'a> {
 
 /// The last message of a subject, from the stream's leader.
 async fn last_message<I>(stream: &stream::Stream<I>, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
-    found(stream.get_last_raw_message_by_subject(subject).await, "read the registry")
+    found(
+        stream.get_last_raw_message_by_subject(subject).await,
+        "read the registry",
+    )
 }
 
 /// A message of a list: its key, and what it holds.

@@ -183,7 +183,10 @@ impl Store {
                     partition: partition.number,
                     offset: message.sequence,
                 };
-                let tenant = partition.template.parse_subject(&message.subject).map(|(tenant, _)| tenant);
+                let tenant = partition
+                    .template
+                    .parse_subject(&message.subject)
+                    .map(|(tenant, _)| tenant);
                 let waits = Expiring {
                     apart: reader.tenant.is_none() && tenant.is_some_and(|t| registered.is_given_apart(&t, position)),
                     offset: message.sequence,
@@ -218,7 +221,10 @@ impl Store {
         };
         let is_there = entry.operation == kv::Operation::Put;
         Ok(RememberedGap {
-            gap: is_there.then(|| serde_json::from_slice(&entry.value).ok()).flatten().unwrap_or_default(),
+            gap: is_there
+                .then(|| serde_json::from_slice(&entry.value).ok())
+                .flatten()
+                .unwrap_or_default(),
             revision: entry.revision,
             written_at: nanoseconds(entry.created),
         })

@@ -124,7 +124,10 @@ impl Retries {
             .payload(data)
             .expected_stream(self.store.names.retries());
         let subject = self.subject(refused.at);
-        let stored = self.store.swap(subject, message, refused.replaces.unwrap_or_default()).await;
+        let stored = self
+            .store
+            .swap(subject, message, refused.replaces.unwrap_or_default())
+            .await;
         stored.map(drop).map_err(unstored)
     }
 
@@ -176,7 +179,11 @@ impl Store {
     /// Whether any event of a subscription waits.
     pub(crate) async fn has_retries(&self, registered: &Registered) -> Result<bool, StoreError> {
         let filter = self.retries_of(registered);
-        let first = self.retry_stream().await?.get_first_raw_message_by_subject(filter, 1).await;
+        let first = self
+            .retry_stream()
+            .await?
+            .get_first_raw_message_by_subject(filter, 1)
+            .await;
         Ok(found(first, LOOK)?.is_some())
     }
 

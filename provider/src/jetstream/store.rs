@@ -405,7 +405,10 @@ impl Store {
 
     async fn event(&self, position: Position) -> Result<Option<StreamMessage>, StoreError> {
         let log = self.log(position.partition).await?;
-        found(log.get_raw_message(position.offset).await, format!("read event {position}"))
+        found(
+            log.get_raw_message(position.offset).await,
+            format!("read event {position}"),
+        )
     }
 
     /// How far a subscription has come in each partition that has events for it. What its own consumer has yet to pass

@@ -1,4 +1,4 @@
-//! `publish-tenant-event-at` and `cancel-scheduled`: keeps an event until it is due. Who publishes it then is `later`.
+//! `publish-tenant-event-at` and `cancel-scheduled`: schedules an event. `scheduled` publishes it once it is due.
 
 use fanout_plan::envelope::EventKey;
 use fanout_plan::link::Grant;
@@ -10,7 +10,7 @@ use super::publishing::Ready;
 use crate::bus::Bus;
 use crate::contract::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use crate::contract::publisher::{Named, Permitted, permit};
-use crate::jetstream::{Mark, State, StoreError};
+use crate::jetstream::{Mark, StoreError};
 use crate::quota::NotAdmitted;
 
 pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Permitted, at: i64) -> Result<Scheduled, PublishError> {
@@ -29,11 +29,11 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Permitted, at: i
     };
     let Ready { store, event, outgoing } = ready;
     let (tenant, id) = (event.attributes.tenant(), event.attributes.id());
-    let kept = store.keep_for_later(&event.attributes, outgoing, at).await;
-    if !matches!(&kept, Ok(None)) && !kept.as_ref().is_err_and(|e| e.is_unknown()) {
+    let scheduled = store.schedule(&event.attributes, outgoing, at).await;
+    if !matches!(&scheduled, Ok(None)) && !scheduled.as_ref().is_err_and(|e| e.is_unknown()) {
         place.is_free_again = true;
     }
-    match kept {
+    match scheduled {
         Ok(None) => Ok(Scheduled {
             due: at,
             duplicate: false,
@@ -47,7 +47,7 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Permitted, at: i
 async fn again(ready: &Ready, refused: &NotAdmitted) -> Result<Scheduled, PublishError> {
     let (tenant, id) = (ready.event.tenant(), ready.event.id());
     let key = EventKey::of(&ready.event.attributes);
-    match ready.store.kept_for_later(tenant, &key).await {
+    match ready.store.scheduled(tenant, &key).await {
         Ok(Some(there)) => Ok(Scheduled {
             due: there.due,
             duplicate: true,
@@ -67,34 +67,31 @@ pub(super) async fn cancel(
     let store = view.store().map_err(publish_refusal)?;
     let key = EventKey::new(tenant, source, id);
     let not_cancelled = |e: &StoreError| not_cancelled(tenant, id, e);
-    let kept = store.kept_for_later(tenant, &key).await;
-    let kept = kept.map_err(|e| match view.policy_problems.first() {
+    let scheduled = store.scheduled(tenant, &key).await;
+    let scheduled = scheduled.map_err(|e| match view.policy_problems.first() {
         // Nothing was begun: what keeps the bus from its policy keeps it from this.
         Some(problem) => publish_refusal(problem.clone()),
         None => not_cancelled(&e),
     })?;
-    let Some(kept) = kept else {
+    let Some(scheduled) = scheduled else {
         let marked = store.marked(tenant, &key).await.map_err(|e| not_cancelled(&e))?;
         return Ok(match marked.map(|m| m.mark) {
             Some(Mark::Cancelled) => Cancellation::Cancelled,
             Some(Mark::Fires) | None => Cancellation::NotWaiting,
         });
     };
-    if let Some(attributes) = kept.attributes() {
+    if let Some(attributes) = scheduled.attributes() {
         permit(grant, caller, &attributes).map_err(publish_refusal)?;
     }
-    if kept.state == State::Firing {
-        return Ok(Cancellation::NotWaiting);
-    }
     let marked = store
-        .mark(&kept, Mark::Cancelled)
+        .mark(&scheduled, Mark::Cancelled)
         .await
         .map_err(|e| not_cancelled(&e))?;
     if marked.mark == Mark::Fires {
         return Ok(Cancellation::NotWaiting);
     }
     // It is cancelled, whatever comes of this: who is given it removes it.
-    if let Err(error) = store.remove_kept(&kept).await {
+    if let Err(error) = store.remove_scheduled(&scheduled).await {
         debug!(%tenant, id, %error, "a cancelled event is removed later");
     }
     Ok(Cancellation::Cancelled)

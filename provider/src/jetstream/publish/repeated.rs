@@ -76,7 +76,10 @@ impl Store {
             return Ok(true);
         }
         let log = self.log(position.partition).await?;
-        let event = found(log.get_raw_message(position.offset).await, format!("read event {position}"))?;
+        let event = found(
+            log.get_raw_message(position.offset).await,
+            format!("read event {position}"),
+        )?;
         Ok(event.is_some())
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Unstored {
     Unknown(#[source] Arc<PublishError>),
     #[error("its place in the log is gone, and events of its call that go after it are stored")]
     Overtaken,
-    #[error("what is kept for later could not be read")]
+    #[error("the scheduled events could not be read")]
     Unreadable(#[source] Arc<StoreError>),
     #[error("the log knows its id, and could not say whether it still holds it")]
     Unverified(#[source] Arc<StoreError>),
@@ -54,14 +54,14 @@ impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Log => "the log",
-            Self::Scheduled => "the store of events for later",
+            Self::Scheduled => "the store of scheduled events",
             Self::Storage => "the storage of the server, or of the bus's account,",
         })
     }
 }
 
 impl Unstored {
-    /// The same where the event was to be kept for later.
+    /// The same for an event that was to be scheduled.
     pub(in crate::jetstream) fn of_scheduled(self) -> Self {
         match self {
             Self::Full {

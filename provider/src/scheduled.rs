@@ -1,4 +1,4 @@
-//! Publishes what was to be published later, once it is due.
+//! Publishes scheduled events once they are due.
 //!
 //! Every instance takes part; the store gives each event to one at a time. An event that is due is first marked as one
 //! that is published, then published, then removed: cut short anywhere, another instance goes on from the mark. Publishing
@@ -13,7 +13,7 @@ use futures::TryStreamExt as _;
 use tracing::{info, warn};
 
 use crate::bus::Bus;
-use crate::jetstream::{Kept, Mark, State, Store};
+use crate::jetstream::{Mark, Scheduled, Store};
 
 /// The longest and the shortest that an event is handed back for at once, where more is left.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -29,7 +29,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 64;
 
 /// Publishes what is due until it is dropped or the store fails.
-pub(crate) async fn keep(bus: &Bus, store: &Store) -> Result<(), async_nats::Error> {
+pub(crate) async fn publish_due(bus: &Bus, store: &Store) -> Result<(), async_nats::Error> {
     let due = store.due().await?;
     let messages = due.stream().max_messages_per_batch(256).heartbeat(HEARTBEAT);
     let messages = messages.messages().await?;
@@ -53,7 +53,7 @@ async fn look(bus: &Bus, store: &Store, message: Message) {
     };
     // Not settled, it comes again.
     if let Err(error) = message.ack_with(then).await {
-        warn!(%error, "an event kept for later was not settled; it is looked at again");
+        warn!(%error, "a scheduled event was not settled; it is looked at again");
     }
 }
 
@@ -61,36 +61,30 @@ async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<AckKind,
     let about = message.info()?;
     let stored = (about.stream_sequence, about.published.unix_timestamp_nanos());
     let headers = message.headers.clone().unwrap_or_default();
-    let Some(kept) = Kept::read(&message.subject, stored, headers, message.payload.clone()) else {
+    let Some(scheduled) = Scheduled::read(&message.subject, stored, headers, message.payload.clone()) else {
         warn!(subject = %message.subject, "a message that Fanout did not write is passed over");
         return Ok(AckKind::Ack);
     };
-    if kept.state == State::Over {
-        return Ok(AckKind::Ack);
-    }
-    let attributes = kept.attributes().ok_or("its attributes are not readable")?;
-    let left = kept.due.saturating_sub(store.now());
-    if left > 0 && kept.state == State::Waiting {
-        // The same event may be published at once meanwhile: then this one is that one. It was asked when it was kept.
+    let attributes = scheduled.attributes().ok_or("its attributes are not readable")?;
+    let left = scheduled.due.saturating_sub(store.now());
+    if left > 0 {
+        // The same event may be published at once meanwhile: then this one is that one. It was asked when it was scheduled.
         if about.delivered == 1 || store.known_in_log(&attributes).await?.is_none() {
             let left = Duration::from_nanos(left.unsigned_abs());
             return Ok(AckKind::Nak(Some(left.min(look_every(store)))));
         }
-        store.mark(&kept, Mark::Fires).await?;
-        store.remove_kept(&kept).await?;
+        store.mark(&scheduled, Mark::Fires).await?;
+        store.remove_scheduled(&scheduled).await?;
         return Ok(AckKind::Ack);
     }
-    let marked = store.mark(&kept, Mark::Fires).await?;
+    let marked = store.mark(&scheduled, Mark::Fires).await?;
     if marked.mark == Mark::Fires {
         // Who marked it first may have published it.
-        let began = match kept.state {
-            State::Firing => Some(kept.kept_at),
-            _ => (!marked.is_new).then_some(marked.at),
-        };
-        fire(bus, &kept, &attributes, began).await?;
+        let began = (!marked.is_new).then_some(marked.at);
+        fire(bus, &scheduled, &attributes, began).await?;
     }
     // Only now that its mark has come true: a crash before this repeats it.
-    store.remove_kept(&kept).await?;
+    store.remove_scheduled(&scheduled).await?;
     Ok(AckKind::Ack)
 }
 
@@ -101,7 +95,12 @@ fn look_every(store: &Store) -> Duration {
 }
 
 /// Publishes an event. `began` is when that may have been begun before.
-async fn fire(bus: &Bus, kept: &Kept, attributes: &Attributes, began: Option<i64>) -> Result<(), async_nats::Error> {
+async fn fire(
+    bus: &Bus,
+    scheduled: &Scheduled,
+    attributes: &Attributes,
+    began: Option<i64>,
+) -> Result<(), async_nats::Error> {
     let tenant = attributes.tenant();
     let store = bus.store_for(tenant).await?;
     if let Some(began) = began {
@@ -110,10 +109,12 @@ async fn fire(bus: &Bus, kept: &Kept, attributes: &Attributes, began: Option<i64
             return Ok(());
         }
     }
-    let event = kept.event(attributes);
+    let event = scheduled.event(attributes);
     let size = event.size;
     let sent = store.send(attributes, event).await?;
-    let stored = store.stored(attributes, sent, || Ok(kept.event(attributes))).await?;
+    let stored = store
+        .stored(attributes, sent, || Ok(scheduled.event(attributes)))
+        .await?;
     if !stored.duplicate {
         bus.gate().count(&store, tenant, size).await;
     }
@@ -122,7 +123,7 @@ async fn fire(bus: &Bus, kept: &Kept, attributes: &Attributes, began: Option<i64
         id = attributes.id(),
         position = %stored.position,
         duplicate = stored.duplicate,
-        "an event kept for later is published"
+        "a scheduled event is published"
     );
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Events that are kept until they are due: one message each, on a subject of its tenant and key. It is removed once it
-//! is published or cancelled, which its mark decides ([`super::marks`]).
+//! Scheduled events: one message each, on a subject of its tenant and key, until they are due. A message is removed once
+//! its event is published or cancelled, which its mark decides ([`super::marks`]).
 //!
 //! The server's own schedules are not used: a stream that refuses what it has no room for can't have them (nats-server
 //! 2.15, error 10052), and the log is such a stream.
@@ -38,59 +38,40 @@ const COUNTING: Duration = Duration::from_secs(5);
 /// What a message takes besides its headers and payload: its subject, and the store's own record.
 const OVERHEAD: u64 = 128;
 
-/// What an earlier version wrote an event's mark into.
-const STATE: &str = "fanout-state";
 pub(super) const DUE: &str = "fanout-due";
 
-/// What a message of the store is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    /// An event.
-    Waiting,
-    /// An event that an earlier version began to publish.
-    Firing,
-    /// What an earlier version left of an event.
-    Over,
-}
-
-/// An event that is kept for later, as the store holds it.
+/// A scheduled event, as the store holds it.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Scheduled {
     pub(super) subject: String,
     /// Its message.
     sequence: u64,
     headers: HeaderMap,
     data: Bytes,
-    pub(crate) state: State,
     /// Nanoseconds since the Unix epoch.
     pub(crate) due: i64,
     /// When its message was stored, in the same way. It tells it from an earlier one under its key.
-    pub(crate) kept_at: i64,
+    pub(crate) scheduled_at: i64,
 }
 
-/// What is kept for a tenant until it is due.
+/// What is scheduled for a tenant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waits {
     pub(crate) events: u64,
     pub(crate) bytes: u64,
 }
 
-impl Kept {
-    /// `kept_at`: when the message was stored, nanoseconds since the Unix epoch.
+impl Scheduled {
+    /// `scheduled_at`: when the message was stored, nanoseconds since the Unix epoch.
     pub(crate) fn read(
         subject: &str,
-        (sequence, kept_at): (u64, i128),
+        (sequence, scheduled_at): (u64, i128),
         headers: HeaderMap,
         data: Bytes,
     ) -> Option<Self> {
         Some(Self {
-            state: match headers.get(STATE).map(|s| s.as_str()) {
-                None | Some("waiting") => State::Waiting,
-                Some("firing") => State::Firing,
-                Some(_) => State::Over,
-            },
             due: headers.get(DUE)?.as_str().parse().ok()?,
-            kept_at: i64::try_from(kept_at).ok()?,
+            scheduled_at: i64::try_from(scheduled_at).ok()?,
             subject: subject.to_owned(),
             sequence,
             headers,
@@ -112,9 +93,9 @@ impl Kept {
 }
 
 impl Store {
-    /// Keeps an event until it is due. Returns `None`; or, of the same event that waits already or was published lately,
+    /// Schedules an event. Returns `None`; or, of the same event that waits already or was published lately,
     /// when it was due or published: then nothing is changed.
-    pub(crate) async fn keep_for_later(
+    pub(crate) async fn schedule(
         &self,
         attributes: &Attributes,
         event: Outgoing,
@@ -133,14 +114,14 @@ impl Store {
             let published_at = self.published_at(position).await.map_err(unreadable)?;
             return Ok(Some(published_at.unwrap_or_else(clock::now)));
         }
-        let subject = self.names.later(attributes.tenant(), &key);
+        let subject = self.names.scheduled(attributes.tenant(), &key);
         let (mut headers, data) = event.into_parts();
         headers.insert(DUE, text(&due.to_string()));
         for _ in 0..RACES {
             let message = PublishMessage::build()
                 .headers(headers.clone())
                 .payload(data.clone())
-                .expected_stream(self.names.later_stream());
+                .expected_stream(self.names.scheduled_stream());
             let put = self.swap(subject.clone(), message, 0).await;
             if put.map_err(|e| unstored(e).of_scheduled())?.is_some() {
                 return Ok(None);
@@ -149,48 +130,47 @@ impl Store {
                 continue;
             };
             let cancelled = self.mark_of(&there).await.map_err(unreadable)? == Some(Mark::Cancelled);
-            if !cancelled && there.state != State::Over {
+            if !cancelled {
                 return Ok(Some(there.due));
             }
-            self.remove_kept(&there).await.map_err(unreadable)?;
+            self.remove_scheduled(&there).await.map_err(unreadable)?;
         }
         Err(unreadable(StoreError::Raced { what: subject }))
     }
 
-    /// What is kept for later under an event's key.
-    pub(crate) async fn kept_for_later(&self, tenant: &TenantId, key: &EventKey) -> Result<Option<Kept>, StoreError> {
-        let kept = self.last(&self.names.later(tenant, key)).await?;
-        Ok(kept.filter(|k| k.state != State::Over))
+    /// The event that is scheduled under a key.
+    pub(crate) async fn scheduled(&self, tenant: &TenantId, key: &EventKey) -> Result<Option<Scheduled>, StoreError> {
+        self.last(&self.names.scheduled(tenant, key)).await
     }
 
-    /// Removes an event whose mark has come true, and none that is kept under its key since. Takes no place.
-    pub(crate) async fn remove_kept(&self, kept: &Kept) -> Result<(), StoreError> {
-        let action = || format!("remove {}", kept.subject);
-        self.later_stream(action)
+    /// Removes an event whose mark has come true, and none that is scheduled under its key since. Takes no place.
+    pub(crate) async fn remove_scheduled(&self, scheduled: &Scheduled) -> Result<(), StoreError> {
+        let action = || format!("remove {}", scheduled.subject);
+        self.scheduled_stream(action)
             .await?
             .purge()
-            .filter(&kept.subject)
-            .sequence(kept.sequence + 1)
+            .filter(&scheduled.subject)
+            .sequence(scheduled.sequence + 1)
             .await
             .map_err(StoreError::when(action()))?;
         Ok(())
     }
 
-    async fn later_stream(&self, action: impl Fn() -> String) -> Result<Stream<()>, StoreError> {
+    async fn scheduled_stream(&self, action: impl Fn() -> String) -> Result<Stream<()>, StoreError> {
         self.js
-            .get_stream_no_info(self.names.later_stream())
+            .get_stream_no_info(self.names.scheduled_stream())
             .await
             .map_err(StoreError::when(action()))
     }
 
     /// The last message of a subject, from the stream's leader: a copy may not know of the last change yet.
-    async fn last(&self, subject: &str) -> Result<Option<Kept>, StoreError> {
+    async fn last(&self, subject: &str) -> Result<Option<Scheduled>, StoreError> {
         let action = || format!("read {subject}");
-        let stream = self.later_stream(action).await?;
+        let stream = self.scheduled_stream(action).await?;
         let last = found(stream.get_last_raw_message_by_subject(subject).await, action())?;
         Ok(last.and_then(|m| {
             let stored = (m.sequence, m.time.unix_timestamp_nanos());
-            Kept::read(subject, stored, m.headers, m.payload)
+            Scheduled::read(subject, stored, m.headers, m.payload)
         }))
     }
 
@@ -203,10 +183,10 @@ impl Store {
 
     async fn count_waiting(&self, tenant: &TenantId, more: u64, enough: Waits) -> Result<Waits, StoreError> {
         let action = || counting(tenant);
-        let stream = self.later_stream(action).await?;
+        let stream = self.scheduled_stream(action).await?;
         let all = stream.get_info().await.map_err(StoreError::when(action()))?.state.bytes;
         let config = pull::OrderedConfig {
-            filter_subject: self.names.later_of(tenant),
+            filter_subject: self.names.scheduled_of(tenant),
             headers_only: true,
             ..pull::OrderedConfig::default()
         };
@@ -236,7 +216,7 @@ impl Store {
         Ok(waits)
     }
 
-    /// The consumer that gives out what is kept, to one instance at a time. What is not due yet is handed back with the
+    /// The consumer that delivers scheduled events, each to one instance at a time. What is not due yet is refused with the
     /// time that is left, so that any instance, after any restart, is given it then.
     pub(crate) async fn due(&self) -> Result<PullConsumer, StoreError> {
         let action = || "open the consumer of what is due".to_owned();
@@ -249,7 +229,7 @@ impl Store {
             max_ack_pending: -1,
             ..pull::Config::default()
         };
-        self.later_stream(action)
+        self.scheduled_stream(action)
             .await?
             .get_or_create_consumer(CONSUMER, config)
             .await
