@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fanout_plan::apart::Reader;
 use fanout_plan::floor::Floor;
+use fanout_plan::isolation::Reader;
 use fanout_plan::planner::LogState;
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::{Code, Incarnation, SubscriptionName};

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fanout_plan::apart::Reader;
 use fanout_plan::gap::{Gap, Lost};
+use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::WhenFull;
 use fanout_plan::subscription::{Need, Progress, Registered};
@@ -132,8 +132,8 @@ fn warn_once(
     near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) {
     let name = &registered.subscription.name;
-    // Of an event that is read apart, its tenant's consumer warns.
-    let warned_elsewhere = gap.oldest.is_some_and(|o| o.apart);
+    // Of an event that is isolated, its tenant's consumer warns.
+    let warned_elsewhere = gap.oldest.is_some_and(|o| o.isolated);
     if warned_elsewhere || !gap.is_near(now.saturating_add(nanoseconds(policy.warn_before))) {
         if near.remove(&(name.clone(), reader.clone())) {
             info!(subscription = %name, "it is no longer about to lose events");

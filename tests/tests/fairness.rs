@@ -54,9 +54,9 @@ async fn a_tenant_with_many_events_does_not_delay_another_by_more_than_its_turn(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_with_a_long_backlog_is_read_apart_until_it_is_handled() {
+async fn a_tenant_with_a_long_backlog_is_isolated_until_it_is_handled() {
     // A tenant of a name that no consumer can have, and too long for one once it is escaped.
-    read_apart(
+    isolated(
         "none",
         6_000,
         "eu.loud/\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
@@ -67,10 +67,10 @@ async fn a_tenant_with_a_long_backlog_is_read_apart_until_it_is_handled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn so_it_is_where_events_have_an_order() {
     // As many more than the owner of an order holds as are many.
-    read_apart("tenant", 13_000, "loud").await;
+    isolated("tenant", 13_000, "loud").await;
 }
 
-async fn read_apart(ordering: &str, backlog: usize, loud: &str) {
+async fn isolated(ordering: &str, backlog: usize, loud: &str) {
     let settings = [("subscription", "invoicing"), ("need", "durable"), ("concurrency", "2")];
     let links = [
         LinkTo::caller("ingress", &["publisher"], "*"),

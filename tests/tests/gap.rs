@@ -137,7 +137,7 @@ async fn what_expires_in_a_fetchers_hands_is_told_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
+async fn what_a_tenant_that_is_isolated_loses_is_told_too() {
     const BACKLOG: usize = 3_000;
     let settings = [("subscription", "invoicing"), ("need", "durable"), ("concurrency", "2")];
     let links = [
@@ -155,12 +155,12 @@ async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
     invoicing.up().await;
     let js = async_nats::jetstream::new(bench.client().clone());
     let log = js.get_stream("fanout_payments_log").await.unwrap();
-    eventually("the loud tenant is read apart", || async {
+    eventually("the loud tenant is isolated", || async {
         let names = stored::consumer_names(&log).await?;
         names.contains(&"invoicing=0=0=loud".to_owned()).then_some(())
     })
     .await;
-    // What was under way when it was set apart comes twice: first let that be over.
+    // What was under way when it was isolated comes twice: first let that be over.
     let handled = || invoicing.handled().into_iter().collect::<BTreeSet<_>>().len();
     eventually("it is given from there", || async { (handled() >= 200).then_some(()) }).await;
     let cli = fanout_tests::Cli::new(bench.nats.url());
@@ -180,7 +180,7 @@ async fn what_a_tenant_that_is_read_apart_loses_is_told_too() {
     let tenants = serde_json::json!({ "loud": BACKLOG - handled(), "quiet": 1 });
     assert_eq!(lost["lost"][0]["tenants"], tenants, "{lost}");
     let log = bench.providers[0].log();
-    assert!(!log.contains("seen of them"), "what is read apart is told of once");
+    assert!(!log.contains("seen of them"), "what is isolated is told of once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

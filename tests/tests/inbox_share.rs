@@ -37,7 +37,7 @@ async fn a_long_backlog_in_one_partition_leaves_the_others_their_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_with_a_long_backlog_is_read_apart_and_delays_nobody() {
+async fn a_tenant_with_a_long_backlog_is_isolated_and_delays_nobody() {
     const BACKLOG: usize = 6_000;
     let bench = Bench::start(&[], &links(&[])).await;
     let billing = bench.silent_component("billing").await;

@@ -196,7 +196,7 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
                 c.filter_subjects.join(", ")
             ),
             Some(tenant) => format!(
-                "gives what waits of tenant {} apart, so that nobody stands behind it, until all of that is handled",
+                "isolates tenant {}: gives what waits of it, so that nobody stands behind it, until all of that is handled",
                 TenantId::from_token(tenant).map_or_else(|| tenant.to_owned(), String::from)
             ),
         },

@@ -49,7 +49,7 @@ pub struct Expiring {
     pub expires_at: i64,
     /// Its tenant's own consumer gives it, and tells of its loss; this one has yet to pass over it.
     #[serde(default)]
-    pub apart: bool,
+    pub isolated: bool,
 }
 
 /// What the server said meanwhile of events that went after they were given out and before they were settled.
@@ -130,7 +130,7 @@ impl Gap {
         let made_at = std::mem::replace(&mut self.made_at, look.made_at);
         if made_at != 0 && made_at != look.made_at {
             // What waited went with the log before.
-            let waited = self.oldest.filter(|oldest| !oldest.apart);
+            let waited = self.oldest.filter(|oldest| !oldest.isolated);
             let found = self.begin_anew(waited.map(|oldest| (oldest.offset, self.head)), now);
             *self = Self {
                 made_at: look.made_at,
@@ -182,7 +182,7 @@ impl Gap {
         }
         // The oldest one that waited is gone although it was not noted: an instance was away, or the log was full.
         if let Some(oldest) = self.oldest
-            && !oldest.apart
+            && !oldest.isolated
             && oldest.offset < look.first
             && (oldest.offset > surely_delivered || (look.only_ages && oldest.expires_at > now))
             && found.events == 0
@@ -328,7 +328,7 @@ mod tests {
         let waits = Expiring {
             offset: 6,
             expires_at: 1_000,
-            apart: false,
+            isolated: false,
         };
         let before = Look {
             made_at: 1,
@@ -508,7 +508,7 @@ mod tests {
         let waits = Expiring {
             offset: 8,
             expires_at: 50,
-            apart: false,
+            isolated: false,
         };
         let waiting = |oldest| Look {
             oldest: Some(oldest),
@@ -542,9 +542,17 @@ mod tests {
         let lost = gap.look(&gone(true), NOTHING, 1, 9).unwrap();
         assert_eq!((lost.from, lost.to, lost.exact), (3, 19, false));
 
-        // One that is read apart is told of by its tenant's consumer.
+        // One that is isolated is told of by its tenant's consumer.
         let mut gap = Gap::default();
-        gap.look(&waiting(Expiring { apart: true, ..waits }), NOTHING, 0, 0);
+        gap.look(
+            &waiting(Expiring {
+                isolated: true,
+                ..waits
+            }),
+            NOTHING,
+            0,
+            0,
+        );
         assert!(gap.is_near(50), "what lies behind it may be near its end too");
         assert_eq!(gap.look(&at(20, 5), NOTHING, 1, 99), None);
     }

@@ -4,7 +4,6 @@
 //! environment.
 
 pub mod account;
-pub mod apart;
 mod api;
 pub mod authority;
 pub mod by_partition;
@@ -22,6 +21,7 @@ pub mod floor;
 pub mod gap;
 pub mod in_force;
 mod incarnation;
+pub mod isolation;
 pub mod layout;
 pub mod letter;
 pub mod limits;

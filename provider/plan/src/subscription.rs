@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::apart::Joined;
 use crate::by_partition::ByPartition;
+use crate::isolation::Rejoined;
 use crate::policy::{Ordering, QueueDelivery};
 use crate::{Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId};
 
@@ -204,10 +204,10 @@ pub struct Registered {
     pub rewound: Option<Rewound>,
     /// Tenants whose events a consumer of their own gives, in each partition from this offset on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub apart: BTreeMap<TenantId, ByPartition>,
-    /// Consumers of tenants apart were taken back, so that one gives everything again.
+    pub isolated: BTreeMap<TenantId, ByPartition>,
+    /// Consumers of isolated tenants were taken back, so that one gives everything again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub joined: Option<Joined>,
+    pub rejoined: Option<Rejoined>,
 }
 
 impl Registered {
@@ -288,8 +288,8 @@ impl Registered {
             replayed: ByPartition::default(),
             given_before: ByPartition::default(),
             progress: Progress::Replaying,
-            apart: BTreeMap::new(),
-            joined: None,
+            isolated: BTreeMap::new(),
+            rejoined: None,
             rewound: Some(Rewound {
                 generation: self.rewound.map_or(0, |r| r.generation) + 1,
                 to,
@@ -308,7 +308,7 @@ impl Registered {
 
     /// The same under a name of its caller's: it goes on where everything before has been handled.
     pub(crate) fn moved_aside(&self, handled_to: ByPartition) -> Self {
-        let mut next = self.join(handled_to);
+        let mut next = self.rejoin(handled_to);
         next.made_as = Some(self.id().name);
         next.subscription.name = self.subscription.name.of_caller(&self.component);
         next
@@ -324,12 +324,12 @@ impl Registered {
         if matches!(end, Some(End::Position(_))) {
             // What it asked for is gone, and what is new lies beyond its end.
             self.progress = Progress::Finished;
-        } else if matches!(start, Some(Start::Position(_))) || self.joined.is_some() || !self.apart.is_empty() {
+        } else if matches!(start, Some(Start::Position(_))) || self.rejoined.is_some() || !self.isolated.is_empty() {
             self.rewound = Some(Rewound {
                 generation: self.generation() + 1,
                 to: Start::First,
             });
-            (self.joined, self.apart) = (None, BTreeMap::new());
+            (self.rejoined, self.isolated) = (None, BTreeMap::new());
             self.replayed = ByPartition::default();
         }
     }

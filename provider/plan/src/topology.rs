@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Policy;
-use crate::apart::Reader;
 use crate::in_force::InForce;
+use crate::isolation::Reader;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::{Durability, Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
@@ -311,7 +311,7 @@ fn consumers(policy: &Policy, partition: &Partition, registered: &Registered) ->
                 .subject_filters(&partition.template),
             start: match reader.tenant {
                 None => start(policy, partition, registered)?,
-                Some(_) => ConsumerStart::Offset(registered.apart_from(&reader)?),
+                Some(_) => ConsumerStart::Offset(registered.isolated_from(&reader)?),
             },
             ack_wait: policy.ack_wait,
             max_ack_pending: registered.subscription.max_unsettled_under(policy),
@@ -333,7 +333,7 @@ fn start(policy: &Policy, partition: &Partition, registered: &Registered) -> Opt
     if partition.keeps == Keeps::WorkQueue && partition.retired_at().is_some_and(later) {
         return None;
     }
-    if let Some(joined) = &registered.joined
+    if let Some(joined) = &registered.rejoined
         && joined.after.knows(partition.number)
     {
         return Some(ConsumerStart::Offset(joined.after.of(partition.number) + 1));

@@ -93,7 +93,7 @@ impl Observed {
 
 /// Of two entries of one name the greater is the newer one; of equals, that of the newer partition.
 fn age(registered: &Registered) -> (Incarnation, u32, u32) {
-    let joined = registered.joined.as_ref().map_or(0, |j| j.generation);
+    let joined = registered.rejoined.as_ref().map_or(0, |j| j.generation);
     (registered.incarnation, registered.generation(), joined)
 }
 

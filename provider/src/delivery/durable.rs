@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_nats::jetstream;
-use fanout_plan::apart::Reader;
+use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
@@ -16,20 +16,20 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::Context;
-use super::apart::Rooms;
 use super::incoming;
 use super::invoke::invoke;
+use super::isolation::Rooms;
 use super::pull::{self, free_room};
 use super::settle::{Held, Next, Settler, Source};
 use crate::jetstream::StoreError;
 
-/// How many events are asked for at once where most are passed over, because their tenants are read apart.
+/// How many events are asked for at once where most are passed over, because their tenants are isolated.
 const PASSED_OVER: usize = 1_000;
 
 /// What the pulls of one subscription share: they read several partitions, and hold no more together than one would.
 #[derive(Clone)]
 struct Shared {
-    /// Events that may be held. A tenant apart has room of its own, so that it takes none from others.
+    /// Events that may be held. An isolated tenant has room of its own, so that it takes none from others.
     room: Arc<Semaphore>,
     /// Invocations at once; who waits for one has it in turn.
     calls: Arc<Semaphore>,
@@ -88,7 +88,7 @@ async fn read_on(
     // room, and then takes what there is at once.
     let alone = shared.alone;
     let mut idle = !alone;
-    let passes_over = reader.tenant.is_none() && !context.registered.apart.is_empty();
+    let passes_over = reader.tenant.is_none() && !context.registered.isolated.is_empty();
     let mut tasks = JoinSet::new();
     let spawn = |tasks: &mut JoinSet<()>, messages: Vec<_>, permit: Option<OwnedSemaphorePermit>| {
         let (context, settler, shared) = (Arc::clone(context), Arc::clone(&settler), shared.clone());

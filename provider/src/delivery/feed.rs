@@ -12,7 +12,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
-use fanout_plan::apart::Reader;
+use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::FailedAttempt;

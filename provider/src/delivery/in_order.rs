@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use super::Context;
-use super::apart::Rooms;
 use super::feed;
+use super::isolation::Rooms;
 use super::owner::Owner;
 use super::retries;
 use super::settle::Settler;

@@ -94,7 +94,7 @@ pub(super) async fn admit(
         }
         own
     });
-    if own && context.registered.is_given_apart(attributes.tenant(), place.position) {
+    if own && context.registered.is_isolated_at(attributes.tenant(), place.position) {
         settler.skip(message).await;
         return None;
     }

@@ -4,7 +4,6 @@
 //! after a dead letter with its payload and the reason of each attempt was stored. A crash anywhere in between delivers
 //! it again.
 
-mod apart;
 mod caught_up;
 mod durable;
 mod feed;
@@ -12,6 +11,7 @@ mod health;
 mod in_order;
 mod incoming;
 mod invoke;
+mod isolation;
 mod owner;
 mod pull;
 mod queue;
@@ -143,7 +143,7 @@ fn logged(context: &Arc<Context>, desk: Option<Arc<Desk>>, tasks: &mut JoinSet<(
         spawn(tasks, context, retries::run(own(), calls));
         spawn(tasks, context, in_order::run(own(), in_order::Of::Redrives, None));
     }
-    spawn(tasks, context, apart::watch(own()));
+    spawn(tasks, context, isolation::watch(own()));
 }
 
 impl Running {
@@ -214,8 +214,8 @@ impl Running {
             && mine.rewound == registered.rewound
             && mine.head == registered.head
             && mine.given_before == registered.given_before
-            && mine.apart == registered.apart
-            && mine.joined == registered.joined
+            && mine.isolated == registered.isolated
+            && mine.rejoined == registered.rejoined
             && mine.paused == registered.paused
     }
 

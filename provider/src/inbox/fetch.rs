@@ -14,7 +14,7 @@ use crate::jetstream::{LISTENS_FOR, Sources, StoreError, Taken};
 /// Bytes of a message's subject and headers beyond its event, counted generously.
 const OVERHEAD: usize = 4 << 10;
 
-/// For how long a fetch passes over events of tenants that are read apart, and how many it takes for that at a time.
+/// For how long a fetch passes over events of tenants that are isolated, and how many it takes for that at a time.
 const PASSES_OVER_FOR: Duration = Duration::from_millis(200);
 const PASSED_OVER: usize = 1_000;
 
@@ -118,8 +118,8 @@ impl Inbox {
         let store = &self.context.store;
         let sources = self.sources().await?;
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
-        // Who asks for one is given a letter every other time, a retry every other of the rest, and one of what is read
-        // apart every other of what is left then.
+        // Who asks for one is given a letter every other time, a retry every other of the rest, and an isolated
+        // tenant's event every other of what is left then.
         let turns = if most == 1 { number % 2 } else { most / 2 };
         let mut given = Vec::new();
         let letters = store.take_turns(&sources, turns).await?;
@@ -186,7 +186,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Passes over events of tenants that are read apart, to what stands behind them. What it meets of others is given,
+    /// Passes over events of tenants that are isolated, to what stands behind them. What it meets of others is given,
     /// as far as there are places, and beyond that given back.
     async fn pass_over(
         &self,

@@ -18,6 +18,7 @@ mod lost;
 mod marks;
 mod moved;
 mod observe;
+mod owner_tenant;
 mod publish;
 mod pull;
 pub(crate) mod read;
@@ -34,7 +35,6 @@ mod tail;
 mod time;
 mod unsettled;
 mod usage;
-mod whose;
 
 pub use apply::CarriedOut;
 pub(crate) use attempts::Attempts;

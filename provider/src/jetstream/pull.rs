@@ -33,7 +33,7 @@ pub(crate) const LISTENS_FOR: Duration = Duration::from_secs(60);
 pub(crate) struct Sources {
     /// The log: one for each partition that has any of its events.
     log: Vec<PullConsumer>,
-    /// How many of the first are the subscription's own; the others are those of tenants that are read apart.
+    /// How many of the first are the subscription's own; the others are those of tenants that are isolated.
     own: usize,
     /// Turns of tenants whose dead letters are redriven; a queue subscription has none.
     turns: Option<PullConsumer>,
@@ -71,17 +71,17 @@ impl Store {
                 retries: None,
             });
         }
-        let mut apart = Vec::new();
+        let mut isolated = Vec::new();
         for (partition, reader) in self.readers_of(registered) {
             let consumer = self.consumer(registered, partition, &reader).await?;
             if reader.tenant.is_some() {
-                apart.extend(consumer);
+                isolated.extend(consumer);
             } else {
                 log.extend(consumer);
             }
         }
         let own = log.len();
-        log.append(&mut apart);
+        log.append(&mut isolated);
         let turns = Some(self.turns_consumer(&registered.id()).await?);
         if let Err(error) = self.sweep_retries(registered).await {
             debug!(subscription = %subscription.name, %error, "what an earlier subscription of its name left is let go later");
@@ -158,15 +158,15 @@ impl Store {
     }
 
     /// Up to `most` events that are there of what the subscription's own consumers give, those of tenants that are read
-    /// apart among them; `None` where nobody is.
+    /// isolated among them; `None` where nobody is.
     pub(crate) async fn take_own(
         &self,
         sources: &Sources,
         most: usize,
         max_bytes: usize,
     ) -> Result<Option<Taken>, StoreError> {
-        let (own, apart) = sources.log.split_at(sources.own);
-        if apart.is_empty() {
+        let (own, isolated) = sources.log.split_at(sources.own);
+        if isolated.is_empty() {
             return Ok(None);
         }
         let since = self.now();

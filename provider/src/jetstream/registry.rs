@@ -299,21 +299,21 @@ impl Store {
             .await
     }
 
-    /// Reads tenants apart in a partition from an offset on, or everything together again, if the subscription still is
-    /// what the caller saw. Says whether that was so.
-    pub(crate) async fn reads_otherwise(&self, seen: &Registered, otherwise: &Registered) -> Result<bool, StoreError> {
+    /// Isolates tenants in a partition from an offset on, or lets all rejoin, if the subscription still is what the caller
+    /// saw. Returns whether it was.
+    pub(crate) async fn change_isolation(&self, seen: &Registered, next: &Registered) -> Result<bool, StoreError> {
         let mut changed = false;
         self.change(&seen.subscription.name, |found| {
             let same = |have: &Registered| {
                 have.id() == seen.id()
                     && have.rewound == seen.rewound
-                    && have.apart == seen.apart
-                    && have.joined == seen.joined
+                    && have.isolated == seen.isolated
+                    && have.rejoined == seen.rejoined
                     && have.subscription == seen.subscription
             };
             let next = found.filter(same).map(|have| Registered {
-                apart: otherwise.apart.clone(),
-                joined: otherwise.joined.clone(),
+                isolated: next.isolated.clone(),
+                rejoined: next.rejoined.clone(),
                 ..have
             });
             changed = next.is_some();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::kv;
 use async_nats::jetstream::message::PublishMessage;
-use fanout_plan::apart::Reader;
 use fanout_plan::gap::{Expiring, Gap, Look, Lost, MAX_NOTED};
+use fanout_plan::isolation::Reader;
 use fanout_plan::partition::{Keeps, Partition};
 use fanout_plan::policy::WhenFull;
 use fanout_plan::subscription::{Progress, Registered, Start};
@@ -63,7 +63,7 @@ impl Store {
                 .look_at_retention(registered, partition, &reader)
                 .await?
                 .and_then(|l| l.oldest)
-                .filter(|o| !o.apart)
+                .filter(|o| !o.isolated)
             {
                 let position = Position {
                     partition: partition.number,
@@ -188,7 +188,8 @@ impl Store {
                     .parse_subject(&message.subject)
                     .map(|(tenant, _)| tenant);
                 let waits = Expiring {
-                    apart: reader.tenant.is_none() && tenant.is_some_and(|t| registered.is_given_apart(&t, position)),
+                    isolated: reader.tenant.is_none()
+                        && tenant.is_some_and(|t| registered.is_isolated_at(&t, position)),
                     offset: message.sequence,
                     expires_at: stored.saturating_add(max_age),
                 };
@@ -257,13 +258,13 @@ impl Store {
         let Some(filter) = registered.filter_of(reader, partition) else {
             return Ok(Vec::new());
         };
-        let apart = |tenant: &TenantId, offset| {
+        let isolated = |tenant: &TenantId, offset| {
             let number = partition.number;
             let position = Position {
                 partition: number,
                 offset,
             };
-            reader.tenant.is_none() && registered.is_given_apart(tenant, position)
+            reader.tenant.is_none() && registered.is_isolated_at(tenant, position)
         };
         let consumer = self
             .log(partition.number)
@@ -294,7 +295,7 @@ impl Store {
             }
             match partition.template.parse_subject(&message.subject) {
                 Some((tenant, event_type))
-                    if filter.matches(&tenant, &event_type) && !apart(&tenant, info.stream_sequence) =>
+                    if filter.matches(&tenant, &event_type) && !isolated(&tenant, info.stream_sequence) =>
                 {
                     found.push((info.stream_sequence, tenant));
                 }

@@ -8,8 +8,8 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, context::ContextBuilder, kv, stream};
 use bytes::Bytes;
-use fanout_plan::apart::Reader;
 use fanout_plan::by_partition::ByPartition;
+use fanout_plan::isolation::Reader;
 use fanout_plan::partition::{Layout, Partition};
 use fanout_plan::policy::{Durability, Shape};
 use fanout_plan::subscription::{Registered, Start, Subscription};
@@ -306,7 +306,7 @@ impl Store {
         self.layout.touching(&subscription.filter)
     }
 
-    /// A subscription's consumers, those of tenants apart included.
+    /// A subscription's consumers, those of isolated tenants included.
     pub fn readers_of<'a>(&'a self, registered: &'a Registered) -> impl Iterator<Item = (&'a Partition, Reader)> {
         self.partitions_of(&registered.subscription)
             .flat_map(|partition| registered.readers(partition).map(move |reader| (partition, reader)))

@@ -154,8 +154,8 @@ fn judge(
         progress: Progress::Replaying,
         paused: false,
         rewound: None,
-        apart: BTreeMap::new(),
-        joined: None,
+        isolated: BTreeMap::new(),
+        rejoined: None,
     };
     let next = match have {
         None => {

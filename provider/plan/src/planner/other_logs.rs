@@ -66,13 +66,13 @@ pub(super) fn begin(registered: &mut Registered, others: &BTreeSet<u32>, layout:
         registered.head.0.remove(&number);
         registered.replayed.0.remove(&number);
         registered.given_before.0.remove(&number);
-        if let Some(joined) = &mut registered.joined {
+        if let Some(joined) = &mut registered.rejoined {
             joined.after.0.remove(&number);
         }
-        for from in registered.apart.values_mut() {
+        for from in registered.isolated.values_mut() {
             from.0.remove(&number);
         }
-        registered.apart.retain(|_, from| !from.0.is_empty());
+        registered.isolated.retain(|_, from| !from.0.is_empty());
         let starts_here = matches!(
             registered.needs_now(),
             Need::Backfill { start: Start::Position(p), .. } if p.partition == number

@@ -297,15 +297,15 @@ fn a_rewound_subscription_gets_a_consumer_of_its_own_and_loses_the_last() {
 }
 
 #[test]
-fn a_tenant_apart_has_a_consumer_until_all_are_together_again() {
+fn an_isolated_tenant_has_a_consumer_until_all_are_together_again() {
     let policy = policy(&[]);
     let mine = [want("invoicing", Need::Durable, "invoicing")];
     let first = plan(&policy, &mine, &Observed::default(), 1).unwrap();
     let mut observed = applied(&first, &Observed::default());
     let name = mine[0].subscription.name.clone();
     let loud: TenantId = "loud".parse().unwrap();
-    let apart = observed.registry[&name].with_apart(&[loud], 0, 42);
-    observed.registry.insert(name.clone(), apart.clone());
+    let isolated = observed.registry[&name].isolate(&[loud], 0, 42);
+    observed.registry.insert(name.clone(), isolated.clone());
     let steps = plan(&policy, &mine, &observed, 2).unwrap();
     expect![[r#"
             update consumer invoicing to payments.*.webhook.invoice.*
@@ -315,7 +315,7 @@ fn a_tenant_apart_has_a_consumer_until_all_are_together_again() {
     let mut observed = applied(&steps, &observed);
     assert!(plan(&policy, &mine, &observed, 3).unwrap().steps.is_empty());
 
-    let joined = apart.join([(0, 99)].into_iter().collect());
+    let joined = isolated.rejoin([(0, 99)].into_iter().collect());
     observed.registry.insert(name.clone(), joined.clone());
     let steps = plan(&policy, &mine, &observed, 4).unwrap();
     expect![[r#"
@@ -325,11 +325,11 @@ fn a_tenant_apart_has_a_consumer_until_all_are_together_again() {
         "#]]
     .assert_eq(&shown(&steps));
 
-    // A rewind gives everything from its place on, whoever was apart.
-    let back = apart.rewind(Start::First, &ByPartition::default()).unwrap();
-    assert!(back.apart.is_empty() && back.consumer_name() == "invoicing=i1=1");
+    // A rewind gives everything from its place on, whoever was isolated.
+    let back = isolated.rewind(Start::First, &ByPartition::default()).unwrap();
+    assert!(back.isolated.is_empty() && back.consumer_name() == "invoicing=i1=1");
     let back = joined.rewind(Start::First, &ByPartition::default()).unwrap();
-    assert!(back.joined.is_none() && back.consumer_name() == "invoicing=i1=1");
+    assert!(back.rejoined.is_none() && back.consumer_name() == "invoicing=i1=1");
 }
 
 #[test]

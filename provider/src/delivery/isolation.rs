@@ -1,16 +1,16 @@
-//! Sees to it that no tenant's events stand behind the many of another.
+//! Isolates tenants, so that no tenant's events stand behind the many of another.
 //!
 //! The log has one order, and a subscription's consumer gives events in that order. Where thousands wait, a sample of
-//! them shows whose they are: a tenant with a large part of them is read apart from then on, in turn with all others,
-//! and joins them again when nothing of its waits ([`fanout_plan::apart`]). What is under way in the meantime goes on.
+//! them shows whose they are: a tenant with a large part of them is isolated from then on, in turn with all others,
+//! and joins them again when nothing of its waits ([`fanout_plan::isolation`]). What is under way in the meantime goes on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanout_plan::TenantId;
-use fanout_plan::apart::Reader;
 use fanout_plan::by_partition::ByPartition;
+use fanout_plan::isolation::Reader;
 use fanout_plan::partition::{Partition, Slot};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
@@ -26,12 +26,12 @@ const LOOK: Duration = Duration::from_secs(1);
 const MANY: u64 = 2_000;
 /// Events that are looked at to see whose those are that wait.
 const SAMPLES: u64 = 32;
-/// A tenant with one in so many of them is read apart.
+/// A tenant with one in so many of them is isolated.
 const LARGE_PART: usize = 4;
 /// Reads under way at once.
 const READS: usize = 8;
 
-/// Places for events that are held: for all tenants together, and for each tenant apart as many.
+/// Places for events that are held: for all tenants together, and for each isolated tenant as many.
 pub(super) struct Rooms(BTreeMap<Option<TenantId>, (Arc<Semaphore>, usize)>);
 
 impl Rooms {
@@ -72,7 +72,7 @@ pub(super) async fn watch(context: Arc<Context>) {
             () = tokio::time::sleep(LOOK) => {}
         }
         let waiting = context.health.most_waiting();
-        if waiting < MANY && context.registered.apart.is_empty() {
+        if waiting < MANY && context.registered.isolated.is_empty() {
             continue;
         }
         match look(&context).await {
@@ -87,14 +87,14 @@ pub(super) async fn watch(context: Arc<Context>) {
     }
 }
 
-/// Reads otherwise if that is called for, and says whether it is so now.
+/// Isolates tenants, or lets all rejoin, if that is called for. Returns whether the registry says so now.
 async fn look(context: &Context) -> Result<bool, StoreError> {
     let (store, registered) = (&context.store, &context.registered);
     let states = store.reader_states(registered).await?;
-    if !registered.apart.is_empty() && states.iter().all(|(_, s)| s.pending == 0 && s.unsettled == 0) {
-        let joined = registered.join(settled(&states));
-        info!(subscription = %context.name(), "nobody is read apart any more");
-        return store.reads_otherwise(registered, &joined).await;
+    if !registered.isolated.is_empty() && states.iter().all(|(_, s)| s.pending == 0 && s.unsettled == 0) {
+        let joined = registered.rejoin(settled(&states));
+        info!(subscription = %context.name(), "nobody is isolated any more");
+        return store.change_isolation(registered, &joined).await;
     }
     let many = states
         .iter()
@@ -102,17 +102,17 @@ async fn look(context: &Context) -> Result<bool, StoreError> {
     for (reader, state) in many {
         let partition = store.layout().partitions.get(&reader.partition);
         let Some(partition) =
-            partition.filter(|p| registered.takes_more_apart(p) && !matches!(p.slot, Slot::Tenant(_)))
+            partition.filter(|p| registered.can_isolate_more(p) && !matches!(p.slot, Slot::Tenant(_)))
         else {
             continue;
         };
         let tenants = loud(context, partition, state).await?;
         if !tenants.is_empty() {
             for tenant in &tenants {
-                info!(subscription = %context.name(), %tenant, pending = state.pending, "it has many events waiting and is read apart");
+                info!(subscription = %context.name(), %tenant, pending = state.pending, "it has many events waiting and is isolated");
             }
-            let otherwise = registered.with_apart(&tenants, reader.partition, state.given_to + 1);
-            return store.reads_otherwise(registered, &otherwise).await;
+            let isolated = registered.isolate(&tenants, reader.partition, state.given_to + 1);
+            return store.change_isolation(registered, &isolated).await;
         }
         // The same backlog is looked at again.
         context.health.sees_waiting(state.pending);
@@ -138,7 +138,7 @@ async fn loud(context: &Context, partition: &Partition, state: &ConsumerState) -
     let chance = u64::from_ne_bytes(clock::now().to_ne_bytes());
     let offsets = (0..SAMPLES).map(|i| state.given_to + 1 + i * stride + chance.rotate_left(i as u32 * 5) % stride);
     let found: Vec<Option<TenantId>> = stream::iter(offsets)
-        .map(|offset| context.store.whose(&context.registered, partition, offset))
+        .map(|offset| context.store.owner_tenant(&context.registered, partition, offset))
         .buffer_unordered(READS)
         .try_collect()
         .await?;

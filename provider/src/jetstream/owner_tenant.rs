@@ -1,4 +1,4 @@
-//! Tells whose an event of the log is.
+//! Finds the owner tenant of an event of the log.
 
 use fanout_plan::TenantId;
 use fanout_plan::partition::Partition;
@@ -8,9 +8,9 @@ use super::refusal::found;
 use super::{Store, StoreError};
 
 impl Store {
-    /// The first event from an offset on that a subscription's own consumer gives, and whose it is. `None` where there
+    /// The first event from an offset on that a subscription's own consumer delivers, and its tenant. `None` where there
     /// is none, or where that consumer passes over it.
-    pub(crate) async fn whose(
+    pub(crate) async fn owner_tenant(
         &self,
         registered: &Registered,
         partition: &Partition,
@@ -36,6 +36,6 @@ impl Store {
         Ok(event
             .filter(|(tenant, event_type)| filter.matches(tenant, event_type))
             .map(|(tenant, _)| tenant)
-            .filter(|tenant| !registered.is_given_apart(tenant, position)))
+            .filter(|tenant| !registered.is_isolated_at(tenant, position)))
     }
 }

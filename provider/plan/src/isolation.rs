@@ -1,4 +1,4 @@
-//! A tenant with so many events waiting that others would stand behind them is read apart: a consumer of its own gives
+//! A tenant with so many events waiting that others would stand behind them is isolated: a consumer of its own gives
 //! its events from some place in the log on, and the subscription's consumer passes over them there. When all have been
 //! handled, one consumer gives everything again.
 //!
@@ -14,12 +14,12 @@ use crate::partition::{Keeps, Partition};
 use crate::subscription::{Progress, Registered};
 use crate::{Filter, Position, SubscriptionId, SubscriptionName, TenantId};
 
-/// Tenants of one subscription that are read apart at once: each costs a consumer in each partition.
-pub const MAX_APART: usize = 8;
+/// Tenants of one subscription that are isolated at once: each costs a consumer in each partition.
+pub const MAX_ISOLATED: usize = 8;
 
-/// When tenants apart were taken back, the last time.
+/// When isolated tenants were taken back, the last time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Joined {
+pub struct Rejoined {
     /// How often that was.
     pub generation: u32,
     /// Every event up to this offset had been handled, in each partition.
@@ -31,7 +31,7 @@ pub struct Joined {
 pub struct Reader {
     /// The partition's number.
     pub partition: u32,
-    /// The tenant that is read apart; `None` for the subscription's own consumer.
+    /// The tenant that is isolated; `None` for the subscription's own consumer.
     pub tenant: Option<TenantId>,
 }
 
@@ -39,8 +39,8 @@ impl Registered {
     /// Its consumers in a partition, its own one first.
     pub fn readers(&self, partition: &Partition) -> impl Iterator<Item = Reader> {
         let number = partition.number;
-        let apart = self
-            .apart
+        let isolated = self
+            .isolated
             .iter()
             .filter(move |(_, from)| self.progress != Progress::Finished && from.knows(number))
             .map(|(tenant, _)| Some(tenant.clone()));
@@ -48,12 +48,12 @@ impl Registered {
             partition: number,
             tenant,
         };
-        [None].into_iter().chain(apart).map(reader)
+        [None].into_iter().chain(isolated).map(reader)
     }
 
     /// The name of its own consumer in the store. `=` is in no subscription's name, nor in a tenant's.
     pub fn consumer_name(&self) -> String {
-        match (&self.joined, self.rewound) {
+        match (&self.rejoined, self.rewound) {
             (Some(joined), _) => self.numbered(joined.generation),
             (None, Some(rewound)) => format!("{}={}", self.consumers_id(), rewound.generation),
             (None, None) => self.consumers_id().to_string(),
@@ -65,7 +65,7 @@ impl Registered {
         match &reader.tenant {
             None => self.consumer_name(),
             Some(tenant) => {
-                let joined = self.joined.as_ref().map_or(0, |j| j.generation);
+                let joined = self.rejoined.as_ref().map_or(0, |j| j.generation);
                 format!("{}={}", self.numbered(joined), tenant.name_part())
             }
         }
@@ -101,45 +101,45 @@ impl Registered {
     }
 
     /// Where a tenant's own consumer begins.
-    pub fn apart_from(&self, reader: &Reader) -> Option<u64> {
-        let from = self.apart.get(reader.tenant.as_ref()?)?;
+    pub fn isolated_from(&self, reader: &Reader) -> Option<u64> {
+        let from = self.isolated.get(reader.tenant.as_ref()?)?;
         from.0.get(&reader.partition).copied()
     }
 
     /// Whether a tenant's own consumer gives this event, so that the subscription's passes over it.
-    pub fn is_given_apart(&self, tenant: &TenantId, position: Position) -> bool {
-        self.apart
+    pub fn is_isolated_at(&self, tenant: &TenantId, position: Position) -> bool {
+        self.isolated
             .get(tenant)
             .and_then(|from| from.0.get(&position.partition))
             .is_some_and(|from| position.offset >= *from)
     }
 
-    /// Whether more tenants can be read apart in a partition.
-    pub fn takes_more_apart(&self, partition: &Partition) -> bool {
+    /// Whether more tenants can be isolated in a partition.
+    pub fn can_isolate_more(&self, partition: &Partition) -> bool {
         // What a work queue's consumer passes over is gone, and no two of its consumers may meet (10100).
-        partition.keeps == Keeps::Log && self.apart.len() < MAX_APART
+        partition.keeps == Keeps::Log && self.isolated.len() < MAX_ISOLATED
     }
 
-    /// The same with tenants that are read apart in a partition from an offset on. Those that are already stay so.
+    /// The same with tenants that are isolated in a partition from an offset on. Those that are already stay so.
     #[must_use]
-    pub fn with_apart(&self, tenants: &[TenantId], partition: u32, from: u64) -> Self {
+    pub fn isolate(&self, tenants: &[TenantId], partition: u32, from: u64) -> Self {
         let mut next = self.clone();
         for tenant in tenants {
-            if next.apart.len() < MAX_APART || next.apart.contains_key(tenant) {
-                let places = next.apart.entry(tenant.clone()).or_default();
+            if next.isolated.len() < MAX_ISOLATED || next.isolated.contains_key(tenant) {
+                let places = next.isolated.entry(tenant.clone()).or_default();
                 places.0.entry(partition).or_insert(from);
             }
         }
         next
     }
 
-    /// The same with nobody apart, once everything up to these offsets has been handled.
+    /// The same with nobody isolated, once everything up to these offsets has been handled.
     #[must_use]
-    pub fn join(&self, after: ByPartition) -> Self {
+    pub fn rejoin(&self, after: ByPartition) -> Self {
         Self {
-            apart: Default::default(),
-            joined: Some(Joined {
-                generation: self.joined.as_ref().map_or(0, |j| j.generation) + 1,
+            isolated: Default::default(),
+            rejoined: Some(Rejoined {
+                generation: self.rejoined.as_ref().map_or(0, |j| j.generation) + 1,
                 after,
             }),
             ..self.clone()

@@ -1,11 +1,11 @@
-//! Tenants are read apart and together again while instances that have not heard of it go on: every event is handled.
+//! Tenants are isolated and together again while instances that have not heard of it go on: every event is handled.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fanout_plan::apart::Reader;
 use fanout_plan::by_partition::ByPartition;
+use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::planner::{Asked, Observed, Wanted, plan};
 use fanout_plan::subscription::{MadeBy, Need, Reach, Registered, Subscription};
@@ -64,8 +64,8 @@ impl Store {
 
     /// The next plan: the consumers of what is remembered now, and no others.
     fn plan(&mut self) {
-        let begin = |reader: &Reader| match (&reader.tenant, &self.now.joined) {
-            (Some(_), _) => self.now.apart_from(reader).unwrap() - 1,
+        let begin = |reader: &Reader| match (&reader.tenant, &self.now.rejoined) {
+            (Some(_), _) => self.now.isolated_from(reader).unwrap() - 1,
             (None, Some(joined)) => joined.after.of(reader.partition),
             (None, None) => 0,
         };
@@ -90,7 +90,7 @@ impl Store {
             partition: reader.partition,
             offset,
         };
-        let passed_over = reader.tenant.is_none() && seen.is_given_apart(&self.log[offset as usize - 1], position);
+        let passed_over = reader.tenant.is_none() && seen.is_isolated_at(&self.log[offset as usize - 1], position);
         if !passed_over {
             handled.insert(offset);
         }
@@ -109,7 +109,7 @@ impl Store {
             .all(|r| self.consumers.contains_key(&seen.consumer_of(&r)) && self.next(seen, &r).is_none());
         if let (Some(settled), true, true) = (settled, idle, *seen == self.now) {
             let after: ByPartition = [(own.partition, settled)].into_iter().collect();
-            self.now = self.now.join(after);
+            self.now = self.now.rejoin(after);
         }
     }
 }
@@ -121,7 +121,7 @@ enum Act {
     Give(usize, usize),
     Hear(usize),
     Plan,
-    Apart(usize, usize),
+    Isolate(usize, usize),
     Join(usize),
 }
 
@@ -131,7 +131,7 @@ fn act() -> impl Strategy<Value = Act> {
         8 => (0..2usize, 0..3usize).prop_map(|(i, r)| Act::Give(i, r)),
         2 => (0..2usize).prop_map(Act::Hear),
         2 => Just(Act::Plan),
-        1 => (0..2usize, 0..2usize).prop_map(|(i, t)| Act::Apart(i, t)),
+        1 => (0..2usize, 0..2usize).prop_map(|(i, t)| Act::Isolate(i, t)),
         1 => (0..2usize).prop_map(Act::Join),
     ]
 }
@@ -158,11 +158,11 @@ proptest! {
                 }
                 Act::Hear(i) => seen[i] = store.now.clone(),
                 Act::Plan => store.plan(),
-                Act::Apart(i, t) => {
+                Act::Isolate(i, t) => {
                     let given = store.consumers.get(&seen[i].consumer_name()).copied();
                     if let (Some(given), true) = (given, seen[i] == store.now) {
                         let tenant = TENANTS[t].parse().unwrap();
-                        store.now = store.now.with_apart(&[tenant], store.partition.number, given + 1);
+                        store.now = store.now.isolate(&[tenant], store.partition.number, given + 1);
                     }
                 }
                 Act::Join(i) => store.join(&seen[i]),
