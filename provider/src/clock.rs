@@ -10,6 +10,11 @@ pub(crate) fn now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
+/// A duration as a number of nanoseconds, for times that are such.
+pub(crate) fn nanoseconds(d: Duration) -> i64 {
+    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// A moment by the clock of this machine that nobody sets, and that goes on while the machine is suspended.
 /// [`std::time::Instant`] stands still then (Rust 1.95): to a process on a machine that was suspended for an hour, what it
 /// did before seems a moment ago.

@@ -48,7 +48,7 @@ pub(crate) async fn keep(bus: Bus) {
                 noted.logs = logs;
             }
             // An entry goes when it is as old as the retention; until then it is written again.
-            let again = store.policy().max_age / 4;
+            let again = store.policy().retention.max_age / 4;
             noted.seen.retain(|name, _| view.registry.contains_key(name));
             for (name, registered) in view.registry.iter().filter(|(_, r)| keeps_a_place(store, r)) {
                 let health = view.health.get(name);
@@ -104,14 +104,14 @@ async fn look(
     for (partition, reader) in store.readers_of(registered) {
         let consumer = registered.consumer_of(&reader);
         looked_at += 1;
-        let Some((settled_to, given_to)) = store.settled_and_given(partition.number, &consumer).await? else {
+        let Some((settled_to, delivered_to)) = store.settled_and_delivered(partition.number, &consumer).await? else {
             continue;
         };
         let key = (partition.number, consumer);
         let noted = floors.get(&key).copied();
         if !stale
             && noted.is_some_and(|noted| {
-                (noted.settled_to, noted.given_to) == (settled_to, given_to) && noted.log == partition.log
+                (noted.settled_to, noted.delivered_to) == (settled_to, delivered_to) && noted.log == partition.log
             })
         {
             continue;
@@ -133,7 +133,7 @@ async fn look(
             }
             _ => {}
         }
-        let floor = Floor::of(partition.log, &state, settled_to, given_to);
+        let floor = Floor::of(partition.log, &state, settled_to, delivered_to);
         store.note_floor(key.0, &key.1, floor).await?;
         floors.insert(key, floor);
     }

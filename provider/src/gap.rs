@@ -15,6 +15,7 @@ use fanout_plan::{Code, Policy, SubscriptionName, show_duration};
 use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
+use crate::clock::nanoseconds;
 use crate::jetstream::{Store, StoreError, Unsettled};
 
 /// How often the log is looked at: often enough for the retention, and not too often.
@@ -52,11 +53,7 @@ fn can_lose(registered: &Registered) -> bool {
 }
 
 fn interval(policy: &Policy) -> Duration {
-    (policy.max_age / 20).clamp(LOOKS.0, LOOKS.1)
-}
-
-fn nanoseconds(d: Duration) -> i64 {
-    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
+    (policy.retention.max_age / 20).clamp(LOOKS.0, LOOKS.1)
 }
 
 async fn look(
@@ -73,8 +70,8 @@ async fn look(
     };
     let mut remembered = store.remembered_gap(registered, reader).await?;
     let before = remembered.gap.clone();
-    let expired_to = match policy.when_full {
-        WhenFull::Refuse => now.saturating_sub(nanoseconds(policy.max_age)),
+    let expired_to = match policy.retention.when_full {
+        WhenFull::Refuse => now.saturating_sub(nanoseconds(policy.retention.max_age)),
         // A full log lets younger events go too: which, nobody can say before.
         WhenFull::DropOldest => i64::MAX,
     };
@@ -89,7 +86,7 @@ async fn look(
     let soon = now.saturating_add(nanoseconds(interval(policy).saturating_mul(4)));
     if remembered.gap.is_near(soon) {
         let after = remembered.gap.noted_to.max(look.settled_to);
-        let until = soon.saturating_sub(nanoseconds(policy.max_age));
+        let until = soon.saturating_sub(nanoseconds(policy.retention.max_age));
         let edge = store.edge(registered, partition, reader, after, until).await?;
         let all = edge
             .into_iter()
@@ -101,10 +98,10 @@ async fn look(
     // Nothing is written for a subscription that keeps up. Of one that does not, what waits is remembered: a purge takes it at
     // any age.
     let kept = |gap: &Gap| !gap.noted.is_empty() || !gap.doubted.is_empty();
-    let waits = |gap: &Gap| policy.when_full == WhenFull::Refuse && gap.oldest.is_some();
+    let waits = |gap: &Gap| policy.retention.when_full == WhenFull::Refuse && gap.oldest.is_some();
     let matters =
         lost.is_some() || remembered.gap.is_near(soon) || kept(&before) || waits(&before) || waits(&remembered.gap);
-    let kept_on = remembered.would_be_forgotten(now, policy.max_age);
+    let kept_on = remembered.would_be_forgotten(now, policy.retention.max_age);
     if matters && remembered.gap != before || kept_on {
         let gap = remembered.gap.clone();
         if !store.remember_gap(registered, reader, remembered).await? {
@@ -134,7 +131,7 @@ fn warn_once(
     let name = &registered.subscription.name;
     // Of an event that is isolated, its tenant's consumer warns.
     let warned_elsewhere = gap.oldest.is_some_and(|o| o.isolated);
-    if warned_elsewhere || !gap.is_near(now.saturating_add(nanoseconds(policy.warn_before))) {
+    if warned_elsewhere || !gap.is_near(now.saturating_add(nanoseconds(policy.retention.warn_before))) {
         if near.remove(&(name.clone(), reader.clone())) {
             info!(subscription = %name, "it is no longer about to lose events");
         }

@@ -1,6 +1,6 @@
 //! The `fanout:bus` capability provider for wasmCloud v1.
 //!
-//! - `provider`: started by a wasmCloud host; `serve`: started by a person; `front`: what both share.
+//! - `provider`: started by a wasmCloud host; `serve`: started by a person; `running_bus`: what both share.
 //! - `link`: what the host says of links.
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
 //! - `quota`: whether a tenant may publish. `later`: events that are published when they are due.
@@ -9,13 +9,13 @@
 //! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
 //! `fanout-transport`'s.
 
+mod backoff;
 mod bus;
 mod clock;
 mod contract;
 mod delivery;
 mod edge;
 mod floors;
-mod front;
 mod gap;
 mod inbox;
 pub mod jetstream;
@@ -24,6 +24,7 @@ mod listeners;
 mod metrics;
 mod provider;
 mod quota;
+mod running_bus;
 mod scheduled;
 mod serve;
 mod status;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::front::DRAIN;
+use crate::running_bus::DRAIN;
 
 /// How long an address that was left may stay taken, and how often it is tried.
 const GIVEN_BACK_IN: Duration = Duration::from_secs(5);
@@ -33,30 +33,30 @@ pub(crate) struct CantListen(pub(crate) Problem);
 /// One listener.
 struct Place {
     url: String,
-    told: Told,
+    config: ListenerConfig,
     serving: Serving,
 }
 
-/// What a listener is told besides its URL.
+/// The configuration of a listener besides its URL.
 #[derive(Clone, PartialEq, Eq)]
-struct Told {
+struct ListenerConfig {
     tls: Option<TlsFiles>,
     /// Of what is in the files.
     certificates: Option<Vec<u8>>,
     allow_unauthenticated_network_peers: bool,
 }
 
-/// Where a URL leads, and what its listener is to be told.
+/// Where a URL leads, and the configuration of its listener.
 struct Wanted {
     url: String,
     endpoint: Endpoint,
-    told: Told,
+    config: ListenerConfig,
 }
 
 impl Listeners {
-    /// Listens there, and nowhere else any more. A listener that is told nothing new goes on with its connections; one that
+    /// Listens there, and nowhere else any more. A listener whose configuration stays goes on with its connections; one that
     /// is to go answers what is under way. An address whose certificates or rules change is left before it is taken anew,
-    /// and not before it is known that what it is told can be had.
+    /// and not before it is known that its configuration can be had.
     ///
     /// # Errors
     /// If something can't be had. Then nothing changes, unless somebody else took an address in the moment between.
@@ -67,24 +67,24 @@ impl Listeners {
             .map(|url| read(url, listening))
             .collect::<Result<_, _>>()?;
         let mut new = Vec::new();
-        for Wanted { url, endpoint, told } in &wanted {
+        for Wanted { url, endpoint, config } in &wanted {
             match self.places.iter().find(|p| p.url == *url) {
-                Some(place) if place.told == *told => {}
+                Some(place) if place.config == *config => {}
                 Some(place) => {
                     let anywhere = place.serving.local_endpoint().with_port(0);
-                    drop(bind(url, &anywhere, told).await?);
+                    drop(bind(url, &anywhere, config).await?);
                 }
-                None => new.push((url, bind(url, endpoint, told).await?, told)),
+                None => new.push((url, bind(url, endpoint, config).await?, config)),
             }
         }
         let (mut left, mut again) = (Vec::new(), Vec::new());
         for place in std::mem::take(&mut self.places) {
             let at = place.serving.local_endpoint().clone();
             match wanted.iter().find(|w| w.url == place.url) {
-                Some(Wanted { told, .. }) if *told == place.told => self.places.push(place),
-                Some(Wanted { told, .. }) => {
+                Some(Wanted { config, .. }) if *config == place.config => self.places.push(place),
+                Some(Wanted { config, .. }) => {
                     left.push(place.serving.drain(DRAIN));
-                    again.push((place.url, at, told.clone()));
+                    again.push((place.url, at, config.clone()));
                 }
                 None => {
                     info!(endpoint = %at, "listening no more");
@@ -92,24 +92,24 @@ impl Listeners {
                 }
             }
         }
-        for (url, listener, told) in new {
-            self.serve(url.clone(), listener, told.clone(), service);
+        for (url, listener, config) in new {
+            self.serve(url.clone(), listener, config.clone(), service);
         }
         warn_of(&join_all(left).await);
         let mut all = Ok(());
-        for (url, at, told) in again {
-            match bind_again(&url, &at, &told).await {
-                Ok(listener) => self.serve(url, listener, told, service),
+        for (url, at, config) in again {
+            match bind_again(&url, &at, &config).await {
+                Ok(listener) => self.serve(url, listener, config, service),
                 Err(cant) => all = Err(cant),
             }
         }
         all
     }
 
-    fn serve(&mut self, url: String, listener: Listener, told: Told, service: &Service) {
+    fn serve(&mut self, url: String, listener: Listener, config: ListenerConfig, service: &Service) {
         let serving = listener.serve(service);
         info!(endpoint = %serving.local_endpoint(), "listening");
-        self.places.push(Place { url, told, serving });
+        self.places.push(Place { url, config, serving });
     }
 
     /// With the ports that the system chose.
@@ -129,7 +129,7 @@ impl Listeners {
 fn read(url: &str, listening: &Listening) -> Result<Wanted, CantListen> {
     let endpoint: Endpoint = url.parse().map_err(|e| refused(url, Code::InvalidEndpoint, &e))?;
     let tls = listening.tls.clone().filter(|_| endpoint.has_tls());
-    let told = Told {
+    let config = ListenerConfig {
         certificates: tls.as_ref().map(fingerprint),
         tls,
         // A Unix socket is of this machine.
@@ -139,14 +139,14 @@ fn read(url: &str, listening: &Listening) -> Result<Wanted, CantListen> {
     Ok(Wanted {
         url: url.to_owned(),
         endpoint,
-        told,
+        config,
     })
 }
 
-async fn bind(url: &str, at: &Endpoint, told: &Told) -> Result<Listener, CantListen> {
+async fn bind(url: &str, at: &Endpoint, config: &ListenerConfig) -> Result<Listener, CantListen> {
     let options = ListenOptions {
-        tls: told.tls.as_ref().map(tls),
-        allow_unauthenticated_network_peers: told.allow_unauthenticated_network_peers,
+        tls: config.tls.as_ref().map(tls),
+        allow_unauthenticated_network_peers: config.allow_unauthenticated_network_peers,
         ..ListenOptions::default()
     };
     let bound: Result<_, Error> = Listener::bind(at, options).await;
@@ -154,10 +154,10 @@ async fn bind(url: &str, at: &Endpoint, told: &Told) -> Result<Listener, CantLis
 }
 
 /// The system gives an address back a moment after its last connection has ended.
-async fn bind_again(url: &str, at: &Endpoint, told: &Told) -> Result<Listener, CantListen> {
+async fn bind_again(url: &str, at: &Endpoint, config: &ListenerConfig) -> Result<Listener, CantListen> {
     let until = Instant::now() + GIVEN_BACK_IN;
     loop {
-        match bind(url, at, told).await {
+        match bind(url, at, config).await {
             Err(_) if Instant::now() < until => sleep(LOOK_EVERY).await,
             bound => return bound,
         }

@@ -14,9 +14,9 @@ use wasmcloud_provider_sdk::load_host_data;
 
 use crate::bus::Bus;
 use crate::edge::Edge;
-use crate::front::{self, DRAIN, Front};
-use crate::link::Hears;
+use crate::link::LinkSink;
 use crate::listeners::CantListen;
+use crate::running_bus::{self, DRAIN, RunningBus};
 use crate::watchdog::Watchdog;
 use crate::{contract, link, status};
 
@@ -35,7 +35,7 @@ pub async fn run() -> anyhow::Result<()> {
         () = watchdog.ends() => {}
     }
     let nats = provider.nats.clone();
-    front::stop_in_order(provider.stop(), &nats, &mut watchdog).await;
+    running_bus::stop_in_order(provider.stop(), &nats, &mut watchdog).await;
     Ok(())
 }
 
@@ -57,7 +57,7 @@ struct Provider {
     nats: async_nats::Client,
     control: HostControl,
     server: Server,
-    part: Part,
+    role: Role,
     links: [JoinHandle<()>; 2],
 }
 
@@ -91,26 +91,26 @@ impl Provider {
             .await
             .context("listen to the host")?;
         // Listening for links comes first, so that none is missed in between.
-        let (part, links) = if edge::is_edge(&config) {
+        let (role, links) = if edge::is_edge(&config) {
             let settings = edge::Edge::from_settings(&format!("provider {}", host.provider_key), &config)
                 .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
             let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings)
                 .map_err(|problem| anyhow::anyhow!("{problem}"))?;
             let links = hear(&nats, host, edge.clone()).await?;
-            (Part::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
+            (Role::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
         } else {
             let (_, initial) = Listening::split(&config);
             let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
             let links = hear(&nats, host, bus.clone()).await?;
-            let mut front = Front::start(bus).await.context("set the bus up")?;
-            listen(&mut front, &host.provider_key, &config).await;
-            (Part::Bus(Box::new(front)), links)
+            let mut running = RunningBus::start(bus).await.context("set the bus up")?;
+            listen(&mut running, &host.provider_key, &config).await;
+            (Role::Bus(Box::new(running)), links)
         };
         let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
-        let service = part.service().await.context("serve on the lattice")?;
+        let service = role.service().await.context("serve on the lattice")?;
         server.serve(&service).await.context("serve on the lattice")?;
         // Whoever is told how it is doing may call it.
-        part.serve_status(&lattice).await.context("serve the status")?;
+        role.serve_status(&lattice).await.context("serve the status")?;
         control.serving();
         info!(
             provider = host.provider_key,
@@ -122,7 +122,7 @@ impl Provider {
             nats,
             control,
             server,
-            part,
+            role,
             links,
         })
     }
@@ -139,7 +139,7 @@ impl Provider {
                     if changed.is_err() { return }
                     let changed = settings_changes.borrow_and_update().clone();
                     if let Some(changed) = changed {
-                        self.part.put_settings(&self.key, &changed.into_iter().collect()).await;
+                        self.role.put_settings(&self.key, &changed.into_iter().collect()).await;
                     }
                 }
             }
@@ -150,7 +150,7 @@ impl Provider {
         for task in self.links {
             task.abort();
         }
-        let (drained, ()) = tokio::join!(self.server.drain(DRAIN), self.part.stop());
+        let (drained, ()) = tokio::join!(self.server.drain(DRAIN), self.role.stop());
         if drained.abandoned > 0 {
             warn!(calls = drained.abandoned, "calls were cut off; their callers were told");
         }
@@ -168,38 +168,38 @@ fn inbox_prefixes(provider: &str, config: &Settings) -> anyhow::Result<Vec<Inbox
         .collect();
     let listening =
         Listening::from_settings(&owner, &prefixes).map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
-    front::inbox_prefixes(&owner, &listening).map_err(|problem| anyhow::anyhow!("{problem}"))
+    running_bus::inbox_prefixes(&owner, &listening).map_err(|problem| anyhow::anyhow!("{problem}"))
 }
 
-/// What this instance is.
-enum Part {
+/// The role of this instance.
+enum Role {
     /// It keeps a bus.
-    Bus(Box<Front>),
+    Bus(Box<RunningBus>),
     /// It stands for one that is elsewhere.
     Edge(Edge, JoinHandle<()>),
 }
 
-impl Part {
+impl Role {
     async fn service(&self) -> Result<Service, fanout_transport::Error> {
         match self {
-            Self::Bus(front) => Ok(front.service.clone()),
+            Self::Bus(running) => Ok(running.service.clone()),
             Self::Edge(edge, _) => contract::edge_service(edge.clone()).await,
         }
     }
 
     async fn serve_status(&self, lattice: &Lattice) -> Result<(), async_nats::SubscribeError> {
         match self {
-            Self::Bus(front) => status::serve(lattice, front.bus.clone()).await,
+            Self::Bus(running) => status::serve(lattice, running.bus.clone()).await,
             Self::Edge(edge, _) => edge.serve_status().await,
         }
     }
 
     async fn put_settings(&mut self, provider: &str, settings: &Settings) {
         match self {
-            Self::Bus(front) => {
+            Self::Bus(running) => {
                 let (_, policy) = Listening::split(settings);
-                front.bus.put_settings(policy);
-                listen(front, provider, settings).await;
+                running.bus.put_settings(policy);
+                listen(running, provider, settings).await;
             }
             Self::Edge(..) => warn!("an edge takes changed settings when it is started again"),
         }
@@ -207,7 +207,7 @@ impl Part {
 
     async fn stop(self) {
         match self {
-            Self::Bus(front) => front.stop().await,
+            Self::Bus(running) => running.stop().await,
             Self::Edge(edge, keeping) => {
                 keeping.abort();
                 edge.stop().await;
@@ -216,8 +216,8 @@ impl Part {
     }
 }
 
-/// Hears of links from now on, and of those that the host gave at the start.
-async fn hear(nats: &async_nats::Client, host: &HostData, who: impl Hears) -> anyhow::Result<[JoinHandle<()>; 2]> {
+/// LinkSink of links from now on, and of those that the host gave at the start.
+async fn hear(nats: &async_nats::Client, host: &HostData, who: impl LinkSink) -> anyhow::Result<[JoinHandle<()>; 2]> {
     let links = link::listen(nats, &host.lattice_rpc_prefix, &host.provider_key, who.clone()).await?;
     for definition in host.link_definitions.clone() {
         if let Some((key, link)) = link::from_definition(&host.provider_key, definition) {
@@ -228,10 +228,10 @@ async fn hear(nats: &async_nats::Client, host: &HostData, who: impl Hears) -> an
 }
 
 /// Listens beside the lattice, where the settings say so. What can't be had must not take the lattice along.
-async fn listen(front: &mut Front, provider: &str, config: &Settings) {
+async fn listen(running: &mut RunningBus, provider: &str, config: &Settings) {
     let (mine, _) = Listening::split(config);
     let problems = match Listening::from_settings(&format!("provider {provider}"), &mine) {
-        Ok(listening) => match front.listen(&listening).await {
+        Ok(listening) => match running.listen(&listening).await {
             Ok(()) => Vec::new(),
             Err(CantListen(problem)) => vec![problem],
         },

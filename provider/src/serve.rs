@@ -10,9 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
-use crate::front::{Front, inbox_prefixes, stop_in_order};
 use crate::jetstream::{Store, StoreError};
 use crate::listeners::CantListen;
+use crate::running_bus::{RunningBus, inbox_prefixes, stop_in_order};
 use crate::status;
 use crate::watchdog::Watchdog;
 
@@ -67,11 +67,11 @@ pub enum ServeError {
 pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Result<(), ServeError> {
     let mut watchdog = Watchdog::of_signals().map_err(ServeError::Signals)?;
     let mut changed = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
-    let Serving { nats, bus, mut front } = tokio::select! {
+    let Serving { nats, bus, mut running } = tokio::select! {
         started = start(&server) => started?,
         () = watchdog.ends() => return Ok(()),
     };
-    ready(bus.provider(), &front.endpoints());
+    ready(bus.provider(), &running.endpoints());
     loop {
         tokio::select! {
             () = watchdog.ends() => break,
@@ -80,7 +80,7 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
                     info!("the policy is read again");
                     bus.put_settings(settings);
                     let listens = tokio::select! {
-                        listens = front.listen(&listening) => listens,
+                        listens = running.listen(&listening) => listens,
                         () = watchdog.ends() => break,
                     };
                     if let Err(CantListen(p)) = listens {
@@ -91,7 +91,7 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
             },
         }
     }
-    stop_in_order(front.stop(), &nats, &mut watchdog).await;
+    stop_in_order(running.stop(), &nats, &mut watchdog).await;
     Ok(())
 }
 
@@ -99,7 +99,7 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
 struct Serving {
     nats: async_nats::Client,
     bus: Bus,
-    front: Front,
+    running: RunningBus,
 }
 
 async fn start(server: &Server) -> Result<Serving, ServeError> {
@@ -128,15 +128,15 @@ async fn start(server: &Server) -> Result<Serving, ServeError> {
     let lattice = Lattice::new(nats.clone(), options).await.map_err(ServeError::Store)?;
     let name = policy.bus.to_string();
     let bus = Bus::new(&name, NO_LATTICE, lattice.clone(), settings);
-    let mut front = Front::start(bus.clone()).await.map_err(ServeError::Store)?;
-    if let Err(CantListen(problem)) = front.listen(&listening).await {
-        front.stop().await;
+    let mut running = RunningBus::start(bus.clone()).await.map_err(ServeError::Store)?;
+    if let Err(CantListen(problem)) = running.listen(&listening).await {
+        running.stop().await;
         return Err(ServeError::Refused(vec![problem]));
     }
     if let Err(error) = status::serve(&lattice, bus.clone()).await {
         warn!(%error, "the status can't be asked for");
     }
-    Ok(Serving { nats, bus, front })
+    Ok(Serving { nats, bus, running })
 }
 
 /// The policy's settings, and where to listen: where the command line says so, else where the policy does.

@@ -28,10 +28,10 @@ async fn a_policy_is_checked_planned_and_applied_once() {
 + create bucket fanout_payments_leases
 + create bucket fanout_payments_registry
 + create stream fanout_payments_dead on fanout.dead.payments.> for 30d
-+ create stream fanout_payments_scheduled on fanout.scheduled.payments.> for ever
 + create stream fanout_payments_log on payments.*.webhook.> for 7d
 + create stream fanout_payments_marks on fanout.mark.payments.> for 1d
 + create stream fanout_payments_retries on fanout.retry.payments.> for ever
++ create stream fanout_payments_scheduled on fanout.scheduled.payments.> for ever
 8 to make, 0 to change, 0 to remove
 ";
     let (code, planned, _) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);

@@ -102,7 +102,7 @@ async fn a_queue_that_is_served_at_least_once_begins_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_given_out_before_comes_again_as_replayed_and_what_was_not_is_live() {
+async fn what_was_delivered_before_comes_again_as_replayed_and_what_was_not_is_live() {
     let links = [
         LinkTo::caller("ingress", &["publisher"], "*"),
         LinkTo::caller("worker", &["inbox"], "*"),

@@ -123,7 +123,7 @@ async fn what_expires_in_a_fetchers_hands_is_told_too() {
     let held = fetch(&invoicing, "invoicing", 10, 5_000).await;
     assert_eq!(ids(&held), ["1", "2", "3"]);
     settles(&invoicing, &held[1], types::Verdict::Handled).await;
-    // Nothing waits to be given out, and two are never settled.
+    // Nothing waits to be delivered, and two are never settled.
     let lost = bench
         .subscription_when("invoicing", "two are lost", |s| s["lost_events"] == 2)
         .await;

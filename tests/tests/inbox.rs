@@ -158,7 +158,7 @@ async fn a_hold_ends_unless_it_is_said_to_go_on() {
     let billing = bench.silent_component("billing").await;
     publish(&bench, 0..1).await;
     let mut held = next(&billing, "billing").await;
-    // Two holds' time: without the word it would have been given out again.
+    // Two holds' time: without the word it would have been delivered again.
     for _ in 0..8 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         match settle(&billing, &held, Verdict::StillWorking).await {

@@ -1,4 +1,4 @@
-//! A pause gives nothing out, and takes what was given out before: whatever its fetchers say of it counts.
+//! A pause delivers nothing, and takes what was delivered before: whatever its fetchers say of it counts.
 
 use std::path::PathBuf;
 
@@ -54,7 +54,7 @@ async fn at_hand(billing: &Component, count: usize) -> Vec<LeasedDelivery> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_given_out_before_is_settled_while_it_is_paused() {
+async fn what_was_delivered_before_is_settled_while_it_is_paused() {
     let (bench, billing) = start("none").await;
     publish(&bench, 0..5).await;
     let mut held = at_hand(&billing, 4).await;

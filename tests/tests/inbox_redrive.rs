@@ -287,7 +287,7 @@ async fn whatever_dies_each_letter_is_given_to_one_fetcher_at_a_time_and_none_is
     expected.sort_unstable();
     assert_eq!(
         again, expected,
-        "what was given out and not settled comes again, and nothing else"
+        "what was delivered and not settled comes again, and nothing else"
     );
     nothing_is_left(&bench).await;
 }

@@ -1,4 +1,4 @@
-//! Fetched deliveries while instances and the server are killed: settled elsewhere, given out again, never lost.
+//! Fetched deliveries while instances and the server are killed: settled elsewhere, delivered again, never lost.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn any_instance_settles_what_another_gave_out() {
     while held.len() < 40 {
         held.extend(fetch(&billing, "billing", 3, 1000).await);
     }
-    // The one that gave half of them out is gone.
+    // The one that delivered half of them is gone.
     bench.providers[0].kill();
     let settlements: Vec<_> = held
         .iter()
@@ -106,10 +106,10 @@ async fn killed_and_restarted_nothing_is_lost() {
     .await;
 }
 
-/// A server that is killed right after it gave events out may come back without knowing it: here, with a consumer that is
+/// A server that is killed right after it delivered events may come back without knowing it: here, with a consumer that is
 /// as it was before.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_forgot_to_have_given_out_is_over_and_comes_again() {
+async fn what_the_server_forgot_to_have_delivered_is_over_and_comes_again() {
     let bench = Bench::start(&[], &links()).await;
     let billing = bench.silent_component("billing").await;
     publish(&bench, 0..3).await;

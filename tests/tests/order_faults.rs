@@ -141,7 +141,7 @@ async fn what_is_lost_between_the_log_and_the_owner_goes_before_what_follows() {
         all_are_handled(&invoicing, publisher.published()).await;
         proxy.hold(Way::ToClient);
         publisher.publish(2).await;
-        eventually("the log has given out what will be lost", || async {
+        eventually("the log has delivered what will be lost", || async {
             (consumer(&bench).await.num_pending == 0).then_some(())
         })
         .await;

@@ -121,7 +121,7 @@ async fn a_key_that_waits_for_a_retry_holds_only_itself() {
         (handled_by_key(&invoicing).get("b").map(Vec::len) == Some(10)).then_some(())
     })
     .await;
-    // Longer than `delivery.ack-wait`: what is held is not given out behind its owner's back.
+    // Longer than `delivery.ack-wait`: what is held is not delivered behind its owner's back.
     publish(&ingress, &["b"], 10, 100).await;
     eventually("the other key goes on", || async {
         (handled_by_key(&invoicing).get("b").map(Vec::len) == Some(110)).then_some(())
@@ -236,7 +236,7 @@ async fn what_never_comes_back_holds_up_the_rest_for_a_while_and_is_told() {
     let log = bench.providers[0].log();
     let told: Vec<_> = log.lines().filter(|line| line.contains("order-not-kept")).collect();
     assert!(told.len() == 1 && told[0].contains("subscription=invoicing"), "{log}");
-    assert!(told[0].contains("1 events that were given out"), "{told:?}");
+    assert!(told[0].contains("1 events that were delivered"), "{told:?}");
     // Nothing is lost.
     taken.ack_with(AckKind::Nak(None)).await.unwrap();
     eventually("it is delivered late", || async {

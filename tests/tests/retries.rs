@@ -504,7 +504,7 @@ async fn a_crash_between_storing_a_refusal_and_telling_the_log_delivers_nothing_
     .await;
     invoicing.judge(|_| Verdict::Handle);
     handles(&invoicing, "acme-000").await;
-    // The same for the next event, which is given out to an instance that dies before it can tell the log.
+    // The same for the next event, which is delivered to an instance that dies before it can tell the log.
     subscriber::pause(invoicing.bus(), CallContext::default(), "invoicing")
         .await
         .unwrap()

@@ -75,7 +75,6 @@ const RULES: [Rule; 7] = [
         why: "JetStream's types stay in jetstream/ and delivery/",
         still: &[
             "edge/memory.rs",
-            "inbox/desk.rs",
             "inbox/fetch.rs",
             "inbox/in_order.rs",
             "inbox/mod.rs",

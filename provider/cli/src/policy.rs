@@ -231,7 +231,7 @@ fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: bool) -> Res
         "    the whole bus takes {streams} streams, and at most {} of disk and {} of memory on each of {} servers",
         show_bytes(disk),
         show_bytes(memory),
-        policy.replicas
+        policy.retention.replicas
     )
 }
 

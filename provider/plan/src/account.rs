@@ -46,7 +46,7 @@ pub struct Budget {
 }
 
 impl Account {
-    /// Whether one stream more may have so many bytes of memory.
+    /// Whether one stream more may have this many bytes of memory.
     pub(crate) fn has_memory_for(&self, replicas: u8, bytes: u64) -> bool {
         let Some((_, budget, each_copy)) = self.of(replicas) else {
             return true;
@@ -256,7 +256,7 @@ pub fn consumers(policy: &Policy, account: &Account, topology: &Topology) -> Vec
         *count.entry(*partition).or_default() += 1;
     }
     let passes = |(partition, count): (u32, u64)| {
-        let (_, budget, _) = account.of(policy.replicas)?;
+        let (_, budget, _) = account.of(policy.retention.replicas)?;
         let limit = budget.consumers.filter(|limit| count > *limit)?;
         Some(Problem::new(
             Code::AccountLimit,

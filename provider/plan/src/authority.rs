@@ -289,10 +289,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
         ),
     ] {
         if given && !tenants {
-            r.refuse(
-                Code::ConflictingSettings,
-                format!("`{side}.{setting}` means nothing without `{side}.tenants`"),
-            );
+            r.conflict(format!("`{side}.{setting}` means nothing without `{side}.tenants`"));
         }
     }
     let mut problems = r.finish();

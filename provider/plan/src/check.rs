@@ -103,7 +103,7 @@ fn first_meeting<'a>(a: &'a [String], b: &'a [String]) -> Option<(&'a str, &'a s
     Some(if x.0 == 0 { (x.1, y.1) } else { (y.1, x.1) })
 }
 
-/// A filter, and whose it is.
+/// A filter, and its owner.
 type Owned<'a> = (usize, &'a str);
 
 /// Two filters that some subject passes both; of different owners, if so asked. Filters are sorted by their tokens, not
@@ -425,7 +425,7 @@ fn durability(
             );
         }
     }
-    if policy.ack_wait <= policy.delivery_deadline {
+    if policy.delivery.ack_wait <= policy.delivery.deadline {
         notes.add(
             Severity::Fault,
             "delivery.ack-wait",
@@ -435,19 +435,19 @@ fn durability(
 }
 
 fn times_and_sizes(notes: &mut Notes, policy: &Policy, load: Load) {
-    let longest = policy.retry.longest();
-    if longest >= policy.max_age {
+    let longest = policy.retries.schedule.longest();
+    if longest >= policy.retention.max_age {
         notes.add(
             Severity::Warning,
             "retry.schedule",
             format!(
                 "its attempts take {}, and events are kept for {}: an event can expire before it becomes a dead letter; shorten the schedule, or raise `retention.max-age`",
                 show_duration(longest),
-                show_duration(policy.max_age)
+                show_duration(policy.retention.max_age)
             ),
         );
     }
-    let ids = load.events_per_second.saturating_mul(policy.dedupe_window.as_secs());
+    let ids = load.events_per_second.saturating_mul(policy.dedupe.window.as_secs());
     let memory = ids.saturating_mul(BYTES_OF_AN_ID);
     if memory > MUCH_MEMORY {
         notes.add(

@@ -33,7 +33,7 @@ pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String>
             format!(
                 "nothing is copied: {held} until they expire, at most {} from now, then it goes; publishes that find it gone are repeated on the new one; for `dedupe.window` ({}) an id is asked for in both, one request more for each publish",
                 show_duration(s.max_age),
-                show_duration(policy.dedupe_window)
+                show_duration(policy.dedupe.window)
             )
         }
         Step::BindStream(_) => "nothing is copied; other clients' publishes are taken again".to_owned(),

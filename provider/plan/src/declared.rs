@@ -40,8 +40,8 @@ impl Declared {
                 Need::Queue => Reach::Handler,
                 Need::Durable | Need::Backfill { .. } => Reach::BatchHandler,
             },
-            batch_size: self.batch_size.unwrap_or(policy.batch_size),
-            concurrency: self.concurrency.unwrap_or(policy.concurrency),
+            batch_size: self.batch_size.unwrap_or(policy.delivery.batch_size),
+            concurrency: self.concurrency.unwrap_or(policy.delivery.concurrency),
             tell_caught_up: false,
         }
     }
@@ -94,14 +94,7 @@ pub(crate) fn read(r: &mut Reader<'_>, shape: Shape) -> BTreeMap<SubscriptionNam
 }
 
 fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<Declared> {
-    let need = one.required("need", "say `queue`, `durable` or `backfill`", Word::read);
-    let tenants = one.or("tenants", Vec::new(), link::tenants);
-    let event_types = one.or("event-types", Vec::new(), setting::list);
-    let start = one.optional("start", link::start);
-    let end = one.optional("end", link::end);
-    let sizes = setting::number(1, MAX_IN_FLIGHT);
-    let batch_size = one.optional("batch-size", &sizes).map(|n| n as u32);
-    let concurrency = one.optional("concurrency", &sizes).map(|n| n as u32);
+    let asked = Asked::read(one);
     let component = one.optional("component", |s| {
         if s.is_empty() || s.len() > 256 || s.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(Problem::new(
@@ -111,14 +104,43 @@ fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<Declared> {
         }
         Ok(s.to_owned())
     });
+    let asked = asked?;
     Some(Declared {
-        need: link::need(one, need, start, end)?,
-        filter: Filter::new(tenants, event_types),
-        batch_size,
-        concurrency,
+        need: asked.need,
+        filter: asked.filter,
+        batch_size: asked.batch_size,
+        concurrency: asked.concurrency,
         component,
         settings: settings.clone(),
     })
+}
+
+/// The settings that every subscription has, whether a link or the policy declares it.
+pub(crate) struct Asked {
+    pub(crate) need: Need,
+    pub(crate) filter: Filter,
+    pub(crate) batch_size: Option<u32>,
+    pub(crate) concurrency: Option<u32>,
+}
+
+impl Asked {
+    /// `None` where the need can't be read, which is a problem.
+    pub(crate) fn read(r: &mut Reader<'_>) -> Option<Self> {
+        let need = r.required("need", "say `queue`, `durable` or `backfill`", Word::read);
+        let tenants = r.or("tenants", Vec::new(), link::tenants);
+        let event_types = r.or("event-types", Vec::new(), setting::list);
+        let start = r.optional("start", link::start);
+        let end = r.optional("end", link::end);
+        let in_flight = setting::number(1, MAX_IN_FLIGHT);
+        let batch_size = r.optional("batch-size", &in_flight).map(|n| n as u32);
+        let concurrency = r.optional("concurrency", &in_flight).map(|n| n as u32);
+        Some(Self {
+            need: link::need(r, need, start, end)?,
+            filter: Filter::new(tenants, event_types),
+            batch_size,
+            concurrency,
+        })
+    }
 }
 
 /// A work queue has no past to replay.

@@ -131,7 +131,10 @@ schedule = [\"1s\", \"5s\"]
         let document = Document::parse(POLICY).unwrap();
         let policy = Policy::from_settings("policy.toml", &document.settings).unwrap();
         assert_eq!(
-            (policy.replicas, crate::show_duration(policy.max_age)),
+            (
+                policy.retention.replicas,
+                crate::show_duration(policy.retention.max_age)
+            ),
             (3, "14d".into())
         );
         assert_eq!(document.settings["retry.schedule"], "1s,5s");

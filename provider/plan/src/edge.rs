@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::policy::Delivery;
 use crate::setting::{self, Reader, Settings};
 use crate::{Code, Policy, Problem};
 
@@ -50,16 +51,10 @@ impl Edge {
         // Of every instance on a lattice: see `Listening`.
         r.optional(crate::listen::INBOX_PREFIXES, text);
         if certificate.is_some() != key.is_some() {
-            r.refuse(
-                Code::ConflictingSettings,
-                "`tls.certificate` and `tls.key` go together: set both or none",
-            );
+            r.conflict("`tls.certificate` and `tls.key` go together: set both or none");
         }
         if certificate.is_some() && server_ca.is_none() {
-            r.refuse(
-                Code::ConflictingSettings,
-                "`tls.certificate` says who the edge is, and `tls.server-ca` whom it trusts: set both",
-            );
+            r.conflict("`tls.certificate` says who the edge is, and `tls.server-ca` whom it trusts: set both");
         }
         let problems = r.finish();
         let defaults = [("bus", "edge"), ("subject", "edge.{tenant}.{event-type}")];
@@ -72,9 +67,12 @@ impl Edge {
                 server_name,
                 identity: certificate.zip(key),
                 defaults: Policy {
-                    batch_size: batch_size.map_or(defaults.batch_size, |n| n as u32),
-                    concurrency: concurrency.map_or(defaults.concurrency, |n| n as u32),
-                    delivery_deadline: deadline.unwrap_or(defaults.delivery_deadline),
+                    delivery: Delivery {
+                        batch_size: batch_size.map_or(defaults.delivery.batch_size, |n| n as u32),
+                        concurrency: concurrency.map_or(defaults.delivery.concurrency, |n| n as u32),
+                        deadline: deadline.unwrap_or(defaults.delivery.deadline),
+                        ..defaults.delivery
+                    },
                     ..defaults
                 },
             }),
@@ -108,7 +106,7 @@ mod tests {
         assert!(is_edge(&given) && !is_edge(&settings(&[("bus", "payments")])));
         let edge = Edge::from_settings("provider", &given).unwrap();
         assert_eq!(edge.upstream, "tcp://127.0.0.1:1");
-        assert_eq!(edge.defaults.delivery_deadline, Duration::from_secs(2));
+        assert_eq!(edge.defaults.delivery.deadline, Duration::from_secs(2));
         let bad = settings(&[("role", "edge"), ("bus", "payments"), ("tls.certificate", "c.pem")]);
         let codes: Vec<_> = Edge::from_settings("provider", &bad)
             .unwrap_err()

@@ -56,7 +56,7 @@ pub fn read(written: &[u8]) -> Result<Registered, String> {
 pub fn with_consumer(registered: &Registered) -> Option<Box<Registered>> {
     let kept = Registered {
         replayed: Default::default(),
-        given_before: Default::default(),
+        delivered_before: Default::default(),
         progress: match registered.progress {
             Progress::Telling(_) => Progress::Replaying,
             progress => progress,
@@ -73,7 +73,7 @@ mod tests {
 
     const OLD: &str = r#"{"name":"invoicing","need":"durable","filter":{"tenants":[],"event_types":["**"]},"reach":"handler",
         "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"link",
-        "made_at":1,"head":7,"replayed":null,"progress":"replaying""#;
+        "made_at":1,"head":{"0":7},"replayed":{},"progress":"replaying""#;
 
     #[test]
     fn an_entry_says_its_form_and_a_newer_one_is_not_read() {

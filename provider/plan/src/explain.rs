@@ -84,9 +84,9 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
             kind: "stream",
             name: s.name.clone(),
             why: "keeps refused events until their next attempt, so that they hold up no others".to_owned(),
-            rule: "a message given back with a delay goes on counting against `max_ack_pending` (nats-server 2.15): what waits here counts nowhere else",
+            rule: "a message nak'ed with a delay goes on counting against `max_ack_pending` (nats-server 2.15): what waits here counts nowhere else",
             cost: format!(
-                "1 stream, 1 consumer for each subscription that refuses; at most {}, and beyond that refused events take places in flight",
+                "1 stream, 1 consumer for each subscription that refuses; at most {}, and beyond that refused events stay in flight",
                 show_bytes(s.max_bytes)
             ),
         },
@@ -238,7 +238,7 @@ fn total(policy: &Policy, topology: &Topology, load: Load) -> Part {
         .filter(|s| s.partition.as_ref().is_some_and(|p| !p.is_retired()))
         .map(|s| s.max_bytes)
         .sum();
-    let wanted = wanted(policy.max_age, load);
+    let wanted = wanted(policy.retention.max_age, load);
     let all = crate::cost::needs(topology);
     Part {
         kind: "total",
@@ -250,7 +250,7 @@ fn total(policy: &Policy, topology: &Topology, load: Load) -> Part {
             topology.streams.len() + topology.buckets.len(),
             topology.consumers.len(),
             show_bytes(wanted.min(bytes)),
-            policy.replicas,
+            policy.retention.replicas,
             show_bytes(bytes),
             show_bytes(all.disk + all.memory)
         ),
@@ -288,7 +288,7 @@ fn log_cost(policy: &Policy, s: &StreamSpec, parts: u64, load: Load) -> String {
         cost.push_str(&format!(
             "; `retention.max-bytes` is reached after {}, long before `retention.max-age`: raise it to {}",
             show_duration(Duration::from_secs(seconds)),
-            show_bytes(self::wanted(policy.max_age, load))
+            show_bytes(self::wanted(policy.retention.max_age, load))
         ));
     }
     cost

@@ -14,9 +14,9 @@ use crate::planner::LogState;
 pub struct Floor {
     /// Every event up to this offset is settled.
     pub settled_to: u64,
-    /// The last event that was given out has this offset.
+    /// The last event that was delivered has this offset.
     #[serde(default)]
-    pub given_to: u64,
+    pub delivered_to: u64,
     /// The end of the log at that moment: offset and time, nanoseconds since the Unix epoch, of its last event.
     pub head: u64,
     /// When that was stored, nanoseconds since the Unix epoch.
@@ -30,10 +30,10 @@ pub struct Floor {
 
 impl Floor {
     /// What is to be remembered of a consumer of a log, `log` of those of its partition.
-    pub fn of(log: Incarnation, state: &LogState, settled_to: u64, given_to: u64) -> Self {
+    pub fn of(log: Incarnation, state: &LogState, settled_to: u64, delivered_to: u64) -> Self {
         Self {
             settled_to,
-            given_to,
+            delivered_to,
             head: state.head,
             head_at: state.head_at,
             made_at: state.made_at,

@@ -28,9 +28,9 @@ pub struct Look {
     pub first: u64,
     /// The last offset that was ever stored.
     pub head: u64,
-    /// The offset that was given out last, or passed over: a purge moves it, too.
+    /// The offset that was delivered last, or passed over: a purge moves it, too.
     pub delivered_to: u64,
-    /// How many were given out, each time one was.
+    /// How many were delivered, each time one was.
     pub given: u64,
     /// Everything up to this offset is settled.
     pub settled_to: u64,
@@ -52,7 +52,7 @@ pub struct Expiring {
     pub isolated: bool,
 }
 
-/// What the server said meanwhile of events that went after they were given out and before they were settled.
+/// What the server said meanwhile of events that went after they were delivered and before they were settled.
 #[derive(Clone, Copy, Debug)]
 pub struct Heard<'a> {
     /// Their offsets.
@@ -72,7 +72,7 @@ pub struct Lost {
     pub events: u64,
     /// The same by tenant.
     pub tenants: BTreeMap<TenantId, u64>,
-    /// Whether that is all of them, and none of them was given out at the last moment. What a subscriber still works on
+    /// Whether that is all of them, and none of them was delivered at the last moment. What a subscriber still works on
     /// when it expires is among them, whatever comes of it.
     pub exact: bool,
     /// When it was last found, nanoseconds since the Unix epoch.
@@ -94,9 +94,9 @@ pub struct Gap {
     /// When the log was made that this speaks of, nanoseconds since the Unix epoch; 0 where nobody knows.
     #[serde(default)]
     pub made_at: i64,
-    /// The offset that was given out last, at the last look.
+    /// The offset that was delivered last, at the last look.
     pub delivered_to: u64,
-    /// How many were given out, at the last look.
+    /// How many were delivered, at the last look.
     #[serde(default)]
     pub given: u64,
     /// The last offset that was ever stored, at the last look.
@@ -106,7 +106,7 @@ pub struct Gap {
     pub oldest: Option<Expiring>,
     /// Events near their end that may not be settled, and whose.
     pub noted: BTreeMap<u64, TenantId>,
-    /// Events that were given out and are gone. If they were not settled, the server says so soon.
+    /// Events that were delivered and are gone. If they were not settled, the server says so soon.
     #[serde(default)]
     pub doubted: BTreeMap<u64, TenantId>,
     /// When the last of them went, nanoseconds since the Unix epoch.
@@ -145,7 +145,7 @@ impl Gap {
         }
         let before = self.delivered_to;
         let gone_to = look.first.saturating_sub(1);
-        // What was given out is in a subscriber's or an instance's hands: unless it is settled before it goes, the
+        // What was delivered is in a subscriber's or an instance's hands: unless it is settled before it goes, the
         // server says so.
         let moved = look.delivered_to != before && look.given != self.given;
         let surely_delivered = if moved && look.delivered_to < look.first {
@@ -228,7 +228,7 @@ impl Gap {
         found
     }
 
-    /// Somebody has seen what was lost so far: it is told no more, and still counted.
+    /// Acknowledges what was lost so far: it is reported no more, and still counted.
     pub fn acknowledge(&mut self) -> Option<Lost> {
         let lost = self.lost.take()?;
         self.seen_events += lost.events;
@@ -303,7 +303,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    /// Everything that was given out is settled.
+    /// Everything that was delivered is settled.
     fn at(first: u64, delivered_to: u64) -> Look {
         Look {
             made_at: 1,
@@ -406,14 +406,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_out_and_never_settled_is_lost_too() {
-        let given_out = Look {
+    fn what_was_delivered_and_never_settled_is_lost_too() {
+        let delivered = Look {
             settled_to: 1,
             ..at(1, 4)
         };
         let noted = || {
             let mut gap = Gap::default();
-            gap.look(&given_out, NOTHING, 0, 0);
+            gap.look(&delivered, NOTHING, 0, 0);
             for offset in 2..=5 {
                 gap.note(offset, tenant("acme"));
             }
@@ -519,7 +519,7 @@ mod tests {
         let lost = gap.look(&at(20, 5), NOTHING, 1, 99).unwrap();
         assert_eq!((lost.from, lost.to, lost.events, lost.exact), (8, 19, 0, false));
 
-        // An operator's purge moves the consumer, and gives nothing out.
+        // An operator's purge moves the consumer, and delivers nothing.
         let mut gap = Gap::default();
         gap.look(&waiting(waits), NOTHING, 0, 0);
         let purged = Look { given: 5, ..at(20, 19) };

@@ -189,7 +189,7 @@ mod tests {
             ("billing=redrive", id("billing", 0), Some("redrive")),
             ("billing=i1f", id("billing", 0x1f), None),
             ("billing=i1f=0=1=i2", id("billing", 0x1f), Some("0=1=i2")),
-            ("billing=i1f=turn", id("billing", 0x1f), Some("turn")),
+            ("billing=i1f=lease", id("billing", 0x1f), Some("lease")),
             ("billing=i01", id("billing", 0), Some("i01")),
             ("billing=i=1", id("billing", 0), Some("i=1")),
         ] {

@@ -1,6 +1,6 @@
 //! What a link says: which tenants a component may publish and subscribe for, or which subscription it declares.
 
-use crate::declared::Declared;
+use crate::declared::{Asked, Declared};
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
 use crate::{Code, EventPattern, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, timestamp};
@@ -99,39 +99,30 @@ pub fn declared_subscription(
     };
     let mut r = Reader::new(owner, &together);
     let name = r.required("subscription", "name it, such as `invoicing`", setting::parsed);
-    let need = r.required("need", "say `queue`, `durable` or `backfill`", Word::read);
-    let tenants = r.or("tenants", Vec::new(), tenants);
-    let event_types: Vec<EventPattern> = r.or("event-types", Vec::new(), setting::list);
-    let start = r.optional("start", start);
-    let end = r.optional("end", end);
-    let sizes = setting::number(1, crate::policy::MAX_IN_FLIGHT);
-    let batch_size = r.optional("batch-size", &sizes).map(|n| n as u32);
-    let concurrency = r.optional("concurrency", &sizes).map(|n| n as u32);
+    let asked = Asked::read(&mut r);
     let has = |name: &str| interfaces.iter().any(|i| i == name);
     let reach = match (has("handler"), has("batch-handler"), has("inbox")) {
         (true, false, false) => Reach::Handler,
         (false, true, false) => Reach::BatchHandler,
         (false, false, true) => Reach::Inbox,
         _ => {
-            r.refuse(
-                Code::ConflictingSettings,
-                "the link's interfaces must name one of `handler`, `batch-handler` and `inbox`, so that it is known which to call, or that it fetches",
+            r.conflict(
+"the link's interfaces must name one of `handler`, `batch-handler` and `inbox`, so that it is known which to call, or that it fetches",
             );
             Reach::Handler
         }
     };
-    let need = self::need(&mut r, need, start, end);
     let problems = r.finish();
-    let (Some(name), Some(need), true) = (name, need, problems.is_empty()) else {
+    let (Some(name), Some(asked), true) = (name, asked, problems.is_empty()) else {
         return Err(problems);
     };
     let asked = Subscription {
         name,
-        need,
-        filter: Filter::new(tenants, event_types),
+        need: asked.need,
+        filter: asked.filter,
         reach,
-        batch_size: batch_size.unwrap_or(policy.batch_size),
-        concurrency: concurrency.unwrap_or(policy.concurrency),
+        batch_size: asked.batch_size.unwrap_or(policy.delivery.batch_size),
+        concurrency: asked.concurrency.unwrap_or(policy.delivery.concurrency),
         tell_caught_up: has("backfill-handler"),
     };
     check(asked).map_err(|p| vec![Problem::new(p.code, format!("{owner}: {}", p.message))])
@@ -158,10 +149,7 @@ impl Word {
 /// A need with where it begins and ends, which only a backfill says.
 pub(crate) fn need(r: &mut Reader<'_>, word: Option<Word>, start: Option<Start>, end: Option<End>) -> Option<Need> {
     if word.is_some() && word != Some(Word::Backfill) && (start.is_some() || end.is_some()) {
-        r.refuse(
-            Code::ConflictingSettings,
-            "`start` and `end` are for `need=backfill` only",
-        );
+        r.conflict("`start` and `end` are for `need=backfill` only");
     }
     Some(match word? {
         Word::Queue => Need::Queue,

@@ -72,22 +72,13 @@ impl Listening {
         let client_crl = r.optional("tls.client-crl", text);
         let inbox_prefixes = r.or(INBOX_PREFIXES, Vec::new(), texts);
         if certificate.is_some() != key.is_some() {
-            r.refuse(
-                Code::ConflictingSettings,
-                "`tls.certificate` and `tls.key` go together: set both or none",
-            );
+            r.conflict("`tls.certificate` and `tls.key` go together: set both or none");
         }
         if client_ca.is_some() && certificate.is_none() {
-            r.refuse(
-                Code::ConflictingSettings,
-                "`tls.client-ca` means nothing without `tls.certificate` and `tls.key`",
-            );
+            r.conflict("`tls.client-ca` means nothing without `tls.certificate` and `tls.key`");
         }
         if client_crl.is_some() && client_ca.is_none() {
-            r.refuse(
-                Code::ConflictingSettings,
-                "`tls.client-crl` means nothing without `tls.client-ca`: callers show no certificates",
-            );
+            r.conflict("`tls.client-crl` means nothing without `tls.client-ca`: callers show no certificates");
         }
         let problems = r.finish();
         if !problems.is_empty() {

@@ -24,10 +24,7 @@ impl LogPosition {
                 log.parse().ok().filter(|log: &Incarnation| !log.is_unsaid())?,
             ),
         };
-        let position = Position {
-            partition: partition.parse().ok()?,
-            offset: offset.parse().ok()?,
-        };
+        let position = Position::new(partition.parse().ok()?, offset.parse().ok()?);
         Some(Self { position, log })
     }
 }

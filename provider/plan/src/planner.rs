@@ -212,7 +212,7 @@ fn plan_with(
                 registered.begin_anew();
             }
             // A partition that is not there any more, or was made again after someone had deleted it, begins anew.
-            for numbers in [&mut registered.head, &mut registered.given_before] {
+            for numbers in [&mut registered.head, &mut registered.delivered_before] {
                 numbers.0.retain(|number, _| have.partitions.contains_key(number));
             }
             other_logs::begin(registered, &other_logs, &layout, observed);
@@ -236,7 +236,7 @@ fn plan_with(
     if !frozen {
         for registered in registry.values_mut() {
             // What goes with this plan is forgotten with it.
-            for numbers in [&mut registered.head, &mut registered.given_before] {
+            for numbers in [&mut registered.head, &mut registered.delivered_before] {
                 numbers.0.retain(|number, _| layout.partitions.contains_key(number));
             }
         }
@@ -282,7 +282,7 @@ fn plan_with(
             step::Diff::default()
         }
     };
-    let stores = [diff.stores.as_slice(), diff.turn.as_slice()].concat();
+    let stores = [diff.stores.as_slice(), diff.generation_change.as_slice()].concat();
     problems.extend(account::check(policy, observed, &stores));
     if !problems.is_empty() {
         return Err(problems);
@@ -295,7 +295,7 @@ fn plan_with(
         .chain(over.into_iter().map(Step::Forget))
         .chain(remember)
         .chain(diff.consumers)
-        .chain(diff.turn)
+        .chain(diff.generation_change)
         .collect();
     Ok(Plan {
         steps,

@@ -18,9 +18,14 @@ pub struct Position {
 }
 
 impl Position {
+    /// The place with this offset in a partition.
+    pub const fn new(partition: u32, offset: u64) -> Self {
+        Self { partition, offset }
+    }
+
     /// A place in the only partition of an undivided bus.
     pub const fn undivided(offset: u64) -> Self {
-        Self { partition: 0, offset }
+        Self::new(0, offset)
     }
 }
 
@@ -55,10 +60,7 @@ mod tests {
 
     #[test]
     fn parses_what_it_prints() {
-        let p = Position {
-            partition: 3,
-            offset: 42,
-        };
+        let p = Position::new(3, 42);
         assert_eq!(p.to_string().parse::<Position>().unwrap(), p);
         for bad in ["", "3", "3/0", "3/-1", "a/1", "1/2/3"] {
             assert!(bad.parse::<Position>().is_err(), "{bad}");

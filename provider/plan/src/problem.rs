@@ -123,7 +123,7 @@ codes! {
     SubscriptionConflict = "subscription-conflict",
     /// The caller has no such subscription.
     UnknownSubscription = "unknown-subscription",
-    /// What a token stands for was given out by a subscription that has ended, and whose name another has now.
+    /// What a token stands for was delivered by a subscription that has ended, and whose name another has now.
     SubscriptionEnded = "subscription-ended",
     /// A backfill's end lies before its start.
     EmptyBackfill = "empty-backfill",
@@ -135,9 +135,9 @@ codes! {
     RetentionGap = "retention-gap",
     /// Events of a subscription will expire soon unless it handles them.
     RetentionGapNear = "retention-gap-near",
-    /// Events that may be delivered behind later ones of their key: the last instance did not give them back in time.
+    /// Events that may be delivered behind later ones of their key: the last instance did not nak them in time.
     OrderNotKept = "order-not-kept",
-    /// The store of retries has no room: refused events take places in flight.
+    /// The store of retries has no room: refused events stay in flight.
     RetriesFull = "retries-full",
     /// A dead letter can't be given to its subscription again.
     NotRedrivable = "not-redrivable",

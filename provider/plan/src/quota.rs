@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::TenantId;
+use crate::policy::MAX_COUNT;
+use crate::setting::{self, Reader};
+use crate::{Code, Problem, TenantId};
 
 /// The bounds of one tenant; without one there is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,48 @@ pub struct Quotas {
 }
 
 impl Quotas {
+    /// Reads every `quota.…` that bounds tenants.
+    pub(crate) fn read(r: &mut Reader<'_>) -> Self {
+        let (rate, size) = (setting::number(1, 10_000_000), setting::bytes(1 << 10, 1 << 50));
+        let waiting = setting::number(1, MAX_COUNT);
+        let default = Quota {
+            events_per_second: r.optional("quota.events-per-second", &rate),
+            max_bytes: r.optional("quota.max-bytes", &size),
+            scheduled_events: r.optional("quota.scheduled-events", &waiting),
+            scheduled_bytes: r.optional("quota.scheduled-max-bytes", &size),
+        };
+        let known = &[
+            "quota.tenant.TENANT.events-per-second",
+            "quota.tenant.TENANT.max-bytes",
+            "quota.tenant.TENANT.scheduled-events",
+            "quota.tenant.TENANT.scheduled-max-bytes",
+        ];
+        let mut tenants = BTreeMap::new();
+        for (name, settings) in r.under("quota.tenant.", known) {
+            let mut quota = Quota::default();
+            for (rest, value) in &settings {
+                let read = match rest.as_str() {
+                    "events-per-second" => rate(value).map(|n| quota.events_per_second = Some(n)),
+                    "max-bytes" => size(value).map(|n| quota.max_bytes = Some(n)),
+                    "scheduled-events" => waiting(value).map(|n| quota.scheduled_events = Some(n)),
+                    "scheduled-max-bytes" => size(value).map(|n| quota.scheduled_bytes = Some(n)),
+                    _ => Err(Problem::new(
+                        Code::UnknownSetting,
+                        "is not known; known are `events-per-second`, `max-bytes`, `scheduled-events` and `scheduled-max-bytes`",
+                    )),
+                };
+                if let Err(p) = read {
+                    r.refuse_under(&format!("quota.tenant.{name}.{rest}"), &p);
+                }
+            }
+            match name.parse::<TenantId>() {
+                Ok(tenant) => drop(tenants.insert(tenant, quota)),
+                Err(p) => r.refuse_under(&format!("quota.tenant.{name}"), &p),
+            }
+        }
+        Self { default, tenants }
+    }
+
     /// A tenant's quota.
     pub fn of(&self, tenant: &TenantId) -> Quota {
         let own = self.tenants.get(tenant).copied().unwrap_or_default();

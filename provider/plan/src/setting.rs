@@ -120,6 +120,11 @@ impl<'a> Reader<'a> {
             .push(Problem::new(code, format!("{}: {}", self.owner, message.as_ref())));
     }
 
+    /// Adds that settings contradict each other.
+    pub(crate) fn conflict(&mut self, message: impl AsRef<str>) {
+        self.refuse(Code::ConflictingSettings, message);
+    }
+
     /// Ends the reading: unknown settings are problems too.
     pub(crate) fn finish(mut self) -> Vec<Problem> {
         for key in self.settings.keys() {

@@ -277,7 +277,7 @@ pub struct Diff {
     /// Once they are: their consumers.
     pub consumers: Vec<Step>,
     /// Once every consumer is there: the change from one generation to the next, oldest first.
-    pub turn: Vec<Step>,
+    pub generation_change: Vec<Step>,
 }
 
 /// The steps from `observed` to `desired`. Nothing observed is removed but consumers, and streams that are retired and
@@ -355,10 +355,12 @@ fn streams(observed: &Topology, desired: &Topology, diff: &mut Diff, problems: &
     let age = |s: &&StreamSpec| s.partition.as_ref().map(|p| (p.generation, p.number));
     retired.sort_by_key(age);
     bound.sort_by_key(age);
-    diff.turn.extend(retired.into_iter().cloned().map(Step::RetireStream));
-    diff.turn.extend(bound.into_iter().cloned().map(Step::BindStream));
+    diff.generation_change
+        .extend(retired.into_iter().cloned().map(Step::RetireStream));
+    diff.generation_change
+        .extend(bound.into_iter().cloned().map(Step::BindStream));
     for name in observed.streams.keys().filter(|n| !desired.streams.contains_key(*n)) {
-        diff.turn.push(Step::DeleteStream(name.clone()));
+        diff.generation_change.push(Step::DeleteStream(name.clone()));
     }
 }
 

@@ -271,9 +271,9 @@ impl BusNames {
         format!("fanout.instances.{}", self.0)
     }
 
-    /// Where the instance of this id is asked for events of an ordered subscription that is fetched.
-    pub fn desk(&self, subscription: &SubscriptionName, id: &str) -> String {
-        format!("fanout.desk.{}.{subscription}.{id}", self.0)
+    /// Where the instance of this id takes fetches and settlements of an ordered subscription, if it owns the order.
+    pub fn order_owner(&self, subscription: &SubscriptionName, id: &str) -> String {
+        format!("fanout.order.{}.{subscription}.{id}", self.0)
     }
 
     /// The bucket that remembers subscriptions.
@@ -328,22 +328,22 @@ impl BusNames {
         format!("fanout.dead.{}.{of}=redrive.{}.>", self.0, tenant.token())
     }
 
-    /// A tenant's turn to have its dead letters given to a subscription that is fetched. There is one while it has
+    /// A tenant's lease to have its dead letters redriven to a subscription that is fetched. There is one while it has
     /// requests.
-    pub fn redrive_turn(&self, of: &SubscriptionId, tenant: &TenantId) -> String {
-        format!("fanout.dead.{}.{of}=turn.{}", self.0, tenant.token())
+    pub fn redrive_lease(&self, of: &SubscriptionId, tenant: &TenantId) -> String {
+        format!("fanout.dead.{}.{of}=lease.{}", self.0, tenant.token())
     }
 
-    /// Every turn at one subscription.
-    pub fn redrive_turns(&self, of: &SubscriptionId) -> String {
-        format!("fanout.dead.{}.{of}=turn.*", self.0)
+    /// Every redrive lease of one subscription.
+    pub fn redrive_leases(&self, of: &SubscriptionId) -> String {
+        format!("fanout.dead.{}.{of}=lease.*", self.0)
     }
 
-    /// The tenant whose turn this is the subject of.
-    pub fn turn_of(&self, subject: &str) -> Option<TenantId> {
+    /// The owner tenant of the redrive lease with this subject.
+    pub fn redrive_lease_of(&self, subject: &str) -> Option<TenantId> {
         let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
         let (place, tenant) = rest.split_once('.')?;
-        place.ends_with("=turn").then(|| TenantId::from_token(tenant))?
+        place.ends_with("=lease").then(|| TenantId::from_token(tenant))?
     }
 
     /// The dead letter that a subject is that of.
@@ -451,7 +451,7 @@ mod tests {
         let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
         let names = BusNames::new("payments".parse().unwrap());
         let billing = ended("billing");
-        for name in ["eu.acme", "*", ">", "a b", "é/ü", "acme.webhook.invoice", "%", "=turn"] {
+        for name in ["eu.acme", "*", ">", "a b", "é/ü", "acme.webhook.invoice", "%", "=lease"] {
             let tenant: TenantId = name.parse().unwrap();
             let subject = template.subject(&tenant, &"invoice.paid".parse().unwrap());
             assert_eq!(subject.split('.').count(), 5, "{subject}");
@@ -472,9 +472,9 @@ mod tests {
                 log: Incarnation::default(),
             };
             assert_eq!(names.letter_of(&letter), Some(id));
-            assert_eq!(names.turn_of(&letter), None);
-            let turn = names.redrive_turn(&billing, &tenant);
-            assert_eq!(names.turn_of(&turn), Some(tenant.clone()));
+            assert_eq!(names.redrive_lease_of(&letter), None);
+            let lease = names.redrive_lease(&billing, &tenant);
+            assert_eq!(names.redrive_lease_of(&lease), Some(tenant.clone()));
             let scheduled = names.scheduled(&tenant, &EventKey::new(&tenant, "/s", "id"));
             let token = scheduled.rsplit('.').nth(1).unwrap();
             assert_eq!(
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_a_request_and_a_turn_are_three_things_of_one_subscription() {
+    fn a_letter_a_request_and_a_lease_are_three_things_of_one_subscription() {
         let names = BusNames::new("payments".parse().unwrap());
         let acme: TenantId = "acme".parse().unwrap();
         let position = Position::undivided(7);
@@ -534,20 +534,20 @@ mod tests {
             };
             let letter = names.dead_letter(&of, &acme, position);
             let request = names.redrive(&of, &acme, position);
-            let turn = names.redrive_turn(&of, &acme);
+            let lease = names.redrive_lease(&of, &acme);
             assert_eq!(names.letter_of(&letter), Some(id.clone()), "{letter}");
             assert_eq!(names.redrive_of(&request), Some(id), "{request}");
-            assert_eq!(names.turn_of(&turn), Some(acme.clone()), "{turn}");
+            assert_eq!(names.redrive_lease_of(&lease), Some(acme.clone()), "{lease}");
             for (other, subjects) in [
-                ("letter", [&request, &turn]),
-                ("request", [&letter, &turn]),
-                ("turn", [&letter, &request]),
+                ("letter", [&request, &lease]),
+                ("request", [&letter, &lease]),
+                ("lease", [&letter, &request]),
             ] {
                 for subject in subjects {
                     let read = match other {
                         "letter" => names.letter_of(subject).is_some(),
                         "request" => names.redrive_of(subject).is_some(),
-                        _ => names.turn_of(subject).is_some(),
+                        _ => names.redrive_lease_of(subject).is_some(),
                     };
                     assert!(!read, "{subject} is no {other}");
                 }
@@ -555,9 +555,9 @@ mod tests {
             all.extend([
                 letter,
                 request,
-                turn,
+                lease,
                 names.redrive_filter(&of),
-                names.redrive_turns(&of),
+                names.redrive_leases(&of),
             ]);
         }
         assert_eq!(all.len(), 15, "no two subscriptions share a subject: {all:?}");
@@ -574,10 +574,7 @@ mod tests {
             made_at: 1_764_000_000_000_000_000,
             rewound: 2,
         };
-        let position = Position {
-            partition: 3,
-            offset: 41,
-        };
+        let position = Position::new(3, 41);
         let subject = names.retry(&billing, round, position);
         assert_eq!(subject, "fanout.retry.payments.billing.1764000000000000000-2.3.41");
         assert_eq!(names.retry_of(&subject), Some((round, position.into())));

@@ -9,7 +9,7 @@ use crate::isolation::Rejoined;
 use crate::policy::{Ordering, QueueDelivery};
 use crate::{Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId};
 
-/// Events of an ordered subscription that its owner may hold: what waits behind a retry is held, not given back, so
+/// Events of an ordered subscription that its owner may hold: what waits behind a retry is held, not nak'ed, so
 /// this is how much one key can have waiting before others feel it. A place takes a few hundred bytes, here and on the
 /// server; payloads beyond a bound of their own are let go and read again.
 pub const ORDERED_WINDOW: u32 = 10_000;
@@ -190,10 +190,10 @@ pub struct Registered {
     /// How many matching events each partition held when it began; known once its consumer there exists.
     #[serde(default)]
     pub replayed: ByPartition,
-    /// What its consumers are known to have given out when they had to be made again, up to this offset of each partition:
+    /// What its consumers are known to have delivered when they had to be made again, up to this offset of each partition:
     /// what of it comes once more is replayed. Where a consumer begins does not depend on it.
     #[serde(default, skip_serializing_if = "ByPartition::is_empty")]
-    pub given_before: ByPartition,
+    pub delivered_before: ByPartition,
     /// How far it has come.
     pub progress: Progress,
     /// Nothing is delivered until it is resumed.
@@ -286,7 +286,7 @@ impl Registered {
         Ok(Self {
             head: heads.clone(),
             replayed: ByPartition::default(),
-            given_before: ByPartition::default(),
+            delivered_before: ByPartition::default(),
             progress: Progress::Replaying,
             isolated: BTreeMap::new(),
             rejoined: None,
@@ -339,11 +339,11 @@ impl Registered {
         self.rewound.map_or(0, |r| r.generation)
     }
 
-    /// Whether an event was in the log when the subscription was made, or was given out before its consumer had to be made
+    /// Whether an event was in the log when the subscription was made, or was delivered before its consumer had to be made
     /// again.
     pub fn was_there(&self, position: Position) -> bool {
         let Position { partition, offset } = position;
-        offset <= self.head.of(partition).max(self.given_before.of(partition))
+        offset <= self.head.of(partition).max(self.delivered_before.of(partition))
     }
 
     /// The same with what is asked for now.
@@ -429,7 +429,7 @@ mod tests {
     fn what_was_remembered_before_subscriptions_could_be_rewound_is_still_read() {
         let old = r#"{"name":"invoicing","need":"durable","filter":{"tenants":[],"event_types":["**"]},"reach":"handler",
             "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"link",
-            "made_at":1,"head":7,"replayed":null,"progress":"replaying"}"#;
+            "made_at":1,"head":{"0":7},"replayed":{},"progress":"replaying"}"#;
         let heads = |head| [(0, head)].into_iter().collect::<ByPartition>();
         let registered: Registered = serde_json::from_str(old).unwrap();
         assert_eq!(

@@ -56,7 +56,7 @@ pub struct StreamSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Events that are not due yet, one message each.
-    Later,
+    Scheduled,
     /// Which of them are published or cancelled, for a day, as many as there is place for.
     Marks,
     /// Counters of the bytes stored for each tenant.
@@ -127,7 +127,7 @@ pub struct ConsumerSpec {
     pub filter_subjects: Vec<String>,
     /// Where it began.
     pub start: ConsumerStart,
-    /// After how long an unsettled message is given out again.
+    /// After how long an unsettled message is delivered again.
     pub ack_wait: Duration,
     /// How many may be unsettled.
     pub max_ack_pending: u32,
@@ -168,7 +168,7 @@ pub fn leases(policy: &Policy) -> BucketSpec {
         name: policy.names().leases(),
         max_age: LEASES_AGE,
         max_bytes: LEASES_BYTES,
-        replicas: policy.replicas,
+        replicas: policy.retention.replicas,
         storage: Storage::Memory,
     }
 }
@@ -180,8 +180,8 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         name,
         max_age,
         max_bytes,
-        replicas: policy.replicas,
-        storage: policy.storage,
+        replicas: policy.retention.replicas,
+        storage: policy.retention.storage,
     };
     let dead_letters = StreamSpec {
         name: names.dead_letters(),
@@ -191,9 +191,9 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         max_messages: policy.sizes.dead_letter_events,
         by_hand: false,
         when_full: WhenFull::Refuse,
-        replicas: policy.replicas,
-        storage: policy.storage,
-        compressed: policy.compressed,
+        replicas: policy.retention.replicas,
+        storage: policy.retention.storage,
+        compressed: policy.retention.compressed,
         // A dead letter's subject is its identity; ids need no memory.
         dedupe_window: Duration::from_secs(120).min(policy.dead_letter_max_age),
         announce_prefix: None,
@@ -218,7 +218,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             Side::Scheduled => policy.sizes.scheduled,
             Side::Marks => policy.sizes.marks,
             Side::Usage => policy.sizes.counters,
-            Side::Retries => policy.retry_max_bytes,
+            Side::Retries => policy.retries.max_bytes,
         },
         max_messages: match side {
             Side::Scheduled => policy.sizes.scheduled_events,
@@ -240,7 +240,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
     let retries = side(Side::Retries, names.retries(), names.retry_subjects(), Duration::ZERO);
     let counters = policy.quotas.bounds_bytes().then(|| {
         // A counter is needed until the last event that it counts has expired, and is changed last when that is stored.
-        let age = policy.max_age + policy.max_age / 8;
+        let age = policy.retention.max_age + policy.retention.max_age / 8;
         side(Side::Usage, names.usage(), names.usage_subjects(), age)
     });
     Topology {
@@ -255,7 +255,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         buckets: [
             bucket(names.registry(), Duration::ZERO, policy.sizes.registry),
             // The reasons of an event's attempts are needed for as long as the event can be delivered.
-            bucket(names.attempts(), policy.max_age, policy.sizes.attempts),
+            bucket(names.attempts(), policy.retention.max_age, policy.sizes.attempts),
             leases(policy),
         ]
         .into_iter()
@@ -274,21 +274,21 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
     StreamSpec {
         name: names.partition(partition.number),
         subjects: partition.subjects(&names),
-        max_age: policy.max_age,
+        max_age: policy.retention.max_age,
         max_bytes: match (policy.shape, &partition.slot) {
             // The bus's bytes, in equal parts: tenants fall to shards evenly enough.
-            (Shape::Sharded(n), _) => policy.max_bytes.div_ceil(u64::from(n)),
+            (Shape::Sharded(n), _) => policy.retention.max_bytes.div_ceil(u64::from(n)),
             (Shape::PerTenant, crate::partition::Slot::Tenant(tenant)) => {
-                policy.quotas.of(tenant).max_bytes.unwrap_or(policy.max_bytes)
+                policy.quotas.of(tenant).max_bytes.unwrap_or(policy.retention.max_bytes)
             }
-            _ => policy.max_bytes,
+            _ => policy.retention.max_bytes,
         },
         max_messages: 0,
         by_hand: false,
-        when_full: policy.when_full,
-        replicas: policy.replicas,
-        storage: policy.storage,
-        compressed: policy.compressed,
+        when_full: policy.retention.when_full,
+        replicas: policy.retention.replicas,
+        storage: policy.retention.storage,
+        compressed: policy.retention.compressed,
         dedupe_window: policy.ids_remembered(),
         announce_prefix: Some(names.live_prefix()),
         strips: partition.strips(&names),
@@ -313,7 +313,7 @@ fn consumers(policy: &Policy, partition: &Partition, registered: &Registered) ->
                 None => start(policy, partition, registered)?,
                 Some(_) => ConsumerStart::Offset(registered.isolated_from(&reader)?),
             },
-            ack_wait: policy.ack_wait,
+            ack_wait: policy.delivery.ack_wait,
             max_ack_pending: registered.subscription.max_unsettled_under(policy),
             entry: None,
         })
@@ -340,11 +340,11 @@ fn start(policy: &Policy, partition: &Partition, registered: &Registered) -> Opt
     }
     Some(match registered.needs_now() {
         Need::Queue if !subscription.keeps_a_place(policy) => return None,
-        // A work queue gives out what nobody has settled, from its first event on (10101).
+        // A work queue delivers what nobody has settled, from its first event on (10101).
         Need::Queue if partition.keeps == Keeps::WorkQueue => ConsumerStart::First,
         // What came before the operator asked for this was delivered, or missed, by the rules of then.
         Need::Queue => ConsumerStart::New,
-        // A work queue gives out what nobody has settled, from its first event on (10101).
+        // A work queue delivers what nobody has settled, from its first event on (10101).
         Need::Durable if partition.keeps == Keeps::WorkQueue => ConsumerStart::First,
         // Not "new": if the consumer has to be made again, events since the subscription was made must come.
         Need::Durable => ConsumerStart::Offset(registered.head.of(partition.number) + 1),

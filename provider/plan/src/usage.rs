@@ -74,26 +74,26 @@ pub enum Refused {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// By slot, modulo their number; each with the slot that it is of.
-    parts: [Part; SLOTS + 1],
+    parts: [SlotUsage; SLOTS + 1],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Part {
+struct SlotUsage {
     slot: i64,
-    /// What all instances have said that they stored.
-    told: u64,
-    /// What this instance stored and has not said yet.
-    own: u64,
+    /// Bytes that all instances stored, and flushed to the counter.
+    flushed: u64,
+    /// Bytes that this instance stored since.
+    unflushed: u64,
 }
 
 impl Usage {
-    fn part(&mut self, slot: i64) -> &mut Part {
+    fn part(&mut self, slot: i64) -> &mut SlotUsage {
         let i = slot.rem_euclid(self.parts.len() as i64) as usize;
         let part = &mut self.parts[i];
         if part.slot < slot {
-            *part = Part {
+            *part = SlotUsage {
                 slot,
-                ..Part::default()
+                ..SlotUsage::default()
             };
         }
         part
@@ -105,7 +105,7 @@ impl Usage {
         self.parts
             .iter()
             .filter(|p| counting.contains(&p.slot))
-            .map(|p| p.told + p.own)
+            .map(|p| p.flushed + p.unflushed)
             .sum()
     }
 
@@ -119,7 +119,7 @@ impl Usage {
         }
         let mut stored = self.stored(slots, now);
         if stored + size <= max_bytes {
-            self.part(slots.at(now)).own += size;
+            self.part(slots.at(now)).unflushed += size;
             return Ok(());
         }
         let mut counting: Vec<_> = self
@@ -129,7 +129,7 @@ impl Usage {
             .collect();
         counting.sort_by_key(|p| p.slot);
         for part in counting {
-            stored -= part.told + part.own;
+            stored -= part.flushed + part.unflushed;
             if stored + size <= max_bytes {
                 let wait = slots.over(part.slot).saturating_sub(now);
                 return Err(Refused::For(Duration::from_nanos(wait.max(0).unsigned_abs())));
@@ -140,7 +140,7 @@ impl Usage {
 
     /// Counts bytes that are stored whether or not there is room for them.
     pub fn count(&mut self, slots: Slots, size: u64, now: i64) {
-        self.part(slots.at(now)).own += size;
+        self.part(slots.at(now)).unflushed += size;
     }
 
     /// Gives back what was taken at `then` for an event that was not stored.
@@ -148,29 +148,32 @@ impl Usage {
         let slot = slots.at(then);
         let part = self.part(slot);
         if part.slot == slot {
-            part.own = part.own.saturating_sub(size);
+            part.unflushed = part.unflushed.saturating_sub(size);
         }
     }
 
-    /// What this instance has stored and not said yet, by slot.
-    pub fn untold(&self) -> impl Iterator<Item = (i64, u64)> {
-        self.parts.iter().filter(|p| p.own > 0).map(|p| (p.slot, p.own))
+    /// Bytes that this instance stored and has not flushed, by slot.
+    pub fn unflushed(&self) -> impl Iterator<Item = (i64, u64)> {
+        self.parts
+            .iter()
+            .filter(|p| p.unflushed > 0)
+            .map(|p| (p.slot, p.unflushed))
     }
 
-    /// Takes in what all instances have stored in a slot, `own` of it being this instance's news. Without a total, the
-    /// news alone.
-    pub fn told(&mut self, slot: i64, total: Option<u64>, own: u64) {
+    /// Takes in the counter's total of a slot, `own` bytes of it flushed by this instance just now. Without a total, these
+    /// alone.
+    pub fn flush(&mut self, slot: i64, total: Option<u64>, own: u64) {
         let part = self.part(slot);
         if part.slot == slot {
             // Answers may overtake each other; totals only grow.
-            part.told = part.told.max(total.unwrap_or(part.told + own));
-            part.own = part.own.saturating_sub(own);
+            part.flushed = part.flushed.max(total.unwrap_or(part.flushed + own));
+            part.unflushed = part.unflushed.saturating_sub(own);
         }
     }
 
-    /// Whether everything that was stored has been said.
-    pub fn is_told(&self) -> bool {
-        self.parts.iter().all(|p| p.own == 0)
+    /// Whether all that was stored is flushed.
+    pub fn is_flushed(&self) -> bool {
+        self.parts.iter().all(|p| p.unflushed == 0)
     }
 }
 
@@ -205,13 +208,13 @@ mod tests {
         let mut usage = Usage::default();
         let start = 1_000 * HOUR;
         usage.take(slots(), 100, 30, start).unwrap();
-        let (slot, own) = usage.untold().next().unwrap();
+        let (slot, own) = usage.unflushed().next().unwrap();
         assert_eq!((slot, own), (1_000, 30));
         usage.take(slots(), 100, 10, start).unwrap();
         // The counter holds another instance's 20 and this one's 30.
-        usage.told(slot, Some(50), own);
+        usage.flush(slot, Some(50), own);
         assert_eq!(usage.stored(slots(), start), 60);
-        assert_eq!(usage.untold().collect::<Vec<_>>(), [(1_000, 10)]);
+        assert_eq!(usage.unflushed().collect::<Vec<_>>(), [(1_000, 10)]);
     }
 
     #[test]

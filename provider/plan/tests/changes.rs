@@ -215,10 +215,7 @@ impl Store {
                 } else {
                     "charging"
                 };
-                let place = Position {
-                    partition: *number,
-                    offset,
-                };
+                let place = Position::new(*number, offset);
                 assert_eq!(
                     readers,
                     [wants],

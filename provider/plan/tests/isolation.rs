@@ -44,7 +44,7 @@ fn start() -> (Partition, Registered) {
     (partition, plan.registry.into_values().next().unwrap())
 }
 
-/// The store: the log, what is remembered, and how far each consumer has given it out and all of that was settled.
+/// The store: the log, what is remembered, and how far each consumer has delivered it and all of that was settled.
 struct Store {
     partition: Partition,
     log: Vec<TenantId>,
@@ -86,10 +86,7 @@ impl Store {
             return false;
         };
         self.consumers.insert(seen.consumer_of(reader), offset);
-        let position = Position {
-            partition: reader.partition,
-            offset,
-        };
+        let position = Position::new(reader.partition, offset);
         let passed_over = reader.tenant.is_none() && seen.is_isolated_at(&self.log[offset as usize - 1], position);
         if !passed_over {
             handled.insert(offset);

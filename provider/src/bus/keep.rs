@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::runs::Runs;
 use super::{Bus, RETRY};
+use crate::backoff::Backoff;
 use crate::jetstream::{Entry, Store};
 use crate::quota::Unanswered;
 use crate::scheduled;
@@ -18,8 +19,8 @@ use crate::view::View;
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
 /// consumer by hand.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Half the wait before what the store refused is tried again for the first time.
-const MEND: Duration = Duration::from_millis(500);
+/// The wait before what the store refused is tried again for the first time.
+const MEND: Duration = Duration::from_secs(1);
 /// Changes of the registry that are looked at together.
 const CHANGES: usize = 256;
 /// How often the connection's state is read.
@@ -38,7 +39,7 @@ impl Bus {
         })
         .await;
         if let Some(store) = &self.view().store {
-            self.gate().tell(store, &mut Unanswered::default()).await;
+            self.gate().flush(store, &mut Unanswered::default()).await;
         }
     }
 
@@ -62,8 +63,7 @@ impl Bus {
     /// Does something with the store for as long as its policy is in force, again when it ends, until the bus stops.
     async fn with_store<F: Future<Output = ()>>(&self, act: impl Fn(Store) -> F) {
         let mut views = self.0.view.subscribe();
-        let (first, longest) = RETRY;
-        let mut retry = first;
+        let mut retry = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let began = tokio::time::Instant::now();
             let store = views.borrow_and_update().store.clone();
@@ -82,12 +82,14 @@ impl Bus {
             };
             tokio::select! {
                 () = self.0.stop.cancelled() => return,
-                _ = replaced => retry = first,
+                _ = replaced => retry.reset(),
                 () = acting => {
-                    retry = if began.elapsed() > longest { first } else { (retry * 2).min(longest) };
+                    if began.elapsed() > RETRY.1 {
+                        retry.reset();
+                    }
                     tokio::select! {
                         () = self.0.stop.cancelled() => return,
-                        () = tokio::time::sleep(retry) => {}
+                        () = tokio::time::sleep(retry.next()) => {}
                     }
                 }
             }
@@ -106,21 +108,20 @@ impl Bus {
     }
 
     async fn keep_policy(&self, runs: &mut Runs) {
-        let (first, longest) = RETRY;
-        let (mut retry, mut mend) = (first, MEND);
+        let (mut retry, mut mend) = (Backoff::new(RETRY.0, RETRY.1), Backoff::new(MEND, LOOK_EVERY));
         let mut said = String::new();
         loop {
             let wait = match self.reconcile(runs).await {
                 Ok(()) => {
-                    retry = first;
+                    retry.reset();
                     said.clear();
                     // What the store refused is tried again, less and less often.
-                    mend = if self.is_whole() {
-                        MEND
+                    if self.is_whole() {
+                        mend.reset();
+                        LOOK_EVERY
                     } else {
-                        (mend * 2).min(LOOK_EVERY)
-                    };
-                    if self.is_whole() { LOOK_EVERY } else { mend }
+                        mend.next()
+                    }
                 }
                 Err(error) => {
                     let words = format!("{error:?}");
@@ -129,9 +130,8 @@ impl Bus {
                         said = words;
                     }
                     // However many publishes find the store gone, it is not asked more often than this.
-                    tokio::time::sleep(first).await;
-                    retry = (retry * 2).min(longest);
-                    retry
+                    tokio::time::sleep(RETRY.0).await;
+                    retry.next()
                 }
             };
             if !self.0.requests.is_empty() {
@@ -160,7 +160,7 @@ impl Bus {
         }
     }
 
-    /// Hears of changes that other instances make to the registry. Those that concern what is planned are; how far a
+    /// LinkSink of changes that other instances make to the registry. Those that concern what is planned are; how far a
     /// subscription has come is shown.
     pub(crate) async fn watch_registry(self) {
         let mut views = self.0.view.subscribe();

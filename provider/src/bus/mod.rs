@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use self::requests::{Answer, Requests, Want};
 use crate::jetstream::{Store, StoreError};
-use crate::link::{Hears, Link, LinkKey, Links};
+use crate::link::{Link, LinkKey, LinkSink, Links};
 use crate::quota::Gate;
 use crate::view::View;
 use crate::wanted::read_grants;
@@ -62,7 +62,7 @@ struct Inner {
     /// One place is made at a time: who waits may then have one, or know that there is none.
     placing: tokio::sync::Mutex<()>,
     /// One event at a time is published again in a new place.
-    turn: tokio::sync::Mutex<()>,
+    republish_lock: tokio::sync::Mutex<()>,
 }
 
 /// Why there is no place in the log, and until when that is known.
@@ -132,7 +132,7 @@ impl Bus {
             gate: Gate::new(),
             no_place: std::sync::Mutex::default(),
             placing: tokio::sync::Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
+            republish_lock: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -378,9 +378,9 @@ impl Bus {
         drop(tokio::time::timeout_at(until, changed).await);
     }
 
-    /// Waits for one's turn among the events that are published again.
-    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.0.turn.lock().await
+    /// Waits for the lock under which events are published again, one at a time.
+    pub(crate) async fn republish_lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.republish_lock.lock().await
     }
 
     /// Pauses, resumes or rewinds a subscription, and brings everything to it.
@@ -428,7 +428,7 @@ impl Bus {
     }
 }
 
-impl Hears for Bus {
+impl LinkSink for Bus {
     fn put_link(&self, key: LinkKey, link: Link) {
         if self.inputs(|i| i.links.put(key, link)) {
             self.publish_rights();

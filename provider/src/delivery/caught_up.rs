@@ -17,6 +17,7 @@ use fanout_plan::{LogPosition, Position};
 use tracing::{debug, info};
 
 use super::Context;
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::contract::CaughtUp;
 use crate::jetstream::{ConsumerState, StoreError};
@@ -27,7 +28,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long it is until the store is asked again while this instance settles nothing: another may. At first, and at most.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// How long it is until a subscriber is told again that could not be told: at first, and at most.
+/// The wait before a subscriber is called again that could not be called: at first, and at most.
 const TELLS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// How long a mark of another instance may stay unchanged before it is taken for crashed.
@@ -42,7 +43,7 @@ struct Watch<'a> {
     /// What this instance had settled at the last look.
     settled: u64,
     next_look: Instant,
-    pause: Duration,
+    pause: Backoff,
     theirs: Mark,
 }
 
@@ -68,7 +69,7 @@ pub(super) async fn run(context: Arc<Context>) {
         context: &context,
         settled: 0,
         next_look: Instant::now(),
-        pause: LOOKS.0,
+        pause: Backoff::new(LOOKS.0, LOOKS.1),
         theirs: Mark::default(),
     };
     loop {
@@ -98,13 +99,12 @@ impl Watch<'_> {
         let settled = self.context.health.settled();
         let now = Instant::now();
         if settled != self.settled {
-            (self.settled, self.pause) = (settled, LOOKS.0);
+            self.settled = settled;
+            self.pause.reset();
         } else if now < self.next_look {
             return false;
-        } else {
-            self.pause = (self.pause * 2).min(LOOKS.1);
         }
-        self.next_look = now + self.pause;
+        self.next_look = now + self.pause.next();
         true
     }
 
@@ -179,7 +179,7 @@ impl Watch<'_> {
         if !store.advance(registered, registered.progress, mark).await? {
             return Ok(None);
         }
-        let (mut marked, mut pause) = (Instant::now(), TELLS.0);
+        let (mut marked, mut pause) = (Instant::now(), Backoff::new(TELLS.0, TELLS.1));
         while context.registered.subscription.tell_caught_up {
             let Err(failure) = context.subscriber.tell_caught_up(caught_up.clone()).await else {
                 break;
@@ -191,7 +191,7 @@ impl Watch<'_> {
                     store.advance(registered, mark, Progress::Replaying).await?;
                     return Ok(None);
                 }
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(TELLS.1),
+                () = tokio::time::sleep(pause.next()) => {}
             }
             if marked.elapsed() >= MARK_EVERY {
                 let next = Progress::Telling(clock::now());
@@ -227,10 +227,7 @@ fn end(context: &Context) -> Option<End> {
 /// The last place in the newest partition in which anything is settled.
 fn last_settled(states: &BTreeMap<u32, ConsumerState>) -> Option<Position> {
     let (partition, state) = states.iter().rev().find(|(_, s)| s.settled_to > 0)?;
-    Some(Position {
-        partition: *partition,
-        offset: state.settled_to,
-    })
+    Some(Position::new(*partition, state.settled_to))
 }
 
 /// Everything that was in the partition when the subscription was made is settled.

@@ -4,9 +4,10 @@
 //! Several instances of the provider pull from the one consumer; the server gives each event to one of them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
 use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::{Code, Problem};
@@ -18,45 +19,46 @@ use tracing::debug;
 use super::Context;
 use super::incoming;
 use super::invoke::invoke;
-use super::isolation::Rooms;
-use super::pull::{self, free_room};
-use super::settle::{Held, Next, Settler, Source};
+use super::isolation::Permits;
+use super::pull::{self, free_permits};
+use super::settle::{InFlight, Settler, Source, nak};
+use super::state::DeliveryState;
 use crate::jetstream::StoreError;
 
 /// How many events are asked for at once where most are passed over, because their tenants are isolated.
 const PASSED_OVER: usize = 1_000;
 
-/// What the pulls of one subscription share: they read several partitions, and hold no more together than one would.
+/// What the readers of one subscription share: they read several partitions, and hold no more together than one would.
 #[derive(Clone)]
 struct Shared {
-    /// Events that may be held. An isolated tenant has room of its own, so that it takes none from others.
-    room: Arc<Semaphore>,
-    /// Invocations at once; who waits for one has it in turn.
+    /// Events that may be in flight. An isolated tenant has permits of its own, so that it takes none from others.
+    permits: Arc<Semaphore>,
+    /// Invocations at once; who waits for one is served in the order of asking.
     calls: Arc<Semaphore>,
-    /// Whether nobody else takes from the same room.
+    /// Whether nobody else takes from the same permits.
     alone: bool,
 }
 
-/// Delivers until stopped. Invocations under way have a place among `calls`.
+/// Delivers until stopped. Invocations under way have a permit of `calls`.
 pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
     let subscription = &context.registered.subscription;
-    let rooms = Rooms::new(&context, subscription.max_unsettled());
-    let mut pulls = JoinSet::new();
+    let permits = Permits::new(&context, subscription.max_unsettled());
+    let mut readers = JoinSet::new();
     for (partition, reader) in context.store.readers_of(&context.registered) {
         let shared = Shared {
-            room: rooms.of(&reader),
+            permits: permits.of(&reader),
             calls: Arc::clone(&calls),
-            alone: rooms.is_alone(&reader),
+            alone: permits.has_one_reader(&reader),
         };
-        pulls.spawn(read(Arc::clone(&context), shared, partition.clone(), reader));
+        readers.spawn(keep_reading(Arc::clone(&context), shared, partition.clone(), reader));
     }
-    while pulls.join_next().await.is_some() {}
+    while readers.join_next().await.is_some() {}
 }
 
-/// Delivers what is in one partition; comes back by itself when the store does.
-async fn read(context: Arc<Context>, shared: Shared, partition: Partition, reader: Reader) {
+/// Delivers what is in one partition; goes on by itself when the store is there again.
+async fn keep_reading(context: Arc<Context>, shared: Shared, partition: Partition, reader: Reader) {
     while !context.stop.is_cancelled() {
-        let Err(error) = read_on(&context, &shared, &partition, &reader).await else {
+        let Err(error) = read(&context, &shared, &partition, &reader).await else {
             return;
         };
         let wait = context.health.fails(Problem::new(
@@ -71,7 +73,7 @@ async fn read(context: Arc<Context>, shared: Shared, partition: Partition, reade
     }
 }
 
-async fn read_on(
+async fn read(
     context: &Arc<Context>,
     shared: &Shared,
     partition: &Partition,
@@ -80,112 +82,152 @@ async fn read_on(
     let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
         return Ok(());
     };
-    let settler = Arc::new(Settler::new(context).await?);
-    let subscription = &context.registered.subscription;
-    let number = partition.number;
-    let batch_size = subscription.batch_size as usize;
-    // An idle partition must not hold room that a busy one needs: beside others, one waits for a first event without
-    // room, and then takes what there is at once.
-    let alone = shared.alone;
-    let mut idle = !alone;
-    let passes_over = reader.tenant.is_none() && !context.registered.isolated.is_empty();
-    let mut tasks = JoinSet::new();
-    let spawn = |tasks: &mut JoinSet<()>, messages: Vec<_>, permit: Option<OwnedSemaphorePermit>| {
-        let (context, settler, shared) = (Arc::clone(context), Arc::clone(&settler), shared.clone());
-        // Boxed: the runtime moves what it is given, and this is kilobytes.
-        tasks.spawn(Box::pin(async move {
-            let _permit = permit;
-            deliver(&context, &settler, &shared.calls, number, messages).await;
-        }));
+    let mut reading = PartitionReader {
+        settler: Arc::new(Settler::new(context).await?),
+        passes_over: reader.tenant.is_none() && !context.registered.isolated.is_empty(),
+        context,
+        shared,
+        partition: partition.number,
+        consumer,
+        deliveries: JoinSet::new(),
     };
-    let ended = loop {
-        while tasks.try_join_next().is_some() {}
-        let mut first = None;
-        if idle {
-            let mut pulled = match pull::waiting(&context.store, &consumer, 1, &context.stop).await {
-                Ok(pulled) => pulled,
-                Err(e) => break Err(e),
-            };
-            first = pulled.next().await;
-            if first.is_none() && !context.stop.is_cancelled() {
-                if pulled.broke_off()
-                    && let Err(e) = context.is_there(&consumer).await
-                {
-                    break Err(e);
-                }
-                continue;
-            }
-        }
-        let permits = tokio::select! {
-            biased;
-            () = context.stop.cancelled() => {
-                if let Some(message) = first {
-                    pull::give_back(&message).await;
-                }
-                break Ok(());
-            }
-            permits = free_room(&shared.room) => permits,
-        };
-        let mut permits = Some(permits);
-        if let Some(message) = first {
-            let permit = permits.as_mut().and_then(|p| p.split(1));
-            spawn(&mut tasks, vec![message], permit);
-        }
-        // While the subscriber does not answer, one batch is enough to learn when it does again.
-        let most = if context.health.is_failing() {
-            batch_size
-        } else {
-            usize::MAX
-        };
-        let count = permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits).min(most);
-        if count == 0 {
-            continue;
-        }
-        // The server never has more under way than the subscription may hold.
-        let count = if passes_over && most == usize::MAX {
-            count.max(PASSED_OVER)
-        } else {
-            count
-        };
-        let batch = if alone {
-            pull::waiting(&context.store, &consumer, count, &context.stop).await
-        } else {
-            pull::at_once(&context.store, &consumer, count, &context.stop).await
-        };
-        let mut chunks = match batch {
-            Ok(batch) => batch.ready_chunks(batch_size),
-            Err(e) => break Err(e),
-        };
-        idle = !alone;
-        let mut left = Vec::new();
-        while let Some(messages) = chunks.next().await {
-            if context.stop.is_cancelled() {
-                left.extend(messages);
-                continue;
-            }
-            idle = false;
-            let permit = permits.as_mut().and_then(|p| p.split(messages.len()));
-            spawn(&mut tasks, messages, permit);
-        }
-        for message in &left {
-            pull::give_back(message).await;
-        }
-        drop(permits);
-        if chunks.get_ref().broke_off()
-            && let Err(e) = context.is_there(&consumer).await
-        {
-            break Err(e);
-        }
-        if context.health.is_failing() {
-            // The tasks note what came of the probe; pulling on before they have would only pile up.
-            while tasks.join_next().await.is_some() {}
-        }
-    };
-    while tasks.join_next().await.is_some() {}
+    let ended = reading.run().await;
+    while reading.deliveries.join_next().await.is_some() {}
     ended
 }
 
-/// Invokes the subscriber with the events of a chunk and settles each.
+/// Pulls from one consumer, and delivers what comes.
+struct PartitionReader<'a> {
+    context: &'a Arc<Context>,
+    shared: &'a Shared,
+    partition: u32,
+    consumer: PullConsumer,
+    settler: Arc<Settler>,
+    /// Whether most of what comes may be events of isolated tenants.
+    passes_over: bool,
+    deliveries: JoinSet<()>,
+}
+
+impl PartitionReader<'_> {
+    async fn run(&mut self) -> Result<(), StoreError> {
+        // An idle partition must not hold permits that a busy one needs: beside others, one waits for a first event without
+        // a permit, and then takes what there is at once.
+        let mut is_idle = !self.shared.alone;
+        while !self.context.stop.is_cancelled() {
+            while self.deliveries.try_join_next().is_some() {}
+            let mut first = None;
+            if is_idle {
+                first = self.wait_for_first().await?;
+                if first.is_none() {
+                    continue;
+                }
+            }
+            let Some(mut permits) = self.take_permits().await else {
+                if let Some(message) = first {
+                    nak(&message, Duration::ZERO).await;
+                }
+                return Ok(());
+            };
+            if let Some(message) = first {
+                self.deliver(vec![message], permits.split(1));
+            }
+            if permits.num_permits() > 0 {
+                let came = self.pull(permits).await?;
+                is_idle = !came && !self.shared.alone;
+                self.await_probe().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for an event without a permit; `None` if none came.
+    async fn wait_for_first(&self) -> Result<Option<jetstream::Message>, StoreError> {
+        let stop = &self.context.stop;
+        let mut pulled = pull::waiting(&self.context.store, &self.consumer, 1, stop).await?;
+        let first = pulled.next().await;
+        if first.is_none() && pulled.broke_off() && !stop.is_cancelled() {
+            self.context.is_there(&self.consumer).await?;
+        }
+        Ok(first)
+    }
+
+    /// At least one permit, and all others that are free; `None` when deliveries are to stop.
+    async fn take_permits(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = self.context.stop.cancelled() => None,
+            permits = free_permits(&self.shared.permits) => Some(permits),
+        }
+    }
+
+    /// How many events are pulled at once with this number of permits.
+    fn pull_size(&self, permits: usize) -> usize {
+        if self.context.health.is_failing() {
+            // While the subscriber does not answer, one batch is enough to learn when it does again.
+            permits.min(self.batch_size())
+        } else if self.passes_over {
+            // The server never has more under way than the subscription may hold.
+            permits.max(PASSED_OVER)
+        } else {
+            permits
+        }
+    }
+
+    /// Pulls once and delivers what comes, in batches as they come. Returns whether anything did.
+    async fn pull(&mut self, mut permits: OwnedSemaphorePermit) -> Result<bool, StoreError> {
+        let context = self.context;
+        let (store, stop) = (&context.store, &context.stop);
+        let count = self.pull_size(permits.num_permits());
+        let batch = if self.shared.alone {
+            pull::waiting(store, &self.consumer, count, stop).await?
+        } else {
+            pull::at_once(store, &self.consumer, count, stop).await?
+        };
+        let mut chunks = batch.ready_chunks(self.batch_size());
+        let (mut came, mut left) = (false, Vec::new());
+        while let Some(messages) = chunks.next().await {
+            if stop.is_cancelled() {
+                left.extend(messages);
+                continue;
+            }
+            came = true;
+            let permit = permits.split(messages.len());
+            self.deliver(messages, permit);
+        }
+        // Only after the pull has ended, which would catch them again.
+        for message in &left {
+            nak(message, Duration::ZERO).await;
+        }
+        drop(permits);
+        if chunks.get_ref().broke_off() {
+            self.context.is_there(&self.consumer).await?;
+        }
+        Ok(came)
+    }
+
+    /// While the subscriber does not answer, waits for what comes of the probe: pulling on before would only pile up.
+    async fn await_probe(&mut self) {
+        if self.context.health.is_failing() {
+            while self.deliveries.join_next().await.is_some() {}
+        }
+    }
+
+    fn batch_size(&self) -> usize {
+        self.context.registered.subscription.batch_size as usize
+    }
+
+    fn deliver(&mut self, messages: Vec<jetstream::Message>, permit: Option<OwnedSemaphorePermit>) {
+        let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
+        let (calls, partition) = (Arc::clone(&self.shared.calls), self.partition);
+        // Boxed: the runtime moves what it is given, and this is kilobytes.
+        self.deliveries.spawn(Box::pin(async move {
+            let _permit = permit;
+            deliver(&context, &settler, &calls, partition, messages).await;
+        }));
+    }
+}
+
+/// Invokes the subscriber with the events of a batch and settles each.
 async fn deliver(
     context: &Context,
     settler: &Settler,
@@ -194,28 +236,24 @@ async fn deliver(
     messages: Vec<jetstream::Message>,
 ) {
     let received = Instant::now();
-    let mut held = Vec::with_capacity(messages.len());
+    let mut events = Vec::with_capacity(messages.len());
     for message in messages {
-        held.extend(admit(context, settler, partition, message).await);
+        events.extend(admit(context, settler, partition, message).await);
     }
-    if held.is_empty() {
+    if events.is_empty() {
         return;
     }
     let Ok(_call) = calls.acquire().await else { return };
-    let ack_wait = context.store.policy().ack_wait;
+    let ack_wait = context.store.policy().delivery.ack_wait;
     if received.elapsed() >= ack_wait {
-        // They waited so long for their turn that the server has given them out again.
+        // They waited so long for an invocation that the server has delivered them again.
         return;
     }
     let mut wait = None;
-    for (held, next) in invoke(context, settler, (held, received), || context.stop.is_cancelled()).await {
-        match next {
-            Next::Gone | Next::Waits => {}
-            Next::Again(delay) | Next::Stuck(delay) => held.give_back(delay).await,
-            Next::Unreached(delay) => {
-                held.give_back(delay).await;
-                wait = Some(delay);
-            }
+    for event in invoke(context, settler, (events, received), || context.stop.is_cancelled()).await {
+        event.nak().await;
+        if let DeliveryState::SubscriberUnavailable(delay) = event.state {
+            wait = Some(delay);
         }
     }
     if let Some(wait) = wait {
@@ -232,19 +270,19 @@ pub(crate) async fn admit(
     settler: &Settler,
     partition: u32,
     mut message: jetstream::Message,
-) -> Option<Held> {
-    let (place, attributes) = incoming::admit(context, settler, partition, &mut message).await?;
-    let failed = if place.given_out > 1 {
+) -> Option<InFlight> {
+    let (metadata, attributes) = incoming::admit(context, settler, partition, &mut message).await?;
+    let failed = if metadata.deliveries > 1 {
         let known = async {
-            if settler.waits(place.position).await? {
+            if settler.waits(metadata.position).await? {
                 return Ok(None);
             }
-            settler.attempts_so_far(place.position).await.map(Some)
+            settler.attempts_so_far(metadata.position).await.map(Some)
         };
         match Box::pin(known).await {
             Ok(Some(failed)) => failed,
             Ok(None) => {
-                // It was stored among the retries, and a crash or a lost word kept the log from hearing of it.
+                // It was stored among the retries, and a crash or a lost acknowledgement kept the log from knowing.
                 settler.skip(&message).await;
                 return None;
             }
@@ -256,16 +294,7 @@ pub(crate) async fn admit(
     } else {
         Vec::new()
     };
-    let delivery = incoming::delivery(
-        &context.registered,
-        attributes,
-        (&message.headers, message.payload.clone()),
-        &place,
-        &failed,
-    );
-    Some(Held {
-        source: Source::Log(message),
-        delivery,
-        failed,
-    })
+    let event = (&message.headers, message.payload.clone());
+    let delivery = incoming::delivery(&context.registered, attributes, event, &metadata, &failed);
+    Some(InFlight::new(Source::Log(message), delivery, failed))
 }

@@ -1,7 +1,7 @@
 //! What an ordered subscription's owner is fed with: the log, dead letters that are to be redriven, and what was refused
 //! and waited for a retry when there was no order yet.
 //!
-//! A feed reads no more than there is room for. It settles what is none of the subscription's, and hands on the rest
+//! A feed reads no more than there are permits for. It settles what is none of the subscription's, and hands on the rest
 //! without looking at order.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
 use fanout_plan::isolation::Reader;
@@ -24,115 +23,118 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Context;
-use super::incoming::{self, Place};
-use super::pull::{self, free_place, free_room};
-use super::reading::{Given, Reading};
+use super::generation_order;
+use super::incoming::{self, Metadata};
+use super::pull::{self, free_permit, free_permits};
+use super::reading::{Delivered, Reading};
 use super::retries::{Share, Shares};
-use super::settle::{Held, Settler, Source};
-use super::turns;
+use super::settle::{InFlight, Settler, Source};
+use super::state::DeliveryState;
 use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, read};
 
-/// Redriven dead letters that are held at once.
+/// Redriven dead letters that are in memory at once.
 const REDRIVEN: usize = 1_000;
 
 /// After how long a read of the log that failed is tried again.
 const READ_AGAIN: Duration = Duration::from_millis(250);
 
-/// An event that waits for its turn.
+/// An event that waits to be delivered.
 pub(super) struct Item {
     pub(super) lane: Lane,
     pub(super) position: Position,
-    pub(super) from: From,
+    pub(super) origin: Origin,
     /// Failed attempts, once they are known.
     pub(super) failed: Option<Vec<FailedAttempt>>,
-    /// Its place in what may be held.
-    pub(super) _room: OwnedSemaphorePermit,
-    /// Its part of what its tenant may hold, where that is bounded.
+    pub(super) state: DeliveryState,
+    pub(super) _permit: OwnedSemaphorePermit,
+    /// Its part of what its tenant may have in memory, where that is bounded.
     pub(super) _share: Option<Share>,
 }
 
-/// Where an item comes from.
+/// Where an item came from.
 #[expect(
     clippy::large_enum_variant,
-    reason = "nearly all come from the log; a box for each would cost more than the room"
+    reason = "nearly all come from the log; a box for each would cost more than the bytes"
 )]
-pub(super) enum From {
+pub(super) enum Origin {
     /// The log, or the store of retries. The payload may have been let go; the message's other parts stay.
     Log {
         message: jetstream::Message,
-        place: Place,
+        metadata: Metadata,
         attributes: Attributes,
         payload: Option<Bytes>,
         /// What its note says of earlier attempts, where it waited in the store of retries.
         waited: Option<Vec<FailedAttempt>>,
     },
-    /// A request to redrive. The letter is read when its turn comes.
+    /// A request to redrive. The letter is read when it is to be delivered.
     Redrive(Redrive),
 }
 
 impl Item {
     /// Bytes of payload that it holds.
     pub(super) fn bytes(&self) -> usize {
-        match &self.from {
-            From::Log { payload, .. } => payload.as_ref().map_or(0, Bytes::len),
-            From::Redrive(_) => 0,
+        match &self.origin {
+            Origin::Log { payload, .. } => payload.as_ref().map_or(0, Bytes::len),
+            Origin::Redrive(_) => 0,
         }
     }
 
-    /// Bytes of the event as the store gave it out; not known of a letter before it is read.
+    /// Bytes of the event as the store delivered it; not known of a letter before it is read.
     pub(super) fn size(&self) -> usize {
-        match &self.from {
-            From::Log { message, .. } => message.length,
-            From::Redrive(_) => 0,
+        match &self.origin {
+            Origin::Log { message, .. } => message.length,
+            Origin::Redrive(_) => 0,
         }
     }
 
-    /// Lets its payload go; it is read again from the log when its turn comes.
+    /// Lets its payload go; it is read again from the log when it is to be delivered.
     pub(super) fn let_payload_go(&mut self) {
-        if let From::Log { payload, .. } = &mut self.from {
+        if let Origin::Log { payload, .. } = &mut self.origin {
             *payload = None;
         }
     }
 
     pub(super) fn is_of_log(&self) -> bool {
-        matches!(self.from, From::Log { waited: None, .. })
+        matches!(self.origin, Origin::Log { waited: None, .. })
     }
 
     /// Whether it waited in the store of retries.
     pub(super) fn is_retry(&self) -> bool {
-        matches!(self.from, From::Log { waited: Some(_), .. })
+        matches!(self.origin, Origin::Log { waited: Some(_), .. })
     }
 
-    /// Whether its message is a newer one than another's, and not the same that was given out again.
+    /// Whether its message is a newer one than another's, and not the same that was delivered again.
     pub(super) fn is_stored_after(&self, other: &Self) -> bool {
-        let stored = |item: &Self| match &item.from {
-            From::Log { message, .. } => message.info().ok().map(|info| info.stream_sequence),
-            From::Redrive(_) => None,
+        let stored = |item: &Self| match &item.origin {
+            Origin::Log { message, .. } => message.info().ok().map(|info| info.stream_sequence),
+            Origin::Redrive(_) => None,
         };
         stored(self) > stored(other)
     }
 
-    /// Gives it back to the store, if the store gives it out by itself.
-    pub(super) async fn give_back(&self, delay: Duration) {
-        if let From::Log { message, .. } = &self.from {
-            let again = AckKind::Nak(Some(delay).filter(|d| !d.is_zero()));
-            if let Err(error) = message.ack_with(again).await {
-                debug!(%error, "an event was not given back; it comes again by itself");
-            }
+    /// Its message in the store; a request to redrive has none that is acknowledged.
+    pub(super) fn message(&self) -> Option<&jetstream::Message> {
+        match &self.origin {
+            Origin::Log { message, .. } => Some(message),
+            Origin::Redrive(_) => None,
         }
     }
 
-    /// Whether the log had given it out before.
-    pub(super) fn was_given_out(&self) -> bool {
-        matches!(&self.from, From::Log { place, waited: None, .. } if place.given_out > 1)
+    /// Whether the log had delivered it before.
+    pub(super) fn was_delivered_before(&self) -> bool {
+        matches!(&self.origin, Origin::Log { metadata, waited: None, .. } if metadata.deliveries > 1)
     }
 
     /// The event as it is delivered; `None` if there is nothing to deliver any more, and then it is settled.
-    pub(super) async fn prepare(&mut self, context: &Context, settler: &Settler) -> Result<Option<Held>, StoreError> {
-        let (message, attributes, data, place, waited) = match &self.from {
-            From::Log {
+    pub(super) async fn prepare(
+        &mut self,
+        context: &Context,
+        settler: &Settler,
+    ) -> Result<Option<InFlight>, StoreError> {
+        let (message, attributes, data, metadata, waited) = match &self.origin {
+            Origin::Log {
                 message,
-                place,
+                metadata,
                 attributes,
                 payload,
                 waited,
@@ -159,9 +161,9 @@ impl Item {
                         }
                     },
                 };
-                (message, attributes.clone(), data, *place, waited)
+                (message, attributes.clone(), data, *metadata, waited)
             }
-            From::Redrive(redrive) => {
+            Origin::Redrive(redrive) => {
                 return redriven(context, settler, redrive, self.failed.clone()).await;
             }
         };
@@ -172,16 +174,12 @@ impl Item {
         let failed = match (&self.failed, waited) {
             (Some(failed), _) => failed.clone(),
             (None, Some(noted)) => settler.attempts_of_waiting(self.position, noted).await?,
-            (None, None) if place.given_out > 1 => settler.earlier_attempts(&source, self.position).await?,
+            (None, None) if metadata.deliveries > 1 => settler.earlier_attempts(&source, self.position).await?,
             (None, None) => Vec::new(),
         };
         let event = (&message.headers, data);
-        let delivery = incoming::delivery(&context.registered, attributes, event, &place, &failed);
-        Ok(Some(Held {
-            source,
-            delivery,
-            failed,
-        }))
+        let delivery = incoming::delivery(&context.registered, attributes, event, &metadata, &failed);
+        Ok(Some(InFlight::new(source, delivery, failed)))
     }
 }
 
@@ -192,7 +190,7 @@ pub(crate) async fn redriven(
     settler: &Settler,
     redrive: &Redrive,
     failed: Option<Vec<FailedAttempt>>,
-) -> Result<Option<Held>, StoreError> {
+) -> Result<Option<InFlight>, StoreError> {
     let position = redrive.position;
     let Some(letter) = context.store.letter_for(redrive).await? else {
         // It was discarded, or it was handled and the end of its request got lost.
@@ -224,11 +222,11 @@ pub(crate) async fn redriven(
         context.store.end_redrive(redrive).await?;
         return Ok(None);
     }
-    let place = Place {
+    let metadata = Metadata {
         position,
         published_at: published
             .unwrap_or_else(|| i64::try_from(letter.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)),
-        given_out: 2,
+        deliveries: 2,
     };
     let headers = Some(letter.headers.clone());
     let source = Source::Redrive(redrive.clone(), letter.headers);
@@ -237,49 +235,46 @@ pub(crate) async fn redriven(
         None => settler.earlier_attempts(&source, position).await?,
     };
     let event = (&headers, letter.payload);
-    let mut delivery = incoming::delivery(&context.registered, attributes, event, &place, &failed);
+    let mut delivery = incoming::delivery(&context.registered, attributes, event, &metadata, &failed);
     delivery.replayed = true;
-    Ok(Some(Held {
-        source,
-        delivery,
-        failed,
-    }))
+    Ok(Some(InFlight::new(source, delivery, failed)))
 }
 
-/// Feeds with what one consumer of the log gives, until stopped or the ownership is over, when its turn has come.
+/// Feeds with what one consumer of the log delivers, once everything of earlier generations is settled, until stopped or the
+/// ownership is over.
 pub(super) async fn log(
     context: &Context,
     (partition, reader): (&Partition, &Reader),
     settler: &Settler,
-    (room, tenure): (Arc<Semaphore>, Tenure),
+    (permits, tenure): (Arc<Semaphore>, Tenure),
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    turns::come(context, partition, &stop).await;
-    // What it says of itself is what it gave out before anything is pulled here.
+    generation_order::wait_for(context, partition, &stop).await;
+    // Its own state is what it delivered before anything is pulled here.
     let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
         stop.cancelled().await;
         return Ok(());
     };
-    let given = &consumer.cached_info().delivered;
-    let mut reading = Reading::begin(given.consumer_sequence, given.stream_sequence);
+    let delivered = &consumer.cached_info().delivered;
+    let mut reading = Reading::begin(delivered.consumer_sequence, delivered.stream_sequence);
     let line = Line {
         context,
         settler,
         partition: partition.number,
-        room,
+        permits,
         out,
     };
     while !stop.is_cancelled() && tenure.is_valid() {
         let mut permits = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            permits = free_room(&line.room) => permits,
+            permits = free_permits(&line.permits) => permits,
         };
         let most = (permits.num_permits(), &tenure);
         let mut batch = pull::owned(&context.store, &consumer, most, &stop).await?;
         while let Some(message) = batch.next().await {
             let Ok(info) = message.info() else { continue };
-            let hole = reading.see(Given {
+            let hole = reading.see(Delivered {
                 number: info.consumer_sequence,
                 sequence: info.stream_sequence,
                 first: info.delivered == 1,
@@ -309,7 +304,7 @@ struct Line<'a> {
     context: &'a Context,
     settler: &'a Settler,
     partition: u32,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     out: mpsc::Sender<Item>,
 }
 
@@ -321,34 +316,35 @@ impl Line<'_> {
         permits: &mut OwnedSemaphorePermit,
     ) -> Result<(), mpsc::error::SendError<Item>> {
         let admitted = incoming::admit(self.context, self.settler, self.partition, &mut message).await;
-        let Some((place, attributes)) = admitted else {
+        let Some((metadata, attributes)) = admitted else {
             return Ok(());
         };
-        let room = match permits.split(1) {
-            Some(room) => room,
-            // What was lost on its way has taken it. Unless the server gives out more than was asked for, there is more.
-            None => free_place(&self.room).await,
+        let permit = match permits.split(1) {
+            Some(permit) => permit,
+            // What was lost on its way has taken it. Unless the server delivers more than was asked for, there is more.
+            None => free_permit(&self.permits).await,
         };
         let ordering = self.context.store.policy().ordering;
         let item = Item {
-            lane: Lane::of(ordering, &attributes, place.position),
-            position: place.position,
+            lane: Lane::of(ordering, &attributes, metadata.position),
+            position: metadata.position,
             failed: None,
-            from: From::Log {
+            origin: Origin::Log {
                 payload: Some(message.payload.clone()),
                 // The payload is kept beside the message, so that it can be let go.
                 message: without_payload(message),
-                place,
+                metadata,
                 attributes,
                 waited: None,
             },
-            _room: room,
+            state: DeliveryState::New,
+            _permit: permit,
             _share: None,
         };
         self.out.send(item).await
     }
 
-    /// Hands on what the consumer gave out in a hole before a message, and which did not come.
+    /// Hands on what the consumer delivered in a hole before a message, and which did not arrive.
     async fn read(
         &self,
         consumer: &PullConsumer,
@@ -375,7 +371,7 @@ impl Line<'_> {
         if count > 0 {
             info!(
                 subscription = %self.context.name(), partition = self.partition, count,
-                "events that were given out did not arrive, and were read from the log"
+                "events that the store delivered did not arrive, and were read from the log"
             );
         }
         Ok(())
@@ -401,15 +397,15 @@ pub(super) async fn redrives(
 ) -> Result<(), StoreError> {
     let mut consumer = context.store.read_redrives(&context.id()).await?;
     // A redriven event is in line with its tenant at least, and with its key where keys have an order.
-    let room = Arc::new(Semaphore::new(REDRIVEN));
-    // One tenant's many, each of which may wait for retries, leave room for others'.
+    let permits = Arc::new(Semaphore::new(REDRIVEN));
+    // One tenant's many, each of which may wait for retries, leave permits for others'.
     let shares = Shares::new(REDRIVEN);
     // Requests of tenants that hold as much as they may are read again from this number on.
     let mut put_off: BTreeMap<TenantId, u64> = BTreeMap::new();
     while !stop.is_cancelled() {
         for (tenant, mut from) in std::mem::take(&mut put_off) {
             loop {
-                let (Ok(place), Ok(share)) = (Arc::clone(&room).try_acquire_owned(), shares.take(&tenant)) else {
+                let (Ok(permit), Ok(share)) = (Arc::clone(&permits).try_acquire_owned(), shares.take(&tenant)) else {
                     put_off.insert(tenant, from);
                     break;
                 };
@@ -417,16 +413,16 @@ pub(super) async fn redrives(
                     break;
                 };
                 from = redrive.request + 1;
-                if out.send(item(context, redrive, (place, share)).await?).await.is_err() {
+                if out.send(item(context, redrive, (permit, share)).await?).await.is_err() {
                     return Ok(());
                 }
             }
         }
-        let mut permits = tokio::select! {
+        let mut taken = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            permits = free_room(&room) => permits,
+            taken = free_permits(&permits) => taken,
         };
-        let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
+        let mut batch = pull::waiting(&context.store, &consumer, taken.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
             let Some(redrive) = context.store.redrive_of(&message) else {
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
@@ -439,15 +435,15 @@ pub(super) async fn redrives(
                 put_off.insert(redrive.tenant, redrive.request);
                 continue;
             };
-            let Some(place) = permits.split(1) else { continue };
-            if out.send(item(context, redrive, (place, share)).await?).await.is_err() {
+            let Some(permit) = taken.split(1) else { continue };
+            if out.send(item(context, redrive, (permit, share)).await?).await.is_err() {
                 return Ok(());
             }
         }
         if batch.broke_off()
             && let Err(error) = pull::is_there(&consumer).await
         {
-            // It lives on one server, and goes with it. What it has given out already is in line, and known there.
+            // It lives on one server, and goes with it. What it has delivered already is in line, and known there.
             debug!(subscription = %context.name(), ?error, "redrives are read anew");
             consumer = context.store.read_redrives(&context.id()).await?;
         }
@@ -458,14 +454,15 @@ pub(super) async fn redrives(
 async fn item(
     context: &Context,
     redrive: Redrive,
-    (room, share): (OwnedSemaphorePermit, Share),
+    (permit, share): (OwnedSemaphorePermit, Share),
 ) -> Result<Item, StoreError> {
     Ok(Item {
         lane: lane_of(context, &redrive).await?,
         position: redrive.position,
-        from: From::Redrive(redrive),
+        origin: Origin::Redrive(redrive),
         failed: None,
-        _room: room,
+        state: DeliveryState::New,
+        _permit: permit,
         _share: Some(share),
     })
 }

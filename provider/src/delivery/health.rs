@@ -1,13 +1,15 @@
 //! How one subscription's deliveries are doing on this instance.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fanout_plan::{Position, Problem};
 use tokio::sync::Notify;
 use tracing::{info, warn};
+
+use crate::backoff::Backoff;
 
 /// The first wait before an unreachable subscriber is tried again; doubled each time up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -17,17 +19,17 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How long the store of retries is left alone that did not take an event: one after another would wait for it.
 const RETRIES_PAUSE: Duration = Duration::from_secs(1);
 
-/// For how long it is told that it did not: nothing may be refused since that could be stored.
-const RETRIES_TOLD: Duration = Duration::from_secs(60);
+/// For how long its refusal is reported: nothing may be refused since that could be stored.
+const RETRIES_REPORTED: Duration = Duration::from_secs(60);
 
 /// What deliveries wait for, and counts since this instance began them.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
-    waiting: Mutex<Option<Problem>>,
-    failures: AtomicU32,
-    /// Why refused events take places in flight.
+    waiting: Mutex<Waiting>,
+    is_failing: AtomicBool,
+    /// Why refused events stay in flight.
     retries: Mutex<Retries>,
-    /// Told when an event was stored that waits for a retry.
+    /// Notified when an event was stored that waits for a retry.
     pub(crate) retry_stored: Notify,
     pub(crate) handled: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -42,50 +44,64 @@ pub(crate) struct Health {
     passed_end_at: Mutex<BTreeMap<u32, u64>>,
 }
 
+/// What deliveries wait for, and how long until the next try.
+#[derive(Debug)]
+struct Waiting {
+    problem: Option<Problem>,
+    backoff: Backoff,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            problem: None,
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+        }
+    }
+}
+
 /// What is wrong with the store of retries.
 #[derive(Debug, Default)]
 struct Retries {
     /// It takes nothing, and when that was found last.
     refuses: Option<(Problem, Instant)>,
-    /// It gives nothing out.
+    /// It delivers nothing.
     unread: Option<Problem>,
 }
 
 impl Health {
     /// Why deliveries wait, if they do.
     pub(crate) fn waiting(&self) -> Option<Problem> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.problem.clone()
     }
 
     /// Deliveries can't be made. Returns how long to wait before the next try. Logged when it begins, not each time.
     pub(crate) fn fails(&self, problem: Problem) -> Duration {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        self.is_failing.store(true, Ordering::Relaxed);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.as_ref() != Some(&problem) {
+        if waiting.problem.as_ref() != Some(&problem) {
             warn!(code = %problem.code, "{}", problem.message);
-            *waiting = Some(problem);
+            waiting.problem = Some(problem);
         }
-        FIRST_WAIT.saturating_mul(1 << failures.min(10)).min(LONGEST_WAIT)
+        waiting.backoff.next()
     }
 
     /// A delivery was made.
     pub(crate) fn works(&self, subscription: &str) {
-        if self.failures.swap(0, Ordering::Relaxed) > 0
-            && self
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-                .is_some()
-        {
+        if self.is_failing.swap(false, Ordering::Relaxed) {
+            *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Waiting::default();
             info!(subscription, "deliveries go on");
         }
     }
 
-    /// Why refused events take places in flight until their next attempt, if they do.
+    /// Why refused events stay in flight until their next attempt, if they do.
     pub(crate) fn retries_problem(&self) -> Option<Problem> {
         let retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
-        let refuses = retries.refuses.as_ref().filter(|(_, at)| at.elapsed() < RETRIES_TOLD);
+        let refuses = retries
+            .refuses
+            .as_ref()
+            .filter(|(_, at)| at.elapsed() < RETRIES_REPORTED);
         retries
             .unread
             .clone()
@@ -118,7 +134,7 @@ impl Health {
         retries.unread = read.err();
     }
 
-    /// Whether a refused event may be stored: it would be given out again, and the store is worth a try.
+    /// Whether a refused event may be stored: it would be delivered again, and the store is worth a try.
     pub(crate) fn may_store_retries(&self) -> bool {
         let retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
         let paused = |(_, at): &(Problem, Instant)| at.elapsed() < RETRIES_PAUSE;
@@ -139,7 +155,7 @@ impl Health {
         passed.get(&partition).is_some_and(|first| settled_to >= *first)
     }
 
-    /// So many orders wait for a retry.
+    /// Notes how many orders wait for a retry.
     pub(crate) fn rest(&self, orders: usize) {
         self.resting.store(orders as u64, Ordering::Relaxed);
     }
@@ -149,7 +165,7 @@ impl Health {
         self.resting.load(Ordering::Relaxed)
     }
 
-    /// So many events wait behind one that was given out.
+    /// Notes how many events wait behind one that was delivered.
     pub(crate) fn sees_waiting(&self, events: u64) {
         self.most_waiting.fetch_max(events, Ordering::Relaxed);
     }
@@ -169,7 +185,7 @@ impl Health {
 
     /// Whether the last try failed.
     pub(crate) fn is_failing(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) > 0
+        self.is_failing.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count(counter: &AtomicU64) {

@@ -12,27 +12,24 @@ use super::settle::{Settler, Source};
 use super::{Context, Delivery};
 use crate::jetstream::read;
 
-/// Where a message stands and when it was stored.
+/// Where an event stands in the log, when it was stored, and how often it was delivered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct Metadata {
     pub(super) position: Position,
     /// Nanoseconds since the Unix epoch.
     pub(super) published_at: i64,
-    /// How often the server has given it out, this time included.
-    pub(super) given_out: i64,
+    /// How often the server has delivered it, this time included.
+    pub(super) deliveries: i64,
 }
 
-impl Place {
+impl Metadata {
     /// As the server says in the message's reply subject. `None` for a message that is not of a consumer.
     pub(super) fn of(message: &jetstream::Message, partition: u32) -> Option<Self> {
         let info = message.info().ok()?;
         Some(Self {
-            position: Position {
-                partition,
-                offset: info.stream_sequence,
-            },
+            position: Position::new(partition, info.stream_sequence),
             published_at: i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX),
-            given_out: info.delivered,
+            deliveries: info.delivered,
         })
     }
 }
@@ -47,10 +44,10 @@ pub(super) enum Wanted {
     BeyondEnd,
 }
 
-pub(super) fn wanted(registered: &Registered, attributes: &Attributes, place: &Place) -> Wanted {
+pub(super) fn wanted(registered: &Registered, attributes: &Attributes, metadata: &Metadata) -> Wanted {
     let subscription = &registered.subscription;
     if let Need::Backfill { end: Some(end), .. } = subscription.need
-        && end.is_before(place.position, place.published_at)
+        && end.is_before(metadata.position, metadata.published_at)
     {
         return Wanted::BeyondEnd;
     }
@@ -64,16 +61,16 @@ pub(super) fn wanted(registered: &Registered, attributes: &Attributes, place: &P
     }
 }
 
-/// The place and event of a message that is to be delivered; the message becomes what Fanout would have written. Anything
+/// The metadata and event of a message that is to be delivered; the message becomes what Fanout would have written. Anything
 /// else is sorted out, and settled.
 pub(super) async fn admit(
     context: &Context,
     settler: &Settler,
     partition: u32,
     message: &mut jetstream::Message,
-) -> Option<(Place, Attributes)> {
-    let Some(place) = Place::of(message, partition) else {
-        debug!(subject = %message.subject, "a message without a place in the log was passed over");
+) -> Option<(Metadata, Attributes)> {
+    let Some(metadata) = Metadata::of(message, partition) else {
+        debug!(subject = %message.subject, "a message that is no consumer's was passed over");
         return None;
     };
     let template = context.store.template(partition);
@@ -83,7 +80,7 @@ pub(super) async fn admit(
         Err(problem) => {
             let tenant = template.tenant_of(&message.subject);
             let source = Source::Log(message.clone());
-            Box::pin(settler.dead_letter_unreadable(&source, (tenant, &place), &problem)).await;
+            Box::pin(settler.dead_letter_unreadable(&source, (tenant, &metadata), &problem)).await;
             return None;
         }
     };
@@ -94,18 +91,22 @@ pub(super) async fn admit(
         }
         own
     });
-    if own && context.registered.is_isolated_at(attributes.tenant(), place.position) {
+    if own
+        && context
+            .registered
+            .is_isolated_at(attributes.tenant(), metadata.position)
+    {
         settler.skip(message).await;
         return None;
     }
-    match wanted(&context.registered, &attributes, &place) {
-        Wanted::Yes => Some((place, attributes)),
+    match wanted(&context.registered, &attributes, &metadata) {
+        Wanted::Yes => Some((metadata, attributes)),
         Wanted::No => {
             settler.skip(message).await;
             None
         }
         Wanted::BeyondEnd => {
-            context.health.passed_end(place.position);
+            context.health.passed_end(metadata.position);
             settler.skip(message).await;
             None
         }
@@ -121,7 +122,7 @@ pub(super) fn delivery(
     registered: &Registered,
     attributes: Attributes,
     message: (&Option<HeaderMap>, Bytes),
-    place: &Place,
+    metadata: &Metadata,
     failed: &[FailedAttempt],
 ) -> Delivery {
     let (headers, data) = message;
@@ -129,10 +130,10 @@ pub(super) fn delivery(
         subscription: registered.subscription.name.clone(),
         attributes,
         data,
-        position: place.position,
+        position: metadata.position,
         attempt: failed.last().map_or(0, |a| a.attempt) + 1,
-        replayed: registered.was_there(place.position),
-        published_at: place.published_at,
+        replayed: registered.was_there(metadata.position),
+        published_at: metadata.published_at,
         traceparent: traceparent(headers.as_ref()),
     }
 }

@@ -24,36 +24,36 @@ use crate::jetstream::{ConsumerState, StoreError};
 const LOOK: Duration = Duration::from_secs(1);
 /// Fewer events that wait are soon handled.
 const MANY: u64 = 2_000;
-/// Events that are looked at to see whose those are that wait.
+/// Events whose tenants are looked up to see whose events wait.
 const SAMPLES: u64 = 32;
-/// A tenant with one in so many of them is isolated.
+/// A tenant with one in `LARGE_PART` samples is isolated.
 const LARGE_PART: usize = 4;
 /// Reads under way at once.
 const READS: usize = 8;
 
-/// Places for events that are held: for all tenants together, and for each isolated tenant as many.
-pub(super) struct Rooms(BTreeMap<Option<TenantId>, (Arc<Semaphore>, usize)>);
+/// Permits for events in flight: `count` for all tenants together, and as many for each isolated tenant.
+pub(super) struct Permits(BTreeMap<Option<TenantId>, (Arc<Semaphore>, usize)>);
 
-impl Rooms {
-    pub(super) fn new(context: &Context, places: u32) -> Self {
-        let mut rooms = BTreeMap::new();
+impl Permits {
+    pub(super) fn new(context: &Context, count: u32) -> Self {
+        let mut of_tenants = BTreeMap::new();
         for (_, reader) in context.store.readers_of(&context.registered) {
-            let room = rooms
+            let (_, readers) = of_tenants
                 .entry(reader.tenant)
-                .or_insert_with(|| (Arc::new(Semaphore::new(places as usize)), 0));
-            room.1 += 1;
+                .or_insert_with(|| (Arc::new(Semaphore::new(count as usize)), 0));
+            *readers += 1;
         }
-        Self(rooms)
+        Self(of_tenants)
     }
 
     pub(super) fn of(&self, reader: &Reader) -> Arc<Semaphore> {
-        let room = self.0.get(&reader.tenant).map(|(room, _)| Arc::clone(room));
-        // A reader that was not there gets nothing to hold.
-        room.unwrap_or_else(|| Arc::new(Semaphore::new(0)))
+        let permits = self.0.get(&reader.tenant).map(|(permits, _)| Arc::clone(permits));
+        // A reader that was not there gets none.
+        permits.unwrap_or_else(|| Arc::new(Semaphore::new(0)))
     }
 
-    /// Whether one reader alone takes from its room.
-    pub(super) fn is_alone(&self, reader: &Reader) -> bool {
+    /// Whether one reader alone takes from its permits.
+    pub(super) fn has_one_reader(&self, reader: &Reader) -> bool {
         self.0.get(&reader.tenant).is_some_and(|(_, readers)| *readers == 1)
     }
 }
@@ -111,7 +111,7 @@ async fn look(context: &Context) -> Result<bool, StoreError> {
             for tenant in &tenants {
                 info!(subscription = %context.name(), %tenant, pending = state.pending, "it has many events waiting and is isolated");
             }
-            let isolated = registered.isolate(&tenants, reader.partition, state.given_to + 1);
+            let isolated = registered.isolate(&tenants, reader.partition, state.delivered_to + 1);
             return store.change_isolation(registered, &isolated).await;
         }
         // The same backlog is looked at again.
@@ -132,11 +132,11 @@ fn settled(states: &[(Reader, ConsumerState)]) -> ByPartition {
 
 /// Tenants with a large part of what waits in a partition.
 async fn loud(context: &Context, partition: &Partition, state: &ConsumerState) -> Result<Vec<TenantId>, StoreError> {
-    let span = state.log_head.saturating_sub(state.given_to).max(1);
+    let span = state.log_head.saturating_sub(state.delivered_to).max(1);
     let stride = (span / SAMPLES).max(1);
     // Somewhere in each part, so that tenants that publish in turn are all met.
     let chance = u64::from_ne_bytes(clock::now().to_ne_bytes());
-    let offsets = (0..SAMPLES).map(|i| state.given_to + 1 + i * stride + chance.rotate_left(i as u32 * 5) % stride);
+    let offsets = (0..SAMPLES).map(|i| state.delivered_to + 1 + i * stride + chance.rotate_left(i as u32 * 5) % stride);
     let found: Vec<Option<TenantId>> = stream::iter(offsets)
         .map(|offset| context.store.owner_tenant(&context.registered, partition, offset))
         .buffer_unordered(READS)

@@ -5,21 +5,22 @@
 //! it again.
 
 mod caught_up;
+mod dispatcher;
 mod durable;
 mod feed;
+mod generation_order;
 mod health;
 mod in_order;
 mod incoming;
 mod invoke;
 mod isolation;
-mod owner;
 mod pull;
 mod queue;
 mod reading;
 mod recovery;
 mod retries;
 mod settle;
-mod turns;
+mod state;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,12 +40,13 @@ pub(crate) use durable::admit;
 pub(crate) use feed::redriven;
 pub(crate) use health::Health;
 pub(crate) use in_order::owner_of;
-pub(crate) use queue::heard;
+pub(crate) use queue::fetched;
 pub(crate) use retries::admit as admit_retry;
-pub(crate) use settle::{Held, Next, Settler};
+pub(crate) use settle::{InFlight, Settler};
+pub(crate) use state::DeliveryState;
 
 use crate::contract::Subscriber;
-use crate::inbox::{self, Desk, Inbox};
+use crate::inbox::{self, Inbox, OrderOwner};
 use crate::jetstream::{Store, StoreError};
 
 /// One attempt to hand an event to a subscriber.
@@ -107,8 +109,8 @@ const LAST_SETTLEMENTS: Duration = Duration::from_secs(5);
 /// The running deliveries of one subscription.
 pub(crate) struct Running {
     context: Arc<Context>,
-    /// What they read, and queue subscriptions hear.
-    places: Vec<(Option<u32>, String)>,
+    /// What they read, or receive announcements of.
+    reads: Vec<(Option<u32>, String)>,
     /// For a subscription that is fetched: nothing is delivered to it otherwise.
     pub(crate) inbox: Option<Arc<Inbox>>,
     tasks: JoinSet<()>,
@@ -129,56 +131,55 @@ fn spawn(tasks: &mut JoinSet<()>, context: &Arc<Context>, task: impl Future<Outp
     });
 }
 
-/// Starts what gives out the log, and redriven dead letters beside it. What is fetched without an order needs no more than
+/// Starts what delivers the log, and redriven dead letters beside it. What is fetched without an order needs no more than
 /// the store.
-fn logged(context: &Arc<Context>, desk: Option<Arc<Desk>>, tasks: &mut JoinSet<()>) {
+fn logged(context: &Arc<Context>, order: Option<Arc<OrderOwner>>, tasks: &mut JoinSet<()>) {
     let own = || Arc::clone(context);
     if in_order::is_asked_for(context) {
-        spawn(tasks, context, in_order::run(own(), in_order::Of::Everything, desk));
+        spawn(tasks, context, in_order::run(own(), in_order::Scope::Everything, order));
     } else if context.registered.subscription.reach == Reach::Inbox {
-        spawn(tasks, context, inbox::redrive::make_turns(own()));
+        spawn(tasks, context, inbox::redrive::make_leases(own()));
     } else {
         let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
         spawn(tasks, context, durable::run(own(), Arc::clone(&calls)));
         spawn(tasks, context, retries::run(own(), calls));
-        spawn(tasks, context, in_order::run(own(), in_order::Of::Redrives, None));
+        spawn(tasks, context, in_order::run(own(), in_order::Scope::Redrives, None));
     }
     spawn(tasks, context, isolation::watch(own()));
 }
 
 impl Running {
-    /// Starts delivering. Nothing is given out of a subscription that is paused; what its fetchers hold is settled all the
-    /// same.
+    /// Starts delivering. Nothing of a paused subscription is delivered; what its fetchers hold is settled all the same.
     pub(crate) fn start(context: Context) -> Self {
         let context = Arc::new(context);
         let mut tasks = JoinSet::new();
         let subscription = &context.registered.subscription;
         let fetched = subscription.reach == Reach::Inbox;
-        let is_lent = fetched && subscription.need != Need::Queue && in_order::is_asked_for(&context);
-        let desk = is_lent.then(|| Arc::new(Desk::new(&context)));
+        let is_dispatched = fetched && subscription.need != Need::Queue && in_order::is_asked_for(&context);
+        let order = is_dispatched.then(|| Arc::new(OrderOwner::new(&context)));
         match subscription.need {
             _ if context.registered.paused => {}
             Need::Queue if fetched => {}
             Need::Queue if context.store.policy().queue_delivery == QueueDelivery::AtMostOnce => {
                 spawn(&mut tasks, &context, queue::run(Arc::clone(&context)));
             }
-            Need::Queue | Need::Durable => logged(&context, desk.clone(), &mut tasks),
+            Need::Queue | Need::Durable => logged(&context, order.clone(), &mut tasks),
             Need::Backfill { .. } => {
-                logged(&context, desk.clone(), &mut tasks);
+                logged(&context, order.clone(), &mut tasks);
                 if context.registered.progress != Progress::CaughtUp {
                     spawn(&mut tasks, &context, caught_up::run(Arc::clone(&context)));
                 }
             }
         }
         Self {
-            places: places(&context.store, &context.registered),
-            inbox: fetched.then(|| Arc::new(Inbox::new(&context, desk))),
+            reads: reads(&context.store, &context.registered),
+            inbox: fetched.then(|| Arc::new(Inbox::new(&context, order))),
             context,
             tasks,
         }
     }
 
-    /// Whether events are given out.
+    /// Whether events are delivered.
     pub(crate) fn delivers(&self) -> bool {
         !self.context.registered.paused
     }
@@ -197,8 +198,8 @@ impl Running {
             && self.serves(registered);
         if goes_on {
             let mut retry = self.context.retry.lock().unwrap_or_else(PoisonError::into_inner);
-            if **retry != store.policy().retry {
-                *retry = Arc::new(store.policy().retry.clone());
+            if **retry != store.policy().retries.schedule {
+                *retry = Arc::new(store.policy().retries.schedule.clone());
             }
         }
         goes_on
@@ -213,7 +214,7 @@ impl Running {
             && mine.incarnation == registered.incarnation
             && mine.rewound == registered.rewound
             && mine.head == registered.head
-            && mine.given_before == registered.given_before
+            && mine.delivered_before == registered.delivered_before
             && mine.isolated == registered.isolated
             && mine.rejoined == registered.rejoined
             && mine.paused == registered.paused
@@ -221,7 +222,7 @@ impl Running {
 
     /// Whether the partitions that they read still are those that hold the subscription's events.
     fn reads(&self, store: &Store) -> bool {
-        self.places == places(store, &self.context.registered)
+        self.reads == reads(store, &self.context.registered)
     }
 
     /// Stops taking events, at once; invocations under way go on.
@@ -233,7 +234,7 @@ impl Running {
     /// events come again.
     pub(crate) async fn join(mut self) {
         let policy = self.context.store.policy();
-        let longest = policy.delivery_deadline + LAST_SETTLEMENTS;
+        let longest = policy.delivery.deadline + LAST_SETTLEMENTS;
         let joined = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(longest, joined).await.is_err() {
             let (subscription, seconds) = (self.context.name(), longest.as_secs());
@@ -246,9 +247,9 @@ impl Running {
     }
 }
 
-/// Each partition that is read, with its subjects. Who hears announcements hears all partitions at once, and is not
+/// Each partition that is read, with its subjects. Who receives announcements receives those of all partitions, and is not
 /// interrupted by a new one.
-fn places(store: &Store, registered: &Registered) -> Vec<(Option<u32>, String)> {
+fn reads(store: &Store, registered: &Registered) -> Vec<(Option<u32>, String)> {
     let subscription = &registered.subscription;
     if !subscription.keeps_a_place(store.policy()) && subscription.reach != Reach::Inbox {
         let templates = store.announced();

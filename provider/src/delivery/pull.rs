@@ -1,9 +1,9 @@
 //! Pulls from a consumer of the log, and how they end when deliveries stop.
 //!
-//! What the store gives out at that moment must not get lost between it and here: it would come again only after its
-//! hold, and under an order all that is behind it would wait for that. So a pull is heard out until nothing comes any
-//! more, and ended in a way that the store hears of before anything is given back to it: a pull that is merely dropped
-//! (async-nats 0.51) may still be there then, and catch what nobody reads.
+//! What the store delivers at that moment must not get lost between it and here: it would come again only after
+//! `delivery.ack-wait`, and under an order all that is behind it would wait for that. So a pull is read until nothing comes
+//! any more, and ended in a way that the store knows of before anything is nak'ed: a pull that is merely dropped (async-nats
+//! 0.51) may still be there then, and catch what nobody reads.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
-use async_nats::jetstream::{self, AckKind};
 use async_nats::{StatusCode, Subscriber};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
@@ -55,17 +55,17 @@ const WAIT: Duration = Duration::from_secs(3);
 /// It waits for no less: the server refuses a wait of nothing.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
-/// How much later a pull is given up whose end the server did not tell: it was restarted, or gives out nothing more and
-/// does not say so to a pull that does not wait (nats-server 2.15).
+/// How much later a pull is given up whose end the server did not report: it was restarted, or delivers nothing more and
+/// does not report that to a pull that does not wait (nats-server 2.15).
 const SLACK: Duration = Duration::from_secs(2);
 
 /// How long after a pull that broke off the next one is made.
 const BROKE_OFF_WAIT: Duration = Duration::from_millis(50);
 
-/// When deliveries stop, a pull is heard out until nothing has come for so long,
+/// When deliveries stop, a pull is read until nothing has come for this time,
 const GRACE: Duration = Duration::from_millis(50);
 
-/// and at most for so long.
+/// and at most for this time.
 const LONGEST_GRACE: Duration = Duration::from_secs(2);
 
 /// One pull.
@@ -80,7 +80,7 @@ struct Pull {
     broke_off: Arc<AtomicBool>,
 }
 
-/// Up to so many messages: what is there, and what comes within a while.
+/// Up to `most` messages: what is there, and what comes within a while.
 pub(super) async fn waiting(store: &Store, consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
     waiting_for(store, consumer, (most, WAIT), stop).await
 }
@@ -110,7 +110,7 @@ async fn waiting_for(
     pull(store, consumer, request, stop).await
 }
 
-/// Up to so many messages of those that are there.
+/// Up to `most` messages of those that are there.
 pub(super) async fn at_once(store: &Store, consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
     let request = BatchConfig {
         batch: most,
@@ -152,8 +152,8 @@ async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop
 /// # Errors
 /// When it is gone, or the server that has it.
 pub(super) async fn is_there(consumer: &PullConsumer) -> Result<(), StoreError> {
-    let told = consumer.get_info().await;
-    told.map(drop).map_err(StoreError::when("be pulled from"))
+    let info = consumer.get_info().await;
+    info.map(drop).map_err(StoreError::when("be pulled from"))
 }
 
 impl Pull {
@@ -204,34 +204,23 @@ async fn quiet(stop: &CancellationToken) {
     sleep(GRACE).await;
 }
 
-/// Gives back an event that is not delivered any more because deliveries stop, after the pulls have ended.
-pub(super) async fn give_back(message: &jetstream::Message) {
-    // What is none of the store's has nowhere to go back to.
-    if message.info().is_err() {
-        return;
-    }
-    if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
-        debug!(%error, "an event was not given back; it comes again by itself");
-    }
-}
-
-/// One free place.
-pub(super) async fn free_place(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    match Arc::clone(room).acquire_owned().await {
-        Ok(place) => place,
-        // The semaphore is never closed: a closed one would mean no room, for ever.
+/// One permit.
+pub(super) async fn free_permit(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    match Arc::clone(permits).acquire_owned().await {
+        Ok(permit) => permit,
+        // The semaphore is never closed: a closed one would mean no permit, for ever.
         Err(_) => std::future::pending().await,
     }
 }
 
-/// At least one free place, and all others that are free now.
-pub(super) async fn free_room(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    let mut permits = free_place(room).await;
-    let more = u32::try_from(room.available_permits()).unwrap_or(u32::MAX);
+/// At least one permit, and all others that are free now.
+pub(super) async fn free_permits(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let mut taken = free_permit(permits).await;
+    let more = u32::try_from(permits.available_permits()).unwrap_or(u32::MAX);
     if more > 0
-        && let Ok(others) = Arc::clone(room).try_acquire_many_owned(more)
+        && let Ok(others) = Arc::clone(permits).try_acquire_many_owned(more)
     {
-        permits.merge(others);
+        taken.merge(others);
     }
-    permits
+    taken
 }

@@ -14,7 +14,7 @@ use futures::stream::select_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use super::incoming::{self, Place, Wanted};
+use super::incoming::{self, Metadata, Wanted};
 use super::{Context, Delivery, Health};
 use crate::contract::CallFailure;
 use crate::jetstream::read;
@@ -63,7 +63,7 @@ pub(super) async fn run(context: Arc<Context>) {
                     Ok(permit) => waiting.push_back((message, permit)),
                     Err(_) => {
                         let reason = format!("{HELD_BYTES} bytes of earlier ones wait for its subscriber");
-                        missed(&context, &place(&context, &message), &reason);
+                        missed(&context, &metadata(&context, &message), &reason);
                     }
                 }
             }
@@ -78,7 +78,7 @@ pub(super) async fn run(context: Arc<Context>) {
         }
     }
     for (message, _) in waiting {
-        missed(&context, &place(&context, &message), "its deliveries stop");
+        missed(&context, &metadata(&context, &message), "its deliveries stop");
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -100,20 +100,23 @@ async fn listen(context: &Context, prefix: &str) -> Result<Vec<Subscriber>, asyn
 async fn deliver(context: &Context, prefix: &str, mut message: Message) {
     let subject = message.subject.clone();
     let subject = subject.strip_prefix(prefix).unwrap_or(&subject);
-    let place = place(context, &message);
-    let template = context.store.template(place.position.partition);
+    let metadata = metadata(context, &message);
+    let template = context.store.template(metadata.position.partition);
     let attributes = match read::event(template, subject, &mut message.headers, &mut message.payload) {
         Ok(attributes) => attributes,
-        Err(problem) => return missed(context, &place, &format!("not an event: {problem}")),
+        Err(problem) => return missed(context, &metadata, &format!("not an event: {problem}")),
     };
-    if !matches!(incoming::wanted(&context.registered, &attributes, &place), Wanted::Yes) {
+    if !matches!(
+        incoming::wanted(&context.registered, &attributes, &metadata),
+        Wanted::Yes
+    ) {
         return;
     }
     let delivery = incoming::delivery(
         &context.registered,
         attributes,
         (&message.headers, message.payload),
-        &place,
+        &metadata,
         &[],
     );
     match context.subscriber.handle(Reach::Handler, vec![delivery]).await {
@@ -121,8 +124,8 @@ async fn deliver(context: &Context, prefix: &str, mut message: Message) {
             context.health.works(context.name().as_str());
             match results.into_iter().next() {
                 Some(Ok(())) => Health::count(&context.health.handled),
-                Some(Err(rejection)) => missed(context, &place, rejection.reason()),
-                None => missed(context, &place, "no result"),
+                Some(Err(rejection)) => missed(context, &metadata, rejection.reason()),
+                None => missed(context, &metadata, "no result"),
             }
         }
         Err(CallFailure::Unreachable) => {
@@ -136,24 +139,27 @@ async fn deliver(context: &Context, prefix: &str, mut message: Message) {
             ));
             Health::count(&context.health.missed);
         }
-        Err(failure) => missed(context, &place, &failure.to_string()),
+        Err(failure) => missed(context, &metadata, &failure.to_string()),
     }
 }
 
 /// A message that a fetch took from the log, for a queue subscription; `None` for what is none of its events.
-pub(crate) fn heard(context: &Context, message: async_nats::jetstream::Message) -> Option<Delivery> {
+pub(crate) fn fetched(context: &Context, message: async_nats::jetstream::Message) -> Option<Delivery> {
     let partition = context.store.partition_of(message.info().ok()?.stream)?;
-    let place = Place::of(&message, partition)?;
+    let metadata = Metadata::of(&message, partition)?;
     let mut message = message.message;
     let template = context.store.template(partition);
     let attributes = match read::event(template, &message.subject, &mut message.headers, &mut message.payload) {
         Ok(attributes) => attributes,
         Err(problem) => {
-            missed(context, &place, &format!("not an event: {problem}"));
+            missed(context, &metadata, &format!("not an event: {problem}"));
             return None;
         }
     };
-    if !matches!(incoming::wanted(&context.registered, &attributes, &place), Wanted::Yes) {
+    if !matches!(
+        incoming::wanted(&context.registered, &attributes, &metadata),
+        Wanted::Yes
+    ) {
         return None;
     }
     let payload = (&message.headers, message.payload);
@@ -161,32 +167,32 @@ pub(crate) fn heard(context: &Context, message: async_nats::jetstream::Message) 
         &context.registered,
         attributes,
         payload,
-        &place,
+        &metadata,
         &[],
     ))
 }
 
-fn missed(context: &Context, place: &Place, reason: &str) {
+fn missed(context: &Context, metadata: &Metadata, reason: &str) {
     Health::count(&context.health.missed);
-    MISSED.count(|| format!("{} of subscription {}: {reason}", place.position, context.name()));
+    MISSED.count(|| format!("{} of subscription {}: {reason}", metadata.position, context.name()));
 }
 
 /// As the server announces it (`Nats-Stream`, `Nats-Sequence`, `Nats-Time-Stamp`; nats-server 2.15).
-fn place(context: &Context, message: &Message) -> Place {
+fn metadata(context: &Context, message: &Message) -> Metadata {
     let header = |name: &str| message.headers.as_ref().and_then(|h| h.get(name));
     let offset = header("Nats-Sequence")
         .and_then(|v| v.as_str().parse().ok())
         .unwrap_or(0);
-    Place {
-        position: Position {
-            partition: header("Nats-Stream")
+    Metadata {
+        position: Position::new(
+            header("Nats-Stream")
                 .and_then(|v| context.store.partition_of(v.as_str()))
                 .unwrap_or(0),
             offset,
-        },
+        ),
         published_at: header("Nats-Time-Stamp")
             .and_then(|v| timestamp::from_rfc3339(v.as_str()))
             .unwrap_or_else(crate::clock::now),
-        given_out: 1,
+        deliveries: 1,
     }
 }

@@ -1,18 +1,18 @@
 //! What one reader has seen of a consumer, and what it has not.
 //!
-//! A consumer numbers what it gives out, to whomever, without holes, and gives every event out for a first time in the
+//! A consumer numbers what it delivers, to whomever, without holes, and delivers every event for a first time in the
 //! log's order (nats-server 2.15). So a reader that sees each number has missed nothing. Where it does not see one, an
 //! event may be on its way to somebody else, or lost with a connection; it lies in the log between the last position
 //! that the reader knows of and the next. That is a *hole*.
 
 /// A message of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Given {
-    /// The consumer's number for this time that it gave something out.
+pub(super) struct Delivered {
+    /// The consumer's number of this delivery.
     pub(super) number: u64,
     /// The event's sequence in its stream.
     pub(super) sequence: u64,
-    /// Whether it was given out for the first time.
+    /// Whether it was delivered for the first time.
     pub(super) first: bool,
 }
 
@@ -21,14 +21,14 @@ pub(super) struct Given {
 pub(super) struct Reading {
     /// The last number that it saw.
     number: u64,
-    /// Of every event up to here that was given out, the reader has seen something, or had been told before it began.
+    /// Of every event up to here that was delivered, the reader has seen something, or knew before it began.
     to: u64,
-    /// There may be events beyond that were given out and not seen.
+    /// There may be events beyond that were delivered and not seen.
     is_broken: bool,
 }
 
 impl Reading {
-    /// A reader begins behind what was given out before.
+    /// A reader begins behind what was delivered before.
     pub(super) fn begin(number: u64, to: u64) -> Self {
         Self {
             number,
@@ -37,22 +37,22 @@ impl Reading {
         }
     }
 
-    /// The reader sees a message. If events were given out before it that the reader has not seen, they lie behind the
+    /// The reader sees a message. If events were delivered before it that the reader has not seen, they lie behind the
     /// sequence that is returned, and before the message's.
-    pub(super) fn see(&mut self, given: Given) -> Option<u64> {
+    pub(super) fn see(&mut self, delivered: Delivered) -> Option<u64> {
         // A server that was killed may have forgotten some, and begins again with a lower number.
-        self.is_broken |= given.number != self.number.wrapping_add(1);
-        self.number = given.number;
-        if given.sequence <= self.to {
+        self.is_broken |= delivered.number != self.number.wrapping_add(1);
+        self.number = delivered.number;
+        if delivered.sequence <= self.to {
             return None;
         }
-        // It is new here, and was given out before.
-        self.is_broken |= !given.first;
-        let behind = std::mem::replace(&mut self.to, given.sequence);
+        // It is new here, and was delivered before.
+        self.is_broken |= !delivered.first;
+        let behind = std::mem::replace(&mut self.to, delivered.sequence);
         let hole = self.is_broken.then_some(behind);
         // What comes for the first time has nothing new before it but what lies in the hole. What comes again says
-        // nothing of what was given out after it.
-        self.is_broken &= !given.first;
+        // nothing of what was delivered after it.
+        self.is_broken &= !delivered.first;
         hole
     }
 }
@@ -61,16 +61,16 @@ impl Reading {
 mod tests {
     use super::*;
 
-    fn first(number: u64, sequence: u64) -> Given {
-        Given {
+    fn first(number: u64, sequence: u64) -> Delivered {
+        Delivered {
             number,
             sequence,
             first: true,
         }
     }
 
-    fn again(number: u64, sequence: u64) -> Given {
-        Given {
+    fn again(number: u64, sequence: u64) -> Delivered {
+        Delivered {
             first: false,
             ..first(number, sequence)
         }
@@ -79,15 +79,15 @@ mod tests {
     #[test]
     fn what_is_seen_without_a_gap_has_no_hole() {
         let mut reading = Reading::begin(7, 100);
-        // A filter passes over others' events; what is given out again has a number of its own.
-        for given in [
+        // A filter passes over others' events; what is delivered again has a number of its own.
+        for delivered in [
             first(8, 103),
             first(9, 104),
             again(10, 103),
             again(11, 60),
             first(12, 200),
         ] {
-            assert_eq!(reading.see(given), None, "{given:?}");
+            assert_eq!(reading.see(delivered), None, "{delivered:?}");
         }
     }
 
@@ -127,9 +127,9 @@ mod tests {
         assert_eq!(reading.see(first(7, 7)), None);
     }
 
-    /// A consumer that gives out at random, again and for the first time, to a reader that loses at random.
+    /// A consumer that delivers at random, again and for the first time, to a reader that loses at random.
     #[test]
-    fn nothing_is_passed_over_that_was_given_out_before() {
+    fn nothing_is_passed_over_that_was_delivered_before() {
         for seed in 0..500_u64 {
             let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
             let mut dice = |sides: u64| {
@@ -141,7 +141,7 @@ mod tests {
             let mut reading = Reading::begin(0, 0);
             let (mut known, mut next) = (std::collections::BTreeSet::new(), 1);
             for number in 1..60 {
-                let given = if next > 1 && dice(3) == 0 {
+                let delivered = if next > 1 && dice(3) == 0 {
                     again(number, 1 + dice(next - 1))
                 } else {
                     next += 1;
@@ -150,15 +150,15 @@ mod tests {
                 if dice(3) == 0 {
                     continue;
                 }
-                if let Some(behind) = reading.see(given) {
-                    known.extend(behind + 1..given.sequence);
+                if let Some(behind) = reading.see(delivered) {
+                    known.extend(behind + 1..delivered.sequence);
                 }
                 // The law of the order: when an event is seen for the first time, all before it are known.
-                let sequence = given.sequence;
+                let sequence = delivered.sequence;
                 if known.insert(sequence) {
                     assert!(
                         (1..sequence).all(|s| known.contains(&s)),
-                        "seed {seed}: {given:?} {known:?}"
+                        "seed {seed}: {delivered:?} {known:?}"
                     );
                 }
             }

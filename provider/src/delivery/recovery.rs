@@ -1,15 +1,17 @@
 //! How long a new owner of an order waits for what the last one had in its hands.
 //!
-//! The store gives such an event out again `delivery.ack-wait` after the last word of it, or at once when it was given
-//! back; thousands of them take their time. So it is not the whole wait that is bounded, but the silence in it: what the
-//! store counts as given out, and never gives again, must not hold up the rest for ever.
+//! The store delivers such an event again `delivery.ack-wait` after the last word of it, or at once when it was
+//! nak'ed; thousands of them take their time. So it is not the whole wait that is bounded, but the silence in it: what the
+//! store counts as delivered, and never gives again, must not hold up the rest for ever.
 
 use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
 
 /// What the store and the way to it may take besides.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// How long it is until the store is asked again what is given out: at first, and at most.
+/// How long it is until the store is asked again what is in flight: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub(super) struct Recovery {
     /// When the last event came back.
     last: Instant,
     look_at: Instant,
-    pause: Duration,
+    pause: Backoff,
 }
 
 impl Recovery {
@@ -28,7 +30,7 @@ impl Recovery {
             patience: ack_wait * 2 + MARGIN,
             last: now,
             look_at: now,
-            pause: PAUSES.0,
+            pause: Backoff::new(PAUSES.0, PAUSES.1),
         }
     }
 
@@ -39,8 +41,7 @@ impl Recovery {
 
     /// It was asked.
     pub(super) fn looked(&mut self, now: Instant) {
-        self.look_at = now + self.pause;
-        self.pause = (self.pause * 2).min(PAUSES.1);
+        self.look_at = now + self.pause.next();
     }
 
     /// An event came that the last owner had.
@@ -48,7 +49,7 @@ impl Recovery {
         self.last = now;
     }
 
-    /// For how long none has come, if that is so long that none is waited for any more.
+    /// The silence since the last event came, if it is too long to wait for more.
     pub(super) fn is_over(&self, now: Instant) -> Option<Duration> {
         let silent = now.saturating_duration_since(self.last);
         (silent > self.patience).then_some(silent)

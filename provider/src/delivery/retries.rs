@@ -1,7 +1,7 @@
 //! Refused events whose next attempt is due, where there is no order.
 //!
-//! They are given out by the store of retries ([`crate::jetstream`]), apart from the log: each instance takes what it has
-//! room for. Their invocations are among the subscription's own, and at most half of those, so that first attempts go on
+//! The store of retries ([`crate::jetstream`]) delivers them beside the log: each instance takes what it has permits for.
+//! Their invocations are among the subscription's own, and at most half of those, so that first attempts go on
 //! whatever is due; and tenants take turns, so that one tenant's many hold up no other's few.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::{self, AckKind};
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry;
 use fanout_plan::sequence::Lane;
@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Context;
-use super::feed::{From, Item, without_payload};
-use super::incoming::{self, Place, Wanted};
-use super::owner::Owner;
-use super::pull::{self, free_room};
-use super::settle::{Held, Settler, Source};
-use crate::jetstream::{StoreError, Tenure, Waiting, read};
+use super::dispatcher::Dispatcher;
+use super::feed::{Item, Origin, without_payload};
+use super::incoming::{self, Metadata, Wanted};
+use super::pull::{self, free_permits};
+use super::settle::{InFlight, Settler, Source, nak};
+use super::state::DeliveryState;
+use crate::jetstream::{StoreError, Tenure, Waiting, explained, read};
 
 /// How often it is looked for events that wait, besides when this instance stores one: another instance may have died.
 const LOOK: Duration = Duration::from_secs(10);
@@ -37,22 +38,22 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How long after they could not be read they are read again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// How long nothing may be due before it is asked whether anything waits.
+/// How long nothing may be due before the store is asked whether anything waits.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The longest that an event is given back for at once.
+/// The longest delay of one nak.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
-/// Due events that are held for their turn at once.
-const HELD: usize = 1_000;
+/// Due events that wait in memory at once.
+const WAITING: usize = 1_000;
 
-/// What is due and finds no room comes again after this, and for each so many of its tenant a second later.
-const NO_ROOM: (Duration, u32) = (Duration::from_secs(1), 500);
+/// What is due and finds no permit comes again after this, and a second later for each of this many of its tenant.
+const NO_PERMIT: (Duration, u32) = (Duration::from_secs(1), 500);
 
-/// A place among the subscription's invocations, when it comes.
+/// A permit for one of the subscription's invocations, when it comes.
 type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
-/// Delivers until stopped. Invocations under way have a place among `calls`.
+/// Delivers until stopped. Invocations under way have a permit of `calls`.
 pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
     while !context.stop.is_cancelled() {
         let Err(error) = deliver(&context, &calls).await else {
@@ -67,15 +68,13 @@ pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
     }
 }
 
-/// Why what waits for a retry is not given out.
+/// Why what waits for a retry is not delivered.
 pub(super) fn problem(context: &Context, error: &StoreError) -> Problem {
-    let why = std::error::Error::source(error)
-        .map(|s| format!(" ({s})"))
-        .unwrap_or_default();
+    let why = explained(error);
     Problem::new(
         Code::RetriesFull,
         format!(
-            "subscription {}: {error}{why}: refused events take places in flight until their next attempt, and what waits for a retry already is delivered when that is mended",
+            "subscription {}: {why}: refused events stay in flight until their next attempt, and what waits for a retry already is delivered when that is mended",
             context.name()
         ),
     )
@@ -86,7 +85,7 @@ async fn deliver(context: &Arc<Context>, calls: &Arc<Semaphore>) -> Result<(), S
     while come(context).await? {
         let consumer = context.store.retries_consumer(&context.registered).await?;
         context.health.retries_are_read(Ok(()));
-        give_out(context, calls, &consumer).await?;
+        deliver_due(context, calls, &consumer).await?;
     }
     Ok(())
 }
@@ -134,7 +133,11 @@ async fn come(context: &Context) -> Result<bool, StoreError> {
 }
 
 /// Delivers what is due until nothing waits, or deliveries are to stop.
-async fn give_out(context: &Arc<Context>, calls: &Arc<Semaphore>, consumer: &PullConsumer) -> Result<(), StoreError> {
+async fn deliver_due(
+    context: &Arc<Context>,
+    calls: &Arc<Semaphore>,
+    consumer: &PullConsumer,
+) -> Result<(), StoreError> {
     let settler = Arc::new(Settler::new(context).await?);
     let most = retry::at_once(context.registered.subscription.concurrency) as usize;
     let (out, mut due) = mpsc::channel(256);
@@ -145,20 +148,20 @@ async fn give_out(context: &Arc<Context>, calls: &Arc<Semaphore>, consumer: &Pul
         let consumer = consumer.clone();
         feeds.spawn(async move { feed(&context, &settler, consumer, Ordering::None, out, closing).await });
     }
-    let mut owner = Owner::new(context, settler, Tenure::endless());
-    let mut hold = tokio::time::interval(context.store.policy().ack_wait / 3);
-    hold.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut dispatcher = Dispatcher::new(context, settler, Tenure::endless());
+    let mut renew = tokio::time::interval(context.store.policy().delivery.ack_wait / 3);
+    renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut acquiring: Option<Acquiring> = None;
     let mut idle_since = Instant::now();
     let ended = loop {
         // While the subscriber does not answer, one invocation is enough to learn when it does again.
         let most = if context.health.is_failing() { 1 } else { most };
-        if owner.is_ready() && owner.under_way() < most {
+        if dispatcher.is_ready() && dispatcher.in_flight() < most {
             acquiring.get_or_insert_with(|| Box::pin(Arc::clone(calls).acquire_owned()));
         } else {
             acquiring = None;
         }
-        if owner.line.held() > 0 {
+        if dispatcher.line.held() > 0 {
             idle_since = Instant::now();
         } else if idle_since.elapsed() > IDLE {
             match context.store.has_retries(&context.registered).await {
@@ -171,38 +174,38 @@ async fn give_out(context: &Arc<Context>, calls: &Arc<Semaphore>, consumer: &Pul
                 Err(error) => break Err(error),
             }
         }
-        let wake = owner.wakes_at().min(Instant::now() + Duration::from_secs(1));
+        let wake = dispatcher.wakes_at().min(Instant::now() + Duration::from_secs(1));
         tokio::select! {
             () = context.stop.cancelled() => break Ok(()),
-            Some(item) = due.recv() => owner.take(item),
-            place = acquire(&mut acquiring) => {
+            Some(item) = due.recv() => dispatcher.take(item),
+            permit = acquire(&mut acquiring) => {
                 acquiring = None;
-                owner.start(place.ok());
+                dispatcher.start(permit.ok());
             }
-            Some(done) = owner.calls.join_next() => owner.done_without_order(done.unwrap_or_default()).await,
+            Some(done) = dispatcher.calls.join_next() => dispatcher.done_without_order(done.unwrap_or_default()).await,
             Some(fed) = feeds.join_next() => match fed {
                 Ok(Err(error)) => break Err(error),
                 // It ends only with this.
                 _ => break Ok(()),
             },
-            _ = hold.tick() => owner.hold().await,
+            _ = renew.tick() => dispatcher.renew().await,
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     };
     drop(acquiring);
     closing.cancel();
-    // What the store gave out last is given back with what waits here for its turn.
+    // What the store delivered last is nak'ed with what waits here.
     while let Some(item) = due.recv().await {
-        owner.take(item);
+        dispatcher.take(item);
     }
-    while let Some(done) = owner.calls.join_next().await {
-        owner.done_without_order(done.unwrap_or_default()).await;
+    while let Some(done) = dispatcher.calls.join_next().await {
+        dispatcher.done_without_order(done.unwrap_or_default()).await;
     }
-    owner.give_back().await;
+    dispatcher.release().await;
     ended
 }
 
-/// The place that is waited for; where none is, never.
+/// The permit that is waited for; where none is, never.
 async fn acquire(acquiring: &mut Option<Acquiring>) -> Result<OwnedSemaphorePermit, AcquireError> {
     match acquiring {
         Some(acquiring) => acquiring.await,
@@ -219,14 +222,14 @@ pub(super) async fn feed(
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    let room = Arc::new(Semaphore::new(HELD));
-    let shares = Shares::new(HELD);
+    let permits = Arc::new(Semaphore::new(WAITING));
+    let shares = Shares::new(WAITING);
     while !stop.is_cancelled() {
-        let mut permits = tokio::select! {
+        let mut taken = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            permits = free_room(&room) => permits,
+            taken = free_permits(&permits) => taken,
         };
-        let mut batch = pull::waiting(&context.store, &consumer, permits.num_permits(), &stop).await?;
+        let mut batch = pull::waiting(&context.store, &consumer, taken.num_permits(), &stop).await?;
         while let Some(message) = batch.next().await {
             let Some((waiting, attributes)) = due(context, settler, &message).await else {
                 continue;
@@ -234,23 +237,24 @@ pub(super) async fn feed(
             let share = match shares.take(attributes.tenant()) {
                 Ok(share) => share,
                 Err(after) => {
-                    give_back(&message, after).await;
+                    nak(&message, after).await;
                     continue;
                 }
             };
-            let Some(room) = permits.split(1) else { continue };
+            let Some(permit) = taken.split(1) else { continue };
             let item = Item {
                 lane: Lane::of(ordering, &attributes, waiting.position),
                 position: waiting.position,
                 failed: None,
-                from: From::Log {
+                origin: Origin::Log {
                     payload: Some(message.payload.clone()),
                     message: without_payload(message),
-                    place: place(&waiting),
+                    metadata: metadata(&waiting),
                     attributes,
                     waited: Some(waiting.note.attempts),
                 },
-                _room: room,
+                state: DeliveryState::New,
+                _permit: permit,
                 _share: Some(share),
             };
             if out.send(item).await.is_err() {
@@ -264,18 +268,18 @@ pub(super) async fn feed(
     Ok(())
 }
 
-/// What may be held for each tenant, of so many events together.
+/// How many events of each tenant may wait in memory, of `all` together.
 #[derive(Clone, Debug)]
 pub(super) struct Shares(Arc<Mutex<BTreeMap<TenantId, Counts>>>, usize);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     held: usize,
-    /// Events that found no room since there was room last.
+    /// Events that found no share since there was one last.
     sent_away: u32,
 }
 
-/// A part of what a tenant may hold.
+/// One event's part of what its tenant may have in memory.
 #[derive(Debug)]
 pub(super) struct Share(Shares, TenantId);
 
@@ -292,7 +296,7 @@ impl Shares {
         let of_tenant = counts.entry(tenant.clone()).or_default();
         if of_tenant.held >= most {
             of_tenant.sent_away = of_tenant.sent_away.saturating_add(1);
-            let (first, a_second) = NO_ROOM;
+            let (first, a_second) = NO_PERMIT;
             return Err(first + Duration::from_secs((of_tenant.sent_away / a_second).into()));
         }
         of_tenant.held += 1;
@@ -313,8 +317,8 @@ impl Drop for Share {
     }
 }
 
-/// An event that waited, once it is due. What is not yet, is given back with the time that is left; what is none is
-/// settled.
+/// An event that waited, once it is due. What is not due is nak'ed with the time that is left; what is no event is
+/// dead-lettered.
 async fn due(context: &Context, settler: &Settler, message: &jetstream::Message) -> Option<(Waiting, Attributes)> {
     let headers = message.headers.as_ref();
     let Some(waiting) = Waiting::read(context.store.names(), &message.subject, headers) else {
@@ -324,16 +328,16 @@ async fn due(context: &Context, settler: &Settler, message: &jetstream::Message)
     };
     let left = waiting.note.due.saturating_sub(context.store.now());
     if left > 0 {
-        give_back(message, Duration::from_nanos(left.unsigned_abs()).min(LONGEST)).await;
+        nak(message, Duration::from_nanos(left.unsigned_abs()).min(LONGEST)).await;
         return None;
     }
-    let (place, note) = (place(&waiting), &waiting.note);
+    let (metadata, note) = (metadata(&waiting), &waiting.note);
     let tenant = note.tenant.parse::<TenantId>();
     let event = tenant
         .clone()
         .and_then(|tenant| read::from_headers(&tenant, headers.unwrap_or(&HeaderMap::new())));
     match event {
-        Ok(attributes) => match incoming::wanted(&context.registered, &attributes, &place) {
+        Ok(attributes) => match incoming::wanted(&context.registered, &attributes, &metadata) {
             Wanted::Yes => Some((waiting, attributes)),
             // Its filter was changed meanwhile.
             Wanted::No | Wanted::BeyondEnd => {
@@ -343,28 +347,22 @@ async fn due(context: &Context, settler: &Settler, message: &jetstream::Message)
         },
         Err(problem) => {
             let source = Source::Retry(message.clone());
-            Box::pin(settler.dead_letter_unreadable(&source, (tenant.ok(), &place), &problem)).await;
+            Box::pin(settler.dead_letter_unreadable(&source, (tenant.ok(), &metadata), &problem)).await;
             None
         }
     }
 }
 
-fn place(waiting: &Waiting) -> Place {
-    Place {
+fn metadata(waiting: &Waiting) -> Metadata {
+    Metadata {
         position: waiting.position,
         published_at: waiting.note.published_at,
-        given_out: 2,
+        deliveries: 2,
     }
 }
 
-async fn give_back(message: &jetstream::Message, delay: Duration) {
-    if let Err(error) = message.ack_with(AckKind::Nak(Some(delay))).await {
-        debug!(%error, "an event was not given back; it comes again by itself");
-    }
-}
-
-/// A message of the store of retries that was given out for a fetch: the event, once it is due.
-pub(crate) async fn admit(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<Held> {
+/// A message of the store of retries that was delivered for a fetch: the event, once it is due.
+pub(crate) async fn admit(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<InFlight> {
     let (waiting, attributes) = due(context, settler, &message).await?;
     let failed = match settler
         .attempts_of_waiting(waiting.position, &waiting.note.attempts)
@@ -377,12 +375,8 @@ pub(crate) async fn admit(context: &Context, settler: &Settler, message: jetstre
         }
     };
     let event = (&message.headers, message.payload.clone());
-    let delivery = incoming::delivery(&context.registered, attributes, event, &place(&waiting), &failed);
-    Some(Held {
-        source: Source::Retry(message),
-        delivery,
-        failed,
-    })
+    let delivery = incoming::delivery(&context.registered, attributes, event, &metadata(&waiting), &failed);
+    Some(InFlight::new(Source::Retry(message), delivery, failed))
 }
 
 #[cfg(test)]
@@ -392,13 +386,13 @@ mod tests {
     #[test]
     fn a_tenant_with_many_retries_leaves_room_for_others() {
         let (acme, globex): (TenantId, TenantId) = ("acme".parse().unwrap(), "globex".parse().unwrap());
-        let shares = Shares::new(HELD);
+        let shares = Shares::new(WAITING);
         let mut of_acme: Vec<_> = std::iter::from_fn(|| shares.take(&acme).ok()).collect();
-        assert_eq!(of_acme.len(), HELD / 2, "alone, it has half");
+        assert_eq!(of_acme.len(), WAITING / 2, "alone, it has half");
         assert!(shares.take(&acme).unwrap_err() >= Duration::from_secs(1));
         let of_globex: Vec<_> = std::iter::from_fn(|| shares.take(&globex).ok()).collect();
-        assert!(of_globex.len() >= HELD / 3, "{}", of_globex.len());
-        of_acme.truncate(HELD / 3);
+        assert!(of_globex.len() >= WAITING / 3, "{}", of_globex.len());
+        of_acme.truncate(WAITING / 3);
         assert!(shares.take(&acme).is_err(), "beside another it has less");
         of_acme.clear();
         drop(of_globex);
@@ -411,7 +405,7 @@ mod tests {
     #[test]
     fn who_finds_no_room_often_comes_again_late() {
         let acme: TenantId = "acme".parse().unwrap();
-        let shares = Shares::new(HELD);
+        let shares = Shares::new(WAITING);
         let held: Vec<_> = std::iter::from_fn(|| shares.take(&acme).ok()).collect();
         let waits: Vec<_> = (0..5_000).map(|_| shares.take(&acme).unwrap_err()).collect();
         assert!(

@@ -14,10 +14,11 @@ use fanout_plan::{Code, Incarnation, LogPosition, Position, Problem, Round, Tena
 use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
-use super::incoming::Place;
+use super::incoming::Metadata;
+use super::state::DeliveryState;
 use super::{Context, Delivery, Health, retries};
-use crate::clock;
-use crate::jetstream::{Attempts, Full, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored};
+use crate::clock::{self, nanoseconds};
+use crate::jetstream::{Attempts, Full, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored, explained};
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
@@ -25,78 +26,88 @@ const STORE_WAIT: Duration = Duration::from_secs(1);
 /// How long an event waits that can't become a dead letter now.
 const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(10);
 
-/// Where an event that is delivered comes from, which is where it is settled.
+/// Where the event came from; it is settled there.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "nearly all come from the log; a box for each would cost more than the room"
+    reason = "nearly all come from the log; a box for each would cost more than the bytes"
 )]
 pub(super) enum Source {
-    /// The log. The store gives it to no other instance until `delivery.ack-wait` has passed.
+    /// The log. The store delivers the event to no other instance until `delivery.ack-wait` has passed.
     Log(jetstream::Message),
-    /// The store of retries: it was refused before. It is given to no other instance in the same way.
+    /// The store of retries: the event was refused before. The store delivers it in the same way.
     Retry(jetstream::Message),
-    /// The dead letters, by request.
+    /// The dead letters, by request. A request waits for as long as it takes.
     Redrive(Redrive, HeaderMap),
 }
 
 impl Source {
-    /// Tells the store. When that is lost, the event is delivered again: at least once.
-    pub(super) async fn tell(&self, kind: AckKind) {
+    /// The message that is acknowledged; a redriven letter has none.
+    fn message(&self) -> Option<&jetstream::Message> {
         match self {
-            Self::Log(message) | Self::Retry(message) => tell(message, kind).await,
-            // A request waits for as long as it takes.
-            Self::Redrive(..) => {}
+            Self::Log(message) | Self::Retry(message) => Some(message),
+            Self::Redrive(..) => None,
         }
     }
 }
 
-/// An event in this instance's hands.
-pub(crate) struct Held {
+/// An event that this instance delivers.
+pub(crate) struct InFlight {
     pub(super) source: Source,
     pub(crate) delivery: Delivery,
     pub(super) failed: Vec<FailedAttempt>,
+    pub(crate) state: DeliveryState,
 }
 
-impl Held {
-    /// Gives it back to the store, which gives it out again after a while.
-    pub(crate) async fn give_back(&self, delay: Duration) {
-        self.source
-            .tell(AckKind::Nak(Some(delay).filter(|d| !d.is_zero())))
-            .await;
-    }
-
-    /// Tells the store, if it gives the event out by itself.
-    pub(crate) async fn tell(&self, kind: AckKind) {
-        self.source.tell(kind).await;
-    }
-
-    /// Where the store is told what came of it.
-    pub(crate) fn reply(&self) -> String {
-        match &self.source {
-            Source::Log(message) | Source::Retry(message) => {
-                message.reply.as_ref().map(ToString::to_string).unwrap_or_default()
-            }
-            Source::Redrive(..) => String::new(),
+impl InFlight {
+    pub(super) fn new(source: Source, delivery: Delivery, failed: Vec<FailedAttempt>) -> Self {
+        Self {
+            source,
+            delivery,
+            failed,
+            state: DeliveryState::New,
         }
     }
+
+    /// Begins its lease anew: the store waits `delivery.ack-wait` from here.
+    pub(crate) async fn renew(&self) {
+        if let Some(message) = self.source.message() {
+            renew(message).await;
+        }
+    }
+
+    /// Naks what is to be delivered again, with the delay; anything else stays as it is.
+    pub(crate) async fn nak(&self) {
+        if let (Some(message), Some(delay)) = (self.source.message(), self.state.again_after()) {
+            nak(message, delay).await;
+        }
+    }
+
+    /// Naks it at once: it is not delivered any more.
+    pub(crate) async fn release(&self) {
+        if let Some(message) = self.source.message() {
+            nak(message, Duration::ZERO).await;
+        }
+    }
+
+    /// The subject on which the store is told what came of it; empty for a redriven letter.
+    pub(crate) fn reply(&self) -> String {
+        let reply = self.source.message().and_then(|message| message.reply.as_ref());
+        reply.map(ToString::to_string).unwrap_or_default()
+    }
 }
 
-/// What comes of an event next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// It has left the subscription.
-    Gone,
-    /// It waits for its next attempt in the store of retries.
-    Waits,
-    /// It is to be delivered again after this time.
-    Again(Duration),
-    /// The same, because the store did not take what belongs to it; this attempt does not count.
-    Stuck(Duration),
-    /// Its subscriber can't be reached: again after this time, and nothing else before.
-    Unreached(Duration),
+/// Begins the lease of a message anew.
+pub(super) async fn renew(message: &jetstream::Message) {
+    tell(message, AckKind::Progress).await;
 }
 
+/// Has the store deliver a message again, after the delay.
+pub(super) async fn nak(message: &jetstream::Message, delay: Duration) {
+    tell(message, AckKind::Nak(Some(delay).filter(|d| !d.is_zero()))).await;
+}
+
+/// Tells the store. When that is lost, the event is delivered again: at least once.
 async fn tell(message: &jetstream::Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
         debug!(subject = %message.subject, %error, "a settlement was not sent; the event comes again");
@@ -108,8 +119,8 @@ pub(crate) struct Settler {
     context: Arc<Context>,
     attempts: Attempts,
     retries: Retries,
-    /// Whether what is stored there is given out.
-    read: OnceCell<()>,
+    /// Set once there is a consumer that delivers what is stored there.
+    consumer: OnceCell<()>,
     /// The round in which attempts at events of the log are counted.
     round: String,
     /// Whether the next event of a key waits until the store has confirmed that the last one is settled. Otherwise a
@@ -122,14 +133,14 @@ impl Settler {
         Ok(Self {
             attempts: context.store.attempts().await?,
             retries: context.store.retries(&context.registered),
-            read: OnceCell::new(),
+            consumer: OnceCell::new(),
             round: format!("{}={}", context.id().name, Round::of(&context.registered)),
             in_order: context.store.policy().ordering != Ordering::None,
             context: Arc::clone(context),
         })
     }
 
-    /// What is known of an event that was given out before.
+    /// The failed attempts of an event that was delivered before.
     pub(super) async fn earlier_attempts(
         &self,
         source: &Source,
@@ -138,14 +149,14 @@ impl Settler {
         self.attempts.of(self.round_of(source, position), position).await
     }
 
-    /// What is known of an event of the log.
+    /// The failed attempts of an event of the log.
     pub(crate) async fn attempts_so_far(&self, position: Position) -> Result<Vec<FailedAttempt>, StoreError> {
         self.attempts
             .of(self.round_in(self.in_its_log(position)), position)
             .await
     }
 
-    /// What is known of an event that waited for a retry, whose note says so much. The note has as much as there was room
+    /// The failed attempts of an event that waited for a retry, whose note says so much. The note has as much as there was room
     /// for, and lacks an attempt that the store of retries did not take; what is remembered beside it expires.
     pub(super) async fn attempts_of_waiting(
         &self,
@@ -174,7 +185,7 @@ impl Settler {
         }
     }
 
-    /// Whether an event of the log that was given out before waits for a retry: what came of it then is stored, and the
+    /// Whether an event of the log that was delivered before waits for a retry: what came of it then is stored, and the
     /// log was not told.
     pub(super) async fn waits(&self, position: Position) -> Result<bool, StoreError> {
         if self.in_order {
@@ -185,7 +196,7 @@ impl Settler {
 
     fn round_of(&self, source: &Source, position: Position) -> String {
         match source {
-            Source::Log(_) | Source::Retry(_) => self.round_in(self.place(source, position)),
+            Source::Log(_) | Source::Retry(_) => self.round_in(self.position_in_log(source, position)),
             Source::Redrive(redrive, _) => in_log(format!("{}=redrive", redrive.of), redrive.log),
         }
     }
@@ -200,7 +211,7 @@ impl Settler {
     }
 
     /// Where an event stands, or stood, and in which log: one that waited may be of an earlier one.
-    fn place(&self, source: &Source, position: Position) -> LogPosition {
+    fn position_in_log(&self, source: &Source, position: Position) -> LogPosition {
         match source {
             Source::Log(_) => self.in_its_log(position),
             Source::Retry(message) => {
@@ -218,7 +229,7 @@ impl Settler {
 
     /// Puts an event off because the store does not answer.
     pub(super) async fn wait_for_store(&self, message: &jetstream::Message, error: &StoreError) {
-        tell(message, AckKind::Nak(Some(self.must_wait(error)))).await;
+        nak(message, self.must_wait(error)).await;
     }
 
     pub(super) fn must_wait(&self, error: &StoreError) -> Duration {
@@ -226,65 +237,88 @@ impl Settler {
         STORE_WAIT
     }
 
-    /// Acts on a handler's answer. What is rare is boxed: otherwise each event under way would carry room for all of it.
-    pub(crate) async fn settle(&self, held: &mut Held, answer: Result<(), Rejection>) -> Next {
-        let health = &self.context.health;
-        let Err(rejection) = answer else {
-            // Acknowledged only now that the handler has returned: a crash before this delivers again.
-            let next = self.handled(held).await;
-            if next == Next::Gone {
-                Health::count(&health.handled);
-                self.forget_attempts(held).await;
-            }
-            return next;
+    /// Acts on a handler's answer, and returns the state that the delivery is in then. What is rare is boxed: otherwise each
+    /// event in flight would carry room for all of it.
+    pub(crate) async fn settle(&self, event: &mut InFlight, answer: Result<(), Rejection>) -> DeliveryState {
+        event.state = match answer {
+            Ok(()) => self.handled(event).await,
+            Err(rejection) => Box::pin(self.refused(event, &rejection)).await,
         };
-        Health::count(&health.refused);
-        held.failed.push(FailedAttempt {
-            attempt: held.delivery.attempt,
+        let (position, attempt) = (event.delivery.position, event.delivery.attempt);
+        debug!(subscription = %self.context.name(), %position, attempt, state = %event.state, "answered");
+        event.state
+    }
+
+    async fn handled(&self, event: &InFlight) -> DeliveryState {
+        match &event.source {
+            // Acknowledged only now that the handler has returned: a crash before this delivers again.
+            Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
+            Source::Redrive(redrive, _) => {
+                if let Err(error) = Box::pin(self.context.store.redriven(redrive)).await {
+                    return DeliveryState::StoreUnavailable(self.must_wait(&error));
+                }
+                info!(
+                    subscription = %redrive.of.name, tenant = %redrive.tenant, position = %redrive.position,
+                    "a dead letter was redriven and handled"
+                );
+            }
+        }
+        Health::count(&self.context.health.handled);
+        self.forget_attempts(event).await;
+        DeliveryState::Settled
+    }
+
+    async fn refused(&self, event: &mut InFlight, rejection: &Rejection) -> DeliveryState {
+        Health::count(&self.context.health.refused);
+        event.failed.push(FailedAttempt {
+            attempt: event.delivery.attempt,
             at: timestamp::to_rfc3339(clock::now()),
             reason: rejection.reason().to_owned(),
         });
-        let position = held.delivery.position;
-        let next = match self.context.retry().disposition(&rejection, held.delivery.attempt) {
-            Disposition::RetryAfter(delay) if !self.expires_within(held, delay) => {
-                // Written before the event is given back, so that no attempt is forgotten.
-                let round = self.round_of(&held.source, position);
-                let noted = Box::pin(self.attempts.put(round, position, &held.failed)).await;
-                debug!(
-                    subscription = %self.context.name(), %position, attempt = held.delivery.attempt,
-                    ?delay, reason = rejection.reason(), "refused; it is tried again"
-                );
-                match (Box::pin(self.keep_for_retry(held, delay)).await, noted) {
-                    // Its message tells of its attempts, too.
-                    (true, _) => Next::Waits,
-                    (false, Ok(())) => Next::Again(delay),
-                    (false, Err(error)) => {
-                        held.failed.pop();
-                        return Next::Stuck(self.must_wait(&error));
-                    }
-                }
+        let state = match self.context.retry().disposition(rejection, event.delivery.attempt) {
+            Disposition::RetryAfter(delay) if !self.expires_within(event, delay) => {
+                return self.retry(event, delay).await;
             }
             Disposition::RetryAfter(_) => {
-                if let Some(last) = held.failed.last_mut() {
+                if let Some(last) = event.failed.last_mut() {
                     last.reason.push_str("; it would have expired before its next attempt");
                 }
-                Box::pin(self.give_up(held)).await
+                self.give_up(event).await
             }
-            Disposition::DeadLetter => Box::pin(self.give_up(held)).await,
+            Disposition::DeadLetter => self.give_up(event).await,
         };
         // While the dead letters take none, it holds up no others either. A fetcher is told, and says it again.
         let pushed = self.context.registered.subscription.reach != Reach::Inbox;
-        match next {
-            Next::Stuck(_) if pushed && Box::pin(self.keep_for_retry(held, DEAD_LETTERS_WAIT)).await => Next::Waits,
-            next => next,
+        match state {
+            DeliveryState::StoreUnavailable(_) if pushed && self.store_retry(event, DEAD_LETTERS_WAIT).await => {
+                DeliveryState::WaitingRetry
+            }
+            state => state,
+        }
+    }
+
+    /// Has an event delivered again after the delay.
+    async fn retry(&self, event: &mut InFlight, delay: Duration) -> DeliveryState {
+        let position = event.delivery.position;
+        // Written before the event is nak'ed, so that no attempt is forgotten.
+        let round = self.round_of(&event.source, position);
+        let noted = self.attempts.put(round, position, &event.failed).await;
+        match (self.store_retry(event, delay).await, noted) {
+            // Its message tells of its attempts, too.
+            (true, _) => DeliveryState::WaitingRetry,
+            (false, Ok(())) => DeliveryState::Retry(delay),
+            (false, Err(error)) => {
+                event.failed.pop();
+                DeliveryState::StoreUnavailable(self.must_wait(&error))
+            }
         }
     }
 
     /// Stores a refused event until its next attempt, and only then settles it where it came from. Where an order is
     /// kept, its owner holds it instead, and a redriven one waits beside its letter.
-    async fn keep_for_retry(&self, held: &Held, delay: Duration) -> bool {
+    async fn store_retry(&self, event: &InFlight, delay: Duration) -> bool {
         let health = &self.context.health;
-        let (message, replaces) = match &held.source {
+        let (message, replaces) = match &event.source {
             _ if self.in_order => return false,
             Source::Log(message) => (message, None),
             Source::Retry(message) => match message.info() {
@@ -296,24 +330,23 @@ impl Settler {
         if !health.may_store_retries() {
             return false;
         }
-        let delivery = &held.delivery;
-        let delay = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+        let delivery = &event.delivery;
         let refused = Refused {
-            at: self.place(&held.source, delivery.position),
+            at: self.position_in_log(&event.source, delivery.position),
             attributes: &delivery.attributes,
             traceparent: delivery.traceparent.as_deref(),
             data: delivery.data.clone(),
             published_at: delivery.published_at,
-            attempts: &held.failed,
-            due: self.context.store.now().saturating_add(delay),
+            attempts: &event.failed,
+            due: self.context.store.now().saturating_add(nanoseconds(delay)),
             replaces,
         };
-        // Somebody must give it out again: an account may have no consumer left.
-        let read = self.read.get_or_try_init(|| async {
+        // Something must deliver it again: an account may have no consumer left.
+        let consumer = self.consumer.get_or_try_init(|| async {
             let made = self.context.store.retries_consumer(&self.context.registered).await;
             made.map(drop)
         });
-        if let Err(error) = read.await {
+        if let Err(error) = consumer.await {
             health.retries_refuse(retries::problem(&self.context, &error));
             return false;
         }
@@ -323,13 +356,11 @@ impl Settler {
                 debug!(subscription = %self.context.name(), position = %delivery.position, %error, "not stored among the retries");
                 return false;
             }
-            let why = std::error::Error::source(&error)
-                .map(|s| format!(" ({s})"))
-                .unwrap_or_default();
+            let why = explained(&error);
             health.retries_refuse(Problem::new(
                 Code::RetriesFull,
                 format!(
-                    "subscription {}: the store of retries did not take a refused event: {error}{why}: such events take places in flight until their next attempt, and may hold up others: see why they are refused, or raise `retry.max-bytes`",
+                    "subscription {}: the store of retries did not take a refused event: {why}: such events stay in flight until their next attempt, and may hold up others: see why they are refused, or raise `retry.max-bytes`",
                     self.context.name()
                 ),
             ));
@@ -342,56 +373,36 @@ impl Settler {
     }
 
     /// Whether the log lets an event go before another attempt could be made.
-    fn expires_within(&self, held: &Held, delay: Duration) -> bool {
-        let max_age = self.context.store.policy().max_age;
-        let nanoseconds = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
-        let expires_at = held.delivery.published_at.saturating_add(nanoseconds(max_age));
-        !matches!(held.source, Source::Redrive(..))
+    fn expires_within(&self, event: &InFlight, delay: Duration) -> bool {
+        let max_age = self.context.store.policy().retention.max_age;
+        let expires_at = event.delivery.published_at.saturating_add(nanoseconds(max_age));
+        !matches!(event.source, Source::Redrive(..))
             && self.context.store.now().saturating_add(nanoseconds(delay)) >= expires_at
     }
 
-    async fn give_up(&self, held: &mut Held) -> Next {
-        let event = Unhandled {
-            position: held.delivery.position,
-            tenant: held.delivery.attributes.tenant().clone(),
-            payload: held.delivery.data.clone(),
-            published_at: held.delivery.published_at,
+    async fn give_up(&self, event: &mut InFlight) -> DeliveryState {
+        let unhandled = Unhandled {
+            position: event.delivery.position,
+            tenant: event.delivery.attributes.tenant().clone(),
+            payload: event.delivery.data.clone(),
+            published_at: event.delivery.published_at,
         };
-        let next = self.dead_letter(&held.source, &event, &held.failed).await;
-        if next == Next::Gone {
-            self.forget_attempts(held).await;
+        let state = self.dead_letter(&event.source, &unhandled, &event.failed).await;
+        if state == DeliveryState::Settled {
+            self.forget_attempts(event).await;
         } else {
             // This attempt is made again, and counted then.
-            held.failed.pop();
+            event.failed.pop();
         }
-        next
+        state
     }
 
-    async fn handled(&self, held: &Held) -> Next {
-        match &held.source {
-            Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
-            Source::Redrive(redrive, _) => match Box::pin(self.context.store.redriven(redrive)).await {
-                Ok(()) => {
-                    info!(
-                        subscription = %redrive.of.name, tenant = %redrive.tenant, position = %redrive.position,
-                        "a dead letter was redriven and handled"
-                    );
-                    Next::Gone
-                }
-                Err(error) => Next::Stuck(self.must_wait(&error)),
-            },
-        }
-    }
-
-    async fn acknowledge(&self, message: &jetstream::Message) -> Next {
+    async fn acknowledge(&self, message: &jetstream::Message) {
         if !self.in_order {
             tell(message, AckKind::Ack).await;
-            return Next::Gone;
-        }
-        if let Some(reply) = message.reply.clone() {
+        } else if let Some(reply) = message.reply.clone() {
             Box::pin(self.acknowledge_for_sure(reply)).await;
         }
-        Next::Gone
     }
 
     /// Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it unless
@@ -411,26 +422,24 @@ impl Settler {
         }
     }
 
-    async fn forget_attempts(&self, held: &Held) {
-        let round = self.round_of(&held.source, held.delivery.position);
-        if !held.failed.is_empty()
-            && let Err(error) = Box::pin(self.attempts.clear(round, held.delivery.position)).await
+    async fn forget_attempts(&self, event: &InFlight) {
+        let round = self.round_of(&event.source, event.delivery.position);
+        if !event.failed.is_empty()
+            && let Err(error) = Box::pin(self.attempts.clear(round, event.delivery.position)).await
         {
             debug!(%error, "failed attempts stay until they expire");
         }
     }
 
-    /// Something that is no event: nothing could ever handle it, and it is not dropped. `tenant` is whose it seems to be.
+    /// Dead-letters a message that is no event: nothing could ever handle it, and it is not dropped. `tenant` is the one
+    /// that its subject names.
     pub(super) async fn dead_letter_unreadable(
         &self,
         source: &Source,
-        (tenant, place): (Option<TenantId>, &Place),
+        (tenant, metadata): (Option<TenantId>, &Metadata),
         problem: &Problem,
     ) {
-        let (Source::Log(message) | Source::Retry(message)) = source else {
-            return;
-        };
-        let Some(tenant) = tenant.or_else(|| "_".parse().ok()) else {
+        let (Some(message), Some(tenant)) = (source.message(), tenant.or_else(|| "_".parse().ok())) else {
             return;
         };
         let failed = [FailedAttempt {
@@ -438,14 +447,15 @@ impl Settler {
             at: timestamp::to_rfc3339(clock::now()),
             reason: format!("not an event: {problem}"),
         }];
-        let event = Unhandled {
-            position: place.position,
+        let unhandled = Unhandled {
+            position: metadata.position,
             tenant,
             payload: message.payload.clone(),
-            published_at: place.published_at,
+            published_at: metadata.published_at,
         };
-        if let Next::Stuck(wait) = self.dead_letter(source, &event, &failed).await {
-            tell(message, AckKind::Nak(Some(wait))).await;
+        let state = self.dead_letter(source, &unhandled, &failed).await;
+        if let Some(delay) = state.again_after() {
+            nak(message, delay).await;
         }
     }
 
@@ -466,8 +476,7 @@ impl Settler {
     }
 
     /// Stores a dead letter and only then settles the event.
-    async fn dead_letter(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> Next {
-        let subscription = self.context.name();
+    async fn dead_letter(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> DeliveryState {
         let (headers, replaces) = match source {
             Source::Log(message) | Source::Retry(message) => (message.headers.as_ref(), false),
             Source::Redrive(_, headers) => (Some(headers), true),
@@ -475,7 +484,7 @@ impl Settler {
         let letter = NewDeadLetter {
             of: &self.context.id(),
             tenant: &event.tenant,
-            at: self.place(source, event.position),
+            at: self.position_in_log(source, event.position),
             headers,
             payload: event.payload.clone(),
             attempts,
@@ -490,20 +499,17 @@ impl Settler {
             self.context.health.fails(self.no_letter(event, &error));
             let wait = self.must_wait(&error);
             // What the store refuses now it refuses for a while, and each further try is an invocation.
-            return Next::Stuck(if error.answer().is_some() {
-                DEAD_LETTERS_WAIT
-            } else {
-                wait
-            });
+            let refuses = error.answer().is_some();
+            return DeliveryState::StoreUnavailable(if refuses { DEAD_LETTERS_WAIT } else { wait });
         }
         Health::count(&self.context.health.dead_lettered);
-        let (tenant, position) = (&event.tenant, event.position);
+        let (subscription, tenant, position) = (self.context.name(), &event.tenant, event.position);
         let reason = attempts.last().map_or("", |a| a.reason.as_str());
         info!(%subscription, %tenant, %position, attempts = attempts.len(), reason, "stored as a dead letter");
-        match source {
-            Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
-            Source::Redrive(..) => Next::Gone,
+        if let Some(message) = source.message() {
+            self.acknowledge(message).await;
         }
+        DeliveryState::Settled
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) use self::view::{Served, View};
 use crate::bus::Refusal;
 use crate::contract::Subscriber;
 use crate::inbox::Seal;
-use crate::link::{Hears, Link, LinkKey, Links};
+use crate::link::{Link, LinkKey, LinkSink, Links};
 
 /// How long a request to the bus may take, tries included: less than the lattice lets a call take.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -232,7 +232,7 @@ impl Edge {
                 &self.0.lattice_name,
                 &served.component,
                 &self.0.provider,
-                self.0.settings.defaults.delivery_deadline,
+                self.0.settings.defaults.delivery.deadline,
             );
             let (upstream, memory) = (self.0.upstream.clone(), Arc::clone(&self.0.memory));
             let started = deliver::Running::start(served.clone(), upstream, subscriber, memory);
@@ -256,7 +256,7 @@ impl Edge {
     }
 }
 
-impl Hears for Edge {
+impl LinkSink for Edge {
     fn put_link(&self, key: LinkKey, link: Link) {
         let changed = self
             .0

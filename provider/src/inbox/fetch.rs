@@ -7,7 +7,11 @@ use fanout_plan::subscription::{Need, Progress, Registered};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Ask, CaughtUp, DEFAULT_BYTES, Fetched, Hold, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here};
+use super::{
+    Ask, CaughtUp, DEFAULT_BYTES, DeliveryHandle, Fetched, Inbox, Leased, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT,
+    admit_here,
+};
+use crate::clock::nanoseconds;
 use crate::delivery::{Delivery, Health, Settler};
 use crate::jetstream::{LISTENS_FOR, Sources, StoreError, Taken};
 
@@ -27,7 +31,7 @@ impl Inbox {
         let policy = self.context.store.policy();
         let mut fetched = Fetched {
             deliveries: Vec::new(),
-            hold: policy.ack_wait,
+            lease: policy.delivery.ack_wait,
             caught_up: caught_up(registered),
             crowded: false,
         };
@@ -70,7 +74,7 @@ impl Inbox {
                         return Ok(fetched);
                     }
                     failures += 1;
-                    if failures < TRIES && self.desk.is_none() {
+                    if failures < TRIES && self.order.is_none() {
                         continue;
                     }
                     return Err(error);
@@ -100,9 +104,12 @@ impl Inbox {
         settler: &Settler,
         (most, max_bytes): (usize, usize),
         wait: Duration,
-    ) -> Result<Vec<(Delivery, Hold)>, StoreError> {
-        match &self.desk {
-            Some(desk) => self.borrow(desk, (most, max_bytes), Instant::now() + wait).await,
+    ) -> Result<Vec<Leased>, StoreError> {
+        match &self.order {
+            Some(order) => {
+                let end = Instant::now() + wait;
+                self.fetch_from_owner(order, (most, max_bytes), end).await
+            }
             None => self.take(settler, most, max_bytes, wait).await,
         }
     }
@@ -114,37 +121,40 @@ impl Inbox {
         most: usize,
         max_bytes: usize,
         wait: Duration,
-    ) -> Result<Vec<(Delivery, Hold)>, StoreError> {
+    ) -> Result<Vec<Leased>, StoreError> {
         let store = &self.context.store;
         let sources = self.sources().await?;
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
         // Who asks for one is given a letter every other time, a retry every other of the rest, and an isolated
         // tenant's event every other of what is left then.
-        let turns = if most == 1 { number % 2 } else { most / 2 };
+        let leases = if most == 1 { number % 2 } else { most / 2 };
         let mut given = Vec::new();
-        let letters = store.take_turns(&sources, turns).await?;
+        let letters = store.take_redrive_leases(&sources, leases).await?;
         self.give(settler, letters, max_bytes, &mut given).await;
         let retries = match most - given.len() {
             1 => usize::from(number % 4 == 2),
-            places => places / 2,
+            events_left => events_left / 2,
         };
         self.give_retries(settler, &sources, (retries, max_bytes), &mut given)
             .await?;
         let share = match most - given.len() {
             1 => number / 4 % 2,
-            places => places.div_ceil(2),
+            events_left => events_left.div_ceil(2),
         };
         self.pass_over(settler, &sources, (share, max_bytes), &mut given)
             .await?;
         let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
-        let (places, room) = (most - given.len(), max_bytes.saturating_sub(used));
+        let (events_left, bytes_left) = (most - given.len(), max_bytes.saturating_sub(used));
         if given.is_empty() {
-            let events = store.take(&sources, (number, places), room, wait).await?;
+            let events = store.take(&sources, (number, events_left), bytes_left, wait).await?;
             self.give(settler, events, max_bytes, &mut given).await;
-        } else if places > 0 && room > 0 {
+        } else if events_left > 0 && bytes_left > 0 {
             // What fails here waits for the next fetch.
-            match store.take(&sources, (number, places), room, Duration::ZERO).await {
-                Ok(events) => self.give(settler, events, room, &mut given).await,
+            match store
+                .take(&sources, (number, events_left), bytes_left, Duration::ZERO)
+                .await
+            {
+                Ok(events) => self.give(settler, events, bytes_left, &mut given).await,
                 Err(error) => debug!(subscription = %self.context.name(), %error, "letters are given, and no events"),
             }
         }
@@ -156,18 +166,18 @@ impl Inbox {
         &self,
         settler: &Settler,
         sources: &Sources,
-        (places, max_bytes): (usize, usize),
-        given: &mut Vec<(Delivery, Hold)>,
+        (events_left, max_bytes): (usize, usize),
+        given: &mut Vec<Leased>,
     ) -> Result<(), StoreError> {
         let end = Instant::now() + PASSES_OVER_FOR;
-        let most = given.len() + places;
+        let most = given.len() + events_left;
         while given.len() < most {
             let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
-            let (places, room) = (most - given.len(), max_bytes.saturating_sub(used));
-            if room == 0 {
+            let (events_left, bytes_left) = (most - given.len(), max_bytes.saturating_sub(used));
+            if bytes_left == 0 {
                 break;
             }
-            let taken = match self.context.store.take_retries(sources, places, room).await {
+            let taken = match self.context.store.take_retries(sources, events_left, bytes_left).await {
                 Ok(taken) => taken,
                 Err(error) if !given.is_empty() => {
                     debug!(subscription = %self.context.name(), %error, "letters are given, and no retries");
@@ -178,7 +188,7 @@ impl Inbox {
             if taken.messages.is_empty() {
                 break;
             }
-            self.give(settler, taken, room, given).await;
+            self.give(settler, taken, bytes_left, given).await;
             if Instant::now() >= end {
                 break;
             }
@@ -187,33 +197,35 @@ impl Inbox {
     }
 
     /// Passes over events of tenants that are isolated, to what stands behind them. What it meets of others is given,
-    /// as far as there are places, and beyond that given back.
+    /// as far as they fit, and beyond that nak'ed.
     async fn pass_over(
         &self,
         settler: &Settler,
         sources: &Sources,
-        (mut places, mut room): (usize, usize),
-        given: &mut Vec<(Delivery, Hold)>,
+        (mut events_left, mut bytes_left): (usize, usize),
+        given: &mut Vec<Leased>,
     ) -> Result<(), StoreError> {
         let context = &self.context;
         let end = Instant::now() + PASSES_OVER_FOR;
-        while places > 0 {
+        while events_left > 0 {
             let taken = context.store.take_own(sources, PASSED_OVER, MAX_BYTES as usize).await?;
             let Some(taken) = taken else { return Ok(()) };
-            let until = taken.since.saturating_add(nanos(context.store.policy().ack_wait));
+            let lease_until = taken
+                .since
+                .saturating_add(nanoseconds(context.store.policy().delivery.ack_wait));
             let mut passed_over = false;
             for message in taken.messages {
                 let bytes = message.length;
-                let Some(held) = admit_here(context, settler, message).await else {
+                let Some(event) = admit_here(context, settler, message).await else {
                     passed_over = true;
                     continue;
                 };
-                if places > 0 && (bytes <= room || given.is_empty()) {
-                    (places, room) = (places - 1, room.saturating_sub(bytes));
-                    let hold = self.hold(&held.delivery, held.reply(), until);
-                    given.push((held.delivery, hold));
+                if events_left > 0 && (bytes <= bytes_left || given.is_empty()) {
+                    (events_left, bytes_left) = (events_left - 1, bytes_left.saturating_sub(bytes));
+                    let handle = self.handle(&event.delivery, event.reply(), lease_until);
+                    given.push((event.delivery, handle));
                 } else {
-                    held.give_back(Duration::ZERO).await;
+                    event.release().await;
                 }
             }
             if !passed_over || Instant::now() >= end {
@@ -224,24 +236,26 @@ impl Inbox {
     }
 
     /// Reads what was taken out as deliveries; what is none is settled.
-    async fn give(&self, settler: &Settler, taken: Taken, max_bytes: usize, given: &mut Vec<(Delivery, Hold)>) {
-        let until = taken.since.saturating_add(nanos(self.context.store.policy().ack_wait));
+    async fn give(&self, settler: &Settler, taken: Taken, max_bytes: usize, given: &mut Vec<Leased>) {
+        let lease_until = taken
+            .since
+            .saturating_add(nanoseconds(self.context.store.policy().delivery.ack_wait));
         let mut used = 0;
         for message in taken.messages {
-            let delivery = if let Some(turn) = self.context.store.turn_of(&message) {
+            let delivery = if let Some(lease) = self.context.store.redrive_lease_of(&message) {
                 // One is given however large it is.
-                let room = (!given.is_empty()).then(|| max_bytes.saturating_sub(used + OVERHEAD));
-                self.redriven(settler, turn, &message, (until, room)).await
+                let bytes_left = (!given.is_empty()).then(|| max_bytes.saturating_sub(used + OVERHEAD));
+                self.redriven(settler, lease, &message, (lease_until, bytes_left)).await
             } else if self.is_queue() {
-                self.heard(message).map(|delivery| {
-                    let hold = self.hold(&delivery, String::new(), until);
-                    (delivery, hold)
+                self.live(message).map(|delivery| {
+                    let handle = self.handle(&delivery, String::new(), lease_until);
+                    (delivery, handle)
                 })
             } else {
-                let held = admit_here(&self.context, settler, message).await;
-                held.map(|held| {
-                    let hold = self.hold(&held.delivery, held.reply(), until);
-                    (held.delivery, hold)
+                let event = admit_here(&self.context, settler, message).await;
+                event.map(|event| {
+                    let handle = self.handle(&event.delivery, event.reply(), lease_until);
+                    (event.delivery, handle)
                 })
             };
             if let Some(delivery) = delivery {
@@ -251,33 +265,29 @@ impl Inbox {
         }
     }
 
-    pub(super) fn hold(&self, delivery: &Delivery, reply: String, until: i64) -> Hold {
-        Hold {
+    pub(super) fn handle(&self, delivery: &Delivery, reply: String, lease_until: i64) -> DeliveryHandle {
+        DeliveryHandle {
             of: self.context.id(),
             position: delivery.position,
             attempt: delivery.attempt,
             reply,
-            until,
+            lease_until,
             redriven: None,
-            lent: None,
+            dispatched: None,
         }
     }
 
     /// An event of a queue subscription, unless it is too old to be called live.
-    fn heard(&self, message: async_nats::jetstream::Message) -> Option<Delivery> {
-        let delivery = crate::delivery::heard(&self.context, message)?;
+    fn live(&self, message: async_nats::jetstream::Message) -> Option<Delivery> {
+        let delivery = crate::delivery::fetched(&self.context, message)?;
         let age = self.context.store.now().saturating_sub(delivery.published_at);
-        if age > nanos(LISTENS_FOR) {
+        if age > nanoseconds(LISTENS_FOR) {
             Health::count(&self.context.health.missed);
             return None;
         }
         Health::count(&self.context.health.handled);
         Some(delivery)
     }
-}
-
-pub(super) fn nanos(d: Duration) -> i64 {
-    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
 }
 
 pub(crate) fn caught_up(registered: &Registered) -> Option<CaughtUp> {

@@ -1,13 +1,13 @@
-//! Subscriptions whose deliveries are fetched: holds them for their fetcher, and settles them by its verdicts.
+//! Subscriptions whose deliveries are fetched: leases them to their fetcher, and settles them by its verdicts.
 //!
-//! Without an order it keeps nothing in memory: what is held is the store's to know, and a token carries the rest, so any
-//! instance can settle what another gave out. With one, the instance that owns the order lends the events, and the others
-//! ask it ([`Desk`]). The guarantee is that of pushed deliveries: an event leaves its subscription only after its fetcher
+//! Without an order it keeps nothing in memory: leases are the store's to know, and a token carries the rest, so any
+//! instance can settle what another delivered. With one, the instance that owns the order dispatches the events, and the
+//! others fetch from it ([`OrderOwner`]). The guarantee is that of pushed deliveries: an event leaves its subscription only after its fetcher
 //! said that it is handled, or after its dead letter was stored.
 
-mod desk;
 mod fetch;
 mod in_order;
+mod order_owner;
 pub(crate) mod redrive;
 mod settle;
 mod token;
@@ -25,14 +25,14 @@ use fanout_plan::{Code, Problem, SubscriptionName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 
-pub(crate) use desk::{Asked, Counter, Desk};
 pub(crate) use fetch::caught_up;
+pub(crate) use order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 pub(crate) use settle::settle;
-pub(crate) use token::{Hold, Seal, fresh_secret};
+pub(crate) use token::{DeliveryHandle, Seal, fresh_secret};
 pub(crate) use waiting::{Waiting, Waits};
 
-use crate::delivery::{Context, Delivery, Held, Settler, admit, admit_retry};
-use crate::jetstream::{Sources, Store, StoreError};
+use crate::delivery::{Context, Delivery, InFlight, Settler, admit, admit_retry};
+use crate::jetstream::{Sources, Store, StoreError, explained};
 
 /// The most deliveries in one fetch.
 const MAX_DELIVERIES: usize = 1_000;
@@ -42,7 +42,7 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_secs(8);
 const MAX_BYTES: u64 = 8 << 20;
 /// The same when the caller says nothing.
 const DEFAULT_BYTES: u64 = 1 << 20;
-/// Fetches of one subscription that wait at once, at this instance. One more is given what is there, or refused.
+/// Fetches of one subscription that wait at once, at this instance. One more receives what is there, or is refused.
 pub(crate) const MAX_WAITING: usize = 64;
 /// Fetches of one caller that wait at once at one instance, and those of all.
 pub(crate) const WAITING_OF_ONE: usize = 256;
@@ -51,8 +51,8 @@ pub(crate) const WAITING_OF_ALL: usize = 4_096;
 /// One subscription that is fetched.
 pub(crate) struct Inbox {
     context: Arc<Context>,
-    /// Where its events are lent while this instance owns them; only with an order.
-    desk: Option<Arc<Desk>>,
+    /// Only with an order.
+    order: Option<Arc<OrderOwner>>,
     settler: OnceCell<Settler>,
     /// Forgotten when a pull fails, so that what was made anew is found.
     sources: Mutex<Option<Arc<Sources>>>,
@@ -68,16 +68,19 @@ pub(crate) struct Ask {
     pub(crate) wait: Duration,
 }
 
-/// What it brought.
+/// A delivery in a fetcher's hands.
+pub(crate) type Leased = (Delivery, DeliveryHandle);
+
+/// What a fetch brought.
 pub(crate) struct Fetched {
-    pub(crate) deliveries: Vec<(Delivery, Hold)>,
-    pub(crate) hold: Duration,
+    pub(crate) deliveries: Vec<Leased>,
+    pub(crate) lease: Duration,
     pub(crate) caught_up: Option<CaughtUp>,
     /// It would have waited if fewer fetches of the subscription did.
     pub(crate) crowded: bool,
 }
 
-/// How a backfill stands that has given out all that the log held when it was made.
+/// The state of a backfill that has delivered all that the log held when it was made.
 pub(crate) struct CaughtUp {
     pub(crate) replayed: u64,
     pub(crate) finished: bool,
@@ -96,7 +99,7 @@ pub(crate) enum Verdict {
 /// What came of a settlement.
 pub(crate) enum Settled {
     Taken,
-    Held(Hold),
+    Leased(DeliveryHandle),
 }
 
 /// Why a settlement was not taken.
@@ -107,10 +110,10 @@ pub(crate) enum Unsettled {
 }
 
 impl Inbox {
-    pub(crate) fn new(context: &Arc<Context>, desk: Option<Arc<Desk>>) -> Self {
+    pub(crate) fn new(context: &Arc<Context>, order: Option<Arc<OrderOwner>>) -> Self {
         Self {
             context: Arc::clone(context),
-            desk,
+            order,
             settler: OnceCell::new(),
             sources: Mutex::default(),
             waiting: Semaphore::new(MAX_WAITING),
@@ -144,8 +147,9 @@ impl Inbox {
     }
 }
 
-/// Reads a message of whichever partition it is of, or of the store of retries; `None` for what is not to be given out, which is settled.
-async fn admit_here(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<Held> {
+/// Reads a message of whichever partition it is of, or of the store of retries; `None` for what is not to be delivered, which
+/// is settled.
+async fn admit_here(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<InFlight> {
     if context.store.is_retry(&message) {
         return admit_retry(context, settler, message).await;
     }
@@ -167,8 +171,5 @@ pub(crate) fn unavailable_to(subscription: &SubscriptionName, e: StoreError) -> 
 }
 
 fn unavailable(e: StoreError) -> Problem {
-    let why = std::error::Error::source(&e)
-        .map(|s| format!(" ({s})"))
-        .unwrap_or_default();
-    Problem::new(Code::StoreUnavailable, format!("{e}{why}: try again"))
+    Problem::new(Code::StoreUnavailable, format!("{}: try again", explained(&e)))
 }

@@ -1,8 +1,8 @@
 //! Dead letters that are redriven to a subscription that is fetched.
 //!
-//! A letter is given out by its tenant's turn ([`Turn`]), which the store lends as it lends events of the log: what is said
-//! of the hold is said of the turn. The letter stays until its fetcher has handled the event, or refused it for good and
-//! a new letter is stored; then the turn goes on to the tenant's next.
+//! A letter is delivered under its tenant's lease ([`RedriveLease`]), which the store delivers as it delivers events of the
+//! log: what settles the handle settles the lease. The letter stays until its fetcher has handled the event, or refused it
+//! for good and a new letter is stored; then the lease passes to the tenant's next letter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,25 +14,25 @@ use tracing::debug;
 
 use super::settle::{not_taken, unsettled};
 use super::token::Redriven;
-use super::{Hold, Inbox, Unsettled};
-use crate::delivery::{Context, Delivery, Next, Settler, redriven};
-use crate::jetstream::{Redrive, StoreError, Turn};
+use super::{DeliveryHandle, Inbox, Leased, Unsettled};
+use crate::delivery::{Context, Delivery, DeliveryState, Settler, redriven};
+use crate::jetstream::{Redrive, RedriveLease, StoreError};
 
-/// How often turns are made for requests that nobody was heard to make.
+/// How often leases are made for requests that were not announced to this instance.
 const LOOK: Duration = Duration::from_secs(30);
 /// Requests come in numbers: one look serves those that are made in this time.
 const TOGETHER: Duration = Duration::from_millis(50);
-/// How long a turn waits when the store does not answer.
+/// How long a lease waits when the store does not answer.
 const STORE_WAIT: Duration = Duration::from_secs(1);
 /// Requests of a tenant that are looked at in one go for one whose letter is still there.
 const TRIES: usize = 100;
 
-/// Sees to it until stopped that each tenant with requests has its turn. All instances do so, and make one.
-pub(crate) async fn make_turns(context: Arc<Context>) {
+/// Makes, until stopped, a lease for each tenant with requests. All instances do so, and make one.
+pub(crate) async fn make_leases(context: Arc<Context>) {
     while !context.stop.is_cancelled() {
         let result = tokio::select! {
             () = context.stop.cancelled() => return,
-            result = make_as_heard(&context) => result,
+            result = make_as_requested(&context) => result,
         };
         if let Err(error) = result {
             debug!(subscription = %context.name(), ?error, "redriven dead letters wait for the store");
@@ -44,41 +44,41 @@ pub(crate) async fn make_turns(context: Arc<Context>) {
     }
 }
 
-async fn make_as_heard(context: &Context) -> Result<(), StoreError> {
-    let mut heard = context.store.hear_redrives(&context.id()).await?;
+async fn make_as_requested(context: &Context) -> Result<(), StoreError> {
+    let mut requests = context.store.redrive_requests(&context.id()).await?;
     loop {
-        context.store.make_turns(&context.id()).await?;
+        context.store.make_redrive_leases(&context.id()).await?;
         tokio::select! {
-            message = heard.next() => if message.is_none() { return Ok(()) },
+            message = requests.next() => if message.is_none() { return Ok(()) },
             () = tokio::time::sleep(LOOK) => {}
         }
         tokio::time::sleep(TOGETHER).await;
-        while let Some(Some(_)) = heard.next().now_or_never() {}
+        while let Some(Some(_)) = requests.next().now_or_never() {}
     }
 }
 
 impl Inbox {
-    /// The letter whose turn it is, if it fits what there is `room` for; else the turn is given back.
+    /// The letter under a lease, if it is no larger than `bytes_left`; else the lease is nak'ed.
     pub(super) async fn redriven(
         &self,
         settler: &Settler,
-        turn: Turn,
+        lease: RedriveLease,
         message: &jetstream::Message,
-        (until, room): (i64, Option<usize>),
-    ) -> Option<(Delivery, Hold)> {
+        (lease_until, bytes_left): (i64, Option<usize>),
+    ) -> Option<Leased> {
         let reply = message.reply.as_ref()?.to_string();
-        let wait = match self.letter_of(settler, &turn, &reply).await {
-            Ok(Some((delivery, _))) if room.is_some_and(|room| delivery.data.len() > room) => None,
+        let wait = match self.letter_of(settler, &lease, &reply).await {
+            Ok(Some((delivery, _))) if bytes_left.is_some_and(|left| delivery.data.len() > left) => None,
             Ok(Some((delivery, redrive))) => {
-                let hold = Hold {
+                let handle = DeliveryHandle {
                     redriven: Some(Redriven {
-                        turn,
+                        lease,
                         request: redrive.request,
                         log: redrive.log,
                     }),
-                    ..self.hold(&delivery, reply, until)
+                    ..self.handle(&delivery, reply, lease_until)
                 };
-                return Some((delivery, hold));
+                return Some((delivery, handle));
             }
             Ok(None) => return None,
             Err(error) => {
@@ -93,87 +93,88 @@ impl Inbox {
     async fn letter_of(
         &self,
         settler: &Settler,
-        turn: &Turn,
+        lease: &RedriveLease,
         reply: &str,
     ) -> Result<Option<(Delivery, Redrive)>, StoreError> {
         let context = &self.context;
         for _ in 0..TRIES {
-            let Some(redrive) = context.store.first_redrive(&context.id(), &turn.tenant).await? else {
+            let Some(redrive) = context.store.first_redrive(&context.id(), &lease.tenant).await? else {
                 break;
             };
-            if let Some(held) = redriven(context, settler, &redrive, None).await? {
-                return Ok(Some((held.delivery, redrive)));
+            if let Some(event) = redriven(context, settler, &redrive, None).await? {
+                return Ok(Some((event.delivery, redrive)));
             }
         }
-        context.store.pass_turn(&context.id(), turn, reply).await?;
+        context.store.pass_redrive_lease(&context.id(), lease, reply).await?;
         Ok(None)
     }
 
     /// Settles a redriven dead letter.
     pub(super) async fn settle_redriven(
         &self,
-        hold: &Hold,
+        handle: &DeliveryHandle,
         by: &Redriven,
         answer: Result<(), Rejection>,
     ) -> Result<(), Unsettled> {
         let redrive = Redrive {
             request: by.request,
-            of: hold.of.clone(),
-            tenant: by.turn.tenant.clone(),
-            position: hold.position,
+            of: handle.of.clone(),
+            tenant: by.lease.tenant.clone(),
+            position: handle.position,
             log: by.log,
         };
-        match self.settle_letter(hold, &redrive, answer).await? {
-            None => {}
-            Some(Next::Gone | Next::Waits) => self.pass(hold, &by.turn).await,
-            Some(Next::Again(delay)) => self.put_off(&hold.reply, Some(delay)).await,
-            Some(Next::Stuck(wait) | Next::Unreached(wait)) => {
-                self.put_off(&hold.reply, Some(wait)).await;
-                return Err(not_taken(hold));
-            }
+        let Some(state) = self.settle_letter(handle, &redrive, answer).await? else {
+            return Ok(());
+        };
+        match state.again_after() {
+            None => self.pass(handle, &by.lease).await,
+            delay => self.put_off(&handle.reply, delay).await,
         }
-        Ok(())
+        match state {
+            DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => Err(not_taken(handle)),
+            _ => Ok(()),
+        }
     }
 
-    /// What comes of a letter next; `None` where its settlement came before.
+    /// Settles a letter, and returns its state then; `None` where its settlement came before.
     pub(super) async fn settle_letter(
         &self,
-        hold: &Hold,
+        handle: &DeliveryHandle,
         redrive: &Redrive,
         answer: Result<(), Rejection>,
-    ) -> Result<Option<Next>, Unsettled> {
-        let failed = |e| unsettled(hold, e);
+    ) -> Result<Option<DeliveryState>, Unsettled> {
+        let failed = |e| unsettled(handle, e);
         let context = &self.context;
         if !context.store.is_asked(redrive).await.map_err(failed)? {
-            // The same settlement came before and its answer was lost, or another hold's came first.
+            // The same settlement came before and its answer was lost, or that of another handle came first.
             return Ok(None);
         }
         let settler = self.settler().await.map_err(failed)?;
-        let Some(mut held) = redriven(context, settler, redrive, None).await.map_err(failed)? else {
-            return Ok(Some(Next::Gone));
+        let Some(mut event) = redriven(context, settler, redrive, None).await.map_err(failed)? else {
+            return Ok(Some(DeliveryState::Settled));
         };
-        if answer.is_err() && held.delivery.attempt > hold.attempt {
+        if answer.is_err() && event.delivery.attempt > handle.attempt {
             // This refusal is noted already.
             return Ok(None);
         }
-        Ok(Some(settler.settle(&mut held, answer).await))
+        Ok(Some(settler.settle(&mut event, answer).await))
     }
 
-    /// Passes the turn on, unless the store has already given it to another.
-    async fn pass(&self, hold: &Hold, turn: &Turn) {
-        if self.context.store.now() >= hold.until {
+    /// Passes the lease on, unless the store has already delivered it to another.
+    async fn pass(&self, handle: &DeliveryHandle, lease: &RedriveLease) {
+        if self.context.store.now() >= handle.lease_until {
             return;
         }
         let store = &self.context.store;
-        if let Err(error) = store.pass_turn(&hold.of, turn, &hold.reply).await {
-            debug!(subscription = %hold.of.name, ?error, "a tenant's turn goes on when its hold is over");
+        if let Err(error) = store.pass_redrive_lease(&handle.of, lease, &handle.reply).await {
+            debug!(subscription = %handle.of.name, ?error, "a tenant's redrive lease passes when its time is over");
         }
     }
 
     async fn put_off(&self, reply: &str, wait: Option<Duration>) {
         let again = AckKind::Nak(wait.filter(|d| !d.is_zero()));
         if let Err(error) = self.context.store.settle(reply, again).await {
-            debug!(subscription = %self.context.name(), ?error, "a tenant's turn comes again when its hold is over");
+            debug!(subscription = %self.context.name(), ?error, "a tenant's redrive lease comes again when its time is over");
         }
     }
 }

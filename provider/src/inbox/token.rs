@@ -1,6 +1,6 @@
-//! What stands for a held delivery outside of the bus. A token is sealed: only an instance of this bus can make or read
-//! one, and only for the caller that fetched. Instances share the secret through the store, so that any of them can
-//! settle what another gave out.
+//! Tokens, which stand for delivery handles outside of the bus. A token is sealed: only an instance of this bus can make or
+//! read one, and only for the caller that fetched. Instances share the secret through the store, so that any of them can
+//! settle what another delivered.
 
 use bytes::Bytes;
 use fanout_plan::{Incarnation, Position, SubscriptionId};
@@ -9,7 +9,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{hkdf, hmac};
 use serde::{Deserialize, Serialize};
 
-use crate::jetstream::{Redrive, Turn};
+use crate::jetstream::{Redrive, RedriveLease};
 
 /// Bytes of the secret.
 const SECRET_BYTES: usize = 32;
@@ -22,41 +22,42 @@ const MAX_BYTES: usize = 2_048;
 
 /// A delivery in its fetcher's hands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hold {
+pub(crate) struct DeliveryHandle {
     #[serde(flatten)]
     pub(crate) of: SubscriptionId,
     pub(crate) position: Position,
     pub(crate) attempt: u32,
-    /// Where the store is told; empty for a queue subscription, which settles nothing.
+    /// The subject on which the store is told what came of it; empty for a queue subscription, which settles nothing.
     pub(crate) reply: String,
-    /// When it ends, nanoseconds since the Unix epoch.
-    pub(crate) until: i64,
+    /// When the lease ends, nanoseconds since the Unix epoch.
+    pub(crate) lease_until: i64,
     /// Of a dead letter that is redriven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) redriven: Option<Redriven>,
     /// Of an event that has an order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) lent: Option<Lent>,
+    pub(crate) dispatched: Option<Dispatched>,
 }
 
-/// By which instance's desk an event was lent.
+/// The owner of an order that dispatched an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Lent {
-    pub(crate) desk: String,
-    /// Its number at that desk.
+pub(crate) struct Dispatched {
+    /// The owner's address.
+    pub(crate) owner: String,
+    /// The event's number at this owner.
     pub(crate) number: u64,
     /// Of a dead letter that is redriven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) redrive: Option<Redrive>,
 }
 
-/// What a redriven dead letter is held by: its tenant's turn, at which `reply` speaks.
+/// A redriven dead letter, which its tenant's redrive lease stands for: `reply` is that of the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Redriven {
-    pub(crate) turn: Turn,
+    pub(crate) lease: RedriveLease,
     /// The number of the request.
     pub(crate) request: u64,
-    /// In which log the event stood.
+    /// The log in which the event stood.
     #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
     pub(crate) log: Incarnation,
 }
@@ -93,10 +94,10 @@ impl Seal {
         }
     }
 
-    /// A token of a hold, for one caller.
-    pub(crate) fn seal(&self, caller: &str, hold: &Hold) -> Result<Bytes, NoRandomness> {
-        // A hold is made of strings and numbers: it always has this form.
-        self.seal_bytes(caller, serde_json::to_vec(hold).map_err(|_| NoRandomness)?)
+    /// A token of a handle, for one caller.
+    pub(crate) fn seal(&self, caller: &str, handle: &DeliveryHandle) -> Result<Bytes, NoRandomness> {
+        // A handle is made of strings and numbers: it always has this form.
+        self.seal_bytes(caller, serde_json::to_vec(handle).map_err(|_| NoRandomness)?)
     }
 
     /// A token that stands for these bytes, for one caller.
@@ -111,7 +112,7 @@ impl Seal {
     }
 
     /// What a token stands for; `None` when it is not this bus's and this caller's.
-    pub(crate) fn open(&self, caller: &str, token: &[u8]) -> Option<Hold> {
+    pub(crate) fn open(&self, caller: &str, token: &[u8]) -> Option<DeliveryHandle> {
         serde_json::from_slice(&self.open_bytes(caller, token)?).ok()
     }
 
@@ -177,8 +178,8 @@ mod tests {
 
     use super::*;
 
-    fn hold() -> Hold {
-        Hold {
+    fn handle() -> DeliveryHandle {
+        DeliveryHandle {
             of: SubscriptionId {
                 name: "invoicing".parse().unwrap(),
                 incarnation: Incarnation::default(),
@@ -186,18 +187,10 @@ mod tests {
             position: Position::undivided(7),
             attempt: 1,
             reply: "$JS.ACK.x".into(),
-            until: 9,
+            lease_until: 9,
             redriven: None,
-            lent: None,
+            dispatched: None,
         }
-    }
-
-    #[test]
-    fn a_token_from_before_there_were_incarnations_is_still_read() {
-        let old = r#"{"subscription":"invoicing","position":{"partition":0,"offset":7},"attempt":1,"reply":"$JS.ACK.x","until":9}"#;
-        let seal = Seal::new(&[1; SECRET_BYTES]);
-        let token = seal.seal_bytes("invoicing", old.into()).unwrap();
-        assert_eq!(seal.open("invoicing", &token), Some(hold()));
     }
 
     #[test]
@@ -221,11 +214,11 @@ mod tests {
     #[test]
     fn a_token_is_its_fetchers_alone() {
         let seal = Seal::new(&[1; SECRET_BYTES]);
-        let token = seal.seal("invoicing", &hold()).unwrap();
-        assert_eq!(seal.open("invoicing", &token), Some(hold()));
+        let token = seal.seal("invoicing", &handle()).unwrap();
+        assert_eq!(seal.open("invoicing", &token), Some(handle()));
         assert_eq!(
             Seal::new(&[1; SECRET_BYTES]).open("invoicing", &token),
-            Some(hold()),
+            Some(handle()),
             "another instance"
         );
         assert_eq!(seal.open("thief", &token), None);

@@ -23,7 +23,7 @@ struct State {
     of: HashMap<String, usize>,
 }
 
-/// A place among those who wait; given back on drop.
+/// A permit to wait; released on drop.
 #[derive(Debug)]
 pub(crate) struct Waits {
     inner: Arc<Inner>,

@@ -32,7 +32,7 @@ impl Store {
         Ok(Attempts {
             bucket: self.bucket(&self.names.attempts()).await?,
             // Who asks has a hold of the event, or had it when the same settlement came first.
-            known_settled: (2 * self.policy.ack_wait).max(SHORTEST_TTL),
+            known_settled: (2 * self.policy.delivery.ack_wait).max(SHORTEST_TTL),
         })
     }
 }

@@ -14,6 +14,7 @@ use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use super::headers::{header_bytes, text};
+use super::observe::nanoseconds;
 use super::read::shown;
 use super::refusal::found;
 use super::registry::Registry;
@@ -73,10 +74,7 @@ pub struct DeadLetter {
 
 impl Store {
     pub(super) async fn letters(&self) -> Result<Stream<()>, StoreError> {
-        self.js
-            .get_stream_no_info(self.names.dead_letters())
-            .await
-            .map_err(StoreError::when("open the dead letters"))
+        self.stream(self.names.dead_letters()).await
     }
 
     /// Stores a dead letter. There is one for a subscription and position, however often this is called: a crash
@@ -214,7 +212,6 @@ impl Store {
     fn letter(&self, living: &Living, message: StreamMessage) -> Option<DeadLetter> {
         let id = self.names.letter_of(&message.subject)?;
         let attempts = message.headers.get(ATTEMPTS);
-        let stored_at = i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         Some(DeadLetter {
             number: message.sequence,
             orphaned: !living.ids.contains(&id.of) && !living.unreadable.contains(&id.of.name),
@@ -223,7 +220,7 @@ impl Store {
                 .and_then(|a| serde_json::from_str(a.as_str()).ok())
                 .unwrap_or_default(),
             attributes: shown(&message.headers),
-            at: timestamp::to_rfc3339(stored_at),
+            at: timestamp::to_rfc3339(nanoseconds(message.time)),
             payload: message.payload.to_vec(),
         })
     }

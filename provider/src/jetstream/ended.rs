@@ -5,7 +5,7 @@
 use fanout_plan::Round;
 use fanout_plan::subscription::Registered;
 
-use super::redrive_turns::turns_consumer_name;
+use super::redrive_leases::redrive_leases_consumer_name;
 use super::refusal::there;
 use super::{Store, StoreError};
 
@@ -15,21 +15,17 @@ impl Store {
         let (id, round) = (ended.id(), Round::of(ended));
         self.forget_retries(&id.name, round).await?;
         let letters = self.letters().await?;
-        for subjects in [self.names.redrive_filter(&id), self.names.redrive_turns(&id)] {
+        for subjects in [self.names.redrive_filter(&id), self.names.redrive_leases(&id)] {
             letters
                 .purge()
                 .filter(subjects)
                 .await
                 .map_err(StoreError::when(format!("end the redrives of subscription {id}")))?;
         }
-        let turns = letters.delete_consumer(&turns_consumer_name(&id)).await;
-        there(turns, format!("end the redrives of subscription {id}"))?;
+        let leases = letters.delete_consumer(&redrive_leases_consumer_name(&id)).await;
+        there(leases, format!("end the redrives of subscription {id}"))?;
         let bucket = self.names.attempts();
-        let attempts = self
-            .js
-            .get_stream_no_info(format!("KV_{bucket}"))
-            .await
-            .map_err(StoreError::when(format!("open bucket {bucket}")))?;
+        let attempts = self.stream(format!("KV_{bucket}")).await?;
         // Those of earlier rounds, and of earlier logs, were for events that came again, or are gone: they expire.
         let rounds = [format!("{}={round}", id.name), format!("{id}=redrive")];
         let mut kept = vec![format!("{}.gap", ended.round())];

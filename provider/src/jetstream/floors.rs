@@ -107,9 +107,9 @@ impl Store {
         }
     }
 
-    /// Up to where everything that a consumer gives is settled, and the last that it gave out; `None` if there is no such
+    /// Up to where everything that a consumer gives is settled, and the last that it delivered; `None` if there is no such
     /// consumer.
-    pub(crate) async fn settled_and_given(
+    pub(crate) async fn settled_and_delivered(
         &self,
         partition: u32,
         consumer: &str,

@@ -123,7 +123,7 @@ impl Tenure {
 }
 
 impl Contender {
-    /// Would own a thing as `owner`, which others are told.
+    /// Contends for a thing as `owner`, the name that others read.
     pub(crate) fn new(store: &Store, name: &str, owner: &str, term: Duration) -> Self {
         let id = store.nats().new_inbox();
         let owner = Owner {
@@ -222,7 +222,7 @@ impl Store {
             return Ok(bucket);
         }
         // There may be no memory for it.
-        let storage = self.policy.storage;
+        let storage = self.policy.retention.storage;
         let made = self.js.create_key_value(bucket_config(&BucketSpec { storage, ..spec }));
         made.await.map_err(StoreError::when("make the bucket of leases"))
     }

@@ -1,7 +1,7 @@
-//! Events that a consumer gave out and that did not arrive, read from the log: to whoever owns the consumer's order, they
+//! Events that a consumer delivered and that did not arrive, read from the log: to whoever owns the consumer's order, they
 //! are as good as those that did.
 //!
-//! The server knows a settlement by the event's sequence alone, as long as it counts the event as given out
+//! The server knows a settlement by the event's sequence alone, as long as it counts the event as delivered
 //! (nats-server 2.15): what is read here is settled like what came.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ const SEQUENCE: usize = 5;
 const TIME: usize = 7;
 const MORE_OF_LONG: usize = 2;
 
-/// What lies in the log between two messages of a consumer, as the consumer gave it out.
+/// What lies in the log between two messages of a consumer, as the consumer delivered it.
 pub(crate) struct Lost<'a> {
     store: &'a Store,
     log: stream::Stream<()>,
@@ -35,7 +35,7 @@ pub(crate) struct Lost<'a> {
 }
 
 impl Store {
-    /// Events that a consumer gave out behind a sequence and before a message of its.
+    /// Events that a consumer delivered behind a sequence and before a message of its.
     pub(crate) async fn lost(
         &self,
         partition: u32,
@@ -50,7 +50,7 @@ impl Store {
                 one => one.to_owned(),
             });
         }
-        let info = before.info().map_err(StoreError::when("say what it gave out"))?;
+        let info = before.info().map_err(StoreError::when("say what it delivered"))?;
         Ok(Lost {
             store: self,
             log: self.log(partition).await?,
@@ -88,7 +88,7 @@ impl Lost<'_> {
     }
 }
 
-/// The reply subject under which the same consumer gave out another event for the first time.
+/// The reply subject under which the same consumer delivered another event for the first time.
 fn reply(given: &str, sequence: u64, time: i128) -> String {
     let mut tokens: Vec<_> = given.split('.').map(str::to_owned).collect();
     let more = if tokens.len() >= LONG { MORE_OF_LONG } else { 0 };

@@ -13,7 +13,6 @@ use fanout_plan::envelope::EventKey;
 
 use super::headers::text;
 use super::observe::nanoseconds;
-use super::refusal::found;
 use super::scheduled::{DUE, Scheduled};
 use super::swap::RACES;
 use super::{Store, StoreError};
@@ -124,15 +123,8 @@ impl Store {
         Ok(marked.filter(|m| m.of == scheduled.scheduled_at).map(|m| m.mark))
     }
 
-    /// From the stream's leader: a copy may not know of the last one yet.
     async fn last_mark(&self, subject: &str) -> Result<Option<Marked>, StoreError> {
-        let action = || format!("read {subject}");
-        let stream = self
-            .js
-            .get_stream_no_info(self.names.marks())
-            .await
-            .map_err(StoreError::when(action()))?;
-        let last = found(stream.get_last_raw_message_by_subject(subject).await, action())?;
+        let last = self.last_message(self.names.marks(), subject).await?;
         Ok(last.and_then(|m| Marked::read(m.sequence, nanoseconds(m.time), &m.headers)))
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Store;
 use super::refusal::there;
+use crate::clock::nanoseconds;
 
 /// No event has this id: an event's is a digest.
 const NO_ID: &str = "!";
@@ -25,17 +26,14 @@ impl Store {
     /// The question is a publish that the server can only refuse: it expects a last message id that there is none of.
     /// A repeated id is recognised before that (nats-server 2.15), and answered with the first copy's place.
     pub(super) async fn stored_before(&self, tenant: &TenantId, id: &str) -> Result<Option<Position>, PublishError> {
-        let window = i64::try_from(self.policy.ids_remembered().as_nanos()).unwrap_or(i64::MAX);
+        let window = nanoseconds(self.policy.ids_remembered());
         for partition in self.layout.earlier(tenant) {
             let Some(at) = partition.retired_at() else { continue };
             if self.now().saturating_sub(at) > window {
                 continue;
             }
             if let Some(offset) = Box::pin(self.stored_in(partition, id)).await? {
-                return Ok(Some(Position {
-                    partition: partition.number,
-                    offset,
-                }));
+                return Ok(Some(Position::new(partition.number, offset)));
             }
         }
         Ok(None)
@@ -47,10 +45,7 @@ impl Store {
         if let Some(partition) = self.layout.publish_to(tenant)
             && let Some(offset) = self.stored_in(partition, &id).await?
         {
-            return Ok(Some(Position {
-                partition: partition.number,
-                offset,
-            }));
+            return Ok(Some(Position::new(partition.number, offset)));
         }
         self.stored_before(tenant, &id).await
     }
@@ -58,7 +53,7 @@ impl Store {
     /// Where a partition's stream has an event, if it remembers its id.
     async fn stored_in(&self, partition: &Partition, id: &str) -> Result<Option<u64>, PublishError> {
         let stream = self.names.partition(partition.number);
-        let until = Instant::now() + self.policy.publish_deadline;
+        let until = Instant::now() + self.policy.publish.deadline;
         loop {
             let question = PublishMessage::build()
                 .message_id(id)

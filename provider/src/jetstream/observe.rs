@@ -375,9 +375,7 @@ fn consumer_spec(partition: u32, name: &str, c: &consumer::Config) -> ConsumerSp
         filter_subjects,
         start: match c.deliver_policy {
             DeliverPolicy::ByStartSequence { start_sequence } => ConsumerStart::Offset(start_sequence),
-            DeliverPolicy::ByStartTime { start_time } => {
-                ConsumerStart::Time(i64::try_from(start_time.unix_timestamp_nanos()).unwrap_or(i64::MAX))
-            }
+            DeliverPolicy::ByStartTime { start_time } => ConsumerStart::Time(nanoseconds(start_time)),
             DeliverPolicy::New => ConsumerStart::New,
             _ => ConsumerStart::First,
         },

@@ -28,10 +28,7 @@ impl Store {
         let Some(message) = found(first, "look at an event that waits")? else {
             return Ok(None);
         };
-        let position = fanout_plan::Position {
-            partition: partition.number,
-            offset: message.sequence,
-        };
+        let position = fanout_plan::Position::new(partition.number, message.sequence);
         let event = partition.template.parse_subject(&message.subject);
         Ok(event
             .filter(|(tenant, event_type)| filter.matches(tenant, event_type))

@@ -18,11 +18,11 @@ use super::{Store, StoreError};
 
 /// How long the store may take for what needs no waiting.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// After how long without an answer a consumer is asked whether all that it may give out is in hand: then it does not
+/// After how long without an answer a consumer is asked whether all that it may deliver is in hand: then it does not
 /// answer a pull that does not wait (nats-server 2.15).
 const IS_FULL: Duration = Duration::from_millis(200);
-/// Bytes of turns that are taken at once; they are all but empty.
-const TURNS_BYTES: usize = 1 << 20;
+/// Bytes of redrive leases that are taken at once; they are all but empty.
+const LEASES_BYTES: usize = 1 << 20;
 /// Less than this is not worth a request.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// For how long after its last fetch a queue subscription that is fetched goes on hearing events, and how old an event
@@ -35,8 +35,8 @@ pub(crate) struct Sources {
     log: Vec<PullConsumer>,
     /// How many of the first are the subscription's own; the others are those of tenants that are isolated.
     own: usize,
-    /// Turns of tenants whose dead letters are redriven; a queue subscription has none.
-    turns: Option<PullConsumer>,
+    /// Leases of tenants whose dead letters are redriven; a queue subscription has none.
+    redrive_leases: Option<PullConsumer>,
     /// Refused events that wait for their next attempt; a queue subscription has none.
     retries: Option<PullConsumer>,
 }
@@ -44,14 +44,14 @@ pub(crate) struct Sources {
 impl Sources {
     /// Whether everything there is to take from could be opened.
     pub(crate) fn is_whole(&self) -> bool {
-        self.turns.is_none() || self.retries.is_some()
+        self.redrive_leases.is_none() || self.retries.is_some()
     }
 }
 
-/// Messages that were given out.
+/// Messages that were delivered.
 pub(crate) struct Taken {
     pub(crate) messages: Vec<jetstream::Message>,
-    /// None was given out before this, by the store's clock.
+    /// None was delivered before this, by the store's clock.
     pub(crate) since: i64,
 }
 
@@ -67,7 +67,7 @@ impl Store {
             return Ok(Sources {
                 own: log.len(),
                 log,
-                turns: None,
+                redrive_leases: None,
                 retries: None,
             });
         }
@@ -82,7 +82,7 @@ impl Store {
         }
         let own = log.len();
         log.append(&mut isolated);
-        let turns = Some(self.turns_consumer(&registered.id()).await?);
+        let redrive_leases = Some(self.redrive_leases_consumer(&registered.id()).await?);
         if let Err(error) = self.sweep_retries(registered).await {
             debug!(subscription = %subscription.name, %error, "what an earlier subscription of its name left is let go later");
         }
@@ -97,12 +97,12 @@ impl Store {
         Ok(Sources {
             log,
             own,
-            turns,
+            redrive_leases,
             retries,
         })
     }
 
-    /// A consumer that hears what is stored from now on and is gone when nobody fetches: the store's own memory of who
+    /// A consumer that delivers what is stored from now on and is gone when nobody fetches: the store's own memory of who
     /// listens, shared by all instances. It carries no mark of Fanout's, so that no plan removes it.
     async fn listener(
         &self,
@@ -132,11 +132,11 @@ impl Store {
             .map_err(StoreError::when(format!("make consumer {name}")))
     }
 
-    /// Up to `most` turns that nobody has.
-    pub(crate) async fn take_turns(&self, sources: &Sources, most: usize) -> Result<Taken, StoreError> {
+    /// Up to `most` redrive leases that nobody has.
+    pub(crate) async fn take_redrive_leases(&self, sources: &Sources, most: usize) -> Result<Taken, StoreError> {
         let since = self.now();
-        let messages = match &sources.turns {
-            Some(turns) if most > 0 => at_once(std::slice::from_ref(turns), 0, most, TURNS_BYTES).await?,
+        let messages = match &sources.redrive_leases {
+            Some(leases) if most > 0 => at_once(std::slice::from_ref(leases), 0, most, LEASES_BYTES).await?,
             _ => Vec::new(),
         };
         Ok(Taken { messages, since })
@@ -175,7 +175,7 @@ impl Store {
     }
 
     /// Up to `most` events of together at most `max_bytes`; when there are none, what comes first within the wait, which
-    /// may be a turn. Each of what holds them has its share, beginning with that of the number `from`.
+    /// may be a redrive lease. Each of what holds them has its share, beginning with that of the number `from`.
     pub(crate) async fn take(
         &self,
         sources: &Sources,
@@ -191,8 +191,10 @@ impl Store {
         let mut messages = first(sources, wait).await?;
         let since = self.now();
         let bytes: usize = messages.iter().map(|m| m.length).sum();
-        let has_turn = messages.iter().any(|m| self.turn_of(m).is_some() || self.is_retry(m));
-        if !messages.is_empty() && !has_turn && messages.len() < most && bytes < max_bytes {
+        let has_lease = messages
+            .iter()
+            .any(|m| self.redrive_lease_of(m).is_some() || self.is_retry(m));
+        if !messages.is_empty() && !has_lease && messages.len() < most && bytes < max_bytes {
             // What fails here is not lost: what was taken is given, the rest waits for the next fetch.
             let more = at_once(&sources.log, from, most - messages.len(), max_bytes - bytes).await;
             messages.extend(more.unwrap_or_default());
@@ -215,7 +217,7 @@ async fn at_once(
     max_bytes: usize,
 ) -> Result<Vec<jetstream::Message>, StoreError> {
     let mut taken = Vec::new();
-    let mut room = max_bytes;
+    let mut bytes_left = max_bytes;
     let from = from.checked_rem(consumers.len()).unwrap_or_default();
     let (later, sooner) = consumers.split_at(from);
     let mut asked: Vec<_> = sooner.iter().chain(later).collect();
@@ -223,15 +225,15 @@ async fn at_once(
         let mut have_more = Vec::new();
         let mut left = asked.len();
         for consumer in asked {
-            if taken.len() >= most || room == 0 {
+            if taken.len() >= most || bytes_left == 0 {
                 return Ok(taken);
             }
             let share = (most - taken.len()).div_ceil(left);
             left -= 1;
             let before = taken.len();
-            match pull(consumer, share, &mut room, &mut taken).await {
+            match pull(consumer, share, &mut bytes_left, &mut taken).await {
                 Ok(()) => {}
-                // What was taken is given out; who begins with this consumer is told what is wrong with it.
+                // What was taken is delivered; who begins with this consumer is told what is wrong with it.
                 Err(_) if !taken.is_empty() => return Ok(taken),
                 Err(e) => return Err(e),
             }
@@ -244,14 +246,14 @@ async fn at_once(
     Ok(taken)
 }
 
-/// Takes up to `most` messages that are there, and for which there is room.
+/// Takes up to `most` messages that are there, and that fit `bytes_left`.
 async fn pull(
     consumer: &PullConsumer,
     most: usize,
-    room: &mut usize,
+    bytes_left: &mut usize,
     taken: &mut Vec<jetstream::Message>,
 ) -> Result<(), StoreError> {
-    let mut pulling = pin!(pull_all(consumer, most, room, taken));
+    let mut pulling = pin!(pull_all(consumer, most, bytes_left, taken));
     if let Ok(pulled) = timeout(IS_FULL, &mut pulling).await {
         return pulled;
     }
@@ -266,20 +268,20 @@ async fn pull(
 async fn pull_all(
     consumer: &PullConsumer,
     most: usize,
-    room: &mut usize,
+    bytes_left: &mut usize,
     taken: &mut Vec<jetstream::Message>,
 ) -> Result<(), StoreError> {
     let mut batch = consumer
         .fetch()
         .max_messages(most)
-        .max_bytes(*room)
+        .max_bytes(*bytes_left)
         .messages()
         .await
         .map_err(StoreError::when("be pulled from"))?;
     while let Some(message) = batch.next().await {
         match message {
             Ok(message) => {
-                *room = room.saturating_sub(message.length);
+                *bytes_left = bytes_left.saturating_sub(message.length);
                 taken.push(message);
             }
             // The server ends a pull like this when the next message does not fit `max_bytes`.
@@ -290,15 +292,15 @@ async fn pull_all(
     Ok(())
 }
 
-/// Whether all that a consumer may give out is in hand.
+/// Whether all that a consumer may deliver is in hand.
 async fn is_full(consumer: &PullConsumer) -> Result<bool, StoreError> {
-    let info = told(consumer).await?;
+    let info = info(consumer).await?;
     let most = usize::try_from(info.config.max_ack_pending).unwrap_or(usize::MAX);
     Ok(info.num_ack_pending >= most)
 }
 
 /// What the server says of a consumer.
-async fn told(consumer: &PullConsumer) -> Result<consumer::Info, StoreError> {
+async fn info(consumer: &PullConsumer) -> Result<consumer::Info, StoreError> {
     timeout(AT_ONCE, consumer.get_info())
         .await
         .map_err(StoreError::when("say in time what waits"))?
@@ -334,10 +336,10 @@ async fn one(consumer: &PullConsumer, wait: Duration) -> Result<Option<jetstream
         .map_err(StoreError::when("be pulled from"))
 }
 
-/// What comes first of any consumer. A message that comes of another at the same moment and is not taken is given out
+/// What comes first of any consumer. A message that comes of another at the same moment and is not taken is delivered
 /// again after its hold.
 async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Message>, StoreError> {
-    let beside = || sources.turns.iter().chain(&sources.retries);
+    let beside = || sources.redrive_leases.iter().chain(&sources.retries);
     let count = sources.log.len() + beside().count();
     let waits: FuturesUnordered<_> = sources
         .log

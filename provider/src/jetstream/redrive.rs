@@ -62,12 +62,12 @@ impl Store {
         Ok(found(first, "look for redrives")?.is_some())
     }
 
-    /// Hears of requests as they are made.
-    pub(crate) async fn hear_redrives(&self, of: &SubscriptionId) -> Result<NatsSubscriber, StoreError> {
+    /// LinkSink of requests as they are made.
+    pub(crate) async fn redrive_requests(&self, of: &SubscriptionId) -> Result<NatsSubscriber, StoreError> {
         self.nats()
             .subscribe(self.names.redrive_filter(of))
             .await
-            .map_err(StoreError::when("listen for redrives"))
+            .map_err(StoreError::when("receive redrives"))
     }
 
     /// Reads all requests from the oldest on. The server keeps no place for the reader: what is done is removed.
@@ -136,9 +136,8 @@ impl Store {
 
     /// The letter that a request is for; `None` when it is there no more.
     pub(crate) async fn letter_for(&self, redrive: &Redrive) -> Result<Option<StreamMessage>, StoreError> {
-        let subject = self.letter_subject(redrive);
-        let letter = self.letters().await?.get_last_raw_message_by_subject(&subject).await;
-        found(letter, "read a dead letter")
+        let letters = self.names.dead_letters();
+        self.last_message(letters, &self.letter_subject(redrive)).await
     }
 
     /// The event was handled: the letter goes, then the request.

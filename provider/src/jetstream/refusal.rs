@@ -175,6 +175,14 @@ pub(super) fn problem(step: &Step, error: &StoreError) -> Problem {
     Problem::new(Code::StoreUnavailable, format!("{part}: {why}; it is tried again"))
 }
 
+/// An error with its cause, for a message.
+pub(crate) fn explained(error: &dyn Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error} ({cause})"),
+        None => error.to_string(),
+    }
+}
+
 /// A text for a message, which is never longer than a person reads.
 pub(super) fn cut(text: &str) -> String {
     let mut chars = text.chars();

@@ -123,7 +123,8 @@ impl Store {
         subjects
             .map_err(|e| StoreError::when("list the registry")(e))
             .map_ok(|(subject, _)| async move {
-                let raw = last_message(leader, &subject).await?;
+                let raw = leader.get_last_raw_message_by_subject(&subject).await;
+                let raw = found(raw, "read the registry")?;
                 Ok(raw.map(|raw| (subject[prefix.len()..].to_owned(), Raw::of(raw))))
             })
             .try_buffer_unordered(READS)
@@ -153,12 +154,8 @@ impl Store {
 
     /// What the registry holds under a name, and the revision that a change of it is made on.
     async fn entry_of(&self, name: &SubscriptionName) -> Result<(Entry, u64), StoreError> {
-        let stream = self
-            .js
-            .get_stream_no_info(format!("KV_{}", self.names.registry()))
-            .await
-            .map_err(StoreError::when("open the registry"))?;
-        let found = last_message(&stream, &format!("{}{name}", self.registry_prefix())).await?;
+        let (bucket, prefix) = (format!("KV_{}", self.names.registry()), self.registry_prefix());
+        let found = self.last_message(bucket, &format!("{prefix}{name}")).await?;
         Ok(match found {
             None => (Entry::Nothing, 0),
             Some(message) => {
@@ -231,10 +228,10 @@ impl Store {
                     } else {
                         have.head.clone()
                     },
-                    given_before: if have.rewound == registered.rewound {
-                        registered.given_before.clone()
+                    delivered_before: if have.rewound == registered.rewound {
+                        registered.delivered_before.clone()
                     } else {
-                        have.given_before.clone()
+                        have.delivered_before.clone()
                     },
                     progress: if registered.progress == Progress::Finished && have.rewound == registered.rewound {
                         Progress::Finished
@@ -466,14 +463,6 @@ enum Change<'a> {
     Put(&'a Registered),
     /// Ends the subscription of this incarnation.
     End(Incarnation),
-}
-
-/// The last message of a subject, from the stream's leader.
-async fn last_message<I>(stream: &stream::Stream<I>, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
-    found(
-        stream.get_last_raw_message_by_subject(subject).await,
-        "read the registry",
-    )
 }
 
 /// A message of a list: its key, and what it holds.

@@ -18,6 +18,7 @@ use tracing::debug;
 use super::observe::nanoseconds;
 use super::refusal::found;
 use super::{Store, StoreError};
+use crate::clock;
 
 /// How long the server remembers a reader of the edge.
 const READER_AGE: Duration = Duration::from_secs(5);
@@ -35,7 +36,7 @@ pub(crate) struct RememberedGap {
 impl RememberedGap {
     /// Whether it is to be written again, so that a loss is not forgotten when the entry is as old as events get.
     pub(crate) fn would_be_forgotten(&self, now: i64, max_age: Duration) -> bool {
-        let half = i64::try_from(max_age.as_nanos() / 2).unwrap_or(i64::MAX);
+        let half = clock::nanoseconds(max_age / 2);
         self.gap.has_lost() && now.saturating_sub(self.written_at) > half
     }
 }
@@ -65,10 +66,7 @@ impl Store {
                 .and_then(|l| l.oldest)
                 .filter(|o| !o.isolated)
             {
-                let position = Position {
-                    partition: partition.number,
-                    offset: oldest.offset,
-                };
+                let position = Position::new(partition.number, oldest.offset);
                 let sooner = retention.oldest.is_none_or(|(_, at)| oldest.expires_at < at);
                 if sooner {
                     retention.oldest = Some((position, oldest.expires_at));
@@ -86,7 +84,7 @@ impl Store {
         Ok(retention)
     }
 
-    /// Somebody has seen what a subscription lost: it is told no more, and still counted. Returns it, by partition.
+    /// Acknowledges what a subscription lost: it is reported no more, and still counted. Returns it, by partition.
     ///
     /// # Errors
     /// When the store can't be read or written.
@@ -117,15 +115,12 @@ impl Store {
         if !registered.subscription.keeps_a_place(&self.policy) || registered.progress == Progress::Finished {
             return Ok(());
         }
-        let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
+        let max_age = clock::nanoseconds(self.policy.retention.max_age);
         let mut unhandled = Vec::new();
         for (partition, reader) in self.readers_of(registered) {
             let looked = self.look_at_retention(registered, partition, &reader).await?;
             if let Some(oldest) = looked.and_then(|look| look.oldest) {
-                let position = Position {
-                    partition: partition.number,
-                    offset: oldest.offset,
-                };
+                let position = Position::new(partition.number, oldest.offset);
                 unhandled.push((position, oldest.expires_at.saturating_sub(max_age)));
             }
         }
@@ -168,10 +163,10 @@ impl Store {
         let consumer = consumer.cached_info();
         let log = self.log(partition.number).await?;
         let info = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
-        let (state, made_at) = (info.state, info.created.unix_timestamp_nanos());
+        let state = info.state;
         let mut oldest: Option<Expiring> = None;
         if consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
-            let max_age = i64::try_from(self.policy.max_age.as_nanos()).unwrap_or(i64::MAX);
+            let max_age = clock::nanoseconds(self.policy.retention.max_age);
             for filter in filter.subject_filters(&partition.template) {
                 let from = consumer.ack_floor.stream_sequence + 1;
                 let first = log.get_first_raw_message_by_subject(&filter, from).await;
@@ -179,10 +174,7 @@ impl Store {
                     continue;
                 };
                 let stored = nanoseconds(message.time);
-                let position = Position {
-                    partition: partition.number,
-                    offset: message.sequence,
-                };
+                let position = Position::new(partition.number, message.sequence);
                 let tenant = partition
                     .template
                     .parse_subject(&message.subject)
@@ -197,13 +189,13 @@ impl Store {
             }
         }
         Ok(Some(Look {
-            made_at: i64::try_from(made_at).unwrap_or(i64::MAX),
+            made_at: nanoseconds(info.created),
             first: state.first_sequence,
             head: state.last_sequence,
             delivered_to: consumer.delivered.stream_sequence,
             given: consumer.delivered.consumer_sequence,
             settled_to: consumer.ack_floor.stream_sequence,
-            only_ages: partition.keeps == Keeps::Log && self.policy.when_full == WhenFull::Refuse,
+            only_ages: partition.keeps == Keeps::Log && self.policy.retention.when_full == WhenFull::Refuse,
             oldest,
         }))
     }
@@ -246,7 +238,7 @@ impl Store {
         Ok(written.map_err(StoreError::when(action))?.is_some())
     }
 
-    /// The events after `after` that were stored before `until`: where each stands, and whose it is.
+    /// The events after `after` that were stored before `until`: the offset and the tenant of each.
     pub(crate) async fn edge(
         &self,
         registered: &Registered,
@@ -260,10 +252,7 @@ impl Store {
         };
         let isolated = |tenant: &TenantId, offset| {
             let number = partition.number;
-            let position = Position {
-                partition: number,
-                offset,
-            };
+            let position = Position::new(number, offset);
             reader.tenant.is_none() && registered.is_isolated_at(tenant, position)
         };
         let consumer = self
@@ -290,7 +279,7 @@ impl Store {
             .map_err(StoreError::when("read the events that expire next"))?;
         while let Some(Ok(message)) = messages.next().await {
             let Ok(info) = message.info() else { continue };
-            if i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX) >= until {
+            if nanoseconds(info.published) >= until {
                 break;
             }
             match partition.template.parse_subject(&message.subject) {

@@ -1,10 +1,10 @@
 //! Refused events that wait for their next attempt: one message each, in a stream of their own.
 //!
-//! A message that is given back with a delay goes on counting against its consumer's `max_ack_pending` (nats-server
+//! A message that is nak'ed with a delay goes on counting against its consumer's `max_ack_pending` (nats-server
 //! 2.15), so a refused event that waited at the log's consumer would hold up others. It is stored here first, and only
-//! then acknowledged there: a crash in between gives it out once more, and then its copy is found.
+//! then acknowledged there: a crash in between delivers it once more, and then its copy is found.
 //!
-//! A consumer without a limit gives the copies out to one instance at a time. What is not due is given back with the time
+//! A consumer without a limit delivers the copies to one instance at a time. What is not due is nak'ed with the time
 //! that is left. What is settled is gone, since the stream is a work queue; what is refused again replaces its message,
 //! and names the one that it replaces.
 
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, ErrorCode};
@@ -26,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::headers::header_bytes;
 use super::publish::{Outgoing, Unstored, unstored};
-use super::refusal::{found, unless};
+use super::refusal::{found, there, unless};
 use super::registry::Registry;
 use super::{Store, StoreError};
 
@@ -160,10 +159,7 @@ impl Store {
     }
 
     async fn retry_stream(&self) -> Result<Stream<()>, StoreError> {
-        self.js
-            .get_stream_no_info(self.names.retries())
-            .await
-            .map_err(StoreError::when("open the retries"))
+        self.stream(self.names.retries()).await
     }
 
     fn retries_of(&self, registered: &Registered) -> String {
@@ -171,7 +167,7 @@ impl Store {
             .retry_filter(&registered.id().name, Some(Round::of(registered)))
     }
 
-    /// Whether a message that was given out is one of an event that waits.
+    /// Whether a message that was delivered is one of an event that waits.
     pub(crate) fn is_retry(&self, message: &jetstream::Message) -> bool {
         message.info().is_ok_and(|info| info.stream == self.names.retries())
     }
@@ -187,14 +183,14 @@ impl Store {
         Ok(found(first, LOOK)?.is_some())
     }
 
-    /// The consumer that gives out what waits, to one instance at a time.
+    /// The consumer that delivers what waits, to one instance at a time.
     pub(crate) async fn retries_consumer(&self, registered: &Registered) -> Result<PullConsumer, StoreError> {
         let name = retries_consumer_name(registered);
         let config = pull::Config {
             durable_name: Some(name.clone()),
             filter_subject: self.retries_of(registered),
             ack_policy: AckPolicy::Explicit,
-            ack_wait: self.policy.ack_wait,
+            ack_wait: self.policy.delivery.ack_wait,
             max_deliver: -1,
             // Everything that waits counts; the stream's bytes bound it.
             max_ack_pending: -1,
@@ -219,15 +215,11 @@ impl Store {
     /// When the store can't be read.
     pub async fn waiting_for_retry(&self, registered: &Registered) -> Result<u64, StoreError> {
         let stream = self.retry_stream().await?;
-        match stream.consumer_info(retries_consumer_name(registered)).await {
-            Ok(info) => Ok(info.num_pending + info.num_ack_pending as u64),
-            // A bus that was made before there were retries gets their stream with the next plan.
-            Err(e) if e.kind() == ConsumerInfoErrorKind::StreamNotFound => Ok(0),
-            Err(e) if e.kind() == ConsumerInfoErrorKind::NotFound => {
-                Ok(self.retries_by_position(registered).await?.values().map(|r| r.0).sum())
-            }
-            Err(e) => Err(StoreError::when("count the events that wait for a retry")(e)),
-        }
+        let info = stream.consumer_info(retries_consumer_name(registered)).await;
+        Ok(match there(info, "count the events that wait for a retry")? {
+            Some(info) => info.num_pending + info.num_ack_pending as u64,
+            None => self.retries_by_position(registered).await?.values().map(|r| r.0).sum(),
+        })
     }
 
     /// How many events wait in each partition, and the first of them.
@@ -264,8 +256,7 @@ impl Store {
     ) -> Result<Option<i64>, StoreError> {
         let name = registered.id().name;
         let subject = self.names.retry(&name, Round::of(registered), at);
-        let stream = self.retry_stream().await?;
-        let message = found(stream.get_last_raw_message_by_subject(&subject).await, READ)?;
+        let message = self.last_message(self.names.retries(), &subject).await?;
         let waiting = message.and_then(|m| Waiting::read(&self.names, &subject, Some(&m.headers)));
         Ok(waiting.map(|w| w.note.published_at))
     }
@@ -345,14 +336,14 @@ impl Store {
     pub async fn retries_full(&self) -> Result<Option<Problem>, StoreError> {
         let info = self.retry_stream().await?.get_info().await;
         let state = info.map_err(StoreError::when("read the state of the retries"))?.state;
-        let most = self.policy.retry_max_bytes;
+        let most = self.policy.retries.max_bytes;
         // One that is refused next may be as large as any.
         let is_full = state.bytes.saturating_add(self.policy.max_event_bytes.min(most / 16)) >= most;
         Ok(is_full.then(|| {
             Problem::new(
                 Code::RetriesFull,
                 format!(
-                    "the store of retries of bus {} holds {} events of {} bytes, and `retry.max-bytes` is {most}: events that are refused now take places in flight until their next attempt, and may hold up others: see why they are refused, or raise `retry.max-bytes`",
+                    "the store of retries of bus {} holds {} events of {} bytes, and `retry.max-bytes` is {most}: events that are refused now stay in flight until their next attempt, and may hold up others: see why they are refused, or raise `retry.max-bytes`",
                     self.policy.bus, state.messages, state.bytes
                 ),
             )

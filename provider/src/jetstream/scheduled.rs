@@ -10,7 +10,6 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use fanout_plan::envelope::EventKey;
 use fanout_plan::partition::Partition;
@@ -21,7 +20,6 @@ use super::headers::{header_bytes, text};
 use super::marks::Mark;
 use super::publish::{Outgoing, Unstored, unstored};
 use super::read::from_headers;
-use super::refusal::found;
 use super::swap::RACES;
 use super::{Store, StoreError};
 use crate::clock;
@@ -29,7 +27,7 @@ use crate::clock;
 /// After how long an event whose instance is gone is given to another.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 
-/// The consumer that gives out what may be due.
+/// The consumer that delivers what may be due.
 const CONSUMER: &str = "due";
 
 /// How long a tenant's waiting events may take to be counted.
@@ -145,29 +143,19 @@ impl Store {
 
     /// Removes an event whose mark has come true, and none that is scheduled under its key since. Takes no place.
     pub(crate) async fn remove_scheduled(&self, scheduled: &Scheduled) -> Result<(), StoreError> {
-        let action = || format!("remove {}", scheduled.subject);
-        self.scheduled_stream(action)
-            .await?
+        let stream = self.stream(self.names.scheduled_stream()).await?;
+        let purge = stream
             .purge()
             .filter(&scheduled.subject)
-            .sequence(scheduled.sequence + 1)
+            .sequence(scheduled.sequence + 1);
+        purge
             .await
-            .map_err(StoreError::when(action()))?;
-        Ok(())
+            .map(drop)
+            .map_err(StoreError::when(format!("remove {}", scheduled.subject)))
     }
 
-    async fn scheduled_stream(&self, action: impl Fn() -> String) -> Result<Stream<()>, StoreError> {
-        self.js
-            .get_stream_no_info(self.names.scheduled_stream())
-            .await
-            .map_err(StoreError::when(action()))
-    }
-
-    /// The last message of a subject, from the stream's leader: a copy may not know of the last change yet.
     async fn last(&self, subject: &str) -> Result<Option<Scheduled>, StoreError> {
-        let action = || format!("read {subject}");
-        let stream = self.scheduled_stream(action).await?;
-        let last = found(stream.get_last_raw_message_by_subject(subject).await, action())?;
+        let last = self.last_message(self.names.scheduled_stream(), subject).await?;
         Ok(last.and_then(|m| {
             let stored = (m.sequence, m.time.unix_timestamp_nanos());
             Scheduled::read(subject, stored, m.headers, m.payload)
@@ -183,7 +171,7 @@ impl Store {
 
     async fn count_waiting(&self, tenant: &TenantId, more: u64, enough: Waits) -> Result<Waits, StoreError> {
         let action = || counting(tenant);
-        let stream = self.scheduled_stream(action).await?;
+        let stream = self.stream(self.names.scheduled_stream()).await?;
         let all = stream.get_info().await.map_err(StoreError::when(action()))?.state.bytes;
         let config = pull::OrderedConfig {
             filter_subject: self.names.scheduled_of(tenant),
@@ -219,7 +207,6 @@ impl Store {
     /// The consumer that delivers scheduled events, each to one instance at a time. What is not due yet is refused with the
     /// time that is left, so that any instance, after any restart, is given it then.
     pub(crate) async fn due(&self) -> Result<PullConsumer, StoreError> {
-        let action = || "open the consumer of what is due".to_owned();
         let config = pull::Config {
             durable_name: Some(CONSUMER.to_owned()),
             ack_policy: AckPolicy::Explicit,
@@ -229,11 +216,9 @@ impl Store {
             max_ack_pending: -1,
             ..pull::Config::default()
         };
-        self.scheduled_stream(action)
-            .await?
-            .get_or_create_consumer(CONSUMER, config)
-            .await
-            .map_err(StoreError::when(action()))
+        let stream = self.stream(self.names.scheduled_stream()).await?;
+        let consumer = stream.get_or_create_consumer(CONSUMER, config).await;
+        consumer.map_err(StoreError::when("open the consumer of what is due"))
     }
 
     /// Whether an event is in the log since a time: for one whose publishing was cut short so long ago that the log

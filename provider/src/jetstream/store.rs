@@ -55,18 +55,18 @@ pub struct Store {
 /// How far a subscription has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConsumerState {
-    /// Events that wait to be given out.
+    /// Events that wait to be delivered.
     pub pending: u64,
-    /// Events given out and not yet settled.
+    /// Events delivered and not yet settled.
     pub unsettled: u64,
-    /// Of those, how many were given out more than once.
+    /// Of those, how many were delivered more than once.
     pub redelivered: u64,
     /// Every event up to this offset is settled.
     pub settled_to: u64,
     /// The log's last offset.
     pub log_head: u64,
-    /// The last event that was given out has this offset.
-    pub given_to: u64,
+    /// The last event that was delivered has this offset.
+    pub delivered_to: u64,
 }
 
 /// Why the store could not be read or changed.
@@ -88,8 +88,8 @@ pub enum StoreError {
         /// The subscription or the stream.
         what: String,
     },
-    /// The store was killed and forgot that it gave this out: it does so once more.
-    #[error("the store forgot that it gave the event out")]
+    /// The store was killed and forgot that it delivered this: it does so once more.
+    #[error("the store forgot that it delivered the event")]
     Forgotten,
     /// NATS is there, and no JetStream answers.
     #[error("{0}")]
@@ -119,14 +119,14 @@ impl Store {
             let context = ContextBuilder::new()
                 .api_prefix(policy.jetstream.subject())
                 .timeout(timeout)
-                .ack_timeout(policy.publish_deadline)
-                .max_ack_inflight(policy.publish_max_in_flight as usize)
+                .ack_timeout(policy.publish.deadline)
+                .max_ack_inflight(policy.publish.max_in_flight as usize)
                 .build(nats.clone());
             Arc::new(context)
         };
         Self {
             js: context(API_DEADLINE),
-            publishing: context(policy.publish_deadline),
+            publishing: context(policy.publish.deadline),
             names: Arc::new(policy.names()),
             policy: Arc::new(policy),
             layout: Arc::default(),
@@ -270,12 +270,25 @@ impl Store {
             .map_err(StoreError::when(format!("open bucket {name}")))
     }
 
+    /// A stream, without a request for what it holds.
+    pub(super) async fn stream(&self, name: String) -> Result<stream::Stream<()>, StoreError> {
+        let stream = self.js.get_stream_no_info(&name).await;
+        stream.map_err(StoreError::when(format!("open {name}")))
+    }
+
     pub(super) async fn log(&self, partition: u32) -> Result<stream::Stream<()>, StoreError> {
-        let name = self.names.partition(partition);
-        self.js
-            .get_stream_no_info(&name)
-            .await
-            .map_err(StoreError::when(format!("open {name}")))
+        self.stream(self.names.partition(partition)).await
+    }
+
+    /// The last message of a subject, from the stream's leader: a copy may not know of the last change yet.
+    pub(super) async fn last_message(
+        &self,
+        stream: String,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, StoreError> {
+        let stream = self.stream(stream).await?;
+        let last = stream.get_last_raw_message_by_subject(subject).await;
+        found(last, format!("read {subject}"))
     }
 
     /// The subjects under which new events are announced. Before a tenant has the first partition, they are those that
@@ -461,7 +474,7 @@ impl Store {
                     redelivered: info.num_redelivered as u64,
                     settled_to: info.ack_floor.stream_sequence,
                     log_head: head.state.last_sequence,
-                    given_to: info.delivered.stream_sequence,
+                    delivered_to: info.delivered.stream_sequence,
                 },
             ));
         }

@@ -9,6 +9,7 @@ use fanout_plan::subscription::Start;
 use fanout_plan::{EventType, Filter, Position, SubjectTemplate, TenantId};
 use futures::{Stream, StreamExt as _};
 
+use super::observe::nanoseconds;
 use super::read::{event, shown};
 use super::{Store, StoreError};
 
@@ -98,11 +99,8 @@ fn read(
     event_type: EventType,
 ) -> Option<LogEvent> {
     let info = message.info().ok()?;
-    let position = Position {
-        partition,
-        offset: info.stream_sequence,
-    };
-    let published_at = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+    let position = Position::new(partition, info.stream_sequence);
+    let published_at = nanoseconds(info.published);
     let message = &mut message.message;
     // What is no event is shown as it is.
     drop(event(

@@ -22,7 +22,7 @@ pub(super) struct StoreTime(Mutex<Option<(Instant, i64)>>);
 
 /// What the server says of a stream, as far as it is of interest here (async-nats 0.51 leaves it out).
 #[derive(Deserialize)]
-struct Told {
+struct StreamTime {
     #[serde(rename = "ts")]
     at: String,
 }
@@ -33,7 +33,7 @@ impl Store {
     pub(crate) fn now(&self) -> i64 {
         let read = *self.time.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((at, time)) = read else { return clock::now() };
-        time.saturating_add(i64::try_from(at.elapsed().as_nanos()).unwrap_or(i64::MAX))
+        time.saturating_add(clock::nanoseconds(at.elapsed()))
     }
 
     /// Reads the store's clock, for [`Store::now`]. Where it can't be read, it goes on from where it was.
@@ -48,8 +48,8 @@ impl Store {
         };
         match time {
             Ok(time) => {
-                let told = asked + asked.elapsed() / 2;
-                *self.time.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, time));
+                let read_at = asked + asked.elapsed() / 2;
+                *self.time.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((read_at, time));
             }
             Err(error) => debug!(%error, "the store's clock is not read now"),
         }
@@ -61,12 +61,12 @@ impl Store {
     /// When the store can't be read.
     pub(crate) async fn time_of(&self, partition: u32) -> Result<i64, StoreError> {
         let stream = self.names.partition(partition);
-        let answer = self.js.request(format!("STREAM.INFO.{stream}"), &()).await;
-        let told: Told = match answer.map_err(StoreError::when("tell the time"))? {
-            Response::Ok(told) => told,
+        let asked = self.js.request(format!("STREAM.INFO.{stream}"), &()).await;
+        let answer: StreamTime = match asked.map_err(StoreError::when("tell the time"))? {
+            Response::Ok(answer) => answer,
             Response::Err { error } => return Err(StoreError::when("tell the time")(error)),
         };
-        timestamp::from_rfc3339(&told.at)
-            .ok_or_else(|| StoreError::when("tell the time")(format!("{:?} is no time", told.at)))
+        timestamp::from_rfc3339(&answer.at)
+            .ok_or_else(|| StoreError::when("tell the time")(format!("{:?} is no time", answer.at)))
     }
 }

@@ -1,4 +1,4 @@
-//! What the server says of events that the log let go after they were given out and before they were settled: an
+//! What the server says of events that the log let go after they were delivered and before they were settled: an
 //! advisory each (nats-server 2.15.1, `MSG_TERMINATED`, "Unacknowledged message was deleted"). Of events that were given
 //! to nobody it says nothing.
 
@@ -93,7 +93,7 @@ impl Unsettled {
         self.heard.retain(|of_consumer, _| consumers.contains(of_consumer));
     }
 
-    /// Forgets what is told, or never will be.
+    /// Forgets what is reported, or never will be.
     pub(crate) fn forget(&mut self, partition: u32, consumer: &str, is_over: impl Fn(u64) -> bool) {
         let of_consumer = (partition, consumer.to_owned());
         if let Some(offsets) = self.heard.get_mut(&of_consumer) {

@@ -1,4 +1,4 @@
-//! Hears of links from the host directly.
+//! LinkSink of links from the host directly.
 //!
 //! The host announces each new, changed and deleted link on the lattice. The provider listens there itself: its SDK
 //! (wasmcloud-provider-sdk 0.17.1) drops a changed one as a duplicate, and takes both of a component's two links for deleted
@@ -10,14 +10,14 @@ use futures::StreamExt as _;
 use tokio::task::JoinHandle;
 use wasmcloud_core::InterfaceLinkDefinition;
 
-use super::{Hears, Link, LinkKey, from_definition};
+use super::{Link, LinkKey, LinkSink, from_definition};
 
 /// Subscribes; when this returns, no later change is missed.
 pub(crate) async fn listen(
     nats: &Client,
     lattice: &str,
     provider: &str,
-    who: impl Hears,
+    who: impl LinkSink,
 ) -> Result<[JoinHandle<()>; 2], SubscribeError> {
     let put = follow(nats, lattice, provider, "put", who.clone(), |who, key, link| {
         who.put_link(key, link)
@@ -27,7 +27,7 @@ pub(crate) async fn listen(
     Ok([put, deleted])
 }
 
-async fn follow<W: Hears>(
+async fn follow<W: LinkSink>(
     nats: &Client,
     lattice: &str,
     provider: &str,

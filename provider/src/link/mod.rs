@@ -75,8 +75,8 @@ impl Links {
     }
 }
 
-/// Who is told of links.
-pub(crate) trait Hears: Clone + Send + 'static {
+/// Where links and their changes go.
+pub(crate) trait LinkSink: Clone + Send + 'static {
     fn put_link(&self, key: LinkKey, link: Link);
     fn delete_link(&self, key: &LinkKey);
 }

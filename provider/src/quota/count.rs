@@ -1,5 +1,5 @@
 //! Bytes stored, in counters that all instances share: read when a tenant first publishes here, and added to once a
-//! second. An instance that is killed has not said what it stored in its last second; that much is not counted.
+//! second. What an instance that is killed stored in its last second is not counted.
 //!
 //! What other instances store for a tenant is learned with each answer, so that several instances together let a tenant
 //! have at most what they store of it in a second too much.
@@ -19,7 +19,7 @@ use crate::jetstream::{Store, StoreError};
 /// The most additions under way at once.
 const ADDITIONS: usize = 64;
 
-/// What was said and not answered: it is said again under the same id, which the store counts once.
+/// Additions without an answer: each is made again under the same id, which the store counts once.
 #[derive(Debug, Default)]
 pub(crate) struct Unanswered(HashMap<(TenantId, i64), (u64, String)>);
 
@@ -41,7 +41,7 @@ impl Gate {
         }
         let mut usage = Box::new(Usage::default());
         for (slot, bytes) in parts {
-            usage.told(slot, Some(bytes), 0);
+            usage.flush(slot, Some(bytes), 0);
         }
         // Another call of the tenant may have been faster, and may have taken from it since.
         self.entry(tenant, |e| {
@@ -57,27 +57,27 @@ impl Gate {
         let nats = store.nats();
         let mut unanswered = Unanswered::default();
         let beats = self.instances.keep(&nats, store.names());
-        let telling = async {
+        let flushing = async {
             loop {
                 tokio::time::sleep(BEAT).await;
-                self.tell(store, &mut unanswered).await;
+                self.flush(store, &mut unanswered).await;
                 self.forget_idle();
             }
         };
         tokio::select! {
             () = beats => {}
-            () = telling => {}
+            () = flushing => {}
         }
     }
 
-    /// Says what was stored since it was last said.
-    pub(crate) async fn tell(&self, store: &Store, unanswered: &mut Unanswered) {
-        let slots = Slots::of(store.policy().max_age);
+    /// Adds what was stored since the last flush to the counters.
+    pub(crate) async fn flush(&self, store: &Store, unanswered: &mut Unanswered) {
+        let slots = Slots::of(store.policy().retention.max_age);
         {
             let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
             for (tenant, entry) in tenants.iter() {
                 let Some(usage) = &entry.usage else { continue };
-                for (slot, bytes) in usage.untold() {
+                for (slot, bytes) in usage.unflushed() {
                     let new = || (bytes, store.nats().new_inbox().to_string());
                     unanswered.0.entry((tenant.clone(), slot)).or_insert_with(new);
                 }
@@ -98,7 +98,7 @@ impl Gate {
                 Ok(total) => {
                     self.entry(&tenant, |e| {
                         if let Some(usage) = &mut e.usage {
-                            usage.told(slot, total, bytes);
+                            usage.flush(slot, total, bytes);
                         }
                     });
                     unanswered.0.remove(&(tenant, slot));
@@ -107,7 +107,7 @@ impl Gate {
             }
         }
         if let Some((tenant, error)) = failed {
-            warn!(%tenant, %error, "what was stored is not in the counters yet; it is said again");
+            warn!(%tenant, %error, "what was stored is not in the counters yet; it is added again");
         }
     }
 }

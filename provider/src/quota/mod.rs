@@ -48,7 +48,7 @@ struct Entry {
     bucket: Bucket,
     /// Bytes stored; absent until they were read, and without such a quota.
     usage: Option<Box<Usage>>,
-    turns: Option<Arc<Semaphore>>,
+    in_flight: Option<Arc<Semaphore>>,
     /// Events that wait until they are due.
     waiting: scheduled::Waiting,
     /// When it was last asked for.
@@ -60,8 +60,8 @@ struct Entry {
 pub(crate) struct Admitted {
     /// What to give back if nothing is stored.
     taken: Option<Taken>,
-    /// The tenant's turn, for as long as the store has not answered.
-    _turn: OwnedSemaphorePermit,
+    /// A part of the tenant's in-flight share, for as long as the store has not answered.
+    _in_flight: OwnedSemaphorePermit,
 }
 
 /// Bytes that were taken out of a quota, and when.
@@ -137,8 +137,11 @@ impl Gate {
     /// When there is no room in it.
     pub(crate) async fn admit(&self, store: &Store, tenant: &TenantId, size: u64) -> Result<Admitted, NotAdmitted> {
         let Together { taken, .. } = self.admit_together(store, tenant, 1, size).await?;
-        let turn = self.turn(store, tenant).await;
-        Ok(Admitted { taken, _turn: turn })
+        let permit = self.in_flight_permit(store, tenant).await;
+        Ok(Admitted {
+            taken,
+            _in_flight: permit,
+        })
     }
 
     /// Takes an event out of a tenant's rate that is kept until it is due: its bytes count among those that wait, and among
@@ -159,7 +162,7 @@ impl Gate {
         if let Some(events_per_second) = quota.events_per_second {
             self.take_events(tenant, events_per_second, 1)?;
         }
-        Ok(self.turn(store, tenant).await)
+        Ok(self.in_flight_permit(store, tenant).await)
     }
 
     /// Counts the bytes of an event that was accepted earlier and is published now. It is published in any case; the
@@ -168,7 +171,7 @@ impl Gate {
         if store.policy().quotas.of(tenant).max_bytes.is_none() {
             return;
         }
-        let (slots, at) = (Slots::of(store.policy().max_age), clock::now());
+        let (slots, at) = (Slots::of(store.policy().retention.max_age), clock::now());
         if self.entry(tenant, |e| e.usage.is_none())
             && let Err(error) = Box::pin(self.read_usage(store, tenant, slots, at)).await
         {
@@ -219,19 +222,22 @@ impl Gate {
     pub(crate) async fn one_of(&self, together: &Together, store: &Store, tenant: &TenantId, size: u64) -> Admitted {
         Admitted {
             taken: together.taken.map(|all| Taken { size, ..all }),
-            _turn: self.turn(store, tenant).await,
+            _in_flight: self.in_flight_permit(store, tenant).await,
         }
     }
 
-    async fn turn(&self, store: &Store, tenant: &TenantId) -> OwnedSemaphorePermit {
-        let most = (store.policy().publish_max_in_flight / TURNS).max(1);
-        let turns = self.entry(tenant, |e| {
-            Arc::clone(e.turns.get_or_insert_with(|| Arc::new(Semaphore::new(most as usize))))
+    async fn in_flight_permit(&self, store: &Store, tenant: &TenantId) -> OwnedSemaphorePermit {
+        let most = (store.policy().publish.max_in_flight / TURNS).max(1);
+        let share = self.entry(tenant, |e| {
+            Arc::clone(
+                e.in_flight
+                    .get_or_insert_with(|| Arc::new(Semaphore::new(most as usize))),
+            )
         });
-        match turns.acquire_owned().await {
-            Ok(turn) => turn,
+        match share.acquire_owned().await {
+            Ok(permit) => permit,
             // It is never closed.
-            Err(_) => unreachable!("turns are open for as long as they exist"),
+            Err(_) => unreachable!("a share is open for as long as it exists"),
         }
     }
 
@@ -255,7 +261,7 @@ impl Gate {
         max_bytes: u64,
         size: u64,
     ) -> Result<Taken, NotAdmitted> {
-        let slots = Slots::of(store.policy().max_age);
+        let slots = Slots::of(store.policy().retention.max_age);
         let at = clock::now();
         if self.entry(tenant, |e| e.usage.is_none()) {
             Box::pin(self.read_usage(store, tenant, slots, at))
@@ -308,9 +314,9 @@ impl Gate {
         let idle = u64::try_from(IDLE.as_nanos()).unwrap_or(u64::MAX);
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.retain(|_, e| {
-            let busy = e.turns.as_ref().is_some_and(|t| Arc::strong_count(t) > 1);
-            let told = e.usage.as_ref().is_none_or(|u| u.is_told());
-            busy || !e.waiting.is_idle() || !told || !e.bucket.is_full(now) || e.seen.saturating_add(idle) > now
+            let busy = e.in_flight.as_ref().is_some_and(|t| Arc::strong_count(t) > 1);
+            let flushed = e.usage.as_ref().is_none_or(|u| u.is_flushed());
+            busy || !e.waiting.is_idle() || !flushed || !e.bucket.is_full(now) || e.seen.saturating_add(idle) > now
         });
         if tenants.capacity() > 4 * tenants.len().max(256) {
             tenants.shrink_to_fit();

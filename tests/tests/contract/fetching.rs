@@ -100,7 +100,7 @@ pub(crate) async fn refusals(world: &World, met: &mut Met) {
     }
     let token = settle(world, &Bytes::from_static(b"not a token"), Verdict::Handled).await;
     assert_eq!(met.settle(token), "invalid-token: invalid-token");
-    // A hold is over once the delivery is given out again.
+    // A hold is over once the delivery is delivered again.
     let held = next(world, "billing").await;
     let again = next(world, "billing").await;
     assert_eq!(held.delivery.event.id, again.delivery.event.id);

@@ -150,7 +150,7 @@ fn judge(
         made_as: None,
         head: observed.heads(),
         replayed: ByPartition::default(),
-        given_before: ByPartition::default(),
+        delivered_before: ByPartition::default(),
         progress: Progress::Replaying,
         paused: false,
         rewound: None,

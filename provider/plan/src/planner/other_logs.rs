@@ -65,7 +65,7 @@ pub(super) fn begin(registered: &mut Registered, others: &BTreeSet<u32>, layout:
         }
         registered.head.0.remove(&number);
         registered.replayed.0.remove(&number);
-        registered.given_before.0.remove(&number);
+        registered.delivered_before.0.remove(&number);
         if let Some(joined) = &mut registered.rejoined {
             joined.after.0.remove(&number);
         }

@@ -76,7 +76,7 @@ fn place_leases(policy: &Policy, observed: &Observed, desired: &mut Topology) {
     leases.storage = match observed.topology.buckets.get(&name) {
         Some(have) => have.storage,
         None if observed.account.as_ref().is_none_or(has_memory) => leases.storage,
-        None => policy.storage,
+        None => policy.retention.storage,
     };
 }
 
@@ -115,7 +115,7 @@ pub(super) fn keep(desired: &mut Topology, others: &BTreeSet<u32>, layout: &Layo
 /// Lets consumers that were there before, and have to be made again, begin where their events were settled to.
 fn begin_where_they_were(desired: &mut Topology, layout: &Layout, observed: &Observed) {
     for (key, c) in &mut desired.consumers {
-        // A work queue gives out what nobody has settled, from its first event on (10101).
+        // A work queue delivers what nobody has settled, from its first event on (10101).
         let partition = layout.partitions.get(&c.partition).filter(|p| p.keeps == Keeps::Log);
         let (Some(partition), Some(log)) = (partition, observed.logs.get(&c.partition)) else {
             continue;
@@ -127,7 +127,7 @@ fn begin_where_they_were(desired: &mut Topology, layout: &Layout, observed: &Obs
     }
 }
 
-/// Notes what those of a subscription's consumers had given out that have to be made again, and begin before that.
+/// Notes what those of a subscription's consumers had delivered that have to be made again, and begin before that.
 pub(super) fn note_given(registered: &mut Registered, layout: &Layout, observed: &Observed) {
     let mut given = BTreeMap::new();
     if registered.progress == Progress::Finished {
@@ -142,16 +142,17 @@ pub(super) fn note_given(registered: &mut Registered, layout: &Layout, observed:
         let Some(state) = state else { continue };
         for reader in registered.readers(partition) {
             let key = (number, registered.consumer_of(&reader));
-            let comes_again = |floor: &&Floor| floor.is_of(partition.log, state) && floor.given_to > floor.settled_to;
+            let comes_again =
+                |floor: &&Floor| floor.is_of(partition.log, state) && floor.delivered_to > floor.settled_to;
             let floor = observed.floors.get(&key).filter(comes_again);
             if let Some(floor) = floor.filter(|_| !observed.topology.consumers.contains_key(&key)) {
                 let most = given.entry(number).or_insert(0);
-                *most = floor.given_to.max(*most);
+                *most = floor.delivered_to.max(*most);
             }
         }
     }
     for (number, to) in given {
-        let before = registered.given_before.0.entry(number).or_insert(0);
+        let before = registered.delivered_before.0.entry(number).or_insert(0);
         *before = to.max(*before);
     }
 }

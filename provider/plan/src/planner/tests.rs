@@ -113,10 +113,10 @@ fn a_new_bus() {
             create bucket fanout_payments_leases
             create bucket fanout_payments_registry
             create stream fanout_payments_dead on fanout.dead.payments.> for 30d
-            create stream fanout_payments_scheduled on fanout.scheduled.payments.> for ever
             create stream fanout_payments_log on payments.*.webhook.> for 7d
             create stream fanout_payments_marks on fanout.mark.payments.> for 1d
             create stream fanout_payments_retries on fanout.retry.payments.> for ever
+            create stream fanout_payments_scheduled on fanout.scheduled.payments.> for ever
             remember backfill subscription analytics of component analytics
             remember queue subscription entitlements of component entitlements
             remember durable subscription invoicing of component invoicing
@@ -215,10 +215,10 @@ fn what_would_lose_events_is_refused_with_every_reason_unless_told_so() {
             `retention.storage` of fanout_payments_attempts can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_registry can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_dead can't change once it exists: keep it, or use another bus name [immutable-setting]
-            `retention.storage` of fanout_payments_scheduled can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_log can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_marks can't change once it exists: keep it, or use another bus name [immutable-setting]
             `retention.storage` of fanout_payments_retries can't change once it exists: keep it, or use another bus name [immutable-setting]
+            `retention.storage` of fanout_payments_scheduled can't change once it exists: keep it, or use another bus name [immutable-setting]
         "#]].assert_eq(&text(plan(&elsewhere, &[], &full, 1).unwrap_err()));
 }
 

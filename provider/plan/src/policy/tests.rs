@@ -1,4 +1,5 @@
 use super::*;
+use crate::quota::Quota;
 
 pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
     let mut all: Settings = [
@@ -15,8 +16,8 @@ pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
 #[test]
 fn two_settings_are_enough() {
     let policy = Policy::from_settings("policy", &settings(&[])).unwrap();
-    assert_eq!(policy.max_age, 7 * DAY);
-    assert_eq!(policy.when_full, WhenFull::Refuse);
+    assert_eq!(policy.retention.max_age, 7 * DAY);
+    assert_eq!(policy.retention.when_full, WhenFull::Refuse);
     assert_eq!(policy.names().log(), "fanout_payments_log");
 }
 
@@ -127,14 +128,14 @@ fn every_setting_is_read() {
     );
     assert!(policy.serves(&acme) && policy.serves(&globex) && !policy.serves(&other));
     assert_eq!(
-        (policy.durability, policy.dedupe),
+        (policy.durability, policy.dedupe.scope),
         (Durability::OnDisk, Dedupe::Retained)
     );
     assert_eq!(
         (policy.ordering, policy.queue_delivery),
         (Ordering::Key, QueueDelivery::AtLeastOnce)
     );
-    assert!(policy.compressed && policy.allows_loss("retention.max-bytes") && !policy.allows_loss("subject"));
+    assert!(policy.retention.compressed && policy.allows_loss("retention.max-bytes") && !policy.allows_loss("subject"));
     assert_eq!(policy.subscriptions.len(), 1);
 }
 

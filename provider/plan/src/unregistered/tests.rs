@@ -10,7 +10,7 @@ fn registered(name: &str, incarnation: i64) -> Registered {
     let written = format!(
         r#"{{"name":"{name}","need":"durable","filter":{{"tenants":[],"event_types":["**"]}},"reach":"handler",
         "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"call",
-        "made_at":{incarnation},"incarnation":"{incarnation:x}","head":7,"replayed":null,"progress":"replaying"}}"#
+        "made_at":{incarnation},"incarnation":"{incarnation:x}","head":{{"0":7}},"replayed":{{}},"progress":"replaying"}}"#
     );
     entry::read(written.as_bytes()).unwrap()
 }

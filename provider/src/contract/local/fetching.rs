@@ -15,14 +15,14 @@ use crate::contract::convert::{self, problem};
 use crate::contract::errors::{inbox_refusal, settle_refusal};
 use crate::contract::guard::{Interface, granted};
 use crate::contract::inbox::{Fetch, Fetched, Outcome, may_fetch};
-use crate::inbox::{self, Ask, Hold, Inbox, Seal, Unsettled, Verdict};
+use crate::inbox::{self, Ask, DeliveryHandle, Inbox, Seal, Unsettled, Verdict};
 use crate::view::View;
 
 /// Settlements of one call that are under way at once.
 const AT_ONCE: usize = 64;
 
 impl Fetch for Local {
-    type Lease = Hold;
+    type Lease = DeliveryHandle;
 
     const LONGEST_WAIT: Duration = inbox::MAX_WAIT;
     const WAITING: (usize, usize) = (inbox::WAITING_OF_ONE, inbox::WAITING_OF_ALL);
@@ -42,16 +42,16 @@ impl Fetch for Local {
         Ok(seal)
     }
 
-    fn token(seal: &Seal, caller: &Caller, lease: Hold) -> Result<Bytes, Problem> {
+    fn token(seal: &Seal, caller: &Caller, lease: DeliveryHandle) -> Result<Bytes, Problem> {
         let token = seal.seal(&caller.component, &lease);
         token.map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))
     }
 
-    fn lease(seal: &Seal, caller: &Caller, token: &Bytes) -> Option<Hold> {
+    fn lease(seal: &Seal, caller: &Caller, token: &Bytes) -> Option<DeliveryHandle> {
         seal.open(&caller.component, token)
     }
 
-    async fn fetch(&self, _: &Caller, owned: &Registered, ask: Ask) -> Result<Fetched<Hold>, InboxError> {
+    async fn fetch(&self, _: &Caller, owned: &Registered, ask: Ask) -> Result<Fetched<DeliveryHandle>, InboxError> {
         let view = self.bus.view();
         let Some(inbox) = serving(&view, owned).map_err(inbox_refusal)? else {
             return Ok(Fetched {
@@ -69,7 +69,7 @@ impl Fetch for Local {
         });
         Ok(Fetched {
             deliveries: leased.collect(),
-            lease: fetched.hold,
+            lease: fetched.lease,
             caught_up: fetched.caught_up.map(caught_up),
             crowded: fetched.crowded,
         })
@@ -78,8 +78,8 @@ impl Fetch for Local {
     async fn settle(
         &self,
         caller: &Caller,
-        leases: Vec<(Hold, WitVerdict)>,
-    ) -> Vec<Result<Outcome<Hold>, SettleError>> {
+        leases: Vec<(DeliveryHandle, WitVerdict)>,
+    ) -> Vec<Result<Outcome<DeliveryHandle>, SettleError>> {
         stream::iter(leases)
             .map(|(lease, verdict)| self.settle_one(caller, lease, verdict))
             .buffered(AT_ONCE)
@@ -92,9 +92,9 @@ impl Local {
     async fn settle_one(
         &self,
         caller: &Caller,
-        lease: Hold,
+        lease: DeliveryHandle,
         verdict: WitVerdict,
-    ) -> Result<Outcome<Hold>, SettleError> {
+    ) -> Result<Outcome<DeliveryHandle>, SettleError> {
         let view = self.bus.view();
         let Some(inbox) = leased_from(&view, caller, &lease).map_err(settle_refusal)? else {
             // A backfill is finished once all of its events are settled.
@@ -108,7 +108,7 @@ impl Local {
         };
         match inbox::settle(inbox, lease, verdict).await {
             Ok(inbox::Settled::Taken) => Ok(Outcome::Settled),
-            Ok(inbox::Settled::Held(lease)) => Ok(Outcome::Extended(lease)),
+            Ok(inbox::Settled::Leased(lease)) => Ok(Outcome::Extended(lease)),
             Err(Unsettled::LeaseExpired(p)) => Err(SettleError::LeaseExpired(problem(p))),
             Err(Unsettled::Unavailable(p)) => Err(SettleError::Unavailable(problem(p))),
         }
@@ -116,7 +116,7 @@ impl Local {
 }
 
 /// The inbox of the very subscription that a lease is of, if the caller may still fetch it.
-fn leased_from<'a>(view: &'a View, caller: &Caller, lease: &Hold) -> Result<Option<&'a Inbox>, Problem> {
+fn leased_from<'a>(view: &'a View, caller: &Caller, lease: &DeliveryHandle) -> Result<Option<&'a Inbox>, Problem> {
     let grant = granted(view, caller, Interface::Inbox)?;
     view.store()?;
     let found = view.subscription_with(&caller.component, &lease.of)?;

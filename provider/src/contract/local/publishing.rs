@@ -221,7 +221,7 @@ impl Call<'_> {
     /// Publishes what has moved in the place that it has now: one event after the other.
     async fn move_on(&mut self) {
         let Some((_, first)) = self.moved.first() else { return };
-        let until = Instant::now() + first.store.policy().publish_deadline;
+        let until = Instant::now() + first.store.policy().publish.deadline;
         for (index, mut answered) in std::mem::take(&mut self.moved) {
             Box::pin(answered.again(self.bus, until)).await;
             if let Some(result) = self.results.get_mut(index) {
@@ -235,7 +235,7 @@ impl Call<'_> {
 async fn receipt(bus: &Bus, underway: Underway) -> Result<Receipt, PublishError> {
     let mut answered = underway.answered().await;
     if answered.stored.as_ref().is_err_and(Unstored::has_moved) {
-        let until = Instant::now() + answered.store.policy().publish_deadline;
+        let until = Instant::now() + answered.store.policy().publish.deadline;
         Box::pin(answered.again(bus, until)).await;
     }
     answered.receipt(bus)
@@ -287,7 +287,7 @@ impl Answered {
             // The moment after a stream was given its subject, nothing listens there yet: it may be no other place.
             bus.changed_from(&self.store, (Instant::now() + pause).min(until)).await;
             pause = (pause * 2).min(Duration::from_millis(320));
-            let _turn = bus.turn().await;
+            let _lock = bus.republish_lock().await;
             // In the middle of a change, its tenant may have no place at all.
             let Ok(now) = bus.store_for(self.event.tenant()).await else {
                 continue;

@@ -20,8 +20,8 @@ impl Subscribe for Local {
         let view = self.bus.view();
         let policy = view.store()?.policy();
         Ok(Terms {
-            batch_size: policy.batch_size,
-            concurrency: policy.concurrency,
+            batch_size: policy.delivery.batch_size,
+            concurrency: policy.delivery.concurrency,
             limits: Some(view.policy.as_deref().unwrap_or(policy).limits),
         })
     }

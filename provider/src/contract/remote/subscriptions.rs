@@ -18,8 +18,8 @@ impl Subscribe for Edge {
     fn terms(&self) -> Result<Terms, Problem> {
         let defaults = self.defaults();
         Ok(Terms {
-            batch_size: defaults.batch_size,
-            concurrency: defaults.concurrency,
+            batch_size: defaults.delivery.batch_size,
+            concurrency: defaults.delivery.concurrency,
             limits: None,
         })
     }

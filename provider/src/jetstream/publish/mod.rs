@@ -183,10 +183,7 @@ impl Sent {
         let (stored, moved) = match self {
             Self::Alone { ack, partition, moved } => {
                 let stored = ack.await.map_err(unstored).map(|ack| Stored {
-                    position: Position {
-                        partition,
-                        offset: ack.sequence,
-                    },
+                    position: Position::new(partition, ack.sequence),
                     duplicate: ack.duplicate,
                 });
                 (stored, moved)

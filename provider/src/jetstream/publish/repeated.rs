@@ -69,7 +69,7 @@ impl Store {
         Ok(stored)
     }
 
-    /// Whether the log holds an event that was stored at a place; what a work queue gave out may be gone.
+    /// Whether the log holds an event that was stored at a place; what a work queue delivered may be gone.
     async fn holds(&self, position: Position) -> Result<bool, StoreError> {
         let partition = self.layout.partitions.get(&position.partition);
         if partition.is_some_and(|p| p.keeps == Keeps::WorkQueue) {

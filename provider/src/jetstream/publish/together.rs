@@ -155,7 +155,7 @@ async fn store(js: &jetstream::Context, batch: Vec<Waiting>) {
                 for (offset, w) in (first..).zip(part) {
                     let partition = w.placed.partition;
                     w.tell(Ok(Stored {
-                        position: Position { partition, offset },
+                        position: Position::new(partition, offset),
                         duplicate: false,
                     }));
                 }
@@ -196,10 +196,7 @@ async fn one_by_one(js: &jetstream::Context, part: Vec<Waiting>) -> Option<Unsto
             Err(e) => Err(e),
         };
         let stored = stored.map(|ack| Stored {
-            position: Position {
-                partition,
-                offset: ack.sequence,
-            },
+            position: Position::new(partition, ack.sequence),
             duplicate: ack.duplicate,
         });
         let stored = stored.map_err(unstored);

@@ -1,4 +1,4 @@
-//! What is in a fetcher's hands: read again, settled, and the secret of the tokens that stand for it.
+//! Fetched deliveries in flight: read again, settled, and the secret of the tokens that stand for them.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -14,31 +14,31 @@ use super::{Store, StoreError};
 
 /// How long the store may take to settle.
 const SETTLES_IN: Duration = Duration::from_secs(5);
-/// How long it may be silent before it is asked whether it knows of the delivery.
+/// How long the store may be silent before it is asked whether it knows of the delivery.
 const ANSWERS_IN: Duration = Duration::from_millis(500);
 /// The registry's entry that holds the secret of the tokens. With a dot, it is no subscription's name.
 pub(super) const SECRET: &str = "inbox.secret";
 
 impl Store {
-    /// A message of the log, or of the retries, as a consumer gave it out, read again; `None` once it is gone.
+    /// A message of the log, or of the retries, as a consumer delivered it, read again; `None` once it is gone.
     pub(crate) async fn taken_before(
         &self,
         position: Position,
         reply: &str,
     ) -> Result<Option<jetstream::Message>, StoreError> {
-        let given_out = self.under(reply, Subject::from(""), Bytes::new(), None);
-        if self.is_retry(&given_out) {
-            let sequence = given_out
+        let delivered = self.under(reply, Subject::from(""), Bytes::new(), None);
+        if self.is_retry(&delivered) {
+            let sequence = delivered
                 .info()
-                .map_err(StoreError::when("say what it gave out"))?
+                .map_err(StoreError::when("say what it delivered"))?
                 .stream_sequence;
             let found = self.retry_message(sequence).await?;
             return Ok(found.map(|found| self.under(reply, found.subject, found.payload, Some(found.headers))));
         }
         // In another log, another event stands there.
-        let stored_at = given_out
+        let stored_at = delivered
             .info()
-            .map_err(StoreError::when("say what it gave out"))?
+            .map_err(StoreError::when("say what it delivered"))?
             .published;
         let log = self.log(position.partition).await?;
         let message = found(log.get_raw_message(position.offset).await, "read an event again")?;
@@ -46,7 +46,7 @@ impl Store {
         Ok(message.map(|m| self.under(reply, m.subject, m.payload, Some(m.headers))))
     }
 
-    /// A message as a consumer gave it out under this reply.
+    /// A message as a consumer delivered it under this reply.
     pub(super) fn under(
         &self,
         reply: &str,
@@ -70,7 +70,7 @@ impl Store {
 
     /// Settles a message, or extends its hold, and waits until the store has done so.
     ///
-    /// A server that was killed may forget what its consumers gave out last. It gives that out again, and never answers
+    /// A server that was killed may forget what its consumers delivered last. It delivers that again, and never answers
     /// who acknowledges it meanwhile (nats-server 2.15.1): [`StoreError::Forgotten`].
     pub(crate) async fn settle(&self, reply: &str, kind: AckKind) -> Result<(), StoreError> {
         // It came with an event or from another instance: only the store's own subjects are written to.
@@ -84,7 +84,7 @@ impl Store {
             let mut request = pin!(nats.request(Subject::from(reply), Bytes::from(kind)));
             let Ok(answer) = timeout(ANSWERS_IN, &mut request).await else {
                 let forgot = self.forgot(reply).await;
-                if forgot.map_err(StoreError::when("say what it gave out"))? {
+                if forgot.map_err(StoreError::when("say what it delivered"))? {
                     return Err(StoreError::Forgotten);
                 }
                 return request.await.map_err(StoreError::when("settle an event"));
@@ -100,7 +100,7 @@ impl Store {
         }
     }
 
-    /// Whether a consumer has yet to give out what it once gave out under this reply.
+    /// Whether a consumer has yet to deliver what it once delivered under this reply.
     async fn forgot(&self, reply: &str) -> Result<bool, async_nats::Error> {
         let message = self.under(reply, Subject::from(""), Bytes::new(), None);
         let given = message.info()?;

@@ -11,11 +11,11 @@ use tracing::{debug, info};
 use super::Context;
 use crate::jetstream::StoreError;
 
-/// How often it is asked whether the earlier partitions are read.
+/// How often the store is asked whether the earlier partitions are read.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Returns when a partition may be read, or deliveries are to stop.
-pub(super) async fn come(context: &Context, partition: &Partition, stop: &CancellationToken) {
+pub(super) async fn wait_for(context: &Context, partition: &Partition, stop: &CancellationToken) {
     if context.store.policy().ordering == Ordering::None {
         return;
     }

@@ -19,7 +19,7 @@ use crate::watchdog::Watchdog;
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
 /// A bus that is kept and served.
-pub(crate) struct Front {
+pub(crate) struct RunningBus {
     pub(crate) bus: Bus,
     pub(crate) service: Service,
     /// Keeps the bus as its policy says, and delivers.
@@ -28,7 +28,7 @@ pub(crate) struct Front {
     listeners: Listeners,
 }
 
-impl Front {
+impl RunningBus {
     /// Begins to keep the bus, and waits until it can answer.
     pub(crate) async fn start(bus: Bus) -> Result<Self, Error> {
         let keeper = tokio::spawn(bus.clone().keep());

@@ -1,10 +1,10 @@
-//! What the owner of an order holds: events in line, those whose turn has come, and what is under way.
+//! Dispatches the events of an order's owner: to the subscriber, or to fetches. It holds what is in line, what is ready, and
+//! what is in flight. Due retries without an order go through it, too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::AckKind;
 use fanout_plan::sequence::{Offered, Sequencer};
 use fanout_plan::{Code, Position};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -12,34 +12,34 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::feed::{From, Item};
+use super::Context;
+use super::feed::{Item, Origin};
 use super::invoke::invoke;
-use super::pull;
 use super::recovery::Recovery;
-use super::settle::{Next, Settler};
-use super::{Context, Delivery};
-use crate::inbox::{Asked, Counter, Desk, Hold};
+use super::settle::{InFlight, Settler, nak, renew};
+use super::state::DeliveryState;
+use crate::inbox::{FetchQueue, Leased, OrderOwner, WaitingFetch};
 use crate::jetstream::{StoreError, Tenure};
 
-/// The most bytes of payload that wait in memory; beyond, they are read again when their turn comes.
+/// The most bytes of payload that wait in memory; beyond, they are read again when they are delivered.
 const PAYLOAD_BYTES: usize = 64 << 20;
 
-/// What an invocation's task reports.
-pub(super) type Done = Vec<(Item, Next)>;
+/// What the task of an invocation, or of a fetch, returns: each event in the state that it is in then.
+pub(super) type Done = Vec<Item>;
 
-pub(super) struct Owner<'a> {
+pub(super) struct Dispatcher<'a> {
     context: &'a Arc<Context>,
     settler: Arc<Settler>,
     tenure: Tenure,
     pub(super) line: Sequencer,
     waiting: BTreeMap<Position, Item>,
-    /// Redriven letters of events that are held from the log at this moment: they are offered after those.
+    /// Redriven letters of events that are in line from the log at this moment: they are offered after those.
     behind: BTreeMap<Position, Item>,
     /// Fetches that wait for something.
-    pub(super) asked: VecDeque<Asked>,
+    pub(super) fetches: VecDeque<WaitingFetch>,
     payload_bytes: usize,
     of_log: u64,
-    under_way: usize,
+    in_flight: usize,
     pub(super) calls: JoinSet<Done>,
     began: Instant,
     pub(super) recovery: Recovery,
@@ -47,9 +47,9 @@ pub(super) struct Owner<'a> {
     not_before: Instant,
 }
 
-impl<'a> Owner<'a> {
+impl<'a> Dispatcher<'a> {
     pub(super) fn new(context: &'a Arc<Context>, settler: Arc<Settler>, tenure: Tenure) -> Self {
-        let ack_wait = context.store.policy().ack_wait;
+        let ack_wait = context.store.policy().delivery.ack_wait;
         Self {
             context,
             settler,
@@ -57,10 +57,10 @@ impl<'a> Owner<'a> {
             line: Sequencer::default(),
             waiting: BTreeMap::new(),
             behind: BTreeMap::new(),
-            asked: VecDeque::new(),
+            fetches: VecDeque::new(),
             payload_bytes: 0,
             of_log: 0,
-            under_way: 0,
+            in_flight: 0,
             calls: JoinSet::new(),
             began: Instant::now(),
             recovery: Recovery::new(ack_wait, Instant::now()),
@@ -85,21 +85,21 @@ impl<'a> Owner<'a> {
     pub(super) fn take(&mut self, item: Item) {
         match self.line.offer(&item.lane, item.position) {
             Offered::New => {
-                if item.was_given_out() {
+                if item.was_delivered_before() {
                     self.recovery.came_back(Instant::now());
                 }
                 self.of_log += u64::from(item.is_of_log());
                 self.keep(item);
             }
             Offered::Known => match self.waiting.get_mut(&item.position) {
-                // The store gave it out again: it was not told in time that it is held.
+                // The store delivered it again: its lease was not renewed in time.
                 Some(held) if held.is_of_log() && item.is_of_log() || held.is_retry() && item.is_retry() => {
                     self.payload_bytes -= held.bytes();
                     let mut item = item;
                     item.failed = held.failed.take();
                     self.keep(item);
                 }
-                _ if matches!(item.from, From::Redrive(_)) => drop(self.behind.insert(item.position, item)),
+                _ if matches!(item.origin, Origin::Redrive(_)) => drop(self.behind.insert(item.position, item)),
                 // Refused a moment ago, stored anew and due at once: it is here before its last invocation is settled.
                 None if item.is_retry() => drop(self.behind.insert(item.position, item)),
                 _ => {}
@@ -124,7 +124,7 @@ impl<'a> Owner<'a> {
         } else {
             subscription.concurrency as usize
         };
-        while self.under_way < most && self.is_ready() {
+        while self.in_flight < most && self.is_ready() {
             self.start(None);
         }
     }
@@ -134,13 +134,13 @@ impl<'a> Owner<'a> {
         self.not_before <= Instant::now() && self.line.is_ready(self.now())
     }
 
-    /// Invocations under way.
-    pub(super) fn under_way(&self) -> usize {
-        self.under_way
+    /// Invocations, or events with fetchers, in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
-    /// Starts an invocation with what comes next, which has a place among those of the subscription where they are counted.
-    pub(super) fn start(&mut self, place: Option<OwnedSemaphorePermit>) {
+    /// Starts an invocation with what comes next, with a permit where invocations are counted.
+    pub(super) fn start(&mut self, permit: Option<OwnedSemaphorePermit>) {
         let mut batch = Vec::new();
         while batch.len() < self.context.registered.subscription.batch_size as usize
             && let Some(item) = self.next()
@@ -150,44 +150,49 @@ impl<'a> Owner<'a> {
         if batch.is_empty() {
             return;
         }
-        self.under_way += 1;
+        self.in_flight += 1;
         let (context, settler, tenure) = (Arc::clone(self.context), Arc::clone(&self.settler), self.tenure.clone());
         self.calls.spawn(async move {
-            let _place = place;
+            let _permit = permit;
             call(&context, &settler, &tenure, batch).await
         });
     }
 
-    /// Lends to those who ask, in the order in which they ask: to each what there is, if there is anything.
-    pub(super) fn lend(&mut self, counter: &Counter, may_lend: bool) {
+    /// Dispatches to fetches, in the order in which they came: to each what there is, if there is anything.
+    pub(super) fn serve_fetches(&mut self, queue: &FetchQueue) {
         let most = self.context.registered.subscription.max_unsettled() as usize;
-        while may_lend && let Some(mut asked) = self.asked.pop_front() {
-            while !asked.is_served()
-                && self.under_way < most
+        while let Some(mut fetch) = self.fetches.pop_front() {
+            while !fetch.is_served()
+                && self.in_flight < most
                 && let Some(item) = self.next()
             {
-                if !asked.fits(item.size()) {
+                if !fetch.fits(item.size()) {
                     self.line.again(&item.lane, item.position, self.now());
                     self.keep(item);
                     break;
                 }
-                self.under_way += 1;
-                let to = asked.give(item.size());
+                self.in_flight += 1;
+                let to = fetch.take(item.size());
                 let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
-                let (desk, tenure) = (Arc::clone(counter.desk()), self.tenure.clone());
-                let closed = counter.closed.clone();
+                let (owner, tenure) = (Arc::clone(queue.owner()), self.tenure.clone());
+                let closed = queue.closed.clone();
                 self.calls
-                    .spawn(async move { lend(&context, &settler, &desk, item, to, (&tenure, &closed)).await });
+                    .spawn(async move { dispatch(&context, &settler, &owner, item, to, (&tenure, &closed)).await });
             }
-            if asked.waits() {
-                self.asked.push_front(asked);
+            if fetch.waits() {
+                self.fetches.push_front(fetch);
                 break;
             }
         }
-        self.asked.retain(Asked::waits);
+        self.forget_fetches();
     }
 
-    /// The next item whose turn it is, which is then under way.
+    /// Forgets fetches that nobody waits for any more.
+    pub(super) fn forget_fetches(&mut self) {
+        self.fetches.retain(WaitingFetch::waits);
+    }
+
+    /// The next item to deliver, which is in flight then.
     fn next(&mut self) -> Option<Item> {
         loop {
             let (lane, position) = self.line.next(self.now())?;
@@ -202,44 +207,41 @@ impl<'a> Owner<'a> {
     }
 
     pub(super) fn done(&mut self, done: Done) {
-        self.under_way = self.under_way.saturating_sub(1);
-        for (item, next) in done {
-            match next {
-                Next::Gone | Next::Waits => {
-                    self.line.settled(&item.lane, item.position);
-                    self.of_log -= u64::from(item.is_of_log());
-                    if let Some(behind) = self.behind.remove(&item.position) {
-                        self.take(behind);
-                    }
-                }
-                Next::Again(delay) | Next::Stuck(delay) => {
-                    let at = self.now() + u64::try_from(delay.as_millis()).unwrap_or(u64::MAX / 2);
-                    self.line.again(&item.lane, item.position, at);
-                    self.keep(item);
-                }
-                Next::Unreached(delay) => {
-                    self.not_before = Instant::now() + delay;
-                    self.line.again(&item.lane, item.position, self.now());
-                    self.keep(item);
-                }
+        self.in_flight = self.in_flight.saturating_sub(1);
+        for mut item in done {
+            let state = std::mem::replace(&mut item.state, DeliveryState::New);
+            if let DeliveryState::SubscriberUnavailable(delay) = state {
+                self.not_before = Instant::now() + delay;
+            }
+            let at = match state {
+                DeliveryState::SubscriberUnavailable(_) => Some(self.now()),
+                state => state.again_after().map(|delay| {
+                    let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX / 2);
+                    self.now() + delay
+                }),
+            };
+            if let Some(at) = at {
+                self.line.again(&item.lane, item.position, at);
+                self.keep(item);
+                continue;
+            }
+            self.line.settled(&item.lane, item.position);
+            self.of_log -= u64::from(item.is_of_log());
+            if let Some(behind) = self.behind.remove(&item.position) {
+                self.take(behind);
             }
         }
     }
 
-    /// The same where there is no order: what is to be delivered later waits at the store, and not here.
+    /// The same where there is no order: what is to be delivered again waits at the store, and not here.
     pub(super) async fn done_without_order(&mut self, done: Done) {
-        self.under_way = self.under_way.saturating_sub(1);
-        for (item, next) in done {
-            let again = match next {
-                Next::Gone | Next::Waits => None,
-                Next::Again(delay) | Next::Stuck(delay) => Some(delay),
-                Next::Unreached(delay) => {
-                    self.not_before = Instant::now() + delay;
-                    Some(delay)
-                }
-            };
-            if let Some(delay) = again {
-                item.give_back(delay).await;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        for item in done {
+            if let DeliveryState::SubscriberUnavailable(delay) = item.state {
+                self.not_before = Instant::now() + delay;
+            }
+            if let (Some(message), Some(delay)) = (item.message(), item.state.again_after()) {
+                nak(message, delay).await;
             }
             self.line.settled(&item.lane, item.position);
             if let Some(behind) = self.behind.remove(&item.position)
@@ -250,7 +252,7 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// Whether all that the store counts as given out is here, or is not waited for any more.
+    /// Whether all that the store counts as delivered is here, or is not waited for any more.
     pub(super) async fn has_recovered(&mut self) -> Result<bool, StoreError> {
         // Read first: what comes during the request is newer than all of it.
         let held = self.of_log;
@@ -265,90 +267,89 @@ impl<'a> Owner<'a> {
         let (missing, seconds) = (state.unsettled.saturating_sub(held), silent.as_secs());
         warn!(
             subscription = %self.context.name(), code = %Code::OrderNotKept,
-            "{missing} events that were given out have not come back for {seconds} s: they may be delivered behind later ones of their key; see whether every instance reaches NATS, and nothing else reads the subscription's consumer"
+            "{missing} events that were delivered have not come back for {seconds} s: they may be delivered behind later ones of their key; see whether every instance reaches NATS, and nothing else reads the subscription's consumer"
         );
         Ok(true)
     }
 
-    /// Tells the store that what waits here is still held.
-    pub(super) async fn hold(&self) {
-        for item in self.waiting.values() {
-            if let From::Log { message, .. } = &item.from
-                && let Err(error) = message.ack_with(AckKind::Progress).await
-            {
-                debug!(%error, "the store was not told that an event is held");
-            }
+    /// Renews the leases of what waits here.
+    pub(super) async fn renew(&self) {
+        for message in self.waiting.values().filter_map(Item::message) {
+            renew(message).await;
         }
     }
 
-    /// Gives back what waits, so that the next owner has it soon.
-    pub(super) async fn give_back(&self) {
-        for item in self.waiting.values() {
-            if let From::Log { message, .. } = &item.from {
-                pull::give_back(message).await;
-            }
+    /// Naks what waits here, so that the next owner has it soon.
+    pub(super) async fn release(&self) {
+        for message in self.waiting.values().filter_map(Item::message) {
+            nak(message, Duration::ZERO).await;
         }
         if let Err(error) = self.context.store.nats().flush().await {
-            debug!(%error, "what was given back may not have reached the store");
+            debug!(%error, "what was nak'ed may not have reached the store");
         }
     }
 }
 
-/// Lends one event. Nothing comes of it here once another instance may be the owner.
-async fn lend(
+/// Dispatches one event to a fetch. Nothing comes of it here once another instance may be the owner.
+async fn dispatch(
     context: &Context,
     settler: &Settler,
-    desk: &Desk,
+    owner: &OrderOwner,
     mut item: Item,
-    to: mpsc::UnboundedSender<(Delivery, Hold)>,
+    to: mpsc::UnboundedSender<Leased>,
     (tenure, closed): (&Tenure, &CancellationToken),
 ) -> Done {
-    let next = match item.prepare(context, settler).await {
-        Ok(_) if !tenure.is_valid() => Some(Next::Again(Duration::ZERO)),
-        Ok(Some(mut held)) => {
-            let redrive = match &item.from {
-                From::Redrive(redrive) => Some(redrive.clone()),
-                From::Log { .. } => None,
+    item.state = match item.prepare(context, settler).await {
+        Ok(_) if !tenure.is_valid() => DeliveryState::Retry(Duration::ZERO),
+        Ok(Some(mut event)) => {
+            let redrive = match &item.origin {
+                Origin::Redrive(redrive) => Some(redrive.clone()),
+                Origin::Log { .. } => None,
             };
-            let next = desk.lend(context, settler, (&mut held, redrive), to, closed).await;
-            item.failed = Some(held.failed);
-            next
+            if !owner
+                .dispatch(context, settler, (&mut event, redrive), to, closed)
+                .await
+            {
+                return Done::new();
+            }
+            item.failed = Some(event.failed);
+            event.state
         }
-        Ok(None) => Some(Next::Gone),
-        Err(error) => Some(Next::Stuck(settler.must_wait(&error))),
+        Ok(None) => DeliveryState::Settled,
+        Err(error) => DeliveryState::StoreUnavailable(settler.must_wait(&error)),
     };
-    next.map(|next| (item, next)).into_iter().collect()
+    vec![item]
 }
 
 /// One invocation, and what comes of each of its events. Nothing is delivered any more once another instance may be the
 /// owner: a process that was frozen finds that out here.
 async fn call(context: &Context, settler: &Settler, tenure: &Tenure, items: Vec<Item>) -> Done {
     let mut done = Vec::with_capacity(items.len());
-    let mut held = Vec::new();
+    let mut events: Vec<InFlight> = Vec::new();
     let mut by_position = BTreeMap::new();
     for mut item in items {
         match item.prepare(context, settler).await {
             Ok(Some(event)) => {
-                held.push(event);
+                events.push(event);
                 by_position.insert(item.position, item);
+                continue;
             }
-            Ok(None) => done.push((item, Next::Gone)),
-            Err(error) => {
-                let wait = settler.must_wait(&error);
-                done.push((item, Next::Stuck(wait)));
-            }
+            Ok(None) => item.state = DeliveryState::Settled,
+            Err(error) => item.state = DeliveryState::StoreUnavailable(settler.must_wait(&error)),
         }
+        done.push(item);
     }
     // The last word before the invocation: the store waits `delivery.ack-wait` from here.
-    let held_since = Instant::now();
-    for event in &held {
-        event.source.tell(AckKind::Progress).await;
+    let renewed_at = Instant::now();
+    for event in &events {
+        event.renew().await;
     }
     let is_over = || context.stop.is_cancelled() || !tenure.is_valid();
-    for (event, next) in invoke(context, settler, (held, held_since), is_over).await {
+    for event in invoke(context, settler, (events, renewed_at), is_over).await {
         if let Some(mut item) = by_position.remove(&event.delivery.position) {
+            item.state = event.state;
             item.failed = Some(event.failed);
-            done.push((item, next));
+            done.push(item);
         }
     }
     done
