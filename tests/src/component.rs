@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanout_transport::{CallContext, Caller, Client, Lattice, Options, Server};
+use fanout_transport::{CallContext, Caller, Client, Lattice, Options, Server, Service};
 use fanout_wit::component::exports::fanout::bus::{backfill_handler, batch_handler, handler};
 
 use crate::types::{BackfillProgress, Delivery, Event, PublishError, Receipt, Rejection};
@@ -83,13 +83,14 @@ impl Component {
             seen: Arc::clone(&self.seen),
             judge: Arc::clone(&self.judge),
         };
-        server
-            .serve_bindings(move |port| {
+        let service = Service::new()
+            .bindings(move |port| {
                 let exports = exports.clone();
                 async move { fanout_wit::component::serve(port.as_ref(), exports).await }
             })
             .await
-            .expect("the component can serve");
+            .expect("its exports can be served");
+        server.serve(&service).await.expect("the component can serve");
         *self.server.lock().unwrap() = Some(server);
     }
 

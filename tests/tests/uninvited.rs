@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanout_tests::types::Delivery;
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
-use fanout_transport::{CallContext, Client, ConnectOptions, Endpoint, Error, Lattice, Options, Remote, Server};
+use fanout_transport::{
+    CallContext, Client, ConnectOptions, Endpoint, Error, Lattice, Options, Remote, Server, Service,
+};
 
 const INTERFACES: [&str; 4] = ["publisher", "subscriber", "inbox", "status"];
 /// What no decoder takes: a stranger's call is refused whatever its parameters are.
@@ -220,18 +222,16 @@ async fn what_a_handler_answers_is_counted_before_it_is_decoded() {
     let server = Server::new(&lattice, "default.worker");
     let calls = Arc::new(AtomicUsize::new(0));
     let called = Arc::clone(&calls);
-    server
-        .serve_direct(
-            "fanout:bus/batch-handler@0.2.0",
-            "handle-events",
-            move |_, (_,): (Vec<Delivery>,)| {
-                called.fetch_add(1, Ordering::Relaxed);
-                // On the wire a list of bytes is what a list of successes is.
-                async { Ok(Bytes::from(vec![0; 16_000_000])) }
-            },
-        )
-        .await
-        .unwrap();
+    let service = Service::new().direct(
+        "fanout:bus/batch-handler@0.2.0",
+        "handle-events",
+        move |_, (_,): (Vec<Delivery>,)| {
+            called.fetch_add(1, Ordering::Relaxed);
+            // On the wire a list of bytes is what a list of successes is.
+            async { Ok(Bytes::from(vec![0; 16_000_000])) }
+        },
+    );
+    server.serve(&service).await.unwrap();
     let ingress = bench.silent_component("ingress").await;
     ingress.publish(event("acme", "invoice.paid", "e1")).await.unwrap();
     let calls = || async { (calls.load(Ordering::Relaxed) > 1).then_some(()) };

@@ -2,7 +2,7 @@
 //! repeated here: parameters and results are tuples of the same encoding.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use fanout_transport::Server;
+use fanout_transport::Service;
 use tokio_util::codec::Encoder;
 use wrpc_transport::{Deferred, DeferredFn, Encode, Sink};
 
@@ -41,24 +41,23 @@ impl<W: Sink> Encode<W> for Error {
     type Encoder = ErrorEncoder;
 }
 
-/// Serves them all. The first parameter of each is the bucket.
-pub(crate) async fn serve(server: &Server, buckets: &Buckets) -> Result<(), fanout_transport::Error> {
+/// All of them. The first parameter of each is the bucket.
+pub(crate) fn service(buckets: &Buckets) -> Service {
+    let mut service = Service::new();
     /// Parameters after the bucket, and how they are used.
     macro_rules! functions {
         ($($instance:ident $name:literal |$bucket:ident $(, $param:ident: $type:ty)*| $call:expr;)*) => {$({
             let buckets = buckets.clone();
-            server
-                .serve_direct($instance, $name, move |_, (bucket, $($param),*): (String, $($type),*)| {
-                    let buckets = buckets.clone();
-                    async move {
-                        let result = match buckets.open(&bucket).await {
-                            Ok($bucket) => $call.await,
-                            Err(error) => Err(error),
-                        };
-                        Ok(result)
-                    }
-                })
-                .await?;
+            service = service.direct($instance, $name, move |_, (bucket, $($param),*): (String, $($type),*)| {
+                let buckets = buckets.clone();
+                async move {
+                    let result = match buckets.open(&bucket).await {
+                        Ok($bucket) => $call.await,
+                        Err(error) => Err(error),
+                    };
+                    Ok(result)
+                }
+            });
         })*};
     }
     functions! {
@@ -72,5 +71,5 @@ pub(crate) async fn serve(server: &Server, buckets: &Buckets) -> Result<(), fano
         BATCH "set-many" |bucket, entries: Vec<(String, Bytes)>| bucket.set_many(entries);
         BATCH "delete-many" |bucket, keys: Vec<String>| bucket.delete_many(keys);
     }
-    Ok(())
+    service
 }

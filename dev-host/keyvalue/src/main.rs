@@ -70,7 +70,7 @@ async fn serve() -> anyhow::Result<()> {
         .await
         .context("the provider can't start")?;
     let server = Server::new(&lattice, &format!("{}.{}", host.lattice_rpc_prefix, host.provider_key));
-    functions::serve(&server, &buckets).await?;
+    server.serve(&functions::service(&buckets)).await?;
     control.serving();
     tracing::info!("serving");
     control.shutdown().await;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use fanout_plan::document::Document;
 use fanout_plan::{Policy, Problem};
 use fanout_provider::jetstream::Store;
-use fanout_transport::{ConnectErrorKind, Error};
+use fanout_transport::Error;
 
 use crate::args;
 use crate::nats::Connection;
@@ -65,11 +65,7 @@ pub(crate) async fn connect(to: Connection, policy: Policy) -> Result<Store> {
 
 /// What to look at when NATS, by its servers, is not connected to.
 pub(crate) fn why(e: &Error, shown: &str) -> String {
-    let refused = matches!(e, Error::Connect(e) if matches!(
-        e.kind(),
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
-    ));
-    if refused {
+    if matches!(e, Error::Connect { refused: true, .. }) {
         return format!(
             "NATS at {shown} does not let this user in: look at the URL's user and password, the flags `--nats-…`, or the context that is used"
         );

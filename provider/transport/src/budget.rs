@@ -1,4 +1,4 @@
-//! The allowance of bytes that all bodies of one lattice share.
+//! The allowance of bytes that all bodies of one lattice connection, or of one listener, share.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::shares::{Key, Share, Shares};
 
-/// Hands out room for bodies, see the memory bound of [`crate::Options`].
+/// Hands out permits for bytes of bodies, see the memory bound of [`crate::Options`].
 #[derive(Debug)]
 pub(crate) struct Budget {
     free: Arc<Semaphore>,
@@ -15,9 +15,14 @@ pub(crate) struct Budget {
     of_callers: Arc<Shares>,
 }
 
-/// Room that is taken, of one allowance or of two, and of a caller's share; given back on drop.
+/// Permits to hold bytes, of one allowance or of two, and of a caller's share; given back on drop.
 #[derive(Debug, Default)]
-pub(crate) struct Room(Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>, Vec<Share>);
+pub(crate) struct Permits {
+    first: Option<OwnedSemaphorePermit>,
+    /// Of another allowance, for the same bytes.
+    second: Option<OwnedSemaphorePermit>,
+    shares: Vec<Share>,
+}
 
 impl Budget {
     pub(crate) fn new(total: usize) -> Self {
@@ -37,37 +42,37 @@ impl Budget {
         }
     }
 
-    /// Room out of a caller's share, now or not at all.
-    pub(crate) fn try_take_for(&self, caller: &Key, bytes: usize) -> Option<Room> {
+    /// Permits out of a caller's share, now or not at all.
+    pub(crate) fn try_take_for(&self, caller: &Key, bytes: usize) -> Option<Permits> {
         let share = self.of_callers.try_take(caller, bytes)?;
         Some(self.try_take(bytes)?.of(share))
     }
 
-    /// Room out of a caller's share, as soon as it is that caller's turn.
-    pub(crate) async fn take_for(&self, caller: &Key, bytes: usize) -> Room {
+    /// Permits out of a caller's share, as soon as the caller is served.
+    pub(crate) async fn take_for(&self, caller: &Key, bytes: usize) -> Permits {
         let share = self.of_callers.take(caller, bytes).await;
         self.take(bytes).await.of(share)
     }
 
-    /// Room now, or not at all.
-    pub(crate) fn try_take(&self, bytes: usize) -> Option<Room> {
+    /// Permits now, or none at all.
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<Permits> {
         if bytes == 0 {
-            return Some(Room::default());
+            return Some(Permits::default());
         }
         let bytes = u32::try_from(bytes).ok()?;
         let permit = Arc::clone(&self.free).try_acquire_many_owned(bytes).ok()?;
-        Some(Room(Some(permit), None, Vec::new()))
+        Some(Permits::of_one(Some(permit)))
     }
 
-    /// Room as soon as there is some. More than the total never comes: the caller has to bound the wait.
-    pub(crate) async fn take(&self, bytes: usize) -> Room {
+    /// Permits as soon as they are free. More than the total never comes: the caller has to bound the wait.
+    pub(crate) async fn take(&self, bytes: usize) -> Permits {
         if bytes == 0 {
-            return Room::default();
+            return Permits::default();
         }
         match u32::try_from(bytes) {
             Ok(bytes) => {
                 let permit = Arc::clone(&self.free).acquire_many_owned(bytes).await.ok();
-                Room(permit, None, Vec::new())
+                Permits::of_one(permit)
             }
             Err(_) => std::future::pending().await,
         }
@@ -86,40 +91,47 @@ impl Budget {
     }
 }
 
-impl Room {
-    /// Adds the room of another body, of the same allowances.
+impl Permits {
+    fn of_one(first: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            first,
+            ..Self::default()
+        }
+    }
+
+    /// Adds the permits of another body, of the same allowances.
     pub(crate) fn merge(&mut self, other: Self) {
-        merge(&mut self.0, other.0);
-        merge(&mut self.1, other.1);
-        'shares: for mut share in other.2 {
-            for mine in &mut self.2 {
+        merge(&mut self.first, other.first);
+        merge(&mut self.second, other.second);
+        'shares: for mut share in other.shares {
+            for mine in &mut self.shares {
                 match mine.merge(share) {
                     Ok(()) => continue 'shares,
                     Err(not_mine) => share = not_mine,
                 }
             }
-            self.2.push(share);
+            self.shares.push(share);
         }
     }
 
     fn of(mut self, share: Share) -> Self {
-        self.2.push(share);
+        self.shares.push(share);
         self
     }
 
-    /// Adds room of a second allowance for the same body.
+    /// Adds permits of a second allowance for the same body.
     pub(crate) fn merge_other(&mut self, other: Self) {
-        merge(&mut self.1, other.0);
+        merge(&mut self.second, other.first);
     }
 
-    /// What it takes of the first allowance.
+    /// Bytes of the first allowance.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+        self.first.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
-    /// Gives the room of the first allowance back, and takes that of another instead.
+    /// Gives the permits of the first allowance back, and takes that of another instead.
     pub(crate) fn replace_first(&mut self, other: Self) {
-        self.0 = other.0;
+        self.first = other.first;
     }
 }
 
@@ -138,11 +150,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_taken_comes_back() {
         let budget = Budget::new(10);
-        let mut room = budget.try_take(6).expect("6 of 10");
-        room.merge(budget.try_take(4).expect("4 of 4"));
+        let mut permits = budget.try_take(6).expect("6 of 10");
+        permits.merge(budget.try_take(4).expect("4 of 4"));
         assert!(budget.try_take(1).is_none());
         assert_eq!(budget.taken(), 10);
-        drop(room);
+        drop(permits);
         assert_eq!(budget.taken(), 0);
         drop(budget.take(10).await);
         assert_eq!(budget.taken(), 0);
@@ -152,11 +164,11 @@ mod tests {
     fn one_caller_leaves_something_to_the_next() {
         let budget = Budget::of_callers(80, 10);
         let one = Key::from("one");
-        let mut room = budget.try_take_for(&one, 60).expect("its share");
-        room.merge(budget.try_take_for(&one, 10).expect("its share"));
+        let mut permits = budget.try_take_for(&one, 60).expect("its share");
+        permits.merge(budget.try_take_for(&one, 10).expect("its share"));
         assert!(budget.try_take_for(&one, 1).is_none());
         drop(budget.try_take_for(&Key::from("two"), 10).expect("what is left"));
-        drop(room);
+        drop(permits);
         assert!(budget.try_take_for(&one, 70).is_some(), "all of it came back");
         assert!(
             Budget::of_callers(10, 10).try_take_for(&one, 10).is_some(),

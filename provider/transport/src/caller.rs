@@ -1,12 +1,8 @@
-//! Who calls, as an invocation's headers or its connection say.
+//! Who calls, and how that is known.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-use async_nats::HeaderMap;
-
-use crate::{Error, wire};
 
 /// Longest id of a component or link that is taken.
 pub(crate) const MAX_ID_BYTES: usize = 256;
@@ -95,24 +91,6 @@ impl fmt::Display for Identity {
 }
 
 impl Caller {
-    /// An over-long id is refused, not cut: a cut id could be another's. An over-long trace context is left out.
-    pub(crate) fn parse(headers: Option<&HeaderMap>) -> Result<Self, Error> {
-        let get = |name: &'static str| headers.and_then(|headers| headers.get(name));
-        let id = |name: &'static str| match get(name) {
-            Some(value) if value.as_str().len() > MAX_ID_BYTES => Err(Error::Protocol("a header is too long")),
-            value => Ok(value.map(|value| value.as_str().to_owned())),
-        };
-        Ok(Self {
-            identity: Identity::Lattice,
-            component: id(wire::SOURCE_ID)?.unwrap_or_default(),
-            link: id(wire::LINK_NAME)?.unwrap_or_else(|| "default".to_owned()),
-            traceparent: get(wire::TRACEPARENT)
-                .and_then(|value| traceparent(value.as_str()))
-                .map(str::to_owned),
-            tracestate: tracestate(get(wire::TRACESTATE).map(|value| value.as_str())),
-        })
-    }
-
     /// A caller on a connection.
     pub(crate) fn known_as(identity: Identity) -> Self {
         Self {
@@ -158,19 +136,6 @@ pub(crate) fn tracestate(value: Option<&str>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_caller_without_headers_uses_the_default_link() {
-        let caller = Caller::parse(None).expect("no headers is no fault");
-        assert_eq!(
-            caller,
-            Caller {
-                identity: Identity::Lattice,
-                link: "default".into(),
-                ..Caller::default()
-            }
-        );
-    }
 
     #[test]
     fn only_a_trace_context_is_taken() {
@@ -225,18 +190,5 @@ mod tests {
                 "{address}"
             );
         }
-    }
-
-    #[test]
-    fn ids_are_bounded() {
-        let mut headers = HeaderMap::new();
-        headers.insert(wire::SOURCE_ID, "ingress");
-        headers.insert(wire::LINK_NAME, "audit");
-        headers.insert(wire::TRACEPARENT, "0".repeat(129).as_str());
-        let caller = Caller::parse(Some(&headers)).expect("short ids");
-        assert_eq!((caller.component.as_str(), caller.link.as_str()), ("ingress", "audit"));
-        assert_eq!(caller.traceparent, None);
-        headers.insert(wire::SOURCE_ID, "x".repeat(257).as_str());
-        assert!(matches!(Caller::parse(Some(&headers)), Err(Error::Protocol(_))));
     }
 }

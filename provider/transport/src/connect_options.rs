@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use crate::tls::ClientTls;
-use crate::{Access, Error, Options};
+use crate::stream::dialer::Dialer;
+use crate::{Access, ClientTls, Endpoint, Error, Options};
 
 /// How to call an endpoint.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     /// Of each call.
     pub limits: Options,
-    /// What is spoken on the connection.
-    pub dialect: Dialect,
     /// For `tls`, `quic` and `webtransport`.
     pub tls: Option<ClientTls>,
     /// Credentials for `nats`; its `urls` are taken from the endpoint.
@@ -24,23 +22,10 @@ pub struct ConnectOptions {
     pub idle_deadline: Duration,
 }
 
-/// What is spoken on a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dialect {
-    /// Many calls on one connection, with their trace context, deadlines, reasons of failures, and a word when the
-    /// server leaves. Servers of this crate only.
-    #[default]
-    Session,
-    /// wRPC's own framing, for any wRPC server: a connection (over QUIC: a stream) for each call, and none of the
-    /// above.
-    Stock,
-}
-
 impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             limits: Options::default(),
-            dialect: Dialect::default(),
             tls: None,
             nats: Access::default(),
             source: "fanout".to_owned(),
@@ -65,5 +50,10 @@ impl ConnectOptions {
             }
         }
         Ok(())
+    }
+
+    /// What makes byte streams to an endpoint.
+    pub(crate) fn dialer(&self, endpoint: &Endpoint) -> Result<Dialer, Error> {
+        Dialer::new(endpoint, self.tls.as_ref(), self.idle_deadline)
     }
 }

@@ -6,10 +6,10 @@ use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 use wrpc_transport::{Decode, Deferred as _, Encode, Packer};
 
-use crate::call::pack;
-use crate::parameters::Parameters;
-use crate::wire::Failure;
-use crate::{Caller, Error, Server, Service};
+use crate::chunks::Chunks;
+use crate::failure::Failure;
+use crate::values::encode;
+use crate::{Caller, Error, Service};
 
 impl Service {
     /// Adds one function, served by a closure. `P` is the tuple of its parameters, `R` its one result.
@@ -39,7 +39,7 @@ impl Service {
                     let result = Box::pin(handler(caller, params))
                         .await
                         .map_err(|error| Failure::Failed(format!("{error:#}")))?;
-                    Ok(pack(result)?)
+                    Ok(encode(result)?)
                 })
             }),
         );
@@ -47,39 +47,8 @@ impl Service {
     }
 }
 
-impl Server {
-    /// Serves one function on the lattice: see [`Service::direct`].
-    ///
-    /// # Errors
-    /// If NATS refuses the subscription.
-    pub async fn serve_direct<P, R, H, Fut>(&self, instance: &str, func: &str, handler: H) -> Result<(), Error>
-    where
-        P: Decode + Send + 'static,
-        R: Encode<Packer> + Send + 'static,
-        H: Fn(Caller, P) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = anyhow::Result<R>> + Send + 'static,
-        P::Decoder: Send,
-        <P::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
-        <R::Encoder as Encoder<R>>::Error: std::error::Error + Send + Sync + 'static,
-    {
-        self.serve(&Service::new().direct(instance, func, handler)).await
-    }
-}
-
-/// Encodes one value, such as a result.
-///
-/// # Errors
-/// [`Error::Encode`].
-pub fn encode<R>(value: R) -> Result<bytes::Bytes, Error>
-where
-    R: Encode<Packer>,
-    <R::Encoder as Encoder<R>>::Error: std::error::Error + Send + Sync + 'static,
-{
-    pack(value)
-}
-
 /// The decoder knows when the parameters are complete, a size does not.
-async fn decode<P>(mut parameters: Parameters) -> Result<P, Error>
+async fn decode<P>(mut parameters: Chunks) -> Result<P, Error>
 where
     P: Decode,
     <P::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,
@@ -111,10 +80,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::budget::Room;
+    use crate::budget::Permits;
 
     async fn check(bytes: &'static [u8]) -> Result<(String, u8), Error> {
-        decode(Parameters::whole(Bytes::from_static(bytes), Room::default())).await
+        decode(Chunks::whole(Bytes::from_static(bytes), Permits::default())).await
     }
 
     #[tokio::test]
@@ -127,9 +96,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_function_may_have_no_parameters() {
-        let none: () = decode(Parameters::whole(Bytes::new(), Room::default()))
+        let none: () = decode(Chunks::whole(Bytes::new(), Permits::default()))
             .await
             .expect("nothing to decode");
-        assert_eq!(pack(none).expect("nothing to encode"), Bytes::new());
+        assert_eq!(encode(none).expect("nothing to encode"), Bytes::new());
     }
 }

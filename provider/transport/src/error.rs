@@ -23,10 +23,10 @@ pub enum Error {
         after_ms: u64,
     },
     /// A body is over a limit.
-    #[error("{part} of at least {bytes} bytes, over the limit of {limit}")]
+    #[error("{body} of at least {bytes} bytes, over the limit of {limit}")]
     TooLarge {
         /// Which body.
-        part: Part,
+        body: Body,
         /// What was seen of it.
         bytes: usize,
         /// The limit.
@@ -138,21 +138,27 @@ pub enum Error {
     /// A connection to NATS is not described as it can be. The text holds no secret.
     #[error("the connection to NATS is not described as it can be used: {0}")]
     Access(String),
-    /// No connection to any of the servers.
+    /// No connection to any of the servers of NATS.
     #[error("can't connect to NATS")]
-    Connect(#[source] async_nats::ConnectError),
+    Connect {
+        /// A server was reached, and does not take the user.
+        refused: bool,
+        /// Why.
+        #[source]
+        source: CodecError,
+    },
     /// NATS refused a subscription.
     #[error("can't subscribe")]
-    Subscribe(#[source] async_nats::SubscribeError),
+    Subscribe(#[source] CodecError),
     /// NATS refused a message.
     #[error("can't publish")]
-    Publish(#[source] async_nats::PublishError),
+    Publish(#[source] CodecError),
 }
 
 /// Which body an error speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Part {
+pub enum Body {
     /// The parameters of an invocation.
     Parameters,
     /// The result of an invocation.
@@ -197,7 +203,7 @@ impl Error {
             | Self::Options { .. }
             | Self::Seed
             | Self::Access(_)
-            | Self::Connect(_)
+            | Self::Connect { .. }
             | Self::Subscribe(_)
             | Self::Publish(_)
             | Self::Endpoint(_)
@@ -209,7 +215,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Leaving
             | Self::TooLarge {
-                part: Part::Parameters, ..
+                body: Body::Parameters, ..
             } => Outcome::NotStarted,
             Self::Incomplete | Self::Remote(_) => Outcome::Failed,
             Self::Deadline { .. }
@@ -230,7 +236,7 @@ impl Error {
             Self::Deadline { .. } => "call-deadline",
             Self::TooLarge { .. } => "body-too-large",
             Self::Busy(_) | Self::NoRoom => "too-busy",
-            Self::Disconnected | Self::Connect(_) | Self::Unreachable { .. } => "peer-unreachable",
+            Self::Disconnected | Self::Connect { .. } | Self::Unreachable { .. } => "peer-unreachable",
             Self::Closed | Self::Lost => "connection-lost",
             Self::Incomplete | Self::Remote(_) => "call-failed",
             Self::Protocol(_) | Self::Unsupported(_) | Self::Encode(_) | Self::Decode(_) => "protocol-violation",
@@ -283,16 +289,9 @@ impl Error {
             after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
         }
     }
-
-    pub(crate) fn publish(error: async_nats::PublishError) -> Self {
-        match error.kind() {
-            async_nats::client::PublishErrorKind::Send => Self::Closed,
-            _ => Self::Publish(error),
-        }
-    }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Parameters => "parameters",

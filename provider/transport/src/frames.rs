@@ -1,225 +1,136 @@
-//! wRPC's frames in memory. wrpc-transport 0.30 takes any byte stream and puts frames on it; the v1 lattice has no
-//! frames. So chunks are given to it as frames of the root path, and root frames that it writes are taken apart again.
-//! A frame of any other path belongs to a WIT stream or future, which the lattice adapter does not carry.
+//! wRPC's frames: a path, a length, data. Frames of the root path are the parameters of an invocation, or its result;
+//! others belong to WIT streams and futures, which are refused.
+//!
+//! Nothing is reserved for what a peer claims: data counts as it comes.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use crate::failure::too_large;
+use crate::{Body, Error};
 
-use crate::parameters::Parameters;
-use crate::{Error, Part, wire};
+/// A root path, and a length of at most 5 bytes.
+pub(crate) const MAX_HEAD_BYTES: usize = 6;
 
-/// The root path, and a length of at most 5 bytes.
-const MAX_HEAD_BYTES: usize = 6;
-const MAX_LENGTH_BYTES: u32 = 5;
-
-/// A source of chunks that frames are made of.
-pub(crate) trait PollChunk: Unpin {
-    /// The next chunk; `None` after the last one.
-    fn poll_chunk(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>>;
+/// Takes a number of at most 32 bits.
+pub(crate) fn leb128(bytes: &mut &[u8]) -> Result<Option<u32>, Error> {
+    let mut value = 0_u64;
+    for (i, &byte) in bytes.iter().enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if value > u64::from(u32::MAX) || i > 4 {
+            return Err(Error::Protocol("a length has more than 32 bits"));
+        }
+        if byte & 0x80 == 0 {
+            *bytes = &bytes[i + 1..];
+            return Ok(u32::try_from(value).ok());
+        }
+    }
+    // Five bytes end a number.
+    if bytes.len() > 4 {
+        return Err(Error::Protocol("a length has more than 32 bits"));
+    }
+    Ok(None)
 }
 
-impl PollChunk for Parameters {
-    fn poll_chunk(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        self.get_mut().poll_next(cx)
+/// What a frame of the root path begins with, and how long that is.
+pub(crate) fn head(data: usize, body: Body) -> Result<([u8; MAX_HEAD_BYTES], usize), Error> {
+    let mut length = u32::try_from(data).map_err(|_| too_large(body, data, u32::MAX as usize))?;
+    let (mut head, mut end) = ([0; MAX_HEAD_BYTES], 1);
+    loop {
+        // The low 7 bits; the mask makes the conversion exact.
+        let bits = (length & 0x7f) as u8;
+        length >>= 7;
+        head[end] = if length == 0 { bits } else { bits | 0x80 };
+        end += 1;
+        if length == 0 {
+            return Ok((head, end));
+        }
     }
 }
 
-/// One body that is all there.
+/// A body as one frame.
+pub(crate) fn encode(data: &[u8], body: Body) -> Result<BytesMut, Error> {
+    let (head, end) = head(data.len(), body)?;
+    let mut bytes = BytesMut::with_capacity(end + data.len());
+    bytes.put_slice(&head[..end]);
+    bytes.put_slice(data);
+    Ok(bytes)
+}
+
+/// Takes apart the frames of the root path.
 #[derive(Debug)]
-pub(crate) struct Whole(pub(crate) Bytes);
-
-impl PollChunk for Whole {
-    fn poll_chunk(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        let body = std::mem::take(&mut self.get_mut().0);
-        Poll::Ready((!body.is_empty()).then_some(Ok(body)))
-    }
-}
-
-/// Chunks in, frames out.
-#[derive(Debug)]
-pub(crate) struct FrameSource<C> {
-    chunks: C,
-    head: [u8; MAX_HEAD_BYTES],
-    head_at: usize,
-    head_end: usize,
-    data: Bytes,
-}
-
-impl<C> FrameSource<C> {
-    pub(crate) fn new(chunks: C) -> Self {
-        Self {
-            chunks,
-            head: [0; MAX_HEAD_BYTES],
-            head_at: 0,
-            head_end: 0,
-            data: Bytes::new(),
-        }
-    }
-
-    fn load(&mut self, chunk: Bytes) -> Result<(), Error> {
-        let mut length = u32::try_from(chunk.len())
-            .map_err(|_| wire::too_large(Part::Parameters, chunk.len(), u32::MAX as usize))?;
-        self.head_at = 0;
-        self.head_end = 1;
-        loop {
-            // The low 7 bits; the mask makes the conversion exact.
-            let bits = (length & 0x7f) as u8;
-            length >>= 7;
-            let more = if length == 0 { 0 } else { 0x80 };
-            self.head[self.head_end] = bits | more;
-            self.head_end += 1;
-            if length == 0 {
-                break;
-            }
-        }
-        self.data = chunk;
-        Ok(())
-    }
-}
-
-impl<C: PollChunk> AsyncBufRead for FrameSource<C> {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.get_mut();
-        while this.head_at == this.head_end && this.data.is_empty() {
-            match ready!(Pin::new(&mut this.chunks).poll_chunk(cx)) {
-                None => return Poll::Ready(Ok(&[])),
-                // A frame of nothing would be skipped by the reader; it is not worth its head.
-                Some(Ok(chunk)) if chunk.is_empty() => {}
-                Some(Ok(chunk)) => this.load(chunk).map_err(io::Error::other)?,
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-            }
-        }
-        Poll::Ready(Ok(if this.head_at < this.head_end {
-            &this.head[this.head_at..this.head_end]
-        } else {
-            &this.data
-        }))
-    }
-
-    fn consume(self: Pin<&mut Self>, bytes: usize) {
-        let this = self.get_mut();
-        if this.head_at < this.head_end {
-            this.head_at += bytes;
-        } else {
-            this.data.advance(bytes);
-        }
-    }
-}
-
-impl<C: PollChunk> AsyncRead for FrameSource<C> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let available = ready!(self.as_mut().poll_fill_buf(cx))?;
-        let bytes = available.len().min(buf.remaining());
-        buf.put_slice(&available[..bytes]);
-        self.consume(bytes);
-        Poll::Ready(Ok(()))
-    }
-}
-
-#[derive(Debug, Default)]
-enum Expect {
-    #[default]
-    Path,
-    Length {
-        value: u64,
-        bytes: u32,
-    },
-    Data {
-        left: usize,
-    },
-}
-
-/// Frames in, one body out, up to a limit.
-#[derive(Debug)]
-pub(crate) struct FrameSink {
-    body: BytesMut,
-    expect: Expect,
+pub(crate) struct Frames {
+    body: Body,
     limit: usize,
+    taken: usize,
+    /// Bytes of the frame that is being read.
+    left: usize,
 }
 
-impl FrameSink {
-    pub(crate) fn new(limit: usize) -> Self {
+impl Frames {
+    pub(crate) fn new(body: Body, limit: usize) -> Self {
         Self {
-            body: BytesMut::new(),
-            expect: Expect::default(),
+            body,
             limit,
+            taken: 0,
+            left: 0,
         }
     }
 
-    /// The body; an error if the last frame is cut.
-    pub(crate) fn into_body(self) -> Result<Bytes, Error> {
-        match self.expect {
-            Expect::Path => Ok(self.body.freeze()),
-            _ => Err(Error::Protocol("a frame is cut")),
-        }
-    }
-
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        while let Some((&byte, tail)) = bytes.split_first() {
-            match &mut self.expect {
-                Expect::Path if byte != 0 => {
-                    return Err(Error::Unsupported("WIT streams and futures"));
-                }
-                Expect::Path => {
-                    self.expect = Expect::Length { value: 0, bytes: 0 };
-                    bytes = tail;
-                }
-                Expect::Length { value, bytes: seen } => {
-                    *value |= u64::from(byte & 0x7f) << (7 * *seen);
-                    *seen += 1;
-                    bytes = tail;
-                    if byte & 0x80 != 0 {
-                        if *seen == MAX_LENGTH_BYTES {
-                            return Err(Error::Protocol("a frame's length is too long"));
-                        }
-                        continue;
-                    }
-                    let left = usize::try_from(*value).unwrap_or(usize::MAX);
-                    let total = self.body.len().saturating_add(left);
-                    if total > self.limit {
-                        return Err(wire::too_large(Part::Result, total, self.limit));
-                    }
-                    self.body.reserve(left);
-                    self.expect = match left {
-                        0 => Expect::Path,
-                        left => Expect::Data { left },
-                    };
-                }
-                Expect::Data { left } => {
-                    let (data, tail) = bytes.split_at(bytes.len().min(*left));
-                    self.body.extend_from_slice(data);
-                    *left -= data.len();
-                    bytes = tail;
-                    if *left == 0 {
-                        self.expect = Expect::Path;
-                    }
-                }
+    /// The next data of the body, if there is some at the front of `bytes`; empty only for an empty frame.
+    pub(crate) fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Bytes>, Error> {
+        if self.left == 0 {
+            let mut rest = &bytes[..];
+            let Some(path) = leb128(&mut rest)? else {
+                return Ok(None);
+            };
+            if path != 0 {
+                return Err(Error::Unsupported("WIT streams and futures"));
+            }
+            let Some(length) = leb128(&mut rest)? else {
+                return Ok(None);
+            };
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            self.taken = self.taken.saturating_add(length);
+            if self.taken > self.limit {
+                return Err(too_large(self.body, self.taken, self.limit));
+            }
+            let used = bytes.len() - rest.len();
+            bytes.advance(used);
+            self.left = length;
+            if length == 0 {
+                return Ok(Some(Bytes::new()));
             }
         }
-        Ok(())
-    }
-}
-
-impl AsyncWrite for FrameSink {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(match self.get_mut().take(buf) {
-            Ok(()) => Ok(buf.len()),
-            Err(error) => Err(io::Error::other(error)),
-        })
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let data = bytes.split_to(bytes.len().min(self.left));
+        self.left -= data.len();
+        Ok(Some(data.freeze()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Bytes that the frame that is being read still lacks.
+    pub(crate) fn missing(&self) -> usize {
+        self.left
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// True between frames.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.left == 0
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_and_paths_of_the_largest_number_are_refused() {
+        let mut frames = Frames::new(Body::Parameters, 1 << 20);
+        let mut bytes = BytesMut::from(&b"\x00\xff\xff\xff\xff\x0f"[..]);
+        assert!(matches!(frames.next(&mut bytes), Err(Error::TooLarge { .. })));
+        let mut frames = Frames::new(Body::Parameters, 1 << 20);
+        let mut bytes = BytesMut::from(&b"\xff\xff\xff\xff\x0f"[..]);
+        assert!(matches!(frames.next(&mut bytes), Err(Error::Unsupported(_))));
+    }
+}

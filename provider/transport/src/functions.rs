@@ -11,13 +11,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::chunks::Chunks;
+use crate::failure::{Failure, too_large};
 use crate::guard::{Guard, Refusal};
-use crate::parameters::Parameters;
 use crate::service::{Handler, Service};
 use crate::shape::Shape;
 use crate::shares::{Key, Share, Shares};
-use crate::wire::{self, Failure};
-use crate::{Caller, Error, Options, Part};
+use crate::{Body, Caller, Error, Options};
 
 /// Refusals of one function that are on their way at once. One more is refused without a word of why.
 const MAX_REFUSALS: usize = 64;
@@ -148,7 +148,7 @@ impl Admitted {
     /// Runs the handler until it is done, the deadline passed or the server stops. A panic of it ends here.
     pub(crate) async fn run(
         self,
-        parameters: Parameters,
+        parameters: Chunks,
         deadline: Instant,
         stop: &CancellationToken,
     ) -> Result<Bytes, Failure> {
@@ -173,7 +173,7 @@ impl Admitted {
             biased;
             done = AssertUnwindSafe(work).catch_unwind() => match done {
                 Ok(Ok(body)) if body.len() > limit => {
-                    Err(wire::too_large(Part::Result, body.len(), limit).into())
+                    Err(too_large(Body::Result, body.len(), limit).into())
                 }
                 Ok(done) => done,
                 Err(_) => Err(Failure::Failed("the handler panicked".into())),
@@ -186,7 +186,7 @@ impl Admitted {
 
 impl Function {
     /// Counts what there is of each thing in the parameters, before anything is made of them.
-    async fn walk(&self, caller: &Caller, parameters: Parameters) -> Result<Result<Parameters, Refusal>, Error> {
+    async fn walk(&self, caller: &Caller, parameters: Chunks) -> Result<Result<Chunks, Refusal>, Error> {
         let (Some(guard), Some(shape)) = (&self.guard, self.shape) else {
             return Ok(Ok(parameters));
         };

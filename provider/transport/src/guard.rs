@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::failure::Failure;
 use crate::shape::{Shape, TooMany, number};
 use crate::shares::Key;
-use crate::wire::Failure;
 use crate::{Caller, Identity};
 
 /// Judges calls by who makes them and which they are. A call that is refused takes no place of a handler, and nothing

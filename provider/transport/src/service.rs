@@ -1,4 +1,4 @@
-//! The functions that a server serves, whatever brings their calls.
+//! The functions that a server serves, whatever brings their calls, and how serving them ends.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -7,15 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::Caller;
+use crate::chunks::Chunks;
+use crate::failure::Failure;
 use crate::guard::Guard;
-use crate::parameters::Parameters;
-use crate::wire::Failure;
 
 /// A call under way.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
 
-/// Serves one function. The number is the size limit of its result.
-pub(crate) type Handler = Arc<dyn Fn(Caller, Parameters, usize) -> Answer + Send + Sync>;
+/// Serves one function. The number is the limit of its result, in bytes.
+pub(crate) type Handler = Arc<dyn Fn(Caller, Chunks, usize) -> Answer + Send + Sync>;
 
 /// Functions, each with its handler: from generated bindings ([`Service::bindings`]), from closures
 /// ([`Service::direct`]), or both. A function added again replaces the one before, so hot ones can be taken from the
@@ -63,4 +63,11 @@ impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.functions.keys()).finish()
     }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Invocations that were cut off because the time was up. Their callers were told of a failure.
+    pub abandoned: usize,
 }

@@ -184,7 +184,7 @@ mod tests {
     use wrpc_transport::Decode;
 
     use super::*;
-    use crate::call::pack;
+    use crate::values::encode;
 
     type Value = (
         Vec<(String, Option<u64>, Vec<String>)>,
@@ -229,7 +229,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_walked_to_its_end(value in value(), step in 1_usize..40) {
-            let bytes = pack(value).expect("encodable");
+            let bytes = encode(value).expect("encodable");
             prop_assert_eq!(walk(&bytes).expect("well formed"), Walked::Whole(bytes.len()));
             let mut walk = Walk::new(&SHAPE);
             for end in (0..bytes.len()).step_by(step) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_transport::testing::{NatsServer, NatsSettings};
-use fanout_transport::{CallContext, Client, Error, Options, Outcome, Part, Resource};
+use fanout_transport::{Body, CallContext, Client, Error, Options, Outcome, Resource};
 use support::bindings::test::echo::echo;
 use support::{Echo, INSTANCE, PATIENCE, client, eventually, lattice, serve, serve_direct};
 
@@ -181,7 +181,7 @@ async fn parameters_over_the_limit_are_not_sent() {
         matches!(
             error,
             Error::TooLarge {
-                part: Part::Parameters,
+                body: Body::Parameters,
                 limit: 10_000,
                 ..
             }
@@ -199,7 +199,7 @@ async fn parameters_over_the_limit_are_not_sent() {
             matches!(
                 error,
                 Error::TooLarge {
-                    part: Part::Result,
+                    body: Body::Result,
                     limit: 10_000,
                     ..
                 }

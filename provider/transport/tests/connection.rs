@@ -74,7 +74,7 @@ async fn no_server_is_an_error() {
         urls: "127.0.0.1:1".into(),
         ..Access::default()
     };
-    assert!(matches!(connect(&access, "test").await, Err(Error::Connect(_))));
+    assert!(matches!(connect(&access, "test").await, Err(Error::Connect { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +185,7 @@ async fn a_user_proves_itself_by_jwt_and_seed() {
     };
     creds(&KeyPair::new_user().seed().expect("a seed"));
     assert!(
-        matches!(connect(&by_file, "test").await, Err(Error::Connect(_))),
+        matches!(connect(&by_file, "test").await, Err(Error::Connect { .. })),
         "the seed is not that of the JWT"
     );
     creds(&user.seed().expect("a seed"));

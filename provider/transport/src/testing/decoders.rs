@@ -4,11 +4,13 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::{Bytes, BytesMut};
 
 use crate::caller::MAX_ID_BYTES;
-use crate::framed::{self, Frames};
-use crate::session::codec::{self, GREETING_BYTES, Greeting, Kind};
+use crate::frames::Frames;
+use crate::lattice::wire;
 use crate::shape::{Walk, Walked};
-use crate::wire::Failure;
-use crate::{Caller, Endpoint, Identity, Part, Shape, tls};
+use crate::stream::proof::Proof;
+use crate::stream::session::codec::{self, GREETING_BYTES, Greeting, Kind};
+use crate::stream::stock_reader;
+use crate::{Body, Endpoint, Identity, Shape};
 
 const BODY_LIMIT: usize = 4096;
 
@@ -34,10 +36,10 @@ pub fn endpoint(bytes: &[u8]) {
 /// # Panics
 /// If one is not.
 pub fn certificate(bytes: &[u8]) {
-    let Some(holder) = tls::holder(&[bytes.to_vec().into()]) else {
+    let Some(proof) = Proof::of_chain(&[bytes.to_vec().into()]) else {
         return;
     };
-    match holder.identity {
+    match proof.identity {
         Identity::Nobody => {}
         Identity::Certificate(names) => {
             let mut all = names
@@ -61,9 +63,9 @@ pub fn certificate(bytes: &[u8]) {
 /// If it has.
 pub fn stock_invocation(bytes: &[u8]) {
     let mut rest = BytesMut::from(bytes);
-    if let Ok(Some(header)) = framed::header(&mut rest) {
+    if let Ok(Some(header)) = stock_reader::header(&mut rest) {
         assert!(header.instance.len() <= MAX_ID_BYTES && header.func.len() <= MAX_ID_BYTES);
-        let mut frames = Frames::new(Part::Parameters, BODY_LIMIT);
+        let mut frames = Frames::new(Body::Parameters, BODY_LIMIT);
         let mut body = 0;
         while let Ok(Some(data)) = frames.next(&mut rest) {
             body += data.len();
@@ -190,10 +192,10 @@ pub fn lattice_headers(bytes: &[u8]) {
             headers.insert(name, value);
         }
     }
-    if let Ok(caller) = Caller::parse(Some(&headers)) {
+    if let Ok(caller) = wire::caller(Some(&headers)) {
         assert!(caller.component.len() <= MAX_ID_BYTES && caller.link.len() <= MAX_ID_BYTES);
     }
-    drop(Failure::parse(&text));
+    drop(wire::decode_failure(&text));
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! A byte stream of any transport, on which a test can say what no caller would.
 
+use std::any::Any;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::dial::Dialer;
-use crate::listen::stream::Stream;
+use crate::stream::byte_stream::ByteStream;
 use crate::{ConnectOptions, Endpoint, Error};
 
 /// Both halves of a byte stream.
@@ -12,7 +13,7 @@ pub struct RawStream {
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
     /// What it is sent.
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,
-    _connection: Dialer,
+    _connection: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// Opens a byte stream, on a connection of its own.
@@ -20,12 +21,16 @@ pub struct RawStream {
 /// # Errors
 /// As [`crate::Remote::connect`].
 pub async fn raw_stream(endpoint: &Endpoint, options: &ConnectOptions) -> Result<RawStream, Error> {
-    let dialer = Dialer::new(endpoint, options)?;
-    let Stream { reader, writer, .. } = dialer.stream().await?;
+    let ByteStream {
+        reader,
+        writer,
+        connection,
+        ..
+    } = options.dialer(endpoint)?.dial().await?;
     Ok(RawStream {
         reader,
         writer,
-        _connection: dialer,
+        _connection: connection,
     })
 }
 

@@ -5,11 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use fanout_transport::testing::{TestAuthority, TestNames};
 use fanout_transport::{
-    CallContext, CertificateNames, ClientIdentity, ClientTls, ConnectOptions, Dialect, Endpoint, Error, Identity,
-    ListenOptions, Listener, Outcome, Pem, Remote, ServerTls, Service, Serving,
+    CallContext, CertificateNames, ClientIdentity, ClientTls, ConnectOptions, Endpoint, Error, Identity, ListenOptions,
+    Listener, Outcome, Pem, Remote, ServerTls, Service, Serving,
 };
 
 use crate::security::ENCRYPTED;
+use crate::stock_peer::StockPeer;
+use crate::support::bindings::test::echo::echo;
 use crate::support::{INSTANCE, PATIENCE, eventually, eventually_async};
 
 /// Whoever called last.
@@ -39,10 +41,9 @@ async fn serving(url: &str, tls: ServerTls) -> (Seen, Serving) {
     (seen, bind(url, tls).await.expect("it is free").serve(&service))
 }
 
-async fn connect(server: &Serving, tls: ClientTls, dialect: Dialect) -> Result<Remote, Error> {
+async fn connect(server: &Serving, tls: ClientTls) -> Result<Remote, Error> {
     let options = ConnectOptions {
         tls: Some(tls),
-        dialect,
         ..ConnectOptions::default()
     };
     Remote::connect(server.local_endpoint(), options).await
@@ -81,17 +82,21 @@ async fn a_caller_is_known_by_every_name_of_its_certificate_each_of_its_kind() {
     };
     for url in ENCRYPTED {
         let (seen, server) = serving(url, authority.server()).await;
-        for dialect in [Dialect::Session, Dialect::Stock] {
-            for (shown, expected) in [
-                (&all, names(&uris, &dns, Some("spiffe://a/three"))),
-                (&only(Some("spiffe://a/one")), names(&[], &[], Some("spiffe://a/one"))),
-                // Of this machine's loopback, and nobody all the same.
-                (&only(None), Identity::Nobody),
-            ] {
-                let remote = connect(&server, authority.client_with(shown), dialect).await;
-                poke(&remote.expect("it can be called")).await.expect("an answer");
-                let seen = seen.lock().expect("no test panics with it").take();
-                assert_eq!(seen, Some(expected), "{url} {dialect:?} {shown:?}");
+        let last = || seen.lock().expect("no test panics with it").take();
+        for (shown, expected) in [
+            (&all, names(&uris, &dns, Some("spiffe://a/three"))),
+            (&only(Some("spiffe://a/one")), names(&[], &[], Some("spiffe://a/one"))),
+            // Of this machine's loopback, and nobody all the same.
+            (&only(None), Identity::Nobody),
+        ] {
+            let remote = connect(&server, authority.client_with(shown)).await;
+            poke(&remote.expect("it can be called")).await.expect("an answer");
+            assert_eq!(last(), Some(expected.clone()), "{url} {shown:?}");
+            if !url.starts_with("webtransport") {
+                let peer = StockPeer::connect(&server, &authority, shown).await;
+                // It has no result to wait for.
+                echo::poke(&peer, ()).await.expect("it is sent");
+                eventually("a stock peer is known as well", || last() == Some(expected.clone())).await;
             }
         }
     }
@@ -110,9 +115,7 @@ async fn the_loopback_is_known_only_where_nobody_is_authenticated() {
             identity: None,
             ..authority.client("nobody")
         };
-        let remote = connect(&server, nobody, Dialect::Session)
-            .await
-            .expect("it can be called");
+        let remote = connect(&server, nobody).await.expect("it can be called");
         poke(&remote).await.expect("an answer");
         let seen = seen.lock().expect("no test panics with it").take();
         assert_eq!(seen, Some(Identity::Loopback), "{url}");
@@ -128,31 +131,42 @@ fn soon() -> SystemTime {
 async fn a_connection_ends_with_its_caller_s_certificate() {
     let authority = TestAuthority::new();
     for url in ENCRYPTED {
-        for dialect in [Dialect::Session, Dialect::Stock] {
-            let (_, server) = serving(url, authority.server()).await;
-            let short = TestNames {
-                dns: &["short.example"],
-                not_after: Some(soon()),
-                ..TestNames::default()
-            };
-            let remote = connect(&server, authority.client_with(&short), dialect).await;
-            let remote = remote.expect("its certificate holds");
-            poke(&remote).await.expect("an answer");
-            let lasting = connect(&server, authority.client("lasting.example"), Dialect::Session).await;
-            let lasting = lasting.expect("it can be called");
-            eventually_async("the connection ends", async || match (poke(&remote).await, dialect) {
-                (Ok(()), _) => false,
-                (Err(_), Dialect::Stock) => true,
-                (Err(error), Dialect::Session) => {
-                    assert_eq!(error.outcome(), Outcome::NotStarted, "{url}: {error}");
-                    matches!(&error, Error::Refused { reason, .. } if reason.contains("CertificateExpired"))
-                }
-            })
-            .await;
-            eventually("only the other is left", || server.connections() <= 1).await;
-            poke(&lasting).await.expect("whose certificate holds is served");
-        }
+        let (_, server) = serving(url, authority.server()).await;
+        let short = TestNames {
+            dns: &["short.example"],
+            not_after: Some(soon()),
+            ..TestNames::default()
+        };
+        let remote = connect(&server, authority.client_with(&short)).await;
+        let remote = remote.expect("its certificate holds");
+        poke(&remote).await.expect("an answer");
+        let lasting = connect(&server, authority.client("lasting.example")).await;
+        let lasting = lasting.expect("it can be called");
+        eventually_async("the connection ends", async || match poke(&remote).await {
+            Ok(()) => false,
+            Err(error) => {
+                assert_eq!(error.outcome(), Outcome::NotStarted, "{url}: {error}");
+                matches!(&error, Error::Refused { reason, .. } if reason.contains("CertificateExpired"))
+            }
+        })
+        .await;
+        eventually("only the other is left", || server.connections() <= 1).await;
+        poke(&lasting).await.expect("whose certificate holds is served");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_a_stock_peer_ends_with_its_certificate_too() {
+    let authority = TestAuthority::new();
+    let (_, server) = serving("quic://127.0.0.1:0", authority.server()).await;
+    let short = TestNames {
+        dns: &["short.example"],
+        not_after: Some(soon()),
+        ..TestNames::default()
+    };
+    let peer = StockPeer::connect(&server, &authority, &short).await;
+    echo::poke(&peer, ()).await.expect("it is sent");
+    eventually("it is closed", || server.connections() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +179,7 @@ async fn a_silent_session_ends_with_its_caller_s_certificate_too() {
             not_after: Some(soon()),
             ..TestNames::default()
         };
-        let _remote = connect(&server, authority.client_with(&short), Dialect::Session).await;
+        let _remote = connect(&server, authority.client_with(&short)).await;
         assert_eq!(server.connections(), 1, "{url}");
         eventually("it is closed", || server.connections() == 0).await;
     }
@@ -203,7 +217,7 @@ async fn a_caller_whose_certificate_was_renewed_comes_back_by_itself() {
             }),
             server_name: None,
         };
-        let remote = connect(&server, tls, Dialect::Session).await.expect("it can be called");
+        let remote = connect(&server, tls).await.expect("it can be called");
         poke(&remote).await.expect("an answer");
         // Half of a renewal is none.
         write("caller.key", &Pem::Text("no key yet".to_owned()));
@@ -243,11 +257,9 @@ async fn whose_certificate_is_revoked_is_refused() {
                 ..authority.server()
             };
             let (_, server) = serving(url, tls).await;
-            let remote = connect(&server, holder(8), Dialect::Session).await;
+            let remote = connect(&server, holder(8)).await;
             poke(&remote.expect("it is not revoked")).await.expect("an answer");
-            let error = connect(&server, holder(7), Dialect::Session)
-                .await
-                .expect_err("revoked");
+            let error = connect(&server, holder(7)).await.expect_err("revoked");
             assert_eq!(error.code(), "peer-refused", "{url}: {error:?}");
             assert!(error.to_string().contains("CertificateRevoked"), "{url}: {error}");
         }

@@ -9,6 +9,7 @@ mod lattice;
 mod listening;
 mod security;
 mod stock;
+mod stock_peer;
 mod suite;
 mod windows;
 

@@ -193,6 +193,23 @@ async fn what_is_not_there_is_unreachable() {
     }
 }
 
+/// As wRPC's own servers do with what they can't read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_closes_instead_of_greeting_was_sent_no_call() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("an address");
+    let closing = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    let endpoint: Endpoint = format!("tcp://{at}").parse().expect("an endpoint");
+    let error = Remote::connect(&endpoint, ConnectOptions::default()).await;
+    let error = error.expect_err("it does not greet");
+    assert_eq!(error.outcome(), Outcome::NotStarted, "{error:?}");
+    closing.abort();
+}
+
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }

@@ -12,7 +12,7 @@ use fanout_transport::{
 use futures::StreamExt as _;
 
 use crate::support::bindings::test::echo::echo;
-use crate::support::{Echo, INSTANCE, PATIENCE, bindings, eventually};
+use crate::support::{Echo, INSTANCE, PATIENCE, eventually, isolated};
 
 /// A transport under test: a place where servers can be started, one after the other, and called.
 pub(crate) trait Wire: Send + Sync + 'static {
@@ -39,19 +39,7 @@ impl Served for Serving {
     }
 }
 
-/// All functions in isolation, by generated bindings.
-pub(crate) async fn isolated(echo: &Echo) -> Service {
-    let echo = echo.clone();
-    Service::new()
-        .bindings(move |port| {
-            let echo = echo.clone();
-            async move { bindings::serve(port.as_ref(), echo).await }
-        })
-        .await
-        .expect("the functions can be served")
-}
-
-/// The same, with `length` on the direct path.
+/// All functions in isolation, but for `length`, which is on the direct path.
 pub(crate) async fn service(echo: &Echo) -> Service {
     let direct = echo.clone();
     isolated(echo)

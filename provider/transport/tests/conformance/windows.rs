@@ -28,10 +28,15 @@ fn text(pem: &Pem) -> &str {
 
 /// What a caller of this name speaks.
 pub(crate) fn trusting(authority: &TestAuthority, name: &str, alpn: &[u8]) -> rustls::ClientConfig {
+    trusting_as(authority, authority.sign(name), alpn)
+}
+
+/// What a caller that shows this certificate speaks.
+pub(crate) fn trusting_as(authority: &TestAuthority, identity: ClientIdentity, alpn: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(text(&authority.certificate()).as_bytes()).expect("a certificate");
     roots.add(ca).expect("an authority");
-    let ClientIdentity { certificate, key } = authority.sign(name);
+    let ClientIdentity { certificate, key } = identity;
     let chain = vec![CertificateDer::from_pem_slice(text(&certificate).as_bytes()).expect("a certificate")];
     let key = PrivateKeyDer::from_pem_slice(text(&key).as_bytes()).expect("a key");
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_transport::testing::NatsServer;
-use fanout_transport::{Caller, Client, Lattice, Options, Server};
+use fanout_transport::{Caller, Client, Lattice, Options, Server, Service};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 
@@ -126,38 +126,45 @@ pub async fn lattice(nats: &NatsServer, options: Options) -> Lattice {
     Lattice::new(nats.client().await, options).await.expect("a lattice")
 }
 
-/// Serves all functions in isolation, by generated bindings.
-pub async fn serve(lattice: &Lattice, echo: &Echo) -> Server {
-    let server = Server::new(lattice, PREFIX);
+/// All functions in isolation, by generated bindings.
+pub async fn isolated(echo: &Echo) -> Service {
     let echo = echo.clone();
-    server
-        .serve_bindings(move |port| {
+    Service::new()
+        .bindings(move |port| {
             let echo = echo.clone();
             async move { bindings::serve(port.as_ref(), echo).await }
         })
         .await
-        .expect("the functions are served");
+        .expect("the functions can be served")
+}
+
+/// `length` and `bytes` on the direct path.
+pub fn direct(echo: &Echo) -> Service {
+    let echo = echo.clone();
+    Service::new()
+        .direct(INSTANCE, "length", move |_, (text, body): (String, Bytes)| {
+            let echo = echo.clone();
+            async move { echo.length(&text, &body).await }
+        })
+        .direct(INSTANCE, "bytes", |_, (length,): (u32,)| async move {
+            Ok(Bytes::from(vec![7; length as usize]))
+        })
+}
+
+pub async fn serve_on(lattice: &Lattice, service: &Service) -> Server {
+    let server = Server::new(lattice, PREFIX);
+    server.serve(service).await.expect("the functions are served");
     server
+}
+
+/// Serves all functions in isolation.
+pub async fn serve(lattice: &Lattice, echo: &Echo) -> Server {
+    serve_on(lattice, &isolated(echo).await).await
 }
 
 /// Serves `length` and `bytes` on the direct path.
 pub async fn serve_direct(lattice: &Lattice, echo: &Echo) -> Server {
-    let server = Server::new(lattice, PREFIX);
-    let echo = echo.clone();
-    server
-        .serve_direct(INSTANCE, "length", move |_, (text, body): (String, Bytes)| {
-            let echo = echo.clone();
-            async move { echo.length(&text, &body).await }
-        })
-        .await
-        .expect("length is served");
-    server
-        .serve_direct(INSTANCE, "bytes", |_, (length,): (u32,)| async move {
-            Ok(Bytes::from(vec![7; length as usize]))
-        })
-        .await
-        .expect("bytes is served");
-    server
+    serve_on(lattice, &direct(echo)).await
 }
 
 pub fn client(lattice: &Lattice) -> Client {

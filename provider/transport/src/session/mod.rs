@@ -1,7 +1,0 @@
-//! Sessions: our own dialect on a byte stream. [`codec`] has the frames, [`queue`] the sending side of both ends,
-//! [`serve`] and [`client`] one end each.
-
-pub(crate) mod client;
-pub(crate) mod codec;
-pub(crate) mod queue;
-pub(crate) mod serve;

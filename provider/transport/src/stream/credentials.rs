@@ -1,0 +1,63 @@
+//! What a caller shows and trusts, read again for each connection: a certificate ends while a connection is to be made
+//! again years later.
+
+use std::sync::{Mutex, PoisonError};
+
+use rustls::ClientConfig;
+
+use crate::stream::tls_config::{self, ClientTls};
+use crate::{CodecError, Error};
+
+/// Credentials in the form that a transport takes.
+pub(crate) struct Credentials<C> {
+    tls: ClientTls,
+    alpn: &'static [u8],
+    into: fn(ClientConfig) -> Result<C, CodecError>,
+    /// Those that could be used last.
+    last: Mutex<C>,
+}
+
+impl<C: Clone> Credentials<C> {
+    pub(crate) fn new(
+        tls: &ClientTls,
+        alpn: &'static [u8],
+        into: fn(ClientConfig) -> Result<C, CodecError>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            last: Mutex::new(read(tls, alpn, into)?),
+            tls: tls.clone(),
+            alpn,
+            into,
+        })
+    }
+
+    /// Credentials for one connection. Files that can't be used, as in the middle of a renewal, leave the last ones in
+    /// force.
+    pub(crate) fn current(&self) -> C {
+        let read = read(&self.tls, self.alpn, self.into);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(credentials) => *last = credentials,
+            Err(error) => {
+                let why = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, why, "credentials can't be used: the last ones are shown");
+            }
+        }
+        last.clone()
+    }
+}
+
+fn read<C>(tls: &ClientTls, alpn: &[u8], into: fn(ClientConfig) -> Result<C, CodecError>) -> Result<C, Error> {
+    into(tls_config::client(tls, alpn)?).map_err(|source| Error::Tls {
+        what: "TLS".to_owned(),
+        source,
+    })
+}
+
+impl<C> std::fmt::Debug for Credentials<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,85 @@
+//! Calls an endpoint that is a byte stream.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::endpoint::Authority;
+use crate::stream::byte_stream::ByteStream;
+use crate::stream::quic::QuicDialer;
+use crate::stream::rejection::rejection;
+use crate::stream::tls::TlsDialer;
+use crate::stream::tls_config::ClientTls;
+use crate::stream::webtransport::WebDialer;
+use crate::stream::{tcp, unix};
+use crate::{CodecError, Endpoint, Error};
+
+/// What makes byte streams to one endpoint, each on a connection of its own.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    endpoint: Endpoint,
+    transport: Transport,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Tcp(Authority),
+    Tls(TlsDialer),
+    Unix(PathBuf),
+    Quic(QuicDialer),
+    WebTransport(WebDialer),
+}
+
+impl Dialer {
+    /// A connection without a sign of life from its server for `idle` is given up.
+    pub(crate) fn new(endpoint: &Endpoint, tls: Option<&ClientTls>, idle: Duration) -> Result<Self, Error> {
+        let misused = |why| Error::Misused {
+            endpoint: endpoint.clone(),
+            why,
+        };
+        let tls = || tls.ok_or_else(|| misused("needs the authority of its certificate: set tls"));
+        let transport = match endpoint {
+            Endpoint::Tcp(at) => Transport::Tcp(at.clone()),
+            Endpoint::Tls(at) => Transport::Tls(TlsDialer::new(at, tls()?)?),
+            Endpoint::Unix(path) => Transport::Unix(path.clone()),
+            Endpoint::Quic(at) => Transport::Quic(QuicDialer::new(at, tls()?, idle)?),
+            Endpoint::WebTransport(at, path) => Transport::WebTransport(WebDialer::new(at, path, tls()?, idle)?),
+            Endpoint::Nats { .. } => return Err(misused("is no byte stream")),
+        };
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            transport,
+        })
+    }
+
+    pub(crate) fn unreachable(&self, error: impl Into<CodecError>) -> Error {
+        Error::Unreachable {
+            endpoint: self.endpoint.clone(),
+            source: error.into(),
+        }
+    }
+
+    /// The meaning of an error that came before the server greeted.
+    pub(crate) fn refusal(&self, error: CodecError) -> Error {
+        let error_ref: &(dyn StdError + 'static) = &*error;
+        match rejection(error_ref) {
+            Some(reason) => Error::Refused {
+                endpoint: self.endpoint.clone(),
+                reason,
+            },
+            None => self.unreachable(error),
+        }
+    }
+
+    /// A new byte stream. The caller bounds its time.
+    pub(crate) async fn dial(&self) -> Result<ByteStream, Error> {
+        let stream = match &self.transport {
+            Transport::Tcp(at) => tcp::dial(at).await.map_err(Into::into),
+            Transport::Unix(path) => unix::dial(path).await.map_err(Into::into),
+            Transport::Tls(dialer) => dialer.dial().await,
+            Transport::Quic(dialer) => dialer.dial().await,
+            Transport::WebTransport(dialer) => dialer.dial().await,
+        };
+        stream.map_err(|error| self.refusal(error))
+    }
+}

@@ -1,0 +1,240 @@
+//! Listening on anything but the lattice: one way to serve, whatever carries the bytes.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::endpoint::Authority;
+use crate::stream::accept::{Admission, Socket};
+use crate::stream::connection_slots::ConnectionSlots;
+use crate::stream::listen_options::ListenOptions;
+use crate::stream::listener_state::ListenerState;
+use crate::stream::multiplexed::{Protocol, QuicListener};
+use crate::stream::quic::Quic;
+use crate::stream::tcp::{TcpSocket, resolve_own};
+use crate::stream::tls::TlsSocket;
+use crate::stream::tls_config::ServerTls;
+use crate::stream::unix::UnixSocket;
+use crate::stream::webtransport::WebTransport;
+use crate::{Drained, Endpoint, Error, Service};
+
+/// An endpoint that is bound. Peers that connect wait until it serves: see [`Listener::serve`].
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: Endpoint,
+    bound: Bound,
+    options: ListenOptions,
+}
+
+enum Bound {
+    /// A byte stream for each connection.
+    Socket(Box<dyn Socket>),
+    Quic(QuicListener<Quic>),
+    WebTransport(QuicListener<WebTransport>),
+}
+
+/// A service that is served on one endpoint.
+///
+/// Dropping it stops it taking calls; those in flight go on to their deadline. [`Serving::drain`] loses none.
+#[derive(Debug)]
+pub struct Serving {
+    endpoint: Endpoint,
+    listener: Arc<ListenerState>,
+    slots: ConnectionSlots,
+    tasks: TaskTracker,
+}
+
+impl Listener {
+    /// Binds an endpoint. Port 0 lets the system choose; [`Listener::local_endpoint`] tells which it is.
+    ///
+    /// # Errors
+    /// [`Error::Unprotected`] for an endpoint beyond this machine whose peers nobody authenticates, unless the options
+    /// allow it. [`Error::Misused`] for a `nats:` endpoint: the lattice is served by [`crate::Server`].
+    /// [`Error::Options`], [`Error::Tls`] and [`Error::Listen`].
+    pub async fn bind(endpoint: &Endpoint, options: ListenOptions) -> Result<Self, Error> {
+        options.check()?;
+        let authenticated = endpoint.has_tls() && options.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let anyone = authenticated || options.allow_unauthenticated_network_peers;
+        if !anyone && endpoint.authority().is_some_and(|authority| !authority.is_loopback()) {
+            return Err(Error::Unprotected {
+                endpoint: endpoint.clone(),
+            });
+        }
+        let binding = Binding {
+            endpoint,
+            options: &options,
+            anyone,
+        };
+        let (bound, port) = match endpoint {
+            Endpoint::Tcp(at) => {
+                let (socket, port) = binding.tcp(at).await?;
+                (Bound::Socket(Box::new(socket)), port)
+            }
+            Endpoint::Tls(at) => {
+                let tls = binding.tls()?;
+                let (socket, port) = binding.tcp(at).await?;
+                (Bound::Socket(Box::new(TlsSocket::new(socket, tls)?)), port)
+            }
+            Endpoint::Unix(path) => {
+                let socket = UnixSocket::bind(path, options.socket_mode).await;
+                let socket = socket.map_err(|error| binding.failed(error))?;
+                (Bound::Socket(Box::new(socket)), 0)
+            }
+            Endpoint::Quic(at) => {
+                let (listener, port) = binding.quic(at, Quic).await?;
+                (Bound::Quic(listener), port)
+            }
+            Endpoint::WebTransport(at, path) => {
+                let (listener, port) = binding.quic(at, WebTransport(path.clone())).await?;
+                (Bound::WebTransport(listener), port)
+            }
+            Endpoint::Nats { .. } => {
+                return Err(binding.misused("can't be listened on: the lattice is served by a provider's link"));
+            }
+        };
+        Ok(Self {
+            endpoint: endpoint.with_port(port),
+            bound,
+            options,
+        })
+    }
+
+    /// What is bound, with the port that the system chose.
+    #[must_use]
+    pub fn local_endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Serves all functions of a service.
+    #[must_use]
+    pub fn serve(self, service: &Service) -> Serving {
+        let slots = ConnectionSlots::new(&self.options);
+        let listener = Arc::new(ListenerState::new(service, self.options));
+        let tasks = TaskTracker::new();
+        let admission = Admission {
+            listener: Arc::clone(&listener),
+            slots: slots.clone(),
+            connections: TaskTracker::new(),
+        };
+        match self.bound {
+            Bound::Socket(socket) => tasks.spawn(admission.run(socket)),
+            Bound::Quic(quic) => tasks.spawn(quic.run(admission)),
+            Bound::WebTransport(web) => tasks.spawn(web.run(admission)),
+        };
+        Serving {
+            endpoint: self.endpoint,
+            listener,
+            slots,
+            tasks,
+        }
+    }
+}
+
+impl Serving {
+    /// What is served on, with the port that the system chose.
+    #[must_use]
+    pub fn local_endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Invocations that were taken and are not answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.listener.in_flight()
+    }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.slots.connections()
+    }
+
+    /// Bytes of bodies held.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.listener.budget.taken()
+    }
+
+    /// Stops taking calls, and returns when those in flight are answered and their callers have the answer. What is
+    /// not done `within` the time is cut off, and its caller is notified of a failure.
+    pub async fn drain(self, within: Duration) -> Drained {
+        self.listener.drain.cancel();
+        self.tasks.close();
+        let mut abandoned = 0;
+        if timeout(within, self.tasks.wait()).await.is_err() {
+            abandoned = self.listener.in_flight();
+            self.listener.stop.cancel();
+            self.tasks.wait().await;
+        }
+        Drained { abandoned }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.listener.drain.cancel();
+        self.tasks.close();
+    }
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Socket(_) => "Socket",
+            Self::Quic(_) => "Quic",
+            Self::WebTransport(_) => "WebTransport",
+        })
+    }
+}
+
+/// What is being bound.
+struct Binding<'a> {
+    endpoint: &'a Endpoint,
+    options: &'a ListenOptions,
+    /// It may be reached from beyond this machine.
+    anyone: bool,
+}
+
+impl Binding<'_> {
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Listen {
+            endpoint: self.endpoint.clone(),
+            source,
+        }
+    }
+
+    fn misused(&self, why: &'static str) -> Error {
+        Error::Misused {
+            endpoint: self.endpoint.clone(),
+            why,
+        }
+    }
+
+    fn tls(&self) -> Result<&ServerTls, Error> {
+        let tls = self.options.tls.as_ref();
+        tls.ok_or_else(|| self.misused("needs a certificate and a key: set tls"))
+    }
+
+    async fn tcp(&self, at: &Authority) -> Result<(TcpSocket, u16), Error> {
+        let bound = async {
+            let socket = TcpSocket::bind(at, self.anyone).await?;
+            let port = socket.port()?;
+            Ok((socket, port))
+        };
+        bound.await.map_err(|error| self.failed(error))
+    }
+
+    async fn quic<P: Protocol>(&self, at: &Authority, protocol: P) -> Result<(QuicListener<P>, u16), Error> {
+        let tls = self.tls()?;
+        let address = resolve_own(at, self.anyone).await;
+        let address = address.map_err(|error| self.failed(error))?;
+        let listener = QuicListener::bind(address, tls, protocol, self.options)?;
+        let listener = listener.map_err(|error| self.failed(error))?;
+        let port = listener.port().map_err(|error| self.failed(error))?;
+        Ok((listener, port))
+    }
+}

@@ -1,0 +1,139 @@
+//! What all connections of one listener share: functions, limits, counts of what peers cause.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use crate::Tally;
+use crate::budget::{Budget, Permits};
+use crate::functions::Functions;
+use crate::service::Service;
+use crate::stream::listen_options::ListenOptions;
+use crate::stream::peer::Peer;
+
+/// How long a server that leaves waits for peers to take what it sent them.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What peers of a listener cause, counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Tallies {
+    pub(crate) refused: Tally,
+    pub(crate) handshakes: Tally,
+    pub(crate) faults: Tally,
+    pub(crate) calls: Tally,
+}
+
+impl Default for Tallies {
+    fn default() -> Self {
+        Self {
+            refused: Tally::new("connections are refused"),
+            handshakes: Tally::new("handshakes failed"),
+            faults: Tally::new("connections ended with a fault of their peer"),
+            calls: Tally::new("invocations failed"),
+        }
+    }
+}
+
+/// The state of one listener.
+pub(crate) struct ListenerState {
+    pub(crate) options: ListenOptions,
+    pub(crate) functions: Functions,
+    pub(crate) budget: Budget,
+    pub(crate) tallies: Tallies,
+    /// Take no new calls.
+    pub(crate) drain: CancellationToken,
+    /// Cut off what is under way.
+    pub(crate) stop: CancellationToken,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for ListenerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ListenerState")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An invocation that was taken and is not answered yet.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    count: Arc<AtomicUsize>,
+    _of_peer: OwnedSemaphorePermit,
+    _of_connection: OwnedSemaphorePermit,
+}
+
+impl ListenerState {
+    pub(crate) fn new(service: &Service, options: ListenOptions) -> Self {
+        Self {
+            functions: Functions::new(service, &options.limits),
+            budget: Budget::new(options.limits.buffered_bytes),
+            tallies: Tallies::default(),
+            drain: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            in_flight: Arc::default(),
+            options,
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Ends when a server that leaves no longer waits for peers that have sent nothing yet: what they send may be under
+    /// way.
+    pub(crate) async fn hurry(&self) {
+        self.drain.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+
+    /// Ends when what was cut off has had its time to notify its callers.
+    pub(crate) async fn cut_off(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+
+    /// A permit for one call of a connection and its peer.
+    pub(crate) fn begin(&self, peer: &Peer) -> Option<InFlight> {
+        let of_connection = Arc::clone(&peer.calls).try_acquire_owned().ok()?;
+        let of_peer = Arc::clone(&peer.slot.share.calls).try_acquire_owned().ok()?;
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight {
+            count: Arc::clone(&self.in_flight),
+            _of_peer: of_peer,
+            _of_connection: of_connection,
+        })
+    }
+
+    /// Permits for a result, of the peer's share and of everybody's, once they are free. The caller bounds the wait.
+    pub(crate) async fn permits_for_result(&self, peer: &Peer, bytes: usize) -> Permits {
+        let mut permits = peer.slot.share.unsent.take(bytes).await;
+        permits.merge_other(self.budget.take(bytes).await);
+        permits
+    }
+
+    /// Permits for parameters, of the peer's share and of everybody's.
+    pub(crate) fn permits(&self, peer: &Peer, bytes: usize) -> Option<Permits> {
+        let mut permits = peer.slot.share.budget.try_take(bytes)?;
+        permits.merge_other(self.budget.try_take(bytes)?);
+        Some(permits)
+    }
+
+    /// For an invocation whose caller asks for `deadline_ms`; 0 if it does not.
+    pub(crate) fn deadline(&self, deadline_ms: u32) -> Duration {
+        let ours = self.options.limits.serve_deadline;
+        match deadline_ms {
+            0 => ours,
+            theirs => ours.min(Duration::from_millis(theirs.into())),
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}

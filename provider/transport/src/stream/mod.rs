@@ -1,0 +1,34 @@
+//! wRPC on byte streams: stock invocations and sessions, on whatever carries the bytes. Start at [`listener`] for what
+//! is served, at [`dialer`] for what is called.
+//!
+//! A transport is one file, with its listening and its calling end: [`tcp`], [`tls`], [`unix`], [`quic`],
+//! [`webtransport`]. [`accept`] admits connections of sockets, [`multiplexed`] those of QUIC; both give each connection a
+//! slot of [`connection_slots`] and hand its streams to [`dispatch`], which tells a [`session`] from a [`stock`]
+//! invocation. What a connection proves of its peer is a [`proof`].
+
+mod accept;
+pub(crate) mod byte_stream;
+mod connection_slots;
+mod credentials;
+pub(crate) mod dialer;
+mod dispatch;
+pub(crate) mod listen_options;
+pub(crate) mod listener;
+mod listener_state;
+mod multiplexed;
+pub(crate) mod open_files;
+mod peer;
+pub(crate) mod pem;
+pub(crate) mod proof;
+mod quic;
+mod quic_limits;
+mod rejection;
+pub(crate) mod session;
+pub(crate) mod sessions;
+mod stock;
+pub(crate) mod stock_reader;
+mod tcp;
+mod tls;
+pub(crate) mod tls_config;
+mod unix;
+mod webtransport;

@@ -1,0 +1,99 @@
+//! TCP with TLS 1.3: a connection for each byte stream, whose peers may have to show a certificate.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::endpoint::Authority;
+use crate::stream::accept::{Accepted, Socket};
+use crate::stream::byte_stream::ByteStream;
+use crate::stream::connection_slots::Key;
+use crate::stream::credentials::Credentials;
+use crate::stream::proof::{Proof, unreadable};
+use crate::stream::tcp::{self, TcpSocket};
+use crate::stream::tls_config::{self, ALPN_SESSION, ALPNS, ClientTls, ServerTls};
+use crate::{CodecError, Error, Identity};
+
+/// A port that is listened on.
+pub(crate) struct TlsSocket {
+    tcp: TcpSocket,
+    config: Arc<ServerConfig>,
+    /// Whoever has no certificate of an authority is refused.
+    certificates: bool,
+}
+
+impl TlsSocket {
+    pub(crate) fn new(tcp: TcpSocket, tls: &ServerTls) -> Result<Self, Error> {
+        Ok(Self {
+            tcp,
+            config: Arc::new(tls_config::server(tls, &ALPNS)?),
+            certificates: tls.client_ca.is_some(),
+        })
+    }
+}
+
+impl Socket for TlsSocket {
+    fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
+        let accepted = async {
+            let (tcp, address) = self.tcp.next().await?;
+            let identity = Identity::of_address(address.ip());
+            let (acceptor, certificates) = (TlsAcceptor::from(Arc::clone(&self.config)), self.certificates);
+            let without_certificate = identity.clone();
+            let handshake = async move {
+                let stream = acceptor.accept(tcp).await?;
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let proof = match certificates {
+                    true => Proof::of_chain(chain).ok_or_else(unreadable)?,
+                    false => without_certificate.into(),
+                };
+                let (reader, writer) = tokio::io::split(stream);
+                Ok((ByteStream::new(reader, writer), proof))
+            };
+            Ok(Accepted {
+                key: Key::of_address(address.ip()),
+                identity,
+                handshake: handshake.boxed(),
+            })
+        };
+        accepted.boxed()
+    }
+}
+
+/// Whom to call, and as whom.
+#[derive(Debug)]
+pub(crate) struct TlsDialer {
+    at: Authority,
+    name: ServerName<'static>,
+    credentials: Credentials<Arc<ClientConfig>>,
+}
+
+impl TlsDialer {
+    pub(crate) fn new(at: &Authority, tls: &ClientTls) -> Result<Self, Error> {
+        Ok(Self {
+            at: at.clone(),
+            name: server_name(tls.server_name.as_deref().unwrap_or_else(|| at.host()))?,
+            credentials: Credentials::new(tls, ALPN_SESSION, |config| Ok(Arc::new(config)))?,
+        })
+    }
+
+    /// A new byte stream.
+    pub(crate) async fn dial(&self) -> Result<ByteStream, CodecError> {
+        let tcp = tcp::connect(&self.at).await?;
+        let connector = TlsConnector::from(self.credentials.current());
+        let (reader, writer) = tokio::io::split(connector.connect(self.name.clone(), tcp).await?);
+        Ok(ByteStream::new(reader, writer))
+    }
+}
+
+/// The name that a server's certificate must have.
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, Error> {
+    ServerName::try_from(name.to_owned()).map_err(|error| Error::Tls {
+        what: format!("the server's name {name:?}"),
+        source: error.into(),
+    })
+}
