@@ -115,7 +115,7 @@ async fn serve(listener: Arc<ListenerState>, accepted: Accepted, slot: Connectio
         Ok(Err(error)) => return handshakes.count(|| format!("of {who}: {error}")),
         Err(_) => return handshakes.count(|| format!("of {who}: it took too long")),
     };
-    let peer = match Peer::admit(proof, slot, &listener.options) {
+    let peer = match Peer::admit(proof, slot, &listener) {
         Ok(peer) => peer,
         Err(why) => return listener.tallies.refused.count(|| why),
     };

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -15,9 +16,11 @@ use crate::stream::listen_options::ListenOptions;
 use crate::stream::listener_state::ListenerState;
 use crate::stream::multiplexed::{Protocol, QuicListener};
 use crate::stream::quic::Quic;
+use crate::stream::renewal::Renewal;
+use crate::stream::server_credentials::{InForce, ServerCredentials};
 use crate::stream::tcp::{TcpSocket, resolve_own};
 use crate::stream::tls::TlsSocket;
-use crate::stream::tls_config::ServerTls;
+use crate::stream::tls_config::{ALPNS, ServerTls};
 use crate::stream::unix::UnixSocket;
 use crate::stream::webtransport::WebTransport;
 use crate::{Drained, Endpoint, Error, Service};
@@ -28,7 +31,11 @@ pub struct Listener {
     endpoint: Endpoint,
     bound: Bound,
     options: ListenOptions,
+    credentials: Option<Credentials>,
 }
+
+/// The credentials of a listener, and the protocols that its peers may name.
+type Credentials = (watch::Sender<Arc<ServerCredentials>>, &'static [&'static [u8]]);
 
 enum Bound {
     /// A byte stream for each connection.
@@ -46,6 +53,7 @@ pub struct Serving {
     listener: Arc<ListenerState>,
     slots: ConnectionSlots,
     tasks: TaskTracker,
+    credentials: Option<Credentials>,
 }
 
 impl Listener {
@@ -57,17 +65,13 @@ impl Listener {
     /// [`Error::Options`], [`Error::Tls`] and [`Error::Listen`].
     pub async fn bind(endpoint: &Endpoint, options: ListenOptions) -> Result<Self, Error> {
         options.check()?;
-        let authenticated = endpoint.has_tls() && options.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        let anyone = authenticated || options.allow_unauthenticated_network_peers;
-        if !anyone && endpoint.authority().is_some_and(|authority| !authority.is_loopback()) {
-            return Err(Error::Unprotected {
-                endpoint: endpoint.clone(),
-            });
-        }
+        let anyone = may_be_reached(endpoint, &options)?;
+        let credentials = credentials(endpoint, &options)?;
         let binding = Binding {
             endpoint,
             options: &options,
             anyone,
+            credentials: credentials.as_ref(),
         };
         let (bound, port) = match endpoint {
             Endpoint::Tcp(at) => {
@@ -75,9 +79,11 @@ impl Listener {
                 (Bound::Socket(Box::new(socket)), port)
             }
             Endpoint::Tls(at) => {
-                let tls = binding.tls()?;
                 let (socket, port) = binding.tcp(at).await?;
-                (Bound::Socket(Box::new(TlsSocket::new(socket, tls)?)), port)
+                (
+                    Bound::Socket(Box::new(TlsSocket::new(socket, binding.in_force()?))),
+                    port,
+                )
             }
             Endpoint::Unix(path) => {
                 let socket = UnixSocket::bind(path, options.socket_mode).await;
@@ -93,13 +99,17 @@ impl Listener {
                 (Bound::WebTransport(listener), port)
             }
             Endpoint::Nats { .. } => {
-                return Err(binding.misused("can't be listened on: the lattice is served by a provider's link"));
+                return Err(Error::Misused {
+                    endpoint: endpoint.clone(),
+                    why: "can't be listened on: the lattice is served by a provider's link",
+                });
             }
         };
         Ok(Self {
             endpoint: endpoint.with_port(port),
             bound,
             options,
+            credentials,
         })
     }
 
@@ -113,7 +123,8 @@ impl Listener {
     #[must_use]
     pub fn serve(self, service: &Service) -> Serving {
         let slots = ConnectionSlots::new(&self.options);
-        let listener = Arc::new(ListenerState::new(service, self.options));
+        let in_force = self.credentials.as_ref().map(|(sender, _)| sender.subscribe());
+        let listener = Arc::new(ListenerState::new(service, self.options, in_force));
         let tasks = TaskTracker::new();
         let admission = Admission {
             listener: Arc::clone(&listener),
@@ -130,6 +141,7 @@ impl Listener {
             listener,
             slots,
             tasks,
+            credentials: self.credentials,
         }
     }
 }
@@ -157,6 +169,23 @@ impl Serving {
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.listener.budget.taken()
+    }
+
+    /// Reads what callers are shown and asked for again, and judges whether the endpoint may be listened on like that;
+    /// nothing changes before [`Renewal::apply`]. Of `options`, `tls` and `allow_unauthenticated_network_peers` count:
+    /// other limits stay as they were bound.
+    ///
+    /// # Errors
+    /// [`Error::Unprotected`], [`Error::Misused`] and [`Error::Tls`], as for [`Listener::bind`].
+    pub fn read_again(&self, options: &ListenOptions) -> Result<Renewal, Error> {
+        may_be_reached(&self.endpoint, options)?;
+        let Some((in_force, alpns)) = &self.credentials else {
+            return Ok(Renewal { read: None });
+        };
+        let read = ServerCredentials::read(tls(&self.endpoint, options)?, alpns)?;
+        Ok(Renewal {
+            read: Some((in_force.clone(), read)),
+        })
     }
 
     /// Stops taking calls, and returns when those in flight are answered and their callers have the answer. What is
@@ -197,6 +226,7 @@ struct Binding<'a> {
     options: &'a ListenOptions,
     /// It may be reached from beyond this machine.
     anyone: bool,
+    credentials: Option<&'a Credentials>,
 }
 
 impl Binding<'_> {
@@ -207,16 +237,9 @@ impl Binding<'_> {
         }
     }
 
-    fn misused(&self, why: &'static str) -> Error {
-        Error::Misused {
-            endpoint: self.endpoint.clone(),
-            why,
-        }
-    }
-
-    fn tls(&self) -> Result<&ServerTls, Error> {
-        let tls = self.options.tls.as_ref();
-        tls.ok_or_else(|| self.misused("needs a certificate and a key: set tls"))
+    fn in_force(&self) -> Result<InForce, Error> {
+        let credentials = self.credentials.ok_or_else(|| no_tls(self.endpoint))?;
+        Ok(credentials.0.subscribe())
     }
 
     async fn tcp(&self, at: &Authority) -> Result<(TcpSocket, u16), Error> {
@@ -229,12 +252,46 @@ impl Binding<'_> {
     }
 
     async fn quic<P: Protocol>(&self, at: &Authority, protocol: P) -> Result<(QuicListener<P>, u16), Error> {
-        let tls = self.tls()?;
+        let credentials = self.in_force()?;
         let address = resolve_own(at, self.anyone).await;
         let address = address.map_err(|error| self.failed(error))?;
-        let listener = QuicListener::bind(address, tls, protocol, self.options)?;
+        let listener = QuicListener::bind(address, credentials, protocol, self.options)?;
         let listener = listener.map_err(|error| self.failed(error))?;
         let port = listener.port().map_err(|error| self.failed(error))?;
         Ok((listener, port))
+    }
+}
+
+/// Whether peers beyond this machine may reach an endpoint, which they may if they are authenticated, or by permission.
+fn may_be_reached(endpoint: &Endpoint, options: &ListenOptions) -> Result<bool, Error> {
+    let authenticated = endpoint.has_tls() && options.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let anyone = authenticated || options.allow_unauthenticated_network_peers;
+    if !anyone && endpoint.authority().is_some_and(|authority| !authority.is_loopback()) {
+        return Err(Error::Unprotected {
+            endpoint: endpoint.clone(),
+        });
+    }
+    Ok(anyone)
+}
+
+/// The first credentials of an endpoint, if it speaks TLS.
+fn credentials(endpoint: &Endpoint, options: &ListenOptions) -> Result<Option<Credentials>, Error> {
+    let alpns: &[&[u8]] = match endpoint {
+        Endpoint::Tls(_) | Endpoint::Quic(_) => &ALPNS,
+        Endpoint::WebTransport(..) => WebTransport::ALPNS,
+        Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Nats { .. } => return Ok(None),
+    };
+    let read = ServerCredentials::read(tls(endpoint, options)?, alpns)?;
+    Ok(Some((watch::Sender::new(Arc::new(read)), alpns)))
+}
+
+fn tls<'a>(endpoint: &Endpoint, options: &'a ListenOptions) -> Result<&'a ServerTls, Error> {
+    options.tls.as_ref().ok_or_else(|| no_tls(endpoint))
+}
+
+fn no_tls(endpoint: &Endpoint) -> Error {
+    Error::Misused {
+        endpoint: endpoint.clone(),
+        why: "needs a certificate and a key: set tls",
     }
 }

@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::Tally;
-use crate::budget::{Budget, Permits};
+use crate::budget::Budget;
 use crate::functions::Functions;
 use crate::service::Service;
 use crate::stream::listen_options::ListenOptions;
-use crate::stream::peer::Peer;
+use crate::stream::server_credentials::InForce;
 
 /// How long a server that leaves waits for peers to take what it sent them.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -40,6 +39,8 @@ impl Default for Tallies {
 /// The state of one listener.
 pub(crate) struct ListenerState {
     pub(crate) options: ListenOptions,
+    /// `None` where TLS is not spoken.
+    pub(crate) credentials: Option<InForce>,
     pub(crate) functions: Functions,
     pub(crate) budget: Budget,
     pub(crate) tallies: Tallies,
@@ -58,17 +59,14 @@ impl std::fmt::Debug for ListenerState {
     }
 }
 
-/// An invocation that was taken and is not answered yet.
+/// An invocation that is counted.
 #[derive(Debug)]
-pub(crate) struct InFlight {
-    count: Arc<AtomicUsize>,
-    _of_peer: OwnedSemaphorePermit,
-    _of_connection: OwnedSemaphorePermit,
-}
+pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl ListenerState {
-    pub(crate) fn new(service: &Service, options: ListenOptions) -> Self {
+    pub(crate) fn new(service: &Service, options: ListenOptions, credentials: Option<InForce>) -> Self {
         Self {
+            credentials,
             functions: Functions::new(service, &options.limits),
             budget: Budget::new(options.limits.buffered_bytes),
             tallies: Tallies::default(),
@@ -96,30 +94,10 @@ impl ListenerState {
         tokio::time::sleep(LAST_WORDS).await;
     }
 
-    /// A permit for one call of a connection and its peer.
-    pub(crate) fn begin(&self, peer: &Peer) -> Option<InFlight> {
-        let of_connection = Arc::clone(&peer.calls).try_acquire_owned().ok()?;
-        let of_peer = Arc::clone(&peer.slot.share.calls).try_acquire_owned().ok()?;
+    /// Counts an invocation as long as the guard is held.
+    pub(crate) fn count(&self) -> Counted {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(InFlight {
-            count: Arc::clone(&self.in_flight),
-            _of_peer: of_peer,
-            _of_connection: of_connection,
-        })
-    }
-
-    /// Permits for a result, of the peer's share and of everybody's, once they are free. The caller bounds the wait.
-    pub(crate) async fn permits_for_result(&self, peer: &Peer, bytes: usize) -> Permits {
-        let mut permits = peer.slot.share.unsent.take(bytes).await;
-        permits.merge_other(self.budget.take(bytes).await);
-        permits
-    }
-
-    /// Permits for parameters, of the peer's share and of everybody's.
-    pub(crate) fn permits(&self, peer: &Peer, bytes: usize) -> Option<Permits> {
-        let mut permits = peer.slot.share.budget.try_take(bytes)?;
-        permits.merge_other(self.budget.try_take(bytes)?);
-        Some(permits)
+        Counted(Arc::clone(&self.in_flight))
     }
 
     /// For an invocation whose caller asks for `deadline_ms`; 0 if it does not.
@@ -132,8 +110,8 @@ impl ListenerState {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -8,8 +8,8 @@
 
 mod accept;
 pub(crate) mod byte_stream;
+mod client_credentials;
 mod connection_slots;
-mod credentials;
 pub(crate) mod dialer;
 mod dispatch;
 pub(crate) mod listen_options;
@@ -23,6 +23,8 @@ pub(crate) mod proof;
 mod quic;
 mod quic_limits;
 mod rejection;
+pub(crate) mod renewal;
+mod server_credentials;
 pub(crate) mod session;
 pub(crate) mod sessions;
 mod stock;

@@ -18,10 +18,10 @@ use crate::stream::connection_slots::{Carrier, Key};
 use crate::stream::dispatch;
 use crate::stream::listen_options::ListenOptions;
 use crate::stream::listener_state::{LAST_WORDS, ListenerState};
-use crate::stream::peer::Peer;
+use crate::stream::peer::{Peer, UNPROVEN};
 use crate::stream::proof::{Proof, unreadable};
 use crate::stream::quic_limits::{self, DONE, EXPIRED, Side, TOO_MANY};
-use crate::stream::tls_config::{self, ServerTls};
+use crate::stream::server_credentials::{InForce, ServerCredentials};
 use crate::{CodecError, Error, Identity};
 
 /// Handshakes at a time, and bytes that wait for each.
@@ -57,28 +57,24 @@ pub(crate) struct QuicListener<P> {
     endpoint: Endpoint,
     config: ServerConfig,
     protocol: P,
-    /// Whoever has no certificate of an authority is refused.
-    certificates: bool,
+    credentials: InForce,
 }
 
 impl<P: Protocol> QuicListener<P> {
     pub(crate) fn bind(
         address: SocketAddr,
-        tls: &ServerTls,
+        credentials: InForce,
         protocol: P,
         options: &ListenOptions,
     ) -> Result<io::Result<Self>, Error> {
-        let crypto = QuicServerConfig::try_from(tls_config::server(tls, P::ALPNS)?).map_err(|error| Error::Tls {
+        let crypto = crypto(&credentials.borrow()).map_err(|source| Error::Tls {
             what: "TLS".to_owned(),
-            source: error.into(),
+            source,
         })?;
-        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-        let certificates = tls.client_ca.is_some();
+        let mut config = ServerConfig::with_crypto(crypto);
         let transport = quic_limits::transport(Side::Server, options.idle_deadline, P::HTTP);
         config
             .transport_config(Arc::new(transport))
-            // Where an address is all that is known of a peer, it stays what it was.
-            .migration(certificates)
             .max_incoming(HANDSHAKES)
             .incoming_buffer_size(HANDSHAKE_BYTES)
             .incoming_buffer_size_total(HANDSHAKES as u64 * HANDSHAKE_BYTES);
@@ -86,7 +82,7 @@ impl<P: Protocol> QuicListener<P> {
             endpoint,
             config,
             protocol,
-            certificates,
+            credentials,
         }))
     }
 
@@ -142,9 +138,17 @@ impl<P: Protocol> QuicListener<P> {
                 return;
             }
         };
-        let (listener, protocol, certificates) = (Arc::clone(listener), self.protocol.clone(), self.certificates);
+        let (listener, protocol) = (Arc::clone(listener), self.protocol.clone());
+        let credentials = Arc::clone(&self.credentials.borrow());
+        let mut config = self.config.clone();
+        // Where an address is all that is known of a peer, it stays what it was.
+        config.migration(credentials.authenticate());
+        match crypto(&credentials) {
+            Ok(crypto) => config.crypto = crypto,
+            Err(error) => return listener.tallies.handshakes.count(|| format!("of {address}: {error}")),
+        }
         // Of its own, so that it ends with the connection.
-        let config = Arc::new(self.config.clone());
+        let config = Arc::new(config);
         let alive = Arc::downgrade(&config);
         admission.connections.spawn(async move {
             let handshakes = &listener.tallies.handshakes;
@@ -173,14 +177,14 @@ impl<P: Protocol> QuicListener<P> {
                     return;
                 }
             };
-            let proof = match certificates {
+            let proof = match credentials.authenticate() {
                 true => match proof_of(connection.quic()) {
                     Some(proof) => proof,
                     None => return handshakes.count(|| format!("of {address}: {}", unreadable())),
                 },
                 false => Identity::of_address(address).into(),
             };
-            match Peer::admit(proof, slot, &listener.options) {
+            match Peer::admit(proof, slot, &listener) {
                 Ok(peer) => serve(listener, connection, peer, deadline).await,
                 Err(why) => {
                     connection.quic().close(TOO_MANY, why.as_bytes());
@@ -189,6 +193,11 @@ impl<P: Protocol> QuicListener<P> {
             }
         });
     }
+}
+
+/// What credentials are to QUIC.
+fn crypto(credentials: &ServerCredentials) -> Result<Arc<QuicServerConfig>, CodecError> {
+    Ok(Arc::new(QuicServerConfig::try_from(credentials.config())?))
 }
 
 fn proof_of(connection: &Connection) -> Option<Proof> {
@@ -212,7 +221,8 @@ async fn serve<C: Multiplexed>(listener: Arc<ListenerState>, connection: C, peer
     let mut windows = Permits::default();
     let close = |code, why: &'static str| connection.quic().close(code, why.as_bytes());
     let evicted = peer.slot.evicted();
-    tokio::pin!(evicted);
+    let unproven = peer.unproven();
+    tokio::pin!(evicted, unproven);
     loop {
         tokio::select! {
             biased;
@@ -221,8 +231,8 @@ async fn serve<C: Multiplexed>(listener: Arc<ListenerState>, connection: C, peer
                 tasks.close();
                 connection.quic().set_max_concurrent_bi_streams(0_u8.into());
             }
-            () = peer.expired(), if expired.is_none() => {
-                tracing::info!(peer = %peer.identity, "a connection ends with the certificate of its caller");
+            () = &mut unproven, if expired.is_none() => {
+                tracing::info!(peer = %peer.identity, "a connection ends: its caller proves its identity no longer");
                 expired = Some(Instant::now() + listener.options.limits.serve_deadline);
                 tasks.close();
                 connection.quic().set_max_concurrent_bi_streams(0_u8.into());
@@ -268,7 +278,7 @@ async fn serve<C: Multiplexed>(listener: Arc<ListenerState>, connection: C, peer
     }
     tasks.close();
     if expired.is_some() {
-        close(EXPIRED, "the certificate that this caller showed has ended");
+        close(EXPIRED, UNPROVEN);
     }
     if timeout(2 * LAST_WORDS, tasks.wait()).await.is_err() {
         tracing::debug!(peer = %peer.identity, "streams were cut off");

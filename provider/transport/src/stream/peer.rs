@@ -1,15 +1,19 @@
-//! One connection of a peer: who the peer is, until when, and how many calls it may make.
+//! One connection of a peer: who the peer is, for how long, and how many calls and bytes it may have.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Identity;
+use crate::budget::Permits;
 use crate::stream::connection_slots::ConnectionSlot;
-use crate::stream::listen_options::ListenOptions;
+use crate::stream::listener_state::{Counted, ListenerState};
 use crate::stream::proof::Proof;
+use crate::stream::server_credentials::InForce;
 
+/// Why a connection ends that was proved before.
+pub(crate) const UNPROVEN: &str = "the certificate that this caller showed has ended, or is not accepted any more";
 /// The clock is looked at so often: a certificate may end in years, and the clock be set meanwhile.
 const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(60);
 
@@ -17,23 +21,33 @@ const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) identity: Identity,
-    /// The end of the certificate that the identity is from.
-    not_after: Option<SystemTime>,
     pub(crate) slot: Arc<ConnectionSlot>,
-    pub(crate) calls: Arc<Semaphore>,
+    proof: Arc<Proof>,
+    /// What the proof was judged by, and has to be judged by again when it changes.
+    credentials: Option<InForce>,
+    calls: Arc<Semaphore>,
+}
+
+/// An invocation that was taken and is not answered yet.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    _counted: Counted,
+    _of_peer: OwnedSemaphorePermit,
+    _of_connection: OwnedSemaphorePermit,
 }
 
 impl Peer {
     /// Gives a connection whose peer is known its slot among those of that peer; an error says why it has none.
-    pub(crate) fn admit(proof: Proof, mut slot: ConnectionSlot, options: &ListenOptions) -> Result<Self, String> {
-        let Proof { identity, not_after } = proof;
+    pub(crate) fn admit(proof: Proof, mut slot: ConnectionSlot, listener: &ListenerState) -> Result<Self, String> {
+        let identity = proof.identity.clone();
         slot.known_as(&identity)
             .map_err(|why| format!("of {identity}: {why}"))?;
         Ok(Self {
             identity,
-            not_after,
             slot: Arc::new(slot),
-            calls: Arc::new(Semaphore::new(options.calls_per_connection)),
+            proof: Arc::new(proof),
+            credentials: listener.credentials.clone(),
+            calls: Arc::new(Semaphore::new(listener.options.calls_per_connection)),
         })
     }
 
@@ -42,17 +56,58 @@ impl Peer {
         self.slot.begin(&self.identity);
     }
 
-    /// Ends when the peer's certificate does.
-    pub(crate) async fn expired(&self) {
-        let Some(not_after) = self.not_after else {
+    /// Permits for one call, of the connection and of its peer.
+    pub(crate) fn call(&self, listener: &ListenerState) -> Option<InFlight> {
+        let of_connection = Arc::clone(&self.calls).try_acquire_owned().ok()?;
+        let of_peer = Arc::clone(&self.slot.share.calls).try_acquire_owned().ok()?;
+        Some(InFlight {
+            _counted: listener.count(),
+            _of_peer: of_peer,
+            _of_connection: of_connection,
+        })
+    }
+
+    /// Permits for parameters, of the peer's share and of everybody's.
+    pub(crate) fn permits(&self, listener: &ListenerState, bytes: usize) -> Option<Permits> {
+        let mut permits = self.slot.share.budget.try_take(bytes)?;
+        permits.merge_other(listener.budget.try_take(bytes)?);
+        Some(permits)
+    }
+
+    /// Permits for a result, of the peer's share and of everybody's, once they are free. The caller bounds the wait.
+    pub(crate) async fn permits_for_result(&self, listener: &ListenerState, bytes: usize) -> Permits {
+        let mut permits = self.slot.share.unsent.take(bytes).await;
+        permits.merge_other(listener.budget.take(bytes).await);
+        permits
+    }
+
+    /// Ends when the connection proves its peer no longer: the certificate has ended, or the listener's authorities and
+    /// revocation lists are others and would not let the peer in.
+    pub(crate) async fn unproven(&self) {
+        let Some(mut credentials) = self.credentials.clone() else {
             return std::future::pending().await;
+        };
+        while let Some(left) = self.left() {
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                // A listener that is gone changes nothing any more.
+                Ok(()) = credentials.changed() => {
+                    if !credentials.borrow_and_update().accept(&self.proof.chain) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until the clock has to be looked at again; `None` once the certificate has ended.
+    fn left(&self) -> Option<Duration> {
+        let Some(not_after) = self.proof.not_after else {
+            return Some(LOOK_AT_THE_CLOCK);
         };
         // It holds through its last second.
         let end = not_after + Duration::from_secs(1);
-        while let Ok(left) = end.duration_since(SystemTime::now())
-            && !left.is_zero()
-        {
-            tokio::time::sleep(left.min(LOOK_AT_THE_CLOCK)).await;
-        }
+        let left = end.duration_since(SystemTime::now()).ok()?;
+        (!left.is_zero()).then(|| left.min(LOOK_AT_THE_CLOCK))
     }
 }

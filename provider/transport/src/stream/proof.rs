@@ -21,6 +21,8 @@ pub(crate) struct Proof {
     pub(crate) identity: Identity,
     /// The last moment at which the peer's certificate holds; `None` for a peer that is known without one.
     pub(crate) not_after: Option<SystemTime>,
+    /// The peer's certificate and those that lead to its authority.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
 impl From<Identity> for Proof {
@@ -28,6 +30,7 @@ impl From<Identity> for Proof {
         Self {
             identity,
             not_after: None,
+            chain: Vec::new(),
         }
     }
 }
@@ -59,6 +62,7 @@ impl Proof {
                 false => Identity::Certificate(Arc::new(names)),
             },
             not_after: Some(instant(certificate.validity().not_after.timestamp())),
+            chain: chain.iter().map(|it| it.clone().into_owned()).collect(),
         })
     }
 }

@@ -9,7 +9,7 @@ use quinn::{ClientConfig, Connecting, Connection, RecvStream, SendStream, Transp
 
 use crate::endpoint::Authority;
 use crate::stream::byte_stream::ByteStream;
-use crate::stream::credentials::Credentials;
+use crate::stream::client_credentials::ClientCredentials;
 use crate::stream::multiplexed::{Multiplexed, Protocol};
 use crate::stream::quic_limits::{self, Side};
 use crate::stream::tcp::resolve;
@@ -79,14 +79,14 @@ impl QuicDialer {
 /// What a caller shows and trusts over QUIC, and its limits.
 #[derive(Debug)]
 pub(crate) struct QuicCaller {
-    credentials: Credentials<Arc<QuicClientConfig>>,
+    credentials: ClientCredentials<Arc<QuicClientConfig>>,
     transport: Arc<TransportConfig>,
 }
 
 impl QuicCaller {
     pub(crate) fn new(tls: &ClientTls, alpn: &'static [u8], idle: Duration, http: bool) -> Result<Self, Error> {
         Ok(Self {
-            credentials: Credentials::new(tls, alpn, |config| Ok(Arc::new(QuicClientConfig::try_from(config)?)))?,
+            credentials: ClientCredentials::new(tls, alpn, |config| Ok(Arc::new(QuicClientConfig::try_from(config)?)))?,
             transport: Arc::new(quic_limits::transport(Side::Client, idle, http)),
         })
     }

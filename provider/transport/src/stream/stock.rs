@@ -40,7 +40,7 @@ pub(crate) async fn serve(
         .await
         .map_err(|_| Error::Protocol("a header that does not end"))??;
     peer.begin();
-    let Some(_in_flight) = listener.begin(&peer) else {
+    let Some(_in_flight) = peer.call(&listener) else {
         return Err(Error::Protocol("more calls at a time than one peer may have"));
     };
     let deadline = Instant::now() + listener.deadline(0);
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
             Bytes::new()
         }
     };
-    let _permits = timeout_at(deadline, listener.permits_for_result(&peer, body.len()))
+    let _permits = timeout_at(deadline, peer.permits_for_result(&listener, body.len()))
         .await
         .map_err(|_| Error::NoRoom)?;
     let answer = async {
@@ -129,7 +129,7 @@ async fn call(
                 // What is refused is read to its end, and not kept.
                 if !admitted.is_refused() {
                     let bytes = data.len().max(MIN_CHUNK_BYTES);
-                    permits.merge(listener.permits(peer, bytes).ok_or(Failure::Busy)?);
+                    permits.merge(peer.permits(listener, bytes).ok_or(Failure::Busy)?);
                     first.push(data);
                 }
                 if frames.is_whole() {
@@ -157,7 +157,7 @@ async fn call(
                 break;
             };
             let bytes = data.len().max(MIN_CHUNK_BYTES);
-            permits.merge(listener.permits(peer, bytes).ok_or(Failure::Busy)?);
+            permits.merge(peer.permits(listener, bytes).ok_or(Failure::Busy)?);
             // The handler has all it wants.
             if chunks.send(Ok(data)).await.is_err() {
                 break;

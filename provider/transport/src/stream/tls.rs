@@ -5,35 +5,30 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::endpoint::Authority;
 use crate::stream::accept::{Accepted, Socket};
 use crate::stream::byte_stream::ByteStream;
+use crate::stream::client_credentials::ClientCredentials;
 use crate::stream::connection_slots::Key;
-use crate::stream::credentials::Credentials;
 use crate::stream::proof::{Proof, unreadable};
+use crate::stream::server_credentials::InForce;
 use crate::stream::tcp::{self, TcpSocket};
-use crate::stream::tls_config::{self, ALPN_SESSION, ALPNS, ClientTls, ServerTls};
+use crate::stream::tls_config::{ALPN_SESSION, ClientTls};
 use crate::{CodecError, Error, Identity};
 
 /// A port that is listened on.
 pub(crate) struct TlsSocket {
     tcp: TcpSocket,
-    config: Arc<ServerConfig>,
-    /// Whoever has no certificate of an authority is refused.
-    certificates: bool,
+    credentials: InForce,
 }
 
 impl TlsSocket {
-    pub(crate) fn new(tcp: TcpSocket, tls: &ServerTls) -> Result<Self, Error> {
-        Ok(Self {
-            tcp,
-            config: Arc::new(tls_config::server(tls, &ALPNS)?),
-            certificates: tls.client_ca.is_some(),
-        })
+    pub(crate) fn new(tcp: TcpSocket, credentials: InForce) -> Self {
+        Self { tcp, credentials }
     }
 }
 
@@ -42,12 +37,12 @@ impl Socket for TlsSocket {
         let accepted = async {
             let (tcp, address) = self.tcp.next().await?;
             let identity = Identity::of_address(address.ip());
-            let (acceptor, certificates) = (TlsAcceptor::from(Arc::clone(&self.config)), self.certificates);
+            let credentials = Arc::clone(&self.credentials.borrow());
             let without_certificate = identity.clone();
             let handshake = async move {
-                let stream = acceptor.accept(tcp).await?;
+                let stream = TlsAcceptor::from(credentials.config()).accept(tcp).await?;
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                let proof = match certificates {
+                let proof = match credentials.authenticate() {
                     true => Proof::of_chain(chain).ok_or_else(unreadable)?,
                     false => without_certificate.into(),
                 };
@@ -69,7 +64,7 @@ impl Socket for TlsSocket {
 pub(crate) struct TlsDialer {
     at: Authority,
     name: ServerName<'static>,
-    credentials: Credentials<Arc<ClientConfig>>,
+    credentials: ClientCredentials<Arc<ClientConfig>>,
 }
 
 impl TlsDialer {
@@ -77,7 +72,7 @@ impl TlsDialer {
         Ok(Self {
             at: at.clone(),
             name: server_name(tls.server_name.as_deref().unwrap_or_else(|| at.host()))?,
-            credentials: Credentials::new(tls, ALPN_SESSION, |config| Ok(Arc::new(config)))?,
+            credentials: ClientCredentials::new(tls, ALPN_SESSION, |config| Ok(Arc::new(config)))?,
         })
     }
 

@@ -1,5 +1,6 @@
 //! What a certificate proves of its caller, for how long, and what ends it before.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -122,6 +123,13 @@ async fn the_loopback_is_known_only_where_nobody_is_authenticated() {
     }
 }
 
+fn write(folder: &Path, name: &str, pem: &Pem) {
+    let Pem::Text(text) = pem else {
+        panic!("it is in memory")
+    };
+    std::fs::write(folder.join(name), text).expect("written");
+}
+
 /// In a moment that a certificate still has to be used.
 fn soon() -> SystemTime {
     SystemTime::now() + Duration::from_secs(3)
@@ -189,12 +197,7 @@ async fn a_silent_session_ends_with_its_caller_s_certificate_too() {
 async fn a_caller_whose_certificate_was_renewed_comes_back_by_itself() {
     let authority = TestAuthority::new();
     let folder = tempfile::tempdir().expect("a folder");
-    let write = |name: &str, pem: &Pem| {
-        let Pem::Text(text) = pem else {
-            panic!("it is in memory")
-        };
-        std::fs::write(folder.path().join(name), text).expect("written");
-    };
+    let write = |name: &str, pem: &Pem| write(folder.path(), name, pem);
     let file = |name: &str| Pem::File(folder.path().join(name));
     let put = |names: &TestNames<'_>| {
         let identity = authority.issue(names);
@@ -234,6 +237,121 @@ async fn a_caller_whose_certificate_was_renewed_comes_back_by_itself() {
             seen == Some(names(&[], &["caller.example"], Some("new")))
         })
         .await;
+    }
+}
+
+/// What a listener reads from files, which are renewed while it goes on.
+struct Renewed {
+    folder: tempfile::TempDir,
+    callers: TestAuthority,
+}
+
+impl Renewed {
+    /// A certificate of `authority` is shown, and callers that are not revoked are let in.
+    fn new(authority: &TestAuthority) -> Self {
+        let renewed = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            callers: TestAuthority::new(),
+        };
+        renewed.show(authority);
+        renewed.write("callers.pem", &renewed.callers.certificate());
+        renewed.write("callers.crl", &renewed.callers.revoke(&[]));
+        renewed
+    }
+
+    fn write(&self, name: &str, pem: &Pem) {
+        write(self.folder.path(), name, pem);
+    }
+
+    fn show(&self, authority: &TestAuthority) {
+        let tls = authority.server();
+        self.write("bus.pem", &tls.certificate);
+        self.write("bus.key", &tls.key);
+    }
+
+    fn options(&self) -> ListenOptions {
+        let file = |name: &str| Pem::File(self.folder.path().join(name));
+        ListenOptions {
+            tls: Some(ServerTls {
+                certificate: file("bus.pem"),
+                key: file("bus.key"),
+                client_ca: Some(file("callers.pem")),
+                client_crl: Some(file("callers.crl")),
+            }),
+            ..ListenOptions::default()
+        }
+    }
+
+    async fn serving(&self, url: &str) -> Serving {
+        let endpoint: Endpoint = url.parse().expect("an endpoint");
+        let listener = Listener::bind(&endpoint, self.options()).await.expect("it is free");
+        listener.serve(&noting().1)
+    }
+
+    /// A caller that trusts certificates of `authority`.
+    async fn connect(&self, server: &Serving, authority: &TestAuthority, serial: u64) -> Result<Remote, Error> {
+        let names = TestNames {
+            dns: &["caller.example"],
+            serial: Some(serial),
+            ..TestNames::default()
+        };
+        let tls = ClientTls {
+            server_ca: authority.certificate(),
+            ..self.callers.client_with(&names)
+        };
+        connect(server, tls).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_costs_no_connection() {
+    let (old, new) = (TestAuthority::new(), TestAuthority::new());
+    for url in ENCRYPTED {
+        let files = Renewed::new(&old);
+        let server = files.serving(url).await;
+        let before = files.connect(&server, &old, 1).await.expect("it can be called");
+        poke(&before).await.expect("an answer");
+
+        files.write("bus.key", &Pem::Text("half of a renewal".to_owned()));
+        let error = server.read_again(&files.options()).expect_err("it can't be used");
+        assert_eq!(error.code(), "invalid-credentials");
+        assert!(error.to_string().contains("bus.key"), "{error}");
+        let kept = files.connect(&server, &old, 2).await.expect("the old one is shown");
+        poke(&kept).await.expect("an answer");
+
+        files.show(&new);
+        server.read_again(&files.options()).expect("it can be used").apply();
+        let after = files.connect(&server, &new, 3).await.expect("the new one is shown");
+        poke(&after).await.expect("an answer");
+        let error = files
+            .connect(&server, &old, 4)
+            .await
+            .expect_err("nobody is shown the old one");
+        assert_eq!(error.code(), "peer-refused", "{url}");
+        // They could not connect again: these are their first connections.
+        for remote in [&before, &kept] {
+            poke(remote).await.expect("it goes on");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_revoked_by_a_renewal_is_let_go_and_nobody_else() {
+    let (authority, other) = (TestAuthority::new(), TestAuthority::new());
+    for url in ENCRYPTED {
+        let files = Renewed::new(&authority);
+        let server = files.serving(url).await;
+        let revoked = files.connect(&server, &authority, 7).await.expect("it can be called");
+        let stays = files.connect(&server, &authority, 8).await.expect("it can be called");
+        poke(&revoked).await.expect("an answer");
+        poke(&stays).await.expect("an answer");
+        files.write("callers.crl", &files.callers.revoke(&[7]));
+        // Whoever has to connect again finds a server that it does not trust.
+        files.show(&other);
+        server.read_again(&files.options()).expect("it can be used").apply();
+        eventually_async("it is let go", async || poke(&revoked).await.is_err()).await;
+        eventually("its connection is closed", || server.connections() == 1).await;
+        poke(&stays).await.expect("it goes on");
     }
 }
 

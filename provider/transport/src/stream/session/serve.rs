@@ -20,8 +20,8 @@ use crate::failure::{Failure, too_large};
 use crate::functions::Admitted;
 use crate::group::Group;
 use crate::stream::byte_stream::{BoxRead, ByteStream};
-use crate::stream::listener_state::{InFlight, LAST_WORDS, ListenerState};
-use crate::stream::peer::Peer;
+use crate::stream::listener_state::{LAST_WORDS, ListenerState};
+use crate::stream::peer::{InFlight, Peer, UNPROVEN};
 use crate::stream::session::codec::{self, Frame, Greeting, HELLO, Invocation, Kind};
 use crate::stream::session::queue::Queue;
 use crate::{Body, Caller, Error};
@@ -29,8 +29,6 @@ use crate::{Body, Caller, Error};
 const READ_BYTES: usize = 16 << 10;
 /// What a call takes of the allowance at least.
 const MIN_CALL_BYTES: usize = 256;
-/// Why a session ends, where that is not the server's end.
-const EXPIRED: &[u8] = b"the certificate that this caller showed has ended";
 /// One session's part of all bytes held.
 const UNSENT_SHARE: usize = 8;
 
@@ -178,6 +176,8 @@ impl Session {
         // A frame that has begun has to end.
         let mut frame_since = None;
         let mut received = Instant::now();
+        let unproven = self.peer.unproven();
+        tokio::pin!(unproven);
         loop {
             let mut group = Group::default();
             while let Some(frame) = codec::decode(&mut buffer)? {
@@ -213,12 +213,12 @@ impl Session {
                     leaving = true;
                     self.queue.push_now(Kind::Leaving, 0, &[])?;
                 }
-                () = self.peer.expired(), if expired.is_none() => {
-                    tracing::info!(peer = %self.peer.identity, "a session ends with the certificate of its caller");
-                    // What it began while the certificate held is answered.
+                () = &mut unproven, if expired.is_none() => {
+                    tracing::info!(peer = %self.peer.identity, "a session ends: its caller proves its identity no longer");
+                    // What it began while it was proved is answered.
                     expired = Some(Instant::now() + options.limits.serve_deadline);
                     leaving = true;
-                    self.queue.push_now(Kind::Leaving, 0, EXPIRED)?;
+                    self.queue.push_now(Kind::Leaving, 0, UNPROVEN.as_bytes())?;
                 }
                 () = sleep_until(expired.unwrap_or(deadline)), if expired.is_some() => return Ok(End::Left),
                 read = timeout_at(deadline, rx.read_buf(&mut buffer)) => match read {
@@ -262,7 +262,7 @@ impl Session {
                 if leaving {
                     return self.refuse(id, &Failure::Leaving);
                 }
-                let Some(in_flight) = self.listener.begin(&self.peer) else {
+                let Some(in_flight) = self.peer.call(&self.listener) else {
                     return self.refuse(id, &Failure::Busy);
                 };
                 let admitted = match self.admit(&mut call, &payload) {
@@ -274,7 +274,7 @@ impl Session {
                     true => (true, Bytes::new()),
                     false => (end, payload),
                 };
-                let Some(permits) = self.listener.permits(&self.peer, payload.len().max(MIN_CALL_BYTES)) else {
+                let Some(permits) = self.peer.permits(&self.listener, payload.len().max(MIN_CALL_BYTES)) else {
                     return self.refuse(id, &Failure::Busy);
                 };
                 let mut new = Assembling {
@@ -302,7 +302,7 @@ impl Session {
                 if bytes > limit {
                     return self.refuse(id, &too_large(Body::Parameters, bytes, limit).into());
                 }
-                let Some(permits) = self.listener.permits(&self.peer, payload.len().max(MIN_CALL_BYTES)) else {
+                let Some(permits) = self.peer.permits(&self.listener, payload.len().max(MIN_CALL_BYTES)) else {
                     return self.refuse(id, &Failure::Busy);
                 };
                 call.permits.merge(permits);
@@ -388,7 +388,7 @@ impl Session {
                     let of_session = self.unsent.take(body.len()).await;
                     (
                         of_session,
-                        self.listener.permits_for_result(&self.peer, body.len()).await,
+                        self.peer.permits_for_result(&self.listener, body.len()).await,
                     )
                 };
                 timeout_at(deadline, take).await

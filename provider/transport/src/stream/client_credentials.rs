@@ -4,12 +4,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use rustls::ClientConfig;
+use rustls::version::TLS13;
 
-use crate::stream::tls_config::{self, ClientTls};
+use crate::stream::pem::fault;
+use crate::stream::tls_config::{ClientTls, provider};
 use crate::{CodecError, Error};
 
 /// Credentials in the form that a transport takes.
-pub(crate) struct Credentials<C> {
+pub(crate) struct ClientCredentials<C> {
     tls: ClientTls,
     alpn: &'static [u8],
     into: fn(ClientConfig) -> Result<C, CodecError>,
@@ -17,7 +19,7 @@ pub(crate) struct Credentials<C> {
     last: Mutex<C>,
 }
 
-impl<C: Clone> Credentials<C> {
+impl<C: Clone> ClientCredentials<C> {
     pub(crate) fn new(
         tls: &ClientTls,
         alpn: &'static [u8],
@@ -48,15 +50,34 @@ impl<C: Clone> Credentials<C> {
 }
 
 fn read<C>(tls: &ClientTls, alpn: &[u8], into: fn(ClientConfig) -> Result<C, CodecError>) -> Result<C, Error> {
-    into(tls_config::client(tls, alpn)?).map_err(|source| Error::Tls {
+    into(config(tls, alpn)?).map_err(|source| Error::Tls {
         what: "TLS".to_owned(),
         source,
     })
 }
 
-impl<C> std::fmt::Debug for Credentials<C> {
+fn config(tls: &ClientTls, alpn: &[u8]) -> Result<ClientConfig, Error> {
+    let roots = tls.server_ca.authorities("server_ca")?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| fault("server_ca", &tls.server_ca, error))?
+        .with_root_certificates(roots);
+    let mut config = match &tls.identity {
+        Some(identity) => {
+            let chain = identity.certificate.certificates("the certificate")?;
+            builder
+                .with_client_auth_cert(chain, identity.key.key()?)
+                .map_err(|error| fault("the key", &identity.key, error))?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(config)
+}
+
+impl<C> std::fmt::Debug for ClientCredentials<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
+        f.debug_struct("ClientCredentials")
             .field("tls", &self.tls)
             .finish_non_exhaustive()
     }
