@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::shares::{Key, Share, Shares};
+use crate::shares::{CallerKey, Share, Shares};
 
 /// Hands out permits for bytes of bodies, see the memory bound of [`crate::Options`].
 #[derive(Debug)]
@@ -43,13 +43,13 @@ impl Budget {
     }
 
     /// Permits out of a caller's share, now or not at all.
-    pub(crate) fn try_take_for(&self, caller: &Key, bytes: usize) -> Option<Permits> {
+    pub(crate) fn try_take_for(&self, caller: &CallerKey, bytes: usize) -> Option<Permits> {
         let share = self.of_callers.try_take(caller, bytes)?;
         Some(self.try_take(bytes)?.of(share))
     }
 
     /// Permits out of a caller's share, as soon as the caller is served.
-    pub(crate) async fn take_for(&self, caller: &Key, bytes: usize) -> Permits {
+    pub(crate) async fn take_for(&self, caller: &CallerKey, bytes: usize) -> Permits {
         let share = self.of_callers.take(caller, bytes).await;
         self.take(bytes).await.of(share)
     }
@@ -163,11 +163,11 @@ mod tests {
     #[test]
     fn one_caller_leaves_something_to_the_next() {
         let budget = Budget::of_callers(80, 10);
-        let one = Key::from("one");
+        let one = CallerKey::from("one");
         let mut permits = budget.try_take_for(&one, 60).expect("its share");
         permits.merge(budget.try_take_for(&one, 10).expect("its share"));
         assert!(budget.try_take_for(&one, 1).is_none());
-        drop(budget.try_take_for(&Key::from("two"), 10).expect("what is left"));
+        drop(budget.try_take_for(&CallerKey::from("two"), 10).expect("what is left"));
         drop(permits);
         assert!(budget.try_take_for(&one, 70).is_some(), "all of it came back");
         assert!(

@@ -9,15 +9,15 @@ pub(crate) const MAX_ID_BYTES: usize = 256;
 const MAX_TRACEPARENT_BYTES: usize = 128;
 const MAX_TRACESTATE_BYTES: usize = 512;
 
-/// What a handler is told of its caller. What it may do is up to the handler.
+/// What a handler knows of its caller. What the caller may do is up to the handler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     /// How the caller is known. It comes from the connection, never from what the caller writes into a call.
     pub identity: Identity,
-    /// The id of the calling component or provider, which it says itself: see [`Identity::Lattice`]. Empty if it did
-    /// not say, and for every caller that is not on the lattice.
+    /// The id of the calling component or provider, as it claims: see [`Identity::Lattice`]. Empty if it claims
+    /// none, and for every caller that is not on the lattice.
     pub component: String,
-    /// The name of the link that it says to call by.
+    /// The name of the link that it claims to call by.
     pub link: String,
     /// The caller's W3C trace context.
     pub traceparent: Option<String>,
@@ -35,13 +35,13 @@ pub enum Identity {
     /// It may publish on the lattice. The lattice does not authenticate more: whoever may can write any component and
     /// link. Checking that there is such a link is up to the handler.
     Lattice,
-    /// A process of this machine, as its kernel says.
+    /// A process of this machine, as its kernel reports.
     Unix {
         /// The user.
         uid: u32,
         /// The group.
         gid: u32,
-        /// The process, where the kernel tells.
+        /// The process, where the kernel reports it.
         pid: Option<i32>,
     },
     /// The holder of a certificate that the listener's `client_ca` signed, by at least one name.

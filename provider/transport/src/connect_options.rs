@@ -14,7 +14,7 @@ pub struct ConnectOptions {
     pub tls: Option<ClientTls>,
     /// Credentials for `nats`; its `urls` are taken from the endpoint.
     pub nats: Access,
-    /// Our own id, which a target on a lattice is told.
+    /// The caller's own id, which a target on a lattice receives.
     pub source: String,
     /// From the first packet until the server has greeted. A call waits for it no longer than its own deadline.
     pub connect_deadline: Duration,

@@ -9,7 +9,7 @@ use crate::endpoint::{Endpoint, EndpointError};
 /// A source error of a codec.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// An error of the transport. A caller first asks [`Error::outcome`]: it says whether a repeat can do harm.
+/// An error of the transport. Look at [`Error::outcome`] first: whether a repeat can do harm.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -35,8 +35,8 @@ pub enum Error {
     /// A limit of this process or of the target was reached before the call was taken.
     #[error("too busy: no {0} left")]
     Busy(Resource),
-    /// There was no room for a result that did arrive.
-    #[error("no room left for the result")]
+    /// No memory was left for a result that did arrive.
+    #[error("no memory left for the result")]
     NoRoom,
     /// The NATS connection is down at the moment: nothing was sent.
     #[error("not connected to the lattice")]
@@ -48,7 +48,7 @@ pub enum Error {
     /// the call at its own deadline. The v1 lattice has no word for which.
     #[error("the call ended without a result")]
     Incomplete,
-    /// The target says why it failed. Only peers that use this crate can.
+    /// The target reports why it failed. Only peers that use this crate can.
     #[error("the call failed at its target: {0}")]
     Remote(String),
     /// A peer does not keep to the protocol.
@@ -155,7 +155,7 @@ pub enum Error {
     Publish(#[source] CodecError),
 }
 
-/// Which body an error speaks of.
+/// Which body of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Body {
@@ -303,9 +303,9 @@ impl fmt::Display for Body {
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Calls => "place for another call",
+            Self::Calls => "permit for another call",
             Self::Bytes => "buffer space",
-            Self::Target => "place at the target",
+            Self::Target => "permit at the target",
             Self::Connection => "connection to the target",
         })
     }

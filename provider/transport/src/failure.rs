@@ -12,7 +12,7 @@ pub(crate) const MAX_REASON_BYTES: usize = 1024;
 pub(crate) enum Failure {
     /// It was not taken.
     Busy,
-    /// It was not taken: there is no such function here. On the lattice NATS itself says so.
+    /// It was not taken: there is no such function here. On the lattice the NATS server reports that itself.
     Nobody,
     /// It was not taken: the server leaves. On the lattice it leaves its queue group instead.
     Leaving,
@@ -23,7 +23,7 @@ pub(crate) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Busy => "there is no place for it",
+            Self::Busy => "it is over a limit of calls",
             Self::Nobody => "there is no such function",
             Self::Leaving => "the server leaves",
             Self::Failed(reason) => reason,

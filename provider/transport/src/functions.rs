@@ -1,4 +1,4 @@
-//! The functions of one listener or server: who gets a place, and one invocation from its admission to its result.
+//! The functions of one listener or server: who gets a permit, and one invocation from its admission to its result.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use crate::failure::{Failure, too_large};
 use crate::guard::{Guard, Refusal};
 use crate::service::{Handler, Service};
 use crate::shape::Shape;
-use crate::shares::{Key, Share, Shares};
+use crate::shares::{CallerKey, Share, Shares};
 use crate::{Body, Caller, Error, Options};
 
 /// Refusals of one function that are on their way at once. One more is refused without a word of why.
@@ -27,7 +27,7 @@ tokio::task_local! {
     static HELD: RefCell<Vec<Share>>;
 }
 
-/// Gives back what this invocation holds of its function: its place among the handlers that run, and in the queue. For
+/// Gives back what this invocation holds of its function: its permit among the handlers that run, and in the queue. For
 /// a handler that waits for something that has nothing to do with others, such as an event; how many may wait so is up
 /// to it. Outside of an invocation it does nothing.
 pub fn wait_aside() {
@@ -41,24 +41,24 @@ pub(crate) struct Functions {
     by_name: HashMap<String, HashMap<String, Arc<Function>>>,
 }
 
-/// One of them, with places of its own.
+/// One of them, with permits of its own.
 pub(crate) struct Function {
     instance: String,
     func: String,
     handler: Handler,
     guard: Option<Arc<dyn Guard>>,
     shape: Option<&'static Shape>,
-    places: Arc<Shares>,
+    running: Arc<Shares>,
     admitted: Arc<Shares>,
     refusals: Arc<Semaphore>,
     max_result_bytes: usize,
 }
 
-/// An invocation that has a place, or one in the queue, or that is refused with an answer.
+/// An invocation that has a permit to run or to wait, or that is refused with an answer.
 pub(crate) struct Admitted {
     function: Arc<Function>,
     state: State,
-    key: Key,
+    key: CallerKey,
 }
 
 enum State {
@@ -77,7 +77,7 @@ impl Functions {
         functions
     }
 
-    /// A place for one invocation now, or a refusal. `first` is what is here of its parameters.
+    /// A permit for one invocation now, or a refusal. `first` is what is here of its parameters.
     pub(crate) fn admit(&self, instance: &str, func: &str, caller: Caller, first: &[u8]) -> Result<Admitted, Failure> {
         let function = self.by_name.get(instance).and_then(|functions| functions.get(func));
         function.ok_or(Failure::Nobody)?.admit(caller, first)
@@ -94,14 +94,14 @@ impl Function {
             handler: Arc::clone(handler),
             shape: guard.and_then(|guard| guard.shape(instance, func)),
             guard: guard.map(Arc::clone),
-            places: Arc::new(Shares::new(options.in_flight)),
+            running: Arc::new(Shares::new(options.in_flight)),
             admitted: Arc::new(Shares::new(options.in_flight + options.queued)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             max_result_bytes: options.max_body_bytes,
         }
     }
 
-    /// A place for one invocation now, or a refusal.
+    /// A permit for one invocation now, or a refusal.
     pub(crate) fn admit(self: &Arc<Self>, caller: Caller, first: &[u8]) -> Result<Admitted, Failure> {
         let judged = match &self.guard {
             Some(guard) => guard.admit(caller, &self.instance, &self.func, first),
@@ -116,7 +116,7 @@ impl Function {
             Err(refusal) => {
                 let refusing = Arc::clone(&self.refusals).try_acquire_owned();
                 (
-                    Key::from(""),
+                    CallerKey::from(""),
                     State::Refused(refusal, refusing.map_err(|_| Failure::Busy)?),
                 )
             }
@@ -131,7 +131,7 @@ impl Function {
 
 impl Admitted {
     /// Whose share of everything it counts against.
-    pub(crate) fn key(&self) -> &Key {
+    pub(crate) fn key(&self) -> &CallerKey {
         &self.key
     }
 
@@ -159,7 +159,7 @@ impl Admitted {
         };
         let limit = function.max_result_bytes;
         let work = async {
-            let place = function.places.take(&self.key, 1).await;
+            let permit = function.running.take(&self.key, 1).await;
             let handling = async {
                 let parameters = match function.walk(&caller, parameters).await? {
                     Ok(parameters) => parameters,
@@ -167,7 +167,7 @@ impl Admitted {
                 };
                 (function.handler)(*caller, parameters, limit).await
             };
-            HELD.scope(RefCell::new(vec![place, share]), handling).await
+            HELD.scope(RefCell::new(vec![permit, share]), handling).await
         };
         tokio::select! {
             biased;

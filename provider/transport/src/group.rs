@@ -19,7 +19,7 @@ const SMALL_BYTES: usize = 16 << 10;
 pub(crate) struct Group(FuturesUnordered<BoxFuture<'static, ()>>);
 
 impl Group {
-    /// Begins an invocation of so many bytes. What has to wait goes into the group, and `spawn` is given a task that is
+    /// Begins an invocation of `bytes` bytes. What has to wait goes into the group, and `spawn` is given a task that is
     /// complete.
     pub(crate) fn begin(
         &mut self,

@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use crate::failure::Failure;
 use crate::shape::{Shape, TooMany, number};
-use crate::shares::Key;
+use crate::shares::CallerKey;
 use crate::{Caller, Identity};
 
-/// Judges calls by who makes them and which they are. A call that is refused takes no place of a handler, and nothing
+/// Judges calls by who makes them and which they are. A call that is refused takes no permit of a handler, and nothing
 /// of its parameters is kept or decoded.
 pub trait Guard: Send + Sync + 'static {
     /// The caller, as handlers are to know it, or the answer to a call that is refused. `first` is what is here of the
@@ -54,7 +54,7 @@ pub fn listed(first: &[u8]) -> Option<u32> {
 
 impl Caller {
     /// Whose share of everything its calls count against.
-    pub(crate) fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> CallerKey {
         match (&self.identity, self.component.is_empty()) {
             (Identity::Lattice, _) | (_, false) => format!("c:{}", self.component).into(),
             // A process is not its user: all of a user's count together.

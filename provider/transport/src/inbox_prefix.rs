@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// Longest prefix.
 const MAX_PREFIX_BYTES: usize = 128;
 
-/// The prefix of the inboxes of every NATS client that is not told another.
+/// The prefix of the inboxes of every NATS client without a prefix of its own.
 pub const DEFAULT_INBOX_PREFIX: &str = "_INBOX.";
 
 /// A prefix of subjects that only those who wait for answers subscribe to, such as `_INBOX.`. It ends with a dot.

@@ -4,7 +4,7 @@
 //! on byte streams; the files beside them are what both share.
 //!
 //! It owns the exchange of bytes with a peer: connections, handshakes, frames, repeats, deadlines, limits, and how a
-//! peer is known. It knows nothing of buses, tenants or links; a handler is told who calls, and judges for itself. WIT
+//! peer is known. It knows nothing of buses, tenants or links; a handler receives who calls, and judges for itself. WIT
 //! streams, futures and resources are not carried.
 //!
 //! One [`Service`] of functions is served on
@@ -15,7 +15,7 @@
 //!   there; callers of this crate speak sessions, which carry more.
 //!
 //! It is called by [`Remote`] on any of them, or by [`Client`] on a lattice that is at hand. Both are for generated
-//! bindings ([`wrpc_transport::Invoke`]) or typed values. [`Error::outcome`] tells what is known of a handler after an
+//! bindings ([`wrpc_transport::Invoke`]) or typed values. [`Error::outcome`] is what is known of a handler after an
 //! error.
 
 mod bindings;

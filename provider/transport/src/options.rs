@@ -26,7 +26,7 @@ pub struct Options {
     pub buffered_bytes: usize,
     /// Handlers running at a time, for each served function.
     pub in_flight: usize,
-    /// Invocations waiting for a place among them, for each served function. One more is refused.
+    /// Invocations waiting for a permit of those, for each served function. One more is refused.
     pub queued: usize,
     /// Calls of all clients of this lattice at a time. One more waits, at most until its deadline.
     pub calls: usize,

@@ -82,7 +82,7 @@ impl Remote {
     /// a session the server learns of it, and stops its handler.
     ///
     /// # Errors
-    /// See [`Error::outcome`] for what they say of the target.
+    /// See [`Error::outcome`] for what errors reveal of the target.
     pub async fn call(&self, cx: CallContext, instance: &str, func: &str, params: Bytes) -> Result<Bytes, Error> {
         let deadline = cx.deadline.unwrap_or(self.limits().call_deadline);
         let mut waits_for = None;

@@ -68,6 +68,6 @@ impl std::fmt::Debug for Service {
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Invocations that were cut off because the time was up. Their callers were told of a failure.
+    /// Invocations that were cut off because the time was up. Their callers were notified of a failure.
     pub abandoned: usize,
 }

@@ -1,7 +1,7 @@
 //! What the parameters of a function look like on the wire, so that they can be judged before anything is made of them.
 //!
 //! A decoder takes memory for what a peer claims: an empty string is one byte on the wire and dozens decoded, a list of
-//! them a hundredfold. So the bytes are walked first, by a shape that says how many elements each list may have. The
+//! them a hundredfold. So the bytes are walked first, by a shape that has the limit of each list. The
 //! walk takes no memory that depends on the bytes; it can stop where they end and go on when more have come.
 
 use crate::Error;
@@ -16,7 +16,7 @@ pub enum Shape {
     Byte,
     /// Any other integer; an enumeration.
     Number,
-    /// `string`, `list<u8>`: bytes whose number is said first.
+    /// `string`, `list<u8>`: bytes behind their number.
     Bytes,
     /// `option`.
     Option(&'static Shape),
@@ -40,7 +40,7 @@ pub enum Shape {
 pub struct TooMany {
     /// What its elements are called.
     pub of: &'static str,
-    /// How many there are, as its sender says.
+    /// How many there are, as the sender claims.
     pub count: u32,
     /// How many there may be.
     pub most: u32,
@@ -51,7 +51,7 @@ pub struct TooMany {
 pub(crate) enum Walked {
     /// More has to come.
     Part,
-    /// All of it is here, in so many bytes.
+    /// All of it is here, in this many bytes.
     Whole(usize),
     TooMany(TooMany),
 }

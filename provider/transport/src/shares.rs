@@ -1,7 +1,7 @@
-//! Something of which there is so much, handed out so that no caller can have all of it.
+//! Permits of something that all callers share, handed out so that no caller can have all of them.
 //!
 //! One caller holds at most [`Shares::most_of_one`], so there is always something left for another. Who waits is served
-//! by turns of callers, not in the order in which they came: one that asks a thousand times waits behind itself.
+//! round robin by callers, not in the order of requests: one that requests a thousand times waits behind itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// A caller, as shares are counted. The empty one is this process: it has no limit of its own.
-pub(crate) type Key = Arc<str>;
+pub(crate) type CallerKey = Arc<str>;
 
-/// Of what there is, one part in so many is kept for others than the caller that has all the rest.
+/// One part in eight is kept for others than the caller that has all the rest.
 const KEPT_FOR_OTHERS: usize = 8;
 
-/// So much of something.
+/// `total` permits of something.
 #[derive(Debug)]
 pub(crate) struct Shares {
     total: usize,
@@ -25,14 +25,14 @@ pub(crate) struct Shares {
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
-    of: HashMap<Key, Of>,
-    /// Callers that wait, the next first.
-    turns: VecDeque<Key>,
+    of: HashMap<CallerKey, CallerState>,
+    /// Callers that wait, the next one first.
+    round_robin: VecDeque<CallerKey>,
 }
 
 /// What one caller has, and who waits in its name.
 #[derive(Debug, Default)]
-struct Of {
+struct CallerState {
     held: usize,
     waiting: VecDeque<(usize, oneshot::Sender<()>)>,
 }
@@ -41,7 +41,7 @@ struct Of {
 #[derive(Debug)]
 pub(crate) struct Share {
     shares: Arc<Shares>,
-    key: Key,
+    key: CallerKey,
     amount: usize,
 }
 
@@ -51,7 +51,7 @@ impl Shares {
         Self::with_most(total, total - total / KEPT_FOR_OTHERS)
     }
 
-    /// One caller may have at most so much of it.
+    /// One caller may have at most `most_of_one`.
     pub(crate) fn with_most(total: usize, most_of_one: usize) -> Self {
         Self {
             total,
@@ -69,11 +69,11 @@ impl Shares {
         self.state().taken
     }
 
-    fn most_of(&self, key: &Key) -> usize {
+    fn most_of(&self, key: &CallerKey) -> usize {
         if key.is_empty() { self.total } else { self.most_of_one }
     }
 
-    fn share(self: &Arc<Self>, key: &Key, amount: usize) -> Share {
+    fn share(self: &Arc<Self>, key: &CallerKey, amount: usize) -> Share {
         Share {
             shares: Arc::clone(self),
             key: Arc::clone(key),
@@ -81,26 +81,31 @@ impl Shares {
         }
     }
 
-    /// So much now, or nothing.
-    pub(crate) fn try_take(self: &Arc<Self>, key: &Key, amount: usize) -> Option<Share> {
+    /// `amount` now, or nothing.
+    pub(crate) fn try_take(self: &Arc<Self>, key: &CallerKey, amount: usize) -> Option<Share> {
         let most = self.most_of(key);
         let mut state = self.state();
         if amount > self.total - state.taken || state.held(key) + amount > most {
             return None;
         }
-        state.give(key, amount);
+        state.grant(key, amount);
         Some(self.share(key, amount))
     }
 
-    /// So much as soon as it is this caller's turn. More than one caller may have never comes: bound the wait.
-    pub(crate) async fn take(self: &Arc<Self>, key: &Key, amount: usize) -> Share {
+    /// `amount` as soon as it is free and this caller is next. More than one caller may have never comes: bound the wait.
+    pub(crate) async fn take(self: &Arc<Self>, key: &CallerKey, amount: usize) -> Share {
         let given = {
             let mut state = self.state();
             // Whoever waits does so because of its own limit, or for more than is free.
-            if state.turns.is_empty() || !state.waits(key) {
+            if state.round_robin.is_empty() || !state.waits(key) {
                 let fits = amount <= self.total - state.taken && state.held(key) + amount <= self.most_of(key);
-                if fits && state.turns.iter().all(|other| self.is_at_its_limit(&state, other)) {
-                    state.give(key, amount);
+                if fits
+                    && state
+                        .round_robin
+                        .iter()
+                        .all(|other| self.is_at_its_limit(&state, other))
+                {
+                    state.grant(key, amount);
                     return self.share(key, amount);
                 }
             }
@@ -118,23 +123,25 @@ impl Shares {
         self.share(key, amount)
     }
 
-    fn is_at_its_limit(&self, state: &State, key: &Key) -> bool {
+    fn is_at_its_limit(&self, state: &State, key: &CallerKey) -> bool {
         let of = state.of.get(key);
         let next = of.and_then(|of| of.waiting.front().map(|(amount, _)| of.held + amount));
         next.is_none_or(|next| next > self.most_of(key))
     }
 
-    fn give_back(&self, key: &Key, amount: usize) {
+    fn release(&self, key: &CallerKey, amount: usize) {
         let mut state = self.state();
-        state.take_back(key, amount);
+        state.release(key, amount);
         self.serve(&mut state);
     }
 
-    /// Serves those who wait, by turns, with what is free.
+    /// Serves those who wait, round robin, with what is free.
     fn serve(&self, state: &mut State) {
         let mut passed_over = 0;
-        while passed_over < state.turns.len() {
-            let Some(key) = state.turns.pop_front() else { return };
+        while passed_over < state.round_robin.len() {
+            let Some(key) = state.round_robin.pop_front() else {
+                return;
+            };
             let most = self.most_of(&key);
             let free = self.total - state.taken;
             let Some(of) = state.of.get_mut(&key) else { continue };
@@ -147,22 +154,22 @@ impl Shares {
                 continue;
             };
             if of.held + amount > most {
-                state.turns.push_back(key);
+                state.round_robin.push_back(key);
                 passed_over += 1;
                 continue;
             }
             if amount > free {
                 // Others that want less must not keep it waiting for ever.
-                state.turns.push_front(key);
+                state.round_robin.push_front(key);
                 return;
             }
             let next = of.waiting.pop_front();
-            state.give(&key, amount);
+            state.grant(&key, amount);
             if next.is_some_and(|(_, give)| give.send(()).is_err()) {
-                state.take_back(&key, amount);
+                state.release(&key, amount);
             }
             if state.waits(&key) {
-                state.turns.push_back(key);
+                state.round_robin.push_back(key);
             }
             passed_over = 0;
         }
@@ -170,19 +177,19 @@ impl Shares {
 }
 
 impl State {
-    fn held(&self, key: &Key) -> usize {
+    fn held(&self, key: &CallerKey) -> usize {
         self.of.get(key).map_or(0, |of| of.held)
     }
 
-    fn waits(&self, key: &Key) -> bool {
+    fn waits(&self, key: &CallerKey) -> bool {
         self.of.get(key).is_some_and(|of| !of.waiting.is_empty())
     }
 
-    fn of(&mut self, key: &Key) -> &mut Of {
+    fn of(&mut self, key: &CallerKey) -> &mut CallerState {
         self.of.entry(Arc::clone(key)).or_default()
     }
 
-    fn give(&mut self, key: &Key, amount: usize) {
+    fn grant(&mut self, key: &CallerKey, amount: usize) {
         // Who holds nothing is not remembered.
         if amount == 0 {
             return;
@@ -191,24 +198,24 @@ impl State {
         self.taken += amount;
     }
 
-    fn take_back(&mut self, key: &Key, amount: usize) {
+    fn release(&mut self, key: &CallerKey, amount: usize) {
         self.of(key).held -= amount;
         self.taken -= amount;
         self.forget(key);
     }
 
-    fn wait(&mut self, key: &Key, amount: usize, give: oneshot::Sender<()>) {
+    fn wait(&mut self, key: &CallerKey, amount: usize, give: oneshot::Sender<()>) {
         if !self.waits(key) {
-            self.turns.push_back(Arc::clone(key));
+            self.round_robin.push_back(Arc::clone(key));
         }
         self.of(key).waiting.push_back((amount, give));
     }
 
     /// Forgets a caller that has nothing and wants nothing.
-    fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &CallerKey) {
         if self.of.get(key).is_some_and(|of| of.held == 0 && of.waiting.is_empty()) {
             self.of.remove(key);
-            self.turns.retain(|other| other != key);
+            self.round_robin.retain(|other| other != key);
         }
     }
 }
@@ -216,7 +223,7 @@ impl State {
 /// One that waits. What it is given while it is dropped goes to the next.
 struct Waiting<'a> {
     shares: &'a Shares,
-    key: &'a Key,
+    key: &'a CallerKey,
     amount: usize,
     given: Option<oneshot::Receiver<()>>,
 }
@@ -239,7 +246,7 @@ impl Drop for Waiting<'_> {
         let Some(mut given) = self.given.take() else { return };
         given.close();
         if given.try_recv().is_ok() {
-            self.shares.give_back(self.key, self.amount);
+            self.shares.release(self.key, self.amount);
             return;
         }
         // It may have been what others waited behind.
@@ -263,7 +270,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         if self.amount > 0 {
-            self.shares.give_back(&self.key, self.amount);
+            self.shares.release(&self.key, self.amount);
         }
     }
 }
@@ -277,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    fn key(name: &str) -> Key {
+    fn key(name: &str) -> CallerKey {
         name.into()
     }
 
@@ -295,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_served_by_turns_of_callers() {
+    async fn who_waits_is_served_round_robin_by_callers() {
         let shares = Arc::new(Shares::new(1));
         let held = shares.take(&key("one"), 1).await;
         let (one, two) = (key("one"), key("two"));
@@ -307,13 +314,13 @@ mod tests {
         assert!(poll!(&mut of_two).is_pending());
         drop(held);
         // The first of the first one, then the other caller, before its other ninety-nine.
-        let first = of_one.remove(0).now_or_never().expect("its turn");
+        let first = of_one.remove(0).now_or_never().expect("it is next");
         drop(first);
-        let second = of_two.now_or_never().expect("its turn");
+        let second = of_two.now_or_never().expect("it is next");
         drop(of_one);
         drop(second);
         assert_eq!(shares.taken(), 0);
-        assert!(shares.state().of.is_empty() && shares.state().turns.is_empty());
+        assert!(shares.state().of.is_empty() && shares.state().round_robin.is_empty());
     }
 
     #[tokio::test]

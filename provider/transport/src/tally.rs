@@ -1,7 +1,7 @@
-//! What strangers cause is counted, and told in the log once a second: whoever may send can't fill a disk, and can't
-//! make a line that is worth reading scroll away.
+//! Counts what peers cause, and logs the count once a second: a peer can neither fill a disk nor scroll away a line that
+//! is worth reading.
 //!
-//! It owns the rate of such lines alone. What is counted, and what a stranger is refused for, is told elsewhere.
+//! It owns the rate of such lines alone. What is counted is decided elsewhere.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Of the one event that a line shows as an example.
 const MAX_EXAMPLE_CHARS: usize = 240;
 
-/// Events of one kind that strangers cause: the first is logged at once with itself as the example; those of the second
+/// Events of one kind that peers cause: the first is logged at once with itself as the example; those of the second
 /// after it are one line with their number, and so on until a second passes without any. At most one line a second,
 /// whatever comes, and every event is in the sum of a line.
 ///
@@ -55,7 +55,7 @@ impl Tally {
         }
     }
 
-    /// Counts one event. `example` tells what happened and to whom; it is formatted for the few events that a line
+    /// Counts one event. `example` describes the event and its peer; it is formatted for the few events that a line
     /// shows, cut to 240 characters, and its controls are escaped.
     pub fn count<E: fmt::Display>(&self, example: impl FnOnce() -> E) {
         let mut state = self.inner.state();
@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts lines, and sums what they say.
+    /// Counts lines, and sums the events in them.
     #[derive(Clone, Default)]
     struct Lines {
         lines: Arc<AtomicU64>,
@@ -190,7 +190,7 @@ mod tests {
         let lines = Lines::default();
         let _default = tracing::subscriber::set_default(lines.clone());
         let tally = Tally::new("calls that could not be read");
-        let said = || {
+        let logged = || {
             (
                 lines.lines.load(Ordering::Relaxed),
                 lines.events.load(Ordering::Relaxed),
@@ -203,12 +203,12 @@ mod tests {
             sleep(WINDOW).await;
         }
         sleep(10 * WINDOW).await;
-        let (written, events) = said();
+        let (written, events) = logged();
         assert!(written <= 7, "{written} lines in five seconds");
         assert_eq!((events, tally.total()), (50_000, 50_000));
-        // After a quiet second the next one is told at once.
+        // After a quiet second the next event is logged at once.
         tally.count(|| "another");
-        assert_eq!(said(), (written + 1, 50_001));
+        assert_eq!(logged(), (written + 1, 50_001));
     }
 
     #[test]

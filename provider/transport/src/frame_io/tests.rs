@@ -36,7 +36,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
         .block_on(test)
 }
 
-/// Reads all of a source by reads of the given sizes, in turn.
+/// Reads all of a source by reads of the given sizes, one after the other.
 async fn read_all(chunks: &[Vec<u8>], reads: &[usize]) -> Vec<u8> {
     let late = Late {
         chunks: chunks.iter().cloned().map(Bytes::from).collect(),

@@ -64,7 +64,7 @@ impl Client {
     /// here; its target does not learn of that.
     ///
     /// # Errors
-    /// See [`Error::outcome`] for what they say of the target.
+    /// See [`Error::outcome`] for what errors reveal of the target.
     pub async fn call(&self, cx: CallContext, instance: &str, func: &str, params: Bytes) -> Result<Bytes, Error> {
         let limit = self.lattice.options().max_body_bytes;
         if params.len() > limit {
@@ -117,7 +117,7 @@ impl Client {
             Walked::Whole(used) if used == result.len() => decode(result),
             Walked::Whole(_) => Err(Error::Protocol("there is more than the result")),
             Walked::Part => Err(Error::Protocol("the result is incomplete")),
-            Walked::TooMany(_) => Err(Error::Protocol("there is more in the result than was asked for")),
+            Walked::TooMany(_) => Err(Error::Protocol("there is more in the result than was requested")),
         }
     }
 

@@ -118,7 +118,7 @@ impl Lattice {
         }
     }
 
-    /// Where whoever asks over this connection may be answered.
+    /// Where requests over this connection may be answered.
     #[must_use]
     pub fn inboxes(&self) -> &Inboxes {
         &self.0.inboxes
@@ -171,7 +171,7 @@ impl Connection {
         let Ok(id) = u32::from_str_radix(id, 16) else {
             return;
         };
-        // The rest of a call's parameters goes where the handshake says.
+        // The rest of a call's parameters goes where the handshake points.
         let reply = self.inboxes.reply_to(&message);
         if message.reply.is_some() && reply.is_none() {
             return;

@@ -26,7 +26,7 @@ use crate::lattice::inboxes::ReplyTo;
 use crate::lattice::reply_buffer::ReplyBuffer;
 use crate::lattice::reply_slot::ReplySlot;
 use crate::lattice::wire;
-use crate::shares::Key;
+use crate::shares::CallerKey;
 use crate::{Body, Error};
 
 /// Where results go, below the reply subject.
@@ -38,7 +38,7 @@ pub(crate) struct Exchange {
     connection: Arc<Connection>,
     reply: ReplyTo,
     /// Whose share of bytes its result is charged to.
-    caller: Key,
+    caller: CallerKey,
     fanout: bool,
     /// Absent when everything is here and nothing has to be acknowledged.
     slot: Option<ReplySlot>,
@@ -57,7 +57,7 @@ impl Exchange {
         connection: &Arc<Connection>,
         message: Message,
         reply: ReplyTo,
-        (caller, permits): (&Key, Permits),
+        (caller, permits): (&CallerKey, Permits),
     ) -> (Self, Chunks) {
         let mark = mark(message.headers.as_ref());
         let fanout = mark.is_some();
@@ -74,7 +74,7 @@ impl Exchange {
         let exchange = Self {
             connection: Arc::clone(connection),
             reply,
-            caller: Key::clone(caller),
+            caller: CallerKey::clone(caller),
             fanout,
             slot,
         };

@@ -1,4 +1,4 @@
-//! What a wasmCloud v1 host asks of a provider on the lattice, and how the provider answers: health, configuration and the
+//! What a wasmCloud v1 host requests of a provider on the lattice, and how the provider answers: health, configuration and the
 //! order to end.
 //!
 //! It stands in for `run_provider` of wasmcloud-provider-sdk 0.17.1, which answers a health check on whatever subject its
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::lattice::inboxes::Inboxes;
 use crate::{Error, Tally};
 
-/// Who a provider is, and whose, as its host's data says.
+/// The ids of a provider and its host, from the host's data.
 #[derive(Clone, Debug)]
 pub struct HostIds {
     /// The host.
@@ -43,7 +43,7 @@ struct Shutdown {
 }
 
 impl HostControl {
-    /// Begins to answer the host; until [`HostControl::serving`] it is told that the provider starts.
+    /// Begins to answer the host; until [`HostControl::serving`] the answer is that the provider starts.
     ///
     /// # Errors
     /// If NATS refuses a subscription.
@@ -85,8 +85,8 @@ impl HostControl {
         self.config.clone()
     }
 
-    /// Waits until the host wants the provider to end. It is told so at once, and the provider has the host's patience
-    /// from then on.
+    /// Waits until the host wants the provider to end. The order is acknowledged at once, and the provider has the host's
+    /// patience from then on.
     pub async fn shutdown(&self) {
         let mut shutdown = self.shutdown.clone();
         // A connection that is closed for good brings no order: that is not one either.

@@ -1,9 +1,9 @@
 //! Where answers may go: to inboxes, and nowhere else.
 //!
-//! Whoever asks over NATS names the subject of the answer, and the answer is published with the rights of whoever
-//! answers. So a subject that a peer chose is published to only below an inbox prefix: a request whose reply subject is
+//! Whoever sends a request over NATS names the subject of the answer, and the answer is published with the rights of
+//! whoever answers. So a subject that a peer chose is published to only below an inbox prefix: a request whose reply subject is
 //! `$JS.API.STREAM.DELETE.log`, or one of a tenant's, is dropped and counted. [`Inboxes`] alone decides that, and
-//! [`ReplyTo`] is its word: whatever answers takes one of those, or a subject of its own.
+//! [`ReplyTo`] is its permission: whatever answers takes one of those, or a subject of its own.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What many tasks send over one NATS connection at the same time, handed to the client in one go.
+//! Batches what many tasks publish over one NATS connection at the same time, and hands it to the client in one go.
 //!
 //! The client writes as soon as it has something: of a hundred tasks that are ready at the same time and each send one
 //! message, it would make a hundred system calls, and wake and stop its own thread in between. So the messages go to one
-//! task, which lets all that is ready go first. A message that is alone waits for one turn of the runtime. At most
+//! task, which lets all that is ready go first. A message that is alone waits until the runtime has polled the other ready tasks once. At most
 //! [`WAITING`] and [`BURST`] messages are in here, before the client's own queue.
 
 use async_nats::{Client, HeaderMap, Subject};
@@ -17,7 +17,7 @@ const WAITING: usize = 256;
 /// Messages that are handed over at a time.
 const BURST: usize = 256;
 
-/// The way out of one connection. Messages of one sender keep their order.
+/// Publishes over one connection. Messages of one sender keep their order.
 #[derive(Debug)]
 pub(crate) struct PublishBatcher(mpsc::Sender<Outgoing>);
 
@@ -29,7 +29,7 @@ enum Outgoing {
         headers: Option<HeaderMap>,
         body: Bytes,
     },
-    /// Says when everything before it is in the client's hands.
+    /// Resolves when everything before it is in the client's hands.
     Mark(oneshot::Sender<()>),
 }
 

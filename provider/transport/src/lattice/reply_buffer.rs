@@ -14,7 +14,7 @@ use crate::budget::{Budget, Permits};
 use crate::failure::too_large;
 use crate::lattice::inboxes::ReplyTo;
 use crate::lattice::wire;
-use crate::shares::Key;
+use crate::shares::CallerKey;
 use crate::{Body, Error, Resource};
 
 /// What a chunk takes of the [`Budget`] at least: a body of tiny chunks costs more memory than it has bytes.
@@ -28,7 +28,7 @@ pub(crate) struct ReplyBuffer {
     received: usize,
     permits: Permits,
     /// Whose share of the [`Budget`] its bytes are charged to.
-    caller: Key,
+    caller: CallerKey,
     /// The reader is gone: what comes is dropped.
     unread: bool,
     chunks: VecDeque<Bytes>,
@@ -63,7 +63,7 @@ impl ReplyBuffer {
             limit,
             received,
             permits: Permits::default(),
-            caller: Key::from(""),
+            caller: CallerKey::from(""),
             unread: false,
             chunks: VecDeque::new(),
             handshake: None,
@@ -76,9 +76,9 @@ impl ReplyBuffer {
     }
 
     /// The same, charged to a caller's share.
-    pub(crate) fn of_caller(self, caller: &Key) -> Self {
+    pub(crate) fn of_caller(self, caller: &CallerKey) -> Self {
         Self {
-            caller: Key::clone(caller),
+            caller: CallerKey::clone(caller),
             ..self
         }
     }

@@ -67,7 +67,7 @@ impl Drop for ReplySlot {
     }
 }
 
-/// Takes the chunks of one buffer in order. Dropping it says that they are decoded, or not wanted.
+/// Takes the chunks of one buffer in order. Dropping it means that they are decoded, or not wanted.
 #[derive(Debug)]
 pub(crate) struct BufferedChunks {
     connection: Arc<Connection>,
@@ -88,7 +88,7 @@ impl Drop for BufferedChunks {
     }
 }
 
-/// Sends a message to this connection's own inbox and waits for it: the server has then done all that was asked of it
+/// Sends a message to this connection's own inbox and waits for it: the server has then done all that was requested of it
 /// before, and all that it sent before is here.
 pub(crate) async fn round_trip(connection: &Arc<Connection>) -> Result<(), Error> {
     let slot = ReplySlot::open(connection, ReplyBuffer::new(Body::Result, 0, 0));

@@ -14,14 +14,14 @@ use crate::lattice::subscription::{Shared, Subscription, Tallies};
 use crate::lattice::wire;
 use crate::{Drained, Error, Service};
 
-/// How long a server that was told to stop may take to say so to its callers.
+/// How long a server that stops may take to notify its callers.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves functions under one prefix, `{lattice}.{component or provider id}`. All servers of a prefix form one queue
 /// group: each invocation goes to one of them.
 ///
-/// Every function has an isolated task for each invocation, places for [`crate::Options::in_flight`] handlers, and a
-/// queue. A slow, stalled or malformed invocation takes its own place only, until its deadline.
+/// Every function has an isolated task for each invocation, permits for [`crate::Options::in_flight`] handlers, and a
+/// queue. A slow, stalled or malformed invocation takes its own permit only, until its deadline.
 ///
 /// Dropping the server stops it taking calls; those in flight go on to their deadline. [`Server::drain`] loses none.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Server {
     }
 
     /// Stops taking calls, and returns when those in flight are answered and their callers have the answer. What is
-    /// not done `within` the time is cut off, and its caller told of a failure.
+    /// not done `within` the time is cut off, and its caller is notified of a failure.
     pub async fn drain(self, within: Duration) -> Drained {
         self.shared.drain.cancel();
         self.subscriptions.close();
@@ -103,7 +103,7 @@ impl Server {
                 self.shared.invocations.wait().await;
             };
             if timeout(LAST_WORDS, notified).await.is_err() {
-                tracing::warn!("callers could not be told that their calls were cut off");
+                tracing::warn!("callers could not be notified that their calls were cut off");
             }
         }
         let handed_over = self.shared.lattice.0.batcher.handed_over().await;

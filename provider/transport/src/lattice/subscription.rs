@@ -21,12 +21,12 @@ use crate::lattice::connection::Lattice;
 use crate::lattice::exchange::Exchange;
 use crate::lattice::reply_slot::round_trip;
 use crate::lattice::wire;
-use crate::shares::Key;
+use crate::shares::CallerKey;
 use crate::{Body, Error, Resource, Tally};
 
 /// Callers that are notified at a time, for each subscription, that their call is refused.
 const MAX_REFUSALS: usize = 256;
-/// A server that leaves its queue group gives up filling its subscription after so many rounds without effect.
+/// A server that leaves its queue group gives up filling its subscription after this many rounds without effect.
 const FRUITLESS_ROUNDS: u32 = 16;
 
 /// What the subscriptions of one server share.
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) tallies: Tallies,
 }
 
-/// What anyone who may send can cause: counted, and told in the log once a second.
+/// What anyone who may send can cause: counted, and logged once a second.
 #[derive(Debug)]
 pub(crate) struct Tallies {
     /// Calls that were not taken.
@@ -107,7 +107,7 @@ impl Subscription {
     ///
     /// Seen with async-nats 0.51: its own `drain` forgets a subscription before the server does, and what the server
     /// sends in between is dropped; under load each drain loses calls. Here both sides stop after the same message: the
-    /// server is told to end the subscription after a count that lies beyond all that can be under way, and the rest
+    /// server is instructed to end the subscription after a count that lies beyond all that can be under way, and the rest
     /// of that count is filled by messages without a reply subject, which every server of the group skips.
     async fn leave(self: &Arc<Self>, messages: &mut Subscriber) {
         let options = self.shared.lattice.options();
@@ -180,7 +180,7 @@ impl Subscription {
         let this = Arc::clone(self);
         let invocation = self.shared.invocations.track_future(async move {
             let (instance, func) = admitted.function();
-            let (name, key) = (format!("{instance}.{func}"), Key::clone(admitted.key()));
+            let (name, key) = (format!("{instance}.{func}"), CallerKey::clone(admitted.key()));
             let work = admitted.run(parameters, deadline, &this.shared.stop);
             let done = exchange.run(deadline, work).await;
             if let Err(failure) = done {

@@ -12,13 +12,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::Identity;
 use crate::stream::byte_stream::ByteStream;
-use crate::stream::connection_slots::{Carrier, ConnectionSlot, ConnectionSlots, Key};
+use crate::stream::connection_slots::{Carrier, ConnectionSlot, ConnectionSlots, PeerKey};
 use crate::stream::dispatch;
 use crate::stream::listener_state::ListenerState;
 use crate::stream::peer::Peer;
 use crate::stream::proof::Proof;
 
-/// When the system has no more files for connections, how long until it is asked again: twice as long each time.
+/// When the system has no more files for connections, how long until the next attempt: twice as long each time.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -30,7 +30,7 @@ pub(crate) trait Socket: Send + Sync {
 
 /// A connection that was just accepted.
 pub(crate) struct Accepted {
-    pub(crate) key: Key,
+    pub(crate) key: PeerKey,
     /// How its peer is known before the handshake.
     pub(crate) identity: Identity,
     /// The byte stream, and what it proves of its peer. Whoever awaits it bounds its time.

@@ -15,7 +15,7 @@ pub(crate) type BoxWrite = Box<dyn AsyncWrite + Send + Unpin>;
 pub(crate) struct ByteStream {
     pub(crate) reader: BoxRead,
     pub(crate) writer: BoxWrite,
-    /// Ends when the peer has taken all that was sent, or takes no more. Where that can't be told, the peer's own end
+    /// Ends when the peer has taken all that was sent, or takes no more. Where that can't be known, the peer's own end
     /// stands for it.
     pub(crate) delivered: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// What the stream is on, which has to outlive it.
@@ -36,7 +36,7 @@ impl ByteStream {
         }
     }
 
-    /// The same, which tells when all is delivered.
+    /// The same, with what ends when all is delivered.
     pub(crate) fn delivered_when(self, delivered: impl Future<Output = ()> + Send + 'static) -> Self {
         Self {
             delivered: Some(Box::pin(delivered)),

@@ -1,5 +1,5 @@
-//! Who is connected, and what each peer may hold: slots for connections, of which few are for those that have not said
-//! yet who they are and what they want.
+//! Who is connected, and what each peer may hold: slots for connections, of which few are for those that have not
+//! proved yet who they are, or begun a call.
 //!
 //! Shares are not numbers that are set for each peer, but what the others leave: a peer gets one more while it has
 //! less than is free. So one alone gets half, two a third each, and one that comes new finds a slot whoever came
@@ -20,7 +20,7 @@ use crate::caller::CertificateNames;
 use crate::stream::listen_options::ListenOptions;
 use crate::stream::open_files::{self, OpenFile};
 
-/// A connection that has sent nothing for so long gives its slot to one that comes new. A handshake takes a few round trips.
+/// A connection that has sent nothing for this time gives its slot to one that comes new. A handshake takes a few round trips.
 const GRACE: Duration = Duration::from_secs(1);
 /// A network of IPv6 that one customer gets at least (RFC 6177): its addresses are one peer.
 const IPV6_PREFIX_BITS: u32 = 64;
@@ -29,7 +29,7 @@ const WINDOWS: [usize; 6] = [8 << 20, 4 << 20, 2 << 20, 1 << 20, 512 << 10, 256 
 
 /// Whose connections count together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
+pub(crate) enum PeerKey {
     /// Of an address, or of a network of IPv6, that has not shown a certificate.
     Address(IpAddr),
     User(u32),
@@ -37,7 +37,7 @@ pub(crate) enum Key {
     Certificate(Arc<CertificateNames>),
 }
 
-impl Key {
+impl PeerKey {
     pub(crate) fn of_address(address: IpAddr) -> Self {
         Self::Address(match address.to_canonical() {
             IpAddr::V4(address) => address.into(),
@@ -49,9 +49,9 @@ impl Key {
     }
 }
 
-/// What the connections of one peer hold together.
+/// What the connections of one peer may hold together.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct PeerLimits {
     pub(crate) calls: Arc<Semaphore>,
     /// Of parameters.
     pub(crate) budget: Budget,
@@ -77,7 +77,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     connections: usize,
-    peers: HashMap<Key, Counts>,
+    peers: HashMap<PeerKey, Counts>,
     /// Those that have not begun a call, the oldest first.
     silent: BTreeMap<u64, Silent>,
     next: u64,
@@ -87,12 +87,12 @@ struct State {
 struct Counts {
     connections: usize,
     silent: usize,
-    share: Arc<Share>,
+    limits: Arc<PeerLimits>,
 }
 
 #[derive(Debug)]
 struct Silent {
-    key: Key,
+    key: PeerKey,
     since: Instant,
     evicted: CancellationToken,
 }
@@ -102,8 +102,8 @@ struct Silent {
 pub(crate) struct ConnectionSlot {
     inner: Arc<Inner>,
     number: u64,
-    key: Key,
-    pub(crate) share: Arc<Share>,
+    key: PeerKey,
+    pub(crate) limits: Arc<PeerLimits>,
     evicted: CancellationToken,
     begun: CancellationToken,
     file: Option<OpenFile>,
@@ -112,7 +112,7 @@ pub(crate) struct ConnectionSlot {
 
 /// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum NoSlot {
     #[error("its peer has as many connections as it may have")]
     Peer,
     #[error("its peer has as many connections as may be silent")]
@@ -128,7 +128,7 @@ pub(crate) enum Refused {
 pub(crate) enum Carrier {
     /// A socket of its own.
     Socket,
-    /// One socket for all, and buffers in this process, of so many bytes before a call has begun.
+    /// One socket for all, and buffers in this process, of `bytes` before a call has begun.
     Quic { bytes: usize },
 }
 
@@ -147,7 +147,7 @@ impl ConnectionSlots {
         self.inner.state().connections
     }
 
-    /// True when so many have sent nothing yet that a new one should prove its address.
+    /// True when too many have sent nothing yet: a new one should prove its address.
     pub(crate) fn crowded(&self) -> bool {
         let state = self.inner.state();
         state.silent.len() > self.inner.silent_slots(&state, Carrier::Quic { bytes: 0 }) / 4
@@ -155,29 +155,29 @@ impl ConnectionSlots {
 
     /// A slot for a connection that has sent nothing yet. Where only one that sent nothing for long is in the way,
     /// that one is closed.
-    pub(crate) fn admit(&self, key: Key, carrier: Carrier) -> Result<ConnectionSlot, Refused> {
+    pub(crate) fn admit(&self, key: PeerKey, carrier: Carrier) -> Result<ConnectionSlot, NoSlot> {
         let inner = &self.inner;
         let mut state = inner.state();
         let slots = inner.slots(&state, carrier);
         let (of_peer, silent_of_peer) = state.counts(&key);
         if state.connections >= slots {
-            return Err(Refused::All);
+            return Err(NoSlot::All);
         }
         if !inner.has_slot(&state, of_peer, slots) {
-            return Err(Refused::Peer);
+            return Err(NoSlot::Peer);
         }
         let silent_slots = inner.silent_slots(&state, carrier);
         if silent_of_peer >= silent_slots.saturating_sub(state.silent.len()) && !state.evict(&key, silent_slots) {
-            return Err(Refused::Silent);
+            return Err(NoSlot::Silent);
         }
-        let share = state.share(&key, &inner.options);
+        let limits = state.limits(&key, &inner.options);
         let windows = match carrier {
             Carrier::Socket => Some(Permits::default()),
-            Carrier::Quic { bytes } => inner.windows_of(&share, bytes),
+            Carrier::Quic { bytes } => inner.windows_of(&limits, bytes),
         };
         let Some(windows) = windows else {
             state.forget(&key);
-            return Err(Refused::Windows);
+            return Err(NoSlot::Windows);
         };
         let number = state.next;
         state.next += 1;
@@ -197,7 +197,7 @@ impl ConnectionSlots {
             inner: Arc::clone(inner),
             number,
             key,
-            share,
+            limits,
             evicted,
             begun: CancellationToken::new(),
             file: (carrier == Carrier::Socket).then(OpenFile::take),
@@ -234,39 +234,39 @@ impl Inner {
     }
 
     /// Bytes of windows, of the peer's and of everybody's, of which a peer leaves as much as it has.
-    fn windows_of(&self, share: &Share, bytes: usize) -> Option<Permits> {
-        if share.windows.taken() + bytes > self.windows.free() {
+    fn windows_of(&self, limits: &PeerLimits, bytes: usize) -> Option<Permits> {
+        if limits.windows.taken() + bytes > self.windows.free() {
             return None;
         }
-        let mut permits = share.windows.try_take(bytes)?;
+        let mut permits = limits.windows.try_take(bytes)?;
         permits.merge_other(self.windows.try_take(bytes)?);
         Some(permits)
     }
 }
 
 impl State {
-    fn counts(&self, key: &Key) -> (usize, usize) {
+    fn counts(&self, key: &PeerKey) -> (usize, usize) {
         self.peers
             .get(key)
             .map_or((0, 0), |counts| (counts.connections, counts.silent))
     }
 
-    fn share(&mut self, key: &Key, options: &ListenOptions) -> Arc<Share> {
+    fn limits(&mut self, key: &PeerKey, options: &ListenOptions) -> Arc<PeerLimits> {
         let counts = self.peers.entry(key.clone()).or_insert_with(|| Counts {
             connections: 0,
             silent: 0,
-            share: Arc::new(Share {
+            limits: Arc::new(PeerLimits {
                 calls: Arc::new(Semaphore::new(options.calls_per_peer)),
                 budget: Budget::new(options.bytes_per_peer),
                 unsent: Budget::new(options.unsent_per_peer()),
                 windows: Budget::new(options.window_bytes_per_peer),
             }),
         });
-        Arc::clone(&counts.share)
+        Arc::clone(&counts.limits)
     }
 
     /// Forgets a peer without connections.
-    fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &PeerKey) {
         if self.counts(key).0 == 0 {
             self.peers.remove(key);
         }
@@ -274,7 +274,7 @@ impl State {
 
     /// Takes the slot of a silent connection that has had its time: of the same peer, or of anyone where this peer
     /// has none and all slots are taken.
-    fn evict(&mut self, key: &Key, silent_slots: usize) -> bool {
+    fn evict(&mut self, key: &PeerKey, silent_slots: usize) -> bool {
         let (_, own) = self.counts(key);
         let all_taken = own == 0 && self.silent.len() >= silent_slots;
         let overdue = |silent: &Silent| silent.since.elapsed() >= GRACE;
@@ -306,11 +306,11 @@ impl ConnectionSlot {
     }
 
     /// The peer has shown who it is: from now on it counts with its own connections, wherever they come from.
-    pub(crate) fn known_as(&mut self, identity: &Identity) -> Result<(), Refused> {
+    pub(crate) fn known_as(&mut self, identity: &Identity) -> Result<(), NoSlot> {
         let Identity::Certificate(names) = identity else {
             return Ok(());
         };
-        let key = Key::Certificate(Arc::clone(names));
+        let key = PeerKey::Certificate(Arc::clone(names));
         let inner = Arc::clone(&self.inner);
         let mut state = inner.state();
         let (of_peer, _) = state.counts(&key);
@@ -320,13 +320,13 @@ impl ConnectionSlot {
         };
         // It has a slot among all already.
         if !inner.has_slot(&state, of_peer, inner.slots(&state, carrier) + 1) {
-            return Err(Refused::Peer);
+            return Err(NoSlot::Peer);
         }
-        let share = state.share(&key, &inner.options);
+        let limits = state.limits(&key, &inner.options);
         let bytes = self.windows.bytes();
-        let Some(of_peer) = share.windows.try_take(bytes) else {
+        let Some(of_peer) = limits.windows.try_take(bytes) else {
             state.forget(&key);
-            return Err(Refused::Windows);
+            return Err(NoSlot::Windows);
         };
         self.windows.replace_first(of_peer);
         let was_silent = match state.silent.get_mut(&self.number) {
@@ -346,7 +346,7 @@ impl ConnectionSlot {
             counts.silent += was_silent;
         }
         self.key = key;
-        self.share = share;
+        self.limits = limits;
         Ok(())
     }
 
@@ -370,9 +370,9 @@ impl ConnectionSlot {
     pub(crate) fn widen(&self) -> (usize, Permits) {
         for bytes in WINDOWS {
             let leaves_half = |budget: &Budget| bytes <= budget.free().saturating_sub(budget.total() / 2);
-            if leaves_half(&self.share.windows)
+            if leaves_half(&self.limits.windows)
                 && leaves_half(&self.inner.windows)
-                && let Some(permits) = self.inner.windows_of(&self.share, bytes)
+                && let Some(permits) = self.inner.windows_of(&self.limits, bytes)
             {
                 return (bytes, permits);
             }
@@ -394,166 +394,4 @@ impl Drop for ConnectionSlot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SOCKET: Carrier = Carrier::Socket;
-
-    fn slots(options: ListenOptions) -> ConnectionSlots {
-        ConnectionSlots::new(&options)
-    }
-
-    fn certificate(name: &str) -> Identity {
-        Identity::Certificate(Arc::new(CertificateNames {
-            dns: vec![name.to_owned()],
-            ..CertificateNames::default()
-        }))
-    }
-
-    /// As many as are admitted.
-    fn flood(slots: &ConnectionSlots, key: &Key, carrier: Carrier) -> Vec<ConnectionSlot> {
-        std::iter::from_fn(|| slots.admit(key.clone(), carrier).ok()).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_peer_can_not_take_the_slots_of_another() {
-        let slots = slots(ListenOptions {
-            connections: 8,
-            silent_connections: 8,
-            connections_per_peer: 3,
-            ..ListenOptions::default()
-        });
-        let begun = |key: &Key| {
-            let slot = slots.admit(key.clone(), SOCKET)?;
-            slot.begin(&Identity::Loopback);
-            Ok::<_, Refused>(slot)
-        };
-        let (one, other, third) = (Key::User(1), Key::User(2), Key::User(3));
-        let mut ones: Vec<_> = (0..3).map(|_| begun(&one).expect("a slot")).collect();
-        assert_eq!(begun(&one).expect_err("its own limit"), Refused::Peer);
-        let _others: Vec<_> = (0..3).map(|_| begun(&other).expect("a slot")).collect();
-        // What is left is shared with those who are not there yet.
-        let _of_third = begun(&third).expect("a slot");
-        assert_eq!(begun(&third).expect_err("the last is for another"), Refused::Peer);
-        let _of_fourth = begun(&Key::User(4)).expect("a slot");
-        assert_eq!(begun(&Key::User(5)).expect_err("the limit of all"), Refused::All);
-        ones.pop();
-        assert_eq!(slots.connections(), 7);
-        assert!(begun(&Key::User(5)).is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silent_connections_have_a_small_share_and_give_way() {
-        let options = ListenOptions {
-            connections: 64,
-            connections_per_peer: 64,
-            silent_connections: 16,
-            ..ListenOptions::default()
-        };
-        let slots = slots(options);
-        let (one, other) = (Key::User(1), Key::User(2));
-        let silent = flood(&slots, &one, SOCKET);
-        assert_eq!(silent.len(), 8, "half of what may be silent");
-        let others = flood(&slots, &other, SOCKET);
-        assert_eq!(others.len(), 4, "half of what is left");
-        // Those that speak are not counted any more.
-        others.iter().for_each(|slot| slot.begin(&Identity::Loopback));
-        assert_eq!(flood(&slots, &other, SOCKET).len(), 4);
-        // The oldest of the same peer gives way once it has had its time, and nobody else's.
-        tokio::time::sleep(GRACE).await;
-        let new = slots.admit(one.clone(), SOCKET).expect("a slot");
-        assert!(silent[0].evicted.is_cancelled() && !silent[1].evicted.is_cancelled());
-        assert!(others.iter().all(|slot| !slot.evicted.is_cancelled()));
-        drop(new);
-        // A call that has begun keeps its place, unless its caller is nobody.
-        silent[1].begin(&Identity::Loopback);
-        silent[2].begin(&Identity::Nobody);
-        let _new = flood(&slots, &one, SOCKET);
-        assert!(!silent[1].evicted.is_cancelled());
-        assert!(silent[2].evicted.is_cancelled());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn strangers_of_many_addresses_give_way_too() {
-        let options = ListenOptions {
-            silent_connections: 16,
-            ..ListenOptions::default()
-        };
-        let slots = slots(options);
-        let silent: Vec<_> = (0..1000)
-            .filter_map(|user| slots.admit(Key::User(user), SOCKET).ok())
-            .collect();
-        assert_eq!(silent.len(), 16);
-        assert_eq!(
-            slots.admit(Key::User(5000), SOCKET).expect_err("all taken"),
-            Refused::Silent
-        );
-        tokio::time::sleep(GRACE).await;
-        assert!(slots.admit(Key::User(5000), SOCKET).is_ok());
-        assert!(silent[0].evicted.is_cancelled());
-    }
-
-    #[tokio::test]
-    async fn the_addresses_of_one_network_are_one_peer() {
-        let key = |text: &str| Key::of_address(text.parse().expect("an address"));
-        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
-        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
-        assert_eq!(key("::ffff:192.0.2.7"), key("192.0.2.7"));
-        assert_ne!(key("192.0.2.7"), key("192.0.2.8"));
-        assert_ne!(key("::ffff:192.0.2.7"), key("::ffff:192.0.2.8"));
-    }
-
-    #[tokio::test]
-    async fn a_certificate_is_one_peer_wherever_it_comes_from() {
-        let options = ListenOptions {
-            connections_per_peer: 2,
-            ..ListenOptions::default()
-        };
-        let slots = slots(options);
-        let (one, other) = (certificate("one"), certificate("other"));
-        let from = |user| slots.admit(Key::User(user), SOCKET).expect("a slot");
-        let (mut first, mut second, mut third) = (from(1), from(2), from(3));
-        first.known_as(&one).expect("the first");
-        second.known_as(&one).expect("the second");
-        assert_eq!(third.known_as(&one), Err(Refused::Peer));
-        third.known_as(&other).expect("another's first");
-        assert!(Arc::ptr_eq(&first.share, &second.share));
-        assert!(!Arc::ptr_eq(&first.share, &third.share));
-        // Behind one address, callers have a share each.
-        let mut behind = [from(9), from(9)];
-        behind[0].known_as(&certificate("a")).expect("a slot");
-        behind[1].known_as(&certificate("b")).expect("a slot");
-        let _more = [from(9), from(9)];
-        drop((first, second, third, behind));
-        assert_eq!(slots.connections(), 2);
-        assert_eq!(slots.inner.state().peers.len(), 1, "who is gone is forgotten");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn windows_are_within_their_budgets() {
-        let options = ListenOptions {
-            window_bytes: 64 << 20,
-            window_bytes_per_peer: 32 << 20,
-            silent_connections: 4096,
-            ..ListenOptions::default()
-        };
-        let slots = slots(options.clone());
-        let quic = Carrier::Quic { bytes: 128 << 10 };
-        let mut held = Vec::new();
-        for user in 0..4 {
-            let admitted = flood(&slots, &Key::User(user), quic);
-            assert!(!admitted.is_empty(), "{user}");
-            for slot in admitted {
-                slot.begin(&Identity::Loopback);
-                let (_, permits) = slot.widen();
-                held.push((slot, permits));
-            }
-            assert!(slots.inner.windows.taken() <= options.window_bytes);
-        }
-        // One that comes alone gets wide windows.
-        held.clear();
-        assert_eq!(slots.inner.windows.taken(), 0);
-        let alone = slots.admit(Key::User(9), quic).expect("a slot");
-        assert_eq!(alone.widen().0, WINDOWS[0]);
-    }
-}
+mod tests;

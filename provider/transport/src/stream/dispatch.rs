@@ -1,4 +1,4 @@
-//! One byte stream of a peer: its first byte tells a session from a stock invocation.
+//! One byte stream of a peer: by its first byte it is a session or a stock invocation.
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ const UNSENT_SHARE: usize = 2;
 /// user; before that, and for those that prove nothing, an IPv4 address or an IPv6 network of 64 bits.
 ///
 /// Of connections, silent connections and windows, one peer gets at most what it leaves free: alone half, two a third
-/// each. So one that comes new finds a place whoever was there before.
+/// each. So one that comes new finds a slot whoever was there before.
 ///
 /// # What a hostile peer costs
 /// Its part of `connections`, each until `first_call_deadline` if it is silent; `calls_per_peer` calls, each until
@@ -26,14 +26,14 @@ pub struct ListenOptions {
     /// Certificate, key and client authority; needed for `tls`, `quic` and `webtransport`.
     pub tls: Option<ServerTls>,
     /// Listen beyond this machine without knowing who calls: **anyone who reaches the port may call every function**,
-    /// and a handler is told that it is [`crate::Identity::Nobody`].
+    /// and a handler receives [`crate::Identity::Nobody`].
     pub allow_unauthenticated_network_peers: bool,
     /// Who may open a Unix socket, as `chmod` takes it. Its path's directory guards it as well.
     pub socket_mode: u32,
     /// Connections at a time; on sockets also at most half of the files that other listeners and a reserve leave, see
     /// [`crate::raise_open_files`]. One more is closed at once.
     pub connections: usize,
-    /// Connections at a time that have not begun a call, and at most half of those above. One more takes the place of
+    /// Connections at a time that have not begun a call, and at most half of those above. One more takes the slot of
     /// one of its own peer that was silent for a second, or is closed at once.
     pub silent_connections: usize,
     /// Connections at a time of one peer.

@@ -57,7 +57,7 @@ pub struct Serving {
 }
 
 impl Listener {
-    /// Binds an endpoint. Port 0 lets the system choose; [`Listener::local_endpoint`] tells which it is.
+    /// Binds an endpoint. Port 0 lets the system choose; [`Listener::local_endpoint`] has the choice.
     ///
     /// # Errors
     /// [`Error::Unprotected`] for an endpoint beyond this machine whose peers nobody authenticates, unless the options
@@ -171,7 +171,7 @@ impl Serving {
         self.listener.budget.taken()
     }
 
-    /// Reads what callers are shown and asked for again, and judges whether the endpoint may be listened on like that;
+    /// Reads again what callers are shown and have to show, and judges whether the endpoint may be listened on like that;
     /// nothing changes before [`Renewal::apply`]. Of `options`, `tls` and `allow_unauthenticated_network_peers` count:
     /// other limits stay as they were bound.
     ///

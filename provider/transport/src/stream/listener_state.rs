@@ -100,7 +100,7 @@ impl ListenerState {
         Counted(Arc::clone(&self.in_flight))
     }
 
-    /// For an invocation whose caller asks for `deadline_ms`; 0 if it does not.
+    /// For an invocation whose caller requests `deadline_ms`; 0 if it does not.
     pub(crate) fn deadline(&self, deadline_ms: u32) -> Duration {
         let ours = self.options.limits.serve_deadline;
         match deadline_ms {

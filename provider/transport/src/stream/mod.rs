@@ -3,7 +3,7 @@
 //!
 //! A transport is one file, with its listening and its calling end: [`tcp`], [`tls`], [`unix`], [`quic`],
 //! [`webtransport`]. [`accept`] admits connections of sockets, [`multiplexed`] those of QUIC; both give each connection a
-//! slot of [`connection_slots`] and hand its streams to [`dispatch`], which tells a [`session`] from a [`stock`]
+//! slot of [`connection_slots`] and hand its streams to [`dispatch`], which serves a [`session`] or a [`stock`]
 //! invocation. What a connection proves of its peer is a [`proof`].
 
 mod accept;

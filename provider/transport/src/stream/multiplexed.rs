@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::budget::Permits;
 use crate::stream::accept::Admission;
 use crate::stream::byte_stream::ByteStream;
-use crate::stream::connection_slots::{Carrier, Key};
+use crate::stream::connection_slots::{Carrier, PeerKey};
 use crate::stream::dispatch;
 use crate::stream::listen_options::ListenOptions;
 use crate::stream::listener_state::{LAST_WORDS, ListenerState};
@@ -122,7 +122,7 @@ impl<P: Protocol> QuicListener<P> {
         if admission.slots.crowded() && !incoming.remote_address_validated() {
             // It comes back with a proof, which costs it a round trip and us nothing.
             if incoming.retry().is_err() {
-                tracing::debug!("a connection could not be asked for a proof of its address");
+                tracing::debug!("a proof of an address could not be requested");
             }
             return;
         }
@@ -130,7 +130,7 @@ impl<P: Protocol> QuicListener<P> {
         let carrier = Carrier::Quic {
             bytes: quic_limits::first_bytes(P::HTTP),
         };
-        let slot = match admission.slots.admit(Key::of_address(address), carrier) {
+        let slot = match admission.slots.admit(PeerKey::of_address(address), carrier) {
             Ok(slot) => slot,
             Err(why) => {
                 listener.tallies.refused.count(|| format!("of {address}: {why}"));

@@ -14,7 +14,7 @@ use crate::stream::server_credentials::InForce;
 
 /// Why a connection ends that was proved before.
 pub(crate) const UNPROVEN: &str = "the certificate that this caller showed has ended, or is not accepted any more";
-/// The clock is looked at so often: a certificate may end in years, and the clock be set meanwhile.
+/// The clock is looked at this often: a certificate may end in years, and the clock be set meanwhile.
 const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(60);
 
 /// One connection of a peer.
@@ -37,7 +37,7 @@ pub(crate) struct InFlight {
 }
 
 impl Peer {
-    /// Gives a connection whose peer is known its slot among those of that peer; an error says why it has none.
+    /// Gives a connection whose peer is known its slot among those of that peer; an error is why it has none.
     pub(crate) fn admit(proof: Proof, mut slot: ConnectionSlot, listener: &ListenerState) -> Result<Self, String> {
         let identity = proof.identity.clone();
         slot.known_as(&identity)
@@ -59,7 +59,7 @@ impl Peer {
     /// Permits for one call, of the connection and of its peer.
     pub(crate) fn call(&self, listener: &ListenerState) -> Option<InFlight> {
         let of_connection = Arc::clone(&self.calls).try_acquire_owned().ok()?;
-        let of_peer = Arc::clone(&self.slot.share.calls).try_acquire_owned().ok()?;
+        let of_peer = Arc::clone(&self.slot.limits.calls).try_acquire_owned().ok()?;
         Some(InFlight {
             _counted: listener.count(),
             _of_peer: of_peer,
@@ -69,14 +69,14 @@ impl Peer {
 
     /// Permits for parameters, of the peer's share and of everybody's.
     pub(crate) fn permits(&self, listener: &ListenerState, bytes: usize) -> Option<Permits> {
-        let mut permits = self.slot.share.budget.try_take(bytes)?;
+        let mut permits = self.slot.limits.budget.try_take(bytes)?;
         permits.merge_other(listener.budget.try_take(bytes)?);
         Some(permits)
     }
 
     /// Permits for a result, of the peer's share and of everybody's, once they are free. The caller bounds the wait.
     pub(crate) async fn permits_for_result(&self, listener: &ListenerState, bytes: usize) -> Permits {
-        let mut permits = self.slot.share.unsent.take(bytes).await;
+        let mut permits = self.slot.limits.unsent.take(bytes).await;
         permits.merge_other(listener.budget.take(bytes).await);
         permits
     }

@@ -15,7 +15,7 @@ const DER_SEQUENCE: u8 = 0x30;
 /// PEM, in a file or in memory.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
-    /// Read when a listener is bound or told to read it again, and when a connection is made.
+    /// Read when a listener is bound, by [`crate::Serving::read_again`], and when a connection is made.
     File(PathBuf),
     /// The text itself.
     Text(String),

@@ -10,7 +10,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// What a server takes of a peer that has not begun a call, and holds for it.
 const FIRST_WINDOW_BYTES: u32 = 16 << 10;
 const FIRST_STREAMS: u32 = 2;
-/// What a stream may cost beside what its window says: quinn keeps so much for pieces that come out of order.
+/// What a stream may cost beside its window: quinn keeps this much for pieces that come out of order.
 const STREAM_BYTES: usize = 32 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// HTTP/3 has three of its own.

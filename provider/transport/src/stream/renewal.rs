@@ -17,7 +17,7 @@ pub struct Renewal {
 
 impl Renewal {
     /// Puts them in force. Handshakes from now on go by them; connections that are open go on, but for those whose
-    /// callers would not be let in any more: what these have begun is answered, and they are told to leave.
+    /// callers would not be let in any more: what these have begun is answered, and they are notified to leave.
     pub fn apply(self) {
         if let Some((in_force, credentials)) = self.read {
             in_force.send_replace(Arc::new(credentials));

@@ -11,7 +11,7 @@ use crate::Identity;
 use crate::endpoint::Authority;
 use crate::stream::accept::{Accepted, Socket};
 use crate::stream::byte_stream::ByteStream;
-use crate::stream::connection_slots::Key;
+use crate::stream::connection_slots::PeerKey;
 use crate::stream::proof::Proof;
 
 /// A port that is listened on.
@@ -19,7 +19,7 @@ use crate::stream::proof::Proof;
 pub(crate) struct TcpSocket(TcpListener);
 
 impl TcpSocket {
-    /// Binds the first address of a name. `beyond_loopback` tells whether it may be more than this machine's.
+    /// Binds the first address of a name. With `beyond_loopback` it may be more than this machine's.
     pub(crate) async fn bind(at: &Authority, beyond_loopback: bool) -> io::Result<Self> {
         Ok(Self(TcpListener::bind(resolve_own(at, beyond_loopback).await?).await?))
     }
@@ -45,7 +45,7 @@ impl Socket for TcpSocket {
             let (reader, writer) = stream.into_split();
             let upgraded = (ByteStream::new(reader, writer), Proof::from(identity.clone()));
             Ok(Accepted {
-                key: Key::of_address(address.ip()),
+                key: PeerKey::of_address(address.ip()),
                 identity,
                 handshake: ready(Ok(upgraded)).boxed(),
             })

@@ -13,7 +13,7 @@ use crate::endpoint::Authority;
 use crate::stream::accept::{Accepted, Socket};
 use crate::stream::byte_stream::ByteStream;
 use crate::stream::client_credentials::ClientCredentials;
-use crate::stream::connection_slots::Key;
+use crate::stream::connection_slots::PeerKey;
 use crate::stream::proof::{Proof, unreadable};
 use crate::stream::server_credentials::InForce;
 use crate::stream::tcp::{self, TcpSocket};
@@ -50,7 +50,7 @@ impl Socket for TlsSocket {
                 Ok((ByteStream::new(reader, writer), proof))
             };
             Ok(Accepted {
-                key: Key::of_address(address.ip()),
+                key: PeerKey::of_address(address.ip()),
                 identity,
                 handshake: handshake.boxed(),
             })

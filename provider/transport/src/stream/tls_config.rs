@@ -1,4 +1,4 @@
-//! What a listener and a caller are told of TLS, which is 1.3 and nothing before it.
+//! The TLS settings of a listener and of a caller: TLS 1.3, and nothing before it.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct ServerTls {
     pub certificate: Pem,
     /// The key of the first.
     pub key: Pem,
-    /// The authorities of callers. With it a caller without a certificate of theirs is refused, and each call tells
+    /// The authorities of callers. With it a caller without a certificate of theirs is refused, and each call has
     /// the names of its certificate. Without it anyone may call, over an encrypted connection.
     pub client_ca: Option<Pem>,
     /// What those authorities have revoked: a list of each of them, as PEM or (in a file) DER. A caller whose
@@ -33,7 +33,7 @@ pub struct ServerTls {
 pub struct ClientTls {
     /// The authorities of servers.
     pub server_ca: Pem,
-    /// What this caller shows, if the server asks for it.
+    /// What this caller shows, if the server requests it.
     pub identity: Option<ClientIdentity>,
     /// The name that the server's certificate must have, where it is not the endpoint's host.
     pub server_name: Option<String>,

@@ -1,4 +1,4 @@
-//! Unix sockets: a connection for each byte stream, of a peer whose user the kernel tells.
+//! Unix sockets: a connection for each byte stream, of a peer whose user the kernel knows.
 
 use std::fs::Permissions;
 use std::io;
@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::Identity;
 use crate::stream::accept::{Accepted, Socket};
 use crate::stream::byte_stream::ByteStream;
-use crate::stream::connection_slots::Key;
+use crate::stream::connection_slots::PeerKey;
 use crate::stream::proof::Proof;
 
 /// What the kernel calls a user that it does not know.
@@ -82,7 +82,7 @@ impl Socket for UnixSocket {
             let (reader, writer) = stream.into_split();
             let upgraded = (ByteStream::new(reader, writer), Proof::from(identity.clone()));
             Ok(Accepted {
-                key: Key::User(peer.uid()),
+                key: PeerKey::User(peer.uid()),
                 identity,
                 handshake: ready(Ok(upgraded)).boxed(),
             })

@@ -21,10 +21,10 @@ use crate::stream::session::queue::Queue;
 use crate::{Body, CallContext, CodecError, Error, Options, Resource};
 
 const READ_BYTES: usize = 16 << 10;
-/// A peer that is silent for so long is asked whether it is there; if it is silent for as long again, it is not.
+/// A peer that is silent for this time is sent a ping; if it is silent for as long again, it is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Of why a server ends a session.
+/// The longest reason that is logged of why a server ends a session.
 const MAX_REASON_CHARS: usize = 200;
 
 /// One session with a server.
@@ -71,7 +71,7 @@ impl Session {
             connection,
             ..
         } = stream;
-        // The errors of these are the place where a server says that it does not take this caller.
+        // A server that does not take this caller shows that by the errors of these.
         let greet = async {
             writer.write_all(&HELLO).await?;
             writer.flush().await
@@ -137,7 +137,7 @@ impl Session {
     }
 
     /// One call; the caller bounds its time. `waits_for` names what it waits for before anything is sent. Dropping the
-    /// future tells the server that nobody waits any more.
+    /// future notifies the server that nobody waits any more.
     pub(crate) async fn call(
         &self,
         cx: &CallContext,
@@ -161,7 +161,7 @@ impl Session {
             .push_body(|end| Kind::Call { end }, waiting.id, &context, params)
             .await;
         if let Err(error) = sent {
-            // What ended the session may have told this call of a better reason.
+            // What ended the session may have left this call a better reason.
             return done.await.unwrap_or(Err(error)).map(|(body, _)| body);
         }
         done.await.unwrap_or(Err(Error::Lost)).map(|(body, _)| body)
@@ -213,7 +213,7 @@ impl Drop for Waiting<'_> {
             let mut pending = self.inner.pending();
             pending.waiting.remove(&self.id).is_some()
         };
-        // A session that can't be told is over anyway.
+        // A session that can't be notified is over anyway.
         if unanswered && self.inner.queue.push_now(Kind::Cancel, self.id, &[]).is_err() {
             tracing::trace!("a call is given up with its session");
         }
@@ -252,7 +252,7 @@ impl Inner {
 
     async fn read(&self, mut reader: BoxRead, keep_alive: Duration) -> Result<(), Error> {
         let mut buffer = BytesMut::new();
-        let mut asked = false;
+        let mut pinged = false;
         loop {
             while let Some(frame) = codec::decode(&mut buffer)? {
                 self.take(frame)?;
@@ -260,12 +260,12 @@ impl Inner {
             buffer.reserve(READ_BYTES);
             match timeout_at(Instant::now() + keep_alive, reader.read_buf(&mut buffer)).await {
                 Ok(Ok(0)) => return Err(Error::Lost),
-                Ok(Ok(_)) => asked = false,
+                Ok(Ok(_)) => pinged = false,
                 Ok(Err(error)) => return Err(Error::lost(error)),
-                Err(_) if asked => return Err(Error::Lost),
+                Err(_) if pinged => return Err(Error::Lost),
                 Err(_) => {
                     self.queue.push_now(Kind::Ping, 0, &[])?;
-                    asked = true;
+                    pinged = true;
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::{CallContext, Error, Resource};
 pub(crate) const HELLO: [u8; 8] = *b"\xfafanout\x01";
 /// The server's greeting: [`HELLO`], then three numbers of 32 bits.
 pub(crate) const GREETING_BYTES: usize = HELLO.len() + 12;
-/// A larger body is sent in pieces of this size, between which other calls get their turn.
+/// A larger body is sent in pieces of this size, between which pieces of other calls are sent.
 pub(crate) const PIECE_BYTES: usize = 32 << 10;
 /// Largest payload of a frame: a piece of a body and what goes with a call.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 64 << 10;
@@ -25,14 +25,14 @@ pub(crate) const HEAD_BYTES: usize = 9;
 
 const MAX_CONTEXT_BYTES: usize = 4 << 10;
 
-/// What a server says of itself.
+/// A server's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Greeting {
     /// Largest parameters that it takes.
     pub(crate) max_body_bytes: u32,
     /// Calls at a time that it takes in one session.
     pub(crate) calls: u32,
-    /// It ends a session that was silent for so long.
+    /// It ends a session that was silent for this time.
     pub(crate) idle_ms: u32,
 }
 
@@ -59,7 +59,7 @@ impl Greeting {
     }
 }
 
-/// What a frame says. `End` goes for the last or only piece of a body.
+/// What a frame means. `end` goes for the last or only piece of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Of the caller: a call, with (the first piece of) its parameters.
@@ -81,7 +81,7 @@ pub(crate) enum Kind {
     /// Answered by `Pong`.
     Ping,
     Pong,
-    /// Of the server: it takes no new calls. Those under way are answered. It may say why, where it does not end
+    /// Of the server: it takes no new calls. Those under way are answered. It may give the reason, where it does not end
     /// itself.
     Leaving,
 }

@@ -16,7 +16,7 @@ use crate::stream::session::codec::{self, Kind, PIECE_BYTES};
 
 /// Beyond this, senders of bodies wait.
 const HIGH_WATER_BYTES: usize = 256 << 10;
-/// Beyond this, a peer asks for more answers (refusals, pongs) than it reads.
+/// Beyond this, a peer requests more answers (refusals, pongs) than it reads.
 const MAX_BYTES: usize = 2 * HIGH_WATER_BYTES;
 /// A buffer that has grown beyond this is given back once it is written.
 const KEPT_BYTES: usize = 64 << 10;
@@ -47,7 +47,7 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Queues a small frame now. An error if the peer does not read what it asked for.
+    /// Queues a small frame now. An error if the peer does not read what it requested.
     pub(crate) fn push_now(&self, kind: Kind, call: u32, payload: &[u8]) -> Result<(), Error> {
         {
             let mut state = self.state();

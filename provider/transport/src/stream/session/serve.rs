@@ -202,7 +202,7 @@ impl Session {
             let done = async {
                 self.tasks.close();
                 self.tasks.wait().await;
-                // Time for the caller to see that it is told to leave, and to close.
+                // Time for the caller to see the notice, and to close.
                 tokio::time::sleep(LAST_WORDS).await;
             };
             tokio::select! {
