@@ -15,7 +15,7 @@ use wrpc_transport::frame::{Incoming, Outgoing};
 
 use crate::chunks::Chunks;
 use crate::failure::Failure;
-use crate::frame_io::{FrameSink, FrameSource};
+use crate::frame_io::{read_frames, written_body};
 use crate::service::Answer;
 use crate::{Caller, Error, Service};
 
@@ -118,16 +118,15 @@ where
 {
     let failed = |error: anyhow::Error| Failure::Failed(format!("{error:#}"));
     let (body_tx, body) = oneshot::channel();
-    let outgoing = Outgoing::new(FrameSink::new(limit), |sink: FrameSink, written| async move {
-        let body = written
+    let outgoing = Outgoing::new(Vec::new(), move |written: Vec<u8>, done| async move {
+        let body = done
             .map_err(|error| Failure::Failed(error.to_string()))
-            .and_then(|()| sink.into_body().map_err(Failure::from));
+            .and_then(|()| written_body(written, limit).map_err(Failure::from));
         // Nobody waits for it any more if the invocation was cut off.
         drop(body_tx.send(body));
     });
     let no_paths: [&[Option<usize>]; 0] = [];
-    let source = FrameSource::new(parameters);
-    let incoming = Incoming::new(source, no_paths, false, |_, _| async {});
+    let incoming = Incoming::new(read_frames(parameters), no_paths, false, |_, _| async {});
     let port = Arc::new(Port(State::One {
         export: Arc::clone(&export),
         invocation: Mutex::new(Some((caller, outgoing, incoming))),

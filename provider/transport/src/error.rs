@@ -37,7 +37,7 @@ pub enum Error {
     Busy(Resource),
     /// No memory was left for a result that did arrive.
     #[error("no memory left for the result")]
-    NoRoom,
+    NoMemory,
     /// The NATS connection is down at the moment: nothing was sent.
     #[error("not connected to the lattice")]
     Disconnected,
@@ -194,59 +194,38 @@ impl Error {
     /// What is known of the handler.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        match self {
-            Self::NoResponders
-            | Self::Busy(_)
-            | Self::Disconnected
-            | Self::Unsupported(_)
-            | Self::Encode(_)
-            | Self::Options { .. }
-            | Self::Seed
-            | Self::Access(_)
-            | Self::Connect { .. }
-            | Self::Subscribe(_)
-            | Self::Publish(_)
-            | Self::Endpoint(_)
-            | Self::Misused { .. }
-            | Self::Unprotected { .. }
-            | Self::Listen { .. }
-            | Self::Tls { .. }
-            | Self::Unreachable { .. }
-            | Self::Refused { .. }
-            | Self::Leaving
-            | Self::TooLarge {
-                body: Body::Parameters, ..
-            } => Outcome::NotStarted,
-            Self::Incomplete | Self::Remote(_) => Outcome::Failed,
-            Self::Deadline { .. }
-            | Self::Closed
-            | Self::Lost
-            | Self::NoRoom
-            | Self::Protocol(_)
-            | Self::Decode(_)
-            | Self::TooLarge { .. } => Outcome::Unknown,
-        }
+        self.meaning().0
     }
 
     /// The stable code of this error, with a page in `docs/errors/`.
     #[must_use]
     pub fn code(&self) -> &'static str {
+        self.meaning().1
+    }
+
+    fn meaning(&self) -> (Outcome, &'static str) {
+        use Outcome::{Failed, NotStarted, Unknown};
         match self {
-            Self::NoResponders => "nobody-serves",
-            Self::Deadline { .. } => "call-deadline",
-            Self::TooLarge { .. } => "body-too-large",
-            Self::Busy(_) | Self::NoRoom => "too-busy",
-            Self::Disconnected | Self::Connect { .. } | Self::Unreachable { .. } => "peer-unreachable",
-            Self::Closed | Self::Lost => "connection-lost",
-            Self::Incomplete | Self::Remote(_) => "call-failed",
-            Self::Protocol(_) | Self::Unsupported(_) | Self::Encode(_) | Self::Decode(_) => "protocol-violation",
-            Self::Options { .. } => "invalid-limit",
-            Self::Endpoint(_) | Self::Misused { .. } => EndpointError::CODE,
-            Self::Unprotected { .. } => "unauthenticated-listener",
-            Self::Listen { .. } => "listen-failed",
-            Self::Seed | Self::Access(_) | Self::Tls { .. } => "invalid-credentials",
-            Self::Refused { .. } | Self::Subscribe(_) | Self::Publish(_) => "peer-refused",
-            Self::Leaving => "server-leaving",
+            Self::NoResponders => (NotStarted, "nobody-serves"),
+            Self::Deadline { .. } => (Unknown, "call-deadline"),
+            Self::TooLarge {
+                body: Body::Parameters, ..
+            } => (NotStarted, "body-too-large"),
+            Self::TooLarge { .. } => (Unknown, "body-too-large"),
+            Self::Busy(_) => (NotStarted, "too-busy"),
+            Self::NoMemory => (Unknown, "too-busy"),
+            Self::Disconnected | Self::Connect { .. } | Self::Unreachable { .. } => (NotStarted, "peer-unreachable"),
+            Self::Closed | Self::Lost => (Unknown, "connection-lost"),
+            Self::Incomplete | Self::Remote(_) => (Failed, "call-failed"),
+            Self::Protocol(_) | Self::Decode(_) => (Unknown, "protocol-violation"),
+            Self::Unsupported(_) | Self::Encode(_) => (NotStarted, "protocol-violation"),
+            Self::Options { .. } => (NotStarted, "invalid-limit"),
+            Self::Endpoint(_) | Self::Misused { .. } => (NotStarted, EndpointError::CODE),
+            Self::Unprotected { .. } => (NotStarted, "unauthenticated-listener"),
+            Self::Listen { .. } => (NotStarted, "listen-failed"),
+            Self::Seed | Self::Access(_) | Self::Tls { .. } => (NotStarted, "invalid-credentials"),
+            Self::Refused { .. } | Self::Subscribe(_) | Self::Publish(_) => (NotStarted, "peer-refused"),
+            Self::Leaving => (NotStarted, "server-leaving"),
         }
     }
 

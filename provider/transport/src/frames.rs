@@ -9,7 +9,7 @@ use crate::failure::too_large;
 use crate::{Body, Error};
 
 /// A root path, and a length of at most 5 bytes.
-pub(crate) const MAX_HEAD_BYTES: usize = 6;
+const MAX_HEAD_BYTES: usize = 6;
 
 /// Takes a number of at most 32 bits.
 pub(crate) fn leb128(bytes: &mut &[u8]) -> Result<Option<u32>, Error> {
@@ -31,27 +31,28 @@ pub(crate) fn leb128(bytes: &mut &[u8]) -> Result<Option<u32>, Error> {
     Ok(None)
 }
 
-/// What a frame of the root path begins with, and how long that is.
-pub(crate) fn head(data: usize, body: Body) -> Result<([u8; MAX_HEAD_BYTES], usize), Error> {
+/// What a frame of the root path begins with.
+pub(crate) fn head(data: usize, body: Body) -> Result<Bytes, Error> {
     let mut length = u32::try_from(data).map_err(|_| too_large(body, data, u32::MAX as usize))?;
-    let (mut head, mut end) = ([0; MAX_HEAD_BYTES], 1);
+    let mut head = BytesMut::with_capacity(MAX_HEAD_BYTES);
+    head.put_u8(0);
     loop {
         // The low 7 bits; the mask makes the conversion exact.
         let bits = (length & 0x7f) as u8;
         length >>= 7;
-        head[end] = if length == 0 { bits } else { bits | 0x80 };
-        end += 1;
         if length == 0 {
-            return Ok((head, end));
+            head.put_u8(bits);
+            return Ok(head.freeze());
         }
+        head.put_u8(bits | 0x80);
     }
 }
 
 /// A body as one frame.
 pub(crate) fn encode(data: &[u8], body: Body) -> Result<BytesMut, Error> {
-    let (head, end) = head(data.len(), body)?;
-    let mut bytes = BytesMut::with_capacity(end + data.len());
-    bytes.put_slice(&head[..end]);
+    let head = head(data.len(), body)?;
+    let mut bytes = BytesMut::with_capacity(head.len() + data.len());
+    bytes.put_slice(&head);
     bytes.put_slice(data);
     Ok(bytes)
 }

@@ -70,7 +70,7 @@ pub use stream::listen_options::ListenOptions;
 pub use stream::listener::{Listener, Serving};
 pub use stream::open_files::raise_open_files;
 pub use stream::pem::Pem;
-pub use stream::renewal::Renewal;
+pub use stream::server_credentials::Renewal;
 pub use stream::tls_config::{ClientIdentity, ClientTls, ServerTls};
 pub use tally::Tally;
 pub use values::encode;

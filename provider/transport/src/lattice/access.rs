@@ -191,34 +191,28 @@ impl Access {
         Ok((options, servers))
     }
 
-    fn who(&self, of_url: Option<Who>) -> Result<Who, Error> {
+    fn who(&self, of_url: Option<Login>) -> Result<Who, Error> {
         let (jwt, seed) = (self.user_jwt.trim(), self.user_seed.trim());
         if self.login != Login::Url && !(jwt.is_empty() && seed.is_empty()) {
             return Err(refused("two ways to log in are given: leave one"));
         }
         Ok(match &self.login {
-            Login::Url if seed.is_empty() => of_url.unwrap_or(Who::Nobody),
+            Login::Url if seed.is_empty() => Who::Login(of_url.unwrap_or_default()),
             Login::Url => {
                 let key = KeyPair::from_seed(seed).map_err(|_| Error::Seed)?;
                 let jwt = (!jwt.is_empty()).then(|| jwt.to_owned());
                 Who::Key(Box::new(key), jwt)
             }
-            Login::Password(user, password) => Who::Password(user.clone(), password.clone()),
-            Login::Token(token) => Who::Token(token.clone()),
-            Login::Credentials(file) => Who::Credentials(file.clone()),
-            Login::Nkey(file) => Who::Nkey(file.clone()),
+            login => Who::Login(login.clone()),
         })
     }
 }
 
 /// Who connects, by one of all ways to prove it.
 enum Who {
-    Nobody,
-    Password(String, SecretFrom),
-    Token(SecretFrom),
+    /// By [`Login::Url`] nobody: what stands before an `@` has become another login.
+    Login(Login),
     Key(Box<KeyPair>, Option<String>),
-    Credentials(PathBuf),
-    Nkey(PathBuf),
 }
 
 impl Who {
@@ -226,21 +220,21 @@ impl Who {
     fn auth(&self, nonce: &[u8]) -> Result<Auth, String> {
         let mut auth = Auth::new();
         match self {
-            Self::Nobody => {}
-            Self::Password(user, password) => {
+            Self::Login(Login::Url) => {}
+            Self::Login(Login::Password(user, password)) => {
                 auth.username = Some(user.clone());
                 auth.password = Some(password.read()?);
             }
-            Self::Token(token) => auth.token = Some(token.read()?),
+            Self::Login(Login::Token(token)) => auth.token = Some(token.read()?),
             Self::Key(key, jwt) => sign(&mut auth, key, jwt.clone(), nonce)?,
-            Self::Credentials(file) => {
+            Self::Login(Login::Credentials(file)) => {
                 let text = read(file)?;
                 let (jwt, seed) = credentials(&text)
                     .ok_or_else(|| format!("{} holds no user's JWT and seed, as `nsc` writes them", file.display()))?;
                 let key = key(seed, file)?;
                 sign(&mut auth, &key, Some(jwt.to_owned()), nonce)?;
             }
-            Self::Nkey(file) => {
+            Self::Login(Login::Nkey(file)) => {
                 let text = read(file)?;
                 let seed = seed(&text).ok_or_else(|| format!("{} holds no seed of a user's key", file.display()))?;
                 sign(&mut auth, &key(seed, file)?, None, nonce)?;
@@ -317,7 +311,7 @@ fn without_user(url: &str) -> String {
 }
 
 /// The servers of a list, and who connects by their URLs.
-fn servers(urls: &str) -> Result<(Vec<String>, Option<Who>), Error> {
+fn servers(urls: &str) -> Result<(Vec<String>, Option<Login>), Error> {
     let mut servers = Vec::new();
     let mut users: Vec<&str> = Vec::new();
     for (i, url) in items(urls).enumerate() {
@@ -360,7 +354,7 @@ fn servers(urls: &str) -> Result<(Vec<String>, Option<Who>), Error> {
 }
 
 /// Who stands before an `@`.
-fn named(user: &str) -> Result<Who, Error> {
+fn named(user: &str) -> Result<Login, Error> {
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
         decoded
@@ -369,9 +363,9 @@ fn named(user: &str) -> Result<Who, Error> {
     };
     let value = |text| Ok::<_, Error>(SecretFrom::Value(Secret(decoded(text)?)));
     Ok(match user.split_once(':') {
-        Some((user, password)) => Who::Password(decoded(user)?, value(password)?),
-        None if user.is_empty() => Who::Nobody,
-        None => Who::Token(value(user)?),
+        Some((user, password)) => Login::Password(decoded(user)?, value(password)?),
+        None if user.is_empty() => Login::Url,
+        None => Login::Token(value(user)?),
     })
 }
 

@@ -50,12 +50,6 @@ impl Client {
         }
     }
 
-    /// The prefix of the target.
-    #[must_use]
-    pub fn prefix(&self) -> &str {
-        &self.target.prefix
-    }
-
     pub(crate) fn options(&self) -> &Options {
         self.lattice.options()
     }

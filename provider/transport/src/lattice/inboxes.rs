@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use async_nats::{Client, HeaderMap, Message, Subject};
+use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 
 use crate::inbox_prefix::is_plain;
@@ -70,26 +70,6 @@ impl Inboxes {
     pub async fn answer(&self, nats: &Client, message: &Message, body: Bytes) -> Result<(), Error> {
         match self.reply_to(message) {
             Some(reply) => nats.publish(reply.into_subject(), body).await.map_err(publish_error),
-            None => Ok(()),
-        }
-    }
-
-    /// [`Inboxes::answer`] with headers.
-    ///
-    /// # Errors
-    /// As [`Inboxes::answer`].
-    pub async fn answer_with_headers(
-        &self,
-        nats: &Client,
-        message: &Message,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<(), Error> {
-        match self.reply_to(message) {
-            Some(reply) => nats
-                .publish_with_headers(reply.into_subject(), headers, body)
-                .await
-                .map_err(publish_error),
             None => Ok(()),
         }
     }

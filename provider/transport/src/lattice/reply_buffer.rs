@@ -156,7 +156,7 @@ impl ReplyBuffer {
         let Some(permits) = budget.try_take_for(&self.caller, payload.len().max(MIN_CHUNK_BYTES)) else {
             return self.end(Err(match self.body {
                 Body::Parameters => Error::Busy(Resource::Bytes),
-                Body::Result => Error::NoRoom,
+                Body::Result => Error::NoMemory,
             }));
         };
         self.permits.merge(permits);
@@ -260,7 +260,7 @@ mod tests {
             assert!(end(&mut buffer).is_pending());
         }
         buffer.on_data(ONE, &budget);
-        assert!(matches!(end(&mut buffer), Poll::Ready(Err(Error::NoRoom))));
+        assert!(matches!(end(&mut buffer), Poll::Ready(Err(Error::NoMemory))));
         assert_eq!(budget.taken(), 0, "a failed body gives its permits back at once");
     }
 

@@ -9,7 +9,7 @@ use crate::stream::byte_stream::ByteStream;
 use crate::stream::quic::QuicDialer;
 use crate::stream::rejection::rejection;
 use crate::stream::tls::TlsDialer;
-use crate::stream::tls_config::ClientTls;
+use crate::stream::tls_config::{ALPN_SESSION, ClientTls};
 use crate::stream::webtransport::WebDialer;
 use crate::stream::{tcp, unix};
 use crate::{CodecError, Endpoint, Error};
@@ -42,7 +42,7 @@ impl Dialer {
             Endpoint::Tcp(at) => Transport::Tcp(at.clone()),
             Endpoint::Tls(at) => Transport::Tls(TlsDialer::new(at, tls()?)?),
             Endpoint::Unix(path) => Transport::Unix(path.clone()),
-            Endpoint::Quic(at) => Transport::Quic(QuicDialer::new(at, tls()?, idle)?),
+            Endpoint::Quic(at) => Transport::Quic(QuicDialer::new(at, tls()?, ALPN_SESSION, idle, false)?),
             Endpoint::WebTransport(at, path) => Transport::WebTransport(WebDialer::new(at, path, tls()?, idle)?),
             Endpoint::Nats { .. } => return Err(misused("is no byte stream")),
         };

@@ -1,7 +1,6 @@
 //! Listening on anything but the lattice: one way to serve, whatever carries the bytes.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +8,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::endpoint::Authority;
 use crate::stream::accept::{Admission, Socket};
 use crate::stream::connection_slots::ConnectionSlots;
 use crate::stream::listen_options::ListenOptions;
 use crate::stream::listener_state::ListenerState;
-use crate::stream::multiplexed::{Protocol, QuicListener};
+use crate::stream::multiplexed::{Protocol as _, QuicListener};
 use crate::stream::quic::Quic;
-use crate::stream::renewal::Renewal;
-use crate::stream::server_credentials::{InForce, ServerCredentials};
+use crate::stream::server_credentials::{Renewal, ServerCredentials};
 use crate::stream::tcp::{TcpSocket, resolve_own};
 use crate::stream::tls::TlsSocket;
 use crate::stream::tls_config::{ALPNS, ServerTls};
@@ -67,36 +64,41 @@ impl Listener {
         options.check()?;
         let anyone = may_be_reached(endpoint, &options)?;
         let credentials = credentials(endpoint, &options)?;
-        let binding = Binding {
-            endpoint,
-            options: &options,
-            anyone,
-            credentials: credentials.as_ref(),
+        let in_force = || match &credentials {
+            Some((sender, _)) => Ok(sender.subscribe()),
+            None => Err(no_tls(endpoint)),
+        };
+        let failed = |source| Error::Listen {
+            endpoint: endpoint.clone(),
+            source,
         };
         let (bound, port) = match endpoint {
             Endpoint::Tcp(at) => {
-                let (socket, port) = binding.tcp(at).await?;
-                (Bound::Socket(Box::new(socket)), port)
+                let tcp = TcpSocket::bind(at, anyone).await.map_err(failed)?;
+                let port = tcp.port();
+                (Bound::Socket(Box::new(tcp)), port)
             }
             Endpoint::Tls(at) => {
-                let (socket, port) = binding.tcp(at).await?;
-                (
-                    Bound::Socket(Box::new(TlsSocket::new(socket, binding.in_force()?))),
-                    port,
-                )
+                let tcp = TcpSocket::bind(at, anyone).await.map_err(failed)?;
+                let port = tcp.port();
+                (Bound::Socket(Box::new(TlsSocket::new(tcp, in_force()?))), port)
             }
             Endpoint::Unix(path) => {
-                let socket = UnixSocket::bind(path, options.socket_mode).await;
-                let socket = socket.map_err(|error| binding.failed(error))?;
-                (Bound::Socket(Box::new(socket)), 0)
+                let unix = UnixSocket::bind(path, options.socket_mode).await.map_err(failed)?;
+                (Bound::Socket(Box::new(unix)), Ok(0))
             }
             Endpoint::Quic(at) => {
-                let (listener, port) = binding.quic(at, Quic).await?;
-                (Bound::Quic(listener), port)
+                let address = resolve_own(at, anyone).await.map_err(failed)?;
+                let quic = QuicListener::bind(address, in_force()?, Quic, &options).map_err(failed)?;
+                let port = quic.port();
+                (Bound::Quic(quic), port)
             }
             Endpoint::WebTransport(at, path) => {
-                let (listener, port) = binding.quic(at, WebTransport(path.clone())).await?;
-                (Bound::WebTransport(listener), port)
+                let address = resolve_own(at, anyone).await.map_err(failed)?;
+                let protocol = WebTransport(path.clone());
+                let web = QuicListener::bind(address, in_force()?, protocol, &options).map_err(failed)?;
+                let port = web.port();
+                (Bound::WebTransport(web), port)
             }
             Endpoint::Nats { .. } => {
                 return Err(Error::Misused {
@@ -105,6 +107,7 @@ impl Listener {
                 });
             }
         };
+        let port = port.map_err(failed)?;
         Ok(Self {
             endpoint: endpoint.with_port(port),
             bound,
@@ -217,48 +220,6 @@ impl fmt::Debug for Bound {
             Self::Quic(_) => "Quic",
             Self::WebTransport(_) => "WebTransport",
         })
-    }
-}
-
-/// What is being bound.
-struct Binding<'a> {
-    endpoint: &'a Endpoint,
-    options: &'a ListenOptions,
-    /// It may be reached from beyond this machine.
-    anyone: bool,
-    credentials: Option<&'a Credentials>,
-}
-
-impl Binding<'_> {
-    fn failed(&self, source: io::Error) -> Error {
-        Error::Listen {
-            endpoint: self.endpoint.clone(),
-            source,
-        }
-    }
-
-    fn in_force(&self) -> Result<InForce, Error> {
-        let credentials = self.credentials.ok_or_else(|| no_tls(self.endpoint))?;
-        Ok(credentials.0.subscribe())
-    }
-
-    async fn tcp(&self, at: &Authority) -> Result<(TcpSocket, u16), Error> {
-        let bound = async {
-            let socket = TcpSocket::bind(at, self.anyone).await?;
-            let port = socket.port()?;
-            Ok((socket, port))
-        };
-        bound.await.map_err(|error| self.failed(error))
-    }
-
-    async fn quic<P: Protocol>(&self, at: &Authority, protocol: P) -> Result<(QuicListener<P>, u16), Error> {
-        let credentials = self.in_force()?;
-        let address = resolve_own(at, self.anyone).await;
-        let address = address.map_err(|error| self.failed(error))?;
-        let listener = QuicListener::bind(address, credentials, protocol, self.options)?;
-        let listener = listener.map_err(|error| self.failed(error))?;
-        let port = listener.port().map_err(|error| self.failed(error))?;
-        Ok((listener, port))
     }
 }
 

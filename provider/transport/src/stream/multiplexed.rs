@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connecting, Connection, Endpoint, Incoming, ServerConfig};
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -21,8 +20,8 @@ use crate::stream::listener_state::{LAST_WORDS, ListenerState};
 use crate::stream::peer::{Peer, UNPROVEN};
 use crate::stream::proof::{Proof, unreadable};
 use crate::stream::quic_limits::{self, DONE, EXPIRED, Side, TOO_MANY};
-use crate::stream::server_credentials::{InForce, ServerCredentials};
-use crate::{CodecError, Error, Identity};
+use crate::stream::server_credentials::InForce;
+use crate::{CodecError, Identity};
 
 /// Handshakes at a time, and bytes that wait for each.
 const HANDSHAKES: usize = 256;
@@ -66,11 +65,8 @@ impl<P: Protocol> QuicListener<P> {
         credentials: InForce,
         protocol: P,
         options: &ListenOptions,
-    ) -> Result<io::Result<Self>, Error> {
-        let crypto = crypto(&credentials.borrow()).map_err(|source| Error::Tls {
-            what: "TLS".to_owned(),
-            source,
-        })?;
+    ) -> io::Result<Self> {
+        let crypto = Arc::clone(&credentials.borrow().quic);
         let mut config = ServerConfig::with_crypto(crypto);
         let transport = quic_limits::transport(Side::Server, options.idle_deadline, P::HTTP);
         config
@@ -78,12 +74,12 @@ impl<P: Protocol> QuicListener<P> {
             .max_incoming(HANDSHAKES)
             .incoming_buffer_size(HANDSHAKE_BYTES)
             .incoming_buffer_size_total(HANDSHAKES as u64 * HANDSHAKE_BYTES);
-        Ok(Endpoint::server(config.clone(), address).map(|endpoint| Self {
-            endpoint,
+        Ok(Self {
+            endpoint: Endpoint::server(config.clone(), address)?,
             config,
             protocol,
             credentials,
-        }))
+        })
     }
 
     pub(crate) fn port(&self) -> io::Result<u16> {
@@ -143,10 +139,8 @@ impl<P: Protocol> QuicListener<P> {
         let mut config = self.config.clone();
         // Where an address is all that is known of a peer, it stays what it was.
         config.migration(credentials.authenticate());
-        match crypto(&credentials) {
-            Ok(crypto) => config.crypto = crypto,
-            Err(error) => return listener.tallies.handshakes.count(|| format!("of {address}: {error}")),
-        }
+        let crypto = Arc::clone(&credentials.quic);
+        config.crypto = crypto;
         // Of its own, so that it ends with the connection.
         let config = Arc::new(config);
         let alive = Arc::downgrade(&config);
@@ -193,11 +187,6 @@ impl<P: Protocol> QuicListener<P> {
             }
         });
     }
-}
-
-/// What credentials are to QUIC.
-fn crypto(credentials: &ServerCredentials) -> Result<Arc<QuicServerConfig>, CodecError> {
-    Ok(Arc::new(QuicServerConfig::try_from(credentials.config())?))
 }
 
 fn proof_of(connection: &Connection) -> Option<Proof> {

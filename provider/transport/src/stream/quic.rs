@@ -14,7 +14,7 @@ use crate::stream::multiplexed::{Multiplexed, Protocol};
 use crate::stream::quic_limits::{self, Side};
 use crate::stream::tcp::resolve;
 use crate::stream::tls::server_name;
-use crate::stream::tls_config::{ALPN_SESSION, ALPNS, ClientTls};
+use crate::stream::tls_config::{ALPNS, ClientTls};
 use crate::{CodecError, Error};
 
 /// Byte streams from the beginning.
@@ -50,42 +50,27 @@ fn stream(writer: SendStream, reader: RecvStream) -> ByteStream {
 /// Whom to call, and as whom.
 #[derive(Debug)]
 pub(crate) struct QuicDialer {
-    at: Authority,
-    name: String,
-    caller: QuicCaller,
+    pub(crate) at: Authority,
+    /// What the server's certificate has to be of.
+    pub(crate) name: String,
+    credentials: ClientCredentials<Arc<QuicClientConfig>>,
+    transport: Arc<TransportConfig>,
 }
 
 impl QuicDialer {
-    pub(crate) fn new(at: &Authority, tls: &ClientTls, idle: Duration) -> Result<Self, Error> {
+    /// Names `alpn` to its server. A connection without a sign of life for `idle` is given up.
+    pub(crate) fn new(
+        at: &Authority,
+        tls: &ClientTls,
+        alpn: &'static [u8],
+        idle: Duration,
+        http: bool,
+    ) -> Result<Self, Error> {
         let name = tls.server_name.as_deref().unwrap_or(at.host());
         server_name(name)?;
         Ok(Self {
             at: at.clone(),
             name: name.to_owned(),
-            caller: QuicCaller::new(tls, ALPN_SESSION, idle, false)?,
-        })
-    }
-
-    /// A new byte stream, on a connection of its own.
-    pub(crate) async fn dial(&self) -> Result<ByteStream, CodecError> {
-        let remote = resolve(&self.at).await?;
-        let endpoint = quinn::Endpoint::client(any_port_towards(remote))?;
-        let connection = endpoint.connect_with(self.caller.config(), remote, &self.name)?.await?;
-        let (writer, reader) = connection.open_bi().await?;
-        Ok(stream(writer, reader).on((connection, endpoint)))
-    }
-}
-
-/// What a caller shows and trusts over QUIC, and its limits.
-#[derive(Debug)]
-pub(crate) struct QuicCaller {
-    credentials: ClientCredentials<Arc<QuicClientConfig>>,
-    transport: Arc<TransportConfig>,
-}
-
-impl QuicCaller {
-    pub(crate) fn new(tls: &ClientTls, alpn: &'static [u8], idle: Duration, http: bool) -> Result<Self, Error> {
-        Ok(Self {
             credentials: ClientCredentials::new(tls, alpn, |config| Ok(Arc::new(QuicClientConfig::try_from(config)?)))?,
             transport: Arc::new(quic_limits::transport(Side::Client, idle, http)),
         })
@@ -96,6 +81,15 @@ impl QuicCaller {
         let mut config = ClientConfig::new(self.credentials.current());
         config.transport_config(Arc::clone(&self.transport));
         config
+    }
+
+    /// A new byte stream, on a connection of its own.
+    pub(crate) async fn dial(&self) -> Result<ByteStream, CodecError> {
+        let remote = resolve(&self.at).await?;
+        let endpoint = quinn::Endpoint::client(any_port_towards(remote))?;
+        let connection = endpoint.connect_with(self.config(), remote, &self.name)?.await?;
+        let (writer, reader) = connection.open_bi().await?;
+        Ok(stream(writer, reader).on((connection, endpoint)))
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
@@ -26,7 +27,10 @@ pub(crate) type InForce = watch::Receiver<Arc<ServerCredentials>>;
 
 /// One reading of a listener's certificate, key, authorities and revocation lists.
 pub(crate) struct ServerCredentials {
-    config: Arc<ServerConfig>,
+    /// As TLS on a byte stream takes them.
+    pub(crate) tls: Arc<ServerConfig>,
+    /// As QUIC takes them.
+    pub(crate) quic: Arc<QuicServerConfig>,
     /// `None` lets in callers without a certificate.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -51,15 +55,13 @@ impl ServerCredentials {
         // A session that is resumed is not verified again: its certificate may be over, or revoked.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        let config = Arc::new(config);
+        let quic = QuicServerConfig::try_from(Arc::clone(&config));
         Ok(Self {
-            config: Arc::new(config),
+            quic: Arc::new(quic.map_err(|error| fault("the certificate", &tls.certificate, error))?),
+            tls: config,
             verifier,
         })
-    }
-
-    /// For one handshake.
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
     }
 
     /// True if callers have to show a certificate.
@@ -75,6 +77,25 @@ impl ServerCredentials {
                 verifier.verify_client_cert(own, intermediates, UnixTime::now()).is_ok()
             }
             _ => false,
+        }
+    }
+}
+
+/// Certificate, key, authorities and revocation lists that were read for a listener, and are not in force yet: see
+/// [`crate::Serving::read_again`]. Dropping it changes nothing.
+#[derive(Debug)]
+#[must_use = "it changes nothing before it is applied"]
+pub struct Renewal {
+    /// `None` for a listener that shows no certificate.
+    pub(crate) read: Option<(watch::Sender<Arc<ServerCredentials>>, ServerCredentials)>,
+}
+
+impl Renewal {
+    /// Puts them in force. Handshakes from now on go by them; connections that are open go on, but for those whose
+    /// callers would not be let in any more: what these have begun is answered, and they are notified to leave.
+    pub fn apply(self) {
+        if let Some((in_force, credentials)) = self.read {
+            in_force.send_replace(Arc::new(credentials));
         }
     }
 }

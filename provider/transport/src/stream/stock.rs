@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     };
     let _permits = timeout_at(deadline, peer.permits_for_result(&listener, body.len()))
         .await
-        .map_err(|_| Error::NoRoom)?;
+        .map_err(|_| Error::NoMemory)?;
     let answer = async {
         if !body.is_empty() {
             let frame = frames::encode(&body, Body::Result)?;

@@ -40,7 +40,7 @@ impl Socket for TlsSocket {
             let credentials = Arc::clone(&self.credentials.borrow());
             let without_certificate = identity.clone();
             let handshake = async move {
-                let stream = TlsAcceptor::from(credentials.config()).accept(tcp).await?;
+                let stream = TlsAcceptor::from(Arc::clone(&credentials.tls)).accept(tcp).await?;
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let proof = match credentials.authenticate() {
                     true => Proof::of_chain(chain).ok_or_else(unreadable)?,

@@ -13,9 +13,8 @@ use wtransport::{RecvStream, SendStream};
 use crate::endpoint::{Authority, UrlPath};
 use crate::stream::byte_stream::ByteStream;
 use crate::stream::multiplexed::{Multiplexed, Protocol};
-use crate::stream::quic::{QuicCaller, any_port_towards};
+use crate::stream::quic::{QuicDialer, any_port_towards};
 use crate::stream::tcp::resolve;
-use crate::stream::tls::server_name;
 use crate::stream::tls_config::ClientTls;
 use crate::{CodecError, Error};
 
@@ -62,29 +61,24 @@ fn stream(writer: SendStream, reader: RecvStream) -> ByteStream {
 /// Whom to call, and as whom.
 #[derive(Debug)]
 pub(crate) struct WebDialer {
-    at: Authority,
+    quic: QuicDialer,
+    /// The URL holds the name that the certificate must have, which may be another's than the host's.
     url: String,
-    caller: QuicCaller,
 }
 
 impl WebDialer {
     pub(crate) fn new(at: &Authority, path: &UrlPath, tls: &ClientTls, idle: Duration) -> Result<Self, Error> {
-        let name = tls.server_name.as_deref().unwrap_or(at.host());
-        server_name(name)?;
-        Ok(Self {
-            at: at.clone(),
-            url: format!("https://{}{}", Authority::new(name, at.port()), path.as_str()),
-            caller: QuicCaller::new(tls, WEBTRANSPORT_ALPN, idle, true)?,
-        })
+        let quic = QuicDialer::new(at, tls, WEBTRANSPORT_ALPN, idle, true)?;
+        let url = format!("https://{}{}", Authority::new(&*quic.name, at.port()), path.as_str());
+        Ok(Self { quic, url })
     }
 
     /// A new byte stream, on a connection of its own.
     pub(crate) async fn dial(&self) -> Result<ByteStream, CodecError> {
-        let remote = resolve(&self.at).await?;
+        let remote = resolve(&self.quic.at).await?;
         let mut config = wtransport::ClientConfig::builder()
             .with_bind_address(any_port_towards(remote))
-            .build_with_quic_config(self.caller.config());
-        // The URL holds the name that the certificate must have, which may be another's.
+            .build_with_quic_config(self.quic.config());
         config.set_dns_resolver(Fixed(remote));
         let endpoint = wtransport::Endpoint::client(config)?;
         let connection = endpoint.connect(self.url.as_str()).await?;

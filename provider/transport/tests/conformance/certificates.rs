@@ -9,10 +9,10 @@ use fanout_transport::{
     CallContext, CertificateNames, ClientIdentity, ClientTls, ConnectOptions, Endpoint, Error, Identity, ListenOptions,
     Listener, Outcome, Pem, Remote, ServerTls, Service, Serving,
 };
+use wrpc_transport::InvokeExt as _;
 
 use crate::security::ENCRYPTED;
 use crate::stock_peer::StockPeer;
-use crate::support::bindings::test::echo::echo;
 use crate::support::{INSTANCE, PATIENCE, eventually, eventually_async};
 
 /// Whoever called last.
@@ -58,6 +58,12 @@ async fn poke(remote: &Remote) -> Result<(), Error> {
     Ok(())
 }
 
+async fn poke_as_stock(peer: &StockPeer) {
+    let no_paths: [&[Option<usize>]; 0] = [];
+    let poked = peer.invoke_values_blocking::<_, _, (bool,)>((), INSTANCE, "poke", (), no_paths);
+    assert_eq!(poked.await.expect("an answer"), (true,));
+}
+
 fn names(uris: &[&str], dns: &[&str], common_name: Option<&str>) -> Identity {
     let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     Identity::Certificate(Arc::new(CertificateNames {
@@ -95,9 +101,8 @@ async fn a_caller_is_known_by_every_name_of_its_certificate_each_of_its_kind() {
             assert_eq!(last(), Some(expected.clone()), "{url} {shown:?}");
             if !url.starts_with("webtransport") {
                 let peer = StockPeer::connect(&server, &authority, shown).await;
-                // It has no result to wait for.
-                echo::poke(&peer, ()).await.expect("it is sent");
-                eventually("a stock peer is known as well", || last() == Some(expected.clone())).await;
+                poke_as_stock(&peer).await;
+                assert_eq!(last(), Some(expected), "stock over {url} {shown:?}");
             }
         }
     }
@@ -173,7 +178,7 @@ async fn a_connection_of_a_stock_peer_ends_with_its_certificate_too() {
         ..TestNames::default()
     };
     let peer = StockPeer::connect(&server, &authority, &short).await;
-    echo::poke(&peer, ()).await.expect("it is sent");
+    poke_as_stock(&peer).await;
     eventually("it is closed", || server.connections() == 0).await;
 }
 

@@ -334,7 +334,7 @@ impl Inner {
             return Err(too_large(Body::Result, bytes, self.max_result_bytes));
         }
         call.permits
-            .merge(self.budget.try_take(payload.len()).ok_or(Error::NoRoom)?);
+            .merge(self.budget.try_take(payload.len()).ok_or(Error::NoMemory)?);
         if !(end && call.body.is_empty()) {
             call.body.extend_from_slice(payload);
         }
