@@ -3,17 +3,19 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunks::Chunks;
 use crate::failure::{Failure, too_large};
 use crate::guard::{Guard, Refusal};
+use crate::result_budget::{Reserve, Reserved, ResultBudget, ResultPermits};
 use crate::service::{Handler, Service};
 use crate::shape::Shape;
 use crate::shares::{CallerKey, Share, Shares};
@@ -23,8 +25,24 @@ use crate::{Body, Caller, Error, Options};
 const MAX_REFUSALS: usize = 64;
 
 tokio::task_local! {
-    /// What the invocation that runs here holds of its function.
-    static HELD: RefCell<Vec<Share>>;
+    /// The invocation that runs here.
+    static INVOCATION: Invocation;
+}
+
+/// What an invocation holds while its handler runs.
+struct Invocation {
+    /// Of its function: its permit among the handlers that run, and in the queue.
+    held: RefCell<Vec<Share>>,
+    caller: CallerKey,
+    results: Arc<dyn Reserve>,
+    reserved: RefCell<Option<Reserved>>,
+}
+
+/// The result of an invocation, and its permits until it is sent.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) body: Bytes,
+    pub(crate) permits: ResultPermits,
 }
 
 /// Gives back what this invocation holds of its function: its permit among the handlers that run, and in the queue. For
@@ -32,7 +50,30 @@ tokio::task_local! {
 /// to it. Outside of an invocation it does nothing.
 pub fn wait_aside() {
     // Nothing is held where no invocation runs.
-    HELD.try_with(|held| drop(std::mem::take(&mut *held.borrow_mut()))).ok();
+    INVOCATION
+        .try_with(|invocation| drop(std::mem::take(&mut *invocation.held.borrow_mut())))
+        .ok();
+}
+
+/// Takes the permits for a result of so many bytes out of the caller's share, as soon as they are free; instead of those that
+/// were taken before. For a handler that makes large results: it makes none that nobody has room for, while a caller that
+/// does not read its results waits for its own. The permits are kept until the result is sent. The wait is bounded by the
+/// invocation's deadline, and by whoever calls this. Outside of an invocation it does nothing.
+pub async fn reserve_result(bytes: usize) {
+    release_result();
+    let reserve = |invocation: &Invocation| Arc::clone(&invocation.results).reserve(invocation.caller.clone(), bytes);
+    let Ok(reserved) = INVOCATION.try_with(reserve) else {
+        return;
+    };
+    let reserved = reserved.await;
+    INVOCATION
+        .try_with(|invocation| drop(invocation.reserved.replace(Some(reserved))))
+        .ok();
+}
+
+/// Gives back what [`reserve_result`] took: for a handler that waits, and makes no result yet.
+pub fn release_result() {
+    INVOCATION.try_with(|invocation| drop(invocation.reserved.take())).ok();
 }
 
 /// Served functions by instance and name.
@@ -145,17 +186,22 @@ impl Admitted {
         (&self.function.instance, &self.function.func)
     }
 
-    /// Runs the handler until it is done, the deadline passed or the server stops. A panic of it ends here.
-    pub(crate) async fn run(
+    /// Runs the handler until it is done, the deadline passed or the server stops. A panic of it ends here. The result has
+    /// its permits of `results`.
+    pub(crate) async fn run<B: ResultBudget>(
         self,
         parameters: Chunks,
         deadline: Instant,
         stop: &CancellationToken,
-    ) -> Result<Bytes, Failure> {
+        results: &Arc<B>,
+    ) -> Result<Answer, Failure> {
         let function = &*self.function;
         let (caller, share) = match self.state {
             State::In(caller, share) => (caller, share),
-            State::Refused(refusal, _refusing) => return refusal.into_answer(),
+            State::Refused(refusal, _refusing) => {
+                let permits = ResultPermits::default();
+                return refusal.into_answer().map(|body| Answer { body, permits });
+            }
         };
         let limit = function.max_result_bytes;
         let work = async {
@@ -167,20 +213,39 @@ impl Admitted {
                 };
                 (function.handler)(*caller, parameters, limit).await
             };
-            HELD.scope(RefCell::new(vec![permit, share]), handling).await
+            let invocation = Invocation {
+                held: RefCell::new(vec![permit, share]),
+                caller: CallerKey::clone(&self.key),
+                results: Arc::<B>::clone(results),
+                reserved: RefCell::default(),
+            };
+            let mut handling = pin!(INVOCATION.scope(invocation, handling));
+            let body = handling.as_mut().await;
+            let invocation = handling.take_value();
+            let reserved = invocation.and_then(|invocation| invocation.reserved.into_inner());
+            body.map(|body| (body, reserved))
         };
-        tokio::select! {
+        let (body, reserved) = tokio::select! {
             biased;
             done = AssertUnwindSafe(work).catch_unwind() => match done {
-                Ok(Ok(body)) if body.len() > limit => {
-                    Err(too_large(Body::Result, body.len(), limit).into())
-                }
-                Ok(done) => done,
-                Err(_) => Err(Failure::Failed("the handler panicked".into())),
+                Ok(done) => done?,
+                Err(_) => return Err(Failure::Failed("the handler panicked".into())),
             },
-            () = sleep_until(deadline) => Err(Failure::Failed("the deadline passed".into())),
-            () = stop.cancelled() => Err(Failure::Failed("the server stops".into())),
+            () = sleep_until(deadline) => return Err(Failure::Failed("the deadline passed".into())),
+            () = stop.cancelled() => return Err(Failure::Failed("the server stops".into())),
+        };
+        if body.len() > limit {
+            return Err(too_large(Body::Result, body.len(), limit).into());
         }
+        let permits = match reserved {
+            Some(reserved) if reserved.bytes >= body.len() => reserved.permits,
+            less => {
+                drop(less);
+                let taken = timeout_at(deadline, results.take(&self.key, body.len())).await;
+                taken.map_err(|_| Failure::Failed("no memory left for the result".into()))?
+            }
+        };
+        Ok(Answer { body, permits })
     }
 }
 

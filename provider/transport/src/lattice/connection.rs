@@ -17,6 +17,8 @@ use crate::lattice::inboxes::Inboxes;
 use crate::lattice::publish_batcher::{self, PublishBatcher};
 use crate::lattice::reply_buffer::ReplyBuffer;
 use crate::lattice::wire::publish_error;
+use crate::result_budget::{ResultBudget, ResultPermits};
+use crate::shares::CallerKey;
 use crate::{Error, Options};
 
 /// A connection to the lattice, shared by all clients and servers on it. Cheap to clone.
@@ -122,6 +124,15 @@ impl Lattice {
     #[must_use]
     pub fn inboxes(&self) -> &Inboxes {
         &self.0.inboxes
+    }
+}
+
+impl ResultBudget for Connection {
+    async fn take(&self, caller: &CallerKey, bytes: usize) -> ResultPermits {
+        ResultPermits {
+            _of_all: self.budget.take_for(caller, bytes).await,
+            ..ResultPermits::default()
+        }
     }
 }
 

@@ -21,11 +21,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::budget::Permits;
 use crate::chunks::Chunks;
 use crate::failure::Failure;
+use crate::functions::Answer;
 use crate::lattice::connection::Connection;
 use crate::lattice::inboxes::ReplyTo;
 use crate::lattice::reply_buffer::ReplyBuffer;
 use crate::lattice::reply_slot::ReplySlot;
 use crate::lattice::wire;
+use crate::result_budget::ResultPermits;
 use crate::shares::CallerKey;
 use crate::{Body, Error};
 
@@ -37,8 +39,6 @@ const RESULTS: &str = "results";
 pub(crate) struct Exchange {
     connection: Arc<Connection>,
     reply: ReplyTo,
-    /// Whose share of bytes its result is charged to.
-    caller: CallerKey,
     fanout: bool,
     /// Absent when everything is here and nothing has to be acknowledged.
     slot: Option<ReplySlot>,
@@ -74,7 +74,6 @@ impl Exchange {
         let exchange = Self {
             connection: Arc::clone(connection),
             reply,
-            caller: CallerKey::clone(caller),
             fanout,
             slot,
         };
@@ -104,7 +103,7 @@ impl Exchange {
     pub(crate) async fn run(
         self,
         deadline: Instant,
-        work: impl Future<Output = Result<Bytes, Failure>>,
+        work: impl Future<Output = Result<Answer, Failure>>,
     ) -> Result<(), Failure> {
         match timeout_at(deadline, self.handshake()).await {
             Ok(sent) => sent?,
@@ -115,19 +114,10 @@ impl Exchange {
             done = work => done,
             never = self.repeat_handshake() => match never {},
         };
-        let failure = result.as_ref().err().cloned();
-        let permits = match &result {
-            Ok(body) => timeout_at(deadline, self.connection.budget.take_for(&self.caller, body.len())).await,
-            Err(_) => Ok(Permits::default()),
+        let (result, failure, _permits) = match result {
+            Ok(Answer { body, permits }) => (Ok(body), None, permits),
+            Err(failure) => (Err(failure.clone()), Some(failure), ResultPermits::default()),
         };
-        let (result, _permits) = match permits {
-            Ok(permits) => (result, permits),
-            Err(_) => (
-                Err(Failure::Failed("no memory left for the result".into())),
-                Permits::default(),
-            ),
-        };
-        let failure = failure.or_else(|| result.as_ref().err().cloned());
         match timeout(self.connection.options.answer_deadline(), self.answer(result)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.into()),

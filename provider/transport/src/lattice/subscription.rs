@@ -181,7 +181,7 @@ impl Subscription {
         let invocation = self.shared.invocations.track_future(async move {
             let (instance, func) = admitted.function();
             let (name, key) = (format!("{instance}.{func}"), CallerKey::clone(admitted.key()));
-            let work = admitted.run(parameters, deadline, &this.shared.stop);
+            let work = admitted.run(parameters, deadline, &this.shared.stop, &this.shared.lattice.0);
             let done = exchange.run(deadline, work).await;
             if let Err(failure) = done {
                 let failed = &this.shared.tallies.failed;

@@ -11,6 +11,9 @@ use crate::budget::Permits;
 use crate::chunks::Chunks;
 use crate::failure::Failure;
 use crate::frames::{self, Frames};
+use crate::functions::Answer;
+use crate::result_budget::{ResultBudget, ResultPermits};
+use crate::shares::CallerKey;
 use crate::stream::byte_stream::{BoxRead, ByteStream};
 use crate::stream::listener_state::{LAST_WORDS, ListenerState};
 use crate::stream::peer::Peer;
@@ -58,8 +61,11 @@ pub(crate) async fn serve(
         () = gone => return Err(Error::Lost),
         () = sleep_until(deadline) => Err(Failure::Failed("the deadline passed".into())),
     };
-    let body = match result {
-        Ok(body) => body,
+    let Answer {
+        body,
+        permits: _permits,
+    } = match result {
+        Ok(answer) => answer,
         Err(failure) => {
             let calls = &listener.tallies.calls;
             calls.count(|| {
@@ -67,12 +73,12 @@ pub(crate) async fn serve(
                 format!("{instance}.{func}, called by {}: {failure}", peer.identity)
             });
             // wRPC's framing has no word for a failure but a stream that ends without a result.
-            Bytes::new()
+            Answer {
+                body: Bytes::new(),
+                permits: ResultPermits::default(),
+            }
         }
     };
-    let _permits = timeout_at(deadline, peer.permits_for_result(&listener, body.len()))
-        .await
-        .map_err(|_| Error::NoMemory)?;
     let answer = async {
         if !body.is_empty() {
             let frame = frames::encode(&body, Body::Result)?;
@@ -109,13 +115,13 @@ async fn read_leftover(reader: &mut BoxRead) {
 
 /// Reads parameters and runs the handler meanwhile, from the first whole frame on.
 async fn call(
-    listener: &ListenerState,
+    listener: &Arc<ListenerState>,
     peer: &Peer,
     header: &stock_reader::Header,
     stream: &mut ByteStream,
     mut buffer: BytesMut,
     deadline: Instant,
-) -> Result<Bytes, Failure> {
+) -> Result<Answer, Failure> {
     let caller = Caller::known_as(peer.identity.clone());
     let admitted = listener.functions.admit(&header.instance, &header.func, caller, &[])?;
     let mut frames = Frames::new(Body::Parameters, listener.options.limits.max_body_bytes);
@@ -166,8 +172,28 @@ async fn call(
         drop(chunks);
         std::future::pending::<Result<std::convert::Infallible, Failure>>().await
     };
+    let parameters = Chunks::whole(Bytes::new(), Permits::default()).and(parameters);
+    let results = Arc::new(PeerResults {
+        listener: Arc::clone(listener),
+        peer: peer.clone(),
+    });
     tokio::select! {
-        result = admitted.run(Chunks::whole(Bytes::new(), Permits::default()).and(parameters), deadline, &listener.stop) => result,
+        result = admitted.run(parameters, deadline, &listener.stop, &results) => result,
         never = pump => match never { Ok(never) => match never {}, Err(failure) => Err(failure) },
+    }
+}
+
+/// Where results of one connection's call take their permits.
+struct PeerResults {
+    listener: Arc<ListenerState>,
+    peer: Peer,
+}
+
+impl ResultBudget for PeerResults {
+    async fn take(&self, _: &CallerKey, bytes: usize) -> ResultPermits {
+        ResultPermits {
+            _of_all: self.peer.permits_for_result(&self.listener, bytes).await,
+            ..ResultPermits::default()
+        }
     }
 }

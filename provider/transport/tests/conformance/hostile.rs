@@ -1,11 +1,12 @@
 //! Peers that mean harm, on every transport: each costs only itself, and that not for long.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_transport::testing::RawStream;
-use fanout_transport::{CallContext, ListenOptions, Options, Remote, Serving};
+use fanout_transport::{CallContext, ListenOptions, Options, Remote, Service, Serving};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -308,6 +309,58 @@ async fn hoarding(wire: Listening) {
     all_free(&server, 1).await;
 }
 
+/// A handler that reserves makes no result that nobody has room for, however many its caller asks for and does not read.
+async fn reserving(wire: Listening) {
+    const CALLS: usize = 64;
+    let options = ListenOptions {
+        limits: Options {
+            max_body_bytes: MIB,
+            buffered_bytes: 4 * MIB,
+            serve_deadline: 4 * PATIENCE,
+            repeat_after: Duration::from_secs(1),
+            ..Options::default()
+        },
+        ..ListenOptions::default()
+    };
+    let (begun, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let service = Service::new().direct(INSTANCE, "bytes", {
+        let (begun, made) = (Arc::clone(&begun), Arc::clone(&made));
+        move |_, (size,): (u32,)| {
+            let (begun, made) = (Arc::clone(&begun), Arc::clone(&made));
+            async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                let size = size as usize;
+                fanout_transport::reserve_result(size + 16).await;
+                made.fetch_add(1, Ordering::Relaxed);
+                Ok(Bytes::from(vec![0; size]))
+            }
+        }
+    });
+    let server = wire.start(&service, options.clone()).await;
+    let mut bytes = HELLO.to_vec();
+    for call in 0..CALLS as u32 {
+        let payload = [context("bytes"), vec![0x80, 0x80, 0x3f]].concat();
+        let length = u32::try_from(payload.len()).expect("short");
+        bytes.extend(frame(0x11, call, length, &payload));
+    }
+    let mut hoarder = wire.raw_as("hoarder").await;
+    hoarder.writer.write_all(&bytes).await.expect("sent");
+    hoarder.writer.flush().await.expect("sent");
+    eventually("every call has begun", || begun.load(Ordering::Relaxed) == CALLS).await;
+    // What the kernel takes for a peer that does not read is sent.
+    let made_at_once = made.load(Ordering::Relaxed);
+    assert!(
+        made_at_once < CALLS / 2,
+        "{made_at_once} results are made for a peer that reads none"
+    );
+    let remote = wire.call(options.limits).await.expect("it can be called");
+    let cx = CallContext::within(PATIENCE);
+    let result = echo::bytes(&remote, cx, 900_000).await;
+    assert_eq!(result.expect("an answer").len(), 900_000);
+    drop(hoarder);
+    all_free(&server, 1).await;
+}
+
 /// Memory of this process, both ends.
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("this process");
@@ -355,6 +408,10 @@ macro_rules! against {
             #[tokio::test(flavor = "multi_thread")]
             async fn answers_that_are_not_read_are_given_up() {
                 super::unread($wire).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn results_that_nobody_has_room_for_are_not_made() {
+                super::reserving($wire).await;
             }
             #[tokio::test(flavor = "multi_thread")]
             async fn silent_connections_are_let_go() {

@@ -17,8 +17,10 @@ use tokio_util::task::TaskTracker;
 use crate::budget::{Budget, Permits};
 use crate::chunks::Chunks;
 use crate::failure::{Failure, too_large};
-use crate::functions::Admitted;
+use crate::functions::{Admitted, Answer};
 use crate::group::Group;
+use crate::result_budget::{ResultBudget, ResultPermits};
+use crate::shares::CallerKey;
 use crate::stream::byte_stream::{BoxRead, ByteStream};
 use crate::stream::listener_state::{LAST_WORDS, ListenerState};
 use crate::stream::peer::{InFlight, Peer, UNPROVEN};
@@ -159,6 +161,17 @@ enum End {
     Closed,
     /// This server leaves, and has answered everything.
     Left,
+}
+
+impl ResultBudget for Session {
+    async fn take(&self, _: &CallerKey, bytes: usize) -> ResultPermits {
+        // First of this session: one whose peer does not read waits for itself.
+        let of_session = self.unsent.take(bytes).await;
+        ResultPermits {
+            _of_all: self.peer.permits_for_result(&self.listener, bytes).await,
+            _of_session: of_session,
+        }
+    }
 }
 
 impl Session {
@@ -365,7 +378,9 @@ impl Session {
         self.running().insert(id, abort);
         let call = async move {
             let parameters = Chunks::whole(body, permits);
-            let result = admitted.run(parameters, deadline, &session.listener.stop).await;
+            let result = admitted
+                .run(parameters, deadline, &session.listener.stop, &session)
+                .await;
             // From here on it can't be cancelled: a part of an answer would break the session.
             session.running().remove(&id);
             if let Err(failure) = &result {
@@ -373,7 +388,7 @@ impl Session {
                 let calls = &session.listener.tallies.calls;
                 calls.count(|| format!("{}.{}, called by {peer}: {failure}", call.instance, call.func));
             }
-            session.answer(id, deadline, result).await;
+            session.answer(id, result).await;
             drop(in_flight);
         };
         let call = Abortable::new(call, registration).map(drop);
@@ -381,26 +396,9 @@ impl Session {
         Ok(())
     }
 
-    async fn answer(&self, id: u32, deadline: Instant, result: Result<Bytes, Failure>) {
-        let permits = match &result {
-            Ok(body) => {
-                let take = async {
-                    let of_session = self.unsent.take(body.len()).await;
-                    (
-                        of_session,
-                        self.peer.permits_for_result(&self.listener, body.len()).await,
-                    )
-                };
-                timeout_at(deadline, take).await
-            }
-            Err(_) => Ok(<(Permits, Permits)>::default()),
-        };
-        let result = match &permits {
-            Ok(_) => result,
-            Err(_) => Err(Failure::Failed("no memory left for the result".into())),
-        };
+    async fn answer(&self, id: u32, result: Result<Answer, Failure>) {
         let sent = match &result {
-            Ok(body) => {
+            Ok(Answer { body, permits: _ }) => {
                 let body = self.queue.push_body(|end| Kind::Result { end }, id, &[], body);
                 timeout(self.listener.options.limits.answer_deadline(), body)
                     .await
