@@ -1,7 +1,7 @@
 //! `inbox`: deliveries for those who fetch them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanout_plan::link::Grant;
@@ -12,6 +12,7 @@ use fanout_wit::bus::exports::fanout::bus::inbox::Handler;
 use fanout_wit::types::{
     self as wit, FetchedDeliveries, InboxError, LeasedDelivery, SettleError, Settlement, SettlementOutcome, Verdict,
 };
+use tokio::time::timeout;
 
 use super::backend::{Authority, Backend, Owned as _, OwnedBy, Rights as _};
 use super::convert::problem;
@@ -19,7 +20,10 @@ use super::errors::{inbox_refusal, settle_problem, settle_refusal};
 use super::exports::Exports;
 use super::guard::{Interface, again, granted, may, of_each, once};
 use super::shapes::SETTLEMENTS;
-use crate::inbox::{Ask, MAX_WAITING, Seal, Waits};
+use crate::inbox::{Ask, DEFAULT_BYTES, MAX_BYTES, MAX_WAITING, Seal, Waits};
+
+/// How long a fetch waits for permits for its result: with its wait for a delivery it stays below the transport's deadline.
+const RESERVED_WITHIN: Duration = Duration::from_millis(500);
 
 /// The deliveries of one fetch.
 pub(super) struct Fetched<L> {
@@ -29,6 +33,13 @@ pub(super) struct Fetched<L> {
     pub(super) caught_up: Option<wit::CatchUp>,
     /// It would have waited if fewer fetches of the subscription did.
     pub(super) crowded: bool,
+}
+
+impl<L> Fetched<L> {
+    /// Whether the subscription has an end and reached it.
+    fn is_over(&self) -> bool {
+        self.caught_up.as_ref().is_some_and(|caught_up| caught_up.finished)
+    }
 }
 
 /// What came of a settlement.
@@ -124,9 +135,8 @@ impl<B: Backend> Exports<B> {
         let owned = self.fetchable(caller, name).map_err(inbox_refusal)?;
         let seal = self.backend.seal().await.map_err(inbox_refusal)?;
         let (waits, ask) = self.wait_aside(caller, ask);
-        let fetched = self.backend.fetch(caller, &owned, ask).await?;
-        let is_over = fetched.caught_up.as_ref().is_some_and(|c| c.finished);
-        if (waits.is_none() || fetched.crowded) && fetched.deliveries.is_empty() && !is_over {
+        let fetched = self.fetch_what_fits(caller, &owned, ask).await?;
+        if (waits.is_none() || fetched.crowded) && fetched.deliveries.is_empty() && !fetched.is_over() {
             return Err(inbox_refusal(self.too_many_fetches(caller, name)));
         }
         let leased = fetched.deliveries.into_iter().map(|(delivery, traceparent, lease)| {
@@ -141,6 +151,55 @@ impl<B: Backend> Exports<B> {
             lease_ms: u64::try_from(fetched.lease.as_millis()).unwrap_or(u64::MAX),
             caught_up: fetched.caught_up,
         })
+    }
+
+    /// Fetches what is there; where nothing is, waits for the first delivery and fetches what is there beside it. Before
+    /// anything is fetched, the caller's share of results has permits for it: a caller that does not read its answers has
+    /// no more of them made. A fetch that waits holds none, and is worth one delivery.
+    async fn fetch_what_fits(
+        &self,
+        caller: &Caller,
+        owned: &OwnedBy<B>,
+        ask: Ask,
+    ) -> Result<Fetched<B::Lease>, InboxError> {
+        let bytes = ask.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
+        let at_once = Ask {
+            wait: Duration::ZERO,
+            ..ask
+        };
+        if !reserve(bytes).await {
+            return Err(inbox_refusal(unread_answers(caller, owned.subscription())));
+        }
+        let fetched = self.backend.fetch(caller, owned, at_once).await?;
+        if !fetched.deliveries.is_empty() || fetched.is_over() || ask.wait.is_zero() {
+            return Ok(fetched);
+        }
+        fanout_transport::release_result();
+        let mut fetched = self.backend.fetch(caller, owned, Ask { most: 1, ..ask }).await?;
+        let taken: usize = fetched
+            .deliveries
+            .iter()
+            .map(|(delivery, ..)| delivery.event.data.len())
+            .sum();
+        let bytes_left = bytes.saturating_sub(taken as u64);
+        if fetched.deliveries.is_empty() || ask.most <= 1 || bytes_left == 0 {
+            return Ok(fetched);
+        }
+        let since = Instant::now();
+        if reserve(bytes).await {
+            let beside = Ask {
+                most: ask.most - 1,
+                max_bytes: Some(bytes_left),
+                ..at_once
+            };
+            // What is in hand is delivered, whatever comes of the rest.
+            if let Ok(more) = self.backend.fetch(caller, owned, beside).await {
+                fetched.deliveries.extend(more.deliveries);
+                fetched.caught_up = more.caught_up;
+            }
+        }
+        fetched.lease = fetched.lease.saturating_sub(since.elapsed());
+        Ok(fetched)
     }
 
     /// A subscription of the caller's that the caller may fetch now.
@@ -213,6 +272,25 @@ impl<B: Backend> Exports<B> {
         once(&mut settled, settle_problem);
         settled
     }
+}
+
+/// Takes the permits for a result; false when the caller's earlier results have them all for too long.
+async fn reserve(bytes: u64) -> bool {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    timeout(RESERVED_WITHIN, fanout_transport::reserve_result(bytes))
+        .await
+        .is_ok()
+}
+
+fn unread_answers(caller: &Caller, subscription: &Subscription) -> Problem {
+    Problem::new(
+        Code::TooManyFetches,
+        format!(
+            "subscription {}: answers that {} has not read take all the bytes that one caller's may: read them, or fetch less at once",
+            subscription.name.plain(),
+            authority::describe(&caller.component, &caller.link)
+        ),
+    )
 }
 
 /// Whether a caller's link, which includes `inbox`, allows it to fetch a subscription.

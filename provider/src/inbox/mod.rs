@@ -39,9 +39,9 @@ const MAX_DELIVERIES: usize = 1_000;
 /// The longest that a fetch waits: it has to end before the transport's deadline for an invocation.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(8);
 /// The most bytes of events in one fetch.
-const MAX_BYTES: u64 = 8 << 20;
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 /// The same when the caller says nothing.
-const DEFAULT_BYTES: u64 = 1 << 20;
+pub(crate) const DEFAULT_BYTES: u64 = 1 << 20;
 /// Fetches of one subscription that wait at once, at this instance. One more receives what is there, or is refused.
 pub(crate) const MAX_WAITING: usize = 64;
 /// Fetches of one caller that wait at once at one instance, and those of all.
@@ -62,6 +62,7 @@ pub(crate) struct Inbox {
 }
 
 /// What a fetch asks for.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
     pub(crate) most: u32,
     pub(crate) max_bytes: Option<u64>,
