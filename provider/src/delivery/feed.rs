@@ -400,7 +400,7 @@ pub(super) async fn redrives(
     let permits = Arc::new(Semaphore::new(REDRIVEN));
     // One tenant's many, each of which may wait for retries, leave permits for others'.
     let shares = Shares::new(REDRIVEN);
-    // Requests of tenants that hold as much as they may are read again from this number on.
+    // Requests of tenants that have as much in memory as they may are read again from this number on.
     let mut put_off: BTreeMap<TenantId, u64> = BTreeMap::new();
     while !stop.is_cancelled() {
         for (tenant, mut from) in std::mem::take(&mut put_off) {

@@ -162,7 +162,7 @@ impl Inbox {
         settled.map(|()| Settled::Taken)
     }
 
-    /// The same of a redriven letter: its request stays until it is handled, or an owner gives it again.
+    /// The same of a redriven letter: its request stays until it is handled, or an owner delivers it again.
     async fn settle_letter_alone(
         &self,
         handle: &DeliveryHandle,

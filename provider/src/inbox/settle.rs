@@ -62,8 +62,8 @@ impl Inbox {
     }
 
     pub(super) async fn release(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
-        let given_back = self.context.store.settle(&handle.reply, AckKind::Nak(None));
-        given_back.await.map_err(|e| unsettled(handle, e))
+        let nak = self.context.store.settle(&handle.reply, AckKind::Nak(None));
+        nak.await.map_err(|e| unsettled(handle, e))
     }
 
     pub(super) async fn rejected(&self, handle: &DeliveryHandle, rejection: Rejection) -> Result<(), Unsettled> {

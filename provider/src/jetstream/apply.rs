@@ -26,7 +26,7 @@ pub(super) const MADE_BY: &str = "fanout";
 
 /// Which change of the topology made a partition.
 pub(super) const GENERATION: &str = "fanout-generation";
-/// Whose events a partition holds.
+/// The tenants whose events a partition holds.
 pub(super) const SLOT: &str = "fanout-slot";
 /// Under which template its events are stored.
 pub(super) const SUBJECT: &str = "fanout-subject";

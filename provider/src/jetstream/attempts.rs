@@ -31,7 +31,7 @@ impl Store {
     pub(crate) async fn attempts(&self) -> Result<Attempts, StoreError> {
         Ok(Attempts {
             bucket: self.bucket(&self.names.attempts()).await?,
-            // Who asks has a hold of the event, or had it when the same settlement came first.
+            // Who asks leases the event, or did when the same settlement came first.
             known_settled: (2 * self.policy.delivery.ack_wait).max(SHORTEST_TTL),
         })
     }

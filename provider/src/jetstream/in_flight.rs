@@ -68,7 +68,7 @@ impl Store {
         }
     }
 
-    /// Settles a message, or extends its hold, and waits until the store has done so.
+    /// Settles a message, or renews its lease, and waits until the store has done so.
     ///
     /// A server that was killed may forget what its consumers delivered last. It delivers that again, and never answers
     /// who acknowledges it meanwhile (nats-server 2.15.1): [`StoreError::Forgotten`].
@@ -76,7 +76,7 @@ impl Store {
         // It came with an event or from another instance: only the store's own subjects are written to.
         if self.under(reply, Subject::from(""), Bytes::new(), None).info().is_err() {
             return Err(StoreError::when("settle an event")(
-                "its hold names no subject of the store",
+                "its handle names no subject of the store",
             ));
         }
         let nats = self.nats();

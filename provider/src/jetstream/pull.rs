@@ -337,7 +337,7 @@ async fn one(consumer: &PullConsumer, wait: Duration) -> Result<Option<jetstream
 }
 
 /// What comes first of any consumer. A message that comes of another at the same moment and is not taken is delivered
-/// again after its hold.
+/// again after its lease.
 async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Message>, StoreError> {
     let beside = || sources.redrive_leases.iter().chain(&sources.retries);
     let count = sources.log.len() + beside().count();
