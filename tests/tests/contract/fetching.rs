@@ -120,3 +120,11 @@ pub(crate) async fn no_longer_allowed(world: &mut World, met: &mut Met) {
     let refused = met.settle(settle(world, &held.token, Verdict::Handled).await);
     assert!(refused.starts_with("not-permitted: "), "{refused}");
 }
+
+/// An edge knows its components' subscriptions, also while its bus can't give their deliveries.
+pub(crate) async fn bus_is_away(world: &mut World, met: &mut Met) {
+    if world.kill_bus_of_edge() {
+        let refused = met.inbox(fetch(world, "billing").await);
+        assert!(refused.starts_with("unavailable: "), "{refused}");
+    }
+}

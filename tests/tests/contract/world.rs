@@ -143,6 +143,14 @@ impl World {
         self.bus = connect(&self.bench, &self.way, self.tls.clone()).await;
     }
 
+    /// Kills the bus behind an edge, if there is one.
+    pub(crate) fn kill_bus_of_edge(&mut self) -> bool {
+        if self.edge.is_some() {
+            self.bench.providers[0].kill();
+        }
+        self.edge.is_some()
+    }
+
     /// Changes a stream of the bus's behind its back.
     pub(crate) async fn spoil(&self, stream: &str, change: fn(&mut jetstream::stream::Config)) {
         let store = jetstream::new(self.bench.client().clone());
