@@ -158,7 +158,9 @@ async fn a_policy_says_who_may_do_what_and_is_read_again() {
     let (code, _, err) = publish(&socket, "globex", "2");
     assert_eq!(code, 1);
     assert!(
-        err.contains("caller me does not allow tenant globex") && err.contains("[tenant-not-permitted]"),
+        err.contains(
+            "caller me does not allow tenant globex: add it to `callers.me.publish.tenants` [tenant-not-permitted]"
+        ),
         "{err}"
     );
     let (code, _, err) = fanout(&[
@@ -173,7 +175,8 @@ async fn a_policy_says_who_may_do_what_and_is_read_again() {
         "3",
     ]);
     assert_eq!(code, 1);
-    assert!(err.contains("[event-type-not-permitted]"), "{err}");
+    let setting = "`callers.me.publish.event-types` [event-type-not-permitted]";
+    assert!(err.contains(setting), "{err}");
     let (code, _, err) = fanout(&[
         "subscribe",
         "--to",
@@ -186,7 +189,7 @@ async fn a_policy_says_who_may_do_what_and_is_read_again() {
         "1",
     ]);
     assert_eq!(code, 1);
-    assert!(err.contains("[interface-not-linked]"), "{err}");
+    assert!(err.contains("`callers.me.interfaces` [interface-not-linked]"), "{err}");
     let (code, _, err) = publish(&served.listen[1], "acme", "4");
     assert_eq!(code, 1);
     assert!(err.contains("[unknown-caller]"), "{err}");

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
-use fanout_plan::{EventPattern, Problem, SubscriptionName, TenantId};
+use fanout_plan::{EventPattern, SubscriptionName, TenantId, link};
 use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-use crate::nats::{How, MaybeNats, Nats};
+use crate::nats::{How, Nats};
 use crate::webhook::Webhook;
 
 /// A bus, planned and looked after from the command line.
@@ -27,12 +27,14 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Say everything that is wrong with a policy, and what could be lost under it; with a server, of what it holds
+    /// Say everything that is wrong with a policy, and what could be lost under it; of what a server holds, if one is
+    /// named (--nats, --context, or their variables)
     Check(Explain),
     /// Say what a policy makes in the store: each part, why it exists, which rule it keeps to, what it costs
     Explain(Explain),
-    /// Show the steps that would bring a store to a policy, an empty one unless a server is named; changes nothing
-    Plan(Plan),
+    /// Show the steps that would bring a store to a policy, an empty one unless a server is named (--nats, --context, or
+    /// their variables); changes nothing
+    Plan(Store),
     /// Take those steps
     Apply(Apply),
     /// Say how a bus and its subscriptions are doing
@@ -43,8 +45,8 @@ pub(crate) enum Verb {
         store: Store,
         /// The subscription
         subscription: SubscriptionName,
-        /// Where it begins again: `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`
-        #[arg(long, value_parser = start)]
+        /// Where it begins again: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
+        #[arg(long, value_parser = link::start)]
         to: Start,
         /// Pass over events before that place that it has not handled
         #[arg(long)]
@@ -107,23 +109,13 @@ pub(crate) struct PolicyFile {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     #[command(flatten)]
-    pub(crate) policy: PolicyFile,
-    #[command(flatten)]
-    pub(crate) nats: MaybeNats,
+    pub(crate) store: Store,
     /// Events a second to count costs with
     #[arg(long, default_value_t = 100)]
     pub(crate) rate: u64,
     /// Bytes of an event's payload to count costs with
     #[arg(long, default_value_t = 1024)]
     pub(crate) event_bytes: u64,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Plan {
-    #[command(flatten)]
-    pub(crate) policy: PolicyFile,
-    #[command(flatten)]
-    pub(crate) nats: MaybeNats,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,8 +145,8 @@ pub(crate) struct Tail {
     /// Events of these types only, such as `invoice.*`
     #[arg(long = "type", value_name = "PATTERN")]
     pub(crate) event_type: Vec<EventPattern>,
-    /// Begin here: `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`; without it, with the next event
-    #[arg(long, value_parser = start)]
+    /// Begin here: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42; without it, with the next event
+    #[arg(long, value_parser = link::start)]
     pub(crate) from: Option<Start>,
     /// End after so many events; without it, never
     #[arg(long)]
@@ -207,12 +199,13 @@ pub(crate) enum DeadLetterVerb {
         #[arg(long, requires = "all")]
         tenant: Option<TenantId>,
     },
-    /// Take one away for good; prints it as its receipt
+    /// Take them away for good, all of them or none; prints each as its receipt
     Discard {
         #[command(flatten)]
         store: Store,
-        /// Its number
-        number: u64,
+        /// Their numbers
+        #[arg(required = true)]
+        numbers: Vec<u64>,
     },
 }
 
@@ -254,13 +247,13 @@ pub(crate) struct To {
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
     /// The certificate to show, as PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
     pub(crate) tls_certificate: Option<PathBuf>,
     /// Its key, as PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub(crate) tls_key: Option<PathBuf>,
     /// The name in the bus's certificate, where it is not the URL's host
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
     pub(crate) tls_server_name: Option<String>,
     #[command(flatten)]
     pub(crate) nats: How,
@@ -325,8 +318,8 @@ pub(crate) struct Subscribe {
     #[arg(long)]
     pub(crate) name: String,
     /// Where a backfill begins: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
-    #[arg(long, value_parser = from)]
-    pub(crate) from: Option<From>,
+    #[arg(long, value_parser = link::start)]
+    pub(crate) from: Option<Start>,
     /// Of this tenant only; may be given several times
     #[arg(long)]
     pub(crate) tenant: Vec<String>,
@@ -359,40 +352,10 @@ pub(crate) enum Need {
     Declared,
 }
 
-/// Where a backfill begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
-    First,
-    Time(i64),
-    Position(fanout_client::Position),
-}
-
-impl From {
-    pub(crate) fn start(self) -> fanout_client::Start {
-        match self {
-            Self::First => fanout_client::Start::First,
-            Self::Time(t) => fanout_client::Start::Time(t),
-            Self::Position(p) => fanout_client::Start::Position(p),
-        }
-    }
-}
-
-fn from(s: &str) -> Result<From, String> {
-    if s == "first" {
-        return Ok(From::First);
-    }
-    if let Some(t) = fanout_plan::timestamp::from_rfc3339(s) {
-        return Ok(From::Time(t));
-    }
-    s.parse()
-        .map(From::Position)
-        .map_err(|_| "write first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42".to_owned())
-}
-
 /// A time, or after `+` how long from now.
 fn later(s: &str) -> Result<i64, String> {
     let time = match s.strip_prefix('+') {
-        None => fanout_plan::timestamp::from_rfc3339(s),
+        None => fanout_plan::timestamp::from_rfc3339(s.strip_prefix("time:").unwrap_or(s)),
         // Days are those of UTC: 24 hours.
         Some(wait) => wait.parse::<Span>().ok().and_then(|wait| {
             let due = Timestamp::now().to_zoned(TimeZone::UTC).checked_add(wait).ok()?;
@@ -408,8 +371,4 @@ fn extension(s: &str) -> Result<(String, String), String> {
     s.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| "write NAME=VALUE".to_owned())
-}
-
-fn start(s: &str) -> Result<Start, Problem> {
-    fanout_plan::link::start(s)
 }

@@ -15,7 +15,7 @@ use crate::bus::Refused;
 /// The longest context that is read.
 const MAX_CONTEXT_BYTES: u64 = 1 << 20;
 
-/// NATS, for verbs that can't do without.
+/// NATS, where the bus is kept.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "NATS")]
 pub(crate) struct Nats {
@@ -25,22 +25,6 @@ pub(crate) struct Nats {
     nats: Option<Secret>,
     /// A context of the `nats` tool: its name, or its file
     #[arg(long, value_name = "NAME", env = "NATS_CONTEXT")]
-    context: Option<String>,
-    #[command(flatten)]
-    how: How,
-    #[command(flatten)]
-    which: Which,
-}
-
-/// NATS, for verbs that look at a server if one is named.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "NATS")]
-pub(crate) struct MaybeNats {
-    /// Look at what this NATS server holds, or several of a cluster with commas between
-    #[arg(long, value_name = "URL", hide_env_values = true)]
-    nats: Option<Secret>,
-    /// Look at what the server of this context of the `nats` tool holds: its name, or its file
-    #[arg(long, value_name = "NAME")]
     context: Option<String>,
     #[command(flatten)]
     how: How,
@@ -123,15 +107,11 @@ impl Nats {
         };
         connection(self.nats.as_ref(), &self.how, &self.which, context)
     }
-}
 
-impl MaybeNats {
-    pub(crate) fn connection(&self) -> Result<Option<Connection>> {
-        if self.nats.is_none() && self.context.is_none() {
-            return Ok(None);
-        }
-        let context = self.context.as_deref().map(ContextFile::named).transpose()?;
-        connection(self.nats.as_ref(), &self.how, &self.which, context).map(Some)
+    /// For verbs that look at a server only where one is named.
+    pub(crate) fn if_named(&self) -> Result<Option<Connection>> {
+        let is_named = self.context.is_some() || self.nats.as_ref().is_some_and(|url| !url.expose().is_empty());
+        is_named.then(|| self.connection()).transpose()
     }
 }
 

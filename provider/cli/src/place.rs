@@ -3,10 +3,10 @@
 //! They write into the registry, which every running instance watches; without any, the next one finds it there.
 
 use anyhow::Result;
+use fanout_plan::SubscriptionName;
 use fanout_plan::planner::{self, Asked};
 use fanout_plan::step::{Failures, Part};
 use fanout_plan::subscription::{Registered, Start};
-use fanout_plan::{Code, Problem, SubscriptionName};
 use fanout_provider::jetstream::Store;
 use serde_json::json;
 
@@ -21,7 +21,7 @@ pub(crate) async fn rewind(
     skip: bool,
     json: bool,
 ) -> Result<()> {
-    let store = bus::store_with_layout(args).await?;
+    let (store, _) = bus::observed(args).await?;
     let rewound = known(&store, name, store.rewind(name, None, to, skip).await?)?;
     // Its consumer is made anew here too, so that it stands there whether or not an instance runs.
     let observed = store.observe().await?;
@@ -31,11 +31,11 @@ pub(crate) async fn rewind(
     if let Some(problem) = done.failures.of(&Part::Subscription(name.clone())) {
         return Err(Refused(vec![problem.clone()]).into());
     }
+    let ends: Vec<_> = rewound.head.0.iter().map(|(p, head)| format!("{p}/{head}")).collect();
     if json {
-        let shown = json!({ "subscription": name, "rewound_to": to, "replayed_to": rewound.head });
+        let shown = json!({ "subscription": name, "rewound_to": to.to_string(), "replayed_to": ends });
         return say!("{}", json_lines(&shown));
     }
-    let ends: Vec<_> = rewound.head.0.iter().map(|(p, head)| format!("{p}/{head}")).collect();
     say!(
         "subscription {name} begins again; what it is given up to {} is replayed",
         ends.join(", ")
@@ -55,12 +55,5 @@ pub(crate) async fn pause(args: &args::Store, name: &SubscriptionName, paused: b
 }
 
 fn known(store: &Store, name: &SubscriptionName, amended: Option<Registered>) -> Result<Registered> {
-    amended.ok_or_else(|| {
-        let bus = &store.policy().bus;
-        Refused(vec![Problem::new(
-            Code::UnknownSubscription,
-            format!("bus {bus} has no subscription {name}: `fanout status` lists those that it has"),
-        )])
-        .into()
-    })
+    Ok(amended.ok_or_else(|| bus::unknown(store, name))?)
 }

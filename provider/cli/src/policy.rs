@@ -9,38 +9,73 @@ use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::{Policy, Problem};
 use fanout_provider::jetstream::Store;
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::args;
 use crate::bus::{self, Refused};
-use crate::terminal::{json_lines, printable, say};
+use crate::terminal::{error_line, json_lines, printable, say};
+
+/// What a verb looked at that needs no store.
+struct Looked {
+    observed: Observed,
+    /// The store, and its servers; `None` where none is named.
+    store: Option<(Store, String)>,
+}
+
+impl Looked {
+    /// Looks at the store that is named, if one is.
+    async fn at(args: &args::Store, policy: &Policy) -> Result<Self> {
+        let Some(connection) = args.nats.if_named()? else {
+            let (observed, store) = (Observed::default(), None);
+            return Ok(Self { observed, store });
+        };
+        let servers = connection.access.shown();
+        let store = bus::connect(connection, policy.clone()).await?;
+        let observed = store.observe().await?;
+        let store = Some((store, servers));
+        Ok(Self { observed, store })
+    }
+
+    /// Says which store it was, beside what a verb printed.
+    fn tell(&self) {
+        match self.servers() {
+            Some(servers) => error_line(format_args!("looked at the store at {}", printable(servers))),
+            None => error_line(format_args!("looked at no store: name one with --nats, or in NATS_URL")),
+        }
+    }
+
+    /// The servers of the store.
+    fn servers(&self) -> Option<&str> {
+        self.store.as_ref().map(|(_, servers)| servers.as_str())
+    }
+}
 
 pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
-    let policy = bus::policy(&args.policy.policy)?;
+    let policy = bus::policy(&args.store.policy.policy)?;
     let load = Load {
         events_per_second: args.rate,
         event_bytes: args.event_bytes,
     };
     // Of a live store what it holds is judged; without one, what the policy would make.
-    let (topology, registry, steps, limits) = match args.nats.connection()? {
-        Some(nats) => {
-            let store = bus::connect(nats, policy.clone()).await?;
-            store.fits_the_server().map_err(|p| Refused(vec![p]))?;
-            let observed = store.observe().await?;
-            let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
-            let limits = consumers_too_many(&policy, &observed)?;
-            (observed.topology, observed.registry, Some(plan.steps.len()), limits)
-        }
-        None => {
-            let nothing = Observed::default();
-            let plan = planner::plan(&policy, Asked::default(), &nothing, now()).map_err(Refused)?;
-            (
-                planner::desired(&policy, &nothing).map_err(Refused)?,
-                plan.registry,
-                None,
-                Vec::new(),
-            )
-        }
+    let looked = Looked::at(&args.store, &policy).await?;
+    if let Some((store, _)) = &looked.store {
+        store.fits_the_server().map_err(|p| Refused(vec![p]))?;
+    }
+    let observed = &looked.observed;
+    let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
+    let limits = consumers_too_many(&policy, observed)?;
+    let (topology, registry, steps) = match looked.store {
+        Some(_) => (
+            observed.topology.clone(),
+            observed.registry.clone(),
+            Some(plan.steps.len()),
+        ),
+        None => (
+            planner::desired(&policy, observed).map_err(Refused)?,
+            plan.registry,
+            None,
+        ),
     };
     let notes = check::check(&policy, &topology, &registry, load);
     let faults = notes.iter().filter(|n| n.severity == Severity::Fault).count();
@@ -49,10 +84,11 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
             .iter()
             .map(|n| json!({ "severity": n.severity.to_string(), "about": n.about, "message": n.message }))
             .collect();
-        let shown = json!({ "bus": policy.bus, "legal": true, "notes": notes, "steps_to_the_policy": steps });
+        let shown = json!({ "bus": policy.bus, "legal": true, "notes": notes, "steps_to_the_policy": steps,
+            "store": looked.servers() });
         say!("{}", json_lines(&shown))?;
     } else {
-        let file = args.policy.policy.display().to_string();
+        let file = args.store.policy.policy.display().to_string();
         say!("{}: a legal policy of bus {}", printable(&file), policy.bus)?;
         if let Some(steps) = steps.filter(|n| *n > 0) {
             say!("the store differs from it: {steps} steps, see `fanout plan`")?;
@@ -60,6 +96,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
         for n in &notes {
             say!("{}: {}: {}", n.severity, printable(&n.about), printable(&n.message))?;
         }
+        looked.tell();
     }
     if !limits.is_empty() {
         return Err(Refused(limits).into());
@@ -79,23 +116,21 @@ fn consumers_too_many(policy: &Policy, observed: &Observed) -> Result<Vec<Proble
 }
 
 pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
-    let policy = bus::policy(&args.policy.policy)?;
-    let observed = match args.nats.connection()? {
-        Some(nats) => bus::connect(nats, policy.clone()).await?.observe().await?,
-        None => Observed::default(),
-    };
+    let policy = bus::policy(&args.store.policy.policy)?;
+    let looked = Looked::at(&args.store, &policy).await?;
     let load = Load {
         events_per_second: args.rate,
         event_bytes: args.event_bytes,
     };
-    let desired = planner::desired(&policy, &observed).map_err(Refused)?;
+    let desired = planner::desired(&policy, &looked.observed).map_err(Refused)?;
     let parts = explained(&policy, &desired, load);
     if json {
         let parts: Vec<_> = parts
             .iter()
             .map(|p| json!({ "kind": p.kind, "name": p.name, "why": p.why, "rule": p.rule, "cost": p.cost }))
             .collect();
-        return say!("{}", json_lines(&json!({ "bus": policy.bus, "parts": parts })));
+        let shown = json!({ "bus": policy.bus, "parts": parts, "store": looked.servers() });
+        return say!("{}", json_lines(&shown));
     }
     say!("bus {} on {}", policy.bus, policy.subject)?;
     for p in parts {
@@ -108,18 +143,20 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
             p.cost
         )?;
     }
+    looked.tell();
     Ok(())
 }
 
-pub(crate) async fn plan(args: &args::Plan, json: bool) -> Result<()> {
+pub(crate) async fn plan(args: &args::Store, json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy.policy)?;
-    let observed = match args.nats.connection()? {
-        Some(nats) => bus::connect(nats, policy.clone()).await?.observe().await?,
-        None => Observed::default(),
-    };
-    let plan = planner::plan(&policy, Asked::default(), &observed, now()).map_err(Refused)?;
-    show(&policy, &observed, &plan.steps, json)?;
-    let limits = consumers_too_many(&policy, &observed)?;
+    let looked = Looked::at(args, &policy).await?;
+    let observed = &looked.observed;
+    let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
+    show(&policy, observed, &plan.steps, json.then(|| looked.servers()))?;
+    if !json {
+        looked.tell();
+    }
+    let limits = consumers_too_many(&policy, observed)?;
     let all = plan.refused.into_values().chain(plan.stuck.into_values()).chain(limits);
     refused(all)
 }
@@ -130,7 +167,9 @@ const ROUNDS: usize = 4;
 pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     let mut policy = bus::policy(&args.store.policy.policy)?;
     policy.allow_loss.extend(args.accept_loss.iter().cloned());
-    let store = bus::connect(args.store.nats.connection()?, policy.clone()).await?;
+    let connection = args.store.nats.connection()?;
+    let servers = connection.access.shown();
+    let store = bus::connect(connection, policy.clone()).await?;
     store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     let before = store.observe().await?;
     let mut plan = planner::plan(&policy, Asked::default(), &before, now()).map_err(Refused)?;
@@ -169,7 +208,7 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     }
     said?;
     if json {
-        show(&policy, &before, &taken, true)?;
+        show(&policy, &before, &taken, Some(Some(&servers)))?;
     } else {
         say!("{}", summary(&taken))?;
     }
@@ -203,15 +242,17 @@ fn refused(refused: impl Iterator<Item = Problem>) -> Result<()> {
     }
 }
 
-fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: bool) -> Result<()> {
+/// As text, or as JSON with the store that was looked at.
+fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: Option<Option<&str>>) -> Result<()> {
     let all = needs(&planner::desired(policy, observed).map_err(Refused)?);
-    if json {
+    if let Some(store) = json {
         let steps: Vec<_> = steps
             .iter()
             .map(|s| json!({ "sign": sign(s), "step": s.to_string(), "cost": cost(policy, observed, s) }))
             .collect();
         let shown = json!({
             "steps": steps,
+            "store": store,
             "needs": { "streams": all.streams, "disk_bytes": all.disk, "memory_bytes": all.memory },
         });
         return say!("{}", json_lines(&shown));
@@ -263,6 +304,5 @@ fn summary(steps: &[Step]) -> String {
 
 /// Nanoseconds since the Unix epoch.
 fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+    i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

@@ -1,32 +1,34 @@
 //! From the command line's words to a bus.
 
+use std::fs::File;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use fanout_client::{Bus, ClientIdentity, ClientTls, Options, Pem};
 
 use crate::args;
 
 pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
-    let identity = match (&to.tls_certificate, &to.tls_key) {
-        (Some(certificate), Some(key)) => Some(ClientIdentity {
-            certificate: Pem::File(certificate.clone()),
-            key: Pem::File(key.clone()),
-        }),
-        (None, None) => None,
-        _ => bail!("--tls-certificate and --tls-key go together: give both or none"),
-    };
-    let tls = match (&to.tls_ca, identity) {
-        (Some(ca), identity) => Some(ClientTls {
-            server_ca: Pem::File(ca.clone()),
-            identity,
-            server_name: to.tls_server_name.clone(),
-        }),
-        (None, Some(_)) => bail!("--tls-certificate says who calls, and --tls-ca whom to trust: give both"),
-        (None, None) => None,
-    };
+    let files = [
+        ("--tls-ca", &to.tls_ca),
+        ("--tls-certificate", &to.tls_certificate),
+        ("--tls-key", &to.tls_key),
+    ];
+    for (flag, file) in files
+        .into_iter()
+        .filter_map(|(flag, file)| Some((flag, file.as_ref()?)))
+    {
+        File::open(file).with_context(|| format!("{flag} {}: can't be read", file.display()))?;
+    }
+    let pem = |file: &Option<_>| file.clone().map(Pem::File);
+    let identity = pem(&to.tls_certificate).zip(pem(&to.tls_key));
+    let identity = identity.map(|(certificate, key)| ClientIdentity { certificate, key });
     let mut options = Options::default();
-    options.tls = tls;
+    options.tls = pem(&to.tls_ca).map(|server_ca| ClientTls {
+        server_ca,
+        identity,
+        server_name: to.tls_server_name.clone(),
+    });
     if to.to.expose().starts_with("nats:") {
         options.nats = to.nats.access()?;
     }

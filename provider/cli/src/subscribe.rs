@@ -5,11 +5,12 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Result;
-use fanout_client::{Deliveries, Delivery, Subscription};
+use fanout_client::{Deliveries, Delivery, Position, Subscription};
+use fanout_plan::subscription::Start;
 use fanout_plan::timestamp;
 use serde_json::{Value, json};
 
-use crate::args::{self, From, Need};
+use crate::args::{self, Need};
 use crate::remote;
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
 
@@ -20,7 +21,7 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
     let subscription = match args.need {
         Need::Queue => Subscription::queue(&args.name),
         Need::Durable => Subscription::durable(&args.name),
-        Need::Backfill => Subscription::backfill(&args.name, args.from.map_or_else(Default::default, From::start)),
+        Need::Backfill => Subscription::backfill(&args.name, begins(args.from)),
         Need::Declared => Subscription::declared(&args.name),
     };
     let mut subscription = subscription.tenants(&args.tenant).event_types(&args.event_type);
@@ -39,6 +40,16 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
         ));
     }
     Ok(())
+}
+
+fn begins(from: Option<Start>) -> fanout_client::Start {
+    match from {
+        None | Some(Start::First) => fanout_client::Start::First,
+        Some(Start::Time(t)) => fanout_client::Start::Time(t),
+        Some(Start::Position(fanout_plan::Position { partition, offset })) => {
+            fanout_client::Start::Position(Position { partition, offset })
+        }
+    }
 }
 
 pub(crate) async fn unsubscribe(args: &args::Unsubscribe, json: bool) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::terminal::{json_line, printable, printable_bytes, say};
 use crate::{args, bus};
 
 pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
-    let store = bus::store_with_layout(&args.store).await?;
+    let (store, _) = bus::observed(&args.store).await?;
     let filter = Filter::new(args.tenant.clone(), args.event_type.clone());
     let mut events = std::pin::pin!(store.tail(&filter, args.from).await?);
     let mut left = args.count;

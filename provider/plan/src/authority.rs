@@ -195,6 +195,15 @@ pub fn describe(id: &str, link: &str) -> String {
     }
 }
 
+/// For messages: where it is written what a caller may do. `setting` is what the policy calls it, such as
+/// `publish.tenants`; a link has no `publish.` and no `subscribe.` before it.
+pub fn setting(id: &str, setting: &str) -> String {
+    match id.strip_prefix(ID_PREFIX) {
+        Some(name) => format!("`callers.{name}.{setting}`"),
+        None => format!("the link's `{}`", setting.rsplit('.').next().unwrap_or(setting)),
+    }
+}
+
 fn is_name(s: &str) -> bool {
     (1..=64).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
 }

@@ -1,9 +1,32 @@
 //! What a link says: which tenants a component may publish and subscribe for, or which subscription it declares.
 
+use serde::{Deserialize, Serialize};
+
+use crate::authority;
 use crate::declared::{Asked, Declared};
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
 use crate::{Code, EventPattern, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, timestamp};
+
+/// Which end of a link the component is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It calls the bus: `publisher`, `subscriber`, `status`.
+    Caller,
+    /// The bus calls it: `handler`, `batch-handler`, `backfill-handler`.
+    Subscriber,
+}
+
+impl Role {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Subscriber => "subscriber",
+        }
+    }
+}
 
 /// What a component may do through its link to the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,16 +68,21 @@ impl Grant {
 }
 
 impl Grant {
-    /// What is left of a request's filter under this grant: where it asks for everything, everything that is allowed.
+    /// What is left of a request's filter under this grant: where it asks for everything, everything that is allowed. Whose
+    /// grant it is, is for messages: the caller's id, and the link.
     ///
     /// # Errors
     /// Names the first tenant or pattern that is not allowed.
-    pub fn narrow(&self, asked: Filter) -> Result<Filter, Problem> {
+    pub fn narrow(&self, asked: Filter, caller: &str, link: &str) -> Result<Filter, Problem> {
         let Filter { tenants, event_types } = asked;
         if let Some(tenant) = tenants.iter().find(|t| !self.allows.allows_tenant(t)) {
             return Err(Problem::new(
                 Code::TenantNotPermitted,
-                format!("the link does not allow tenant {tenant}: add it to the link's `tenants`"),
+                format!(
+                    "{} does not allow tenant {tenant}: add it to {}",
+                    authority::describe(caller, link),
+                    authority::setting(caller, "subscribe.tenants")
+                ),
             ));
         }
         let tenants = if tenants.is_empty() {
@@ -71,7 +99,11 @@ impl Grant {
         if let Some(pattern) = self.allows.first_not_covered(&narrowed.event_types) {
             return Err(Problem::new(
                 Code::EventTypeNotPermitted,
-                format!("the link does not allow event types {pattern}: add them to the link's `event-types`"),
+                format!(
+                    "{} does not allow event types {pattern}: add them to {}",
+                    authority::describe(caller, link),
+                    authority::setting(caller, "subscribe.event-types")
+                ),
             ));
         }
         Ok(narrowed)
@@ -289,33 +321,44 @@ pub(crate) fn tenants(s: &str) -> Result<Vec<TenantId>, Problem> {
     items.iter().map(|item| item.text.parse()).collect()
 }
 
-/// Where to begin: `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`.
+/// Where to begin: `first`, a time such as `2026-11-22T10:00:00Z`, or a position such as `0/42`; `time:` or `position:` may
+/// stand before them.
 ///
 /// # Errors
 /// Says how it is written.
 pub fn start(s: &str) -> Result<Start, Problem> {
-    if s == "first" {
-        return Ok(Start::First);
-    }
-    match s.split_once(':') {
-        Some(("time", t)) => time(t).map(Start::Time),
-        Some(("position", p)) => p.parse().map(Start::Position),
-        _ => Err(Problem::new(
-            Code::InvalidSetting,
-            "write `first`, `time:2026-11-22T10:00:00Z` or `position:0/42`",
-        )),
-    }
+    Ok(match place(s, "`first`, a time")? {
+        None => Start::First,
+        Some(End::Time(t)) => Start::Time(t),
+        Some(End::Position(p)) => Start::Position(p),
+    })
 }
 
+/// Where to end, written in the same way.
 pub(crate) fn end(s: &str) -> Result<End, Problem> {
-    match s.split_once(':') {
-        Some(("time", t)) => time(t).map(End::Time),
-        Some(("position", p)) => p.parse().map(End::Position),
-        _ => Err(Problem::new(
-            Code::InvalidSetting,
-            "write `time:2026-11-22T10:00:00Z` or `position:0/42`",
-        )),
-    }
+    let what = "a time";
+    place(s, what)?.ok_or_else(|| not_a_place(s, what))
+}
+
+/// `None` for the first event. `what` says what may be written besides a position.
+fn place(s: &str, what: &str) -> Result<Option<End>, Problem> {
+    Ok(Some(match s.split_once(':') {
+        _ if s == "first" => return Ok(None),
+        Some(("time", t)) => End::Time(time(t)?),
+        Some(("position", p)) => End::Position(p.parse()?),
+        _ if s.contains('/') => End::Position(s.parse()?),
+        _ => End::Time(timestamp::from_rfc3339(s).ok_or_else(|| not_a_place(s, what))?),
+    }))
+}
+
+fn not_a_place(s: &str, what: &str) -> Problem {
+    Problem::new(
+        Code::InvalidSetting,
+        format!(
+            "{} is no place in the log: write {what} such as 2026-11-22T10:00:00Z, or a position such as 0/42",
+            crate::name::shown(s)
+        ),
+    )
 }
 
 fn time(s: &str) -> Result<i64, Problem> {

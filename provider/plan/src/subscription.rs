@@ -1,6 +1,7 @@
 //! What a component needs, and what the bus remembers of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,17 @@ pub enum Start {
     Time(i64),
     /// With this position.
     Position(Position),
+}
+
+impl fmt::Display for Start {
+    /// As [`crate::link::start`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First => f.write_str("first"),
+            Self::Time(at) => f.write_str(&crate::timestamp::to_rfc3339(*at)),
+            Self::Position(position) => write!(f, "{position}"),
+        }
+    }
 }
 
 /// Where a backfill ends.

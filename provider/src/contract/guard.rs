@@ -83,9 +83,10 @@ fn included(includes: bool, caller: &Caller, interface: Interface) -> Result<(),
     Err(Problem::new(
         Code::InterfaceNotLinked,
         format!(
-            "{} does not include `{}`: add it to its interfaces",
+            "{} does not include `{}`: add it to {}",
             authority::describe(&caller.component, &caller.link),
-            interface.as_str()
+            interface.as_str(),
+            authority::setting(&caller.component, "interfaces")
         ),
     ))
 }

@@ -306,8 +306,10 @@ pub(super) fn may_fetch(grant: &Grant, caller: &Caller, subscription: &Subscript
         return Err(Problem::new(
             Code::TenantNotPermitted,
             format!(
-                "{} does not allow every tenant and event type of subscription {name}: widen its `tenants` and `event-types`, or narrow the subscription",
-                authority::describe(&caller.component, &caller.link)
+                "{} does not allow every tenant and event type of subscription {name}: widen {} and {}, or narrow the subscription",
+                authority::describe(&caller.component, &caller.link),
+                authority::setting(&caller.component, "subscribe.tenants"),
+                authority::setting(&caller.component, "subscribe.event-types")
             ),
         ));
     }

@@ -216,8 +216,9 @@ pub(super) fn permit(grant: &Grant, caller: &Caller, event: &Attributes) -> Resu
         return Err(Problem::new(
             Code::EventTypeNotPermitted,
             format!(
-                "{} does not allow event type {event_type}: add it to its `event-types`",
-                authority::describe(&caller.component, &caller.link)
+                "{} does not allow event type {event_type}: add it to {}",
+                authority::describe(&caller.component, &caller.link),
+                authority::setting(&caller.component, "publish.event-types")
             ),
         ));
     }
@@ -230,7 +231,11 @@ fn permit_source(grant: &Grant, caller: &Caller, tenant: &TenantId, source: &str
     if !grant.allows.allows_tenant(tenant) {
         return Err(Problem::new(
             Code::TenantNotPermitted,
-            format!("{} does not allow tenant {tenant}: add it to its `tenants`", link()),
+            format!(
+                "{} does not allow tenant {tenant}: add it to {}",
+                link(),
+                authority::setting(&caller.component, "publish.tenants")
+            ),
         ));
     }
     if source::is_anothers(source, &caller.component) {
@@ -246,8 +251,9 @@ fn permit_source(grant: &Grant, caller: &Caller, tenant: &TenantId, source: &str
         return Err(Problem::new(
             Code::SourceNotPermitted,
             format!(
-                "{} does not allow events of source {source:?}: publish them under a source of its own, or add this one to its `sources`",
-                link()
+                "{} does not allow events of source {source:?}: publish them under a source of its own, or add this one to {}",
+                link(),
+                authority::setting(&caller.component, "publish.sources")
             ),
         ));
     }

@@ -166,7 +166,7 @@ impl<B: Backend> Exports<B> {
                 ),
             ));
         }
-        asked.filter = grant.narrow(asked.filter)?;
+        asked.filter = grant.narrow(asked.filter, &caller.component, &caller.link)?;
         Ok(asked)
     }
 

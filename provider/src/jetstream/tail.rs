@@ -13,8 +13,8 @@ use super::observe::nanoseconds;
 use super::read::{event, shown};
 use super::{Store, StoreError};
 
-/// How long the server remembers a reader that is gone.
-const READER_AGE: Duration = Duration::from_secs(60);
+/// How long the server remembers a reader that is gone, or that waits for those of other partitions.
+const READER_AGE: Duration = Duration::from_secs(600);
 
 /// An event of the log.
 #[derive(Clone, Debug)]
@@ -33,8 +33,42 @@ pub struct LogEvent {
     pub payload: Bytes,
 }
 
+/// One partition's events, and the first of them that is not given yet.
+struct Reader {
+    messages: pull::Stream,
+    template: SubjectTemplate,
+    partition: u32,
+    filter: Filter,
+    next: Option<LogEvent>,
+    /// The log holds more for it than was read.
+    is_behind: bool,
+}
+
+impl Reader {
+    /// Reads one message. Events that are none (another client wrote them) are left out. `false` once nothing more comes.
+    async fn read(&mut self) -> Result<bool, StoreError> {
+        let Some(message) = self.messages.next().await else {
+            self.is_behind = false;
+            return Ok(false);
+        };
+        let message = match message {
+            Ok(message) => message,
+            // It waited for other partitions; a reader that is gone is told in other ways.
+            Err(e) if e.kind() == pull::MessagesErrorKind::MissingHeartbeat => return Ok(true),
+            Err(e) => return Err(StoreError::when("go on reading the log")(e)),
+        };
+        self.is_behind = message.info().is_ok_and(|info| info.pending > 0);
+        let whose = self.template.parse_subject(&message.subject);
+        self.next = whose
+            .filter(|(tenant, event_type)| self.filter.matches(tenant, event_type))
+            .and_then(|(tenant, event_type)| read(message, &self.template, self.partition, tenant, event_type));
+        Ok(true)
+    }
+}
+
 impl Store {
-    /// The log from a place on, or from now on, and on. Events that are none (another client wrote them) are left out.
+    /// The log from a place on, or from now on, and on: what is stored in the order of its times, also of several
+    /// partitions; what comes later as it comes.
     ///
     /// # Errors
     /// When the store can't be read, or the place is not in this bus.
@@ -61,7 +95,7 @@ impl Store {
                     Err(_) => DeliverPolicy::All,
                 },
             };
-            let reader = self
+            let consumer = self
                 .log(partition.number)
                 .await?
                 .create_consumer(pull::Config {
@@ -73,21 +107,41 @@ impl Store {
                 })
                 .await
                 .map_err(StoreError::when("read the log"))?;
-            let messages = reader.messages().await.map_err(StoreError::when("read the log"))?;
-            let (template, number) = (partition.template.clone(), partition.number);
-            readers.push(messages.filter_map(move |message| {
-                let event = match message {
-                    Err(e) => Some(Err(StoreError::when("go on reading the log")(e))),
-                    Ok(message) => template
-                        .parse_subject(&message.subject)
-                        .filter(|(tenant, event_type)| narrowed.matches(tenant, event_type))
-                        .and_then(|(tenant, event_type)| read(message, &template, number, tenant, event_type))
-                        .map(Ok),
-                };
-                std::future::ready(event)
-            }));
+            let messages = consumer.messages().await.map_err(StoreError::when("read the log"))?;
+            readers.push(Reader {
+                messages,
+                template: partition.template.clone(),
+                partition: partition.number,
+                filter: narrowed,
+                next: None,
+                is_behind: consumer.cached_info().num_pending > 0,
+            });
         }
-        Ok(futures::stream::select_all(readers.into_iter().map(Box::pin)))
+        Ok(futures::stream::try_unfold(readers, |mut readers| async move {
+            Ok(next(&mut readers).await?.map(|event| (event, readers)))
+        }))
+    }
+}
+
+/// The earliest event that is not given yet; waits for one where all that is stored was given.
+async fn next(readers: &mut [Reader]) -> Result<Option<LogEvent>, StoreError> {
+    loop {
+        for reader in readers.iter_mut() {
+            while reader.next.is_none() && reader.is_behind {
+                reader.read().await?;
+            }
+        }
+        let waiting = readers.iter_mut().filter(|reader| reader.next.is_some());
+        if let Some(first) = waiting.min_by_key(|reader| reader.next.as_ref().map(|e| (e.published_at, e.position))) {
+            return Ok(first.next.take());
+        }
+        if readers.is_empty() {
+            return Ok(None);
+        }
+        let read = readers.iter_mut().map(|reader| Box::pin(reader.read()));
+        if !futures::future::select_all(read).await.0? {
+            return Ok(None);
+        }
     }
 }
 

@@ -91,10 +91,44 @@ fn a_grant_must_name_its_tenants() {
     assert!(grant.allows.matches(&"acme".parse().unwrap(), &"a.b".parse().unwrap()));
     assert!(!grant.allows.matches(&"other".parse().unwrap(), &"a.b".parse().unwrap()));
     assert_eq!(
-        grant.narrow(Filter::all()).unwrap(),
+        grant.narrow(Filter::all(), "x", "default").unwrap(),
         grant.allows,
         "everything that is allowed"
     );
     let other = Filter::new(vec!["other".parse().unwrap()], vec![]);
-    assert_eq!(grant.narrow(other).unwrap_err().code, Code::TenantNotPermitted);
+    let refused = |caller| grant.narrow(other.clone(), caller, "default").unwrap_err();
+    assert_eq!(refused("x").code, Code::TenantNotPermitted);
+    for (caller, names) in [
+        ("x", "the link's `tenants`"),
+        ("caller:billing", "`callers.billing.subscribe.tenants`"),
+    ] {
+        assert!(refused(caller).message.ends_with(names), "{}", refused(caller).message);
+    }
+}
+
+#[test]
+fn a_place_in_the_log_is_written_one_way_everywhere_and_is_read_as_it_is_printed() {
+    let places = [
+        Start::First,
+        Start::Time(1_000_000_000),
+        Start::Position(crate::Position::undivided(42)),
+    ];
+    for place in places {
+        assert_eq!(start(&place.to_string()).unwrap(), place);
+    }
+    assert_eq!(start("time:1970-01-01T00:00:01Z").unwrap(), places[1]);
+    assert_eq!(start("position:0/42").unwrap(), places[2]);
+    assert_eq!(end("0/42").unwrap(), End::Position(crate::Position::undivided(42)));
+    assert_eq!(end("1970-01-01T00:00:01Z").unwrap(), End::Time(1_000_000_000));
+    for bad in [
+        "",
+        "yesterday",
+        "0/0",
+        "42",
+        "time:0/42",
+        "position:1970-01-01T00:00:01Z",
+    ] {
+        assert!(start(bad).is_err() && end(bad).is_err(), "{bad}");
+    }
+    assert!(end("first").is_err());
 }
