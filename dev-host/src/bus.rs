@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use serde::Deserialize;
+use fanout_plan::link::Role;
+use fanout_plan::status::{BusStatus, Outcome, OutcomeState, State};
 
 use crate::host::LATTICE;
 use crate::links::Link;
@@ -15,130 +16,55 @@ pub(crate) fn status_subject() -> String {
     format!("fanout.{LATTICE}.{PROVIDER}.status")
 }
 
-/// The provider's status.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) policy: State,
-    /// Of an edge: where its bus is.
-    pub(crate) upstream: Option<String>,
-    #[serde(default)]
-    pub(crate) links: Vec<LinkStatus>,
-    #[serde(default)]
-    pub(crate) subscriptions: Vec<Subscription>,
+/// Asks a bus or a provider for its status. An error means that it did not answer.
+pub(crate) async fn status(client: &async_nats::Client, subject: String) -> Result<BusStatus> {
+    let reply = client
+        .request(subject, Bytes::new())
+        .await
+        .context("the provider did not answer on its status subject")?;
+    serde_json::from_slice(&reply.payload).context("the provider's status makes no sense")
 }
 
-/// Applied, refused with every reason, or pending.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct State {
-    pub(crate) state: String,
-    #[serde(default)]
-    pub(crate) problems: Vec<Problem>,
+/// What was refused, if anything.
+pub(crate) fn refusal(status: &BusStatus) -> Option<String> {
+    let why = |outcome: &Outcome| {
+        let problems: Vec<_> = outcome.problems.iter().map(ToString::to_string).collect();
+        (outcome.state == OutcomeState::Refused).then(|| problems.join("; "))
+    };
+    let policy = status.policy.as_ref().and_then(why);
+    let mut links = status.links.iter().filter_map(|link| {
+        let why = why(&link.outcome)?;
+        Some(format!(
+            "the link {} of {} was refused: {why}",
+            link.name, link.component
+        ))
+    });
+    policy
+        .map(|why| format!("the policy was refused: {why}"))
+        .or_else(|| links.next())
 }
 
-/// What went wrong.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Problem {
-    pub(crate) code: String,
-    pub(crate) message: String,
+/// True when the provider was given this link.
+pub(crate) fn has(status: &BusStatus, link: &Link) -> bool {
+    let (component, role) = if link.target == PROVIDER {
+        (&link.source, Role::Caller)
+    } else {
+        (&link.target, Role::Subscriber)
+    };
+    let mut given = status.links.iter();
+    given.any(|given| given.component == *component && given.name == link.name && given.role == role)
 }
 
-/// A link and what came of it.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct LinkStatus {
-    pub(crate) component: String,
-    pub(crate) name: String,
-    pub(crate) role: String,
-    #[serde(flatten)]
-    pub(crate) state: State,
-}
-
-/// A subscription and how it stands.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Subscription {
-    pub(crate) name: String,
-    pub(crate) state: String,
-    pub(crate) problem: Option<Problem>,
-    /// Like the other counts, absent while the bus can't read it.
-    pub(crate) pending: Option<u64>,
-    pub(crate) in_flight: Option<u64>,
-    pub(crate) waiting_for_retry: Option<u64>,
-    pub(crate) dead_letters: Option<u64>,
-}
-
-impl Subscription {
-    /// Stored for it and not settled, if that is known.
-    pub(crate) fn backlog(&self) -> Option<u64> {
-        Some(self.pending? + self.in_flight? + self.waiting_for_retry?)
+/// What the provider still waits for, if anything.
+pub(crate) fn waiting(status: &BusStatus) -> Option<String> {
+    // The policy is the bus's; an edge has none.
+    if status.policy.as_ref().is_some_and(|p| p.state != OutcomeState::Applied) {
+        return Some("the provider's policy is not in force".to_owned());
     }
-}
-
-impl State {
-    fn refusal(&self) -> Option<String> {
-        let problems = self.problems.iter().map(Problem::to_string);
-        (self.state == "refused").then(|| format!("{}: {}", self.state, problems.collect::<Vec<_>>().join("; ")))
-    }
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} ({})", self.message, self.code)
-    }
-}
-
-impl Status {
-    /// Asks the provider. An error means that it did not answer.
-    pub(crate) async fn ask(client: &async_nats::Client) -> Result<Self> {
-        Self::ask_at(client, status_subject()).await
-    }
-
-    /// The same on another subject.
-    pub(crate) async fn ask_at(client: &async_nats::Client, subject: String) -> Result<Self> {
-        let reply = client
-            .request(subject, Bytes::new())
-            .await
-            .context("the provider did not answer on its status subject")?;
-        serde_json::from_slice(&reply.payload).context("the provider's status makes no sense")
-    }
-
-    /// A subscription by name.
-    pub(crate) fn subscription(&self, name: &str) -> Option<&Subscription> {
-        self.subscriptions.iter().find(|subscription| subscription.name == name)
-    }
-
-    /// What the provider refused, if anything.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        let policy = self.policy.refusal().map(|why| format!("the policy was {why}"));
-        let mut links = self.links.iter().filter_map(|link| {
-            let why = link.state.refusal()?;
-            Some(format!("the link {} of {} was {why}", link.name, link.component))
-        });
-        policy.or_else(|| links.next())
-    }
-
-    /// True when it was given this link.
-    pub(crate) fn has(&self, link: &Link) -> bool {
-        let (component, role) = if link.target == PROVIDER {
-            (&link.source, "caller")
-        } else {
-            (&link.target, "subscriber")
-        };
-        self.links
-            .iter()
-            .any(|given| given.component == *component && given.name == link.name && given.role == role)
-    }
-
-    /// What it still waits for, if anything.
-    pub(crate) fn waiting(&self) -> Option<String> {
-        if self.policy.state != "applied" {
-            return Some(format!("the provider's policy is {}", self.policy.state));
-        }
-        let waiting = self
-            .subscriptions
-            .iter()
-            .find(|subscription| subscription.state == "waiting")?;
-        let why = waiting.problem.as_ref().map(Problem::to_string).unwrap_or_default();
-        Some(format!("subscription {} waits: {why}", waiting.name))
-    }
+    let mut all = status.subscriptions.iter();
+    let waiting = all.find(|s| s.state == State::Waiting)?;
+    let why = waiting.problem.as_ref().map(ToString::to_string).unwrap_or_default();
+    Some(format!("subscription {} waits: {why}", waiting.name))
 }
 
 #[cfg(test)]
@@ -150,35 +76,28 @@ mod tests {
         "subscriptions":[{"name":"invoicing","need":"durable","component":"invoicing","made_by":"link","state":"active",
             "problem":null,"pending":3,"in_flight":2,"waiting_for_retry":0,"dead_letters":1}]}"#;
 
-    fn status(text: &str) -> Status {
+    fn read(text: &str) -> BusStatus {
         serde_json::from_str(text).expect("a status")
     }
 
     #[test]
-    fn a_count_that_is_not_known_is_no_backlog_of_nothing() {
-        let known = status(READY);
-        assert_eq!(known.subscriptions[0].backlog(), Some(5));
-        let unknown = status(&READY.replace("\"pending\":3", "\"pending\":null"));
-        assert_eq!(unknown.subscriptions[0].backlog(), None);
-    }
-
-    #[test]
     fn it_waits_for_its_policy_and_its_subscribers() {
-        let ready = status(READY);
-        assert_eq!(ready.waiting(), None);
-        assert_eq!(ready.refusal(), None);
-        assert_eq!(ready.subscription("invoicing").and_then(Subscription::backlog), Some(5));
-        let pending = status(&READY.replacen("\"applied\"", "\"pending\"", 1));
-        assert_eq!(pending.waiting().as_deref(), Some("the provider's policy is pending"));
-        assert_eq!(pending.refusal(), None);
-        let waiting = READY.replace("\"active\"", "\"waiting\"").replace(
+        let ready = read(READY);
+        assert_eq!((waiting(&ready), refusal(&ready)), (None, None));
+        let pending = read(&READY.replacen("\"applied\"", "\"pending\"", 1));
+        assert_eq!(
+            waiting(&pending).as_deref(),
+            Some("the provider's policy is not in force")
+        );
+        assert_eq!(refusal(&pending), None);
+        let waits = READY.replace("\"active\"", "\"waiting\"").replace(
             "\"problem\":null",
             "\"problem\":{\"code\":\"unreachable\",\"message\":\"no answer\"}",
         );
-        let why = status(&waiting).waiting();
+        let why = waiting(&read(&waits));
         assert_eq!(
             why.as_deref(),
-            Some("subscription invoicing waits: no answer (unreachable)")
+            Some("subscription invoicing waits: no answer [unreachable]")
         );
     }
 
@@ -191,10 +110,10 @@ mod tests {
             namespace: "fanout".into(),
             package: "bus".into(),
         };
-        let ready = status(READY);
-        assert!(ready.has(&link("ingress", "bus", "default")));
-        assert!(!ready.has(&link("ingress", "bus", "other")));
-        assert!(!ready.has(&link("bus", "ingress", "default")));
+        let ready = read(READY);
+        assert!(has(&ready, &link("ingress", "bus", "default")));
+        assert!(!has(&ready, &link("ingress", "bus", "other")));
+        assert!(!has(&ready, &link("bus", "ingress", "default")));
     }
 
     #[test]
@@ -203,10 +122,9 @@ mod tests {
             r#""subscription":null,"state":"applied","problems":[]"#,
             r#""subscription":null,"state":"refused","problems":[{"code":"unknown-key","message":"tenant is not a key"}]"#,
         );
-        let why = status(&refused).refusal();
         assert_eq!(
-            why.as_deref(),
-            Some("the link default of ingress was refused: tenant is not a key (unknown-key)")
+            refusal(&read(&refused)).as_deref(),
+            Some("the link default of ingress was refused: tenant is not a key [unknown-key]")
         );
     }
 }

@@ -9,9 +9,9 @@ use anyhow::{Result, anyhow};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use crate::bus::{self, Status};
+use crate::bus;
 use crate::endpoints::Endpoints;
-use crate::http::HttpClient;
+use crate::http;
 use crate::links::{self, Link};
 use crate::manifest::Application;
 
@@ -46,7 +46,7 @@ pub(crate) async fn wait(
     endpoints: &Endpoints,
     missing: Missing,
 ) -> Result<()> {
-    let http = HttpClient::new();
+    let http = http::client()?;
     let deadline = Instant::now() + LIMIT;
     let mut suspicion = Suspicion::default();
     loop {
@@ -105,7 +105,7 @@ async fn look(
     client: &async_nats::Client,
     application: &Application,
     endpoints: &Endpoints,
-    http: &HttpClient,
+    http: &reqwest::Client,
 ) -> Result<Look> {
     let wanted = application.links();
     let known = links::known(client).await?;
@@ -123,7 +123,7 @@ async fn look(
         .all()
         .filter(|endpoint| application.mentions(&endpoint.address()))
     {
-        let why = match http.get(&endpoint.probe()).await {
+        let why = match http::send(http.get(endpoint.probe())).await {
             Ok(answer) if !answer.status.is_server_error() => continue,
             Ok(answer) => format!("{} answers {answer}", endpoint.name),
             Err(error) => format!("{} does not answer: {error:#}", endpoint.name),
@@ -137,18 +137,18 @@ async fn look(
 }
 
 async fn look_at_bus<'a>(client: &async_nats::Client, wanted: impl Iterator<Item = &'a Link>) -> Result<Look> {
-    let status = match Status::ask(client).await {
+    let status = match bus::status(client, bus::status_subject()).await {
         Ok(status) => status,
         Err(error) => return Ok(Look::NotYet(format!("{error:#}"), Vec::new())),
     };
-    if let Some(refusal) = status.refusal() {
+    if let Some(refusal) = bus::refusal(&status) {
         return Err(anyhow!(refusal));
     }
-    let missing: Vec<Link> = wanted.filter(|link| !status.has(link)).cloned().collect();
+    let missing: Vec<Link> = wanted.filter(|link| !bus::has(&status, link)).cloned().collect();
     if let Some(first) = missing.first() {
         return Ok(Look::NotYet(format!("the bus has no link {first}"), missing));
     }
-    Ok(match status.waiting() {
+    Ok(match bus::waiting(&status) {
         Some(why) => Look::NotYet(why, Vec::new()),
         None => Look::Ready,
     })

@@ -146,13 +146,15 @@ fn read(server: &Server) -> Result<(Settings, Listening), ServeError> {
         path: path.clone(),
         source,
     })?;
-    let document = Document::parse(&text).map_err(ServeError::Refused)?;
+    let file = path.display().to_string();
+    let document = Document::parse(&text)
+        .map_err(|problems| ServeError::Refused(problems.into_iter().map(|p| p.in_file(&file, &text)).collect()))?;
     let (mine, mut rest) = Listening::split(&document.settings);
     if let Some(api) = &server.jetstream {
         rest.remove("jetstream.domain");
         rest.insert("jetstream.api-prefix".to_owned(), api.subject());
     }
-    let mut listening = Listening::from_settings(&path.display().to_string(), &mine).map_err(ServeError::Refused)?;
+    let mut listening = Listening::from_settings(&file, &mine).map_err(ServeError::Refused)?;
     if !server.listening.endpoints.is_empty() {
         listening.endpoints.clone_from(&server.listening.endpoints);
     }

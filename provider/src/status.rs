@@ -1,132 +1,73 @@
-//! How the provider, its links and its subscriptions are doing: one JSON document, for whoever asks on the lattice.
+//! How the provider, its links and its subscriptions are doing: one document, for whoever asks on the lattice.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use async_nats::Subscriber;
 use bytes::Bytes;
-use fanout_plan::gap::Lost;
+use fanout_plan::status::{
+    BusStatus, InstanceCounts, LinkStatus, OrphanedLetters, Outcome, OutcomeState, State, SubscriptionStatus, Timestamp,
+};
 use fanout_plan::step::Part;
-use fanout_plan::subscription::{MadeBy, Need, Progress, Registered};
-use fanout_plan::{Code, Position, Problem, SubscriptionId, SubscriptionName, timestamp};
+use fanout_plan::subscription::{Reach, Registered};
+use fanout_plan::{Code, Problem, SubscriptionId};
 use fanout_transport::Lattice;
 use futures::StreamExt as _;
-use serde_json::{Value, json};
 use tracing::debug;
 
 use crate::bus::Bus;
-use crate::jetstream::{Store, StoreError};
-use crate::view::View;
-use crate::{clock, metrics};
+use crate::link::LinkKey;
+use crate::metrics;
+use crate::view::{LinkOutcome, View};
 
 /// Requests that are answered with one document.
 const ANSWERED_TOGETHER: usize = 256;
 /// Subscriptions that are read at once.
 const AT_ONCE: usize = 32;
 
-/// What a subscription is doing.
-#[derive(Clone, Debug)]
-pub(crate) enum Doing {
-    Active,
-    CatchingUp,
-    Finished,
-    Paused,
-    Waiting(Problem),
-}
-
-/// A subscription and what is known of it now.
-#[derive(Clone, Debug)]
-pub(crate) struct SubscriptionStatus {
-    pub(crate) registered: Registered,
-    pub(crate) doing: Doing,
-    /// Whether the store was read: the counts are those of now, and not 0 because nobody knows.
-    is_known: bool,
-    pub(crate) pending: u64,
-    pub(crate) in_flight: u64,
-    pub(crate) redelivered: u64,
-    /// Refused events that wait for their next attempt, or are at it.
-    pub(crate) waiting_for_retry: u64,
-    /// When the oldest event that is not handled expires, nanoseconds since the Unix epoch.
-    pub(crate) expires_at: Option<i64>,
-    pub(crate) oldest: Option<Position>,
-    pub(crate) lost: BTreeMap<u32, Lost>,
-    /// Of losses that somebody acknowledged.
-    seen_events: u64,
-}
-
-impl SubscriptionStatus {
-    /// Reads a subscription's state; where the store does not tell it, it is shown as waiting for the store.
-    pub(crate) async fn read(view: &View, registered: &Registered) -> Self {
-        let subscription = &registered.subscription;
-        let mut status = Self {
-            registered: registered.clone(),
-            doing: Doing::Active,
-            is_known: true,
-            pending: 0,
-            in_flight: 0,
-            redelivered: 0,
-            waiting_for_retry: 0,
-            expires_at: None,
-            oldest: None,
-            lost: BTreeMap::new(),
-            seen_events: 0,
-        };
-        let mut unread = view.stuck(&subscription.name).cloned();
-        match &view.store {
-            _ if registered.progress == Progress::Finished => {}
-            Some(store) if !subscription.keeps_a_place(store.policy()) => {}
-            Some(store) if !view.unmade.contains(&subscription.name) => {
-                if let Err(error) = status.read_from(store).await {
-                    status.is_known = false;
-                    unread.get_or_insert_with(|| {
-                        Problem::new(
-                            Code::StoreUnavailable,
-                            format!("subscription {}: {error}", subscription.name),
-                        )
-                    });
-                }
-            }
-            _ => status.is_known = false,
-        }
-        // Of an order, its owner knows: this instance, where it is the one.
-        let resting = view.health.get(&subscription.name).map_or(0, |h| h.resting());
-        status.waiting_for_retry += resting;
-        // Last, so that it is not older than the counts that are shown beside it.
-        let waiting = unread
-            .or_else(|| view.detached.get(&subscription.name).cloned())
-            .or_else(|| view.health.get(&subscription.name)?.waiting());
-        status.doing = match (registered.progress, waiting) {
-            (Progress::Finished, _) => Doing::Finished,
-            _ if registered.paused => Doing::Paused,
-            (_, Some(problem)) => Doing::Waiting(problem),
-            (Progress::Replaying | Progress::Telling(_), None)
-                if matches!(subscription.need, Need::Backfill { .. }) =>
-            {
-                Doing::CatchingUp
-            }
-            (_, None) => Doing::Active,
-        };
-        status
+/// Reads a subscription's status; where the store does not tell it, it waits for the store.
+pub(crate) async fn read(view: &View, registered: &Registered) -> SubscriptionStatus {
+    let subscription = &registered.subscription;
+    let name = &subscription.name;
+    let mut status = SubscriptionStatus::of(registered);
+    let mut waiting = view.stuck(name).cloned();
+    if let Some(store) = &view.store
+        && (!view.unmade.contains(name) || !subscription.keeps_a_place(store.policy()))
+        && let Err(error) = store.read_status(registered, &mut status).await
+    {
+        waiting.get_or_insert_with(|| Problem::new(Code::StoreUnavailable, format!("subscription {name}: {error}")));
     }
-
-    async fn read_from(&mut self, store: &Store) -> Result<(), StoreError> {
-        let state = store.consumer_state(&self.registered).await?;
-        (self.pending, self.in_flight, self.redelivered) = (state.pending, state.unsettled, state.redelivered);
-        self.waiting_for_retry = store.waiting_for_retry(&self.registered).await?;
-        let retention = store.retention(&self.registered).await?;
-        self.oldest = retention.oldest.map(|(position, _)| position);
-        self.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
-        self.lost = retention.lost;
-        self.seen_events = retention.seen_events;
-        Ok(())
+    let health = view.health.get(name);
+    // Of an order, its owner knows: this instance, where it is the one.
+    if let (Some(waiting), Some(health)) = (&mut status.waiting_for_retry, health) {
+        *waiting += health.resting();
     }
+    // Last, so that it is not older than the counts that are shown beside it.
+    let waiting = waiting
+        .or_else(|| view.detached.get(name).cloned())
+        .or_else(|| health?.waiting());
+    if let Some(problem) = waiting {
+        status.wait_for(problem);
+    }
+    if matches!(status.state, State::Finished | State::Paused) {
+        return status;
+    }
+    let nobody = [Code::SubscriberUnreachable, Code::SubscriberUnlinked];
+    if nobody.iter().any(|code| status.code() == code.as_str()) {
+        status.attended = Some(false);
+    } else if (subscription.reach != Reach::Inbox && health.is_some())
+        || view.inboxes.get(name).is_some_and(|inbox| inbox.is_waited_on())
+    {
+        status.attended = Some(true);
+    }
+    status
 }
 
 /// Answers on `fanout.{lattice}.{provider}.status` and `.metrics` until the connection ends.
 pub(crate) async fn serve(lattice: &Lattice, bus: Bus) -> Result<(), async_nats::SubscribeError> {
     for (what, render) in [
-        ("status", (|status: &Value| status.to_string()) as fn(&Value) -> String),
-        ("metrics", metrics::render),
+        ("status", as_json as fn(&BusStatus) -> String),
+        ("metrics", |status| metrics::render(status, Timestamp::now())),
     ] {
         let subject = format!("fanout.{}.{}.{what}", bus.lattice_name(), bus.provider());
         // One instance answers; each sees the same store, links and registry.
@@ -160,7 +101,13 @@ pub(crate) async fn answer(lattice: Lattice, requests: Subscriber, what: &str, d
     }
 }
 
-async fn document(bus: &Bus) -> Value {
+/// The document as it is sent.
+pub(crate) fn as_json(status: &BusStatus) -> String {
+    // Its keys are texts, and nothing in it fails to be written.
+    serde_json::to_string(status).unwrap_or_default()
+}
+
+async fn document(bus: &Bus) -> BusStatus {
     let view = bus.view();
     let mut letters = match &view.store {
         Some(store) => store.dead_letter_counts().await.ok(),
@@ -176,106 +123,74 @@ async fn document(bus: &Bus) -> Value {
         })
         .collect();
     let mut subscriptions: Vec<_> = futures::stream::iter(all).buffered(AT_ONCE).collect().await;
-    subscriptions.extend(
-        view.failed
-            .iter()
-            .filter_map(|(part, problem)| unreadable(&view, part, problem)),
-    );
-    let troubles = view
-        .failed
+    let mut notices: Vec<_> = view.nothing_is_published.iter().chain(&view.notices).cloned().collect();
+    for (part, problem) in &view.failed {
+        match part {
+            Part::Subscription(name) if view.registry.contains_key(name) => {}
+            // Its entry can't be read.
+            Part::Subscription(name) => subscriptions.push(SubscriptionStatus::unknown(name.clone(), problem.clone())),
+            _ => notices.push(problem.clone()),
+        }
+    }
+    let mut policy = Outcome::of(&view.policy_problems);
+    if policy.problems.is_empty() && view.store.is_none() {
+        policy.state = OutcomeState::Pending;
+    }
+    BusStatus {
+        provider: Some(bus.provider().to_owned()),
+        bus: view.store.as_ref().map(|s| s.policy().bus.clone()),
+        policy: Some(policy),
+        notices: notices.into_iter().map(Into::into).collect(),
+        links: links(&view.links),
+        subscriptions,
+        orphaned_dead_letters: letters.map(|left| orphaned(&view, left)),
+        ..BusStatus::default()
+    }
+}
+
+/// What came of each link.
+pub(crate) fn links(links: &BTreeMap<LinkKey, LinkOutcome>) -> Vec<LinkStatus> {
+    links
         .iter()
-        .filter(|(part, _)| !matches!(part, Part::Subscription(_)));
-    json!({
-        "provider": bus.provider(),
-        "bus": view.store.as_ref().map(|s| s.policy().bus.to_string()),
-        "policy": state(&view.policy_problems, view.store.is_some()),
-        "notices": view.nothing_is_published.iter().chain(&view.notices).chain(troubles.map(|(_, p)| p)).collect::<Vec<_>>(),
-        "links": view.links.iter().map(|(key, outcome)| {
-            let mut link = state(&outcome.problems, true);
-            link["component"] = json!(key.component);
-            link["name"] = json!(key.name);
-            link["role"] = json!(key.role.as_str());
-            link["subscription"] = json!(outcome.subscription);
-            link
-        }).collect::<Vec<_>>(),
-        "subscriptions": subscriptions,
-        "orphaned_dead_letters": letters.map(|left| orphaned(&view, left)),
-    })
+        .map(|(key, outcome)| LinkStatus {
+            component: key.component.clone(),
+            name: key.name.clone(),
+            role: key.role,
+            subscription: outcome.subscription.clone(),
+            outcome: Outcome::of(&outcome.problems),
+        })
+        .collect()
 }
 
-/// Dead letters of subscriptions that have ended: nobody is given them.
-fn orphaned(view: &View, letters: BTreeMap<SubscriptionId, u64>) -> Vec<Value> {
-    // Of one whose entry can't be read it is not known which it is.
-    let is_unread = |name: &SubscriptionName| !view.registry.contains_key(name) && view.stuck(name).is_some();
-    let shown = |(of, count): (SubscriptionId, u64)| {
-        let mut shown = json!(of);
-        shown["dead_letters"] = json!(count);
-        shown
-    };
-    let ended = letters.into_iter().filter(|(of, _)| !is_unread(&of.name));
-    ended.map(shown).collect()
+/// Dead letters of subscriptions that have ended.
+fn orphaned(view: &View, letters: BTreeMap<SubscriptionId, u64>) -> Vec<OrphanedLetters> {
+    letters
+        .into_iter()
+        // Of one whose entry can't be read it is not known which it is.
+        .filter(|(of, _)| view.registry.contains_key(&of.name) || view.stuck(&of.name).is_none())
+        .map(|(of, dead_letters)| OrphanedLetters { of, dead_letters })
+        .collect()
 }
 
-/// A subscription whose entry can't be read: all that is known of it.
-fn unreadable(view: &View, part: &Part, problem: &Problem) -> Option<Value> {
-    let Part::Subscription(name) = part else { return None };
-    (!view.registry.contains_key(name)).then(|| json!({ "name": name, "state": "waiting", "problem": problem }))
-}
-
-fn state(problems: &[Problem], settled: bool) -> Value {
-    let word = match (problems.is_empty(), settled) {
-        (false, _) => "refused",
-        (true, true) => "applied",
-        (true, false) => "pending",
-    };
-    json!({ "state": word, "problems": problems })
-}
-
-async fn subscription(view: &View, registered: &Registered, dead_letters: Option<u64>) -> Value {
+async fn subscription(view: &View, registered: &Registered, dead_letters: Option<u64>) -> SubscriptionStatus {
     let name = &registered.subscription.name;
-    let status = SubscriptionStatus::read(view, registered).await;
-    let (word, problem) = match &status.doing {
-        Doing::Active => ("active", None),
-        Doing::CatchingUp => ("catching-up", None),
-        Doing::Finished => ("finished", None),
+    let mut status = read(view, registered).await;
+    status.dead_letters = dead_letters;
+    if status.state == State::Paused && view.is_ending(name) {
         // Its last invocations are still under way here.
-        Doing::Paused if view.is_ending(name) => ("active", None),
-        Doing::Paused => ("paused", None),
-        Doing::Waiting(p) => ("waiting", Some(p)),
-    };
-    // Deliveries are made; refused events may hold up others.
-    let retries = view.health.get(name).and_then(|h| h.retries_problem());
-    let problem = problem.or(retries.as_ref());
-    let count = |of: fn(&crate::delivery::Health) -> u64| view.health.get(name).map(|h| of(h));
-    // A 0 would say that nothing waits.
-    let known = |count: u64| status.is_known.then_some(count);
-    json!({
-        "name": name,
-        "need": registered.subscription.need.as_str(),
-        "component": registered.component,
-        "made_by": match registered.made_by { MadeBy::Link => "link", MadeBy::Call => "call", MadeBy::Policy => "policy" },
-        "state": word,
-        "problem": problem,
-        "pending": known(status.pending),
-        "in_flight": known(status.in_flight),
-        "redelivered": known(status.redelivered),
-        "waiting_for_retry": known(status.waiting_for_retry),
-        "oldest": status.oldest.map(|p| p.to_string()),
-        "expires_at": status.expires_at.map(timestamp::to_rfc3339),
-        "expires_in_s": status.expires_at.map(|at| (at - clock::now()) / 1_000_000_000),
-        "lost": status.lost.iter().map(|(partition, lost)| {
-            let mut shown = json!(lost);
-            shown["partition"] = json!(partition);
-            shown
-        }).collect::<Vec<_>>(),
-        "lost_events": known(status.lost.values().map(|l| l.events).sum::<u64>() + status.seen_events),
-        "rewound": registered.rewound.map(|r| r.generation),
-        "dead_letters": dead_letters,
-        "this_instance": {
-            "handled": count(|h| h.handled.load(Ordering::Relaxed)),
-            "refused": count(|h| h.refused.load(Ordering::Relaxed)),
-            "dead_lettered": count(|h| h.dead_lettered.load(Ordering::Relaxed)),
-            "missed": count(|h| h.missed.load(Ordering::Relaxed)),
-        },
-    })
+        status.state = State::Active;
+    }
+    if let Some(health) = view.health.get(name) {
+        // Deliveries are made; refused events may hold up others.
+        if status.problem.is_none() {
+            status.problem = health.retries_problem().map(Into::into);
+        }
+        status.this_instance = Some(InstanceCounts {
+            handled: health.handled.load(Ordering::Relaxed),
+            refused: health.refused.load(Ordering::Relaxed),
+            dead_lettered: Some(health.dead_lettered.load(Ordering::Relaxed)),
+            missed: Some(health.missed.load(Ordering::Relaxed)),
+        });
+    }
+    status
 }

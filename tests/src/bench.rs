@@ -5,11 +5,10 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use fanout_transport::testing::{NatsServer, NatsSettings};
-use serde_json::Value;
 use wasmcloud_core::{HostData, InterfaceLinkDefinition};
 
 use crate::nemesis::{self, Proxy};
-use crate::{Component, Provider};
+use crate::{BusStatus, Component, OutcomeState, Provider, SubscriptionStatus};
 
 /// How long any condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -223,7 +222,7 @@ impl Bench {
         self.providers.push(Provider::start(&self.host_data(), &log));
         let links = self.links.len();
         self.status_when("the provider serves", |s| {
-            s["policy"]["state"] != "pending" && s["links"].as_array().is_some_and(|l| l.len() >= links)
+            !is_policy(s, OutcomeState::Pending) && s.links.len() >= links
         })
         .await;
     }
@@ -233,8 +232,11 @@ impl Bench {
         self.providers[i].kill();
         let log = self.folder.path().join(format!("provider-{i}.log"));
         self.providers[i] = Provider::start(&self.host_data(), &log);
-        self.status_when("the provider serves again", |s| s["policy"]["state"] == "applied")
-            .await;
+        // An edge has none: it is its bus's.
+        self.status_when("the provider serves again", |s| {
+            s.policy.is_none() || is_policy(s, OutcomeState::Applied)
+        })
+        .await;
     }
 
     /// Changes a setting for instances that are started from now on.
@@ -308,28 +310,31 @@ impl Bench {
     }
 
     /// The provider's status.
-    pub async fn status(&self) -> Option<Value> {
+    pub async fn status(&self) -> Option<BusStatus> {
         let reply = self.client.request("fanout.default.bus.status", "".into()).await.ok()?;
         serde_json::from_slice(&reply.payload).ok()
     }
 
     /// Waits until the status fulfils a condition.
-    pub async fn status_when(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    pub async fn status_when(&self, what: &str, holds: impl Fn(&BusStatus) -> bool) -> BusStatus {
         eventually(what, || async { self.status().await.filter(&holds) }).await
     }
 
     /// Waits until a subscription's status fulfils a condition.
-    pub async fn subscription_when(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let found = |s: &Value| {
-            s["subscriptions"]
-                .as_array()?
-                .iter()
-                .find(|s| s["name"] == name)
-                .cloned()
-        };
+    pub async fn subscription_when(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&SubscriptionStatus) -> bool,
+    ) -> SubscriptionStatus {
         eventually(&format!("subscription {name}: {what}"), || async {
-            self.status().await.and_then(|s| found(&s)).filter(&holds)
+            self.status().await?.subscription(name).cloned().filter(&holds)
         })
         .await
     }
+}
+
+/// What came of the policy.
+fn is_policy(status: &BusStatus, state: OutcomeState) -> bool {
+    status.policy.as_ref().is_some_and(|policy| policy.state == state)
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use fanout_plan::status::BusStatus;
+
 use crate::beside_the_tests;
 
 /// `fanout`, on one server.
@@ -48,6 +50,17 @@ impl Cli {
         let path = self.folder.path().join("policy.toml");
         std::fs::write(&path, text).expect("a policy can be written");
         path
+    }
+
+    /// What `fanout status` says of a policy's bus.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn status(&self, policy: &Path) -> BusStatus {
+        let (code, out, err) = self.run(&["--json", "status"], policy, &[]);
+        assert_eq!(code, 0, "{err}");
+        serde_json::from_str(&out).expect("a status")
     }
 
     /// Runs a verb on a policy: exit code, output and errors, with `POLICY` for its path.

@@ -23,6 +23,7 @@ pub use cli::Cli;
 pub use component::{Component, Seen, Verdict, event};
 pub use dev_host::DevHost;
 pub use edge::EdgeWorld;
+pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus};
 pub use provider::{Provider, beside_the_tests};
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
 pub use transcript::Transcript;

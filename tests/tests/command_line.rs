@@ -1,7 +1,8 @@
 //! `fanout` on a real server: what it prints, and its exit codes.
 
+use fanout_tests::fetcher::fetch;
 use fanout_tests::types::Rejection;
-use fanout_tests::{Bench, Cli, LinkTo, Verdict, event};
+use fanout_tests::{Bench, BusStatus, Cli, LinkTo, State, Verdict, event};
 
 const POLICY: &str = "\
 bus = \"payments\"
@@ -19,8 +20,20 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     let policy = cli.policy(&POLICY.replace("2s", "100ms").replace("bus =", "colour ="));
     let (code, _, err) = cli.run(&["check"], &policy, &[]);
     assert_eq!(code, 1);
-    let lines: Vec<_> = err.lines().map(|l| l.split(": ").nth(1).unwrap()).collect();
-    assert_eq!(lines, ["POLICY", "POLICY", "POLICY:1"], "{err}");
+    let shown = "\
+error[unknown-setting]: setting \"colour\" is not known; known are: ";
+    assert!(err.contains(shown), "{err}");
+    assert!(
+        err.contains(" --> POLICY:1:1\n  |\n1 | colour = \"payments\"\n  | ^^^^^^\n"),
+        "{err}"
+    );
+    let policy = cli.policy(&POLICY.replace("ack-wait", "ack-weight"));
+    let (code, _, err) = cli.run(&["check"], &policy, &[]);
+    assert!(code == 1 && err.contains("did you mean `delivery.ack-wait`?"), "{err}");
+    let (code, _, err) = cli.run(&["--json", "check"], &policy, &[]);
+    let refused: serde_json::Value = serde_json::from_str(&err).unwrap();
+    let message = refused["problems"][0]["message"].as_str().unwrap();
+    assert!(code == 1 && message.starts_with("POLICY:6: setting"), "{err}");
 
     let policy = cli.policy(POLICY);
     let steps = "\
@@ -73,6 +86,86 @@ async fn a_policy_is_checked_planned_and_applied_once() {
     let (code, _, err) = cli.elsewhere("nats://127.0.0.1:1").run(&["status"], &policy, &[]);
     assert_eq!(code, 3);
     assert!(err.contains("nats://127.0.0.1:1"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_that_needs_no_store_says_which_it_looked_at() {
+    let bench = Bench::without_provider(&[], &[]).await;
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    for verb in ["check", "explain", "plan"] {
+        let (code, _, err) = cli.run(&[verb], &policy, &[]);
+        let looked = format!("looked at the store at {}\n", cli.nats());
+        assert_eq!((code, err), (0, looked), "NATS_URL counts for {verb}");
+        let (_, out, _) = cli.run(&["--json", verb], &policy, &[]);
+        let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(shown["store"], cli.nats());
+    }
+    let cli = cli.elsewhere("");
+    for verb in ["check", "explain", "plan"] {
+        let (code, _, err) = cli.run(&[verb], &policy, &[]);
+        assert!(code == 0 && err.starts_with("looked at no store"), "{verb}: {err}");
+        let (_, out, _) = cli.run(&["--json", verb], &policy, &[]);
+        let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert!(shown["store"].is_null(), "{out}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_several_partitions_are_tailed_in_the_order_of_their_times() {
+    const EVENTS: usize = 60;
+    let links = [LinkTo::caller("ingress", &["publisher"], "*")];
+    let bench = Bench::start(&[("topology", "sharded(3)")], &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    for i in 0..EVENTS {
+        let tenant = format!("tenant{}", i % 7);
+        ingress.publish(event(&tenant, "a", &i.to_string())).await.unwrap();
+    }
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(&format!("topology = \"sharded(3)\"\n{POLICY}"));
+    let count = EVENTS.to_string();
+    let (code, out, err) = cli.run(&["--json", "tail"], &policy, &["--from", "first", "--count", &count]);
+    assert_eq!(code, 0, "{err}");
+    let events: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let ids: Vec<_> = events
+        .iter()
+        .map(|e| e["attributes"]["ce-id"].as_str().unwrap())
+        .collect();
+    let published: Vec<_> = (0..EVENTS).map(|i| i.to_string()).collect();
+    assert_eq!(ids, published, "each was published once the one before was stored");
+    let partitions = events.iter().map(|e| e["position"].as_str().unwrap().split('/').next());
+    assert!(partitions.collect::<std::collections::BTreeSet<_>>().len() > 1, "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_whether_anybody_is_there_to_take_deliveries() {
+    let settings = [("subscription", "billing"), ("need", "durable")];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::caller("billing", &["inbox"], "*"),
+        LinkTo::subscriber("billing", &["inbox"], &settings),
+    ];
+    let bench = Bench::start(&[], &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let billing = bench.silent_component("billing").await;
+    for id in ["1", "2", "3"] {
+        ingress.publish(event("acme", "a", id)).await.unwrap();
+    }
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(POLICY);
+    let of = |status: BusStatus| {
+        let billing = status.subscription("billing").unwrap();
+        (billing.state, billing.pending, billing.attended)
+    };
+    let nobody = (State::Active, Some(3), Some(false));
+    assert_eq!(of(cli.status(&policy)), nobody);
+    assert_eq!(of(bench.status().await.unwrap()), nobody);
+    let (_, out, _) = cli.run(&["status"], &policy, &[]);
+    assert!(out.contains("active, nobody there"), "{out}");
+    let held = fetch(&billing, "billing", 1, 5_000).await;
+    assert_eq!(held.len(), 1);
+    assert_eq!(of(cli.status(&policy)).2, Some(true), "one is in hand");
+    assert_eq!(of(bench.status().await.unwrap()).2, Some(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,21 +230,14 @@ async fn status_and_dead_letters() {
     }
     bench
         .subscription_when("invoicing", "both are dead-lettered", |s| {
-            s["dead_letters"] == 2 && s["in_flight"] == 0
+            s.dead_letters == Some(2) && s.in_flight == Some(0)
         })
         .await;
 
     let cli = Cli::new(bench.nats.url());
     let policy = cli.policy(POLICY);
-    let (code, out, err) = cli.run(&["--json", "status"], &policy, &[]);
-    assert_eq!(code, 0, "{err}");
-    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
-    let invoicing = &status["subscriptions"][0];
-    assert_eq!(
-        (&invoicing["name"], &invoicing["dead_letters"]),
-        (&"invoicing".into(), &2.into()),
-        "{out}"
-    );
+    let status = cli.status(&policy);
+    assert_eq!(status.subscription("invoicing").unwrap().dead_letters, Some(2));
 
     let list = |more: &[&str]| {
         let (_, out, _) = cli.run(&["--json", "dead-letters", "list"], &policy, more);
@@ -163,6 +249,12 @@ async fn status_and_dead_letters() {
     let of_globex = list(&["--tenant", "globex"]);
     assert_eq!(of_globex.len(), 1);
     assert_eq!(of_globex[0]["attempts"][0]["reason"], "no amount");
+    let (_, out, _) = cli.run(&["dead-letters", "list"], &policy, &[]);
+    let shown = out.lines().find(|line| line.contains("globex")).unwrap();
+    assert!(
+        shown.contains("invoice.paid") && shown.contains(" 2 "),
+        "its type and its id: {out}"
+    );
     let number = of_globex[0]["number"].to_string();
     let (code, out, _) = cli.run(&["dead-letters", "show"], &policy, &[&number]);
     assert_eq!(code, 0);
@@ -176,4 +268,8 @@ async fn status_and_dead_letters() {
     assert_eq!(code, 1);
     assert!(err.contains("there is no dead letter"), "{err}");
     assert_eq!(list(&[]).len(), 1);
+    let left = list(&[])[0]["number"].to_string();
+    let (code, _, err) = cli.run(&["dead-letters", "discard"], &policy, &[&left, &number]);
+    assert!(code == 1 && err.contains("nothing was discarded"), "{err}");
+    assert_eq!(list(&[]).len(), 1, "all of them or none");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanout_tests::types::{Rejection, RetryDelay};
-use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Component, LinkTo, State, Verdict, event, eventually};
 use futures::StreamExt as _;
 
 fn links(reach: &str, more: &[(&str, &str)]) -> Vec<LinkTo> {
@@ -73,18 +73,19 @@ async fn what_is_published_while_the_subscriber_is_down_is_delivered_when_it_is_
     let invoicing = bench.silent_component("invoicing").await;
     let ids = publish(&ingress, "e", 50).await;
     let waiting = bench
-        .subscription_when("invoicing", "it waits", |s| s["state"] == "waiting")
+        .subscription_when("invoicing", "it waits", |s| s.state == State::Waiting)
         .await;
-    assert_eq!(waiting["problem"]["code"], "subscriber-unreachable");
+    assert_eq!(waiting.code(), "subscriber-unreachable");
     invoicing.up().await;
     handles(&invoicing, &ids).await;
     let active = bench
         .subscription_when("invoicing", "it is drained", |s| {
-            s["state"] == "active" && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
+            s.state == State::Active && s.backlog() == Some(0)
         })
         .await;
     assert_eq!(
-        active["dead_letters"], 0,
+        active.dead_letters,
+        Some(0),
         "an unreachable subscriber uses up no attempts"
     );
     assert!(invoicing.seen(|s| s.deliveries.iter().all(|d| d.attempt == 1)));
@@ -114,7 +115,7 @@ async fn attempts_end_in_a_dead_letter_with_the_reason_of_each() {
     }
     bench
         .subscription_when("invoicing", "four are dead and none is pending", |s| {
-            s["dead_letters"] == 4 && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
+            s.dead_letters == Some(4) && s.backlog() == Some(0)
         })
         .await;
     assert_eq!(invoicing.handled(), ["fine", "later", "now"]);
@@ -151,7 +152,7 @@ async fn one_event_that_traps_a_batch_does_not_take_the_others_along() {
     invoicing.up().await;
     bench
         .subscription_when("invoicing", "one is dead and none is pending", |s| {
-            s["dead_letters"] == 1 && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
+            s.dead_letters == Some(1) && s.backlog() == Some(0)
         })
         .await;
     ids.remove(3);
@@ -187,9 +188,7 @@ async fn a_provider_killed_between_invocation_and_settlement_delivers_again() {
     bench.restart_provider(0).await;
     handles(&invoicing, &ids).await;
     bench
-        .subscription_when("invoicing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-        })
+        .subscription_when("invoicing", "nothing is left", |s| s.backlog() == Some(0))
         .await;
 }
 
@@ -261,7 +260,7 @@ async fn what_another_client_wrote_on_the_bus_is_dead_lettered_not_dropped() {
         .unwrap();
     bench
         .subscription_when("invoicing", "it is a dead letter", |s| {
-            s["dead_letters"] == 1 && s["pending"] == 0
+            s.dead_letters == Some(1) && s.pending == Some(0)
         })
         .await;
     assert!(invoicing.handled().is_empty());

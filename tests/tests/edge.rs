@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fanout_tests::types::{PublishError, Rejection};
-use fanout_tests::{Bench, EdgeWorld, LinkTo, SERVED_POLICY, Served, Verdict, event, eventually, publisher};
+use fanout_tests::{Bench, EdgeWorld, LinkTo, SERVED_POLICY, Served, State, Verdict, event, eventually, publisher};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsServer;
 
@@ -157,10 +157,10 @@ async fn a_component_that_is_away_uses_up_no_attempts() {
     let waiting = world
         .edge
         .subscription_when("invoicing", "it waits for its component", |s| {
-            s["problem"]["code"] == "subscriber-unreachable"
+            s.code() == "subscriber-unreachable"
         })
         .await;
-    assert_eq!(waiting["state"], "waiting");
+    assert_eq!(waiting.state, State::Waiting);
     invoicing.up().await;
     eventually("all are handled", || async {
         (invoicing.handled().len() == 20).then_some(())
@@ -183,11 +183,9 @@ async fn what_the_bus_refuses_is_said_at_the_edge() {
     let mut edge = Bench::with_config(&settings, &links("handler")).await;
     edge.add_provider().await;
     let refused = edge
-        .subscription_when("invoicing", "it is refused", |s| {
-            s["problem"]["code"] == "upstream-refused"
-        })
+        .subscription_when("invoicing", "it is refused", |s| s.code() == "upstream-refused")
         .await;
-    assert_eq!(refused["state"], "waiting");
-    let message = refused["problem"]["message"].as_str().unwrap();
+    assert_eq!(refused.state, State::Waiting);
+    let message = refused.problem.unwrap().message;
     assert!(message.contains("[interface-not-linked]"), "{message}");
 }

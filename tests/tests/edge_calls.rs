@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use fanout_plan::subscription::MadeBy;
 use fanout_tests::types::{
     Cancellation, DeliveryOptions, Filter, InboxError, LeasedDelivery, PublishError, Reach, SettleError, Settlement,
     SettlementOutcome, Start, SubscribeError, Subscription, SubscriptionOrigin, SubscriptionState, Verdict as Settles,
 };
-use fanout_tests::{Component, EdgeWorld, LinkTo, event, eventually};
+use fanout_tests::{BusStatus, Component, EdgeWorld, LinkTo, State, event, eventually};
 use fanout_tests::{inbox, publisher, subscriber};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsSettings;
@@ -91,6 +92,10 @@ async fn handles(who: &Component, count: usize) {
     .await;
 }
 
+fn reached(is: bool) -> impl Fn(&BusStatus) -> bool {
+    move |status| status.upstream.as_ref().is_some_and(|u| u.is_reached == is)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_by_a_call_lasts_until_it_is_ended() {
     let mut world = EdgeWorld::new(&links()).await;
@@ -139,11 +144,13 @@ async fn a_subscription_by_a_call_lasts_until_it_is_ended() {
     publish(&ingress, "acme", 30..34).await;
     let waiting = world
         .edge
-        .subscription_when("report", "four wait", |s| s["pending"] == 4 && s["state"] == "paused")
+        .subscription_when("report", "four wait", |s| {
+            s.pending == Some(4) && s.state == State::Paused
+        })
         .await;
     assert_eq!(
-        (&waiting["component"], &waiting["made_by"]),
-        (&"reports".into(), &"call".into())
+        (waiting.component.as_deref(), waiting.made_by),
+        (Some("reports"), Some(MadeBy::Call))
     );
     assert_eq!(reports.handled().len(), 15);
     subscriber::resume(reports.bus(), patient(), "report")
@@ -325,16 +332,15 @@ async fn a_link_that_allows_less_stops_it_and_one_that_allows_it_again_goes_on()
     world.edge.put_link(&may_not).await;
     let waiting = world
         .edge
-        .subscription_when("report", "it waits", |s| s["state"] == "waiting")
+        .subscription_when("report", "it waits", |s| s.state == State::Waiting)
         .await;
-    assert_eq!(waiting["problem"]["code"], "subscriber-unlinked");
+    assert_eq!(waiting.code(), "subscriber-unlinked");
     publish(&ingress, "acme", 0..3).await;
     world
         .edge
         .subscription_when("report", "they wait at the bus", |s| {
-            s["pending"]
-                .as_u64()
-                .zip(s["in_flight"].as_u64())
+            s.pending
+                .zip(s.in_flight)
                 .is_some_and(|(pending, held)| pending + held == 3)
         })
         .await;
@@ -348,21 +354,14 @@ async fn the_edge_says_when_its_bus_is_away() {
     let mut world = EdgeWorld::new(&links()).await;
     let reports = world.edge.component("reports").await;
     durable(&reports, "report", Reach::Handler).await.unwrap();
-    world
-        .edge
-        .status_when("the bus is there", |s| s["upstream_state"] == "reached")
-        .await;
+    world.edge.status_when("the bus is there", reached(true)).await;
     world.kill_hub();
-    let away = world
-        .edge
-        .status_when("the bus is away", |s| s["upstream_state"] == "away")
-        .await;
+    let away = world.edge.status_when("the bus is away", reached(false)).await;
     assert!(
-        away["upstream_problem"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("can't be reached"),
-        "{away}"
+        away.upstream
+            .and_then(|u| u.problem)
+            .is_some_and(|p| p.message.contains("can't be reached")),
+        "it says so"
     );
     let within = CallContext::within(Duration::from_secs(12));
     let answer = subscriber::list_subscriptions(reports.bus(), within).await.unwrap();
@@ -374,10 +373,7 @@ async fn the_edge_says_when_its_bus_is_away() {
         "{answer:?}"
     );
     world.restart_hub();
-    world
-        .edge
-        .status_when("the bus is there again", |s| s["upstream_state"] == "reached")
-        .await;
+    world.edge.status_when("the bus is there again", reached(true)).await;
     assert_eq!(listed(&reports).await.len(), 1);
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fanout_tests::{Bench, Cli, LinkTo, Verdict, event, eventually, stored};
+use fanout_tests::{Bench, Cli, LinkTo, State, Verdict, event, eventually, stored};
 
 const LOUD: usize = 600;
 
@@ -29,7 +29,7 @@ async fn a_tenant_with_many_events_does_not_delay_another_by_more_than_its_turn(
     );
     assert_eq!(cli.run(&["pause"], &policy, &["invoicing"]).0, 0);
     bench
-        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .subscription_when("invoicing", "it is paused", |s| s.state == State::Paused)
         .await;
     for i in 0..LOUD {
         ingress

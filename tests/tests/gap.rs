@@ -1,11 +1,20 @@
 //! The retention gap: warned of before, and told exactly after.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use fanout_plan::{Position, TenantId};
 use fanout_tests::fetcher::{fetch, ids, settles};
 use fanout_tests::types;
-use fanout_tests::{Bench, LinkTo, Verdict, event, eventually, stored};
+use fanout_tests::{Bench, LinkTo, State, Verdict, event, eventually, stored};
+
+fn at(offset: u64) -> Position {
+    Position::undivided(offset)
+}
+
+fn tenants(counts: &[(&str, u64)]) -> BTreeMap<TenantId, u64> {
+    counts.iter().map(|(t, n)| (t.parse().unwrap(), *n)).collect()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_unhandled_is_told_by_position_and_tenant() {
@@ -24,9 +33,7 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
     let invoicing = bench.component("invoicing").await;
     ingress.publish(event("acme", "invoice.paid", "handled")).await.unwrap();
     bench
-        .subscription_when("invoicing", "the first is handled", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-        })
+        .subscription_when("invoicing", "the first is handled", |s| s.backlog() == Some(0))
         .await;
     // Of a subscription that is paused, and delivers nothing any more, all of what comes now is lost.
     let cli = fanout_tests::Cli::new(bench.nats.url());
@@ -36,29 +43,22 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
     assert_eq!(cli.run(&["pause"], &file, &["invoicing"]).0, 0);
     bench
         .subscription_when("invoicing", "it is paused, and nothing is delivered any more", |s| {
-            s["state"] == "paused" && s["this_instance"]["handled"].is_null()
+            s.state == State::Paused && s.this_instance.is_none()
         })
         .await;
     for (tenant, id) in [("acme", "1"), ("globex", "2"), ("acme", "3")] {
         ingress.publish(event(tenant, "invoice.paid", id)).await.unwrap();
     }
     let waiting = bench
-        .subscription_when("invoicing", "the oldest is known", |s| s["oldest"] == "0/2")
+        .subscription_when("invoicing", "the oldest is known", |s| s.oldest == Some(at(2)))
         .await;
-    assert!(
-        waiting["expires_at"].as_str().is_some_and(|t| t.starts_with("20")),
-        "{waiting}"
-    );
+    assert!(waiting.expires_at.is_some(), "{waiting:?}");
     let lost = bench
-        .subscription_when("invoicing", "all three are lost", |s| s["lost_events"] == 3)
+        .subscription_when("invoicing", "all three are lost", |s| s.lost_events == Some(3))
         .await;
-    let lost = &lost["lost"][0];
-    assert_eq!(
-        (&lost["from"], &lost["to"], &lost["exact"]),
-        (&2.into(), &4.into(), &true.into()),
-        "{lost}"
-    );
-    assert_eq!(lost["tenants"], serde_json::json!({ "acme": 2, "globex": 1 }));
+    let lost = &lost.lost[0];
+    assert_eq!((lost.first, lost.last, lost.exact), (at(2), at(4), true), "{lost:?}");
+    assert_eq!(lost.tenants, tenants(&[("acme", 2), ("globex", 1)]));
     let log = bench.providers[0].log();
     assert_eq!(log.matches("retention-gap-near").count(), 1, "warned of once");
     assert!(log.contains("events from 0/"), "and told");
@@ -71,9 +71,9 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
     // So is one that is alone in the log.
     ingress.publish(event("globex", "invoice.paid", "4")).await.unwrap();
     let lost = bench
-        .subscription_when("invoicing", "the fourth is lost", |s| s["lost_events"] == 4)
+        .subscription_when("invoicing", "the fourth is lost", |s| s.lost_events == Some(4))
         .await;
-    assert_eq!(lost["lost"][0]["to"], 5, "{lost}");
+    assert_eq!(lost.lost[0].last, at(5), "{lost:?}");
     assert_eq!(invoicing.handled(), ["handled"]);
     // It is told for longer than anything is kept, and until somebody says that it was seen; then it still counts.
     let told = Instant::now();
@@ -94,7 +94,7 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
     );
     bench
         .subscription_when("invoicing", "it is told no more, and counted", |s| {
-            s["lost_events"] == 4 && s["lost"].as_array().is_some_and(Vec::is_empty)
+            s.lost_events == Some(4) && s.lost.is_empty()
         })
         .await;
     let (code, _, err) = cli.run(&["lost"], &file, &["nobody"]);
@@ -125,15 +125,11 @@ async fn what_expires_in_a_fetchers_hands_is_told_too() {
     settles(&invoicing, &held[1], types::Verdict::Handled).await;
     // Nothing waits to be delivered, and two are never settled.
     let lost = bench
-        .subscription_when("invoicing", "two are lost", |s| s["lost_events"] == 2)
+        .subscription_when("invoicing", "two are lost", |s| s.lost_events == Some(2))
         .await;
-    let lost = &lost["lost"][0];
-    assert_eq!(
-        (&lost["from"], &lost["to"], &lost["exact"]),
-        (&1.into(), &3.into(), &true.into()),
-        "{lost}"
-    );
-    assert_eq!(lost["tenants"], serde_json::json!({ "acme": 2 }));
+    let lost = &lost.lost[0];
+    assert_eq!((lost.first, lost.last, lost.exact), (at(1), at(3), true), "{lost:?}");
+    assert_eq!(lost.tenants, tenants(&[("acme", 2)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,17 +164,21 @@ async fn what_a_tenant_that_is_isolated_loses_is_told_too() {
     assert_eq!(cli.run(&["pause"], &file, &["invoicing"]).0, 0);
     bench
         .subscription_when("invoicing", "it is paused, and nothing is delivered any more", |s| {
-            s["state"] == "paused" && s["this_instance"]["handled"].is_null()
+            s.state == State::Paused && s.this_instance.is_none()
         })
         .await;
     ingress.publish(event("quiet", "invoice.paid", "quiet")).await.unwrap();
     let lost = bench
         .subscription_when("invoicing", "the last one is lost", |s| {
-            s["lost"][0]["to"] == BACKLOG + 1
+            s.lost.iter().any(|l| l.last == at(BACKLOG as u64 + 1))
         })
         .await;
-    let tenants = serde_json::json!({ "loud": BACKLOG - handled(), "quiet": 1 });
-    assert_eq!(lost["lost"][0]["tenants"], tenants, "{lost}");
+    let left = (BACKLOG - handled()) as u64;
+    assert_eq!(
+        lost.lost[0].tenants,
+        tenants(&[("loud", left), ("quiet", 1)]),
+        "{lost:?}"
+    );
     let log = bench.providers[0].log();
     assert!(!log.contains("seen of them"), "what is isolated is told of once");
 }
@@ -214,10 +214,11 @@ async fn what_an_operator_purges_is_told_too() {
         .await
         .unwrap();
     let lost = bench
-        .subscription_when("invoicing", "what was purged is lost", |s| s["lost"][0]["to"] == 3)
+        .subscription_when("invoicing", "what was purged is lost", |s| {
+            s.lost.iter().any(|l| l.last == at(3))
+        })
         .await;
-    let lost = &lost["lost"][0];
-    assert!(lost["exact"] == false, "nobody saw them go: {lost}");
+    assert!(!lost.lost[0].exact, "nobody saw them go: {lost:?}");
     let log = bench.providers[0].log();
     assert!(
         log.contains("retention-gap") && !log.contains("retention-gap-near"),

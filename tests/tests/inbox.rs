@@ -8,7 +8,7 @@ use fanout_tests::types::{
     DeliveryOptions, End, Filter, InboxError, Origin, Position, Reach, Rejection, RetryDelay, SettleError,
     SettlementOutcome, Start, Verdict,
 };
-use fanout_tests::{Bench, LinkTo, eventually, stored};
+use fanout_tests::{Bench, LinkTo, State, eventually, stored};
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
 
@@ -50,11 +50,9 @@ async fn fetched_and_handled_is_settled_for_good() {
         );
     }
     let done = bench
-        .subscription_when("billing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-        })
+        .subscription_when("billing", "nothing is left", |s| s.backlog() == Some(0))
         .await;
-    assert_eq!(done["state"], "active", "{done}");
+    assert_eq!(done.state, State::Active, "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +132,7 @@ async fn refused_too_often_is_a_dead_letter_with_every_reason() {
     }
     bench
         .subscription_when("billing", "both are dead letters", |s| {
-            s["dead_letters"] == 2 && s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
+            s.dead_letters == Some(2) && s.backlog() == Some(0)
         })
         .await;
     let js = async_nats::jetstream::new(bench.client().clone());
@@ -186,9 +184,7 @@ async fn a_hold_ends_unless_it_is_said_to_go_on() {
         Ok(SettlementOutcome::Settled)
     ));
     bench
-        .subscription_when("billing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-        })
+        .subscription_when("billing", "nothing is left", |s| s.backlog() == Some(0))
         .await;
 }
 

@@ -70,7 +70,7 @@ async fn what_was_delivered_before_is_settled_while_it_is_paused() {
     let nothing = try_fetch(&billing, "billing", 10, 0).await.unwrap();
     assert!(nothing.deliveries.is_empty(), "it is paused");
     bench
-        .subscription_when("billing", "one is a dead letter", |s| s["dead_letters"] == 1)
+        .subscription_when("billing", "one is a dead letter", |s| s.dead_letters == Some(1))
         .await;
     resume(&billing).await;
     let mut left = at_hand(&billing, 2).await;
@@ -115,7 +115,7 @@ async fn and_so_are_redriven_letters() {
         pause(&billing).await;
         settles(&billing, &first, Verdict::Handled).await;
         bench
-            .subscription_when("billing", "its letter is gone", |s| s["dead_letters"] == 1)
+            .subscription_when("billing", "its letter is gone", |s| s.dead_letters == Some(1))
             .await;
         resume(&billing).await;
         let second = next(&billing, "billing").await;

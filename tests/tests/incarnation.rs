@@ -7,7 +7,7 @@ use fanout_plan::Round;
 use fanout_tests::fetcher::{fetch, never, next, retry, settle, settles, try_fetch};
 use fanout_tests::subscriber;
 use fanout_tests::types::{DeliveryOptions, Filter, Position, Reach, Rejection, SettleError, Start, Verdict};
-use fanout_tests::{Bench, Cli, Component, LinkTo, event, eventually, stored};
+use fanout_tests::{Bench, Cli, Component, LinkTo, State, event, eventually, stored};
 use fanout_transport::CallContext;
 use futures::TryStreamExt as _;
 use serde_json::Value;
@@ -78,7 +78,7 @@ async fn dead_letter(bench: &Bench, who: &Component, tenant: &str, id: &str) {
     settles(who, &held, never("broken")).await;
     bench
         .subscription_when("work", "it is a dead letter", |s| {
-            s["dead_letters"].as_u64() >= Some(1) && s["in_flight"] == 0
+            s.dead_letters >= Some(1) && s.in_flight == Some(0)
         })
         .await;
 }
@@ -143,14 +143,11 @@ async fn a_letter_of_one_that_ended_is_shown_to_the_operator_and_given_to_nobody
     let (_, said, _) = cli.run(&["status"], &cli.policy(POLICY), &[]);
     assert!(said.contains("1 orphaned dead letters of subscription work"), "{said}");
     let status = bench
-        .subscription_when("work", "none of it is its successor's", |s| s["dead_letters"] == 0)
+        .subscription_when("work", "none of it is its successor's", |s| s.dead_letters == Some(0))
         .await;
-    assert_eq!(status["component"], "mallory");
-    let orphaned = bench.status().await.unwrap()["orphaned_dead_letters"].clone();
-    assert_eq!(
-        (&orphaned[0]["subscription"], &orphaned[0]["dead_letters"]),
-        (&Value::from("work"), &Value::from(1))
-    );
+    assert_eq!(status.component.as_deref(), Some("mallory"));
+    let orphaned = &bench.status().await.unwrap().orphaned_dead_letters.unwrap()[0];
+    assert_eq!((orphaned.of.name.as_str(), orphaned.dead_letters), ("work", 1));
 
     // Asked for behind the command line's back, in every way that it could be written.
     let js = jetstream::new(bench.client().clone());
@@ -166,7 +163,7 @@ async fn a_letter_of_one_that_ended_is_shown_to_the_operator_and_given_to_nobody
     assert_eq!(held.delivery.event.id, "own");
     settles(&mallory, &held, Verdict::Handled).await;
     bench
-        .subscription_when("work", "its letter is gone", |s| s["dead_letters"] == 0)
+        .subscription_when("work", "its letter is gone", |s| s.dead_letters == Some(0))
         .await;
     assert!(fetch(&mallory, "work", 10, 300).await.is_empty());
     assert_eq!(letters(&cli).len(), 1, "the other stays");
@@ -276,14 +273,16 @@ async fn what_one_that_ended_gave_out_settles_nothing_of_its_successor() {
     }
     bench
         .subscription_when("work", "they are in its fetcher's hands still", |s| {
-            s["in_flight"] == 2 && s["dead_letters"] == 0
+            s.in_flight == Some(2) && s.dead_letters == Some(0)
         })
         .await;
     for held in &held {
         settles(&billing, held, Verdict::Handled).await;
     }
     bench
-        .subscription_when("work", "they are settled", |s| s["in_flight"] == 0 && s["pending"] == 0)
+        .subscription_when("work", "they are settled", |s| {
+            s.in_flight == Some(0) && s.pending == Some(0)
+        })
         .await;
 }
 
@@ -300,7 +299,7 @@ async fn what_had_no_incarnation_is_lost_by_nobody() {
     publish(&bench, "acme", "fresh").await;
     bench
         .subscription_when("work", "one waits for a retry, one in the log", |s| {
-            s["waiting_for_retry"] == 1 && s["pending"] == 1
+            s.waiting_for_retry == Some(1) && s.pending == Some(1)
         })
         .await;
     // As a version before left it: nothing of it says which of its name it is.
@@ -330,10 +329,10 @@ async fn what_had_no_incarnation_is_lost_by_nobody() {
     bench.restart_provider(0).await;
     let status = bench
         .subscription_when("work", "all of it is its own", |s| {
-            s["dead_letters"] == 1 && s["waiting_for_retry"] == 1 && s["pending"] == 1
+            s.dead_letters == Some(1) && s.waiting_for_retry == Some(1) && s.pending == Some(1)
         })
         .await;
-    assert_eq!(status["state"], "active");
+    assert_eq!(status.state, State::Active);
     assert_eq!(redrive_all(&cli).0, 0);
     all_three_come(&billing).await;
     let names: Vec<String> = log.consumer_names().try_collect().await.unwrap();
@@ -361,18 +360,23 @@ async fn one_that_is_moved_aside_keeps_what_waits_for_it_and_its_letters() {
     let held = next(&billing, "work").await;
     settles(&billing, &held, Verdict::Rejected(Rejection::Retry("later".into()))).await;
     bench
-        .subscription_when("work", "one waits for a retry", |s| s["waiting_for_retry"] == 1)
+        .subscription_when("work", "one waits for a retry", |s| s.waiting_for_retry == Some(1))
         .await;
     let declared = LinkTo::subscriber("worker", &["handler"], &[("subscription", "work"), ("need", "durable")]);
     bench.put_link(&declared).await;
     let moved = eventually("it goes on under another name", || async {
         let status = bench.status().await?;
-        let all = status["subscriptions"].as_array()?;
-        let of = |component: &str| all.iter().find(|s| s["component"] == component).cloned();
+        let of = |component: &str| {
+            status
+                .subscriptions
+                .iter()
+                .find(|s| s.component.as_deref() == Some(component))
+                .cloned()
+        };
         of("worker").and(of("billing"))
     })
     .await;
-    assert_ne!(moved["name"], "work");
+    assert_ne!(moved.name.as_str(), "work");
     publish(&bench, "acme", "fresh").await;
     eventually("its successor is given what is new", || async {
         (worker.handled() == ["fresh"]).then_some(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fanout_tests::subscriber;
 use fanout_tests::types::{Origin, Position, Rejection, Start, SubscriptionState};
-use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, Component, LinkTo, State, Verdict, event, eventually};
 use fanout_transport::CallContext;
 
 const POLICY: &str = "\
@@ -71,9 +71,9 @@ async fn a_paused_subscription_is_given_nothing_until_it_is_resumed() {
     handles(&other, 5).await;
     bench.restart_provider(0).await;
     let status = bench
-        .subscription_when("invoicing", "its events wait", |s| s["pending"] == 5)
+        .subscription_when("invoicing", "its events wait", |s| s.pending == Some(5))
         .await;
-    assert_eq!((&status["state"], invoicing.handled().len()), (&"paused".into(), 0));
+    assert_eq!((status.state, invoicing.handled().len()), (State::Paused, 0));
     let cli = Cli::new(bench.nats.url());
     let policy = cli.policy(POLICY);
     let (code, out, err) = cli.run(&["resume"], &policy, &["invoicing"]);
@@ -131,9 +131,7 @@ async fn stopped_in_the_middle(ordering: &str) {
     });
     assert!(ended.await, "{}", bench.providers[0].log());
     bench
-        .subscription_when("invoicing", "nothing waits", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-        })
+        .subscription_when("invoicing", "nothing waits", |s| s.backlog() == Some(0))
         .await;
     let mut ids: Vec<usize> = invoicing.seen(|s| s.handled.iter().map(|id| id.parse().unwrap()).collect());
     if ordering == "none" {
@@ -195,7 +193,7 @@ async fn a_rewound_subscription_is_given_the_log_again_and_no_other_is() {
     // What it has not handled yet is passed over only when that is said.
     assert_eq!(cli.run(&["pause"], &policy, &["invoicing"]).0, 0);
     bench
-        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .subscription_when("invoicing", "it is paused", |s| s.state == State::Paused)
         .await;
     publish(&ingress, "acme", 12..14).await;
     let beyond = ["invoicing", "--to", "position:0/14"];
@@ -222,10 +220,7 @@ async fn without_any_instance_what_was_asked_is_found_by_the_next() {
     let cli = Cli::new(bench.nats.url());
     let policy = cli.policy(POLICY);
     assert_eq!(cli.run(&["rewind"], &policy, &["invoicing", "--to", "first"]).0, 0);
-    let (code, out, err) = cli.run(&["--json", "status"], &policy, &[]);
-    assert_eq!(code, 0, "{err}");
-    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(status["subscriptions"][0]["pending"], 4, "{out}");
+    assert_eq!(cli.status(&policy).subscriptions[0].pending, Some(4));
     bench.restart_provider(0).await;
     handles(&invoicing, 8).await;
 }
@@ -253,7 +248,7 @@ async fn dead_letters_go_to_the_subscription_they_came_from_in_the_tenants_order
     }
     bench
         .subscription_when("invoicing", "all are dead-lettered", |s| {
-            s["dead_letters"] == 10 && s["in_flight"] == 0
+            s.dead_letters == Some(10) && s.in_flight == Some(0)
         })
         .await;
     handles(&other, 10).await;
@@ -267,7 +262,7 @@ async fn dead_letters_go_to_the_subscription_they_came_from_in_the_tenants_order
     })
     .await;
     bench
-        .subscription_when("invoicing", "it is dead-lettered again", |s| s["dead_letters"] == 10)
+        .subscription_when("invoicing", "it is dead-lettered again", |s| s.dead_letters == Some(10))
         .await;
     let list = || {
         let (_, out, _) = cli.run(&["--json", "dead-letters", "list"], &policy, &[]);
@@ -293,7 +288,7 @@ async fn dead_letters_go_to_the_subscription_they_came_from_in_the_tenants_order
     })
     .await;
     bench
-        .subscription_when("invoicing", "no letter is left", |s| s["dead_letters"] == 0)
+        .subscription_when("invoicing", "no letter is left", |s| s.dead_letters == Some(0))
         .await;
     let of_acme: Vec<_> = invoicing.seen(|s| {
         let mut ids = s.handled.clone();
@@ -368,8 +363,6 @@ async fn a_queue_subscription_can_be_served_at_least_once() {
     entitlements.up().await;
     handles(&entitlements, 5).await;
     bench
-        .subscription_when("entitlements", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-        })
+        .subscription_when("entitlements", "nothing is left", |s| s.backlog() == Some(0))
         .await;
 }

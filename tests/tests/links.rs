@@ -3,7 +3,7 @@
 use fanout_tests::types::{
     DeliveryOptions, Filter, LinkState, PublishError, Reach, SubscribeError, SubscriptionOrigin,
 };
-use fanout_tests::{Bench, Component, LinkTo, event, eventually, stored};
+use fanout_tests::{Bench, Component, LinkTo, OutcomeState, State, event, eventually, stored};
 use fanout_tests::{status, subscriber};
 use fanout_transport::CallContext;
 
@@ -53,14 +53,14 @@ async fn a_link_deleted_and_put_back_loses_nothing() {
     handles(&worker, &["1"]).await;
     bench.delete_link(&link).await;
     let gone = bench
-        .subscription_when("work", "it waits", |s| s["state"] == "waiting")
+        .subscription_when("work", "it waits", |s| s.state == State::Waiting)
         .await;
-    assert_eq!(gone["problem"]["code"], "subscriber-unlinked");
+    assert_eq!(gone.code(), "subscriber-unlinked");
     caller.publish(event("acme", "a", "2")).await.unwrap();
     bench
         .subscription_when("work", "the event waits", |s| {
             // What is published while its deliveries end may come to them, and is given back.
-            s["pending"].as_u64().zip(s["in_flight"].as_u64()).map(|(p, f)| p + f) == Some(1)
+            s.pending.zip(s.in_flight).map(|(p, f)| p + f) == Some(1)
         })
         .await;
     bench.put_link(&link).await;
@@ -85,7 +85,7 @@ async fn two_links_of_one_component_are_two_subscriptions() {
     // The one goes, the other stays.
     bench.delete_link(&invoices).await;
     bench
-        .subscription_when("invoices", "it waits", |s| s["state"] == "waiting")
+        .subscription_when("invoices", "it waits", |s| s.state == State::Waiting)
         .await;
     caller.publish(event("acme", "charge.failed", "3")).await.unwrap();
     handles(&worker, &["1", "2", "3"]).await;
@@ -134,26 +134,16 @@ async fn a_refused_link_says_all_its_problems() {
     let asks = LinkTo::caller("worker", &["status"], "*");
     let bench = Bench::start(&[], &[ingress(), broken, durable("work", "**"), asks]).await;
     let status = bench
-        .status_when("links are judged", |s| {
-            s["subscriptions"].as_array().is_some_and(|s| s.len() == 1)
-        })
+        .status_when("links are judged", |s| s.subscriptions.len() == 1)
         .await;
     let link = |component: &str, name: &str| {
-        let links = status["links"].as_array().unwrap();
-        links
-            .iter()
-            .find(|l| l["component"] == component && l["name"] == name)
-            .unwrap()
-            .clone()
+        let mut links = status.links.iter();
+        let found = links.find(|l| l.component == component && l.name == name);
+        &found.unwrap().outcome
     };
     let refused = link("worker", "worker");
-    assert_eq!(refused["state"], "refused");
-    let codes: Vec<_> = refused["problems"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|p| p["code"].as_str().unwrap())
-        .collect();
+    assert_eq!(refused.state, OutcomeState::Refused);
+    let codes: Vec<_> = refused.problems.iter().map(|p| p.code.as_str()).collect();
     assert_eq!(
         codes,
         [
@@ -164,7 +154,8 @@ async fn a_refused_link_says_all_its_problems() {
             "unknown-setting"
         ]
     );
-    assert_eq!(link("worker", "work")["state"], "applied", "others are not affected");
+    let work = link("worker", "work");
+    assert_eq!(work.state, OutcomeState::Applied, "others are not affected");
 
     let worker = bench.silent_component("worker").await;
     let mine = status::links(worker.bus(), cx()).await.unwrap();
@@ -192,12 +183,11 @@ async fn a_refused_policy_says_all_its_problems_and_takes_nothing() {
     )
     .await;
     bench.add_provider().await;
-    let status = bench.status().await.unwrap();
-    let problems = status["policy"]["problems"].as_array().unwrap();
+    let policy = bench.status().await.unwrap().policy.unwrap();
     assert_eq!(
-        (status["policy"]["state"].as_str(), problems.len()),
-        (Some("refused"), 3),
-        "{status}"
+        (policy.state, policy.problems.len()),
+        (OutcomeState::Refused, 3),
+        "{policy:?}"
     );
     let caller = bench.silent_component("ingress").await;
     let refused = caller.publish(event("acme", "a", "1")).await.unwrap_err();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fanout_client::{Bus, ClientTls, Event, Options, Pem, connect, connect_with};
-use fanout_tests::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually};
+use fanout_tests::{ANYONE_HERE, Bench, LinkTo, OutcomeState, SERVED_POLICY, Served, eventually};
 use fanout_transport::testing::{NatsServer, TestAuthority};
 
 fn event(id: &str) -> Event {
@@ -162,8 +162,8 @@ async fn a_provider_takes_changed_settings_where_it_listens() {
         refused.is_err().then_some(())
     })
     .await;
-    let status = bench.status().await.unwrap();
-    assert_eq!(status["policy"]["state"], "applied", "{status}");
+    let policy = bench.status().await.unwrap().policy.unwrap();
+    assert_eq!(policy.state, OutcomeState::Applied, "{policy:?}");
 
     bench
         .change("listen", &format!("{},{}", url("a.sock"), url("b.sock")))

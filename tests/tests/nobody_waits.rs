@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fanout_tests::subscriber;
 use fanout_tests::types::{DeliveryOptions, Filter, Reach, Rejection, SubscriptionState};
-use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually, publisher};
+use fanout_tests::{Bench, Component, LinkTo, SubscriptionStatus, Verdict, event, eventually, publisher};
 use fanout_transport::CallContext;
 
 /// A handler that hangs is given up long after the end of a test.
@@ -40,6 +40,11 @@ async fn is_at(component: &Component, id: &str) {
             .then_some(())
     })
     .await;
+}
+
+/// Events that the instance handled since its deliveries began.
+fn handled_here(status: &SubscriptionStatus) -> Option<u64> {
+    status.this_instance.as_ref().map(|i| i.handled)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +99,7 @@ async fn a_call_does_not_wait_for_the_handlers_of_others() {
     }
     publish(&ingress, "first").await;
     for component in &slow {
-        let handled_one = |s: &serde_json::Value| s["this_instance"]["handled"] == 1;
+        let handled_one = |s: &SubscriptionStatus| handled_here(s) == Some(1);
         bench
             .subscription_when(&component.id, "it handles one", handled_one)
             .await;
@@ -106,7 +111,7 @@ async fn a_call_does_not_wait_for_the_handlers_of_others() {
     // All deliveries begin anew: how they are made is another now.
     bench.change("delivery.deadline", "9m").await;
     for component in &slow {
-        let begun_anew = |s: &serde_json::Value| s["this_instance"]["handled"] == 0;
+        let begun_anew = |s: &SubscriptionStatus| handled_here(s) == Some(0);
         bench
             .subscription_when(&component.id, "it begins anew", begun_anew)
             .await;
@@ -165,17 +170,13 @@ async fn other_retries_are_taken_over_while_a_handler_works() {
         let (bench, ingress, id) = (&bench, &ingress, format!("fail{number}"));
         async move {
             publish(ingress, &id).await;
-            let letters = |s: &serde_json::Value| s["dead_letters"].as_u64();
-            let status = bench.subscription_when("invoicing", "it is there", |s| letters(s).is_some());
-            letters(&status.await).filter(|n| *n > 0)
+            let status = bench.subscription_when("invoicing", "it is there", |s| s.dead_letters.is_some());
+            status.await.dead_letters.filter(|n| *n > 0)
         }
     })
     .await;
     let status = bench.subscription_when("invoicing", "it is there", |_| true).await;
-    assert_eq!(
-        status["this_instance"]["handled"], 1,
-        "its deliveries went on: {status}"
-    );
+    assert_eq!(handled_here(&status), Some(1), "its deliveries went on: {status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -192,7 +192,7 @@ async fn an_owner_that_was_frozen_takes_nothing_with_it() {
     keeps_the_order(&invoicing);
     bench
         .subscription_when("invoicing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0
+            s.pending == Some(0) && s.in_flight == Some(0)
         })
         .await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use fanout_tests::types::{Delivery, Event, Rejection, RetryDelay};
-use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually, stored};
+use fanout_tests::{Bench, Cli, Component, LinkTo, State, Verdict, event, eventually, stored};
 use futures::StreamExt as _;
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
@@ -92,9 +92,7 @@ async fn each_key_in_order_across_retries() {
     invoicing.up().await;
     all_are_handled(&invoicing, &keys, 20).await;
     bench
-        .subscription_when("invoicing", "nothing is left", |s| {
-            s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-        })
+        .subscription_when("invoicing", "nothing is left", |s| s.backlog() == Some(0))
         .await;
 }
 
@@ -133,12 +131,9 @@ async fn a_key_that_waits_for_a_retry_holds_only_itself() {
         "its successors wait behind it"
     );
     let waiting = bench
-        .subscription_when("invoicing", "the key is held", |s| s["in_flight"] == 10)
+        .subscription_when("invoicing", "the key is held", |s| s.in_flight == Some(10))
         .await;
-    assert_eq!(
-        (&waiting["pending"], &waiting["waiting_for_retry"]),
-        (&0.into(), &1.into())
-    );
+    assert_eq!((waiting.pending, waiting.waiting_for_retry), (Some(0), Some(1)));
     *stuck.lock().unwrap() = false;
 }
 
@@ -194,7 +189,7 @@ async fn one_at_a_time() {
     let order = invoicing.seen(|s| s.deliveries.iter().map(|d| d.event.id.clone()).collect::<Vec<_>>());
     assert_eq!(order, ["acme-000", "acme-000", "acme-000", "acme-001", "acme-002"]);
     bench
-        .subscription_when("invoicing", "the first is a dead letter", |s| s["dead_letters"] == 1)
+        .subscription_when("invoicing", "the first is a dead letter", |s| s.dead_letters == Some(1))
         .await;
 }
 
@@ -209,7 +204,7 @@ async fn what_never_comes_back_holds_up_the_rest_for_a_while_and_is_told() {
     );
     assert_eq!(cli.run(&["pause"], &policy, &["invoicing"]).0, 0);
     bench
-        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .subscription_when("invoicing", "it is paused", |s| s.state == State::Paused)
         .await;
     publish(&ingress, &["a"], 0, 3).await;
     // Somebody else takes the first event, and says for ever that it holds it.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use fanout_tests::{Bench, LinkTo, event, eventually, ingress_and_invoicing};
+use fanout_tests::{Bench, LinkTo, SubscriptionStatus, event, eventually, ingress_and_invoicing};
 
 /// For how many days the log keeps events.
 async fn days(bench: &Bench) -> u64 {
@@ -33,7 +33,7 @@ async fn says(bench: &Bench, instance: usize, code: &str) {
 async fn looks_again(bench: &mut Bench, name: &str) {
     let settings = [("subscription", name), ("need", "durable")];
     bench.put_link(&LinkTo::subscriber(name, &["handler"], &settings)).await;
-    let made = |s: &serde_json::Value| s["pending"].is_number() && s["problem"].is_null();
+    let made = |s: &SubscriptionStatus| s.pending.is_some() && s.problem.is_none();
     bench.subscription_when(name, "it is made", made).await;
 }
 
@@ -118,7 +118,8 @@ async fn a_shorter_retention_that_would_lose_events_refuses_itself_and_nothing_e
         }
         bench
             .status_when("the setting is refused", |s| {
-                s["policy"]["problems"][0]["code"] == "would-lose-events"
+                let problems = s.policy.iter().flat_map(|p| &p.problems);
+                problems.map(|p| p.code.as_str()).next() == Some("would-lose-events")
             })
             .await;
         assert_eq!(days(&bench).await, 9);

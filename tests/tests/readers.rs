@@ -36,7 +36,9 @@ async fn letters(bench: &Bench, count: usize) -> (Component, Arc<AtomicBool>) {
         .await;
     }
     bench
-        .subscription_when("invoicing", "all are dead letters", |s| s["dead_letters"] == count)
+        .subscription_when("invoicing", "all are dead letters", |s| {
+            s.dead_letters == Some(count as u64)
+        })
         .await;
     (invoicing, mended)
 }
@@ -53,7 +55,7 @@ async fn redriven(bench: &Bench, invoicing: &Component, count: usize) {
     })
     .await;
     bench
-        .subscription_when("invoicing", "no letter is left", |s| s["dead_letters"] == 0)
+        .subscription_when("invoicing", "no letter is left", |s| s.dead_letters == Some(0))
         .await;
 }
 

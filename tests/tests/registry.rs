@@ -5,7 +5,7 @@ use async_nats::jetstream::{self, kv};
 use fanout_tests::fetcher::patient;
 use fanout_tests::subscriber;
 use fanout_tests::types::{DeliveryOptions, Filter, Origin, Reach};
-use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_tests::{Bench, Component, LinkTo, SubscriptionStatus, event, eventually};
 use futures::TryStreamExt as _;
 
 fn links() -> Vec<LinkTo> {
@@ -81,8 +81,7 @@ async fn a_purged_registry_ends_nothing() {
     let before = consumers(&bench).await;
     assert_eq!(before.len(), 2, "{before:?}");
     // Nobody can be reached: some of them are in flight.
-    let count = |s: &serde_json::Value, what: &str| s[what].as_u64().unwrap_or_default();
-    let called = |s: &serde_json::Value| count(s, "pending") + count(s, "in_flight") == 5;
+    let called = |s: &SubscriptionStatus| s.pending.zip(s.in_flight).is_some_and(|(p, f)| p + f == 5);
     // While an instance is there, and by one that knows nothing of what was.
     for running in [true, false] {
         if !running {
@@ -122,7 +121,7 @@ async fn what_a_newer_version_wrote_waits_for_it() {
     newer["something"] = "that only the newer version knows".into();
     let newer = serde_json::to_vec(&newer).unwrap();
     entries.put("called", newer.clone().into()).await.unwrap();
-    let left_alone = |s: &serde_json::Value| s["problem"]["code"] == "unreadable-subscription";
+    let left_alone = |s: &SubscriptionStatus| s.code() == "unreadable-subscription";
     bench.subscription_when("called", "it is left alone", left_alone).await;
     let before = consumers(&bench).await;
     publish(&ingress, 2..5).await;
@@ -156,7 +155,7 @@ async fn a_consumer_that_says_nothing_of_itself_is_left_alone_until_somebody_end
     log.create_consumer(config).await.unwrap();
     registry(&bench).await.stream.purge().await.unwrap();
     bench.restart_provider(0).await;
-    let left_alone = |s: &serde_json::Value| s["problem"]["code"] == "registration-lost";
+    let left_alone = |s: &SubscriptionStatus| s.code() == "registration-lost";
     bench.subscription_when("called", "it is left alone", left_alone).await;
     let options = everything();
     let refused = subscriber::subscribe_durable(caller.bus(), patient(), "called", &options).await;

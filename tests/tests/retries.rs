@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use fanout_tests::fetcher::{fetch, next, settles};
 use fanout_tests::subscriber;
 use fanout_tests::types::{Delivery, DeliveryOptions, Filter, Reach, Rejection, RetryDelay, Start, Verdict as Said};
-use fanout_tests::{Bench, Cli, Component, LinkTo, Verdict, event, eventually, stored};
+use fanout_tests::{Bench, Cli, Component, LinkTo, State, SubscriptionStatus, Verdict, event, eventually, stored};
 use fanout_transport::CallContext;
 use futures::StreamExt as _;
 use serde_json::Value;
@@ -63,11 +63,11 @@ async fn handles(component: &Component, id: &str) {
     .await;
 }
 
-async fn waits_for_retry(bench: &Bench, count: usize) -> Value {
+async fn waits_for_retry(bench: &Bench, count: usize) -> SubscriptionStatus {
     let what = format!("{count} wait for a retry, and nothing else does");
     bench
         .subscription_when("invoicing", &what, |s| {
-            s["waiting_for_retry"] == count && s["pending"] == 0 && s["in_flight"] == 0
+            s.waiting_for_retry == Some(count as u64) && s.pending == Some(0) && s.in_flight == Some(0)
         })
         .await
 }
@@ -101,7 +101,7 @@ async fn others_go_on(settings: &[(&str, &str)], of_link: &[(&str, &str)], refus
     publish(&ingress, "globex", 0..1).await;
     handles(&invoicing, "globex-000").await;
     let status = waits_for_retry(&bench, refused).await;
-    assert_eq!((&status["state"], &status["problem"]), (&"active".into(), &Value::Null));
+    assert_eq!((status.state, status.problem), (State::Active, None));
     assert_eq!(attempts(&invoicing, "acme"), (refused, 1), "none comes before its time");
 
     let metrics = bench
@@ -113,12 +113,10 @@ async fn others_go_on(settings: &[(&str, &str)], of_link: &[(&str, &str)], refus
     let line = format!("fanout_waiting_for_retry{{bus=\"payments\",subscription=\"invoicing\"}} {refused}\n");
     assert!(metrics.contains(&line), "{metrics}");
     let cli = Cli::new(bench.nats.url());
-    let (code, out, err) = cli.run(&["--json", "status"], &cli.policy(POLICY), &[]);
-    assert_eq!(code, 0, "{err}");
-    let shown: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(shown["subscriptions"][0]["waiting_for_retry"], refused, "{out}");
+    let shown = cli.status(&cli.policy(POLICY));
+    assert_eq!(shown.subscriptions[0].waiting_for_retry, Some(refused as u64));
     let (code, out, err) = cli.run(&["status"], &cli.policy(POLICY), &[]);
-    assert!(code == 0 && out.contains("retrying"), "{out}{err}");
+    assert!(code == 0 && out.contains("waiting for retry"), "{out}{err}");
     let listed = subscriber::list_subscriptions(invoicing.bus(), CallContext::default()).await;
     assert_eq!(listed.unwrap().unwrap()[0].waiting_for_retry, refused as u64);
 }
@@ -388,7 +386,7 @@ async fn exhausted_is_a_dead_letter_with_every_reason_and_its_payload() {
     publish(&ingress, "acme", 0..1).await;
     bench
         .subscription_when("invoicing", "it is a dead letter", |s| {
-            s["dead_letters"] == 1 && s["waiting_for_retry"] == 0 && s["in_flight"] == 0
+            s.dead_letters == Some(1) && s.waiting_for_retry == Some(0) && s.in_flight == Some(0)
         })
         .await;
     let cli = Cli::new(bench.nats.url());
@@ -426,11 +424,11 @@ async fn a_full_store_of_retries_loses_nothing_and_says_so() {
     publish(&ingress, "acme", 0..60).await;
     let full = bench
         .subscription_when("invoicing", "it says that the store is full", |s| {
-            s["problem"]["code"] == "retries-full"
+            s.code() == "retries-full"
         })
         .await;
-    assert_eq!(full["state"], "active", "deliveries go on: {full}");
-    let message = full["problem"]["message"].as_str().unwrap();
+    assert_eq!(full.state, State::Active, "deliveries go on: {full:?}");
+    let message = full.problem.unwrap().message;
     assert!(
         message.contains("invoicing") && message.contains("retry.max-bytes"),
         "{message}"
@@ -439,7 +437,10 @@ async fn a_full_store_of_retries_loses_nothing_and_says_so() {
     handles(&invoicing, "globex-004").await;
     bench
         .subscription_when("invoicing", "all of acme's are dead letters", |s| {
-            s["dead_letters"] == 60 && s["waiting_for_retry"] == 0 && s["in_flight"] == 0 && s["pending"] == 0
+            s.dead_letters == Some(60)
+                && s.waiting_for_retry == Some(0)
+                && s.in_flight == Some(0)
+                && s.pending == Some(0)
         })
         .await;
     assert_eq!(attempts(&invoicing, "acme").1, 3);
@@ -482,7 +483,7 @@ async fn a_store_of_retries_that_is_gone_loses_nothing_and_is_made_again() {
         published.unwrap();
         handles(&invoicing, &id).await;
         let status = bench.status().await?;
-        status["subscriptions"][0]["problem"].is_null().then_some(())
+        status.subscriptions[0].problem.is_none().then_some(())
     })
     .await;
 }
@@ -510,7 +511,7 @@ async fn a_crash_between_storing_a_refusal_and_telling_the_log_delivers_nothing_
         .unwrap()
         .unwrap();
     bench
-        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .subscription_when("invoicing", "it is paused", |s| s.state == State::Paused)
         .await;
     publish(&ingress, "acme", 1..2).await;
     let log = js.get_stream("fanout_payments_log").await.unwrap();
@@ -562,15 +563,12 @@ async fn a_paused_subscription_is_given_no_retries() {
         .unwrap()
         .unwrap();
     bench
-        .subscription_when("invoicing", "it is paused", |s| s["state"] == "paused")
+        .subscription_when("invoicing", "it is paused", |s| s.state == State::Paused)
         .await;
     let handled = invoicing.handled().len();
     bench.restart_provider(0).await;
     let status = waits_for_retry(&bench, 5 - handled).await;
-    assert_eq!(
-        (&status["state"], invoicing.handled().len()),
-        (&"paused".into(), handled)
-    );
+    assert_eq!((status.state, invoicing.handled().len()), (State::Paused, handled));
     subscriber::resume(invoicing.bus(), CallContext::default(), "invoicing")
         .await
         .unwrap()
@@ -614,7 +612,7 @@ async fn a_name_that_is_used_again_is_given_nothing_of_before() {
     make(&billing, None).await;
     publish(&ingress, "acme", 0..5).await;
     bench
-        .subscription_when("mine", "all wait", |s| s["waiting_for_retry"] == 5)
+        .subscription_when("mine", "all wait", |s| s.waiting_for_retry == Some(5))
         .await;
     let ended = subscriber::unsubscribe(billing.bus(), CallContext::default(), "mine").await;
     ended.unwrap().unwrap();
@@ -631,7 +629,7 @@ async fn a_name_that_is_used_again_is_given_nothing_of_before() {
     handles(&billing, "acme-005").await;
     bench
         .subscription_when("mine", "nothing waits", |s| {
-            s["waiting_for_retry"] == 0 && s["pending"] == 0 && s["in_flight"] == 0
+            s.waiting_for_retry == Some(0) && s.pending == Some(0) && s.in_flight == Some(0)
         })
         .await;
     assert_eq!(billing.handled(), ["acme-005"]);
@@ -668,12 +666,12 @@ async fn a_backfill_has_caught_up_once_its_retries_are_settled() {
     .await;
     bench
         .subscription_when("mine", "it still replays", |s| {
-            s["state"] == "catching-up" && s["waiting_for_retry"] == 1
+            s.state == State::CatchingUp && s.waiting_for_retry == Some(1)
         })
         .await;
     refused.store(false, Ordering::SeqCst);
     bench
-        .subscription_when("mine", "it has caught up", |s| s["state"] == "active")
+        .subscription_when("mine", "it has caught up", |s| s.state == State::Active)
         .await;
     assert_eq!(billing.handled().len(), 10);
 }
@@ -784,7 +782,7 @@ async fn what_another_client_wrote_among_the_retries_stops_nothing() {
     handles(&invoicing, "acme-000").await;
     bench
         .subscription_when("invoicing", "what is no event is a dead letter", |s| {
-            s["waiting_for_retry"] == 0 && s["dead_letters"] == 1
+            s.waiting_for_retry == Some(0) && s.dead_letters == Some(1)
         })
         .await;
     tokio::time::timeout(Duration::from_secs(20), publish(&ingress, "globex", 0..1))
@@ -805,7 +803,7 @@ async fn redriven_letters_that_are_refused_hold_up_no_other_tenants() {
     publish(&ingress, "globex", 0..1).await;
     bench
         .subscription_when("invoicing", "all are dead letters", |s| {
-            s["dead_letters"] == LETTERS + 1 && s["in_flight"] == 0
+            s.dead_letters == Some(LETTERS as u64 + 1) && s.in_flight == Some(0)
         })
         .await;
     let before = attempts(&invoicing, "acme").0;

@@ -208,11 +208,9 @@ async fn where_dead_letters_are_full_it_is_said_and_nothing_is_lost() {
         ingress.publish(event("acme", "invoice.paid", id)).await.unwrap();
     }
     let status = bench
-        .subscription_when("invoicing", "it says what is full", |s| {
-            s["problem"]["code"] == "store-full"
-        })
+        .subscription_when("invoicing", "it says what is full", |s| s.code() == "store-full")
         .await;
-    let message = status["problem"]["message"].as_str().unwrap();
+    let message = status.problem.unwrap().message;
     assert!(
         message.contains("dead-letters.max-events") && message.contains("tenant acme"),
         "{message}"

@@ -9,9 +9,10 @@ use fanout_tests::subscriber;
 use fanout_tests::types::{
     DeliveryOptions, Filter, PublishError, Reach, SubscribeError, Subscription, SubscriptionState,
 };
-use fanout_tests::{Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, event, eventually, stored};
+use fanout_tests::{
+    Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, State, SubscriptionStatus, event, eventually, stored,
+};
 use fanout_transport::testing::{NatsServer, NatsSettings};
-use serde_json::Value;
 
 /// An account whose streams take so many consumers.
 fn consumers(most: u32) -> NatsSettings {
@@ -132,12 +133,16 @@ async fn a_consumer_that_the_store_refuses_is_its_subscriptions_state() {
     );
     let invoicing = bench.component("invoicing").await;
     bench.put_link(&declared).await;
-    let waits = |s: &Value| s["state"] == "waiting" && s["problem"]["code"] == "store-refused";
+    let waits = |s: &SubscriptionStatus| s.state == State::Waiting && s.code() == "store-refused";
     let status = bench.subscription_when("invoicing", "it waits", waits).await;
     // Nobody knows how many events wait for it: 0 would be a number.
-    for count in ["pending", "in_flight", "waiting_for_retry", "lost_events"] {
-        assert!(status[count].is_null(), "{count}: {status}");
-    }
+    let counts = [
+        status.pending,
+        status.in_flight,
+        status.waiting_for_retry,
+        status.lost_events,
+    ];
+    assert_eq!(counts, [None; 4]);
     let (exit, said) = cli(&bench, "status");
     assert_eq!(exit, 0, "{said}");
     assert!(
@@ -235,7 +240,7 @@ async fn what_the_bus_cannot_read_or_did_not_make_is_left_alone() {
         .put("bad", "{\"written\":\"by a newer version\"}".into())
         .await
         .unwrap();
-    let unreadable = |s: &Value| s["problem"]["code"] == "unreadable-subscription";
+    let unreadable = |s: &SubscriptionStatus| s.code() == "unreadable-subscription";
     bench.subscription_when("bad", "it can't be read", unreadable).await;
     let refused = durable(&worker, "bad").await.unwrap_err();
     assert_eq!(code(&refused), ("unavailable", "unreadable-subscription"));
@@ -299,7 +304,9 @@ async fn the_operators_word_on_names_and_nobody_elses() {
     );
     bench.put_link(&link).await;
     bench
-        .subscription_when("invoicing", "it is the link's", |s| s["component"] == "invoicing")
+        .subscription_when("invoicing", "it is the link's", |s| {
+            s.component.as_deref() == Some("invoicing")
+        })
         .await;
     assert_eq!(
         ingress

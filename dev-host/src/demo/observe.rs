@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream;
 use bytes::Bytes;
+use fanout_plan::status::SubscriptionStatus;
 use futures::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::bus::{Status, Subscription};
+use crate::bus;
 use crate::endpoints::Endpoints;
-use crate::http::HttpClient;
+use crate::http::{client, get_json, send};
 
 /// The stream that holds the bus's events, and the one that holds its dead letters.
 const LOG: &str = "fanout_payments_log";
@@ -26,7 +27,7 @@ pub(crate) const ASK_EVERY: Duration = Duration::from_millis(250);
 /// The observer.
 #[derive(Debug)]
 pub(crate) struct Observer {
-    http: HttpClient,
+    http: reqwest::Client,
     /// The bus's own server, and where the bus answers there.
     nats: async_nats::Client,
     status: String,
@@ -138,13 +139,13 @@ pub(crate) struct Attempt {
 
 impl Observer {
     /// Looks at the parts of this run.
-    pub(crate) fn new(nats: async_nats::Client, status: String, endpoints: Endpoints) -> Self {
-        Self {
-            http: HttpClient::new(),
+    pub(crate) fn new(nats: async_nats::Client, status: String, endpoints: Endpoints) -> Result<Self> {
+        Ok(Self {
+            http: client()?,
             nats,
             status,
             endpoints,
-        }
+        })
     }
 
     /// The events in the log, by tenant.
@@ -192,8 +193,8 @@ impl Observer {
     }
 
     /// A subscription as the provider sees it.
-    pub(crate) async fn subscription(&self, name: &str) -> Result<Subscription> {
-        let status = Status::ask_at(&self.nats, self.status.clone()).await?;
+    pub(crate) async fn subscription(&self, name: &str) -> Result<SubscriptionStatus> {
+        let status = bus::status(&self.nats, self.status.clone()).await?;
         status
             .subscription(name)
             .cloned()
@@ -202,7 +203,7 @@ impl Observer {
 
     /// What entitlements handled.
     pub(crate) async fn audit(&self) -> Result<Audit> {
-        self.http.get_json(&self.endpoints.entitlements.url("/audit")).await
+        get_json(&self.http, &self.endpoints.entitlements.url("/audit")).await
     }
 
     /// The event that a customer's entitlement came from.
@@ -212,28 +213,26 @@ impl Observer {
             event_id: String,
         }
         let path = format!("/entitlements/{tenant}/{customer}");
-        let entitlement: Entitlement = self.http.get_json(&self.endpoints.entitlements.url(&path)).await?;
+        let entitlement: Entitlement = get_json(&self.http, &self.endpoints.entitlements.url(&path)).await?;
         Ok(entitlement.event_id)
     }
 
     /// What invoicing wrote.
     pub(crate) async fn invoices(&self) -> Result<Invoices> {
-        self.http.get_json(&self.endpoints.invoicing.url("/invoices")).await
+        get_json(&self.http, &self.endpoints.invoicing.url("/invoices")).await
     }
 
     /// True when invoicing answers at all.
     pub(crate) async fn invoicing_answers(&self) -> bool {
-        let answer = self.http.get(&self.endpoints.invoicing.url("/invoices")).await;
+        let answer = send(self.http.get(self.endpoints.invoicing.url("/invoices"))).await;
         answer.is_ok_and(|answer| answer.status.is_success())
     }
 
     /// Asks analytics to subscribe to everything from the first event on.
     pub(crate) async fn begin_backfill(&self, name: &str) -> Result<()> {
         let request = serde_json::json!({ "name": name, "from": "first", "tenants": [], "event_types": [] });
-        let answer = self
-            .http
-            .post_json(&self.endpoints.analytics.url("/backfills"), &request)
-            .await?;
+        let url = self.endpoints.analytics.url("/backfills");
+        let answer = send(self.http.post(url).json(&request)).await?;
         ensure!(
             answer.status.as_u16() == 201,
             "analytics did not begin the backfill: {answer}"
@@ -243,9 +242,7 @@ impl Observer {
 
     /// What analytics counted.
     pub(crate) async fn report(&self, name: &str) -> Result<Report> {
-        self.http
-            .get_json(&self.endpoints.analytics.url(&format!("/reports/{name}")))
-            .await
+        get_json(&self.http, &self.endpoints.analytics.url(&format!("/reports/{name}"))).await
     }
 
     async fn messages(&self, stream: &str) -> Result<u64> {

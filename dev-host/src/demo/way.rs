@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use futures::TryStreamExt as _;
 
 use super::Story;
-use crate::bus::Status;
+use crate::bus;
 use crate::transport::Transport;
 
 /// For the last line.
@@ -22,7 +22,7 @@ impl Story<'_> {
     /// Says where the bus is, and checks that it is there and nowhere else.
     pub(super) async fn way_to_the_bus(&mut self) -> Result<()> {
         let lattice = self.stack.client()?;
-        let upstream = Status::ask(lattice).await?.upstream;
+        let upstream = bus::status(lattice, bus::status_subject()).await?.upstream;
         let Some(bus) = self.stack.served_bus() else {
             self.checks
                 .equal("the provider is the bus itself", true, upstream.is_none());
@@ -34,8 +34,8 @@ impl Story<'_> {
         self.console.timed(format!(
             "the provider beside the host is an edge of the bus at {url}; the lattice's own server holds no event"
         ));
-        self.checks
-            .equal("where the edge says that its bus is", url, upstream.unwrap_or_default());
+        let said = upstream.map(|upstream| upstream.url).unwrap_or_default();
+        self.checks.equal("where the edge says that its bus is", url, said);
         self.checks.equal("logs on the lattice's own server", 0, here);
         self.checks.equal("logs on the bus's own server", 1, there);
         Ok(())

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::args::{DeadLetterVerb, DeadLetters};
 use crate::bus::{self, Refused};
-use crate::terminal::{json_lines, printable, printable_lines, say};
+use crate::terminal::{json_lines, printable, printable_lines, say, table};
 
 pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
     match &args.verb {
@@ -44,30 +44,30 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
                     .dead_letters(subscription.as_ref(), tenant.as_ref(), usize::MAX)
                     .await?
             } else {
-                chosen(&store, numbers).await?
+                chosen(&store, numbers, "redriven").await?
             };
             redrive(&store, letters, json).await?;
         }
-        DeadLetterVerb::Discard { store, number } => {
+        DeadLetterVerb::Discard { store, numbers } => {
             let store = bus::store(store).await?;
-            let Some(letter) = store.dead_letter(*number).await? else {
-                bail!("there is no dead letter {number} on bus {}", store.policy().bus);
-            };
-            store.discard(*number).await?;
-            // What was taken away is printed whole: it is nowhere else any more once the log has let it go.
-            show(&letter, json)?;
+            for letter in chosen(&store, numbers, "discarded").await? {
+                // What is taken away is printed whole: it is nowhere else any more once the log has let it go.
+                show(&letter, json)?;
+                store.discard(letter.number).await?;
+            }
         }
     }
     Ok(())
 }
 
-async fn chosen(store: &Store, numbers: &[u64]) -> Result<Vec<DeadLetter>> {
+/// The letters of these numbers, if all of them are there.
+async fn chosen(store: &Store, numbers: &[u64], done: &str) -> Result<Vec<DeadLetter>> {
     let mut letters = Vec::new();
     for number in numbers {
         match store.dead_letter(*number).await? {
             Some(letter) => letters.push(letter),
             None => bail!(
-                "there is no dead letter {number} on bus {}: nothing was redriven",
+                "there is no dead letter {number} on bus {}: nothing was {done}",
                 store.policy().bus
             ),
         }
@@ -138,29 +138,39 @@ fn list(letters: &[DeadLetter], json: bool) -> Result<()> {
     if letters.is_empty() {
         return say!("no dead letters");
     }
-    say!(
-        "{:>8} {:<20} {:<20} {:>12} {:>8}  reason",
+    let header = [
         "number",
         "subscription",
         "tenant",
         "position",
-        "attempts"
-    )?;
-    for l in letters {
-        say!(
-            "{:>8} {:<20} {:<20} {:>12} {:>8}  {}",
-            l.number,
-            l.id.of.name.as_str(),
-            printable(l.id.tenant.as_str()),
-            l.id.position.to_string(),
-            l.attempts.len(),
-            l.attempts.last().map_or("".into(), |a| printable(&a.reason))
-        )?;
-        if l.orphaned {
-            say!("{:>8} orphaned: its subscription has ended", "")?;
-        }
-    }
-    Ok(())
+        "type",
+        "id",
+        "attempts",
+        "reason",
+    ];
+    say!("{}", table(header, 0..1, letters.iter().map(row)))
+}
+
+fn row(letter: &DeadLetter) -> [String; 8] {
+    let attribute = |name: &str| printable(letter.attributes.get(name).map_or("-", String::as_str)).into_owned();
+    let orphaned = if letter.orphaned {
+        " (orphaned: it has ended)"
+    } else {
+        ""
+    };
+    [
+        letter.number.to_string(),
+        format!("{}{orphaned}", letter.id.of.name),
+        printable(letter.id.tenant.as_str()).into_owned(),
+        letter.id.position.to_string(),
+        attribute("ce-type"),
+        attribute("ce-id"),
+        letter.attempts.len().to_string(),
+        letter
+            .attempts
+            .last()
+            .map_or_else(String::new, |a| printable(&a.reason).into_owned()),
+    ]
 }
 
 fn show(letter: &DeadLetter, json: bool) -> Result<()> {

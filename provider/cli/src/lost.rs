@@ -1,27 +1,17 @@
 //! `lost`: what subscriptions lost to the retention or a purge, told until somebody acknowledges it.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use fanout_plan::gap::Lost;
-use fanout_plan::{Code, Problem, SubscriptionName};
+use fanout_plan::SubscriptionName;
+use fanout_plan::status::LostEvents;
 use serde_json::json;
 
-use crate::args;
-use crate::bus::{self, Refused};
 use crate::terminal::{json_lines, printable, say};
+use crate::{args, bus};
 
 pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen: bool, json: bool) -> Result<()> {
-    let store = bus::store(args).await?;
-    let observed = store.observe().await?;
-    let store = store.with_layout(observed.topology.layout());
+    let (store, observed) = bus::observed(args).await?;
     if let Some(name) = of.filter(|name| !observed.registry.contains_key(*name)) {
-        let bus = &store.policy().bus;
-        return Err(Refused(vec![Problem::new(
-            Code::UnknownSubscription,
-            format!("bus {bus} has no subscription {name}: `fanout status` lists those that it has"),
-        )])
-        .into());
+        return Err(bus::unknown(&store, name).into());
     }
     let asked = |name: &SubscriptionName| of.is_none_or(|of| of == name);
     let mut lost = Vec::new();
@@ -31,6 +21,7 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
             false => store.retention(registered).await?.lost,
         };
         if !of_one.is_empty() {
+            let of_one: Vec<_> = of_one.iter().map(|(p, lost)| LostEvents::of(*p, lost)).collect();
             lost.push((name, of_one));
         }
     }
@@ -55,16 +46,16 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
 }
 
 /// What one subscription lost, by partition.
-pub(crate) fn tell(lost: &BTreeMap<u32, Lost>) -> Result<()> {
-    for (partition, lost) in lost {
+pub(crate) fn tell(lost: &[LostEvents]) -> Result<()> {
+    for one in lost {
         say!(
-            "  lost: {} events from {partition}/{} to {partition}/{} were gone before they were handled{} [retention-gap]",
-            lost.events,
-            lost.from,
-            lost.to,
-            if lost.exact { "" } else { "; not all of them were seen" }
+            "  lost: {} events from {} to {} were gone before they were handled{} [retention-gap]",
+            one.count,
+            one.first,
+            one.last,
+            if one.exact { "" } else { "; not all of them were seen" }
         )?;
-        for (tenant, events) in &lost.tenants {
+        for (tenant, events) in &one.tenants {
             say!("    {events} of tenant {}", printable(tenant.as_str()))?;
         }
     }

@@ -1,141 +1,118 @@
 //! `status`: the bus and its subscriptions, as the store knows them.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use fanout_plan::gap::Lost;
 use fanout_plan::planner::Observed;
-use fanout_plan::subscription::{Need, Progress, Registered};
-use fanout_plan::{Code, Problem, timestamp};
-use fanout_provider::jetstream::{ConsumerState, Store, StoreError};
+use fanout_plan::status::{BusStatus, OrphanedLetters, State, SubscriptionStatus};
+use fanout_plan::subscription::Registered;
+use fanout_plan::{Code, Position, Problem};
+use fanout_provider::jetstream::{Store, StoreError};
 use serde_json::json;
 
-use crate::terminal::{json_lines, printable, say};
+use crate::terminal::{json_lines, printable, say, table};
 use crate::{args, bus, lost};
 
-/// A subscription and what the store knows of it.
-struct Row<'a> {
-    registered: &'a Registered,
-    state: ConsumerState,
-    /// Refused events that wait for their next attempt, or are at it.
-    waiting_for_retry: u64,
-    dead_letters: u64,
-    /// When the oldest event that is not handled expires, nanoseconds since the Unix epoch.
-    expires_at: Option<i64>,
-    lost: BTreeMap<u32, Lost>,
-    /// Why not everything is known, or the store does not hold what it should.
-    problem: Option<Problem>,
-}
-
 pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
-    let store = bus::store(args).await?;
-    let observed = store.observe().await?;
-    let store = store.with_layout(observed.topology.layout());
-    let mut rows = Vec::new();
-    // One that can't be read does not hide the others.
-    let mut letters = store.dead_letter_counts().await.unwrap_or_default();
-    for registered in observed.registry.values() {
-        let of = letters.remove(&registered.id()).unwrap_or(0);
-        rows.push(row(&store, &observed, registered, of).await);
-    }
-    letters.retain(|of, _| !observed.unreadable.contains_key(&of.name));
-    let bus = &store.policy().bus;
+    let (store, observed) = bus::observed(args).await?;
+    let status = read(&store, &observed).await;
     if json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|r| {
-                let s = &r.registered.subscription;
-                json!({
-                    "name": s.name, "need": s.need.as_str(), "component": r.registered.component,
-                    "progress": r.registered.progress, "pending": r.state.pending,
-                    "in_flight": r.state.unsettled, "redelivered": r.state.redelivered,
-                    "waiting_for_retry": r.waiting_for_retry,
-                    "dead_letters": r.dead_letters, "paused": r.registered.paused,
-                    "expires_at": r.expires_at.map(timestamp::to_rfc3339), "lost": r.lost, "problem": r.problem,
-                })
-            })
-            .chain(
-                observed
-                    .unreadable
-                    .iter()
-                    .map(|(name, problem)| json!({ "name": name, "problem": problem })),
-            )
-            .collect();
-        let head = observed.heads().0.values().max().copied().unwrap_or(0);
-        let orphaned: Vec<_> = letters
-            .iter()
-            .map(|(of, count)| json!({ "subscription": of.name, "incarnation": of.incarnation, "dead_letters": count }))
-            .collect();
-        let shown = json!({
-            "bus": bus, "last_offset": head, "subscriptions": rows, "orphaned_dead_letters": orphaned,
-        });
-        return say!("{}", json_lines(&shown));
+        return say!("{}", json_lines(&json!(status)));
     }
+    let heads = status.heads.iter().flat_map(|heads| &heads.0);
+    let heads = heads.map(|(&partition, &offset)| Position { partition, offset }.to_string());
+    let heads: Vec<_> = heads.collect();
     say!(
-        "bus {bus}: last offset {}, {} subscriptions",
-        observed.heads().0.values().max().copied().unwrap_or(0),
-        rows.len()
+        "bus {}: {}, {} subscriptions",
+        store.policy().bus,
+        if heads.is_empty() {
+            "an empty log".to_owned()
+        } else {
+            format!("log up to {}", heads.join(", "))
+        },
+        status.subscriptions.len()
     )?;
-    for problem in observed.in_the_way.iter().chain(observed.unreadable.values()) {
+    for problem in &status.notices {
         say!("  {}", printable(&problem.to_string()))?;
     }
-    for (of, count) in &letters {
+    for OrphanedLetters { of, dead_letters } in status.orphaned_dead_letters.iter().flatten() {
         say!(
-            "  {count} orphaned dead letters of subscription {}, which has ended: see `fanout dead-letters list`",
+            "  {dead_letters} orphaned dead letters of subscription {}, which has ended: see `fanout dead-letters list`",
             of.name
         )?;
     }
-    if rows.is_empty() {
+    if status.subscriptions.is_empty() {
         return Ok(());
     }
-    say!(
-        "\n{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>8} {:>12}  oldest expires",
+    let header = [
         "subscription",
         "need",
         "component",
-        "progress",
+        "state",
         "pending",
         "in flight",
-        "retrying",
-        "dead letters"
-    )?;
-    for r in rows {
-        let s = &r.registered.subscription;
-        say!(
-            "{:<20} {:<9} {:<20} {:<12} {:>10} {:>10} {:>8} {:>12}  {}",
-            s.name.as_str(),
-            s.need.as_str(),
-            printable(&r.registered.component),
-            progress(r.registered),
-            r.state.pending,
-            r.state.unsettled,
-            r.waiting_for_retry,
-            r.dead_letters,
-            r.expires_at.map_or_else(|| "-".to_owned(), timestamp::to_rfc3339)
-        )?;
-        if let Some(problem) = &r.problem {
-            say!("  {}", printable(&problem.to_string()))?;
+        "waiting for retry",
+        "dead letters",
+        "oldest expires",
+    ];
+    let rows = status.subscriptions.iter().map(row);
+    say!("\n{}", table(header, 4..8, rows))?;
+    for s in &status.subscriptions {
+        if let Some(problem) = &s.problem {
+            say!("{}", printable(&problem.to_string()))?;
         }
-        lost::tell(&r.lost)?;
+        if !s.lost.is_empty() {
+            say!("subscription {}:", s.name)?;
+            lost::tell(&s.lost)?;
+        }
     }
     Ok(())
 }
 
-async fn row<'a>(store: &Store, observed: &Observed, registered: &'a Registered, dead_letters: u64) -> Row<'a> {
-    let mut row = Row {
-        registered,
-        state: ConsumerState::default(),
-        waiting_for_retry: 0,
-        dead_letters,
-        expires_at: None,
-        lost: BTreeMap::new(),
-        problem: None,
-    };
-    // One that can't be read does not hide the others.
-    if let Err(error) = read(store, &mut row).await {
-        row.problem = Some(problem(store, observed, registered, &error));
+fn row(s: &SubscriptionStatus) -> [String; 9] {
+    let text = |known: &Option<String>| printable(known.as_deref().unwrap_or("-")).into_owned();
+    let count = |known: Option<u64>| known.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let nobody = s.attended == Some(false) && s.state != State::Waiting;
+    [
+        s.name.to_string(),
+        text(&s.need),
+        text(&s.component),
+        format!("{}{}", s.state.as_str(), if nobody { ", nobody there" } else { "" }),
+        count(s.pending),
+        count(s.in_flight),
+        count(s.waiting_for_retry),
+        count(s.dead_letters),
+        s.expires_at.map_or_else(|| "-".to_owned(), |at| at.to_string()),
+    ]
+}
+
+/// What the store knows. What of it can't be read does not hide the rest.
+async fn read(store: &Store, observed: &Observed) -> BusStatus {
+    let mut letters = store.dead_letter_counts().await.ok();
+    let mut subscriptions = Vec::new();
+    for registered in observed.registry.values() {
+        let mut status = SubscriptionStatus::of(registered);
+        status.dead_letters = letters.as_mut().map(|all| all.remove(&registered.id()).unwrap_or(0));
+        if let Err(error) = store.read_status(registered, &mut status).await {
+            status.wait_for(problem(store, observed, registered, &error));
+        }
+        subscriptions.push(status);
     }
-    row
+    let unreadable = observed.unreadable.iter();
+    subscriptions.extend(unreadable.map(|(name, problem)| SubscriptionStatus::unknown(name.clone(), problem.clone())));
+    let ended = letters.map(|letters| {
+        letters
+            .into_iter()
+            .filter(|(of, _)| !observed.unreadable.contains_key(&of.name))
+            .map(|(of, dead_letters)| OrphanedLetters { of, dead_letters })
+            .collect()
+    });
+    BusStatus {
+        bus: Some(store.policy().bus.clone()),
+        notices: observed.in_the_way.iter().cloned().map(Into::into).collect(),
+        subscriptions,
+        orphaned_dead_letters: ended,
+        heads: Some(observed.heads()),
+        ..BusStatus::default()
+    }
 }
 
 /// Why not everything of a subscription is known.
@@ -154,28 +131,5 @@ fn problem(store: &Store, observed: &Observed, registered: &Registered, error: &
             ),
         ),
         None => Problem::new(Code::StoreUnavailable, format!("subscription {name}: {error}")),
-    }
-}
-
-async fn read(store: &Store, row: &mut Row<'_>) -> Result<(), StoreError> {
-    let registered = row.registered;
-    let keeps = registered.subscription.keeps_a_place(store.policy());
-    if keeps && registered.progress != Progress::Finished {
-        row.state = store.consumer_state(registered).await?;
-        row.waiting_for_retry = store.waiting_for_retry(registered).await?;
-        let retention = store.retention(registered).await?;
-        row.expires_at = retention.oldest.map(|(_, expires_at)| expires_at);
-        row.lost = retention.lost;
-    }
-    Ok(())
-}
-
-fn progress(r: &Registered) -> &'static str {
-    match (r.subscription.need, r.progress) {
-        _ if r.paused && r.progress != Progress::Finished => "paused",
-        (_, Progress::Finished) => "finished",
-        (Need::Backfill { .. }, Progress::Replaying | Progress::Telling(_)) => "replaying",
-        (Need::Backfill { .. }, Progress::CaughtUp) => "caught up",
-        (Need::Queue | Need::Durable, _) => "live",
     }
 }

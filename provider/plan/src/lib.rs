@@ -44,6 +44,7 @@ pub mod retry;
 pub mod sequence;
 mod setting;
 pub mod source;
+pub mod status;
 pub mod step;
 pub mod structured;
 mod subject;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use fanout_plan::retry::Rejection;
+use fanout_plan::status::{LostEvents, ReportedProblem};
 use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
 use fanout_plan::{Attributes, Filter, Position, Problem, RawEvent, link};
 use fanout_wit::types as wit;
@@ -179,14 +180,20 @@ pub(super) fn need(n: &Need) -> wit::Need {
     }
 }
 
-pub(super) fn lost((partition, lost): (u32, fanout_plan::gap::Lost)) -> wit::LostEvents {
-    let place = |offset| wit::Position { partition, offset };
+pub(super) fn lost(lost: LostEvents) -> wit::LostEvents {
     wit::LostEvents {
-        first: place(lost.from),
-        last: place(lost.to),
-        count: lost.events,
+        first: position(lost.first),
+        last: position(lost.last),
+        count: lost.count,
         exact: lost.exact,
-        at: lost.at,
+        at: i64::try_from(lost.at.as_nanosecond()).unwrap_or(i64::MAX),
+    }
+}
+
+pub(super) fn reported(p: ReportedProblem) -> wit::Problem {
+    wit::Problem {
+        code: p.code,
+        message: p.message,
     }
 }
 

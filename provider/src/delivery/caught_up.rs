@@ -116,7 +116,9 @@ impl Watch<'_> {
         let states = context.store.consumer_states(&context.registered).await?;
         let (reached, done) = match end(context) {
             None => (
-                states.iter().all(|(p, s)| has_caught_up(context, *p, s)),
+                states
+                    .iter()
+                    .all(|(p, s)| s.has_caught_up(context.registered.head.of(*p))),
                 Progress::CaughtUp,
             ),
             Some(end) => (
@@ -228,11 +230,6 @@ fn end(context: &Context) -> Option<End> {
 fn last_settled(states: &BTreeMap<u32, ConsumerState>) -> Option<Position> {
     let (partition, state) = states.iter().rev().find(|(_, s)| s.settled_to > 0)?;
     Some(Position::new(*partition, state.settled_to))
-}
-
-/// Everything that was in the partition when the subscription was made is settled.
-fn has_caught_up(context: &Context, partition: u32, state: &ConsumerState) -> bool {
-    state.settled_to >= context.registered.head.of(partition) || (state.pending == 0 && state.unsettled == 0)
 }
 
 /// Everything before the end is settled in the partition, and nothing more can come before it.

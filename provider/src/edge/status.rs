@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fanout_client::component::Doing;
-use fanout_plan::{Code, timestamp};
+use fanout_plan::status::{
+    BusStatus, InstanceCounts, LostEvents, ReportedProblem, State as Ours, SubscriptionStatus, Timestamp, Upstream,
+};
+use fanout_plan::{Code, Position, SubscriptionName};
 use fanout_transport::CallContext;
 use fanout_wit::types::{self as wit, SubscriptionState as Theirs};
-use serde_json::{Value, json};
 
 use super::{Edge, View};
 use crate::status;
@@ -23,12 +25,12 @@ impl Edge {
         let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
         let edge = self.clone();
         tokio::spawn(status::answer(lattice, requests, "status", async move || {
-            edge.document().await.to_string()
+            status::as_json(&edge.document().await)
         }));
         Ok(())
     }
 
-    async fn document(&self) -> Value {
+    async fn document(&self) -> BusStatus {
         let upstream = &self.0.upstream;
         let asked = upstream.subscriptions(&CallContext::within(ASKED_FOR)).await;
         let unreached = upstream.trouble();
@@ -37,92 +39,105 @@ impl Edge {
             Err(refused) => (BTreeMap::new(), Some(refusal(refused))),
         };
         let view = self.view();
-        let subscriptions: Vec<_> = view
-            .served
-            .keys()
-            .map(|name| subscription(&view, name, theirs.get(name.as_str()), unreached.as_ref()))
-            .collect();
-        let links: Vec<_> = view
-            .links
-            .iter()
-            .map(|(key, outcome)| {
-                json!({
-                    "component": key.component,
-                    "name": key.name,
-                    "role": key.role.as_str(),
-                    "subscription": outcome.subscription,
-                    "state": if outcome.problems.is_empty() { "applied" } else { "refused" },
-                    "problems": outcome.problems,
-                })
-            })
-            .collect();
-        json!({
-            "provider": self.0.provider,
-            "role": "edge",
-            "upstream": self.0.settings.upstream,
-            "upstream_state": if unreached.is_some() { "away" } else { "reached" },
-            "upstream_problem": unreached.or(refused).map(|p| problem(&p)),
-            // The policy is the bus's.
-            "policy": { "state": "applied", "problems": [] },
-            "links": links,
-            "subscriptions": subscriptions,
-        })
+        BusStatus {
+            provider: Some(self.0.provider.clone()),
+            upstream: Some(Upstream {
+                url: self.0.settings.upstream.clone(),
+                is_reached: unreached.is_none(),
+                problem: unreached.clone().or(refused).map(problem),
+            }),
+            links: status::links(&view.links),
+            subscriptions: view
+                .served
+                .keys()
+                .map(|name| subscription(&view, name, theirs.get(name.as_str()), unreached.as_ref()))
+                .collect(),
+            ..BusStatus::default()
+        }
     }
 }
 
 fn subscription(
     view: &View,
-    name: &fanout_plan::SubscriptionName,
+    name: &SubscriptionName,
     theirs: Option<&wit::Subscription>,
     unreached: Option<&wit::Problem>,
-) -> Value {
+) -> SubscriptionStatus {
     let served = &view.served[name];
     let waiting = view.waiting(name, unreached);
     let state = view.states.get(name);
     let (handled, refused) = state.map(|s| s.counts()).unwrap_or_default();
     let finished = state.is_some_and(|s| matches!(s.doing(), Doing::Finished));
-    let (word, problem_there) = match theirs.map(|s| &s.state) {
-        Some(Theirs::Paused) => ("paused", None),
-        Some(Theirs::Finished) => ("finished", None),
-        _ if finished => ("finished", None),
-        _ if waiting.is_some() => ("waiting", None),
-        Some(Theirs::Waiting(p)) => ("waiting", Some(p.clone())),
-        Some(Theirs::CatchingUp) => ("catching-up", None),
-        Some(Theirs::Active) => ("active", None),
-        None => ("waiting", Some(unreached.cloned().unwrap_or_else(|| not_made(name)))),
+    let (state, why) = match theirs.map(|s| &s.state) {
+        Some(Theirs::Paused) => (Ours::Paused, None),
+        Some(Theirs::Finished) => (Ours::Finished, None),
+        _ if finished => (Ours::Finished, None),
+        _ if waiting.is_some() => (Ours::Waiting, waiting),
+        Some(Theirs::Waiting(p)) => (Ours::Waiting, Some(p.clone())),
+        Some(Theirs::CatchingUp) => (Ours::CatchingUp, None),
+        Some(Theirs::Active) => (Ours::Active, None),
+        None => (
+            Ours::Waiting,
+            Some(unreached.cloned().unwrap_or_else(|| not_made(name))),
+        ),
     };
-    let shown = (word == "waiting").then(|| problem_there.or(waiting)).flatten();
-    let mut document = json!({
-        "name": name,
-        "need": served.subscription.need.as_str(),
-        "component": served.component,
-        "made_by": served.made_by,
-        "state": word,
-        "problem": shown.map(|p| problem(&p)),
-        "this_instance": { "handled": handled, "refused": refused },
-    });
+    let mut status = SubscriptionStatus {
+        need: Some(served.subscription.need.as_str().to_owned()),
+        component: Some(served.component.clone()),
+        made_by: Some(served.made_by),
+        state,
+        problem: why.map(problem),
+        this_instance: Some(InstanceCounts {
+            handled,
+            refused,
+            ..InstanceCounts::default()
+        }),
+        ..SubscriptionStatus::named(name.clone())
+    };
     // What the bus did not say is left out, not guessed.
     if let Some(theirs) = theirs {
-        document["pending"] = json!(theirs.pending);
-        document["in_flight"] = json!(theirs.in_flight);
-        document["redelivered"] = json!(theirs.redelivered);
-        document["waiting_for_retry"] = json!(theirs.waiting_for_retry);
-        document["expires_at"] = json!(theirs.expires_at.map(timestamp::to_rfc3339));
-        let lost: u64 = theirs.lost.iter().map(|l| l.count).sum();
-        document["lost_events"] = json!(lost);
+        status.pending = Some(theirs.pending);
+        status.in_flight = Some(theirs.in_flight);
+        status.redelivered = Some(theirs.redelivered);
+        status.waiting_for_retry = Some(theirs.waiting_for_retry);
+        status.expires_at = theirs
+            .expires_at
+            .and_then(|at| Timestamp::from_nanosecond(at.into()).ok());
+        status.lost = theirs.lost.iter().map(lost).collect();
+        status.lost_events = Some(status.lost.iter().map(|l| l.count).sum());
     }
-    document
+    status
 }
 
-fn not_made(name: &fanout_plan::SubscriptionName) -> wit::Problem {
+fn lost(lost: &wit::LostEvents) -> LostEvents {
+    let place = |p: wit::Position| Position {
+        partition: p.partition,
+        offset: p.offset,
+    };
+    LostEvents {
+        first: place(lost.first),
+        last: place(lost.last),
+        count: lost.count,
+        // A bus tells them to its operator.
+        tenants: BTreeMap::new(),
+        exact: lost.exact,
+        at: Timestamp::from_nanosecond(lost.at.into()).unwrap_or_default(),
+    }
+}
+
+fn not_made(name: &SubscriptionName) -> wit::Problem {
     wit::Problem {
         code: Code::BusNotReady.to_string(),
         message: format!("subscription {name} is not made at the bus yet"),
     }
 }
 
-fn problem(p: &wit::Problem) -> Value {
-    json!({ "code": p.code, "message": p.message })
+fn problem(p: wit::Problem) -> ReportedProblem {
+    ReportedProblem {
+        code: p.code,
+        message: p.message,
+        setting: None,
+    }
 }
 
 fn refusal(e: wit::SubscribeError) -> wit::Problem {

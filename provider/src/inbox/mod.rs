@@ -143,6 +143,11 @@ impl Inbox {
         *self.sources.lock().await = None;
     }
 
+    /// Whether a fetch waits here now.
+    pub(crate) fn is_waited_on(&self) -> bool {
+        self.waiting.available_permits() < MAX_WAITING
+    }
+
     fn is_queue(&self) -> bool {
         self.context.registered.subscription.need == Need::Queue
     }

@@ -29,6 +29,7 @@ mod registry;
 mod retention;
 mod retries;
 mod scheduled;
+mod status;
 mod store;
 mod swap;
 mod tail;

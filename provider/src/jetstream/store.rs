@@ -67,6 +67,15 @@ pub struct ConsumerState {
     pub log_head: u64,
     /// The last event that was delivered has this offset.
     pub delivered_to: u64,
+    /// Pulls that wait for events.
+    pub pulls: u64,
+}
+
+impl ConsumerState {
+    /// Whether everything up to an offset is settled.
+    pub(crate) fn has_caught_up(&self, head: u64) -> bool {
+        self.settled_to >= head || (self.pending == 0 && self.unsettled == 0)
+    }
 }
 
 /// Why the store could not be read or changed.
@@ -441,6 +450,7 @@ impl Store {
                     all.pending += state.pending;
                     all.unsettled += state.unsettled;
                     all.redelivered += state.redelivered;
+                    all.pulls += state.pulls;
                 }
             }
         }
@@ -475,6 +485,7 @@ impl Store {
                     settled_to: info.ack_floor.stream_sequence,
                     log_head: head.state.last_sequence,
                     delivered_to: info.delivered.stream_sequence,
+                    pulls: info.num_waiting as u64,
                 },
             ));
         }
@@ -493,6 +504,7 @@ impl Store {
                 pending: all.pending + one.pending,
                 unsettled: all.unsettled + one.unsettled,
                 redelivered: all.redelivered + one.redelivered,
+                pulls: all.pulls + one.pulls,
                 ..*one
             }))
     }

@@ -5,27 +5,10 @@ mod listen;
 use std::collections::BTreeMap;
 
 use fanout_plan::Settings;
+pub(crate) use fanout_plan::link::Role;
 use wasmcloud_core::InterfaceLinkDefinition;
 
 pub(crate) use listen::listen;
-
-/// Which end of a link the component is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
-    /// It calls the bus: `publisher`, `subscriber`, `status`.
-    Caller,
-    /// The bus calls it: `handler`, `batch-handler`, `backfill-handler`.
-    Subscriber,
-}
-
-impl Role {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Caller => "caller",
-            Self::Subscriber => "subscriber",
-        }
-    }
-}
 
 /// What tells two links apart: a component may have several, under different names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -318,9 +318,7 @@ impl World {
     /// Every event is handled or a dead letter.
     pub async fn all_is_accounted_for(&self) {
         self.bench
-            .subscription_when("invoicing", "nothing is pending", |s| {
-                s["pending"] == 0 && s["in_flight"] == 0 && s["waiting_for_retry"] == 0
-            })
+            .subscription_when("invoicing", "nothing is pending", |s| s.backlog() == Some(0))
             .await;
         let dead = self.dead_letters();
         let laws = self.laws();

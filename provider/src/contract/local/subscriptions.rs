@@ -1,6 +1,7 @@
 //! Subscriptions of the bus.
 
 use fanout_plan::Problem;
+use fanout_plan::status::{State, SubscriptionStatus};
 use fanout_plan::subscription::{Registered, Subscription};
 use fanout_transport::Caller;
 use fanout_wit::types::{self as wit, SubscribeError, SubscriptionState};
@@ -10,7 +11,7 @@ use super::Local;
 use crate::bus::Amendment;
 use crate::contract::convert;
 use crate::contract::subscriber::{Subscribe, Terms};
-use crate::status::{Doing, SubscriptionStatus};
+use crate::status;
 
 /// Subscriptions of one caller that are read at once.
 const AT_ONCE: usize = 16;
@@ -48,40 +49,35 @@ impl Subscribe for Local {
     async fn subscriptions(&self, caller: &Caller) -> Result<Vec<wit::Subscription>, SubscribeError> {
         let view = self.bus.view();
         let mine = view.registry.values().filter(|r| r.component == caller.component);
-        let read: Vec<_> = mine.map(|r| SubscriptionStatus::read(&view, r)).collect();
-        Ok(futures::stream::iter(read)
-            .buffered(AT_ONCE)
-            .map(to_wit)
-            .collect()
-            .await)
+        let read: Vec<_> = mine.map(async |r| to_wit(r, status::read(&view, r).await)).collect();
+        Ok(futures::stream::iter(read).buffered(AT_ONCE).collect().await)
     }
 }
 
 impl Local {
     async fn shown(&self, registered: &Registered) -> wit::Subscription {
-        to_wit(SubscriptionStatus::read(&self.bus.view(), registered).await)
+        to_wit(registered, status::read(&self.bus.view(), registered).await)
     }
 }
 
-fn to_wit(s: SubscriptionStatus) -> wit::Subscription {
-    let registered = s.registered;
+fn to_wit(registered: &Registered, s: SubscriptionStatus) -> wit::Subscription {
     wit::Subscription {
         name: registered.subscription.name.plain().to_owned(),
         need: convert::need(&registered.subscription.need),
         filter: convert::from_filter(&registered.subscription.filter),
         made_by: convert::made_by(registered.made_by),
-        state: match s.doing {
-            Doing::Active => SubscriptionState::Active,
-            Doing::CatchingUp => SubscriptionState::CatchingUp,
-            Doing::Finished => SubscriptionState::Finished,
-            Doing::Paused => SubscriptionState::Paused,
-            Doing::Waiting(p) => SubscriptionState::Waiting(convert::problem(p)),
+        state: match (s.state, s.problem) {
+            (State::Waiting, Some(p)) => SubscriptionState::Waiting(convert::reported(p)),
+            (State::CatchingUp, _) => SubscriptionState::CatchingUp,
+            (State::Finished, _) => SubscriptionState::Finished,
+            (State::Paused, _) => SubscriptionState::Paused,
+            (State::Active | State::Waiting, _) => SubscriptionState::Active,
         },
-        pending: s.pending,
-        in_flight: s.in_flight,
-        redelivered: s.redelivered,
-        waiting_for_retry: s.waiting_for_retry,
-        expires_at: s.expires_at,
+        pending: s.pending.unwrap_or(0),
+        in_flight: s.in_flight.unwrap_or(0),
+        redelivered: s.redelivered.unwrap_or(0),
+        waiting_for_retry: s.waiting_for_retry.unwrap_or(0),
+        expires_at: s.expires_at.and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
         lost: s.lost.into_iter().map(convert::lost).collect(),
     }
 }

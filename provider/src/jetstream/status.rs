@@ -1,0 +1,63 @@
+//! How a subscription is doing, as far as the store knows.
+
+use fanout_plan::policy::Ordering;
+use fanout_plan::status::{LostEvents, State, SubscriptionStatus, Timestamp};
+use fanout_plan::subscription::{Need, Progress, Reach, Registered};
+
+use super::{Store, StoreError};
+
+impl Store {
+    /// Counts what a subscription has in the store: events that wait, dead letters apart, and what it has lost. What is
+    /// not known when the store fails stays absent.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn read_status(
+        &self,
+        registered: &Registered,
+        status: &mut SubscriptionStatus,
+    ) -> Result<(), StoreError> {
+        let subscription = &registered.subscription;
+        if registered.progress == Progress::Finished || !subscription.keeps_a_place(&self.policy) {
+            // The store holds nothing of it.
+            (status.pending, status.in_flight, status.redelivered) = (Some(0), Some(0), Some(0));
+            (status.waiting_for_retry, status.lost_events) = (Some(0), Some(0));
+            return Ok(());
+        }
+        let states = self.consumer_states(registered).await?;
+        let waiting_for_retry = self.waiting_for_retry(registered).await?;
+        let retention = self.retention(registered).await?;
+        let sum = |of: fn(&super::ConsumerState) -> u64| states.values().map(of).sum::<u64>();
+        let in_flight = sum(|s| s.unsettled);
+        status.pending = Some(sum(|s| s.pending));
+        status.in_flight = Some(in_flight);
+        status.redelivered = Some(sum(|s| s.redelivered));
+        status.waiting_for_retry = Some(waiting_for_retry);
+        // With an order its owner takes events from the store before anybody fetches them.
+        let is_fetched_in_order = subscription.reach == Reach::Inbox && self.policy.ordering != Ordering::None;
+        if status.state != State::Paused && !is_fetched_in_order {
+            status.attended = Some(in_flight > 0 || sum(|s| s.pulls) > 0);
+        }
+        let goes_on_live = matches!(subscription.need, Need::Backfill { end: None, .. });
+        if goes_on_live
+            && status.state == State::CatchingUp
+            && waiting_for_retry == 0
+            && states
+                .iter()
+                .all(|(partition, s)| s.has_caught_up(registered.head.of(*partition)))
+        {
+            status.state = State::Active;
+        }
+        if let Some((position, expires_at)) = retention.oldest {
+            status.oldest = Some(position);
+            status.expires_at = Timestamp::from_nanosecond(expires_at.into()).ok();
+        }
+        status.lost = retention
+            .lost
+            .iter()
+            .map(|(p, lost)| LostEvents::of(*p, lost))
+            .collect();
+        status.lost_events = Some(retention.seen_events + status.lost.iter().map(|l| l.count).sum::<u64>());
+        Ok(())
+    }
+}
