@@ -4,30 +4,26 @@
 //! lines. A copy of the original is kept for the one line that says what went wrong.
 
 use std::fs::File;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a bar is drawn anew, and a plain line printed.
-const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// How often a count is printed where no bar is drawn.
 const SAY_EVERY: Duration = Duration::from_secs(3);
 
-const BAR_CELLS: usize = 30;
-const CLEAR_LINE: &str = "\r\x1b[2K";
+const BAR: &str = "          {bar:30} {pos}/{len} {msg}";
 
 /// Where the lines go.
 #[derive(Debug)]
 pub(crate) struct Console {
     started: Instant,
     errors: Mutex<File>,
-    /// Whether bars are drawn.
-    draws: bool,
-    /// Whether one stands on the last line now.
-    drawn: Mutex<bool>,
+    bars: MultiProgress,
 }
 
 impl Console {
@@ -42,8 +38,7 @@ impl Console {
         Ok(Self {
             started: Instant::now(),
             errors: Mutex::new(File::from(errors)),
-            draws: std::io::stdout().is_terminal(),
-            drawn: Mutex::new(false),
+            bars: MultiProgress::with_draw_target(ProgressDrawTarget::stdout()),
         })
     }
 
@@ -54,7 +49,10 @@ impl Console {
 
     /// Prints a line. A reader that has gone away is no reason to leave processes behind, so that is not an error.
     pub(crate) fn line(&self, text: impl AsRef<str>) {
-        self.print(&format!("{}\n", text.as_ref()), false);
+        self.bars.suspend(|| {
+            let mut output = std::io::stdout().lock();
+            drop(writeln!(output, "{}", text.as_ref()).and_then(|()| output.flush()));
+        });
     }
 
     /// Prints a line with the time since the run began.
@@ -71,23 +69,13 @@ impl Console {
 
     /// Starts to count towards `total`.
     pub(crate) fn progress(&self, label: impl Into<String>, total: u64) -> Progress<'_> {
+        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(total).with_style(style.progress_chars("━━╌"));
         Progress {
             console: self,
-            label: label.into(),
-            total,
+            bar: self.bars.add(bar.with_message(label.into())),
             said: Mutex::new(Instant::now()),
         }
-    }
-
-    /// Prints over a bar that stands there.
-    fn print(&self, text: &str, is_bar: bool) {
-        let Ok(mut drawn) = self.drawn.lock() else { return };
-        let mut output = std::io::stdout().lock();
-        if std::mem::replace(&mut *drawn, is_bar) {
-            drop(write!(output, "{CLEAR_LINE}"));
-        }
-        drop(write!(output, "{text}"));
-        drop(output.flush());
     }
 }
 
@@ -95,55 +83,25 @@ impl Console {
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
     console: &'a Console,
-    label: String,
-    total: u64,
+    bar: ProgressBar,
     said: Mutex<Instant>,
 }
 
 impl Progress<'_> {
     /// Says how far it has come, if it is time to.
     pub(crate) fn set(&self, done: u64) {
+        self.bar.set_position(done);
         let Ok(mut said) = self.said.lock() else { return };
-        let every = if self.console.draws { DRAW_EVERY } else { SAY_EVERY };
-        if said.elapsed() < every {
-            return;
-        }
-        *said = Instant::now();
-        if self.console.draws {
-            let bar = bar(&self.label, done, self.total);
-            self.console.print(&format!("          {bar}"), true);
-        } else {
-            self.console.timed(format!("{}: {done} of {}", self.label, self.total));
+        if self.bar.is_hidden() && said.elapsed() >= SAY_EVERY {
+            *said = Instant::now();
+            let total = self.bar.length().unwrap_or_default();
+            self.console.timed(format!("{}: {done} of {total}", self.bar.message()));
         }
     }
 }
 
 impl Drop for Progress<'_> {
     fn drop(&mut self) {
-        self.console.print("", false);
-    }
-}
-
-fn bar(label: &str, done: u64, total: u64) -> String {
-    let done = done.min(total);
-    let share = if total == 0 { 1.0 } else { done as f64 / total as f64 };
-    let full = (share * BAR_CELLS as f64) as usize;
-    format!(
-        "{}{} {done}/{total} {label}",
-        "━".repeat(full),
-        "╌".repeat(BAR_CELLS - full.min(BAR_CELLS)),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bar_is_as_full_as_the_work_is_done() {
-        assert_eq!(bar("x", 0, 10), format!("{} 0/10 x", "╌".repeat(30)));
-        assert_eq!(bar("x", 5, 10), format!("{}{} 5/10 x", "━".repeat(15), "╌".repeat(15)));
-        assert_eq!(bar("x", 12, 10), format!("{} 10/10 x", "━".repeat(30)));
-        assert_eq!(bar("x", 0, 0), format!("{} 0/0 x", "━".repeat(30)));
+        self.bar.finish_and_clear();
     }
 }

@@ -4,20 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::client::legacy::Client as Pool;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
 /// After this long, an exchange counts as one without an answer.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(15);
 
-/// The client. Clones share its connections.
-#[derive(Debug, Clone)]
-pub(crate) struct HttpClient {
-    pool: Pool<HttpConnector, Full<Bytes>>,
+/// A client without connections. Clones share them.
+pub(crate) fn client() -> Result<Client> {
+    let client = Client::builder().no_proxy().timeout(EXCHANGE_LIMIT).build();
+    client.context("can't make an HTTP client")
 }
 
 /// An answer.
@@ -45,53 +41,17 @@ impl std::fmt::Display for Answer {
     }
 }
 
-impl HttpClient {
-    /// A client without connections.
-    pub(crate) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        Self {
-            pool: Pool::builder(TokioExecutor::new()).build(connector),
-        }
-    }
+/// One exchange. An error means that no answer came: the request may have been carried out all the same.
+pub(crate) async fn send(request: RequestBuilder) -> Result<Answer> {
+    let response = request.send().await.context("no answer")?;
+    let status = response.status();
+    let body = response.bytes().await.context("the answer broke off")?;
+    Ok(Answer { status, body })
+}
 
-    /// One exchange. An error means that no answer came: the request may have been carried out all the same.
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
-        let exchange = async {
-            let response = self.pool.request(request).await.context("no answer")?;
-            let status = response.status();
-            let body = response.into_body().collect().await.context("the answer broke off")?;
-            anyhow::Ok(Answer {
-                status,
-                body: body.to_bytes(),
-            })
-        };
-        tokio::time::timeout(EXCHANGE_LIMIT, exchange)
-            .await
-            .context("no answer in time")?
-    }
-
-    /// GET.
-    pub(crate) async fn get(&self, url: &str) -> Result<Answer> {
-        let request = Request::get(url).body(Full::default()).context("not a request")?;
-        self.send(request).await
-    }
-
-    /// GET of JSON; any status but 200 is an error.
-    pub(crate) async fn get_json<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
-        let answer = self.get(url).await.with_context(|| format!("GET {url}"))?;
-        anyhow::ensure!(answer.status == StatusCode::OK, "GET {url}: {answer}");
-        answer.json()
-    }
-
-    /// POST of JSON.
-    pub(crate) async fn post_json(&self, url: &str, body: &serde_json::Value) -> Result<Answer> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(url)
-            .header("content-type", "application/json")
-            .body(Full::from(body.to_string()))
-            .context("not a request")?;
-        self.send(request).await.with_context(|| format!("POST {url}"))
-    }
+/// GET of JSON; any status but 200 is an error.
+pub(crate) async fn get_json<T: DeserializeOwned>(client: &Client, url: &str) -> Result<T> {
+    let answer = send(client.get(url)).await.with_context(|| format!("GET {url}"))?;
+    anyhow::ensure!(answer.status == StatusCode::OK, "GET {url}: {answer}");
+    answer.json()
 }

@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use http_body_util::{BodyExt as _, Full};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use bytes::Bytes;
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -33,38 +30,20 @@ impl Answer {
 
 /// A client of its own, with its own connections. One runtime each: a connection ends with the runtime it was made on.
 #[derive(Debug, Clone)]
-pub struct Pool(Client<HttpConnector, Full<Bytes>>);
+pub struct Pool(Client);
 
 impl Default for Pool {
     fn default() -> Self {
-        Self(Client::builder(TokioExecutor::new()).build(HttpConnector::new()))
+        let client = Client::builder().redirect(Policy::none()).no_proxy().timeout(LIMIT);
+        Self(client.build().expect("there is a client"))
     }
 }
 
 impl Pool {
     /// POST.
     pub async fn post(&self, url: &str, headers: &[(String, String)], body: impl Into<Bytes>) -> Result<Answer> {
-        let mut request = Request::post(url);
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        self.send(request.body(Full::new(body.into())).context("not a request")?)
-            .await
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
-        let exchange = async {
-            let response = self.0.request(request).await.context("no answer")?;
-            let status = response.status().as_u16();
-            let body = response.into_body().collect().await.context("the answer broke off")?;
-            anyhow::Ok(Answer {
-                status,
-                body: body.to_bytes(),
-            })
-        };
-        tokio::time::timeout(LIMIT, exchange)
-            .await
-            .context("no answer in time")?
+        let request = self.0.post(url).body(body.into());
+        send(headers.iter().fold(request, |r, (name, value)| r.header(name, value))).await
     }
 }
 
@@ -75,6 +54,12 @@ pub async fn post(url: &str, headers: &[(String, String)], body: impl Into<Bytes
 
 /// GET, on a connection of its own.
 pub async fn get(url: &str) -> Result<Answer> {
-    let request = Request::get(url).body(Full::default()).context("not a request")?;
-    Pool::default().send(request).await
+    send(Pool::default().0.get(url)).await
+}
+
+async fn send(request: RequestBuilder) -> Result<Answer> {
+    let response = request.send().await.context("no answer")?;
+    let status = response.status().as_u16();
+    let body = response.bytes().await.context("the answer broke off")?;
+    Ok(Answer { status, body })
 }

@@ -1,7 +1,7 @@
 //! Act 1: webhooks that no payment provider signed, or not now, are refused and never reach the bus.
 
 use anyhow::Result;
-use hyper::StatusCode;
+use reqwest::StatusCode;
 
 use super::Story;
 use crate::signature::{Secret, now};

@@ -130,8 +130,8 @@ impl<'a> Story<'a> {
     ) -> Result<Self> {
         Ok(Self {
             console,
-            traffic: Traffic::new(endpoints.ingress.url("/webhooks/stripe"), secret, demo.concurrency),
-            observer: Observer::new(stack.bus_client()?.clone(), stack.bus_status(), endpoints.clone()),
+            traffic: Traffic::new(endpoints.ingress.url("/webhooks/stripe"), secret, demo.concurrency)?,
+            observer: Observer::new(stack.bus_client()?.clone(), stack.bus_status(), endpoints.clone())?,
             endpoints,
             stack,
             catalogue: Catalogue::new(demo.seed, now(), demo.events.into()),

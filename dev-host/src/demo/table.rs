@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 
@@ -138,43 +139,31 @@ impl Outcome {
 
     /// Prints the table.
     pub(super) fn print(&self, console: &Console, ledger: &Ledger) {
-        let mut rows = vec![
-            columns([
-                "",
-                "posts",
-                "accepted",
-                "dupli-",
-                "on the",
-                "invoicing",
-                "entitlements",
-                "missed,",
-                "twice",
-                "analytics",
-                "dead",
-            ]),
-            columns([
-                "tenant",
-                "",
-                "",
-                "cates",
-                "bus",
-                "got / exp.",
-                "got / exp.",
-                "at most",
-                "",
-                "got / exp.",
-                "letters",
-            ]),
-        ];
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header([
+            "tenant",
+            "posts",
+            "accepted",
+            "dupli-\ncates",
+            "on the\nbus",
+            "invoicing\ngot / exp.",
+            "entitlements\ngot / exp.",
+            "missed,\nat most",
+            "twice",
+            "analytics\ngot / exp.",
+            "dead\nletters",
+        ]);
         for (place, (tenant, account)) in ledger.accounts().enumerate() {
-            rows.push(self.row(place, tenant, account));
+            table.add_row(self.row(place, tenant, account));
         }
-        rows.push(self.total(ledger));
-        console.line("");
-        for row in aligned(&rows) {
-            console.line(row);
+        table.add_row(self.total(ledger));
+        for (place, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if place > 0 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
         }
-        console.line("");
+        console.line(format!("\n{}\n", table.trim_fmt()));
         let memory = self
             .memory
             .iter()
@@ -182,47 +171,47 @@ impl Outcome {
         console.line(format!("Memory: {}", memory.collect::<Vec<_>>().join(", ")));
     }
 
-    fn row(&self, place: usize, tenant: &str, account: &Account) -> Vec<String> {
+    fn row(&self, place: usize, tenant: &str, account: &Account) -> [String; 11] {
         let Handled { events, handled_twice } = self.audit.of(tenant);
         let missed = account.entitlements.saturating_sub(events);
-        columns([
-            tenant,
-            &account.posts.to_string(),
-            &account.accepted.to_string(),
-            &account.duplicates.to_string(),
-            &self.stored[place].to_string(),
-            &of(self.invoices.of(tenant).lines, account.invoices),
-            &of(events, account.entitlements),
-            &of(missed, account.entitlements_in_window),
-            &handled_twice.to_string(),
-            &of(self.report.of(tenant), account.accepted),
-            &self.dead[place].to_string(),
-        ])
+        [
+            tenant.to_owned(),
+            account.posts.to_string(),
+            account.accepted.to_string(),
+            account.duplicates.to_string(),
+            self.stored[place].to_string(),
+            of(self.invoices.of(tenant).lines, account.invoices),
+            of(events, account.entitlements),
+            of(missed, account.entitlements_in_window),
+            handled_twice.to_string(),
+            of(self.report.of(tenant), account.accepted),
+            self.dead[place].to_string(),
+        ]
     }
 
-    fn total(&self, ledger: &Ledger) -> Vec<String> {
+    fn total(&self, ledger: &Ledger) -> [String; 11] {
         let sum = |number: fn(&Account) -> u64| ledger.total(number);
         let entitlements = sum(|account| account.entitlements);
         let twice: u64 = TENANTS
             .iter()
             .map(|(_, tenant)| self.audit.of(tenant).handled_twice)
             .sum();
-        columns([
-            "all",
-            &sum(|account| account.posts).to_string(),
-            &sum(|account| account.accepted).to_string(),
-            &sum(|account| account.duplicates).to_string(),
-            &self.stored.iter().sum::<u64>().to_string(),
-            &of(self.invoices.total(), sum(|account| account.invoices)),
-            &of(self.audit.total(), entitlements),
-            &of(
+        [
+            "all".to_owned(),
+            sum(|account| account.posts).to_string(),
+            sum(|account| account.accepted).to_string(),
+            sum(|account| account.duplicates).to_string(),
+            self.stored.iter().sum::<u64>().to_string(),
+            of(self.invoices.total(), sum(|account| account.invoices)),
+            of(self.audit.total(), entitlements),
+            of(
                 entitlements.saturating_sub(self.audit.total()),
                 sum(|account| account.entitlements_in_window),
             ),
-            &twice.to_string(),
-            &of(self.report.total(), sum(|account| account.accepted)),
-            &self.dead.iter().sum::<u64>().to_string(),
-        ])
+            twice.to_string(),
+            of(self.report.total(), sum(|account| account.accepted)),
+            self.dead.iter().sum::<u64>().to_string(),
+        ]
     }
 
     /// The same numbers for a program.
@@ -274,37 +263,4 @@ impl Outcome {
 
 fn of(got: u64, expected: u64) -> String {
     format!("{got} / {expected}")
-}
-
-fn columns<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
-/// The first column to the left, the others to the right.
-fn aligned(rows: &[Vec<String>]) -> Vec<String> {
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(String::len)
-            .max()
-            .unwrap_or(0)
-    };
-    let cell = |(column, text): (usize, &String)| match column {
-        0 => format!("{text:<width$}", width = width(0)),
-        _ => format!("  {text:>width$}", width = width(column)),
-    };
-    rows.iter()
-        .map(|row| row.iter().enumerate().map(cell).collect())
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let rows = [columns(["tenant", "got"]), columns(["acme", "1 / 10"])];
-        assert_eq!(aligned(&rows), ["tenant     got", "acme    1 / 10"]);
-    }
 }

@@ -3,16 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use http_body_util::Full;
-use hyper::{Request, StatusCode};
+use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::catalogue::Webhook;
-use crate::http::{Answer, HttpClient};
+use crate::http::{Answer, client, send};
 use crate::signature::{Secret, now};
 
 /// A payment provider goes on for days; a demo gives up earlier.
@@ -23,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The sender.
 #[derive(Debug)]
 pub(crate) struct Traffic {
-    client: HttpClient,
+    client: reqwest::Client,
     url: String,
     secret: Secret,
     concurrency: usize,
@@ -60,14 +59,14 @@ pub(crate) struct Accepted {
 
 impl Traffic {
     /// A sender of Stripe's webhooks to the ingress at `url`.
-    pub(crate) fn new(url: String, secret: Secret, concurrency: u32) -> Self {
-        Self {
-            client: HttpClient::new(),
+    pub(crate) fn new(url: String, secret: Secret, concurrency: u32) -> Result<Self> {
+        Ok(Self {
+            client: client()?,
             url,
             secret,
             concurrency: concurrency as usize,
             under_way: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Posts all of them, each until it is accepted. Tells `progress` how many were. In the order given.
@@ -143,14 +142,15 @@ impl Traffic {
     }
 
     async fn post(&self, body: Bytes, signature: String) -> Result<Answer> {
-        let request = Request::post(&self.url)
+        let request = self
+            .client
+            .post(&self.url)
             .header("content-type", "application/json; charset=utf-8")
             .header("user-agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
             .header("stripe-signature", signature)
-            .body(Full::new(body))
-            .context("not a request")?;
+            .body(body);
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        let answer = self.client.send(request).await;
+        let answer = send(request).await;
         self.under_way.fetch_sub(1, Ordering::Relaxed);
         answer
     }

@@ -7,8 +7,8 @@
 //! ```
 
 use component_support::delivery;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 /// A request for a backfill.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -70,7 +70,7 @@ pub struct Instant(i64);
 
 /// A time as JSON has it.
 #[derive(Serialize, Deserialize)]
-struct Rfc3339(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
+struct Rfc3339(Timestamp);
 
 impl Instant {
     /// The time that many nanoseconds after 1970.
@@ -88,7 +88,7 @@ impl TryFrom<Rfc3339> for Instant {
     type Error = &'static str;
 
     fn try_from(Rfc3339(time): Rfc3339) -> Result<Self, Self::Error> {
-        let nanoseconds = i64::try_from(time.unix_timestamp_nanos());
+        let nanoseconds = i64::try_from(time.as_nanosecond());
         nanoseconds
             .map(Self)
             .map_err(|_| "the time is not between the years 1678 and 2262")

@@ -4,15 +4,14 @@ use component_support::{
     key,
     store::{KeyValue, StoreError},
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 /// How a backfill stood when it had caught up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaughtUp {
     /// When.
-    #[serde(with = "time::serde::rfc3339")]
-    pub at: OffsetDateTime,
+    pub at: Timestamp,
     /// How many events the log held for it when it began.
     pub replayed: u64,
     /// Whether it ended there.
@@ -47,7 +46,7 @@ mod tests {
         let store = MemoryStore::default();
         assert_eq!(find(&store, "late"), Ok(None));
         let caught_up = CaughtUp {
-            at: OffsetDateTime::UNIX_EPOCH,
+            at: Timestamp::UNIX_EPOCH,
             replayed: 7,
             finished: false,
         };

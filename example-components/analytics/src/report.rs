@@ -85,7 +85,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use component_support::memory::MemoryStore;
-    use time::OffsetDateTime;
+    use jiff::Timestamp;
 
     use super::*;
 
@@ -120,7 +120,7 @@ mod tests {
             store.set(key, &value).unwrap();
         }
         let caught_up = CaughtUp {
-            at: OffsetDateTime::UNIX_EPOCH,
+            at: Timestamp::UNIX_EPOCH,
             replayed: 4,
             finished: true,
         };

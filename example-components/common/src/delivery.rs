@@ -1,6 +1,6 @@
 //! A delivery, and why it was not handled, as plain Rust.
 
-use time::OffsetDateTime;
+use jiff::Timestamp;
 
 /// The part of a delivery that the components look at, borrowed from it.
 #[derive(Clone, Copy, Debug)]
@@ -27,21 +27,20 @@ pub struct Delivery<'a> {
 
 impl Delivery<'_> {
     /// When it happened, or else when it was stored. The same at each attempt.
-    pub fn happened_at(&self) -> OffsetDateTime {
+    pub fn happened_at(&self) -> Timestamp {
         timestamp(self.time.unwrap_or(self.published_at))
     }
 
     /// The day on which it happened in UTC, such as `2026-11-22`.
     pub fn day(&self) -> String {
-        let date = self.happened_at().date();
-        format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
+        self.happened_at().strftime("%Y-%m-%d").to_string()
     }
 }
 
 /// The time that many nanoseconds after 1970.
-pub fn timestamp(nanoseconds: i64) -> OffsetDateTime {
+pub fn timestamp(nanoseconds: i64) -> Timestamp {
     // Nanoseconds in an i64 reach from 1677 to 2262, well within what is representable.
-    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds.into()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// Why a delivery was not handled, and what should come of it.

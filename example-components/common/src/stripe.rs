@@ -6,13 +6,13 @@
 //! The payload is as the sender wrote it: a byte order mark before it is passed over, and half of a surrogate pair in a text,
 //! which JSON can hold and Unicode can't, is read as U+FFFD. Neither is a reason to lose an event.
 
+use jiff::Timestamp;
 use serde_json::Value;
-use time::OffsetDateTime;
 
 /// A Stripe event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StripeEvent {
-    created: Option<OffsetDateTime>,
+    created: Option<Timestamp>,
     object: Value,
 }
 
@@ -47,7 +47,7 @@ impl StripeEvent {
     }
 
     /// When it happened, to the second.
-    pub fn created(&self) -> Option<OffsetDateTime> {
+    pub fn created(&self) -> Option<Timestamp> {
         self.created
     }
 
@@ -96,14 +96,12 @@ fn unit_at(json: &[u8], at: usize) -> Option<u32> {
     digits.iter().try_fold(0, |unit, byte| Some(unit * 16 + digit(byte)?))
 }
 
+/// When the year 0 began, in seconds since 1970.
+const YEAR_0_S: i64 = -62_167_219_200;
+
 /// A time that RFC 3339 can express: the years 0 to 9999.
-fn from_seconds(seconds: i64) -> Option<OffsetDateTime> {
-    let time = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
-    if (0..=9999).contains(&time.year()) {
-        Some(time)
-    } else {
-        None
-    }
+fn from_seconds(seconds: i64) -> Option<Timestamp> {
+    Timestamp::from_second(seconds).ok().filter(|_| seconds >= YEAR_0_S)
 }
 
 #[cfg(test)]
@@ -118,7 +116,7 @@ mod tests {
             br#"{"created": 1767225600, "data": {"object": {"customer": "cus_1", "amount_paid": 12, "e": "", "f": 1.5}}}"#,
         );
         let event = event.unwrap();
-        assert_eq!(event.created(), OffsetDateTime::from_unix_timestamp(1_767_225_600).ok());
+        assert_eq!(event.created(), Timestamp::from_second(1_767_225_600).ok());
         assert_eq!(event.text("/customer"), Some("cus_1"));
         assert_eq!(event.integer("/amount_paid"), Some(12));
         assert_eq!(event.text("/e"), None);

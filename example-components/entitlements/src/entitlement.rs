@@ -6,8 +6,8 @@ use component_support::{
     store::{KeyValue, StoreError},
     stripe::StripeEvent,
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 /// What a customer is entitled to, as of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +21,7 @@ pub struct Entitlement {
     /// The event that said so.
     pub event_id: String,
     /// When that event happened.
-    #[serde(with = "time::serde::rfc3339")]
-    pub time: OffsetDateTime,
+    pub time: Timestamp,
 }
 
 /// What an event did to the cache.
@@ -187,7 +186,7 @@ mod tests {
         let mut data = subscription("active", CREATED);
         data["created"] = Value::Null;
         handle(&store, "updated", "evt_1", &data).unwrap();
-        assert_eq!(now(&store).time.unix_timestamp(), 5);
+        assert_eq!(now(&store).time.as_second(), 5);
     }
 
     #[test]
@@ -223,7 +222,7 @@ mod tests {
                 handle(&store, "updated", "evt", &subscription("active", *time)).unwrap();
             }
             times.sort_unstable();
-            prop_assert_eq!(now(&store).time.unix_timestamp(), times[times.len() - 1]);
+            prop_assert_eq!(now(&store).time.as_second(), times[times.len() - 1]);
         }
     }
 }

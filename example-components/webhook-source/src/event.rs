@@ -3,8 +3,8 @@
 use std::cell::OnceCell;
 
 use http::HeaderMap;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use webhook_signature::{Coverage, Item, Proven, Verified};
 
 use crate::{
@@ -400,8 +400,7 @@ fn nanoseconds(text: &str) -> Option<i64> {
         };
         return number.checked_mul(factor);
     }
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    i64::try_from(time.unix_timestamp_nanos()).ok()
+    i64::try_from(text.parse::<Timestamp>().ok()?.as_nanosecond()).ok()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 use std::fmt;
 
 use http::HeaderMap;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use jiff::Timestamp;
 use webhook_signature::{Coverage, Scheme};
 
 use crate::source::{Evidence, Source};
@@ -210,12 +210,13 @@ fn parse_covers(text: &str) -> Option<Coverage> {
 }
 
 fn rfc3339(seconds: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    time.format(&Rfc3339).unwrap_or_default()
+    Timestamp::from_second(seconds)
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+        .to_string()
 }
 
 fn parse_rfc3339(text: &str) -> Option<i64> {
-    Some(OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp())
+    Some(text.parse::<Timestamp>().ok()?.as_second())
 }
 
 impl fmt::Display for Provenance {

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use fanout_plan::document::Document;
-use fanout_plan::{Policy, Problem};
+use fanout_plan::planner::Observed;
+use fanout_plan::{Code, Policy, Problem, SubscriptionName};
 use fanout_provider::jetstream::Store;
 use fanout_transport::Error;
 
 use crate::args;
+use crate::diagnostic::PolicyRefused;
 use crate::nats::Connection;
 
 /// A policy or a request that is not legal, with every reason.
@@ -25,30 +27,23 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Reads a policy file; a problem of a setting says on which line it stands.
+/// Reads a policy file.
 pub(crate) fn policy(path: &Path) -> Result<Policy> {
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
     let file = path.display().to_string();
-    let document = Document::parse(&text).map_err(|problems| {
-        Refused(
-            problems
-                .into_iter()
-                .map(|p| Problem::new(p.code, format!("{file}: {}", p.message)))
-                .collect(),
-        )
-    })?;
+    let refused = |problems| PolicyRefused::new(&file, &text, problems);
+    let document = Document::parse(&text).map_err(refused)?;
     Policy::from_settings(&file, &document.settings).map_err(|problems| {
-        let with_line = |p: Problem| {
-            let line = p.setting.as_deref().and_then(|s| document.line(s));
-            match (line, p.message.strip_prefix(&file)) {
-                (Some(line), Some(rest)) => Problem {
-                    message: format!("{file}:{line}{rest}"),
-                    ..p
-                },
-                _ => p,
-            }
-        };
-        Refused(problems.into_iter().map(with_line).collect()).into()
+        let owner = format!("{file}: ");
+        let located = problems.into_iter().map(|problem| {
+            let message = problem
+                .message
+                .strip_prefix(&owner)
+                .unwrap_or(&problem.message)
+                .to_owned();
+            document.locate(Problem { message, ..problem })
+        });
+        refused(located.collect()).into()
     })
 }
 
@@ -81,9 +76,18 @@ pub(crate) async fn store(args: &args::Store) -> Result<Store> {
     Ok(store)
 }
 
-/// The same, once the partitions of its log are known.
-pub(crate) async fn store_with_layout(args: &args::Store) -> Result<Store> {
+/// The same, once the partitions of its log are known, and what it holds.
+pub(crate) async fn observed(args: &args::Store) -> Result<(Store, Observed)> {
     let store = store(args).await?;
     let observed = store.observe().await?;
-    Ok(store.with_layout(observed.topology.layout()))
+    Ok((store.with_layout(observed.topology.layout()), observed))
+}
+
+/// A bus has no such subscription.
+pub(crate) fn unknown(store: &Store, name: &SubscriptionName) -> Refused {
+    let bus = &store.policy().bus;
+    Refused(vec![Problem::new(
+        Code::UnknownSubscription,
+        format!("bus {bus} has no subscription {name}: `fanout status` lists those that it has"),
+    )])
 }

@@ -8,6 +8,7 @@
 mod args;
 mod bus;
 mod dead_letters;
+mod diagnostic;
 mod lost;
 mod nats;
 mod place;
@@ -29,6 +30,7 @@ use fanout_provider::jetstream::StoreError;
 
 use crate::args::{Args, Verb};
 use crate::bus::Refused;
+use crate::diagnostic::PolicyRefused;
 use crate::terminal::{PipeClosed, error_line, json_line, printable, printable_lines, without_users};
 use crate::webhook::{NotAccepted, Unreachable};
 
@@ -95,6 +97,11 @@ async fn main() -> ExitCode {
 
 /// Tells what went wrong, with every problem on a line of its own.
 fn report(error: &anyhow::Error, json: bool) {
+    if let Some(refused) = error.downcast_ref::<PolicyRefused>()
+        && !json
+    {
+        return error_line(format_args!("{}", printable_lines(&refused.shown)));
+    }
     let problems = problems(error);
     let as_json = |value: &serde_json::Value| error_line(format_args!("{}", json_line(value)));
     if let Some(e) = error.downcast_ref::<fanout_client::Error>()
@@ -116,6 +123,9 @@ fn report(error: &anyhow::Error, json: bool) {
 fn problems(error: &anyhow::Error) -> Option<&[fanout_plan::Problem]> {
     if let Some(refused) = error.downcast_ref::<Refused>() {
         return Some(&refused.0);
+    }
+    if let Some(refused) = error.downcast_ref::<PolicyRefused>() {
+        return Some(&refused.problems);
     }
     match error.downcast_ref() {
         Some(StoreError::Refused(problems)) => return Some(problems),

@@ -4,8 +4,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write as _};
+use std::ops::Range;
 
 use anyhow::{Context as _, Result};
+use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 /// Whoever read standard output has closed it. It is no fault, and there is nobody to say it to.
@@ -43,6 +45,23 @@ pub(crate) fn line(text: fmt::Arguments<'_>) -> Result<()> {
 /// Writes a line to standard error. When that is closed too, nobody is left to hear of it.
 pub(crate) fn error_line(text: fmt::Arguments<'_>) {
     drop(writeln!(io::stderr(), "{text}"));
+}
+
+/// A table without borders; the columns of `numbers`, from 0, stand to the right.
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    numbers: Range<usize>,
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header).add_rows(rows);
+    for (place, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if numbers.contains(&place) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
 }
 
 /// A text of others on one line: what a terminal would obey, or a reader be deceived by, is shown by its number.

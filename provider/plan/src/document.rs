@@ -4,6 +4,7 @@
 //! item that holds a comma itself is quoted there.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -13,12 +14,32 @@ use crate::{Code, Problem, Settings};
 /// The longest document, in bytes.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Settings, and on which line each stands.
+/// Settings, and where each stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document {
     /// The settings under their dotted names.
     pub settings: Settings,
-    lines: BTreeMap<String, usize>,
+    keys: BTreeMap<String, Range<usize>>,
+}
+
+/// A problem, and where in the document it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// What is wrong.
+    pub problem: Problem,
+    /// The bytes of the text that it is about, if it is about a place.
+    pub span: Option<Range<usize>>,
+}
+
+impl Located {
+    /// The problem with the file, and the line of its text, before its message.
+    pub fn in_file(self, file: &str, text: &str) -> Problem {
+        let line = self.span.map(|span| format!(":{}", line_of(text, span.start)));
+        Problem {
+            message: format!("{file}{}: {}", line.unwrap_or_default(), self.problem.message),
+            ..self.problem
+        }
+    }
 }
 
 impl Document {
@@ -26,23 +47,18 @@ impl Document {
     ///
     /// # Errors
     /// For what is no TOML, every such place; and every value that no setting can have.
-    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<Located>> {
         if text.len() > MAX_BYTES {
-            return Err(vec![invalid(format!(
-                "the policy is {} bytes: at most {MAX_BYTES} are read",
-                text.len()
-            ))]);
+            let message = format!("the policy is {} bytes: at most {MAX_BYTES} are read", text.len());
+            return Err(vec![invalid(message, None)]);
         }
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut problems: Vec<_> = errors
             .iter()
-            .map(|e| {
-                let line = e.span().map_or(1, |span| line_of(text, span.start));
-                invalid(format!("line {line}: {}", e.message()))
-            })
+            .map(|e| invalid(e.message().to_owned(), e.span()))
             .collect();
         let mut document = Self::default();
-        document.read(text, "", table.get_ref(), &mut problems);
+        document.read("", table.get_ref(), &mut problems);
         if problems.is_empty() {
             Ok(document)
         } else {
@@ -50,30 +66,34 @@ impl Document {
         }
     }
 
-    /// The line of a setting, from 1.
-    pub fn line(&self, setting: &str) -> Option<usize> {
-        self.lines.get(setting).copied()
+    /// A problem with the key of the setting that it is about.
+    pub fn locate(&self, problem: Problem) -> Located {
+        let key = problem.setting.as_ref().and_then(|setting| self.keys.get(setting));
+        Located {
+            span: key.cloned(),
+            problem,
+        }
     }
 
-    fn read(&mut self, text: &str, prefix: &str, table: &DeTable<'_>, problems: &mut Vec<Problem>) {
+    fn read(&mut self, prefix: &str, table: &DeTable<'_>, problems: &mut Vec<Located>) {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
             if let DeValue::Table(inner) = value.get_ref() {
-                self.read(text, &format!("{name}."), inner, problems);
+                self.read(&format!("{name}."), inner, problems);
                 continue;
             }
-            let line = line_of(text, key.span().start);
             match scalar(value) {
                 Some(value) => {
                     // A quoted key may hold dots: `"eu.acme".x` and `eu.acme.x` are one setting.
                     if self.settings.insert(name.clone(), value).is_some() {
-                        problems.push(invalid(format!("line {line}: setting `{name}` comes twice")));
+                        problems.push(invalid(format!("setting `{name}` comes twice"), Some(key.span())));
                     }
-                    self.lines.insert(name, line);
+                    self.keys.insert(name, key.span());
                 }
-                None => problems.push(invalid(format!(
-                    "line {line}: setting `{name}` takes a string, a number, true or false, or a list of those"
-                ))),
+                None => problems.push(invalid(
+                    format!("setting `{name}` takes a string, a number, true or false, or a list of those"),
+                    Some(key.span()),
+                )),
             }
         }
     }
@@ -103,8 +123,11 @@ fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count() + 1
 }
 
-fn invalid(message: String) -> Problem {
-    Problem::new(Code::InvalidSetting, message)
+fn invalid(message: String, span: Option<Range<usize>>) -> Located {
+    Located {
+        problem: Problem::new(Code::InvalidSetting, message),
+        span,
+    }
 }
 
 #[cfg(test)]
@@ -138,19 +161,21 @@ schedule = [\"1s\", \"5s\"]
             (3, "14d".into())
         );
         assert_eq!(document.settings["retry.schedule"], "1s,5s");
-        assert_eq!(document.line("retention.replicas"), Some(6));
+        let mut problem = Problem::new(Code::InvalidSetting, "too many");
+        problem.setting = Some("retention.replicas".to_owned());
+        let located = document.locate(problem);
+        assert_eq!(located.span.clone().map(|span| &POLICY[span]), Some("replicas"));
+        assert_eq!(located.in_file("p.toml", POLICY).message, "p.toml:6: too many");
     }
 
     #[test]
     fn every_problem_has_its_line() {
-        let problems = Document::parse("bus = \"a\"\nsubject = 1.5\nx = [[1]]\n[retention\n").unwrap_err();
-        let text: Vec<_> = problems.iter().map(|p| p.message.as_str()).collect();
-        assert!(
-            text.iter().any(|t| t.starts_with("line 2: setting `subject`")),
-            "{text:?}"
-        );
-        assert!(text.iter().any(|t| t.starts_with("line 3: setting `x`")), "{text:?}");
-        assert!(text.iter().any(|t| t.starts_with("line 4:")), "{text:?}");
+        let text = "bus = \"a\"\nsubject = 1.5\nx = [[1]]\n[retention\n";
+        let problems = Document::parse(text).unwrap_err();
+        let said: Vec<_> = problems.into_iter().map(|p| p.in_file("p", text).message).collect();
+        for begins in ["p:2: setting `subject`", "p:3: setting `x`", "p:4: "] {
+            assert!(said.iter().any(|t| t.starts_with(begins)), "{said:?}");
+        }
     }
 
     #[test]
@@ -169,7 +194,7 @@ schedule = [\"1s\", \"5s\"]
         assert_eq!(quota("eu"), crate::quota::Quota::default());
         let twice = "[quota.tenant.\"eu.acme\"]\nmax-bytes = \"1MiB\"\n[quota.tenant.eu]\nacme.max-bytes = \"2MiB\"\n";
         let problems = Document::parse(twice).unwrap_err();
-        assert!(problems[0].message.contains("comes twice"), "{problems:?}");
+        assert!(problems[0].problem.message.contains("comes twice"), "{problems:?}");
     }
 
     proptest! {

@@ -10,6 +10,9 @@ use crate::{Code, Problem};
 /// Settings as they come from a manifest.
 pub type Settings = BTreeMap<String, String>;
 
+/// How alike (0 to 1, by Jaro and Winkler) a setting must be to one that is known for that to be what was meant.
+const MEANT: f64 = 0.9;
+
 /// Takes settings one by one and remembers what was wrong.
 pub(crate) struct Reader<'a> {
     /// Whose settings they are, for messages: `policy of provider bus`, `link default of component x`.
@@ -129,6 +132,15 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(mut self) -> Vec<Problem> {
         for key in self.settings.keys() {
             if !self.known.contains(&key.as_str()) && !self.known_under.contains(key) {
+                let near = self.known.iter().map(|k| (strsim::jaro_winkler(key, k), *k));
+                let meant = near
+                    .filter(|(likeness, _)| *likeness > MEANT)
+                    .max_by(|a, b| a.0.total_cmp(&b.0));
+                if let Some((_, meant)) = meant {
+                    let message = format!("setting {} is not known: did you mean `{meant}`?", shown(key));
+                    self.refuse_setting(key, Code::UnknownSetting, message);
+                    continue;
+                }
                 // Those of the same table, or all when it is of none.
                 let table = key.split_inclusive('.').next().filter(|t| t.ends_with('.'));
                 let near: Vec<_> = self

@@ -1,13 +1,13 @@
 //! What PayPal signs, and the headers that carry it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use rsa::{
     pkcs1v15,
     pkcs8::DecodePrivateKey as _,
     signature::{SignatureEncoding as _, Signer as _},
 };
 use sha2::Sha256;
-use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use super::{WEBHOOK_ID, certificate, invalid};
 use crate::{
@@ -42,8 +42,9 @@ pub(super) fn verify<'a>(keys: &Keys, request: &Request<'a>, now: i64) -> Result
     if !is_id(id) {
         return Err(malformed(ID, "it is empty, or holds a `|` or a space"));
     }
-    let time =
-        OffsetDateTime::parse(time_text, &Rfc3339).map_err(|_| malformed(TIME, "it is not a time as of RFC 3339"))?;
+    let time: Timestamp = time_text
+        .parse()
+        .map_err(|_| malformed(TIME, "it is not a time as of RFC 3339"))?;
     let signature = STANDARD
         .decode(signature)
         .map_err(|_| malformed(SIGNATURE, "it is not base64"))?;
@@ -54,7 +55,7 @@ pub(super) fn verify<'a>(keys: &Keys, request: &Request<'a>, now: i64) -> Result
         scheme: Scheme::Paypal,
         key,
         id: Some(id),
-        timestamp: Some(time.unix_timestamp()),
+        timestamp: Some(time.as_second()),
         proven: Proven::Checksum(request.body),
     })
 }
@@ -74,10 +75,8 @@ pub(super) fn sign<'a>(key: &SigningKey, webhook: &Unsigned<'a>) -> Result<Signe
     if !is_id(webhook.id) {
         return Err(Unsignable::InvalidId);
     }
-    let time = OffsetDateTime::from_unix_timestamp(webhook.timestamp)
-        .ok()
-        .and_then(|time| time.to_offset(UtcOffset::UTC).format(&Rfc3339).ok())
-        .ok_or(Unsignable::InvalidTime)?;
+    let time = Timestamp::from_second(webhook.timestamp).map_err(|_| Unsignable::InvalidTime)?;
+    let time = time.to_string();
     let webhook_id = key.parameters.get(WEBHOOK_ID).unwrap_or_default();
     let signature = private.sign(message(webhook.id, &time, webhook_id, webhook.body).as_bytes());
     let headers = vec![

@@ -5,14 +5,12 @@
 //! it decides when it fetches.
 
 use anyhow::{Context as _, Result, bail};
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header::USER_AGENT;
-use hyper::{Request, StatusCode, Uri};
+use reqwest::header::USER_AGENT;
+use reqwest::{Client, StatusCode, Url};
 use webhook_signature::{Keys, Scheme, paypal};
 
 use super::args::Certificate;
-use super::client::Client;
+use super::client::{client, exchange};
 use super::{now, read};
 use crate::terminal::say;
 
@@ -28,14 +26,9 @@ pub(crate) async fn run(args: &Certificate) -> Result<()> {
     }
     let root = read(&args.root)?;
     let root = String::from_utf8(root).with_context(|| format!("{} is not text", args.root.display()))?;
-    let uri: Uri = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
-    let client = Client::new(&uri, args.tls_ca.as_deref())?;
-    let pem = checked(
-        &fetch(&client, uri).await?,
-        &root,
-        args.certificate_name.as_deref(),
-        now(),
-    )?;
+    let url: Url = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
+    let came = fetch(&client(args.tls_ca.as_deref())?, url).await?;
+    let pem = checked(&came, &root, args.certificate_name.as_deref(), now())?;
     match &args.out {
         None => say!("{}", pem.trim_end())?,
         Some(file) => std::fs::write(file, pem).with_context(|| format!("can't write {}", file.display()))?,
@@ -43,14 +36,11 @@ pub(crate) async fn run(args: &Certificate) -> Result<()> {
     Ok(())
 }
 
-async fn fetch(client: &Client, uri: Uri) -> Result<Bytes> {
-    let request = Request::get(&uri)
-        .header(USER_AGENT, "fanout")
-        .body(Full::default())
-        .context("it can't be asked for")?;
-    match client.exchange(request, MAX_ANSWER).await? {
+async fn fetch(client: &Client, url: Url) -> Result<Vec<u8>> {
+    let request = client.get(url.clone()).header(USER_AGENT, "fanout");
+    match exchange(request, MAX_ANSWER).await? {
         (StatusCode::OK, pem) => Ok(pem),
-        (status, _) => bail!("{uri} answers {status}, and redirects are not followed"),
+        (status, _) => bail!("{url} answers {status}, and redirects are not followed"),
     }
 }
 
@@ -117,7 +107,7 @@ mod tests {
         }
     }
 
-    async fn answered(answer: String) -> Result<Bytes> {
+    async fn answered(answer: String) -> Result<Vec<u8>> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!(
             "http://{}/v1/notifications/certs/CERT-1",
@@ -131,9 +121,7 @@ mod tests {
             // The client may hang up on what is too long.
             stream.write_all(answer.as_bytes()).unwrap_or_default();
         });
-        let uri: Uri = uri.parse().unwrap();
-        let client = Client::new(&uri, None).unwrap();
-        let came = fetch(&client, uri).await;
+        let came = fetch(&client(None).unwrap(), uri.parse().unwrap()).await;
         served.join().unwrap();
         came
     }
@@ -142,7 +130,7 @@ mod tests {
     async fn only_a_whole_and_short_answer_counts() {
         let whole = chain();
         let ok = |body: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        assert_eq!(answered(ok(&whole)).await.unwrap(), whole);
+        assert_eq!(answered(ok(&whole)).await.unwrap(), whole.as_bytes());
         let elsewhere = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/x\r\ncontent-length: 0\r\n\r\n";
         let refused = answered(elsewhere.to_owned()).await.unwrap_err();
         assert!(refused.to_string().contains("302"), "{refused}");

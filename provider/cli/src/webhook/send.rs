@@ -1,14 +1,12 @@
 //! `webhook send`.
 
 use anyhow::{Context as _, Result};
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::{Request, Uri};
+use reqwest::Url;
 use serde_json::json;
 use webhook_signature::{Scheme, Unsigned};
 
 use super::args::{Send, pairs};
-use super::client::Client;
+use super::client::{client, exchange};
 use super::sign::Signer;
 use super::{NotAccepted, now, read};
 use crate::terminal::{json_lines, printable_lines, say};
@@ -17,18 +15,14 @@ use crate::terminal::{json_lines, printable_lines, say};
 const MAX_ANSWER: usize = 64 << 10;
 
 pub(crate) async fn run(args: &Send, json: bool) -> Result<()> {
-    let uri: Uri = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
+    let url: Url = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
     let body = read(&args.body_file)?;
     let (headers, body) = signed(args, body)?;
-    let mut request = Request::post(&uri);
-    for (name, value) in &headers {
+    let mut request = client(args.tls_ca.as_deref())?.post(url).body(body);
+    for (name, value) in headers {
         request = request.header(name, value);
     }
-    let request = request
-        .body(Full::new(Bytes::from(body)))
-        .context("the headers can't be sent")?;
-    let client = Client::new(&uri, args.tls_ca.as_deref())?;
-    let (status, answer) = client.exchange(request, MAX_ANSWER).await?;
+    let (status, answer) = exchange(request, MAX_ANSWER).await?;
     let answer = String::from_utf8_lossy(&answer);
     if json {
         let told = json!({ "status": status.as_u16(), "answer": answer });
