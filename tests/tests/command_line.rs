@@ -27,7 +27,7 @@ error[unknown-setting]: setting \"colour\" is not known; known are: ";
         err.contains(" --> POLICY:1:1\n  |\n1 | colour = \"payments\"\n  | ^^^^^^\n"),
         "{err}"
     );
-    let policy = cli.policy(&POLICY.replace("ack-wait", "ack-weight"));
+    let policy = cli.policy(&POLICY.replace("ack-wait", "ack-wiat"));
     let (code, _, err) = cli.run(&["check"], &policy, &[]);
     assert!(code == 1 && err.contains("did you mean `delivery.ack-wait`?"), "{err}");
     let (code, _, err) = cli.run(&["--json", "check"], &policy, &[]);

@@ -10,8 +10,8 @@ use crate::{Code, Problem};
 /// Settings as they come from a manifest.
 pub type Settings = BTreeMap<String, String>;
 
-/// How alike (0 to 1, by Jaro and Winkler) a setting must be to one that is known for that to be what was meant.
-const MEANT: f64 = 0.9;
+/// How many letters may be wrong, too many, missing or exchanged in a setting that is known, for that to be what was meant.
+const MEANT: usize = 2;
 
 /// Takes settings one by one and remembers what was wrong.
 pub(crate) struct Reader<'a> {
@@ -132,10 +132,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(mut self) -> Vec<Problem> {
         for key in self.settings.keys() {
             if !self.known.contains(&key.as_str()) && !self.known_under.contains(key) {
-                let near = self.known.iter().map(|k| (strsim::jaro_winkler(key, k), *k));
-                let meant = near
-                    .filter(|(likeness, _)| *likeness > MEANT)
-                    .max_by(|a, b| a.0.total_cmp(&b.0));
+                let known = self.known.iter().map(|k| (strsim::osa_distance(key, k), *k));
+                let meant = known.filter(|(wrong, _)| *wrong <= MEANT).min();
                 if let Some((_, meant)) = meant {
                     let message = format!("setting {} is not known: did you mean `{meant}`?", shown(key));
                     self.refuse_setting(key, Code::UnknownSetting, message);

@@ -37,7 +37,7 @@ fn all_problems_come_at_once() {
             policy of provider bus: setting `retention.max-age`: "soon" is not a duration from 1s to 3660d: write a number and one of ms, s, m, h, d [invalid-setting]
             policy of provider bus: setting `retention.replicas`: "9" is not a whole number from 1 to 5 [invalid-setting]
             policy of provider bus: `delivery.ack-wait` (30s) must be longer than `delivery.deadline` (30s), or an event is given to a second instance while the first still works on it [conflicting-settings]
-            policy of provider bus: setting "retention.max-agee" is not known; known are: retention.max-age, retention.max-bytes, retention.replicas, retention.storage, retention.when-full, retention.compression, retention.warn-before [unknown-setting]
+            policy of provider bus: setting "retention.max-agee" is not known: did you mean `retention.max-age`? [unknown-setting]
         "#]]
     .assert_eq(&text);
 }
