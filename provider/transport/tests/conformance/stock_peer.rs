@@ -23,8 +23,11 @@ pub(crate) enum StockPeer {
     Tcp(String),
     Unix(PathBuf),
     Tls(String, TlsConnector),
-    /// Its endpoint lives as long as its connection.
-    Quic(quinn::Endpoint, quinn::Connection),
+    Quic {
+        /// It lives as long as its connection.
+        _endpoint: quinn::Endpoint,
+        connection: quinn::Connection,
+    },
 }
 
 impl StockPeer {
@@ -43,7 +46,10 @@ impl StockPeer {
                 endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
                 let connecting = endpoint.connect(at.parse().expect("an address"), "localhost");
                 let connection = connecting.expect("it can be tried").await.expect("it is taken");
-                Self::Quic(endpoint, connection)
+                Self::Quic {
+                    _endpoint: endpoint,
+                    connection,
+                }
             }
             other => panic!("no stock peer speaks {other}"),
         }
@@ -78,7 +84,7 @@ impl Invoke for StockPeer {
                 let (rx, tx) = tokio::io::split(connector.connect("localhost".try_into()?, tcp).await?);
                 invoke(tx, BufReader::new(rx), instance, func, params, paths).await
             }
-            Self::Quic(_, connection) => {
+            Self::Quic { connection, .. } => {
                 let (tx, rx) = connection.open_bi().await?;
                 invoke(tx, BufReader::new(rx), instance, func, params, paths).await
             }
