@@ -22,8 +22,9 @@ use super::guard::{Interface, again, granted, may, of_each, once};
 use super::shapes::SETTLEMENTS;
 use crate::inbox::{Ask, DEFAULT_BYTES, MAX_BYTES, MAX_WAITING, Seal, Waits};
 
-/// How long a fetch waits for permits for its result: with its wait for a delivery it stays below the transport's deadline.
-const RESERVED_WITHIN: Duration = Duration::from_millis(500);
+/// How long a fetch waits for permits for its result, at most twice: once of its own wait, and once beyond, where it stays below
+/// the transport's deadline.
+const RESERVED_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// The deliveries of one fetch.
 pub(super) struct Fetched<L> {
@@ -163,6 +164,7 @@ impl<B: Backend> Exports<B> {
         ask: Ask,
     ) -> Result<Fetched<B::Lease>, InboxError> {
         let bytes = ask.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
+        let end = Instant::now() + ask.wait;
         let at_once = Ask {
             wait: Duration::ZERO,
             ..ask
@@ -175,7 +177,12 @@ impl<B: Backend> Exports<B> {
             return Ok(fetched);
         }
         fanout_transport::release_result();
-        let mut fetched = self.backend.fetch(caller, owned, Ask { most: 1, ..ask }).await?;
+        let first = Ask {
+            most: 1,
+            wait: end.saturating_duration_since(Instant::now()),
+            ..ask
+        };
+        let mut fetched = self.backend.fetch(caller, owned, first).await?;
         let taken: usize = fetched
             .deliveries
             .iter()

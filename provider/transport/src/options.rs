@@ -9,8 +9,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// Limits and deadlines. Every queue of the adapter has one.
 ///
 /// # Memory
-/// All bodies that the adapter holds at a time (parameters until they are decoded, results until the peer is known to
-/// listen, results of our own calls until they are complete) take their bytes from one allowance of `buffered_bytes`.
+/// All bodies that the adapter holds at a time take their bytes from two allowances of `buffered_bytes`: parameters until they
+/// are decoded, and results of our own calls until they are complete; results of invocations until the peer is known to listen.
 /// Outside of it are the values that a handler itself holds (at most `in_flight` for each function), one copy of a body
 /// while generated bindings decode it, and two queues bounded by number of messages: of what is handed to the NATS
 /// client together (512), and the client's own, see [`crate::connect`].
@@ -22,7 +22,7 @@ pub struct Options {
     pub serve_deadline: Duration,
     /// Largest parameters or result, in bytes.
     pub max_body_bytes: usize,
-    /// Bytes of all bodies held at a time.
+    /// Bytes of all bodies held at a time, of parameters and of results each.
     pub buffered_bytes: usize,
     /// Handlers running at a time, for each served function.
     pub in_flight: usize,

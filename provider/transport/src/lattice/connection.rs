@@ -50,6 +50,8 @@ pub(crate) struct Connection {
     next: AtomicU32,
     pub(crate) options: Options,
     pub(crate) budget: Budget,
+    /// Of results of invocations, so that what waits to be sent leaves something for parameters.
+    results: Budget,
     pub(crate) calls: Semaphore,
     pub(crate) repeats: AtomicU64,
     /// For what is one message and belongs to one exchange.
@@ -76,6 +78,7 @@ impl Lattice {
             inboxes: Inboxes::with_those_of(&nats, options.inbox_prefixes.iter().cloned()),
             next: AtomicU32::new(1),
             budget: Budget::of_callers(options.buffered_bytes, options.max_body_bytes),
+            results: Budget::of_callers(options.buffered_bytes, options.max_body_bytes),
             calls: Semaphore::new(options.calls),
             repeats: AtomicU64::new(0),
             reply_buffers: Mutex::default(),
@@ -114,7 +117,7 @@ impl Lattice {
     pub fn load(&self) -> Load {
         Load {
             exchanges: self.0.reply_buffers().len(),
-            buffered_bytes: self.0.budget.taken(),
+            buffered_bytes: self.0.budget.taken() + self.0.results.taken(),
             repeats: self.0.repeats.load(Ordering::Relaxed),
             no_inbox: self.0.inboxes.refused(),
         }
@@ -130,7 +133,7 @@ impl Lattice {
 impl ResultBudget for Connection {
     async fn take(&self, caller: &CallerKey, bytes: usize) -> ResultPermits {
         ResultPermits {
-            _of_all: self.budget.take_for(caller, bytes).await,
+            _of_all: self.results.take_for(caller, bytes).await,
             ..ResultPermits::default()
         }
     }

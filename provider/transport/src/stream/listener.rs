@@ -171,7 +171,7 @@ impl Serving {
     /// Bytes of bodies held.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
-        self.listener.budget.taken()
+        self.listener.budget.taken() + self.listener.results.taken()
     }
 
     /// Reads again what callers are shown and have to show, and judges whether the endpoint may be listened on like that;

@@ -43,6 +43,8 @@ pub(crate) struct ListenerState {
     pub(crate) credentials: Option<InForce>,
     pub(crate) functions: Functions,
     pub(crate) budget: Budget,
+    /// Of results, so that what waits to be sent leaves something for parameters.
+    pub(crate) results: Budget,
     pub(crate) tallies: Tallies,
     /// Take no new calls.
     pub(crate) drain: CancellationToken,
@@ -69,6 +71,7 @@ impl ListenerState {
             credentials,
             functions: Functions::new(service, &options.limits),
             budget: Budget::new(options.limits.buffered_bytes),
+            results: Budget::new(options.limits.buffered_bytes),
             tallies: Tallies::default(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),

@@ -77,7 +77,7 @@ impl Peer {
     /// Permits for a result, of the peer's share and of everybody's, once they are free. The caller bounds the wait.
     pub(crate) async fn permits_for_result(&self, listener: &ListenerState, bytes: usize) -> Permits {
         let mut permits = self.slot.limits.unsent.take(bytes).await;
-        permits.merge_other(listener.budget.take(bytes).await);
+        permits.merge_other(listener.results.take(bytes).await);
         permits
     }
 
