@@ -8,9 +8,6 @@ use crate::fuzz::Fuzz;
 use crate::runner::Runner;
 use crate::workspace::Workspace;
 
-/// How many tests of one binary run at a time.
-const THREADS: &str = "RUST_TEST_THREADS";
-
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -40,9 +37,6 @@ impl Test {
         }
         test.args(chosen);
         parts.tell(workspace, &mut test);
-        if std::env::var_os(THREADS).is_none() {
-            test.env(THREADS, threads().to_string());
-        }
         runner.run(&mut test)
     }
 }
@@ -57,9 +51,4 @@ fn quick_ones(workspace: &Workspace, runner: &Runner, parts: &build::Parts) -> R
     runner.run(workspace.cargo().args(["test", "--locked", "--workspace", "--doc"]))?;
 
     Fuzz::quick().run_if_possible(workspace, runner)
-}
-
-/// Most tests wait for servers and processes: twice as many as there are processors keep these busy.
-fn threads() -> usize {
-    2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

@@ -152,7 +152,7 @@ mod tests {
             (r#"{"name": "n", "from": "last"}"#, "unknown variant `last`"),
             (
                 r#"{"name": "n", "from": {"time": "yesterday"}}"#,
-                "the 'year' component could not be parsed",
+                "failed to parse four digit integer as year",
             ),
             (
                 r#"{"name": "n", "from": {"time": "9999-01-01T00:00:00Z"}}"#,

@@ -108,7 +108,8 @@ pub(crate) async fn refusals(world: &World, met: &mut Met) {
     assert_eq!(met.settle(late), "lease-expired: lease-expired");
 }
 
-pub(crate) async fn no_longer_allowed(world: &mut World, met: &mut Met) {
+/// Returns the token of what was fetched before.
+pub(crate) async fn no_longer_allowed(world: &mut World, met: &mut Met) -> Bytes {
     let held = next(world, "billing").await;
     world.allow_only("globex").await;
     eventually("it may not fetch any more", || async {
@@ -119,12 +120,15 @@ pub(crate) async fn no_longer_allowed(world: &mut World, met: &mut Met) {
     assert!(refused.starts_with("not-permitted: "), "{refused}");
     let refused = met.settle(settle(world, &held.token, Verdict::Handled).await);
     assert!(refused.starts_with("not-permitted: "), "{refused}");
+    held.token
 }
 
 /// An edge knows its components' subscriptions, also while its bus can't give their deliveries.
-pub(crate) async fn bus_is_away(world: &mut World, met: &mut Met) {
+pub(crate) async fn bus_is_away(world: &mut World, token: &Bytes, met: &mut Met) {
     if world.kill_bus_of_edge() {
         let refused = met.inbox(fetch(world, "billing").await);
+        assert!(refused.starts_with("unavailable: "), "{refused}");
+        let refused = met.settle(settle(world, token, Verdict::Handled).await);
         assert!(refused.starts_with("unavailable: "), "{refused}");
     }
 }

@@ -23,11 +23,11 @@ async fn the_contract_holds(way: &str) {
     subscribing::refusals(&world, &mut met).await;
     fetching::functions(&world).await;
     fetching::refusals(&world, &mut met).await;
-    fetching::no_longer_allowed(&mut world, &mut met).await;
+    let token = fetching::no_longer_allowed(&mut world, &mut met).await;
     // From here on the store is at fault.
     publishing::unknown_then_full(&world, &mut met).await;
     subscribing::unknown(&world, &mut met).await;
-    fetching::bus_is_away(&mut world, &mut met).await;
+    fetching::bus_is_away(&mut world, &token, &mut met).await;
     // A bus that can't work says so, whatever it is asked.
     let unready = World::unready(way).await;
     unready::everything_is_unavailable(&unready, &mut met).await;
