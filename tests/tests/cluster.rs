@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fanout_tests::types::PublishError;
-use fanout_tests::{Bench, Component, event, eventually, ingress_and_invoicing};
+use fanout_tests::{Bench, Component, LinkTo, event, eventually, fetcher, ingress_and_invoicing};
 
 /// As a careful publisher: the same id until there is a receipt.
 async fn publish(ingress: &Component, ids: std::ops::Range<usize>) -> Vec<String> {
@@ -61,4 +61,30 @@ async fn a_server_of_three_may_go_at_any_time() {
         (log.cached_info().state.messages == next as u64).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_three_servers_keep_is_fetched_as_it_is_asked_for() {
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber("worker", &["inbox"], &[("subscription", "work"), ("need", "durable")]),
+        LinkTo::caller("worker", &["inbox"], "*"),
+    ];
+    let (mut bench, _others) = Bench::without_provider_in_cluster(&[("retention.replicas", "3")], &links).await;
+    bench.add_provider().await;
+    let ingress = bench.silent_component("ingress").await;
+    let worker = bench.silent_component("worker").await;
+    let published = publish(&ingress, 0..50).await;
+    let mut fetched = Vec::new();
+    // The server says that it has given what was asked for before it sends it.
+    while fetched.len() < published.len() {
+        let deliveries = fetcher::fetch(&worker, "work", 10, 2_000).await;
+        assert!(!deliveries.is_empty(), "{} of {} came", fetched.len(), published.len());
+        assert!(deliveries.iter().all(|d| d.delivery.attempt == 1), "{deliveries:?}");
+        fetched.extend(deliveries.into_iter().map(|d| d.delivery.event.id));
+    }
+    fetched.sort_unstable();
+    let mut published = published;
+    published.sort_unstable();
+    assert_eq!(fetched, published);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fanout_tests::types::{Rejection, RetryDelay};
+use fanout_tests::types::{Event, Rejection, RetryDelay};
 use fanout_tests::{Bench, Component, LinkTo, State, Verdict, event, eventually};
 use futures::StreamExt as _;
 
@@ -264,4 +264,39 @@ async fn what_another_client_wrote_on_the_bus_is_dead_lettered_not_dropped() {
         })
         .await;
     assert!(invoicing.handled().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_that_a_slow_subscriber_has_in_flight_are_bounded_in_bytes() {
+    let patient = [("delivery.deadline", "100s"), ("delivery.ack-wait", "200s")];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber(
+            "invoicing",
+            &["batch-handler"],
+            &[("subscription", "invoicing"), ("need", "durable")],
+        ),
+    ];
+    let bench = Bench::start(&patient, &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    invoicing.judge(|_| Verdict::Hang);
+    let data = bytes::Bytes::from(vec![b'x'; 500 << 10]);
+    for i in 0..120 {
+        let large = Event {
+            data: data.clone(),
+            ..event("acme", "invoice.paid", &format!("e{i}"))
+        };
+        ingress.publish(large).await.unwrap();
+    }
+    bench
+        .subscription_when("invoicing", "many are in flight", |s| s.in_flight > Some(50))
+        .await;
+    // 1,600 small ones could be; of these 32 MiB are.
+    for _ in 0..20 {
+        let status = bench
+            .subscription_when("invoicing", "it tells", |s| s.in_flight > Some(0))
+            .await;
+        assert!(status.in_flight < Some(80), "{status:?}");
+    }
 }

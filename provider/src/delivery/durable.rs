@@ -12,7 +12,7 @@ use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -20,10 +20,10 @@ use super::Context;
 use super::incoming;
 use super::invoke::invoke;
 use super::isolation::Permits;
-use super::pull::{self, free_permits};
+use super::permits::{InFlightPermit, InFlightPermits};
 use super::settle::{InFlight, Settler, Source, nak};
 use super::state::DeliveryState;
-use crate::jetstream::StoreError;
+use crate::jetstream::{StoreError, batch};
 
 /// How many events are asked for at once where most are passed over, because their tenants are isolated.
 const PASSED_OVER: usize = 1_000;
@@ -31,8 +31,8 @@ const PASSED_OVER: usize = 1_000;
 /// What the readers of one subscription share: they read several partitions, and hold no more together than one would.
 #[derive(Clone)]
 struct Shared {
-    /// Events that may be in flight. An isolated tenant has permits of its own, so that it takes none from others.
-    permits: Arc<Semaphore>,
+    /// Of events in flight. An isolated tenant has permits of its own, so that it takes none from others.
+    permits: InFlightPermits,
     /// Invocations at once; who waits for one is served in the order of asking.
     calls: Arc<Semaphore>,
     /// Whether nobody else takes from the same permits.
@@ -42,7 +42,9 @@ struct Shared {
 /// Delivers until stopped. Invocations under way have a permit of `calls`.
 pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
     let subscription = &context.registered.subscription;
-    let permits = Permits::new(&context, subscription.max_unsettled());
+    let largest = context.store.policy().max_event_bytes;
+    let make = |events| InFlightPermits::new(events, largest);
+    let permits = Permits::new(&context, subscription.max_unsettled(), make);
     let mut readers = JoinSet::new();
     for (partition, reader) in context.store.readers_of(&context.registered) {
         let shared = Shared {
@@ -129,9 +131,10 @@ impl PartitionReader<'_> {
                 return Ok(());
             };
             if let Some(message) = first {
-                self.deliver(vec![message], permits.split(1));
+                let permit = permits.split(1, message.length);
+                self.deliver(vec![message], permit);
             }
-            if permits.num_permits() > 0 {
+            if permits.events() > 0 && permits.bytes() > 0 {
                 let came = self.pull(permits).await?;
                 is_idle = !came && !self.shared.alone;
                 self.await_probe().await;
@@ -143,7 +146,7 @@ impl PartitionReader<'_> {
     /// Waits for an event without a permit; `None` if none came.
     async fn wait_for_first(&self) -> Result<Option<jetstream::Message>, StoreError> {
         let stop = &self.context.stop;
-        let mut pulled = pull::waiting(&self.context.store, &self.consumer, 1, stop).await?;
+        let mut pulled = batch::waiting(&self.context.store, &self.consumer, (1, batch::BYTES), stop).await?;
         let first = pulled.next().await;
         if first.is_none() && pulled.broke_off() && !stop.is_cancelled() {
             self.context.is_there(&self.consumer).await?;
@@ -152,11 +155,11 @@ impl PartitionReader<'_> {
     }
 
     /// At least one permit, and all others that are free; `None` when deliveries are to stop.
-    async fn take_permits(&self) -> Option<OwnedSemaphorePermit> {
+    async fn take_permits(&self) -> Option<InFlightPermit> {
         tokio::select! {
             biased;
             () = self.context.stop.cancelled() => None,
-            permits = free_permits(&self.shared.permits) => Some(permits),
+            permits = self.shared.permits.take() => Some(permits),
         }
     }
 
@@ -174,14 +177,14 @@ impl PartitionReader<'_> {
     }
 
     /// Pulls once and delivers what comes, in batches as they come. Returns whether anything did.
-    async fn pull(&mut self, mut permits: OwnedSemaphorePermit) -> Result<bool, StoreError> {
+    async fn pull(&mut self, mut permits: InFlightPermit) -> Result<bool, StoreError> {
         let context = self.context;
         let (store, stop) = (&context.store, &context.stop);
-        let count = self.pull_size(permits.num_permits());
+        let most = (self.pull_size(permits.events()), permits.bytes());
         let batch = if self.shared.alone {
-            pull::waiting(store, &self.consumer, count, stop).await?
+            batch::waiting(store, &self.consumer, most, stop).await?
         } else {
-            pull::at_once(store, &self.consumer, count, stop).await?
+            batch::at_once(store, &self.consumer, most, stop).await?
         };
         let mut chunks = batch.ready_chunks(self.batch_size());
         let (mut came, mut left) = (false, Vec::new());
@@ -191,7 +194,8 @@ impl PartitionReader<'_> {
                 continue;
             }
             came = true;
-            let permit = permits.split(messages.len());
+            let bytes = messages.iter().map(|message| message.length).sum();
+            let permit = permits.split(messages.len(), bytes);
             self.deliver(messages, permit);
         }
         // Only after the pull has ended, which would catch them again.
@@ -216,7 +220,7 @@ impl PartitionReader<'_> {
         self.context.registered.subscription.batch_size as usize
     }
 
-    fn deliver(&mut self, messages: Vec<jetstream::Message>, permit: Option<OwnedSemaphorePermit>) {
+    fn deliver(&mut self, messages: Vec<jetstream::Message>, permit: Option<InFlightPermit>) {
         let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
         let (calls, partition) = (Arc::clone(&self.shared.calls), self.partition);
         // Boxed: the runtime moves what it is given, and this is kilobytes.

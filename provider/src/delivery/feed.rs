@@ -25,12 +25,12 @@ use tracing::{debug, info, warn};
 use super::Context;
 use super::generation_order;
 use super::incoming::{self, Metadata};
-use super::pull::{self, free_permit, free_permits};
+use super::permits::{free_permit, free_permits};
 use super::reading::{Delivered, Reading};
 use super::retries::{Share, Shares};
 use super::settle::{InFlight, Settler, Source};
 use super::state::DeliveryState;
-use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, read};
+use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, batch, read};
 
 /// Redriven dead letters that are in memory at once.
 const REDRIVEN: usize = 1_000;
@@ -270,8 +270,8 @@ pub(super) async fn log(
             () = stop.cancelled() => return Ok(()),
             permits = free_permits(&line.permits) => permits,
         };
-        let most = (permits.num_permits(), &tenure);
-        let mut batch = pull::owned(&context.store, &consumer, most, &stop).await?;
+        let most = ((permits.num_permits(), batch::BYTES), &tenure);
+        let mut batch = batch::owned(&context.store, &consumer, most, &stop).await?;
         while let Some(message) = batch.next().await {
             let Ok(info) = message.info() else { continue };
             let hole = reading.see(Delivered {
@@ -422,7 +422,7 @@ pub(super) async fn redrives(
             () = stop.cancelled() => return Ok(()),
             taken = free_permits(&permits) => taken,
         };
-        let mut batch = pull::waiting(&context.store, &consumer, taken.num_permits(), &stop).await?;
+        let mut batch = batch::waiting(&context.store, &consumer, (taken.num_permits(), batch::BYTES), &stop).await?;
         while let Some(message) = batch.next().await {
             let Some(redrive) = context.store.redrive_of(&message) else {
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
@@ -441,7 +441,7 @@ pub(super) async fn redrives(
             }
         }
         if batch.broke_off()
-            && let Err(error) = pull::is_there(&consumer).await
+            && let Err(error) = batch::is_there(&consumer).await
         {
             // It lives on one server, and goes with it. What it has delivered already is in line, and known there.
             debug!(subscription = %context.name(), ?error, "redrives are read anew");

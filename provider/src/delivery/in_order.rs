@@ -17,7 +17,7 @@ use fanout_plan::policy::Ordering;
 use fanout_plan::topology::LEASES_AGE;
 use fanout_plan::{Code, Problem, SubscriptionId};
 use futures::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
@@ -145,7 +145,7 @@ async fn own(
     let closing = context.stop.child_token();
     let from_log = scope == Scope::Everything;
     if from_log {
-        let permits = Permits::new(context, most);
+        let permits = Permits::new(context, most, |count| Arc::new(Semaphore::new(count as usize)));
         for (partition, reader) in context.store.readers_of(&context.registered) {
             let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
             let (partition, permits) = (partition.clone(), permits.of(&reader));

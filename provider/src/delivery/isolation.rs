@@ -13,7 +13,6 @@ use fanout_plan::by_partition::ByPartition;
 use fanout_plan::isolation::Reader;
 use fanout_plan::partition::{Partition, Slot};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use super::Context;
@@ -32,29 +31,34 @@ const LARGE_PART: usize = 4;
 const READS: usize = 8;
 
 /// Permits for events in flight: `count` for all tenants together, and as many for each isolated tenant.
-pub(super) struct Permits(BTreeMap<Option<TenantId>, (Arc<Semaphore>, usize)>);
+pub(super) struct Permits<P> {
+    of_tenants: BTreeMap<Option<TenantId>, (P, usize)>,
+    none: P,
+}
 
-impl Permits {
-    pub(super) fn new(context: &Context, count: u32) -> Self {
+impl<P: Clone> Permits<P> {
+    /// `make` makes the permits for a number of events.
+    pub(super) fn new(context: &Context, count: u32, make: impl Fn(u32) -> P) -> Self {
         let mut of_tenants = BTreeMap::new();
         for (_, reader) in context.store.readers_of(&context.registered) {
-            let (_, readers) = of_tenants
-                .entry(reader.tenant)
-                .or_insert_with(|| (Arc::new(Semaphore::new(count as usize)), 0));
+            let (_, readers) = of_tenants.entry(reader.tenant).or_insert_with(|| (make(count), 0));
             *readers += 1;
         }
-        Self(of_tenants)
+        let none = make(0);
+        Self { of_tenants, none }
     }
 
-    pub(super) fn of(&self, reader: &Reader) -> Arc<Semaphore> {
-        let permits = self.0.get(&reader.tenant).map(|(permits, _)| Arc::clone(permits));
+    pub(super) fn of(&self, reader: &Reader) -> P {
+        let permits = self.of_tenants.get(&reader.tenant).map(|(permits, _)| permits);
         // A reader that was not there gets none.
-        permits.unwrap_or_else(|| Arc::new(Semaphore::new(0)))
+        permits.unwrap_or(&self.none).clone()
     }
 
     /// Whether one reader alone takes from its permits.
     pub(super) fn has_one_reader(&self, reader: &Reader) -> bool {
-        self.0.get(&reader.tenant).is_some_and(|(_, readers)| *readers == 1)
+        self.of_tenants
+            .get(&reader.tenant)
+            .is_some_and(|(_, readers)| *readers == 1)
     }
 }
 

@@ -14,7 +14,7 @@ mod in_order;
 mod incoming;
 mod invoke;
 mod isolation;
-mod pull;
+mod permits;
 mod queue;
 mod reading;
 mod recovery;
@@ -47,7 +47,7 @@ pub(crate) use state::DeliveryState;
 
 use crate::contract::Subscriber;
 use crate::inbox::{self, Inbox, OrderOwner};
-use crate::jetstream::{Store, StoreError};
+use crate::jetstream::{Store, StoreError, batch};
 
 /// One attempt to hand an event to a subscriber.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Context {
 
     /// Whether a consumer of the log can be pulled from. One that is gone is the planner's to make again.
     async fn is_there(&self, consumer: &PullConsumer) -> Result<(), StoreError> {
-        let there = pull::is_there(consumer).await;
+        let there = batch::is_there(consumer).await;
         if there.is_err() {
             self.replan.notify_one();
         }

@@ -27,10 +27,10 @@ use super::Context;
 use super::dispatcher::Dispatcher;
 use super::feed::{Item, Origin, without_payload};
 use super::incoming::{self, Metadata, Wanted};
-use super::pull::{self, free_permits};
+use super::permits::free_permits;
 use super::settle::{InFlight, Settler, Source, nak};
 use super::state::DeliveryState;
-use crate::jetstream::{StoreError, Tenure, Waiting, explained, read};
+use crate::jetstream::{StoreError, Tenure, Waiting, batch, explained, read};
 
 /// How often it is looked for events that wait, besides when this instance stores one: another instance may have died.
 const LOOK: Duration = Duration::from_secs(10);
@@ -229,7 +229,7 @@ pub(super) async fn feed(
             () = stop.cancelled() => return Ok(()),
             taken = free_permits(&permits) => taken,
         };
-        let mut batch = pull::waiting(&context.store, &consumer, taken.num_permits(), &stop).await?;
+        let mut batch = batch::waiting(&context.store, &consumer, (taken.num_permits(), batch::BYTES), &stop).await?;
         while let Some(message) = batch.next().await {
             let Some((waiting, attributes)) = due(context, settler, &message).await else {
                 continue;
@@ -261,7 +261,7 @@ pub(super) async fn feed(
                 return Ok(());
             }
         }
-        if batch.broke_off() && pull::is_there(&consumer).await.is_err() {
+        if batch.broke_off() && batch::is_there(&consumer).await.is_err() {
             consumer = context.store.retries_consumer(&context.registered).await?;
         }
     }

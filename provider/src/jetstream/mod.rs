@@ -6,6 +6,7 @@
 mod account;
 mod apply;
 mod attempts;
+pub(crate) mod batch;
 mod dead_letters;
 mod durability;
 mod ended;

@@ -12,9 +12,10 @@ use fanout_plan::subscription::{Need, Registered};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, batch};
 
 /// How long the store may take for what needs no waiting.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -136,7 +137,7 @@ impl Store {
     pub(crate) async fn take_redrive_leases(&self, sources: &Sources, most: usize) -> Result<Taken, StoreError> {
         let since = self.now();
         let messages = match &sources.redrive_leases {
-            Some(leases) if most > 0 => at_once(std::slice::from_ref(leases), 0, most, LEASES_BYTES).await?,
+            Some(leases) if most > 0 => at_once(self, std::slice::from_ref(leases), 0, most, LEASES_BYTES).await?,
             _ => Vec::new(),
         };
         Ok(Taken { messages, since })
@@ -151,7 +152,7 @@ impl Store {
     ) -> Result<Taken, StoreError> {
         let since = self.now();
         let messages = match &sources.retries {
-            Some(retries) if most > 0 => at_once(std::slice::from_ref(retries), 0, most, max_bytes).await?,
+            Some(retries) if most > 0 => at_once(self, std::slice::from_ref(retries), 0, most, max_bytes).await?,
             _ => Vec::new(),
         };
         Ok(Taken { messages, since })
@@ -170,7 +171,7 @@ impl Store {
             return Ok(None);
         }
         let since = self.now();
-        let messages = at_once(own, 0, most, max_bytes).await?;
+        let messages = at_once(self, own, 0, most, max_bytes).await?;
         Ok(Some(Taken { messages, since }))
     }
 
@@ -184,7 +185,7 @@ impl Store {
         wait: Duration,
     ) -> Result<Taken, StoreError> {
         let since = self.now();
-        let messages = at_once(&sources.log, from, most, max_bytes).await?;
+        let messages = at_once(self, &sources.log, from, most, max_bytes).await?;
         if !messages.is_empty() || wait < SHORTEST_WAIT {
             return Ok(Taken { messages, since });
         }
@@ -196,7 +197,7 @@ impl Store {
             .any(|m| self.redrive_lease_of(m).is_some() || self.is_retry(m));
         if !messages.is_empty() && !has_lease && messages.len() < most && bytes < max_bytes {
             // What fails here is not lost: what was taken is given, the rest waits for the next fetch.
-            let more = at_once(&sources.log, from, most - messages.len(), max_bytes - bytes).await;
+            let more = at_once(self, &sources.log, from, most - messages.len(), max_bytes - bytes).await;
             messages.extend(more.unwrap_or_default());
         }
         Ok(Taken { messages, since })
@@ -211,6 +212,7 @@ fn listener_name(subscription: &SubscriptionId) -> String {
 /// What is there now. Each consumer in turn gives its share of what is asked for, and those that have more fill up what
 /// the others left: one with a long backlog does not keep the others from being heard.
 async fn at_once(
+    store: &Store,
     consumers: &[PullConsumer],
     from: usize,
     most: usize,
@@ -231,7 +233,7 @@ async fn at_once(
             let share = (most - taken.len()).div_ceil(left);
             left -= 1;
             let before = taken.len();
-            match pull(consumer, share, &mut bytes_left, &mut taken).await {
+            match pull(store, consumer, share, &mut bytes_left, &mut taken).await {
                 Ok(()) => {}
                 // What was taken is delivered; who begins with this consumer is told what is wrong with it.
                 Err(_) if !taken.is_empty() => return Ok(taken),
@@ -248,12 +250,13 @@ async fn at_once(
 
 /// Takes up to `most` messages that are there, and that fit `bytes_left`.
 async fn pull(
+    store: &Store,
     consumer: &PullConsumer,
     most: usize,
     bytes_left: &mut usize,
     taken: &mut Vec<jetstream::Message>,
 ) -> Result<(), StoreError> {
-    let mut pulling = pin!(pull_all(consumer, most, bytes_left, taken));
+    let mut pulling = pin!(pull_all(store, consumer, most, bytes_left, taken));
     if let Ok(pulled) = timeout(IS_FULL, &mut pulling).await {
         return pulled;
     }
@@ -266,28 +269,20 @@ async fn pull(
 }
 
 async fn pull_all(
+    store: &Store,
     consumer: &PullConsumer,
     most: usize,
     bytes_left: &mut usize,
     taken: &mut Vec<jetstream::Message>,
 ) -> Result<(), StoreError> {
-    let mut batch = consumer
-        .fetch()
-        .max_messages(most)
-        .max_bytes(*bytes_left)
-        .messages()
-        .await
-        .map_err(StoreError::when("be pulled from"))?;
+    let mut batch = batch::at_once(store, consumer, (most, *bytes_left), &CancellationToken::new()).await?;
     while let Some(message) = batch.next().await {
-        match message {
-            Ok(message) => {
-                *bytes_left = bytes_left.saturating_sub(message.length);
-                taken.push(message);
-            }
-            // The server ends a pull like this when the next message does not fit `max_bytes`.
-            Err(_) if !taken.is_empty() => break,
-            Err(e) => return Err(StoreError::when("be pulled from")(e)),
-        }
+        *bytes_left = bytes_left.saturating_sub(message.length);
+        taken.push(message);
+    }
+    if batch.broke_off() && taken.is_empty() {
+        // Told as the library tells it, which knows whether it is there.
+        batch::is_there(consumer).await?;
     }
     Ok(())
 }

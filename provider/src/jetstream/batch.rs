@@ -17,15 +17,14 @@ use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::{StatusCode, Subscriber};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::jetstream::{Store, StoreError, Tenure};
+use super::{Store, StoreError, Tenure};
 
 /// What a pull brings.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     messages: BoxStream<'static, jetstream::Message>,
     broke_off: Arc<AtomicBool>,
 }
@@ -33,7 +32,7 @@ pub(super) struct Batch {
 impl Batch {
     /// Whether the pull ended otherwise than by what was asked of it: by a restart, say, or because there is nothing any
     /// more to pull from. Whoever goes on pulling asks whether [its consumer is there](is_there) first.
-    pub(super) fn broke_off(&self) -> bool {
+    pub(crate) fn broke_off(&self) -> bool {
         self.broke_off.load(Ordering::Relaxed)
     }
 }
@@ -47,7 +46,21 @@ impl Stream for Batch {
 }
 
 /// A pull that was begun.
-pub(super) type Pulled = Result<Batch, StoreError>;
+pub(crate) type Pulled = Result<Batch, StoreError>;
+
+/// The most messages of a pull, and the most bytes of all of them.
+pub(crate) type Most = (usize, usize);
+
+/// Bytes of a pull whose reader bounds what it keeps by itself: what waits to be read.
+pub(crate) const BYTES: usize = 64 << 20;
+
+/// How the server ends a pull that has a bound of bytes, with the same 409 as for a consumer that is gone: its number is
+/// reached, or the next message does not fit (nats-server 2.15).
+const DONE: [&str; 2] = ["Batch Completed", "Message Size Exceeds MaxBytes"];
+
+/// How many of a pull's messages the server leaves where it ends the pull in order. The messages of a consumer with replicas
+/// wait for a quorum before they are sent, and this word does not: it comes before them (nats-server 2.15).
+const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
 /// How long a pull waits at the server for events.
 const WAIT: Duration = Duration::from_secs(3);
@@ -73,6 +86,7 @@ struct Pull {
     inbox: Subscriber,
     store: Store,
     left: usize,
+    asked: usize,
     waits: bool,
     ends_at: Instant,
     stop: CancellationToken,
@@ -81,15 +95,15 @@ struct Pull {
 }
 
 /// Up to `most` messages: what is there, and what comes within a while.
-pub(super) async fn waiting(store: &Store, consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
+pub(crate) async fn waiting(store: &Store, consumer: &PullConsumer, most: Most, stop: &CancellationToken) -> Pulled {
     waiting_for(store, consumer, (most, WAIT), stop).await
 }
 
 /// The same for an owner: the pull does not stay at the server for longer than its ownership lasts by then.
-pub(super) async fn owned(
+pub(crate) async fn owned(
     store: &Store,
     consumer: &PullConsumer,
-    (most, tenure): (usize, &Tenure),
+    (most, tenure): (Most, &Tenure),
     stop: &CancellationToken,
 ) -> Pulled {
     let wait = tenure.left().clamp(SHORTEST_WAIT, WAIT);
@@ -99,11 +113,12 @@ pub(super) async fn owned(
 async fn waiting_for(
     store: &Store,
     consumer: &PullConsumer,
-    (most, wait): (usize, Duration),
+    ((most, max_bytes), wait): (Most, Duration),
     stop: &CancellationToken,
 ) -> Pulled {
     let request = BatchConfig {
         batch: most,
+        max_bytes,
         expires: Some(wait),
         ..BatchConfig::default()
     };
@@ -111,9 +126,15 @@ async fn waiting_for(
 }
 
 /// Up to `most` messages of those that are there.
-pub(super) async fn at_once(store: &Store, consumer: &PullConsumer, most: usize, stop: &CancellationToken) -> Pulled {
+pub(crate) async fn at_once(
+    store: &Store,
+    consumer: &PullConsumer,
+    (most, max_bytes): Most,
+    stop: &CancellationToken,
+) -> Pulled {
     let request = BatchConfig {
         batch: most,
+        max_bytes,
         no_wait: true,
         ..BatchConfig::default()
     };
@@ -130,6 +151,7 @@ async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop
         inbox: inbox.map_err(StoreError::when("be pulled from"))?,
         store: store.clone(),
         left: request.batch,
+        asked: request.batch,
         waits: request.expires.is_some(),
         ends_at: Instant::now() + request.expires.unwrap_or_default() + SLACK,
         stop: stop.clone(),
@@ -151,7 +173,7 @@ async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop
 ///
 /// # Errors
 /// When it is gone, or the server that has it.
-pub(super) async fn is_there(consumer: &PullConsumer) -> Result<(), StoreError> {
+pub(crate) async fn is_there(consumer: &PullConsumer) -> Result<(), StoreError> {
     let info = consumer.get_info().await;
     info.map(drop).map_err(StoreError::when("be pulled from"))
 }
@@ -180,7 +202,16 @@ impl Pull {
                     return Some(self.store.settleable(message));
                 }
                 Some(StatusCode::IDLE_HEARTBEAT) => {}
-                Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => break,
+                Some(StatusCode::NOT_FOUND) => break,
+                Some(status) if status == StatusCode::TIMEOUT || is_done(&message) => {
+                    // The others are still on their way.
+                    let pending = pending_messages(&message).unwrap_or(self.left);
+                    self.left = self.left.saturating_sub(pending);
+                    if status != StatusCode::TIMEOUT && pending == self.asked {
+                        // The first does not fit beside what is in flight; it does once that is settled.
+                        sleep(BROKE_OFF_WAIT).await;
+                    }
+                }
                 Some(status) => {
                     // A restart, a consumer that is gone: the next pull follows. The server says so at once each time.
                     debug!(%status, description = ?message.description, "a pull ended early");
@@ -198,29 +229,18 @@ impl Pull {
     }
 }
 
+/// Whether the server ends the pull because its number or its bytes are reached.
+fn is_done(message: &async_nats::Message) -> bool {
+    message.description.as_deref().is_some_and(|text| DONE.contains(&text))
+}
+
+/// How many messages of the pull the server leaves, where it ends the pull.
+fn pending_messages(message: &async_nats::Message) -> Option<usize> {
+    message.headers.as_ref()?.get(PENDING_MESSAGES)?.as_str().parse().ok()
+}
+
 /// When deliveries are to stop, and nothing has come since for a moment.
 async fn quiet(stop: &CancellationToken) {
     stop.cancelled().await;
     sleep(GRACE).await;
-}
-
-/// One permit.
-pub(super) async fn free_permit(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    match Arc::clone(permits).acquire_owned().await {
-        Ok(permit) => permit,
-        // The semaphore is never closed: a closed one would mean no permit, for ever.
-        Err(_) => std::future::pending().await,
-    }
-}
-
-/// At least one permit, and all others that are free now.
-pub(super) async fn free_permits(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    let mut taken = free_permit(permits).await;
-    let more = u32::try_from(permits.available_permits()).unwrap_or(u32::MAX);
-    if more > 0
-        && let Ok(others) = Arc::clone(permits).try_acquire_many_owned(more)
-    {
-        taken.merge(others);
-    }
-    taken
 }
