@@ -146,11 +146,11 @@ pub struct SubscriptionStatus {
     /// Whether anybody is there to take its deliveries: an instance that delivers them, or who fetches them. Absent where
     /// nobody can tell, and while it is paused or finished.
     pub attended: Option<bool>,
-    /// Events stored and not yet given out.
+    /// Events stored and not yet delivered.
     pub pending: Option<u64>,
-    /// Events given out and not yet settled.
+    /// Events delivered and not yet settled.
     pub in_flight: Option<u64>,
-    /// Of those, how many were given out before.
+    /// Of those, how many were delivered before.
     pub redelivered: Option<u64>,
     /// Refused events that wait for their next attempt, or are at it.
     pub waiting_for_retry: Option<u64>,

@@ -55,10 +55,10 @@ pub fn wait_aside() {
         .ok();
 }
 
-/// Takes the permits for a result of so many bytes out of the caller's share, as soon as they are free; instead of those that
-/// were taken before. For a handler that makes large results: it makes none that nobody has room for, while a caller that
-/// does not read its results waits for its own. The permits are kept until the result is sent. The wait is bounded by the
-/// invocation's deadline, and by whoever calls this. Outside of an invocation it does nothing.
+/// Takes the permits for a result of `bytes` out of the caller's share, as soon as they are free, in place of those that this
+/// invocation took before. A handler that makes large results calls it first: then a caller that does not read its results
+/// waits for itself, and no memory is taken for results that can't be sent. The invocation keeps the permits until its result
+/// is sent. The invocation's deadline bounds the wait; the handler may bound it further. Outside of an invocation it does nothing.
 pub async fn reserve_result(bytes: usize) {
     release_result();
     let reserve = |invocation: &Invocation| Arc::clone(&invocation.results).reserve(invocation.caller.clone(), bytes);

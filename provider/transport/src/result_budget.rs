@@ -1,6 +1,6 @@
 //! Bytes of results: what they take of their callers' shares, and what a handler reserves before it makes one.
 //!
-//! It deliberately knows no allowance: a session, a connection and a lattice each take from their own.
+//! Deliberately absent: the allowances. A session, a stock stream and a lattice connection each take from their own.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::shares::CallerKey;
 
 /// Where the results of some invocations take their permits.
 pub(crate) trait ResultBudget: Send + Sync + 'static {
-    /// Permits for a result of so many bytes, as soon as this caller's share and everybody's have them. The wait is bounded
-    /// by whoever asks.
+    /// Permits for a result of `bytes`, as soon as this caller's share and everybody's have them. The caller of `take` bounds
+    /// the wait.
     fn take(&self, caller: &CallerKey, bytes: usize) -> impl Future<Output = ResultPermits> + Send;
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct ResultPermits {
     pub(crate) _of_session: Permits,
 }
 
-/// The same without the type of the budget.
+/// A [`ResultBudget`] of any type.
 pub(crate) trait Reserve: Send + Sync {
     fn reserve(self: Arc<Self>, caller: CallerKey, bytes: usize) -> BoxFuture<'static, Reserved>;
 }
@@ -39,7 +39,7 @@ impl<B: ResultBudget> Reserve for B {
     }
 }
 
-/// What is kept for a result that is not made yet.
+/// Permits for a result that is not made yet.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     pub(crate) bytes: usize,
