@@ -96,7 +96,7 @@ pub(crate) fn dev_host(workspace: &Workspace, runner: &Runner, subcommand: &str)
         .args([subcommand, "--locked", "--workspace", "--manifest-path"])
         .arg(workspace.dev_host_manifest())
         .arg("--target-dir")
-        .arg(workspace.target())
+        .arg(workspace.dev_host_target())
         .args(upstream::arguments(workspace, runner)?);
     Ok(command)
 }

@@ -31,7 +31,7 @@ struct Package {
 pub(crate) fn arguments(workspace: &Workspace, runner: &Runner) -> Result<[String; 2]> {
     let published = find(workspace, runner)?;
     let name = format!("{}-{}", published.name, published.version);
-    let copy = workspace.target().join("upstream").join(&name);
+    let copy = workspace.dev_host_target().join("upstream").join(&name);
     if !copy.is_dir() {
         runner.step(format!("mending a copy of {name}"));
         make(&published, &copy)?;

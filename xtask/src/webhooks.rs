@@ -41,7 +41,10 @@ pub(crate) fn build(workspace: &Workspace, runner: &Runner) -> Result<Vec<(&'sta
             "FANOUT_MEASURE_WASM",
             workspace.components().join("webhook-measure.wasm"),
         ),
-        ("FANOUT_COMMAND_BIN", workspace.target().join("debug/examples/command")),
+        (
+            "FANOUT_COMMAND_BIN",
+            workspace.dev_host_target().join("debug/examples/command"),
+        ),
         ("FANOUT_INGRESS_WASM", ingress),
         ("FANOUT_INGRESS_WITHOUT_PAYPAL_WASM", without_paypal),
         ("FANOUT_DEV_BIN", workspace.dev_host()),

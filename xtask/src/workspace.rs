@@ -16,6 +16,7 @@ pub(crate) const WASM_PROFILE: &str = "component";
 pub(crate) struct Workspace {
     root: PathBuf,
     target: PathBuf,
+    dev_host_target: PathBuf,
 }
 
 impl Workspace {
@@ -25,8 +26,16 @@ impl Workspace {
             .parent()
             .context("xtask is not in a repository")?
             .to_owned();
-        let target = root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
-        Ok(Self { root, target })
+        let chosen = std::env::var_os("CARGO_TARGET_DIR").map(|folder| root.join(folder));
+        let dev_host_target = match &chosen {
+            Some(folder) => folder.join("dev-host"),
+            None => root.join("dev-host/target"),
+        };
+        Ok(Self {
+            target: chosen.unwrap_or_else(|| root.join("target")),
+            dev_host_target,
+            root,
+        })
     }
 
     /// The repository's folder.
@@ -34,9 +43,9 @@ impl Workspace {
         &self.root
     }
 
-    /// The target folder of both workspaces: a third of their libraries are the same.
-    pub(crate) fn target(&self) -> &Path {
-        &self.target
+    /// The dev host's target folder.
+    pub(crate) fn dev_host_target(&self) -> &Path {
+        &self.dev_host_target
     }
 
     /// The dev host's manifest.
@@ -86,12 +95,12 @@ impl Workspace {
 
     /// The dev host.
     pub(crate) fn dev_host(&self) -> PathBuf {
-        self.target.join("debug/fanout-dev")
+        self.dev_host_target.join("debug/fanout-dev")
     }
 
     /// The dev host, built for speed.
     pub(crate) fn released_dev_host(&self) -> PathBuf {
-        self.target.join("release/fanout-dev")
+        self.dev_host_target.join("release/fanout-dev")
     }
 
     /// The components.
