@@ -5,8 +5,8 @@ use fanout_plan::authority::Callers;
 use fanout_plan::document::Document;
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::{
-    Attributes, BusNames, EventPattern, EventType, Filter, Policy, Position, RawEvent, Settings, SubjectTemplate,
-    TenantId, envelope, link, structured,
+    Attributes, BusNames, Code, EventPattern, EventType, Filter, Policy, Position, Problem, RawEvent, Settings,
+    SubjectTemplate, TenantId, envelope, link, structured,
 };
 
 const NOW: i64 = 1_767_225_600_000_000_000;
@@ -20,13 +20,13 @@ pub fn policy(data: &[u8]) {
         Ok(document) => document,
         Err(problems) => return assert!(!problems.is_empty(), "refused for no reason"),
     };
-    let lines = text.lines().count().max(1);
     for setting in document.settings.keys() {
-        let line = document.line(setting);
-        assert!(
-            line.is_some_and(|line| (1..=lines).contains(&line)),
-            "{setting}: {line:?}"
-        );
+        let about = Problem {
+            setting: Some(setting.clone()),
+            ..Problem::new(Code::InvalidSetting, "")
+        };
+        let key = document.locate(about).span.and_then(|span| text.get(span));
+        assert!(key.is_some_and(|key| !key.is_empty()), "{setting}: {key:?}");
     }
     let (callers, settings) = Callers::split(&document.settings);
     if let Err(problems) = Callers::from_settings("policy", &callers) {
