@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::eventually;
 use crate::provider::signal;
 
 /// A way through a [`Proxy`].
@@ -253,9 +254,18 @@ impl Nemesis {
         made.expect("the consumer is made again");
     }
 
+    /// Asks until the cluster can do it: while it chooses a leader it answers 503, or nothing.
     async fn request(&self, subject: String) {
-        let answer: Value = self.0.request(subject, &()).await.expect("JetStream answers");
-        assert!(answer.get("error").is_none(), "{answer}");
+        let asked = format!("JetStream does {subject}");
+        eventually(&asked, || async {
+            let answer: Value = self.0.request(subject.clone(), &()).await.ok()?;
+            match answer.get("error") {
+                Some(error) if error["code"] == 503 => None,
+                Some(error) => panic!("{error}"),
+                None => Some(()),
+            }
+        })
+        .await;
     }
 }
 
@@ -304,7 +314,6 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::eventually;
 
     #[tokio::test]
     async fn a_proxy_carries_holds_and_cuts() {
