@@ -87,7 +87,7 @@ pub(crate) struct Demo {
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) concurrency: u32,
     /// How many seconds the parts may take until everything answers
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub(crate) ready_limit: f64,
     /// Leave everything running afterwards and print commands to try
     #[arg(long)]
