@@ -175,7 +175,7 @@ mod tests {
         }
         for start in [Start::First, Start::Time(i64::MIN), Start::Position(position())] {
             for end in [None, Some(End::Time(-1)), Some(End::Position(position()))] {
-                let parameters = (text(), start.clone(), end, options(Some(1)));
+                let parameters = (text(), start, end, options(Some(1)));
                 check("subscriber", "subscribe-backfill", encode(parameters));
             }
             check("subscriber", "rewind", encode((text(), start)));

@@ -182,10 +182,12 @@ impl Watch<'_> {
             return Ok(None);
         }
         let (mut marked, mut pause) = (Instant::now(), Backoff::new(TELLS.0, TELLS.1));
-        while context.registered.subscription.tell_caught_up {
-            let Err(failure) = context.subscriber.tell_caught_up(caught_up.clone()).await else {
-                break;
+        loop {
+            let told = match context.registered.subscription.tell_caught_up {
+                true => context.subscriber.tell_caught_up(caught_up.clone()).await,
+                false => Ok(()),
             };
+            let Err(failure) = told else { break };
             debug!(subscription = %name, %failure, "the subscriber could not be told that it has caught up; it is told again");
             tokio::select! {
                 () = context.stop.cancelled() => {

@@ -28,10 +28,6 @@ const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(10);
 
 /// Where the event came from; it is settled there.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all come from the log; a box for each would cost more than the bytes"
-)]
 pub(super) enum Source {
     /// The log. The store delivers the event to no other instance until `delivery.ack-wait` has passed.
     Log(jetstream::Message),

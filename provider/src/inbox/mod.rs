@@ -98,6 +98,10 @@ pub(crate) enum Verdict {
 }
 
 /// What came of a settlement.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each settlement, moved once; a box would cost more than the bytes"
+)]
 pub(crate) enum Settled {
     Taken,
     Leased(DeliveryHandle),

@@ -471,7 +471,7 @@ fn listed(message: async_nats::Message, prefix: &str) -> Result<(String, Raw), a
     let key = subject.strip_prefix(prefix).unwrap_or(subject).to_owned();
     let headers = message.headers.unwrap_or_default();
     let at = headers.get("Nats-Time-Stamp").map(|at| at.as_str());
-    let at = at.and_then(|at| timestamp::from_rfc3339(at)).unwrap_or(i64::MAX);
+    let at = at.and_then(timestamp::from_rfc3339).unwrap_or(i64::MAX);
     let payload = message.payload;
     Ok((key, Raw { headers, payload, at }))
 }

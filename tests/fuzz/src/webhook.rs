@@ -46,7 +46,11 @@ fn verify_of(sample: impl Fn() -> Sample, data: &[u8]) {
     };
     assert_eq!(show(&verified), world.proven, "a forged webhook was verified");
     let items = show_items(&verified);
-    assert_eq!(items.is_empty(), world.items.is_empty(), "a forged webhook was verified");
+    assert_eq!(
+        items.is_empty(),
+        world.items.is_empty(),
+        "a forged webhook was verified"
+    );
     for item in items {
         assert!(world.items.contains(&item), "a forged item was verified: {item}");
     }
@@ -60,7 +64,11 @@ fn verify_of(sample: impl Fn() -> Sample, data: &[u8]) {
 /// webhook, and signs no payload but itself.
 pub fn challenge(data: &[u8]) {
     static KEYS: OnceLock<Keys> = OnceLock::new();
-    let keys = KEYS.get_or_init(|| Sample::new(Scheme::Braintree, SECRET).keys().expect("the sample has keys"));
+    let keys = KEYS.get_or_init(|| {
+        Sample::new(Scheme::Braintree, SECRET)
+            .keys()
+            .expect("the sample has keys")
+    });
     let text = String::from_utf8_lossy(data);
     let (challenge, payload) = text.split_once('\n').unwrap_or((&text, &text));
     let Some(answer) = braintree::answer_challenge(keys, challenge) else {
@@ -125,7 +133,9 @@ pub fn seed_asymmetric() -> Vec<u8> {
 /// A challenge of Braintree's, as an input of its target, and its answer as a webhook.
 pub fn seed_challenge() -> (Vec<u8>, Vec<u8>) {
     let challenge = "20f9f8ed05f77439fe955c977e4c8a53";
-    let keys = Sample::new(Scheme::Braintree, SECRET).keys().expect("the sample has keys");
+    let keys = Sample::new(Scheme::Braintree, SECRET)
+        .keys()
+        .expect("the sample has keys");
     let answer = braintree::answer_challenge(&keys, challenge).expect("it is a challenge");
     let webhook = format!("{URL}\n\n{}", challenge_form(&answer, challenge));
     (format!("{challenge}\n{challenge}").into_bytes(), webhook.into_bytes())

@@ -18,11 +18,12 @@ use crate::{CodecError, Endpoint, Error};
 #[derive(Debug)]
 pub(crate) struct Dialer {
     endpoint: Endpoint,
-    transport: Transport,
+    via: Via,
 }
 
+/// The transport of a dialer, with what its dial needs.
 #[derive(Debug)]
-enum Transport {
+enum Via {
     Tcp(Authority),
     Tls(TlsDialer),
     Unix(PathBuf),
@@ -38,17 +39,17 @@ impl Dialer {
             why,
         };
         let tls = || tls.ok_or_else(|| misused("needs the authority of its certificate: set tls"));
-        let transport = match endpoint {
-            Endpoint::Tcp(at) => Transport::Tcp(at.clone()),
-            Endpoint::Tls(at) => Transport::Tls(TlsDialer::new(at, tls()?)?),
-            Endpoint::Unix(path) => Transport::Unix(path.clone()),
-            Endpoint::Quic(at) => Transport::Quic(QuicDialer::new(at, tls()?, ALPN_SESSION, idle, false)?),
-            Endpoint::WebTransport(at, path) => Transport::WebTransport(WebDialer::new(at, path, tls()?, idle)?),
+        let via = match endpoint {
+            Endpoint::Tcp(at) => Via::Tcp(at.clone()),
+            Endpoint::Tls(at) => Via::Tls(TlsDialer::new(at, tls()?)?),
+            Endpoint::Unix(path) => Via::Unix(path.clone()),
+            Endpoint::Quic(at) => Via::Quic(QuicDialer::new(at, tls()?, ALPN_SESSION, idle, false)?),
+            Endpoint::WebTransport(at, path) => Via::WebTransport(WebDialer::new(at, path, tls()?, idle)?),
             Endpoint::Nats { .. } => return Err(misused("is no byte stream")),
         };
         Ok(Self {
             endpoint: endpoint.clone(),
-            transport,
+            via,
         })
     }
 
@@ -73,12 +74,12 @@ impl Dialer {
 
     /// A new byte stream. The caller bounds its time.
     pub(crate) async fn dial(&self) -> Result<ByteStream, Error> {
-        let stream = match &self.transport {
-            Transport::Tcp(at) => tcp::dial(at).await.map_err(Into::into),
-            Transport::Unix(path) => unix::dial(path).await.map_err(Into::into),
-            Transport::Tls(dialer) => dialer.dial().await,
-            Transport::Quic(dialer) => dialer.dial().await,
-            Transport::WebTransport(dialer) => dialer.dial().await,
+        let stream = match &self.via {
+            Via::Tcp(at) => tcp::dial(at).await.map_err(Into::into),
+            Via::Unix(path) => unix::dial(path).await.map_err(Into::into),
+            Via::Tls(dialer) => dialer.dial().await,
+            Via::Quic(dialer) => dialer.dial().await,
+            Via::WebTransport(dialer) => dialer.dial().await,
         };
         stream.map_err(|error| self.refusal(error))
     }
