@@ -1,6 +1,7 @@
 //! `ordering`: of each key one at a time and in the log's order, across retries, instances and their deaths.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -238,4 +239,56 @@ async fn what_never_comes_back_holds_up_the_rest_for_a_while_and_is_told() {
         (invoicing.handled().len() == 3).then_some(())
     })
     .await;
+}
+
+/// Resident memory of a process, in MiB.
+fn resident_mib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_of_many_keys_do_not_fill_the_memory_of_their_owner() {
+    let patient = [
+        ("ordering", "key"),
+        ("delivery.deadline", "100s"),
+        ("delivery.ack-wait", "200s"),
+    ];
+    let links = [
+        LinkTo::caller("ingress", &["publisher"], "*"),
+        LinkTo::subscriber(
+            "invoicing",
+            &["batch-handler"],
+            &[("subscription", "invoicing"), ("need", "durable")],
+        ),
+    ];
+    let bench = Bench::start(&patient, &links).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.silent_component("invoicing").await;
+    let data = bytes::Bytes::from(vec![b'x'; 500 << 10]);
+    for i in 0..800 {
+        let large = Event {
+            data: data.clone(),
+            ..keyed("acme", &format!("k{i}"), &format!("k{i}"))
+        };
+        ingress.publish(large).await.unwrap();
+    }
+    // It is there: so all invocations begin, and then it is slow.
+    let handled = Arc::new(AtomicUsize::new(0));
+    invoicing.judge(move |_| match handled.fetch_add(1, Ordering::Relaxed) {
+        0..4 => Verdict::Handle,
+        _ => Verdict::Hang,
+    });
+    invoicing.up().await;
+    eventually("it has more in its hands", || async {
+        invoicing.seen(|s| s.deliveries.len() > 4).then_some(())
+    })
+    .await;
+    // Sixteen invocations of a hundred would be all 390 MiB; 32 are in flight, and 64 wait. So it stays.
+    for _ in 0..150 {
+        let resident = resident_mib(bench.providers[0].id());
+        assert!(resident < 300, "the provider holds {resident} MiB");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -10,6 +10,7 @@ use fanout_client::{Bus, ClientTls, ErrorKind, Event, Options, Pem, connect_with
 use fanout_tests::{ANYONE_HERE, SERVED_POLICY, Served, eventually};
 use fanout_transport::raise_open_files;
 use fanout_transport::testing::{NatsServer, TestAuthority, TestNames};
+use futures::TryStreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -291,4 +292,64 @@ async fn a_revoked_certificate_is_refused_once_the_list_is_read() {
         })
         .await;
     }
+}
+
+/// A session of a peer that says by itself what it sends: calls of one function, numbered from 0.
+fn calls(instance: &str, func: &str, parameters: &[u8], count: u32) -> Vec<u8> {
+    let mut texts = vec![0, 0, 0, 0];
+    for text in [instance, func, "", "", ""] {
+        texts.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+        texts.extend(text.as_bytes());
+    }
+    let mut payload = u16::try_from(texts.len()).unwrap().to_be_bytes().to_vec();
+    payload.extend(texts);
+    payload.extend(parameters);
+    let mut bytes = b"\xfafanout\x01".to_vec();
+    for call in 0..count {
+        bytes.push(0x11);
+        bytes.extend(call.to_be_bytes());
+        bytes.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+        bytes.extend(&payload);
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_more_is_fetched_for_who_reads_no_answers() {
+    const EVENTS: usize = 120;
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let text = format!(
+        "bus = \"payments\"\nsubject = \"payments.{{tenant}}.webhook.{{event-type}}\"\n[delivery]\nack-wait = \"5m\"\n\
+         [subscriptions.work]\nneed = \"durable\"\ncomponent = \"caller:anyone\"\n{ANYONE_HERE}"
+    );
+    std::fs::write(&policy, text).unwrap();
+    let served = Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let url = &served.listen[0];
+    let bus = connect_with(url, options(None)).await.unwrap();
+    let data = vec![b'x'; 500 << 10];
+    for i in 0..EVENTS {
+        let large = Event::new("acme", "invoice.paid", format!("e{i}")).data(data.clone());
+        bus.publish(&large).await.unwrap();
+    }
+    let mut silent = TcpStream::connect(address(url)).await.unwrap();
+    let fetch = ("work".to_owned(), 1_000_u32, Some(8_u64 << 20), 5_000_u32);
+    let fetch = fanout_transport::encode(fetch).unwrap();
+    let bytes = calls("fanout:bus/inbox@0.2.0", "fetch", &fetch, 12);
+    silent.write_all(&bytes).await.unwrap();
+    let log = async_nats::jetstream::new(nats.client().await);
+    let log = log.get_stream("fanout_payments_log").await.unwrap();
+    let fetched = || async {
+        let consumers: Vec<_> = log.consumers().try_collect().await.ok()?;
+        Some(consumers.iter().map(|consumer| consumer.num_ack_pending).sum::<usize>())
+    };
+    eventually("some are fetched", || async { fetched().await.filter(|n| *n >= 16) }).await;
+    // Twelve fetches could have all of them. Two are answered at a time, and what the kernel takes besides; so it stays.
+    for _ in 0..150 {
+        let fetched = fetched().await.unwrap_or_default();
+        assert!(fetched < EVENTS * 2 / 3, "{fetched} of {EVENTS} for who reads nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(silent);
 }

@@ -21,7 +21,7 @@ struct Rule {
     still: &'static [&'static str],
 }
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     Rule {
         folder: "provider/plan/src",
         but: &[],
@@ -79,6 +79,13 @@ const RULES: [Rule; 9] = [
             "inbox/settle.rs",
             "scheduled.rs",
         ],
+    },
+    Rule {
+        folder: "provider/src",
+        but: &["contract", "edge"],
+        forbidden: &["fanout_wit"],
+        why: "the contract's types stay in contract/, and in edge/, which hands them on",
+        still: &[],
     },
     Rule {
         folder: "provider/src/jetstream",

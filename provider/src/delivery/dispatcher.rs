@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fanout_plan::sequence::{Offered, Sequencer};
 use fanout_plan::{Code, Position};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::Context;
 use super::feed::{Item, Origin};
 use super::invoke::invoke;
+use super::permits::in_flight_bytes;
 use super::recovery::Recovery;
 use super::settle::{InFlight, Settler, nak, renew};
 use super::state::DeliveryState;
@@ -40,6 +41,8 @@ pub(super) struct Dispatcher<'a> {
     payload_bytes: usize,
     of_log: u64,
     in_flight: usize,
+    /// Of events in flight.
+    bytes_free: Arc<Semaphore>,
     pub(super) calls: JoinSet<Done>,
     began: Instant,
     pub(super) recovery: Recovery,
@@ -50,6 +53,7 @@ pub(super) struct Dispatcher<'a> {
 impl<'a> Dispatcher<'a> {
     pub(super) fn new(context: &'a Arc<Context>, settler: Arc<Settler>, tenure: Tenure) -> Self {
         let ack_wait = context.store.policy().delivery.ack_wait;
+        let largest = context.store.policy().max_event_bytes;
         Self {
             context,
             settler,
@@ -61,6 +65,7 @@ impl<'a> Dispatcher<'a> {
             payload_bytes: 0,
             of_log: 0,
             in_flight: 0,
+            bytes_free: Arc::new(Semaphore::new(in_flight_bytes(largest))),
             calls: JoinSet::new(),
             began: Instant::now(),
             recovery: Recovery::new(ack_wait, Instant::now()),
@@ -131,7 +136,22 @@ impl<'a> Dispatcher<'a> {
 
     /// Whether something could be delivered at this moment.
     pub(super) fn is_ready(&self) -> bool {
-        self.not_before <= Instant::now() && self.line.is_ready(self.now())
+        self.not_before <= Instant::now() && self.has_bytes_free() && self.line.is_ready(self.now())
+    }
+
+    fn has_bytes_free(&self) -> bool {
+        self.bytes_free.available_permits() > 0
+    }
+
+    /// Permits for the bytes of an event that goes in flight: all that there are for the last one, which may be larger.
+    fn bytes_of(&self, item: &Item) -> Option<OwnedSemaphorePermit> {
+        // A letter's size is not known before it is read.
+        let largest = usize::try_from(self.context.store.policy().max_event_bytes).unwrap_or(usize::MAX);
+        let bytes = Some(item.size()).filter(|size| *size > 0).unwrap_or(largest);
+        let bytes = bytes.min(self.bytes_free.available_permits());
+        Arc::clone(&self.bytes_free)
+            .try_acquire_many_owned(u32::try_from(bytes).ok()?)
+            .ok()
     }
 
     /// Invocations, or events with fetchers, in flight.
@@ -141,10 +161,12 @@ impl<'a> Dispatcher<'a> {
 
     /// Starts an invocation with what comes next, with a permit where invocations are counted.
     pub(super) fn start(&mut self, permit: Option<OwnedSemaphorePermit>) {
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), Vec::new());
         while batch.len() < self.context.registered.subscription.batch_size as usize
+            && self.has_bytes_free()
             && let Some(item) = self.next()
         {
+            bytes.extend(self.bytes_of(&item));
             batch.push(item);
         }
         if batch.is_empty() {
@@ -153,7 +175,7 @@ impl<'a> Dispatcher<'a> {
         self.in_flight += 1;
         let (context, settler, tenure) = (Arc::clone(self.context), Arc::clone(&self.settler), self.tenure.clone());
         self.calls.spawn(async move {
-            let _permit = permit;
+            let _permits = (permit, bytes);
             call(&context, &settler, &tenure, batch).await
         });
     }
@@ -164,6 +186,7 @@ impl<'a> Dispatcher<'a> {
         while let Some(mut fetch) = self.fetches.pop_front() {
             while !fetch.is_served()
                 && self.in_flight < most
+                && self.has_bytes_free()
                 && let Some(item) = self.next()
             {
                 if !fetch.fits(item.size()) {
@@ -175,9 +198,11 @@ impl<'a> Dispatcher<'a> {
                 let to = fetch.take(item.size());
                 let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
                 let (owner, tenure) = (Arc::clone(queue.owner()), self.tenure.clone());
-                let closed = queue.closed.clone();
-                self.calls
-                    .spawn(async move { dispatch(&context, &settler, &owner, item, to, (&tenure, &closed)).await });
+                let (closed, bytes) = (queue.closed.clone(), self.bytes_of(&item));
+                self.calls.spawn(async move {
+                    let _bytes = bytes;
+                    dispatch(&context, &settler, &owner, item, to, (&tenure, &closed)).await
+                });
             }
             if fetch.waits() {
                 self.fetches.push_front(fetch);

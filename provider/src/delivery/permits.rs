@@ -1,4 +1,4 @@
-//! Permits for what a subscription without an order has in flight at one instance: for the number of its events, and for their bytes.
+//! Permits for what a subscription has in flight at one instance: for the number of its events, and for their bytes.
 //!
 //! The number is the subscription's own. The bytes are bounded whatever a subscription asks for: large events of one tenant
 //! and a slow subscriber must not fill the memory of all.
@@ -7,11 +7,22 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of events that one subscription has in flight at one instance, and so much again for each isolated tenant; at least
-/// two of the largest events. 16 invocations of 100 events of 20 KiB each go beyond it.
+/// Bytes of events that one subscription has in flight at one instance. 16 invocations of 100 events of 20 KiB each go beyond it.
 const BYTES: usize = 32 << 20;
 /// Subject and headers of a message beside its event, counted generously.
 const OVERHEAD_BYTES: usize = 16 << 10;
+
+/// The bytes that events of one subscription may take at one instance while they are in flight, and as many again those of each
+/// isolated tenant: 32 MiB, and at least two of the largest events. `largest` is the policy's `event.max-bytes`.
+pub(super) fn in_flight_bytes(largest: u64) -> usize {
+    BYTES.max(2 * least_bytes(largest) as usize)
+}
+
+/// What the largest event takes. A semaphore hands out 32 bits at once.
+fn least_bytes(largest: u64) -> u32 {
+    let bytes = largest.saturating_add(OVERHEAD_BYTES as u64);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
 
 /// What there is to take; clones share it.
 #[derive(Clone, Debug)]
@@ -32,15 +43,10 @@ pub(super) struct InFlightPermit {
 impl InFlightPermits {
     /// Permits for a number of events, each of at most `largest` bytes.
     pub(super) fn new(events: u32, largest: u64) -> Self {
-        let least_bytes = usize::try_from(largest)
-            .unwrap_or(usize::MAX)
-            .saturating_add(OVERHEAD_BYTES);
-        // A semaphore hands out 32 bits at once.
-        let least_bytes = least_bytes.min(u32::MAX as usize / 2);
         Self {
             events: Arc::new(Semaphore::new(events as usize)),
-            bytes: Arc::new(Semaphore::new(BYTES.max(2 * least_bytes))),
-            least_bytes: least_bytes as u32,
+            bytes: Arc::new(Semaphore::new(in_flight_bytes(largest))),
+            least_bytes: least_bytes(largest),
         }
     }
 

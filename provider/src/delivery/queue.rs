@@ -15,13 +15,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::incoming::{self, Metadata, Wanted};
+use super::permits::in_flight_bytes;
 use super::{Context, Delivery, Health};
 use crate::contract::CallFailure;
 use crate::jetstream::read;
-
-/// Bytes of events that one subscription holds at one instance, in invocations and waiting for one. What comes beyond them is
-/// missed: a subscriber that is slower than its events come must not fill the memory of all.
-const HELD_BYTES: usize = 32 << 20;
 
 /// Whoever publishes can cause a miss: a line for each would be a log that they write.
 static MISSED: LazyLock<Tally> =
@@ -48,7 +45,10 @@ pub(super) async fn run(context: Arc<Context>) {
         }
     };
     let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
-    let held = Arc::new(Semaphore::new(HELD_BYTES));
+    // In invocations and waiting for one. What comes beyond them is missed: a subscriber that is slower than its events come
+    // must not fill the memory of all.
+    let most_bytes = in_flight_bytes(context.store.policy().max_event_bytes);
+    let bytes_free = Arc::new(Semaphore::new(most_bytes));
     let mut waiting: VecDeque<(Message, OwnedSemaphorePermit)> = VecDeque::new();
     let mut tasks = JoinSet::new();
     loop {
@@ -59,10 +59,10 @@ pub(super) async fn run(context: Arc<Context>) {
                 let Some(message) = message else { break };
                 // Read whether or not there is a call free: what waits in the client's buffer is bounded by number alone.
                 let bytes = u32::try_from(message.length).unwrap_or(u32::MAX);
-                match Arc::clone(&held).try_acquire_many_owned(bytes) {
+                match Arc::clone(&bytes_free).try_acquire_many_owned(bytes) {
                     Ok(permit) => waiting.push_back((message, permit)),
                     Err(_) => {
-                        let reason = format!("{HELD_BYTES} bytes of earlier ones wait for its subscriber");
+                        let reason = format!("{most_bytes} bytes of earlier events wait for its subscriber: it is slower than they come");
                         missed(&context, &metadata(&context, &message), &reason);
                     }
                 }

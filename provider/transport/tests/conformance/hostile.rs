@@ -266,28 +266,34 @@ async fn unread(wire: Listening) {
     all_free(&server, 1).await;
 }
 
-/// One peer has many sessions, asks for more than it reads on each, and leaves room for another's results.
-async fn hoarding(wire: Listening) {
-    let options = ListenOptions {
+/// Little memory, and time enough that nobody is cut off: an answer may take 90 seconds.
+fn narrow() -> ListenOptions {
+    ListenOptions {
         limits: Options {
             max_body_bytes: MIB,
             buffered_bytes: 4 * MIB,
             serve_deadline: 4 * PATIENCE,
-            // An answer may take 90 seconds: nobody is cut off while this lasts.
             repeat_after: Duration::from_secs(1),
             ..Options::default()
         },
         ..ListenOptions::default()
-    };
+    }
+}
+
+/// A session that calls for results of somewhat less than a mebibyte.
+fn calls_for_large_results(calls: u32) -> Vec<u8> {
+    let payload = [context("bytes"), vec![0x80, 0x80, 0x3f]].concat();
+    let length = u32::try_from(payload.len()).expect("short");
+    let frames = (0..calls).flat_map(|call| frame(0x11, call, length, &payload));
+    HELLO.iter().copied().chain(frames).collect()
+}
+
+/// One peer has many sessions, asks for more than it reads on each, and leaves room for another's results.
+async fn hoarding(wire: Listening) {
+    let options = narrow();
     let echo = Echo::default();
     let server = wire.start(&service(&echo).await, options.clone()).await;
-    let mut bytes = HELLO.to_vec();
-    for call in 0..12_u32 {
-        // Somewhat less than a mebibyte.
-        let payload = [context("bytes"), vec![0x80, 0x80, 0x3f]].concat();
-        let length = u32::try_from(payload.len()).expect("short");
-        bytes.extend(frame(0x11, call, length, &payload));
-    }
+    let bytes = calls_for_large_results(12);
     let mut hoarders = Vec::new();
     for _ in 0..8 {
         let mut stream = wire.raw_as("hoarder").await;
@@ -312,16 +318,7 @@ async fn hoarding(wire: Listening) {
 /// A handler that reserves makes no result that nobody has room for, however many its caller asks for and does not read.
 async fn reserving(wire: Listening) {
     const CALLS: usize = 64;
-    let options = ListenOptions {
-        limits: Options {
-            max_body_bytes: MIB,
-            buffered_bytes: 4 * MIB,
-            serve_deadline: 4 * PATIENCE,
-            repeat_after: Duration::from_secs(1),
-            ..Options::default()
-        },
-        ..ListenOptions::default()
-    };
+    let options = narrow();
     let (begun, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let service = Service::new().direct(INSTANCE, "bytes", {
         let (begun, made) = (Arc::clone(&begun), Arc::clone(&made));
@@ -337,12 +334,7 @@ async fn reserving(wire: Listening) {
         }
     });
     let server = wire.start(&service, options.clone()).await;
-    let mut bytes = HELLO.to_vec();
-    for call in 0..CALLS as u32 {
-        let payload = [context("bytes"), vec![0x80, 0x80, 0x3f]].concat();
-        let length = u32::try_from(payload.len()).expect("short");
-        bytes.extend(frame(0x11, call, length, &payload));
-    }
+    let bytes = calls_for_large_results(CALLS as u32);
     let mut hoarder = wire.raw_as("hoarder").await;
     hoarder.writer.write_all(&bytes).await.expect("sent");
     hoarder.writer.flush().await.expect("sent");
