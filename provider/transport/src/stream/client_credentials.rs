@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rustls::ClientConfig;
 use rustls::version::TLS13;
 
-use crate::stream::pem::fault;
+use crate::stream::pem::{SERVER_CA, fault};
 use crate::stream::tls_config::{ClientTls, provider};
 use crate::{CodecError, Error};
 
@@ -57,10 +57,10 @@ fn read<C>(tls: &ClientTls, alpn: &[u8], into: fn(ClientConfig) -> Result<C, Cod
 }
 
 fn config(tls: &ClientTls, alpn: &[u8]) -> Result<ClientConfig, Error> {
-    let roots = tls.server_ca.authorities("server_ca")?;
+    let roots = tls.server_ca.authorities(SERVER_CA)?;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
-        .map_err(|error| fault("server_ca", &tls.server_ca, error))?
+        .map_err(|error| fault(SERVER_CA, &tls.server_ca, error))?
         .with_root_certificates(roots);
     let mut config = match &tls.identity {
         Some(identity) => {

@@ -37,6 +37,11 @@ impl fmt::Debug for Pem {
     }
 }
 
+/// What a [`Pem`] is, for messages.
+pub(crate) const CALLERS_CA: &str = "the authority of callers' certificates";
+pub(crate) const SERVER_CA: &str = "the authority of the server's certificate";
+pub(crate) const REVOCATION_LIST: &str = "the list of revoked certificates";
+
 pub(crate) fn fault(what: &str, pem: &Pem, source: impl Into<crate::CodecError>) -> Error {
     Error::Tls {
         what: format!("{what} {pem:?}"),
@@ -75,17 +80,20 @@ impl Pem {
     }
 
     pub(crate) fn revocation_lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
-        const WHAT: &str = "client_crl";
-        let bytes = self.read(WHAT)?;
+        let bytes = self.read(REVOCATION_LIST)?;
         let lists = match bytes.first() {
             Some(&DER_SEQUENCE) => vec![CertificateRevocationListDer::from(bytes)],
             _ => {
                 let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-                lists.map_err(|error| fault(WHAT, self, error))?
+                lists.map_err(|error| fault(REVOCATION_LIST, self, error))?
             }
         };
         match lists.is_empty() {
-            true => Err(fault(WHAT, self, "it holds no revocation list in PEM or DER")),
+            true => Err(fault(
+                REVOCATION_LIST,
+                self,
+                "it holds no revocation list in PEM or DER",
+            )),
             false => Ok(lists),
         }
     }

@@ -67,7 +67,7 @@ fn quic_alert(code: quinn::TransportErrorCode) -> Option<u8> {
 fn refused_by_server(alert: u8) -> String {
     match AlertDescription::from(alert) {
         AlertDescription::CertificateRequired => {
-            "it requires a certificate of its client_ca, and this caller shows none".to_owned()
+            "it requires a certificate that its authority for callers has signed, and this caller shows none".to_owned()
         }
         AlertDescription::NoApplicationProtocol => "it speaks another protocol".to_owned(),
         alert => format!("it refused this caller's certificate ({alert:?})"),

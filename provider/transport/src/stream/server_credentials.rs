@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
 use crate::Error;
-use crate::stream::pem::{Pem, fault};
+use crate::stream::pem::{CALLERS_CA, Pem, REVOCATION_LIST, fault};
 use crate::stream::proof::instant;
 use crate::stream::tls_config::{ServerTls, provider};
 
@@ -101,14 +101,14 @@ impl Renewal {
 }
 
 fn verifier(ca: &Pem, crl: Option<&Pem>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
-    let roots = Arc::new(ca.authorities("client_ca")?);
+    let roots = Arc::new(ca.authorities(CALLERS_CA)?);
     let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
     if let Some(crl) = crl {
         let lists = crl.revocation_lists()?;
         check_lists(&lists, crl, ca)?;
         verifier = verifier.with_crls(lists);
     }
-    verifier.build().map_err(|error| fault("client_ca", ca, error))
+    verifier.build().map_err(|error| fault(CALLERS_CA, ca, error))
 }
 
 /// Refuses lists that leave out an authority: each of its callers would be refused, one by one, without a reason that
@@ -117,7 +117,7 @@ fn check_lists(lists: &[CertificateRevocationListDer<'_>], crl: &Pem, ca: &Pem) 
     let mut listed = Vec::new();
     for list in lists {
         let parsed = CertificateRevocationList::from_der(list);
-        let (_, list) = parsed.map_err(|_| fault("client_crl", crl, "it is no revocation list"))?;
+        let (_, list) = parsed.map_err(|_| fault(REVOCATION_LIST, crl, "it is no revocation list"))?;
         let over = |next: &x509_parser::time::ASN1Time| SystemTime::now() > instant(next.timestamp());
         if list.next_update().is_some_and(|next| over(&next)) {
             tracing::warn!(
@@ -127,12 +127,12 @@ fn check_lists(lists: &[CertificateRevocationListDer<'_>], crl: &Pem, ca: &Pem) 
         }
         listed.push(list.issuer().as_raw().to_vec());
     }
-    for authority in ca.certificates("client_ca")? {
+    for authority in ca.certificates(CALLERS_CA)? {
         let parsed = X509Certificate::from_der(&authority);
-        let (_, authority) = parsed.map_err(|_| fault("client_ca", ca, "it is no certificate"))?;
+        let (_, authority) = parsed.map_err(|_| fault(CALLERS_CA, ca, "it is no certificate"))?;
         if !listed.iter().any(|issuer| issuer == authority.subject().as_raw()) {
             let why = format!("it holds no revocation list of the authority {}", authority.subject());
-            return Err(fault("client_crl", crl, why));
+            return Err(fault(REVOCATION_LIST, crl, why));
         }
     }
     Ok(())
