@@ -4,13 +4,15 @@
 //! The law: of each key, first deliveries never go back.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::PublishMessage;
 use fanout_tests::nemesis::{Frozen, Nemesis, Way, small_store};
-use fanout_tests::{Bench, Component, LinkTo, eventually, stored};
+use fanout_tests::{Bench, Component, LinkTo, Verdict, eventually, stored};
 use futures::TryStreamExt as _;
 
 const LOG: &str = "fanout_payments_log";
@@ -233,6 +235,35 @@ async fn a_server_that_is_killed_keeps_the_order() {
         bench.nats.restart().await;
     }
     publisher.publish(2).await;
+    all_are_handled(&invoicing, publisher.published()).await;
+    keeps_the_order(&invoicing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_whose_settlements_nobody_confirms_gives_way_to_the_next() {
+    let bench = Bench::start(&SETTINGS, &links()).await;
+    let publisher = Publisher::on(&bench);
+    let invoicing = bench.component("invoicing").await;
+    let (is_called, is_open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (called, open) = (Arc::clone(&is_called), Arc::clone(&is_open));
+    invoicing.judge(move |_| {
+        called.store(true, Ordering::Relaxed);
+        tokio::task::block_in_place(|| {
+            while !open.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Verdict::Handle
+    });
+    publisher.publish(3).await;
+    eventually("an event is with its handler", || async {
+        is_called.load(Ordering::Relaxed).then_some(())
+    })
+    .await;
+    // What was delivered from it can never be confirmed.
+    let name = consumer(&bench).await.name;
+    Nemesis::on(bench.client()).delete_consumer(LOG, &name).await;
+    is_open.store(true, Ordering::Relaxed);
     all_are_handled(&invoicing, publisher.published()).await;
     keeps_the_order(&invoicing);
 }

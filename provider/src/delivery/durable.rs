@@ -85,7 +85,7 @@ async fn read(
         return Ok(());
     };
     let mut reading = PartitionReader {
-        settler: Arc::new(Settler::new(context).await?),
+        settler: Arc::new(Settler::new(context, context.stop.clone()).await?),
         passes_over: reader.tenant.is_none() && !context.registered.isolated.is_empty(),
         context,
         shared,
@@ -145,10 +145,9 @@ impl PartitionReader<'_> {
 
     /// Waits for an event without a permit; `None` if none came.
     async fn wait_for_first(&self) -> Result<Option<jetstream::Message>, StoreError> {
-        let stop = &self.context.stop;
-        let mut pulled = batch::waiting(&self.context.store, &self.consumer, (1, batch::BYTES), stop).await?;
+        let mut pulled = batch::waiting(&self.context.store, &self.consumer, (1, batch::BYTES)).await?;
         let first = pulled.next().await;
-        if first.is_none() && pulled.broke_off() && !stop.is_cancelled() {
+        if first.is_none() && pulled.broke_off() {
             self.context.is_there(&self.consumer).await?;
         }
         Ok(first)
@@ -179,17 +178,17 @@ impl PartitionReader<'_> {
     /// Pulls once and delivers what comes, in batches as they come. Returns whether anything did.
     async fn pull(&mut self, mut permits: InFlightPermit) -> Result<bool, StoreError> {
         let context = self.context;
-        let (store, stop) = (&context.store, &context.stop);
+        let store = &context.store;
         let most = (self.pull_size(permits.events()), permits.bytes());
         let batch = if self.shared.alone {
-            batch::waiting(store, &self.consumer, most, stop).await?
+            batch::waiting(store, &self.consumer, most).await?
         } else {
-            batch::at_once(store, &self.consumer, most, stop).await?
+            batch::at_once(store, &self.consumer, most).await?
         };
         let mut chunks = batch.ready_chunks(self.batch_size());
         let (mut came, mut left) = (false, Vec::new());
         while let Some(messages) = chunks.next().await {
-            if stop.is_cancelled() {
+            if context.stop.is_cancelled() {
                 left.extend(messages);
                 continue;
             }

@@ -271,7 +271,7 @@ pub(super) async fn log(
             permits = free_permits(&line.permits) => permits,
         };
         let most = ((permits.num_permits(), batch::BYTES), &tenure);
-        let mut batch = batch::owned(&context.store, &consumer, most, &stop).await?;
+        let mut batch = batch::owned(&context.store, &consumer, most).await?;
         while let Some(message) = batch.next().await {
             let Ok(info) = message.info() else { continue };
             let hole = reading.see(Delivered {
@@ -422,7 +422,7 @@ pub(super) async fn redrives(
             () = stop.cancelled() => return Ok(()),
             taken = free_permits(&permits) => taken,
         };
-        let mut batch = batch::waiting(&context.store, &consumer, (taken.num_permits(), batch::BYTES), &stop).await?;
+        let mut batch = batch::waiting(&context.store, &consumer, (taken.num_permits(), batch::BYTES)).await?;
         while let Some(message) = batch.next().await {
             let Some(redrive) = context.store.redrive_of(&message) else {
                 debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");

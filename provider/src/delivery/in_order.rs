@@ -136,13 +136,13 @@ async fn own(
     order: Option<&Arc<OrderOwner>>,
 ) -> Result<(), StoreError> {
     let policy = context.store.policy();
-    let settler = Arc::new(Settler::new(context).await?);
+    let closing = context.stop.child_token();
+    let settler = Arc::new(Settler::new(context, closing.clone()).await?);
     let most = context.registered.subscription.max_unsettled_under(policy);
     let tenure = lease.tenure();
     let mut keeping = pin!(lease.keep());
     let (out, mut items) = mpsc::channel(256);
     let mut feeds = JoinSet::new();
-    let closing = context.stop.child_token();
     let from_log = scope == Scope::Everything;
     if from_log {
         let permits = Permits::new(context, most, |count| Arc::new(Semaphore::new(count as usize)));

@@ -138,10 +138,10 @@ async fn deliver_due(
     calls: &Arc<Semaphore>,
     consumer: &PullConsumer,
 ) -> Result<(), StoreError> {
-    let settler = Arc::new(Settler::new(context).await?);
+    let closing = context.stop.child_token();
+    let settler = Arc::new(Settler::new(context, closing.clone()).await?);
     let most = retry::at_once(context.registered.subscription.concurrency) as usize;
     let (out, mut due) = mpsc::channel(256);
-    let closing = context.stop.child_token();
     let mut feeds = JoinSet::new();
     {
         let (context, settler, closing) = (Arc::clone(context), Arc::clone(&settler), closing.clone());
@@ -229,7 +229,7 @@ pub(super) async fn feed(
             () = stop.cancelled() => return Ok(()),
             taken = free_permits(&permits) => taken,
         };
-        let mut batch = batch::waiting(&context.store, &consumer, (taken.num_permits(), batch::BYTES), &stop).await?;
+        let mut batch = batch::waiting(&context.store, &consumer, (taken.num_permits(), batch::BYTES)).await?;
         while let Some(message) = batch.next().await {
             let Some((waiting, attributes)) = due(context, settler, &message).await else {
                 continue;

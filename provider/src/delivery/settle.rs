@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, AckKind};
-use async_nats::{HeaderMap, Subject};
+use async_nats::{HeaderMap, Request, Subject};
 use bytes::Bytes;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Code, Incarnation, LogPosition, Position, Problem, Round, TenantId, timestamp};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::incoming::Metadata;
@@ -22,6 +23,8 @@ use crate::jetstream::{Attempts, Full, NewDeadLetter, Redrive, Refused, Retries,
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
+/// How long the store may take to confirm a settlement: the answer may be lost with a connection.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long an event waits that can't become a dead letter now.
 const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(10);
@@ -122,16 +125,19 @@ pub(crate) struct Settler {
     /// Whether the next event of a key waits until the store has confirmed that the last one is settled. Otherwise a
     /// settlement that is lost would bring an event again behind a later one.
     in_order: bool,
+    /// Cancelled when whoever delivers is to end: what the store does not confirm then is delivered again.
+    over: CancellationToken,
 }
 
 impl Settler {
-    pub(crate) async fn new(context: &Arc<Context>) -> Result<Self, StoreError> {
+    pub(crate) async fn new(context: &Arc<Context>, over: CancellationToken) -> Result<Self, StoreError> {
         Ok(Self {
             attempts: context.store.attempts().await?,
             retries: context.store.retries(&context.registered),
             consumer: OnceCell::new(),
             round: format!("{}={}", context.id().name, Round::of(&context.registered)),
             in_order: context.store.policy().ordering != Ordering::None,
+            over,
             context: Arc::clone(context),
         })
     }
@@ -402,15 +408,17 @@ impl Settler {
     }
 
     /// Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it unless
-    /// this instance ends meanwhile: also when deliveries are to stop, the store is told.
+    /// this owner ends meanwhile: also when it is to end, the store is told once. Not more often: a server that was killed
+    /// has forgotten the delivery, a consumer that was deleted knows of none, and neither ever confirms it.
     async fn acknowledge_for_sure(&self, reply: Subject) {
         loop {
-            match self.context.store.nats().request(reply.clone(), "+ACK".into()).await {
+            let settlement = Request::new().payload("+ACK".into()).timeout(Some(CONFIRMED_WITHIN));
+            match self.context.store.nats().send_request(reply.clone(), settlement).await {
                 Ok(_) => return,
                 Err(error) => {
                     debug!(subscription = %self.context.name(), %error, "a settlement is not confirmed yet");
                     tokio::select! {
-                        () = self.context.stop.cancelled() => return,
+                        () = self.over.cancelled() => return,
                         () = tokio::time::sleep(STORE_WAIT) => {}
                     }
                 }

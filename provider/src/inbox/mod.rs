@@ -127,7 +127,9 @@ impl Inbox {
     }
 
     async fn settler(&self) -> Result<&Settler, StoreError> {
-        self.settler.get_or_try_init(|| Settler::new(&self.context)).await
+        self.settler
+            .get_or_try_init(|| Settler::new(&self.context, self.context.stop.clone()))
+            .await
     }
 
     async fn sources(&self) -> Result<Arc<Sources>, StoreError> {

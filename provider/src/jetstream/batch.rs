@@ -1,9 +1,10 @@
 //! Pulls from a consumer of the log, and how they end when deliveries stop.
 //!
 //! What the store delivers at that moment must not get lost between it and here: it would come again only after
-//! `delivery.ack-wait`, and under an order all that is behind it would wait for that. So a pull is read until nothing comes
-//! any more, and ended in a way that the store knows of before anything is nak'ed: a pull that is merely dropped (async-nats
-//! 0.51) may still be there then, and catch what nobody reads.
+//! `delivery.ack-wait`, and under an order all that is behind it would wait for that. So a pull is read until the server ends
+//! it, and only then is anything nak'ed. Nobody else can end it without a loss: what the server sends until it knows of an
+//! unsubscription reaches nobody, by async-nats' `drain` too (0.51), which forgets the subscription before the server has
+//! answered. So a pull stays at the server for a second and no longer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use async_nats::{StatusCode, Subscriber};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{Store, StoreError, Tenure};
@@ -62,8 +62,8 @@ const DONE: [&str; 2] = ["Batch Completed", "Message Size Exceeds MaxBytes"];
 /// wait for a quorum before they are sent, and this word does not: it comes before them (nats-server 2.15).
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
-/// How long a pull waits at the server for events.
-const WAIT: Duration = Duration::from_secs(3);
+/// How long a pull waits at the server for events, and deliveries that are to stop for its end.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// It waits for no less: the server refuses a wait of nothing.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
@@ -75,12 +75,6 @@ const SLACK: Duration = Duration::from_secs(2);
 /// How long after a pull that broke off the next one is made.
 const BROKE_OFF_WAIT: Duration = Duration::from_millis(50);
 
-/// When deliveries stop, a pull is read until nothing has come for this time,
-const GRACE: Duration = Duration::from_millis(50);
-
-/// and at most for this time.
-const LONGEST_GRACE: Duration = Duration::from_secs(2);
-
 /// One pull.
 struct Pull {
     inbox: Subscriber,
@@ -89,76 +83,57 @@ struct Pull {
     asked: usize,
     waits: bool,
     ends_at: Instant,
-    stop: CancellationToken,
-    stopping: bool,
     broke_off: Arc<AtomicBool>,
 }
 
 /// Up to `most` messages: what is there, and what comes within a while.
-pub(crate) async fn waiting(store: &Store, consumer: &PullConsumer, most: Most, stop: &CancellationToken) -> Pulled {
-    waiting_for(store, consumer, (most, WAIT), stop).await
+pub(crate) async fn waiting(store: &Store, consumer: &PullConsumer, most: Most) -> Pulled {
+    waiting_for(store, consumer, (most, WAIT)).await
 }
 
 /// The same for an owner: the pull does not stay at the server for longer than its ownership lasts by then.
-pub(crate) async fn owned(
-    store: &Store,
-    consumer: &PullConsumer,
-    (most, tenure): (Most, &Tenure),
-    stop: &CancellationToken,
-) -> Pulled {
+pub(crate) async fn owned(store: &Store, consumer: &PullConsumer, (most, tenure): (Most, &Tenure)) -> Pulled {
     let wait = tenure.left().clamp(SHORTEST_WAIT, WAIT);
-    waiting_for(store, consumer, (most, wait), stop).await
+    waiting_for(store, consumer, (most, wait)).await
 }
 
-async fn waiting_for(
-    store: &Store,
-    consumer: &PullConsumer,
-    ((most, max_bytes), wait): (Most, Duration),
-    stop: &CancellationToken,
-) -> Pulled {
+async fn waiting_for(store: &Store, consumer: &PullConsumer, ((most, max_bytes), wait): (Most, Duration)) -> Pulled {
     let request = BatchConfig {
         batch: most,
         max_bytes,
         expires: Some(wait),
         ..BatchConfig::default()
     };
-    pull(store, consumer, request, stop).await
+    pull(store, consumer, request).await
 }
 
 /// Up to `most` messages of those that are there.
-pub(crate) async fn at_once(
-    store: &Store,
-    consumer: &PullConsumer,
-    (most, max_bytes): Most,
-    stop: &CancellationToken,
-) -> Pulled {
+pub(crate) async fn at_once(store: &Store, consumer: &PullConsumer, (most, max_bytes): Most) -> Pulled {
     let request = BatchConfig {
         batch: most,
         max_bytes,
         no_wait: true,
         ..BatchConfig::default()
     };
-    pull(store, consumer, request, stop).await
+    pull(store, consumer, request).await
 }
 
-async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop: &CancellationToken) -> Pulled {
+async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig) -> Pulled {
     let client = store.nats();
     let address = client.new_inbox();
     let inbox = client.subscribe(address.clone()).await;
     let broke_off = Arc::new(AtomicBool::new(false));
     let pull = Pull {
         broke_off: Arc::clone(&broke_off),
-        inbox: inbox.map_err(StoreError::when("be pulled from"))?,
+        inbox: inbox.map_err(StoreError::when("deliver events"))?,
         store: store.clone(),
         left: request.batch,
         asked: request.batch,
         waits: request.expires.is_some(),
         ends_at: Instant::now() + request.expires.unwrap_or_default() + SLACK,
-        stop: stop.clone(),
-        stopping: false,
     };
     let asked = consumer.request_batch(request, address.into()).await;
-    asked.map_err(StoreError::when("be pulled from"))?;
+    asked.map_err(StoreError::when("deliver events"))?;
     let messages = stream::unfold(pull, |mut pull| async move {
         let message = pull.next().await?;
         Some((message, pull))
@@ -175,24 +150,19 @@ async fn pull(store: &Store, consumer: &PullConsumer, request: BatchConfig, stop
 /// When it is gone, or the server that has it.
 pub(crate) async fn is_there(consumer: &PullConsumer) -> Result<(), StoreError> {
     let info = consumer.get_info().await;
-    info.map(drop).map_err(StoreError::when("be pulled from"))
+    info.map(drop).map_err(StoreError::when("deliver events"))
 }
 
 impl Pull {
     async fn next(&mut self) -> Option<jetstream::Message> {
         while self.left > 0 {
-            if self.stop.is_cancelled() && !self.stopping {
-                self.stopping = true;
-                self.ends_at = self.ends_at.min(Instant::now() + LONGEST_GRACE);
-            }
             let message = tokio::select! {
                 // What is here already is taken, whatever the time.
                 biased;
                 message = self.inbox.next() => message?,
-                () = quiet(&self.stop) => break,
                 () = sleep_until(self.ends_at) => {
                     // A pull that waits is ended by the server; one that does not wait may go unanswered.
-                    self.broke_off.store(self.waits && !self.stopping, Ordering::Relaxed);
+                    self.broke_off.store(self.waits, Ordering::Relaxed);
                     break;
                 }
             };
@@ -237,10 +207,4 @@ fn is_done(message: &async_nats::Message) -> bool {
 /// How many messages of the pull the server leaves, where it ends the pull.
 fn pending_messages(message: &async_nats::Message) -> Option<usize> {
     message.headers.as_ref()?.get(PENDING_MESSAGES)?.as_str().parse().ok()
-}
-
-/// When deliveries are to stop, and nothing has come since for a moment.
-async fn quiet(stop: &CancellationToken) {
-    stop.cancelled().await;
-    sleep(GRACE).await;
 }

@@ -12,7 +12,6 @@ use fanout_plan::subscription::{Need, Registered};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Store, StoreError, batch};
@@ -265,7 +264,7 @@ async fn pull(
     }
     timeout(AT_ONCE, pulling)
         .await
-        .map_err(StoreError::when("be pulled from in time"))?
+        .map_err(StoreError::when("deliver events in time"))?
 }
 
 async fn pull_all(
@@ -275,7 +274,7 @@ async fn pull_all(
     bytes_left: &mut usize,
     taken: &mut Vec<jetstream::Message>,
 ) -> Result<(), StoreError> {
-    let mut batch = batch::at_once(store, consumer, (most, *bytes_left), &CancellationToken::new()).await?;
+    let mut batch = batch::at_once(store, consumer, (most, *bytes_left)).await?;
     while let Some(message) = batch.next().await {
         *bytes_left = bytes_left.saturating_sub(message.length);
         taken.push(message);
@@ -323,12 +322,12 @@ fn gathered(
 /// One message of a consumer, if one comes in time.
 async fn one(consumer: &PullConsumer, wait: Duration) -> Result<Option<jetstream::Message>, StoreError> {
     let batch = consumer.batch().max_messages(1).expires(wait).messages();
-    let mut batch = batch.await.map_err(StoreError::when("be pulled from"))?;
+    let mut batch = batch.await.map_err(StoreError::when("deliver events"))?;
     batch
         .next()
         .await
         .transpose()
-        .map_err(StoreError::when("be pulled from"))
+        .map_err(StoreError::when("deliver events"))
 }
 
 /// What comes first of any consumer. A message that comes of another at the same moment and is not taken is delivered
@@ -355,5 +354,5 @@ async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Messa
     // The server ends the pull; a server that is gone does not.
     timeout(wait + AT_ONCE, came)
         .await
-        .map_err(StoreError::when("be pulled from in time"))?
+        .map_err(StoreError::when("deliver events in time"))?
 }
