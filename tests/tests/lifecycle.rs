@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::message::PublishMessage;
+use fanout_tests::nemesis::Way;
 use fanout_tests::subscriber;
 use fanout_tests::types::{Origin, Position, Rejection, Start, SubscriptionState};
-use fanout_tests::{Bench, Cli, Component, LinkTo, State, Verdict, event, eventually};
+use fanout_tests::{Bench, Cli, Component, LinkTo, State, Verdict, event, eventually, stored};
 use fanout_transport::CallContext;
 
 const POLICY: &str = "\
@@ -138,6 +142,74 @@ async fn stopped_in_the_middle(ordering: &str) {
         ids.sort_unstable();
     }
     assert_eq!(ids, (0..EVENTS).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_to_an_instance_that_stops_is_given_back() {
+    for ordering in ["none", "tenant"] {
+        given_back(ordering).await;
+    }
+}
+
+async fn given_back(ordering: &str) {
+    let settings = [
+        ("ordering", ordering),
+        ("delivery.ack-wait", "5m"),
+        ("delivery.deadline", "30s"),
+    ];
+    let mut bench = Bench::without_provider(&settings, &links()).await;
+    let proxy = bench.put_proxy().await;
+    bench.add_provider().await;
+    let invoicing = bench.component("invoicing").await;
+    let js = jetstream::new(bench.client().clone());
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    let name = stored::consumer_name(&log, "invoicing").await.unwrap();
+    let consumer: PullConsumer = log.get_consumer(&name).await.unwrap();
+    let (log, consumer) = (&log, &consumer);
+    let mut published = 0;
+    // A pull that ends at this moment brings nothing: then there is another.
+    loop {
+        handles(&invoicing, published).await;
+        eventually("the instance pulls", || async {
+            (consumer.get_info().await.ok()?.num_waiting > 0).then_some(())
+        })
+        .await;
+        proxy.hold(Way::ToClient);
+        let event = format!(
+            r#"{{"specversion":"1.0","id":"{published}","source":"/test","type":"invoice.paid","tenant":"acme"}}"#
+        );
+        let event = PublishMessage::build()
+            .payload(event.into())
+            .header("Content-Type", "application/cloudevents+json");
+        let receipt = js
+            .send_publish("payments.acme.webhook.invoice.paid", event)
+            .await
+            .unwrap();
+        receipt.await.unwrap();
+        published += 1;
+        let is_delivered = eventually("it is delivered, or the pull is over", || async {
+            let info = consumer.get_info().await.ok()?;
+            let is_delivered = info.delivered.stream_sequence == log.get_info().await.ok()?.state.last_sequence;
+            (is_delivered || info.num_waiting == 0).then_some(is_delivered)
+        });
+        if is_delivered.await {
+            break;
+        }
+        proxy.release();
+    }
+    bench.providers[0].signal("TERM");
+    eventually("nothing more is delivered to it", || async {
+        (consumer.get_info().await.ok()?.num_waiting == 0).then_some(())
+    })
+    .await;
+    proxy.release();
+    let ended = eventually("the instance ends", || {
+        let ended = bench.providers[0].ended();
+        async move { ended }
+    });
+    assert!(ended.await, "{}", bench.providers[0].log());
+    bench.add_provider().await;
+    handles(&invoicing, published).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

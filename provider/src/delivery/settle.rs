@@ -408,8 +408,8 @@ impl Settler {
     }
 
     /// Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it unless
-    /// this owner ends meanwhile: also when it is to end, the store is told once. Not more often: a server that was killed
-    /// has forgotten the delivery, a consumer that was deleted knows of none, and neither ever confirms it.
+    /// this owner ends meanwhile: also when it is to end, the settlement is sent once. Not for ever: a server that was
+    /// killed has forgotten the delivery, a consumer that was deleted knows of none, and neither ever confirms it.
     async fn acknowledge_for_sure(&self, reply: Subject) {
         loop {
             let settlement = Request::new().payload("+ACK".into()).timeout(Some(CONFIRMED_WITHIN));
