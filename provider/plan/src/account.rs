@@ -7,6 +7,7 @@ use crate::explain::show_bytes;
 use crate::planner::Observed;
 use crate::policy::Storage;
 use crate::step::Step;
+use crate::subject::meet;
 use crate::topology::{Side, StreamSpec, Topology};
 use crate::{BusNames, Code, Policy, Problem};
 
@@ -268,19 +269,6 @@ pub fn consumers(policy: &Policy, account: &Account, topology: &Topology) -> Vec
         ))
     };
     count.into_iter().filter_map(passes).collect()
-}
-
-/// Whether a subject may be matched by both patterns.
-fn meet(a: &str, b: &str) -> bool {
-    let (mut a, mut b) = (a.split('.'), b.split('.'));
-    loop {
-        match (a.next(), b.next()) {
-            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
-            (None, _) | (_, None) => return false,
-            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
-            _ => return false,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod account;
 mod api;
 pub mod authority;
+mod bus_names;
 pub mod by_partition;
 pub mod check;
 pub mod cost;
@@ -55,6 +56,7 @@ pub mod unregistered;
 pub mod usage;
 
 pub use api::JetStreamApi;
+pub use bus_names::{BusNames, LetterId};
 pub use event::{Attributes, MAX_EXTENSION_NAME, MAX_EXTENSIONS, RawEvent};
 pub use filter::Filter;
 pub use incarnation::{Incarnation, Round, SubscriptionId, without_incarnation};
@@ -67,4 +69,4 @@ pub use problem::{Code, Problem};
 pub use retry::RetrySchedule;
 pub use setting::{Settings, show_duration};
 pub use source::Sources;
-pub use subject::{BusNames, LetterId, SubjectTemplate};
+pub use subject::SubjectTemplate;

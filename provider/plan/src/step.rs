@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use crate::partition::{Binding, Layout, Partition};
+use crate::partition::{Binding, Keeps, Layout, Partition};
 use crate::planner::Observed;
 use crate::setting::show_duration;
+use crate::subject::meet;
 use crate::subscription::Registered;
 use crate::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec, Topology};
 use crate::{Code, Problem, SubscriptionName, without_incarnation};
@@ -305,9 +306,10 @@ pub fn diff(observed: &Topology, desired: &Topology) -> Result<Diff, Vec<Problem
             });
         }
     }
+    let mut made = Vec::new();
     for (key, want) in &desired.consumers {
         match observed.consumers.get(key) {
-            None => diff.consumers.push(Step::CreateConsumer(want.clone())),
+            None => made.push(Step::CreateConsumer(want.clone())),
             Some(have) => {
                 // Where a consumer began is history: it is not compared, and not changed.
                 let want = ConsumerSpec {
@@ -316,12 +318,59 @@ pub fn diff(observed: &Topology, desired: &Topology) -> Result<Diff, Vec<Problem
                     ..want.clone()
                 };
                 if *have != want {
-                    diff.consumers.push(Step::UpdateConsumer(want));
+                    made.push(Step::UpdateConsumer(want));
                 }
             }
         }
     }
+    diff.consumers
+        .extend(those_that_give_way_first(made, observed, desired));
     if problems.is_empty() { Ok(diff) } else { Err(problems) }
+}
+
+/// A work queue takes no consumer that could be given what another of it still has (10100): that one changes first.
+fn those_that_give_way_first(mut left: Vec<Step>, observed: &Topology, desired: &Topology) -> Vec<Step> {
+    let layout = desired.layout();
+    let is_of_a_queue = |c: &ConsumerSpec| {
+        let partition = layout.partitions.get(&c.partition);
+        partition.is_some_and(|p| p.keeps == Keeps::WorkQueue)
+    };
+    let mut ordered = Vec::with_capacity(left.len());
+    loop {
+        let before = left.len();
+        let has_now: Vec<_> = left
+            .iter()
+            .filter_map(|step| changed(step, observed))
+            .cloned()
+            .collect();
+        let is_in_the_way = |want: &ConsumerSpec, have: &ConsumerSpec| {
+            (have.partition, &have.name) != (want.partition, &want.name)
+                && have.partition == want.partition
+                && meet_any(&have.filter_subjects, &want.filter_subjects)
+        };
+        let (waiting, next) = left.into_iter().partition(|step| match step {
+            Step::CreateConsumer(c) | Step::UpdateConsumer(c) => {
+                is_of_a_queue(c) && has_now.iter().any(|have| is_in_the_way(c, have))
+            }
+            _ => false,
+        });
+        left = waiting;
+        ordered.extend::<Vec<_>>(next);
+        if left.is_empty() || left.len() == before {
+            ordered.append(&mut left);
+            return ordered;
+        }
+    }
+}
+
+/// The consumer as it is that a step changes.
+fn changed<'a>(step: &Step, observed: &'a Topology) -> Option<&'a ConsumerSpec> {
+    let Step::UpdateConsumer(c) = step else { return None };
+    observed.consumers.get(&(c.partition, c.name.clone()))
+}
+
+fn meet_any(some: &[String], others: &[String]) -> bool {
+    some.iter().any(|one| others.iter().any(|other| meet(one, other)))
 }
 
 fn streams(observed: &Topology, desired: &Topology, diff: &mut Diff, problems: &mut Vec<Problem>) {

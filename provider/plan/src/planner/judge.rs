@@ -38,32 +38,49 @@ pub(super) fn judge_all(
     let mut all: Vec<_> = asked.wanted.iter().chain(&declared).enumerate().collect();
     // What the operator declares has its name first.
     all.sort_by_key(|(_, want)| want.made_by == MadeBy::Call);
-    for (i, want) in all {
-        let name = remembered_as(registry, want);
-        if want.made_by != MadeBy::Call && !seen.insert(name.clone()) {
+    all.retain(|(i, want)| {
+        let is_first = want.made_by == MadeBy::Call || seen.insert(remembered_as(registry, want));
+        if !is_first {
+            let name = &want.subscription.name;
             let problem = Problem::new(
                 Code::SubscriptionConflict,
                 format!("subscription {name} is declared by two links: give one of them another name"),
             );
-            judged.refused.insert(i, problem);
-            continue;
+            judged.refused.insert(*i, problem);
         }
-        match judge(policy, asked, registry, layout, observed, &name, want, now) {
-            Ok(mut next) => {
-                if let Some(have) = registry.get(&name).filter(|_| of_another) {
-                    // Sizes that nobody asked for are the other policy's.
-                    next.registered.subscription.batch_size = have.subscription.batch_size;
-                    next.registered.subscription.concurrency = have.subscription.concurrency;
+        is_first
+    });
+    // One may be in another's way only until that one is what it is asked to be.
+    loop {
+        let tried = all.len();
+        all.retain(|(i, want)| {
+            let name = remembered_as(registry, want);
+            match judge(policy, asked, registry, layout, observed, &name, want, now) {
+                Ok(mut next) => {
+                    if let Some(have) = registry.get(&name).filter(|_| of_another) {
+                        // Sizes that nobody asked for are the other policy's.
+                        next.registered.subscription.batch_size = have.subscription.batch_size;
+                        next.registered.subscription.concurrency = have.subscription.concurrency;
+                    }
+                    if let Some(moved) = next.moved {
+                        let aside = moved.subscription.name.clone();
+                        judged.moved.insert(aside.clone());
+                        registry.entry(aside).or_insert(moved);
+                    }
+                    judged.refused.remove(i);
+                    judged.names.insert(*i, name.clone());
+                    registry.insert(name, next.registered);
+                    false
                 }
-                if let Some(moved) = next.moved {
-                    let aside = moved.subscription.name.clone();
-                    judged.moved.insert(aside.clone());
-                    registry.entry(aside).or_insert(moved);
+                Err(problem) => {
+                    let may_be_had_later = problem.code == Code::ConflictingSettings;
+                    judged.refused.insert(*i, problem);
+                    may_be_had_later
                 }
-                judged.names.insert(i, name.clone());
-                registry.insert(name, next.registered);
             }
-            Err(problem) => drop(judged.refused.insert(i, problem)),
+        });
+        if all.is_empty() || all.len() == tried {
+            break;
         }
     }
     judged
