@@ -119,6 +119,8 @@ pub struct Bench {
     /// Where instances that are started from now on connect to.
     server: String,
     folder: tempfile::TempDir,
+    /// Servers beside the first that no test touches.
+    _others: Vec<NatsServer>,
 }
 
 impl Bench {
@@ -137,9 +139,29 @@ impl Bench {
         bench
     }
 
-    /// The same with no instance yet.
+    /// The same with no instance yet; with `FANOUT_TEST_SERVERS=3` in the environment on three servers, of which each has
+    /// a copy of everything.
     pub async fn without_provider(settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        if std::env::var("FANOUT_TEST_SERVERS").is_ok_and(|servers| servers == "3") {
+            return Self::without_provider_on_three(settings, links).await;
+        }
         Self::without_provider_on(NatsSettings::default(), settings, links).await
+    }
+
+    /// Three servers, of which each has a copy of everything, and one instance.
+    pub async fn start_on_three(settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let mut bench = Self::without_provider_on_three(settings, links).await;
+        bench.add_provider().await;
+        bench
+    }
+
+    async fn without_provider_on_three(settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        let settings: Vec<_> = settings.iter().copied().chain([("retention.replicas", "3")]).collect();
+        let (bench, others) = Self::without_provider_in_cluster(&settings, links).await;
+        Self {
+            _others: others,
+            ..bench
+        }
     }
 
     /// Neither an instance yet, nor the usual server.
@@ -163,6 +185,7 @@ impl Bench {
             providers: Vec::new(),
             config,
             links: links.to_vec(),
+            _others: Vec::new(),
             folder: tempfile::tempdir().expect("there is room for logs"),
             server: nats.url(),
             nats,

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use async_nats::jetstream;
 use fanout_tests::types::PublishError;
-use fanout_tests::{Bench, Component, LinkTo, event, eventually, fetcher, ingress_and_invoicing};
+use fanout_tests::{Bench, Component, LinkTo, event, eventually, fetcher, ingress_and_invoicing, publisher};
+use fanout_transport::CallContext;
+use futures::TryStreamExt as _;
 
 /// As a careful publisher: the same id until there is a receipt.
 async fn publish(ingress: &Component, ids: std::ops::Range<usize>) -> Vec<String> {
@@ -87,4 +90,78 @@ async fn what_three_servers_keep_is_fetched_as_it_is_asked_for() {
     let mut published = published;
     published.sort_unstable();
     assert_eq!(fetched, published);
+}
+
+/// Its log is asked what it knows, by publishes that the servers refuse: whoever refuses one only when it is applied has
+/// no log any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replicated_log_is_asked_does_not_stop_it() {
+    let mut bench = Bench::start_on_three(&[], &ingress_and_invoicing()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let first = ingress.publish(event("acme", "invoice.paid", "first")).await.unwrap();
+    // Is it there already? It is not.
+    let due = event("acme", "invoice.paid", "due");
+    let kept = publisher::publish_tenant_event_at(ingress.bus(), CallContext::default(), &due, 1).await;
+    kept.expect("the bus answers").expect("it is kept");
+    eventually("what is due is published", || async {
+        (invoicing.handled() == ["due", "first"]).then_some(())
+    })
+    .await;
+    // From now on the log of before is asked, too: of events that it does not know, and of one that it does.
+    bench.change("topology", "sharded(2)").await;
+    let mut others = 0;
+    eventually("events go to the next log", || {
+        others += 1;
+        let next = event("acme", "invoice.paid", &format!("next-{others}"));
+        let ingress = &ingress;
+        async move {
+            let receipt = ingress.publish(next).await.ok()?;
+            (receipt.position.partition != first.position.partition).then_some(())
+        }
+    })
+    .await;
+    let again = ingress.publish(event("acme", "invoice.paid", "first")).await.unwrap();
+    let same = (again.position.partition, again.position.offset) == (first.position.partition, first.position.offset);
+    assert!(again.duplicate && same, "{again:?}");
+}
+
+/// A consumer of three copies that nothing was settled of does not say where it began.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replicated_consumer_that_is_made_again_begins_where_it_began() {
+    let mut bench = Bench::start_on_three(&[], &ingress_and_invoicing()).await;
+    let ingress = bench.silent_component("ingress").await;
+    publish(&ingress, 0..5).await;
+    let late = LinkTo::subscriber("late", &["handler"], &[("subscription", "late"), ("need", "queue")]);
+    bench.set("queue.delivery", "at-least-once");
+    bench.restart_provider(0).await;
+    bench.put_link(&late).await;
+    bench
+        .subscription_when("late", "it is made", |s| s.problem.is_none())
+        .await;
+    publish(&ingress, 5..7).await;
+    let js = jetstream::new(bench.client().clone());
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    let consumer = eventually("it has a consumer", || async {
+        let names: Vec<String> = log.consumer_names().try_collect().await.ok()?;
+        names.into_iter().find(|name| name.starts_with("late"))
+    })
+    .await;
+    log.delete_consumer(&consumer).await.unwrap();
+    eventually("it is made again", || async {
+        log.consumer_info(&consumer).await.ok().map(drop)
+    })
+    .await;
+    let worker = bench.component("late").await;
+    publish(&ingress, 7..8).await;
+    eventually("what came since it began is handled", || async {
+        let handled: BTreeSet<_> = worker.handled().into_iter().collect();
+        (["e5", "e6", "e7"].iter().all(|id| handled.contains(*id))).then_some(())
+    })
+    .await;
+    assert!(
+        !worker.handled().iter().any(|id| id.as_str() < "e5"),
+        "{:?}",
+        worker.handled()
+    );
 }

@@ -17,6 +17,7 @@ use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
 
+use super::floors::settled_to;
 use super::observe::nanoseconds;
 use super::refusal::{is_for_good, problem, there};
 use super::{Store, StoreError};
@@ -194,7 +195,7 @@ impl Store {
                     // Made again, it must not begin with what is new then.
                     let state = self.log_state(c.partition).await?;
                     let log = self.layout.log_of(c.partition);
-                    let begins_after = made.ack_floor.stream_sequence;
+                    let begins_after = settled_to(made);
                     let floor = Floor::of(log, &state, begins_after, begins_after);
                     self.note_floor(c.partition, &c.name, floor).await?;
                 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use async_nats::jetstream::consumer::{self, DeliverPolicy};
 use async_nats::jetstream::kv;
 use fanout_plan::floor::Floor;
 use fanout_plan::planner::{LogState, Observed};
@@ -115,8 +116,22 @@ impl Store {
         consumer: &str,
     ) -> Result<Option<(u64, u64)>, StoreError> {
         let info = self.log(partition).await?.consumer_info(consumer).await;
-        let info = there(info, format!("read the state of consumer {consumer}"))?;
-        Ok(info.map(|info| (info.ack_floor.stream_sequence, info.delivered.stream_sequence)))
+        let Some(info) = there(info, format!("read the state of consumer {consumer}"))? else {
+            return Ok(None);
+        };
+        let settled_to = self.settled_or_noted(partition, &info).await?;
+        Ok(Some((settled_to, info.delivered.stream_sequence)))
+    }
+
+    /// [`settled_to`], or what is noted of it where the server does not say where the consumer began.
+    pub(super) async fn settled_or_noted(&self, partition: u32, info: &consumer::Info) -> Result<u64, StoreError> {
+        match settled_to(info) {
+            0 if info.delivered.consumer_sequence > 0 => {
+                let noted = self.floor(partition, &info.name).await?;
+                Ok(noted.map_or(0, |noted| noted.settled_to))
+            }
+            settled_to => Ok(settled_to),
+        }
     }
 
     /// What a partition of the log holds now.
@@ -125,6 +140,17 @@ impl Store {
         let info = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
         Ok(log_state(&info))
     }
+}
+
+/// Up to which offset everything that a consumer gives is settled. A replicated one of which nothing is settled yet says 0
+/// (nats-server 2.15), whatever it began with.
+pub(super) fn settled_to(info: &consumer::Info) -> u64 {
+    let begins_after = match info.config.deliver_policy {
+        DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),
+        _ if info.delivered.consumer_sequence == 0 => info.delivered.stream_sequence,
+        _ => 0,
+    };
+    info.ack_floor.stream_sequence.max(begins_after)
 }
 
 async fn read(bucket: &kv::Store, partition: u32, consumer: &str) -> Result<Option<Floor>, StoreError> {

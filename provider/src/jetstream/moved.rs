@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use async_nats::header;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::partition::Partition;
@@ -10,11 +12,14 @@ use fanout_plan::{Attributes, Position, TenantId, envelope};
 use tokio::time::Instant;
 
 use super::Store;
-use super::refusal::there;
+use super::refusal::{answer_in, there};
 use crate::clock::nanoseconds;
 
-/// No event has this id: an event's is a digest.
-const NO_ID: &str = "!";
+/// Part of a question: a message whose rollup is none of those that there are is never stored (10111). Of all that makes the
+/// server refuse a message, this alone is looked at after ids and, in a cluster, before the message is proposed (nats-server
+/// 2.12 to 2.15). An expected last message id that there is none of is proposed, and stops a replicated stream for good when
+/// it is applied (2.15.1).
+const NO_ROLLUP: &str = "none";
 
 /// When a stream that nothing listens for is asked again.
 const SOON: Duration = Duration::from_millis(5);
@@ -23,8 +28,8 @@ impl Store {
     /// Where an event was stored before its tenant's events went elsewhere, if it was; asked for as long as the earlier
     /// stream remembers ids.
     ///
-    /// The question is a publish that the server can only refuse: it expects a last message id that there is none of.
-    /// A repeated id is recognised before that (nats-server 2.15), and answered with the first copy's place.
+    /// The question is a publish that the server can only refuse ([`NO_ROLLUP`]). A repeated id is recognised before that,
+    /// and answered with the first copy's place.
     pub(super) async fn stored_before(&self, tenant: &TenantId, id: &str) -> Result<Option<Position>, PublishError> {
         let window = nanoseconds(self.policy.ids_remembered());
         for partition in self.layout.earlier(tenant) {
@@ -57,7 +62,7 @@ impl Store {
         loop {
             let question = PublishMessage::build()
                 .message_id(id)
-                .expected_last_message_id(NO_ID)
+                .header(header::NATS_ROLLUP, NO_ROLLUP)
                 .expected_stream(stream.clone());
             let asked = self
                 .js
@@ -72,7 +77,9 @@ impl Store {
                 Err(e) => e,
             };
             match error.kind() {
-                PublishErrorKind::WrongLastMessageId => return Ok(None),
+                _ if answer_in(&error).is_some_and(|a| a.error_code() == ErrorCode::STREAM_ROLLUP_FAILED) => {
+                    return Ok(None);
+                }
                 // The moment after a stream was given its new subject, nothing listens there yet (nats-server 2.15).
                 PublishErrorKind::StreamNotFound => {}
                 _ => return Err(error),

@@ -19,6 +19,7 @@ use tracing::warn;
 use super::apply::{
     BOUNDS, ENTRY, GENERATION, LOG, MADE_AT, MADE_BY, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
 };
+use super::floors::settled_to;
 use super::refusal::{cut, there};
 use super::registry::Registry;
 use super::{Store, StoreError};
@@ -238,7 +239,8 @@ impl Store {
                 at: nanoseconds(c.created),
                 entry: spec.entry.clone(),
             };
-            (c.name, spec, made, c.ack_floor.stream_sequence)
+            let settled_to = settled_to(&c);
+            (c.name, spec, made, settled_to)
         };
         Ok((
             mine.into_iter().map(found).collect(),

@@ -164,11 +164,12 @@ impl Store {
         let log = self.log(partition.number).await?;
         let info = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
         let state = info.state;
+        let settled_to = self.settled_or_noted(partition.number, consumer).await?;
         let mut oldest: Option<Expiring> = None;
         if consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
             let max_age = clock::nanoseconds(self.policy.retention.max_age);
             for filter in filter.subject_filters(&partition.template) {
-                let from = consumer.ack_floor.stream_sequence + 1;
+                let from = settled_to + 1;
                 let first = log.get_first_raw_message_by_subject(&filter, from).await;
                 let Some(message) = found(first, "read the oldest event that waits")? else {
                     continue;
@@ -194,7 +195,7 @@ impl Store {
             head: state.last_sequence,
             delivered_to: consumer.delivered.stream_sequence,
             given: consumer.delivered.consumer_sequence,
-            settled_to: consumer.ack_floor.stream_sequence,
+            settled_to,
             only_ages: partition.keeps == Keeps::Log && self.policy.retention.when_full == WhenFull::Refuse,
             oldest,
         }))

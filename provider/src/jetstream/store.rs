@@ -20,6 +20,7 @@ use fanout_plan::{
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::floors::settled_to;
 use super::observe::nanoseconds;
 use super::publish::Together;
 use super::refusal::{found, there};
@@ -229,6 +230,9 @@ impl Store {
             "`durability` = `on-disk`"
         } else if self.policy.quotas.bounds_bytes() {
             "`quota.max-bytes`"
+        } else if self.policy.retention.replicas > 1 {
+            // An id that a cluster of an older one was asked for is "in process" there from then on (10158).
+            "`retention.replicas` above 1"
         } else {
             return Ok(());
         };
@@ -482,7 +486,7 @@ impl Store {
                     pending: info.num_pending,
                     unsettled: info.num_ack_pending as u64,
                     redelivered: info.num_redelivered as u64,
-                    settled_to: info.ack_floor.stream_sequence,
+                    settled_to: settled_to(&info),
                     log_head: head.state.last_sequence,
                     delivered_to: info.delivered.stream_sequence,
                     pulls: info.num_waiting as u64,

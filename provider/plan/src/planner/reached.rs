@@ -120,7 +120,9 @@ fn begin_where_they_were(desired: &mut Topology, layout: &Layout, observed: &Obs
         let (Some(partition), Some(log)) = (partition, observed.logs.get(&c.partition)) else {
             continue;
         };
-        let floor = observed.floors.get(key).filter(|floor| floor.is_of(partition.log, log));
+        // None at all says nothing of where it began.
+        let says = |floor: &&Floor| floor.settled_to > 0 && floor.is_of(partition.log, log);
+        let floor = observed.floors.get(key).filter(says);
         if let Some(floor) = floor.filter(|_| !observed.topology.consumers.contains_key(key)) {
             c.start = topology::ConsumerStart::Offset(floor.settled_to + 1);
         }
