@@ -1,19 +1,15 @@
 //! `fanout subscribe --manual` as a process: what is settled by lines of standard input, and what the end of the input
 //! gives back.
 
-use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::process::Command;
 
 use fanout_client::{Bus, Event};
-use fanout_tests::{ANYONE_HERE, Cli, SERVED_POLICY, Served, SubscriptionStatus, beside_the_tests, eventually};
+use fanout_tests::{
+    ANYONE_HERE, Cli, Running, SERVED_POLICY, Served, SubscriptionStatus, beside_the_tests, eventually,
+};
 use fanout_transport::testing::NatsServer;
 use serde_json::Value;
-
-/// A line that does not come within it never does. Shorter than the holds of these tests.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A served bus whose holds outlast a test: what comes again was given back, or refused.
 struct World {
@@ -65,76 +61,13 @@ impl World {
     }
 }
 
-/// A command that goes on, and its three pipes.
-struct Running {
-    process: Child,
-    input: Option<ChildStdin>,
-    out: Receiver<String>,
-    err: Receiver<String>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        Self {
-            input: process.stdin.take(),
-            out: lines(process.stdout.take().unwrap()),
-            err: lines(process.stderr.take().unwrap()),
-            process,
-        }
-    }
-
-    fn write(&mut self, line: &str) {
-        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    /// The next delivery: its token, its id and its attempt.
-    fn delivery(&self) -> (u64, String, u64) {
-        let line = self.out.recv_timeout(PATIENCE).expect("a delivery is printed");
-        let delivery: Value = serde_json::from_str(&line).unwrap();
-        let number = |name: &str| delivery[name].as_u64().unwrap_or_else(|| panic!("{name}: {line}"));
-        let id = delivery["id"].as_str().unwrap().to_owned();
-        (number("token"), id, number("attempt"))
-    }
-
-    fn error(&self) -> String {
-        self.err.recv_timeout(PATIENCE).expect("an error is printed")
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        let process = &mut self.process;
-        eventually("it ends", || {
-            let ended = process.try_wait().unwrap();
-            async move { ended }
-        })
-        .await
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-/// The lines of a pipe, read by a thread, so that waiting for one can end.
-fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
-    let (send, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines() {
-            let Ok(line) = line else { return };
-            if send.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
+/// The next delivery of a program: its token, its id and its attempt.
+fn next(program: &Running) -> (u64, String, u64) {
+    let line = program.line();
+    let delivery: Value = serde_json::from_str(&line).unwrap();
+    let number = |name: &str| delivery[name].as_u64().unwrap_or_else(|| panic!("{name}: {line}"));
+    let id = delivery["id"].as_str().unwrap().to_owned();
+    (number("token"), id, number("attempt"))
 }
 
 fn delivery(token: u64, id: &str, attempt: u64) -> (u64, String, u64) {
@@ -147,7 +80,7 @@ async fn a_program_settles_by_lines_and_a_bad_line_changes_nothing() {
     world.publish(&["1", "2", "3"]).await;
     let mut program = world.subscribe(&["--manual"]);
     for n in [1, 2, 3] {
-        assert_eq!(program.delivery(), delivery(n, &n.to_string(), 1));
+        assert_eq!(next(&program), delivery(n, &n.to_string(), 1));
     }
     for (line, expected) in [
         (
@@ -180,9 +113,9 @@ async fn a_program_settles_by_lines_and_a_bad_line_changes_nothing() {
 
     program.write("dead-letter 2 no such customer");
     program.write("retry 3 10ms");
-    assert_eq!(program.delivery(), delivery(4, "3", 2));
+    assert_eq!(next(&program), delivery(4, "3", 2));
     program.write("retry 4");
-    assert_eq!(program.delivery(), delivery(5, "3", 3), "by the schedule of the bus");
+    assert_eq!(next(&program), delivery(5, "3", 3), "by the schedule of the bus");
     program.write("ack 5");
     // One alone is in flight: it needs no token. What is settled is not there to be settled once more.
     program.write("ack");
@@ -202,7 +135,7 @@ async fn a_program_settles_by_lines_and_a_bad_line_changes_nothing() {
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("no such customer"), "{out}");
 
-    program.input = None;
+    program.end_input();
     assert!(program.ended().await.success());
 }
 
@@ -212,36 +145,29 @@ async fn the_end_of_the_input_gives_back_what_is_in_flight() {
     world.publish(&["1", "2", "3"]).await;
     let mut program = world.subscribe(&["--manual"]);
     for n in [1, 2, 3] {
-        assert_eq!(program.delivery(), delivery(n, &n.to_string(), 1));
+        assert_eq!(next(&program), delivery(n, &n.to_string(), 1));
     }
     program.write("ack 2");
-    program.input = None;
+    program.end_input();
     assert_eq!(program.ended().await.code(), Some(0));
     // The others are there at once, and nobody counts an attempt at them. SIGTERM gives back too.
     for way in ["input", "signal"] {
-        let mut next = world.subscribe(&["--manual"]);
-        let mut again = [next.delivery(), next.delivery()].map(|(_, id, attempt)| (id, attempt));
+        let mut other = world.subscribe(&["--manual"]);
+        let mut again = [next(&other), next(&other)].map(|(_, id, attempt)| (id, attempt));
         again.sort();
         assert_eq!(again, [("1".to_owned(), 1), ("3".to_owned(), 1)], "{way}");
         match way {
-            "input" => next.input = None,
+            "input" => other.end_input(),
             _ => {
-                let id = next.process.id().to_string();
-                assert!(
-                    Command::new("kill")
-                        .args(["-s", "TERM", &id])
-                        .status()
-                        .unwrap()
-                        .success()
-                );
+                other.signal("TERM");
             }
         }
-        assert_eq!(next.ended().await.code(), Some(0), "{way}");
+        assert_eq!(other.ended().await.code(), Some(0), "{way}");
     }
     // A count ends the command once what it counted is settled.
     let mut last = world.subscribe(&["--manual", "--count", "2"]);
-    last.delivery();
-    last.delivery();
+    next(&last);
+    next(&last);
     last.write("ack 2");
     last.write("ack 1");
     assert_eq!(last.ended().await.code(), Some(0));
@@ -256,7 +182,7 @@ async fn deliveries_in_flight_are_bounded() {
     world.publish(&["1", "2", "3"]).await;
     let mut program = world.subscribe(&["--json", "--manual", "--max-in-flight", "1"]);
     for n in [1, 2, 3] {
-        assert_eq!(program.delivery(), delivery(n, &n.to_string(), 1));
+        assert_eq!(next(&program), delivery(n, &n.to_string(), 1));
         // What was fetched beyond it would be in flight at the bus.
         world
             .subscription_when("one is in flight", |s| s.in_flight == Some(1))
@@ -267,12 +193,12 @@ async fn deliveries_in_flight_are_bounded() {
         assert!(said.contains(&format!("there is {n}.")), "{said}");
         program.write("ack");
     }
-    program.input = None;
+    program.end_input();
     assert!(program.ended().await.success());
     let mut wrong = world.subscribe(&["--max-in-flight", "1"]);
     assert_eq!(wrong.ended().await.code(), Some(2));
     assert!(
-        wrong.err.iter().any(|line| line.contains("--manual")),
+        wrong.errors().any(|line| line.contains("--manual")),
         "it says what is missing"
     );
 }
@@ -298,7 +224,7 @@ async fn the_program_of_the_documents_works() {
     let event = |id: &str, data: &str| Event::new("acme", "invoice.paid", id).data(data.to_owned());
     world.bus.publish(&event("good", "{\"amount\":12}")).await.unwrap();
     world.bus.publish(&event("bad", "no JSON\nat all")).await.unwrap();
-    assert_eq!(program.out.recv_timeout(PATIENCE).unwrap(), "acme owes 12");
+    assert_eq!(program.line(), "acme owes 12");
     world
         .subscription_when("each is settled", |s| {
             (s.pending, s.in_flight, s.dead_letters) == (Some(0), Some(0), Some(1))

@@ -9,6 +9,7 @@ use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
+use crate::listen::Listen;
 use crate::nats::{How, Nats};
 use crate::webhook::Webhook;
 
@@ -96,6 +97,12 @@ pub(crate) enum Verb {
     /// `dead-letter TOKEN REASON`. Where one delivery alone is in flight, TOKEN may be left out. A bad line is told on
     /// standard error and settles nothing. The end of standard input ends the command: what is in flight is given back.
     Subscribe(Subscribe),
+    /// Post a subscription's events to a program on this machine, and acknowledge each that it takes
+    ///
+    /// An answer of 2xx acknowledges an event. Any other answer, and none, asks for a retry: it comes again by the bus's
+    /// schedule, and becomes a dead letter once its attempts are used up. Without --name the subscription is this
+    /// command's own and ends with it; with --name it lasts until `fanout unsubscribe`.
+    Listen(Box<Listen>),
     /// End a subscription: what waits for it is no longer kept for it
     Unsubscribe(Unsubscribe),
     /// Print completions for a shell
@@ -365,7 +372,7 @@ pub(crate) enum Need {
 }
 
 /// How many deliveries may be in flight: as many as a fetch of the bus brings at most.
-fn in_flight() -> clap::builder::RangedI64ValueParser<u32> {
+pub(crate) fn in_flight() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=1000)
 }
 

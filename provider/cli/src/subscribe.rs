@@ -41,16 +41,23 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
         deliveries.stop(LAST_WORDS).await;
         printed?;
     }
-    if args.need != Need::Declared && std::io::stderr().is_terminal() {
-        error_line(format_args!(
-            "subscription {name} lasts, and its events wait for it: `fanout unsubscribe --name {name}` ends it",
-            name = printable(&args.name)
-        ));
+    if args.need != Need::Declared {
+        tell_that_it_lasts(&args.name);
     }
     Ok(())
 }
 
-fn begins(from: Option<Start>) -> fanout_client::Start {
+/// Says at a terminal that a subscription outlives the command.
+pub(crate) fn tell_that_it_lasts(name: &str) {
+    if std::io::stderr().is_terminal() {
+        error_line(format_args!(
+            "subscription {name} lasts, and its events wait for it: `fanout unsubscribe --name {name}` ends it",
+            name = printable(name)
+        ));
+    }
+}
+
+pub(crate) fn begins(from: Option<Start>) -> fanout_client::Start {
     match from {
         None | Some(Start::First) => fanout_client::Start::First,
         Some(Start::Time(t)) => fanout_client::Start::Time(t),

@@ -14,8 +14,8 @@ pub(super) type Line = (u64, Result<String, String>);
 
 /// The lines of standard input; the channel closes with its end.
 ///
-/// A thread of its own reads them, and nobody waits for it: the runtime's own reader would keep a command that is told to
-/// end until one more line came.
+/// A thread of its own reads them, and nobody waits for it: the runtime's own reader would keep a command that is told
+/// to end until one more line came.
 pub(super) fn of_standard_input() -> mpsc::Receiver<Line> {
     let (send, lines) = mpsc::channel(READ_AHEAD);
     std::thread::spawn(move || read(std::io::stdin().lock(), |line| send.blocking_send(line).is_ok()));

@@ -30,8 +30,8 @@ impl FromStr for Settlement {
     /// What is wrong and what is expected.
     type Err = String;
 
-    /// A first word of digits alone is always a token: `dead-letter 404 not found` means the delivery 404, and is refused
-    /// where there is none, instead of another being settled.
+    /// A first word of digits alone is always a token: `dead-letter 404 not found` means the delivery 404, and is
+    /// refused where there is none, instead of another being settled.
     fn from_str(line: &str) -> Result<Self, String> {
         let (verb, rest) = first_word(line);
         let (word, after) = first_word(rest);
