@@ -13,6 +13,7 @@ pub mod hosted;
 pub mod http;
 pub mod nemesis;
 mod provider;
+mod running;
 mod served;
 pub mod stored;
 mod transcript;
@@ -25,6 +26,7 @@ pub use dev_host::DevHost;
 pub use edge::EdgeWorld;
 pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus};
 pub use provider::{Provider, beside_the_tests};
+pub use running::Running;
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
 pub use transcript::Transcript;
 

@@ -9,6 +9,7 @@ use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
+use crate::listen::Listen;
 use crate::nats::{How, Nats};
 use crate::webhook::Webhook;
 
@@ -90,7 +91,18 @@ pub(crate) enum Verb {
     ///
     /// A subscription lasts after the command ends, and its events wait for whoever asks for them under its name:
     /// `fanout unsubscribe` ends it. One that the operator declared ends with its declaration.
+    ///
+    /// With --manual each delivery is a line of JSON with a `token`, and a program settles it by a line that it writes to
+    /// standard input: `ack TOKEN`, `retry TOKEN [AFTER]` (such as `retry 3 10s`; without AFTER, by the bus's schedule) or
+    /// `dead-letter TOKEN REASON`. Where one delivery alone is in flight, TOKEN may be left out. A bad line is told on
+    /// standard error and settles nothing. The end of standard input ends the command: what is in flight is given back.
     Subscribe(Subscribe),
+    /// Post a subscription's events to a program on this machine, and acknowledge each that it takes
+    ///
+    /// An answer of 2xx acknowledges an event. Any other answer, and none, asks for a retry: it comes again by the bus's
+    /// schedule, and becomes a dead letter once its attempts are used up. Without --name the subscription is this
+    /// command's own and ends with it; with --name it lasts until `fanout unsubscribe`.
+    Listen(Box<Listen>),
     /// End a subscription: what waits for it is no longer kept for it
     Unsubscribe(Unsubscribe),
     /// Print completions for a shell
@@ -329,6 +341,13 @@ pub(crate) struct Subscribe {
     /// End after so many events
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+    /// Print deliveries as JSON lines with a `token`, and settle each only by a line of standard input: `ack TOKEN`,
+    /// `retry TOKEN [AFTER]` or `dead-letter TOKEN REASON`
+    #[arg(long)]
+    pub(crate) manual: bool,
+    /// With --manual: at most so many deliveries that are not settled, 1 to 1000; with 1, TOKEN can always be left out
+    #[arg(long, value_name = "DELIVERIES", requires = "manual", default_value_t = 64, value_parser = in_flight())]
+    pub(crate) max_in_flight: u32,
 }
 
 #[derive(Debug, clap::Args)]
@@ -350,6 +369,11 @@ pub(crate) enum Need {
     Backfill,
     /// What the operator declared under this name
     Declared,
+}
+
+/// How many deliveries may be in flight: as many as a fetch of the bus brings at most.
+pub(crate) fn in_flight() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1000)
 }
 
 /// A time, or after `+` how long from now.

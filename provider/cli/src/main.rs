@@ -9,7 +9,10 @@ mod args;
 mod bus;
 mod dead_letters;
 mod diagnostic;
+mod ending;
+mod listen;
 mod lost;
+mod manual;
 mod nats;
 mod place;
 mod policy;
@@ -74,6 +77,7 @@ async fn main() -> ExitCode {
         Verb::Serve(a) => serve::serve(&a, args.json).await,
         Verb::Publish(a) => publish::publish(&a, args.json).await,
         Verb::Subscribe(a) => subscribe::subscribe(&a, args.json).await,
+        Verb::Listen(a) => listen::run(&a, args.json).await,
         Verb::Unsubscribe(a) => subscribe::unsubscribe(&a, args.json).await,
         Verb::Completions { shell } => {
             let mut script = Vec::new();

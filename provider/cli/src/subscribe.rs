@@ -1,5 +1,5 @@
-//! `subscribe`: a subscription's events, one on a line, each acknowledged once it is printed. It ends after a count, when
-//! a backfill does, or when it is told to. `unsubscribe` ends the subscription itself.
+//! `subscribe`: a subscription's events, one on a line, each acknowledged once it is printed, or as [`manual`] says. It
+//! ends after a count, when a backfill does, or when it is told to. `unsubscribe` ends the subscription itself.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -11,11 +11,12 @@ use fanout_plan::timestamp;
 use serde_json::{Value, json};
 
 use crate::args::{self, Need};
-use crate::remote;
+use crate::ending::Ending;
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
+use crate::{manual, remote};
 
 /// How long settling what was printed may take at the end.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> {
     let subscription = match args.need {
@@ -28,21 +29,35 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
     if let Some(count) = args.count {
         subscription = subscription.at_most(count);
     }
+    if args.manual {
+        subscription = subscription.prefetch(args.max_in_flight);
+    }
     let bus = remote::connect(&args.to).await?;
     let mut deliveries = bus.subscribe(subscription).await?;
-    let printed = print(&mut deliveries, json).await;
-    deliveries.stop(LAST_WORDS).await;
-    printed?;
-    if args.need != Need::Declared && std::io::stderr().is_terminal() {
-        error_line(format_args!(
-            "subscription {name} lasts, and its events wait for it: `fanout unsubscribe --name {name}` ends it",
-            name = printable(&args.name)
-        ));
+    if args.manual {
+        manual::run(deliveries, json).await?;
+    } else {
+        let printed = print(&mut deliveries, json).await;
+        deliveries.stop(LAST_WORDS).await;
+        printed?;
+    }
+    if args.need != Need::Declared {
+        tell_that_it_lasts(&args.name);
     }
     Ok(())
 }
 
-fn begins(from: Option<Start>) -> fanout_client::Start {
+/// Says at a terminal that a subscription outlives the command.
+pub(crate) fn tell_that_it_lasts(name: &str) {
+    if std::io::stderr().is_terminal() {
+        error_line(format_args!(
+            "subscription {name} lasts, and its events wait for it: `fanout unsubscribe --name {name}` ends it",
+            name = printable(name)
+        ));
+    }
+}
+
+pub(crate) fn begins(from: Option<Start>) -> fanout_client::Start {
     match from {
         None | Some(Start::First) => fanout_client::Start::First,
         Some(Start::Time(t)) => fanout_client::Start::Time(t),
@@ -62,12 +77,11 @@ pub(crate) async fn unsubscribe(args: &args::Unsubscribe, json: bool) -> Result<
 }
 
 async fn print(deliveries: &mut Deliveries, json: bool) -> Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut ending = Ending::new()?;
     loop {
         let next = tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            () = ending.told() => return Ok(()),
             next = deliveries.recv() => next,
         };
         let Some(delivery) = next else { return Ok(()) };
@@ -96,7 +110,8 @@ fn as_text(d: &Delivery) -> String {
     )
 }
 
-fn as_json(d: &Delivery) -> Value {
+/// Every attribute of a delivery and of its event.
+pub(crate) fn as_json(d: &Delivery) -> Value {
     let e = d.event();
     let data = match std::str::from_utf8(&e.data) {
         Ok(text) => json!(text),

@@ -3,14 +3,14 @@
 //! `verify` is for the day when a webhook does not verify: it says which check failed, and tries what commonly goes wrong
 //! between a sender and a file. It deliberately lacks settings of sources: it works on what is in hand.
 
-mod args;
+pub(crate) mod args;
 mod attempt;
 mod certificate;
-mod client;
+pub(crate) mod client;
 mod hint;
 mod layout;
 mod send;
-mod sign;
+pub(crate) mod sign;
 mod verify;
 
 use std::fs::File;
@@ -60,7 +60,7 @@ impl std::fmt::Display for Unreachable {
 impl std::error::Error for Unreachable {}
 
 /// The bytes of a file, or of standard input for `-`.
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let failed = || format!("can't read {}", path.display());
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {
@@ -89,7 +89,7 @@ fn read_secret(path: &Path) -> Result<String> {
         .with_context(|| format!("the secret in {} is not in UTF-8", path.display()))
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

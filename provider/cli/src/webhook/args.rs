@@ -148,12 +148,12 @@ pub(crate) struct Certificate {
     pub(crate) url: String,
 }
 
-fn scheme(text: &str) -> Result<Scheme, String> {
+pub(crate) fn scheme(text: &str) -> Result<Scheme, String> {
     text.parse()
         .map_err(|error: webhook_signature::UnknownScheme| error.to_string())
 }
 
-fn parameter(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parameter(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
     let value = match value.strip_prefix('@') {
         Some(path) => std::fs::read_to_string(path).map_err(|error| format!("can't read {path}: {error}"))?,

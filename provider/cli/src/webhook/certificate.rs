@@ -27,7 +27,7 @@ pub(crate) async fn run(args: &Certificate) -> Result<()> {
     let root = read(&args.root)?;
     let root = String::from_utf8(root).with_context(|| format!("{} is not text", args.root.display()))?;
     let url: Url = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
-    let came = fetch(&client(args.tls_ca.as_deref())?, url).await?;
+    let came = fetch(&client("--tls-ca", args.tls_ca.as_deref())?, url).await?;
     let pem = checked(&came, &root, args.certificate_name.as_deref(), now())?;
     match &args.out {
         None => say!("{}", pem.trim_end())?,
@@ -121,7 +121,7 @@ mod tests {
             // The client may hang up on what is too long.
             stream.write_all(answer.as_bytes()).unwrap_or_default();
         });
-        let came = fetch(&client(None).unwrap(), uri.parse().unwrap()).await;
+        let came = fetch(&client("--tls-ca", None).unwrap(), uri.parse().unwrap()).await;
         served.join().unwrap();
         came
     }

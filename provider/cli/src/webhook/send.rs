@@ -18,7 +18,7 @@ pub(crate) async fn run(args: &Send, json: bool) -> Result<()> {
     let url: Url = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
     let body = read(&args.body_file)?;
     let (headers, body) = signed(args, body)?;
-    let mut request = client(args.tls_ca.as_deref())?.post(url).body(body);
+    let mut request = client("--tls-ca", args.tls_ca.as_deref())?.post(url).body(body);
     for (name, value) in headers {
         request = request.header(name, value);
     }

@@ -51,40 +51,44 @@ pub(crate) fn run(args: &Sign, json: bool) -> Result<()> {
 }
 
 /// Signs webhooks with the secret in a file; of several lines, with the first.
-pub(super) struct Signer<'a> {
-    pub(super) scheme: Scheme,
-    pub(super) secret_file: &'a Path,
-    pub(super) allow_short_secret: bool,
-    pub(super) parameters: Vec<(&'a str, &'a str)>,
+pub(crate) struct Signer<'a> {
+    pub(crate) scheme: Scheme,
+    pub(crate) secret_file: &'a Path,
+    pub(crate) allow_short_secret: bool,
+    pub(crate) parameters: Vec<(&'a str, &'a str)>,
 }
 
 impl Signer<'_> {
-    pub(super) fn sign<'b>(&self, webhook: &Unsigned<'b>) -> Result<Signed<'b>> {
+    /// Reads the secret.
+    ///
+    /// # Errors
+    /// When the file can't be read, or holds nothing that this scheme signs with.
+    pub(crate) fn key(&self) -> Result<SigningKey> {
         let secret = read_secret(self.secret_file)?;
         let read = if self.allow_short_secret {
             SigningKey::allowing_short
         } else {
             SigningKey::with_parameters
         };
-        let key = match read(self.scheme, &secret, &self.parameters) {
-            Ok(key) => key,
-            Err(error) => {
-                let short = matches!(
-                    error,
-                    InvalidKeys::Key {
-                        source: InvalidKey::Short,
-                        ..
-                    }
-                );
-                let hint = if short {
-                    " (hint: --allow-short-secret takes it all the same)"
-                } else {
-                    ""
-                };
-                let file = self.secret_file.display();
-                return Err(error).with_context(|| format!("the secret in {file} can't sign{hint}"));
-            }
-        };
-        sign(&key, webhook).context("the webhook can't be signed")
+        read(self.scheme, &secret, &self.parameters).or_else(|error| {
+            let short = matches!(
+                error,
+                InvalidKeys::Key {
+                    source: InvalidKey::Short,
+                    ..
+                }
+            );
+            let hint = if short {
+                " (hint: --allow-short-secret takes it all the same)"
+            } else {
+                ""
+            };
+            let file = self.secret_file.display();
+            Err(error).with_context(|| format!("the secret in {file} can't sign{hint}"))
+        })
+    }
+
+    pub(super) fn sign<'b>(&self, webhook: &Unsigned<'b>) -> Result<Signed<'b>> {
+        sign(&self.key()?, webhook).context("the webhook can't be signed")
     }
 }

@@ -1,0 +1,30 @@
+//! How a command that goes on is told to end: by Ctrl-C or SIGTERM.
+
+use anyhow::Result;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that end a command. They are heard from the moment that this is made, also while nobody waits.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ending {
+    /// # Errors
+    /// When the system lets nobody hear signals.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Returns once a signal has come; each is told once.
+    pub(crate) async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
