@@ -10,7 +10,7 @@ use fanout_plan::floor::Floor;
 use fanout_plan::isolation::Reader;
 use fanout_plan::planner::LogState;
 use fanout_plan::subscription::{Progress, Registered};
-use fanout_plan::{Code, Incarnation, SubscriptionName};
+use fanout_plan::{Code, ConsumerName, Incarnation, SubscriptionName};
 use tracing::{debug, warn};
 
 use crate::bus::Bus;
@@ -31,7 +31,7 @@ struct Noted {
     /// Which log each partition was then.
     logs: Vec<(u32, Incarnation)>,
     /// By partition and consumer.
-    floors: BTreeMap<(u32, String), Floor>,
+    floors: BTreeMap<(u32, ConsumerName), Floor>,
 }
 
 /// Notes until the provider ends.
@@ -76,7 +76,7 @@ pub(crate) async fn keep(bus: Bus) {
             let known: BTreeSet<_> = view.registry.keys().collect();
             noted
                 .floors
-                .retain(|(_, consumer), _| Registered::of_consumer(consumer).is_some_and(|name| known.contains(&name)));
+                .retain(|(_, consumer), _| consumer.subscription().is_some_and(|name| known.contains(&name)));
         }
         let pause = EVERY.max(PACE * looked_at).saturating_sub(began.elapsed());
         tokio::time::sleep(pause.max(EVERY / 4)).await;
@@ -98,7 +98,7 @@ async fn look(
     store: &Store,
     registered: &Registered,
     stale: bool,
-    floors: &mut BTreeMap<(u32, String), Floor>,
+    floors: &mut BTreeMap<(u32, ConsumerName), Floor>,
 ) -> Result<u32, StoreError> {
     let mut looked_at = 0;
     for (partition, reader) in store.readers_of(registered) {

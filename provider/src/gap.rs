@@ -79,7 +79,7 @@ async fn look(
     let heard = unsettled.heard(partition.number, &consumer);
     let lost = remembered.gap.look(&look, heard, expired_to, now);
     if let Some(lost) = &lost {
-        debug!(consumer, ?look, ?before, ?lost, "lost to the retention");
+        debug!(%consumer, ?look, ?before, ?lost, "lost to the retention");
     }
     warn_once(policy, registered, reader, &remembered.gap, now, near);
     // Noted before they go: the events that expire within the next looks.

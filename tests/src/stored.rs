@@ -2,13 +2,16 @@
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
-use fanout_plan::without_incarnation;
+use fanout_plan::ConsumerName;
 use futures::TryStreamExt as _;
 
 /// The names of a stream's consumers, sorted, and without the incarnations of their subscriptions.
 pub async fn consumer_names<I>(stream: &Stream<I>) -> Option<Vec<String>> {
     let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
-    let mut names: Vec<_> = names.iter().map(|name| without_incarnation(name)).collect();
+    let mut names: Vec<_> = names
+        .into_iter()
+        .map(|name| ConsumerName::from(name).without_incarnation())
+        .collect();
     names.sort();
     Some(names)
 }
@@ -16,7 +19,8 @@ pub async fn consumer_names<I>(stream: &Stream<I>) -> Option<Vec<String>> {
 /// The whole name of the consumer that has this one without its subscription's incarnation.
 pub async fn consumer_name<I>(stream: &Stream<I>, name: &str) -> Option<String> {
     let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
-    names.into_iter().find(|whole| without_incarnation(whole) == name)
+    let is_it = |whole: &String| ConsumerName::from(whole.as_str()).without_incarnation() == name;
+    names.into_iter().find(is_it)
 }
 
 /// A dead letter of the bus `payments`.

@@ -5,10 +5,9 @@ use std::time::Duration;
 use crate::partition::{Binding, Keeps, Partition, Slot};
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
-use crate::subscription::Registered;
 use crate::topology::{ConsumerSpec, Side, StreamSpec, Topology};
 use crate::usage::SLOTS;
-use crate::{BusNames, Policy, TenantId, without_incarnation};
+use crate::{BusNames, Policy, TenantId};
 
 /// Bytes that nats-server 2.15 stores with each message besides its payload: record, subject, headers of an event.
 const STORED_WITH_A_MESSAGE: u64 = 350;
@@ -181,7 +180,7 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
         .streams
         .get(&stream)
         .is_some_and(|s| s.keeps() == Keeps::WorkQueue);
-    let name = without_incarnation(&c.name);
+    let name = c.name.without_incarnation();
     Part {
         kind: "consumer",
         name: if c.partition == 0 {
@@ -189,10 +188,10 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
         } else {
             format!("{name} of {stream}")
         },
-        why: match Registered::tenant_of_consumer(&c.name) {
+        why: match c.name.tenant() {
             None => format!(
                 "gives subscription {} its events on {}",
-                Registered::of_consumer(&c.name).map_or(name, |of| of.to_string()),
+                c.name.subscription().map_or(name, |of| of.to_string()),
                 c.filter_subjects.join(", ")
             ),
             Some(tenant) => format!(

@@ -108,15 +108,6 @@ impl SubscriptionId {
     }
 }
 
-/// A consumer's name as people are shown it: the incarnation can't be known before the subscription is made.
-pub fn without_incarnation(consumer: &str) -> String {
-    match SubscriptionId::split(consumer) {
-        Some((of, Some(rest))) => format!("{}{SEPARATOR}{rest}", of.name),
-        Some((of, None)) => of.name.to_string(),
-        None => consumer.to_owned(),
-    }
-}
-
 fn cut(text: &str) -> (&str, Option<&str>) {
     text.split_once(SEPARATOR)
         .map_or((text, None), |(before, behind)| (before, Some(behind)))

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::by_partition::ByPartition;
 use crate::partition::{Keeps, Partition};
 use crate::subscription::{Progress, Registered};
-use crate::{Filter, Position, SubscriptionId, SubscriptionName, TenantId};
+use crate::{ConsumerName, Filter, Position, TenantId};
 
 /// Tenants of one subscription that are isolated at once: each costs a consumer in each partition.
 pub const MAX_ISOLATED: usize = 8;
@@ -52,21 +52,21 @@ impl Registered {
     }
 
     /// The name of its own consumer in the store. `=` is in no subscription's name, nor in a tenant's.
-    pub fn consumer_name(&self) -> String {
+    pub fn consumer_name(&self) -> ConsumerName {
         match (&self.rejoined, self.rewound) {
-            (Some(joined), _) => self.numbered(joined.generation),
-            (None, Some(rewound)) => format!("{}={}", self.consumers_id(), rewound.generation),
-            (None, None) => self.consumers_id().to_string(),
+            (Some(joined), _) => self.numbered(joined.generation).into(),
+            (None, Some(rewound)) => format!("{}={}", self.consumers_id(), rewound.generation).into(),
+            (None, None) => self.consumers_id().to_string().into(),
         }
     }
 
     /// The name of a consumer in the store.
-    pub fn consumer_of(&self, reader: &Reader) -> String {
+    pub fn consumer_of(&self, reader: &Reader) -> ConsumerName {
         match &reader.tenant {
             None => self.consumer_name(),
             Some(tenant) => {
                 let joined = self.rejoined.as_ref().map_or(0, |j| j.generation);
-                format!("{}={}", self.numbered(joined), tenant.name_part())
+                format!("{}={}", self.numbered(joined), tenant.name_part()).into()
             }
         }
     }
@@ -76,18 +76,8 @@ impl Registered {
     }
 
     /// Whether a consumer of this name is, or was, one of its own: not one of another that had its name.
-    pub fn has_consumer(&self, name: &str) -> bool {
-        SubscriptionId::split(name).is_some_and(|(of, _)| of == self.consumers_id())
-    }
-
-    /// The name of the subscription that a consumer of this name serves, or served.
-    pub fn of_consumer(name: &str) -> Option<SubscriptionName> {
-        SubscriptionId::split(name).map(|(of, _)| of.name)
-    }
-
-    /// The tenant whose events alone a consumer of this name gives, as it is part of a name.
-    pub fn tenant_of_consumer(name: &str) -> Option<&str> {
-        SubscriptionId::split(name)?.1?.split('=').nth(2)
+    pub fn has_consumer(&self, name: &ConsumerName) -> bool {
+        name.is_of(&self.consumers_id())
     }
 
     /// Which events a consumer gives; `None` if the partition holds none of them.

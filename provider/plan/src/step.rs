@@ -10,7 +10,7 @@ use crate::setting::show_duration;
 use crate::subject::meet;
 use crate::subscription::Registered;
 use crate::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec, Topology};
-use crate::{Code, Problem, SubscriptionName, without_incarnation};
+use crate::{Code, ConsumerName, Problem, SubscriptionName};
 
 /// One change of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum Step {
         /// The partition that it reads.
         partition: u32,
         /// Its name.
-        name: String,
+        name: ConsumerName,
     },
 }
 
@@ -85,9 +85,9 @@ impl Step {
             Self::Forget(name) => Part::Subscription(name.clone()),
             Self::CreateConsumer(ConsumerSpec { name, .. })
             | Self::UpdateConsumer(ConsumerSpec { name, .. })
-            | Self::DeleteConsumer { name, .. } => {
-                Registered::of_consumer(name).map_or_else(|| Part::Stream(name.clone()), Part::Subscription)
-            }
+            | Self::DeleteConsumer { name, .. } => name
+                .subscription()
+                .map_or_else(|| Part::Stream(name.to_string()), Part::Subscription),
         }
     }
 
@@ -152,7 +152,7 @@ impl Failures {
         let partition = |number: u32| !self.parts.contains_key(&Part::Partition(number));
         let no_partition_failed = || !self.parts.keys().any(|p| matches!(p, Part::Partition(_)));
         let written = |name: &SubscriptionName| !self.unwritten.contains(name.plain());
-        let of_consumer = |name: &str| Registered::of_consumer(name).is_none_or(|n| written(&n));
+        let of_consumer = |name: &ConsumerName| name.subscription().is_none_or(|n| written(&n));
         match step {
             Step::CreateStream(_) | Step::UpdateStream(_) | Step::CreateBucket(_) | Step::UpdateBucket(_) => true,
             // The change from one generation to the next is one of all partitions.
@@ -231,7 +231,7 @@ impl fmt::Display for Step {
                 write!(
                     f,
                     "create consumer {}{} on {} from ",
-                    without_incarnation(&c.name),
+                    c.name.without_incarnation(),
                     of(c.partition),
                     listed(&c.filter_subjects)
                 )?;
@@ -245,12 +245,12 @@ impl fmt::Display for Step {
             Self::UpdateConsumer(c) => write!(
                 f,
                 "update consumer {}{} to {}",
-                without_incarnation(&c.name),
+                c.name.without_incarnation(),
                 of(c.partition),
                 listed(&c.filter_subjects)
             ),
             Self::DeleteConsumer { partition, name } => {
-                write!(f, "delete consumer {}{}", without_incarnation(name), of(*partition))
+                write!(f, "delete consumer {}{}", name.without_incarnation(), of(*partition))
             }
         }
     }

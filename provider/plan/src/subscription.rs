@@ -436,6 +436,7 @@ impl Registered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ConsumerName;
 
     #[test]
     fn what_was_remembered_before_subscriptions_could_be_rewound_is_still_read() {
@@ -444,10 +445,7 @@ mod tests {
             "made_at":1,"head":{"0":7},"replayed":{},"progress":"replaying"}"#;
         let heads = |head| [(0, head)].into_iter().collect::<ByPartition>();
         let registered: Registered = serde_json::from_str(old).unwrap();
-        assert_eq!(
-            (registered.paused, registered.consumer_name().as_str()),
-            (false, "invoicing")
-        );
+        assert_eq!((registered.paused, &*registered.consumer_name()), (false, "invoicing"));
 
         let again = registered
             .rewind(Start::First, &heads(41))
@@ -457,7 +455,7 @@ mod tests {
         assert_eq!(again.consumer_name(), "invoicing=2");
         assert!(again.incarnation.is_unsaid() && again.id().to_string() == "invoicing");
         assert_eq!(
-            Registered::of_consumer("invoicing=2"),
+            ConsumerName::from("invoicing=2").subscription(),
             Some("invoicing".parse().unwrap())
         );
         assert_eq!((again.head.of(0), again.progress), (42, Progress::Replaying));

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::Policy;
 use crate::in_force::InForce;
 use crate::isolation::Reader;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::{Durability, Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
+use crate::{ConsumerName, Policy};
 
 /// A stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub struct ConsumerSpec {
     /// The partition that it reads.
     pub partition: u32,
     /// Its name: the subscription's.
-    pub name: String,
+    pub name: ConsumerName,
     /// What it is given.
     pub filter_subjects: Vec<String>,
     /// Where it began.
@@ -144,7 +144,7 @@ pub struct Topology {
     /// Buckets by name.
     pub buckets: BTreeMap<String, BucketSpec>,
     /// Consumers of the log by partition and name.
-    pub consumers: BTreeMap<(u32, String), ConsumerSpec>,
+    pub consumers: BTreeMap<(u32, ConsumerName), ConsumerSpec>,
 }
 
 impl Topology {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::planner::Observed;
 use crate::subscription::Registered;
-use crate::{Code, Incarnation, Problem, SubscriptionId, SubscriptionName};
+use crate::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName};
 
 /// The mark of a subscription that was ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Observed {
     /// ([`Observed::lost`]) where they can be read again, and else unreadable ([`Observed::unreadable`]).
     pub fn find_unregistered(&mut self) {
         let mut lost: BTreeMap<SubscriptionName, Registered> = BTreeMap::new();
-        let mut unknown: BTreeMap<SubscriptionName, (u32, String)> = BTreeMap::new();
+        let mut unknown: BTreeMap<SubscriptionName, (u32, ConsumerName)> = BTreeMap::new();
         for (partition, consumer) in self.topology.consumers.keys() {
             let key = (*partition, consumer.clone());
             let Some((id, _)) = SubscriptionId::split(consumer) else {
@@ -83,7 +83,7 @@ impl Observed {
         self.lost.extend(lost);
     }
 
-    fn is_ended(&self, key: &(u32, String), id: &SubscriptionId) -> bool {
+    fn is_ended(&self, key: &(u32, ConsumerName), id: &SubscriptionId) -> bool {
         let made_at = self.made.get(key).map(|made| made.at);
         self.ended
             .get(&id.name)

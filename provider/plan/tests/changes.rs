@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use fanout_plan::partition::{Keeps, Layout};
 use fanout_plan::planner::{Asked, LogState, Observed, Wanted, plan};
 use fanout_plan::step::Step;
-use fanout_plan::subscription::{MadeBy, Need, Reach, Registered, Subscription};
+use fanout_plan::subscription::{MadeBy, Need, Reach, Subscription};
 use fanout_plan::topology::ConsumerStart;
 use fanout_plan::{Filter, Policy, Position, Settings, TenantId};
 use proptest::prelude::*;
@@ -207,7 +207,7 @@ impl Store {
                         ConsumerStart::Offset(o) => offset >= o,
                         ConsumerStart::Time(_) | ConsumerStart::New => false,
                     })
-                    .filter_map(|c| Registered::of_consumer(&c.name))
+                    .filter_map(|c| c.name.subscription())
                     .map(String::from)
                     .collect();
                 let wants = if stored.subject.contains("invoice") {

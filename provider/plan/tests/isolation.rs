@@ -9,7 +9,7 @@ use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::planner::{Asked, Observed, Wanted, plan};
 use fanout_plan::subscription::{MadeBy, Need, Reach, Registered, Subscription};
-use fanout_plan::{Filter, Policy, Position, Settings, TenantId};
+use fanout_plan::{ConsumerName, Filter, Policy, Position, Settings, TenantId};
 use proptest::prelude::*;
 
 const TENANTS: [&str; 3] = ["loud", "lo.uder=%", "quiet"];
@@ -49,7 +49,7 @@ struct Store {
     partition: Partition,
     log: Vec<TenantId>,
     now: Registered,
-    consumers: BTreeMap<String, u64>,
+    consumers: BTreeMap<ConsumerName, u64>,
 }
 
 impl Store {

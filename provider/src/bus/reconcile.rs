@@ -8,7 +8,6 @@ use fanout_plan::layout;
 use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
 use fanout_plan::policy::Durability;
 use fanout_plan::step::{Failures, Part, Step};
-use fanout_plan::subscription::Registered;
 use fanout_plan::topology::StreamSpec;
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
 use tracing::{error, info, warn};
@@ -341,10 +340,10 @@ impl Bus {
             .topology
             .consumers
             .keys()
-            .filter_map(|(_, name)| Registered::of_consumer(name))
+            .filter_map(|(_, name)| name.subscription())
             .collect();
         made.extend(taken.done.iter().filter_map(|i| match &plan.steps[*i] {
-            Step::CreateConsumer(c) => Registered::of_consumer(&c.name),
+            Step::CreateConsumer(c) => c.name.subscription(),
             _ => None,
         }));
         let mut failed = std::mem::take(&mut taken.failures).into_parts();

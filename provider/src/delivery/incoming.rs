@@ -4,7 +4,7 @@ use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::{Need, Registered};
-use fanout_plan::{Attributes, Position};
+use fanout_plan::{Attributes, ConsumerName, Position};
 
 use tracing::debug;
 
@@ -85,7 +85,7 @@ pub(super) async fn admit(
         }
     };
     let own = message.info().is_ok_and(|info| {
-        let own = Registered::tenant_of_consumer(info.consumer).is_none();
+        let own = ConsumerName::from(info.consumer).tenant().is_none();
         if own {
             context.health.sees_waiting(info.pending);
         }

@@ -301,7 +301,7 @@ pub(super) fn bucket_config(b: &BucketSpec) -> kv::Config {
 
 fn consumer_config(c: &ConsumerSpec) -> pull::Config {
     pull::Config {
-        durable_name: Some(c.name.clone()),
+        durable_name: Some(c.name.to_string()),
         deliver_policy: match c.start {
             ConsumerStart::First => DeliverPolicy::All,
             ConsumerStart::New => DeliverPolicy::New,

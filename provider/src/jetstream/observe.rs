@@ -12,7 +12,7 @@ use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::subscription::Registered;
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
 use fanout_plan::unregistered::Made;
-use fanout_plan::{Code, Problem, SubjectTemplate, SubscriptionName, entry};
+use fanout_plan::{Code, ConsumerName, Problem, SubjectTemplate, SubscriptionName, entry};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tracing::warn;
 
@@ -32,7 +32,7 @@ const LOOKS_AGAIN: usize = 3;
 const FOLLOWS: Duration = Duration::from_millis(300);
 
 /// A consumer's name and what the bus wants of it, what it says of itself, and up to which offset its events are settled.
-type Found = (String, ConsumerSpec, Made, u64);
+type Found = (ConsumerName, ConsumerSpec, Made, u64);
 
 impl Store {
     /// Reads the bus's streams, buckets, consumers and registry. What is there and can't be read, or was not made by Fanout,
@@ -128,7 +128,7 @@ impl Store {
     fn note_consumers(
         &self,
         partition: u32,
-        found: Result<(Vec<Found>, Vec<String>), StoreError>,
+        found: Result<(Vec<Found>, Vec<ConsumerName>), StoreError>,
         observed: &mut Observed,
     ) -> Result<(), StoreError> {
         match found {
@@ -222,7 +222,7 @@ impl Store {
     }
 
     /// A partition's consumers: those that Fanout made, and the names of others.
-    async fn observe_consumers(&self, partition: u32) -> Result<(Vec<Found>, Vec<String>), StoreError> {
+    async fn observe_consumers(&self, partition: u32) -> Result<(Vec<Found>, Vec<ConsumerName>), StoreError> {
         let consumers: Vec<consumer::Info> = self
             .log(partition)
             .await?
@@ -240,11 +240,11 @@ impl Store {
                 entry: spec.entry.clone(),
             };
             let settled_to = settled_to(&c);
-            (c.name, spec, made, settled_to)
+            (c.name.into(), spec, made, settled_to)
         };
         Ok((
             mine.into_iter().map(found).collect(),
-            foreign.into_iter().map(|c| c.name).collect(),
+            foreign.into_iter().map(|c| c.name.into()).collect(),
         ))
     }
 }
@@ -373,7 +373,7 @@ fn consumer_spec(partition: u32, name: &str, c: &consumer::Config) -> ConsumerSp
     filter_subjects.sort();
     ConsumerSpec {
         partition,
-        name: name.to_owned(),
+        name: name.into(),
         filter_subjects,
         start: match c.deliver_policy {
             DeliverPolicy::ByStartSequence { start_sequence } => ConsumerStart::Offset(start_sequence),

@@ -12,7 +12,7 @@ use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::{kv, stream};
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::unregistered::Tombstone;
-use fanout_plan::{Code, Incarnation, Problem, SubscriptionId, SubscriptionName, entry, timestamp};
+use fanout_plan::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, entry, timestamp};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
@@ -246,10 +246,15 @@ impl Store {
     }
 
     /// Notes how many events a subscription found in the log, the first time that its consumer there is made.
-    pub(super) async fn note_replayed(&self, name: &str, partition: u32, replayed: u64) -> Result<(), StoreError> {
+    pub(super) async fn note_replayed(
+        &self,
+        name: &ConsumerName,
+        partition: u32,
+        replayed: u64,
+    ) -> Result<(), StoreError> {
         // A tenant's own consumer begins in the middle.
-        let whole = Registered::tenant_of_consumer(name).is_none();
-        let Some(subscription) = Registered::of_consumer(name).filter(|_| whole) else {
+        let whole = name.tenant().is_none();
+        let Some(subscription) = name.subscription().filter(|_| whole) else {
             return Ok(());
         };
         self.change(&subscription, |found| {

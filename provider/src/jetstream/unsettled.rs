@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use async_nats::Subscriber as NatsSubscriber;
+use fanout_plan::ConsumerName;
 use fanout_plan::gap::{Heard, MAX_NOTED};
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
@@ -31,7 +32,7 @@ struct Advisory<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
     advisories: Option<NatsSubscriber>,
-    heard: BTreeMap<(u32, String), BTreeSet<u64>>,
+    heard: BTreeMap<(u32, ConsumerName), BTreeSet<u64>>,
     /// When it was listened to last, and whether nothing was missed since the time before.
     last: Option<Instant>,
     all: bool,
@@ -72,7 +73,7 @@ impl Unsettled {
         let Some(partition) = store.partition_of(advisory.stream) else {
             return;
         };
-        let of_consumer = (partition, advisory.consumer.to_owned());
+        let of_consumer = (partition, advisory.consumer.into());
         let offsets = self.heard.entry(of_consumer).or_default();
         offsets.insert(advisory.stream_seq);
         while offsets.len() > MAX_NOTED {
@@ -81,21 +82,21 @@ impl Unsettled {
     }
 
     /// What was heard of a consumer and is not forgotten.
-    pub(crate) fn heard(&self, partition: u32, consumer: &str) -> Heard<'_> {
+    pub(crate) fn heard(&self, partition: u32, consumer: &ConsumerName) -> Heard<'_> {
         Heard {
-            unsettled: self.heard.get(&(partition, consumer.to_owned())).unwrap_or(&NONE),
+            unsettled: self.heard.get(&(partition, consumer.clone())).unwrap_or(&NONE),
             all: self.all,
         }
     }
 
     /// Forgets consumers other than these.
-    pub(crate) fn keep(&mut self, consumers: &BTreeSet<(u32, String)>) {
+    pub(crate) fn keep(&mut self, consumers: &BTreeSet<(u32, ConsumerName)>) {
         self.heard.retain(|of_consumer, _| consumers.contains(of_consumer));
     }
 
     /// Forgets what is reported, or never will be.
-    pub(crate) fn forget(&mut self, partition: u32, consumer: &str, is_over: impl Fn(u64) -> bool) {
-        let of_consumer = (partition, consumer.to_owned());
+    pub(crate) fn forget(&mut self, partition: u32, consumer: &ConsumerName, is_over: impl Fn(u64) -> bool) {
+        let of_consumer = (partition, consumer.clone());
         if let Some(offsets) = self.heard.get_mut(&of_consumer) {
             offsets.retain(|offset| !is_over(*offset));
             if offsets.is_empty() {

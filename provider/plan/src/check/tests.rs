@@ -60,12 +60,12 @@ fn every_kind_of_damage_is_found() {
     topology.streams.remove("fanout_b_log_1");
     let log = topology.streams.get_mut("fanout_b_log").unwrap();
     log.subjects.push("fanout.dead.b.x".to_owned());
-    let c = topology.consumers.get_mut(&(0, "invoicing=i1".to_owned())).unwrap();
+    let c = topology.consumers.get_mut(&(0, "invoicing=i1".into())).unwrap();
     c.filter_subjects.push("b.acme.>".to_owned());
     let mut stray = c.clone();
-    stray.name = "stray".to_owned();
+    stray.name = "stray".into();
     stray.filter_subjects = vec!["c.>".to_owned()];
-    topology.consumers.insert((0, "stray".to_owned()), stray);
+    topology.consumers.insert((0, "stray".into()), stray);
     let mut other = registry.values().next().unwrap().clone();
     other.subscription.name = "analytics".parse().unwrap();
     registry.insert(other.subscription.name.clone(), other);

@@ -8,7 +8,7 @@ use crate::floor::Floor;
 use crate::subscription::Registered;
 use crate::topology::Topology;
 use crate::unregistered::{Made, Tombstone};
-use crate::{Problem, SubscriptionName};
+use crate::{ConsumerName, Problem, SubscriptionName};
 
 /// What a stream holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,13 +50,13 @@ pub struct Observed {
     /// Entries of the registry that can't be read: what belongs to them is left alone.
     pub unreadable: BTreeMap<SubscriptionName, Problem>,
     /// Consumers under the bus's names that Fanout did not make.
-    pub foreign_consumers: BTreeSet<(u32, String)>,
+    pub foreign_consumers: BTreeSet<(u32, ConsumerName)>,
     /// Up to which offset each consumer's events are settled.
-    pub settled: BTreeMap<(u32, String), u64>,
+    pub settled: BTreeMap<(u32, ConsumerName), u64>,
     /// What is remembered of each consumer: where it goes on if it has to be made again.
-    pub floors: BTreeMap<(u32, String), Floor>,
+    pub floors: BTreeMap<(u32, ConsumerName), Floor>,
     /// What each consumer says of itself.
-    pub made: BTreeMap<(u32, String), Made>,
+    pub made: BTreeMap<(u32, ConsumerName), Made>,
     /// Subscriptions that were ended.
     pub ended: BTreeMap<SubscriptionName, Tombstone>,
     /// Subscriptions that are known, are not in the registry, and were not ended: the store has lost them.

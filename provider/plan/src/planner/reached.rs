@@ -184,7 +184,7 @@ pub(super) fn leave_alone(
 ) -> BTreeMap<SubscriptionName, Problem> {
     let mut stuck = observed.unreadable.clone();
     desired.consumers.retain(|(partition, consumer), _| {
-        let Some(name) = Registered::of_consumer(consumer).filter(|n| registry.contains_key(n)) else {
+        let Some(name) = consumer.subscription().filter(|n| registry.contains_key(n)) else {
             return true;
         };
         if observed.foreign_consumers.contains(&(*partition, consumer.clone())) {
@@ -205,7 +205,7 @@ pub(super) fn leave_alone(
     });
     // One goes by what the registry says of its subscription: that it has others now, or that it was ended.
     for (key, have) in &observed.topology.consumers {
-        let goes = Registered::of_consumer(&key.1).is_some_and(|name| {
+        let goes = key.1.subscription().is_some_and(|name| {
             let ended = over.contains(&name) || observed.ended.contains_key(&name);
             !observed.unreadable.contains_key(&name) && (ended || registry.contains_key(&name))
         });

@@ -7,7 +7,7 @@ use crate::floor::Floor;
 use crate::step::{Failures, Part};
 use crate::subscription::{Reach, Start};
 use crate::unregistered::Tombstone;
-use crate::{Filter, Settings};
+use crate::{ConsumerName, Filter, Settings};
 
 fn policy(extra: &[(&str, &str)]) -> Policy {
     let mut settings: Settings = [
@@ -139,7 +139,7 @@ fn a_durable_subscription_begins_after_what_was_there_and_keeps_its_place() {
     let first = plan(&policy, &wanted, &observed, 1).unwrap();
     let mut later = applied(&first, &observed);
     assert_eq!(
-        later.topology.consumers[&(0, "invoicing=i1".to_owned())].start,
+        later.topology.consumers[&(0, "invoicing=i1".into())].start,
         crate::topology::ConsumerStart::Offset(42)
     );
     later = at(later, 900);
@@ -167,7 +167,7 @@ fn a_durable_subscription_begins_after_what_was_there_and_keeps_its_place() {
 }
 
 /// The key and the start of the first consumer that a plan makes.
-fn first_consumer(plan: &Plan) -> ((u32, String), crate::topology::ConsumerStart) {
+fn first_consumer(plan: &Plan) -> ((u32, ConsumerName), crate::topology::ConsumerStart) {
     let made = plan.steps.iter().find_map(|step| match step {
         Step::CreateConsumer(c) => Some(((c.partition, c.name.clone()), c.start)),
         _ => None,
@@ -479,8 +479,11 @@ fn a_declaration_has_its_name_and_whoever_had_it_goes_on() {
         assert_eq!(
             starts,
             [
-                ("work=i2".to_owned(), crate::topology::ConsumerStart::Offset(10)),
-                (format!("{aside}=i1=0=1"), crate::topology::ConsumerStart::Offset(5)),
+                ("work=i2".into(), crate::topology::ConsumerStart::Offset(10)),
+                (
+                    format!("{aside}=i1=0=1").into(),
+                    crate::topology::ConsumerStart::Offset(5)
+                ),
             ]
             .into(),
             "each begins where it is to, under a consumer of its own"
