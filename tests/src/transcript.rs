@@ -181,7 +181,12 @@ fn wait_for(port: u16) {
     }
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
+/// Ports of this machine that are free now, each another one.
+///
+/// # Panics
+/// If there are not so many.
+#[must_use]
+pub fn free_ports(count: usize) -> Vec<u16> {
     // Held together, so that they are different ports.
     let held: Vec<_> = (0..count)
         .map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("there is a port"))
