@@ -35,7 +35,7 @@ impl World {
             std::fs::read_to_string(format!("{folder}/{name}")).unwrap()
         };
         let mut config = String::new();
-        for user in ["bus", "operator", "monitor", "host", "system"] {
+        for user in ["bus", "operator", "monitor", "backup", "host", "system"] {
             config.push_str(&format!(
                 "FANOUT_{}_PASSWORD: {}\n",
                 user.to_uppercase(),

@@ -1,11 +1,13 @@
 //! `deploy/nats` as it lies there: three servers that are one cluster, with their users, and the server of an edge. What
 //! docs/production.md says of each user holds, and the server refuses the rest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use async_nats::ConnectOptions;
+use bytes::Bytes;
 use fanout_plan::subscription::MadeBy;
 use fanout_tests::types::{DeliveryOptions, Filter, Reach};
 use fanout_tests::{
@@ -14,6 +16,8 @@ use fanout_tests::{
 };
 use fanout_transport::testing::{NatsServer, NatsSettings, TestAuthority};
 use fanout_transport::{CallContext, Pem};
+use futures::StreamExt as _;
+use serde_json::{Value, json};
 use wasmcloud_core::HostData;
 
 /// What stands in a server's log when a user tried what it may not do.
@@ -32,6 +36,17 @@ loopback = true
 publish.tenants = \"*\"
 subscribe.tenants = \"*\"
 ";
+
+/// What a backup holds: all but the bucket of leases, which is in memory.
+const ON_DISK: [&str; 7] = [
+    "fanout_payments_log",
+    "fanout_payments_dead",
+    "fanout_payments_scheduled",
+    "fanout_payments_marks",
+    "fanout_payments_retries",
+    "KV_fanout_payments_registry",
+    "KV_fanout_payments_attempts",
+];
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats")).join(name)
@@ -54,6 +69,7 @@ fn write(folder: &Path, name: &str, pem: &Pem) -> String {
 /// The three servers of `deploy/nats`.
 struct Cluster {
     servers: Vec<NatsServer>,
+    monitors: Vec<u16>,
     folder: tempfile::TempDir,
 }
 
@@ -93,7 +109,7 @@ impl Cluster {
                 .into_iter()
                 .map(|(name, value)| (format!("FANOUT_NATS_{name}"), value))
                 .collect();
-            for user in ["bus", "operator", "monitor", "host", "system"] {
+            for user in ["bus", "operator", "monitor", "backup", "host", "system"] {
                 // A hash holds `$`, and stands in quotes of the configuration for that.
                 let secret = match user {
                     "operator" => format!("'{OPERATOR_HASH}'"),
@@ -109,7 +125,11 @@ impl Cluster {
             };
             servers.push(NatsServer::start_with(settings).await);
         }
-        let cluster = Self { servers, folder };
+        let cluster = Self {
+            servers,
+            monitors: ports[6..].to_vec(),
+            folder,
+        };
         let js = async_nats::jetstream::new(cluster.client("bus").await);
         eventually("the cluster has a leader", || async {
             js.query_account().await.ok().map(drop)
@@ -168,6 +188,17 @@ impl Cluster {
         path
     }
 
+    /// A verb of `fanout` as the operator: its exit code and output.
+    fn operator(&self, verb: &[&str], policy: &str) -> (i32, String) {
+        let mut args: Vec<_> = verb.iter().map(|word| (*word).to_owned()).collect();
+        // The policy follows the verb.
+        let at = if verb[0] == "dead-letters" { 2 } else { 1 };
+        args.insert(at, policy.to_owned());
+        args.extend(["--nats".to_owned(), self.urls()]);
+        args.extend(self.comes_as("operator"));
+        fanout(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// What the servers refused to a user, a line each.
     fn refused_to(&self, user: &str) -> Vec<String> {
         self.servers
@@ -192,6 +223,12 @@ impl Cluster {
         })
         .await;
         assert_eq!(self.refused_to(user).len(), subjects.len(), "nothing else was refused");
+    }
+
+    /// Whether a server says that it serves.
+    async fn is_healthy(&self, n: usize) -> Option<()> {
+        let url = format!("http://127.0.0.1:{}/healthz", self.monitors[n]);
+        reqwest::get(url).await.ok()?.error_for_status().ok().map(drop)
     }
 
     /// The log's configuration and what it holds, as the bus sees them.
@@ -276,19 +313,15 @@ async fn the_files_are_a_cluster_on_which_each_user_does_its_work_and_no_other()
         &["rewind", "audit", "--to", "first"],
         &["dead-letters", "list"],
     ] {
-        let mut args: Vec<_> = verb.iter().map(|word| (*word).to_owned()).collect();
-        // The policy follows the verb.
-        let at = if verb[0] == "dead-letters" { 2 } else { 1 };
-        args.insert(at, file.clone());
-        args.extend(["--nats".to_owned(), cluster.urls()]);
-        args.extend(cluster.comes_as("operator"));
-        let args: Vec<_> = args.iter().map(String::as_str).collect();
-        let (code, text) = fanout(&args);
+        let (code, text) = cluster.operator(verb, &file);
         assert_eq!(code, 0, "{verb:?}: {text}");
-        if verb[0] == "plan" {
-            assert!(text.contains("nothing to do"), "{text}");
-        }
     }
+    // The bus notes how far its subscriptions have come, some moments later.
+    eventually("the store is as the policy says", || async {
+        let (_, text) = cluster.operator(&["plan"], &file);
+        text.contains("nothing to do").then_some(())
+    })
+    .await;
     assert_eq!(cluster.refused_to("bus"), [""; 0]);
     assert_eq!(cluster.refused_to("operator"), [""; 0]);
     let not_the_operators = [
@@ -343,6 +376,7 @@ async fn the_files_are_a_cluster_on_which_each_user_does_its_work_and_no_other()
         cluster.servers[n].kill();
         publish(&to, &format!("e{}", n + 3));
         cluster.servers[n].restart().await;
+        eventually("it is healthy", || cluster.is_healthy(n)).await;
         eventually("it has what the others have", || async {
             let replicas = cluster.log().await.cluster?.replicas;
             (replicas.len() == 2 && replicas.iter().all(|r| r.current && !r.offline)).then_some(())
@@ -354,6 +388,112 @@ async fn the_files_are_a_cluster_on_which_each_user_does_its_work_and_no_other()
     for n in 1..=5 {
         assert!(given.contains(&format!(" e{n} ")), "{given}");
     }
+}
+
+/// A stream as a backup holds it.
+struct Copied {
+    name: String,
+    config: Value,
+    state: Value,
+    chunks: Vec<Bytes>,
+}
+
+/// The answer of JetStream, which is no error.
+async fn ask(nats: &async_nats::Client, subject: &str, request: Value) -> Value {
+    let answer = nats.request(subject.to_owned(), request.to_string().into()).await;
+    let answer: Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+    assert!(answer["error"].is_null(), "{subject}: {answer}");
+    answer
+}
+
+/// As `nats stream backup --consumers` does it.
+async fn back_up(nats: &async_nats::Client, name: &str) -> Copied {
+    let inbox = nats.new_inbox();
+    let mut coming = nats.subscribe(inbox.clone()).await.unwrap();
+    let subject = format!("$JS.API.STREAM.SNAPSHOT.{name}");
+    let request = json!({ "deliver_subject": inbox, "no_consumers": false });
+    let said = ask(nats, &subject, request).await;
+    let mut chunks = Vec::new();
+    let all = async {
+        while let Some(message) = coming.next().await {
+            if message.payload.is_empty() {
+                break;
+            }
+            if let Some(reply) = message.reply {
+                nats.publish(reply, Bytes::new()).await.unwrap();
+            }
+            chunks.push(message.payload);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
+    Copied {
+        name: name.to_owned(),
+        config: said["config"].clone(),
+        state: said["state"].clone(),
+        chunks,
+    }
+}
+
+/// As `nats stream restore` does it.
+async fn restore(nats: &async_nats::Client, copied: &Copied) {
+    let subject = format!("$JS.API.STREAM.RESTORE.{}", copied.name);
+    let request = json!({ "config": copied.config, "state": copied.state });
+    let said = ask(nats, &subject, request).await;
+    let to = said["deliver_subject"].as_str().unwrap().to_owned();
+    for chunk in &copied.chunks {
+        nats.request(to.clone(), chunk.clone()).await.unwrap();
+    }
+    let answer = nats.request(to, Bytes::new()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert!(answer["error"].is_null(), "{}: {answer}", copied.name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_every_stream_is_the_bus_as_it_was() {
+    let cluster = Cluster::start().await;
+    let policy = cluster.policy();
+    let mut args = cluster.comes_as("bus");
+    args.extend(["--listen", "tcp://127.0.0.1:0"].map(str::to_owned));
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let mut bus = Served::start(&cluster.urls(), &policy, &args);
+    let to = bus.listen[0].clone();
+    for id in ["e1", "e2", "e3"] {
+        publish(&to, id);
+    }
+    assert_eq!(audited(&to, 2).lines().count(), 2);
+    bus.signal("TERM");
+    assert!(bus.ended());
+
+    let backup = cluster.client("backup").await;
+    let mut copies = Vec::new();
+    for name in ON_DISK {
+        copies.push(back_up(&backup, name).await);
+    }
+    let js = async_nats::jetstream::new(cluster.client("bus").await);
+    for name in ON_DISK.into_iter().chain(["KV_fanout_payments_leases"]) {
+        js.delete_stream(name).await.unwrap();
+    }
+    for copied in &copies {
+        restore(&backup, copied).await;
+    }
+    assert_eq!(cluster.refused_to("backup"), [""; 0]);
+    let not_the_backups = [
+        "payments.acme.webhook.invoice.paid",
+        "$KV.fanout_payments_registry.mine",
+        "$JS.API.STREAM.DELETE.fanout_payments_log",
+        "$JS.API.STREAM.PURGE.fanout_payments_log",
+        "$JS.API.STREAM.RESTORE.another",
+    ];
+    cluster.is_refused("backup", &not_the_backups).await;
+
+    let bus = Served::start(&cluster.urls(), &policy, &args);
+    let to = bus.listen[0].clone();
+    publish(&to, "e4");
+    let given = audited(&to, 2);
+    let ids: Vec<_> = given.lines().filter_map(|line| line.split(' ').nth(3)).collect();
+    assert_eq!(ids, ["e3", "e4"], "it goes on where it was: {given}");
+    let log = cluster.log().await;
+    assert_eq!((log.config.num_replicas, log.state.messages), (3, 4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,7 +582,7 @@ async fn an_edge_and_its_host_need_no_more_than_the_file_of_an_edge_gives() {
         concurrency: None,
     };
     eventually("the bus makes it", || async {
-        let within = CallContext::within(std::time::Duration::from_secs(10));
+        let within = CallContext::within(Duration::from_secs(10));
         let made = subscriber::subscribe_durable(reports.bus(), within, "report", &options).await;
         made.ok()?.ok()
     })
@@ -492,4 +632,36 @@ async fn an_edge_and_its_host_need_no_more_than_the_file_of_an_edge_gives() {
         })
         .await;
     }
+}
+
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+    let names = words.filter(|word| word.starts_with("fanout_"));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_alerts_and_the_page_name_metrics_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let source = read("provider/src/metrics.rs");
+    let there: BTreeSet<_> = source.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    let alerts = metrics_in(&read("deploy/prometheus/alerts.yaml"));
+    assert!(alerts.len() >= 9, "{alerts:?}");
+    let page = read("docs/production.md");
+    let section = page.split_once("## Metrics and alerts").unwrap().1;
+    let told = metrics_in(section.split("\n## ").next().unwrap());
+    assert!(
+        alerts.is_subset(&told),
+        "docs/production.md does not say what {alerts:?} are for"
+    );
+    let unknown: Vec<_> = told.difference(&there).collect();
+    assert!(
+        unknown.is_empty(),
+        "docs/production.md names {unknown:?}, which there are not"
+    );
+    let metrics = there.iter().filter(|name| name.starts_with("fanout_"));
+    let untold: Vec<_> = metrics.filter(|name| !told.contains(*name)).collect();
+    assert!(untold.is_empty(), "docs/production.md does not name {untold:?}");
 }
