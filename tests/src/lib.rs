@@ -26,6 +26,6 @@ pub use edge::EdgeWorld;
 pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus};
 pub use provider::{Provider, beside_the_tests};
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
-pub use transcript::{Transcript, free_ports};
+pub use transcript::{Transcript, blocks, free_ports};
 
 pub use fanout_wit::{inbox, publisher, status, subscriber, types};
