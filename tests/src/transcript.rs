@@ -1,9 +1,10 @@
 //! The sessions at a terminal that documents show, run as a reader would run them.
 //!
 //! A line after `$ ` is a command, run by a shell in an empty folder; what follows is what it prints. A command that ends
-//! with `&` goes on beside the others, and what follows is what it prints before the next one is run. `…` stands for anything
-//! within a line. Ports are exchanged for free ones. `<<'END'` takes the lines up to `END` as a file, and `kill %1` ends the first of
-//! the commands that go on. A block that no test can run has its reason right above it: `<!-- not run: it needs a registry -->`.
+//! with `&` goes on beside the others, and what follows is what it prints before the next one is run. `…` stands for
+//! anything within a line. Ports are exchanged for free ones. `<<'END'` takes the lines up to `END` as a file, and
+//! `kill %1` ends the first of the commands that go on. A block that no test can run has its reason right above it:
+//! `<!-- not run: it needs a registry -->`.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -47,7 +48,8 @@ pub struct Block {
     pub language: String,
     /// Why no test runs it: a comment right above the fence, `<!-- not run: REASON -->`.
     pub not_run: Option<String>,
-    text: String,
+    /// Its lines.
+    pub text: String,
 }
 
 /// The blocks of commands in a document.
@@ -80,8 +82,8 @@ pub fn blocks(document: &str) -> Vec<Block> {
 }
 
 impl Transcript {
-    /// The console blocks right below a heading that are to be run, one after another as one session. Each port of `ports` is
-    /// exchanged for a free one.
+    /// The console blocks right below a heading that are to be run, one after another as one session. Each port of `ports`
+    /// is exchanged for a free one.
     ///
     /// # Panics
     /// If there is none.
@@ -122,7 +124,8 @@ impl Transcript {
         }
     }
 
-    /// Runs a command to its end. After a SIGHUP it is run until it prints what is shown: a person's fingers are slower.
+    /// Runs a command to its end. After a SIGHUP it is run until it prints what is shown: a person's fingers are
+    /// slower.
     fn runs(&mut self, step: &Step) {
         let end = Instant::now() + READY_WITHIN;
         loop {
@@ -148,7 +151,8 @@ impl Transcript {
         self.is_read_again = false;
     }
 
-    /// `kill %2` ends the second of the commands that go on, and waits until it has ended; `kill -HUP %2` sends it that signal.
+    /// `kill %2` ends the second of the commands that go on, and waits until it has ended; `kill -HUP %2` sends it that
+    /// signal.
     fn kill(&mut self, arguments: &str) {
         let (signal, job) = arguments.split_once(" %").unwrap_or(("-TERM", arguments));
         let number: usize = job.trim_start_matches('%').parse().expect("a number of a command");
@@ -314,7 +318,8 @@ mod tests {
 
     #[test]
     fn a_block_has_a_heading_and_may_say_why_it_is_not_run() {
-        let page = "# A\n\n```console\n$ true\n```\n\n## B\n<!-- not run: it is slow -->\n```sh\n# no heading\nsleep 9\n```\n```toml\n```\n";
+        let page = "# A\n\n```console\n$ true\n```\n\n## B\n\
+                    <!-- not run: it is slow -->\n```sh\n# no heading\nsleep 9\n```\n```toml\n```\n";
         let found: Vec<_> = blocks(page)
             .into_iter()
             .map(|block| (block.line, block.heading, block.language, block.not_run))

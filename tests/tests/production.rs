@@ -1,5 +1,5 @@
-//! `deploy/nats` as it lies there: three servers that are one cluster, with their users, and the server of an edge. What
-//! docs/production.md says of each user holds, and the server refuses the rest.
+//! `deploy/nats` as it lies there: three servers that are one cluster, with their users, and the server of an edge.
+//! What docs/production.md says of each user holds, and the server refuses the rest.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

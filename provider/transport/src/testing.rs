@@ -29,8 +29,8 @@ pub struct NatsSettings {
     pub store: Option<PathBuf>,
     /// A configuration file's text.
     pub config: Option<String>,
-    /// A configuration file that stands for itself: where the server listens and what it stores is said there, `port` is the
-    /// port that it names, and `store`, `config` and `without_jetstream` say nothing.
+    /// A configuration file that stands for itself: where the server listens and what it stores is said there, `port` is
+    /// the port that it names, and `store`, `config` and `without_jetstream` say nothing.
     pub config_file: Option<PathBuf>,
     /// Variables of its environment, which a configuration may name.
     pub variables: Vec<(String, String)>,
