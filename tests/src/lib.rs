@@ -28,6 +28,6 @@ pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus
 pub use provider::{Provider, beside_the_tests};
 pub use running::Running;
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
-pub use transcript::Transcript;
+pub use transcript::{Transcript, blocks, free_ports};
 
 pub use fanout_wit::{inbox, publisher, status, subscriber, types};

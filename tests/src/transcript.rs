@@ -1,14 +1,17 @@
 //! The sessions at a terminal that documents show, run as a reader would run them.
 //!
 //! A line after `$ ` is a command, run by a shell in an empty folder; what follows is what it prints. A command that ends
-//! with `&` goes on beside the others, and what follows is what it prints before the next one is run. `…` stands for anything
-//! within a line. Ports are exchanged for free ones.
+//! with `&` goes on beside the others, and what follows is what it prints before the next one is run. `…` stands for
+//! anything within a line. Ports are exchanged for free ones. `<<'END'` takes the lines up to `END` as a file, and
+//! `kill %1` ends the first of the commands that go on. A block that no test can run has its reason right above it:
+//! `<!-- not run: it needs a registry -->`.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::beside_the_tests;
@@ -23,6 +26,8 @@ pub struct Transcript {
     ports: Vec<u16>,
     folder: tempfile::TempDir,
     running: Vec<Child>,
+    /// Something that goes on was told to read its files again, and may still be at it.
+    is_read_again: bool,
 }
 
 #[derive(Debug)]
@@ -32,43 +37,74 @@ struct Step {
     prints: Vec<String>,
 }
 
+/// A block of commands in a document.
+#[derive(Debug)]
+pub struct Block {
+    /// The line at which it begins, from 1.
+    pub line: usize,
+    /// The heading above it, as it is written.
+    pub heading: String,
+    /// What the fence says of it: `console`, `sh`.
+    pub language: String,
+    /// Why no test runs it: a comment right above the fence, `<!-- not run: REASON -->`.
+    pub not_run: Option<String>,
+    /// Its lines.
+    pub text: String,
+}
+
+/// The blocks of commands in a document.
+#[must_use]
+pub fn blocks(document: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut heading = String::new();
+    let mut above = "";
+    let mut lines = document.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let inside = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```");
+            let text: String = inside.map(|line| format!("{line}\n")).collect();
+            if ["console", "sh", "bash", "shell"].contains(&language) {
+                let reason = above.strip_prefix("<!-- not run: ");
+                found.push(Block {
+                    line: number + 1,
+                    heading: heading.clone(),
+                    language: language.to_owned(),
+                    not_run: reason.and_then(|text| text.strip_suffix(" -->")).map(str::to_owned),
+                    text,
+                });
+            }
+        } else if line.starts_with('#') {
+            line.clone_into(&mut heading);
+        }
+        above = line;
+    }
+    found
+}
+
 impl Transcript {
-    /// The first console block below a heading. Each port of `ports` is exchanged for a free one.
+    /// The console blocks right below a heading that are to be run, one after another as one session. Each port of `ports`
+    /// is exchanged for a free one.
     ///
     /// # Panics
     /// If there is none.
     #[must_use]
     pub fn of(document: &str, heading: &str, ports: &[u16]) -> Self {
-        let below = document.split_once(heading).expect("the heading is there").1;
-        let block = below.split_once("```console\n").expect("there is a console block").1;
-        let mut block = block.split_once("```").expect("the block ends").0.to_owned();
+        let below = blocks(document)
+            .into_iter()
+            .filter(|block| block.heading == heading && block.language == "console" && block.not_run.is_none());
+        let mut session: String = below.map(|block| block.text).collect();
+        assert!(!session.is_empty(), "there is a console block below {heading}");
         let free = free_ports(ports.len());
         for (port, free) in ports.iter().zip(&free) {
-            block = block.replace(&format!(":{port}"), &format!(":{free}"));
-            block = block.replace(&format!("-p {port}"), &format!("-p {free}"));
-        }
-        let mut steps: Vec<Step> = Vec::new();
-        for line in block.lines() {
-            match (line.strip_prefix("$ "), steps.last_mut()) {
-                (Some(command), _) => steps.push(Step {
-                    command: command.trim_end_matches(" &").to_owned(),
-                    goes_on: command.ends_with(" &"),
-                    prints: Vec::new(),
-                }),
-                (None, Some(step)) if step.command.ends_with('\\') => {
-                    step.command.push('\n');
-                    step.command.push_str(line.trim_end_matches(" &"));
-                    step.goes_on = line.ends_with(" &");
-                }
-                (None, Some(step)) => step.prints.push(line.to_owned()),
-                (None, None) => panic!("a console block begins with a command: {line}"),
-            }
+            session = session.replace(&format!(":{port}"), &format!(":{free}"));
+            session = session.replace(&format!("-p {port}"), &format!("-p {free}"));
         }
         Self {
-            steps,
+            steps: steps(&session),
             ports: free,
             folder: tempfile::tempdir().expect("there is a folder to run it in"),
             running: Vec::new(),
+            is_read_again: false,
         }
     }
 
@@ -80,8 +116,19 @@ impl Transcript {
         for step in std::mem::take(&mut self.steps) {
             if step.goes_on {
                 self.start(&step);
-                continue;
+            } else if let Some(arguments) = step.command.strip_prefix("kill ") {
+                self.kill(arguments);
+            } else {
+                self.runs(&step);
             }
+        }
+    }
+
+    /// Runs a command to its end. After a SIGHUP it is run until it prints what is shown: a person's fingers are
+    /// slower.
+    fn runs(&mut self, step: &Step) {
+        let end = Instant::now() + READY_WITHIN;
+        loop {
             let mut command = shell(&step.command, self.folder.path());
             let output = command.stderr(Stdio::piped()).output().expect("a shell runs");
             let printed = String::from_utf8_lossy(&output.stdout);
@@ -89,13 +136,37 @@ impl Transcript {
             let as_shown = output.status.success()
                 && lines.len() == step.prints.len()
                 && lines.iter().zip(&step.prints).all(|(line, shown)| is_like(shown, line));
+            if as_shown {
+                break;
+            }
             assert!(
-                as_shown,
+                self.is_read_again && Instant::now() < end,
                 "`{}` prints\n{printed}\nand not\n{}\n{}",
                 step.command,
                 step.prints.join("\n"),
                 String::from_utf8_lossy(&output.stderr)
             );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.is_read_again = false;
+    }
+
+    /// `kill %2` ends the second of the commands that go on, and waits until it has ended; `kill -HUP %2` sends it that
+    /// signal.
+    fn kill(&mut self, arguments: &str) {
+        let (signal, job) = arguments.split_once(" %").unwrap_or(("-TERM", arguments));
+        let number: usize = job.trim_start_matches('%').parse().expect("a number of a command");
+        let child = &mut self.running[number - 1];
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "`kill {arguments}` fails");
+        if signal == "-HUP" {
+            self.is_read_again = true;
+            return;
+        }
+        let end = Instant::now() + READY_WITHIN;
+        while child.try_wait().expect("it is our child").is_none() {
+            assert!(Instant::now() < end, "`kill {arguments}` does not end it");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -135,6 +206,42 @@ impl Drop for Transcript {
     }
 }
 
+/// What a session does, step by step.
+fn steps(session: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut lines = session.lines();
+    while let Some(line) = lines.next() {
+        match (line.strip_prefix("$ "), steps.last_mut()) {
+            (Some(command), _) => {
+                let mut step = Step {
+                    command: command.trim_end_matches(" &").to_owned(),
+                    goes_on: command.ends_with(" &"),
+                    prints: Vec::new(),
+                };
+                if let Some((_, end)) = command.split_once("<<'") {
+                    let end = end.split('\'').next().unwrap_or_default();
+                    for line in lines.by_ref() {
+                        step.command.push('\n');
+                        step.command.push_str(line);
+                        if line == end {
+                            break;
+                        }
+                    }
+                }
+                steps.push(step);
+            }
+            (None, Some(step)) if step.command.ends_with('\\') => {
+                step.command.push('\n');
+                step.command.push_str(line.trim_end_matches(" &"));
+                step.goes_on = line.ends_with(" &");
+            }
+            (None, Some(step)) => step.prints.push(line.to_owned()),
+            (None, None) => panic!("a console block begins with a command: {line}"),
+        }
+    }
+    steps
+}
+
 /// A command with Fanout's programs and nats-server on the path, and without variables that say where a bus or a server is.
 fn shell(command: &str, folder: &Path) -> Command {
     let fanout = beside_the_tests("fanout");
@@ -148,7 +255,9 @@ fn shell(command: &str, folder: &Path) -> Command {
         .args(["-c", command])
         .current_dir(folder)
         .env("PATH", path)
+        .env("XDG_CONFIG_HOME", folder)
         .env_remove("NATS_URL")
+        .env_remove("NATS_CONTEXT")
         .env_remove("FANOUT_BUS")
         .stdin(Stdio::null())
         .stderr(Stdio::null());
@@ -181,19 +290,63 @@ fn wait_for(port: u16) {
     }
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
+/// Ports of this machine that are free now, each another one, and none that this process was given before.
+///
+/// # Panics
+/// If there are not so many.
+#[must_use]
+pub fn free_ports(count: usize) -> Vec<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ports = Vec::new();
     // Held together, so that they are different ports.
-    let held: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("there is a port"))
-        .collect();
-    held.iter()
-        .map(|listener| listener.local_addr().expect("it has an address").port())
-        .collect()
+    let mut held = Vec::new();
+    while ports.len() < count {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there is a port");
+        let port = listener.local_addr().expect("it has an address").port();
+        held.push(listener);
+        if given.insert(port) {
+            ports.push(port);
+        }
+    }
+    ports
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_has_a_heading_and_may_say_why_it_is_not_run() {
+        let page = "# A\n\n```console\n$ true\n```\n\n## B\n\
+                    <!-- not run: it is slow -->\n```sh\n# no heading\nsleep 9\n```\n```toml\n```\n";
+        let found: Vec<_> = blocks(page)
+            .into_iter()
+            .map(|block| (block.line, block.heading, block.language, block.not_run))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (3, "# A".to_owned(), "console".to_owned(), None),
+                (9, "## B".to_owned(), "sh".to_owned(), Some("it is slow".to_owned())),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_session_is_read_as_a_person_types_it() {
+        let read = steps("$ cat > a <<'END'\n$ b\nEND\n$ c \\\n    d &\nready\n$ kill %1\n");
+        let commands: Vec<_> = read.iter().map(|step| (step.command.as_str(), step.goes_on)).collect();
+        assert_eq!(
+            commands,
+            [
+                ("cat > a <<'END'\n$ b\nEND", false),
+                ("c \\\n    d", true),
+                ("kill %1", false)
+            ]
+        );
+        assert_eq!(read[1].prints, ["ready"]);
+    }
 
     #[test]
     fn a_line_is_like_the_one_that_is_shown() {

@@ -3,12 +3,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::io::{BufRead as _, BufReader, Cursor, Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fanout_client::{Start, Subscription, connect};
-use fanout_tests::{ANYONE_HERE, SERVED_POLICY, Served};
+use fanout_tests::{ANYONE_HERE, SERVED_POLICY, Served, beside_the_tests, blocks};
 use fanout_transport::testing::NatsServer;
 use futures::StreamExt as _;
 use webhook_ingress::ingress::{self, Host};
@@ -36,8 +38,9 @@ struct Taking {
 }
 
 impl Secrets for Taking {
-    fn secret(&self, _: &str) -> Result<Option<String>, String> {
-        Ok(None)
+    fn secret(&self, name: &str) -> Result<Option<String>, String> {
+        let of = samples::SAMPLES.iter().find(|sample| sample.name() == name);
+        Ok(of.map(|sample| sample.verifies_with.to_owned()))
     }
 }
 
@@ -199,4 +202,114 @@ async fn whatever_the_ingress_makes_travels_as_it_came() {
         assert_eq!(told, expected);
         delivery.ack().await.unwrap();
     }
+}
+
+/// Takes one request in, answers it as the ingress of every sample's source does, and gives what it published.
+fn answer_as_the_ingress(listener: &TcpListener) -> Vec<Event> {
+    let (stream, _) = listener.accept().unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push(line.trim().to_owned());
+    }
+    let path = head[0].split(' ').nth(1).unwrap().to_owned();
+    let headers: Vec<_> = head[1..].iter().filter_map(|line| line.split_once(": ")).collect();
+    let length = headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let mut body = vec![0; length.unwrap().1.parse().unwrap()];
+    reader.read_exact(&mut body).unwrap();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let host = Taking {
+        settings: samples::SAMPLES.iter().flat_map(|s| s.source_settings()).collect(),
+        now: i64::try_from(since.unwrap().as_secs()).unwrap(),
+        taken: RefCell::default(),
+    };
+    let request = headers
+        .iter()
+        .fold(http::Request::post(&path), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+    let (answer, _) = ingress::answer(&host, request.body(Cursor::new(&body[..])).unwrap());
+    let (status, text) = (answer.status(), answer.body());
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", text.len());
+    let mut stream = reader.into_inner();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(text).unwrap();
+    host.taken.into_inner()
+}
+
+/// What the page shows below its first send.
+fn shown_answer(text: &str) -> String {
+    let lines = text.lines().skip_while(|line| *line != "200 OK").take(2);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_page_sends_a_webhook_of_each_scheme() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ingress.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let shown = blocks(&page)
+        .into_iter()
+        .filter(|block| block.heading == "## A webhook of each scheme, end to end");
+    let text: String = shown.map(|block| block.text).collect();
+    let folder = tempfile::tempdir().unwrap();
+    for sample in samples::SAMPLES {
+        let file = |kind: &str| folder.path().join(format!("{}.{kind}", sample.name()));
+        std::fs::write(file("secret"), sample.signs_with).unwrap();
+        std::fs::write(file("body"), sample.body).unwrap();
+        if let Some((_, root)) = sample.settings.iter().find(|(key, _)| *key == "root") {
+            std::fs::write(folder.path().join("root.pem"), root).unwrap();
+        }
+    }
+    let fanout = beside_the_tests("fanout");
+    let path = std::env::join_paths([fanout.parent().unwrap(), "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap();
+    let text = text.replace("\\\n", "");
+    let sends = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ ").filter(|line| line.contains("webhook send")));
+    let mut sent = Vec::new();
+    for command in sends {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let served = std::thread::spawn(move || answer_as_the_ingress(&listener));
+        let output = Command::new("sh")
+            .args(["-c", &command.replace("127.0.0.1:8080", &address)])
+            .current_dir(folder.path())
+            .env("PATH", &path)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}: {said}{errors}");
+        assert!(said.starts_with("200 OK\n"), "{command}: {said}");
+        if sent.is_empty() {
+            assert_eq!(said, shown_answer(&text), "the first is shown with its answer");
+        }
+        let scheme = command
+            .split(' ')
+            .skip_while(|word| *word != "--scheme")
+            .nth(1)
+            .unwrap();
+        let wanted = samples::of(scheme.parse().unwrap()).events;
+        let events = served.join().unwrap();
+        let published: Vec<_> = events
+            .iter()
+            .map(|e| (e.tenant.as_str(), e.event_type.as_str()))
+            .collect();
+        let wanted: Vec<_> = wanted
+            .iter()
+            .map(|(tenant, event_type, _)| (*tenant, *event_type))
+            .collect();
+        assert_eq!(published, wanted, "{command}");
+        sent.push(scheme.to_owned());
+    }
+    let schemes: Vec<_> = samples::SAMPLES.iter().map(|s| s.name()).collect();
+    assert_eq!(sent, schemes, "each once, in the order of the schemes");
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use async_nats::ConnectOptions;
+use fanout_tests::types::Rejection;
 use fanout_tests::{
-    ANYONE_HERE, BusStatus, Component, LinkTo, Provider, SERVED_POLICY, Served, beside_the_tests, event, eventually,
-    ingress_and_invoicing,
+    ANYONE_HERE, BusStatus, Component, LinkTo, Provider, SERVED_POLICY, Served, Verdict, beside_the_tests, event,
+    eventually, ingress_and_invoicing,
 };
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use wasmcloud_core::HostData;
@@ -29,9 +30,12 @@ struct World {
 impl World {
     /// Whoever gives no credentials is `anonymous`, one of the file's users: a provider in a host can be given no password.
     async fn start(anonymous: Option<&str>) -> Self {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats/payments.conf");
+        let file = |name: &str| {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats");
+            std::fs::read_to_string(format!("{folder}/{name}")).unwrap()
+        };
         let mut config = String::new();
-        for user in ["bus", "operator", "monitor", "host"] {
+        for user in ["bus", "operator", "monitor", "backup", "host", "system"] {
             config.push_str(&format!(
                 "FANOUT_{}_PASSWORD: {}\n",
                 user.to_uppercase(),
@@ -41,7 +45,10 @@ impl World {
         if let Some(user) = anonymous {
             config.push_str(&format!("no_auth_user: {user}\n"));
         }
-        config.push_str(&std::fs::read_to_string(file).unwrap());
+        // The server reads this text from a folder of its own, where the included file is not.
+        let included = "host-permissions.conf";
+        let accounts = file("payments.conf").replace(&format!("include \"{included}\""), &file(included));
+        config.push_str(&accounts);
         let settings = NatsSettings {
             config: Some(config),
             ..NatsSettings::default()
@@ -179,6 +186,38 @@ async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look(
     assert_eq!(world.stored().await, stored);
 }
 
+/// Two dead letters: one is given to its subscription again, the other is taken away.
+async fn operator_takes_dead_letters(world: &World, ingress: &Component, invoicing: &Component) {
+    invoicing.judge(|_| Verdict::Refuse(Rejection::DeadLetter("not today".to_owned())));
+    for id in ["2", "3"] {
+        ingress.publish(event("acme", "invoice.paid", id)).await.unwrap();
+    }
+    let (policy, operator) = (world.policy().display().to_string(), world.url("operator"));
+    let letters = |verb: &[&str]| {
+        let mut args = vec!["dead-letters", verb[0], &policy];
+        args.extend(&verb[1..]);
+        args.extend(["--nats", &operator]);
+        let (code, text) = fanout(&args);
+        assert_eq!(code, 0, "{verb:?}: {text}");
+        text
+    };
+    eventually("both are dead letters", || async {
+        let list = letters(&["list"]);
+        (list.matches("not today").count() == 2).then_some(())
+    })
+    .await;
+    invoicing.judge(|_| Verdict::Handle);
+    assert!(letters(&["show", "1"]).contains("not today"));
+    letters(&["redrive", "1"]);
+    eventually("the first letter is handled", || async {
+        (letters(&["list"]).matches("not today").count() == 1).then_some(())
+    })
+    .await;
+    letters(&["discard", "2"]);
+    assert!(!letters(&["list"]).contains("not today"));
+    assert_eq!(world.refused_to("operator"), [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_in_a_host_needs_no_more_and_the_hosts_components_only_call() {
     let world = World::start(Some("bus")).await;
@@ -212,6 +251,7 @@ async fn a_provider_in_a_host_needs_no_more_and_the_hosts_components_only_call()
         (invoicing.handled() == ["1"]).then_some(())
     })
     .await;
+    operator_takes_dead_letters(&world, &ingress, &invoicing).await;
     let monitor = world.client("monitor").await;
     let status: BusStatus = eventually("the provider answers", || async {
         let answer = monitor.request("fanout.default.bus.status", "".into()).await.ok()?;

@@ -3,16 +3,88 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use fanout_tests::{Transcript, beside_the_tests};
+use fanout_tests::{Transcript, beside_the_tests, blocks};
 
 fn page(name: &str) -> String {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     std::fs::read_to_string(root.join(name)).unwrap()
 }
 
+/// The sessions that are run: the page, the heading that they stand below, and the ports that they name.
+const SESSIONS: &[(&str, &str, &[u16])] = &[
+    ("README.md", "## A bus in ten lines", &[4222, 7761]),
+    ("README.md", "### From the command line", &[4222, 7761]),
+    ("docs/client.md", "## From the command line", &[4222, 7761]),
+    ("docs/delivery.md", "## Pause, resume, rewind", &[4222, 7761]),
+    ("docs/ingress.md", "## From the command line", &[]),
+    ("docs/operations.md", "## Changing a topology", &[4222, 7761]),
+    ("docs/operations.md", "## Mutual TLS from nothing", &[4222, 7761]),
+    ("docs/production.md", "## Backup and restore", &[4222, 7761]),
+];
+
+/// The pages whose commands are held to this: README.md and those of `docs/`.
+fn pages() -> Vec<String> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let docs = std::fs::read_dir(root.join("docs")).unwrap();
+    let names = docs.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let pages = names.filter(|name| name.ends_with(".md"));
+    let mut pages: Vec<_> = pages.map(|name| format!("docs/{name}")).collect();
+    pages.push("README.md".to_owned());
+    pages
+}
+
 #[test]
-fn the_first_lines_of_the_readme_work() {
-    Transcript::of(&page("README.md"), "## A bus in ten lines", &[4222, 7761]).run();
+fn the_sessions_that_pages_show_work() {
+    let running: Vec<_> = SESSIONS
+        .iter()
+        .map(|(name, heading, ports)| {
+            let session = Transcript::of(&page(name), heading, ports);
+            let thread = std::thread::Builder::new().name(format!("{name} {heading}"));
+            thread.spawn(move || session.run()).unwrap()
+        })
+        .collect();
+    // Each says its own fault when it ends.
+    let failed: Vec<_> = running
+        .into_iter()
+        .zip(SESSIONS)
+        .filter_map(|(thread, (name, heading, _))| thread.join().is_err().then_some((name, heading)))
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn every_command_of_the_pages_is_run_or_says_why_not() {
+    let mut unsaid = Vec::new();
+    let mut run = BTreeSet::new();
+    for name in pages() {
+        let text = page(&name);
+        for block in blocks(&text) {
+            let place = format!("{name}:{}", block.line);
+            let is_session = SESSIONS
+                .iter()
+                .any(|(of, below, _)| *of == name && *below == block.heading);
+            match &block.not_run {
+                Some(reason) if reason.len() < 8 => unsaid.push(format!("{place}: no reason why it is not run")),
+                Some(_) => {}
+                None if block.language != "console" => unsaid.push(format!("{place}: only `console` is run")),
+                None if is_session => drop(run.insert((name.clone(), block.heading))),
+                None => unsaid.push(format!("{place}: neither run nor marked `<!-- not run: REASON -->`")),
+            }
+        }
+        // Commands stand in blocks of their own, where the above sees them.
+        let mut is_fenced = false;
+        for (number, line) in text.lines().enumerate() {
+            is_fenced ^= line.starts_with("```");
+            let is_command = ["$ ", "fanout ", "nats ", "cargo ", "wash "]
+                .iter()
+                .any(|program| line.strip_prefix("    ").is_some_and(|rest| rest.starts_with(program)));
+            if is_command && !is_fenced {
+                unsaid.push(format!("{name}:{}: a command outside of a console block", number + 1));
+            }
+        }
+    }
+    assert!(unsaid.is_empty(), "{}", unsaid.join("\n"));
+    assert_eq!(run.len(), SESSIONS.len(), "each session is there: {run:?}");
 }
 
 #[test]

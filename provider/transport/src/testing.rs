@@ -29,6 +29,11 @@ pub struct NatsSettings {
     pub store: Option<PathBuf>,
     /// A configuration file's text.
     pub config: Option<String>,
+    /// A configuration file that stands for itself: where the server listens and what it stores is said there, `port` is
+    /// the port that it names, and `store`, `config` and `without_jetstream` say nothing.
+    pub config_file: Option<PathBuf>,
+    /// Variables of its environment, which a configuration may name.
+    pub variables: Vec<(String, String)>,
     /// More arguments.
     pub args: Vec<String>,
     /// Without JetStream.
@@ -162,21 +167,30 @@ impl Drop for NatsServer {
 /// Starts a server and waits until it answers. JetStream is up before its port is.
 fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Result<(Child, u16)> {
     let binary = std::env::var("FANOUT_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
-    let store = settings.store.clone().unwrap_or_else(|| directory.join("store"));
     let log = directory.join(LOG);
     let mut command = Command::new(&binary);
-    if let Some(config) = &settings.config {
-        let file = directory.join("nats.conf");
-        fs::write(&file, config)?;
-        command.arg("--config").arg(file);
+    match (&settings.config_file, &settings.config) {
+        (Some(file), _) => {
+            command.arg("--config").arg(file);
+        }
+        (None, config) => {
+            if let Some(config) = config {
+                let file = directory.join("nats.conf");
+                fs::write(&file, config)?;
+                command.arg("--config").arg(file);
+            }
+            let store = settings.store.clone().unwrap_or_else(|| directory.join("store"));
+            command
+                .args(["--addr", "127.0.0.1"])
+                .args((!settings.without_jetstream).then_some("--jetstream"))
+                .arg("--store_dir")
+                .arg(store)
+                .arg("--port")
+                .arg(port.map_or("-1".to_owned(), |port| port.to_string()));
+        }
     }
     let mut process = command
-        .args(["--addr", "127.0.0.1"])
-        .args((!settings.without_jetstream).then_some("--jetstream"))
-        .arg("--store_dir")
-        .arg(store)
-        .arg("--port")
-        .arg(port.map_or("-1".to_owned(), |port| port.to_string()))
+        .envs(settings.variables.iter().map(|(name, value)| (name, value)))
         .arg("--ports_file_dir")
         .arg(directory)
         .arg("--log")
