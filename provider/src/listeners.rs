@@ -37,9 +37,9 @@ impl Listeners {
     pub(crate) async fn listen(&mut self, listening: &Listening, service: &Service) -> Result<(), CantListen> {
         let (mut renewals, mut new) = (Vec::new(), Vec::new());
         for url in &listening.endpoints {
-            let endpoint: Endpoint = url.parse().map_err(|e| refused(url, Code::InvalidEndpoint, &e))?;
+            let endpoint: Endpoint = url.parse().map_err(|e| cant(url, Code::InvalidEndpoint, &told(&e)))?;
             let options = options(listening, &endpoint);
-            let failed = |e: Error| refused(url, Code::ListenFailed, &e);
+            let failed = |e: Error| cant(url, Code::ListenFailed, &why(listening, &endpoint, &e));
             match self.open.iter().find(|open| open.url == *url) {
                 Some(open) => renewals.push(open.serving.read_again(&options).map_err(failed)?),
                 None => new.push((url, Listener::bind(&endpoint, options).await.map_err(failed)?)),
@@ -100,10 +100,56 @@ fn tls(files: &TlsFiles) -> ServerTls {
     }
 }
 
-fn refused(url: &str, code: Code, error: &dyn std::error::Error) -> CantListen {
+/// Why an endpoint can't be listened on, with what to change as it is written.
+fn why(listening: &Listening, endpoint: &Endpoint, error: &Error) -> String {
+    let written = |setting: &str| listening.written(setting);
+    match error {
+        Error::Unprotected { .. } => format!(
+            "it takes peers of the network that nobody authenticates: use tls, quic or webtransport with {}, listen on the \
+             loopback or a Unix socket, or set {}",
+            written("tls.client-ca"),
+            written("listen-allow-unauthenticated-network-peers")
+        ),
+        Error::Misused { .. } if endpoint.has_tls() && listening.tls.is_none() => format!(
+            "it needs a certificate and its key: set {} and {}",
+            written("tls.certificate"),
+            written("tls.key")
+        ),
+        Error::Misused { .. } if matches!(endpoint, Endpoint::Nats { .. }) => {
+            "a lattice is served by a provider on a wasmCloud host: leave it out".to_owned()
+        }
+        Error::Listen { source, .. } => source.to_string(),
+        Error::Tls { what, .. } => match listening.tls.as_ref().and_then(|files| setting_of(files, what)) {
+            Some(setting) => format!("{}: see {}", told(error), written(setting)),
+            None => told(error),
+        },
+        _ => told(error),
+    }
+}
+
+/// The setting of the file that a text ends with.
+fn setting_of(files: &TlsFiles, text: &str) -> Option<&'static str> {
+    let files = [
+        ("tls.certificate", Some(&files.certificate)),
+        ("tls.key", Some(&files.key)),
+        ("tls.client-ca", files.client_ca.as_ref()),
+        ("tls.client-crl", files.client_crl.as_ref()),
+    ];
+    let found = files
+        .into_iter()
+        .find(|(_, file)| file.is_some_and(|file| text.ends_with(file.as_str())));
+    found.map(|(setting, _)| setting)
+}
+
+/// An error and its cause.
+fn told(error: &dyn std::error::Error) -> String {
     let why = error.source().map(|s| format!(" ({s})")).unwrap_or_default();
+    format!("{error}{why}")
+}
+
+fn cant(url: &str, code: Code, why: &str) -> CantListen {
     CantListen(Problem {
         setting: Some("listen".to_owned()),
-        ..Problem::new(code, format!("it can't listen on {url}: {error}{why}"))
+        ..Problem::new(code, format!("it can't listen on {url}: {why}"))
     })
 }

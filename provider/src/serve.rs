@@ -158,6 +158,7 @@ fn read(server: &Server) -> Result<(Settings, Listening), ServeError> {
     if !server.listening.endpoints.is_empty() {
         listening.endpoints.clone_from(&server.listening.endpoints);
     }
+    listening.by_flags = server.listening.by_flags;
     if server.listening.tls.is_some() {
         listening.tls.clone_from(&server.listening.tls);
     }

@@ -86,6 +86,43 @@ error[unknown-setting]: setting \"colour\" is not known; known are: ";
     let (code, _, err) = cli.elsewhere("nats://127.0.0.1:1").run(&["status"], &policy, &[]);
     assert_eq!(code, 3);
     assert!(err.contains("nats://127.0.0.1:1"), "{err}");
+    assert_eq!(err.matches("Connection refused").count(), 1, "it is said once: {err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_in_the_log_is_written_alike_everywhere() {
+    let bench = Bench::without_provider(&[], &[]).await;
+    let cli = Cli::new(bench.nats.url());
+    let declared = |start: &str, end: &str| {
+        let backfill = "[subscriptions.late]\nneed = \"backfill\"";
+        cli.policy(&format!("{POLICY}\n{backfill}\nstart = \"{start}\"\nend = \"{end}\"\n"))
+    };
+    let policy = declared("first", "2030-01-01T00:00:00Z");
+    assert_eq!(cli.run(&["apply"], &policy, &[]).0, 0);
+    let jetstream = async_nats::jetstream::new(bench.client().clone());
+    let stored = jetstream.publish("payments.acme.webhook.x", "an event".into());
+    stored.await.unwrap().await.unwrap();
+    for place in [
+        "0/1",
+        "position:0/1",
+        "2026-01-01T00:00:00Z",
+        "time:2026-01-01T00:00:00Z",
+        "2026-01-01T01:00:00.5+01:00",
+    ] {
+        let (code, _, err) = cli.run(&["rewind"], &policy, &["late", "--to", place]);
+        assert_eq!(code, 0, "rewind --to {place}: {err}");
+        let (code, out, err) = cli.run(&["tail"], &policy, &["--from", place, "--count", "1"]);
+        assert!(code == 0 && out.contains("0/1"), "tail --from {place}: {out}{err}");
+        let end = place.replace("/1", "/9").replace("2026-", "2036-");
+        let (code, _, err) = cli.run(&["check"], &declared(place, &end), &[]);
+        assert_eq!(code, 0, "start = {place}, end = {end}: {err}");
+    }
+    for (verb, args) in [("rewind", &["late", "--to", "1"][..]), ("tail", &["--from", "1"])] {
+        let (code, _, err) = cli.run(&[verb], &policy, args);
+        assert!(code == 2 && err.contains("a position such as 0/42"), "{verb}: {err}");
+    }
+    let (code, _, err) = cli.run(&["check"], &declared("1", "1"), &[]);
+    assert_eq!((code, err.matches("a position such as 0/42").count()), (1, 2), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,12 +164,14 @@ async fn events_of_several_partitions_are_tailed_in_the_order_of_their_times() {
     let (code, out, err) = cli.run(&["--json", "tail"], &policy, &["--from", "first", "--count", &count]);
     assert_eq!(code, 0, "{err}");
     let events: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let ids: Vec<_> = events
-        .iter()
-        .map(|e| e["attributes"]["ce-id"].as_str().unwrap())
-        .collect();
+    let ids: Vec<_> = events.iter().map(|e| e["id"].as_str().unwrap()).collect();
     let published: Vec<_> = (0..EVENTS).map(|i| i.to_string()).collect();
     assert_eq!(ids, published, "each was published once the one before was stored");
+    assert_eq!(
+        (&events[0]["tenant"], &events[0]["type"], &events[0]["data"]),
+        (&"tenant0".into(), &"a".into(), &"{\"id\":\"0\"}".into()),
+        "the words of `publish` and `subscribe`"
+    );
     let partitions = events.iter().map(|e| e["position"].as_str().unwrap().split('/').next());
     assert!(partitions.collect::<std::collections::BTreeSet<_>>().len() > 1, "{out}");
 }
@@ -161,7 +200,7 @@ async fn status_says_whether_anybody_is_there_to_take_deliveries() {
     assert_eq!(of(cli.status(&policy)), nobody);
     assert_eq!(of(bench.status().await.unwrap()), nobody);
     let (_, out, _) = cli.run(&["status"], &policy, &[]);
-    assert!(out.contains("active, nobody there"), "{out}");
+    assert!(out.contains("active, not attended"), "{out}");
     let held = fetch(&billing, "billing", 1, 5_000).await;
     assert_eq!(held.len(), 1);
     assert_eq!(of(cli.status(&policy)).2, Some(true), "one is in hand");
@@ -249,6 +288,10 @@ async fn status_and_dead_letters() {
     let of_globex = list(&["--tenant", "globex"]);
     assert_eq!(of_globex.len(), 1);
     assert_eq!(of_globex[0]["attempts"][0]["reason"], "no amount");
+    assert_eq!(
+        (&of_globex[0]["type"], &of_globex[0]["id"]),
+        (&"invoice.paid".into(), &"2".into())
+    );
     let (_, out, _) = cli.run(&["dead-letters", "list"], &policy, &[]);
     let shown = out.lines().find(|line| line.contains("globex")).unwrap();
     assert!(
@@ -269,7 +312,12 @@ async fn status_and_dead_letters() {
     assert!(err.contains("there is no dead letter"), "{err}");
     assert_eq!(list(&[]).len(), 1);
     let left = list(&[])[0]["number"].to_string();
+    let at = list(&[])[0]["at"].as_str().unwrap().to_owned();
+    let (_, out, _) = cli.run(&["dead-letters", "list"], &policy, &[]);
+    assert!(out.contains(&format!(" {at} ")), "the time is the same in both: {out}");
     let (code, _, err) = cli.run(&["dead-letters", "discard"], &policy, &[&left, &number]);
     assert!(code == 1 && err.contains("nothing was discarded"), "{err}");
     assert_eq!(list(&[]).len(), 1, "all of them or none");
+    assert_eq!(cli.run(&["dead-letters", "discard"], &policy, &[&left]).0, 0);
+    assert_eq!(list(&[]).len(), 0);
 }

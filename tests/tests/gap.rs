@@ -75,6 +75,15 @@ async fn what_expires_unhandled_is_told_by_position_and_tenant() {
         .await;
     assert_eq!(lost.lost[0].last, at(5), "{lost:?}");
     assert_eq!(invoicing.handled(), ["handled"]);
+    // The command line tells it in the shape of the status.
+    let (_, out, _) = cli.run(&["--json", "lost"], &file, &[]);
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let told = &told["subscriptions"][0];
+    assert_eq!(
+        (&told["name"], &told["lost_events"], &told["lost"]),
+        (&"invoicing".into(), &4.into(), &serde_json::json!(lost.lost)),
+        "{out}"
+    );
     // It is told for longer than anything is kept, and until somebody says that it was seen; then it still counts.
     let told = Instant::now();
     while told.elapsed() < Duration::from_secs(8) {

@@ -52,6 +52,13 @@ impl Letters {
         out
     }
 
+    /// What is said of one: the exit code, and the letter or the error.
+    fn show(&self, number: u64) -> (i32, String) {
+        let verb = ["dead-letters", "show"];
+        let (code, out, err) = self.cli.run(&verb, &self.policy, &[&number.to_string()]);
+        (code, out + &err)
+    }
+
     /// All letters, oldest first.
     fn list(&self) -> Vec<serde_json::Value> {
         let (_, out, _) = self.cli.run(&["--json", "dead-letters", "list"], &self.policy, &[]);
@@ -166,6 +173,60 @@ async fn refused_again_a_new_letter_has_every_reason() {
     assert_eq!(held.delivery.attempt, 1, "counted anew");
     settles(&billing, &held, Verdict::Handled).await;
     nothing_is_left(&bench).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_is_refused_again_says_which_it_was_and_which_it_became() {
+    let bench = Bench::start(&[], &links()).await;
+    let billing = bench.silent_component("billing").await;
+    dead_lettered(&bench, &billing, &[("acme", 2)]).await;
+    let letters = Letters::of(&bench);
+    let numbers = |all: &[serde_json::Value]| all.iter().map(|l| l["number"].as_u64().unwrap()).collect::<Vec<_>>();
+    let first = numbers(&letters.list())[0];
+    let mut were = vec![first];
+    for _ in 0..2 {
+        letters.redrive(&[&were.last().unwrap().to_string()]);
+        let held = next(&billing, "billing").await;
+        assert_eq!(id(&held), "acme-0");
+        settles(&billing, &held, never("still broken")).await;
+        let became = eventually("a new letter takes its place", || async {
+            let all = letters.list();
+            let is_one = all.len() == 2 && all.iter().all(|l| l["number"] != *were.last().unwrap());
+            is_one.then(|| all.into_iter().find(|l| l["id"] == "acme-0").unwrap())
+        })
+        .await;
+        assert_eq!(became["predecessors"], serde_json::json!(were));
+        let number = became["number"].as_u64().unwrap();
+        let said = format!("letter {} became {number}", were.last().unwrap());
+        assert!(letters.show(number).1.contains(&said));
+        were.push(number);
+        // Whoever asks for any of those before is told, and nothing is done to the one that it became.
+        for before in &were[..were.len() - 1] {
+            for verb in ["show", "redrive", "discard"] {
+                let verb = ["dead-letters", verb];
+                let (code, _, err) = letters.cli.run(&verb, &letters.policy, &[&before.to_string()]);
+                let said = format!(
+                    "there is no dead letter {before} on bus payments: it was redriven and refused again: letter {before} became {number}"
+                );
+                assert!(code == 1 && err.contains(&said), "{verb:?}: {err}");
+            }
+        }
+    }
+    assert_eq!(letters.list().len(), 2);
+    assert_eq!(
+        letters.list()[0]["predecessors"],
+        serde_json::json!([]),
+        "the other was not redriven"
+    );
+    letters.redrive(&["--all"]);
+    for event in ["acme-0", "acme-1"] {
+        let held = next(&billing, "billing").await;
+        assert_eq!(id(&held), event);
+        settles(&billing, &held, Verdict::Handled).await;
+    }
+    nothing_is_left(&bench).await;
+    let (code, said) = letters.show(first);
+    assert!(code == 1 && !said.contains("became"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

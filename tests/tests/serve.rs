@@ -255,6 +255,37 @@ async fn what_can_not_be_served_says_why() {
             "{url}: {err}"
         );
     }
+    // What to change is named as it was written: here by flags.
+    let junk = world.path("junk.pem").display().to_string();
+    std::fs::write(&junk, "junk").unwrap();
+    for (more, names) in [
+        (
+            &["tcp://0.0.0.0:0"][..],
+            &["`--tls-client-ca FILE`", "`--allow-unauthenticated-network-peers`"][..],
+        ),
+        (
+            &["quic://127.0.0.1:0"],
+            &["`--tls-certificate FILE` and `--tls-key FILE`"],
+        ),
+        (
+            &["tls://127.0.0.1:0", "--tls-certificate", &junk, "--tls-key", "k"],
+            &["junk.pem", "see `--tls-certificate FILE`"],
+        ),
+        (
+            &["unix:/nowhere/at/all.sock"],
+            &["it can't listen on unix:/nowhere/at/all.sock: No such"],
+        ),
+    ] {
+        let (_, _, err) = serve(&policy, &[&[&nats, "--listen"], more].concat());
+        assert!(names.iter().all(|name| err.contains(name)), "{more:?}: {err}");
+        assert!(!err.contains("client_ca") && !err.contains("set tls"), "{err}");
+    }
+    // And here by settings.
+    let listens = world.policy(ANYONE_HERE);
+    let text = std::fs::read_to_string(&listens).unwrap();
+    std::fs::write(&listens, format!("listen = [\"tcp://0.0.0.0:0\"]\n{text}")).unwrap();
+    let (_, _, err) = serve(&listens, &[&nats]);
+    assert!(err.contains("`tls.client-ca`") && !err.contains("--tls"), "{err}");
     let policy = world.policy("[callers.x]\ncertificate = \"spiffe://x\"\npublish.tenants = \"*\"\n");
     let (code, _, err) = serve(&policy, &[&nats, "--listen", "tcp://127.0.0.1:0"]);
     assert_eq!((code, codes(&err)), (1, vec!["unknown-setting".to_owned()]), "{err}");
@@ -383,4 +414,103 @@ async fn publish_at_a_time_and_after_a_wait() {
         assert_eq!(code, 2, "{wrong}: {err}");
         assert!(wrong == "-10m" || err.contains("write a time such as"), "{err}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_s_errors_name_its_flags_and_its_settings() {
+    let world = World::new().await;
+    let policy = world.policy(ANYONE_HERE);
+    let served = world.serve(&policy, &["tcp://127.0.0.1:0"]);
+    let junk = world.path("junk.pem").display().to_string();
+    std::fs::write(&junk, "junk").unwrap();
+    let to = |url: &str, more: &[&str]| {
+        let args = ["publish", "--to", url, "--tenant", "acme", "--type", "t", "--id", "1"];
+        fanout(&[&args[..], more].concat())
+    };
+    for url in [
+        "tls://127.0.0.1:1",
+        "quic://127.0.0.1:1",
+        "webtransport://127.0.0.1:1/bus",
+    ] {
+        let (code, _, err) = to(url, &[]);
+        assert!(
+            code == 1 && err.contains("`--tls-ca FILE` [invalid-credentials]"),
+            "{url}: {err}"
+        );
+    }
+    let (code, _, err) = to("tls://127.0.0.1:1", &["--tls-ca", &junk]);
+    assert!(
+        code == 1 && err.contains("see `--tls-ca FILE` [invalid-credentials]"),
+        "{err}"
+    );
+
+    // Who is no component has no link.
+    let fetch = [
+        "subscribe",
+        "--to",
+        &served.listen[0],
+        "--need",
+        "declared",
+        "--name",
+        "nothere",
+        "--count",
+        "1",
+    ];
+    let (code, _, err) = fanout(&fetch);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("caller anyone has no subscription \"nothere\"") && !err.contains("link"),
+        "{err}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_waited_out_until_the_timeout() {
+    let world = World::new().await;
+    let policy = world.policy(&format!("\n[quota]\nevents-per-second = 1\n{ANYONE_HERE}"));
+    let served = world.serve(&policy, &["tcp://127.0.0.1:0"]);
+    let to = served.listen[0].clone();
+    let bus = fanout_client::connect(&to).await.unwrap();
+    // More than may come at once: what follows waits for as many seconds.
+    let many = async |run: &str, n: usize| {
+        let events: Vec<_> = (0..n)
+            .map(|i| fanout_client::Event::new("acme", "a", format!("{run}-{i}")))
+            .collect();
+        eventually("they are taken together", async || {
+            bus.publish_together(&events).await.ok()
+        })
+        .await;
+    };
+    let publish = |id: &str, timeout: &str| {
+        let args = [
+            "--json", "publish", "--to", &to, "--tenant", "acme", "--type", "a", "--id", id,
+        ];
+        fanout(&[&args[..], &["--timeout", timeout]].concat())
+    };
+    many("a", 600).await;
+    let (code, _, err) = publish("refused", "1");
+    let refused: Value = serde_json::from_str(&err).unwrap();
+    let problem = &refused["problems"][0];
+    assert_eq!((code, problem["code"].as_str()), (1, Some("quota-exceeded")), "{err}");
+    assert!(problem["retry_after_ms"].as_u64().unwrap() > 1_000, "{err}");
+    let setting = "`quota.events-per-second` (for this tenant alone `quota.tenant.acme.events-per-second`)";
+    assert!(problem["message"].as_str().unwrap().contains(setting), "{err}");
+
+    let other = |id: &str| {
+        let args = [
+            "--json", "publish", "--to", &to, "--tenant", "globex", "--type", "a", "--id", id,
+        ];
+        fanout(&args)
+    };
+    // Its quota is used up for seconds: who does not wait is refused.
+    let events: Vec<_> = (0..6)
+        .map(|i| fanout_client::Event::new("globex", "a", format!("g-{i}")))
+        .collect();
+    bus.publish_together(&events).await.unwrap();
+    let at_once = bus.publish(&fanout_client::Event::new("globex", "a", "at-once")).await;
+    let wait = at_once.unwrap_err().retry_after().expect("its quota is used up");
+    assert!(!wait.is_zero());
+    let (code, out, err) = other("waits");
+    let stored: Value = serde_json::from_str(&out).unwrap_or_default();
+    assert_eq!((code, stored["duplicate"].as_bool()), (0, Some(false)), "{out}{err}");
 }

@@ -275,7 +275,7 @@ pub(crate) struct To {
     /// On a lattice: the link to call by
     #[arg(long, default_value = "default")]
     pub(crate) link: String,
-    /// Seconds for a whole request, tries included
+    /// Seconds for a whole request, tries and waits for a quota included
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout: u64,
 }

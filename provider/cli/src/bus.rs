@@ -65,7 +65,7 @@ pub(crate) fn why(e: &Error, shown: &str) -> String {
             "NATS at {shown} does not let this user in: look at the URL's user and password, the flags `--nats-…`, or the context that is used"
         );
     }
-    format!("can't connect to {shown}")
+    format!("NATS at {shown} is not reached")
 }
 
 /// The store that a verb works on.

@@ -28,7 +28,7 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
             let store = bus::store(store).await?;
             match store.dead_letter(*number).await? {
                 Some(letter) => show(&letter, json)?,
-                None => bail!("there is no dead letter {number} on bus {}", store.policy().bus),
+                None => bail!(absent(&store, *number).await?),
             }
         }
         DeadLetterVerb::Redrive {
@@ -66,13 +66,22 @@ async fn chosen(store: &Store, numbers: &[u64], done: &str) -> Result<Vec<DeadLe
     for number in numbers {
         match store.dead_letter(*number).await? {
             Some(letter) => letters.push(letter),
-            None => bail!(
-                "there is no dead letter {number} on bus {}: nothing was {done}",
-                store.policy().bus
-            ),
+            None => bail!("{}: nothing was {done}", absent(store, *number).await?),
         }
     }
     Ok(letters)
+}
+
+/// What is said of a letter that is not there, and what became of it.
+async fn absent(store: &Store, number: u64) -> Result<String> {
+    let said = format!("there is no dead letter {number} on bus {}", store.policy().bus);
+    Ok(match store.successor(number).await? {
+        Some(letter) => format!(
+            "{said}: it was redriven and refused again: letter {number} became {}",
+            letter.number
+        ),
+        None => said,
+    })
 }
 
 /// Asks for each, oldest event first, so that a tenant's come in order. One that can't be redriven stops nothing.
@@ -133,6 +142,7 @@ async fn redrive(store: &Store, mut letters: Vec<DeadLetter>, json: bool) -> Res
 
 fn list(letters: &[DeadLetter], json: bool) -> Result<()> {
     if json {
+        let letters: Vec<_> = letters.iter().map(as_json).collect();
         return say!("{}", json_lines(&json!({ "dead_letters": letters })));
     }
     if letters.is_empty() {
@@ -145,13 +155,24 @@ fn list(letters: &[DeadLetter], json: bool) -> Result<()> {
         "position",
         "type",
         "id",
+        "at",
         "attempts",
+        "predecessors",
         "reason",
     ];
     say!("{}", table(header, 0..1, letters.iter().map(row)))
 }
 
-fn row(letter: &DeadLetter) -> [String; 8] {
+/// A letter without its payload.
+fn as_json(letter: &DeadLetter) -> Value {
+    let mut shown = json!(letter);
+    for (key, attribute) in [("type", "ce-type"), ("id", "ce-id"), ("source", "ce-source")] {
+        shown[key] = json!(letter.attributes.get(attribute));
+    }
+    shown
+}
+
+fn row(letter: &DeadLetter) -> [String; 10] {
     let attribute = |name: &str| printable(letter.attributes.get(name).map_or("-", String::as_str)).into_owned();
     let orphaned = if letter.orphaned {
         " (orphaned: it has ended)"
@@ -165,7 +186,9 @@ fn row(letter: &DeadLetter) -> [String; 8] {
         letter.id.position.to_string(),
         attribute("ce-type"),
         attribute("ce-id"),
+        letter.at.clone(),
         letter.attempts.len().to_string(),
+        numbers(&letter.predecessors),
         letter
             .attempts
             .last()
@@ -173,16 +196,30 @@ fn row(letter: &DeadLetter) -> [String; 8] {
     ]
 }
 
+/// Numbers of letters; `-` for none.
+fn numbers(letters: &[u64]) -> String {
+    if letters.is_empty() {
+        return "-".to_owned();
+    }
+    letters.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn show(letter: &DeadLetter, json: bool) -> Result<()> {
     if json {
-        let mut shown = json!(letter);
-        shown["payload"] = match std::str::from_utf8(&letter.payload) {
+        let mut shown = as_json(letter);
+        shown["data"] = match std::str::from_utf8(&letter.payload) {
             Ok(text) => Value::from(text),
             Err(_) => json!({ "bytes": letter.payload }),
         };
         return say!("{}", json_lines(&shown));
     }
     say!("dead letter {} of subscription {}", letter.number, letter.id.of.name)?;
+    if let Some(before) = letter.predecessors.last() {
+        say!(
+            "its event was redriven and refused again: letter {before} became {}",
+            letter.number
+        )?;
+    }
     if letter.orphaned {
         say!("orphaned: its subscription has ended, and no other is given it")?;
     }

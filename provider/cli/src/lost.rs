@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use fanout_plan::SubscriptionName;
-use fanout_plan::status::LostEvents;
+use fanout_plan::status::{LostEvents, SubscriptionStatus};
 use serde_json::json;
 
 use crate::terminal::{json_lines, printable, say};
@@ -15,29 +15,33 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
     }
     let asked = |name: &SubscriptionName| of.is_none_or(|of| of == name);
     let mut lost = Vec::new();
-    for (name, registered) in observed.registry.iter().filter(|(name, _)| asked(name)) {
+    for registered in observed.registry.iter().filter(|(name, _)| asked(name)).map(|(_, r)| r) {
+        let retention = store.retention(registered).await?;
+        let lost_events = retention.lost_events();
         let of_one = match seen {
             true => store.acknowledge_losses(registered).await?,
-            false => store.retention(registered).await?.lost,
+            false => retention.lost,
         };
         if !of_one.is_empty() {
-            let of_one: Vec<_> = of_one.iter().map(|(p, lost)| LostEvents::of(*p, lost)).collect();
-            lost.push((name, of_one));
+            let mut status = SubscriptionStatus::of(registered);
+            status.lost = of_one.iter().map(|(p, lost)| LostEvents::of(*p, lost)).collect();
+            status.lost_events = Some(lost_events);
+            lost.push(status);
         }
     }
     if json {
         let lost: Vec<_> = lost
             .iter()
-            .map(|(name, lost)| json!({ "subscription": name, "lost": lost, "seen": seen }))
+            .map(|s| json!({ "name": s.name, "lost_events": s.lost_events, "lost": s.lost, "seen": seen }))
             .collect();
-        return say!("{}", json_lines(&json!({ "lost": lost })));
+        return say!("{}", json_lines(&json!({ "subscriptions": lost })));
     }
     if lost.is_empty() {
         return say!("nothing was lost that nobody has seen");
     }
-    for (name, lost) in &lost {
-        say!("subscription {name}{}:", if seen { ", seen now" } else { "" })?;
-        tell(lost)?;
+    for s in &lost {
+        say!("subscription {}{}:", s.name, if seen { ", seen now" } else { "" })?;
+        tell(&s.lost)?;
     }
     match seen {
         true => Ok(()),

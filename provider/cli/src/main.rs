@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use fanout_provider::ServeError;
 use fanout_provider::jetstream::StoreError;
+use fanout_transport::causes;
 
 use crate::args::{Args, Verb};
 use crate::bus::Refused;
@@ -111,7 +112,11 @@ fn report(error: &anyhow::Error, json: bool) {
     if let Some(e) = error.downcast_ref::<fanout_client::Error>()
         && json
     {
-        let problem = serde_json::json!({ "code": e.code, "message": e.message });
+        let mut problem = serde_json::json!({ "code": e.code, "message": e.message });
+        if let Some(wait) = e.retry_after() {
+            let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            problem["retry_after_ms"] = wait.into();
+        }
         return as_json(&serde_json::json!({ "problems": [problem] }));
     }
     // What a server or a peer said may be in it.
@@ -119,8 +124,8 @@ fn report(error: &anyhow::Error, json: bool) {
     match problems {
         Some(problems) if json => as_json(&serde_json::json!({ "problems": problems })),
         Some(problems) => problems.iter().for_each(|p| as_text(p.to_string())),
-        None if json => as_json(&serde_json::json!({ "error": format!("{error:#}") })),
-        None => as_text(format!("{error:#}")),
+        None if json => as_json(&serde_json::json!({ "error": causes(&**error) })),
+        None => as_text(causes(&**error)),
     }
 }
 

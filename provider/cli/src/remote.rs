@@ -1,10 +1,12 @@
 //! From the command line's words to a bus.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use fanout_client::{Bus, ClientIdentity, ClientTls, Options, Pem};
+use fanout_client::{Bus, ClientIdentity, ClientTls, Error, ErrorKind, Options, Pem};
+use fanout_transport::Endpoint;
 
 use crate::args;
 
@@ -21,6 +23,10 @@ pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
         File::open(file).with_context(|| format!("{flag} {}: can't be read", file.display()))?;
     }
     let pem = |file: &Option<_>| file.clone().map(Pem::File);
+    if to.tls_ca.is_none() && needs_an_authority(to.to.expose()) {
+        let message = "the bus shows a certificate: say who signed it with `--tls-ca FILE`";
+        return Err(refused("invalid-credentials", message.to_owned()).into());
+    }
     let identity = pem(&to.tls_certificate).zip(pem(&to.tls_key));
     let identity = identity.map(|(certificate, key)| ClientIdentity { certificate, key });
     let mut options = Options::default();
@@ -33,9 +39,47 @@ pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
         options.nats = to.nats.access()?;
     }
     options.deadline = Duration::from_secs(to.timeout);
+    options.waits_for_quota = true;
     if let Some(component) = &to.component {
         options.component.clone_from(component);
     }
     options.link.clone_from(&to.link);
-    Ok(fanout_client::connect_with(to.to.expose(), options).await?)
+    Ok(fanout_client::connect_with(to.to.expose(), options)
+        .await
+        .map_err(|e| with_flag(e, to))?)
+}
+
+fn refused(code: &str, message: String) -> Error {
+    Error {
+        kind: ErrorKind::Invalid,
+        code: code.to_owned(),
+        message,
+    }
+}
+
+/// Whether the bus at a URL shows a certificate. What is no URL is told elsewhere.
+fn needs_an_authority(url: &str) -> bool {
+    url.parse::<Endpoint>().is_ok_and(|endpoint| endpoint.has_tls())
+}
+
+/// Names the flag whose file or name can't be used.
+fn with_flag(error: Error, to: &args::To) -> Error {
+    if error.code != "invalid-credentials" {
+        return error;
+    }
+    let shown = |file: &Option<PathBuf>| file.as_ref().map(|file| format!(" {} ", file.display()));
+    let flags = [
+        ("--tls-ca FILE", shown(&to.tls_ca)),
+        ("--tls-certificate FILE", shown(&to.tls_certificate)),
+        ("--tls-key FILE", shown(&to.tls_key)),
+        (
+            "--tls-server-name NAME",
+            to.tls_server_name.as_ref().map(|name| format!(" {name:?} ")),
+        ),
+    ];
+    let said = |given: &Option<String>| given.as_ref().is_some_and(|given| error.message.contains(given));
+    match flags.iter().find(|(_, given)| said(given)) {
+        Some((flag, _)) => refused(&error.code, format!("{}: see `{flag}`", error.message)),
+        None => error,
+    }
 }

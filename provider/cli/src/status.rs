@@ -43,7 +43,7 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         return Ok(());
     }
     let header = [
-        "subscription",
+        "name",
         "need",
         "component",
         "state",
@@ -51,7 +51,7 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         "in flight",
         "waiting for retry",
         "dead letters",
-        "oldest expires",
+        "expires at",
     ];
     let rows = status.subscriptions.iter().map(row);
     say!("\n{}", table(header, 4..8, rows))?;
@@ -75,7 +75,7 @@ fn row(s: &SubscriptionStatus) -> [String; 9] {
         s.name.to_string(),
         text(&s.need),
         text(&s.component),
-        format!("{}{}", s.state.as_str(), if nobody { ", nobody there" } else { "" }),
+        format!("{}{}", s.state.as_str(), if nobody { ", not attended" } else { "" }),
         count(s.pending),
         count(s.in_flight),
         count(s.waiting_for_retry),

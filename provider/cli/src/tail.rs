@@ -21,10 +21,14 @@ pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
         let Some(event) = event.transpose()? else { break };
         let at = timestamp::to_rfc3339(event.published_at);
         if json {
-            let text = String::from_utf8_lossy(&event.payload);
+            let data = match std::str::from_utf8(&event.payload) {
+                Ok(text) => json!(text),
+                Err(_) => json!({ "bytes": event.payload.to_vec() }),
+            };
             let shown = json!({
                 "position": event.position.to_string(), "published_at": at, "tenant": event.tenant,
-                "event_type": event.event_type, "attributes": event.attributes, "payload": text,
+                "type": event.event_type, "id": event.attributes.get("ce-id"),
+                "source": event.attributes.get("ce-source"), "attributes": event.attributes, "data": data,
             });
             say!("{}", json_line(&shown))?;
         } else {

@@ -78,12 +78,16 @@ impl Bus {
         let mut backoff = Backoff::default();
         while !left.is_empty() {
             let mut again = Vec::new();
+            let mut quota_wait = Duration::ZERO;
             for part in parts(events, &left) {
                 let answers = self.publish_part(events, &part, deadline).await;
                 for (i, answer) in part.into_iter().zip(answers) {
+                    let used_up = answer.as_ref().err().and_then(|e| self.upstream.quota_wait(e));
+                    quota_wait = quota_wait.max(used_up.unwrap_or_default());
+                    let answer = answer.map(Receipt::from).map_err(Error::from);
                     let unknown_before = matches!(&results[i], Some(Err(e)) if e.kind == ErrorKind::OutcomeUnknown);
                     match answer {
-                        Err(e) if e.is_transient() => {
+                        Err(e) if e.is_transient() || used_up.is_some() => {
                             again.push(i);
                             if !unknown_before {
                                 results[i] = Some(Err(e));
@@ -94,7 +98,7 @@ impl Bus {
                 }
             }
             left = again;
-            let wait = backoff.next();
+            let wait = backoff.next().max(quota_wait);
             if left.is_empty() || Instant::now() + wait >= deadline {
                 break;
             }
@@ -123,7 +127,12 @@ impl Bus {
         Ok(receipts.await?.into_iter().map(Receipt::from).collect())
     }
 
-    async fn publish_part(&self, events: &[Event], part: &[usize], deadline: Instant) -> Vec<Result<Receipt, Error>> {
+    async fn publish_part(
+        &self,
+        events: &[Event],
+        part: &[usize],
+        deadline: Instant,
+    ) -> Vec<Result<wit::Receipt, wit::PublishError>> {
         let sent: Vec<_> = part.iter().map(|i| wit::Event::from(&events[*i])).collect();
         let cx = CallContext {
             deadline: Some(deadline.saturating_duration_since(Instant::now())),
@@ -132,11 +141,12 @@ impl Bus {
         };
         let answers = self.upstream.publish_many(&cx, &sent).await.into_iter();
         let short = || {
-            let message = "the bus gave fewer results than it got events";
-            Err(Error::new(ErrorKind::OutcomeUnknown, "outcome-unknown", message))
+            Err(wit::PublishError::OutcomeUnknown(wit::Problem {
+                code: "outcome-unknown".to_owned(),
+                message: "the bus gave fewer results than it got events".to_owned(),
+            }))
         };
-        let results = answers.map(|answer| answer.map(Receipt::from).map_err(Error::from));
-        results.chain(iter::repeat_with(short)).take(part.len()).collect()
+        answers.chain(iter::repeat_with(short)).take(part.len()).collect()
     }
 
     /// Makes a subscription, or finds the one of that name that this caller made before, and begins to fetch.

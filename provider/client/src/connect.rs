@@ -17,6 +17,8 @@ pub struct Options {
     pub deadline: Duration,
     /// For one try.
     pub try_deadline: Duration,
+    /// Waits out a tenant's quota within the deadline: for as long as the bus says, and again with the same event id.
+    pub waits_for_quota: bool,
     /// For `tls`, `quic` and `webtransport`.
     pub tls: Option<ClientTls>,
     /// On a lattice: credentials for NATS; the servers are the URL's.
@@ -32,6 +34,7 @@ impl Default for Options {
         Self {
             deadline: Duration::from_secs(30),
             try_deadline: Duration::from_secs(5),
+            waits_for_quota: false,
             tls: None,
             nats: Access::default(),
             component: "fanout-client".to_owned(),
@@ -64,7 +67,9 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Bus, Error> {
         connect_deadline: options.try_deadline,
         ..ConnectOptions::default()
     };
-    let upstream = Upstream::new(endpoint, connect, options.deadline).persistent(options.try_deadline, &options.link);
+    let upstream = Upstream::new(endpoint, connect, options.deadline)
+        .persistent(options.try_deadline, &options.link)
+        .waiting_for_quota(options.waits_for_quota);
     let mut backoff = Backoff::default();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -55,6 +55,15 @@ impl Error {
         Self::new(kind, problem.code, problem.message)
     }
 
+    /// How long the bus says to wait for a quota; `None` for every other error.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            ErrorKind::QuotaExceeded(wait) => Some(wait),
+            _ => None,
+        }
+    }
+
     /// Whether trying again, with the same event id, can help by itself.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanout_transport::{CallContext, ConnectOptions, Endpoint, Error, Outcome};
+use fanout_transport::{CallContext, ConnectOptions, Endpoint, Error, Outcome, causes};
 use fanout_wit::types::{
     Event, FetchedDeliveries, InboxError, Problem, PublishError, Reach, Receipt, SettleError, Settlement,
     SettlementOutcome, SubscribeError, Subscription as Made,
@@ -76,6 +76,8 @@ pub struct Upstream {
     link: Option<String>,
     /// Tries again, too, what the bus itself can't do now.
     is_persistent: bool,
+    /// Waits, too, for as long as the bus says that a quota is used up.
+    waits_for_quota: bool,
     trouble: Arc<Mutex<Option<Problem>>>,
 }
 
@@ -89,6 +91,7 @@ impl Upstream {
             attempt: ATTEMPT,
             link: None,
             is_persistent: false,
+            waits_for_quota: false,
             trouble: Arc::default(),
         }
     }
@@ -99,6 +102,19 @@ impl Upstream {
         self.link = Some(link.to_owned());
         self.is_persistent = true;
         self
+    }
+
+    /// The same, which waits out a quota.
+    pub(crate) fn waiting_for_quota(mut self, waits: bool) -> Self {
+        self.waits_for_quota = waits;
+        self
+    }
+
+    /// How long the bus says that a refusal lasts, where that is waited out.
+    pub(crate) fn quota_wait<E: Refusal>(&self, refusal: &E) -> Option<Duration> {
+        // A wait of nothing would ask without a pause.
+        let wait = refusal.retry_after().filter(|_| self.waits_for_quota)?;
+        Some(wait.max(Duration::from_millis(1)))
     }
 
     /// Connects, unless that was done before.
@@ -224,6 +240,7 @@ impl Upstream {
             let (refusal, can_help) = match call(self.within(&cx, within)).await {
                 Ok(answer) => match self.reached(answer) {
                     Err(refusal) if refusal.is_transient() => (refusal, self.is_persistent),
+                    Err(refusal) if self.quota_wait(&refusal).is_some() => (refusal, true),
                     settled => return settled,
                 },
                 Err(error) => {
@@ -232,7 +249,7 @@ impl Upstream {
                     (E::from(missed), can_help)
                 }
             };
-            let wait = backoff.next();
+            let wait = self.quota_wait(&refusal).unwrap_or_else(|| backoff.next());
             if !can_help || Instant::now() + wait >= end {
                 return Err(unknown.filter(|_| !refusal.is_unknown()).unwrap_or(refusal));
             }
@@ -289,7 +306,8 @@ impl From<&anyhow::Error> for Missed {
             problem: Problem {
                 code: known.map_or("call-failed", Error::code).to_owned(),
                 message: format!(
-                    "the bus can't be reached: {error:#}: see that it runs, and that its URL and certificates are right here"
+                    "the bus can't be reached: {}: see that it runs, and that its URL and certificates are right here",
+                    causes(&**error)
                 ),
             },
             may_have_run: known.is_none_or(|error| error.outcome() != Outcome::NotStarted),
@@ -305,6 +323,11 @@ pub trait Refusal: From<Missed> {
 
     /// It may have been done.
     fn is_unknown(&self) -> bool;
+
+    /// How long a quota is used up; `None` for what no quota refused.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl From<Missed> for PublishError {
@@ -329,6 +352,13 @@ impl Refusal for PublishError {
 
     fn is_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QuotaExceeded(refusal) => Some(Duration::from_millis(refusal.retry_after_ms)),
+            _ => None,
+        }
     }
 }
 

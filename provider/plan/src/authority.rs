@@ -195,6 +195,26 @@ pub fn describe(id: &str, link: &str) -> String {
     }
 }
 
+/// For messages: a component by its id, a caller by its name.
+pub fn named(id: &str) -> String {
+    match id.strip_prefix(ID_PREFIX) {
+        Some(name) => format!("caller {name}"),
+        None => format!("component {id}"),
+    }
+}
+
+/// For messages: how whoever has no subscription of a name comes by one.
+pub fn unsubscribed(id: &str, name: &str) -> String {
+    let declared = match id.strip_prefix(ID_PREFIX) {
+        Some(_) => format!("declare it in the policy with `component = \"{id}\"`"),
+        None => "declare it in a link".to_owned(),
+    };
+    format!(
+        "{} has no subscription {name:?}: subscribe to it, or {declared}",
+        named(id)
+    )
+}
+
 /// For messages: where it is written what a caller may do. `setting` is what the policy calls it, such as
 /// `publish.tenants`; a link has no `publish.` and no `subscribe.` before it.
 pub fn setting(id: &str, setting: &str) -> String {

@@ -27,6 +27,8 @@ pub struct Listening {
     pub tls: Option<TlsFiles>,
     /// Take anyone who can reach a port beyond this machine, without knowing who it is.
     pub allow_unauthenticated_network_peers: bool,
+    /// They were said by flags of a command line, which problems name.
+    pub by_flags: bool,
     /// Where whoever asks over NATS may want the answer, besides inboxes like the instance's own: prefixes of subjects;
     /// empty for `_INBOX` alone.
     pub inbox_prefixes: Vec<String>,
@@ -93,8 +95,21 @@ impl Listening {
                 client_crl,
             }),
             allow_unauthenticated_network_peers: allow,
+            by_flags: false,
             inbox_prefixes,
         })
+    }
+
+    /// A setting as whoever set it, or could, writes it; for messages.
+    pub fn written(&self, setting: &str) -> String {
+        if !self.by_flags {
+            return format!("`{setting}`");
+        }
+        let flag = setting.strip_prefix("listen-").unwrap_or(setting).replace('.', "-");
+        match setting.starts_with("tls.") {
+            true => format!("`--{flag} FILE`"),
+            false => format!("`--{flag}`"),
+        }
     }
 }
 
@@ -140,6 +155,25 @@ mod tests {
             Listening::from_settings("instance", &settings(&[])).unwrap(),
             Listening::default()
         );
+    }
+
+    #[test]
+    fn a_setting_is_named_as_it_is_written() {
+        let by_flags = Listening {
+            by_flags: true,
+            ..Listening::default()
+        };
+        for (setting, flag) in [
+            ("tls.client-ca", "`--tls-client-ca FILE`"),
+            (
+                "listen-allow-unauthenticated-network-peers",
+                "`--allow-unauthenticated-network-peers`",
+            ),
+            ("listen", "`--listen`"),
+        ] {
+            assert_eq!(by_flags.written(setting), flag);
+            assert_eq!(Listening::default().written(setting), format!("`{setting}`"));
+        }
     }
 
     #[test]

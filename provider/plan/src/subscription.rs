@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::authority;
 use crate::by_partition::ByPartition;
 use crate::isolation::Rejoined;
 use crate::policy::{Ordering, QueueDelivery};
@@ -424,10 +425,10 @@ impl Registered {
         Err(Problem::new(
             Code::SubscriptionConflict,
             format!(
-                "subscription {} is already a {} subscription of component {}, {made}: use another name, or end that one first",
+                "subscription {} is already a {} subscription of {}, {made}: use another name, or end that one first",
                 mine.name,
                 mine.need.as_str(),
-                self.component
+                authority::named(&self.component)
             ),
         ))
     }

@@ -101,13 +101,18 @@ pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> Publ
     };
     match e {
         NotAdmitted::Rate { retry_after, .. } | NotAdmitted::Bytes { retry_after, .. } => {
+            let setting = match e {
+                NotAdmitted::Rate { .. } => "events-per-second",
+                _ => "max-bytes",
+            };
             // Rounded up: a retry after it can succeed.
             let retry_after_ms = u64::try_from(retry_after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
             PublishError::QuotaExceeded(RefusalForNow {
                 problem: say(
                     Code::QuotaExceeded,
                     &format!(
-                        "it was not stored; publish it again after {retry_after_ms} ms, or raise the tenant's quota"
+                        "it was not stored; publish it again after {retry_after_ms} ms, or raise {}",
+                        bound(tenant, setting)
                     ),
                 ),
                 retry_after_ms,
@@ -116,19 +121,28 @@ pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> Publ
         NotAdmitted::Scheduled { .. } => PublishError::QuotaExceeded(RefusalForNow {
             problem: say(
                 Code::QuotaExceeded,
-                "it was not kept; ask again when some of them are published or cancelled, or raise the tenant's `quota.scheduled-events` or `quota.scheduled-max-bytes`",
+                &format!(
+                    "it was not kept; ask again when some of them are published or cancelled, or raise {} or {}",
+                    bound(tenant, "scheduled-events"),
+                    bound(tenant, "scheduled-max-bytes")
+                ),
             ),
             retry_after_ms: 1_000,
         }),
         NotAdmitted::TooLarge { .. } => PublishError::TooLarge(say(
             Code::QuotaExceeded,
-            "send less, or raise the tenant's `quota.max-bytes`",
+            &format!("send less, or raise {}", bound(tenant, "max-bytes")),
         )),
         NotAdmitted::Unknown(source) => PublishError::Unavailable(problem(Problem::new(
             Code::StoreUnavailable,
             format!("event {id:?} of tenant {tenant}: {e} ({source}): it was not stored; try again"),
         ))),
     }
+}
+
+/// Where a tenant's bound is written, by the last part of its setting.
+fn bound(tenant: &TenantId, setting: &str) -> String {
+    format!("`quota.{setting}` (for this tenant alone `quota.tenant.{tenant}.{setting}`)")
 }
 
 /// Why it is not known whether an event was cancelled.

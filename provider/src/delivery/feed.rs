@@ -28,7 +28,7 @@ use super::incoming::{self, Metadata};
 use super::permits::{free_permit, free_permits};
 use super::reading::{Delivered, Reading};
 use super::retries::{Share, Shares};
-use super::settle::{InFlight, Settler, Source};
+use super::settle::{InFlight, Redriven, Settler, Source};
 use super::state::DeliveryState;
 use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, batch, read};
 
@@ -229,7 +229,11 @@ pub(crate) async fn redriven(
         deliveries: 2,
     };
     let headers = Some(letter.headers.clone());
-    let source = Source::Redrive(redrive.clone(), letter.headers);
+    let redriven = Redriven {
+        number: letter.sequence,
+        headers: letter.headers,
+    };
+    let source = Source::Redrive(redrive.clone(), redriven);
     let failed = match failed {
         Some(failed) => failed,
         None => settler.earlier_attempts(&source, position).await?,

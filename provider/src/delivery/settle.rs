@@ -37,7 +37,15 @@ pub(super) enum Source {
     /// The store of retries: the event was refused before. The store delivers it in the same way.
     Retry(jetstream::Message),
     /// The dead letters, by request. A request waits for as long as it takes.
-    Redrive(Redrive, HeaderMap),
+    Redrive(Redrive, Redriven),
+}
+
+/// The letter that is redriven.
+#[derive(Clone, Debug)]
+pub(super) struct Redriven {
+    pub(super) number: u64,
+    /// The event's, and the letter's own.
+    pub(super) headers: HeaderMap,
 }
 
 impl Source {
@@ -482,8 +490,8 @@ impl Settler {
     /// Stores a dead letter and only then settles the event.
     async fn dead_letter(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> DeliveryState {
         let (headers, replaces) = match source {
-            Source::Log(message) | Source::Retry(message) => (message.headers.as_ref(), false),
-            Source::Redrive(_, headers) => (Some(headers), true),
+            Source::Log(message) | Source::Retry(message) => (message.headers.as_ref(), None),
+            Source::Redrive(_, letter) => (Some(&letter.headers), Some(letter.number)),
         };
         let letter = NewDeadLetter {
             of: &self.context.id(),

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use fanout_client::Upstream;
 use fanout_plan::subscription::{MadeBy, Subscription};
-use fanout_plan::{Code, Problem, SubscriptionName};
+use fanout_plan::{Code, Problem, SubscriptionName, authority};
 use fanout_transport::{ClientIdentity, ClientTls, ConnectOptions, Endpoint, Lattice, Pem};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -72,10 +72,7 @@ impl Edge {
         lattice: Lattice,
         settings: fanout_plan::edge::Edge,
     ) -> Result<Self, Problem> {
-        let endpoint: Endpoint = settings
-            .upstream
-            .parse()
-            .map_err(|e| Problem::new(Code::InvalidSetting, format!("provider {provider}: `upstream`: {e}")))?;
+        let endpoint = endpoint(provider, &settings)?;
         let upstream = Upstream::new(endpoint, options(provider, &settings), DEADLINE);
         let memory = Memory::new(lattice.nats().clone(), lattice_name, provider);
         Ok(Self(Arc::new(Inner {
@@ -284,10 +281,25 @@ fn taken(name: &SubscriptionName, served: &Served) -> Problem {
     Problem::new(
         Code::SubscriptionConflict,
         format!(
-            "subscription {name} is already one of component {} at this edge, {made}: use another name, or end that one first",
-            served.component
+            "subscription {name} is already one of {} at this edge, {made}: use another name, or end that one first",
+            authority::named(&served.component)
         ),
     )
+}
+
+/// Where the bus is.
+fn endpoint(provider: &str, settings: &fanout_plan::edge::Edge) -> Result<Endpoint, Problem> {
+    let endpoint: Endpoint = settings
+        .upstream
+        .parse()
+        .map_err(|e| Problem::new(Code::InvalidSetting, format!("provider {provider}: `upstream`: {e}")))?;
+    if endpoint.has_tls() && settings.server_ca.is_none() {
+        let message = format!(
+            "provider {provider}: `upstream` is {endpoint}, whose certificate somebody signed: set `tls.server-ca`"
+        );
+        return Err(Problem::new(Code::MissingSetting, message));
+    }
+    Ok(endpoint)
 }
 
 /// As whom the bus knows this edge.
@@ -306,5 +318,24 @@ fn options(provider: &str, settings: &fanout_plan::edge::Edge) -> ConnectOptions
         source: provider.to_owned(),
         connect_deadline: CONNECT_DEADLINE,
         ..ConnectOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bus_that_shows_a_certificate_needs_who_signed_it() {
+        let of = |more: &[(&str, &str)]| {
+            let all = [("role", "edge"), ("upstream", "quic://bus.example.org:7762")];
+            let all = all.iter().chain(more).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            let settings = fanout_plan::edge::Edge::from_settings("provider", &all.collect()).unwrap();
+            endpoint("bus-edge", &settings)
+        };
+        assert!(of(&[("tls.server-ca", "ca.pem")]).is_ok());
+        let refused = of(&[]).unwrap_err();
+        assert_eq!(refused.code, Code::MissingSetting);
+        assert!(refused.message.contains("set `tls.server-ca`"), "{}", refused.message);
     }
 }

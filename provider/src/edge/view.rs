@@ -127,11 +127,13 @@ impl View {
         if problem.code == Code::SubscriberUnreachable.as_str() || unreached.is_some() {
             return Some(problem);
         }
+        let named = format!("subscription {name}: ");
+        let why = problem.message.strip_prefix(&named).unwrap_or(&problem.message);
         Some(wit::Problem {
             code: Code::UpstreamRefused.to_string(),
             message: format!(
-                "subscription {name}: the bus does not give it to this edge: {} [{}]; its events wait there",
-                problem.message, problem.code
+                "{named}the bus does not give it to this edge: {why} [{}]; its events wait there",
+                problem.code
             ),
         })
     }

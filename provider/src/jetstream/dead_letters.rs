@@ -2,7 +2,9 @@
 //! taken away here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::Stream;
 use async_nats::{HeaderMap, HeaderValue};
@@ -31,6 +33,13 @@ const ATTEMPTS: &str = "fanout-dead-attempts";
 const LEFT_OUT: &str = "fanout-dead-left-out";
 /// The event's id, where the letter does not hold all of the event.
 const ID: &str = "fanout-dead-id";
+/// The numbers of the letters whose place it took, oldest first: the event was redriven, and refused again.
+const PREDECESSORS: &str = "fanout-dead-predecessors";
+/// The most of them that a letter names; those before are forgotten. They fit in what an event leaves free.
+const MOST_PREDECESSORS: usize = 16;
+
+/// How long looking for the letter that took another's place may take.
+const LOOKING: Duration = Duration::from_secs(30);
 
 /// What is asked of the store.
 const LIST: &str = "list dead letters";
@@ -47,8 +56,8 @@ pub(crate) struct NewDeadLetter<'a> {
     pub(crate) attempts: &'a [FailedAttempt],
     /// When the event was published, nanoseconds since the Unix epoch.
     pub(crate) published_at: i64,
-    /// Whether it takes the place of an earlier one: the event was redriven, and refused again.
-    pub(crate) replaces: bool,
+    /// The letter whose place it takes: the event was redriven, and refused again.
+    pub(crate) replaces: Option<u64>,
 }
 
 /// A dead letter as the store holds it.
@@ -59,6 +68,8 @@ pub struct DeadLetter {
     /// Of which subscription, whose event, and where that stands in the log.
     #[serde(flatten)]
     pub id: LetterId,
+    /// The letters whose place it took, oldest first: the event was redriven, and refused again.
+    pub predecessors: Vec<u64>,
     /// The subscription has ended: the letter is delivered to nobody any more.
     pub orphaned: bool,
     /// Every attribute of the event as it came, under its `ce-` name.
@@ -85,6 +96,9 @@ impl Store {
         headers.insert("fanout-dead-subscription", letter.of.name.as_str());
         headers.insert("fanout-dead-position", letter.at.position.to_string());
         headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
+        if let Some(number) = letter.replaces {
+            headers.insert(PREDECESSORS, joined(&followed(letter.headers, number)));
+        }
         let own = header_bytes(&headers) + header_names(&[REASON, ATTEMPTS, LEFT_OUT]);
         let event = of_the_event(letter.headers);
         let pairs: Vec<_> = event.iter().map(|(name, value)| (&**name, value.as_str())).collect();
@@ -112,7 +126,7 @@ impl Store {
         let payload = letter.payload.slice(..fitted.payload);
         let subject = self.names.dead_letter(letter.of, letter.tenant, letter.at);
         let message = PublishMessage::build().payload(payload).headers(headers);
-        let stored = if letter.replaces {
+        let stored = if letter.replaces.is_some() {
             match self.js.send_publish(subject, message).await {
                 Ok(ack) => ack.await.map(drop),
                 Err(e) => Err(e),
@@ -167,6 +181,43 @@ impl Store {
         }
     }
 
+    /// The letter that took the place of one that is there no more; `None` if none did.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn successor(&self, number: u64) -> Result<Option<DeadLetter>, StoreError> {
+        // What is read for may be taken away meanwhile, and then never comes.
+        let found = tokio::time::timeout(LOOKING, self.find_successor(number)).await;
+        found.unwrap_or_else(|e| Err(StoreError::when(LIST)(e)))
+    }
+
+    async fn find_successor(&self, number: u64) -> Result<Option<DeadLetter>, StoreError> {
+        let config = pull::OrderedConfig {
+            filter_subject: self.names.dead_letter_filter(None, None),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: number.saturating_add(1),
+            },
+            headers_only: true,
+            ..pull::OrderedConfig::default()
+        };
+        let consumer = self.letters().await?.create_consumer(config).await;
+        let consumer = consumer.map_err(StoreError::when(LIST))?;
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(None);
+        }
+        let mut messages = consumer.messages().await.map_err(StoreError::when(LIST))?;
+        while let Some(message) = messages.try_next().await.map_err(StoreError::when(LIST))? {
+            let info = message.info().map_err(StoreError::when(LIST))?;
+            if predecessors(message.headers.as_ref()).contains(&number) {
+                return self.dead_letter(info.stream_sequence).await;
+            }
+            if info.pending == 0 {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes a dead letter away for good. Returns whether there was one.
     ///
     /// # Errors
@@ -214,6 +265,7 @@ impl Store {
         let attempts = message.headers.get(ATTEMPTS);
         Some(DeadLetter {
             number: message.sequence,
+            predecessors: predecessors(Some(&message.headers)),
             orphaned: !living.ids.contains(&id.of) && !living.unreadable.contains(&id.of.name),
             id,
             attempts: attempts
@@ -229,6 +281,25 @@ impl Store {
 struct Living {
     ids: BTreeSet<SubscriptionId>,
     unreadable: BTreeSet<SubscriptionName>,
+}
+
+/// The letters whose place a letter took, by its headers.
+fn predecessors(headers: Option<&HeaderMap>) -> Vec<u64> {
+    let named = headers.and_then(|headers| headers.get(PREDECESSORS));
+    let numbers = named.into_iter().flat_map(|named| named.as_str().split(' '));
+    numbers.filter_map(|number| number.parse().ok()).collect()
+}
+
+/// The predecessors of the letter that takes the place of this one, which has these headers.
+fn followed(headers: Option<&HeaderMap>, number: u64) -> Vec<u64> {
+    let mut all = predecessors(headers);
+    all.push(number);
+    all.split_off(all.len().saturating_sub(MOST_PREDECESSORS))
+}
+
+fn joined(numbers: &[u64]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+    numbers.join(" ")
 }
 
 /// The headers that a dead letter keeps of an event's message.
@@ -247,4 +318,22 @@ fn of_the_event(headers: Option<&HeaderMap>) -> Vec<(String, HeaderValue)> {
 /// What headers of these names take without a value.
 fn header_names(names: &[&str]) -> usize {
     names.iter().map(|name| name.len() + 4).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_names_those_whose_place_it_took_as_far_as_they_fit() {
+        assert_eq!(followed(None, 2), [2]);
+        let mut headers = HeaderMap::new();
+        for number in 2..100 {
+            headers.insert(PREDECESSORS, joined(&followed(Some(&headers), number)));
+        }
+        assert_eq!(predecessors(Some(&headers)), Vec::from_iter(84..100));
+        // The longest that they can be leaves a letter its reason and its attempts: see `letter::RESERVED`.
+        let longest = joined(&[u64::MAX; MOST_PREDECESSORS]);
+        assert!(longest.len() + header_names(&[PREDECESSORS]) < 400, "{longest}");
+    }
 }

@@ -52,6 +52,14 @@ pub struct Retention {
     pub seen_events: u64,
 }
 
+impl Retention {
+    /// How many events it has ever lost.
+    #[must_use]
+    pub fn lost_events(&self) -> u64 {
+        self.seen_events + self.lost.values().map(|lost| lost.events).sum::<u64>()
+    }
+}
+
 impl Store {
     /// How a subscription stands in all partitions.
     ///

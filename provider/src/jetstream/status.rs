@@ -57,7 +57,7 @@ impl Store {
             .iter()
             .map(|(p, lost)| LostEvents::of(*p, lost))
             .collect();
-        status.lost_events = Some(retention.seen_events + status.lost.iter().map(|l| l.count).sum::<u64>());
+        status.lost_events = Some(retention.lost_events());
         Ok(())
     }
 }

@@ -155,6 +155,21 @@ pub enum Error {
     Publish(#[source] CodecError),
 }
 
+/// An error with its causes, each said once: some repeat theirs.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        next = cause.source();
+    }
+    said
+}
+
 /// Which body of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -301,6 +316,14 @@ mod tests {
             .context("failed to invoke `a.b`");
         assert!(matches!(Error::find(&error), Some(Error::NoResponders)));
         assert!(Error::find(&anyhow::anyhow!("incomplete results")).is_none());
+    }
+
+    #[test]
+    fn a_cause_that_its_error_repeats_is_said_once() {
+        let error = anyhow::anyhow!("timed out").context("can't reach it: timed out");
+        assert_eq!(causes(&*error), "can't reach it: timed out");
+        let error = anyhow::anyhow!("refused").context("can't reach it").context("failed");
+        assert_eq!(causes(&*error), "failed: can't reach it: refused");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use call_context::CallContext;
 pub use caller::{Caller, CertificateNames, Identity, traceparent};
 pub use connect_options::ConnectOptions;
 pub use endpoint::{Authority, Endpoint, EndpointError, UrlPath};
-pub use error::{Body, CodecError, Error, Outcome, Resource};
+pub use error::{Body, CodecError, Error, Outcome, Resource, causes};
 pub use functions::{release_result, reserve_result, wait_aside};
 pub use guard::{Guard, Refusal, listed};
 pub use inbox_prefix::{BadInboxPrefix, DEFAULT_INBOX_PREFIX, InboxPrefix};

@@ -105,9 +105,6 @@ fn unknown(view: &View, caller: &Caller, name: &str) -> Problem {
     }
     Problem::new(
         Code::UnknownSubscription,
-        format!(
-            "component {} has no subscription {name:?}: declare it in a link, or subscribe to it",
-            caller.component
-        ),
+        authority::unsubscribed(&caller.component, name),
     )
 }

@@ -61,7 +61,7 @@ impl Rights for View {
         }
         Err(Problem::new(
             Code::UnknownSubscription,
-            format!("component {component} has no subscription {name:?}: declare it in a link, or subscribe to it"),
+            authority::unsubscribed(component, name),
         ))
     }
 }
