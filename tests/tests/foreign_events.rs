@@ -158,7 +158,7 @@ async fn what_is_no_event_is_kept_with_its_reason_and_stops_nobody() {
     let other_tenant = STRUCTURED.replace("\"acme\"", "\"globex\"");
     let twice = STRUCTURED.replace("\"id\": \"evt_1\"", "\"id\": \"evt_1\", \"\\u0069d\": \"evt_2\"");
     let both = STRUCTURED.replace("\"data\":", "\"data_base64\": \"aGk=\", \"data\":");
-    let bad: Vec<(&str, Vec<(&str, &str)>, &str, &str)> = vec![
+    let bad = vec![
         (SUBJECT, with(&[("ce-subject", "100%")]), "{}", "percent sign"),
         (SUBJECT, with(&[("ce-subject", "%FF")]), "{}", "no UTF-8"),
         (SUBJECT, with(&[("ce-subject", "")]), "{}", "`subject`"),

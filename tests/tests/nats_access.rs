@@ -285,7 +285,7 @@ async fn certificates_are_checked_and_shown() {
             "--nats-key",
             &key,
         ];
-        let first = first.is_empty().then_some(&[][..]).unwrap_or(&["--nats-tls-first"]);
+        let first: &[&str] = if first.is_empty() { &[] } else { &["--nats-tls-first"] };
         world.every_verb(&[&shown[..], first].concat(), &[]);
         let context = format!(
             r#"{{"url":"{url}","ca":"{ca}","cert":"{certificate}","key":"{key}","tls_first":{}}}"#,

@@ -1,6 +1,8 @@
 //! Webhooks as they came to people who do this job, with other names and secrets: each through the whole ingress, from the
 //! request to the answer.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::{cell::RefCell, collections::BTreeMap, io::Cursor};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
