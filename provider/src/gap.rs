@@ -133,7 +133,7 @@ fn warn_once(
     let warned_elsewhere = gap.oldest.is_some_and(|o| o.isolated);
     if warned_elsewhere || !gap.is_near(now.saturating_add(nanoseconds(policy.retention.warn_before))) {
         if near.remove(&(name.clone(), reader.clone())) {
-            info!(subscription = %name, "it is no longer about to lose events");
+            info!(subscription = %name, "what was about to expire is handled, or has expired: a line with retention-gap names what is lost");
         }
     } else if near.insert((name.clone(), reader.clone()))
         && let Some(oldest) = gap.oldest
