@@ -252,11 +252,11 @@ fn examples() -> Vec<(String, String)> {
         let (common, _) = names[0].rsplit_once('_').unwrap();
         let value = cells[1].trim_matches('`');
         examples.push((names[0].to_owned(), value.to_owned()));
-        examples.extend(
-            names[1..]
-                .iter()
-                .map(|end| (format!("{common}{end}"), value.to_owned())),
-        );
+        // The example of the first of three hosts stands for each.
+        examples.extend(names[1..].iter().map(|end| {
+            let value = value.replace("nats-1", &format!("nats{}", end.replace('_', "-")));
+            (format!("{common}{end}"), value)
+        }));
     }
     examples
 }

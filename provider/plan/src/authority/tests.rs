@@ -26,8 +26,8 @@ fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
     let other = Identity::certificate_dns("host-7.example.org");
     for identities in [
         &[uri.clone()][..],
-        std::slice::from_ref(&dns),
-        std::slice::from_ref(&cn),
+        &[dns.clone()],
+        &[cn.clone()],
         &[Identity::UnixUser(1000)],
         // Any name of the kind, wherever it stands.
         &[other.clone(), dns.clone(), cn.clone()],
@@ -50,7 +50,7 @@ fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
     let stranger_uri = Identity::certificate_uri("spiffe://example.org/billing2");
     for stranger in [
         &[Identity::UnixUser(1001)][..],
-        std::slice::from_ref(&stranger_uri),
+        &[stranger_uri.clone()],
         &[other, stranger_uri],
         &[],
     ] {
