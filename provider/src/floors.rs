@@ -133,6 +133,9 @@ async fn look(
             }
             _ => {}
         }
+        // Within one log a floor never goes back: the server may not say where a replicated consumer began.
+        let before = noted.filter(|noted| noted.log == partition.log);
+        let settled_to = before.map_or(settled_to, |before| before.settled_to.max(settled_to));
         let floor = Floor::of(partition.log, &state, settled_to, delivered_to);
         store.note_floor(key.0, &key.1, floor).await?;
         floors.insert(key, floor);

@@ -2,7 +2,9 @@
 
 use fanout_plan::listen::{Listening, TlsFiles};
 use fanout_plan::{Code, Problem};
-use fanout_transport::{Drained, Endpoint, Error, ListenOptions, Listener, Pem, Renewal, ServerTls, Service, Serving};
+use fanout_transport::{
+    Drained, Endpoint, Error, ListenOptions, Listener, Pem, Renewal, ServerTls, Service, Serving, causes,
+};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -37,9 +39,11 @@ impl Listeners {
     pub(crate) async fn listen(&mut self, listening: &Listening, service: &Service) -> Result<(), CantListen> {
         let (mut renewals, mut new) = (Vec::new(), Vec::new());
         for url in &listening.endpoints {
-            let endpoint: Endpoint = url.parse().map_err(|e| cant(url, Code::InvalidEndpoint, &told(&e)))?;
+            let endpoint: Endpoint = url
+                .parse()
+                .map_err(|e| cant_listen(url, Code::InvalidEndpoint, &causes(&e)))?;
             let options = options(listening, &endpoint);
-            let failed = |e: Error| cant(url, Code::ListenFailed, &why(listening, &endpoint, &e));
+            let failed = |e: Error| cant_listen(url, Code::ListenFailed, &why(listening, &endpoint, &e));
             match self.open.iter().find(|open| open.url == *url) {
                 Some(open) => renewals.push(open.serving.read_again(&options).map_err(failed)?),
                 None => new.push((url, Listener::bind(&endpoint, options).await.map_err(failed)?)),
@@ -120,10 +124,10 @@ fn why(listening: &Listening, endpoint: &Endpoint, error: &Error) -> String {
         }
         Error::Listen { source, .. } => source.to_string(),
         Error::Tls { what, .. } => match listening.tls.as_ref().and_then(|files| setting_of(files, what)) {
-            Some(setting) => format!("{}: see {}", told(error), written(setting)),
-            None => told(error),
+            Some(setting) => format!("{}: see {}", causes(error), written(setting)),
+            None => causes(error),
         },
-        _ => told(error),
+        _ => causes(error),
     }
 }
 
@@ -141,13 +145,7 @@ fn setting_of(files: &TlsFiles, text: &str) -> Option<&'static str> {
     found.map(|(setting, _)| setting)
 }
 
-/// An error and its cause.
-fn told(error: &dyn std::error::Error) -> String {
-    let why = error.source().map(|s| format!(" ({s})")).unwrap_or_default();
-    format!("{error}{why}")
-}
-
-fn cant(url: &str, code: Code, why: &str) -> CantListen {
+fn cant_listen(url: &str, code: Code, why: &str) -> CantListen {
     CantListen(Problem {
         setting: Some("listen".to_owned()),
         ..Problem::new(code, format!("it can't listen on {url}: {why}"))

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::deliveries::Deliveries;
 use crate::retry::Backoff;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, leaves_an_attempt};
 use crate::{Error, ErrorKind, Event, Receipt, Scheduled, Subscription};
 
 /// The most events that the bus takes in one call.
@@ -99,7 +99,7 @@ impl Bus {
             }
             left = again;
             let wait = backoff.next().max(quota_wait);
-            if left.is_empty() || Instant::now() + wait >= deadline {
+            if left.is_empty() || !leaves_an_attempt(wait, deadline) {
                 break;
             }
             tokio::time::sleep(wait).await;

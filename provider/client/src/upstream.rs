@@ -81,6 +81,14 @@ pub struct Upstream {
     trouble: Arc<Mutex<Option<Problem>>>,
 }
 
+/// An attempt that has less time ends with an unknown outcome, though nothing is wrong with the bus.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
+
+/// Whether there is time for an attempt before `end` after a wait.
+pub(crate) fn leaves_an_attempt(wait: Duration, end: Instant) -> bool {
+    Instant::now() + wait + SHORTEST_ATTEMPT <= end
+}
+
 impl Upstream {
     /// A bus at an endpoint. `deadline` is for a whole call with its repeats.
     #[must_use]
@@ -250,7 +258,7 @@ impl Upstream {
                 }
             };
             let wait = self.quota_wait(&refusal).unwrap_or_else(|| backoff.next());
-            if !can_help || Instant::now() + wait >= end {
+            if !can_help || !leaves_an_attempt(wait, end) {
                 return Err(unknown.filter(|_| !refusal.is_unknown()).unwrap_or(refusal));
             }
             if refusal.is_unknown() {
@@ -446,5 +454,49 @@ impl Inbox for Upstream {
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble> {
         let settled = self.settle_for(&CallContext::default(), settlements).await;
         settled.map_err(Trouble::Now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use fanout_wit::types::{Problem, RefusalForNow};
+
+    use super::*;
+
+    /// How often a bus is asked within a second that refuses by a quota for so long, and what the caller is answered.
+    async fn asked(retry_after_ms: u64) -> (u32, PublishError) {
+        let upstream = Upstream::new(
+            "tcp://127.0.0.1:1".parse().unwrap(),
+            ConnectOptions::default(),
+            Duration::from_secs(1),
+        );
+        let upstream = upstream.waiting_for_quota(true);
+        let calls = Cell::new(0);
+        let refused = upstream.ask(CallContext::default(), |_| {
+            calls.set(calls.get() + 1);
+            let problem = Problem {
+                code: "quota-exceeded".to_owned(),
+                message: String::new(),
+            };
+            async move {
+                Ok(Err::<(), _>(PublishError::QuotaExceeded(RefusalForNow {
+                    problem,
+                    retry_after_ms,
+                })))
+            }
+        });
+        let error = refused.await.unwrap_err();
+        (calls.get(), error)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quota_is_waited_out_only_where_an_attempt_has_time_after_it() {
+        for (retry_after_ms, calls) in [(1_500, 1), (950, 1), (899, 2), (300, 4)] {
+            let (called, error) = asked(retry_after_ms).await;
+            assert_eq!(called, calls, "{retry_after_ms} ms");
+            assert!(matches!(error, PublishError::QuotaExceeded(_)), "{error:?}");
+        }
     }
 }

@@ -5,11 +5,11 @@ use std::ops::Deref;
 
 use crate::{SubscriptionId, SubscriptionName};
 
-/// The name of a consumer of the log: whose it is, which of the subscriptions that have had that name, which of its consumers
-/// one after another, and which tenant's alone. `invoicing=i18d3a1b2c3d4e5f6=1=0=acme`, from left to right as far as there is
-/// something to say.
+/// The name of a consumer of the log, such as `invoicing=i18d3a1b2c3d4e5f6=1=0=acme`: the subscription, its incarnation, the
+/// number of its rewinds, the number of times that isolated tenants rejoined it, and the isolated tenant. Parts at the end
+/// that are 0 or absent are left out.
 ///
-/// A consumer that Fanout did not make can have any name: of such a one nothing is known.
+/// A consumer that Fanout did not make can have any name; then no part is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerName(String);
 
@@ -19,7 +19,7 @@ impl ConsumerName {
         SubscriptionId::split(&self.0).map(|(of, _)| of.name)
     }
 
-    /// The tenant whose events alone it gives, as it is part of a name.
+    /// The isolated tenant, as a part of a name; `None` for the consumer of all others.
     pub fn tenant(&self) -> Option<&str> {
         SubscriptionId::split(&self.0)?.1?.split('=').nth(2)
     }

@@ -186,6 +186,21 @@ const BOUNDS: [&str; 7] = [
 const SHARE: u64 = 4;
 
 impl Policy {
+    /// The first setting that needs nats-server 2.12, as a message names it.
+    #[must_use]
+    pub fn needs_nats_2_12(&self) -> Option<&'static str> {
+        if self.durability == Durability::OnDisk {
+            Some("`durability` = `on-disk`")
+        } else if self.quotas.bounds_bytes() {
+            Some("`quota.max-bytes`")
+        } else if self.retention.replicas > 1 {
+            // A cluster of 2.11 takes an id that it was asked for as one in process from then on (10158).
+            Some("`retention.replicas` above 1")
+        } else {
+            None
+        }
+    }
+
     /// Whether deliveries that were begun under this policy go on under another: what differs concerns who may do what, what
     /// is stored from now on, or `retry`, which whoever delivers takes over as it is.
     #[must_use]

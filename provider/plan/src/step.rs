@@ -324,12 +324,13 @@ pub fn diff(observed: &Topology, desired: &Topology) -> Result<Diff, Vec<Problem
         }
     }
     diff.consumers
-        .extend(those_that_give_way_first(made, observed, desired));
+        .extend(in_the_order_of_a_work_queue(made, observed, desired));
     if problems.is_empty() { Ok(diff) } else { Err(problems) }
 }
 
-/// A work queue takes no consumer that could be given what another of it still has (10100): that one changes first.
-fn those_that_give_way_first(mut left: Vec<Step>, observed: &Topology, desired: &Topology) -> Vec<Step> {
+/// Orders steps so that the server takes each. A work queue refuses a consumer whose filters meet those of another consumer
+/// (10100): a consumer that lets go of a filter is changed before the one that gets it.
+fn in_the_order_of_a_work_queue(mut left: Vec<Step>, observed: &Topology, desired: &Topology) -> Vec<Step> {
     let layout = desired.layout();
     let is_of_a_queue = |c: &ConsumerSpec| {
         let partition = layout.partitions.get(&c.partition);
@@ -363,7 +364,7 @@ fn those_that_give_way_first(mut left: Vec<Step>, observed: &Topology, desired: 
     }
 }
 
-/// The consumer as it is that a step changes.
+/// The consumer that a step changes, as the store has it.
 fn changed<'a>(step: &Step, observed: &'a Topology) -> Option<&'a ConsumerSpec> {
     let Step::UpdateConsumer(c) = step else { return None };
     observed.consumers.get(&(c.partition, c.name.clone()))

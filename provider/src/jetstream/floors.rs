@@ -116,22 +116,8 @@ impl Store {
         consumer: &str,
     ) -> Result<Option<(u64, u64)>, StoreError> {
         let info = self.log(partition).await?.consumer_info(consumer).await;
-        let Some(info) = there(info, format!("read the state of consumer {consumer}"))? else {
-            return Ok(None);
-        };
-        let settled_to = self.settled_or_noted(partition, &info).await?;
-        Ok(Some((settled_to, info.delivered.stream_sequence)))
-    }
-
-    /// [`settled_to`], or what is noted of it where the server does not say where the consumer began.
-    pub(super) async fn settled_or_noted(&self, partition: u32, info: &consumer::Info) -> Result<u64, StoreError> {
-        match settled_to(info) {
-            0 if info.delivered.consumer_sequence > 0 => {
-                let noted = self.floor(partition, &info.name).await?;
-                Ok(noted.map_or(0, |noted| noted.settled_to))
-            }
-            settled_to => Ok(settled_to),
-        }
+        let info = there(info, format!("read the state of consumer {consumer}"))?;
+        Ok(info.map(|info| (settled_to(&info), info.delivered.stream_sequence)))
     }
 
     /// What a partition of the log holds now.
@@ -142,8 +128,9 @@ impl Store {
     }
 }
 
-/// Up to which offset everything that a consumer gives is settled. A replicated one of which nothing is settled yet says 0
-/// (nats-server 2.15), whatever it began with.
+/// The offset up to which every event of a consumer is settled. A replicated consumer reports 0 until the first of its events
+/// is settled (nats-server 2.15), wherever the consumer began; of one that began with what was new and has delivered
+/// since, the beginning is in its floor alone.
 pub(super) fn settled_to(info: &consumer::Info) -> u64 {
     let begins_after = match info.config.deliver_policy {
         DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),

@@ -15,10 +15,10 @@ use super::Store;
 use super::refusal::{answer_in, there};
 use crate::clock::nanoseconds;
 
-/// Part of a question: a message whose rollup is none of those that there are is never stored (10111). Of all that makes the
-/// server refuse a message, this alone is looked at after ids and, in a cluster, before the message is proposed (nats-server
-/// 2.12 to 2.15). An expected last message id that there is none of is proposed, and stops a replicated stream for good when
-/// it is applied (2.15.1).
+/// The value of `Nats-Rollup` in a question. The server knows no such rollup, and refuses the message (10111). The server
+/// checks the rollup after the message id and, in a cluster, before it proposes the message (nats-server 2.12 to 2.15). An
+/// expected last message id that no event has does not serve: three servers propose that message, and the stream stops for
+/// good when they apply it (2.15.1).
 const NO_ROLLUP: &str = "none";
 
 /// When a stream that nothing listens for is asked again.

@@ -15,6 +15,7 @@ use fanout_plan::{Code, Position, Problem, TenantId};
 use futures::StreamExt as _;
 use tracing::debug;
 
+use super::floors::settled_to;
 use super::observe::nanoseconds;
 use super::refusal::found;
 use super::{Store, StoreError};
@@ -172,7 +173,7 @@ impl Store {
         let log = self.log(partition.number).await?;
         let info = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
         let state = info.state;
-        let settled_to = self.settled_or_noted(partition.number, consumer).await?;
+        let settled_to = settled_to(consumer);
         let mut oldest: Option<Expiring> = None;
         if consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
             let max_age = clock::nanoseconds(self.policy.retention.max_age);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::isolation::Reader;
 use fanout_plan::partition::{Layout, Partition};
-use fanout_plan::policy::{Durability, Shape};
+use fanout_plan::policy::Shape;
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{
     BusNames, Code, LogPosition, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName,
@@ -226,14 +226,7 @@ impl Store {
     /// # Errors
     /// Names the first setting that it is too old for.
     pub fn server_is_new_enough(&self) -> Result<(), Problem> {
-        let setting = if self.policy.durability == Durability::OnDisk {
-            "`durability` = `on-disk`"
-        } else if self.policy.quotas.bounds_bytes() {
-            "`quota.max-bytes`"
-        } else if self.policy.retention.replicas > 1 {
-            // An id that a cluster of an older one was asked for is "in process" there from then on (10158).
-            "`retention.replicas` above 1"
-        } else {
+        let Some(setting) = self.policy.needs_nats_2_12() else {
             return Ok(());
         };
         if self.nats().is_server_compatible(2, 12, 0) {

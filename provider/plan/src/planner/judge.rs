@@ -50,7 +50,7 @@ pub(super) fn judge_all(
         }
         is_first
     });
-    // One may be in another's way only until that one is what it is asked to be.
+    // A subscription that is refused for a filter of another is judged again: the other may let go of that filter below.
     loop {
         let tried = all.len();
         all.retain(|(i, want)| {

@@ -205,3 +205,16 @@ fn what_does_not_change_how_events_are_delivered_starts_no_delivery_anew() {
         assert!(!before.delivers_like(&policy(&[other])), "{other:?}");
     }
 }
+
+#[test]
+fn what_needs_a_newer_server_is_named() {
+    for (setting, named) in [
+        (("retention.replicas", "1"), None),
+        (("retention.replicas", "3"), Some("`retention.replicas` above 1")),
+        (("durability", "on-disk"), Some("`durability` = `on-disk`")),
+        (("quota.max-bytes", "1GiB"), Some("`quota.max-bytes`")),
+    ] {
+        let policy = Policy::from_settings("policy", &settings(&[setting])).unwrap();
+        assert_eq!(policy.needs_nats_2_12(), named, "{setting:?}");
+    }
+}
