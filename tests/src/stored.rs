@@ -3,6 +3,7 @@
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use fanout_plan::ConsumerName;
+use fanout_plan::floor::Floor;
 use futures::TryStreamExt as _;
 
 /// The names of a stream's consumers, sorted, and without the incarnations of their subscriptions.
@@ -21,6 +22,20 @@ pub async fn consumer_name<I>(stream: &Stream<I>, name: &str) -> Option<String> 
     let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
     let is_it = |whole: &String| ConsumerName::from(whole.as_str()).without_incarnation() == name;
     names.into_iter().find(is_it)
+}
+
+/// What is noted of the consumers of the bus `payments`: how far each is settled and delivered.
+pub async fn floors(client: &async_nats::Client) -> Option<Vec<Floor>> {
+    let js = async_nats::jetstream::new(client.clone());
+    let bucket = js.get_stream("KV_fanout_payments_attempts").await.ok()?;
+    let subjects = bucket.info_with_subjects("$KV.fanout_payments_attempts.*.floor.*");
+    let subjects: Vec<(String, usize)> = subjects.await.ok()?.try_collect().await.ok()?;
+    let mut floors = Vec::new();
+    for (subject, _) in subjects {
+        let entry = bucket.get_last_raw_message_by_subject(&subject).await.ok()?;
+        floors.push(serde_json::from_slice(&entry.payload).ok()?);
+    }
+    Some(floors)
 }
 
 /// A dead letter of the bus `payments`.

@@ -34,20 +34,10 @@ async fn handles(who: &Component, ids: std::ops::Range<usize>) {
 
 /// Waits until it is noted that a consumer has come to an offset, or beyond.
 async fn noted(bench: &Bench, consumers: usize, settled_to: u64) {
-    let js = jetstream::new(bench.client().clone());
-    let bucket = js.get_stream("KV_fanout_payments_attempts").await.unwrap();
     eventually("it is noted how far they have come", || async {
-        let subjects = bucket
-            .info_with_subjects("$KV.fanout_payments_attempts.*.floor.*")
-            .await;
-        let subjects: Vec<(String, usize)> = subjects.ok()?.try_collect().await.ok()?;
-        let mut there = 0;
-        for (subject, _) in subjects {
-            let entry = bucket.get_last_raw_message_by_subject(&subject).await.ok()?;
-            let entry: serde_json::Value = serde_json::from_slice(&entry.payload).ok()?;
-            there += usize::from(entry["settled_to"].as_u64()? >= settled_to);
-        }
-        (there == consumers).then_some(())
+        let floors = stored::floors(bench.client()).await?;
+        let there = floors.iter().filter(|floor| floor.settled_to >= settled_to);
+        (there.count() == consumers).then_some(())
     })
     .await;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::jetstream;
 use fanout_tests::fetcher::{next, settles};
 use fanout_tests::types::{Origin, Verdict};
-use fanout_tests::{Bench, Component, LinkTo, event, eventually};
+use fanout_tests::{Bench, Component, LinkTo, event, eventually, stored};
 use futures::TryStreamExt as _;
 
 /// The bus's consumers by name.
@@ -27,19 +27,9 @@ async fn lose_the_consumer(bench: &Bench) {
 
 /// Waits until it is remembered that everything up to an offset is settled.
 async fn noted(bench: &Bench, settled_to: u64) {
-    let js = jetstream::new(bench.client().clone());
-    let bucket = js.get_stream("KV_fanout_payments_attempts").await.unwrap();
     eventually("it is noted how far it has come", || async {
-        let subjects = bucket
-            .info_with_subjects("$KV.fanout_payments_attempts.*.floor.*")
-            .await;
-        let subjects: Vec<(String, usize)> = subjects.ok()?.try_collect().await.ok()?;
-        let [(subject, _)] = subjects.as_slice() else {
-            return None;
-        };
-        let entry = bucket.get_last_raw_message_by_subject(subject).await.ok()?;
-        let entry: serde_json::Value = serde_json::from_slice(&entry.payload).ok()?;
-        (entry["settled_to"] == settled_to).then_some(())
+        let floors = stored::floors(bench.client()).await?;
+        matches!(floors.as_slice(), [floor] if floor.settled_to == settled_to).then_some(())
     })
     .await;
 }
