@@ -1,7 +1,7 @@
 //! The command line, run as a process.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use fanout_plan::status::BusStatus;
 
@@ -79,4 +79,27 @@ impl Cli {
         let shown = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace(&policy.display().to_string(), "POLICY");
         (status.code().expect("it ends by itself"), shown(stdout), shown(stderr))
     }
+}
+
+/// Exit code, standard output and standard error of `fanout`, which has no standard input and no bus in its environment.
+///
+/// # Panics
+/// If it can't be run, or prints what is no text.
+#[must_use]
+pub fn fanout(args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(beside_the_tests("fanout"))
+        .args(args)
+        .env_remove("FANOUT_BUS")
+        .stdin(Stdio::null())
+        .output()
+        .expect("fanout is built beside the tests");
+    let text = |bytes| String::from_utf8(bytes).expect("it prints text");
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// Exit code and output of `fanout`, errors included.
+#[must_use]
+pub fn fanout_output(args: &[&str]) -> (i32, String) {
+    let (code, out, err) = fanout(args);
+    (code, out + &err)
 }

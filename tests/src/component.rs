@@ -7,7 +7,9 @@ use bytes::Bytes;
 use fanout_transport::{CallContext, Caller, Client, Lattice, Options, Server, Service};
 use fanout_wit::component::exports::fanout::bus::{backfill_handler, batch_handler, handler};
 
-use crate::types::{BackfillProgress, Delivery, Event, PublishError, Receipt, Rejection};
+use crate::types::{
+    BackfillProgress, Delivery, DeliveryOptions, Event, Filter, PublishError, Reach, Receipt, Rejection,
+};
 use crate::{eventually, publisher};
 
 /// What a component does with a delivery.
@@ -183,6 +185,20 @@ fn by(link: &str) -> CallContext {
     CallContext {
         link: Some(link.to_owned()),
         ..CallContext::within(Duration::from_secs(2))
+    }
+}
+
+/// The options of a handler of every event of every tenant.
+#[must_use]
+pub fn every_event() -> DeliveryOptions {
+    DeliveryOptions {
+        filter: Filter {
+            tenants: Vec::new(),
+            event_types: Vec::new(),
+        },
+        reach: Reach::Handler,
+        batch_size: None,
+        concurrency: None,
     }
 }
 

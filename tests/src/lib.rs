@@ -13,6 +13,7 @@ pub mod hosted;
 pub mod http;
 pub mod nemesis;
 mod provider;
+mod refusals;
 mod running;
 mod served;
 pub mod stored;
@@ -20,14 +21,15 @@ mod transcript;
 pub mod webhook_host;
 
 pub use bench::{Bench, LinkTo, eventually, ingress_and_invoicing};
-pub use cli::Cli;
-pub use component::{Component, Seen, Verdict, event};
+pub use cli::{Cli, fanout, fanout_output};
+pub use component::{Component, Seen, Verdict, event, every_event};
 pub use dev_host::DevHost;
 pub use edge::EdgeWorld;
 pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus};
 pub use provider::{Provider, beside_the_tests};
+pub use refusals::refused_to;
 pub use running::Running;
-pub use served::{ANYONE_HERE, SERVED_POLICY, Served};
+pub use served::{ANYONE_HERE, SERVED_POLICY, Served, ServedBus};
 pub use transcript::{Transcript, blocks, free_ports};
 
 pub use fanout_wit::{inbox, publisher, status, subscriber, types};

@@ -4,9 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use fanout_transport::testing::NatsServer;
 use serde_json::Value;
 
-use crate::beside_the_tests;
+use crate::{Cli, beside_the_tests};
 
 /// A policy of a bus `payments` that retries quickly and whose holds are short; without callers.
 pub const SERVED_POLICY: &str = "\
@@ -128,6 +129,42 @@ impl Drop for Served {
         drop(self.process.wait());
         if std::thread::panicking() {
             eprintln!("--- the server's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// A served bus with a caller that may do everything, and the command line and a client that reach it.
+pub struct ServedBus {
+    /// The command line, at the bus's store.
+    pub cli: Cli,
+    /// The bus's policy.
+    pub policy: PathBuf,
+    /// The server.
+    pub served: Served,
+    /// A client of the server.
+    pub bus: fanout_client::Bus,
+    /// The bus's store.
+    pub nats: NatsServer,
+}
+
+impl ServedBus {
+    /// One whose leases outlast a test: an event that comes again was released, or refused.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub async fn with_long_leases() -> Self {
+        let nats = NatsServer::start().await;
+        let cli = Cli::new(nats.url());
+        let text = SERVED_POLICY.replace("ack-wait = \"2s\"", "ack-wait = \"10m\"");
+        let policy = cli.policy(&format!("{text}{ANYONE_HERE}"));
+        let served = Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+        let bus = fanout_client::connect(&served.listen[0]).await.expect("it is ready");
+        Self {
+            cli,
+            policy,
+            served,
+            bus,
+            nats,
         }
     }
 }

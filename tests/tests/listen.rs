@@ -3,51 +3,41 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use fanout_client::{Bus, Event};
-use fanout_tests::{ANYONE_HERE, BusStatus, Cli, Running, SERVED_POLICY, Served, beside_the_tests, eventually};
-use fanout_transport::testing::NatsServer;
+use fanout_client::Event;
+use fanout_tests::{BusStatus, Running, ServedBus, beside_the_tests, eventually, fanout};
 use serde_json::Value;
 use webhook_signature::{Keys, Request, Scheme, verify};
 
 /// What does not come within it never does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A served bus whose holds outlast a test: what comes again was given back, or refused.
 struct World {
-    cli: Cli,
-    policy: PathBuf,
-    served: Served,
-    bus: Bus,
+    bus: ServedBus,
     folder: tempfile::TempDir,
-    _nats: NatsServer,
 }
 
 impl World {
     async fn new() -> Self {
-        let nats = NatsServer::start().await;
-        let cli = Cli::new(nats.url());
-        let text = SERVED_POLICY.replace("ack-wait = \"2s\"", "ack-wait = \"10m\"");
-        let policy = cli.policy(&format!("{text}{ANYONE_HERE}"));
-        let served = Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
-        let bus = fanout_client::connect(&served.listen[0]).await.unwrap();
         Self {
-            cli,
-            policy,
-            served,
-            bus,
+            bus: ServedBus::with_long_leases().await,
             folder: tempfile::tempdir().unwrap(),
-            _nats: nats,
         }
     }
 
     fn listen(&self, forward: &str, more: &[&str]) -> Running {
         let mut command = Command::new(beside_the_tests("fanout"));
-        command.args(["--json", "listen", "--to", &self.served.listen[0], "--forward", forward]);
+        command.args([
+            "--json",
+            "listen",
+            "--to",
+            &self.bus.served.listen[0],
+            "--forward",
+            forward,
+        ]);
         Running::start({
             command.args(more);
             command
@@ -60,7 +50,10 @@ impl World {
     }
 
     async fn status_when(&self, what: &str, holds: impl Fn(&BusStatus) -> bool) {
-        eventually(what, async || holds(&self.cli.status(&self.policy)).then_some(())).await;
+        eventually(what, async || {
+            holds(&self.bus.cli.status(&self.bus.policy)).then_some(())
+        })
+        .await;
     }
 
     async fn settled(&self, name: &str, dead_letters: u64) {
@@ -73,29 +66,21 @@ impl World {
     }
 
     fn letters(&self) -> String {
-        let (code, out, err) = self.cli.run(&["--json", "dead-letters", "list"], &self.policy, &[]);
+        let (code, out, err) = self
+            .bus
+            .cli
+            .run(&["--json", "dead-letters", "list"], &self.bus.policy, &[]);
         assert_eq!(code, 0, "{err}");
         out
     }
 
     async fn publish(&self, id: &str) {
-        self.bus.publish(&event(id)).await.unwrap();
+        self.bus.bus.publish(&event(id)).await.unwrap();
     }
 }
 
 fn event(id: &str) -> Event {
     Event::new("acme", "invoice.paid", id).data("{\"n\":1}")
-}
-
-/// Exit code, standard output and error.
-fn fanout(args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = Command::new(beside_the_tests("fanout"))
-        .args(args)
-        .env_remove("FANOUT_BUS")
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
 fn row(listening: &Running) -> Value {
@@ -187,6 +172,7 @@ async fn an_event_is_posted_as_it_is_and_its_subscription_ends_with_the_command(
         .await;
     world
         .bus
+        .bus
         .publish(&Event::new("acme", "charge.made", "other"))
         .await
         .unwrap();
@@ -198,7 +184,7 @@ async fn an_event_is_posted_as_it_is_and_its_subscription_ends_with_the_command(
     event.subject = Some("Łódź".to_owned());
     event.time = Some(1_767_225_600_000_000_000);
     event.extensions = vec![("region".to_owned(), "eu".to_owned())];
-    world.bus.publish(&event).await.unwrap();
+    world.bus.bus.publish(&event).await.unwrap();
     let post = hook.post();
     assert_eq!(post.body, b"{\"n\":  1}\n");
     for (name, value) in [
@@ -339,11 +325,11 @@ async fn told_to_end_it_settles_what_is_answered_and_gives_back_the_rest() {
     );
     // The other is still waited for; told once more, it waits no longer.
     listening.signal("INT");
-    let given_back = row(&listening);
+    let released = row(&listening);
     assert_eq!(
-        (&given_back["id"], &given_back["outcome"]),
-        (&"2".into(), &"given-back".into()),
-        "{given_back}"
+        (&released["id"], &released["outcome"]),
+        (&"2".into(), &"released".into()),
+        "{released}"
     );
     assert_eq!(listening.ended().await.code(), Some(0));
     drop(second);
@@ -370,7 +356,7 @@ async fn events_are_signed_kept_and_posted_again_without_a_bus() {
     let kept = path("kept/here");
     let mut event = event("evt_1").source("/till").data(vec![0, 159, 146, 150]);
     event.extensions = vec![("region".to_owned(), "eu".to_owned())];
-    world.bus.publish(&event).await.unwrap();
+    world.bus.bus.publish(&event).await.unwrap();
     let more = [&["--count", "1", "--save", &kept][..], &sign].concat();
     let mut listening = world.listen_as("billing", &hook.url, &more);
     let first = hook.post();
@@ -444,7 +430,7 @@ async fn events_leave_this_machine_only_where_that_is_said() {
     let world = World::new().await;
     let hook = Hook::start();
     world.publish("1").await;
-    let to = world.served.listen[0].as_str();
+    let to = world.bus.served.listen[0].as_str();
     // Another host for all that the name says; the system means this one.
     let elsewhere = format!("http://0.0.0.0:{}/hook", hook.port);
     for forward in [
@@ -464,7 +450,7 @@ async fn events_leave_this_machine_only_where_that_is_said() {
         );
     }
     assert!(
-        world.cli.status(&world.policy).subscriptions.is_empty(),
+        world.bus.cli.status(&world.bus.policy).subscriptions.is_empty(),
         "nothing was subscribed to"
     );
     let mut listening = world.listen_as("billing", &elsewhere, &["--count", "1", "--anywhere"]);

@@ -1,60 +1,37 @@
 //! `fanout subscribe --manual` as a process: what is settled by lines of standard input, and what the end of the input
 //! gives back.
 
-use std::path::PathBuf;
 use std::process::Command;
 
-use fanout_client::{Bus, Event};
-use fanout_tests::{
-    ANYONE_HERE, Cli, Running, SERVED_POLICY, Served, SubscriptionStatus, beside_the_tests, eventually,
-};
-use fanout_transport::testing::NatsServer;
+use fanout_client::Event;
+use fanout_tests::{Running, ServedBus, SubscriptionStatus, beside_the_tests, eventually};
 use serde_json::Value;
 
-/// A served bus whose holds outlast a test: what comes again was given back, or refused.
-struct World {
-    cli: Cli,
-    policy: PathBuf,
-    served: Served,
-    bus: Bus,
-    _nats: NatsServer,
-}
+struct World(ServedBus);
 
 impl World {
     async fn new() -> Self {
-        let nats = NatsServer::start().await;
-        let cli = Cli::new(nats.url());
-        let text = SERVED_POLICY.replace("ack-wait = \"2s\"", "ack-wait = \"10m\"");
-        let policy = cli.policy(&format!("{text}{ANYONE_HERE}"));
-        let served = Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
-        let bus = fanout_client::connect(&served.listen[0]).await.unwrap();
-        Self {
-            cli,
-            policy,
-            served,
-            bus,
-            _nats: nats,
-        }
+        Self(ServedBus::with_long_leases().await)
     }
 
     async fn publish(&self, ids: &[&str]) {
         for id in ids {
             let event = Event::new("acme", "invoice.paid", *id).data("{\"n\":1}");
-            self.bus.publish(&event).await.unwrap();
+            self.0.bus.publish(&event).await.unwrap();
         }
     }
 
     /// A program that subscribes to the whole log, with these arguments more.
     fn subscribe(&self, more: &[&str]) -> Running {
         let mut command = Command::new(beside_the_tests("fanout"));
-        command.args(["subscribe", "--to", &self.served.listen[0]]);
+        command.args(["subscribe", "--to", &self.0.served.listen[0]]);
         command.args(["--need", "backfill", "--name", "billing"]).args(more);
         Running::start(command)
     }
 
     async fn subscription_when(&self, what: &str, holds: impl Fn(&SubscriptionStatus) -> bool) {
         eventually(what, async || {
-            let status = self.cli.status(&self.policy);
+            let status = self.0.cli.status(&self.0.policy);
             status.subscription("billing").is_some_and(&holds).then_some(())
         })
         .await;
@@ -131,7 +108,7 @@ async fn a_program_settles_by_lines_and_a_bad_line_changes_nothing() {
         })
         .await;
     let letters = ["--json", "dead-letters", "list"];
-    let (code, out, err) = world.cli.run(&letters, &world.policy, &[]);
+    let (code, out, err) = world.0.cli.run(&letters, &world.0.policy, &[]);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("no such customer"), "{out}");
 
@@ -212,7 +189,7 @@ async fn the_program_of_the_documents_works() {
     let code = code.split_once("```").expect("it ends").0;
     assert!(code.lines().count() <= 25, "it is short");
     let fanout = beside_the_tests("fanout").display().to_string();
-    let code = code.replace("tcp://127.0.0.1:7761", &world.served.listen[0]);
+    let code = code.replace("tcp://127.0.0.1:7761", &world.0.served.listen[0]);
     let code = code.replace("\"fanout\"", &format!("{fanout:?}"));
     // It needs nothing but Python itself.
     let mut command = Command::new("python3");
@@ -222,8 +199,8 @@ async fn the_program_of_the_documents_works() {
         .subscription_when("it has subscribed", |s| s.attended == Some(true))
         .await;
     let event = |id: &str, data: &str| Event::new("acme", "invoice.paid", id).data(data.to_owned());
-    world.bus.publish(&event("good", "{\"amount\":12}")).await.unwrap();
-    world.bus.publish(&event("bad", "no JSON\nat all")).await.unwrap();
+    world.0.bus.publish(&event("good", "{\"amount\":12}")).await.unwrap();
+    world.0.bus.publish(&event("bad", "no JSON\nat all")).await.unwrap();
     assert_eq!(program.line(), "acme owes 12");
     world
         .subscription_when("each is settled", |s| {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use fanout_tests::subscriber;
-use fanout_tests::types::{DeliveryOptions, Filter, Reach, Rejection, SubscriptionState};
-use fanout_tests::{Bench, Component, LinkTo, SubscriptionStatus, Verdict, event, eventually, publisher};
+use fanout_tests::types::{Rejection, SubscriptionState};
+use fanout_tests::{Bench, Component, LinkTo, SubscriptionStatus, Verdict, event, eventually, every_event, publisher};
 use fanout_transport::CallContext;
 
 /// A handler that hangs is given up long after the end of a test.
@@ -117,15 +117,7 @@ async fn a_call_does_not_wait_for_the_handlers_of_others() {
             .await;
     }
     let other = bench.component("other").await;
-    let options = DeliveryOptions {
-        filter: Filter {
-            tenants: vec![],
-            event_types: vec![],
-        },
-        reach: Reach::Handler,
-        batch_size: None,
-        concurrency: None,
-    };
+    let options = every_event();
     let made = subscriber::subscribe_durable(other.bus(), within(5), "mine", &options).await;
     made.expect("the bus answers within the deadline").unwrap();
     publish(&ingress, "second").await;

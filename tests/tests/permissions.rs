@@ -2,19 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 
 use async_nats::ConnectOptions;
 use fanout_tests::types::Rejection;
 use fanout_tests::{
-    ANYONE_HERE, BusStatus, Component, LinkTo, Provider, SERVED_POLICY, Served, Verdict, beside_the_tests, event,
-    eventually, ingress_and_invoicing,
+    ANYONE_HERE, BusStatus, Component, LinkTo, Provider, SERVED_POLICY, Served, Verdict, event, eventually,
+    fanout_output, ingress_and_invoicing, refused_to,
 };
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use wasmcloud_core::HostData;
-
-/// What stands in a server's log when a user tried what it may not do.
-const VIOLATION: &str = "Violation - ";
 
 const LOG: &str = "fanout_payments_log";
 
@@ -82,25 +78,6 @@ impl World {
         let mut log = js.get_stream(LOG).await.unwrap();
         log.info().await.unwrap().state.messages
     }
-
-    /// What the server refused to a user, a line each.
-    fn refused_to(&self, user: &str) -> Vec<String> {
-        let needle = format!("user:{user}\"");
-        let log = self.nats.log();
-        let lines = log.lines().filter(|l| l.contains(VIOLATION) && l.contains(&needle));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-/// Exit code and output of `fanout`, errors included.
-fn fanout(args: &[&str]) -> (i32, String) {
-    let Output { status, stdout, stderr } = Command::new(beside_the_tests("fanout"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-    (status.code().unwrap_or(-1), text)
 }
 
 /// Tries what only the bus may do: takes its log away, writes an event past its quotas and callers, and forges a subscription.
@@ -126,10 +103,10 @@ async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look(
     let subscribe = |need: &'static str, name: &'static str, more: &[&str]| {
         let mut args = vec!["subscribe", "--to", &to, "--need", need, "--name", name];
         args.extend(more);
-        fanout(&args)
+        fanout_output(&args)
     };
     let publish = |id: &str| {
-        let (code, text) = fanout(&[
+        let (code, text) = fanout_output(&[
             "publish",
             "--to",
             &to,
@@ -164,11 +141,11 @@ async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look(
         let at = args.iter().position(|a| *a == "audit").unwrap_or(args.len());
         args.insert(at, &file);
         args.extend(["--nats", &operator]);
-        let (code, text) = fanout(&args);
+        let (code, text) = fanout_output(&args);
         assert_eq!(code, 0, "{verb:?}: {text}");
     }
-    assert_eq!(world.refused_to("bus"), [""; 0]);
-    assert_eq!(world.refused_to("operator"), [""; 0]);
+    assert_eq!(refused_to(&world.nats, "bus"), [""; 0]);
+    assert_eq!(refused_to(&world.nats, "operator"), [""; 0]);
 
     let monitor = world.client("monitor").await;
     for what in ["status", "metrics"] {
@@ -180,7 +157,7 @@ async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look(
     let stored = world.stored().await;
     attack(&monitor).await;
     eventually("the server refused it all", || async {
-        (world.refused_to("monitor").len() == 5).then_some(())
+        (refused_to(&world.nats, "monitor").len() == 5).then_some(())
     })
     .await;
     assert_eq!(world.stored().await, stored);
@@ -197,7 +174,7 @@ async fn operator_takes_dead_letters(world: &World, ingress: &Component, invoici
         let mut args = vec!["dead-letters", verb[0], &policy];
         args.extend(&verb[1..]);
         args.extend(["--nats", &operator]);
-        let (code, text) = fanout(&args);
+        let (code, text) = fanout_output(&args);
         assert_eq!(code, 0, "{verb:?}: {text}");
         text
     };
@@ -215,7 +192,7 @@ async fn operator_takes_dead_letters(world: &World, ingress: &Component, invoici
     .await;
     letters(&["discard", "2"]);
     assert!(!letters(&["list"]).contains("not today"));
-    assert_eq!(world.refused_to("operator"), [""; 0]);
+    assert_eq!(refused_to(&world.nats, "operator"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,13 +236,13 @@ async fn a_provider_in_a_host_needs_no_more_and_the_hosts_components_only_call()
     })
     .await;
     assert!(status.subscription("invoicing").is_some(), "{status:?}");
-    assert_eq!(world.refused_to("bus"), [""; 0]);
-    assert_eq!(world.refused_to("host"), [""; 0]);
+    assert_eq!(refused_to(&world.nats, "bus"), [""; 0]);
+    assert_eq!(refused_to(&world.nats, "host"), [""; 0]);
 
     let stored = world.stored().await;
     attack(&host).await;
     eventually("the server refused it all", || async {
-        (world.refused_to("host").len() == 5).then_some(())
+        (refused_to(&world.nats, "host").len() == 5).then_some(())
     })
     .await;
     assert_eq!(world.stored().await, stored);

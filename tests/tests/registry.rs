@@ -4,8 +4,8 @@
 use async_nats::jetstream::{self, kv};
 use fanout_tests::fetcher::patient;
 use fanout_tests::subscriber;
-use fanout_tests::types::{DeliveryOptions, Filter, Origin, Reach};
-use fanout_tests::{Bench, Component, LinkTo, SubscriptionStatus, event, eventually};
+use fanout_tests::types::Origin;
+use fanout_tests::{Bench, Component, LinkTo, SubscriptionStatus, event, eventually, every_event};
 use futures::TryStreamExt as _;
 
 fn links() -> Vec<LinkTo> {
@@ -20,21 +20,8 @@ fn links() -> Vec<LinkTo> {
     ]
 }
 
-/// A handler of every event.
-fn everything() -> DeliveryOptions {
-    DeliveryOptions {
-        filter: Filter {
-            tenants: Vec::new(),
-            event_types: Vec::new(),
-        },
-        reach: Reach::Handler,
-        batch_size: None,
-        concurrency: None,
-    }
-}
-
 async fn subscribe(who: &Component, name: &str) {
-    let options = everything();
+    let options = every_event();
     let made = subscriber::subscribe_durable(who.bus(), patient(), name, &options).await;
     made.expect("the bus answers").expect("it is made");
 }
@@ -157,7 +144,7 @@ async fn a_consumer_that_says_nothing_of_itself_is_left_alone_until_somebody_end
     bench.restart_provider(0).await;
     let left_alone = |s: &SubscriptionStatus| s.code() == "registration-lost";
     bench.subscription_when("called", "it is left alone", left_alone).await;
-    let options = everything();
+    let options = every_event();
     let refused = subscriber::subscribe_durable(caller.bus(), patient(), "called", &options).await;
     let refused = format!("{:?}", refused.unwrap().unwrap_err());
     assert!(

@@ -9,8 +9,10 @@ use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use fanout_tests::fetcher::{fetch, next, settles};
 use fanout_tests::subscriber;
-use fanout_tests::types::{Delivery, DeliveryOptions, Filter, Reach, Rejection, RetryDelay, Start, Verdict as Said};
-use fanout_tests::{Bench, Cli, Component, LinkTo, State, SubscriptionStatus, Verdict, event, eventually, stored};
+use fanout_tests::types::{Delivery, Rejection, RetryDelay, Start, Verdict as Said};
+use fanout_tests::{
+    Bench, Cli, Component, LinkTo, State, SubscriptionStatus, Verdict, event, eventually, every_event, stored,
+};
 use fanout_transport::CallContext;
 use futures::StreamExt as _;
 use serde_json::Value;
@@ -580,15 +582,7 @@ async fn a_paused_subscription_is_given_no_retries() {
 }
 
 async fn make(who: &Component, start: Option<Start>) {
-    let options = DeliveryOptions {
-        filter: Filter {
-            tenants: vec![],
-            event_types: vec![],
-        },
-        reach: Reach::Handler,
-        batch_size: None,
-        concurrency: None,
-    };
+    let options = every_event();
     let made = match &start {
         None => subscriber::subscribe_durable(who.bus(), CallContext::default(), "mine", &options).await,
         Some(start) => {

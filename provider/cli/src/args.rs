@@ -94,8 +94,8 @@ pub(crate) enum Verb {
     ///
     /// With --manual each delivery is a line of JSON with a `token`, and a program settles it by a line that it writes to
     /// standard input: `ack TOKEN`, `retry TOKEN [AFTER]` (such as `retry 3 10s`; without AFTER, by the bus's schedule) or
-    /// `dead-letter TOKEN REASON`. Where one delivery alone is in flight, TOKEN may be left out. A bad line is told on
-    /// standard error and settles nothing. The end of standard input ends the command: what is in flight is given back.
+    /// `dead-letter TOKEN REASON`. Where one delivery alone is in flight, TOKEN may be left out. A bad line is reported on
+    /// standard error and settles nothing. The end of standard input ends the command, and releases what is in flight.
     Subscribe(Subscribe),
     /// Post a subscription's events to a program on this machine, and acknowledge each that it takes
     ///
@@ -276,7 +276,7 @@ pub(crate) struct To {
     #[arg(long, default_value = "default")]
     pub(crate) link: String,
     /// Seconds for a whole request, tries and waits for a quota included
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: u64,
 }
 
@@ -329,6 +329,20 @@ pub(crate) struct Subscribe {
     /// The subscription's name; the same one again goes on where it was
     #[arg(long)]
     pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) events: Events,
+    /// Print deliveries as JSON lines with a `token`, and settle each only by a line of standard input: `ack TOKEN`,
+    /// `retry TOKEN [AFTER]` or `dead-letter TOKEN REASON`
+    #[arg(long)]
+    pub(crate) manual: bool,
+    /// With --manual: at most so many deliveries that are not settled, 1 to 1000; with 1, TOKEN can always be left out
+    #[arg(long, value_name = "DELIVERIES", requires = "manual", default_value_t = 64, value_parser = in_flight())]
+    pub(crate) max_in_flight: u32,
+}
+
+/// Which events a subscription is given.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Events {
     /// Where a backfill begins: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
     #[arg(long, value_parser = link::start)]
     pub(crate) from: Option<Start>,
@@ -338,16 +352,9 @@ pub(crate) struct Subscribe {
     /// Events of these types only, such as invoice.*; may be given several times
     #[arg(long = "type", value_name = "PATTERN")]
     pub(crate) event_type: Vec<String>,
-    /// End after so many events
+    /// End after so many deliveries
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Print deliveries as JSON lines with a `token`, and settle each only by a line of standard input: `ack TOKEN`,
-    /// `retry TOKEN [AFTER]` or `dead-letter TOKEN REASON`
-    #[arg(long)]
-    pub(crate) manual: bool,
-    /// With --manual: at most so many deliveries that are not settled, 1 to 1000; with 1, TOKEN can always be left out
-    #[arg(long, value_name = "DELIVERIES", requires = "manual", default_value_t = 64, value_parser = in_flight())]
-    pub(crate) max_in_flight: u32,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,4 @@
-//! How a command that goes on is told to end: by Ctrl-C or SIGTERM.
+//! The signals that end a command which goes on: Ctrl-C and SIGTERM.
 
 use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,8 +20,8 @@ impl Ending {
         })
     }
 
-    /// Returns once a signal has come; each is told once.
-    pub(crate) async fn told(&mut self) {
+    /// Returns at the next signal.
+    pub(crate) async fn signalled(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -13,11 +13,10 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use fanout_client::{Bus, Deliveries, Delivery, Error, ErrorKind, Subscription};
+use fanout_client::{Bus, Deliveries, Delivery, Error, ErrorKind};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::FuturesUnordered;
-use serde_json::json;
 use tokio::sync::watch;
 
 pub(crate) use self::args::Listen;
@@ -27,11 +26,12 @@ use self::saved::Folder;
 use crate::args::Need;
 use crate::ending::Ending;
 use crate::remote;
-use crate::subscribe::{LAST_WORDS, begins, tell_that_it_lasts};
-use crate::terminal::{error_line, json_line, printable};
+use crate::settled::Settled;
+use crate::subscribe::{LAST_WORDS, report_that_it_lasts, subscription};
+use crate::terminal::{complain, error_line, printable};
 use crate::webhook::{NotAccepted, Unreachable};
 
-/// How long posts that are under way may take once the command is told to end; then their events are given back.
+/// How long posts that are under way may take after a signal; then their events are released.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(args: &Listen, json: bool) -> Result<()> {
@@ -54,12 +54,13 @@ pub(crate) async fn run(args: &Listen, json: bool) -> Result<()> {
     let folder = args.save.as_deref().map(Folder::open).transpose()?;
     let mut ending = Ending::new()?;
     let bus = remote::connect(&args.to).await?;
-    let subscription = subscription(&args.which);
-    let name = subscription.name().to_owned();
-    // Told to end while it is being made, it may be there all the same.
+    let which = &args.which;
+    let name = which.name.clone().unwrap_or_else(own_name);
+    let subscription = subscription(which.need, &name, &which.events).prefetch(which.max_in_flight);
+    // A subscription that is being made at the signal may be there all the same.
     let listened = tokio::select! {
         biased;
-        () = ending.told() => Ok(()),
+        () = ending.signalled() => Ok(()),
         made = bus.subscribe(subscription) => match made {
             Ok(deliveries) => {
                 let mut listening = Listening {
@@ -83,7 +84,7 @@ pub(crate) async fn run(args: &Listen, json: bool) -> Result<()> {
         (None, _) => end(&bus, &name).await,
         (Some(_), Need::Declared) => Ok(()),
         (Some(name), _) => {
-            tell_that_it_lasts(name);
+            report_that_it_lasts(name);
             Ok(())
         }
     };
@@ -104,7 +105,7 @@ fn not_made(error: Error, which: &args::Which, name: &str) -> anyhow::Error {
 /// Ends the command's own subscription.
 async fn end(bus: &Bus, name: &str) -> Result<()> {
     let ended = match bus.unsubscribe(name).await {
-        // The command was told to end before it was made, or somebody else ended it.
+        // The signal came before the subscription was made, or somebody else ended it.
         Err(error) if error.kind == ErrorKind::UnknownSubscription => Ok(()),
         ended => ended,
     };
@@ -113,25 +114,9 @@ async fn end(bus: &Bus, name: &str) -> Result<()> {
     })
 }
 
-fn subscription(which: &args::Which) -> Subscription {
-    let name = which.name.clone().unwrap_or_else(|| {
-        // Another name for each command: of one name, two would share the events.
-        format!("listen-{:016x}", RandomState::new().hash_one(std::process::id()))
-    });
-    let subscription = match which.need {
-        Need::Queue => Subscription::queue(name),
-        Need::Durable => Subscription::durable(name),
-        Need::Backfill => Subscription::backfill(name, begins(which.from)),
-        Need::Declared => Subscription::declared(name),
-    };
-    let subscription = subscription
-        .tenants(&which.tenant)
-        .event_types(&which.event_type)
-        .prefetch(which.max_in_flight);
-    match which.count {
-        Some(count) => subscription.at_most(count),
-        None => subscription,
-    }
+/// The name of a subscription of the command's own: another for each command, because two of one name share the events.
+fn own_name() -> String {
+    format!("listen-{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// What is under way: posts, and settlements after them. Both are bounded by what the subscription has in flight.
@@ -145,24 +130,17 @@ struct Listening<'a> {
     json: bool,
 }
 
-/// A settlement that the bus has answered.
-struct Settled {
-    tenant: String,
-    id: String,
-    answer: Result<(), Error>,
-}
-
 impl Listening<'_> {
-    /// Posts what comes, until there is no more or the command is told to end, and settles all of it.
+    /// Posts and settles each delivery, until there are no more or a signal comes.
     async fn run(&mut self, mut deliveries: Deliveries, ending: &mut Ending) -> Result<()> {
         let mut listened = row::header(self.json);
         let mut are_over = false;
         while listened.is_ok() && !(are_over && self.posting.is_empty() && self.settling.is_empty()) {
             listened = tokio::select! {
                 biased;
-                () = ending.told() => break,
+                () = ending.signalled() => break,
                 Some(settled) = self.settling.next() => {
-                    self.tell(settled);
+                    settled.report(self.json);
                     Ok(())
                 }
                 Some((delivery, answer)) = self.posting.next() => self.settle(delivery, answer),
@@ -176,7 +154,7 @@ impl Listening<'_> {
                 },
             };
         }
-        // Stopped at once: the bus would deliver here again what is given back.
+        // Stopped at once: the bus would deliver here again what is released.
         let within = LAST_ANSWERS + LAST_WORDS;
         let ((), settled) = tokio::join!(
             deliveries.stop(within),
@@ -186,15 +164,16 @@ impl Listening<'_> {
             Ok(finished) => listened.and(finished),
             Err(_) => {
                 let secs = within.as_secs();
-                self.complain(&format!(
-                    "the bus did not answer within {secs} s: what it does not have as settled comes again"
-                ));
+                complain(
+                    self.json,
+                    &format!("the bus did not answer within {secs} s: what it does not have as settled comes again"),
+                );
                 listened
             }
         }
     }
 
-    /// Waits for what is under way, and gives back what takes too long, or at a second signal.
+    /// Waits for what is under way, and releases what takes too long, or everything at a second signal.
     async fn finish(&mut self, ending: &mut Ending) -> Result<()> {
         let mut finished = Ok(());
         let mut patience = std::pin::pin!(tokio::time::sleep(LAST_ANSWERS));
@@ -202,12 +181,12 @@ impl Listening<'_> {
             let hurries = *self.hurry.borrow();
             tokio::select! {
                 biased;
-                Some(settled) = self.settling.next() => self.tell(settled),
+                Some(settled) = self.settling.next() => settled.report(self.json),
                 Some((delivery, answer)) = self.posting.next() => {
                     // Each is settled, whether or not somebody still reads what is printed.
                     finished = finished.and(self.settle(delivery, answer));
                 }
-                () = ending.told(), if !hurries => drop(self.hurry.send_replace(true)),
+                () = ending.signalled(), if !hurries => drop(self.hurry.send_replace(true)),
                 () = &mut patience, if !hurries => drop(self.hurry.send_replace(true)),
             }
         }
@@ -239,7 +218,7 @@ impl Listening<'_> {
         let outcome = match &answer {
             Some(answer) if answer.is_accepted() => Outcome::Acknowledged,
             Some(_) => Outcome::Retry,
-            None => Outcome::GivenBack,
+            None => Outcome::Released,
         };
         let reason = answer.as_ref().map(|answer| self.forwarder.reason(answer));
         let (event, attempt) = (delivery.event().clone(), delivery.attempt());
@@ -251,35 +230,21 @@ impl Listening<'_> {
             }));
         row::print(&event, Some(attempt), answer.as_ref(), outcome, self.json)
     }
-
-    /// What the bus did not take comes again: that ends nothing.
-    fn tell(&self, settled: Settled) {
-        if let Err(error) = settled.answer {
-            self.complain(&format!(
-                "event {} of tenant {} is not settled, and comes again: {error}",
-                settled.id, settled.tenant
-            ));
-        }
-    }
-
-    fn complain(&self, problem: &str) {
-        match self.json {
-            true => error_line(format_args!("{}", json_line(&json!({ "error": problem })))),
-            false => error_line(format_args!("error: {}", printable(problem))),
-        }
-    }
 }
 
-/// A settlement, with whose it is.
+/// A settlement of a delivery, with the event that it settles.
 fn settled(
     delivery: Delivery,
     how: impl FnOnce(Delivery) -> BoxFuture<'static, Result<(), Error>>,
 ) -> BoxFuture<'static, Settled> {
-    let (tenant, id) = (delivery.event().tenant.clone(), delivery.event().id.clone());
+    let event = delivery.event();
+    let what = format!("event {} of tenant {}", event.id, event.tenant);
     let settling = how(delivery);
     async move {
-        let answer = settling.await;
-        Settled { tenant, id, answer }
+        Settled {
+            what,
+            answer: settling.await,
+        }
     }
     .boxed()
 }

@@ -19,6 +19,7 @@ mod policy;
 mod publish;
 mod remote;
 mod serve;
+mod settled;
 mod status;
 mod subscribe;
 mod tail;

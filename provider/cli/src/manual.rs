@@ -1,7 +1,7 @@
 //! `subscribe --manual`: deliveries are printed with a token, and settled by lines of standard input, so that any
 //! program is a subscriber by two pipes.
 //!
-//! A bad line changes nothing. The end of the input gives back what is in flight, untried.
+//! A bad line changes nothing. The end of the input releases what is in flight, without an attempt.
 
 mod lines;
 mod settlement;
@@ -10,25 +10,25 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use fanout_client::{Deliveries, Delivery, Error};
+use fanout_client::{Deliveries, Delivery};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use futures::stream::FuturesUnordered;
-use serde_json::json;
 
 use self::lines::Line;
 use self::settlement::{Settlement, Verdict};
 use crate::ending::Ending;
+use crate::settled::Settled;
 use crate::subscribe::{LAST_WORDS, as_json};
-use crate::terminal::{error_line, json_line, printable, say};
+use crate::terminal::{complain, json_line, say};
 
 /// The reason that the bus keeps of a delivery that is to come again.
 const RETRY: &str = "the subscriber asked for a retry";
 /// The most tokens that a message names.
 const MOST_NAMED: usize = 8;
 
-/// Prints deliveries until they end and all are settled, until standard input ends, or until a signal comes; then gives
-/// back what is in flight.
+/// Prints deliveries until they end and all are settled, until standard input ends, or until a signal comes; then
+/// releases what is in flight.
 ///
 /// # Errors
 /// What ended the deliveries, or that nobody reads what is printed.
@@ -43,9 +43,9 @@ pub(crate) async fn run(mut deliveries: Deliveries, json: bool) -> Result<()> {
         }
         let printed = tokio::select! {
             biased;
-            () = ending.told() => break Ok(()),
+            () = ending.signalled() => break Ok(()),
             Some(settled) = manual.settling.next() => {
-                manual.tell(settled);
+                settled.report(json);
                 continue;
             }
             line = lines.recv() => match line {
@@ -82,14 +82,6 @@ struct Manual {
     json: bool,
 }
 
-/// A settlement that the bus has answered.
-struct Settled {
-    token: u64,
-    tenant: String,
-    id: String,
-    answer: Result<(), Error>,
-}
-
 impl Manual {
     fn new(json: bool) -> Self {
         Self {
@@ -104,7 +96,7 @@ impl Manual {
         let mut shown = as_json(&delivery);
         self.latest += 1;
         shown["token"] = self.latest.into();
-        // In flight first: what can't be printed is given back with the others.
+        // In flight first: what can't be printed is released with the others.
         self.in_flight.insert(self.latest, delivery);
         say!("{}", json_line(&shown))
     }
@@ -122,7 +114,10 @@ impl Manual {
                 } else {
                     format!(" ({line:?})")
                 };
-                self.complain(&format!("line {number}{quoted}: {problem}. Nothing was settled by it"));
+                complain(
+                    self.json,
+                    &format!("line {number}{quoted}: {problem}. Nothing was settled by it"),
+                );
             }
         }
     }
@@ -160,7 +155,8 @@ impl Manual {
         let Some(delivery) = self.in_flight.remove(&token) else {
             return;
         };
-        let (tenant, id) = (delivery.event().tenant.clone(), delivery.event().id.clone());
+        let event = delivery.event();
+        let what = format!("delivery {token} (tenant {}, event {})", event.tenant, event.id);
         let settling = async move {
             let answer = match verdict {
                 Verdict::Ack => delivery.ack().await,
@@ -169,53 +165,32 @@ impl Manual {
                 Verdict::Retry(Some(after)) => delivery.retry_after(after, RETRY).await,
                 Verdict::DeadLetter(reason) => delivery.dead_letter(reason).await,
             };
-            Settled {
-                token,
-                tenant,
-                id,
-                answer,
-            }
+            Settled { what, answer }
         };
         self.settling.push(settling.boxed());
     }
 
-    /// What the bus did not take comes again: that ends nothing.
-    fn tell(&self, settled: Settled) {
-        if let Err(error) = settled.answer {
-            self.complain(&format!(
-                "delivery {} (tenant {}, event {}) is not settled, and comes again: {error}",
-                settled.token, settled.tenant, settled.id
-            ));
-        }
-    }
-
-    fn complain(&self, problem: &str) {
-        match self.json {
-            true => error_line(format_args!("{}", json_line(&json!({ "error": problem })))),
-            false => error_line(format_args!("error: {}", printable(problem))),
-        }
-    }
-
-    /// Waits until the bus has what was settled, and gives back the rest.
+    /// Waits until the bus has what was settled, and releases the rest.
     async fn end(mut self, deliveries: Deliveries) {
-        let given_back = std::mem::take(&mut self.in_flight).into_values().map(Delivery::release);
+        let released = std::mem::take(&mut self.in_flight).into_values().map(Delivery::release);
         let last_words = async {
             // What fails here comes again when its lease is over.
-            drop(join_all(given_back).await);
+            drop(join_all(released).await);
             while let Some(settled) = self.settling.next().await {
-                self.tell(settled);
+                settled.report(self.json);
             }
         };
-        // Stopped at once: the bus would deliver here again what is given back.
+        // Stopped at once: the bus would deliver here again what is released.
         let ((), heard) = tokio::join!(
             deliveries.stop(LAST_WORDS),
             tokio::time::timeout(LAST_WORDS, last_words)
         );
         if heard.is_err() {
             let secs = LAST_WORDS.as_secs();
-            self.complain(&format!(
-                "the bus did not answer within {secs} s: what it does not have as settled comes again"
-            ));
+            complain(
+                self.json,
+                &format!("the bus did not answer within {secs} s: what it does not have as settled comes again"),
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
 //! `subscribe`: a subscription's events, one on a line, each acknowledged once it is printed, or as [`manual`] says. It
-//! ends after a count, when a backfill does, or when it is told to. `unsubscribe` ends the subscription itself.
+//! ends after a count, when a backfill does, or at a signal. `unsubscribe` ends the subscription itself.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use fanout_plan::subscription::Start;
 use fanout_plan::timestamp;
 use serde_json::{Value, json};
 
-use crate::args::{self, Need};
+use crate::args::{self, Events, Need};
 use crate::ending::Ending;
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
 use crate::{manual, remote};
@@ -19,16 +19,7 @@ use crate::{manual, remote};
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> {
-    let subscription = match args.need {
-        Need::Queue => Subscription::queue(&args.name),
-        Need::Durable => Subscription::durable(&args.name),
-        Need::Backfill => Subscription::backfill(&args.name, begins(args.from)),
-        Need::Declared => Subscription::declared(&args.name),
-    };
-    let mut subscription = subscription.tenants(&args.tenant).event_types(&args.event_type);
-    if let Some(count) = args.count {
-        subscription = subscription.at_most(count);
-    }
+    let mut subscription = subscription(args.need, &args.name, &args.events);
     if args.manual {
         subscription = subscription.prefetch(args.max_in_flight);
     }
@@ -42,13 +33,13 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
         printed?;
     }
     if args.need != Need::Declared {
-        tell_that_it_lasts(&args.name);
+        report_that_it_lasts(&args.name);
     }
     Ok(())
 }
 
 /// Says at a terminal that a subscription outlives the command.
-pub(crate) fn tell_that_it_lasts(name: &str) {
+pub(crate) fn report_that_it_lasts(name: &str) {
     if std::io::stderr().is_terminal() {
         error_line(format_args!(
             "subscription {name} lasts, and its events wait for it: `fanout unsubscribe --name {name}` ends it",
@@ -57,7 +48,22 @@ pub(crate) fn tell_that_it_lasts(name: &str) {
     }
 }
 
-pub(crate) fn begins(from: Option<Start>) -> fanout_client::Start {
+/// A subscription as the command line names it.
+pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Subscription {
+    let subscription = match need {
+        Need::Queue => Subscription::queue(name),
+        Need::Durable => Subscription::durable(name),
+        Need::Backfill => Subscription::backfill(name, begins(events.from)),
+        Need::Declared => Subscription::declared(name),
+    };
+    let subscription = subscription.tenants(&events.tenant).event_types(&events.event_type);
+    match events.count {
+        Some(count) => subscription.at_most(count),
+        None => subscription,
+    }
+}
+
+fn begins(from: Option<Start>) -> fanout_client::Start {
     match from {
         None | Some(Start::First) => fanout_client::Start::First,
         Some(Start::Time(t)) => fanout_client::Start::Time(t),
@@ -81,7 +87,7 @@ async fn print(deliveries: &mut Deliveries, json: bool) -> Result<()> {
     loop {
         let next = tokio::select! {
             biased;
-            () = ending.told() => return Ok(()),
+            () = ending.signalled() => return Ok(()),
             next = deliveries.recv() => next,
         };
         let Some(delivery) = next else { return Ok(()) };

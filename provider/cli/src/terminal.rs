@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Whoever read standard output has closed it. It is no fault, and there is nobody to say it to.
 #[derive(Debug)]
@@ -45,6 +45,14 @@ pub(crate) fn line(text: fmt::Arguments<'_>) -> Result<()> {
 /// Writes a line to standard error. When that is closed too, nobody is left to hear of it.
 pub(crate) fn error_line(text: fmt::Arguments<'_>) {
     drop(writeln!(io::stderr(), "{text}"));
+}
+
+/// Writes a problem that does not end the command to standard error.
+pub(crate) fn complain(json: bool, problem: &str) {
+    match json {
+        true => error_line(format_args!("{}", json_line(&json!({ "error": problem })))),
+        false => error_line(format_args!("error: {}", printable(problem))),
+    }
 }
 
 /// A table without borders; the columns of `numbers`, from 0, stand to the right.

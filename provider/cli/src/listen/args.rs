@@ -4,12 +4,10 @@ use std::path::PathBuf;
 
 use clap::Arg;
 use clap::builder::ArgPredicate;
-use fanout_plan::link;
-use fanout_plan::subscription::Start;
 use reqwest::Url;
 use webhook_signature::Scheme;
 
-use crate::args::{Need, To, in_flight};
+use crate::args::{Events, Need, To, in_flight};
 use crate::webhook::args::{parameter, scheme};
 
 #[derive(Debug, clap::Args)]
@@ -27,7 +25,7 @@ pub(crate) struct Listen {
     pub(crate) save: Option<PathBuf>,
     /// Post the event in this file, which --save or `fanout --json subscribe` wrote, once and without a bus; - for
     /// standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["Which", "save"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Which", "Events", "save"])]
     pub(crate) replay: Option<PathBuf>,
 }
 
@@ -41,18 +39,8 @@ pub(crate) struct Which {
     /// that ends with this command
     #[arg(long, required_if_eq("need", "declared"))]
     pub(crate) name: Option<String>,
-    /// Where a backfill begins: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
-    #[arg(long, value_parser = link::start)]
-    pub(crate) from: Option<Start>,
-    /// Of this tenant only; may be given several times
-    #[arg(long)]
-    pub(crate) tenant: Vec<String>,
-    /// Events of these types only, such as invoice.*; may be given several times
-    #[arg(long = "type", value_name = "PATTERN")]
-    pub(crate) event_type: Vec<String>,
-    /// End after so many deliveries
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) events: Events,
     /// Post at most so many events at a time, 1 to 1000; with 1, one after the other
     #[arg(long, value_name = "DELIVERIES", default_value_t = 8, value_parser = in_flight())]
     pub(crate) max_in_flight: u32,
@@ -84,7 +72,7 @@ pub(crate) struct Forward {
     /// Take a secret of fewer than 16 bytes, which whoever sees one webhook can find by trying
     #[arg(long, requires = "sign")]
     pub(crate) allow_short_secret: bool,
-    /// What the scheme has to be told besides; once for each
+    /// A parameter of the scheme; once for each
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter, requires = "sign")]
     pub(crate) parameters: Vec<(String, String)>,
 }

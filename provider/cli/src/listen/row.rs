@@ -19,7 +19,7 @@ pub(super) enum Outcome {
     /// It was not, and comes again by the bus's schedule.
     Retry,
     /// The command ended first: it comes again, untried.
-    GivenBack,
+    Released,
     /// There is no bus to tell.
     Replayed,
 }
@@ -29,7 +29,7 @@ impl Outcome {
         match self {
             Self::Acknowledged => "acknowledged",
             Self::Retry => "retry",
-            Self::GivenBack => "given-back",
+            Self::Released => "released",
             Self::Replayed => "replayed",
         }
     }
@@ -51,7 +51,7 @@ pub(super) fn header(json: bool) -> Result<()> {
     )
 }
 
-/// Prints what was answered to an event; without an answer, that it was given back.
+/// Prints the answer to an event; without an answer, that the event was released.
 pub(super) fn print(
     event: &Event,
     attempt: Option<u32>,
