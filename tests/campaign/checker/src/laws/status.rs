@@ -1,0 +1,126 @@
+//! What a status says.
+
+use crate::Facts;
+use crate::history::Verdict;
+use crate::laws::accounted::is_owed;
+
+/// What a status told of a subscription's backlog (pending, in flight and waiting for a retry, together) was true at some
+/// moment between the question and the answer.
+///
+/// The figures are read one after another, so an event that is on its way from one to the other meanwhile may be counted
+/// in both or in neither. So the least is every event that had a receipt before the question, has no dead letter and was
+/// refused for good by nobody, and no settlement of which was under way before the answer; and the most is every event
+/// that was sent before the answer and whose settlement was not confirmed before the question, twice if it was refused.
+/// What an operator's purge may have taken need not be counted. After a power loss that may take settlements back, no
+/// status is judged.
+pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
+    let accepted = facts.accepted();
+    let deliveries = facts.deliveries_by_event();
+    let mut broken = Vec::new();
+    for (answered, told) in &facts.statuses {
+        let Some(made) = facts.subscriptions.get(told.subscription.as_str()) else {
+            continue;
+        };
+        if made.since.is_none_or(|since| since > told.asked) || facts.power_losses().any(|(_, at)| at <= *answered) {
+            continue;
+        }
+        let dead = facts.dead(&told.subscription);
+        let (mut least, mut most) = (0, 0);
+        for event in accepted.iter().filter(|event| made.matches(event.event)) {
+            let deliveries = deliveries.get(&(told.subscription.as_str(), &event.event.id));
+            let settlements = deliveries
+                .into_iter()
+                .flatten()
+                .filter_map(|d| Some((d.settled?, d.answered)));
+            let (mut touched, mut done, mut refused) = (false, false, false);
+            for ((at, verdict), confirmed) in settlements {
+                touched |= at <= *answered;
+                let by_then = confirmed.is_some_and(|(at, answer)| at <= told.asked && answer.done().is_some());
+                done |= by_then && *verdict == Verdict::Ack;
+                refused |= verdict.refusal().is_some() && at <= *answered;
+            }
+            let is_there = event.receipt.is_some_and(|at| at <= told.asked) && !facts.is_purged(event.position);
+            least += u64::from(is_owed(made, event) && is_there && !touched && !dead.contains(&event.event.id));
+            let may_be_there = event.sent <= *answered && !done;
+            most += u64::from(may_be_there) * if refused { 2 } else { 1 };
+        }
+        let backlog = told.pending + told.in_flight + told.waiting;
+        if backlog < least {
+            broken.push(format!(
+                "{} told a backlog of {backlog} between {} and {answered}, and at least {least} events were not settled",
+                told.subscription, told.asked
+            ));
+        }
+        if backlog > most {
+            broken.push(format!(
+                "{} told a backlog of {backlog} between {} and {answered}, and at most {most} events were not settled",
+                told.subscription, told.asked
+            ));
+        }
+    }
+    broken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Answer;
+    use crate::testing::{Told, broken};
+
+    fn three() -> Told {
+        let mut told = Told::durable();
+        for (id, at) in [("e1", 1), ("e2", 2), ("e3", 3)] {
+            told.published(id, at);
+        }
+        told
+    }
+
+    #[test]
+    fn too_little_and_too_much_break_it() {
+        let mut told = three();
+        told.status("billing", 2);
+        assert!(broken(status, &told)[0].contains("at least 3"));
+        let mut told = three();
+        told.status("billing", 4);
+        assert!(broken(status, &told)[0].contains("at most 3"));
+    }
+
+    #[test]
+    fn what_is_on_its_way_may_be_counted_or_not() {
+        for backlog in [2, 3, 4] {
+            let mut told = three();
+            told.delivered("billing", "e1", 1, Some(Verdict::Retry("later".into())));
+            told.status("billing", backlog);
+            assert_eq!(broken(status, &told), [""; 0], "{backlog}");
+        }
+        let mut told = three();
+        told.delivered("billing", "e1", 1, Some(Verdict::Ack));
+        told.status("billing", 3);
+        assert_eq!(broken(status, &told), [""; 0], "the answer to the ack never came");
+    }
+
+    #[test]
+    fn what_was_settled_before_the_question_may_not() {
+        let mut told = three();
+        let delivery = told.delivered("billing", "e1", 1, Some(Verdict::Ack));
+        told.settled(delivery, Answer::Done(()));
+        told.status("billing", 3);
+        assert!(broken(status, &told)[0].contains("at most 2"));
+        let mut told = three();
+        let delivery = told.delivered("billing", "e1", 1, Some(Verdict::Ack));
+        told.settled(delivery, Answer::Done(()));
+        told.status("billing", 2);
+        assert_eq!(broken(status, &told), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_published_without_an_answer_may_be_there() {
+        for backlog in [3, 4] {
+            let mut told = three();
+            told.publish("e4", None);
+            told.status("billing", backlog);
+            told.stored("e4", 4);
+            assert_eq!(broken(status, &told), [""; 0], "{backlog}");
+        }
+    }
+}
