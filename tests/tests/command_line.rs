@@ -117,6 +117,30 @@ async fn a_place_in_the_log_is_written_alike_everywhere() {
         let (code, _, err) = cli.run(&["check"], &declared(place, &end), &[]);
         assert_eq!(code, 0, "start = {place}, end = {end}: {err}");
     }
+    // What the log has lost meanwhile is said.
+    for id in ["two", "three"] {
+        let stored = jetstream.publish("payments.acme.webhook.x", id.into());
+        stored.await.unwrap().await.unwrap();
+    }
+    jetstream
+        .get_stream("fanout_payments_log")
+        .await
+        .unwrap()
+        .purge()
+        .sequence(3)
+        .await
+        .unwrap();
+    for (place, gone) in [
+        ("0/1", true),
+        ("2026-01-01T00:00:00Z", true),
+        ("0/3", false),
+        ("first", false),
+    ] {
+        let (code, out, err) = cli.run(&["rewind"], &policy, &["late", "--to", place]);
+        assert_eq!(code, 0, "rewind --to {place}: {err}");
+        let said = out.contains("; events before 0/3 are no longer kept");
+        assert_eq!(said, gone, "rewind --to {place}: {out}");
+    }
     for (verb, args) in [("rewind", &["late", "--to", "1"][..]), ("tail", &["--from", "1"])] {
         let (code, _, err) = cli.run(&[verb], &policy, args);
         assert!(code == 2 && err.contains("a position such as 0/42"), "{verb}: {err}");

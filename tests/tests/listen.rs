@@ -95,9 +95,14 @@ struct Post {
 }
 
 impl Post {
-    fn answer(mut self, status: u16, body: &str) {
+    fn answer(self, status: u16, body: &str) {
+        self.answer_with(status, "x-nothing: ", body);
+    }
+
+    fn answer_with(mut self, status: u16, header: &str, body: &str) {
         let length = body.len();
-        let answer = format!("HTTP/1.1 {status} So\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+        let head = format!("HTTP/1.1 {status} So\r\ncontent-length: {length}\r\nconnection: close\r\n{header}");
+        let answer = format!("{head}\r\n\r\n{body}");
         // Whoever has read enough may hang up.
         drop(self.stream.write_all(answer.as_bytes()));
     }
@@ -303,6 +308,39 @@ async fn what_is_not_taken_is_retried_by_the_bus_until_it_is_a_dead_letter() {
             .ends_with("/hook did not answer within 1 s")
     );
     drop(unanswered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_waits_for_as_long_as_the_program_asks() {
+    let world = World::new().await;
+    let hook = Hook::start();
+    world.publish("busy").await;
+    let mut listening = world.listen_as("billing", &hook.url, &[]);
+    hook.post().answer_with(503, "retry-after: 3600", "");
+    let refused = row(&listening);
+    assert_eq!(
+        (&refused["outcome"], &refused["retry_after_ms"]),
+        (&"retry".into(), &3_600_000.into())
+    );
+    // By the schedule it would come within a second, and another event has come and gone since.
+    world.publish("next").await;
+    let next = hook.post();
+    assert_eq!(next.headers["ce-id"], "next");
+    next.answer_with(503, "retry-after: 1", "");
+    assert_eq!(row(&listening)["retry_after_ms"], 1_000);
+    let again = hook.post();
+    assert_eq!((again.headers["ce-id"].as_str()), "next", "the other one is not due");
+    again.answer(200, "");
+    assert_eq!(row(&listening)["outcome"], "acknowledged");
+    world
+        .status_when("it waits for its retry", |status| {
+            status
+                .subscription("billing")
+                .is_some_and(|s| s.waiting_for_retry == Some(1))
+        })
+        .await;
+    listening.signal("TERM");
+    assert_eq!(listening.ended().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,12 @@ impl World {
         let mut command = Command::new(beside_the_tests("fanout"));
         command.args(["subscribe", "--to", &self.0.served.listen[0]]);
         command.args(["--need", "backfill", "--name", "billing"]).args(more);
-        Running::start(command)
+        let program = Running::start(command);
+        if more.contains(&"--manual") {
+            let said = program.error();
+            assert!(said.contains("made") && said.contains("billing"), "{said}");
+        }
+        program
     }
 
     async fn subscription_when(&self, what: &str, holds: impl Fn(&SubscriptionStatus) -> bool) {

@@ -68,14 +68,14 @@ pub const SAMPLES: [Sample; 14] = [
             ("tenant", "pointer:/data/object/metadata/tenant"),
             ("tenants", "acme,globex"),
         ],
-        r#"{"id":"evt_1PqRsT","object":"event","api_version":"2025-08-27.basil","created":1767225000,"data":{"object":{"id":"in_1","object":"invoice","amount_paid":1250,"currency":"eur","customer":"cus_1","metadata":{"tenant":"acme"}}},"livemode":false,"type":"invoice.paid"}"#,
+        include_str!("../samples/stripe.body"),
         &[("acme", "invoice.paid", "evt_1PqRsT")],
     ),
     sample(
         Scheme::StandardWebhooks,
         STANDARD,
         &[("tenant", "constant:acme")],
-        r#"{"type":"contact.created","timestamp":"2026-01-01T00:00:00Z","data":{"id":"c_1"}}"#,
+        include_str!("../samples/standard-webhooks.body"),
         &[("acme", "contact.created", "msg_sample")],
     ),
     Sample {
@@ -88,7 +88,7 @@ pub const SAMPLES: [Sample; 14] = [
             Scheme::Github,
             TEXT,
             &[("tenant", "path"), ("tenants", "acme")],
-            r#"{"ref":"refs/heads/main","repository":{"full_name":"acme/widgets"}}"#,
+            include_str!("../samples/github.body"),
             &[("acme", "push", "")],
         )
     },
@@ -106,7 +106,7 @@ pub const SAMPLES: [Sample; 14] = [
                 ("tenant", "header:x-shopify-shop-domain || header:shopify-shop-domain"),
                 ("tenants", "acme.myshopify.com=acme, globex.myshopify.com=globex"),
             ],
-            r#"{"id":820982911946154508,"currency":"EUR","total_price":"12.50"}"#,
+            include_str!("../samples/shopify.body"),
             &[("acme", "orders/create", "")],
         )
     },
@@ -118,7 +118,7 @@ pub const SAMPLES: [Sample; 14] = [
             ("tenants", "MLEFBHHSJGVHD=acme"),
             ("notification-url", SQUARE_URL),
         ],
-        r#"{"merchant_id":"MLEFBHHSJGVHD","type":"payment.updated","event_id":"13b867cf-db3d-4b1c-90b6-2f32a9d78124","created_at":"2026-01-01T00:00:00.4Z","data":{"type":"payment","id":"KkAkhdMsgzn59SM8A89WgKwekxLZY"}}"#,
+        include_str!("../samples/square.body"),
         &[("acme", "payment.updated", "13b867cf-db3d-4b1c-90b6-2f32a9d78124")],
     ),
     sample(
@@ -126,7 +126,7 @@ pub const SAMPLES: [Sample; 14] = [
         "pdl_ntfset_01gkpjp8bkm3tm53kdgkx6sms7_6h3qd3uFSi9YCD3OLYAShQI90XTI5vEI",
         // Paddle's libraries allow 5 s, which a slow network or a clock that is off exceeds.
         &[("tenant", "pointer:/data/custom_data/tenant"), ("tolerance", "300s")],
-        r#"{"event_id":"evt_01hv8x29kz0t586xy6zn1a62ny","event_type":"transaction.completed","occurred_at":"2026-01-01T00:00:00.000000Z","data":{"id":"txn_01","custom_data":{"tenant":"acme"}}}"#,
+        include_str!("../samples/paddle.body"),
         &[("acme", "transaction.completed", "evt_01hv8x29kz0t586xy6zn1a62ny")],
     ),
     sample(
@@ -136,7 +136,7 @@ pub const SAMPLES: [Sample; 14] = [
             ("tenant", "pointer:/merchantAccountCode"),
             ("tenants", "AcmeECOM=acme,GlobexECOM=globex"),
         ],
-        r#"{"live":"false","notificationItems":[{"NotificationRequestItem":{"additionalData":{},"amount":{"currency":"EUR","value":1130},"eventCode":"AUTHORISATION","eventDate":"2026-01-01T01:00:00+01:00","merchantAccountCode":"AcmeECOM","merchantReference":"order-1","operations":["CANCEL","CAPTURE"],"pspReference":"7914073381342284","reason":"","success":"true"}},{"NotificationRequestItem":{"additionalData":{},"amount":{"currency":"EUR","value":500},"eventCode":"CAPTURE","eventDate":"2026-01-01T01:00:05+01:00","merchantAccountCode":"GlobexECOM","merchantReference":"order-2","originalReference":"7914073381342284","pspReference":"8825408195409505","reason":"","success":"false"}}]}"#,
+        include_str!("../samples/adyen.body"),
         &[
             ("acme", "AUTHORISATION", "7914073381342284/AUTHORISATION/true"),
             ("globex", "CAPTURE", "8825408195409505/CAPTURE/false"),
@@ -149,7 +149,7 @@ pub const SAMPLES: [Sample; 14] = [
             ("tenant", "pointer:/data/balancePlatform"),
             ("tenants", "AcmePlatform=acme"),
         ],
-        r#"{"data":{"balancePlatform":"AcmePlatform","id":"BWHS00000000000000000000000001","status":"active"},"environment":"test","timestamp":"2026-01-01T01:00:00+01:00","type":"balancePlatform.balanceAccount.updated"}"#,
+        include_str!("../samples/adyen-balance.body"),
         &[("acme", "balancePlatform.balanceAccount.updated", "")],
     ),
     Sample {
@@ -163,7 +163,7 @@ pub const SAMPLES: [Sample; 14] = [
                 ("webhook-id", "8PT597110X687430LKGECATA"),
                 ("root", PAYPAL_ROOT),
             ],
-            r#"{"id":"WH-58D329510W468432D-8HN650336L201105X","create_time":"2026-01-01T00:00:00.000Z","resource_type":"capture","event_type":"PAYMENT.CAPTURE.COMPLETED","resource":{"id":"42311647XV020574X","custom_id":"acme"}}"#,
+            include_str!("../samples/paypal.body"),
             &[("acme", "PAYMENT.CAPTURE.COMPLETED", "msg_sample")],
         )
     },
@@ -174,14 +174,14 @@ pub const SAMPLES: [Sample; 14] = [
             ("tenant", "pointer:/notification/source-merchant-id"),
             ("tenants", "acme_merchant=acme"),
         ],
-        "<notification>\n  <source-merchant-id>acme_merchant</source-merchant-id>\n  <timestamp type=\"datetime\">2026-01-01T00:00:00Z</timestamp>\n  <kind>subscription_went_past_due</kind>\n  <subject><subscription><id>sub_1</id></subscription></subject>\n</notification>\n",
+        include_str!("../samples/braintree.body"),
         &[("acme", "subscription_went_past_due", "")],
     ),
     sample(
         Scheme::Mollie,
         TEXT,
         &[("tenant", "constant:acme")],
-        r#"{"resource":"event","id":"event_GvJ8WHrp5isUdRub9CJyH","type":"payment-link.paid","entityId":"pl_qng5gbbv8NAZ5gpM5ZYgx","createdAt":"2026-01-01T00:00:00.0Z"}"#,
+        include_str!("../samples/mollie.body"),
         &[("acme", "payment-link.paid", "event_GvJ8WHrp5isUdRub9CJyH")],
     ),
     sample(
@@ -191,7 +191,7 @@ pub const SAMPLES: [Sample; 14] = [
             ("tenant", "pointer:/links/organisation"),
             ("tenants", "OR00003XKGXG0J=acme,OR00003XKGXG0K=globex"),
         ],
-        r#"{"events":[{"id":"EV00BD05S5VM2T","created_at":"2026-01-01T00:00:00.404Z","resource_type":"subscriptions","action":"created","links":{"subscription":"SB0003JJQ2MR06","organisation":"OR00003XKGXG0J"}},{"id":"EV00BD05TB8K63","created_at":"2026-01-01T00:00:01.000Z","resource_type":"mandates","action":"created","links":{"mandate":"MD000AMA19XGEC","organisation":"OR00003XKGXG0K"}}],"meta":{"webhook_id":"WB00001"}}"#,
+        include_str!("../samples/gocardless.body"),
         &[
             ("acme", "subscriptions.created", "EV00BD05S5VM2T"),
             ("globex", "mandates.created", "EV00BD05TB8K63"),
@@ -204,14 +204,14 @@ pub const SAMPLES: [Sample; 14] = [
             ("tenant", "pointer:/account_id"),
             ("tenants", "acc_BFQ7uQEaa7j2z7=acme"),
         ],
-        r#"{"entity":"event","account_id":"acc_BFQ7uQEaa7j2z7","event":"payment.captured","contains":["payment"],"payload":{"payment":{"entity":{"id":"pay_DESlfW9H8K9uqM","amount":100,"currency":"INR"}}},"created_at":1767225600}"#,
+        include_str!("../samples/razorpay.body"),
         &[("acme", "payment.captured", "")],
     ),
     sample(
         Scheme::Basic,
         "chargebee:a-password-for-tests-only",
         &[("tenant", "constant:acme")],
-        r#"{"id":"ev_16BHbhF4s42tO2lK","occurred_at":1767225600,"source":"scheduled_job","object":"event","api_version":"v2","content":{},"event_type":"payment_succeeded"}"#,
+        include_str!("../samples/basic.body"),
         &[("acme", "payment_succeeded", "ev_16BHbhF4s42tO2lK")],
     ),
 ];

@@ -221,11 +221,15 @@ impl Listening<'_> {
             None => Outcome::Released,
         };
         let reason = answer.as_ref().map(|answer| self.forwarder.reason(answer));
+        let retry_after = answer.as_ref().and_then(|answer| answer.retry_after);
         let (event, attempt) = (delivery.event().clone(), delivery.attempt());
         self.settling
             .push(settled(delivery, |delivery| match (outcome, reason) {
                 (Outcome::Acknowledged, _) => delivery.ack().boxed(),
-                (Outcome::Retry, Some(reason)) => delivery.retry(reason).boxed(),
+                (Outcome::Retry, Some(reason)) => match retry_after {
+                    Some(wait) => delivery.retry_after(wait, reason).boxed(),
+                    None => delivery.retry(reason).boxed(),
+                },
                 _ => delivery.release().boxed(),
             }));
         row::print(&event, Some(attempt), answer.as_ref(), outcome, self.json)

@@ -14,25 +14,27 @@ use fanout_client::{Deliveries, Delivery};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use futures::stream::FuturesUnordered;
+use serde_json::json;
 
 use self::lines::Line;
 use self::settlement::{Settlement, Verdict};
 use crate::ending::Ending;
 use crate::settled::Settled;
 use crate::subscribe::{LAST_WORDS, as_json};
-use crate::terminal::{complain, json_line, say};
+use crate::terminal::{complain, error_line, json_line, printable, say};
 
 /// The reason that the bus keeps of a delivery that is to come again.
 const RETRY: &str = "the subscriber asked for a retry";
 /// The most tokens that a message names.
 const MOST_NAMED: usize = 8;
 
-/// Prints deliveries until they end and all are settled, until standard input ends, or until a signal comes; then
+/// Reports on standard error that the subscription `name` is made; prints deliveries until they end and all are settled, until standard input ends, or until a signal comes; then
 /// releases what is in flight.
 ///
 /// # Errors
 /// What ended the deliveries, or that nobody reads what is printed.
-pub(crate) async fn run(mut deliveries: Deliveries, json: bool) -> Result<()> {
+pub(crate) async fn run(name: &str, mut deliveries: Deliveries, json: bool) -> Result<()> {
+    report_that_it_is_made(name, json);
     let mut ending = Ending::new()?;
     let mut lines = lines::of_standard_input();
     let mut manual = Manual::new(json);
@@ -70,6 +72,17 @@ pub(crate) async fn run(mut deliveries: Deliveries, json: bool) -> Result<()> {
     };
     manual.end(deliveries).await;
     done
+}
+
+/// Tells the program that what is published from now on comes.
+fn report_that_it_is_made(name: &str, json: bool) {
+    match json {
+        true => error_line(format_args!(
+            "{}",
+            json_line(&json!({ "subscription": name, "state": "made" }))
+        )),
+        false => error_line(format_args!("subscription {} is made", printable(name))),
+    }
 }
 
 /// The deliveries in flight, and what is on its way to the bus.

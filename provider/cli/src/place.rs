@@ -3,10 +3,10 @@
 //! They write into the registry, which every running instance watches; without any, the next one finds it there.
 
 use anyhow::Result;
-use fanout_plan::SubscriptionName;
-use fanout_plan::planner::{self, Asked};
+use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::step::{Failures, Part};
 use fanout_plan::subscription::{Registered, Start};
+use fanout_plan::{Position, SubscriptionName};
 use fanout_provider::jetstream::Store;
 use serde_json::json;
 
@@ -32,14 +32,33 @@ pub(crate) async fn rewind(
         return Err(Refused(vec![problem.clone()]).into());
     }
     let ends: Vec<_> = rewound.head.0.iter().map(|(p, head)| format!("{p}/{head}")).collect();
+    let gone = gone_before(&observed, to);
     if json {
-        let shown = json!({ "subscription": name, "rewound_to": to.to_string(), "replayed_to": ends });
+        let shown = json!({
+            "subscription": name, "rewound_to": to.to_string(), "replayed_to": ends, "no_longer_kept_before": gone,
+        });
         return say!("{}", json_lines(&shown));
     }
+    let gone = match gone.is_empty() {
+        true => String::new(),
+        false => format!("; events before {} are no longer kept", gone.join(", ")),
+    };
     say!(
-        "subscription {name} begins again; what it is given up to {} is replayed",
+        "subscription {name} begins again; what it is given up to {} is replayed{gone}",
         ends.join(", ")
     )
+}
+
+/// Where the log begins in each partition that has lost events between `to` and there.
+fn gone_before(observed: &Observed, to: Start) -> Vec<String> {
+    let gone = observed.logs.iter().filter(|(partition, log)| match to {
+        Start::First => false,
+        Start::Time(t) if log.messages == 0 => t <= log.head_at,
+        Start::Time(t) => log.oldest > 1 && t < log.oldest_at,
+        Start::Position(p) => p.partition == **partition && p.offset < log.oldest,
+    });
+    gone.map(|(partition, log)| Position::new(*partition, log.oldest).to_string())
+        .collect()
 }
 
 pub(crate) async fn pause(args: &args::Store, name: &SubscriptionName, paused: bool, json: bool) -> Result<()> {

@@ -26,7 +26,7 @@ pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> 
     let bus = remote::connect(&args.to).await?;
     let mut deliveries = bus.subscribe(subscription).await?;
     if args.manual {
-        manual::run(deliveries, json).await?;
+        manual::run(&args.name, deliveries, json).await?;
     } else {
         let printed = print(&mut deliveries, json).await;
         deliveries.stop(LAST_WORDS).await;

@@ -93,6 +93,24 @@ impl Quotas {
         }
     }
 
+    /// The setting to change for a tenant's bound, as a message names it: `quota.tenant.TENANT.…` where the policy bounds
+    /// this tenant by itself, and otherwise the default's. `bound` is the setting's last part.
+    pub fn setting(&self, tenant: &TenantId, bound: &str) -> String {
+        let own = self.tenants.get(tenant).copied().unwrap_or_default();
+        let is_own = match bound {
+            "events-per-second" => own.events_per_second,
+            "max-bytes" => own.max_bytes,
+            "scheduled-events" => own.scheduled_events,
+            _ => own.scheduled_bytes,
+        }
+        .is_some();
+        let of_tenant = format!("`quota.tenant.{tenant}.{bound}`");
+        match is_own {
+            true => of_tenant,
+            false => format!("`quota.{bound}` (for this tenant alone {of_tenant})"),
+        }
+    }
+
     /// Whether any tenant's bytes are bounded.
     pub fn bounds_bytes(&self) -> bool {
         let mut all = self.tenants.values().chain([&self.default]);
@@ -102,5 +120,28 @@ impl Quotas {
     /// Whether no tenant has a bound.
     pub fn is_unbounded(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_setting_that_bounds_the_tenant() {
+        let own = Quota {
+            max_bytes: Some(1),
+            ..Quota::default()
+        };
+        let acme: TenantId = "acme".parse().expect("a tenant");
+        let quotas = Quotas {
+            default: Quota::default(),
+            tenants: BTreeMap::from([(acme.clone(), own)]),
+        };
+        assert_eq!(quotas.setting(&acme, "max-bytes"), "`quota.tenant.acme.max-bytes`");
+        assert_eq!(
+            quotas.setting(&acme, "events-per-second"),
+            "`quota.events-per-second` (for this tenant alone `quota.tenant.acme.events-per-second`)"
+        );
     }
 }

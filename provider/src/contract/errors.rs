@@ -1,5 +1,6 @@
 //! Refusals as the contract's error variants.
 
+use fanout_plan::quota::Quotas;
 use fanout_plan::{Code, Problem, TenantId};
 use fanout_wit::types::{self as wit, InboxError, PublishError, RefusalForNow, SettleError, SubscribeError};
 
@@ -92,7 +93,7 @@ pub(super) fn publish_problem(e: &mut PublishError) -> &mut wit::Problem {
 }
 
 /// A quota's answer.
-pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> PublishError {
+pub(super) fn not_admitted(quotas: &Quotas, tenant: &TenantId, id: &str, e: &NotAdmitted) -> PublishError {
     let say = |code, advice: &str| {
         problem(Problem::new(
             code,
@@ -112,7 +113,7 @@ pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> Publ
                     Code::QuotaExceeded,
                     &format!(
                         "it was not stored; publish it again after {retry_after_ms} ms, or raise {}",
-                        bound(tenant, setting)
+                        quotas.setting(tenant, setting)
                     ),
                 ),
                 retry_after_ms,
@@ -123,26 +124,21 @@ pub(super) fn not_admitted(tenant: &TenantId, id: &str, e: &NotAdmitted) -> Publ
                 Code::QuotaExceeded,
                 &format!(
                     "it was not kept; ask again when some of them are published or cancelled, or raise {} or {}",
-                    bound(tenant, "scheduled-events"),
-                    bound(tenant, "scheduled-max-bytes")
+                    quotas.setting(tenant, "scheduled-events"),
+                    quotas.setting(tenant, "scheduled-max-bytes")
                 ),
             ),
             retry_after_ms: 1_000,
         }),
         NotAdmitted::TooLarge { .. } => PublishError::TooLarge(say(
             Code::QuotaExceeded,
-            &format!("send less, or raise {}", bound(tenant, "max-bytes")),
+            &format!("send less, or raise {}", quotas.setting(tenant, "max-bytes")),
         )),
         NotAdmitted::Unknown(source) => PublishError::Unavailable(problem(Problem::new(
             Code::StoreUnavailable,
             format!("event {id:?} of tenant {tenant}: {e} ({source}): it was not stored; try again"),
         ))),
     }
-}
-
-/// Where a tenant's bound is written, by the last part of its setting.
-fn bound(tenant: &TenantId, setting: &str) -> String {
-    format!("`quota.{setting}` (for this tenant alone `quota.tenant.{tenant}.{setting}`)")
 }
 
 /// Why it is not known whether an event was cancelled.

@@ -281,6 +281,7 @@ pub(super) fn log_state(info: &stream::Info) -> LogState {
         head: info.state.last_sequence,
         messages: info.state.messages,
         bytes: info.state.bytes,
+        oldest: info.state.first_sequence,
         oldest_at: nanoseconds(info.state.first_timestamp),
         head_at: nanoseconds(info.state.last_timestamp),
         made_at: nanoseconds(info.created),

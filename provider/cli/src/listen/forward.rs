@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use fanout_client::Event;
 use fanout_plan::{Attributes, RawEvent, envelope};
+use jiff::Timestamp;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use webhook_signature::{Scheme, SigningKey, Unsigned, sign};
 
@@ -35,6 +37,8 @@ pub(super) struct Answer {
     pub(super) status: Option<StatusCode>,
     /// The beginning of what was answered, or why nobody did.
     pub(super) text: String,
+    /// How long the program asks to be left alone (`Retry-After`, RFC 9110, 10.2.3).
+    pub(super) retry_after: Option<Duration>,
     pub(super) milliseconds: u64,
 }
 
@@ -95,9 +99,13 @@ impl Forwarder {
     /// Posts an event, and says what came of it, however it went.
     pub(super) async fn post(&self, event: &Event) -> Answer {
         let began = Instant::now();
+        let mut retry_after = None;
         let (status, text) = match self.request(event) {
             Ok(request) => match request.send().await {
-                Ok(response) => (Some(response.status()), beginning(response).await),
+                Ok(response) => {
+                    retry_after = retry_after_of(response.headers(), Timestamp::now());
+                    (Some(response.status()), beginning(response).await)
+                }
                 Err(error) => (None, unreached(&self.shown, &error, self.timeout)),
             },
             Err(error) => (None, format!("it can't be sent: {error:#}")),
@@ -105,6 +113,7 @@ impl Forwarder {
         Answer {
             status,
             text,
+            retry_after,
             milliseconds: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -182,6 +191,19 @@ pub(super) fn attributes(event: &Event) -> Result<Attributes> {
     Attributes::try_from(raw).map_err(|problem| anyhow::anyhow!("{problem}"))
 }
 
+/// The wait that an answer asks for, in seconds or until a date; absent where it asks for none, or for none that is left.
+fn retry_after_of(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+            Duration::try_from(until.duration_since(now)).ok()?
+        }
+    };
+    (!wait.is_zero()).then_some(wait)
+}
+
 /// The beginning of an answer's body. The status is there and counts: a body that breaks off changes nothing.
 async fn beginning(mut response: Response) -> String {
     let mut answer = Vec::new();
@@ -193,4 +215,27 @@ async fn beginning(mut response: Response) -> String {
     }
     answer.truncate(MAX_ANSWER);
     String::from_utf8_lossy(&answer).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_given_in_seconds_or_until_a_date() {
+        let now = "1994-11-06T08:49:30Z".parse().expect("a time");
+        for (value, wait) in [
+            ("120", Some(120)),
+            (" 7 ", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:29 GMT", None),
+            ("0", None),
+            ("-1", None),
+            ("soon", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().expect("a header"))]);
+            assert_eq!(retry_after_of(&headers, now), wait.map(Duration::from_secs), "{value}");
+        }
+        assert_eq!(retry_after_of(&HeaderMap::new(), now), None);
+    }
 }

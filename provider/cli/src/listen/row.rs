@@ -16,7 +16,7 @@ const MAX_SHOWN: usize = 200;
 pub(super) enum Outcome {
     /// It was answered with 2xx.
     Acknowledged,
-    /// It was not, and comes again by the bus's schedule.
+    /// It was not, and comes again by the bus's schedule, or when the program asks for it.
     Retry,
     /// The command ended first: it comes again, untried.
     Released,
@@ -77,6 +77,7 @@ pub(super) fn print(
             "status": status,
             "milliseconds": answer.map(|a| a.milliseconds),
             "outcome": outcome.as_str(),
+            "retry_after_ms": answer.and_then(|a| a.retry_after).map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             "answer": body,
             "error": error,
         });

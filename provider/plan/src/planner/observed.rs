@@ -19,6 +19,8 @@ pub struct LogState {
     pub messages: u64,
     /// Bytes that they take.
     pub bytes: u64,
+    /// Offset of the oldest event that it holds, or would hold next.
+    pub oldest: u64,
     /// When the oldest was stored, nanoseconds since the Unix epoch.
     pub oldest_at: i64,
     /// When the event at the last offset was stored, nanoseconds since the Unix epoch.

@@ -84,6 +84,7 @@ fn at(mut observed: Observed, head: u64) -> Observed {
         head,
         messages: head,
         bytes: head << 20,
+        oldest: 1,
         oldest_at: 1,
         head_at: 1,
         made_at: 1,

@@ -114,7 +114,7 @@ impl Ready {
 async fn admit(bus: &Bus, ready: &Ready) -> Result<Admitted, PublishError> {
     let (tenant, size) = (ready.event.tenant(), ready.outgoing.size);
     let admitted = bus.gate().admit(&ready.store, tenant, size).await;
-    admitted.map_err(|e| not_admitted(tenant, ready.event.id(), &e))
+    admitted.map_err(|e| not_admitted(&ready.store.policy().quotas, tenant, ready.event.id(), &e))
 }
 
 /// Hands an event to the store, if everything allows it.

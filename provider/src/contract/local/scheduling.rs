@@ -24,7 +24,12 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Permitted, at: i
         Ok(admitted) => admitted,
         Err(refused) => {
             place.is_free_again = true;
-            return Err(not_admitted(tenant, ready.event.id(), &refused));
+            return Err(not_admitted(
+                &ready.store.policy().quotas,
+                tenant,
+                ready.event.id(),
+                &refused,
+            ));
         }
     };
     let Ready { store, event, outgoing } = ready;
@@ -52,7 +57,7 @@ async fn again(ready: &Ready, refused: &NotAdmitted) -> Result<Scheduled, Publis
             due: there.due,
             duplicate: true,
         }),
-        _ => Err(not_admitted(tenant, id, refused)),
+        _ => Err(not_admitted(&ready.store.policy().quotas, tenant, id, refused)),
     }
 }
 

@@ -54,7 +54,12 @@ async fn admit(bus: &Bus, ready: &[Ready]) -> Result<BTreeMap<TenantId, Together
                 for (tenant, together) in &admitted {
                     bus.gate().put_all_back(tenant, together);
                 }
-                return Err(not_admitted(tenant, first.event.id(), &refused));
+                return Err(not_admitted(
+                    &first.store.policy().quotas,
+                    tenant,
+                    first.event.id(),
+                    &refused,
+                ));
             }
         }
     }
