@@ -109,8 +109,8 @@ fn why(listening: &Listening, endpoint: &Endpoint, error: &Error) -> String {
     let written = |setting: &str| listening.written(setting);
     match error {
         Error::Unprotected { .. } => format!(
-            "it takes peers of the network that nobody authenticates: use tls, quic or webtransport with {}, listen on the \
-             loopback or a Unix socket, or set {}",
+            "it takes peers of the network that nobody authenticates: use tls, quic or webtransport with {}, or https with \
+             tokens, listen on the loopback or a Unix socket, or set {}",
             written("tls.client-ca"),
             written("listen-allow-unauthenticated-network-peers")
         ),

@@ -85,6 +85,11 @@ pub(crate) enum Verb {
     Webhook(Webhook),
     /// Run a bus as a server, for programs that connect
     Serve(Serve),
+    /// Make a token, by which a program that calls over HTTP is known
+    ///
+    /// The token is printed once, alone on standard output, and kept nowhere: `fanout token > orders.token`. The line for the
+    /// policy, which holds only the token's SHA-256, goes to standard error.
+    Token,
     /// Publish an event to a bus
     Publish(Publish),
     /// Print a subscription's events, one on a line, and acknowledge each; it lasts until `unsubscribe`
@@ -228,7 +233,7 @@ pub(crate) struct Serve {
     pub(crate) policy: PathBuf,
     #[command(flatten)]
     pub(crate) nats: Nats,
-    /// Where to listen, such as tcp://127.0.0.1:7761, quic://0.0.0.0:7762 or unix:/run/bus.sock; may be given several
+    /// Where to listen, such as tcp://127.0.0.1:7761, https://0.0.0.0:7780 or unix:/run/bus.sock; may be given several
     /// times; instead of the policy's `listen`
     #[arg(long, value_name = "URL")]
     pub(crate) listen: Vec<String>,
@@ -252,7 +257,7 @@ pub(crate) struct Serve {
 /// A bus, and who calls it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct To {
-    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, or nats://…?target=LATTICE.PROVIDER
+    /// The bus: tcp://, tls://, unix:, quic://, webtransport://, http://, https://, or nats://…?target=LATTICE.PROVIDER
     #[arg(long, value_name = "URL", env = "FANOUT_BUS", hide_env_values = true)]
     pub(crate) to: Secret,
     /// Who signed the bus's certificate, as PEM
@@ -267,6 +272,10 @@ pub(crate) struct To {
     /// The name in the bus's certificate, where it is not the URL's host
     #[arg(long, value_name = "NAME", requires = "tls_ca")]
     pub(crate) tls_server_name: Option<String>,
+    /// On http and https: a file with the token to show, as `fanout token` makes one; instead of FANOUT_TOKEN, which holds the
+    /// token itself
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) nats: How,
     /// On a lattice: the component to call as

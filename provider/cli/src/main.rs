@@ -24,6 +24,7 @@ mod status;
 mod subscribe;
 mod tail;
 mod terminal;
+mod token;
 mod webhook;
 
 use std::process::ExitCode;
@@ -77,6 +78,7 @@ async fn main() -> ExitCode {
         Verb::DeadLetters(a) => dead_letters::run(&a, args.json).await,
         Verb::Webhook(a) => webhook::run(&a, args.json).await,
         Verb::Serve(a) => serve::serve(&a, args.json).await,
+        Verb::Token => token::token(args.json),
         Verb::Publish(a) => publish::publish(&a, args.json).await,
         Verb::Subscribe(a) => subscribe::subscribe(&a, args.json).await,
         Verb::Listen(a) => listen::run(&a, args.json).await,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use fanout_client::{Bus, ClientIdentity, ClientTls, Error, ErrorKind, Options, Pem};
+use fanout_client::{Bus, ClientIdentity, ClientTls, Error, ErrorKind, Options, Pem, SecretFrom};
 use fanout_transport::Endpoint;
 
 use crate::args;
@@ -15,6 +15,7 @@ pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
         ("--tls-ca", &to.tls_ca),
         ("--tls-certificate", &to.tls_certificate),
         ("--tls-key", &to.tls_key),
+        ("--token-file", &to.token_file),
     ];
     for (flag, file) in files
         .into_iter()
@@ -35,6 +36,7 @@ pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
         identity,
         server_name: to.tls_server_name.clone(),
     });
+    options.token = token(to);
     if to.to.expose().starts_with("nats:") {
         options.nats = to.nats.access()?;
     }
@@ -57,6 +59,19 @@ fn refused(code: &str, message: String) -> Error {
     }
 }
 
+/// The variable that holds a token itself. No flag does: whoever lists processes reads flags.
+const TOKEN: &str = "FANOUT_TOKEN";
+
+/// The token to show. A variable that is set for all commands means nothing for a bus that takes no tokens; a flag does.
+fn token(to: &args::To) -> Option<SecretFrom> {
+    if let Some(file) = &to.token_file {
+        return Some(SecretFrom::File(file.clone()));
+    }
+    let endpoint: Endpoint = to.to.expose().parse().ok()?;
+    let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty())?;
+    endpoint.is_http().then(|| SecretFrom::Value(token.into()))
+}
+
 /// Whether the bus at a URL shows a certificate. What is no URL is told elsewhere.
 fn needs_an_authority(url: &str) -> bool {
     url.parse::<Endpoint>().is_ok_and(|endpoint| endpoint.has_tls())
@@ -72,6 +87,7 @@ fn with_flag(error: Error, to: &args::To) -> Error {
         ("--tls-ca FILE", shown(&to.tls_ca)),
         ("--tls-certificate FILE", shown(&to.tls_certificate)),
         ("--tls-key FILE", shown(&to.tls_key)),
+        ("--token-file FILE", shown(&to.token_file)),
         (
             "--tls-server-name NAME",
             to.tls_server_name.as_ref().map(|name| format!(" {name:?} ")),

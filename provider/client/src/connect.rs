@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanout_transport::{Access, ClientTls, ConnectOptions, Endpoint, EndpointError};
+use fanout_transport::{Access, ClientTls, ConnectOptions, Endpoint, EndpointError, SecretFrom};
 use tokio::time::Instant;
 
 use crate::retry::Backoff;
@@ -19,8 +19,11 @@ pub struct Options {
     pub try_deadline: Duration,
     /// Waits out a tenant's quota within the deadline: for as long as the bus says, and again with the same event id.
     pub waits_for_quota: bool,
-    /// For `tls`, `quic` and `webtransport`.
+    /// For `tls`, `quic`, `webtransport` and `https`.
     pub tls: Option<ClientTls>,
+    /// What this program shows on `http` and `https`: a token of `fanout token`, read again for each connection. Over `http`
+    /// it is shown on this machine alone.
+    pub token: Option<SecretFrom>,
     /// On a lattice: credentials for NATS; the servers are the URL's.
     pub nats: Access,
     /// On a lattice: the component that this program is, as links know it.
@@ -36,6 +39,7 @@ impl Default for Options {
             try_deadline: Duration::from_secs(5),
             waits_for_quota: false,
             tls: None,
+            token: None,
             nats: Access::default(),
             component: "fanout-client".to_owned(),
             link: "default".to_owned(),
@@ -62,6 +66,7 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Bus, Error> {
     let deadline = Instant::now() + options.deadline;
     let connect = ConnectOptions {
         tls: options.tls.clone(),
+        token: options.token.clone(),
         nats: options.nats.clone(),
         source: options.component.clone(),
         connect_deadline: options.try_deadline,

@@ -26,7 +26,7 @@
 //! ```
 //!
 //! The transport is the URL's scheme, and nothing else changes with it: `tcp://`, `tls://`, `unix:`, `quic://`,
-//! `webtransport://`, or `nats://…?target={lattice}.{provider}` for a bus on a wasmCloud lattice.
+//! `webtransport://`, `http://`, `https://`, or `nats://…?target={lattice}.{provider}` for a bus on a wasmCloud lattice.
 //!
 //! Deliberately absent: what may be published and by whom, how events are kept, when a refused one comes again. That is
 //! the bus's, and its errors tell: see [`Error`].
@@ -56,5 +56,5 @@ pub use upstream::{Inbox, Missed, Refusal, Trouble, Upstream};
 /// How to show and check certificates; from the transport.
 pub use fanout_transport::{ClientIdentity, ClientTls, Pem};
 
-/// As whom to connect to a lattice's NATS; from the transport.
+/// As whom to connect to a lattice's NATS, and what holds a token; from the transport.
 pub use fanout_transport::{Access, Login, NatsTls, Secret, SecretFrom};

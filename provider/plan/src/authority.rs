@@ -1,12 +1,14 @@
 //! Who may do what, beyond the lattice: the policy's `callers`. On the lattice a link says it; a program that comes over
-//! a connection of its own is known by its certificate, its user, or only as a process of this machine, and the policy
-//! says what that one may publish and subscribe to.
+//! a connection of its own is known by its certificate, its user, the token that it shows, or only as a process of this
+//! machine, and the policy says what that one may publish and subscribe to.
 
 mod identity;
+pub mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use identity::Identity;
+pub use token::TokenHash;
 
 use crate::link::{self, Grant};
 use crate::name::shown;
@@ -106,11 +108,30 @@ impl Callers {
         }
     }
 
+    /// Whether a token is that of a caller.
+    pub fn knows_token(&self, token: &TokenHash) -> bool {
+        self.name_of_token(token).is_some()
+    }
+
     fn names_of(&self, identities: &[Identity]) -> BTreeSet<&str> {
-        identities
-            .iter()
-            .filter_map(|identity| self.names.get(identity).map(String::as_str))
-            .collect()
+        let name = |identity: &Identity| match identity {
+            Identity::Token(token) => self.name_of_token(token),
+            identity => self.names.get(identity).map(String::as_str),
+        };
+        identities.iter().filter_map(name).collect()
+    }
+
+    /// Looks at every token, whichever it is, and compares each in constant time.
+    fn name_of_token(&self, token: &TokenHash) -> Option<&str> {
+        let mut found = None;
+        for (known, name) in &self.names {
+            if let Identity::Token(known) = known
+                && known.is(token)
+            {
+                found = Some(name.as_str());
+            }
+        }
+        found
     }
 
     /// The one name under which the bus knows whoever a connection proves to be: a caller's id, or that of a stranger,
@@ -172,15 +193,15 @@ pub fn refusal(id: &str) -> Option<Problem> {
     let message = match (id.strip_prefix(STRANGER), id.strip_prefix(SEVERAL)) {
         (Some(""), _) => "a caller that nothing is known of is no caller of this bus: its connection tells no name, and it is \
              no process of this machine on a listener that authenticates nobody. Show a certificate with a URI, a DNS name or \
-             a common name, and name it in a table `[callers.NAME]` of the policy"
+             a common name, or over HTTP a token, and name it in a table `[callers.NAME]` of the policy"
             .to_owned(),
         (Some(identity), _) => format!(
             "{identity} is no caller of this bus: add a table `[callers.NAME]` to the policy that names it \
-             (`certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid` or `loopback = true`), and says what it may do"
+             (`certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid`, `token-sha256` or `loopback = true`), and says what it may do"
         ),
         (_, Some(several)) => format!(
-            "{several} in the policy: let one table `[callers.NAME]` have all names of this certificate, or show a certificate \
-             with the names of one caller"
+            "{several} in the policy: let one table `[callers.NAME]` have all names of this certificate, and the token beside it, or \
+             show what is one caller's"
         ),
         _ => return None,
     };
@@ -250,6 +271,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
     let dns = r.optional("certificate-dns", identity::dns);
     let common_name = r.optional("certificate-cn", identity::common_name);
     let uid = r.optional("unix-uid", identity::unix_user);
+    let tokens = r.or("token-sha256", Vec::new(), token::tokens);
     let loopback = r.or("loopback", false, setting::word(&[("true", true), ("false", false)]));
     let publish_tenants = r.optional("publish.tenants", link::tenants);
     let publish_types = r.optional("publish.event-types", setting::list);
@@ -270,11 +292,12 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
     let identities: Vec<_> = [uri, dns, common_name, uid, loopback.then_some(Identity::Loopback)]
         .into_iter()
         .flatten()
+        .chain(tokens)
         .collect();
     if identities.is_empty() && !settings.contains_key(identity::EVERY_KIND) {
         r.refuse(
             Code::MissingSetting,
-            "it says by what it is known: give it `certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid` or `loopback = true`",
+            "it says by what it is known: give it `certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid`, `token-sha256` or `loopback = true`",
         );
     }
     let may = |interface, tenants: bool| match &interfaces {

@@ -17,6 +17,8 @@ pub struct Edge {
     pub server_name: Option<String>,
     /// The edge's own certificate and key, files of PEM: as whom the bus knows it.
     pub identity: Option<(String, String)>,
+    /// A file with the token that the edge shows, over HTTP.
+    pub token_file: Option<String>,
     /// What subscriptions take that say nothing else: of a policy, only the deliveries' settings mean anything here.
     pub defaults: Policy,
 }
@@ -43,6 +45,7 @@ impl Edge {
         let server_name = r.optional("tls.server-name", text);
         let certificate = r.optional("tls.certificate", text);
         let key = r.optional("tls.key", text);
+        let token_file = r.optional("token-file", text);
         let sizes = setting::number(1, crate::policy::MAX_IN_FLIGHT);
         let batch_size = r.optional("delivery.batch-size", &sizes);
         let concurrency = r.optional("delivery.concurrency", &sizes);
@@ -66,6 +69,7 @@ impl Edge {
                 server_ca,
                 server_name,
                 identity: certificate.zip(key),
+                token_file,
                 defaults: Policy {
                     delivery: Delivery {
                         batch_size: batch_size.map_or(defaults.delivery.batch_size, |n| n as u32),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fanout_plan::Problem;
-use fanout_plan::authority::Identity;
+use fanout_plan::authority::{Identity, TokenHash};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_transport::Caller;
@@ -40,6 +40,9 @@ pub(super) trait Rights: Send + Sync {
 
     /// The one name of whoever proves these identities and is not on the lattice.
     fn name_of(&self, identities: &[Identity]) -> String;
+
+    /// Whether a token is that of a caller.
+    fn knows_token(&self, token: &TokenHash) -> bool;
 
     /// What came of every link.
     fn links(&self) -> &BTreeMap<LinkKey, LinkOutcome>;

@@ -1,7 +1,7 @@
 //! The contract's functions as a service, for every listener and both backends alike; and who calls them, under one name.
 
-use fanout_plan::authority::{self, Identity};
-use fanout_transport::{Caller, Error, Service};
+use fanout_plan::authority::{self, Identity, TokenHash};
+use fanout_transport::{Caller, CertificateNames, Error, Service};
 use fanout_wit::PUBLISHER;
 use fanout_wit::bus::exports::fanout::bus::publisher::Handler as _;
 use fanout_wit::types::Event;
@@ -71,16 +71,25 @@ pub(super) fn known(view: &impl Rights, caller: Caller) -> Caller {
 /// All that a connection proves of its caller, each of its kind. Nothing of whoever is nobody.
 fn proved(identity: &fanout_transport::Identity) -> Vec<Identity> {
     match identity {
-        fanout_transport::Identity::Certificate(names) => {
-            let uris = names.uris.iter().map(|uri| Identity::certificate_uri(uri));
-            let dns = names.dns.iter().map(|name| Identity::certificate_dns(name));
-            let common_names = names.common_names.iter().map(|name| Identity::certificate_cn(name));
-            uris.chain(dns).chain(common_names).collect()
+        fanout_transport::Identity::Certificate(names) => names_of(names).collect(),
+        // A token of one caller beside a certificate of another is neither's: both are looked up.
+        fanout_transport::Identity::Token(proof) => {
+            let token = Identity::Token(TokenHash::new(proof.sha256));
+            let certificate = proof.certificate.iter().flat_map(|names| names_of(names));
+            std::iter::once(token).chain(certificate).collect()
         }
         fanout_transport::Identity::Unix { uid, .. } => vec![Identity::UnixUser(*uid)],
         fanout_transport::Identity::Loopback => vec![Identity::Loopback],
         _ => Vec::new(),
     }
+}
+
+/// Every name of a certificate, each of its kind.
+fn names_of(names: &CertificateNames) -> impl Iterator<Item = Identity> + '_ {
+    let uris = names.uris.iter().map(|uri| Identity::certificate_uri(uri));
+    let dns = names.dns.iter().map(|name| Identity::certificate_dns(name));
+    let common_names = names.common_names.iter().map(|name| Identity::certificate_cn(name));
+    uris.chain(dns).chain(common_names)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! What a caller may do with a tenant, an event type or a subscription is decided by the function, which knows them.
 
 use bytes::Bytes;
+use fanout_plan::authority::TokenHash;
 use fanout_plan::link::Grant;
 use fanout_plan::{Code, Problem, authority};
 use fanout_transport::{Caller, Error, Guard, Refusal, Shape, Tally, TooMany, encode, listed};
@@ -124,6 +125,10 @@ impl<A: Authority> Guard for OfContract<A> {
 
     fn shape(&self, instance: &str, func: &str) -> Option<&'static Shape> {
         shapes::of(name_of(instance)?, func)
+    }
+
+    fn knows_token(&self, sha256: &[u8; 32]) -> bool {
+        self.authority.view().knows_token(&TokenHash::new(*sha256))
     }
 
     fn too_many(&self, caller: &Caller, instance: &str, func: &str, many: TooMany) -> Refusal {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use fanout_client::Upstream;
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Problem, SubscriptionName, authority};
-use fanout_transport::{ClientIdentity, ClientTls, ConnectOptions, Endpoint, Lattice, Pem};
+use fanout_transport::{ClientIdentity, ClientTls, ConnectOptions, Endpoint, Lattice, Pem, SecretFrom};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -315,6 +315,7 @@ fn options(provider: &str, settings: &fanout_plan::edge::Edge) -> ConnectOptions
             identity,
             server_name: settings.server_name.clone(),
         }),
+        token: settings.token_file.as_ref().map(|file| SecretFrom::File(file.into())),
         source: provider.to_owned(),
         connect_deadline: CONNECT_DEADLINE,
         ..ConnectOptions::default()

@@ -48,6 +48,17 @@ pub enum Identity {
     Certificate(Arc<CertificateNames>),
     /// A process of this machine, on a listener that authenticates nobody: the peer's address is of the loopback.
     Loopback,
+    /// The holder of a token that the service's guard knows, on HTTP.
+    Token(Arc<TokenProof>),
+}
+
+/// What a call with a token proves: the token, and what its connection proves beside it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenProof {
+    /// The SHA-256 of the token. The token itself is kept nowhere.
+    pub sha256: [u8; 32],
+    /// The names of the certificate that the connection's peer showed. A handler judges both: neither stands for the other.
+    pub certificate: Option<Arc<CertificateNames>>,
 }
 
 /// The names in a certificate, each of its kind: whoever signs common names without care may not give out URIs.
@@ -65,6 +76,25 @@ impl CertificateNames {
     fn first(&self) -> &str {
         let mut all = self.uris.iter().chain(&self.dns).chain(&self.common_names);
         all.next().map_or("", String::as_str)
+    }
+}
+
+/// Bytes of a token's hash that are shown: enough to find its line in a policy.
+const SHOWN_HASH_BYTES: usize = 4;
+
+impl TokenProof {
+    fn shown(&self) -> String {
+        let bytes = self.sha256.iter().take(SHOWN_HASH_BYTES);
+        bytes.map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for TokenProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenProof")
+            .field("sha256", &self.shown())
+            .field("certificate", &self.certificate)
+            .finish()
     }
 }
 
@@ -86,6 +116,7 @@ impl fmt::Display for Identity {
             Self::Unix { uid, gid, .. } => write!(f, "unix:{uid}:{gid}"),
             Self::Certificate(names) => write!(f, "certificate:{}", names.first()),
             Self::Loopback => f.write_str("loopback"),
+            Self::Token(token) => write!(f, "token:{}", token.shown()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::lattice::access::SecretFrom;
 use crate::stream::dialer::Dialer;
 use crate::{Access, ClientTls, Endpoint, Error, Options};
 
@@ -10,8 +11,11 @@ use crate::{Access, ClientTls, Endpoint, Error, Options};
 pub struct ConnectOptions {
     /// Of each call.
     pub limits: Options,
-    /// For `tls`, `quic` and `webtransport`.
+    /// For `tls`, `quic`, `webtransport` and `https`.
     pub tls: Option<ClientTls>,
+    /// What this caller shows on `http` and `https`, read again for each connection. Over `http` it is shown on this machine
+    /// alone.
+    pub token: Option<SecretFrom>,
     /// Credentials for `nats`; its `urls` are taken from the endpoint.
     pub nats: Access,
     /// The caller's own id, which a target on a lattice receives.
@@ -27,6 +31,7 @@ impl Default for ConnectOptions {
         Self {
             limits: Options::default(),
             tls: None,
+            token: None,
             nats: Access::default(),
             source: "fanout".to_owned(),
             connect_deadline: Duration::from_secs(5),

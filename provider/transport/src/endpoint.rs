@@ -32,6 +32,10 @@ pub enum Endpoint {
     Quic(Authority),
     /// `webtransport://host:port/path`: QUIC that passes where only HTTP/3 does.
     WebTransport(Authority, UrlPath),
+    /// `http://host:port`: HTTP/1.1, neither encrypted nor authenticated but by tokens on this machine.
+    Http(Authority),
+    /// `https://host:port`: HTTP/1.1 with TLS 1.3.
+    Https(Authority),
     /// `nats://host:port?target={lattice}.{component or provider id}`: a target on a lattice, for callers only.
     Nats {
         /// One server, or several of a cluster with commas between them.
@@ -113,6 +117,8 @@ impl Endpoint {
             Self::Unix(_) => "unix",
             Self::Quic(_) => "quic",
             Self::WebTransport(..) => "webtransport",
+            Self::Http(_) => "http",
+            Self::Https(_) => "https",
             Self::Nats { .. } => "nats",
         }
     }
@@ -121,9 +127,12 @@ impl Endpoint {
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
         match self {
-            Self::Tcp(authority) | Self::Tls(authority) | Self::Quic(authority) | Self::WebTransport(authority, _) => {
-                Some(authority)
-            }
+            Self::Tcp(authority)
+            | Self::Tls(authority)
+            | Self::Quic(authority)
+            | Self::WebTransport(authority, _)
+            | Self::Http(authority)
+            | Self::Https(authority) => Some(authority),
             Self::Unix(_) | Self::Nats { .. } => None,
         }
     }
@@ -131,7 +140,16 @@ impl Endpoint {
     /// True if peers show certificates.
     #[must_use]
     pub fn has_tls(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::Quic(_) | Self::WebTransport(..))
+        matches!(
+            self,
+            Self::Tls(_) | Self::Quic(_) | Self::WebTransport(..) | Self::Https(_)
+        )
+    }
+
+    /// True if it is called by HTTP, where callers may show tokens.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        matches!(self, Self::Http(_) | Self::Https(_))
     }
 
     /// The same with another port; a Unix socket and a lattice have none.
@@ -139,9 +157,12 @@ impl Endpoint {
     pub fn with_port(&self, port: u16) -> Self {
         let mut endpoint = self.clone();
         match &mut endpoint {
-            Self::Tcp(authority) | Self::Tls(authority) | Self::Quic(authority) | Self::WebTransport(authority, _) => {
-                authority.port = port
-            }
+            Self::Tcp(authority)
+            | Self::Tls(authority)
+            | Self::Quic(authority)
+            | Self::WebTransport(authority, _)
+            | Self::Http(authority)
+            | Self::Https(authority) => authority.port = port,
             Self::Unix(_) | Self::Nats { .. } => {}
         }
         endpoint
@@ -167,9 +188,9 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
     if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err("it holds a blank or a control character");
     }
-    let (scheme, rest) = text
-        .split_once(':')
-        .ok_or("it has no scheme; write tcp://, tls://, unix:, quic://, webtransport:// or nats://")?;
+    let (scheme, rest) = text.split_once(':').ok_or(
+        "it has no scheme; write tcp://, tls://, unix:, quic://, webtransport://, http://, https:// or nats://",
+    )?;
     match scheme {
         "unix" => unix(rest),
         "nats" => nats(rest),
@@ -177,8 +198,10 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
         "tls" | "tcp+tls" => Ok(Endpoint::Tls(host_and_port(rest)?)),
         "quic" => Ok(Endpoint::Quic(host_and_port(rest)?)),
         "webtransport" => with_path(rest).map(|(authority, path)| Endpoint::WebTransport(authority, path)),
-        "ws" | "wss" => Err("WebSocket is not served: where only HTTP passes, write webtransport://host:port/path"),
-        _ => Err("its scheme is none of tcp, tls, unix, quic, webtransport and nats"),
+        "http" => Ok(Endpoint::Http(host_and_port(rest)?)),
+        "https" => Ok(Endpoint::Https(host_and_port(rest)?)),
+        "ws" | "wss" => Err("WebSocket is not served: where only HTTP passes, write https://host:port"),
+        _ => Err("its scheme is none of tcp, tls, unix, quic, webtransport, http, https and nats"),
     }
 }
 
@@ -227,7 +250,9 @@ fn url(rest: &str) -> Result<(Url, Authority), &'static str> {
     // Schemes that the URL standard does not know get other rules for hosts.
     let url = Url::parse(&format!("http://{rest}")).map_err(|_| "it is no URL")?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it may not hold a user or a password: peers are known by certificates");
+        return Err(
+            "it may not hold a user or a password: callers are known by certificates, and on http and https by tokens",
+        );
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("it may not have a query or a fragment");
@@ -296,7 +321,11 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.scheme();
         match self {
-            Self::Tcp(authority) | Self::Tls(authority) | Self::Quic(authority) => write!(f, "{scheme}://{authority}"),
+            Self::Tcp(authority)
+            | Self::Tls(authority)
+            | Self::Quic(authority)
+            | Self::Http(authority)
+            | Self::Https(authority) => write!(f, "{scheme}://{authority}"),
             Self::WebTransport(authority, path) => write!(f, "{scheme}://{authority}{path}"),
             Self::Unix(path) => write!(f, "{scheme}:{}", path.display()),
             Self::Nats { servers, target } => f.write_str(&redacted(&format!("{scheme}://{servers}?target={target}"))),

@@ -77,7 +77,8 @@ pub enum Error {
     /// The listener would take anyone who can reach it.
     #[error(
         "{endpoint} takes peers of the network that nobody authenticates: set a client_ca with tls, quic or \
-         webtransport, listen on the loopback or a Unix socket, or set allow_unauthenticated_network_peers"
+         webtransport, use https with tokens, listen on the loopback or a Unix socket, or set \
+         allow_unauthenticated_network_peers"
     )]
     Unprotected {
         /// The endpoint.
@@ -92,7 +93,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A certificate, a key or an authority can't be used.
+    /// A certificate, a key, an authority or a token can't be used.
     #[error("{what} can't be used")]
     Tls {
         /// Which of them, and from where.
@@ -261,7 +262,11 @@ impl Error {
         "invalid-credentials",
         "peer-refused",
         "server-leaving",
+        Self::UNAUTHENTICATED,
     ];
+
+    /// The code of a request on HTTP that shows nobody whom the service knows.
+    pub(crate) const UNAUTHENTICATED: &'static str = "unauthenticated-caller";
 
     /// The transport's error in what generated bindings return, if there is one. A result that was cut short shows
     /// as an error of the bindings' decoder instead, and its outcome is unknown.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Body, Error};
+use crate::{Body, Error, Resource};
 
 /// The longest reason that crosses a connection.
 pub(crate) const MAX_REASON_BYTES: usize = 1024;
@@ -48,6 +48,18 @@ impl From<Error> for Failure {
             Error::Busy(_) => Self::Busy,
             Error::NoResponders => Self::Nobody,
             error => Self::Failed(describe(&error)),
+        }
+    }
+}
+
+/// What a caller on the same side makes of it.
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Busy => Self::Busy(Resource::Target),
+            Failure::Nobody => Self::NoResponders,
+            Failure::Leaving => Self::Leaving,
+            Failure::Failed(reason) => Self::Remote(one_line(String::new(), &reason)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! wRPC over any transport, isolated and bounded.
 //!
 //! Start at [`Service`] for what is served, at [`Remote`] for what is called. `lattice/` is wRPC over NATS, `stream/` wRPC
-//! on byte streams; the files beside them are what both share.
+//! on byte streams, `http/` wRPC over HTTP on those; the files beside them are what all share.
 //!
 //! It owns the exchange of bytes with a peer: connections, handshakes, frames, repeats, deadlines, limits, and how a
 //! peer is known. It knows nothing of buses, tenants or links; a handler receives who calls, and judges for itself. WIT
@@ -12,7 +12,9 @@
 //! - the wasmCloud v1 lattice (NATS): [`connect()`], [`Lattice`], [`Server`]. Wire-compatible with wrpc-transport-nats
 //!   0.29, which a wasmCloud v1 host links, on the newest wRPC line;
 //! - TCP, TLS, Unix sockets, QUIC and WebTransport: [`Endpoint`], [`Listener`], [`Serving`]. Stock wRPC peers are served
-//!   there; callers of this crate speak sessions, which carry more.
+//!   there; callers of this crate speak sessions, which carry more;
+//! - HTTP/1.1, plain and with TLS: the same [`Listener`]. What is no invocation is answered by what [`Service::http`] was
+//!   given.
 //!
 //! It is called by [`Remote`] on any of them, or by [`Client`] on a lattice that is at hand. Both are for generated
 //! bindings ([`wrpc_transport::Invoke`]) or typed values. [`Error::outcome`] is what is known of a handler after an
@@ -33,6 +35,7 @@ mod frames;
 mod functions;
 mod group;
 mod guard;
+mod http;
 mod inbox_prefix;
 mod lattice;
 mod options;
@@ -49,12 +52,15 @@ mod values;
 
 pub use bindings::{Port, Served};
 pub use call_context::CallContext;
-pub use caller::{Caller, CertificateNames, Identity, traceparent};
+pub use caller::{Caller, CertificateNames, Identity, TokenProof, traceparent};
 pub use connect_options::ConnectOptions;
 pub use endpoint::{Authority, Endpoint, EndpointError, UrlPath};
 pub use error::{Body, CodecError, Error, Outcome, Resource, causes};
 pub use functions::{release_result, reserve_result, wait_aside};
 pub use guard::{Guard, Refusal, listed};
+pub use http::calls::Calls;
+pub use http::problem::HttpProblem;
+pub use http::request_body::RequestBody;
 pub use inbox_prefix::{BadInboxPrefix, DEFAULT_INBOX_PREFIX, InboxPrefix};
 pub use lattice::access::{Access, Login, NatsTls, Secret, SecretFrom};
 pub use lattice::client::Client;

@@ -9,6 +9,7 @@ use wrpc_transport::frame::{Incoming, Outgoing};
 use wrpc_transport::{Decode, Encode, Invoke, Packer};
 
 use crate::frame_io::result_frames;
+use crate::http::client::HttpClient;
 use crate::stream::sessions::Sessions;
 use crate::values::{decode, encode};
 use crate::{Access, CallContext, Client, ConnectOptions, Endpoint, Error, Lattice, Options, Resource, connect};
@@ -28,6 +29,7 @@ pub struct Remote {
 enum Channel {
     Lattice(Client),
     Session(Arc<Sessions>),
+    Http(Arc<HttpClient>),
 }
 
 impl Remote {
@@ -38,6 +40,12 @@ impl Remote {
     /// [`Error::Options`]; for `nats` as [`connect()`].
     pub async fn connect(endpoint: &Endpoint, options: ConnectOptions) -> Result<Self, Error> {
         options.check()?;
+        if options.token.is_some() && !endpoint.is_http() {
+            return Err(Error::Misused {
+                endpoint: endpoint.clone(),
+                why: "takes no token: callers show tokens on http and https",
+            });
+        }
         let channel = match endpoint {
             Endpoint::Nats { servers, target } => {
                 let access = Access {
@@ -51,6 +59,18 @@ impl Remote {
                 })??;
                 let lattice = Lattice::new(nats, options.limits).await?;
                 Channel::Lattice(Client::new(&lattice, target, &options.source))
+            }
+            _ if endpoint.is_http() => {
+                let dialer = options.dialer(endpoint)?;
+                let client = HttpClient::new(
+                    endpoint,
+                    dialer,
+                    options.token,
+                    options.limits,
+                    options.connect_deadline,
+                )?;
+                client.connect().await?;
+                Channel::Http(Arc::new(client))
             }
             _ => {
                 let dialer = options.dialer(endpoint)?;
@@ -75,6 +95,7 @@ impl Remote {
         match &self.channel {
             Channel::Lattice(client) => client.options(),
             Channel::Session(sessions) => sessions.limits(),
+            Channel::Http(client) => client.limits(),
         }
     }
 
@@ -91,6 +112,11 @@ impl Remote {
                 Channel::Lattice(client) => client.call(cx, instance, func, params).await,
                 Channel::Session(sessions) => {
                     sessions
+                        .call(&cx, deadline, (instance, func), &params, &mut waits_for)
+                        .await
+                }
+                Channel::Http(client) => {
+                    client
                         .call(&cx, deadline, (instance, func), &params, &mut waits_for)
                         .await
                 }

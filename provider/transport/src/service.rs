@@ -10,6 +10,7 @@ use crate::Caller;
 use crate::chunks::Chunks;
 use crate::failure::Failure;
 use crate::guard::Guard;
+use crate::http::router::Http;
 
 /// A call under way.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
@@ -27,6 +28,8 @@ pub(crate) type Handler = Arc<dyn Fn(Caller, Chunks, usize) -> Answer + Send + S
 pub struct Service {
     functions: BTreeMap<(String, String), Handler>,
     guard: Option<Arc<dyn Guard>>,
+    /// What answers requests of HTTP that are no invocations.
+    pub(crate) http: Option<Http>,
 }
 
 impl Service {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::token::TokenHash;
 use crate::name::shown;
 use crate::{Code, Problem};
 
@@ -31,6 +32,8 @@ pub enum Identity {
     UnixUser(u32),
     /// Some process of this machine, on a listener that authenticates nobody.
     Loopback,
+    /// The holder of a token, over HTTP.
+    Token(TokenHash),
 }
 
 impl Identity {
@@ -61,6 +64,7 @@ impl fmt::Display for Identity {
             Self::CertificateCommonName(name) => write!(f, "certificate common name {}", shown(name)),
             Self::UnixUser(uid) => write!(f, "unix user {uid}"),
             Self::Loopback => f.write_str("a process of this machine without a name"),
+            Self::Token(hash) => write!(f, "the holder of the token whose SHA-256 begins with {hash}"),
         }
     }
 }

@@ -179,8 +179,8 @@ fn every_problem_of_every_caller_is_named_with_its_setting() {
             policy.toml: caller b: setting `publish.tenants` is missing: list the tenants it may publish for, or `*` for all [missing-setting]
             policy.toml: caller b: setting `subscribe.tenants` is missing: list the tenants it may subscribe for, or `*` for all [missing-setting]
             policy.toml: caller c: setting `unix-uid`: "-1" is not a whole number from 0 to 4294967294 [invalid-setting]
-            policy.toml: caller c: it says by what it is known: give it `certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid` or `loopback = true` [missing-setting]
-            policy.toml: caller c: setting "colour" is not known; known are: certificate-uri, certificate-dns, certificate-cn, unix-uid, loopback, publish.tenants, publish.event-types, publish.sources, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
+            policy.toml: caller c: it says by what it is known: give it `certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid`, `token-sha256` or `loopback = true` [missing-setting]
+            policy.toml: caller c: setting "colour" is not known; known are: certificate-uri, certificate-dns, certificate-cn, unix-uid, token-sha256, loopback, publish.tenants, publish.event-types, publish.sources, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
             policy.toml: caller d: `publish.event-types` means nothing without `publish.tenants` [conflicting-settings]
             policy.toml: callers a and f are both a process of this machine without a name: give each its own [conflicting-settings]
         "#]]
@@ -209,4 +209,76 @@ fn a_caller_may_be_limited_to_sources() {
     let useless = settings(&[("callers.a.loopback", "true"), ("callers.a.publish.sources", "/a")]);
     let problems = Callers::from_settings("policy", &useless).unwrap_err();
     assert_eq!(problems[0].code, Code::ConflictingSettings, "{problems:?}");
+}
+
+/// The SHA-256 of a token, as a policy lists it, and as a listener makes it.
+fn token(byte: u8) -> (String, Identity) {
+    let text = format!("{byte:02x}").repeat(32);
+    (text, Identity::Token(TokenHash::new([byte; 32])))
+}
+
+#[test]
+fn a_token_is_one_caller_s_and_neither_widens_nor_mixes_rights() {
+    let ((old, old_token), (new, new_token), (other, other_token)) = (token(0x1a), token(0xb2), token(0x0c));
+    let both = format!("{old}, {}", new.to_uppercase());
+    let callers = Callers::from_settings(
+        "policy",
+        &settings(&[
+            ("callers.orders.token-sha256", &both),
+            ("callers.orders.publish.tenants", "acme"),
+            ("callers.billing.token-sha256", &other),
+            ("callers.billing.certificate-dns", "billing.example.org"),
+            ("callers.billing.subscribe.tenants", "*"),
+            ("callers.local.loopback", "true"),
+        ]),
+    )
+    .unwrap();
+    let name = |identities: &[Identity]| callers.find(identities).map(|caller| caller.name.as_str());
+    // While a token is replaced, both are the caller's.
+    assert_eq!(name(&[old_token.clone()]), Some("orders"));
+    assert_eq!(name(&[new_token]), Some("orders"));
+    assert_eq!(name(&[token(7).1]), None);
+    let certificate = Identity::certificate_dns("billing.example.org");
+    assert_eq!(name(&[other_token, certificate.clone()]), Some("billing"));
+    // Beside a certificate that names nobody, such as a proxy's, the token counts.
+    assert_eq!(
+        name(&[old_token.clone(), Identity::certificate_dns("proxy.example.org")]),
+        Some("orders")
+    );
+    // Two callers at once are none.
+    let mixed = [old_token, certificate];
+    assert_eq!(name(&mixed), None);
+    let problem = refusal(&callers.id_of(&mixed)).unwrap();
+    assert_eq!(problem.code, Code::UnknownCaller);
+    assert!(problem.message.contains("billing and orders"), "{problem}");
+    assert!(!problem.message.contains(&old), "only what finds its line: {problem}");
+    assert!(callers.knows_token(&TokenHash::new([0x1a; 32])) && !callers.knows_token(&TokenHash::new([7; 32])));
+}
+
+#[test]
+fn what_is_no_token_is_refused_without_being_repeated() {
+    let (good, _) = token(0x1a);
+    let many: Vec<_> = (0..17).map(|byte| token(byte).0).collect();
+    for (bad, why) in [
+        ("fanout_secret", "itself"),
+        ("secret", "item 1"),
+        (&good[1..], "item 1"),
+        (&format!("{good}, {}g", &good[1..]), "item 2"),
+        (&many.join(","), "17 tokens"),
+        ("", "item 1"),
+    ] {
+        let settings = settings(&[("callers.a.token-sha256", bad), ("callers.a.publish.tenants", "*")]);
+        let problems = Callers::from_settings("policy", &settings).unwrap_err();
+        let text = problems[0].to_string();
+        assert!(text.contains(why) && !text.contains("secret"), "{text}");
+        assert_eq!(problems[0].setting.as_deref(), Some("callers.a.token-sha256"));
+    }
+    let twice = settings(&[("callers.a.token-sha256", &good), ("callers.b.token-sha256", &good)]);
+    let problems = Callers::from_settings("policy", &twice).unwrap_err();
+    assert!(
+        problems[0]
+            .message
+            .contains("callers a and b are both the holder of the token"),
+        "{problems:?}"
+    );
 }

@@ -9,7 +9,7 @@ mod together;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanout_plan::authority::{self, Identity};
+use fanout_plan::authority::{self, Identity, TokenHash};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Registered, Subscription};
 use fanout_plan::{BusName, Code, Problem};
@@ -59,6 +59,11 @@ impl Rights for View {
             Some(policy) => policy.callers.id_of(identities),
             None => authority::stranger(identities),
         }
+    }
+
+    fn knows_token(&self, token: &TokenHash) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.callers.knows_token(token))
     }
 
     fn links(&self) -> &BTreeMap<LinkKey, LinkOutcome> {

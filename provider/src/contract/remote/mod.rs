@@ -7,7 +7,7 @@ mod subscriptions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanout_plan::authority::{self, Identity};
+use fanout_plan::authority::{self, Identity, TokenHash};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Problem};
@@ -33,6 +33,10 @@ impl Rights for View {
     /// An edge has no policy, and is called on its lattice alone.
     fn name_of(&self, identities: &[Identity]) -> String {
         authority::stranger(identities)
+    }
+
+    fn knows_token(&self, _: &TokenHash) -> bool {
+        false
     }
 
     fn links(&self) -> &BTreeMap<LinkKey, LinkOutcome> {

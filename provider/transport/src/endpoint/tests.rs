@@ -15,6 +15,9 @@ fn endpoints_are_written_as_they_are_read() {
         "webtransport://bus.example:443",
         "webtransport://bus.example:443/fanout",
         "webtransport://127.0.0.1:80/a/b",
+        "http://127.0.0.1:7780",
+        "http://bus.example:80",
+        "https://[::1]:443",
         "nats://127.0.0.1:4222?target=default.bus",
         "nats://a:4222,b:4222?target=default.VAX7",
     ] {
@@ -34,9 +37,10 @@ fn what_is_no_endpoint_is_told_why() {
     for (text, why) in [
         ("", "scheme"),
         ("7761", "scheme"),
-        ("http://a:1", "scheme"),
+        ("http://a:1/bus", "path"),
+        ("https://a", "port"),
         ("ws://127.0.0.1:80/bus", "WebSocket is not served"),
-        ("wss://bus.example:443", "webtransport://"),
+        ("wss://bus.example:443", "https://"),
         ("tcp:127.0.0.1:7761", "://"),
         ("tcp:ws://a:1", "://"),
         ("tcp://", "no URL"),
@@ -47,7 +51,8 @@ fn what_is_no_endpoint_is_told_why() {
         ("tcp://a:1?x", "query"),
         ("tcp://user:secret@a:1", "password"),
         ("user:secret@a:1", "scheme"),
-        ("http:secret@a:1", "scheme"),
+        ("http:secret@a:1", "://"),
+        ("https://user:secret@a:1", "tokens"),
         ("tcp://a b:1", "blank"),
         ("quic://a\u{0}:1", "control"),
         ("unix:", "path"),
@@ -111,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn so_is_anything_behind_a_scheme(scheme in "(tcp|tls|unix|quic|webtransport|ws|nats)", rest in ".{0,60}") {
+    fn so_is_anything_behind_a_scheme(scheme in "(tcp|tls|unix|quic|webtransport|http|https|ws|nats)", rest in ".{0,60}") {
         let text = format!("{scheme}://{rest}");
         if let Ok(endpoint) = text.parse::<Endpoint>() {
             let again: Endpoint = endpoint.to_string().parse().expect("it parses again");

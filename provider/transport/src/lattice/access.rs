@@ -245,7 +245,7 @@ impl Who {
 }
 
 impl SecretFrom {
-    fn read(&self) -> Result<String, String> {
+    pub(crate) fn read(&self) -> Result<String, String> {
         match self {
             Self::Value(secret) => Ok(secret.expose().to_owned()),
             Self::File(file) => {

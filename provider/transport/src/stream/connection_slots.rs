@@ -35,6 +35,8 @@ pub(crate) enum PeerKey {
     User(u32),
     /// Wherever it comes from.
     Certificate(Arc<CertificateNames>),
+    /// By its SHA-256. It holds calls, and no connection.
+    Token([u8; 32]),
 }
 
 impl PeerKey {
@@ -87,6 +89,8 @@ struct State {
 struct Counts {
     connections: usize,
     silent: usize,
+    /// Calls of its own on connections of others.
+    guests: usize,
     limits: Arc<PeerLimits>,
 }
 
@@ -108,6 +112,14 @@ pub(crate) struct ConnectionSlot {
     begun: CancellationToken,
     file: Option<OpenFile>,
     windows: Permits,
+}
+
+/// A peer that is known by its calls; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    inner: Arc<Inner>,
+    key: PeerKey,
+    pub(crate) limits: Arc<PeerLimits>,
 }
 
 /// Why there is no slot.
@@ -255,6 +267,7 @@ impl State {
         let counts = self.peers.entry(key.clone()).or_insert_with(|| Counts {
             connections: 0,
             silent: 0,
+            guests: 0,
             limits: Arc::new(PeerLimits {
                 calls: Arc::new(Semaphore::new(options.calls_per_peer)),
                 budget: Budget::new(options.bytes_per_peer),
@@ -265,9 +278,10 @@ impl State {
         Arc::clone(&counts.limits)
     }
 
-    /// Forgets a peer without connections.
+    /// Forgets a peer without connections and without calls of its own.
     fn forget(&mut self, key: &PeerKey) {
-        if self.counts(key).0 == 0 {
+        let unused = |counts: &Counts| counts.connections == 0 && counts.guests == 0;
+        if self.peers.get(key).is_some_and(unused) {
             self.peers.remove(key);
         }
     }
@@ -350,6 +364,21 @@ impl ConnectionSlot {
         Ok(())
     }
 
+    /// A peer that one of this connection's calls is of.
+    pub(crate) fn guest(&self, token: [u8; 32]) -> Guest {
+        let key = PeerKey::Token(token);
+        let mut state = self.inner.state();
+        let limits = state.limits(&key, &self.inner.options);
+        if let Some(counts) = state.peers.get_mut(&key) {
+            counts.guests += 1;
+        }
+        Guest {
+            inner: Arc::clone(&self.inner),
+            key,
+            limits,
+        }
+    }
+
     /// The peer has begun a call: it is silent no more. Whoever is nobody stays among those that give way.
     pub(crate) fn begin(&self, identity: &Identity) {
         if self.begun.is_cancelled() {
@@ -378,6 +407,16 @@ impl ConnectionSlot {
             }
         }
         (0, Permits::default())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut state = self.inner.state();
+        if let Some(counts) = state.peers.get_mut(&self.key) {
+            counts.guests -= 1;
+        }
+        state.forget(&self.key);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::stream::byte_stream::ByteStream;
 use crate::stream::quic::QuicDialer;
 use crate::stream::rejection::rejection;
 use crate::stream::tls::TlsDialer;
-use crate::stream::tls_config::{ALPN_SESSION, ClientTls};
+use crate::stream::tls_config::{ALPN_HTTP, ALPN_SESSION, ClientTls};
 use crate::stream::webtransport::WebDialer;
 use crate::stream::{tcp, unix};
 use crate::{CodecError, Endpoint, Error};
@@ -40,8 +40,9 @@ impl Dialer {
         };
         let tls = || tls.ok_or_else(|| misused("needs the authority of its certificate: set tls"));
         let via = match endpoint {
-            Endpoint::Tcp(at) => Via::Tcp(at.clone()),
-            Endpoint::Tls(at) => Via::Tls(TlsDialer::new(at, tls()?)?),
+            Endpoint::Tcp(at) | Endpoint::Http(at) => Via::Tcp(at.clone()),
+            Endpoint::Tls(at) => Via::Tls(TlsDialer::new(at, tls()?, ALPN_SESSION)?),
+            Endpoint::Https(at) => Via::Tls(TlsDialer::new(at, tls()?, ALPN_HTTP)?),
             Endpoint::Unix(path) => Via::Unix(path.clone()),
             Endpoint::Quic(at) => Via::Quic(QuicDialer::new(at, tls()?, ALPN_SESSION, idle, false)?),
             Endpoint::WebTransport(at, path) => Via::WebTransport(WebDialer::new(at, path, tls()?, idle)?),

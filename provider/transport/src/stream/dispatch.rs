@@ -1,4 +1,5 @@
-//! One byte stream of a peer: by its first byte it is a session or a stock invocation.
+//! One byte stream of a peer: HTTP where its listener speaks that, elsewhere a session or a stock invocation by its first
+//! byte.
 
 use std::sync::Arc;
 
@@ -7,8 +8,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::Error;
+use crate::http::connection as http;
 use crate::stream::byte_stream::ByteStream;
-use crate::stream::listener_state::ListenerState;
+use crate::stream::listener_state::{ListenerState, Speaks};
 use crate::stream::peer::Peer;
 use crate::stream::session::codec::HELLO;
 use crate::stream::session::serve as session;
@@ -30,6 +32,9 @@ async fn dispatch(
     mut stream: ByteStream,
     since: Instant,
 ) -> Result<(), Error> {
+    if matches!(listener.speaks, Speaks::Http { .. }) {
+        return http::serve(listener, peer, stream, since).await;
+    }
     let first_deadline = since + listener.options.first_call_deadline;
     // So small that a thousand silent connections cost little.
     let mut first = [0; 64];

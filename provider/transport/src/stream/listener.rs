@@ -11,13 +11,13 @@ use tokio_util::task::TaskTracker;
 use crate::stream::accept::{Admission, Socket};
 use crate::stream::connection_slots::ConnectionSlots;
 use crate::stream::listen_options::ListenOptions;
-use crate::stream::listener_state::ListenerState;
+use crate::stream::listener_state::{ListenerState, Speaks};
 use crate::stream::multiplexed::{Protocol as _, QuicListener};
 use crate::stream::quic::Quic;
 use crate::stream::server_credentials::{Renewal, ServerCredentials};
 use crate::stream::tcp::{TcpSocket, resolve_own};
 use crate::stream::tls::TlsSocket;
-use crate::stream::tls_config::{ALPNS, ServerTls};
+use crate::stream::tls_config::{ALPN_HTTP, ALPNS, ServerTls};
 use crate::stream::unix::UnixSocket;
 use crate::stream::webtransport::WebTransport;
 use crate::{Drained, Endpoint, Error, Service};
@@ -73,12 +73,12 @@ impl Listener {
             source,
         };
         let (bound, port) = match endpoint {
-            Endpoint::Tcp(at) => {
+            Endpoint::Tcp(at) | Endpoint::Http(at) => {
                 let tcp = TcpSocket::bind(at, anyone).await.map_err(failed)?;
                 let port = tcp.port();
                 (Bound::Socket(Box::new(tcp)), port)
             }
-            Endpoint::Tls(at) => {
+            Endpoint::Tls(at) | Endpoint::Https(at) => {
                 let tcp = TcpSocket::bind(at, anyone).await.map_err(failed)?;
                 let port = tcp.port();
                 (Bound::Socket(Box::new(TlsSocket::new(tcp, in_force()?))), port)
@@ -127,7 +127,13 @@ impl Listener {
     pub fn serve(self, service: &Service) -> Serving {
         let slots = ConnectionSlots::new(&self.options);
         let in_force = self.credentials.as_ref().map(|(sender, _)| sender.subscribe());
-        let listener = Arc::new(ListenerState::new(service, self.options, in_force));
+        let speaks = match self.endpoint.is_http() {
+            true => Speaks::Http {
+                encrypted: self.endpoint.has_tls(),
+            },
+            false => Speaks::Wrpc,
+        };
+        let listener = Arc::new(ListenerState::new(service, speaks, self.options, in_force));
         let tasks = TaskTracker::new();
         let admission = Admission {
             listener: Arc::clone(&listener),
@@ -225,8 +231,10 @@ impl fmt::Debug for Bound {
 
 /// Whether peers beyond this machine may reach an endpoint, which they may if they are authenticated, or by permission.
 fn may_be_reached(endpoint: &Endpoint, options: &ListenOptions) -> Result<bool, Error> {
-    let authenticated = endpoint.has_tls() && options.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    let anyone = authenticated || options.allow_unauthenticated_network_peers;
+    let by_certificate = endpoint.has_tls() && options.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    // A request without a token is refused there, before any work.
+    let by_token = matches!(endpoint, Endpoint::Https(_));
+    let anyone = by_certificate || by_token || options.allow_unauthenticated_network_peers;
     if !anyone && endpoint.authority().is_some_and(|authority| !authority.is_loopback()) {
         return Err(Error::Unprotected {
             endpoint: endpoint.clone(),
@@ -240,7 +248,8 @@ fn credentials(endpoint: &Endpoint, options: &ListenOptions) -> Result<Option<Cr
     let alpns: &[&[u8]] = match endpoint {
         Endpoint::Tls(_) | Endpoint::Quic(_) => &ALPNS,
         Endpoint::WebTransport(..) => WebTransport::ALPNS,
-        Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Nats { .. } => return Ok(None),
+        Endpoint::Https(_) => &[ALPN_HTTP],
+        Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Http(_) | Endpoint::Nats { .. } => return Ok(None),
     };
     let read = ServerCredentials::read(tls(endpoint, options)?, alpns)?;
     Ok(Some((watch::Sender::new(Arc::new(read)), alpns)))

@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Tally;
 use crate::budget::Budget;
 use crate::functions::Functions;
+use crate::guard::Guard;
+use crate::http::router::Http;
 use crate::service::Service;
 use crate::stream::listen_options::ListenOptions;
 use crate::stream::server_credentials::InForce;
@@ -36,9 +38,25 @@ impl Default for Tallies {
     }
 }
 
+/// What the byte streams of a listener carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// Stock invocations and sessions.
+    Wrpc,
+    /// HTTP/1.1.
+    Http {
+        /// Nobody on the way reads it.
+        encrypted: bool,
+    },
+}
+
 /// The state of one listener.
 pub(crate) struct ListenerState {
     pub(crate) options: ListenOptions,
+    pub(crate) speaks: Speaks,
+    /// Who knows callers by their tokens.
+    pub(crate) guard: Option<Arc<dyn Guard>>,
+    pub(crate) http: Option<Http>,
     /// `None` where TLS is not spoken.
     pub(crate) credentials: Option<InForce>,
     pub(crate) functions: Functions,
@@ -66,8 +84,11 @@ impl std::fmt::Debug for ListenerState {
 pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl ListenerState {
-    pub(crate) fn new(service: &Service, options: ListenOptions, credentials: Option<InForce>) -> Self {
+    pub(crate) fn new(service: &Service, speaks: Speaks, options: ListenOptions, credentials: Option<InForce>) -> Self {
         Self {
+            speaks,
+            guard: service.guard().map(Arc::clone),
+            http: service.http.clone(),
             credentials,
             functions: Functions::new(service, &options.limits),
             budget: Budget::new(options.limits.buffered_bytes),

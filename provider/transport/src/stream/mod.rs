@@ -6,18 +6,18 @@
 //! slot of [`connection_slots`] and hand its streams to [`dispatch`], which serves a [`session`] or a [`stock`]
 //! invocation. What a connection proves of its peer is a [`proof`].
 
-mod accept;
+pub(crate) mod accept;
 pub(crate) mod byte_stream;
 mod client_credentials;
-mod connection_slots;
+pub(crate) mod connection_slots;
 pub(crate) mod dialer;
 mod dispatch;
 pub(crate) mod listen_options;
 pub(crate) mod listener;
-mod listener_state;
+pub(crate) mod listener_state;
 mod multiplexed;
 pub(crate) mod open_files;
-mod peer;
+pub(crate) mod peer;
 pub(crate) mod pem;
 pub(crate) mod proof;
 mod quic;
@@ -26,7 +26,7 @@ mod rejection;
 pub(crate) mod server_credentials;
 pub(crate) mod session;
 pub(crate) mod sessions;
-mod stock;
+pub(crate) mod stock;
 pub(crate) mod stock_reader;
 mod tcp;
 mod tls;

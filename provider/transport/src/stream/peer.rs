@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Identity;
 use crate::budget::Permits;
-use crate::stream::connection_slots::ConnectionSlot;
+use crate::stream::connection_slots::{ConnectionSlot, Guest, PeerLimits};
 use crate::stream::listener_state::{Counted, ListenerState};
 use crate::stream::proof::Proof;
 use crate::stream::server_credentials::InForce;
@@ -22,6 +22,8 @@ const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(60);
 pub(crate) struct Peer {
     pub(crate) identity: Identity,
     pub(crate) slot: Arc<ConnectionSlot>,
+    /// Of a caller that is known by its call and not by its connection.
+    guest: Option<Arc<Guest>>,
     proof: Arc<Proof>,
     /// What the proof was judged by, and has to be judged by again when it changes.
     credentials: Option<InForce>,
@@ -45,6 +47,7 @@ impl Peer {
         Ok(Self {
             identity,
             slot: Arc::new(slot),
+            guest: None,
             proof: Arc::new(proof),
             credentials: listener.credentials.clone(),
             calls: Arc::new(Semaphore::new(listener.options.calls_per_connection)),
@@ -56,10 +59,33 @@ impl Peer {
         self.slot.begin(&self.identity);
     }
 
+    /// Whether it showed a certificate that the listener's authority signed.
+    pub(crate) fn has_certificate(&self) -> bool {
+        !self.proof.chain.is_empty()
+    }
+
+    /// The same connection while it carries a call whose caller is known by the call: what the call holds counts with what
+    /// else that caller holds, wherever its calls come from.
+    pub(crate) fn known_by_call(&self, identity: Identity) -> Self {
+        let guest = match &identity {
+            Identity::Token(token) => Some(Arc::new(self.slot.guest(token.sha256))),
+            _ => None,
+        };
+        Self {
+            identity,
+            guest,
+            ..self.clone()
+        }
+    }
+
+    fn limits(&self) -> &PeerLimits {
+        self.guest.as_ref().map_or(&self.slot.limits, |guest| &guest.limits)
+    }
+
     /// Permits for one call, of the connection and of its peer.
     pub(crate) fn call(&self, listener: &ListenerState) -> Option<InFlight> {
         let of_connection = Arc::clone(&self.calls).try_acquire_owned().ok()?;
-        let of_peer = Arc::clone(&self.slot.limits.calls).try_acquire_owned().ok()?;
+        let of_peer = Arc::clone(&self.limits().calls).try_acquire_owned().ok()?;
         Some(InFlight {
             _counted: listener.count(),
             _of_peer: of_peer,
@@ -69,14 +95,14 @@ impl Peer {
 
     /// Permits for parameters, of the peer's share and of everybody's.
     pub(crate) fn permits(&self, listener: &ListenerState, bytes: usize) -> Option<Permits> {
-        let mut permits = self.slot.limits.budget.try_take(bytes)?;
+        let mut permits = self.limits().budget.try_take(bytes)?;
         permits.merge_other(listener.budget.try_take(bytes)?);
         Some(permits)
     }
 
     /// Permits for a result, of the peer's share and of everybody's, once they are free. The caller bounds the wait.
     pub(crate) async fn permits_for_result(&self, listener: &ListenerState, bytes: usize) -> Permits {
-        let mut permits = self.slot.limits.unsent.take(bytes).await;
+        let mut permits = self.limits().unsent.take(bytes).await;
         permits.merge_other(listener.results.take(bytes).await);
         permits
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -48,7 +48,8 @@ pub(crate) async fn serve(
     };
     let deadline = Instant::now() + listener.deadline(0);
     let mut delivered = stream.delivered.take();
-    let work = call(&listener, &peer, &header, &mut stream, buffer, deadline);
+    let caller = Caller::known_as(peer.identity.clone());
+    let work = call(&listener, &peer, caller, &header, &mut stream.reader, buffer, deadline);
     let gone = async {
         match &mut delivered {
             Some(delivered) => delivered.await,
@@ -102,7 +103,7 @@ pub(crate) async fn serve(
 }
 
 /// A socket that is closed with something unread takes back what was sent last.
-async fn read_leftover(reader: &mut BoxRead) {
+pub(crate) async fn read_leftover(reader: &mut (impl AsyncRead + Unpin)) {
     let mut buffer = [0; 1024];
     let mut left = MAX_LEFTOVER_BYTES;
     while let Ok(bytes @ 1..) = reader.read(&mut buffer).await {
@@ -114,15 +115,15 @@ async fn read_leftover(reader: &mut BoxRead) {
 }
 
 /// Reads parameters and runs the handler meanwhile, from the first whole frame on.
-async fn call(
+pub(crate) async fn call(
     listener: &Arc<ListenerState>,
     peer: &Peer,
+    caller: Caller,
     header: &stock_reader::Header,
-    stream: &mut ByteStream,
+    reader: &mut BoxRead,
     mut buffer: BytesMut,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
-    let caller = Caller::known_as(peer.identity.clone());
     let admitted = listener.functions.admit(&header.instance, &header.func, caller, &[])?;
     let mut frames = Frames::new(Body::Parameters, listener.options.limits.max_body_bytes);
     let mut permits = Permits::default();
@@ -130,7 +131,7 @@ async fn call(
     let mut ended = false;
     // What may come, comes: permits are taken for what is here.
     loop {
-        match stock_reader::read_data(&mut stream.reader, &mut buffer, &mut frames).await? {
+        match stock_reader::read_data(reader, &mut buffer, &mut frames).await? {
             Some(data) => {
                 // What is refused is read to its end, and not kept.
                 if !admitted.is_refused() {
@@ -149,7 +150,6 @@ async fn call(
         }
     }
     let (chunks, parameters) = mpsc::channel(CHUNKS);
-    let reader = &mut stream.reader;
     let pump = async move {
         for data in first {
             if chunks.send(Ok(data)).await.is_err() {
@@ -184,9 +184,9 @@ async fn call(
 }
 
 /// Where results of one connection's call take their permits.
-struct PeerResults {
-    listener: Arc<ListenerState>,
-    peer: Peer,
+pub(crate) struct PeerResults {
+    pub(crate) listener: Arc<ListenerState>,
+    pub(crate) peer: Peer,
 }
 
 impl ResultBudget for PeerResults {

@@ -17,7 +17,7 @@ use crate::stream::connection_slots::PeerKey;
 use crate::stream::proof::{Proof, unreadable};
 use crate::stream::server_credentials::InForce;
 use crate::stream::tcp::{self, TcpSocket};
-use crate::stream::tls_config::{ALPN_SESSION, ClientTls};
+use crate::stream::tls_config::ClientTls;
 use crate::{CodecError, Error, Identity};
 
 /// A port that is listened on.
@@ -68,11 +68,12 @@ pub(crate) struct TlsDialer {
 }
 
 impl TlsDialer {
-    pub(crate) fn new(at: &Authority, tls: &ClientTls) -> Result<Self, Error> {
+    /// `alpn` is the protocol that is spoken.
+    pub(crate) fn new(at: &Authority, tls: &ClientTls, alpn: &'static [u8]) -> Result<Self, Error> {
         Ok(Self {
             at: at.clone(),
             name: server_name(tls.server_name.as_deref().unwrap_or_else(|| at.host()))?,
-            credentials: ClientCredentials::new(tls, ALPN_SESSION, |config| Ok(Arc::new(config)))?,
+            credentials: ClientCredentials::new(tls, alpn, |config| Ok(Arc::new(config)))?,
         })
     }
 

@@ -8,6 +8,8 @@ use crate::stream::pem::Pem;
 
 /// The protocols that a listener names to a TLS peer. One that names another is refused: it meant something else.
 pub(crate) const ALPNS: [&[u8]; 2] = [ALPN_SESSION, ALPN_STOCK];
+/// The protocol of `https`. HTTP/2 is not spoken: see docs/adr/0031.
+pub(crate) const ALPN_HTTP: &[u8] = b"http/1.1";
 /// What a caller of sessions names.
 pub(crate) const ALPN_SESSION: &[u8] = b"fanout";
 /// What a caller that speaks as stock wRPC names.

@@ -115,7 +115,7 @@ impl Wire for Listening {
                     pid: i32::try_from(std::process::id()).ok(),
                 }
             }
-            Endpoint::Tcp(_) => Identity::Loopback,
+            Endpoint::Tcp(_) | Endpoint::Http(_) => Identity::Loopback,
             _ => Identity::Certificate(Arc::new(CertificateNames {
                 uris: Vec::new(),
                 dns: vec![CALLER.to_owned(), "localhost".to_owned()],

@@ -14,8 +14,9 @@ use crate::suite::service;
 use crate::support::Echo;
 use crate::support::bindings::test::echo::echo;
 
-pub(crate) const ENCRYPTED: [&str; 3] = [
+pub(crate) const ENCRYPTED: [&str; 4] = [
     "tls://127.0.0.1:0",
+    "https://127.0.0.1:0",
     "quic://127.0.0.1:0",
     "webtransport://127.0.0.1:0/bus",
 ];
@@ -126,6 +127,7 @@ async fn beyond_this_machine_peers_are_authenticated_or_the_risk_is_named() {
         "tls://0.0.0.0:0",
         "quic://0.0.0.0:0",
         "webtransport://[::]:0",
+        "http://0.0.0.0:0",
     ] {
         let options = ListenOptions {
             tls: Some(open.clone()),
@@ -154,7 +156,7 @@ async fn beyond_this_machine_peers_are_authenticated_or_the_risk_is_named() {
     for url in ["ws://127.0.0.1:0", "wss://bus.example:443/bus"] {
         let error = Error::from(url.parse::<Endpoint>().expect_err("it is none"));
         assert_eq!(error.code(), "invalid-endpoint");
-        assert!(error.to_string().contains("webtransport://"), "{error}");
+        assert!(error.to_string().contains("https://"), "{error}");
     }
     // Nothing to encrypt with.
     let error = bind("quic://127.0.0.1:0", ListenOptions::default())
@@ -176,6 +178,8 @@ async fn what_is_not_there_is_unreachable() {
         "tcp://127.0.0.1:9",
         "tls://127.0.0.1:9",
         "quic://127.0.0.1:9",
+        "http://127.0.0.1:9",
+        "https://127.0.0.1:9",
     ] {
         let options = ConnectOptions {
             tls: Some(ours.client("orders")),

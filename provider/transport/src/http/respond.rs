@@ -1,0 +1,198 @@
+//! One request and its response: what a request has to be, who sends it, and what answers it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::too_large;
+use crate::functions::Answer;
+use crate::http::activity::Activity;
+use crate::http::answer::{AnswerBody, answer, whole};
+use crate::http::authenticate::identify;
+use crate::http::calls::Calls;
+use crate::http::headers;
+use crate::http::invocation;
+use crate::http::problem::HttpProblem;
+use crate::http::request_body::RequestBody;
+use crate::http::router::ResponseBody;
+use crate::http::target::Target;
+use crate::result_budget::ResultPermits;
+use crate::stream::listener_state::{LAST_WORDS, ListenerState};
+use crate::stream::peer::Peer;
+use crate::{Body, Caller, Error, Identity, Outcome, Resource};
+
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What answers the requests of one connection.
+pub(crate) struct Responder {
+    pub(crate) listener: Arc<ListenerState>,
+    pub(crate) peer: Peer,
+    pub(crate) activity: Arc<Activity>,
+    /// The connection takes no more requests.
+    pub(crate) leaving: CancellationToken,
+}
+
+/// What is made of a request, before it is a response.
+type Made = (Response<ResponseBody>, Option<Calls>, ResultPermits);
+
+impl Responder {
+    /// Answers one request.
+    pub(crate) async fn respond(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        self.activity.request();
+        let (parts, body) = request.into_parts();
+        // hyper reads it in place of a Content-Length (RFC 9112, 6.1): what someone on the way reads otherwise is no
+        // second request here.
+        let mut last = parts.headers.contains_key(TRANSFER_ENCODING);
+        let made = match self.admit(&parts) {
+            Ok((target, calls)) => self.make(target, calls, parts, body).await,
+            Err(problem) => {
+                let refused = &self.listener.tallies.faults;
+                refused.count(|| format!("of {}: a request was refused: {problem}", self.peer.identity));
+                last = true;
+                (whole(problem.into_response()), None, ResultPermits::default())
+            }
+        };
+        let (mut response, calls, permits) = made;
+        if last || self.leaving.is_cancelled() {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer(response, &self.activity, calls, permits)
+    }
+
+    /// What a request is for and whose it is, by its head alone.
+    fn admit(&self, parts: &Parts) -> Result<(Target, Calls), HttpProblem> {
+        let listener = &self.listener;
+        check(&parts.headers, parts.version)?;
+        if self.leaving.is_cancelled() {
+            return Err(HttpProblem::from(&Error::Leaving));
+        }
+        let target = Target::of(&parts.method, &parts.uri);
+        let is_open = target == Target::Route
+            && listener
+                .http
+                .as_ref()
+                .is_some_and(|http| http.is_open(&parts.method, &parts.uri));
+        let identity = match is_open {
+            true => Identity::Nobody,
+            false => identify(listener, &self.peer, &parts.headers)?,
+        };
+        let peer = match &identity {
+            Identity::Token(_) => self.peer.known_by_call(identity.clone()),
+            _ => self.peer.clone(),
+        };
+        if !is_open {
+            peer.begin();
+            self.activity.known();
+        }
+        let limit = listener.options.limits.max_body_bytes;
+        if let Some(bytes) = content_length(&parts.headers).filter(|&bytes| bytes > limit) {
+            return Err(HttpProblem::from(&too_large(Body::Parameters, bytes, limit)));
+        }
+        let caller = headers::of_call(&parts.headers, Caller::known_as(identity));
+        let deadline_ms = headers::deadline_ms(&parts.headers);
+        let calls = Calls::begin(listener, peer, caller, deadline_ms, self.leaving.clone());
+        let calls = calls.ok_or_else(|| HttpProblem::from(&Error::Busy(Resource::Target)))?;
+        Ok((target, calls))
+    }
+
+    async fn make(&self, target: Target, calls: Calls, parts: Parts, body: Incoming) -> Made {
+        let called = match target {
+            Target::Function { instance, func } => {
+                let body = RequestBody::new(body, calls.clone());
+                invocation::of_function(&calls, (&instance, &func), body).await
+            }
+            Target::Stock => invocation::of_stock(&calls, body).await,
+            Target::Ping => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                let headers = response.headers_mut();
+                headers.insert(ALLOW, HeaderValue::from_static("OPTIONS, POST"));
+                return (whole(response), Some(calls), ResultPermits::default());
+            }
+            Target::Route => return self.route(calls, parts, body).await,
+        };
+        match called {
+            Ok(Answer { body, permits }) => (whole(of_result(body)), Some(calls), permits),
+            Err(error) => {
+                let problem = calls.fault().unwrap_or_else(|| HttpProblem::from(&error));
+                (whole(problem.into_response()), Some(calls), ResultPermits::default())
+            }
+        }
+    }
+
+    /// The answer of the service's own routes.
+    async fn route(&self, calls: Calls, parts: Parts, body: Incoming) -> Made {
+        let failed = |calls, problem: HttpProblem| {
+            let response = whole(problem.into_response());
+            (response, Some(calls), ResultPermits::default())
+        };
+        let Some(http) = &self.listener.http else {
+            return failed(calls, HttpProblem::from(&Error::NoResponders));
+        };
+        let mut request = Request::from_parts(parts, RequestBody::new(body, calls.clone()));
+        request.extensions_mut().insert(calls.clone());
+        // Its calls have deadlines of their own, from when they begin: this one is for a route that hangs.
+        let limit = calls.deadline() + self.listener.options.limits.serve_deadline + LAST_WORDS;
+        let answer = AssertUnwindSafe(http.answer(request)).catch_unwind();
+        let response = match timeout_at(limit, answer).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => {
+                let panicked = Error::Remote("the route of this request panicked".to_owned());
+                return failed(calls, HttpProblem::from(&panicked));
+            }
+            Err(_) => {
+                let late = HttpProblem::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "call-deadline",
+                    "the route of this request did not answer in time",
+                );
+                return failed(calls, late.with_outcome(Outcome::Unknown));
+            }
+        };
+        match calls.fault() {
+            Some(problem) => failed(calls, problem),
+            None => (response, Some(calls), ResultPermits::default()),
+        }
+    }
+}
+
+fn of_result(body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, OCTETS);
+    response
+}
+
+/// What every request has to be.
+fn check(headers: &HeaderMap, version: Version) -> Result<(), HttpProblem> {
+    let protocol = |status, why: &str| Err(HttpProblem::new(status, Error::Protocol("").code(), why));
+    if version != Version::HTTP_11 {
+        return protocol(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "HTTP/1.1 is spoken here, and no other version",
+        );
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if !host.is_empty() => Ok(()),
+        _ => protocol(
+            StatusCode::BAD_REQUEST,
+            "a request has one header `Host`, which is not empty",
+        ),
+    }
+}
+
+/// What a request announces of its body. One that is no number of this machine is refused by hyper.
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    let text = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    Some(text.trim().parse().unwrap_or(usize::MAX))
+}
