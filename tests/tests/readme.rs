@@ -18,6 +18,7 @@ const SESSIONS: &[(&str, &str, &[u16])] = &[
     ("docs/delivery.md", "## Pause, resume, rewind", &[4222, 7761]),
     ("docs/ingress.md", "## From the command line", &[]),
     ("docs/operations.md", "## Changing a topology", &[4222, 7761]),
+    ("docs/operations.md", "## What happened to this event?", &[4222, 7761]),
     ("docs/operations.md", "## Mutual TLS from nothing", &[4222, 7761]),
     ("docs/production.md", "## Backup and restore", &[4222, 7761]),
 ];

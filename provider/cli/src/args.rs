@@ -1,10 +1,13 @@
 //! The command line.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
-use fanout_plan::{EventPattern, SubscriptionName, TenantId, link};
+use fanout_plan::{EventPattern, Position, SubscriptionName, TenantId, link};
 use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -79,6 +82,10 @@ pub(crate) enum Verb {
     },
     /// Follow the log
     Tail(Tail),
+    /// Say where an event is stored, and what became of it at each subscription
+    Event(OneEvent),
+    /// Say why events were dead-lettered: each reason with its count, first and last time and an example
+    Errors(Errors),
     /// Look at events that were dead-lettered, give them to their subscription again, or take them away
     DeadLetters(DeadLetters),
     /// Verify, sign or send one webhook
@@ -168,6 +175,58 @@ pub(crate) struct Tail {
     /// End after so many events; without it, never
     #[arg(long)]
     pub(crate) count: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct OneEvent {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Its id, with --tenant, or its position, such as 0/42
+    pub(crate) which: Which,
+    /// Whose it is
+    #[arg(long)]
+    pub(crate) tenant: Option<TenantId>,
+    /// Its source, where an id stands for several events
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+}
+
+/// An event, as it is looked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Which {
+    Position(Position),
+    Id(String),
+}
+
+impl FromStr for Which {
+    type Err = Infallible;
+
+    fn from_str(s: &str) -> Result<Self, Infallible> {
+        Ok(match link::start(s) {
+            Ok(Start::Position(position)) => Self::Position(position),
+            _ => Self::Id(s.to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Position(position) => position.fmt(f),
+            Self::Id(id) => write!(f, "{id:?}"),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Errors {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Of this subscription only
+    pub(crate) subscription: Option<SubscriptionName>,
+    /// Of this tenant only
+    #[arg(long)]
+    pub(crate) tenant: Option<TenantId>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -18,6 +18,7 @@ pub mod entry;
 pub mod envelope;
 mod event;
 pub mod explain;
+pub mod fate;
 mod filter;
 pub mod floor;
 pub mod gap;

@@ -422,7 +422,7 @@ impl Store {
         Ok(self.event(position).await?.map(|message| nanoseconds(message.time)))
     }
 
-    async fn event(&self, position: Position) -> Result<Option<StreamMessage>, StoreError> {
+    pub(super) async fn event(&self, position: Position) -> Result<Option<StreamMessage>, StoreError> {
         let log = self.log(position.partition).await?;
         found(
             log.get_raw_message(position.offset).await,
