@@ -25,6 +25,8 @@ pub(crate) struct RunningBus {
     /// Keeps the bus as its policy says, and delivers.
     keeper: JoinHandle<()>,
     beside: [JoinHandle<()>; 4],
+    /// Serves the other instances of the bus.
+    instances: JoinHandle<()>,
     listeners: Listeners,
 }
 
@@ -39,8 +41,10 @@ impl RunningBus {
             tokio::spawn(crate::floors::keep(bus.clone())),
         ];
         bus.settled().await;
+        let (service, instances) = contract::service(bus.clone()).await?;
         Ok(Self {
-            service: contract::service(bus.clone()).await?,
+            service,
+            instances: tokio::spawn(instances),
             bus,
             keeper,
             beside,
@@ -64,8 +68,8 @@ impl RunningBus {
             task.abort();
         }
         self.bus.stop();
-        let ((), kept) = tokio::join!(self.listeners.drain(), self.keeper);
-        if let Err(error) = kept {
+        let ((), kept, served) = tokio::join!(self.listeners.drain(), self.keeper, self.instances);
+        for error in [kept, served].into_iter().filter_map(Result::err) {
             warn!(%error, "deliveries did not end in order");
         }
     }

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles};
 use fanout_tests::inbox;
 use fanout_tests::types::{
     Event, LeasedDelivery, Origin, Rejection, RetryDelay, SettleError, Settlement, SettlementOutcome, Verdict,
 };
 use fanout_tests::{Bench, Cli, Component, LinkTo, event, eventually};
-use fanout_transport::CallContext;
+use fanout_transport::{CallContext, Client, Lattice, Options, encode};
+use futures::TryStreamExt as _;
 
 fn links() -> Vec<LinkTo> {
     vec![
@@ -117,6 +119,55 @@ async fn a_fetch_finds_the_owner_from_any_instance() {
         assert!(!held[0].delivery.event.data.is_empty());
         settles(&billing, &held[0], Verdict::Handled).await;
     }
+}
+
+/// Where the owner serves the other instances.
+async fn owner_address(bench: &Bench) -> String {
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let entry = eventually("somebody is the owner", || async {
+        let bucket = js.get_key_value("fanout_payments_leases").await.ok()?;
+        let keys: Vec<String> = bucket.keys().await.ok()?.try_collect().await.ok()?;
+        let key = keys.into_iter().find(|key| key.ends_with("=order.owner"))?;
+        bucket.get(&key).await.ok()?
+    })
+    .await;
+    let entry: serde_json::Value = serde_json::from_slice(&entry).unwrap();
+    entry["owner"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_answers_instances_of_its_bus_and_nobody_else() {
+    let mut bench = Bench::start(&[("ordering", "tenant")], &links()).await;
+    bench.add_provider().await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    ingress.publish_in_turn(&["acme"], 1).await;
+    let address = owner_address(&bench).await;
+    assert!(address.starts_with("fanout.instance.payments."), "{address}");
+    let lattice = Lattice::new(bench.nats.client().await, Options::default()).await;
+    let stranger = Client::new(&lattice.unwrap(), &address, "billing");
+    let sealed = next(&billing, "billing").await;
+    settles(&billing, &sealed, Verdict::Released).await;
+    let guesses: [&[u8]; 4] = [
+        b"",
+        br#"{"caller":"billing","until":9223372036854775807,"asks":{}}"#,
+        &[0; 4_096],
+        // What the bus has sealed, for something else.
+        &sealed.token,
+    ];
+    for guess in guesses {
+        for function in ["fetch", "settle"] {
+            let params = encode((Bytes::copy_from_slice(guess),)).unwrap();
+            let context = CallContext::within(Duration::from_secs(5));
+            let answer = stranger.call(context, "fanout:instances/inbox", function, params).await;
+            let refused = answer.expect_err("a stranger is refused").to_string();
+            assert!(
+                refused.contains("only instances of the bus are served here"),
+                "{refused}"
+            );
+        }
+    }
+    assert_eq!(next(&billing, "billing").await.delivery.event.id, "acme-00");
 }
 
 #[tokio::test(flavor = "multi_thread")]

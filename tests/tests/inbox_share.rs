@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::consumer;
 use fanout_tests::fetcher::{fetch, ids, next, patient, settles, try_fetch};
 use fanout_tests::inbox;
 use fanout_tests::types::{Settlement, Verdict};
 use fanout_tests::{Bench, LinkTo, event, eventually, stored};
+use futures::TryStreamExt as _;
 
 fn links(more: &[(&str, &str)]) -> Vec<LinkTo> {
     let mut settings = vec![("subscription", "billing"), ("need", "durable")];
@@ -92,6 +94,72 @@ async fn a_tenant_with_a_long_backlog_is_isolated_and_delays_nobody() {
     .await;
     ingress.publish(event("quiet", "invoice.paid", "after")).await.unwrap();
     assert_eq!(next(&billing, "billing").await.delivery.event.id, "after");
+}
+
+/// Of how many of the log's consumers a fetch waits for the next event.
+async fn waited_on(bench: &Bench) -> Option<usize> {
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let names: Vec<String> = js.stream_names().try_collect().await.ok()?;
+    let mut waited_on = 0;
+    for name in names.iter().filter(|name| name.starts_with("fanout_payments_log")) {
+        let stream = js.get_stream(name).await.ok()?;
+        let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.ok()?;
+        waited_on += consumers.iter().filter(|consumer| consumer.num_waiting > 0).count();
+    }
+    Some(waited_on)
+}
+
+/// Whatever another source brings at the moment at which a fetch takes what the first one brought.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_of_two_partitions_at_once_waits_for_no_lease() {
+    // Far beyond the time that anything may take here.
+    let settings = [("topology", "per-tenant"), ("delivery.ack-wait", "60s")];
+    let mut bench = Bench::start(&settings, &links(&[])).await;
+    bench.add_provider().await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    ingress.publish_in_turn(&["acme", "globex"], 1).await;
+    for _ in 0..2 {
+        let held = next(&billing, "billing").await;
+        settles(&billing, &held, Verdict::Handled).await;
+    }
+    for round in 1..=12 {
+        let publish = async |tenant: &str| {
+            let event = event(tenant, "invoice.paid", &format!("{tenant}-{round}"));
+            ingress.publish(event).await.unwrap();
+        };
+        let published = async {
+            eventually("a fetch waits on both partitions", || async {
+                (waited_on(&bench).await? >= 2).then_some(())
+            })
+            .await;
+            tokio::join!(publish("acme"), publish("globex"));
+            Instant::now()
+        };
+        // Deliveries that begin anew, for a new partition, end a fetch.
+        let first = async {
+            loop {
+                let first = fetch(&billing, "billing", 1, 8_000).await;
+                if !first.is_empty() {
+                    return first;
+                }
+            }
+        };
+        let (first, published) = tokio::join!(first, published);
+        let mut came: Vec<_> = first.iter().map(|held| held.delivery.event.tenant.clone()).collect();
+        for held in &first {
+            settles(&billing, held, Verdict::Handled).await;
+        }
+        while came.len() < 2 {
+            let held = next(&billing, "billing").await;
+            settles(&billing, &held, Verdict::Handled).await;
+            came.push(held.delivery.event.tenant.clone());
+        }
+        let took = published.elapsed();
+        came.sort_unstable();
+        assert_eq!(came, ["acme", "globex"], "round {round}");
+        assert!(took < Duration::from_secs(10), "round {round} took {took:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

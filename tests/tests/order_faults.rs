@@ -3,7 +3,7 @@
 //!
 //! The law: of each key, first deliveries never go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +12,9 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::PublishMessage;
 use fanout_tests::nemesis::{Frozen, Nemesis, Way, small_store};
-use fanout_tests::{Bench, Component, LinkTo, Verdict, eventually, stored};
+use fanout_tests::types::{self, InboxError, LeasedDelivery, SettleError, Settlement};
+use fanout_tests::{Bench, Component, LinkTo, Verdict, eventually, inbox, stored};
+use fanout_transport::CallContext;
 use futures::TryStreamExt as _;
 
 const LOG: &str = "fanout_payments_log";
@@ -97,7 +99,7 @@ fn keeps_the_order(component: &Component) {
 
 /// How many events were handled, each counted once.
 fn handled(component: &Component) -> usize {
-    let ids: std::collections::BTreeSet<_> = component.handled().into_iter().collect();
+    let ids: BTreeSet<_> = component.handled().into_iter().collect();
     ids.len()
 }
 
@@ -197,6 +199,135 @@ async fn an_owner_that_was_frozen_takes_nothing_with_it() {
             s.pending == Some(0) && s.in_flight == Some(0)
         })
         .await;
+}
+
+/// A fetch of one event, wherever the lattice takes it. What the bus can't do now has to be said as such.
+async fn fetch_one(billing: &Component) -> Option<LeasedDelivery> {
+    let context = CallContext::within(Duration::from_secs(7));
+    // An instance that is frozen does not answer.
+    match inbox::fetch(billing.bus(), context, "billing", 1, None, 2_000)
+        .await
+        .ok()?
+    {
+        Ok(mut fetched) => fetched.deliveries.pop(),
+        Err(InboxError::Unavailable(p)) => {
+            assert!(p.message.contains("try again"), "{p:?}");
+            None
+        }
+        Err(refused) => panic!("{refused:?}"),
+    }
+}
+
+/// What a fetcher was given, and what of it was taken as handled.
+#[derive(Default)]
+struct Fetched {
+    first_deliveries: BTreeMap<String, Vec<u64>>,
+    handled: BTreeSet<String>,
+}
+
+impl Fetched {
+    async fn handle(&mut self, billing: &Component, held: &LeasedDelivery) {
+        let event = &held.delivery.event;
+        let of_tenant = self.first_deliveries.entry(event.tenant.clone()).or_default();
+        if !of_tenant.contains(&held.delivery.position.offset) {
+            of_tenant.push(held.delivery.position.offset);
+        }
+        let taken = eventually("it is settled, or comes again", || async {
+            let settlement = Settlement {
+                token: held.token.clone(),
+                verdict: types::Verdict::Handled,
+            };
+            let context = CallContext::within(Duration::from_secs(7));
+            let answers = inbox::settle(billing.bus(), context, &[settlement]).await.ok()?;
+            match answers.into_iter().next()? {
+                Ok(_) => Some(true),
+                Err(SettleError::LeaseExpired(_)) => Some(false),
+                Err(SettleError::Unavailable(_)) => None,
+                Err(refused) => panic!("{refused:?}"),
+            }
+        })
+        .await;
+        if taken {
+            self.handled.insert(event.id.clone());
+        }
+    }
+
+    async fn handle_all(&mut self, billing: &Component, count: usize) {
+        while self.handled.len() < count {
+            let held = eventually("a delivery comes", || fetch_one(billing)).await;
+            self.handle(billing, &held).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_outlives_an_owner_that_freezes_while_it_waits() {
+    let links = [
+        LinkTo::caller("billing", &["inbox"], "*"),
+        LinkTo::subscriber(
+            "billing",
+            &["inbox"],
+            &[("subscription", "billing"), ("need", "durable")],
+        ),
+    ];
+    let settings = [
+        ("ordering", "tenant"),
+        ("retry.max-attempts", "1000"),
+        ("delivery.deadline", "500ms"),
+        ("delivery.ack-wait", "3s"),
+    ];
+    let mut bench = Bench::start(&settings, &links).await;
+    let publisher = Publisher::on(&bench);
+    let billing = bench.silent_component("billing").await;
+    let mut fetched = Fetched::default();
+    publisher.publish(1).await;
+    fetched.handle_all(&billing, publisher.published()).await;
+    bench.add_provider().await;
+    let owners = |i: usize| {
+        bench.providers[i]
+            .log()
+            .matches("this instance delivers in order")
+            .count()
+    };
+    for round in 0..2 {
+        let (old, new) = (round % 2, 1 - round % 2);
+        let before = owners(new);
+        // Whichever instances these reach, those of the other one wait at the owner.
+        let waiting = futures::future::join_all((0..4).map(|_| fetch_one(&billing)));
+        let freezes = async {
+            eventually("a fetch waits at an owner", || async {
+                (bench.status().await?.subscriptions[0].attended == Some(true)).then_some(())
+            })
+            .await;
+            let frozen = Frozen::process(bench.providers[old].id());
+            publisher.publish(2).await;
+            frozen
+        };
+        let (brought, frozen) = tokio::join!(waiting, freezes);
+        for held in brought.into_iter().flatten() {
+            fetched.handle(&billing, &held).await;
+        }
+        eventually("the other instance delivers", || async {
+            (owners(new) > before).then_some(())
+        })
+        .await;
+        frozen.thaw();
+        fetched.handle_all(&billing, publisher.published()).await;
+    }
+    for (tenant, offsets) in &fetched.first_deliveries {
+        assert!(
+            offsets.is_sorted(),
+            "first deliveries of {tenant} went back: {offsets:?}"
+        );
+    }
+    eventually("nothing is left", || async {
+        if let Some(again) = fetch_one(&billing).await {
+            Fetched::default().handle(&billing, &again).await;
+        }
+        let left = &bench.status().await?.subscriptions[0];
+        (left.pending == Some(0) && left.in_flight == Some(0)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

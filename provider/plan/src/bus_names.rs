@@ -151,9 +151,9 @@ impl BusNames {
         format!("fanout.instances.{}", self.0)
     }
 
-    /// Where the instance of this id takes fetches and settlements of an ordered subscription, if it owns the order.
-    pub fn order_owner(&self, subscription: &SubscriptionName, id: &str) -> String {
-        format!("fanout.order.{}.{subscription}.{id}", self.0)
+    /// Below which the instance of this id serves the other instances.
+    pub fn instance(&self, id: &str) -> String {
+        format!("fanout.instance.{}.{id}", self.0)
     }
 
     /// The bucket that remembers subscriptions.

@@ -49,6 +49,8 @@ struct Inner {
     provider: String,
     lattice_name: String,
     lattice: Lattice,
+    /// Which of the bus's instances this is: no other ever has this id.
+    instance: Arc<str>,
     inputs: std::sync::Mutex<Inputs>,
     view: watch::Sender<Arc<View>>,
     replan: Arc<Notify>,
@@ -119,9 +121,11 @@ impl Bus {
             policy: inputs.policy.clone(),
             ..View::default()
         };
+        let inbox = lattice.nats().new_inbox();
         Self(Arc::new(Inner {
             provider: provider.to_owned(),
             lattice_name: lattice_name.to_owned(),
+            instance: inbox.rsplit('.').next().unwrap_or(&inbox).into(),
             lattice,
             inputs: std::sync::Mutex::new(inputs),
             view: watch::channel(Arc::new(view)).0,
@@ -139,6 +143,26 @@ impl Bus {
     /// The bus at this moment.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.0.view.borrow())
+    }
+
+    /// The bus from now on.
+    pub(crate) fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.0.view.subscribe()
+    }
+
+    /// The connection to NATS.
+    pub(crate) fn nats(&self) -> &async_nats::Client {
+        self.0.lattice.nats()
+    }
+
+    /// The id of this instance.
+    pub(crate) fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
+    /// Cancelled when this instance is to stop.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stop
     }
 
     /// The tenants' quotas.

@@ -398,6 +398,7 @@ impl Bus {
         runs.bring(store, view, |registered, after| Context {
             registered: registered.clone(),
             store: store.clone(),
+            instance: Arc::clone(&self.0.instance),
             subscriber: Subscriber::new(
                 &self.0.lattice,
                 &self.0.lattice_name,

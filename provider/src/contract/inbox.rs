@@ -38,8 +38,13 @@ pub(super) struct Fetched<L> {
 
 impl<L> Fetched<L> {
     /// Whether the subscription has an end and reached it.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.caught_up.as_ref().is_some_and(|caught_up| caught_up.finished)
+    }
+
+    /// Whether it is worth no wait for more.
+    pub(super) fn answers(&self) -> bool {
+        !self.deliveries.is_empty() || self.crowded || self.is_over()
     }
 }
 
@@ -47,6 +52,23 @@ impl<L> Fetched<L> {
 pub(super) enum Outcome<L> {
     Settled,
     Extended(L),
+}
+
+impl<L: Send> Outcome<L> {
+    /// What a caller is told: the token of a lease that goes on is for it alone.
+    pub(super) fn sealed<B: Fetch<Lease = L>>(
+        self,
+        seal: &Seal,
+        caller: &Caller,
+    ) -> Result<SettlementOutcome, SettleError> {
+        match self {
+            Self::Settled => Ok(SettlementOutcome::Settled),
+            Self::Extended(lease) => {
+                let token = B::token(seal, caller, lease);
+                token.map(SettlementOutcome::Extended).map_err(settle_refusal)
+            }
+        }
+    }
 }
 
 /// What is asked of a backend.
@@ -138,20 +160,9 @@ impl<B: Backend> Exports<B> {
         let (waits, ask) = self.wait_aside(caller, ask);
         let fetched = self.fetch_what_fits(caller, &owned, ask).await?;
         if (waits.is_none() || fetched.crowded) && fetched.deliveries.is_empty() && !fetched.is_over() {
-            return Err(inbox_refusal(self.too_many_fetches(caller, name)));
+            return Err(inbox_refusal(too_many_fetches(caller, name, self.waiting.of_one())));
         }
-        let leased = fetched.deliveries.into_iter().map(|(delivery, traceparent, lease)| {
-            Ok(LeasedDelivery {
-                delivery,
-                token: B::token(&seal, caller, lease)?,
-                traceparent,
-            })
-        });
-        Ok(FetchedDeliveries {
-            deliveries: leased.collect::<Result<_, _>>().map_err(inbox_refusal)?,
-            lease_ms: u64::try_from(fetched.lease.as_millis()).unwrap_or(u64::MAX),
-            caught_up: fetched.caught_up,
-        })
+        leased::<B>(&seal, caller, fetched).map_err(inbox_refusal)
     }
 
     /// Fetches what is there; where nothing is, waits for the first delivery and fetches what is there beside it. Before
@@ -230,17 +241,6 @@ impl<B: Backend> Exports<B> {
         (waits, ask)
     }
 
-    fn too_many_fetches(&self, caller: &Caller, subscription: &str) -> Problem {
-        Problem::new(
-            Code::TooManyFetches,
-            format!(
-                "subscription {subscription}: too many fetches of {} wait already ({} of one caller may, and {MAX_WAITING} of one subscription), and nothing is there now: try again once one of them was answered, or take more with each",
-                authority::describe(&caller.component, &caller.link),
-                self.waiting.of_one(),
-            ),
-        )
-    }
-
     async fn settle_for(
         &self,
         caller: &Caller,
@@ -263,12 +263,7 @@ impl<B: Backend> Exports<B> {
                 return Err(settle_refusal(unknown_token(caller)));
             }
             match outcomes.next() {
-                Some(Ok(Outcome::Settled)) => Ok(SettlementOutcome::Settled),
-                Some(Ok(Outcome::Extended(lease))) => {
-                    let token = B::token(seal, caller, lease);
-                    token.map(SettlementOutcome::Extended).map_err(settle_refusal)
-                }
-                Some(Err(e)) => Err(e),
+                Some(outcome) => outcome.and_then(|outcome| outcome.sealed::<B>(seal, caller)),
                 None => Err(SettleError::Unavailable(problem(Problem::new(
                     Code::BusNotReady,
                     "the bus gave fewer answers than there were settlements: settle it again",
@@ -281,15 +276,46 @@ impl<B: Backend> Exports<B> {
     }
 }
 
+/// What a caller is given: the token of each lease is for it alone.
+pub(super) fn leased<B: Fetch>(
+    seal: &Seal,
+    caller: &Caller,
+    fetched: Fetched<B::Lease>,
+) -> Result<FetchedDeliveries, Problem> {
+    let deliveries = fetched.deliveries.into_iter().map(|(delivery, traceparent, lease)| {
+        Ok(LeasedDelivery {
+            delivery,
+            token: B::token(seal, caller, lease)?,
+            traceparent,
+        })
+    });
+    Ok(FetchedDeliveries {
+        deliveries: deliveries.collect::<Result<_, _>>()?,
+        lease_ms: u64::try_from(fetched.lease.as_millis()).unwrap_or(u64::MAX),
+        caught_up: fetched.caught_up,
+    })
+}
+
+/// Why a fetch neither waits nor brings anything.
+pub(super) fn too_many_fetches(caller: &Caller, subscription: &str, of_one: usize) -> Problem {
+    Problem::new(
+        Code::TooManyFetches,
+        format!(
+            "subscription {subscription}: too many fetches of {} wait already ({of_one} of one caller may, and {MAX_WAITING} of one subscription), and nothing is there now: try again once one of them was answered, or take more with each",
+            authority::describe(&caller.component, &caller.link),
+        ),
+    )
+}
+
 /// Takes the permits for a result; false when the caller's earlier results have them all for too long.
-async fn reserve(bytes: u64) -> bool {
+pub(super) async fn reserve(bytes: u64) -> bool {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     timeout(RESERVED_WITHIN, fanout_transport::reserve_result(bytes))
         .await
         .is_ok()
 }
 
-fn unread_answers(caller: &Caller, subscription: &Subscription) -> Problem {
+pub(super) fn unread_answers(caller: &Caller, subscription: &Subscription) -> Problem {
     Problem::new(
         Code::TooManyFetches,
         format!(

@@ -26,9 +26,10 @@ use fanout_transport::{Error, Service};
 
 pub(crate) use subscriber_call::{CallFailure, CaughtUp, Subscriber};
 
-/// The functions of a bus.
-pub(crate) async fn service(bus: crate::bus::Bus) -> Result<Service, Error> {
-    exports::service(local::Local::new(bus)).await
+/// The functions of a bus, and what serves its other instances until the bus stops.
+pub(crate) async fn service(bus: crate::bus::Bus) -> Result<(Service, impl Future<Output = ()> + Send), Error> {
+    let local = local::Local::new(bus).await?;
+    Ok((exports::service(local.clone()).await?, local.serve_instances()))
 }
 
 /// The functions of an edge.

@@ -3,7 +3,7 @@
 //! One instance owns the subscription ([`Lease`]). What waits for a retry is not nak'ed, which would bring it behind later
 //! events: the owner keeps it, renews its lease, and delivers others meanwhile ([`Sequencer`]).
 //!
-//! Where events are fetched, the owner dispatches them to fetches at any instance ([`OrderOwner`]).
+//! Where events are fetched, the owner dispatches them to fetches, which other instances forward to it ([`OrderOwner`]).
 //!
 //! The guarantee across owners: a new owner delivers nothing until every event that the last one had in flight has come
 //! back. The store delivers such an event again `delivery.ack-wait` after its lease was renewed, which the last owner did
@@ -163,10 +163,6 @@ async fn own(
         feeds.spawn(async move { feed::redrives(&context, out, closing).await });
     }
     let mut queue = order.map(OrderOwner::open);
-    if let Some(order) = order {
-        let (context, order) = (Arc::clone(context), Arc::clone(order));
-        feeds.spawn(async move { order.serve(&context.store.nats()).await });
-    }
     let mut dispatcher = Dispatcher::new(context, settler, tenure.clone());
     let mut recovered = !from_log;
     let mut renew = tokio::time::interval(policy.delivery.ack_wait / 3);

@@ -67,6 +67,8 @@ pub(crate) struct Delivery {
 pub(crate) struct Context {
     pub(crate) registered: Registered,
     pub(crate) store: Store,
+    /// This instance of the bus.
+    pub(crate) instance: Arc<str>,
     pub(crate) subscriber: Subscriber,
     pub(crate) health: Arc<Health>,
     /// When a refused delivery is tried again: a change of it is taken over while they run.
@@ -171,9 +173,14 @@ impl Running {
                 }
             }
         }
+        let is_dispatched = order.is_some();
+        let inbox = fetched.then(|| Arc::new(Inbox::new(&context, order)));
+        if let Some(inbox) = inbox.as_ref().filter(|_| !is_dispatched && !context.registered.paused) {
+            spawn(&mut tasks, &context, Arc::clone(inbox).keep_pulling());
+        }
         Self {
             reads: reads(&context.store, &context.registered),
-            inbox: fetched.then(|| Arc::new(Inbox::new(&context, order))),
+            inbox,
             context,
             tasks,
         }

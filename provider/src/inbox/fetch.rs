@@ -22,6 +22,9 @@ const OVERHEAD: usize = 4 << 10;
 const PASSES_OVER_FOR: Duration = Duration::from_millis(200);
 const PASSED_OVER: usize = 1_000;
 
+/// A shorter wait is none: it is not worth a request.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+
 /// How often a pull is begun anew because what it pulled from is gone.
 const TRIES: u32 = 3;
 
@@ -48,7 +51,7 @@ impl Inbox {
         // At least one event fits, whatever was asked for.
         let bytes = ask.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
         let bytes = usize::try_from(bytes.max(policy.max_event_bytes + OVERHEAD as u64)).unwrap_or(usize::MAX);
-        let waiting = self.waiting.try_acquire().ok();
+        let waiting = self.waits();
         let wait = waiting.as_ref().map_or(Duration::ZERO, |_| ask.wait.min(MAX_WAIT));
         fetched.crowded = waiting.is_none() && !ask.wait.is_zero();
         let end = Instant::now() + wait;
@@ -74,13 +77,14 @@ impl Inbox {
                         return Ok(fetched);
                     }
                     failures += 1;
-                    if failures < TRIES && self.order.is_none() {
+                    if failures < TRIES {
                         continue;
                     }
                     return Err(error);
                 }
             }
-            if !fetched.deliveries.is_empty() || Instant::now() >= end {
+            // Where there is an order, its owner has waited, or is none any more.
+            if !fetched.deliveries.is_empty() || Instant::now() >= end || self.order.is_some() {
                 self.context
                     .health
                     .works(self.context.registered.subscription.name.as_str());
@@ -91,7 +95,7 @@ impl Inbox {
 
     /// Waits as long as is asked, or until the deliveries begin anew; not at all, where as many wait as may.
     async fn wait_out(&self, ask: &Ask) {
-        let Ok(_waiting) = self.waiting.try_acquire() else {
+        let Some(_waiting) = self.waits() else {
             return;
         };
         let changed = self.context.stop.cancelled();
@@ -106,10 +110,7 @@ impl Inbox {
         wait: Duration,
     ) -> Result<Vec<Leased>, StoreError> {
         match &self.order {
-            Some(order) => {
-                let end = Instant::now() + wait;
-                self.fetch_from_owner(order, (most, max_bytes), end).await
-            }
+            Some(order) => Ok(order.fetch(most, max_bytes, wait).await.unwrap_or_default()),
             None => self.take(settler, most, max_bytes, wait).await,
         }
     }
@@ -129,7 +130,11 @@ impl Inbox {
         // tenant's event every other of what is left then.
         let leases = if most == 1 { number % 2 } else { most / 2 };
         let mut given = Vec::new();
-        let letters = store.take_redrive_leases(&sources, leases).await?;
+        let left = self.pulls.left(store, most, max_bytes).await;
+        self.give(settler, left, max_bytes, &mut given).await;
+        let letters = store
+            .take_redrive_leases(&sources, leases.min(most - given.len()))
+            .await?;
         self.give(settler, letters, max_bytes, &mut given).await;
         let retries = match most - given.len() {
             1 => usize::from(number % 4 == 2),
@@ -146,14 +151,15 @@ impl Inbox {
         let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
         let (events_left, bytes_left) = (most - given.len(), max_bytes.saturating_sub(used));
         if given.is_empty() {
-            let events = store.take(&sources, (number, events_left), bytes_left, wait).await?;
+            let events = store.take(&sources, (number, events_left), bytes_left).await?;
             self.give(settler, events, max_bytes, &mut given).await;
+            if given.is_empty() && wait >= SHORTEST_WAIT {
+                let first = self.pulls.first(store, wait).await;
+                self.give(settler, first, max_bytes, &mut given).await;
+            }
         } else if events_left > 0 && bytes_left > 0 {
             // What fails here waits for the next fetch.
-            match store
-                .take(&sources, (number, events_left), bytes_left, Duration::ZERO)
-                .await
-            {
+            match store.take(&sources, (number, events_left), bytes_left).await {
                 Ok(events) => self.give(settler, events, bytes_left, &mut given).await,
                 Err(error) => debug!(subscription = %self.context.name(), %error, "letters are given, and no events"),
             }
@@ -272,7 +278,8 @@ impl Inbox {
             attempt: delivery.attempt,
             reply,
             lease_until,
-            redriven: None,
+            redrive: None,
+            redrive_lease: None,
             dispatched: None,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Without an order it keeps nothing in memory: leases are the store's to know, and a token carries the rest, so any
 //! instance can settle what another delivered. With one, the instance that owns the order dispatches the events, and the
-//! others fetch from it ([`OrderOwner`]). The guarantee is that of pushed deliveries: an event leaves its subscription only after its fetcher
+//! others forward fetches and settlements to it ([`OrderOwner`]). The guarantee is that of pushed deliveries: an event leaves its subscription only after its fetcher
 //! said that it is handled, or after its dead letter was stored.
 
 mod fetch;
@@ -23,16 +23,18 @@ use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Need;
 use fanout_plan::{Code, Problem, SubscriptionName};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore, SemaphorePermit};
+use tracing::debug;
 
 pub(crate) use fetch::caught_up;
+pub(crate) use in_order::ServedBy;
 pub(crate) use order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 pub(crate) use settle::settle;
 pub(crate) use token::{DeliveryHandle, Seal, fresh_secret};
 pub(crate) use waiting::{Waiting, Waits};
 
 use crate::delivery::{Context, Delivery, InFlight, Settler, admit, admit_retry};
-use crate::jetstream::{Sources, Store, StoreError, explained};
+use crate::jetstream::{Sources, StandingPulls, Store, StoreError, explained};
 
 /// The most deliveries in one fetch.
 const MAX_DELIVERIES: usize = 1_000;
@@ -44,6 +46,8 @@ pub(crate) const MAX_BYTES: u64 = 8 << 20;
 pub(crate) const DEFAULT_BYTES: u64 = 1 << 20;
 /// Fetches of one subscription that wait at once, at this instance. One more receives what is there, or is refused.
 pub(crate) const MAX_WAITING: usize = 64;
+/// After how long a subscription's sources are opened again that could not be pulled from.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Fetches of one caller that wait at once at one instance, and those of all.
 pub(crate) const WAITING_OF_ONE: usize = 256;
 pub(crate) const WAITING_OF_ALL: usize = 4_096;
@@ -56,13 +60,15 @@ pub(crate) struct Inbox {
     settler: OnceCell<Settler>,
     /// Forgotten when a pull fails, so that what was made anew is found.
     sources: Mutex<Option<Arc<Sources>>>,
+    /// What fetches wait on, without an order.
+    pulls: StandingPulls,
     waiting: Semaphore,
     /// Fetches so far: each begins with another of what it takes from.
     fetches: AtomicUsize,
 }
 
 /// What a fetch asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Ask {
     pub(crate) most: u32,
     pub(crate) max_bytes: Option<u64>,
@@ -121,6 +127,7 @@ impl Inbox {
             order,
             settler: OnceCell::new(),
             sources: Mutex::default(),
+            pulls: StandingPulls::default(),
             waiting: Semaphore::new(MAX_WAITING),
             fetches: AtomicUsize::new(0),
         }
@@ -147,6 +154,35 @@ impl Inbox {
 
     async fn forget_sources(&self) {
         *self.sources.lock().await = None;
+    }
+
+    /// Pulls for fetches that wait, until stopped.
+    pub(crate) async fn keep_pulling(self: Arc<Self>) {
+        let (context, stop) = (&self.context, &self.context.stop);
+        while self.pulls.wanted(stop).await {
+            let pulled = async {
+                let sources = self.sources().await?;
+                self.pulls.keep(&context.store, &sources, stop).await
+            };
+            if let Err(error) = pulled.await {
+                debug!(subscription = %context.name(), %error, "its sources are opened anew");
+                self.forget_sources().await;
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(AGAIN) => {}
+                }
+            }
+        }
+    }
+
+    /// Whether these deliveries end: whatever is fetched now is fetched anew.
+    pub(crate) fn is_over(&self) -> bool {
+        self.context.stop.is_cancelled()
+    }
+
+    /// A permit to wait here; `None` where as many fetches wait as may.
+    pub(crate) fn waits(&self) -> Option<SemaphorePermit<'_>> {
+        self.waiting.try_acquire().ok()
     }
 
     /// Whether a fetch waits here now.

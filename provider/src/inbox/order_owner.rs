@@ -1,46 +1,45 @@
-//! Where the owner of an order dispatches its events to fetches, at whichever instance they are made.
+//! Where the owner of an order dispatches its events to fetches, and takes the verdicts on them.
 //!
-//! The owner knows which event comes next ([`crate::delivery`]). Another instance requests events over NATS, and receives
-//! the handles, by which it reads the events themselves from the store.
+//! The owner knows which event comes next ([`crate::delivery`]). Another instance forwards whole fetches and settlements to
+//! it (`contract/local/instances.rs`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::Client;
-use bytes::Bytes;
-use fanout_transport::{InboxPrefix, Inboxes};
-use futures::StreamExt as _;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
 use super::token::Dispatched;
 use super::{DeliveryHandle, Leased, Verdict};
 use crate::clock::nanoseconds;
 use crate::delivery::{Context, DeliveryState, InFlight, Settler};
-use crate::jetstream::{Redrive, StoreError};
+use crate::jetstream::Redrive;
 
 /// How long the owner may take to look at what is there.
-const LOOKS_IN: Duration = Duration::from_secs(5);
-/// Fetches of other instances that wait at once. One more is answered at once, with nothing.
-const MAX_WAITING: usize = 256;
-/// Requests of other instances that are under way at once, those fetches included.
-const MAX_REQUESTS: usize = 1_024;
-/// Bytes of a reply that one handle takes, counted generously.
-const HANDLE_BYTES: usize = 1 << 10;
+const LOOKS_IN: Duration = Duration::from_secs(1);
+/// Fetches that the owner has not seen yet. One more waits to be seen.
+const UNSEEN: usize = 256;
+
+/// Numbers what is dispatched, whichever order it is of: an instance has one address, and never uses a number twice.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// The order of one subscription at one instance, which may own it.
 pub(crate) struct OrderOwner {
-    /// The subject of other instances' requests.
+    /// This instance's, as the lease's entry names it.
     address: String,
     /// There while this instance is the owner.
-    queue: Mutex<Option<mpsc::Sender<WaitingFetch>>>,
+    tenure: Mutex<Option<Open>>,
     dispatched: Mutex<HashMap<u64, mpsc::Sender<Settlement>>>,
-    numbers: AtomicU64,
+}
+
+/// The queue of one ownership.
+struct Open {
+    queue: mpsc::Sender<WaitingFetch>,
+    /// What has a lower number was dispatched by an owner before.
+    from: u64,
 }
 
 /// A fetch that waits for the owner.
@@ -67,8 +66,7 @@ struct Settlement {
 }
 
 /// What came of a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SettleReply {
     Taken,
     /// The lease ends then, nanoseconds since the Unix epoch.
@@ -77,14 +75,6 @@ pub(super) enum SettleReply {
     NotTaken,
     /// The event is not dispatched under this number any more.
     Over,
-}
-
-/// What one instance requests of another.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum OwnerRequest {
-    Fetch { events: usize, bytes: usize, wait_ms: u64 },
-    Settle { number: u64, verdict: Verdict },
 }
 
 impl WaitingFetch {
@@ -124,24 +114,16 @@ impl FetchQueue {
 impl Drop for FetchQueue {
     fn drop(&mut self) {
         self.closed.cancel();
-        *self.owner.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.owner.tenure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 impl OrderOwner {
     pub(crate) fn new(context: &Context) -> Self {
-        let nats = context.store.nats();
-        // An address is used once: what one that is gone dispatched is never taken for another's.
-        let id = nats.new_inbox().replace(['.', '_'], "");
-        Self::at(context.store.names().order_owner(context.name(), &id))
-    }
-
-    fn at(address: String) -> Self {
         Self {
-            address,
-            queue: Mutex::default(),
+            address: context.store.names().instance(&context.instance),
+            tenure: Mutex::default(),
             dispatched: Mutex::default(),
-            numbers: AtomicU64::new(0),
         }
     }
 
@@ -150,13 +132,14 @@ impl OrderOwner {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Opens the queue: this instance is the owner from now on.
     pub(crate) fn open(self: &Arc<Self>) -> FetchQueue {
-        let (queue, fetches) = mpsc::channel(MAX_WAITING);
-        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
+        let (queue, fetches) = mpsc::channel(UNSEEN);
+        let from = NUMBERS.load(Ordering::Relaxed);
+        *self.tenure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open { queue, from });
         FetchQueue {
             owner: Arc::clone(self),
             fetches,
@@ -166,7 +149,10 @@ impl OrderOwner {
 
     /// What the owner dispatches to a fetch, in the log's order; `None` while another instance is the owner.
     pub(super) async fn fetch(&self, events: usize, bytes: usize, wait: Duration) -> Option<Vec<Leased>> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let queue = {
+            let tenure = self.tenure.lock().unwrap_or_else(PoisonError::into_inner);
+            tenure.as_ref()?.queue.clone()
+        };
         let (to, mut dispatched) = mpsc::unbounded_channel();
         let fetch = WaitingFetch {
             events,
@@ -201,7 +187,7 @@ impl OrderOwner {
         closed: &CancellationToken,
     ) -> bool {
         let (settlements, mut verdicts) = mpsc::channel(1);
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let _registered = DispatchedEvent::register(self, number, settlements);
         let ack_wait = context.store.policy().delivery.ack_wait;
         let lease_until = || context.store.now().saturating_add(nanoseconds(ack_wait));
@@ -214,11 +200,11 @@ impl OrderOwner {
             attempt: event.delivery.attempt,
             reply: event.reply(),
             lease_until: lease_until(),
-            redriven: None,
+            redrive,
+            redrive_lease: None,
             dispatched: Some(Dispatched {
                 owner: self.address.clone(),
                 number,
-                redrive,
             }),
         };
         event.state = DeliveryState::InFlight;
@@ -261,67 +247,28 @@ impl OrderOwner {
         }
     }
 
-    /// Settles what was dispatched under a number.
-    pub(super) async fn settle(&self, number: u64, verdict: Verdict) -> SettleReply {
-        let settlements = self
-            .dispatched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&number)
-            .cloned();
+    /// Settles what was dispatched under a number; `None` where another owner has dispatched it, or this one is none any more.
+    pub(super) async fn settle(&self, dispatched: &Dispatched, verdict: Verdict) -> Option<SettleReply> {
+        let number = dispatched.number;
+        {
+            let tenure = self.tenure.lock().unwrap_or_else(PoisonError::into_inner);
+            tenure.as_ref().filter(|tenure| number >= tenure.from)?;
+        }
+        if dispatched.owner != self.address {
+            return None;
+        }
+        let settlements = {
+            let dispatched = self.dispatched.lock().unwrap_or_else(PoisonError::into_inner);
+            dispatched.get(&number).cloned()
+        };
         let Some(settlements) = settlements else {
-            return SettleReply::Over;
+            return Some(SettleReply::Over);
         };
         let (reply, replied) = oneshot::channel();
         if settlements.send(Settlement { verdict, reply }).await.is_err() {
-            return SettleReply::Over;
+            return Some(SettleReply::Over);
         }
-        replied.await.unwrap_or(SettleReply::Over)
-    }
-
-    /// Serves other instances.
-    pub(crate) async fn serve(&self, nats: &Client) -> Result<(), StoreError> {
-        let requests = nats
-            .subscribe(self.address.clone())
-            .await
-            .map_err(StoreError::when("receive fetches of other instances"))?;
-        let waiting = &Semaphore::new(MAX_WAITING);
-        let inboxes = &Inboxes::with_those_of(nats, [InboxPrefix::default()]);
-        requests
-            .for_each_concurrent(MAX_REQUESTS, |message| async move {
-                // Instances have connections alike.
-                let Some(reply) = inboxes.reply_to(&message) else {
-                    return;
-                };
-                let answer = match serde_json::from_slice(&message.payload) {
-                    Ok(request) => self.answer(request, waiting, nats.max_payload()).await,
-                    Err(error) => {
-                        debug!(%error, "a request of another instance is not readable");
-                        return;
-                    }
-                };
-                if let Err(error) = nats.publish(reply.into_subject(), answer).await {
-                    debug!(%error, "another instance was not answered");
-                }
-            })
-            .await;
-        Ok(())
-    }
-
-    async fn answer(&self, request: OwnerRequest, waiting: &Semaphore, max_payload: usize) -> Bytes {
-        let answer = match request {
-            OwnerRequest::Fetch { events, bytes, wait_ms } => {
-                let events = events.min(max_payload / HANDLE_BYTES).max(1);
-                let permit = waiting.try_acquire();
-                let wait = permit.as_ref().map_or(0, |_| wait_ms);
-                let taken = self.fetch(events, bytes, Duration::from_millis(wait)).await;
-                let handles: Option<Vec<_>> = taken.map(|taken| taken.into_iter().map(|(_, handle)| handle).collect());
-                serde_json::to_vec(&handles)
-            }
-            OwnerRequest::Settle { number, verdict } => serde_json::to_vec(&self.settle(number, verdict).await),
-        };
-        // They are made of strings and numbers: they always have this form.
-        answer.unwrap_or_default().into()
+        Some(replied.await.unwrap_or(SettleReply::Over))
     }
 }
 
@@ -348,41 +295,5 @@ impl Drop for DispatchedEvent<'_> {
     fn drop(&mut self) {
         let mut dispatched = self.0.dispatched.lock().unwrap_or_else(PoisonError::into_inner);
         dispatched.remove(&self.1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use fanout_transport::testing::NatsServer;
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn requests_are_answered_in_inboxes_alone() {
-        let server = NatsServer::start().await;
-        let nats = server.client().await;
-        let owner = Arc::new(OrderOwner::at("fanout.order.test".to_owned()));
-        let serving = tokio::spawn({
-            let (owner, nats) = (Arc::clone(&owner), nats.clone());
-            async move { owner.serve(&nats).await }
-        });
-        let peer = server.client().await;
-        let mut victim = peer.subscribe("victim.>").await.unwrap();
-        let request = Bytes::from_static(br#"{"settle":{"number":1,"verdict":"handled"}}"#);
-        let answer = loop {
-            // Nobody answers before the owner has subscribed.
-            if let Ok(answer) = peer.request("fanout.order.test", request.clone()).await {
-                break answer;
-            }
-        };
-        assert_eq!(answer.payload, "\"over\"");
-        peer.publish_with_reply("fanout.order.test", "victim.a", request.clone())
-            .await
-            .unwrap();
-        peer.request("fanout.order.test", request).await.unwrap();
-        peer.flush().await.unwrap();
-        assert!(victim.next().now_or_never().is_none(), "it is answered nowhere else");
-        serving.abort();
     }
 }

@@ -13,7 +13,6 @@ use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 
 use super::settle::{not_taken, unsettled};
-use super::token::Redriven;
 use super::{DeliveryHandle, Inbox, Leased, Unsettled};
 use crate::delivery::{Context, Delivery, DeliveryState, Settler, redriven};
 use crate::jetstream::{Redrive, RedriveLease, StoreError};
@@ -71,11 +70,8 @@ impl Inbox {
             Ok(Some((delivery, _))) if bytes_left.is_some_and(|left| delivery.data.len() > left) => None,
             Ok(Some((delivery, redrive))) => {
                 let handle = DeliveryHandle {
-                    redriven: Some(Redriven {
-                        lease,
-                        request: redrive.request,
-                        log: redrive.log,
-                    }),
+                    redrive: Some(redrive),
+                    redrive_lease: Some(lease.number),
                     ..self.handle(&delivery, reply, lease_until)
                 };
                 return Some((delivery, handle));
@@ -113,21 +109,14 @@ impl Inbox {
     pub(super) async fn settle_redriven(
         &self,
         handle: &DeliveryHandle,
-        by: &Redriven,
+        redrive: &Redrive,
         answer: Result<(), Rejection>,
     ) -> Result<(), Unsettled> {
-        let redrive = Redrive {
-            request: by.request,
-            of: handle.of.clone(),
-            tenant: by.lease.tenant.clone(),
-            position: handle.position,
-            log: by.log,
-        };
-        let Some(state) = self.settle_letter(handle, &redrive, answer).await? else {
+        let Some(state) = self.settle_letter(handle, redrive, answer).await? else {
             return Ok(());
         };
         match state.again_after() {
-            None => self.pass(handle, &by.lease).await,
+            None => self.pass(handle, redrive).await,
             delay => self.put_off(&handle.reply, delay).await,
         }
         match state {
@@ -161,12 +150,14 @@ impl Inbox {
     }
 
     /// Passes the lease on, unless the store has already delivered it to another.
-    async fn pass(&self, handle: &DeliveryHandle, lease: &RedriveLease) {
-        if self.context.store.now() >= handle.lease_until {
-            return;
-        }
+    async fn pass(&self, handle: &DeliveryHandle, redrive: &Redrive) {
         let store = &self.context.store;
-        if let Err(error) = store.pass_redrive_lease(&handle.of, lease, &handle.reply).await {
+        let Some(number) = handle.redrive_lease.filter(|_| store.now() < handle.lease_until) else {
+            return;
+        };
+        let tenant = redrive.tenant.clone();
+        let lease = RedriveLease { tenant, number };
+        if let Err(error) = store.pass_redrive_lease(&handle.of, &lease, &handle.reply).await {
             debug!(subscription = %handle.of.name, ?error, "a tenant's redrive lease passes when its time is over");
         }
     }

@@ -29,8 +29,8 @@ pub(crate) async fn settle(inbox: &Inbox, handle: DeliveryHandle, verdict: Verdi
 
 impl Inbox {
     pub(super) async fn handled(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
-        if let Some(by) = &handle.redriven {
-            return self.settle_redriven(handle, by, Ok(())).await;
+        if let Some(redrive) = &handle.redrive {
+            return self.settle_redriven(handle, redrive, Ok(())).await;
         }
         let context = &self.context;
         context
@@ -67,8 +67,8 @@ impl Inbox {
     }
 
     pub(super) async fn rejected(&self, handle: &DeliveryHandle, rejection: Rejection) -> Result<(), Unsettled> {
-        if let Some(by) = &handle.redriven {
-            return self.settle_redriven(handle, by, Err(rejection)).await;
+        if let Some(redrive) = &handle.redrive {
+            return self.settle_redriven(handle, redrive, Err(rejection)).await;
         }
         let context = &self.context;
         let failed = |e| unsettled(handle, e);

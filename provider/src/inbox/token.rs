@@ -1,15 +1,16 @@
 //! Tokens, which stand for delivery handles outside of the bus. A token is sealed: only an instance of this bus can make or
 //! read one, and only for the caller that fetched. Instances share the secret through the store, so that any of them can
-//! settle what another delivered.
+//! settle what another delivered, and can tell another's request from anybody else's.
 
 use bytes::Bytes;
-use fanout_plan::{Incarnation, Position, SubscriptionId};
+use fanout_plan::{Position, SubscriptionId};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{hkdf, hmac};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::jetstream::{Redrive, RedriveLease};
+use crate::jetstream::Redrive;
 
 /// Bytes of the secret.
 const SECRET_BYTES: usize = 32;
@@ -19,6 +20,25 @@ const SALT_BYTES: usize = 32;
 const TAG_BYTES: usize = 32;
 /// The longest token that is looked at. An edge's holds one of its bus's.
 const MAX_BYTES: usize = 2_048;
+/// The longest request. A settlement's holds the reason of a rejection.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// What is sealed. What is sealed as one kind is never opened as another.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static [u8],
+    /// The longest that is looked at.
+    max_bytes: usize,
+}
+
+const TOKEN: Kind = Kind {
+    name: b"fanout inbox token",
+    max_bytes: MAX_BYTES,
+};
+const REQUEST: Kind = Kind {
+    name: b"fanout instance request",
+    max_bytes: MAX_REQUEST_BYTES,
+};
 
 /// A delivery in its fetcher's hands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +53,11 @@ pub(crate) struct DeliveryHandle {
     pub(crate) lease_until: i64,
     /// Of a dead letter that is redriven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) redriven: Option<Redriven>,
+    pub(crate) redrive: Option<Redrive>,
+    /// The number of the tenant's redrive lease that stands for the letter, where no owner dispatched it: `reply` is that of
+    /// the lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) redrive_lease: Option<u64>,
     /// Of an event that has an order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dispatched: Option<Dispatched>,
@@ -46,20 +70,6 @@ pub(crate) struct Dispatched {
     pub(crate) owner: String,
     /// The event's number at this owner.
     pub(crate) number: u64,
-    /// Of a dead letter that is redriven.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) redrive: Option<Redrive>,
-}
-
-/// A redriven dead letter, which its tenant's redrive lease stands for: `reply` is that of the lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Redriven {
-    pub(crate) lease: RedriveLease,
-    /// The number of the request.
-    pub(crate) request: u64,
-    /// The log in which the event stood.
-    #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
-    pub(crate) log: Incarnation,
 }
 
 /// Seals and opens tokens.
@@ -96,40 +106,45 @@ impl Seal {
 
     /// A token of a handle, for one caller.
     pub(crate) fn seal(&self, caller: &str, handle: &DeliveryHandle) -> Result<Bytes, NoRandomness> {
-        // A handle is made of strings and numbers: it always has this form.
-        self.seal_bytes(caller, serde_json::to_vec(handle).map_err(|_| NoRandomness)?)
+        self.seal_as(TOKEN, caller, handle)
     }
 
-    /// A token that stands for these bytes, for one caller.
-    fn seal_bytes(&self, caller: &str, mut sealed: Vec<u8>) -> Result<Bytes, NoRandomness> {
+    /// What a token stands for; `None` when it is not this bus's and this caller's.
+    pub(crate) fn open(&self, caller: &str, token: &[u8]) -> Option<DeliveryHandle> {
+        self.open_as(TOKEN, caller, token)
+    }
+
+    /// A request to the instance of the bus at an address, by another one.
+    pub(crate) fn seal_request(&self, to: &str, request: &impl Serialize) -> Result<Bytes, NoRandomness> {
+        self.seal_as(REQUEST, to, request)
+    }
+
+    /// A request to this instance; `None` when none of the bus's has made it.
+    pub(crate) fn open_request<T: DeserializeOwned>(&self, me: &str, sealed: &[u8]) -> Option<T> {
+        self.open_as(REQUEST, me, sealed)
+    }
+
+    fn seal_as(&self, kind: Kind, reader: &str, value: &impl Serialize) -> Result<Bytes, NoRandomness> {
+        // It is made of strings and numbers: it always has this form.
+        let mut sealed = serde_json::to_vec(value).map_err(|_| NoRandomness)?;
         let mut token = vec![0; SALT_BYTES];
         self.random.fill(&mut token).map_err(|_| NoRandomness)?;
-        let key = self.key(&token).ok_or(NoRandomness)?;
-        key.seal_in_place_append_tag(nonce(), Aad::from(caller), &mut sealed)
+        let key = self.key(kind, &token).ok_or(NoRandomness)?;
+        key.seal_in_place_append_tag(nonce(), Aad::from(reader), &mut sealed)
             .map_err(|_| NoRandomness)?;
         token.extend_from_slice(&sealed);
         Ok(token.into())
     }
 
-    /// What a token stands for; `None` when it is not this bus's and this caller's.
-    pub(crate) fn open(&self, caller: &str, token: &[u8]) -> Option<DeliveryHandle> {
-        serde_json::from_slice(&self.open_bytes(caller, token)?).ok()
-    }
-
-    /// The bytes that a token stands for.
-    fn open_bytes(&self, caller: &str, token: &[u8]) -> Option<Vec<u8>> {
-        if token.len() > MAX_BYTES {
+    fn open_as<T: DeserializeOwned>(&self, kind: Kind, reader: &str, token: &[u8]) -> Option<T> {
+        if token.len() > kind.max_bytes {
             return None;
         }
         let (salt, sealed) = token.split_at_checked(SALT_BYTES)?;
         let mut sealed = sealed.to_vec();
-        let opened = self
-            .key(salt)?
-            .open_in_place(nonce(), Aad::from(caller), &mut sealed)
-            .ok()?
-            .len();
-        sealed.truncate(opened);
-        Some(sealed)
+        let key = self.key(kind, salt)?;
+        let opened = key.open_in_place(nonce(), Aad::from(reader), &mut sealed).ok()?;
+        serde_json::from_slice(opened).ok()
     }
 
     /// Another bus's token, for one caller of this edge. It is sealed already; only whose it is has to be proved.
@@ -156,8 +171,8 @@ impl Seal {
         Some(hmac::Key::from(key))
     }
 
-    fn key(&self, salt: &[u8]) -> Option<LessSafeKey> {
-        let info = [&b"fanout inbox token"[..], salt];
+    fn key(&self, kind: Kind, salt: &[u8]) -> Option<LessSafeKey> {
+        let info = [kind.name, salt];
         let key = self.secret.expand(&info, &aead::CHACHA20_POLY1305).ok()?;
         Some(LessSafeKey::new(UnboundKey::from(key)))
     }
@@ -188,7 +203,8 @@ mod tests {
             attempt: 1,
             reply: "$JS.ACK.x".into(),
             lease_until: 9,
-            redriven: None,
+            redrive: None,
+            redrive_lease: None,
             dispatched: None,
         }
     }
@@ -209,6 +225,19 @@ mod tests {
             altered[i] ^= 1;
             assert_eq!(seal.signed("invoicing", &altered.into()), None, "byte {i}");
         }
+    }
+
+    #[test]
+    fn a_request_is_one_instances_alone_and_no_token() {
+        let seal = Seal::new(&[1; SECRET_BYTES]);
+        let request = seal.seal_request("one", &handle()).unwrap();
+        assert_eq!(seal.open_request("one", &request), Some(handle()));
+        assert_eq!(seal.open_request::<DeliveryHandle>("another", &request), None);
+        assert_eq!(seal.open("one", &request), None);
+        let token = seal.seal("one", &handle()).unwrap();
+        assert_eq!(seal.open_request::<DeliveryHandle>("one", &token), None);
+        let stranger = Seal::new(&[2; SECRET_BYTES]).seal_request("one", &handle()).unwrap();
+        assert_eq!(seal.open_request::<DeliveryHandle>("one", &stranger), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Takes messages from the log for someone who asks for them: what is there now, or the first that comes.
+//! Takes messages from the log for someone who asks for them: what is there now. [`super::StandingPulls`] wait for what comes.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use fanout_plan::SubscriptionId;
 use fanout_plan::partition::Partition;
 use fanout_plan::subscription::{Need, Registered};
 use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -23,8 +22,6 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 const IS_FULL: Duration = Duration::from_millis(200);
 /// Bytes of redrive leases that are taken at once; they are all but empty.
 const LEASES_BYTES: usize = 1 << 20;
-/// Less than this is not worth a request.
-const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// For how long after its last fetch a queue subscription that is fetched goes on hearing events, and how old an event
 /// may be that it is given.
 pub(crate) const LISTENS_FOR: Duration = Duration::from_secs(60);
@@ -44,7 +41,17 @@ pub(crate) struct Sources {
 impl Sources {
     /// Whether everything there is to take from could be opened.
     pub(crate) fn is_whole(&self) -> bool {
-        self.redrive_leases.is_none() || self.retries.is_some()
+        !self.is_settled() || self.retries.is_some()
+    }
+
+    /// Whether what is taken is settled: nothing of a queue subscription is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.redrive_leases.is_some()
+    }
+
+    /// All that there is to take from.
+    pub(super) fn all(&self) -> impl Iterator<Item = &PullConsumer> {
+        self.log.iter().chain(&self.redrive_leases).chain(&self.retries)
     }
 }
 
@@ -174,31 +181,16 @@ impl Store {
         Ok(Some(Taken { messages, since }))
     }
 
-    /// Up to `most` events of together at most `max_bytes`; when there are none, what comes first within the wait, which
-    /// may be a redrive lease. Each of what holds them has its share, beginning with that of the number `from`.
+    /// Up to `most` events that are there, of together at most `max_bytes`. Each of what holds them has its share, beginning
+    /// with that of the number `from`.
     pub(crate) async fn take(
         &self,
         sources: &Sources,
         (from, most): (usize, usize),
         max_bytes: usize,
-        wait: Duration,
     ) -> Result<Taken, StoreError> {
         let since = self.now();
         let messages = at_once(self, &sources.log, from, most, max_bytes).await?;
-        if !messages.is_empty() || wait < SHORTEST_WAIT {
-            return Ok(Taken { messages, since });
-        }
-        let mut messages = first(sources, wait).await?;
-        let since = self.now();
-        let bytes: usize = messages.iter().map(|m| m.length).sum();
-        let has_lease = messages
-            .iter()
-            .any(|m| self.redrive_lease_of(m).is_some() || self.is_retry(m));
-        if !messages.is_empty() && !has_lease && messages.len() < most && bytes < max_bytes {
-            // What fails here is not lost: what was taken is given, the rest waits for the next fetch.
-            let more = at_once(self, &sources.log, from, most - messages.len(), max_bytes - bytes).await;
-            messages.extend(more.unwrap_or_default());
-        }
         Ok(Taken { messages, since })
     }
 }
@@ -299,60 +291,4 @@ async fn info(consumer: &PullConsumer) -> Result<consumer::Info, StoreError> {
         .await
         .map_err(StoreError::when("say in time what waits"))?
         .map_err(StoreError::when("say what waits"))
-}
-
-/// What was pulled; an error counts where there is nothing else.
-fn gathered(
-    pulled: impl IntoIterator<Item = Result<Option<jetstream::Message>, StoreError>>,
-) -> Result<Vec<jetstream::Message>, StoreError> {
-    let mut taken = Vec::new();
-    let mut failed = None;
-    for one in pulled {
-        match one {
-            Ok(message) => taken.extend(message),
-            Err(e) => failed = Some(e),
-        }
-    }
-    match failed {
-        Some(e) if taken.is_empty() => Err(e),
-        _ => Ok(taken),
-    }
-}
-
-/// One message of a consumer, if one comes in time.
-async fn one(consumer: &PullConsumer, wait: Duration) -> Result<Option<jetstream::Message>, StoreError> {
-    let batch = consumer.batch().max_messages(1).expires(wait).messages();
-    let mut batch = batch.await.map_err(StoreError::when("deliver events"))?;
-    batch
-        .next()
-        .await
-        .transpose()
-        .map_err(StoreError::when("deliver events"))
-}
-
-/// What comes first of any consumer. A message that comes of another at the same moment and is not taken is delivered
-/// again after its lease.
-async fn first(sources: &Sources, wait: Duration) -> Result<Vec<jetstream::Message>, StoreError> {
-    let beside = || sources.redrive_leases.iter().chain(&sources.retries);
-    let count = sources.log.len() + beside().count();
-    let waits: FuturesUnordered<_> = sources
-        .log
-        .iter()
-        .chain(beside())
-        .map(|consumer| one(consumer, wait))
-        .collect();
-    let mut ready = waits.ready_chunks(count.max(1));
-    let came = async {
-        while let Some(results) = ready.next().await {
-            let taken = gathered(results)?;
-            if !taken.is_empty() {
-                return Ok(taken);
-            }
-        }
-        Ok(Vec::new())
-    };
-    // The server ends the pull; a server that is gone does not.
-    timeout(wait + AT_ONCE, came)
-        .await
-        .map_err(StoreError::when("deliver events in time"))?
 }

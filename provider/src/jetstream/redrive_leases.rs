@@ -16,7 +16,6 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::{SubscriptionId, TenantId};
 use futures::{StreamExt as _, TryStreamExt as _};
-use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 
@@ -29,7 +28,7 @@ const AT_ONCE: usize = 16;
 const MAX_LEASES: i64 = 10_000;
 
 /// A tenant's redrive lease, as it was delivered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct RedriveLease {
     pub(crate) tenant: TenantId,
     /// The message's number.

@@ -1,35 +1,133 @@
 //! Deliveries of the bus for those who fetch them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::{Code, Problem};
 use fanout_transport::Caller;
-use fanout_wit::types::{CatchUp, InboxError, SettleError, Verdict as WitVerdict};
+use fanout_wit::types::{CatchUp, FetchedDeliveries, InboxError, SettleError, Verdict as WitVerdict};
 use futures::{StreamExt as _, stream};
+use tokio::time::sleep;
 
+use super::instances::ANSWERS_IN;
 use super::{Local, unknown};
 use crate::contract::convert::{self, problem};
 use crate::contract::errors::{inbox_refusal, settle_refusal};
 use crate::contract::guard::{Interface, granted};
 use crate::contract::inbox::{Fetch, Fetched, Outcome, may_fetch};
-use crate::inbox::{self, Ask, DeliveryHandle, Inbox, Seal, Unsettled, Verdict};
+use crate::inbox::{self, Ask, DeliveryHandle, Inbox, Seal, ServedBy, Unsettled, Verdict};
+use crate::jetstream::{Store, StoreError};
 use crate::view::View;
 
 /// Settlements of one call that are under way at once.
 const AT_ONCE: usize = 64;
 
+/// How long it is until an owner is looked for again where there is none.
+const LOOKS: Duration = Duration::from_millis(100);
+/// How long a fetch waits at another instance, before it is asked again which one is the owner.
+const WAITS_ELSEWHERE: Duration = Duration::from_secs(2);
+/// How long a fetch may take beyond its wait, whatever the owner does: less than the transport's deadline leaves.
+const ENDS_IN: Duration = Duration::from_millis(1_500);
+
+/// What a token stands for.
+pub(in crate::contract) enum Lease {
+    /// Leased by this instance, or read from a token.
+    Handle(DeliveryHandle),
+    /// A token, sealed for its fetcher by the instance that leased it.
+    Sealed(Bytes),
+}
+
 impl Fetch for Local {
-    type Lease = DeliveryHandle;
+    type Lease = Lease;
 
     const LONGEST_WAIT: Duration = inbox::MAX_WAIT;
     const WAITING: (usize, usize) = (inbox::WAITING_OF_ONE, inbox::WAITING_OF_ALL);
 
     async fn seal(&self) -> Result<Arc<Seal>, Problem> {
-        let view = self.bus.view();
-        let store = view.store()?;
+        self.seal_of(self.bus.view().store()?).await
+    }
+
+    fn token(seal: &Seal, caller: &Caller, lease: Lease) -> Result<Bytes, Problem> {
+        match lease {
+            Lease::Handle(handle) => {
+                let token = seal.seal(&caller.component, &handle);
+                token.map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))
+            }
+            Lease::Sealed(token) => Ok(token),
+        }
+    }
+
+    fn lease(seal: &Seal, caller: &Caller, token: &Bytes) -> Option<Lease> {
+        seal.open(&caller.component, token).map(Lease::Handle)
+    }
+
+    /// Where the subscription has an order, its owner serves the fetch, whichever instance that comes to be meanwhile.
+    async fn fetch(&self, caller: &Caller, owned: &Registered, ask: Ask) -> Result<Fetched<Lease>, InboxError> {
+        let end = Instant::now() + ask.wait;
+        loop {
+            let view = self.bus.view();
+            let nothing = || Fetched {
+                deliveries: Vec::new(),
+                lease: Duration::ZERO,
+                caught_up: inbox::caught_up(owned).map(caught_up),
+                crowded: false,
+            };
+            let Some(inbox) = serving(&view, owned).map_err(inbox_refusal)? else {
+                return Ok(nothing());
+            };
+            let left = Ask {
+                wait: end.saturating_duration_since(Instant::now()),
+                ..ask
+            };
+            let served_by = inbox.served_by().await;
+            let fetched = match served_by.map_err(|e| unavailable(owned, e))? {
+                ServedBy::Any => return self.fetch_here((owned, inbox), left).await,
+                ServedBy::Owner => Some(self.fetch_here((owned, inbox), left).await?),
+                ServedBy::OwnerAt(owner) => {
+                    // Whoever asks for the status here is told that it is waited on.
+                    let waits = inbox.waits();
+                    let wait = waits
+                        .as_ref()
+                        .map_or(Duration::ZERO, |_| left.wait.min(WAITS_ELSEWHERE));
+                    let crowded = waits.is_none() && !left.wait.is_zero();
+                    let within = match left.wait.is_zero() {
+                        true => ANSWERS_IN,
+                        false => (wait + ANSWERS_IN).min(left.wait + ENDS_IN),
+                    };
+                    let asks = (owned.id(), Ask { wait, ..left });
+                    let fetched = self.fetch_at(&owner, caller, asks, within).await?;
+                    fetched.map(|fetched| passed_on(fetched, crowded))
+                }
+                ServedBy::Nobody => None,
+            };
+            let is_last = Instant::now() + LOOKS >= end || inbox.is_over();
+            match fetched {
+                Some(fetched) if is_last || fetched.answers() => return Ok(fetched),
+                None if is_last => return Ok(nothing()),
+                Some(_) => {}
+                None => sleep(LOOKS).await,
+            }
+        }
+    }
+
+    async fn settle(
+        &self,
+        caller: &Caller,
+        leases: Vec<(Lease, WitVerdict)>,
+    ) -> Vec<Result<Outcome<Lease>, SettleError>> {
+        stream::iter(leases)
+            .map(|(lease, verdict)| self.settle_one(caller, lease, verdict))
+            .buffered(AT_ONCE)
+            .collect()
+            .await
+    }
+}
+
+impl Local {
+    /// What seals the tokens and the requests of a bus.
+    pub(super) async fn seal_of(&self, store: &Store) -> Result<Arc<Seal>, Problem> {
         let bus = &store.policy().bus;
         let mut kept = self.seal.lock().await;
         if let Some((of, seal)) = &*kept
@@ -42,30 +140,16 @@ impl Fetch for Local {
         Ok(seal)
     }
 
-    fn token(seal: &Seal, caller: &Caller, lease: DeliveryHandle) -> Result<Bytes, Problem> {
-        let token = seal.seal(&caller.component, &lease);
-        token.map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))
-    }
-
-    fn lease(seal: &Seal, caller: &Caller, token: &Bytes) -> Option<DeliveryHandle> {
-        seal.open(&caller.component, token)
-    }
-
-    async fn fetch(&self, _: &Caller, owned: &Registered, ask: Ask) -> Result<Fetched<DeliveryHandle>, InboxError> {
-        let view = self.bus.view();
-        let Some(inbox) = serving(&view, owned).map_err(inbox_refusal)? else {
-            return Ok(Fetched {
-                deliveries: Vec::new(),
-                lease: Duration::ZERO,
-                caught_up: inbox::caught_up(owned).map(caught_up),
-                crowded: false,
-            });
-        };
-        let fetched = inbox.fetch(owned, ask).await;
-        let fetched = fetched.map_err(|e| inbox_refusal(inbox::unavailable_to(&owned.subscription.name, e)))?;
-        let leased = fetched.deliveries.into_iter().map(|(mut delivery, lease)| {
+    /// Fetches at this instance.
+    pub(super) async fn fetch_here(
+        &self,
+        (owned, inbox): (&Registered, &Inbox),
+        ask: Ask,
+    ) -> Result<Fetched<Lease>, InboxError> {
+        let fetched = inbox.fetch(owned, ask).await.map_err(|e| unavailable(owned, e))?;
+        let leased = fetched.deliveries.into_iter().map(|(mut delivery, handle)| {
             let traceparent = delivery.traceparent.take();
-            (convert::delivery(delivery), traceparent, lease)
+            (convert::delivery(delivery), traceparent, Lease::Handle(handle))
         });
         Ok(Fetched {
             deliveries: leased.collect(),
@@ -75,28 +159,18 @@ impl Fetch for Local {
         })
     }
 
-    async fn settle(
-        &self,
-        caller: &Caller,
-        leases: Vec<(DeliveryHandle, WitVerdict)>,
-    ) -> Vec<Result<Outcome<DeliveryHandle>, SettleError>> {
-        stream::iter(leases)
-            .map(|(lease, verdict)| self.settle_one(caller, lease, verdict))
-            .buffered(AT_ONCE)
-            .collect()
-            .await
-    }
-}
-
-impl Local {
     async fn settle_one(
         &self,
         caller: &Caller,
-        lease: DeliveryHandle,
+        lease: Lease,
         verdict: WitVerdict,
-    ) -> Result<Outcome<DeliveryHandle>, SettleError> {
+    ) -> Result<Outcome<Lease>, SettleError> {
+        let Lease::Handle(handle) = lease else {
+            // None is made of a token that was read.
+            return Ok(Outcome::Settled);
+        };
         let view = self.bus.view();
-        let Some(inbox) = leased_from(&view, caller, &lease).map_err(settle_refusal)? else {
+        let Some(inbox) = leased_from(&view, caller, &handle).map_err(settle_refusal)? else {
             // A backfill is finished once all of its events are settled.
             return Ok(Outcome::Settled);
         };
@@ -106,13 +180,44 @@ impl Local {
             WitVerdict::StillWorking => Verdict::StillWorking,
             WitVerdict::Released => Verdict::Released,
         };
-        match inbox::settle(inbox, lease, verdict).await {
-            Ok(inbox::Settled::Taken) => Ok(Outcome::Settled),
-            Ok(inbox::Settled::Leased(lease)) => Ok(Outcome::Extended(lease)),
-            Err(Unsettled::LeaseExpired(p)) => Err(SettleError::LeaseExpired(problem(p))),
-            Err(Unsettled::Unavailable(p)) => Err(SettleError::Unavailable(problem(p))),
+        if let Some(owner) = inbox.dispatched_by(&handle)
+            && let Some(outcome) = self.settle_at(owner, caller, (&handle, &verdict)).await?
+        {
+            return Ok(outcome);
         }
+        settle_here(inbox, handle, verdict).await
     }
+}
+
+/// Settles at this instance.
+pub(super) async fn settle_here(
+    inbox: &Inbox,
+    handle: DeliveryHandle,
+    verdict: Verdict,
+) -> Result<Outcome<Lease>, SettleError> {
+    match inbox::settle(inbox, handle, verdict).await {
+        Ok(inbox::Settled::Taken) => Ok(Outcome::Settled),
+        Ok(inbox::Settled::Leased(handle)) => Ok(Outcome::Extended(Lease::Handle(handle))),
+        Err(Unsettled::LeaseExpired(p)) => Err(SettleError::LeaseExpired(problem(p))),
+        Err(Unsettled::Unavailable(p)) => Err(SettleError::Unavailable(problem(p))),
+    }
+}
+
+/// What another instance leased.
+fn passed_on(fetched: FetchedDeliveries, crowded: bool) -> Fetched<Lease> {
+    let leased = fetched.deliveries.into_iter();
+    Fetched {
+        deliveries: leased
+            .map(|l| (l.delivery, l.traceparent, Lease::Sealed(l.token)))
+            .collect(),
+        lease: Duration::from_millis(fetched.lease_ms),
+        caught_up: fetched.caught_up,
+        crowded,
+    }
+}
+
+fn unavailable(owned: &Registered, e: StoreError) -> InboxError {
+    inbox_refusal(inbox::unavailable_to(&owned.subscription.name, e))
 }
 
 /// The inbox of the very subscription that a lease is of, if the caller may still fetch it.

@@ -1,6 +1,7 @@
 //! The backend that is the bus which this provider keeps.
 
 mod fetching;
+mod instances;
 mod publishing;
 mod scheduling;
 mod subscriptions;
@@ -13,7 +14,7 @@ use fanout_plan::authority::{self, Identity, TokenHash};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Registered, Subscription};
 use fanout_plan::{BusName, Code, Problem};
-use fanout_transport::Caller;
+use fanout_transport::{Caller, Error, Lattice};
 use tokio::sync::Mutex;
 
 use super::backend::{Authority, Owned, Rights};
@@ -32,14 +33,17 @@ pub(super) struct Local {
     bus: Bus,
     /// What seals the inbox's tokens, once one was needed, and for which bus.
     seal: Arc<Mutex<Option<BusSeal>>>,
+    /// Over which the bus's other instances are reached.
+    instances: Lattice,
 }
 
 impl Local {
-    pub(super) fn new(bus: Bus) -> Self {
-        Self {
+    pub(super) async fn new(bus: Bus) -> Result<Self, Error> {
+        Ok(Self {
+            instances: instances::connect(bus.nats()).await?,
             bus,
             seal: Arc::default(),
-        }
+        })
     }
 }
 
