@@ -108,6 +108,7 @@ const RULES: [Rule; 10] = [
             "crate::bus",
             "crate::edge",
             "crate::view",
+            "crate::contract",
             "crate::provider",
             "crate::serve",
         ],

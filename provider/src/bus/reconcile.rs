@@ -399,13 +399,13 @@ impl Bus {
             registered: registered.clone(),
             store: store.clone(),
             instance: Arc::clone(&self.0.instance),
-            subscriber: Subscriber::new(
+            target: Arc::new(Subscriber::new(
                 &self.0.lattice,
                 &self.0.lattice_name,
                 &registered.component,
                 &self.0.provider,
                 store.policy().delivery.deadline,
-            ),
+            )),
             health: Arc::new(Health::default()),
             retry: Mutex::new(Arc::new(store.policy().retries.schedule.clone())),
             replan: Arc::clone(&self.0.replan),

@@ -24,7 +24,7 @@ mod subscriber_call;
 
 use fanout_transport::{Error, Service};
 
-pub(crate) use subscriber_call::{CallFailure, CaughtUp, Subscriber};
+pub(crate) use subscriber_call::Subscriber;
 
 /// The functions of a bus, and what serves its other instances until the bus stops.
 pub(crate) async fn service(bus: crate::bus::Bus) -> Result<(Service, impl Future<Output = ()> + Send), Error> {

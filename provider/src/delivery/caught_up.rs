@@ -17,9 +17,9 @@ use fanout_plan::{LogPosition, Position};
 use tracing::{debug, info};
 
 use super::Context;
+use super::target::CaughtUp;
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::contract::CaughtUp;
 use crate::jetstream::{ConsumerState, StoreError};
 
 /// How often it is looked whether this instance has settled anything, which asks the store nothing.
@@ -184,7 +184,7 @@ impl Watch<'_> {
         let (mut marked, mut pause) = (Instant::now(), Backoff::new(TELLS.0, TELLS.1));
         loop {
             let told = match context.registered.subscription.tell_caught_up {
-                true => context.subscriber.tell_caught_up(caught_up.clone()).await,
+                true => context.target.tell_caught_up(caught_up.clone()).await,
                 false => Ok(()),
             };
             let Err(failure) = told else { break };

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::Context;
 use super::settle::{InFlight, Settler};
 use super::state::DeliveryState;
-use crate::contract::CallFailure;
+use super::target::CallFailure;
 
 /// Bytes that an event's attributes may take on the wire besides its payload, counted generously.
 const ATTRIBUTES_BYTES: usize = 4 << 10;
@@ -73,7 +73,7 @@ async fn invoke_once(context: &Context, settler: &Settler, mut events: Vec<InFli
     let deliveries: Vec<_> = events.iter().map(|e| e.delivery.clone()).collect();
     events.iter_mut().for_each(|e| e.state = DeliveryState::InFlight);
     let reach = context.registered.subscription.reach;
-    let answers = match context.subscriber.handle(reach, deliveries).await {
+    let answers = match context.target.handle(reach, deliveries).await {
         Ok(answers) => answers,
         Err(CallFailure::Unreachable) => {
             let wait = context.health.fails(Problem::new(

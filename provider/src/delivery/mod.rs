@@ -21,6 +21,7 @@ mod recovery;
 mod retries;
 mod settle;
 mod state;
+mod target;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,8 +45,8 @@ pub(crate) use queue::fetched;
 pub(crate) use retries::admit as admit_retry;
 pub(crate) use settle::{InFlight, Settler};
 pub(crate) use state::DeliveryState;
+pub(crate) use target::{CallFailure, CaughtUp, Target};
 
-use crate::contract::Subscriber;
 use crate::inbox::{self, Inbox, OrderOwner};
 use crate::jetstream::{Store, StoreError, batch};
 
@@ -69,7 +70,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     /// This instance of the bus.
     pub(crate) instance: Arc<str>,
-    pub(crate) subscriber: Subscriber,
+    pub(crate) target: Arc<dyn Target>,
     pub(crate) health: Arc<Health>,
     /// When a refused delivery is tried again: a change of it is taken over while they run.
     pub(crate) retry: Mutex<Arc<RetrySchedule>>,

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use super::incoming::{self, Metadata, Wanted};
 use super::permits::in_flight_bytes;
+use super::target::CallFailure;
 use super::{Context, Delivery, Health};
-use crate::contract::CallFailure;
 use crate::jetstream::read;
 
 /// Whoever publishes can cause a miss: a line for each would be a log that they write.
@@ -119,7 +119,7 @@ async fn deliver(context: &Context, prefix: &str, mut message: Message) {
         &metadata,
         &[],
     );
-    match context.subscriber.handle(Reach::Handler, vec![delivery]).await {
+    match context.target.handle(Reach::Handler, vec![delivery]).await {
         Ok(results) => {
             context.health.works(context.name().as_str());
             match results.into_iter().next() {

@@ -12,7 +12,8 @@ use tracing::warn;
 
 use super::{Served, TRY_EVERY};
 use crate::clock;
-use crate::contract::{CallFailure, CaughtUp, Subscriber};
+use crate::contract::Subscriber;
+use crate::delivery::{CallFailure, CaughtUp, Target as _};
 use crate::edge::memory::Memory;
 
 /// What keeps one subscription going.
