@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer;
 use fanout_tests::fetcher::{fetch, ids, next, patient, settles, try_fetch};
 use fanout_tests::inbox;
 use fanout_tests::types::{Settlement, Verdict};
@@ -103,8 +102,12 @@ async fn waited_on(bench: &Bench) -> Option<usize> {
     let mut waited_on = 0;
     for name in names.iter().filter(|name| name.starts_with("fanout_payments_log")) {
         let stream = js.get_stream(name).await.ok()?;
-        let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.ok()?;
-        waited_on += consumers.iter().filter(|consumer| consumer.num_waiting > 0).count();
+        let consumers: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
+        for consumer in consumers {
+            // A list of consumers is not always their leaders'.
+            let info = stream.consumer_info(&consumer).await.ok()?;
+            waited_on += usize::from(info.num_waiting > 0);
+        }
     }
     Some(waited_on)
 }

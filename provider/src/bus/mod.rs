@@ -150,9 +150,8 @@ impl Bus {
         self.0.view.subscribe()
     }
 
-    /// The connection to NATS.
-    pub(crate) fn nats(&self) -> &async_nats::Client {
-        self.0.lattice.nats()
+    pub(crate) fn lattice(&self) -> &Lattice {
+        &self.0.lattice
     }
 
     /// The id of this instance.

@@ -6,9 +6,8 @@ use super::order_owner::SettleReply;
 use super::settle::{not_taken, over, owner_gone, unsettled};
 use super::token::Dispatched;
 use super::{DeliveryHandle, Inbox, Settled, Unsettled, Verdict};
-use crate::clock::nanoseconds;
-use crate::delivery::{DeliveryState, owner_of};
-use crate::jetstream::{Redrive, StoreError};
+use crate::delivery::owner_of;
+use crate::jetstream::StoreError;
 
 /// Which instance serves the fetches of a subscription.
 pub(crate) enum ServedBy {
@@ -93,51 +92,17 @@ impl Inbox {
     /// Its owner is gone, and the next one waits until all that the last one dispatched has come back to the store. While the
     /// subscription is paused there is no next one.
     async fn settle_alone(&self, handle: &DeliveryHandle, verdict: Verdict) -> Result<Settled, Unsettled> {
-        let paused = self.context.registered.paused;
-        if let Some(redrive) = &handle.redrive {
-            return self.settle_letter_alone(handle, redrive, verdict, paused).await;
-        }
+        let is_waited_for = !self.context.registered.paused;
         let settled = match verdict {
-            Verdict::StillWorking if paused => return self.extend(handle.clone()).await.map(Settled::Leased),
             // A lease is not renewed which the next owner waits for.
-            Verdict::StillWorking => return Err(owner_gone(handle)),
+            Verdict::StillWorking if is_waited_for => return Err(owner_gone(handle)),
+            // It delivers a redriven letter again, whose request stays until the letter is handled.
+            Verdict::Rejected(_) if is_waited_for && handle.redrive.is_some() => return Err(owner_gone(handle)),
+            Verdict::StillWorking => return self.extend(handle.clone()).await.map(Settled::Leased),
             Verdict::Handled => self.handled(handle).await,
             Verdict::Released => self.release(handle).await,
             Verdict::Rejected(rejection) => self.rejected(handle, rejection).await,
         };
         settled.map(|()| Settled::Taken)
-    }
-
-    /// The same of a redriven letter: its request stays until it is handled, or an owner delivers it again.
-    async fn settle_letter_alone(
-        &self,
-        handle: &DeliveryHandle,
-        redrive: &Redrive,
-        verdict: Verdict,
-        paused: bool,
-    ) -> Result<Settled, Unsettled> {
-        let answer = match verdict {
-            Verdict::Handled => Ok(()),
-            Verdict::Rejected(rejection) if paused => Err(rejection),
-            Verdict::Released => return Ok(Settled::Taken),
-            Verdict::StillWorking if paused => {
-                let lease_until = self
-                    .context
-                    .store
-                    .now()
-                    .saturating_add(nanoseconds(self.context.store.policy().delivery.ack_wait));
-                return Ok(Settled::Leased(DeliveryHandle {
-                    lease_until,
-                    ..handle.clone()
-                }));
-            }
-            Verdict::Rejected(_) | Verdict::StillWorking => return Err(owner_gone(handle)),
-        };
-        match self.settle_letter(handle, redrive, answer).await? {
-            Some(DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_)) => {
-                Err(not_taken(handle))
-            }
-            _ => Ok(Settled::Taken),
-        }
     }
 }

@@ -112,8 +112,18 @@ impl Inbox {
         redrive: &Redrive,
         answer: Result<(), Rejection>,
     ) -> Result<(), Unsettled> {
-        let Some(state) = self.settle_letter(handle, redrive, answer).await? else {
+        let failed = |e| unsettled(handle, e);
+        let context = &self.context;
+        if !context.store.is_asked(redrive).await.map_err(failed)? {
+            // The same settlement came before and its answer was lost, or that of another handle came first.
             return Ok(());
+        }
+        let settler = self.settler().await.map_err(failed)?;
+        let state = match redriven(context, settler, redrive, None).await.map_err(failed)? {
+            None => DeliveryState::Settled,
+            // This refusal is noted already.
+            Some(event) if answer.is_err() && event.delivery.attempt > handle.attempt => return Ok(()),
+            Some(mut event) => settler.settle(&mut event, answer).await,
         };
         match state.again_after() {
             None => self.pass(handle, redrive).await,
@@ -123,30 +133,6 @@ impl Inbox {
             DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => Err(not_taken(handle)),
             _ => Ok(()),
         }
-    }
-
-    /// Settles a letter, and returns its state then; `None` where its settlement came before.
-    pub(super) async fn settle_letter(
-        &self,
-        handle: &DeliveryHandle,
-        redrive: &Redrive,
-        answer: Result<(), Rejection>,
-    ) -> Result<Option<DeliveryState>, Unsettled> {
-        let failed = |e| unsettled(handle, e);
-        let context = &self.context;
-        if !context.store.is_asked(redrive).await.map_err(failed)? {
-            // The same settlement came before and its answer was lost, or that of another handle came first.
-            return Ok(None);
-        }
-        let settler = self.settler().await.map_err(failed)?;
-        let Some(mut event) = redriven(context, settler, redrive, None).await.map_err(failed)? else {
-            return Ok(Some(DeliveryState::Settled));
-        };
-        if answer.is_err() && event.delivery.attempt > handle.attempt {
-            // This refusal is noted already.
-            return Ok(None);
-        }
-        Ok(Some(settler.settle(&mut event, answer).await))
     }
 
     /// Passes the lease on, unless the store has already delivered it to another.
@@ -162,7 +148,11 @@ impl Inbox {
         }
     }
 
+    /// Has the store deliver a lease again; where an owner dispatched the letter there is none.
     async fn put_off(&self, reply: &str, wait: Option<Duration>) {
+        if reply.is_empty() {
+            return;
+        }
         let again = AckKind::Nak(wait.filter(|d| !d.is_zero()));
         if let Err(error) = self.context.store.settle(reply, again).await {
             debug!(subscription = %self.context.name(), ?error, "a tenant's redrive lease comes again when its time is over");

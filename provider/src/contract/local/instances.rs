@@ -61,12 +61,12 @@ type AsksToSettle = (DeliveryHandle, Verdict);
 
 /// The connection over which other instances are called, and called by: not that of callers and subscribers, so that a fetch
 /// which waits elsewhere takes none of their calls.
-pub(super) async fn connect(nats: &async_nats::Client) -> Result<Lattice, Error> {
+pub(super) async fn connect(lattice: &Lattice) -> Result<Lattice, Error> {
     let options = Options {
         calls: CALLS,
-        ..Options::default()
+        ..lattice.options().clone()
     };
-    Lattice::new(nats.clone(), options).await
+    Lattice::new(lattice.nats().clone(), options).await
 }
 
 impl Local {

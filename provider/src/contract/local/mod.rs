@@ -40,7 +40,7 @@ pub(super) struct Local {
 impl Local {
     pub(super) async fn new(bus: Bus) -> Result<Self, Error> {
         Ok(Self {
-            instances: instances::connect(bus.nats()).await?,
+            instances: instances::connect(bus.lattice()).await?,
             bus,
             seal: Arc::default(),
         })
