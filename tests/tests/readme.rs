@@ -144,7 +144,11 @@ fn settings_of(page: &str, under: &str) -> BTreeSet<String> {
     let first = names.flat_map(|(cell, _)| cell.split('`').skip(1).step_by(2));
     let shown = first.map(|name| format!("{under}{}", name.replace("NAME", "*").replace("TENANT", "*")));
     shown
-        .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || "-.*".contains(c)))
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+        .filter(|name| {
+            name.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.*".contains(c))
+        })
         .collect()
 }
 

@@ -11,7 +11,7 @@ use fanout_plan::document::Located;
 pub(crate) struct PolicyRefused {
     /// For programs: the file and the line are in the messages.
     pub(crate) problems: Vec<Problem>,
-    /// For people: the line itself, and the setting underlined.
+    /// For people: the line itself, and the setting underlined; where it may hold a secret, the file alone.
     pub(crate) shown: String,
 }
 
@@ -32,7 +32,12 @@ impl PolicyRefused {
 
 fn group<'a>(file: &'a str, text: &'a str, Located { problem, span }: &'a Located) -> Group<'a> {
     let title = Level::ERROR.primary_title(&problem.message).id(problem.code.as_str());
-    match span {
+    // A token that stands in place of its hash would be shown to whoever reads the terminal, or the log of a build.
+    let is_secret = |setting: &String| setting.ends_with(".token-sha256");
+    match span
+        .as_ref()
+        .filter(|_| !problem.setting.as_ref().is_some_and(is_secret))
+    {
         Some(span) => title.element(
             Snippet::source(text)
                 .path(file)

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use crate::lattice::access::SecretFrom;
 use crate::stream::dialer::Dialer;
-use crate::{Access, ClientTls, Endpoint, Error, Options};
+use crate::{Access, ClientTls, Endpoint, Error, Options, SecretFrom};
 
 /// How to call an endpoint.
 #[derive(Clone, Debug)]

@@ -49,6 +49,8 @@ mod the_contract_holds_over {
     over! {
         the_lattice: "nats",
         tcp: "tcp://127.0.0.1:0",
+        http: "http://127.0.0.1:0",
+        https: "https://127.0.0.1:0",
         tls: "tls://127.0.0.1:0",
         a_unix_socket: "unix",
         quic: "quic://127.0.0.1:0",

@@ -68,7 +68,7 @@ impl World {
                 settings.push(("callers.caller.unix-uid", uid));
                 format!("unix:{}", folder.path().join("bus.sock").display())
             }
-            _ if way.starts_with("tcp:") || way == EDGE => {
+            _ if way.starts_with("tcp:") || way.starts_with("http:") || way == EDGE => {
                 settings.push(("callers.caller.loopback", "true".to_owned()));
                 way.replace(EDGE, "tcp://127.0.0.1:0")
             }

@@ -104,7 +104,8 @@ impl Activity {
         let unknown = match state.doing {
             // What is being answered is bounded by itself.
             Doing::Answering { .. } => None,
-            _ => state.unknown_until.map(|until| (until, Late::Unknown)),
+            Doing::Head { .. } => state.unknown_until.map(|until| (until, Late::Head)),
+            Doing::Nothing { .. } => state.unknown_until.map(|until| (until, Late::Unknown)),
         };
         let unread = state.blocked.map(|since| (since + self.stall, Late::Unread));
         [doing, unknown, unread].into_iter().flatten().min_by_key(|(at, _)| *at)

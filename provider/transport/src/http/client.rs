@@ -23,10 +23,9 @@ use crate::failure::{one_line, too_large};
 use crate::http::headers::{DEADLINE_MS, LINK, TRACEPARENT, TRACESTATE, text};
 use crate::http::problem::Written;
 use crate::http::target::path_of;
-use crate::lattice::access::SecretFrom;
 use crate::stream::byte_stream::ByteStream;
 use crate::stream::dialer::Dialer;
-use crate::{Body, CallContext, Endpoint, Error, Options, Resource};
+use crate::{Body, CallContext, Endpoint, Error, Options, Resource, SecretFrom};
 
 /// How often a call that was not taken is given to another connection.
 const MOVES: usize = 4;
@@ -60,7 +59,7 @@ pub(crate) struct HttpClient {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     token: Option<HeaderValue>,
-    _driver: AbortOnDropHandle<()>,
+    driver: AbortOnDropHandle<hyper::Result<()>>,
     /// What the byte stream is on.
     _connection: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -219,9 +218,15 @@ impl HttpClient {
         let greeted = async {
             let mut connection = self.dial().await?;
             let ping = self.request(&connection, Method::OPTIONS, Uri::from_static("*"), Bytes::new());
-            let response = connection.send(ping).await.map_err(|error| match error {
-                Unanswered::NotSent(error) | Unanswered::Lost(error) => self.dialer.refusal(error.into()),
-            })?;
+            let response = match connection.send(ping).await {
+                Ok(response) => response,
+                // It had ended before, and knows why.
+                Err(Unanswered::NotSent(error)) => {
+                    let why = connection.ended().await.unwrap_or(error);
+                    return Err(self.dialer.refusal(why.into()));
+                }
+                Err(Unanswered::Lost(error)) => return Err(self.dialer.refusal(error.into())),
+            };
             let (status, headers, body) = self.read(response).await?;
             match status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => {
@@ -246,15 +251,11 @@ impl HttpClient {
         let io = TokioIo::new(join(reader, writer));
         let handshake = Builder::new().max_buf_size(MAX_BUFFER_BYTES).handshake(io);
         let (sender, driver) = handshake.await.map_err(|error| self.dialer.refusal(error.into()))?;
-        let driver = tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "a connection ended");
-            }
-        });
+        let driver = tokio::spawn(driver);
         Ok(Connection {
             sender,
             token,
-            _driver: AbortOnDropHandle::new(driver),
+            driver: AbortOnDropHandle::new(driver),
             _connection: connection,
         })
     }
@@ -356,6 +357,11 @@ impl HttpClient {
 }
 
 impl Connection {
+    /// Why it ended, which it has or is about to.
+    async fn ended(self) -> Option<hyper::Error> {
+        self.driver.await.ok()?.err()
+    }
+
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
         self.sender.ready().await.map_err(Unanswered::NotSent)?;
         self.sender

@@ -10,51 +10,10 @@ use nkeys::KeyPair;
 use percent_encoding::percent_decode_str;
 
 use crate::Error;
+use crate::secret::{SecretFrom, read};
 
 /// Where NATS is by default.
 const DEFAULT: &str = "127.0.0.1:4222";
-/// The longest file of credentials that is read.
-const MAX_FILE_BYTES: u64 = 64 << 10;
-
-/// A text that is never shown.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "none" } else { "[redacted]" })
-    }
-}
-
-/// A secret itself, or the file that holds it, which is read again for each connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretFrom {
-    /// It.
-    Value(Secret),
-    /// A file with nothing else in it.
-    File(PathBuf),
-}
-
 /// How a user proves who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -244,19 +203,6 @@ impl Who {
     }
 }
 
-impl SecretFrom {
-    pub(crate) fn read(&self) -> Result<String, String> {
-        match self {
-            Self::Value(secret) => Ok(secret.expose().to_owned()),
-            Self::File(file) => {
-                let text = read(file)?;
-                let secret = text.strip_suffix('\n').unwrap_or(&text);
-                Ok(secret.strip_suffix('\r').unwrap_or(secret).to_owned())
-            }
-        }
-    }
-}
-
 fn key(seed: &str, file: &Path) -> Result<KeyPair, String> {
     // The error would repeat what it could not read.
     KeyPair::from_seed(seed).map_err(|_| format!("the seed in {} can't be read", file.display()))
@@ -270,14 +216,6 @@ fn sign(auth: &mut Auth, key: &KeyPair, jwt: Option<String>, nonce: &[u8]) -> Re
     let signature = key.sign(nonce);
     auth.signature = Some(signature.map_err(|_| "the user's key can't sign: it is no seed".to_owned())?);
     Ok(())
-}
-
-fn read(file: &Path) -> Result<String, String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    let opened = std::fs::File::open(file).and_then(|f| f.take(MAX_FILE_BYTES).read_to_string(&mut text));
-    opened.map_err(|error| format!("{} can't be read: {error}", file.display()))?;
-    Ok(text)
 }
 
 /// The JWT and the seed of a file of credentials.
@@ -361,7 +299,7 @@ fn named(user: &str) -> Result<Login, Error> {
             .map(|t| t.into_owned())
             .map_err(|_| refused("the user or the password of the NATS URL is no text"))
     };
-    let value = |text| Ok::<_, Error>(SecretFrom::Value(Secret(decoded(text)?)));
+    let value = |text| Ok::<_, Error>(SecretFrom::Value(decoded(text)?.into()));
     Ok(match user.split_once(':') {
         Some((user, password)) => Login::Password(decoded(user)?, value(password)?),
         None if user.is_empty() => Login::Url,

@@ -23,7 +23,7 @@ const UNSENT_SHARE: usize = 2;
 pub struct ListenOptions {
     /// Of each call; `limits.in_flight` and `limits.queued` hold for each function of this listener.
     pub limits: Options,
-    /// Certificate, key and client authority; needed for `tls`, `quic` and `webtransport`.
+    /// Certificate, key and client authority; needed for `tls`, `quic`, `webtransport` and `https`.
     pub tls: Option<ServerTls>,
     /// Listen beyond this machine without knowing who calls: **anyone who reaches the port may call every function**,
     /// and a handler receives [`crate::Identity::Nobody`].

@@ -362,7 +362,7 @@ fn resident_bytes() -> usize {
 
 /// A thousand connections that say nothing, of one peer: some are closed at once, the others when their time is up, and
 /// meanwhile the same peer is served.
-async fn idle(wire: Listening, connections: usize) {
+pub(crate) async fn idle(wire: Listening, connections: usize) {
     let echo = Echo::default();
     let options = options();
     let server = wire.start(&service(&echo).await, options.clone()).await;

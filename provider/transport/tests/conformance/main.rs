@@ -5,6 +5,8 @@ mod support;
 
 mod certificates;
 mod hostile;
+mod http;
+mod http_hostile;
 mod lattice;
 mod listening;
 mod security;
@@ -34,6 +36,14 @@ mod quic {
 
 mod webtransport {
     crate::laws!(crate::Listening::new("webtransport://127.0.0.1:0/bus"));
+}
+
+mod over_http {
+    crate::laws!(crate::Listening::new("http://127.0.0.1:0"));
+}
+
+mod over_https {
+    crate::laws!(crate::Listening::new("https://127.0.0.1:0"));
 }
 
 /// The target of a call on the lattice does not learn that its caller gave up.

@@ -86,6 +86,11 @@ async fn stock_peers_are_served_over_unix_sockets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stock_peers_are_served_over_http() {
+    is_served(at("http://127.0.0.1:0")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stock_peers_are_served_over_quic() {
     is_served(at("quic://127.0.0.1:0")).await;
 }

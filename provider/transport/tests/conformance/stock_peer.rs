@@ -6,6 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanout_transport::testing::{TestAuthority, TestNames};
 use fanout_transport::{Endpoint, Serving};
+use http::Uri;
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::io::BufReader;
 use tokio::net::{TcpStream, UnixStream};
@@ -28,7 +31,11 @@ pub(crate) enum StockPeer {
         _endpoint: quinn::Endpoint,
         connection: quinn::Connection,
     },
+    Http(Http, Uri),
 }
+
+/// wRPC's own client on hyper's, which keeps connections.
+type Http = wrpc_http::Client<legacy::Client<HttpConnector, wrpc_http::OutgoingBody>>;
 
 impl StockPeer {
     /// A caller whose certificate has these names, where its server asks for one.
@@ -50,6 +57,11 @@ impl StockPeer {
                     _endpoint: endpoint,
                     connection,
                 }
+            }
+            Endpoint::Http(_) => {
+                let client = legacy::Client::builder(TokioExecutor::new()).build_http();
+                let uri = format!("http://{at}/").parse().expect("a URI");
+                Self::Http(wrpc_http::Client::from(client), uri)
             }
             other => panic!("no stock peer speaks {other}"),
         }
@@ -87,6 +99,11 @@ impl Invoke for StockPeer {
             Self::Quic { connection, .. } => {
                 let (tx, rx) = connection.open_bi().await?;
                 invoke(tx, BufReader::new(rx), instance, func, params, paths).await
+            }
+            Self::Http(client, uri) => {
+                let request = http::Request::post(uri.clone()).body(())?;
+                let (context, ()) = request.into_parts();
+                client.invoke(context, instance, func, params, paths).await
             }
         }
     }
