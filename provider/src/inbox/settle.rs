@@ -33,7 +33,7 @@ impl Inbox {
             return self.settle_redriven(handle, redrive, Ok(())).await;
         }
         let context = &self.context;
-        self.tell(handle, AckKind::Ack).await?;
+        self.confirm(handle, AckKind::Ack).await?;
         Health::count(&context.health.handled);
         if handle.attempt > 1
             && let Ok(settler) = self.settler().await
@@ -46,7 +46,7 @@ impl Inbox {
     pub(super) async fn extend(&self, handle: DeliveryHandle) -> Result<DeliveryHandle, Unsettled> {
         let context = &self.context;
         let from = context.store.now();
-        self.tell(&handle, AckKind::Progress).await?;
+        self.confirm(&handle, AckKind::Progress).await?;
         Ok(DeliveryHandle {
             lease_until: from.saturating_add(nanoseconds(context.store.policy().delivery.ack_wait)),
             ..handle
@@ -54,16 +54,17 @@ impl Inbox {
     }
 
     pub(super) async fn release(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
-        self.tell(handle, AckKind::Nak(None)).await
+        self.confirm(handle, AckKind::Nak(None)).await
     }
 
-    /// Tells the store. Of a letter that an owner dispatched it knows nothing but the request, which stays.
-    async fn tell(&self, handle: &DeliveryHandle, kind: AckKind) -> Result<(), Unsettled> {
+    /// Settles at the store, and waits until it has done so. Of a letter that an owner dispatched the store knows only the
+    /// request, which stays.
+    async fn confirm(&self, handle: &DeliveryHandle, kind: AckKind) -> Result<(), Unsettled> {
         if handle.reply.is_empty() {
             return Ok(());
         }
-        let told = self.context.store.settle(&handle.reply, kind).await;
-        told.map_err(|e| unsettled(handle, e))
+        let settled = self.context.store.settle(&handle.reply, kind).await;
+        settled.map_err(|e| unsettled(handle, e))
     }
 
     pub(super) async fn rejected(&self, handle: &DeliveryHandle, rejection: Rejection) -> Result<(), Unsettled> {

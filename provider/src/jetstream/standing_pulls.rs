@@ -75,7 +75,8 @@ impl StandingPulls {
         taken(store, left).await
     }
 
-    /// The first message that comes within the wait. None, too, where a source failed: who asks it is told why.
+    /// The first message that comes within the wait. None, too, where a source failed: whoever pulls from it next receives
+    /// the error.
     pub(crate) async fn first(&self, store: &Store, wait: Duration) -> Taken {
         let _waits = Waits::on(&self.waiting);
         let mut came = pin!(self.came.notified());
@@ -155,7 +156,7 @@ impl StandingPulls {
         }
         let left = std::mem::take(&mut *self.arrived());
         for (message, _) in left {
-            tell(&message, AckKind::Nak(None)).await;
+            settle(&message, AckKind::Nak(None)).await;
         }
     }
 
@@ -174,14 +175,14 @@ async fn taken(store: &Store, arrived: impl IntoIterator<Item = (jetstream::Mess
     let mut messages = Vec::new();
     for (message, at) in arrived {
         if at.elapsed() > FRESH {
-            tell(&message, AckKind::Progress).await;
+            settle(&message, AckKind::Progress).await;
         }
         messages.push(message);
     }
     Taken { messages, since }
 }
 
-async fn tell(message: &jetstream::Message, kind: AckKind) {
+async fn settle(message: &jetstream::Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
         debug!(subject = %message.subject, %error, "a message that waited for a fetch comes again when its lease is over");
     }

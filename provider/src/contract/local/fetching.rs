@@ -26,7 +26,7 @@ const AT_ONCE: usize = 64;
 
 /// How long it is until an owner is looked for again where there is none.
 const LOOKS: Duration = Duration::from_millis(100);
-/// How long a fetch waits at another instance, before it is asked again which one is the owner.
+/// How long a fetch waits at another instance, before the owner is looked up again.
 const WAITS_ELSEWHERE: Duration = Duration::from_secs(2);
 /// How long a fetch may take beyond its wait, whatever the owner does: less than the transport's deadline leaves.
 const ENDS_IN: Duration = Duration::from_millis(1_500);
@@ -86,7 +86,7 @@ impl Fetch for Local {
                 ServedBy::Any => return self.fetch_here((owned, inbox), left).await,
                 ServedBy::Owner => Some(self.fetch_here((owned, inbox), left).await?),
                 ServedBy::OwnerAt(owner) => {
-                    // Whoever asks for the status here is told that it is waited on.
+                    // The status that this instance gives says that somebody waits.
                     let waits = inbox.waits();
                     let wait = waits
                         .as_ref()
@@ -96,8 +96,8 @@ impl Fetch for Local {
                         true => ANSWERS_IN,
                         false => (wait + ANSWERS_IN).min(left.wait + ENDS_IN),
                     };
-                    let asks = (owned.id(), Ask { wait, ..left });
-                    let fetched = self.fetch_at(&owner, caller, asks, within).await?;
+                    let request = (owned.id(), Ask { wait, ..left });
+                    let fetched = self.fetch_at(&owner, caller, request, within).await?;
                     fetched.map(|fetched| passed_on(fetched, crowded))
                 }
                 ServedBy::Nobody => None,

@@ -44,20 +44,20 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Requests to other instances at once: every fetch that may wait here, and settlements.
 const CALLS: usize = inbox::WAITING_OF_ALL + 1_024;
 
-/// What one instance asks of another.
+/// What one instance requests of another.
 #[derive(Serialize, Deserialize)]
 struct Request<T> {
-    /// Who asked the instance that forwards it.
+    /// Who called the instance that forwards it.
     caller: String,
     /// It holds until then by the store's clock, in nanoseconds since the Unix epoch.
     until: i64,
-    asks: T,
+    what: T,
 }
 
 /// Deliveries of a subscription that the caller may fetch.
-type AsksToFetch = (SubscriptionId, Ask);
+type FetchRequest = (SubscriptionId, Ask);
 /// A settlement of a delivery that the caller was given, and may still fetch.
-type AsksToSettle = (DeliveryHandle, Verdict);
+type SettleRequest = (DeliveryHandle, Verdict);
 
 /// The connection over which other instances are called, and called by: not that of callers and subscribers, so that a fetch
 /// which waits elsewhere takes none of their calls.
@@ -75,7 +75,7 @@ impl Local {
         &self,
         owner: &str,
         caller: &Caller,
-        (of, ask): AsksToFetch,
+        (of, ask): FetchRequest,
         within: Duration,
     ) -> Result<Option<FetchedDeliveries>, InboxError> {
         let sealed = self.sealed(owner, caller, (&of, ask)).await.map_err(inbox_refusal)?;
@@ -109,13 +109,13 @@ impl Local {
         Client::new(&self.instances, owner, self.bus.instance())
     }
 
-    async fn sealed<T: Serialize>(&self, to: &str, caller: &Caller, asks: T) -> Result<Bytes, Problem> {
+    async fn sealed<T: Serialize>(&self, to: &str, caller: &Caller, what: T) -> Result<Bytes, Problem> {
         let view = self.bus.view();
         let store = view.store()?;
         let request = Request {
             caller: caller.component.clone(),
             until: store.now().saturating_add(nanoseconds(HOLDS)),
-            asks,
+            what,
         };
         let sealed = self.seal_of(store).await?.seal_request(to, &request);
         sealed.map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))
@@ -212,9 +212,9 @@ impl Owner {
         request.context("no instance of the bus has made this request, or it is too old")
     }
 
-    async fn fetch(&self, request: Request<AsksToFetch>) -> Result<Option<FetchedDeliveries>, InboxError> {
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Option<FetchedDeliveries>, InboxError> {
         let caller = &forwarded_for(request.caller);
-        let (of, ask) = request.asks;
+        let (of, ask) = request.what;
         let view = self.local.bus.view();
         let served = served(&view, &of).filter(|(_, inbox)| inbox.is_owner());
         let Some((registered, inbox)) = served else {
@@ -238,9 +238,9 @@ impl Owner {
         fetched.map(Some).map_err(inbox_refusal)
     }
 
-    async fn settle(&self, request: Request<AsksToSettle>) -> Result<Option<SettlementOutcome>, SettleError> {
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Option<SettlementOutcome>, SettleError> {
         let caller = &forwarded_for(request.caller);
-        let (handle, verdict) = request.asks;
+        let (handle, verdict) = request.what;
         let view = self.local.bus.view();
         let Some((_, inbox)) = served(&view, &handle.of) else {
             return Ok(None);
@@ -250,7 +250,7 @@ impl Owner {
     }
 }
 
-/// Who asked another instance.
+/// Who called another instance.
 fn forwarded_for(component: String) -> Caller {
     Caller {
         component,
