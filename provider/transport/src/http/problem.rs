@@ -127,7 +127,11 @@ impl From<&Error> for HttpProblem {
         Self {
             code: error.code(),
             detail: one_line(String::new(), &detail),
-            outcome: error.outcome(),
+            outcome: match status {
+                // A request that can't be read was not begun.
+                StatusCode::BAD_REQUEST => Outcome::NotStarted,
+                _ => error.outcome(),
+            },
             retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(BUSY_SECONDS),
             limit: match error {
                 Error::TooLarge { limit, .. } => Some(*limit),

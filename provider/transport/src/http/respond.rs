@@ -49,8 +49,8 @@ impl Responder {
     pub(crate) async fn respond(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         self.activity.request();
         let (parts, body) = request.into_parts();
-        // hyper reads it in place of a Content-Length (RFC 9112, 6.1): what someone on the way reads otherwise is no
-        // second request here.
+        // hyper goes by Transfer-Encoding where there is a Content-Length too (RFC 9112, 6.3), and does not tell: what someone on
+        // the way takes for a second request behind this one is none here.
         let mut last = parts.headers.contains_key(TRANSFER_ENCODING);
         let made = match self.admit(&parts) {
             Ok((target, calls)) => self.make(target, calls, parts, body).await,

@@ -15,14 +15,14 @@ use crate::suite::Wire as _;
 use crate::support::bindings::test::echo::echo;
 use crate::support::{Echo, INSTANCE, PATIENCE, eventually};
 
-/// Short deadlines, so that a test sees them pass.
+/// Short deadlines, so that a test sees them pass; the first is long enough for a machine that is busy with handshakes.
 fn options() -> ListenOptions {
     ListenOptions {
         limits: Options {
             serve_deadline: Duration::from_secs(1),
             ..Options::default()
         },
-        first_call_deadline: Duration::from_secs(2),
+        first_call_deadline: Duration::from_secs(6),
         idle_deadline: Duration::from_secs(3),
         ..ListenOptions::default()
     }
@@ -243,7 +243,9 @@ async fn scripted(wire: Listening) {
             }
             drop(reader.read_to_end(&mut answer).await);
             let answer = String::from_utf8_lossy(&answer);
-            let as_expected = answer.starts_with(answered) && answered.is_empty() == answer.is_empty();
+            let begun =
+                answer.starts_with("HTTP/1.1 400") && answer.contains("\"outcome\"") && !answer.contains("not-started");
+            let as_expected = !begun && answer.starts_with(answered) && answered.is_empty() == answer.is_empty();
             match as_expected && answer.matches("HTTP/1.1 ").count() <= 1 {
                 true => Ok(()),
                 false => Err(format!("{what}: {answer:?}")),
