@@ -20,6 +20,7 @@ const SESSIONS: &[(&str, &str, &[u16])] = &[
     ("docs/operations.md", "## Changing a topology", &[4222, 7761]),
     ("docs/operations.md", "## What happened to this event?", &[4222, 7761]),
     ("docs/operations.md", "## Mutual TLS from nothing", &[4222, 7761]),
+    ("docs/patterns.md", "## Try one", &[]),
     ("docs/production.md", "## Backup and restore", &[4222, 7761]),
 ];
 

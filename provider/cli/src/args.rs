@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
-use fanout_plan::{EventPattern, Position, SubscriptionName, TenantId, link};
+use fanout_plan::{Position, SubscriptionName, TenantId, TypePattern, link};
 use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -115,6 +115,17 @@ pub(crate) enum Verb {
     /// schedule, and becomes a dead letter once its attempts are used up. Without --name the subscription is this
     /// command's own and ends with it; with --name it lasts until `fanout unsubscribe`.
     Listen(Box<Listen>),
+    /// Say whether an event matches an event pattern, and if not, which field stops it
+    ///
+    /// Exit codes: 0 it matches, 1 it does not, 2 the pattern or the event is not legal.
+    Match {
+        /// The event pattern, as JSON
+        #[arg(long, value_name = "FILE")]
+        pattern: PathBuf,
+        /// The event, as JSON: {"tenant", "type", "source", "id", …, "data"}
+        #[arg(value_name = "EVENT")]
+        event: PathBuf,
+    },
     /// End a subscription: what waits for it is no longer kept for it
     Unsubscribe(Unsubscribe),
     /// Print completions for a shell
@@ -168,7 +179,7 @@ pub(crate) struct Tail {
     pub(crate) tenant: Vec<TenantId>,
     /// Events of these types only, such as `invoice.*`
     #[arg(long = "type", value_name = "PATTERN")]
-    pub(crate) event_type: Vec<EventPattern>,
+    pub(crate) event_type: Vec<TypePattern>,
     /// Begin here: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42; without it, with the next event
     #[arg(long, value_parser = link::start)]
     pub(crate) from: Option<Start>,

@@ -14,6 +14,7 @@ mod event;
 mod listen;
 mod lost;
 mod manual;
+mod matching;
 mod nats;
 mod place;
 mod policy;
@@ -38,6 +39,7 @@ use fanout_transport::causes;
 use crate::args::{Args, Verb};
 use crate::bus::Refused;
 use crate::diagnostic::PolicyRefused;
+use crate::matching::{DoesNotMatch, NotLegal};
 use crate::terminal::{PipeClosed, error_line, json_line, printable, printable_lines, without_users};
 use crate::webhook::{NotAccepted, Unreachable};
 
@@ -86,6 +88,7 @@ async fn main() -> ExitCode {
         Verb::Subscribe(a) => subscribe::subscribe(&a, args.json).await,
         Verb::Listen(a) => listen::run(&a, args.json).await,
         Verb::Unsubscribe(a) => subscribe::unsubscribe(&a, args.json).await,
+        Verb::Match { pattern, event } => matching::run(&pattern, &event, args.json),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "fanout", &mut script);
@@ -98,7 +101,7 @@ async fn main() -> ExitCode {
             if error.is::<PipeClosed>() {
                 return ExitCode::from(PipeClosed::EXIT_CODE);
             }
-            if !error.is::<NotAccepted>() {
+            if !error.is::<NotAccepted>() && !error.is::<DoesNotMatch>() {
                 report(&error, args.json);
             }
             ExitCode::from(code(&error))
@@ -142,6 +145,9 @@ fn problems(error: &anyhow::Error) -> Option<&[fanout_plan::Problem]> {
     if let Some(refused) = error.downcast_ref::<PolicyRefused>() {
         return Some(&refused.problems);
     }
+    if let Some(NotLegal(problem)) = error.downcast_ref() {
+        return Some(std::slice::from_ref(problem));
+    }
     match error.downcast_ref() {
         Some(StoreError::Refused(problems)) => return Some(problems),
         Some(StoreError::NoJetStream(problem)) => return Some(std::slice::from_ref(problem)),
@@ -157,6 +163,9 @@ fn problems(error: &anyhow::Error) -> Option<&[fanout_plan::Problem]> {
 fn code(error: &anyhow::Error) -> u8 {
     if let Some(e) = error.downcast_ref::<fanout_client::Error>() {
         return if e.is_transient() { 3 } else { 1 };
+    }
+    if error.is::<NotLegal>() {
+        return 2;
     }
     match error.downcast_ref() {
         Some(ServeError::Store(e)) => return of_transport(e),

@@ -304,7 +304,7 @@ fn as_text<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EventPattern, SubjectTemplate};
+    use crate::{SubjectTemplate, TypePattern};
 
     #[test]
     fn a_name_that_is_no_token_keeps_to_its_own_subjects() {
@@ -321,7 +321,7 @@ mod tests {
                 "{subject}"
             );
             assert_eq!(template.tenant_of(&subject), Some(tenant.clone()));
-            let filter = template.filter(Some(&tenant), &EventPattern::any());
+            let filter = template.filter(Some(&tenant), &TypePattern::any());
             assert_eq!(filter.split('.').count(), 4, "{filter}");
             let position = Position::undivided(7);
             let letter = names.dead_letter(&billing, &tenant, position);

@@ -239,7 +239,7 @@ fn tenants(notes: &mut Notes, policy: &Policy, topology: &Topology) {
             );
         }
     }
-    let any = crate::EventPattern::any();
+    let any = crate::TypePattern::any();
     let templates: BTreeSet<_> = parts.iter().map(|p| p.template.to_string()).collect();
     for template in templates
         .iter()

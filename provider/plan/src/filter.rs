@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::pattern_set::PatternSet;
-use crate::{EventPattern, EventType, SubjectTemplate, TenantId};
+use crate::{EventType, SubjectTemplate, TenantId, TypePattern};
 
 /// Tenants and patterns of event types. An empty list of tenants stands for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,7 +11,7 @@ pub struct Filter {
     /// The tenants, sorted; empty for all.
     pub tenants: Vec<TenantId>,
     /// Patterns, any of which may match; at least one.
-    pub event_types: Vec<EventPattern>,
+    pub event_types: Vec<TypePattern>,
 }
 
 impl Filter {
@@ -21,13 +21,13 @@ impl Filter {
     }
 
     /// A filter in its normal form: sorted, without what another item covers.
-    pub fn new(mut tenants: Vec<TenantId>, mut event_types: Vec<EventPattern>) -> Self {
+    pub fn new(mut tenants: Vec<TenantId>, mut event_types: Vec<TypePattern>) -> Self {
         tenants.sort();
         tenants.dedup();
         event_types.sort();
         event_types.dedup();
         if event_types.is_empty() {
-            event_types.push(EventPattern::any());
+            event_types.push(TypePattern::any());
         }
         let all: PatternSet<'_> = event_types.iter().collect();
         let event_types = event_types
@@ -56,7 +56,7 @@ impl Filter {
     }
 
     /// The first of these patterns that asks for event types that do not match here.
-    pub fn first_not_covered<'a>(&self, asked: &'a [EventPattern]) -> Option<&'a EventPattern> {
+    pub fn first_not_covered<'a>(&self, asked: &'a [TypePattern]) -> Option<&'a TypePattern> {
         let mine: PatternSet<'_> = self.event_types.iter().collect();
         asked.iter().find(|p| !mine.covers(p))
     }
@@ -86,10 +86,10 @@ impl Filter {
     }
 
     /// The patterns that the store is asked with: those of the filter, or all when they cross.
-    fn passing(&self) -> Vec<EventPattern> {
+    fn passing(&self) -> Vec<TypePattern> {
         let all: PatternSet<'_> = self.event_types.iter().collect();
         if all.crosses_itself() {
-            vec![EventPattern::any()]
+            vec![TypePattern::any()]
         } else {
             self.event_types.clone()
         }
@@ -144,7 +144,7 @@ mod tests {
         #[test]
         fn what_matches_passes_the_subject_filters(patterns in patterns(), event_type in "(a|b)(\\.(a|b)){0,3}") {
             let template: SubjectTemplate = "p.{tenant}.{event-type}".parse().unwrap();
-            let patterns: Vec<EventPattern> = patterns.iter().map(|p| p.parse().unwrap()).collect();
+            let patterns: Vec<TypePattern> = patterns.iter().map(|p| p.parse().unwrap()).collect();
             let event_type: EventType = event_type.parse().unwrap();
             let tenant = "t".parse().unwrap();
             let filter = Filter::new(vec![], patterns.clone());
@@ -153,7 +153,7 @@ mod tests {
             let subject = template.subject(&tenant, &event_type);
             let passing = filter.subject_filters(&template).iter().filter(|f| {
                 let pattern = f.strip_prefix("p.*.").unwrap().replace('>', "**");
-                pattern.parse::<EventPattern>().unwrap().matches(&event_type)
+                pattern.parse::<TypePattern>().unwrap().matches(&event_type)
             }).count();
             prop_assert!(passing <= 1, "{subject} passes {passing} filters");
             prop_assert!(!plainly || passing == 1, "{subject} matches but does not pass");

@@ -6,7 +6,7 @@ use crate::authority;
 use crate::declared::{Asked, Declared};
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
-use crate::{Code, EventPattern, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, timestamp};
+use crate::{Code, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, TypePattern, timestamp};
 
 /// Which end of a link the component is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl Grant {
         } else {
             tenants
         };
-        let event_types = if event_types == [EventPattern::any()] {
+        let event_types = if event_types == [TypePattern::any()] {
             self.allows.event_types.clone()
         } else {
             event_types

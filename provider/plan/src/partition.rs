@@ -168,7 +168,7 @@ impl Partition {
     fn plain(&self) -> Option<String> {
         match &self.slot {
             Slot::Whole => Some(self.template.all()),
-            Slot::Tenant(tenant) => Some(self.template.filter(Some(tenant), &crate::EventPattern::any())),
+            Slot::Tenant(tenant) => Some(self.template.filter(Some(tenant), &crate::TypePattern::any())),
             Slot::Shard { .. } => None,
         }
     }

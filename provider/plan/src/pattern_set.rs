@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::EventPattern;
+use crate::TypePattern;
 
 /// Patterns by their segments.
 #[derive(Clone, Debug, Default)]
@@ -23,8 +23,8 @@ struct Node<'a> {
     rest: bool,
 }
 
-impl<'a> FromIterator<&'a EventPattern> for PatternSet<'a> {
-    fn from_iter<I: IntoIterator<Item = &'a EventPattern>>(patterns: I) -> Self {
+impl<'a> FromIterator<&'a TypePattern> for PatternSet<'a> {
+    fn from_iter<I: IntoIterator<Item = &'a TypePattern>>(patterns: I) -> Self {
         let mut set = Self::default();
         for pattern in patterns {
             set.add(pattern);
@@ -34,7 +34,7 @@ impl<'a> FromIterator<&'a EventPattern> for PatternSet<'a> {
 }
 
 impl<'a> PatternSet<'a> {
-    fn add(&mut self, pattern: &'a EventPattern) {
+    fn add(&mut self, pattern: &'a TypePattern) {
         let mut node = &mut self.root;
         for segment in pattern.as_str().split('.') {
             node = match segment {
@@ -50,13 +50,13 @@ impl<'a> PatternSet<'a> {
     }
 
     /// Whether one of them matches everything that `pattern` matches.
-    pub(crate) fn covers(&self, pattern: &EventPattern) -> bool {
+    pub(crate) fn covers(&self, pattern: &TypePattern) -> bool {
         let segments: Vec<_> = pattern.as_str().split('.').collect();
         self.root.covers(&segments, None)
     }
 
     /// The same of one that is not `pattern` itself.
-    pub(crate) fn covers_by_another(&self, pattern: &EventPattern) -> bool {
+    pub(crate) fn covers_by_another(&self, pattern: &TypePattern) -> bool {
         let segments: Vec<_> = pattern.as_str().split('.').collect();
         self.root.covers(&segments, Some(true))
     }
@@ -139,12 +139,12 @@ mod tests {
 
     use super::*;
 
-    fn pattern() -> impl Strategy<Value = EventPattern> {
+    fn pattern() -> impl Strategy<Value = TypePattern> {
         "(a|b|\\*)(\\.(a|b|\\*)){0,2}(\\.\\*\\*)?|\\*\\*".prop_map(|p| p.parse().unwrap())
     }
 
     /// The plain way, pattern by pattern.
-    fn meet(a: &EventPattern, b: &EventPattern) -> bool {
+    fn meet(a: &TypePattern, b: &TypePattern) -> bool {
         let (mut a, mut b) = (a.as_str().split('.'), b.as_str().split('.'));
         loop {
             match (a.next(), b.next()) {
@@ -162,7 +162,7 @@ mod tests {
             mine in proptest::collection::btree_set(pattern().prop_map(|p| p.to_string()), 0..6),
             theirs in proptest::collection::vec(pattern(), 0..6),
         ) {
-            let mine: Vec<EventPattern> = mine.iter().map(|p| p.parse().unwrap()).collect();
+            let mine: Vec<TypePattern> = mine.iter().map(|p| p.parse().unwrap()).collect();
             let set: PatternSet<'_> = mine.iter().collect();
             for p in &theirs {
                 prop_assert_eq!(set.covers(p), mine.iter().any(|q| q.covers(p)), "{} covered by {:?}", p, mine);
@@ -181,7 +181,7 @@ mod tests {
     /// What would take minutes if each were compared with each takes no time: the harness itself would end it.
     #[test]
     fn a_hundred_thousand_patterns_are_soon_judged() {
-        let all: Vec<EventPattern> = (0..50_000)
+        let all: Vec<TypePattern> = (0..50_000)
             .flat_map(|i| [format!("*.x{i}"), format!("a{i}.y{i}")])
             .map(|p| p.parse().unwrap())
             .collect();

@@ -75,54 +75,21 @@ fn is_json(content_type: &str) -> bool {
 /// # Errors
 /// What keeps it from being one event of its subject.
 pub fn read(tenant: &str, event_type: &str, document: &[u8]) -> Result<(Attributes, Vec<u8>), Problem> {
-    let document: Document<'_> =
-        serde_json::from_slice(document).map_err(|e| invalid(format!("it is no CloudEvent in JSON: {e}")))?;
-    let mut event = Reading::new(tenant, Some(event_type));
-    let mut data = None;
-    let (mut versioned, mut typed) = (false, false);
-    for (name, value) in document.0 {
-        let text = value.get();
-        match name.as_str() {
-            // As if it were left out ("JSON Event Format", 2.4).
-            _ if text == "null" => {}
-            "data" | "data_base64" => {
-                if data.replace((name, value)).is_some() {
-                    return Err(invalid(
-                        "it has both `data` and `data_base64`: it may have one".to_owned(),
-                    ));
-                }
-            }
-            _ => {
-                versioned |= name == "specversion";
-                typed |= name == "type";
-                let text = attribute(text).ok_or_else(|| {
-                    invalid(format!(
-                        "attribute {} is neither a string, nor true or false, nor a whole number of 32 bits",
-                        shown(&name)
-                    ))
-                })?;
-                event.attribute(&name, text)?;
-            }
-        }
-    }
-    for (there, name) in [(versioned, "specversion"), (typed, "type")] {
-        if !there {
-            return Err(invalid(format!("it is no CloudEvent in JSON: `{name}` is missing")));
-        }
-    }
-    let payload = match &data {
-        None => Vec::new(),
-        Some((name, value)) => {
-            event.imply_content_type(JSON);
-            let bytes = if name == "data" {
-                of_data(event.content_type().unwrap_or(JSON), value.get())
-            } else {
-                of_base64(value.get())
-            };
-            bytes.ok_or_else(|| invalid(format!("its `{name}` is no text, or no Base64, as it should be")))?
-        }
-    };
-    Ok((event.finish()?, payload))
+    let document = Document::of(document)?;
+    document.needed("specversion")?;
+    document.needed("type")?;
+    document.event(tenant, event_type)
+}
+
+/// The event of a document that stands alone, such as a file that a person wrote: its tenant and its type are its own, and
+/// `specversion` may be left out.
+///
+/// # Errors
+/// What keeps it from being an event.
+pub fn read_alone(document: &[u8]) -> Result<(Attributes, Vec<u8>), Problem> {
+    let document = Document::of(document)?;
+    let (tenant, event_type) = (document.needed("tenant")?, document.needed("type")?);
+    document.event(&tenant, &event_type)
 }
 
 /// An attribute as text ("Type System", the canonical forms).
@@ -148,6 +115,67 @@ fn of_base64(json: &str) -> Option<Vec<u8>> {
 
 /// The members of a JSON object, in their order.
 struct Document<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Document<'a> {
+    fn of(document: &'a [u8]) -> Result<Self, Problem> {
+        serde_json::from_slice(document).map_err(|e| invalid(format!("it is no CloudEvent in JSON: {e}")))
+    }
+
+    /// An attribute that it has to have.
+    fn needed(&self, name: &str) -> Result<String, Problem> {
+        match self
+            .0
+            .iter()
+            .find(|(member, value)| member == name && value.get() != "null")
+        {
+            Some((_, value)) => text_of(name, value.get()),
+            None => Err(invalid(format!("it is no CloudEvent in JSON: `{name}` is missing"))),
+        }
+    }
+
+    fn event(self, tenant: &str, event_type: &str) -> Result<(Attributes, Vec<u8>), Problem> {
+        let mut event = Reading::new(tenant, Some(event_type));
+        let mut data = None;
+        for (name, value) in self.0 {
+            let text = value.get();
+            match name.as_str() {
+                // As if it were left out ("JSON Event Format", 2.4).
+                _ if text == "null" => {}
+                "data" | "data_base64" => {
+                    if data.replace((name, value)).is_some() {
+                        return Err(invalid(
+                            "it has both `data` and `data_base64`: it may have one".to_owned(),
+                        ));
+                    }
+                }
+                _ => event.attribute(&name, text_of(&name, text)?)?,
+            }
+        }
+        let payload = match &data {
+            None => Vec::new(),
+            Some((name, value)) => {
+                event.imply_content_type(JSON);
+                let bytes = if name == "data" {
+                    of_data(event.content_type().unwrap_or(JSON), value.get())
+                } else {
+                    of_base64(value.get())
+                };
+                bytes.ok_or_else(|| invalid(format!("its `{name}` is no text, or no Base64, as it should be")))?
+            }
+        };
+        Ok((event.finish()?, payload))
+    }
+}
+
+/// An attribute as text.
+fn text_of(name: &str, json: &str) -> Result<String, Problem> {
+    attribute(json).ok_or_else(|| {
+        invalid(format!(
+            "attribute {} is neither a string, nor true or false, nor a whole number of 32 bits",
+            shown(name)
+        ))
+    })
+}
 
 impl<'de> Deserialize<'de> for Document<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::name::{is_token, shown};
-use crate::{Code, EventPattern, EventType, Problem, TenantId};
+use crate::{Code, EventType, Problem, TenantId, TypePattern};
 
 /// `payments.{tenant}.webhook.{event-type}`: literal tokens, `{tenant}` once, and `{event-type}` last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl SubjectTemplate {
     }
 
     /// A subject filter: of one tenant or all, for a pattern of event types.
-    pub fn filter(&self, tenant: Option<&TenantId>, pattern: &EventPattern) -> String {
+    pub fn filter(&self, tenant: Option<&TenantId>, pattern: &TypePattern) -> String {
         self.render(
             &tenant.map_or("*".into(), TenantId::token),
             &pattern.to_subject_tokens(),

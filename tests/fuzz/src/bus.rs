@@ -3,10 +3,11 @@
 
 use fanout_plan::authority::Callers;
 use fanout_plan::document::Document;
+use fanout_plan::pattern::{Pattern, View};
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::{
-    Attributes, BusNames, Code, EventPattern, EventType, Filter, Policy, Position, Problem, RawEvent, Settings,
-    SubjectTemplate, TenantId, envelope, link, structured,
+    Attributes, BusNames, Code, EventType, Filter, Policy, Position, Problem, RawEvent, Settings, SubjectTemplate,
+    TenantId, TypePattern, envelope, link, structured,
 };
 
 const NOW: i64 = 1_767_225_600_000_000_000;
@@ -128,10 +129,10 @@ pub fn names(data: &[u8]) {
             "one event has two subjects"
         );
     }
-    let Ok(pattern) = pattern.parse::<EventPattern>() else {
+    let Ok(pattern) = pattern.parse::<TypePattern>() else {
         return;
     };
-    assert!(pattern.covers(&pattern) && EventPattern::any().covers(&pattern));
+    assert!(pattern.covers(&pattern) && TypePattern::any().covers(&pattern));
     if let (Ok(tenant), Ok(event_type)) = (tenant, event_type) {
         let filter = Filter::new(vec![tenant.clone()], vec![pattern.clone()]);
         assert_eq!(filter.matches(&tenant, &event_type), pattern.matches(&event_type));
@@ -162,6 +163,46 @@ pub fn structured(data: &[u8]) {
             (tenant, event_type)
         );
         is_one_event(&read);
+    }
+}
+
+/// An event pattern on its own line, and a payload behind it. What is a pattern is the same when it is written again, an event
+/// that matches passes the filter that the store is asked with, and one that does not has a reason.
+pub fn pattern(data: &[u8]) {
+    let (pattern, payload) = match data.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&data[..end], &data[end + 1..]),
+        None => (data, &[][..]),
+    };
+    let pattern = match String::from_utf8_lossy(pattern).parse::<Pattern>() {
+        Ok(pattern) => pattern,
+        Err(problem) => return assert!(!problem.message.is_empty(), "refused for no reason"),
+    };
+    assert_eq!(pattern.as_str().parse::<Pattern>().as_ref(), Ok(&pattern));
+    let event = RawEvent {
+        tenant: "acme".into(),
+        event_type: "invoice.paid".into(),
+        id: "evt_1".into(),
+        source: "/webhooks/stripe".into(),
+        ..RawEvent::default()
+    };
+    let view = View {
+        event: &event,
+        data: payload,
+    };
+    let is = pattern.matches(view);
+    let reasons = pattern.explain(view);
+    assert_eq!(reasons.is_none(), is);
+    assert!(
+        reasons.is_none_or(|reasons| !reasons.is_empty()),
+        "it does not match for no reason"
+    );
+    let narrowed = pattern.narrowed();
+    let (tenant, event_type) = (event.tenant.parse(), event.event_type.parse());
+    if let (true, Ok(tenant), Ok(event_type)) = (is, tenant, event_type) {
+        assert!(
+            narrowed.matches(&tenant, &event_type),
+            "the store would not be asked for it"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! Publishing to a bus elsewhere.
 
 use fanout_plan::link::Grant;
-use fanout_plan::{Code, EventPattern, Problem, authority, source};
+use fanout_plan::{Code, Problem, TypePattern, authority, source};
 use fanout_transport::Caller;
 use fanout_wit::publisher;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
@@ -47,7 +47,7 @@ impl Publish for Edge {
     /// Which type the event has is known at the bus alone, so that a link for some types can't be checked.
     async fn cancel(&self, caller: &Caller, grant: &Grant, event: Named<'_>) -> Result<Cancellation, PublishError> {
         let Named { tenant, source, id } = event;
-        if grant.allows.event_types != [EventPattern::any()] {
+        if grant.allows.event_types != [TypePattern::any()] {
             return Err(publish_refusal(Problem::new(
                 Code::NotAtAnEdge,
                 format!(

@@ -12,9 +12,9 @@ use crate::{Code, EventType, Problem};
 /// `*` among others is refused, and so is `>`: who writes one expects it to stand for something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct EventPattern(Box<str>);
+pub struct TypePattern(Box<str>);
 
-impl EventPattern {
+impl TypePattern {
     /// Matches every event type.
     pub fn any() -> Self {
         Self("**".into())
@@ -72,7 +72,7 @@ impl EventPattern {
     }
 }
 
-impl FromStr for EventPattern {
+impl FromStr for TypePattern {
     type Err = Problem;
     fn from_str(s: &str) -> Result<Self, Problem> {
         let segments: Vec<&str> = s.split('.').collect();
@@ -96,20 +96,20 @@ impl FromStr for EventPattern {
     }
 }
 
-impl TryFrom<String> for EventPattern {
+impl TryFrom<String> for TypePattern {
     type Error = Problem;
     fn try_from(s: String) -> Result<Self, Problem> {
         s.parse()
     }
 }
 
-impl From<EventPattern> for String {
-    fn from(p: EventPattern) -> Self {
+impl From<TypePattern> for String {
+    fn from(p: TypePattern) -> Self {
         p.0.into()
     }
 }
 
-impl fmt::Display for EventPattern {
+impl fmt::Display for TypePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -141,15 +141,15 @@ mod tests {
             pattern in "([aé%> -]{0,2}|\\*)(\\.([aé%> -]{0,2}|\\*)){0,3}(\\.\\*\\*)?",
             event_type in "[aé%>* -]{0,2}(\\.[aé%>* -]{0,2}){0,4}",
         ) {
-            if let (Ok(pattern), Ok(event_type)) = (pattern.parse::<EventPattern>(), event_type.parse::<EventType>()) {
+            if let (Ok(pattern), Ok(event_type)) = (pattern.parse::<TypePattern>(), event_type.parse::<EventType>()) {
                 let passes = lets_through(&pattern.to_subject_tokens(), &event_type.tokens());
                 prop_assert_eq!(pattern.matches(&event_type), passes, "{} {}", pattern, event_type);
-                prop_assert!(pattern.covers(&pattern) && EventPattern::any().covers(&pattern));
+                prop_assert!(pattern.covers(&pattern) && TypePattern::any().covers(&pattern));
             }
         }
     }
 
-    fn pattern(s: &str) -> EventPattern {
+    fn pattern(s: &str) -> TypePattern {
         s.parse().unwrap()
     }
 
@@ -176,7 +176,7 @@ mod tests {
     fn nats_wildcards_are_refused() {
         for bad in ["", ">", "a.>", "**.a", "a**", "a.*b", "a\nb"] {
             assert_eq!(
-                bad.parse::<EventPattern>().unwrap_err().code,
+                bad.parse::<TypePattern>().unwrap_err().code,
                 Code::InvalidPattern,
                 "{bad}"
             );
