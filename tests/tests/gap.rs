@@ -233,4 +233,28 @@ async fn what_an_operator_purges_is_told_too() {
         log.contains("retention-gap") && !log.contains("retention-gap-near"),
         "it is said"
     );
+
+    // A rewind brings nothing of it back: it is told until somebody has seen it.
+    let cli = fanout_tests::Cli::new(bench.nats.url());
+    let file = cli.policy(
+        "bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n[retention]\nmax-age = \"60s\"\nwarn-before = \"1s\"\n[dedupe]\nwindow = \"1s\"\n",
+    );
+    let done = |verb: &[&str], more: &[&str]| {
+        let (code, out, err) = cli.run(verb, &file, more);
+        assert_eq!(code, 0, "{out}{err}");
+    };
+    done(&["rewind"], &["invoicing", "--to", "first"]);
+    let rewound = bench
+        .subscription_when("invoicing", "it is put back", |s| s.rewound == Some(1))
+        .await;
+    assert_eq!(rewound.lost, lost.lost);
+    done(&["rewind"], &["invoicing", "--to", "first"]);
+    let again = bench
+        .subscription_when("invoicing", "it is put back once more", |s| s.rewound == Some(2))
+        .await;
+    assert_eq!(again.lost, lost.lost);
+    done(&["lost"], &["invoicing", "--seen"]);
+    bench
+        .subscription_when("invoicing", "somebody has seen it", |s| s.lost.is_empty())
+        .await;
 }

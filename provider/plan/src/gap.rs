@@ -228,6 +228,16 @@ impl Gap {
         found
     }
 
+    /// Takes over what was lost before the subscription was put back to a place.
+    pub fn take_over(&mut self, before: &Self) {
+        self.seen_events += before.seen_events;
+        match (&mut self.lost, &before.lost) {
+            (Some(lost), Some(more)) => lost.merge(more),
+            (None, lost) => self.lost.clone_from(lost),
+            (Some(_), None) => {}
+        }
+    }
+
     /// Acknowledges what was lost so far: it is reported no more, and still counted.
     pub fn acknowledge(&mut self) -> Option<Lost> {
         let lost = self.lost.take()?;

@@ -248,6 +248,28 @@ impl Store {
         Ok(written.map_err(StoreError::when(action))?.is_some())
     }
 
+    /// Goes on telling what a subscription had lost before it was put back to a place: a rewind brings none of that back,
+    /// and whoever has to see it may not have seen it.
+    pub(super) async fn carry_losses(&self, before: &Registered, rewound: &Registered) -> Result<(), StoreError> {
+        for (_, reader) in self.readers_of(before) {
+            let told = self.remembered_gap(before, &reader).await?.gap;
+            if !told.has_lost() {
+                continue;
+            }
+            // An instance that watches may write at the same time, and then has found nothing lost before.
+            // No tenant is isolated any more: its events come with the others'.
+            let all = Reader { tenant: None, ..reader };
+            loop {
+                let mut remembered = self.remembered_gap(rewound, &all).await?;
+                remembered.gap.take_over(&told);
+                if self.remember_gap(rewound, &all, remembered).await? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The events after `after` that were stored before `until`: the offset and the tenant of each.
     pub(crate) async fn edge(
         &self,

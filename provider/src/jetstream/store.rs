@@ -18,7 +18,7 @@ use fanout_plan::{
     letter,
 };
 use tokio::sync::Notify;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::floors::settled_to;
 use super::observe::nanoseconds;
@@ -388,15 +388,18 @@ impl Store {
         let heads = self.heads().await?;
         let mut before = None;
         let rewound = self.amend(name, of, |have| {
-            before = Some((have.id().name, Round::of(have)));
+            before = Some(have.clone());
             have.rewind(to, &heads)
         });
         let rewound = rewound.await?;
-        // It comes again from the log, or is passed over. What is not let go here is when deliveries begin.
-        if let Some((made_as, before)) = before
-            && let Err(error) = self.forget_retries(&made_as, before).await
-        {
-            debug!(subscription = %name, %error, "what waited for a retry is let go later");
+        if let (Some(before), Some(rewound)) = (before, &rewound) {
+            if let Err(error) = self.carry_losses(&before, rewound).await {
+                warn!(subscription = %name, %error, "what it has lost is not told any more: it was told in a line with retention-gap");
+            }
+            // It comes again from the log, or is passed over. What is not let go here is when deliveries begin.
+            if let Err(error) = self.forget_retries(&before.id().name, Round::of(&before)).await {
+                debug!(subscription = %name, %error, "what waited for a retry is let go later");
+            }
         }
         Ok(rewound)
     }
