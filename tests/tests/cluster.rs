@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use fanout_tests::nemesis::Nemesis;
 use fanout_tests::types::PublishError;
 use fanout_tests::{
-    Bench, Component, LinkTo, Verdict, event, eventually, fetcher, ingress_and_invoicing, publisher, stored,
+    Bench, BusStatus, Cli, Component, LinkTo, Verdict, event, eventually, fetcher, ingress_and_invoicing, publisher,
+    stored,
 };
 use fanout_transport::CallContext;
 use futures::TryStreamExt as _;
@@ -67,6 +69,51 @@ async fn a_server_of_three_may_go_at_any_time() {
     eventually("the log holds each once", || async {
         let log = js.get_stream("fanout_payments_log").await.ok()?;
         (log.cached_info().state.messages == next as u64).then_some(())
+    })
+    .await;
+}
+
+/// The log's name, and that of the server that leads it.
+async fn leader(js: &jetstream::Context) -> Option<String> {
+    let log = js.get_stream("fanout_payments_log").await.ok()?;
+    log.cached_info().cluster.as_ref()?.leader.clone()
+}
+
+/// The list of streams leaves out one that has no leader: what is in it is not known then, and not nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_counts_nothing_where_the_log_has_no_leader() {
+    let settings = [("retention.replicas", "3")];
+    let (mut bench, mut others) = Bench::without_provider_in_cluster(&settings, &ingress_and_invoicing()).await;
+    bench.add_provider().await;
+    let ingress = bench.silent_component("ingress").await;
+    // Nobody is there to handle them.
+    publish(&ingress, 0..3).await;
+    let js = jetstream::new(bench.client().clone());
+    let nemesis = Nemesis::on(bench.client());
+    let mut names = Vec::new();
+    for other in &others {
+        names.push(other.client().await.server_info().server_name);
+    }
+    let leads = eventually("a server leads that can be killed", || async {
+        let found = leader(&js).await?;
+        let leads = names.iter().position(|name| *name == found);
+        if leads.is_none() {
+            nemesis.step_down("fanout_payments_log").await;
+        }
+        leads
+    })
+    .await;
+    others[leads].kill();
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy(
+        "bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n[retention]\nreplicas = 3\n",
+    );
+    eventually("the status counts them again", || async {
+        let (code, out, _) = cli.run(&["--json", "status"], &policy, &[]);
+        let status: BusStatus = (code == 0).then(|| serde_json::from_str(&out).unwrap())?;
+        let backlog = status.subscription("invoicing")?.backlog();
+        assert!(matches!(backlog, None | Some(3)), "{out}");
+        backlog.map(drop)
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! Reads what the store holds for a bus, in the planner's words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, DeliverPolicy};
@@ -175,8 +175,13 @@ impl Store {
                 others.insert(info.config.name, info.config.subjects);
             }
         }
-        // A list leaves out what has no leader at the moment: what was there before is asked for by its name.
-        for number in self.layout.partitions.keys() {
+        // A list leaves out what has no leader at the moment, and the list of names does not (nats-server 2.15.1): what is
+        // there, or was before, is asked for by its name.
+        let names = self.js.stream_names().try_collect::<Vec<_>>().await;
+        let names = names.map_err(StoreError::when("list its streams"))?;
+        let mut numbers: BTreeSet<u32> = names.iter().filter_map(|name| self.names.partition_of(name)).collect();
+        numbers.extend(self.layout.partitions.keys());
+        for number in &numbers {
             let name = self.names.partition(*number);
             if found.iter().any(|info| info.config.name == name) {
                 continue;
