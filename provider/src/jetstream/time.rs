@@ -28,8 +28,8 @@ struct StreamTime {
 }
 
 impl Store {
-    /// What time it is for the store, in nanoseconds since the Unix epoch: what its clock said when it was read last, and
-    /// what has passed since. Before it was read, this instance's own clock stands in for it.
+    /// What time it is for the store, or was up to a second ago, in nanoseconds since the Unix epoch: what its clock said when
+    /// it was read last, and what has passed since that answer came. Before it was read, this instance's own clock stands in for it.
     pub(crate) fn now(&self) -> i64 {
         let read = *self.time.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((at, time)) = read else { return clock::now() };
@@ -41,14 +41,15 @@ impl Store {
         let Some(newest) = self.layout().partitions.keys().next_back() else {
             return;
         };
-        let asked = Instant::now();
         let time = match timeout(READ_WITHIN, self.time_of(*newest)).await {
             Ok(time) => time,
             Err(late) => Err(StoreError::when("tell the time")(late)),
         };
         match time {
             Ok(time) => {
-                let read_at = asked + asked.elapsed() / 2;
+                // As if it had been said just now, so that this clock is never ahead of the store's: what is due later is
+                // published soon after its time, and not before, however long the answer took.
+                let read_at = Instant::now();
                 *self.time.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((read_at, time));
             }
             Err(error) => debug!(%error, "the store's clock is not read now"),
