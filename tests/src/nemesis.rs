@@ -3,6 +3,8 @@
 
 use std::net::TcpListener as StdListener;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
@@ -34,11 +36,36 @@ struct State {
     held: Vec<Way>,
 }
 
+/// What goes through a proxy now.
+#[derive(Debug, Default)]
+struct Carried {
+    connections: AtomicUsize,
+    /// Reads that wait because their way is held.
+    waiting: AtomicUsize,
+}
+
+/// Counts itself for as long as it is there.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn among(all: &'a AtomicUsize) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(all)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A TCP proxy before a server of the loopback. It carries everything until it is told to hold or to cut.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
     state: watch::Sender<State>,
+    carried: Arc<Carried>,
     task: JoinHandle<()>,
 }
 
@@ -51,8 +78,32 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a port");
         let port = listener.local_addr().expect("it has an address").port();
         let (state, seen) = watch::channel(State::default());
-        let task = tokio::spawn(accept(listener, server, seen));
-        Self { port, state, task }
+        let carried = Arc::default();
+        let task = tokio::spawn(accept(listener, server, seen, Arc::clone(&carried)));
+        Self {
+            port,
+            state,
+            carried,
+            task,
+        }
+    }
+
+    /// The port where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many connections it carries now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.carried.connections.load(Ordering::Relaxed)
+    }
+
+    /// On how many ways of its connections something waits now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.carried.waiting.load(Ordering::Relaxed)
     }
 
     /// `nats://127.0.0.1:{port}`
@@ -102,9 +153,9 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State>, carried: Arc<Carried>) {
     while let Ok((client, _)) = listener.accept().await {
-        let mut cut = state.clone();
+        let (mut cut, carried) = (state.clone(), Arc::clone(&carried));
         let State {
             refuses, generation, ..
         } = *state.borrow();
@@ -121,19 +172,26 @@ async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
             let (there, back) = (cut.clone(), cut.clone());
+            let (_counted, waiting) = (Counted::among(&carried.connections), &carried.waiting);
             tokio::select! {
-                () = carry(from_client, to_server, Way::ToServer, there) => {}
-                () = carry(from_server, to_client, Way::ToClient, back) => {}
+                () = carry(from_client, to_server, Way::ToServer, (there, waiting)) => {}
+                () = carry(from_server, to_client, Way::ToClient, (back, waiting)) => {}
                 _ = cut.wait_for(|s| s.generation != generation) => {}
             }
         });
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, mut state: watch::Receiver<State>) {
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    way: Way,
+    (mut state, waiting): (watch::Receiver<State>, &AtomicUsize),
+) {
     let mut buffer = vec![0; 16 << 10];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or_default();
+        let _waits = Counted::among(waiting);
         // The end of a connection is held, too.
         if state.wait_for(|s| !s.held.contains(&way)).await.is_err() || read == 0 {
             return;

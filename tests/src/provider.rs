@@ -106,22 +106,20 @@ fn binary() -> PathBuf {
     std::env::var_os("FANOUT_PROVIDER_BIN").map_or_else(|| beside_the_tests("fanout-provider"), PathBuf::from)
 }
 
-/// A binary of the workspace, which lies beside the tests' own.
+/// A binary of the workspace, which lies beside this one, or beside the folder of the tests' own.
 ///
 /// # Panics
 /// If it is not built.
 #[must_use]
 pub fn beside_the_tests(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().expect("this test has a path");
-    let path = tests
-        .parent()
-        .and_then(Path::parent)
-        .expect("it lies in target/PROFILE/deps")
-        .join(name);
-    assert!(
-        path.exists(),
-        "{} is not built: run `cargo xtask test`, or `cargo build --workspace` first",
-        path.display()
-    );
-    path
+    let own = std::env::current_exe().expect("this program has a path");
+    // `target/PROFILE/deps/test`, or `target/PROFILE/program`.
+    let mut folders = own.ancestors().skip(1).take(2);
+    let found = folders.find_map(|folder| Some(folder.join(name)).filter(|path| path.exists()));
+    found.unwrap_or_else(|| {
+        panic!(
+            "{name} is not built beside {}: run `cargo xtask test`, or `cargo build --workspace` first",
+            own.display()
+        )
+    })
 }

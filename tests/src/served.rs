@@ -50,6 +50,17 @@ impl Served {
         Self::start_by(Command::new(beside_the_tests("fanout")), nats, policy, args)
     }
 
+    /// The same, where the store may be away.
+    ///
+    /// # Errors
+    /// What it said instead of being ready.
+    ///
+    /// # Panics
+    /// If it can't be run at all.
+    pub fn try_start(nats: &str, policy: &Path, args: &[&str]) -> Result<Self, String> {
+        Self::try_start_by(Command::new(beside_the_tests("fanout")), nats, policy, args)
+    }
+
     /// The same, where a process may have so many open files and no more.
     ///
     /// # Panics
@@ -62,7 +73,11 @@ impl Served {
         Self::start_by(shell, nats, policy, args)
     }
 
-    fn start_by(mut command: Command, nats: &str, policy: &Path, args: &[&str]) -> Self {
+    fn start_by(command: Command, nats: &str, policy: &Path, args: &[&str]) -> Self {
+        Self::try_start_by(command, nats, policy, args).unwrap_or_else(|said| panic!("the server is not ready: {said}"))
+    }
+
+    fn try_start_by(mut command: Command, nats: &str, policy: &Path, args: &[&str]) -> Result<Self, String> {
         let log = policy.with_extension("log");
         let log_file = std::fs::File::options().create(true).append(true).open(&log);
         let mut process = command
@@ -77,17 +92,24 @@ impl Served {
         let mut ready = String::new();
         let out = process.stdout.take().expect("it has an output");
         BufReader::new(out).read_line(&mut ready).expect("it says something");
-        let said = || std::fs::read_to_string(&log).unwrap_or_default();
         let Ok(ready) = serde_json::from_str::<Value>(&ready) else {
+            // It may have ended already.
             drop(process.kill());
-            panic!("the server is not ready: {}", said());
+            drop(process.wait());
+            return Err(std::fs::read_to_string(&log).unwrap_or_default());
         };
         let listen = ready["listen"].as_array().expect("it says where it listens");
         let listen = listen
             .iter()
             .map(|url| url.as_str().expect("a URL").to_owned())
             .collect();
-        Self { process, listen, log }
+        Ok(Self { process, listen, log })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// SIGKILL, and waits for its end.

@@ -21,7 +21,7 @@ struct Rule {
     still: &'static [&'static str],
 }
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     Rule {
         folder: "provider/plan/src",
         but: &[],
@@ -120,6 +120,21 @@ const RULES: [Rule; 10] = [
         but: &[],
         forbidden: &["crate::bus", "crate::edge", "crate::view", "crate::contract"],
         why: "what is fetched knows one subscription, and no wire format",
+        still: &[],
+    },
+    Rule {
+        folder: "tests/campaign/checker/src",
+        but: &["main.rs"],
+        forbidden: &[
+            "tokio::",
+            "std::fs",
+            "std::env",
+            "std::net",
+            "Instant::now",
+            "SystemTime",
+            "fanout_plan",
+        ],
+        why: "the campaign's checker is pure, and knows nothing of how a bus works",
         still: &[],
     },
 ];

@@ -1,4 +1,4 @@
-//! The project's own commands: demo, test, fuzz, bench, findings, tidy, advisories.
+//! The project's own commands: demo, test, fuzz, bench, findings, campaign, tidy, advisories.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
@@ -7,6 +7,7 @@
 mod advisories;
 mod bench;
 mod build;
+mod campaign;
 mod demo;
 mod findings;
 mod fuzz;
@@ -51,6 +52,9 @@ enum Command {
     Bench(bench::Bench),
     /// Run the experiments and write docs/findings
     Findings(findings::Findings),
+    /// Run a bus under random faults, and hold what happened to its promises
+    #[command(disable_help_flag = true)]
+    Campaign(campaign::Campaign),
     /// Format, lint, and check the licences of all dependencies and the advisories about them
     Tidy(tidy::Tidy),
     /// Hold all dependencies against security advisories
@@ -82,6 +86,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
         Command::Fuzz(fuzz) => fuzz.run(&workspace, runner),
         Command::Bench(bench) => bench.run(&workspace, runner),
         Command::Findings(findings) => findings.run(&workspace, runner),
+        Command::Campaign(campaign) => campaign.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),
         Command::Advisories(update) => update.run(&workspace, runner),
     }

@@ -83,6 +83,11 @@ impl Workspace {
         self.target.join("debug/fanout-provider")
     }
 
+    /// The fault campaign.
+    pub(crate) fn campaign(&self) -> PathBuf {
+        self.target.join("debug/fanout-campaign")
+    }
+
     /// The command line.
     pub(crate) fn fanout(&self) -> PathBuf {
         self.target.join("debug/fanout")

@@ -34,6 +34,8 @@ pub struct NatsSettings {
     pub config_file: Option<PathBuf>,
     /// Variables of its environment, which a configuration may name.
     pub variables: Vec<(String, String)>,
+    /// Instead of the one that `FANOUT_NATS_SERVER` names.
+    pub binary: Option<PathBuf>,
     /// More arguments.
     pub args: Vec<String>,
     /// Without JetStream.
@@ -137,6 +139,15 @@ impl NatsServer {
         }
     }
 
+    /// The same with another binary, from now on.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn restart_as(&mut self, binary: PathBuf) {
+        self.settings.binary = Some(binary);
+        self.restart().await;
+    }
+
     /// Kills it if it runs, and starts it on the same port and store.
     ///
     /// # Panics
@@ -166,7 +177,10 @@ impl Drop for NatsServer {
 
 /// Starts a server and waits until it answers. JetStream is up before its port is.
 fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Result<(Child, u16)> {
-    let binary = std::env::var("FANOUT_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
+    let binary = match &settings.binary {
+        Some(binary) => binary.display().to_string(),
+        None => std::env::var("FANOUT_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned()),
+    };
     let log = directory.join(LOG);
     let mut command = Command::new(&binary);
     match (&settings.config_file, &settings.config) {

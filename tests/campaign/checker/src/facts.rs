@@ -27,6 +27,8 @@ pub struct Facts<'h> {
     pub meant: BTreeMap<&'h EventId, (Micros, &'h Event)>,
     /// What statuses told, with the moment of the answer.
     pub statuses: Vec<(Micros, &'h Status)>,
+    /// Rewinds: the subscription, when it was asked for, and when it was answered.
+    pub rewinds: Vec<(&'h str, Micros, Option<Micros>)>,
     /// When instances began or came back.
     pub instances_back: Vec<Micros>,
     /// The faults.
@@ -39,7 +41,7 @@ pub struct Facts<'h> {
     pub stored: BTreeMap<&'h EventId, Vec<Stored<'h>>>,
     /// The dead letters at the end.
     pub letters: Vec<Letter<'h>>,
-    /// What subscriptions say at the end that they lost.
+    /// What subscriptions said that they lost.
     pub gaps: Vec<Gap<'h>>,
     /// How much is not settled at the end, by subscription.
     pub left: BTreeMap<&'h str, u64>,
@@ -121,6 +123,8 @@ pub struct Fault<'h> {
     pub on: &'h str,
     /// When it began.
     pub began: Micros,
+    /// What was settled before it healed may come again.
+    pub redelivers: bool,
     /// Since when a majority of the copies had not synced what they lost.
     pub unsynced_since: Option<Micros>,
     /// It was seen to do what it is meant to.
@@ -304,6 +308,13 @@ impl<'h> Facts<'h> {
                     delivery.answered = Some((at, answer));
                 }
             }
+            What::Rewind { subscription } => self.rewinds.push((subscription, at, None)),
+            What::Operation { name, on, .. } if name == "rewind" => {
+                let asked = self.rewinds.iter_mut().rev().find(|(of, ..)| of == on);
+                if let Some((.., answered)) = asked {
+                    answered.get_or_insert(at);
+                }
+            }
             What::Operation { .. } => {}
             What::InstanceBack { .. } => self.instances_back.push(at),
             What::Status(status) => self.statuses.push((at, status)),
@@ -311,13 +322,15 @@ impl<'h> Facts<'h> {
                 fault,
                 kind,
                 on,
+                redelivers,
                 unsynced_since,
             } => {
-                let unsynced_since = *unsynced_since;
+                let (redelivers, unsynced_since) = (*redelivers, *unsynced_since);
                 let began = Fault {
                     kind,
                     on,
                     began: at,
+                    redelivers,
                     unsynced_since,
                     seen: false,
                     healed: None,
@@ -456,6 +469,16 @@ impl<'h> Facts<'h> {
         let Position(partition, offset) = position;
         let mut purges = self.purges.iter();
         purges.any(|p| p.partition == partition && (p.first..=p.last).contains(&offset))
+    }
+
+    /// Whether what was settled at a moment may have come back by another: by a rewind, or because a server forgot it.
+    #[must_use]
+    pub fn may_come_again(&self, subscription: &str, settled: Micros, by: Micros) -> bool {
+        let rewinds = self.rewinds.iter().filter(|(of, ..)| *of == subscription);
+        let rewinds = rewinds.map(|(_, asked, answered)| (*asked, *answered));
+        let faults = self.faults.values().filter(|fault| fault.redelivers);
+        let mut all = rewinds.chain(faults.map(|fault| (fault.began, fault.healed)));
+        all.any(|(began, ended)| began <= by && ended.is_none_or(|ended| settled <= ended))
     }
 
     /// Faults of power that took from most copies what they had not synced, where the policy does not promise more: from

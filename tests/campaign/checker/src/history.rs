@@ -116,7 +116,12 @@ pub enum What {
         /// The answer.
         answer: Answer<()>,
     },
-    /// It did something that changes no promise, for a reader: a pause, a rewind, a redrive.
+    /// It puts a subscription back to an earlier position: what was settled comes again.
+    Rewind {
+        /// The subscription.
+        subscription: String,
+    },
+    /// It did something. Nothing but a rewind changes what a law demands.
     Operation {
         /// What.
         name: String,
@@ -140,6 +145,8 @@ pub enum What {
         kind: String,
         /// What it is done to.
         on: String,
+        /// What was settled before it healed may come again: a server may forget that it was told.
+        redelivers: bool,
         /// A majority of the copies lost what it had not synced since this moment.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unsynced_since: Option<Micros>,
@@ -187,7 +194,7 @@ pub enum What {
         /// The reason of each attempt that is kept.
         reasons: Vec<String>,
     },
-    /// At the end, a subscription says that it lost events.
+    /// A subscription says that it lost events.
     Gap {
         /// The subscription.
         subscription: String,
@@ -263,6 +270,8 @@ pub struct Subscription {
     pub tenants: Vec<String>,
     /// Its event types; none for all.
     pub event_types: Vec<String>,
+    /// Its subscriber fetches. A handler that is called has refused, too, what it did not answer in time.
+    pub fetched: bool,
 }
 
 /// What a subscription is for.

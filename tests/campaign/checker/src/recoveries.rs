@@ -15,7 +15,7 @@ pub struct Recovery<'f, 'h> {
     pub delivery: Option<Micros>,
     /// The bound of the policy.
     pub bound: Micros,
-    /// No other fault is in the way, and the campaign went on for as long as the bound.
+    /// Somebody published within the bound, no other fault is in the way, and the campaign went on for as long as that.
     pub is_judged: bool,
 }
 
@@ -45,12 +45,15 @@ pub fn of<'f, 'h>(facts: &'f Facts<'h>) -> Vec<Recovery<'f, 'h>> {
                 others.filter(|other| other.began < healed + bound && other.healed.is_none_or(|other| other > healed));
             let after = accepted.iter().filter(|(sent, _)| *sent >= healed);
             let deliveries = facts.deliveries.values().map(|d| d.at).filter(|at| *at >= healed);
+            let mut sent = facts.publishes.values().map(|call| call.sent);
+            let is_tried = sent.any(|sent| (healed..=healed + bound).contains(&sent));
+            let goes_on = healed + bound <= facts.quiet.unwrap_or(last);
             Some(Recovery {
                 fault,
                 publish: after.map(|(_, at)| at - healed).min(),
                 delivery: deliveries.map(|at| at - healed).min(),
                 bound,
-                is_judged: in_the_way.next().is_none() && healed + bound <= facts.quiet.unwrap_or(last),
+                is_judged: is_tried && goes_on && in_the_way.next().is_none(),
             })
         })
         .collect()

@@ -108,6 +108,7 @@ impl Told {
             need,
             tenants: tenants.iter().map(|t| (*t).to_owned()).collect(),
             event_types: Vec::new(),
+            fetched: true,
         }));
         self.line(What::Subscribed {
             subscription: name.into(),
@@ -252,6 +253,12 @@ impl Told {
         self.line(What::Settled { delivery, answer });
     }
 
+    pub(crate) fn rewind(&mut self, subscription: &str) {
+        let (subscription, name, on) = (subscription.to_owned(), "rewind".to_owned(), subscription.to_owned());
+        self.line(What::Rewind { subscription });
+        self.line(What::Operation { name, on, done: true });
+    }
+
     pub(crate) fn stored(&mut self, id: &str, offset: u64) {
         let stored = self.1;
         self.line(What::Stored {
@@ -302,8 +309,21 @@ impl Told {
             fault,
             kind: kind.into(),
             on: "s1".into(),
+            redelivers: false,
             unsynced_since: None,
         });
+    }
+
+    /// A server is killed and back.
+    pub(crate) fn forgetful_fault(&mut self, fault: u64) {
+        self.line(What::Fault {
+            fault,
+            kind: "kill-server".into(),
+            on: "s1".into(),
+            redelivers: true,
+            unsynced_since: None,
+        });
+        self.line(What::Healed { fault });
     }
 
     /// Power fails on most of the copies, and takes what was not synced since then.
@@ -314,6 +334,7 @@ impl Told {
             fault,
             kind: "power-loss".into(),
             on: "all".into(),
+            redelivers: true,
             unsynced_since,
         });
         self.line(What::Healed { fault });

@@ -10,7 +10,7 @@ use crate::history::{Need, Verdict};
 /// pending, or is named in a retention gap.
 ///
 /// An event is owed to a durable subscription if it was first sent after the subscription was told to be made, and to a
-/// backfill from the first event in any case. It is handled if the subscriber sent its `ack`, whatever became of that. It
+/// backfill from the first event in any case, as long as the log holds it. It is handled if the subscriber sent its `ack`, whatever became of that. It
 /// is pending if the subscription says that so many are left. A power loss that the policy's durability does not exclude
 /// may take an event that was accepted, or a settlement that was sent, in the time that was not synced.
 pub(super) fn accounted(facts: &Facts<'_>) -> Vec<String> {
@@ -65,6 +65,7 @@ where
     for id in facts.dead(name) {
         missing.remove(id);
     }
+    let need = facts.subscriptions.get(name).map(|made| made.wanted.need);
     missing.retain(|_, event| {
         let is_said = facts.gaps.iter().any(|gap| {
             gap.subscription == name
@@ -74,7 +75,9 @@ where
         let is_gone = event
             .receipt
             .is_some_and(|receipt| facts.may_be_lost_with_power(event.sent, receipt));
-        !is_said && !is_gone
+        // A backfill asks for what the log holds: what is gone was never its.
+        let is_none_of_its = need == Some(Need::Backfill) && facts.is_purged(event.position);
+        !is_said && !is_gone && !is_none_of_its
     });
     missing.into_values().collect()
 }
@@ -163,6 +166,17 @@ mod tests {
         told.subscribed("billing", Need::Durable);
         assert_eq!(broken(accounted, &told), [""; 0]);
         told.subscribed("replay", Need::Backfill);
+        assert_eq!(broken(accounted, &told).len(), 1);
+        let (partition, first, last) = (0, 5, 5);
+        told.line(What::Purged { partition, first, last });
+        assert_eq!(broken(accounted, &told), [""; 0], "the log holds it no more");
+    }
+
+    #[test]
+    fn a_purge_alone_says_nothing_to_a_durable_subscription() {
+        let mut told = published();
+        let (partition, first, last) = (0, 5, 5);
+        told.line(What::Purged { partition, first, last });
         assert_eq!(broken(accounted, &told).len(), 1);
     }
 

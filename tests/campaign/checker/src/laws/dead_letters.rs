@@ -7,7 +7,7 @@ use crate::history::Verdict;
 
 /// A dead letter is one of an event that its subscription was given, and that its subscriber refused for good once, or
 /// refused for now as often as the policy says. Each reason in it is one that the subscriber gave, and there is at least
-/// one.
+/// one. Of a handler that is called, no more is demanded than that it was called.
 pub(super) fn dead_letters(facts: &Facts<'_>) -> Vec<String> {
     let deliveries = facts.deliveries_by_event();
     let most = facts
@@ -23,6 +23,10 @@ pub(super) fn dead_letters(facts: &Facts<'_>) -> Vec<String> {
             broken.push(format!("{name}: {id} is a dead letter, and was never delivered"));
             continue;
         };
+        // A call that its deadline ended is a refusal that its handler knows nothing of.
+        if facts.subscriptions.get(name).is_some_and(|made| !made.wanted.fetched) {
+            continue;
+        }
         let verdicts: Vec<_> = deliveries
             .iter()
             .filter_map(|d| d.settled)

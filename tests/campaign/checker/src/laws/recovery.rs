@@ -4,7 +4,7 @@ use crate::Facts;
 use crate::recoveries::{self, Recovery};
 
 /// Once the last fault is healed and no other begins within the policy's bound, a publish that is sent after it is
-/// accepted within the bound; and at the end, no durable or backfill subscription has anything left.
+/// accepted within the bound, if one is sent; and at the end, no durable or backfill subscription has anything left.
 pub(super) fn recovery(facts: &Facts<'_>) -> Vec<String> {
     let mut broken = Vec::new();
     for Recovery {
@@ -47,11 +47,12 @@ mod tests {
     #[test]
     fn a_bus_that_never_comes_back_breaks_it() {
         let mut told = healed();
+        told.publish("e1", None);
         told.pass(2 * RECOVERY);
         told.published("e1", 1);
         assert_eq!(
             broken(recovery, &told),
-            ["kill-server of s1 was healed, and a publish accepted after 10000002 us"]
+            ["kill-server of s1 was healed, and a publish accepted after 10000003 us"]
         );
         let mut told = healed();
         told.publish("e1", None);
@@ -69,6 +70,10 @@ mod tests {
         told.published("e1", 1);
         told.pass(2 * RECOVERY);
         assert_eq!(broken(recovery, &told), [""; 0]);
+        let mut told = healed();
+        told.pass(2 * RECOVERY);
+        told.published("e1", 1);
+        assert_eq!(broken(recovery, &told), [""; 0], "nobody tried before");
         let mut told = healed();
         told.fault(2, "kill-server");
         told.pass(2 * RECOVERY);

@@ -11,6 +11,8 @@ use crate::laws::accounted::is_owed;
 /// in both or in neither. So the least is every event that had a receipt before the question, has no dead letter and was
 /// refused for good by nobody, and no settlement of which was under way before the answer; and the most is every event
 /// that was sent before the answer and whose settlement was not confirmed before the question, twice if it was refused.
+/// A rewind brings back what was settled before it was answered, and so may a server that a fault made forget it: the
+/// promise is at least once.
 /// What an operator's purge may have taken need not be counted. After a power loss that may take settlements back, no
 /// status is judged.
 pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
@@ -36,7 +38,8 @@ pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
             for ((at, verdict), confirmed) in settlements {
                 touched |= at <= *answered;
                 let by_then = confirmed.is_some_and(|(at, answer)| at <= told.asked && answer.done().is_some());
-                done |= by_then && *verdict == Verdict::Ack;
+                let stays = !facts.may_come_again(&told.subscription, at, *answered);
+                done |= by_then && stays && *verdict == Verdict::Ack;
                 refused |= verdict.refusal().is_some() && at <= *answered;
             }
             let is_there = event.receipt.is_some_and(|at| at <= told.asked) && !facts.is_purged(event.position);
@@ -114,6 +117,18 @@ mod tests {
     }
 
     #[test]
+    fn a_server_may_forget_what_was_settled_before_it_was_back() {
+        let mut told = three();
+        let delivery = told.delivered("billing", "e1", 1, Some(Verdict::Ack));
+        told.settled(delivery, Answer::Done(()));
+        told.forgetful_fault(1);
+        told.status("billing", 3);
+        assert_eq!(broken(status, &told), [""; 0]);
+        told.status("billing", 4);
+        assert_eq!(broken(status, &told).len(), 1);
+    }
+
+    #[test]
     fn what_is_published_without_an_answer_may_be_there() {
         for backlog in [3, 4] {
             let mut told = three();
@@ -122,5 +137,23 @@ mod tests {
             told.stored("e4", 4);
             assert_eq!(broken(status, &told), [""; 0], "{backlog}");
         }
+    }
+
+    #[test]
+    fn a_rewind_brings_back_what_was_settled_before_it() {
+        for (backlog, broken_by) in [(3, 0), (4, 1)] {
+            let mut told = three();
+            let delivery = told.delivered("billing", "e1", 1, Some(Verdict::Ack));
+            told.settled(delivery, Answer::Done(()));
+            told.rewind("billing");
+            told.status("billing", backlog);
+            assert_eq!(broken(status, &told).len(), broken_by, "{backlog}");
+        }
+        let mut told = three();
+        told.rewind("billing");
+        let delivery = told.delivered("billing", "e1", 1, Some(Verdict::Ack));
+        told.settled(delivery, Answer::Done(()));
+        told.status("billing", 3);
+        assert_eq!(broken(status, &told).len(), 1, "it was settled after the rewind");
     }
 }

@@ -1,0 +1,158 @@
+//! The end of a round: what the store holds and what the bus says, once all is quiet.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, stream::Stream};
+use fanout_campaign_checker::history::{Event, EventId, Position, What};
+use fanout_tests::{BusStatus, State};
+use futures::StreamExt as _;
+use serde_json::Value;
+
+use crate::programs::{Operator, digest, subscriptions};
+use crate::recorder::Recorder;
+use crate::world::{LOG, RECOVERY, World};
+
+const DEAD: &str = "fanout_payments_dead";
+/// Messages that are read at a time.
+const AT_ONCE: usize = 32;
+/// Looks that must find nothing left, one after another: what is due is published within a second.
+const LOOKS: u32 = 6;
+
+/// Waits until nothing is left, or until what is left has not become less for twice the bound of recoveries.
+pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
+    let (mut found_nothing, mut least, mut since) = (0, u64::MAX, Instant::now());
+    loop {
+        let status = operator.status().await;
+        let backlog = |status: &BusStatus| {
+            let all = subscriptions().map(|name| status.subscription(name).and_then(|s| s.backlog()));
+            all.into_iter().sum::<Option<u64>>()
+        };
+        let left = status.as_ref().ok().and_then(backlog);
+        found_nothing = if left == Some(0) { found_nothing + 1 } else { 0 };
+        if left.is_some_and(|left| left < least) {
+            (least, since) = (left.unwrap_or(least), Instant::now());
+        }
+        if found_nothing >= LOOKS || since.elapsed() > 2 * RECOVERY {
+            return status;
+        }
+        // What could not be resumed while the store was away.
+        let billing = status.as_ref().ok().and_then(|status| status.subscription("billing"));
+        if billing.is_some_and(|billing| billing.state == State::Paused) {
+            operator.operation("resume", "billing", &[]).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Writes all of it into the history.
+pub(crate) async fn tell(world: &World, operator: &Operator, status: &BusStatus) -> Result<()> {
+    let recorder = &world.recorder;
+    for name in subscriptions() {
+        let Some(subscription) = status.subscription(name) else {
+            continue;
+        };
+        let backlog = subscription.backlog().unwrap_or(u64::MAX);
+        recorder.tell(
+            "operator",
+            What::Left {
+                subscription: name.to_owned(),
+                backlog,
+            },
+        );
+    }
+    let js = jetstream::new(world.admin.clone());
+    stored(&js, recorder).await.context("reading the log")?;
+    letters(&js, operator, recorder).await.context("reading dead letters")?;
+    recorder.flush()
+}
+
+async fn stored(js: &jetstream::Context, recorder: &Arc<Recorder>) -> Result<()> {
+    let log = js.get_stream(LOG).await?;
+    let state = log.cached_info().state.clone();
+    let log = &log;
+    let offsets = futures::stream::iter(state.first_sequence..=state.last_sequence);
+    let mut messages = offsets
+        .map(|offset| async move { (offset, message(log, offset).await) })
+        .buffered(AT_ONCE);
+    while let Some((offset, message)) = messages.next().await {
+        let Some(message) = message? else { continue };
+        let stored = recorder.at_wall(i64::try_from(message.time.unix_timestamp_nanos())?);
+        let Some(event) = event(&message.headers, &message.payload) else {
+            continue;
+        };
+        recorder.tell(
+            "store",
+            What::Stored {
+                event,
+                position: Position(0, offset),
+                stored,
+            },
+        );
+    }
+    Ok(())
+}
+
+async fn letters(js: &jetstream::Context, operator: &Operator, recorder: &Arc<Recorder>) -> Result<()> {
+    let dead = js.get_stream(DEAD).await?;
+    for letter in operator.dead_letters().await? {
+        let number = letter["number"].as_u64().context("it has a number")?;
+        let Some(message) = message(&dead, number).await? else {
+            continue;
+        };
+        let Some(event) = event(&message.headers, &message.payload) else {
+            continue;
+        };
+        let attempts: Vec<Value> = letter["attempts"].as_array().cloned().unwrap_or_default();
+        let reasons = attempts
+            .iter()
+            .filter_map(|attempt| Some(attempt["reason"].as_str()?.to_owned()));
+        let at = letter["position"]
+            .as_str()
+            .and_then(|at| at.parse::<fanout_client::Position>().ok());
+        let at = at.context("it has a position")?;
+        recorder.tell(
+            "store",
+            What::Letter {
+                subscription: letter["subscription"].as_str().unwrap_or_default().to_owned(),
+                event,
+                position: Position(at.partition, at.offset),
+                attempts: u32::try_from(attempts.len())?,
+                reasons: reasons.collect(),
+            },
+        );
+    }
+    Ok(())
+}
+
+/// A message, or none where there is none.
+async fn message(stream: &Stream, offset: u64) -> Result<Option<jetstream::message::StreamMessage>> {
+    use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+    let mut tries = 0;
+    loop {
+        match stream.get_raw_message(offset).await {
+            Ok(message) => return Ok(Some(message)),
+            Err(error) if error.kind() == NoMessageFound => return Ok(None),
+            Err(error) if tries >= 20 => return Err(error).with_context(|| format!("message {offset}")),
+            Err(_) => tries += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The event of a message, as the history has it.
+fn event(headers: &HeaderMap, payload: &[u8]) -> Option<Event> {
+    let header = |name: &str| Some(headers.get(name)?.as_str().to_owned());
+    Some(Event {
+        id: EventId {
+            tenant: header("ce-tenant")?,
+            source: header("ce-source")?,
+            id: header("ce-id")?,
+        },
+        event_type: header("ce-type")?,
+        key: header("ce-partitionkey"),
+        digest: digest(payload),
+    })
+}

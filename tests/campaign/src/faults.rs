@@ -1,0 +1,433 @@
+//! Does what a schedule says to a world, tells the history, and sees whether it happened.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use async_nats::jetstream::{self, kv};
+use fanout_campaign_checker::history::{Micros, What};
+use fanout_tests::nemesis::{Frozen, Nemesis, Proxy, Way};
+use futures::TryStreamExt as _;
+
+use crate::schedule::{Fault, Kind, Step};
+use crate::world::{Instance, LOG, World, until};
+
+const REGISTRY: &str = "fanout_payments_registry";
+/// What a server that is not told to sync at once has synced by then, as the policy's page says.
+const SYNCED_AFTER: Micros = 120_000_000;
+/// The bus looks for gaps every thirty seconds: what is purged before the first look at it is not told.
+const LOOKED_AT: Duration = Duration::from_secs(65);
+/// How long an operator's request may take while other things go wrong.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A fault that goes on, and how it ends.
+struct Ongoing {
+    number: u64,
+    end: End,
+}
+
+/// How a fault ends.
+enum End {
+    /// There is nothing to mend.
+    Nothing,
+    StartServers(Vec<usize>),
+    Thaw(Frozen, Option<String>),
+    JoinServer(usize),
+    FreeDisk(usize),
+    StartBuses(Vec<usize>),
+    StartEverything,
+    /// The store's proxies of an instance.
+    Store(usize),
+    Clients(usize),
+    StartEdge,
+    PutKey(String, Vec<u8>),
+}
+
+/// Does a step: its faults begin together, go on for a while, and are healed together.
+pub(crate) async fn take(world: &mut World, step: &Step) -> Result<()> {
+    tokio::time::sleep(Duration::from_millis(step.pause_ms)).await;
+    let mut ongoing = Vec::new();
+    for fault in &step.faults {
+        ongoing.push(begin(world, *fault).await?);
+    }
+    tokio::time::sleep(Duration::from_millis(step.hold_ms)).await;
+    for fault in ongoing {
+        end(world, fault).await?;
+    }
+    Ok(())
+}
+
+async fn begin(world: &mut World, Fault { kind, target }: Fault) -> Result<Ongoing> {
+    let number = world.recorder.number();
+    let servers = world.cluster.servers.len();
+    let (server, bus) = (target % servers, target % world.buses.len());
+    let now = world.recorder.now();
+    // Whoever has a majority loses what it had not synced.
+    let unsynced_since = (kind == Kind::PowerLossAll).then(|| now.saturating_sub(SYNCED_AFTER));
+    let on = on(kind, world, server, bus, target).await;
+    let what = What::Fault {
+        fault: number,
+        kind: kind.name(),
+        on: on.clone(),
+        redelivers: kind.redelivers(),
+        unsynced_since,
+    };
+    world.recorder.tell("nemesis", what);
+    let (seen, end) = match kind {
+        Kind::KillServer | Kind::UpgradeServer => {
+            world.cluster.servers[server].nats.kill();
+            (true, End::StartServers(vec![server]))
+        }
+        Kind::KillTwoServers => {
+            let killed = vec![server, (server + 1) % servers];
+            killed.iter().for_each(|i| world.cluster.servers[*i].nats.kill());
+            (true, End::StartServers(killed))
+        }
+        Kind::KillAllServers => {
+            world.cluster.servers.iter_mut().for_each(|node| node.nats.kill());
+            (true, End::StartServers((0..servers).collect()))
+        }
+        Kind::FreezeServer => freeze(world.cluster.servers[server].nats.id(), None).await,
+        Kind::PartitionServer => (world.cluster.partition(server), End::JoinServer(server)),
+        Kind::MuteServer => (world.cluster.mute(server), End::JoinServer(server)),
+        Kind::PowerLoss => (lose_power(world, &[server])?, End::StartServers(vec![server])),
+        Kind::PowerLossAll => {
+            let all: Vec<_> = (0..servers).collect();
+            (lose_power(world, &all)?, End::StartServers(all))
+        }
+        Kind::FullDisk => {
+            let disk = world.cluster.servers[server]
+                .disk
+                .as_ref()
+                .context("it has no disk of its own")?;
+            (disk.fill()?, End::FreeDisk(server))
+        }
+        Kind::FlipBit => {
+            let node = &mut world.cluster.servers[server];
+            node.nats.kill();
+            let flipped = node.disk.as_ref().context("it has no disk of its own")?.flip_bit(LOG);
+            (flipped.is_ok(), End::StartServers(vec![server]))
+        }
+        Kind::StepDownStream | Kind::StepDownConsumer => (step_down(world, kind, target).await, End::Nothing),
+        Kind::KillBus => {
+            kill_bus(world, bus);
+            (true, End::StartBuses(vec![bus]))
+        }
+        Kind::FreezeBus => match &world.buses[bus].served {
+            Some(served) => freeze(served.id(), Some(world.buses[bus].name.clone())).await,
+            None => (false, End::Nothing),
+        },
+        Kind::KillEverything => {
+            world.cluster.servers.iter_mut().for_each(|node| node.nats.kill());
+            (0..world.buses.len()).for_each(|i| kill_bus(world, i));
+            (true, End::StartEverything)
+        }
+        Kind::CutStore => (cut(&world.buses[bus].store), End::Store(bus)),
+        Kind::HoldStore => (hold(&world.buses[bus].store, target).await, End::Store(bus)),
+        Kind::CutClients => (cut(std::slice::from_ref(&world.buses[bus].clients)), End::Clients(bus)),
+        Kind::HoldClients => (
+            hold(std::slice::from_ref(&world.buses[bus].clients), target).await,
+            End::Clients(bus),
+        ),
+        Kind::KillEdge => {
+            world.edge.providers[0].kill();
+            (true, End::StartEdge)
+        }
+        Kind::FreezeEdge => freeze(world.edge.providers[0].id(), None).await,
+        Kind::DeleteConsumer => (delete_consumer(world, target).await, End::Nothing),
+        Kind::DeleteKey | Kind::CorruptKey => change_key(world, kind, target).await.unwrap_or((false, End::Nothing)),
+        Kind::PurgeLog => (purge(world).await.unwrap_or(false), End::Nothing),
+        Kind::RotateCertificate => {
+            world.put_certificate()?;
+            (reload(world).await, End::Nothing)
+        }
+        Kind::ChangeQuota => {
+            world.put_policy()?;
+            (reload(world).await, End::Nothing)
+        }
+    };
+    if seen {
+        world.recorder.tell("nemesis", What::Seen { fault: number });
+    }
+    let how = if seen { "" } else { " (not seen to happen)" };
+    crate::say(format!("  {} of {on}{how}", kind.name()));
+    Ok(Ongoing { number, end })
+}
+
+async fn on(kind: Kind, world: &World, server: usize, bus: usize, target: usize) -> String {
+    match kind {
+        Kind::KillTwoServers => format!("s{server} and s{}", (server + 1) % world.cluster.servers.len()),
+        Kind::KillAllServers | Kind::PowerLossAll | Kind::KillEverything => "all".to_owned(),
+        Kind::KillServer
+        | Kind::FreezeServer
+        | Kind::PartitionServer
+        | Kind::MuteServer
+        | Kind::PowerLoss
+        | Kind::FullDisk
+        | Kind::FlipBit
+        | Kind::UpgradeServer => format!("s{server}"),
+        Kind::KillBus | Kind::FreezeBus | Kind::CutStore | Kind::HoldStore | Kind::CutClients | Kind::HoldClients => {
+            format!("instance {}", world.buses[bus].name)
+        }
+        Kind::KillEdge | Kind::FreezeEdge => "the edge".to_owned(),
+        Kind::StepDownStream => stream(world, target).await.unwrap_or_else(|_| "a stream".to_owned()),
+        Kind::StepDownConsumer | Kind::DeleteConsumer => consumer(world, target)
+            .await
+            .unwrap_or_else(|_| "a consumer".to_owned()),
+        Kind::DeleteKey | Kind::CorruptKey => "the registry".to_owned(),
+        Kind::PurgeLog => "the log".to_owned(),
+        Kind::RotateCertificate | Kind::ChangeQuota => "both instances".to_owned(),
+    }
+}
+
+async fn end(world: &mut World, Ongoing { number, end }: Ongoing) -> Result<()> {
+    // Instances hear of each other through the servers.
+    let is_of_servers = matches!(
+        end,
+        End::StartServers(_) | End::Thaw(_, None) | End::JoinServer(_) | End::FreeDisk(_) | End::StartEverything
+    );
+    match end {
+        End::Nothing => {}
+        End::StartServers(servers) => start_servers(world, &servers).await,
+        End::Thaw(frozen, instance) => {
+            frozen.thaw();
+            if let Some(instance) = instance {
+                world.recorder.tell(
+                    &instance,
+                    What::InstanceBack {
+                        instance: instance.clone(),
+                    },
+                );
+            }
+        }
+        End::JoinServer(i) => world.cluster.join(i),
+        End::FreeDisk(i) => {
+            let node = &mut world.cluster.servers[i];
+            node.disk.as_ref().context("it has no disk of its own")?.free_up()?;
+            // A server that could not write has stopped JetStream: the operator starts it again.
+            node.nats.restart().await;
+        }
+        End::StartBuses(buses) => {
+            for i in buses {
+                world.restart(i).await?;
+            }
+        }
+        End::StartEverything => {
+            let all: Vec<_> = (0..world.cluster.servers.len()).collect();
+            start_servers(world, &all).await;
+            for i in 0..world.buses.len() {
+                world.restart(i).await?;
+            }
+        }
+        End::Store(i) => {
+            world.buses[i].store.iter().for_each(Proxy::reset);
+            let name = world.buses[i].name.clone();
+            world
+                .recorder
+                .tell(&name, What::InstanceBack { instance: name.clone() });
+        }
+        End::Clients(i) => world.buses[i].clients.reset(),
+        End::StartEdge => world.edge.restart_provider(0).await,
+        End::PutKey(key, value) => {
+            let bucket = registry(world).await?;
+            until("the operator mends the key", Duration::from_secs(30), async || {
+                bucket.put(&key, value.clone().into()).await.is_ok()
+            })
+            .await?;
+        }
+    }
+    if is_of_servers {
+        for Instance { name, .. } in &world.buses {
+            world.recorder.tell(name, What::InstanceBack { instance: name.clone() });
+        }
+    }
+    world.recorder.tell("nemesis", What::Healed { fault: number });
+    Ok(())
+}
+
+/// Several at once: a cluster has no leader before most are there.
+async fn start_servers(world: &mut World, servers: &[usize]) {
+    let nodes = world
+        .cluster
+        .servers
+        .iter_mut()
+        .enumerate()
+        .filter(|(i, _)| servers.contains(i));
+    let starting = nodes.map(|(_, node)| async move {
+        match node.newer.take() {
+            Some(binary) => node.nats.restart_as(binary).await,
+            None => node.nats.restart().await,
+        }
+    });
+    futures::future::join_all(starting).await;
+}
+
+fn lose_power(world: &mut World, servers: &[usize]) -> Result<bool> {
+    for i in servers {
+        world.cluster.servers[*i].nats.kill();
+    }
+    for i in servers {
+        let disk = world.cluster.servers[*i].disk.as_mut();
+        disk.context("it has no disk of its own")?.lose_power()?;
+    }
+    Ok(true)
+}
+
+/// Seen once the kernel says that it is stopped.
+async fn freeze(process: u32, instance: Option<String>) -> (bool, End) {
+    let frozen = Frozen::process(process);
+    let is_stopped = async || {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    };
+    let seen = until("it is stopped", Duration::from_secs(1), is_stopped).await.is_ok();
+    (seen, End::Thaw(frozen, instance))
+}
+
+fn kill_bus(world: &mut World, i: usize) {
+    // Dropped, it is killed and waited for.
+    drop(world.buses[i].served.take());
+}
+
+fn cut(proxies: &[Proxy]) -> bool {
+    let seen = proxies.iter().any(|proxy| proxy.connections() > 0);
+    proxies.iter().for_each(Proxy::cut);
+    seen
+}
+
+/// Seen once something waits.
+async fn hold(proxies: &[Proxy], target: usize) -> bool {
+    let way = [Way::ToServer, Way::ToClient][target / 7 % 2];
+    proxies.iter().for_each(|proxy| proxy.hold(way));
+    until("something waits", Duration::from_secs(1), async || {
+        proxies.iter().any(|p| p.waiting() > 0)
+    })
+    .await
+    .is_ok()
+}
+
+async fn reload(world: &World) -> bool {
+    let read = |i: usize| {
+        let log = world.buses[i].served.as_ref().map(fanout_tests::Served::log);
+        log.map_or(0, |log| log.matches("the policy is read again").count())
+    };
+    let before: Vec<_> = (0..world.buses.len()).map(read).collect();
+    world.buses.iter().for_each(|instance| instance.signal("HUP"));
+    until("the policy is read again", PATIENCE, async || {
+        (0..world.buses.len()).all(|i| read(i) > before[i])
+    })
+    .await
+    .is_ok()
+}
+
+async fn step_down(world: &World, kind: Kind, target: usize) -> bool {
+    let nemesis = Nemesis::on(&world.admin);
+    let stepping = match kind {
+        Kind::StepDownStream => {
+            let Ok(stream) = stream(world, target).await else {
+                return false;
+            };
+            tokio::spawn(async move { nemesis.step_down(&stream).await })
+        }
+        _ => {
+            let Ok(consumer) = consumer(world, target).await else {
+                return false;
+            };
+            tokio::spawn(async move { nemesis.step_down_consumer(LOG, &consumer).await })
+        }
+    };
+    let abort = stepping.abort_handle();
+    let done = tokio::time::timeout(PATIENCE, stepping).await;
+    abort.abort();
+    matches!(done, Ok(Ok(())))
+}
+
+/// One of the bus's streams.
+async fn stream(world: &World, target: usize) -> Result<String> {
+    let js = jetstream::new(world.admin.clone());
+    let names: Vec<String> = js.stream_names().try_collect().await?;
+    let mut names: Vec<_> = names
+        .into_iter()
+        .filter(|name| name.contains("fanout_payments"))
+        .collect();
+    names.sort();
+    one_of(names, target)
+}
+
+/// One of the log's consumers.
+async fn consumer(world: &World, target: usize) -> Result<String> {
+    let js = jetstream::new(world.admin.clone());
+    let mut names: Vec<String> = js.get_stream_no_info(LOG).await?.consumer_names().try_collect().await?;
+    names.sort();
+    one_of(names, target)
+}
+
+fn one_of(mut names: Vec<String>, target: usize) -> Result<String> {
+    if names.is_empty() {
+        bail!("there is none");
+    }
+    Ok(names.swap_remove(target % names.len()))
+}
+
+async fn delete_consumer(world: &World, target: usize) -> bool {
+    let Ok(consumer) = consumer(world, target).await else {
+        return false;
+    };
+    let js = jetstream::new(world.admin.clone());
+    js.delete_consumer_from_stream(&consumer, LOG)
+        .await
+        .is_ok_and(|deleted| deleted.success)
+}
+
+async fn registry(world: &World) -> Result<kv::Store> {
+    let js = jetstream::new(world.admin.clone());
+    js.get_key_value(REGISTRY).await.context("the registry is not there")
+}
+
+/// Takes a key away as if it had never been, or overwrites it. The mark of a deleted key would end the subscription.
+async fn change_key(world: &World, kind: Kind, target: usize) -> Result<(bool, End)> {
+    let bucket = registry(world).await?;
+    let mut keys: Vec<String> = bucket.keys().await?.try_collect().await?;
+    keys.sort();
+    let key = one_of(keys, target)?;
+    let entry = bucket.entry(&key).await?.context("it is not there")?;
+    if kind == Kind::DeleteKey {
+        let js = jetstream::new(world.admin.clone());
+        let stream = js.get_stream(format!("KV_{REGISTRY}")).await?;
+        stream.purge().filter(format!("$KV.{REGISTRY}.{key}")).await?;
+        return Ok((bucket.get(&key).await?.is_none(), End::Nothing));
+    }
+    bucket.put(&key, "\u{0}not an entry".into()).await?;
+    Ok((true, End::PutKey(key, entry.value.to_vec())))
+}
+
+/// Purges the events that are older than what the bus looks at between two looks for gaps.
+async fn purge(world: &World) -> Result<bool> {
+    let js = jetstream::new(world.admin.clone());
+    let mut log = js.get_stream(LOG).await?;
+    let state = log.cached_info().state.clone();
+    let before = world
+        .recorder
+        .now()
+        .saturating_sub(u64::try_from(LOOKED_AT.as_micros())?);
+    let (mut old, mut young) = (state.first_sequence, state.last_sequence + 1);
+    while old < young {
+        let middle = old.midpoint(young);
+        let stored = log.get_raw_message(middle).await?.time.unix_timestamp_nanos();
+        match world.recorder.at_wall(i64::try_from(stored)?) < before {
+            true => old = middle + 1,
+            false => young = middle,
+        }
+    }
+    if old == state.first_sequence {
+        return Ok(false);
+    }
+    // From here on they may be gone, whatever is answered.
+    let purged = What::Purged {
+        partition: 0,
+        first: state.first_sequence,
+        last: old - 1,
+    };
+    world.recorder.tell("operator", purged);
+    log.purge().sequence(old).await?;
+    Ok(log.info().await?.state.first_sequence >= old)
+}
