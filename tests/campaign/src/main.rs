@@ -124,11 +124,19 @@ async fn run(args: Args) -> Result<bool> {
         put_tables(page, &report::tables(&report::all(&args.out)?))?;
         return Ok(true);
     }
+    let named = !args.faults.is_empty();
+    let wanted = if named {
+        &args.faults[..]
+    } else {
+        Kind::value_variants()
+    };
+    // Nothing is mounted for faults that need no disk.
+    let needs_disks = args.replay.is_some() || wanted.iter().any(|kind| kind.needs_a_disk());
     let means = Means {
-        disks: Disk::are_possible(),
+        disks: needs_disks && Disk::are_possible(),
         older_server: cluster::older_server().is_some(),
     };
-    if !means.disks {
+    if needs_disks && !means.disks {
         say("no filesystem of its own can be mounted here: no power loss, no full disk, no flipped bit");
     }
     if !means.older_server {
@@ -137,12 +145,6 @@ async fn run(args: Args) -> Result<bool> {
     let durability = match args.durability {
         Proves::Acknowledged => Durability::Acknowledged,
         Proves::OnDisk => Durability::OnDisk,
-    };
-    let named = !args.faults.is_empty();
-    let wanted = if named {
-        &args.faults[..]
-    } else {
-        Kind::value_variants()
     };
     let kinds: Vec<_> = wanted
         .iter()

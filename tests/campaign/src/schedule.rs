@@ -137,6 +137,14 @@ impl Kind {
         }
     }
 
+    /// Whether it is done to a filesystem of the server's own.
+    pub(crate) fn needs_a_disk(self) -> bool {
+        matches!(
+            self,
+            Self::PowerLoss | Self::PowerLossAll | Self::FullDisk | Self::FlipBit
+        )
+    }
+
     /// What must not be done to one thing twice at a time.
     fn touches(self, target: usize, replicas: usize) -> Vec<String> {
         match self {
@@ -271,6 +279,12 @@ impl Schedule {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is no schedule", path.display()))
+    }
+
+    /// Whether a server needs a filesystem of its own.
+    pub(crate) fn needs_disks(&self) -> bool {
+        let mut faults = self.steps.iter().flat_map(|step| &step.faults);
+        faults.any(|fault| fault.kind.needs_a_disk())
     }
 
     /// How many faults it has.

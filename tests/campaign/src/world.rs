@@ -69,7 +69,13 @@ impl World {
         means: Means,
     ) -> Result<Self> {
         let (ordering, durability) = (schedule.ordering, schedule.durability);
-        let cluster = Cluster::start(folder, schedule.replicas, durability, means.disks).await?;
+        let cluster = Cluster::start(
+            folder,
+            schedule.replicas,
+            durability,
+            means.disks && schedule.needs_disks(),
+        )
+        .await?;
         let admin = cluster.client().await?;
         let js = async_nats::jetstream::new(admin.clone());
         until("the cluster has a leader", START_WITHIN, async || {
