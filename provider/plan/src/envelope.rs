@@ -92,7 +92,11 @@ pub fn from_headers<'a>(
     event_type: Option<&str>,
     headers: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Attributes, Problem> {
-    let mut read = Reading::new(tenant, event_type);
+    let mut read = Reading::new(Given {
+        tenant: Some(tenant),
+        event_type,
+        by: "subject",
+    });
     for (name, value) in headers {
         if let Some(name) = name.strip_prefix(PREFIX) {
             read.attribute(name, decoded(name, value)?.into_owned())?;
@@ -101,10 +105,18 @@ pub fn from_headers<'a>(
     read.finish()
 }
 
+/// What is known of an event before its attributes are read; they have to say the same, or nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given<'a> {
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) event_type: Option<&'a str>,
+    /// Where that is known from, for messages: the subject of a message, the path of a request.
+    pub(crate) by: &'static str,
+}
+
 /// An event whose attributes are read one by one.
 pub(crate) struct Reading<'a> {
-    tenant: &'a str,
-    event_type: Option<&'a str>,
+    given: Given<'a>,
     raw: RawEvent,
     version: Option<String>,
     tenant_written: Option<String>,
@@ -115,10 +127,9 @@ pub(crate) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    pub(crate) fn new(tenant: &'a str, event_type: Option<&'a str>) -> Self {
+    pub(crate) fn new(given: Given<'a>) -> Self {
         Self {
-            tenant,
-            event_type,
+            given,
             raw: RawEvent::default(),
             version: None,
             tenant_written: None,
@@ -168,24 +179,46 @@ impl<'a> Reading<'a> {
         self.raw.data_content_type.as_deref()
     }
 
-    pub(crate) fn finish(mut self) -> Result<Attributes, Problem> {
+    /// Refuses an event that does not say its version, or its type where nothing else does.
+    pub(crate) fn requires(&self, attributes: &[&str]) -> Result<(), Problem> {
+        for name in attributes {
+            let is_there = match *name {
+                "specversion" => self.version.is_some(),
+                "type" => self.type_written.is_some(),
+                "id" => self.id.is_some(),
+                _ => true,
+            };
+            if !is_there {
+                return Err(invalid(format!("it is no CloudEvent: `{name}` is missing")));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Result<Attributes, Problem> {
+        Attributes::try_from(self.into_raw()?)
+    }
+
+    /// The event as it came: its attributes are those of one event, and not all of them need be legal.
+    pub(crate) fn into_raw(mut self) -> Result<RawEvent, Problem> {
+        let Given { tenant, event_type, by } = self.given;
         if let Some(version) = self.version.filter(|v| v != VERSION) {
             return Err(invalid(format!(
                 "it is an event of CloudEvents {}: {VERSION} is read",
                 shown(&version)
             )));
         }
-        for (name, written, subject) in [
-            ("type", &self.type_written, self.event_type),
-            ("tenant", &self.tenant_written, Some(self.tenant)),
+        for (name, written, given) in [
+            ("type", &self.type_written, event_type),
+            ("tenant", &self.tenant_written, tenant),
         ] {
-            if let (Some(written), Some(subject)) = (written, subject)
-                && written != subject
+            if let (Some(written), Some(given)) = (written, given)
+                && written != given
             {
                 return Err(invalid(format!(
-                    "its attribute `{name}` is {} and its subject says {}: publish it on the subject of its own {name}",
+                    "its attribute `{name}` is {} and its {by} says {}: publish it on the {by} of its own {name}",
                     shown(written),
-                    shown(subject)
+                    shown(given)
                 )));
             }
         }
@@ -197,14 +230,15 @@ impl<'a> Reading<'a> {
                 ))
             })?);
         }
-        self.raw.tenant = self.tenant.to_owned();
-        self.raw.event_type = match self.event_type {
-            Some(event_type) => event_type.to_owned(),
-            None => self.type_written.unwrap_or_default(),
+        let one = |given: Option<&str>, written: Option<String>| match given {
+            Some(given) => given.to_owned(),
+            None => written.unwrap_or_default(),
         };
+        self.raw.tenant = one(tenant, self.tenant_written);
+        self.raw.event_type = one(event_type, self.type_written);
         self.raw.id = self.id.unwrap_or_default();
         self.raw.source = self.source.unwrap_or_default();
-        Attributes::try_from(self.raw)
+        Ok(self.raw)
     }
 }
 
@@ -224,7 +258,7 @@ pub fn shown_value(value: &str) -> String {
 /// A header's value as the HTTP binding reads it: one round of percent-decoding, of a value that older writers may have put
 /// in double quotes. Nothing is read as something else than what it was: half an escape, or bytes that are no UTF-8, are
 /// refused.
-fn decoded<'a>(name: &str, value: &'a str) -> Result<Cow<'a, str>, Problem> {
+pub(crate) fn decoded<'a>(name: &str, value: &'a str) -> Result<Cow<'a, str>, Problem> {
     let value = unquoted(value);
     let escapes = value.split('%').skip(1);
     let whole = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());

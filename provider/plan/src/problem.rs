@@ -79,6 +79,20 @@ codes! {
     EventTooLarge = "event-too-large",
     /// More events in one call than the contract allows.
     TooManyEvents = "too-many-events",
+    /// A request over HTTP that is not what its path takes.
+    InvalidRequest = "invalid-request",
+    /// A content type that nothing is read from.
+    UnsupportedMediaType = "unsupported-media-type",
+    /// There is nothing at this path.
+    NotFound = "not-found",
+    /// There is something at this path, and this method does nothing with it.
+    MethodNotAllowed = "method-not-allowed",
+    /// A page of an origin that the listener does not allow.
+    OriginNotAllowed = "origin-not-allowed",
+    /// More live tails of one caller, or of all, than may.
+    TooManyTails = "too-many-tails",
+    /// A live tail whose reader does not read.
+    SlowReader = "slow-reader",
     /// More fetches of one caller, or of one subscription, that wait than may.
     TooManyFetches = "too-many-fetches",
     /// The caller has no link to this provider under that name.

@@ -1,5 +1,5 @@
 //! A CloudEvent in structured mode: attributes and payload in one JSON document (CloudEvents 1.0.2, "JSON Event Format").
-//! Fanout writes none; other clients of the bus's subjects may.
+//! Other clients of the bus's subjects may write them, and callers over HTTP; [`data`] is how Fanout writes a payload there.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::envelope::{Reading, invalid};
+use crate::envelope::{Given, Reading, invalid};
 use crate::event::MAX_EXTENSIONS;
 use crate::name::shown;
 use crate::{Attributes, Problem};
@@ -56,7 +56,7 @@ impl Mode {
 }
 
 /// A content type without its parameters, in lower case.
-fn media_type(content_type: &str) -> String {
+pub(crate) fn media_type(content_type: &str) -> String {
     let end = content_type.find(';').unwrap_or(content_type.len());
     content_type[..end].trim().to_ascii_lowercase()
 }
@@ -75,10 +75,13 @@ fn is_json(content_type: &str) -> bool {
 /// # Errors
 /// What keeps it from being one event of its subject.
 pub fn read(tenant: &str, event_type: &str, document: &[u8]) -> Result<(Attributes, Vec<u8>), Problem> {
-    let document = Document::of(document)?;
-    document.needed("specversion")?;
-    document.needed("type")?;
-    document.event(tenant, event_type)
+    let given = Given {
+        tenant: Some(tenant),
+        event_type: Some(event_type),
+        by: "subject",
+    };
+    let (event, payload) = take(given, document)?;
+    Ok((event.finish()?, payload))
 }
 
 /// The event of a document that stands alone, such as a file that a person wrote: its tenant and its type are its own, and
@@ -89,7 +92,62 @@ pub fn read(tenant: &str, event_type: &str, document: &[u8]) -> Result<(Attribut
 pub fn read_alone(document: &[u8]) -> Result<(Attributes, Vec<u8>), Problem> {
     let document = Document::of(document)?;
     let (tenant, event_type) = (document.needed("tenant")?, document.needed("type")?);
-    document.event(&tenant, &event_type)
+    let given = Given {
+        tenant: Some(&tenant),
+        event_type: Some(&event_type),
+        by: "document",
+    };
+    let (event, payload) = document.take(given)?;
+    Ok((event.finish()?, payload))
+}
+
+/// The attributes of a document, not yet checked, and its payload.
+pub(crate) fn take<'a>(given: Given<'a>, document: &[u8]) -> Result<(Reading<'a>, Vec<u8>), Problem> {
+    let document = Document::of(document)?;
+    document.needed("specversion")?;
+    document.needed("type")?;
+    document.take(given)
+}
+
+/// A payload as a member of a document.
+#[derive(Clone, Debug)]
+pub enum Data<'a> {
+    /// `data`: JSON, as it came.
+    Json(&'a RawValue),
+    /// `data`: a text.
+    Text(&'a str),
+    /// `data_base64`.
+    Base64(String),
+}
+
+/// How a payload is written: JSON as it stands where its content type says JSON, or says nothing; a text where that says
+/// text or XML; else as Base64. Whoever reads the document has the payload as it came.
+pub fn data<'a>(content_type: Option<&str>, payload: &'a [u8]) -> Data<'a> {
+    let base64 = || Data::Base64(STANDARD.encode(payload));
+    let Ok(text) = std::str::from_utf8(payload) else {
+        return base64();
+    };
+    match content_type {
+        Some(written) if !is_json(written) => match is_text(written) {
+            true => Data::Text(text),
+            false => base64(),
+        },
+        // `null` is as if it were left out ("JSON Event Format", 2.4).
+        _ if text.trim() == "null" => base64(),
+        _ => match serde_json::from_str::<&RawValue>(text) {
+            // Without the blanks around it, it would be another payload.
+            Ok(json) if json.get().len() == text.len() => Data::Json(json),
+            _ => base64(),
+        },
+    }
+}
+
+/// Whether data of this content type is text or XML, which a JSON string can hold.
+fn is_text(content_type: &str) -> bool {
+    let media_type = media_type(content_type);
+    media_type
+        .split_once('/')
+        .is_some_and(|(kind, sub)| kind == "text" || (kind == "application" && (sub == "xml" || sub.ends_with("+xml"))))
 }
 
 /// An attribute as text ("Type System", the canonical forms).
@@ -133,8 +191,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    fn event(self, tenant: &str, event_type: &str) -> Result<(Attributes, Vec<u8>), Problem> {
-        let mut event = Reading::new(tenant, Some(event_type));
+    fn take<'g>(self, given: Given<'g>) -> Result<(Reading<'g>, Vec<u8>), Problem> {
+        let mut event = Reading::new(given);
         let mut data = None;
         for (name, value) in self.0 {
             let text = value.get();
@@ -163,7 +221,7 @@ impl<'a> Document<'a> {
                 bytes.ok_or_else(|| invalid(format!("its `{name}` is no text, or no Base64, as it should be")))?
             }
         };
-        Ok((event.finish()?, payload))
+        Ok((event, payload))
     }
 }
 

@@ -6,7 +6,7 @@ use fanout_transport::Shape::{self, Bytes, Cases, Fields, List, Number, Option};
 use super::{inbox, publisher, status, subscriber};
 
 /// The most events, and the most settlements, in one call.
-pub(super) const MAX_ITEMS: usize = 1_000;
+pub(super) const MAX_ITEMS: usize = fanout_plan::http_binding::MAX_EVENTS;
 /// Extensions of one event that are decoded, so that an event with a few too many is refused by itself.
 const MAX_EXTENSIONS: u32 = 64;
 /// Tenants, and patterns of event types, in one filter. What a subscription may have is less.

@@ -7,7 +7,7 @@ use fanout_plan::pattern::{Pattern, View};
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::{
     Attributes, BusNames, Code, EventType, Filter, Policy, Position, Problem, RawEvent, Settings, SubjectTemplate,
-    TenantId, TypePattern, envelope, link, structured,
+    TenantId, TypePattern, envelope, http_binding, link, structured,
 };
 
 const NOW: i64 = 1_767_225_600_000_000_000;
@@ -203,6 +203,50 @@ pub fn pattern(data: &[u8]) {
             narrowed.matches(&tenant, &event_type),
             "the store would not be asked for it"
         );
+
+/// A request with events: a line with the tenant of its path, which may be empty; its headers, a line each; an empty line;
+/// its body. Each event that is legal is the same after it was stored, and written as a document that is read as it again.
+pub fn http(data: &[u8]) {
+    let (first, rest) = split(data, b"\n");
+    let (head, body) = split(rest, b"\n\n");
+    let Ok(tenant) = std::str::from_utf8(first) else { return };
+    let headers = head.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (name, value) = split(line, b": ");
+        Some((std::str::from_utf8(name).ok()?, value))
+    });
+    let tenant = Some(tenant).filter(|tenant| !tenant.is_empty());
+    let Ok(request) = http_binding::Request::new(tenant, headers, body) else { return };
+    let events = match request.events() {
+        Ok(http_binding::Events::One(event)) => vec![Ok(*event)],
+        Ok(http_binding::Events::Batch(events)) => events,
+        Err(_) => return,
+    };
+    assert!(events.len() <= http_binding::MAX_EVENTS);
+    for event in events.into_iter().flatten() {
+        assert!(tenant.is_none_or(|tenant| event.event.tenant == tenant), "another tenant's");
+        let content_type = event.event.data_content_type.clone();
+        if let Ok(attributes) = Attributes::try_from(event.event) {
+            is_one_event(&attributes);
+        }
+        let written = match structured::data(content_type.as_deref(), &event.data) {
+            structured::Data::Json(json) => format!(r#""data":{}"#, json.get()),
+            structured::Data::Text(text) => format!(r#""data":{}"#, serde_json::json!(text)),
+            structured::Data::Base64(base64) => format!(r#""data_base64":"{base64}""#),
+        };
+        let content_type = content_type.map_or_else(String::new, |t| format!(r#""datacontenttype":{},"#, serde_json::json!(t)));
+        let document = format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t",{content_type}{written}}}"#);
+        if let Ok((_, read)) = structured::read("acme", "t", document.as_bytes()) {
+            assert_eq!(read, event.data.as_ref(), "{document}");
+        }
+    }
+}
+
+/// What stands before a separator, and behind it.
+fn split<'a>(bytes: &'a [u8], separator: &[u8]) -> (&'a [u8], &'a [u8]) {
+    let found = bytes.windows(separator.len()).position(|window| window == separator);
+    match found {
+        Some(at) => (&bytes[..at], &bytes[at + separator.len()..]),
+        None => (bytes, &[]),
     }
 }
 
