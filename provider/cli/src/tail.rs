@@ -2,23 +2,33 @@
 
 use anyhow::Result;
 use fanout_plan::{Filter, timestamp};
-use futures::StreamExt as _;
+use fanout_provider::jetstream::{Read, TailFrom};
 use serde_json::json;
 
-use crate::terminal::{json_line, printable, printable_bytes, say};
+use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
 use crate::{args, bus};
 
 pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
     let (store, _) = bus::observed(&args.store).await?;
     let filter = Filter::new(args.tenant.clone(), args.event_type.clone());
-    let mut events = std::pin::pin!(store.tail(&filter, args.from).await?);
+    let from = args.from.map_or(TailFrom::Now, TailFrom::Start);
+    let mut log = store.tail(&filter, from).await?;
     let mut left = args.count;
     while left != Some(0) {
-        let event = tokio::select! {
-            event = events.next() => event,
+        let read = tokio::select! {
+            read = log.next() => read,
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
         };
-        let Some(event) = event.transpose()? else { break };
+        let event = match read.transpose()? {
+            Some(Read::Event(event)) => event,
+            Some(Read::Expired { first, last }) => {
+                error_line(format_args!(
+                    "what stood from {first} to {last} expired before it was read"
+                ));
+                continue;
+            }
+            None => break,
+        };
         let at = timestamp::to_rfc3339(event.published_at);
         if json {
             let data = match std::str::from_utf8(&event.payload) {

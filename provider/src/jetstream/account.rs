@@ -126,6 +126,15 @@ impl Store {
         self.account().await.map(drop)
     }
 
+    /// Whether the store can be asked: it says how the dead letters are doing, a stream that each bus has.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn is_reached(&self) -> Result<(), StoreError> {
+        let asked = self.letters().await?.get_info().await;
+        asked.map(drop).map_err(StoreError::when("say how it is doing"))
+    }
+
     /// Takes away again what a plan that could not be finished has made of a bus that was not there before, the last
     /// first. What holds a message stays: somebody uses it.
     ///

@@ -174,13 +174,14 @@ impl Store {
         let published_at = nanoseconds(message.time);
         let (mut headers, mut payload): (_, Bytes) = (Some(message.headers), message.payload);
         // What is no event is shown as it is.
-        drop(event(template, &message.subject, &mut headers, &mut payload));
+        let event = event(template, &message.subject, &mut headers, &mut payload);
         Some(LogEvent {
             position,
             published_at,
             tenant,
             event_type,
             attributes: headers.as_ref().map(shown).unwrap_or_default(),
+            event: event.ok(),
             payload,
         })
     }
