@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::bus::Bus;
-use crate::contract;
+use crate::contract::{self, Origins};
 use crate::listeners::{CantListen, Listeners};
 use crate::watchdog::Watchdog;
 
@@ -28,6 +28,7 @@ pub(crate) struct RunningBus {
     /// Serves the other instances of the bus.
     instances: JoinHandle<()>,
     listeners: Listeners,
+    origins: Origins,
 }
 
 impl RunningBus {
@@ -41,9 +42,11 @@ impl RunningBus {
             tokio::spawn(crate::floors::keep(bus.clone())),
         ];
         bus.settled().await;
-        let (service, instances) = contract::service(bus.clone()).await?;
+        let origins = Origins::default();
+        let (service, instances) = contract::service(bus.clone(), origins.clone()).await?;
         Ok(Self {
             service,
+            origins,
             instances: tokio::spawn(instances),
             bus,
             keeper,
@@ -54,7 +57,9 @@ impl RunningBus {
 
     /// Listens there, and nowhere else any more.
     pub(crate) async fn listen(&mut self, listening: &Listening) -> Result<(), CantListen> {
-        self.listeners.listen(listening, &self.service).await
+        self.listeners.listen(listening, &self.service).await?;
+        self.origins.set(&listening.allowed_origins);
+        Ok(())
     }
 
     /// Where it listens, with the ports that the system chose.

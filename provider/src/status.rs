@@ -107,7 +107,7 @@ pub(crate) fn as_json(status: &BusStatus) -> String {
     serde_json::to_string(status).unwrap_or_default()
 }
 
-async fn document(bus: &Bus) -> BusStatus {
+pub(crate) async fn document(bus: &Bus) -> BusStatus {
     let view = bus.view();
     let mut letters = match &view.store {
         Some(store) => store.dead_letter_counts().await.ok(),

@@ -11,6 +11,7 @@ mod edge;
 pub mod fetcher;
 pub mod hosted;
 pub mod http;
+pub mod http_bus;
 pub mod nemesis;
 mod provider;
 mod refusals;

@@ -16,6 +16,7 @@ const SESSIONS: &[(&str, &str, &[u16])] = &[
     ("README.md", "### From the command line", &[4222, 7761]),
     ("docs/client.md", "## From the command line", &[4222, 7761]),
     ("docs/delivery.md", "## Pause, resume, rewind", &[4222, 7761]),
+    ("docs/http.md", "## A session with curl", &[4222, 7780]),
     ("docs/ingress.md", "## From the command line", &[]),
     ("docs/operations.md", "## Changing a topology", &[4222, 7761]),
     ("docs/operations.md", "## What happened to this event?", &[4222, 7761]),

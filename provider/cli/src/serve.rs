@@ -34,7 +34,7 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
             }),
             allow_unauthenticated_network_peers: args.allow_unauthenticated_network_peers,
             by_flags: !args.listen.is_empty() || args.tls_certificate.is_some(),
-            inbox_prefixes: Vec::new(),
+            ..Listening::default()
         },
     };
     fanout_provider::serve(server, |bus, endpoints| {

@@ -335,7 +335,10 @@ pub fn start(s: &str) -> Result<Start, Problem> {
 }
 
 /// Where to end, written in the same way.
-pub(crate) fn end(s: &str) -> Result<End, Problem> {
+///
+/// # Errors
+/// Says how it is written.
+pub fn end(s: &str) -> Result<End, Problem> {
     let what = "a time";
     place(s, what)?.ok_or_else(|| not_a_place(s, what))
 }

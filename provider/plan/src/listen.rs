@@ -1,11 +1,12 @@
 //! Where an instance listens besides the lattice, and as whom: settings of the instance, not of the bus's policy. Where
 //! the listener's URLs lead is the transport's to know.
 
+use crate::name::shown;
 use crate::setting::{self, Reader, Settings};
 use crate::{Code, Problem};
 
 /// The settings of an instance, which the policy's reader leaves alone.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 8] = [
     "listen",
     "listen-allow-unauthenticated-network-peers",
     "tls.certificate",
@@ -13,10 +14,14 @@ const SETTINGS: [&str; 7] = [
     "tls.client-ca",
     "tls.client-crl",
     INBOX_PREFIXES,
+    ALLOWED_ORIGINS,
 ];
 
 /// The setting of [`Listening::inbox_prefixes`].
 pub const INBOX_PREFIXES: &str = "inbox-prefixes";
+
+/// The setting of [`Listening::allowed_origins`].
+pub const ALLOWED_ORIGINS: &str = "http.allowed-origins";
 
 /// How an instance listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Listening {
     /// Where whoever asks over NATS may want the answer, besides inboxes like the instance's own: prefixes of subjects;
     /// empty for `_INBOX` alone.
     pub inbox_prefixes: Vec<String>,
+    /// The origins of pages that may send requests over HTTP, such as `https://console.example.com`; empty for none.
+    pub allowed_origins: Vec<String>,
 }
 
 /// Files of PEM.
@@ -73,6 +80,7 @@ impl Listening {
         let client_ca = r.optional("tls.client-ca", text);
         let client_crl = r.optional("tls.client-crl", text);
         let inbox_prefixes = r.or(INBOX_PREFIXES, Vec::new(), texts);
+        let allowed_origins = r.or(ALLOWED_ORIGINS, Vec::new(), origins);
         if certificate.is_some() != key.is_some() {
             r.conflict("`tls.certificate` and `tls.key` go together: set both or none");
         }
@@ -97,6 +105,7 @@ impl Listening {
             allow_unauthenticated_network_peers: allow,
             by_flags: false,
             inbox_prefixes,
+            allowed_origins,
         })
     }
 
@@ -122,6 +131,28 @@ fn text(s: &str) -> Result<String, Problem> {
 
 fn texts(s: &str) -> Result<Vec<String>, Problem> {
     s.split(',').map(|item| text(item.trim())).collect()
+}
+
+/// Origins as browsers write them (RFC 6454, 6.2): they are compared byte by byte.
+fn origins(s: &str) -> Result<Vec<String>, Problem> {
+    let origins = texts(s)?;
+    let is_origin = |origin: &String| {
+        let host = ["https://", "http://"]
+            .iter()
+            .find_map(|scheme| origin.strip_prefix(scheme));
+        let of_host = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-:[]".contains(&b);
+        host.is_some_and(|host| !host.is_empty() && host.bytes().all(of_host))
+    };
+    match origins.iter().find(|origin| !is_origin(origin)) {
+        None => Ok(origins),
+        Some(other) => Err(Problem::new(
+            Code::InvalidSetting,
+            format!(
+                "{} is no origin of pages: write each as a browser does, such as https://console.example.com or http://localhost:5173, without a path",
+                shown(other)
+            ),
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +204,28 @@ mod tests {
         ] {
             assert_eq!(by_flags.written(setting), flag);
             assert_eq!(Listening::default().written(setting), format!("`{setting}`"));
+        }
+    }
+
+    #[test]
+    fn an_origin_is_written_as_a_browser_writes_it() {
+        let read = |origins| Listening::from_settings("instance", &settings(&[(ALLOWED_ORIGINS, origins)]));
+        let two = read("https://console.example.com, http://localhost:5173").unwrap();
+        assert_eq!(
+            two.allowed_origins,
+            ["https://console.example.com", "http://localhost:5173"]
+        );
+        for bad in [
+            "*",
+            "null",
+            "https://",
+            "https://a.example/",
+            "https://A.example",
+            "a.example",
+            "https://*.a.example",
+            "https://u@a.example",
+        ] {
+            assert_eq!(read(bad).unwrap_err()[0].code, Code::InvalidSetting, "{bad}");
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Start at `exports` (one service for every listener) and `backend` (what a backend answers). `publisher`, `subscriber`,
 //! `inbox` and `status` are the interfaces; `local` and `remote` the backends; `guard` and `shapes` what is judged before a
-//! call is decoded.
+//! call is decoded. `http` is the same contract for whoever speaks HTTP and JSON.
 //!
 //! **Architecture invariant**: the contract's types (`fanout_wit`) do not leave this module, but for those that an edge
 //! hands on as they are.
@@ -13,6 +13,7 @@ mod convert;
 mod errors;
 mod exports;
 mod guard;
+mod http;
 mod inbox;
 mod local;
 mod publisher;
@@ -24,12 +25,19 @@ mod subscriber_call;
 
 use fanout_transport::{Error, Service};
 
+pub(crate) use http::Origins;
 pub(crate) use subscriber_call::Subscriber;
 
-/// The functions of a bus, and what serves its other instances until the bus stops.
-pub(crate) async fn service(bus: crate::bus::Bus) -> Result<(Service, impl Future<Output = ()> + Send), Error> {
+/// The functions of a bus, what it answers over HTTP besides, to pages of these origins, and what serves its other
+/// instances until the bus stops.
+pub(crate) async fn service(
+    bus: crate::bus::Bus,
+    origins: Origins,
+) -> Result<(Service, impl Future<Output = ()> + Send), Error> {
+    let routes = http::router(&bus, origins);
     let local = local::Local::new(bus).await?;
-    Ok((exports::service(local.clone()).await?, local.serve_instances()))
+    let service = exports::service(local.clone()).await?;
+    Ok((service.http(routes, http::is_open), local.serve_instances()))
 }
 
 /// The functions of an edge.

@@ -82,4 +82,4 @@ pub use stream::pem::Pem;
 pub use stream::server_credentials::Renewal;
 pub use stream::tls_config::{ClientIdentity, ClientTls, ServerTls};
 pub use tally::Tally;
-pub use values::encode;
+pub use values::{decode, encode};

@@ -25,7 +25,10 @@ where
 }
 
 /// Decodes values that are all there.
-pub(crate) fn decode<R>(bytes: Bytes) -> Result<R, Error>
+///
+/// # Errors
+/// [`Error::Decode`].
+pub fn decode<R>(bytes: Bytes) -> Result<R, Error>
 where
     R: Decode,
     <R::Decoder as Decoder>::Error: std::error::Error + Send + Sync + 'static,

@@ -39,6 +39,12 @@ pub use component::fanout::bus::{inbox, publisher, status, subscriber};
 
 /// `publisher`, as a call names it.
 pub const PUBLISHER: &str = "fanout:bus/publisher@0.2.0";
+/// `subscriber`, as a call names it.
+pub const SUBSCRIBER: &str = "fanout:bus/subscriber@0.2.0";
+/// `inbox`, as a call names it.
+pub const INBOX: &str = "fanout:bus/inbox@0.2.0";
+/// `status`, as a call names it.
+pub const STATUS: &str = "fanout:bus/status@0.2.0";
 /// `handler`, as a call names it.
 pub const HANDLER: &str = "fanout:bus/handler@0.2.0";
 /// `batch-handler`, as a call names it.

@@ -203,6 +203,8 @@ pub fn pattern(data: &[u8]) {
             narrowed.matches(&tenant, &event_type),
             "the store would not be asked for it"
         );
+    }
+}
 
 /// A request with events: a line with the tenant of its path, which may be empty; its headers, a line each; an empty line;
 /// its body. Each event that is legal is the same after it was stored, and written as a document that is read as it again.
@@ -215,7 +217,9 @@ pub fn http(data: &[u8]) {
         Some((std::str::from_utf8(name).ok()?, value))
     });
     let tenant = Some(tenant).filter(|tenant| !tenant.is_empty());
-    let Ok(request) = http_binding::Request::new(tenant, headers, body) else { return };
+    let Ok(request) = http_binding::Request::new(tenant, headers, body) else {
+        return;
+    };
     let events = match request.events() {
         Ok(http_binding::Events::One(event)) => vec![Ok(*event)],
         Ok(http_binding::Events::Batch(events)) => events,
@@ -223,7 +227,10 @@ pub fn http(data: &[u8]) {
     };
     assert!(events.len() <= http_binding::MAX_EVENTS);
     for event in events.into_iter().flatten() {
-        assert!(tenant.is_none_or(|tenant| event.event.tenant == tenant), "another tenant's");
+        assert!(
+            tenant.is_none_or(|tenant| event.event.tenant == tenant),
+            "another tenant's"
+        );
         let content_type = event.event.data_content_type.clone();
         if let Ok(attributes) = Attributes::try_from(event.event) {
             is_one_event(&attributes);
@@ -233,7 +240,9 @@ pub fn http(data: &[u8]) {
             structured::Data::Text(text) => format!(r#""data":{}"#, serde_json::json!(text)),
             structured::Data::Base64(base64) => format!(r#""data_base64":"{base64}""#),
         };
-        let content_type = content_type.map_or_else(String::new, |t| format!(r#""datacontenttype":{},"#, serde_json::json!(t)));
+        let content_type = content_type.map_or_else(String::new, |t| {
+            format!(r#""datacontenttype":{},"#, serde_json::json!(t))
+        });
         let document = format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t",{content_type}{written}}}"#);
         if let Ok((_, read)) = structured::read("acme", "t", document.as_bytes()) {
             assert_eq!(read, event.data.as_ref(), "{document}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Full;
@@ -31,6 +31,8 @@ use crate::stream::peer::Peer;
 use crate::{Body, Caller, Error, Identity, Outcome, Resource};
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// The code of a request that a browser sends for a page that may not.
+const ORIGIN_NOT_ALLOWED: &str = "origin-not-allowed";
 
 /// What answers the requests of one connection.
 pub(crate) struct Responder {
@@ -77,6 +79,15 @@ impl Responder {
             return Err(HttpProblem::from(&Error::Leaving));
         }
         let target = Target::of(&parts.method, &parts.uri);
+        // A browser sends it for a page, which would call with the rights of whoever sits at this machine. Routes judge pages
+        // by themselves.
+        if target != Target::Route && parts.headers.contains_key(ORIGIN) {
+            return Err(HttpProblem::new(
+                StatusCode::FORBIDDEN,
+                ORIGIN_NOT_ALLOWED,
+                "pages of a browser make no invocations: leave the header `Origin` out",
+            ));
+        }
         let is_open = target == Target::Route
             && listener
                 .http

@@ -1,0 +1,476 @@
+//! A live tail: the log as server-sent events, for browsers and whoever else reads them.
+//!
+//! A tail reads the log apart from every subscription, and leaves nothing behind. The `id` of what it sends is how far each
+//! partition was read, `PARTITION/OFFSET`, with a comma between them on a divided bus: who connects again with it as
+//! `last-event-id` goes on behind it, and nothing is missing or comes twice. What a caller may read is what it may subscribe
+//! to, at every moment.
+//!
+//! What is live comes from the one reader of the instance ([`super::hub`]). A tail that begins before what that keeps reads
+//! the store by itself until it has caught up. It reads when its own reader does: nothing is collected for it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use fanout_plan::by_partition::ByPartition;
+use fanout_plan::{Code, Filter, Problem, link, timestamp};
+use fanout_transport::Caller;
+use futures::stream;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{sleep, timeout};
+
+use super::call::Call;
+use super::cloud_event::CloudEvent;
+use super::hub::{Hub, Next};
+use super::parameters::unreadable;
+use super::problem::Refused;
+use crate::bus::Bus;
+use crate::contract::convert;
+use crate::contract::exports::known;
+use crate::contract::guard::{Interface, granted};
+use crate::inbox::{Waiting, Waits};
+use crate::jetstream::{LogEvent, Read, Store, Tail, TailError, TailFrom};
+use crate::view::View;
+
+/// Tails of one caller that are open at once, and those of all. Each is a call of its caller's, of which the transport lets it
+/// have 512 under way: some are left for calls that end.
+const OPEN: (usize, usize) = (512 * 7 / 8, 2_048);
+/// Of those, the ones that read the store by themselves: each is a consumer of the store's for each partition.
+const CATCHING_UP: (usize, usize) = (28, 32);
+/// How long one waits until it may, or until the instance's reader is as far as itself.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How often a quiet tail says that it is there, and looks whether its caller still may read.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_secs(2);
+/// After how long a browser connects again.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// Partitions whose places an `id` holds: more would not fit the head of a request.
+const MAX_PARTITIONS: usize = 256;
+/// Events that are looked at before others have their turn.
+const AT_A_TIME: usize = 256;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Asks proxies not to collect what is sent.
+const NO_BUFFERING: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("x-accel-buffering"),
+    HeaderValue::from_static("no"),
+);
+
+/// What tails are made from.
+#[derive(Clone)]
+pub(super) struct Tails {
+    bus: Bus,
+    open: Waiting,
+    catching_up: Waiting,
+    hub: Arc<Mutex<std::sync::Weak<Hub>>>,
+}
+
+/// An event of a tail: the `data` of a message.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct TailEvent {
+    /// Where it stands in the log.
+    position: String,
+    /// When the bus stored it, RFC 3339.
+    published_at: String,
+    /// The event.
+    event: CloudEvent,
+}
+
+/// Positions whose events expired before they were read: the `data` of a message `expired`.
+#[derive(Debug, Serialize)]
+struct Expired {
+    code: String,
+    first: String,
+    last: String,
+}
+
+impl Tails {
+    pub(super) fn new(bus: Bus) -> Self {
+        Self {
+            bus,
+            open: Waiting::new(OPEN.0, OPEN.1),
+            catching_up: Waiting::new(CATCHING_UP.0, CATCHING_UP.1),
+            hub: Arc::default(),
+        }
+    }
+
+    /// The reader of the instance, which begins with the first who asks for it.
+    async fn hub(&self, store: &Store) -> Result<Arc<Hub>, Problem> {
+        let mut last = self.hub.lock().await;
+        if let Some(hub) = last.upgrade().filter(|hub| hub.is_of(store)) {
+            return Ok(hub);
+        }
+        let hub = Arc::new(Hub::begin(store).await.map_err(|e| log_problem(&e))?);
+        *last = Arc::downgrade(&hub);
+        Ok(hub)
+    }
+}
+
+/// `GET /v1/events`
+pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: HeaderMap) -> Result<Response, Refused> {
+    let parameters = call.parameters(&["tenant", "type", "from"])?;
+    let asked = Filter::new(parameters.all("tenant")?, parameters.all("type")?);
+    let from = match (headers.get(LAST_EVENT_ID), parameters.optional("from")?) {
+        // A browser that connects again sends both.
+        (Some(last), _) => TailFrom::Behind(last.to_str().ok().and_then(read_id).ok_or_else(|| {
+            Refused::invalid_request(
+                "the header `last-event-id` is not one that this bus gave: leave it out, or send the last `id`",
+            )
+        })?),
+        (None, Some(from)) => TailFrom::Start(link::start(from).map_err(|p| unreadable("from", &p))?),
+        (None, None) => TailFrom::Now,
+    };
+    let view = tails.bus.view();
+    let filter = permitted(&view, call.caller(), &asked)?;
+    let store = view.store()?.clone();
+    within_limits(&view, &store, &filter)?;
+    let component = known(&*view, call.caller().clone()).component;
+    let permit = tails.open.enter(&component).ok_or_else(|| {
+        Problem::new(
+            Code::TooManyTails,
+            format!(
+                "{} live tails of this caller, or {} of all, are open at this instance: close some, or read more in one",
+                OPEN.0, OPEN.1
+            ),
+        )
+    })?;
+    let hub = tails.hub(&store).await?;
+    let read_to = hub.read_to(&store, &filter);
+    // Whether a place beyond what was read is in the log, only the store knows.
+    let is_read = |given: &ByPartition| {
+        read_to
+            .0
+            .iter()
+            .all(|(p, read)| given.knows(*p) && given.of(*p) <= *read)
+    };
+    let joined = match &from {
+        TailFrom::Now => Some(read_to.clone()),
+        TailFrom::Behind(given) if is_read(given) => Some(
+            read_to
+                .0
+                .keys()
+                .map(|partition| (*partition, given.of(*partition)))
+                .collect(),
+        ),
+        _ => None,
+    };
+    let joined = joined.and_then(|given: ByPartition| Some((hub.join(&given)?, given)));
+    let (phase, given) = match (joined, tails.catching_up.enter(&component)) {
+        (Some((number, given)), _) => (Phase::Live(number), given),
+        (None, Some(permit)) => {
+            let tail = store.tail(&filter, from).await.map_err(|e| log_problem(&e))?;
+            let given = tail.given();
+            (Phase::CatchingUp(CatchingUp::new(tail, permit)), given)
+        }
+        (None, None) => (Phase::Waiting(from), ByPartition::default()),
+    };
+    let reader = Reader {
+        changes: hub.changes(),
+        hub,
+        catching_up: tails.catching_up.clone(),
+        bus: tails.bus,
+        caller: call.caller().clone(),
+        component,
+        asked,
+        filter,
+        view,
+        phase,
+        given,
+        stage: Stage::Begins,
+        _permit: permit,
+    };
+    let events = stream::unfold(reader, |mut reader| async move {
+        let event = reader.next().await?;
+        Some((Ok::<_, Infallible>(event), reader))
+    });
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("here"));
+    Ok(([NO_BUFFERING], events).into_response())
+}
+
+/// What a caller reads that asks for this: what it could subscribe to.
+fn permitted(view: &View, caller: &Caller, asked: &Filter) -> Result<Filter, Problem> {
+    let caller = known(view, caller.clone());
+    let grant = granted(view, &caller, Interface::Subscriber)?;
+    grant.narrow(asked.clone(), &caller.component, &caller.link)
+}
+
+/// The bounds of a subscription's filter hold for a tail's.
+fn within_limits(view: &View, store: &Store, filter: &Filter) -> Result<(), Problem> {
+    let policy = view.policy.as_deref().unwrap_or_else(|| store.policy());
+    let name = "live-tail".parse()?;
+    policy
+        .limits
+        .filter(&name, filter, &store.policy().subject, Some(store.max_request()))?;
+    if store.layout().touching(filter).count() > MAX_PARTITIONS {
+        return Err(Problem::new(
+            Code::LimitExceeded,
+            format!("this tail would read more than {MAX_PARTITIONS} partitions: name the tenants that it is for"),
+        ));
+    }
+    Ok(())
+}
+
+/// Reads the log for one reader.
+struct Reader {
+    hub: Arc<Hub>,
+    changes: watch::Receiver<()>,
+    catching_up: Waiting,
+    bus: Bus,
+    caller: Caller,
+    component: String,
+    asked: Filter,
+    filter: Filter,
+    view: Arc<View>,
+    phase: Phase,
+    /// How far each partition that it wants was read.
+    given: ByPartition,
+    stage: Stage,
+    _permit: Waits,
+}
+
+/// From where a tail reads.
+enum Phase {
+    /// It may not read the store by itself yet.
+    Waiting(TailFrom),
+    CatchingUp(CatchingUp),
+    /// From the instance's reader, the event of this number next.
+    Live(u64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Begins,
+    Reads,
+    Ended,
+}
+
+/// A reader of the store, and its permit.
+struct CatchingUp(Option<(Tail, Waits)>);
+
+impl CatchingUp {
+    fn new(tail: Tail, permit: Waits) -> Self {
+        Self(Some((tail, permit)))
+    }
+}
+
+impl Drop for CatchingUp {
+    /// The next may begin once nothing of this one is left at the store.
+    fn drop(&mut self) {
+        if let Some((tail, permit)) = self.0.take() {
+            tokio::spawn(async move {
+                tail.end().await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Reader {
+    async fn next(&mut self) -> Option<Event> {
+        match self.stage {
+            // A reader that goes away before the first event comes back here. One that waits has no place yet.
+            Stage::Begins => {
+                self.stage = Stage::Reads;
+                let begins = Event::default().retry(RECONNECT);
+                Some(match self.phase {
+                    Phase::Waiting(_) => begins,
+                    _ => begins.id(id(&self.given)),
+                })
+            }
+            Stage::Reads => Some(self.read().await.unwrap_or_else(|problem| {
+                self.stage = Stage::Ended;
+                Event::default()
+                    .event("end")
+                    .data(json(&Refused::from(problem).document))
+            })),
+            Stage::Ended => None,
+        }
+    }
+
+    /// The next message, or why there is none any more.
+    async fn read(&mut self) -> Result<Event, Problem> {
+        let mut looked = 0;
+        loop {
+            self.still_permitted()?;
+            looked += 1;
+            if looked % AT_A_TIME == 0 {
+                tokio::task::yield_now().await;
+            }
+            match &mut self.phase {
+                Phase::Live(number) => {
+                    self.changes.borrow_and_update();
+                    match self.hub.next(*number) {
+                        Next::Event(passed) => {
+                            *number += 1;
+                            let position = passed.position;
+                            let is_new = self.given.knows(position.partition)
+                                && self.given.of(position.partition) < position.offset;
+                            if is_new {
+                                self.given.0.insert(position.partition, position.offset);
+                                if self.filter.matches(&passed.tenant, &passed.event_type) {
+                                    return Ok(Event::default().id(id(&self.given)).data(&passed.text));
+                                }
+                            }
+                        }
+                        // Whether it may read is looked at now and then.
+                        Next::Nothing => drop(timeout(LOOK, self.changes.changed()).await),
+                        Next::Forgotten => {
+                            return Err(Problem::new(
+                                Code::SlowReader,
+                                "events came faster than they were read: connect again with the last `id`, and the tail goes on behind it",
+                            ));
+                        }
+                        Next::Ended(problem) => return Err(problem),
+                    }
+                }
+                Phase::CatchingUp(reading) => {
+                    let Some((tail, _)) = &mut reading.0 else { continue };
+                    let read = tail.stored().await;
+                    self.given = tail.given();
+                    let is_all = read.is_none();
+                    if let Some(message) = self.message(read)? {
+                        // What it may read may have changed while the store was read.
+                        self.still_permitted()?;
+                        return Ok(message);
+                    }
+                    if is_all && matches!(self.phase, Phase::CatchingUp(_)) {
+                        sleep(AGAIN).await;
+                    }
+                }
+                Phase::Waiting(from) => match self.catching_up.enter(&self.component) {
+                    None => sleep(AGAIN).await,
+                    Some(permit) => {
+                        let tail = self.view.store()?.tail(&self.filter, from.clone()).await;
+                        let tail = tail.map_err(|e| log_problem(&e))?;
+                        self.given = tail.given();
+                        self.phase = Phase::CatchingUp(CatchingUp::new(tail, permit));
+                        return Ok(Event::default().id(id(&self.given)));
+                    }
+                },
+            }
+        }
+    }
+
+    /// What was read of the store, as a message. Once all is read, what comes next comes from the instance's reader, as soon
+    /// as that is as far.
+    fn message(&mut self, read: Option<Result<Read, TailError>>) -> Result<Option<Event>, Problem> {
+        let event = Event::default().id(id(&self.given));
+        Ok(match read {
+            Some(Ok(Read::Event(read))) => shown(*read).map(|text| event.data(text)),
+            Some(Ok(Read::Expired { first, last })) => {
+                let expired = Expired {
+                    code: Code::RetentionGap.to_string(),
+                    first: first.to_string(),
+                    last: last.to_string(),
+                };
+                Some(event.event("expired").data(json(&expired)))
+            }
+            Some(Err(error)) => return Err(log_problem(&error)),
+            None => {
+                if let Some(number) = self.hub.join(&self.given) {
+                    self.phase = Phase::Live(number);
+                }
+                None
+            }
+        })
+    }
+
+    /// Whether the caller still reads what it reads, of a log that is divided as it was.
+    fn still_permitted(&mut self) -> Result<(), Problem> {
+        let view = self.bus.view();
+        if Arc::ptr_eq(&view, &self.view) {
+            return Ok(());
+        }
+        let filter = permitted(&view, &self.caller, &self.asked)?;
+        let is_as_it_was = view.store.as_ref().is_none_or(|store| {
+            let wanted = store.layout().touching(&filter).map(|p| p.number);
+            self.given.is_empty() || wanted.eq(self.given.0.keys().copied())
+        });
+        if filter != self.filter || !is_as_it_was {
+            return Err(Problem::new(
+                Code::TopologyChanged,
+                "what this caller may read, or how the log is divided, has changed: connect again, and the tail goes on where it stood",
+            ));
+        }
+        if view.store.is_some() {
+            self.view = view;
+        }
+        Ok(())
+    }
+}
+
+/// An event of the log as each reader is sent it; `None` for what is none.
+pub(super) fn shown(event: LogEvent) -> Option<String> {
+    let attributes = event.event?;
+    Some(json(&TailEvent {
+        position: event.position.to_string(),
+        published_at: timestamp::to_rfc3339(event.published_at),
+        event: CloudEvent(convert::event(attributes, event.payload)),
+    }))
+}
+
+/// One line: an event's own line ends stand between the tokens of its JSON, where a blank means the same.
+fn json(data: &impl Serialize) -> String {
+    let text = serde_json::to_string(data).unwrap_or_default();
+    text.replace(['\r', '\n'], " ")
+}
+
+/// Why the log can't be read.
+pub(super) fn log_problem(error: &TailError) -> Problem {
+    let code = match error {
+        TailError::Unknown { .. } => Code::UnknownPosition,
+        _ => Code::StoreUnavailable,
+    };
+    Problem::new(code, format!("the log can't be read: {error}"))
+}
+
+/// How far each partition was read.
+fn id(given: &ByPartition) -> String {
+    let places = given
+        .0
+        .iter()
+        .map(|(partition, offset)| format!("{partition}/{offset}"));
+    places.collect::<Vec<_>>().join(",")
+}
+
+fn read_id(text: &str) -> Option<ByPartition> {
+    let places = text.split(',').take(MAX_PARTITIONS + 1).map(|place| {
+        let (partition, offset) = place.trim().split_once('/')?;
+        Some((partition.parse().ok()?, offset.parse().ok()?))
+    });
+    let places: Vec<(u32, u64)> = places.collect::<Option<_>>()?;
+    let read: ByPartition = places.iter().copied().collect();
+    (places.len() <= MAX_PARTITIONS && read.0.len() == places.len()).then_some(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_was_given() {
+        for text in ["0/0", "0/42", "0/42,3/1,17/18446744073709551615"] {
+            assert_eq!(read_id(text).map(|read| id(&read)).as_deref(), Some(text));
+        }
+        let many: Vec<_> = (0..=MAX_PARTITIONS).map(|n| format!("{n}/1")).collect();
+        for bad in [
+            "",
+            "42",
+            "0/",
+            "/1",
+            "0/-1",
+            "0/1,0/2",
+            "0/1,",
+            "0/18446744073709551616",
+            &many.join(","),
+        ] {
+            assert!(read_id(bad).is_none(), "{bad}");
+        }
+    }
+}

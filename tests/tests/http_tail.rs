@@ -1,0 +1,294 @@
+//! Live tails: the log as server-sent events, without a gap and without a repeat.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fanout_tests::http_bus::{HttpBus, STRUCTURED, document};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A reader of server-sent events, as a browser is one.
+struct Reader {
+    response: reqwest::Response,
+    text: String,
+    last_id: String,
+}
+
+/// A message: its kind, and its data.
+type Message = (String, Value);
+
+impl Reader {
+    async fn open(bus: &HttpBus, query: &str, last_id: &str) -> Self {
+        let last = [("last-event-id", last_id)];
+        let headers: &[_] = if last_id.is_empty() { &[] } else { &last };
+        let response = bus.send("GET", &format!("/v1/events{query}"), headers, "").await;
+        let status = response.status().as_u16();
+        assert_eq!(status, 200, "{}", response.text().await.unwrap_or_default());
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut reader = Self {
+            response,
+            text: String::new(),
+            last_id: last_id.to_owned(),
+        };
+        // The first block has an id and no data: from here on nothing is missed.
+        assert!(reader.block().await.is_none_or(|message| message.1.is_null()));
+        assert!(!reader.last_id.is_empty());
+        reader
+    }
+
+    /// The next block of lines; `None` at the end.
+    async fn block(&mut self) -> Option<Message> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.text = rest;
+                let (mut kind, mut data) = ("message".to_owned(), Value::Null);
+                for line in block.lines() {
+                    match line.split_once(": ") {
+                        Some(("id", id)) => id.clone_into(&mut self.last_id),
+                        Some(("event", name)) => name.clone_into(&mut kind),
+                        Some(("data", text)) => data = serde_json::from_str(text).expect("data is JSON"),
+                        _ => {}
+                    }
+                }
+                return Some((kind, data));
+            }
+            let chunk = tokio::time::timeout(LIMIT, self.response.chunk())
+                .await
+                .expect("something comes");
+            // A server that was killed says no more.
+            let Ok(Some(chunk)) = chunk else { return None };
+            self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+        }
+    }
+
+    /// The next message that has data.
+    async fn message(&mut self) -> Option<Message> {
+        loop {
+            let message = self.block().await?;
+            if !message.1.is_null() {
+                return Some(message);
+            }
+        }
+    }
+
+    /// The id of the next event.
+    async fn event(&mut self) -> String {
+        let (kind, data) = self.message().await.expect("it goes on");
+        assert_eq!(kind, "message", "{data}");
+        data["event"]["id"].as_str().expect("an id").to_owned()
+    }
+}
+
+async fn publish(bus: &HttpBus, tenant: &str, ids: std::ops::Range<u32>) {
+    for id in ids {
+        bus.publish(tenant, &format!("{tenant}_{id}")).await.good();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
+    let mut bus = HttpBus::start("").await;
+    publish(&bus, "acme", 0..3).await;
+    let mut live = Reader::open(&bus, "", "").await;
+    let mut all = Reader::open(&bus, "?from=first", "").await;
+    for id in 0..3 {
+        assert_eq!(all.event().await, format!("acme_{id}"));
+    }
+    publish(&bus, "acme", 3..5).await;
+    for id in 3..5 {
+        assert_eq!(live.event().await, format!("acme_{id}"), "what came after it began");
+        assert_eq!(all.event().await, format!("acme_{id}"));
+    }
+    // One that began before anything came goes on where it began.
+    let quiet = Reader::open(&bus, "", "").await;
+    let (quiet, left) = (quiet.last_id.clone(), all.last_id.clone());
+    assert_eq!((quiet.as_str(), left.as_str()), ("0/5", "0/5"));
+    drop(all);
+    publish(&bus, "acme", 5..8).await;
+    for last in [quiet, left] {
+        let mut again = Reader::open(&bus, "?from=first", &last).await;
+        for id in 5..8 {
+            assert_eq!(again.event().await, format!("acme_{id}"));
+        }
+    }
+    for id in 5..8 {
+        assert_eq!(live.event().await, format!("acme_{id}"));
+    }
+    // The store goes, and comes back: the same connection goes on.
+    bus.nats.kill();
+    bus.nats.restart().await;
+    fanout_tests::eventually("the store is back", async || {
+        (bus.publish("acme", "acme_8").await.status == 200).then_some(())
+    })
+    .await;
+    publish(&bus, "acme", 9..11).await;
+    for id in 8..11 {
+        assert_eq!(live.event().await, format!("acme_{id}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_divided_log_is_read_on_in_every_partition() {
+    let bus = HttpBus::start("").await;
+    let text = std::fs::read_to_string(&bus.policy).unwrap();
+    std::fs::write(&bus.policy, format!("topology = \"sharded(4)\"\n{text}")).unwrap();
+    bus.served.signal("HUP");
+    fanout_tests::eventually("the log is divided", async || {
+        let positions = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|tenant| (tenant, format!("first_{tenant}")));
+        let mut partitions = BTreeSet::new();
+        for (tenant, id) in positions {
+            let receipt = bus.publish(tenant, &id).await.value();
+            partitions.extend(
+                receipt["position"]
+                    .as_str()
+                    .and_then(|p| p.split_once('/'))
+                    .map(|(p, _)| p.to_owned()),
+            );
+        }
+        (partitions.len() > 2).then_some(())
+    })
+    .await;
+    let mut seen = BTreeSet::new();
+    let mut reader = Reader::open(&bus, "?from=first", "").await;
+    for round in 0..4 {
+        let wanted: BTreeSet<_> = ["a", "b", "c", "d"].map(|t| format!("{t}_{round}")).into();
+        for tenant in ["a", "b", "c", "d"] {
+            publish(&bus, tenant, round..round + 1).await;
+        }
+        while !seen.is_superset(&wanted) {
+            let id = reader.event().await;
+            assert!(seen.insert(id.clone()), "{id} came twice");
+            // It comes back after each event.
+            let last = reader.last_id.clone();
+            reader = Reader::open(&bus, "?from=first", &last).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_sees_what_it_asked_for_and_what_it_may() {
+    let bus = HttpBus::start("").await;
+    let text = std::fs::read_to_string(&bus.policy).unwrap();
+    let mut voided = document("acme", "voided");
+    voided["type"] = "invoice.voided".into();
+    bus.ask("POST", "/v1/events", &[STRUCTURED], voided.to_string())
+        .await
+        .good();
+    publish(&bus, "acme", 0..1).await;
+    publish(&bus, "globex", 0..1).await;
+    publish(&bus, "initech", 0..1).await;
+    let mut some = Reader::open(&bus, "?from=first&type=*.paid&tenant=globex&tenant=acme", "").await;
+    assert_eq!(some.event().await, "acme_0");
+    assert_eq!(some.event().await, "globex_0");
+    let mut later = Reader::open(&bus, "?from=0/3", "").await;
+    assert_eq!(later.event().await, "globex_0");
+
+    // The policy takes a right away: what was open ends and says so, and is not opened again.
+    std::fs::write(
+        &bus.policy,
+        text.replace("subscribe.tenants = \"*\"", "subscribe.tenants = [\"acme\"]"),
+    )
+    .unwrap();
+    bus.served.signal("HUP");
+    let (kind, data) = some.message().await.expect("it is told");
+    assert_eq!(
+        (kind.as_str(), data["code"].as_str()),
+        ("end", Some("tenant-not-permitted")),
+        "{data}"
+    );
+    assert!(some.message().await.is_none(), "and that was the last");
+    assert_eq!(
+        bus.get("/v1/events?tenant=globex").await.problem(403),
+        "tenant-not-permitted"
+    );
+    publish(&bus, "globex", 1..2).await;
+    publish(&bus, "acme", 1..2).await;
+    let mut mine = Reader::open(&bus, "?from=first", "").await;
+    let mut ids = Vec::new();
+    while ids.last().is_none_or(|id| id != "acme_1") {
+        ids.push(mine.event().await);
+    }
+    assert_eq!(ids, ["voided", "acme_0", "acme_1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_place_in_the_log_is_refused() {
+    let bus = HttpBus::start("").await;
+    publish(&bus, "acme", 0..1).await;
+    for (path, headers, status, code) in [
+        ("/v1/events?from=soon", &[][..], 400, "invalid-request"),
+        ("/v1/events?from=first&from=first", &[], 400, "invalid-request"),
+        ("/v1/events?types=a", &[], 400, "invalid-request"),
+        ("/v1/events?type=**.a", &[], 400, "invalid-request"),
+        ("/v1/events?tenant=%00", &[], 400, "invalid-request"),
+        ("/v1/events", &[("last-event-id", "42")], 400, "invalid-request"),
+        ("/v1/events", &[("last-event-id", "0/99")], 409, "unknown-position"),
+        ("/v1/events?from=0/99", &[], 409, "unknown-position"),
+    ] {
+        let answer = bus.ask("GET", path, headers, "").await;
+        assert_eq!(answer.problem(status), code, "{path} {headers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expired_before_it_was_read_is_told() {
+    let bus = HttpBus::start("\n[retention]\nmax-age = \"1s\"\n\n[dedupe]\nwindow = \"1s\"\n").await;
+    publish(&bus, "acme", 0..3).await;
+    let stream = bus.nats.client().await;
+    let log = async_nats::jetstream::new(stream)
+        .get_stream("fanout_payments_log")
+        .await;
+    let log = log.expect("the log has a name");
+    fanout_tests::eventually("they expire", async || {
+        let state = log.get_info().await.expect("the log is there").state;
+        (state.first_sequence == 4).then_some(())
+    })
+    .await;
+    publish(&bus, "acme", 3..4).await;
+    let mut late = Reader::open(&bus, "", "0/1").await;
+    let (kind, data) = late.message().await.expect("it is told");
+    assert_eq!(
+        (kind.as_str(), &data["first"], &data["last"]),
+        ("expired", &"0/2".into(), &"0/3".into()),
+        "{data}"
+    );
+    assert_eq!(data["code"], "retention-gap");
+    assert_eq!(late.event().await, "acme_3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_are_one_consumer_of_the_store() {
+    const READERS: usize = 200;
+    let bus = HttpBus::start("").await;
+    publish(&bus, "acme", 0..2).await;
+    let consumers = async || {
+        let nats = async_nats::jetstream::new(bus.nats.client().await);
+        let log = nats
+            .get_stream("fanout_payments_log")
+            .await
+            .expect("the log has a name");
+        log.get_info().await.expect("the log is there").state.consumer_count
+    };
+    assert_eq!(consumers().await, 0);
+    let mut readers = Vec::new();
+    for i in 0..READERS {
+        // Every tenth begins before what is kept, and reads the store by itself first.
+        let query = if i % 10 == 0 { "?from=first" } else { "" };
+        readers.push(Reader::open(&bus, query, "").await);
+    }
+    publish(&bus, "acme", 2..4).await;
+    for (i, reader) in readers.iter_mut().enumerate() {
+        let first = if i % 10 == 0 { 0 } else { 2 };
+        for id in first..4 {
+            assert_eq!(reader.event().await, format!("acme_{id}"), "reader {i}");
+        }
+    }
+    fanout_tests::eventually("those that have caught up left", async || {
+        (consumers().await == 1).then_some(())
+    })
+    .await;
+    drop(readers);
+    fanout_tests::eventually("nothing is left", async || (consumers().await == 0).then_some(())).await;
+}
