@@ -27,6 +27,10 @@ pub(super) async fn admit(State(bus): State<Bus>, request: Request, next: Next) 
 
 /// The interface that a request is for; `None` where anybody may ask, and where there is nothing.
 fn interface(method: &Method, path: &str) -> Option<Interface> {
+    // It comes without a caller, and calls nothing.
+    if *method == Method::OPTIONS {
+        return None;
+    }
     let noun = path.strip_prefix("/v1/").unwrap_or(path);
     match noun.split(['/', ':']).next()? {
         "events" if matches!(*method, Method::GET | Method::HEAD) => Some(Interface::Subscriber),
