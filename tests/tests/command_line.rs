@@ -141,12 +141,36 @@ async fn a_place_in_the_log_is_written_alike_everywhere() {
         let said = out.contains("; events before 0/3 are no longer kept");
         assert_eq!(said, gone, "rewind --to {place}: {out}");
     }
+    // A position of no partition of this bus is refused, and the subscription stays as it was.
+    for skip in [&["rewind"][..], &["rewind", "--skip-unhandled"]] {
+        let (code, _, err) = cli.run(skip, &policy, &["late", "--to", "3/1"]);
+        assert!(
+            code == 1 && err.contains("position 3/1 does not exist") && err.contains("[unknown-position]"),
+            "{err}"
+        );
+    }
+    assert_eq!(cli.status(&policy).subscription("late").unwrap().problem, None);
+    let (code, _, err) = cli.run(&["tail"], &policy, &["--from", "3/1", "--count", "1"]);
+    assert!(code != 0 && err.contains("position 3/1"), "{code} {err}");
     for (verb, args) in [("rewind", &["late", "--to", "1"][..]), ("tail", &["--from", "1"])] {
         let (code, _, err) = cli.run(&[verb], &policy, args);
         assert!(code == 2 && err.contains("a position such as 0/42"), "{verb}: {err}");
     }
     let (code, _, err) = cli.run(&["check"], &declared("1", "1"), &[]);
     assert_eq!((code, err.matches("a position such as 0/42").count()), (1, 2), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_subscription_loses_nothing_that_is_kept() {
+    let bench = Bench::without_provider(&[], &[]).await;
+    let cli = Cli::new(bench.nats.url());
+    let declared = "[subscriptions.fast]\nneed = \"queue\"\n[subscriptions.slow]\nneed = \"durable\"\n";
+    let policy = cli.policy(&format!("{POLICY}\n{declared}"));
+    assert_eq!(cli.run(&["apply"], &policy, &[]).0, 0);
+    for more in [&[][..], &["--seen"], &["fast"]] {
+        let (code, out, err) = cli.run(&["lost"], &policy, more);
+        assert!(code == 0 && out.contains("nothing was lost"), "{more:?}: {out}{err}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use fanout_plan::SubscriptionName;
 use fanout_plan::status::{LostEvents, SubscriptionStatus};
 use serde_json::json;
 
-use crate::terminal::{json_lines, printable, say};
+use crate::terminal::{complain, json_lines, printable, say};
 use crate::{args, bus};
 
 pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen: bool, json: bool) -> Result<()> {
@@ -14,9 +14,19 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
         return Err(bus::unknown(&store, name).into());
     }
     let asked = |name: &SubscriptionName| of.is_none_or(|of| of == name);
-    let mut lost = Vec::new();
-    for registered in observed.registry.iter().filter(|(name, _)| asked(name)).map(|(_, r)| r) {
-        let retention = store.retention(registered).await?;
+    let (mut lost, mut unread) = (Vec::new(), None::<anyhow::Error>);
+    for (name, registered) in observed.registry.iter().filter(|(name, _)| asked(name)) {
+        // What can't be read of one keeps nothing of the others back.
+        let retention = match store.retention(registered).await {
+            Ok(retention) => retention,
+            Err(error) => {
+                let error = anyhow::Error::new(error).context(format!("subscription {name}"));
+                if let Some(earlier) = unread.replace(error) {
+                    complain(json, &format!("{earlier:#}"));
+                }
+                continue;
+            }
+        };
         let lost_events = retention.lost_events();
         let of_one = match seen {
             true => store.acknowledge_losses(registered).await?,
@@ -34,19 +44,20 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
             .iter()
             .map(|s| json!({ "name": s.name, "lost_events": s.lost_events, "lost": s.lost, "seen": seen }))
             .collect();
-        return say!("{}", json_lines(&json!({ "subscriptions": lost })));
+        say!("{}", json_lines(&json!({ "subscriptions": lost })))?;
+        return unread.map_or(Ok(()), Err);
     }
-    if lost.is_empty() {
+    if lost.is_empty() && unread.is_none() {
         return say!("nothing was lost that nobody has seen");
     }
     for s in &lost {
         say!("subscription {}{}:", s.name, if seen { ", seen now" } else { "" })?;
         tell(&s.lost)?;
     }
-    match seen {
-        true => Ok(()),
-        false => say!("`fanout lost --seen` tells of it no more"),
+    if !seen && !lost.is_empty() {
+        say!("`fanout lost --seen` tells of it no more")?;
     }
+    unread.map_or(Ok(()), Err)
 }
 
 /// What one subscription lost, by partition.

@@ -129,6 +129,7 @@ pub fn fate(registered: &Registered, event: Stored<'_>, evidence: Evidence) -> F
 mod tests {
     use super::*;
     use crate::by_partition::ByPartition;
+    use crate::partition::Layout;
     use crate::subscription::End;
 
     /// A subscription to `invoice.*` of tenant acme, made when the log's last offset was 10.
@@ -177,7 +178,7 @@ mod tests {
         }
         assert_eq!(judged(&durable, 11, Evidence::default()), Fate::Unknown);
         let again = durable
-            .rewind(Start::First, &ByPartition::from_iter([(0, 30)]))
+            .rewind(Start::First, &ByPartition::from_iter([(0, 30)]), &Layout::default())
             .expect("it keeps a place");
         assert_eq!(
             judged(&again, 10, come_to(0, 9)),

@@ -1,4 +1,4 @@
-//! Whether the positions that a backfill names mean something on its bus.
+//! Whether the positions that a backfill or a rewind names mean something on its bus.
 
 use crate::partition::Layout;
 use crate::planner::Observed;
@@ -32,7 +32,7 @@ pub(crate) fn check(asked: &Subscription, layout: &Layout, observed: &Observed) 
 
 /// A position orders the events of its own partition, and of those that came before or after it; it says nothing of
 /// partitions that are written beside it.
-fn is_a_place(asked: &Subscription, layout: &Layout, position: Position) -> Result<(), Problem> {
+pub(crate) fn is_a_place(asked: &Subscription, layout: &Layout, position: Position) -> Result<(), Problem> {
     let refuse = |why: String| {
         Err(Problem::new(
             Code::UnknownPosition,

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::authority;
 use crate::by_partition::ByPartition;
 use crate::isolation::Rejoined;
+use crate::partition::Layout;
+use crate::places;
 use crate::policy::{Ordering, QueueDelivery};
 use crate::{Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId};
 
@@ -274,8 +276,9 @@ impl Registered {
     /// Puts it back, with all that follows: the log's `heads` of now divide what comes again from what is new.
     ///
     /// # Errors
-    /// For a subscription that keeps no place.
-    pub fn rewind(&self, to: Start, heads: &ByPartition) -> Result<Self, Problem> {
+    /// For a subscription that keeps no place, and a position that means nothing on a bus of this `layout`, or lies beyond
+    /// the log.
+    pub fn rewind(&self, to: Start, heads: &ByPartition, layout: &Layout) -> Result<Self, Problem> {
         let name = &self.subscription.name;
         if self.subscription.need == Need::Queue {
             return Err(Problem::new(
@@ -284,6 +287,9 @@ impl Registered {
                     "subscription {name} is a queue subscription, which keeps no place in the log: use a backfill subscription"
                 ),
             ));
+        }
+        if let Start::Position(p) = to {
+            places::is_a_place(&self.subscription, layout, p)?;
         }
         if let Start::Position(p) = to
             && p.offset > heads.of(p.partition) + 1
@@ -438,6 +444,7 @@ impl Registered {
 mod tests {
     use super::*;
     use crate::ConsumerName;
+    use crate::partition::Partition;
 
     #[test]
     fn what_was_remembered_before_subscriptions_could_be_rewound_is_still_read() {
@@ -446,12 +453,16 @@ mod tests {
             "made_at":1,"head":{"0":7},"replayed":{},"progress":"replaying"}"#;
         let heads = |head| [(0, head)].into_iter().collect::<ByPartition>();
         let registered: Registered = serde_json::from_str(old).unwrap();
+        let template = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
+        let layout = Layout {
+            partitions: [(0, Partition::undivided(template))].into(),
+        };
         assert_eq!((registered.paused, &*registered.consumer_name()), (false, "invoicing"));
 
         let again = registered
-            .rewind(Start::First, &heads(41))
+            .rewind(Start::First, &heads(41), &layout)
             .unwrap()
-            .rewind(Start::First, &heads(42))
+            .rewind(Start::First, &heads(42), &layout)
             .unwrap();
         assert_eq!(again.consumer_name(), "invoicing=2");
         assert!(again.incarnation.is_unsaid() && again.id().to_string() == "invoicing");
@@ -460,11 +471,16 @@ mod tests {
             Some("invoicing".parse().unwrap())
         );
         assert_eq!((again.head.of(0), again.progress), (42, Progress::Replaying));
-        let beyond = Start::Position(Position::undivided(44));
-        assert_eq!(
-            again.rewind(beyond, &heads(42)).unwrap_err().code,
-            Code::UnknownPosition
-        );
+        // Beyond the log, and of a partition that the bus does not have.
+        for nowhere in [Position::undivided(44), Position::new(3, 1)] {
+            assert_eq!(
+                again
+                    .rewind(Start::Position(nowhere), &heads(42), &layout)
+                    .unwrap_err()
+                    .code,
+                Code::UnknownPosition
+            );
+        }
         let queue = Registered {
             subscription: Subscription {
                 need: Need::Queue,
@@ -473,7 +489,7 @@ mod tests {
             ..registered
         };
         assert_eq!(
-            queue.rewind(Start::First, &heads(1)).unwrap_err().code,
+            queue.rewind(Start::First, &heads(1), &layout).unwrap_err().code,
             Code::NothingToRewind
         );
     }

@@ -68,6 +68,10 @@ impl Store {
     /// When the store can't be read.
     pub async fn retention(&self, registered: &Registered) -> Result<Retention, StoreError> {
         let mut retention = Retention::default();
+        // The store holds nothing of it that could be lost.
+        if !registered.subscription.keeps_a_place(&self.policy) || registered.progress == Progress::Finished {
+            return Ok(retention);
+        }
         for (partition, reader) in self.readers_of(registered) {
             if let Some(oldest) = self
                 .look_at_retention(registered, partition, &reader)

@@ -382,14 +382,19 @@ impl Store {
                 ),
             )]));
         }
-        if !skip && let Some(registered) = self.registered(name).await? {
-            self.passes_over_nothing(&registered, to).await?;
-        }
         let heads = self.heads().await?;
+        if let Some(registered) = self.registered(name).await? {
+            // What can't be is not to be skipped to either.
+            let rewound = registered.rewind(to, &heads, self.layout());
+            rewound.map_err(|problem| StoreError::Refused(vec![problem]))?;
+            if !skip {
+                self.passes_over_nothing(&registered, to).await?;
+            }
+        }
         let mut before = None;
         let rewound = self.amend(name, of, |have| {
             before = Some(have.clone());
-            have.rewind(to, &heads)
+            have.rewind(to, &heads, self.layout())
         });
         let rewound = rewound.await?;
         if let (Some(before), Some(rewound)) = (before, &rewound) {

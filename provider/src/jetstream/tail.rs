@@ -122,6 +122,11 @@ impl Store {
     /// # Errors
     /// When the store can't be read, or the place is not in this log.
     pub async fn tail(&self, filter: &Filter, from: TailFrom) -> Result<Tail, TailError> {
+        if let TailFrom::Start(Start::Position(asked)) = from
+            && !self.layout.partitions.contains_key(&asked.partition)
+        {
+            return Err(TailError::Unknown { asked, last: 0 });
+        }
         let mut readers = Vec::new();
         for partition in self.layout.touching(filter) {
             let Some(narrowed) = partition.slot.narrow(filter) else {
@@ -347,7 +352,10 @@ impl Reader {
         if let Some(behind) = behind {
             if behind > state.last_sequence {
                 return Err(TailError::Unknown {
-                    asked: Position::new(self.partition, behind),
+                    asked: match from {
+                        TailFrom::Start(Start::Position(p)) => *p,
+                        _ => Position::new(self.partition, behind),
+                    },
                     last: state.last_sequence,
                 });
             }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::by_partition::ByPartition;
 use crate::floor::Floor;
+use crate::partition::Layout;
 use crate::step::{Failures, Part};
 use crate::subscription::{Reach, Start};
 use crate::unregistered::Tombstone;
@@ -283,7 +284,7 @@ fn a_rewound_subscription_gets_a_consumer_of_its_own_and_loses_the_last() {
     );
     let name = mine[0].subscription.name.clone();
     let back = observed.registry[&name]
-        .rewind(Start::Time(0), &[(0, 9)].into_iter().collect())
+        .rewind(Start::Time(0), &[(0, 9)].into_iter().collect(), &Layout::default())
         .unwrap();
     observed.registry.insert(name, back);
     let steps = plan(&policy, &mine, &observed, 2).unwrap();
@@ -329,9 +330,13 @@ fn an_isolated_tenant_has_a_consumer_until_all_are_together_again() {
     .assert_eq(&shown(&steps));
 
     // A rewind gives everything from its place on, whoever was isolated.
-    let back = isolated.rewind(Start::First, &ByPartition::default()).unwrap();
+    let back = isolated
+        .rewind(Start::First, &ByPartition::default(), &Layout::default())
+        .unwrap();
     assert!(back.isolated.is_empty() && back.consumer_name() == "invoicing=i1=1");
-    let back = joined.rewind(Start::First, &ByPartition::default()).unwrap();
+    let back = joined
+        .rewind(Start::First, &ByPartition::default(), &Layout::default())
+        .unwrap();
     assert!(back.rejoined.is_none() && back.consumer_name() == "invoicing=i1=1");
 }
 
