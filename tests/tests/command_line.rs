@@ -151,7 +151,15 @@ async fn a_place_in_the_log_is_written_alike_everywhere() {
     }
     assert_eq!(cli.status(&policy).subscription("late").unwrap().problem, None);
     let (code, _, err) = cli.run(&["tail"], &policy, &["--from", "3/1", "--count", "1"]);
-    assert!(code != 0 && err.contains("position 3/1"), "{code} {err}");
+    assert!(
+        code == 1 && err.contains("position 3/1 does not exist") && err.contains("[unknown-position]"),
+        "{code} {err}"
+    );
+    let (code, _, err) = cli.run(&["tail"], &policy, &["--from", "0/99", "--count", "1"]);
+    assert!(
+        code == 1 && err.contains("position 0/99 is not in the log") && err.contains("[unknown-position]"),
+        "{code} {err}"
+    );
     for (verb, args) in [("rewind", &["late", "--to", "1"][..]), ("tail", &["--from", "1"])] {
         let (code, _, err) = cli.run(&[verb], &policy, args);
         assert!(code == 2 && err.contains("a position such as 0/42"), "{verb}: {err}");

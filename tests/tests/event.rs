@@ -116,7 +116,16 @@ async fn the_store_tells_what_became_of_an_event_at_each_subscription() {
         "{err}"
     );
     let (code, _, err) = world.cli.run(&["event"], &world.policy, &["before"]);
-    assert!(code == 1 && err.contains("name it with --tenant"), "{err}");
+    assert!(code == 2 && err.contains("name it with --tenant"), "{code} {err}");
+    for another in [["--tenant", "globex"], ["--source", "another"]] {
+        let (code, _, err) = world
+            .cli
+            .run(&["event"], &world.policy, &["0/2", another[0], another[1]]);
+        assert!(
+            code == 1 && err.contains("[unknown-event]"),
+            "{another:?}: {code} {err}"
+        );
+    }
 
     let (code, out, err) = world.cli.run(&["--json", "errors"], &world.policy, &[]);
     assert_eq!(code, 0, "{err}");

@@ -587,3 +587,22 @@ async fn an_operator_is_told_what_is_missing() {
     assert_eq!(away.status, 503, "{away:?}");
     assert!(away.headers.contains_key("retry-after"), "{away:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_no_caller_reads_no_metrics() {
+    let bus = HttpBus::start("").await;
+    assert_eq!(bus.ask("GET", "/metrics", &[], "").await.status, 200);
+    let text = std::fs::read_to_string(&bus.policy).unwrap();
+    let elsewhere = "certificate-uri = \"spiffe://example.org/elsewhere\"";
+    std::fs::write(&bus.policy, text.replace("loopback = true", elsewhere)).unwrap();
+    bus.served.signal("HUP");
+    fanout_tests::eventually("the caller is none any more", async || {
+        let answer = bus.ask("GET", "/metrics", &[], "").await;
+        (answer.status == 401 && answer.problem(401) == "unknown-caller").then_some(())
+    })
+    .await;
+    // Nor has a body read for it.
+    let answer = bus.ask("POST", "/v1/events", &[STRUCTURED], "no JSON").await;
+    assert_eq!(answer.problem(401), "unknown-caller");
+    assert_eq!(bus.ask("GET", "/livez", &[], "").await.status, 200);
+}

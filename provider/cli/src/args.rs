@@ -194,7 +194,7 @@ pub(crate) struct OneEvent {
     pub(crate) store: Store,
     /// Its id, with --tenant, or its position, such as 0/42
     pub(crate) which: Which,
-    /// Whose it is
+    /// The tenant of the event
     #[arg(long)]
     pub(crate) tenant: Option<TenantId>,
     /// Its source, where an id stands for several events

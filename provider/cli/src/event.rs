@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 
 use anyhow::Result;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use fanout_plan::{Code, Position, Problem, timestamp};
-use fanout_provider::jetstream::{AtSubscription, DeadLetter, LogEvent, Store};
+use fanout_provider::jetstream::{AtSubscription, DeadLetter, LogEvent, MOST_OF_ONE_ID, Store};
 use serde_json::{Value, json};
 
 use crate::args::{self, Which};
@@ -16,6 +18,12 @@ use crate::terminal::{error_line, json_lines, printable, say, table};
 type Letters<'a> = BTreeMap<(String, Position), &'a DeadLetter>;
 
 pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
+    if let (Which::Id(_), None) = (&args.which, &args.tenant) {
+        let wanted = "an id is looked for among the events of one tenant: name it with --tenant, or give a position such as 0/42";
+        args::Args::command()
+            .error(ErrorKind::MissingRequiredArgument, wanted)
+            .exit();
+    }
     let (store, observed) = bus::observed(&args.store).await?;
     let events = find(&store, args).await?;
     let tenant = args.tenant.as_ref().or(events.first().map(|event| &event.tenant));
@@ -27,6 +35,11 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
         .collect();
     if events.is_empty() && letters.is_empty() {
         return Err(absent(&store, args).into());
+    }
+    if events.len() == MOST_OF_ONE_ID {
+        error_line(format_args!(
+            "these are the first {MOST_OF_ONE_ID} that were found, and there may be more: name the source with --source"
+        ));
     }
     let mut shown = Vec::new();
     for event in &events {
@@ -64,7 +77,14 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
 
 async fn find(store: &Store, args: &args::OneEvent) -> Result<Vec<LogEvent>> {
     match (&args.which, &args.tenant) {
-        (Which::Position(position), _) => Ok(store.event_at(*position).await?.into_iter().collect()),
+        (Which::Position(position), _) => {
+            let found = store.event_at(*position).await?.into_iter();
+            let is_asked_for = |event: &LogEvent| {
+                args.tenant.as_ref().is_none_or(|tenant| *tenant == event.tenant)
+                    && is_of_source(&event.attributes, args)
+            };
+            Ok(found.filter(is_asked_for).collect())
+        }
         (Which::Id(id), Some(tenant)) => {
             let at_a_terminal = std::io::stderr().is_terminal();
             let progress = |seen| {
@@ -74,20 +94,23 @@ async fn find(store: &Store, args: &args::OneEvent) -> Result<Vec<LogEvent>> {
             };
             Ok(store.events_of(tenant, id, args.source.as_deref(), progress).await?)
         }
-        (Which::Id(_), None) => Err(Refused(vec![Problem::new(
-            Code::InvalidTenant,
-            "an id is looked for among the events of one tenant: name it with --tenant, or give a position such as 0/42",
-        )])
-        .into()),
+        // Refused before the store is opened.
+        (Which::Id(_), None) => Ok(Vec::new()),
     }
 }
 
+fn is_of_source(attributes: &BTreeMap<String, String>, args: &args::OneEvent) -> bool {
+    args.source
+        .as_ref()
+        .is_none_or(|source| attributes.get("ce-source") == Some(source))
+}
+
 fn is_of(letter: &DeadLetter, args: &args::OneEvent) -> bool {
-    let is = |name: &str, value: &str| letter.attributes.get(name).is_some_and(|of| of == value);
-    match &args.which {
+    let is_which = match &args.which {
         Which::Position(position) => letter.id.position == *position,
-        Which::Id(id) => is("ce-id", id) && args.source.as_deref().is_none_or(|source| is("ce-source", source)),
-    }
+        Which::Id(id) => letter.attributes.get("ce-id") == Some(id),
+    };
+    is_which && is_of_source(&letter.attributes, args)
 }
 
 fn absent(store: &Store, args: &args::OneEvent) -> Refused {
@@ -98,7 +121,7 @@ fn absent(store: &Store, args: &args::OneEvent) -> Refused {
         .map(|t| format!(" of tenant {t}"))
         .unwrap_or_default();
     Refused(vec![Problem::new(
-        Code::UnknownPosition,
+        Code::UnknownEvent,
         format!(
             "bus {bus} holds no event {which}{of}: it was never accepted, is scheduled and not due yet, expired after `retention.max-age`, or was purged"
         ),

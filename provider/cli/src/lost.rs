@@ -1,8 +1,9 @@
-//! `lost`: what subscriptions lost to the retention or a purge, told until somebody acknowledges it.
+//! `lost`: what subscriptions lost to the retention or a purge, reported until somebody acknowledges it.
 
 use anyhow::Result;
 use fanout_plan::SubscriptionName;
 use fanout_plan::status::{LostEvents, SubscriptionStatus};
+use fanout_provider::jetstream::StoreError;
 use serde_json::json;
 
 use crate::terminal::{complain, json_lines, printable, say};
@@ -17,8 +18,17 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
     let (mut lost, mut unread) = (Vec::new(), None::<anyhow::Error>);
     for (name, registered) in observed.registry.iter().filter(|(name, _)| asked(name)) {
         // What can't be read of one keeps nothing of the others back.
-        let retention = match store.retention(registered).await {
-            Ok(retention) => retention,
+        let read = async {
+            let retention = store.retention(registered).await?;
+            let lost_events = retention.lost_events();
+            let of_one = match seen {
+                true => store.acknowledge_losses(registered).await?,
+                false => retention.lost,
+            };
+            Ok::<_, StoreError>((lost_events, of_one))
+        };
+        let (lost_events, of_one) = match read.await {
+            Ok(read) => read,
             Err(error) => {
                 let error = anyhow::Error::new(error).context(format!("subscription {name}"));
                 if let Some(earlier) = unread.replace(error) {
@@ -26,11 +36,6 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
                 }
                 continue;
             }
-        };
-        let lost_events = retention.lost_events();
-        let of_one = match seen {
-            true => store.acknowledge_losses(registered).await?,
-            false => retention.lost,
         };
         if !of_one.is_empty() {
             let mut status = SubscriptionStatus::of(registered);

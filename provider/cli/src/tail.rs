@@ -1,25 +1,26 @@
 //! `tail`: follows the log.
 
 use anyhow::Result;
-use fanout_plan::{Filter, timestamp};
-use fanout_provider::jetstream::{Read, TailFrom};
+use fanout_plan::{Code, Filter, Problem, timestamp};
+use fanout_provider::jetstream::{Read, TailError, TailFrom};
 use serde_json::json;
 
+use crate::args;
+use crate::bus::{self, Refused};
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
-use crate::{args, bus};
 
 pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
     let (store, _) = bus::observed(&args.store).await?;
     let filter = Filter::new(args.tenant.clone(), args.event_type.clone());
     let from = args.from.map_or(TailFrom::Now, TailFrom::Start);
-    let mut log = store.tail(&filter, from).await?;
+    let mut log = store.tail(&filter, from).await.map_err(failed)?;
     let mut left = args.count;
     while left != Some(0) {
         let read = tokio::select! {
             read = log.next() => read,
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
         };
-        let event = match read.transpose()? {
+        let event = match read.transpose().map_err(failed)? {
             Some(Read::Event(event)) => event,
             Some(Read::Expired { first, last }) => {
                 error_line(format_args!(
@@ -57,4 +58,13 @@ pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
         left = left.map(|n| n - 1);
     }
     Ok(())
+}
+
+/// A position that means nothing is a refusal; the rest is the store's trouble.
+fn failed(error: TailError) -> anyhow::Error {
+    match error {
+        TailError::Store(error) => error.into(),
+        TailError::Refused(problem) => Refused(vec![problem]).into(),
+        error => Refused(vec![Problem::new(Code::UnknownPosition, error.to_string())]).into(),
+    }
 }

@@ -64,7 +64,7 @@ pub struct Stored<'a> {
     pub position: Position,
     /// When it was stored, nanoseconds since the Unix epoch.
     pub published_at: i64,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant: &'a TenantId,
     /// Its type.
     pub event_type: &'a EventType,
@@ -79,6 +79,9 @@ pub struct Evidence {
     pub waits_for_retry: bool,
     /// The number of its dead letter.
     pub letter: Option<u64>,
+    /// The store keeps how far the subscription has come. A queue subscription has that where the policy delivers at least
+    /// once.
+    pub keeps_a_place: bool,
 }
 
 /// Judges. What is certain (a letter, a retry) goes before what follows from positions.
@@ -98,8 +101,10 @@ pub fn fate(registered: &Registered, event: Stored<'_>, evidence: Evidence) -> F
     }
     let offset = event.position.offset;
     match registered.needs_now() {
-        Need::Queue => return Fate::NotKept,
-        Need::Durable if offset <= registered.head.of(event.position.partition) => return Fate::BeforeItsStart,
+        Need::Queue if !evidence.keeps_a_place => return Fate::NotKept,
+        Need::Queue | Need::Durable if offset <= registered.head.of(event.position.partition) => {
+            return Fate::BeforeItsStart;
+        }
         Need::Backfill { start, end } => {
             let is_before = match start {
                 Start::First => false,
@@ -113,7 +118,7 @@ pub fn fate(registered: &Registered, event: Stored<'_>, evidence: Evidence) -> F
                 return Fate::AfterItsEnd;
             }
         }
-        Need::Durable => {}
+        Need::Queue | Need::Durable => {}
     }
     match evidence.consumer {
         // It has no consumer any more.
@@ -203,7 +208,20 @@ mod tests {
             judged(&backfill(Start::Time(13), None), 12, come_to(30, 30)),
             Fate::BeforeItsStart
         );
-        assert_eq!(judged(&registered(Need::Queue), 12, Evidence::default()), Fate::NotKept);
+        let queue = registered(Need::Queue);
+        assert_eq!(judged(&queue, 12, Evidence::default()), Fate::NotKept);
+        let keeps_a_place = true;
+        let at_least_once = |offset| {
+            judged(
+                &queue,
+                offset,
+                Evidence {
+                    keeps_a_place,
+                    ..come_to(15, 20)
+                },
+            )
+        };
+        assert_eq!((at_least_once(12), at_least_once(21)), (Fate::Settled, Fate::Pending));
         let mut finished = backfill(Start::First, until_20);
         finished.progress = Progress::Finished;
         assert_eq!(judged(&finished, 12, Evidence::default()), Fate::Settled);

@@ -3,7 +3,7 @@
 use crate::partition::Layout;
 use crate::planner::Observed;
 use crate::subscription::{End, Need, Start, Subscription};
-use crate::{Code, Position, Problem};
+use crate::{Code, Filter, Position, Problem};
 
 /// # Errors
 /// Names the position, and what to ask for instead.
@@ -30,27 +30,40 @@ pub(crate) fn check(asked: &Subscription, layout: &Layout, observed: &Observed) 
     }
 }
 
-/// A position orders the events of its own partition, and of those that came before or after it; it says nothing of
-/// partitions that are written beside it.
 pub(crate) fn is_a_place(asked: &Subscription, layout: &Layout, position: Position) -> Result<(), Problem> {
-    let refuse = |why: String| {
-        Err(Problem::new(
-            Code::UnknownPosition,
-            format!("subscription {}: position {position} {why}", asked.name),
-        ))
-    };
-    let Some(mine) = layout.partitions.get(&position.partition) else {
-        let known: Vec<_> = layout.partitions.keys().map(ToString::to_string).collect();
-        return refuse(format!("does not exist: this bus has partitions {}", known.join(", ")));
-    };
-    let beside = layout
-        .touching(&asked.filter)
-        .find(|p| p.generation == mine.generation && p.number != mine.number);
-    match beside {
-        Some(other) => refuse(format!(
-            "says nothing of partition {}, which its events are in too: ask for tenants of one partition, or begin and end at a time",
-            other.number
-        )),
-        None => Ok(()),
+    layout.orders(&asked.filter, position).map_err(|problem| Problem {
+        message: format!("subscription {}: {}", asked.name, problem.message),
+        ..problem
+    })
+}
+
+impl Layout {
+    /// Whether every event of a filter lies before or behind a position. A position orders the events of its own partition, and
+    /// of those that came before or after that; it says nothing of partitions that are written beside it.
+    ///
+    /// # Errors
+    /// Names the position, and what to give instead.
+    pub fn orders(&self, filter: &Filter, position: Position) -> Result<(), Problem> {
+        let refuse = |why: String| {
+            let message = format!("position {position} {why}");
+            Err(Problem::new(Code::UnknownPosition, message))
+        };
+        let Some(mine) = self.partitions.get(&position.partition) else {
+            let known: Vec<_> = self.partitions.keys().map(ToString::to_string).collect();
+            return refuse(format!(
+                "does not exist: this bus has partitions {}; give a position of one of these, or a time",
+                known.join(", ")
+            ));
+        };
+        let beside = self
+            .touching(filter)
+            .find(|p| p.generation == mine.generation && p.number != mine.number);
+        match beside {
+            Some(other) => refuse(format!(
+                "says nothing of partition {}, which is written beside it and holds events that are asked for: give a time, or ask for tenants of one partition alone",
+                other.number
+            )),
+            None => Ok(()),
+        }
     }
 }

@@ -65,6 +65,8 @@ codes! {
     InvalidSetting = "invalid-setting",
     /// Two settings contradict each other.
     ConflictingSettings = "conflicting-settings",
+    /// The bus holds no such event.
+    UnknownEvent = "unknown-event",
     /// A tenant's name breaks the rules for names.
     InvalidTenant = "invalid-tenant",
     /// An event type breaks the rules for event types.

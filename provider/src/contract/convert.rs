@@ -53,7 +53,11 @@ pub(super) fn raw_event(e: &mut wit::Event, own_source: impl FnOnce() -> String)
 
 /// An event with its payload.
 pub(super) fn event(attributes: Attributes, data: Bytes) -> wit::Event {
-    let raw = attributes.into_raw();
+    event_of(attributes.into_raw(), data)
+}
+
+/// The same of attributes that nobody has judged yet.
+pub(super) fn event_of(raw: RawEvent, data: Bytes) -> wit::Event {
     wit::Event {
         tenant: raw.tenant,
         event_type: raw.event_type,

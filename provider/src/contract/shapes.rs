@@ -10,7 +10,7 @@ pub(super) const MAX_ITEMS: usize = fanout_plan::http_binding::MAX_EVENTS;
 /// Extensions of one event that are decoded, so that an event with a few too many is refused by itself.
 const MAX_EXTENSIONS: u32 = 64;
 /// Tenants, and patterns of event types, in one filter. What a subscription may have is less.
-const MAX_IN_FILTER: u32 = 10_000;
+pub(super) const MAX_IN_FILTER: u32 = 10_000;
 
 const EVENTS: u32 = MAX_ITEMS as u32;
 

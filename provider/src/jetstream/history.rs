@@ -17,9 +17,9 @@ use super::tail::LogEvent;
 use super::{Store, StoreError};
 
 /// The most events of one id that are looked for: an id is known for `dedupe.window`, and may be used again after it.
-const MOST: usize = 16;
-/// After how many events of the log whoever looks is told of it.
-const TOLD_EVERY: u64 = 50_000;
+pub const MOST_OF_ONE_ID: usize = 16;
+/// After how many events of the log progress is reported.
+const PROGRESS_EVERY: u64 = 50_000;
 
 const LOOK: &str = "look for an event";
 
@@ -49,7 +49,7 @@ impl Store {
             .and_then(|message| self.log_event(position, message)))
     }
 
-    /// The events of a tenant with this id, oldest first, at most 16; of one source, or of all. It reads the headers of
+    /// The events of a tenant with this id, of one source, or of all: the first [`MOST_OF_ONE_ID`] that are found, oldest first. It reads the headers of
     /// all of the tenant's events, and calls `progress` with their number now and then.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Store {
             while let Some(message) = messages.try_next().await.map_err(StoreError::when(LOOK))? {
                 let info = message.info().map_err(StoreError::when(LOOK))?;
                 seen += 1;
-                if seen % TOLD_EVERY == 0 {
+                if seen % PROGRESS_EVERY == 0 {
                     progress(seen);
                 }
                 let (position, is_last) = (Position::new(partition.number, info.stream_sequence), info.pending == 0);
@@ -95,7 +95,7 @@ impl Store {
                         is("ce-id", id) && source.is_none_or(|source| is("ce-source", source))
                     }));
                 }
-                if is_last || found.len() >= MOST {
+                if is_last || found.len() >= MOST_OF_ONE_ID {
                     break;
                 }
             }
@@ -114,11 +114,12 @@ impl Store {
         event: &LogEvent,
         letter: Option<u64>,
     ) -> Result<AtSubscription, StoreError> {
-        let waiting = match registered.subscription.keeps_a_place(self.policy()) {
+        let keeps_a_place = registered.subscription.keeps_a_place(self.policy());
+        let waiting = match keeps_a_place {
             true => self.waiting(registered, event.position).await?,
             false => None,
         };
-        let consumer = match registered.subscription.keeps_a_place(self.policy()) {
+        let consumer = match keeps_a_place {
             true => self.settled_and_delivered_at(registered, event).await?,
             false => None,
         };
@@ -132,6 +133,7 @@ impl Store {
             consumer,
             waits_for_retry: waiting.is_some(),
             letter,
+            keeps_a_place,
         };
         let due = waiting.as_ref().map(|waiting| waiting.note.due);
         let attempts = match waiting {

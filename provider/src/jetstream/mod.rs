@@ -45,7 +45,7 @@ pub(crate) use attempts::Attempts;
 pub use dead_letters::DeadLetter;
 pub(crate) use dead_letters::{NewDeadLetter, PUBLISHED};
 pub(crate) use durability::Promise;
-pub use history::AtSubscription;
+pub use history::{AtSubscription, MOST_OF_ONE_ID};
 pub(crate) use leases::{Contender, Lease, Tenure};
 pub(crate) use marks::Mark;
 pub(crate) use publish::{Full, Outgoing, Sent, Stored, Unstored};

@@ -383,7 +383,8 @@ impl Store {
             )]));
         }
         let heads = self.heads().await?;
-        if let Some(registered) = self.registered(name).await? {
+        let registered = self.registered(name).await?;
+        if let Some(registered) = registered.filter(|r| of.is_none_or(|of| r.id() == *of)) {
             // What can't be is not to be skipped to either.
             let rewound = registered.rewind(to, &heads, self.layout());
             rewound.map_err(|problem| StoreError::Refused(vec![problem]))?;

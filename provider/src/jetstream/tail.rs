@@ -12,7 +12,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::subscription::Start;
-use fanout_plan::{Attributes, EventType, Filter, Position, SubjectTemplate, TenantId};
+use fanout_plan::{Attributes, EventType, Filter, Position, Problem, SubjectTemplate, TenantId};
 use futures::StreamExt as _;
 
 use super::observe::nanoseconds;
@@ -78,8 +78,11 @@ pub enum TailError {
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The position from which it is to be read means nothing on this bus.
+    #[error("{0}")]
+    Refused(Problem),
     /// The log ends before the place from which it is to be read: it is another log, or was put back.
-    #[error("position {asked} is not in the log, whose partition {} ends at {last}", asked.partition)]
+    #[error("position {asked} is not in the log, whose partition {} ends at {last}: give one at or before that, or a time", asked.partition)]
     Unknown {
         /// The place.
         asked: Position,
@@ -122,10 +125,8 @@ impl Store {
     /// # Errors
     /// When the store can't be read, or the place is not in this log.
     pub async fn tail(&self, filter: &Filter, from: TailFrom) -> Result<Tail, TailError> {
-        if let TailFrom::Start(Start::Position(asked)) = from
-            && !self.layout.partitions.contains_key(&asked.partition)
-        {
-            return Err(TailError::Unknown { asked, last: 0 });
+        if let TailFrom::Start(Start::Position(asked)) = from {
+            self.layout.orders(filter, asked).map_err(TailError::Refused)?;
         }
         let mut readers = Vec::new();
         for partition in self.layout.touching(filter) {

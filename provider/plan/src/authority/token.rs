@@ -63,7 +63,7 @@ impl fmt::Debug for TokenHash {
 pub(super) fn tokens(s: &str) -> Result<Vec<Identity>, Problem> {
     let invalid = |message: String| Err(Problem::new(Code::InvalidSetting, message));
     let mut tokens = Vec::new();
-    for item in s.split(',').map(str::trim) {
+    for (i, item) in s.split(',').map(str::trim).enumerate() {
         if item.starts_with(PREFIX) {
             return invalid(format!(
                 "a token itself stands there, which others may have read by now: make another with `fanout token`, and list the 64 hexadecimal digits that it prints instead of what begins with `{PREFIX}`"
@@ -75,7 +75,7 @@ pub(super) fn tokens(s: &str) -> Result<Vec<Identity>, Problem> {
             None => {
                 return invalid(format!(
                     "item {} is no SHA-256 of a token: list 64 hexadecimal digits for each, as `fanout token` prints them",
-                    tokens.len() + 1
+                    i + 1
                 ));
             }
         }

@@ -6,6 +6,7 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use fanout_transport::Calls;
+use percent_encoding::percent_decode_str;
 
 use super::problem::Refused;
 use crate::bus::Bus;
@@ -31,6 +32,8 @@ fn interface(method: &Method, path: &str) -> Option<Interface> {
     if *method == Method::OPTIONS {
         return None;
     }
+    // Routes take `{name}%3Afetch` for `{name}:fetch`.
+    let path = &*percent_decode_str(path).decode_utf8_lossy();
     let noun = path.strip_prefix("/v1/").unwrap_or(path);
     match noun.split(['/', ':']).next()? {
         "events" if matches!(*method, Method::GET | Method::HEAD) => Some(Interface::Subscriber),
@@ -59,6 +62,13 @@ mod tests {
                 let interface = found.unwrap();
                 assert_eq!(function.split_once('.').unwrap().0, interface.as_str(), "{shown}");
             }
+        }
+    }
+
+    #[test]
+    fn an_action_is_the_same_however_it_is_escaped() {
+        for path in ["/v1/subscriptions/audit:fetch", "/v1/subscriptions/audit%3Afetch"] {
+            assert_eq!(interface(&Method::POST, path), Some(Interface::Inbox), "{path}");
         }
     }
 }

@@ -14,6 +14,9 @@ use wrpc_transport::{Decode, Encode, Packer};
 use super::parameters::Parameters;
 use super::problem::Refused;
 
+/// Of what a body holds and is no value of.
+const MAX_SHOWN_CHARS: usize = 256;
+
 /// A request without its body.
 pub(super) struct Call {
     calls: Calls,
@@ -113,7 +116,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 /// What a body of JSON says.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body)
-        .map_err(|e| Refused::invalid_request(format!("the body is not what this operation takes: {e}")))
+        .map_err(|e| Refused::invalid_request(format!("the body is not what this operation takes: {}", beginning(&e))))
+}
+
+/// What a decoder says, which may hold a whole member of the body.
+fn beginning(error: &impl ToString) -> String {
+    error.to_string().chars().take(MAX_SHOWN_CHARS).collect()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

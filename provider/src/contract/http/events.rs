@@ -9,13 +9,14 @@ use axum::response::{IntoResponse, Response};
 use fanout_plan::http_binding::{Events, Request, RequestEvent};
 use fanout_plan::timestamp;
 use fanout_wit::PUBLISHER;
-use fanout_wit::types::{Attribute, Cancellation, Event, PublishError, Receipt, Scheduled};
+use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::answer;
 use super::call::{Body, Call};
 use super::problem::Refused;
+use crate::contract::convert;
 
 /// Proof that an event is stored.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -194,25 +195,9 @@ fn events<'a>(call: &'a Call, headers: &'a HeaderMap, body: &'a [u8]) -> Result<
 
 /// An event in the contract's types. Its payload is not copied where it is the whole body.
 fn of_contract(event: RequestEvent<'_>, body: &Bytes) -> Event {
-    let RequestEvent { event: raw, data } = event;
-    Event {
-        tenant: raw.tenant,
-        event_type: raw.event_type,
-        id: raw.id,
-        source: raw.source,
-        subject: raw.subject,
-        time: raw.time,
-        data_content_type: raw.data_content_type,
-        data_schema: raw.data_schema,
-        extensions: raw
-            .extensions
-            .into_iter()
-            .map(|(name, value)| Attribute { name, value })
-            .collect(),
-        ordering_key: raw.ordering_key,
-        data: match data {
-            Cow::Borrowed(_) => body.clone(),
-            Cow::Owned(data) => data.into(),
-        },
-    }
+    let data = match event.data {
+        Cow::Borrowed(_) => body.clone(),
+        Cow::Owned(data) => data.into(),
+    };
+    convert::event_of(event.event, data)
 }

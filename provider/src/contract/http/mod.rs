@@ -15,6 +15,7 @@ mod cloud_event;
 mod events;
 mod fetching;
 mod hub;
+mod lists;
 mod openapi;
 mod operations;
 mod operators;

@@ -18,6 +18,7 @@ use super::problem::Refused;
 pub(super) struct Settlements {
     /// At most 1,000, of any of the caller's subscriptions.
     #[schemars(length(max = 1000))]
+    #[serde(deserialize_with = "super::lists::items")]
     settlements: Vec<Settlement>,
 }
 

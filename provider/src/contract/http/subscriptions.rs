@@ -35,10 +35,10 @@ pub(super) enum NeedWord {
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// The tenants, by their names; empty for every tenant that the caller may read.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::lists::of_filter")]
     tenants: Vec<String>,
     /// Patterns of event types, such as `invoice.*`; empty for every type that the caller may read.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::lists::of_filter")]
     event_types: Vec<String>,
 }
 

@@ -23,7 +23,7 @@ use futures::stream;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::call::Call;
 use super::cloud_event::CloudEvent;
@@ -42,7 +42,10 @@ use crate::view::View;
 /// have 512 under way: some are left for calls that end.
 const OPEN: (usize, usize) = (512 * 7 / 8, 2_048);
 /// Of those, the ones that read the store by themselves: each is a consumer of the store's for each partition.
-const CATCHING_UP: (usize, usize) = (28, 32);
+const CATCHING_UP: (usize, usize) = (4, 32);
+/// How long one reads the store before it gives way to those who wait: a reader that takes a byte now and then would hold the
+/// place of others.
+const CATCHES_UP_FOR: Duration = Duration::from_secs(60);
 /// How long one waits until it may, or until the instance's reader is as far as itself.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often a quiet tail says that it is there, and looks whether its caller still may read.
@@ -251,11 +254,11 @@ enum Stage {
 }
 
 /// A reader of the store, and its permit.
-struct CatchingUp(Option<(Tail, Waits)>);
+struct CatchingUp(Option<(Tail, Waits)>, Instant);
 
 impl CatchingUp {
     fn new(tail: Tail, permit: Waits) -> Self {
-        Self(Some((tail, permit)))
+        Self(Some((tail, permit)), Instant::now())
     }
 }
 
@@ -330,6 +333,15 @@ impl Reader {
                     }
                 }
                 Phase::CatchingUp(reading) => {
+                    if reading.1.elapsed() > CATCHES_UP_FOR {
+                        return Err(Problem::new(
+                            Code::SlowReader,
+                            format!(
+                                "this tail has read the store for {} s, and gives way to others: connect again with the last `id`, and it goes on behind it",
+                                CATCHES_UP_FOR.as_secs()
+                            ),
+                        ));
+                    }
                     let Some((tail, _)) = &mut reading.0 else { continue };
                     let read = tail.stored().await;
                     self.given = tail.given();
@@ -423,11 +435,11 @@ fn json(data: &impl Serialize) -> String {
 
 /// Why the log can't be read.
 pub(super) fn log_problem(error: &TailError) -> Problem {
-    let code = match error {
-        TailError::Unknown { .. } => Code::UnknownPosition,
-        _ => Code::StoreUnavailable,
-    };
-    Problem::new(code, format!("the log can't be read: {error}"))
+    match error {
+        TailError::Refused(problem) => problem.clone(),
+        TailError::Unknown { .. } => Problem::new(Code::UnknownPosition, error.to_string()),
+        _ => Problem::new(Code::StoreUnavailable, format!("the log can't be read: {error}")),
+    }
 }
 
 /// How far each partition was read.

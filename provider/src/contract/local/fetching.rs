@@ -167,7 +167,11 @@ impl Local {
     ) -> Result<Outcome<Lease>, SettleError> {
         let Lease::Handle(handle) = lease else {
             // None is made of a token that was read.
-            return Ok(Outcome::Settled);
+            let problem = Problem::new(
+                Code::InvalidToken,
+                "the token is another instance's answer, and no lease",
+            );
+            return Err(settle_refusal(problem));
         };
         let view = self.bus.view();
         let Some(inbox) = leased_from(&view, caller, &handle).map_err(settle_refusal)? else {

@@ -32,12 +32,18 @@ pub struct HttpProblem {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Written {
+    /// The page of the code.
+    #[serde(rename = "type")]
+    pub(crate) page: String,
     pub(crate) title: String,
     pub(crate) status: u16,
     pub(crate) detail: String,
     pub(crate) code: String,
     /// `not-started`, `unknown` or `failed`.
     pub(crate) outcome: String,
+    /// When a repeat can succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after_ms: Option<u64>,
     /// Bytes that a body may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<usize>,
@@ -82,11 +88,13 @@ impl HttpProblem {
     #[must_use]
     pub fn into_response(self) -> Response<Full<Bytes>> {
         let written = Written {
+            page: format!("/docs/errors/{}", self.code),
             title: self.status.canonical_reason().unwrap_or_default().to_owned(),
             status: self.status.as_u16(),
             detail: self.detail,
             code: self.code.to_owned(),
             outcome: name_of(self.outcome).to_owned(),
+            retry_after_ms: self.retry_after.map(|seconds| u64::from(seconds) * 1_000),
             limit: self.limit,
         };
         // Texts and numbers alone: nothing of it can fail to be written.
