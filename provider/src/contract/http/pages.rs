@@ -94,6 +94,7 @@ pages! {
     "unauthenticated-caller",
     "unauthenticated-listener",
     "unknown-caller",
+    "unknown-event",
     "unknown-position",
     "unknown-setting",
     "unknown-subscription",
