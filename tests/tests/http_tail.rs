@@ -170,6 +170,22 @@ async fn a_divided_log_is_read_on_in_every_partition() {
             reader = Reader::open(&bus, "?from=first", &last).await;
         }
     }
+    // A position orders nothing in the partitions beside its own: neither a tail nor a rewind begins there.
+    let answer = bus.ask("GET", "/v1/events?from=1/1", &[], "").await;
+    assert_eq!(answer.problem(409), "unknown-position");
+    let made = bus
+        .json(
+            "PUT",
+            "/v1/subscriptions/audit",
+            serde_json::json!({ "need": "durable" }),
+        )
+        .await;
+    made.good();
+    let to = serde_json::json!({ "to": "1/1" });
+    let answer = bus.json("POST", "/v1/subscriptions/audit:rewind", to).await;
+    assert_eq!(answer.problem(422), "unknown-position");
+    let shown = bus.ask("GET", "/v1/subscriptions/audit", &[], "").await.good();
+    assert_eq!(shown["state"], "active", "it is as it was: {shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
