@@ -31,7 +31,10 @@ pub(crate) fn demo(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
     for program in DEMO_PROGRAMS {
         programs.args(["--package", program]);
     }
-    parts(workspace, runner, &mut programs, &DEMO_COMPONENTS)
+    let parts = parts(workspace, runner, &mut programs, &DEMO_COMPONENTS)?;
+    runner.step("building the dev host (from nothing, this takes about ten minutes on two cores)");
+    runner.run(&mut dev_host(workspace, runner, "build")?)?;
+    Ok(parts)
 }
 
 /// Builds the programs of the main workspace, and what `chosen` names besides.
@@ -44,8 +47,8 @@ pub(crate) fn programs(workspace: &Workspace, runner: &Runner, chosen: &[&str]) 
     Ok(Parts { nats_server })
 }
 
-/// Finds or builds every part, and the tests.
-pub(crate) fn everything(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
+/// Finds or builds every part but the dev host, and the tests.
+pub(crate) fn all_but_the_dev_host(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
     let mut programs = workspace.cargo();
     programs.args(["build", "--locked", "--workspace", "--all-targets"]);
     parts(workspace, runner, &mut programs, &all_components())
@@ -60,9 +63,6 @@ fn parts(workspace: &Workspace, runner: &Runner, programs: &mut Command, chosen:
 
     runner.step("building the components");
     runner.run(components(workspace, "build", chosen).args(["--profile", WASM_PROFILE]))?;
-
-    runner.step("building the dev host (from nothing, this takes about ten minutes on two cores)");
-    runner.run(&mut dev_host(workspace, runner, "build")?)?;
     Ok(Parts { nats_server })
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::runner::Runner;
+use crate::runner::{Beside, Runner};
 use crate::workspace::Workspace;
 
 /// Coverage counters at every edge, and comparisons, so that libFuzzer can guess what is compared.
@@ -58,13 +58,15 @@ impl Fuzz {
         self.run_targets(workspace, runner)
     }
 
-    /// As a test: without a C++ compiler it says so, and goes on.
-    pub(crate) fn run_if_possible(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
-        if can_build(runner) {
-            return self.run_targets(workspace, runner);
+    /// Starts to build every target beside other work. Without a C++ compiler it says so, and nothing is fuzzed.
+    pub(crate) fn build_beside<'a>(workspace: &Workspace, runner: &'a Runner) -> Result<Option<Beside<'a>>> {
+        if !can_build(runner) {
+            runner.step("NOT fuzzing: libFuzzer is C++ and no C++ compiler was found (g++, clang++, or CXX)");
+            return Ok(None);
         }
-        runner.step("NOT fuzzing: libFuzzer is C++ and no C++ compiler was found (g++, clang++, or CXX)");
-        Ok(())
+        let build = build(workspace, &host_triple(runner)?, &targets(workspace)?);
+        let log = workspace.logs().join("build-fuzz.log");
+        runner.start_beside(&build, log).map(Some)
     }
 
     fn run_targets(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
@@ -76,17 +78,7 @@ impl Fuzz {
         let triple = host_triple(runner)?;
 
         runner.step(format!("building {} fuzz targets", chosen.len()));
-        let mut build = workspace.cargo();
-        build.args(["build", "--locked", "--release", "--target", &triple, "--manifest-path"]);
-        build
-            .arg(folder(workspace).join("Cargo.toml"))
-            .arg("--target-dir")
-            .arg(workspace.fuzz_target());
-        for target in chosen {
-            build.args(["--bin", target]);
-        }
-        // With a target named, build scripts and macros are built without these.
-        runner.run(build.env("RUSTFLAGS", INSTRUMENT))?;
+        runner.run(&mut build(workspace, &triple, chosen))?;
 
         let binaries = workspace.fuzz_target().join(triple).join("release");
         for target in chosen {
@@ -127,6 +119,21 @@ impl Fuzz {
         }
         Ok(())
     }
+}
+
+fn build(workspace: &Workspace, triple: &str, chosen: &[String]) -> Command {
+    let mut build = workspace.cargo();
+    build.args(["build", "--locked", "--release", "--target", triple, "--manifest-path"]);
+    build
+        .arg(folder(workspace).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(workspace.fuzz_target());
+    for target in chosen {
+        build.args(["--bin", target]);
+    }
+    // With a target named, build scripts and macros are built without these.
+    build.env("RUSTFLAGS", INSTRUMENT);
+    build
 }
 
 /// One of the figures that libFuzzer ends with.

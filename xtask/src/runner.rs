@@ -4,9 +4,11 @@
 //! command and everything it started exactly once: through the thread that listens here.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -24,8 +26,8 @@ pub(crate) struct Runner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The group of the command that runs now.
-    group: Option<Pid>,
+    /// The groups of the commands that run now: the one that is waited for, and what is built meanwhile.
+    groups: Vec<Pid>,
     /// The first signal that asked for the end.
     interrupted_by: Option<u8>,
 }
@@ -63,12 +65,41 @@ impl Runner {
     pub(crate) fn run(&self, command: &mut Command) -> Result<()> {
         let mut child = self.spawn(command)?;
         let status = child.wait();
-        self.ended();
-        let status = status.with_context(|| format!("can't wait for {}", line(command)))?;
-        if !status.success() {
-            bail!("{} ended with {status}", line(command));
+        self.ended(&child);
+        succeeded(command, status)
+    }
+
+    /// Starts a command that gives way to all others for the processor. Its output goes to a file, and is read if it fails.
+    pub(crate) fn start_beside(&self, command: &Command, log: PathBuf) -> Result<Beside<'_>> {
+        let mut gives_way = Command::new("nice");
+        gives_way
+            .args(["-n", "19"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => gives_way.env(name, value),
+                None => gives_way.env_remove(name),
+            };
         }
-        Ok(())
+        if let Some(folder) = command.get_current_dir() {
+            gives_way.current_dir(folder);
+        }
+        let out = log
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| File::create(&log))
+            .with_context(|| format!("can't write {}", log.display()))?;
+        let err = out
+            .try_clone()
+            .with_context(|| format!("can't write {}", log.display()))?;
+        let child = self.spawn(gives_way.stdout(out).stderr(err))?;
+        Ok(Beside {
+            runner: self,
+            child,
+            command: gives_way,
+            log,
+        })
     }
 
     /// Runs a command and returns what it printed; what it says on standard error is for the user.
@@ -83,8 +114,9 @@ impl Runner {
     /// Runs a command and returns all of what came of it.
     pub(crate) fn output(&self, command: &mut Command) -> Result<Output> {
         let child = self.spawn(command.stdout(Stdio::piped()))?;
+        let group = group(&child);
         let output = child.wait_with_output();
-        self.ended();
+        self.forget(group);
         output.with_context(|| format!("can't wait for {}", line(command)))
     }
 
@@ -105,12 +137,16 @@ impl Runner {
             .process_group(0)
             .spawn()
             .with_context(|| format!("can't run {}", line(command)))?;
-        state.group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        state.groups.extend(group(&child));
         Ok(child)
     }
 
-    fn ended(&self) {
-        lock(&self.state).group = None;
+    fn ended(&self, child: &Child) {
+        self.forget(group(child));
+    }
+
+    fn forget(&self, ended: Option<Pid>) {
+        lock(&self.state).groups.retain(|group| Some(*group) != ended);
     }
 
     fn check_interrupted(&self) -> Result<()> {
@@ -130,12 +166,58 @@ impl State {
             (None, _) => Signal::INT,
         };
         self.interrupted_by.get_or_insert(u8::try_from(signal).unwrap_or(0));
-        match self.group {
+        if self.groups.is_empty() {
+            std::process::exit(128 + signal);
+        }
+        for group in &self.groups {
             // An error means that the group is gone already, which is what was wanted.
-            Some(group) => kill_process_group(group, passed_on).unwrap_or_default(),
-            None => std::process::exit(128 + signal),
+            kill_process_group(*group, passed_on).unwrap_or_default();
         }
     }
+}
+
+/// A command that runs beside others. Dropped before its end, it is ended.
+#[derive(Debug)]
+pub(crate) struct Beside<'a> {
+    runner: &'a Runner,
+    child: Child,
+    command: Command,
+    log: PathBuf,
+}
+
+impl Beside<'_> {
+    /// Waits for its end. If it failed, its output is printed.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        let status = self.child.wait();
+        let ended = succeeded(&self.command, status);
+        if ended.is_err() {
+            let output = std::fs::read_to_string(&self.log).unwrap_or_default();
+            drop(writeln!(std::io::stderr(), "{output}"));
+        }
+        ended
+    }
+}
+
+impl Drop for Beside<'_> {
+    fn drop(&mut self) {
+        if let (Some(group), Ok(None)) = (group(&self.child), self.child.try_wait()) {
+            kill_process_group(group, Signal::TERM).unwrap_or_default();
+            drop(self.child.wait());
+        }
+        self.runner.ended(&self.child);
+    }
+}
+
+fn group(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+fn succeeded(command: &Command, status: std::io::Result<ExitStatus>) -> Result<()> {
+    let status = status.with_context(|| format!("can't wait for {}", line(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", line(command));
+    }
+    Ok(())
 }
 
 /// A panic elsewhere does not make the state unusable: it is two plain values.
@@ -160,5 +242,29 @@ mod tests {
         assert_eq!(error.to_string(), "sh -c exit 3 ended with exit status: 3");
         let error = runner.run(&mut Command::new("/nonexistent/tool")).unwrap_err();
         assert_eq!(error.to_string(), "can't run /nonexistent/tool");
+    }
+
+    #[test]
+    fn what_runs_beside_is_waited_for_or_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let runner = Runner::start().unwrap();
+        let start = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).env("WORD", "hello");
+            runner
+                .start_beside(&command, folder.path().join("logs/beside.log"))
+                .unwrap()
+        };
+        start("echo $WORD; nice").wait().unwrap();
+        let told = std::fs::read_to_string(folder.path().join("logs/beside.log")).unwrap();
+        assert_eq!(told, "hello\n19\n");
+        let error = start("exit 3").wait().unwrap_err();
+        assert!(error.to_string().ends_with("ended with exit status: 3"), "{error}");
+
+        let unfinished = start("sleep 600");
+        let id = Pid::from_child(&unfinished.child);
+        drop(unfinished);
+        assert!(rustix::process::test_kill_process(id).is_err(), "it runs on");
+        assert!(lock(&runner.state).groups.is_empty());
     }
 }
