@@ -32,5 +32,6 @@ mod view;
 mod wanted;
 mod watchdog;
 
+pub use contract::{Share, TailLimits};
 pub use provider::run;
 pub use serve::{ServeError, Server, serve};

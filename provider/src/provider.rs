@@ -102,7 +102,9 @@ impl Provider {
             let (_, initial) = Listening::split(&config);
             let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
             let links = hear(&nats, host, bus.clone()).await?;
-            let mut running = RunningBus::start(bus).await.context("set the bus up")?;
+            let mut running = RunningBus::start(bus, contract::TailLimits::default())
+                .await
+                .context("set the bus up")?;
             listen(&mut running, &host.provider_key, &config).await;
             (Role::Bus(Box::new(running)), links)
         };

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::bus::Bus;
-use crate::contract::{self, Origins};
+use crate::contract::{self, Origins, TailLimits};
 use crate::listeners::{CantListen, Listeners};
 use crate::watchdog::Watchdog;
 
@@ -33,7 +33,7 @@ pub(crate) struct RunningBus {
 
 impl RunningBus {
     /// Begins to keep the bus, and waits until it can answer.
-    pub(crate) async fn start(bus: Bus) -> Result<Self, Error> {
+    pub(crate) async fn start(bus: Bus, tails: TailLimits) -> Result<Self, Error> {
         let keeper = tokio::spawn(bus.clone().keep());
         let beside = [
             tokio::spawn(bus.clone().keep_beside()),
@@ -43,7 +43,7 @@ impl RunningBus {
         ];
         bus.settled().await;
         let origins = Origins::default();
-        let (service, instances) = contract::service(bus.clone(), origins.clone()).await?;
+        let (service, instances) = contract::service(bus.clone(), origins.clone(), tails).await?;
         Ok(Self {
             service,
             origins,

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
+use crate::contract::TailLimits;
 use crate::jetstream::{Store, StoreError};
 use crate::listeners::CantListen;
 use crate::running_bus::{RunningBus, inbox_prefixes, stop_in_order};
@@ -30,6 +31,8 @@ pub struct Server {
     pub jetstream: Option<JetStreamApi>,
     /// Where it listens, instead of the policy file's `listen`; empty to take that.
     pub listening: Listening,
+    /// The bounds of live tails over HTTP.
+    pub tails: TailLimits,
 }
 
 /// Why a server did not start, or ended.
@@ -128,7 +131,9 @@ async fn start(server: &Server) -> Result<Serving, ServeError> {
     let lattice = Lattice::new(nats.clone(), options).await.map_err(ServeError::Store)?;
     let name = policy.bus.to_string();
     let bus = Bus::new(&name, NO_LATTICE, lattice.clone(), settings);
-    let mut running = RunningBus::start(bus.clone()).await.map_err(ServeError::Store)?;
+    let mut running = RunningBus::start(bus.clone(), server.tails)
+        .await
+        .map_err(ServeError::Store)?;
     if let Err(CantListen(problem)) = running.listen(&listening).await {
         running.stop().await;
         return Err(ServeError::Refused(vec![problem]));

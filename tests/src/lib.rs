@@ -12,12 +12,14 @@ pub mod fetcher;
 pub mod hosted;
 pub mod http;
 pub mod http_bus;
+pub mod http_caller;
 pub mod nemesis;
 mod provider;
 mod refusals;
 mod running;
 mod served;
 pub mod stored;
+pub mod tail_reader;
 mod transcript;
 pub mod webhook_host;
 

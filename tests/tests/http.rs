@@ -210,6 +210,13 @@ async fn what_is_no_request_publishes_nothing_and_says_why() {
             "unsupported-media-type",
         ),
         (vec![], &whole, 415, "unsupported-media-type"),
+        (
+            vec![STRUCTURED, ("content-encoding", "gzip")],
+            &whole,
+            415,
+            "unsupported-media-type",
+        ),
+        (with(("content-encoding", "br")), "", 415, "unsupported-media-type"),
         (vec![STRUCTURED], "[]", 400, "invalid-attribute"),
         (vec![STRUCTURED], "\"\"", 400, "invalid-attribute"),
         (vec![STRUCTURED], "", 400, "invalid-attribute"),
@@ -521,7 +528,9 @@ async fn what_is_asked_of_a_subscription_is_asked_rightly() {
 async fn a_page_is_refused_before_anything_is_done() {
     let bus = HttpBus::start("\n[http]\nallowed-origins = [\"https://console.example.com\"]\n").await;
     let body = document("acme", "evt_1").to_string();
-    let from = |origin| [STRUCTURED, ("origin", origin)];
+    fn from(origin: &str) -> [(&str, &str); 2] {
+        [STRUCTURED, ("origin", origin)]
+    }
     let evil = bus
         .ask("POST", "/v1/events", &from("https://evil.example"), body.clone())
         .await;
@@ -542,14 +551,30 @@ async fn a_page_is_refused_before_anything_is_done() {
         .await;
     assert_eq!(rebound.problem(403), "origin-not-allowed");
     assert_eq!(bus.stored().await, [""; 0]);
-    let page = bus
-        .ask("POST", "/v1/events", &from("https://console.example.com"), body)
-        .await;
-    page.good();
-    assert_eq!(
-        page.headers["access-control-allow-origin"],
-        "https://console.example.com"
-    );
+    // Who may read answers reads refusals too, whoever makes them.
+    let long = "a".repeat(9 << 10);
+    let nobody = ("authorization", "Bearer nobodys");
+    for (headers, body, status) in [
+        (vec![], body.clone(), 200),
+        (vec![], "no JSON".to_owned(), 400),
+        (vec![nobody], body.clone(), 401),
+        (vec![("host", "evil.example")], body.clone(), 403),
+        (vec![("x-long", long.as_str())], body.clone(), 431),
+    ] {
+        let headers = [&from("https://console.example.com")[..], &headers].concat();
+        let page = bus.ask("POST", "/v1/events", &headers, body.clone()).await;
+        assert_eq!(page.status, status, "{page:?}");
+        assert_eq!(
+            page.headers["access-control-allow-origin"],
+            "https://console.example.com"
+        );
+        assert_eq!(page.headers["vary"], "origin");
+        assert!(
+            page.headers["access-control-expose-headers"]
+                .to_str()
+                .is_ok_and(|names| names.contains("retry-after"))
+        );
+    }
     let asks = [
         ("origin", "https://console.example.com"),
         ("access-control-request-method", "POST"),

@@ -2,87 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use fanout_tests::http_bus::{HttpBus, STRUCTURED, document};
-use serde_json::Value;
+use fanout_tests::http_caller::HttpCaller;
+use fanout_tests::tail_reader::TailReader;
 
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// A reader of server-sent events, as a browser is one.
-struct Reader {
-    response: reqwest::Response,
-    text: String,
-    last_id: String,
-}
-
-/// A message: its kind, and its data.
-type Message = (String, Value);
-
-impl Reader {
-    async fn open(bus: &HttpBus, query: &str, last_id: &str) -> Self {
-        let last = [("last-event-id", last_id)];
-        let headers: &[_] = if last_id.is_empty() { &[] } else { &last };
-        let response = bus.send("GET", &format!("/v1/events{query}"), headers, "").await;
-        let status = response.status().as_u16();
-        assert_eq!(status, 200, "{}", response.text().await.unwrap_or_default());
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let mut reader = Self {
-            response,
-            text: String::new(),
-            last_id: last_id.to_owned(),
-        };
-        // The first block has an id and no data: from here on nothing is missed.
-        assert!(reader.block().await.is_none_or(|message| message.1.is_null()));
-        assert!(!reader.last_id.is_empty());
-        reader
-    }
-
-    /// The next block of lines; `None` at the end.
-    async fn block(&mut self) -> Option<Message> {
-        loop {
-            if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let (block, rest) = (block.to_owned(), rest.to_owned());
-                self.text = rest;
-                let (mut kind, mut data) = ("message".to_owned(), Value::Null);
-                for line in block.lines() {
-                    match line.split_once(": ") {
-                        Some(("id", id)) => id.clone_into(&mut self.last_id),
-                        Some(("event", name)) => name.clone_into(&mut kind),
-                        Some(("data", text)) => data = serde_json::from_str(text).expect("data is JSON"),
-                        _ => {}
-                    }
-                }
-                return Some((kind, data));
-            }
-            let chunk = tokio::time::timeout(LIMIT, self.response.chunk())
-                .await
-                .expect("something comes");
-            // A server that was killed says no more.
-            let Ok(Some(chunk)) = chunk else { return None };
-            self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
-        }
-    }
-
-    /// The next message that has data.
-    async fn message(&mut self) -> Option<Message> {
-        loop {
-            let message = self.block().await?;
-            if !message.1.is_null() {
-                return Some(message);
-            }
-        }
-    }
-
-    /// The id of the next event.
-    async fn event(&mut self) -> String {
-        let (kind, data) = self.message().await.expect("it goes on");
-        assert_eq!(kind, "message", "{data}");
-        data["event"]["id"].as_str().expect("an id").to_owned()
-    }
-}
-
-async fn publish(bus: &HttpBus, tenant: &str, ids: std::ops::Range<u32>) {
+async fn publish(bus: &HttpCaller, tenant: &str, ids: std::ops::Range<u32>) {
     for id in ids {
         bus.publish(tenant, &format!("{tenant}_{id}")).await.good();
     }
@@ -92,8 +17,8 @@ async fn publish(bus: &HttpBus, tenant: &str, ids: std::ops::Range<u32>) {
 async fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
     let mut bus = HttpBus::start("").await;
     publish(&bus, "acme", 0..3).await;
-    let mut live = Reader::open(&bus, "", "").await;
-    let mut all = Reader::open(&bus, "?from=first", "").await;
+    let mut live = TailReader::open(&bus, "", "").await;
+    let mut all = TailReader::open(&bus, "?from=first", "").await;
     for id in 0..3 {
         assert_eq!(all.event().await, format!("acme_{id}"));
     }
@@ -103,13 +28,13 @@ async fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
         assert_eq!(all.event().await, format!("acme_{id}"));
     }
     // One that began before anything came goes on where it began.
-    let quiet = Reader::open(&bus, "", "").await;
+    let quiet = TailReader::open(&bus, "", "").await;
     let (quiet, left) = (quiet.last_id.clone(), all.last_id.clone());
     assert_eq!((quiet.as_str(), left.as_str()), ("0/5", "0/5"));
     drop(all);
     publish(&bus, "acme", 5..8).await;
     for last in [quiet, left] {
-        let mut again = Reader::open(&bus, "?from=first", &last).await;
+        let mut again = TailReader::open(&bus, "?from=first", &last).await;
         for id in 5..8 {
             assert_eq!(again.event().await, format!("acme_{id}"));
         }
@@ -156,7 +81,7 @@ async fn a_divided_log_is_read_on_in_every_partition() {
     })
     .await;
     let mut seen = BTreeSet::new();
-    let mut reader = Reader::open(&bus, "?from=first", "").await;
+    let mut reader = TailReader::open(&bus, "?from=first", "").await;
     for round in 0..4 {
         let wanted: BTreeSet<_> = ["a", "b", "c", "d"].map(|t| format!("{t}_{round}")).into();
         for tenant in ["a", "b", "c", "d"] {
@@ -167,7 +92,7 @@ async fn a_divided_log_is_read_on_in_every_partition() {
             assert!(seen.insert(id.clone()), "{id} came twice");
             // It comes back after each event.
             let last = reader.last_id.clone();
-            reader = Reader::open(&bus, "?from=first", &last).await;
+            reader = TailReader::open(&bus, "?from=first", &last).await;
         }
     }
     // A position orders nothing in the partitions beside its own: neither a tail nor a rewind begins there.
@@ -200,10 +125,10 @@ async fn a_reader_sees_what_it_asked_for_and_what_it_may() {
     publish(&bus, "acme", 0..1).await;
     publish(&bus, "globex", 0..1).await;
     publish(&bus, "initech", 0..1).await;
-    let mut some = Reader::open(&bus, "?from=first&type=*.paid&tenant=globex&tenant=acme", "").await;
+    let mut some = TailReader::open(&bus, "?from=first&type=*.paid&tenant=globex&tenant=acme", "").await;
     assert_eq!(some.event().await, "acme_0");
     assert_eq!(some.event().await, "globex_0");
-    let mut later = Reader::open(&bus, "?from=0/3", "").await;
+    let mut later = TailReader::open(&bus, "?from=0/3", "").await;
     assert_eq!(later.event().await, "globex_0");
 
     // The policy takes a right away: what was open ends and says so, and is not opened again.
@@ -226,12 +151,83 @@ async fn a_reader_sees_what_it_asked_for_and_what_it_may() {
     );
     publish(&bus, "globex", 1..2).await;
     publish(&bus, "acme", 1..2).await;
-    let mut mine = Reader::open(&bus, "?from=first", "").await;
+    let mut mine = TailReader::open(&bus, "?from=first", "").await;
     let mut ids = Vec::new();
     while ids.last().is_none_or(|id| id != "acme_1") {
         ids.push(mine.event().await);
     }
     assert_eq!(ids, ["voided", "acme_0", "acme_1"]);
+}
+
+/// What a reader is told that has to come back, after which it is told nothing more.
+async fn told_to_come_back(reader: &mut TailReader) -> String {
+    let (kind, data) = reader.message().await.expect("it is told");
+    assert_eq!(
+        (kind.as_str(), data["code"].as_str()),
+        ("end", Some("topology-changed")),
+        "{data}"
+    );
+    assert!(reader.message().await.is_none(), "and that was the last");
+    reader.last_id.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_to_come_back_goes_on_where_it_stood() {
+    let bus = HttpBus::start("").await;
+    let text = std::fs::read_to_string(&bus.policy).unwrap();
+    publish(&bus, "acme", 0..1).await;
+    publish(&bus, "globex", 0..1).await;
+    let mut reader = TailReader::open(&bus, "?from=first", "").await;
+    assert_eq!(reader.event().await, "acme_0");
+    assert_eq!(reader.event().await, "globex_0");
+    // It may read less than it reads.
+    let narrow = text.replace("subscribe.tenants = \"*\"", "subscribe.tenants = [\"acme\"]");
+    std::fs::write(&bus.policy, &narrow).unwrap();
+    bus.served.signal("HUP");
+    let last = told_to_come_back(&mut reader).await;
+    publish(&bus, "globex", 1..2).await;
+    publish(&bus, "acme", 1..2).await;
+    let mut reader = TailReader::open(&bus, "?from=first", &last).await;
+    assert_eq!(reader.event().await, "acme_1");
+    // The log is divided.
+    std::fs::write(&bus.policy, format!("topology = \"sharded(4)\"\n{narrow}")).unwrap();
+    bus.served.signal("HUP");
+    let last = told_to_come_back(&mut reader).await;
+    publish(&bus, "acme", 2..4).await;
+    let mut reader = TailReader::open(&bus, "?from=first", &last).await;
+    for id in 2..4 {
+        assert_eq!(reader.event().await, format!("acme_{id}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_may_come_back_at_another_instance() {
+    let bus = HttpBus::start("").await;
+    let (_served, elsewhere) = bus.another();
+    let mut reader = TailReader::open(&bus, "", "").await;
+    let mut last = reader.last_id.clone();
+    let mut next = 0;
+    for round in 0..10 {
+        // Published at either, and read at the other: what that one has read of the log may be less than the reader has.
+        let (here, there): (&HttpCaller, &HttpCaller) = match round % 2 {
+            0 => (&bus, &elsewhere),
+            _ => (&elsewhere, &bus),
+        };
+        for id in round * 4..round * 4 + 4 {
+            let at = if id % 2 == 0 { here } else { there };
+            at.publish("acme", &format!("acme_{id}")).await.good();
+        }
+        for _ in 0..3 {
+            assert_eq!(reader.event().await, format!("acme_{next}"));
+            last.clone_from(&reader.last_id);
+            next += 1;
+        }
+        reader = TailReader::open(there, "", &last).await;
+    }
+    while next < 40 {
+        assert_eq!(reader.event().await, format!("acme_{next}"));
+        next += 1;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +264,7 @@ async fn what_expired_before_it_was_read_is_told() {
     })
     .await;
     publish(&bus, "acme", 3..4).await;
-    let mut late = Reader::open(&bus, "", "0/1").await;
+    let mut late = TailReader::open(&bus, "", "0/1").await;
     let (kind, data) = late.message().await.expect("it is told");
     assert_eq!(
         (kind.as_str(), &data["first"], &data["last"]),
@@ -297,7 +293,7 @@ async fn many_readers_are_one_consumer_of_the_store() {
     for i in 0..READERS {
         // Every tenth begins before what is kept, and reads the store by itself first.
         let query = if i % 10 == 0 { "?from=first" } else { "" };
-        readers.push(Reader::open(&bus, query, "").await);
+        readers.push(TailReader::open(&bus, query, "").await);
     }
     publish(&bus, "acme", 2..4).await;
     for (i, reader) in readers.iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use fanout_plan::listen::{Listening, TlsFiles};
-use fanout_provider::{ServeError, Server};
+use fanout_provider::{ServeError, Server, TailLimits};
 use tracing_subscriber::EnvFilter;
 
 use crate::terminal::{json_line, say};
@@ -36,6 +36,7 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
             by_flags: !args.listen.is_empty() || args.tls_certificate.is_some(),
             ..Listening::default()
         },
+        tails: TailLimits::default(),
     };
     fanout_provider::serve(server, |bus, endpoints| {
         let endpoints: Vec<_> = endpoints.iter().map(ToString::to_string).collect();

@@ -176,6 +176,13 @@ pub(super) fn from_start(s: Start) -> wit::Start {
     }
 }
 
+pub(super) fn from_end(e: End) -> wit::End {
+    match e {
+        End::Time(t) => wit::End::Time(t),
+        End::Position(p) => wit::End::Position(position(p)),
+    }
+}
+
 pub(super) fn need(n: &Need) -> wit::Need {
     match n {
         Need::Queue => wit::Need::Queue,

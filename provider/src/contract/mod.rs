@@ -26,18 +26,21 @@ mod subscriber_call;
 use fanout_transport::{Error, Service};
 
 pub(crate) use http::Origins;
+pub use http::{Share, TailLimits};
 pub(crate) use subscriber_call::Subscriber;
 
-/// The functions of a bus, what it answers over HTTP besides, to pages of these origins, and what serves its other
-/// instances until the bus stops.
+/// The functions of a bus, what it answers over HTTP besides, to pages of these origins and in live tails of these bounds, and
+/// what serves its other instances until the bus stops.
 pub(crate) async fn service(
     bus: crate::bus::Bus,
     origins: Origins,
+    tails: TailLimits,
 ) -> Result<(Service, impl Future<Output = ()> + Send), Error> {
-    let routes = http::router(&bus, origins);
+    let routes = http::router(&bus, origins.clone(), tails);
     let local = local::Local::new(bus).await?;
     let service = exports::service(local.clone()).await?;
-    Ok((service.http(routes, http::is_open), local.serve_instances()))
+    let service = service.http(routes, http::is_open, move |request| origins.beside(request));
+    Ok((service, local.serve_instances()))
 }
 
 /// The functions of an edge.

@@ -14,6 +14,7 @@ mod case;
 mod delivery;
 mod docs;
 mod host;
+mod http;
 mod load;
 mod memory;
 mod processor;
@@ -40,7 +41,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "fanout-bench")]
 struct Cli {
-    /// What to measure: transport, publish, delivery, host, quota, memory, webhooks; all of them if none is named
+    /// What to measure: transport, publish, http, delivery, host, quota, memory, webhooks; all of them if none is named
     names: Vec<String>,
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
@@ -66,9 +67,10 @@ fn print(table: &str) -> Result<()> {
 }
 
 /// What can be measured.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "transport",
     "publish",
+    "http",
     "delivery",
     "host",
     "quota",
@@ -102,6 +104,7 @@ async fn main() -> Result<()> {
         match name {
             "transport" => transport::run(&mut report, size).await?,
             "publish" => publish::run(&mut report, size).await?,
+            "http" => http::run(&mut report, size).await?,
             "delivery" => delivery::run(&mut report, size).await?,
             "host" => host::run(&mut report, size).await?,
             "quota" => quota::run(&mut report, size).await?,

@@ -85,6 +85,19 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     /// Tables in place of the usual one.
     shown: Option<String>,
+    aims: Vec<Aim>,
+}
+
+/// What a case's processor time is to be: its budget is that of the case beside it, divided by `least`. Nothing fails because
+/// an aim is not met.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aim {
+    pub(crate) group: &'static str,
+    pub(crate) case: &'static str,
+    /// The case that it is compared with.
+    pub(crate) beside: &'static str,
+    /// The least that the other's time is of its own.
+    pub(crate) least: f64,
 }
 
 impl Report {
@@ -99,6 +112,7 @@ impl Report {
             samples: BufWriter::new(file),
             rows: Vec::new(),
             shown: None,
+            aims: Vec::new(),
         })
     }
 
@@ -121,6 +135,29 @@ impl Report {
     /// Shows these tables and not the usual one.
     pub(crate) fn show(&mut self, tables: String) {
         self.shown = Some(tables);
+    }
+
+    /// Says below the table whether an aim is met.
+    pub(crate) fn aim(&mut self, aim: Aim) {
+        self.aims.push(aim);
+    }
+
+    /// The processor time of one event of a case, in seconds.
+    fn processor(&self, group: &str, case: &str) -> Option<f64> {
+        let row = self.rows.iter().find(|r| r.group == group && r.case == case)?;
+        let used: f64 = row.used.values().sum();
+        (row.events > 0 && used > 0.0).then(|| used / row.events as f64)
+    }
+
+    fn judged(&self, aim: &Aim) -> Option<String> {
+        let ratio = self.processor(aim.group, aim.beside)? / self.processor(aim.group, aim.case)?;
+        Some(format!(
+            "Aim, of processor time: *{}* at least {} of *{}*: {ratio:.2}, {}.",
+            aim.case,
+            aim.least,
+            aim.beside,
+            if ratio >= aim.least { "met" } else { "not met" }
+        ))
     }
 
     /// The middle of a case's values.
@@ -223,6 +260,11 @@ impl Report {
                 if timed { row.processor() } else { String::new() },
             )?;
         }
+        for aim in &self.aims {
+            if let Some(judged) = self.judged(aim) {
+                write!(table, "\n{judged}\n")?;
+            }
+        }
         Ok(table)
     }
 }
@@ -267,6 +309,33 @@ mod tests {
         let spread = Spread::of(&[4.0, 1.0, 3.0, 2.0]);
         assert_eq!((spread.median, spread.min, spread.max), (2.5, 1.0, 4.0));
         assert_eq!(Spread::of(&[7.0]).median, 7.0);
+    }
+
+    #[test]
+    fn an_aim_is_of_processor_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Report::new("test", Size::Quick, folder.path()).unwrap();
+        for (case, micros) in [("raw", 12.0), ("well", 20.0), ("badly", 21.0)] {
+            let took = Took {
+                events: 1_000_000,
+                seconds: 1.0,
+                used: Used::from([(Part::Bus, micros)]),
+            };
+            report.round("g", case, took).unwrap();
+        }
+        for case in ["well", "badly", "never measured"] {
+            report.aim(Aim {
+                group: "g",
+                case,
+                beside: "raw",
+                least: 0.6,
+            });
+        }
+        let table = report.finish().unwrap();
+        let said: Vec<_> = table.lines().filter(|line| line.starts_with("Aim")).collect();
+        assert_eq!(said.len(), 2, "{table}");
+        assert!(said[0].ends_with("*raw*: 0.60, met."), "{table}");
+        assert!(said[1].ends_with("*raw*: 0.57, not met."), "{table}");
     }
 
     #[test]

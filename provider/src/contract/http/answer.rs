@@ -28,6 +28,25 @@ pub(super) enum Item<T> {
     },
 }
 
+/// What the contract answered to a call with so many items, each by itself.
+///
+/// # Errors
+/// A refusal of the whole call, which is one answer however many items there are; an answer that is none.
+pub(super) fn of_each<R, E>(items: usize, mut answers: Vec<Result<R, E>>) -> Result<Vec<Result<R, E>>, Refused>
+where
+    E: Into<Refused>,
+{
+    if answers.len() == items {
+        return Ok(answers);
+    }
+    match (answers.pop(), answers.is_empty()) {
+        (Some(Err(of_the_call)), true) => Err(of_the_call.into()),
+        _ => Err(Refused::of_transport(&fanout_transport::Error::Protocol(
+            "another number of results than of items",
+        ))),
+    }
+}
+
 /// The answer. `what` are the items, in the plural, and `done` is what they are to be.
 pub(super) fn many<T: Serialize>(what: &str, done: &str, results: Vec<Result<T, Refused>>) -> Response {
     let all = results.len();
@@ -77,6 +96,27 @@ mod tests {
             message,
         })
         .into()
+    }
+
+    #[test]
+    fn a_refusal_of_the_whole_call_is_one_answer() {
+        let away = || {
+            PublishError::Unavailable(Problem {
+                code: "store-unavailable".to_owned(),
+                message: "why".to_owned(),
+            })
+        };
+        let each = |items, answers: Vec<Result<u32, PublishError>>| {
+            let each = of_each(items, answers).map(|each| each.len());
+            each.map_err(|refused| (refused.status.as_u16(), refused.document.code))
+        };
+        assert_eq!(each(0, vec![]), Ok(0));
+        assert_eq!(each(1, vec![Err(away())]), Ok(1));
+        assert_eq!(each(2, vec![Ok(1), Err(away())]), Ok(2));
+        assert_eq!(each(3, vec![Err(away())]), Err((503, "store-unavailable".to_owned())));
+        for strange in [vec![], vec![Ok(1)], vec![Ok(1), Err(away())]] {
+            assert_eq!(each(3, strange), Err((503, "protocol-violation".to_owned())));
+        }
     }
 
     #[test]

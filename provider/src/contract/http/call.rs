@@ -66,9 +66,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let path = RawPathParams::from_request_parts(parts, state)
-            .await
-            .map_err(|_| Refused::invalid_request("a part of the path is no UTF-8"))?;
+        let path = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
+            Refused::invalid_request("a part of the path is no UTF-8: percent-encode the bytes of UTF-8")
+        })?;
         let path = path.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
         let calls = Extension::<Calls>::from_request_parts(parts, state).await;
         // Each listener says who calls.
@@ -88,6 +88,15 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Refused;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let mut encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+        // An event that is stored compressed is no longer what its content type says.
+        if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "the body has a `content-encoding`, and none is read here: send it as it is",
+            )
+            .into());
+        }
         let read = Bytes::from_request(request, state).await;
         read.map(Self)
             .map_err(|e| Refused::invalid_request(format!("the body can't be read: {e}")))

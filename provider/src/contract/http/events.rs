@@ -99,22 +99,12 @@ pub(super) async fn publish(call: Call, headers: HeaderMap, Body(body): Body) ->
             Err(problem) => refused.push(Some(Refused::from(problem))),
         }
     }
+    let count = legal.len();
     let stored: Vec<Result<Receipt, PublishError>> = call.invoke(PUBLISHER, "publish-tenant-events", (legal,)).await?;
-    // A refusal of the whole call is one answer, which stands for every event.
-    let last = match stored.last() {
-        Some(Err(e)) => Some(e.clone()),
-        _ => None,
-    };
-    let mut stored = stored.into_iter();
-    let results = refused.into_iter().map(|refused| match refused {
-        Some(problem) => Err(problem),
-        None => match stored.next().or_else(|| last.clone().map(Err)) {
-            Some(Ok(receipt)) => Ok(ReceiptDocument::from(receipt)),
-            Some(Err(e)) => Err(e.into()),
-            None => Err(Refused::of_transport(&fanout_transport::Error::Protocol(
-                "fewer results than events",
-            ))),
-        },
+    let mut stored = answer::of_each(count, stored)?.into_iter();
+    let results = refused.into_iter().filter_map(|refused| match refused {
+        Some(problem) => Some(Err(problem)),
+        None => Some(stored.next()?.map(ReceiptDocument::from).map_err(Refused::from)),
     });
     Ok(answer::many("events", "stored", results.collect()))
 }

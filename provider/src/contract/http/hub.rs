@@ -10,11 +10,8 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::tail::{log_problem, shown};
+use super::tail_limits::TailLimits;
 use crate::jetstream::{LogEvent, Read, Store, Tail, TailError, TailFrom};
-
-/// Bytes of events that are kept for readers who are a little behind, and how many events.
-const KEPT_BYTES: usize = 16 << 20;
-const KEPT_EVENTS: usize = 16_384;
 
 /// An event that passed.
 #[derive(Debug)]
@@ -52,9 +49,11 @@ struct Kept {
     changed: watch::Sender<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     events: VecDeque<Arc<Passed>>,
+    /// Bytes of events that are kept, and how many events.
+    most: (usize, usize),
     /// The number of the first of them.
     first: u64,
     bytes: usize,
@@ -66,15 +65,11 @@ struct State {
 
 impl Hub {
     /// Begins to read what is stored from now on.
-    pub(super) async fn begin(store: &Store) -> Result<Self, TailError> {
+    pub(super) async fn begin(store: &Store, limits: &TailLimits) -> Result<Self, TailError> {
         let tail = store.tail(&Filter::new(Vec::new(), Vec::new()), TailFrom::Now).await?;
         let given = tail.given();
         let kept = Arc::new(Kept {
-            state: Mutex::new(State {
-                floor: given.clone(),
-                read: given,
-                ..State::default()
-            }),
+            state: Mutex::new(State::new(given, limits)),
             changed: watch::Sender::new(()),
         });
         let stop = CancellationToken::new();
@@ -159,6 +154,19 @@ impl Kept {
 }
 
 impl State {
+    /// What comes behind these places is kept.
+    fn new(given: ByPartition, limits: &TailLimits) -> Self {
+        Self {
+            events: VecDeque::new(),
+            most: (limits.kept_bytes, limits.kept_events),
+            first: 0,
+            bytes: 0,
+            floor: given.clone(),
+            read: given,
+            ended: None,
+        }
+    }
+
     fn push(&mut self, event: LogEvent) {
         let (position, tenant, event_type) = (event.position, event.tenant.clone(), event.event_type.clone());
         self.read.0.insert(position.partition, position.offset);
@@ -175,7 +183,7 @@ impl State {
     fn keep(&mut self, passed: Passed) {
         self.bytes += passed.text.len();
         self.events.push_back(Arc::new(passed));
-        while self.bytes > KEPT_BYTES || self.events.len() > KEPT_EVENTS {
+        while self.bytes > self.most.0 || self.events.len() > self.most.1 {
             let Some(oldest) = self.events.pop_front() else { break };
             self.first += 1;
             self.bytes -= oldest.text.len();
@@ -222,10 +230,8 @@ mod tests {
 
     #[test]
     fn a_reader_joins_where_nothing_is_missing() {
-        let mut state = State {
-            floor: given(&[(0, 10), (1, 5)]),
-            ..State::default()
-        };
+        let limits = TailLimits::default();
+        let mut state = State::new(given(&[(0, 10), (1, 5)]), &limits);
         for offset in 11..=20 {
             state.keep(passed(0, offset, 1));
         }
@@ -240,7 +246,7 @@ mod tests {
         assert!(matches!(state.next(0), Next::Event(event) if event.position.offset == 11));
         assert!(matches!(state.next(10), Next::Nothing));
         // What is too much pushes out what is oldest.
-        state.keep(passed(1, 6, KEPT_BYTES));
+        state.keep(passed(1, 6, limits.kept_bytes));
         assert!(matches!(state.next(9), Next::Forgotten));
         assert!(matches!(state.next(10), Next::Event(event) if event.position.partition == 1));
         assert_eq!(state.join(&given(&[(0, 20), (1, 5)])), Some(10));
@@ -252,14 +258,15 @@ mod tests {
 
     #[test]
     fn so_many_events_are_kept_and_no_more() {
-        let mut state = State::default();
-        for offset in 1..=KEPT_EVENTS as u64 + 7 {
+        let limits = TailLimits {
+            kept_events: 100,
+            ..TailLimits::default()
+        };
+        let mut state = State::new(ByPartition::default(), &limits);
+        for offset in 1..=107 {
             state.keep(passed(0, offset, 1));
         }
-        assert_eq!(
-            (state.events.len(), state.first, state.bytes),
-            (KEPT_EVENTS, 7, KEPT_EVENTS)
-        );
+        assert_eq!((state.events.len(), state.first, state.bytes), (100, 7, 100));
         assert_eq!(state.floor.of(0), 7);
     }
 }

@@ -27,6 +27,7 @@ mod settlements;
 mod status;
 mod subscriptions;
 mod tail;
+mod tail_limits;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
@@ -34,6 +35,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 
 pub(crate) use origins::Origins;
+pub use tail_limits::{Share, TailLimits};
 
 use self::operators::Operators;
 use self::problem::Refused;
@@ -41,8 +43,8 @@ use self::tail::Tails;
 use crate::bus::Bus;
 
 /// What answers requests over HTTP.
-pub(super) fn router(bus: &Bus, origins: Origins) -> Router {
-    let tails = Tails::new(bus.clone());
+pub(super) fn router(bus: &Bus, origins: Origins, tails: TailLimits) -> Router {
+    let tails = Tails::new(bus.clone(), tails);
     let operators = Operators::new(bus.clone());
     Router::new()
         .route("/v1/events", post(events::publish).get(tail::follow).with_state(tails))
@@ -68,7 +70,9 @@ pub(super) fn router(bus: &Bus, origins: Origins) -> Router {
         .route("/metrics", get(operators::metrics))
         .route("/openapi.json", get(openapi::document))
         .route("/docs/errors/{code}", get(pages::page))
-        .fallback(|| async { Refused::not_found("there is nothing at this path") })
+        .fallback(|| async {
+            Refused::not_found("there is nothing at this path: `GET /openapi.json` lists what is here")
+        })
         .method_not_allowed_fallback(|| async { Refused::method_not_allowed() })
         // The transport bounds bodies, each caller's together, before they come here.
         .layer(DefaultBodyLimit::disable())

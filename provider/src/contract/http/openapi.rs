@@ -12,11 +12,11 @@ use super::cloud_event::CloudEvent;
 use super::operations::{Answer, OPERATIONS, Operation, Parameter, Request, batch};
 use super::problem::{PROBLEM_JSON, ProblemDocument};
 
-/// Of every operation that needs a caller: a request that is none, nobody known, something that is not allowed, a page that is
-/// not, a body that does not come, too many requests, a call that failed, and what can't be done now.
-const OF_CALLERS: &[u16] = &[400, 401, 403, 408, 413, 429, 500, 503];
-/// Of the others.
-const OF_ANYBODY: &[u16] = &[403, 503];
+/// Of every operation that needs a caller: nobody known, a body that does not come, or too much of it, too many requests.
+const OF_CALLERS: &[u16] = &[401, 408, 413, 429];
+/// Of every operation: a request that is none, a page that is not allowed, a head that is too large, a call that failed, what
+/// can't be done now, an answer that does not come, another protocol.
+const OF_ALL: &[u16] = &[400, 403, 431, 500, 503, 504, 505];
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| make().to_string());
 
@@ -143,10 +143,10 @@ fn responses(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
     }
     responses.insert(status.to_owned(), answer);
     let problem = generator.subschema_for::<ProblemDocument>();
-    let of_all = if operation.is_open { OF_ANYBODY } else { OF_CALLERS };
+    let of_callers = if operation.is_open { &[] } else { OF_CALLERS };
     // Where a part of the path is empty, there is nothing.
     let of_path: &[u16] = if operation.path.contains('{') { &[404] } else { &[] };
-    for status in of_all.iter().chain(of_path).chain(operation.problems) {
+    for status in OF_ALL.iter().chain(of_callers).chain(of_path).chain(operation.problems) {
         let mut body = json!({ PROBLEM_JSON: { "schema": problem } });
         // Which says itself what is missing.
         if let (true, Some((media_type, schema))) = (operation.path == "/readyz", &content) {
@@ -183,6 +183,22 @@ mod tests {
             .flat_map(|path| path.as_object().unwrap().values())
             .map(|operation| operation["operationId"].as_str().unwrap())
             .collect();
+        let operations = document["paths"].as_object().unwrap().values();
+        let statuses: BTreeSet<_> = operations
+            .flat_map(|path| path.as_object().unwrap().values())
+            .flat_map(|operation| operation["responses"].as_object().unwrap().keys())
+            .collect();
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/http.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, table) = page.split_once("| status | when |").unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with("| "));
+        let mut listed: BTreeSet<_> = rows
+            .flat_map(|row| row.split('|').nth(1).unwrap().trim().split(", "))
+            .map(str::to_owned)
+            .collect();
+        // Of what is no operation.
+        assert!(listed.remove("405"));
+        assert_eq!(listed.iter().collect::<BTreeSet<_>>(), statuses, "docs/http.md");
         assert_eq!(ids.len(), OPERATIONS.len());
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{ids:?}");
     }

@@ -5,6 +5,8 @@
 //! refused before anything is done unless the operator lists the page's origin; and a caller that is known by the loopback
 //! has to address this machine by a name that is its own, which a page that has its name point here can't
 //! (DNS rebinding).
+//!
+//! What a listed page may read is said of every answer, whoever makes it ([`Origins::beside`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use fanout_plan::{Code, Problem};
@@ -45,33 +47,41 @@ impl Origins {
     fn are_none(&self) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
+
+    /// What the answer to a request with these headers says of who may read it, be it the answer of a route, or of the
+    /// transport before one.
+    pub(crate) fn beside(&self, request: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        if self.are_none() {
+            return Vec::new();
+        }
+        let mut said = vec![(header::VARY, HeaderValue::from_static("origin"))];
+        if let Some(origin) = page(request).filter(|origin| self.allows(origin)) {
+            said.push((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone()));
+            said.push((header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED));
+        }
+        said
+    }
+}
+
+/// The page that a request is sent for, if it is one.
+fn page(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut pages = headers.get_all(header::ORIGIN).iter();
+    pages.next().filter(|_| pages.next().is_none())
 }
 
 /// Judges a request by the page that it is sent for, before anything else is made of it.
 pub(super) async fn guard(State(origins): State<Origins>, request: Request, next: Next) -> Response {
-    let refused = judge(&origins, &request);
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = match (refused, &origin) {
-        (Some(problem), _) => Refused::from(problem).into_response(),
-        (None, Some(_)) if is_preflight(&request) => preflight(request.headers()),
-        (None, _) => next.run(request).await,
-    };
-    let headers = response.headers_mut();
-    if !origins.are_none() {
-        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    match judge(&origins, &request) {
+        Some(problem) => Refused::from(problem).into_response(),
+        None if is_preflight(&request) => preflight(request.headers()),
+        None => next.run(request).await,
     }
-    if let Some(origin) = origin.filter(|origin| origins.allows(origin)) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    }
-    response
 }
 
 fn judge(origins: &Origins, request: &Request) -> Option<Problem> {
     let refuse = |message: String| Some(Problem::new(Code::OriginNotAllowed, message));
-    let mut pages = request.headers().get_all(header::ORIGIN).iter();
-    if let Some(origin) = pages.next()
-        && (pages.next().is_some() || !origins.allows(origin))
+    if let Some(origin) = request.headers().get(header::ORIGIN)
+        && !page(request.headers()).is_some_and(|page| origins.allows(page))
     {
         let shown: String = origin.to_str().unwrap_or("?").chars().take(128).collect();
         return refuse(format!(
@@ -109,7 +119,8 @@ fn is_this_machine(host: &str) -> bool {
 }
 
 fn is_preflight(request: &Request) -> bool {
-    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    let asks = |name| request.headers().contains_key(name);
+    request.method() == Method::OPTIONS && asks(header::ORIGIN) && asks(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// What a page of an allowed origin may send: any of our methods, and the headers that it asks for. Credentials that a browser
@@ -142,12 +153,17 @@ mod tests {
         origins.set(&allowed.iter().map(|&origin| origin.to_owned()).collect::<Vec<_>>());
         let mut router: Router = Router::new()
             .route("/", get(|| async { "here" }))
-            .layer(from_fn_with_state(origins, guard));
+            .layer(from_fn_with_state(origins.clone(), guard));
         let mut request = Request::builder().method(method).uri("/");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+        let request = request.body(Body::empty()).unwrap();
+        let beside = origins.beside(request.headers());
+        let mut response = router.call(request).await.unwrap();
+        for (name, value) in beside {
+            response.headers_mut().append(name, value);
+        }
         (response.status().as_u16(), response.headers().clone())
     }
 

@@ -22,7 +22,9 @@ impl Parameters {
     pub(super) fn read(query: &str, known: &[&str]) -> Result<Self, Refused> {
         // What is no text would be read as another.
         if percent_decode_str(query).decode_utf8().is_err() {
-            return Err(Refused::invalid_request("the query is no UTF-8"));
+            return Err(Refused::invalid_request(
+                "the query is no UTF-8: percent-encode the bytes of UTF-8",
+            ));
         }
         let mut parameters = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fanout_plan::{Code, Problem};
+use fanout_transport::HttpProblem;
 use fanout_wit::types::{self as wit, InboxError, PublishError, SettleError, SubscribeError};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -63,7 +64,7 @@ impl Refused {
             status,
             document: ProblemDocument {
                 kind: format!("/docs/errors/{}", problem.code),
-                title: title(&problem.code),
+                title: HttpProblem::title(&problem.code),
                 status: status.as_u16(),
                 detail: problem.message,
                 code: problem.code,
@@ -109,13 +110,6 @@ impl Refused {
     pub(super) fn can_be_repeated(&self) -> bool {
         self.document.retry_after_ms.is_some()
     }
-}
-
-/// `quota-exceeded`: `Quota exceeded`.
-fn title(code: &str) -> String {
-    let words = code.replace('-', " ");
-    let (first, rest) = words.split_at(words.len().min(1));
-    format!("{}{rest}", first.to_uppercase())
 }
 
 /// The problems of HTTP itself, and what is found out before a function of the contract is called.
@@ -210,9 +204,6 @@ impl IntoResponse for Refused {
             // Whole seconds, and not before a repeat can succeed.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
         response
     }
 }
@@ -237,7 +228,6 @@ mod tests {
         assert_eq!(response.status(), status, "{shown}");
         assert_eq!(header(header::RETRY_AFTER), retry_after, "{shown}");
         assert_eq!(header(header::CONTENT_TYPE), Some(PROBLEM_JSON));
-        assert_eq!(header(header::WWW_AUTHENTICATE).is_some(), status == 401, "{shown}");
     }
 
     #[test]

@@ -117,11 +117,7 @@ pub(super) async fn settle(call: Call, JsonBody(body): JsonBody<Settlements>) ->
         .collect::<Result<_, _>>()?;
     let count = settlements.len();
     let answers: Vec<Result<SettlementOutcome, SettleError>> = call.invoke(INBOX, "settle", (settlements,)).await?;
-    // A refusal of the whole call is one answer.
-    if let (true, [Err(refusal)]) = (count > 1, &answers[..]) {
-        return Err(refusal.clone().into());
-    }
-    let results = answers.into_iter().map(|answer| {
+    let results = answer::of_each(count, answers)?.into_iter().map(|answer| {
         Ok(match answer? {
             SettlementOutcome::Settled => Settled {
                 outcome: Outcome::Settled,

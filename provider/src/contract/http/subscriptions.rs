@@ -17,6 +17,7 @@ use super::call::{Call, JsonBody};
 use super::events::position;
 use super::fetching;
 use super::problem::Refused;
+use crate::contract::convert;
 
 /// What a subscription is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -165,7 +166,7 @@ impl From<Subscription> for SubscriptionDocument {
         let (need, start) = match s.need {
             Need::Queue => (NeedWord::Queue, None),
             Need::Durable => (NeedWord::Durable, None),
-            Need::Backfill(start) => (NeedWord::Backfill, Some(shown(&start))),
+            Need::Backfill(start) => (NeedWord::Backfill, Some(convert::start(&start).to_string())),
         };
         let (state, problem) = match s.state {
             SubscriptionState::Active => (StateWord::Active, None),
@@ -205,14 +206,6 @@ impl From<Subscription> for SubscriptionDocument {
                 })
                 .collect(),
         }
-    }
-}
-
-fn shown(start: &Start) -> String {
-    match start {
-        Start::First => "first".to_owned(),
-        Start::Time(at) => timestamp::to_rfc3339(*at),
-        Start::Position(p) => position(p),
     }
 }
 
@@ -342,24 +335,11 @@ fn name(call: &Call) -> &str {
 }
 
 fn start_of(member: &str, text: &str) -> Result<Start, Refused> {
-    use fanout_plan::subscription::Start as Planned;
     let start = link::start(text).map_err(|p| Refused::invalid_request(format!("`{member}`: {}", p.message)))?;
-    Ok(match start {
-        Planned::First => Start::First,
-        Planned::Time(at) => Start::Time(at),
-        Planned::Position(p) => Start::Position(wit_position(p)),
-    })
+    Ok(convert::from_start(start))
 }
 
 fn end_of(text: &str) -> Result<End, Refused> {
-    use fanout_plan::subscription::End as Planned;
     let end = link::end(text).map_err(|p| Refused::invalid_request(format!("`end`: {}", p.message)))?;
-    Ok(match end {
-        Planned::Time(at) => End::Time(at),
-        Planned::Position(p) => End::Position(wit_position(p)),
-    })
-}
-
-fn wit_position(p: fanout_plan::Position) -> wit::Position {
-    super::super::convert::position(p)
+    Ok(convert::from_end(end))
 }

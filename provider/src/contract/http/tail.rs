@@ -23,13 +23,15 @@ use futures::stream;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::call::Call;
 use super::cloud_event::CloudEvent;
 use super::hub::{Hub, Next};
 use super::parameters::unreadable;
 use super::problem::Refused;
+use super::tail_limits::{Share, TailLimits};
 use crate::bus::Bus;
 use crate::contract::convert;
 use crate::contract::exports::known;
@@ -38,18 +40,9 @@ use crate::inbox::{Waiting, Waits};
 use crate::jetstream::{LogEvent, Read, Store, Tail, TailError, TailFrom};
 use crate::view::View;
 
-/// Tails of one caller that are open at once, and those of all. Each is a call of its caller's, of which the transport lets it
-/// have 512 under way: some are left for calls that end.
-const OPEN: (usize, usize) = (512 * 7 / 8, 2_048);
-/// Of those, the ones that read the store by themselves: each is a consumer of the store's for each partition.
-const CATCHING_UP: (usize, usize) = (4, 32);
-/// How long one reads the store before it gives way to those who wait: a reader that takes a byte now and then would hold the
-/// place of others.
-const CATCHES_UP_FOR: Duration = Duration::from_secs(60);
-/// How long one waits until it may, or until the instance's reader is as far as itself.
+/// How long one waits until it may read the store by itself, or until the instance's reader is as far as itself.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How often a quiet tail says that it is there, and looks whether its caller still may read.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often a quiet tail looks whether its caller still may read.
 const LOOK: Duration = Duration::from_secs(2);
 /// After how long a browser connects again.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -69,6 +62,7 @@ const NO_BUFFERING: (HeaderName, HeaderValue) = (
 #[derive(Clone)]
 pub(super) struct Tails {
     bus: Bus,
+    limits: TailLimits,
     open: Waiting,
     catching_up: Waiting,
     hub: Arc<Mutex<std::sync::Weak<Hub>>>,
@@ -94,11 +88,13 @@ struct Expired {
 }
 
 impl Tails {
-    pub(super) fn new(bus: Bus) -> Self {
+    pub(super) fn new(bus: Bus, limits: TailLimits) -> Self {
+        let places = |share: Share| Waiting::new(share.of_one, share.of_all);
         Self {
             bus,
-            open: Waiting::new(OPEN.0, OPEN.1),
-            catching_up: Waiting::new(CATCHING_UP.0, CATCHING_UP.1),
+            limits,
+            open: places(limits.open),
+            catching_up: places(limits.catching_up),
             hub: Arc::default(),
         }
     }
@@ -109,7 +105,7 @@ impl Tails {
         if let Some(hub) = last.upgrade().filter(|hub| hub.is_of(store)) {
             return Ok(hub);
         }
-        let hub = Arc::new(Hub::begin(store).await.map_err(|e| log_problem(&e))?);
+        let hub = Arc::new(Hub::begin(store, &self.limits).await.map_err(|e| log_problem(&e))?);
         *last = Arc::downgrade(&hub);
         Ok(hub)
     }
@@ -139,7 +135,7 @@ pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: Head
             Code::TooManyTails,
             format!(
                 "{} live tails of this caller, or {} of all, are open at this instance: close some, or read more in one",
-                OPEN.0, OPEN.1
+                tails.limits.open.of_one, tails.limits.open.of_all
             ),
         )
     })?;
@@ -164,19 +160,24 @@ pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: Head
         _ => None,
     };
     let joined = joined.and_then(|given: ByPartition| Some((hub.join(&given)?, given)));
-    let (phase, given) = match (joined, tails.catching_up.enter(&component)) {
-        (Some((number, given)), _) => (Phase::Live(number), given),
-        (None, Some(permit)) => {
-            let tail = store.tail(&filter, from).await.map_err(|e| log_problem(&e))?;
-            let given = tail.given();
-            (Phase::CatchingUp(CatchingUp::new(tail, permit)), given)
-        }
-        (None, None) => (Phase::Waiting(from), ByPartition::default()),
+    let catches_up_for = tails.limits.catches_up_for;
+    let (phase, given) = match joined {
+        Some((number, given)) => (Phase::Live(number), given),
+        None => match tails.catching_up.enter(&component) {
+            Some(permit) => {
+                let tail = store.tail(&filter, from).await.map_err(|e| log_problem(&e))?;
+                let given = tail.given();
+                let catching_up = CatchingUp::begin(tail, permit, catches_up_for);
+                (Phase::CatchingUp(catching_up), given)
+            }
+            None => (Phase::Waiting(from), ByPartition::default()),
+        },
     };
     let reader = Reader {
         changes: hub.changes(),
         hub,
         catching_up: tails.catching_up.clone(),
+        catches_up_for,
         bus: tails.bus,
         caller: call.caller().clone(),
         component,
@@ -192,7 +193,7 @@ pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: Head
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
     });
-    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("here"));
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(tails.limits.heartbeat).text("here"));
     Ok(([NO_BUFFERING], events).into_response())
 }
 
@@ -224,6 +225,7 @@ struct Reader {
     hub: Arc<Hub>,
     changes: watch::Receiver<()>,
     catching_up: Waiting,
+    catches_up_for: Duration,
     bus: Bus,
     caller: Caller,
     component: String,
@@ -253,24 +255,43 @@ enum Stage {
     Ended,
 }
 
-/// A reader of the store, and its permit.
-struct CatchingUp(Option<(Tail, Waits)>, Instant);
-
-impl CatchingUp {
-    fn new(tail: Tail, permit: Waits) -> Self {
-        Self(Some((tail, permit)), Instant::now())
-    }
+/// A reader of the store.
+struct CatchingUp {
+    /// `None` once its time is up.
+    tail: Arc<Mutex<Option<Tail>>>,
+    over: CancellationToken,
+    _reads: DropGuard,
 }
 
-impl Drop for CatchingUp {
-    /// The next may begin once nothing of this one is left at the store.
-    fn drop(&mut self) {
-        if let Some((tail, permit)) = self.0.take() {
-            tokio::spawn(async move {
+impl CatchingUp {
+    /// It ends with this, and when its time is up: whether its events are taken meanwhile is not asked, so that who takes none
+    /// does not hold a place for longer. The next may begin once nothing of it is left at the store.
+    fn begin(tail: Tail, permit: Waits, catches_up_for: Duration) -> Self {
+        let tail = Arc::new(Mutex::new(Some(tail)));
+        let over = CancellationToken::new();
+        let (ending, ended) = (Arc::clone(&tail), over.clone());
+        tokio::spawn(async move {
+            drop(timeout(catches_up_for, ended.cancelled()).await);
+            ended.cancel();
+            let tail = ending.lock().await.take();
+            if let Some(tail) = tail {
                 tail.end().await;
-                drop(permit);
-            });
+            }
+            drop(permit);
+        });
+        Self {
+            tail,
+            over: over.clone(),
+            _reads: over.drop_guard(),
         }
+    }
+
+    /// What is stored next, and how far it was read then; `None` once its time is up.
+    async fn next(&self) -> Option<(Option<Result<Read, TailError>>, ByPartition)> {
+        let mut tail = self.tail.lock().await;
+        let tail = tail.as_mut()?;
+        let read = self.over.run_until_cancelled(tail.stored()).await?;
+        Some((read, tail.given()))
     }
 }
 
@@ -333,18 +354,16 @@ impl Reader {
                     }
                 }
                 Phase::CatchingUp(reading) => {
-                    if reading.1.elapsed() > CATCHES_UP_FOR {
+                    let Some((read, given)) = reading.next().await else {
                         return Err(Problem::new(
                             Code::SlowReader,
                             format!(
                                 "this tail has read the store for {} s, and gives way to others: connect again with the last `id`, and it goes on behind it",
-                                CATCHES_UP_FOR.as_secs()
+                                self.catches_up_for.as_secs()
                             ),
                         ));
-                    }
-                    let Some((tail, _)) = &mut reading.0 else { continue };
-                    let read = tail.stored().await;
-                    self.given = tail.given();
+                    };
+                    self.given = given;
                     let is_all = read.is_none();
                     if let Some(message) = self.message(read)? {
                         // What it may read may have changed while the store was read.
@@ -361,7 +380,7 @@ impl Reader {
                         let tail = self.view.store()?.tail(&self.filter, from.clone()).await;
                         let tail = tail.map_err(|e| log_problem(&e))?;
                         self.given = tail.given();
-                        self.phase = Phase::CatchingUp(CatchingUp::new(tail, permit));
+                        self.phase = Phase::CatchingUp(CatchingUp::begin(tail, permit, self.catches_up_for));
                         return Ok(Event::default().id(id(&self.given)));
                     }
                 },

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures::FutureExt as _;
+use http::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -16,20 +17,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::http::activity::{Activity, Late, Watched};
-use crate::http::respond::Responder;
+use crate::http::problem::HttpProblem;
+use crate::http::respond::{MAX_HEAD_BYTES, MAX_HEADERS, Responder};
 use crate::stream::byte_stream::ByteStream;
 use crate::stream::listener_state::{LAST_WORDS, ListenerState};
 use crate::stream::peer::Peer;
 use crate::stream::stock::read_leftover;
 
-/// Of a request's head, its first line included.
-const MAX_HEAD_BYTES: usize = 8 << 10;
-/// Of a request. More are answered with 431.
-const MAX_HEADERS: usize = 100;
+/// What hyper reads of a head that is too large, for an answer with a reason: beyond that, its own answer has none.
+const READ_OF_HEADS: usize = 2;
 /// What is read ahead of a connection, and written ahead to it.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
-/// To a head that does not end.
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// How a connection ended.
 enum End {
@@ -63,8 +61,8 @@ pub(crate) async fn serve(
     let io = TokioIo::new(Watched::new(join(reader, writer), Arc::clone(&activity)));
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_header_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
+        .max_header_size(READ_OF_HEADS * MAX_HEAD_BYTES)
+        .max_headers(READ_OF_HEADS * MAX_HEADERS)
         .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(io, service);
     let mut unproven = pin!(peer.unproven());
@@ -129,6 +127,15 @@ pub(crate) async fn serve(
     }
 }
 
+/// To a head that does not end.
+fn head_timeout() -> HttpProblem {
+    HttpProblem::new(
+        StatusCode::REQUEST_TIMEOUT,
+        Error::Protocol("").code(),
+        "the head of this request did not end in time: send a head at once, and end it with an empty line",
+    )
+}
+
 /// Closes a connection so that its peer reads what was sent last: one that is closed with something unread takes that back.
 async fn close<R, W>(mut io: Watched<tokio::io::Join<R, W>>, end: &End)
 where
@@ -137,7 +144,7 @@ where
 {
     let last_words = async {
         if matches!(end, End::Late(Late::Head)) {
-            io.write_all(REQUEST_TIMEOUT).await?;
+            io.write_all(&head_timeout().into_bytes()).await?;
         }
         io.shutdown().await?;
         read_leftover(&mut io).await;

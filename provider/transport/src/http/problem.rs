@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::failure::one_line;
 use crate::{Body, Error, Outcome};
 
 /// The media type of a problem.
-const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const PROBLEM_JSON: &str = "application/problem+json";
 /// When a caller that found no permit may come again.
 const BUSY_SECONDS: u32 = 1;
 
@@ -78,6 +78,14 @@ impl HttpProblem {
         }
     }
 
+    /// A code in words: `Quota exceeded` for `quota-exceeded`.
+    #[must_use]
+    pub fn title(code: &str) -> String {
+        let words = code.replace('-', " ");
+        let (first, rest) = words.split_at(words.len().min(1));
+        format!("{}{rest}", first.to_uppercase())
+    }
+
     /// The status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -87,30 +95,42 @@ impl HttpProblem {
     /// The response, with `application/problem+json`.
     #[must_use]
     pub fn into_response(self) -> Response<Full<Bytes>> {
-        let written = Written {
+        let (status, retry_after) = (self.status, self.retry_after);
+        // Texts and numbers alone: nothing of it can fail to be written.
+        let body = serde_json::to_vec(&self.written()).unwrap_or_default();
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+
+    /// The last response of a connection, where nobody else writes it.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let status = self.status;
+        let body = serde_json::to_vec(&self.written()).unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), &body].concat()
+    }
+
+    fn written(self) -> Written {
+        Written {
             page: format!("/docs/errors/{}", self.code),
-            title: self.status.canonical_reason().unwrap_or_default().to_owned(),
+            title: Self::title(self.code),
             status: self.status.as_u16(),
             detail: self.detail,
             code: self.code.to_owned(),
             outcome: name_of(self.outcome).to_owned(),
             retry_after_ms: self.retry_after.map(|seconds| u64::from(seconds) * 1_000),
             limit: self.limit,
-        };
-        // Texts and numbers alone: nothing of it can fail to be written.
-        let body = serde_json::to_vec(&written).unwrap_or_default();
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(RETRY_AFTER, seconds.into());
         }
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fanout\""));
-        }
-        response
     }
 }
 

@@ -99,9 +99,13 @@ impl http_body::Body for RequestBody {
                 if self.late.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                let why = "a body that does not end in time";
-                let slow = HttpProblem::new(StatusCode::REQUEST_TIMEOUT, Error::Protocol(why).code(), why);
-                return self.failed(Error::Protocol(why), Some(slow));
+                let late = Error::Protocol("a body that does not end in time");
+                let detail = format!(
+                    "{} of the body's bytes came in time, and not all of it: send it faster, or less in one request",
+                    self.taken
+                );
+                let slow = HttpProblem::new(StatusCode::REQUEST_TIMEOUT, late.code(), detail);
+                return self.failed(late, Some(slow));
             };
             match frame {
                 None => return Poll::Ready(None),

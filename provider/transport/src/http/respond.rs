@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
@@ -31,8 +33,16 @@ use crate::stream::peer::Peer;
 use crate::{Body, Caller, Error, Identity, Outcome, Resource};
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// Of a request's head, its path included. hyper reads somewhat more, so that there is a request to answer.
+pub(crate) const MAX_HEAD_BYTES: usize = 8 << 10;
+/// Of a request.
+pub(crate) const MAX_HEADERS: usize = 100;
+/// `: ` and the end of a line.
+const HEADER_BYTES: usize = 4;
 /// The code of a request that a browser sends for a page that may not.
 const ORIGIN_NOT_ALLOWED: &str = "origin-not-allowed";
+/// How whoever is answered with 401 says who it is.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"fanout\"");
 
 /// What answers the requests of one connection.
 pub(crate) struct Responder {
@@ -51,8 +61,9 @@ impl Responder {
     pub(crate) async fn respond(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         self.activity.request();
         let (parts, body) = request.into_parts();
-        // hyper goes by Transfer-Encoding where there is a Content-Length too (RFC 9112, 6.3), and does not tell: what someone on
-        // the way takes for a second request behind this one is none here.
+        let beside = self.listener.http.as_ref().map(|http| http.beside(&parts.headers));
+        // hyper goes by Transfer-Encoding where there is a Content-Length too, and does not tell. RFC 9112, 6.1 lets a server do
+        // that if it closes the connection behind its response: what someone on the way takes for a second request is none here.
         let mut last = parts.headers.contains_key(TRANSFER_ENCODING);
         let made = match self.admit(&parts) {
             Ok((target, calls)) => self.make(target, calls, parts, body).await,
@@ -64,8 +75,15 @@ impl Responder {
             }
         };
         let (mut response, calls, permits) = made;
+        let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
+        let headers = response.headers_mut();
+        if is_unauthorized {
+            headers.insert(WWW_AUTHENTICATE, CHALLENGE);
+        }
+        for (name, value) in beside.into_iter().flatten() {
+            headers.append(name, value);
+        }
         if last || self.leaving.is_cancelled() {
-            let headers = response.headers_mut();
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer(response, &self.activity, calls, permits)
@@ -74,7 +92,7 @@ impl Responder {
     /// What a request is for and whose it is, by its head alone.
     fn admit(&self, parts: &Parts) -> Result<(Target, Calls), HttpProblem> {
         let listener = &self.listener;
-        check(&parts.headers, parts.version)?;
+        check(&parts.uri, &parts.headers, parts.version)?;
         if self.leaving.is_cancelled() {
             return Err(HttpProblem::from(&Error::Leaving));
         }
@@ -184,7 +202,7 @@ fn of_result(body: Bytes) -> Response<Full<Bytes>> {
 }
 
 /// What every request has to be.
-fn check(headers: &HeaderMap, version: Version) -> Result<(), HttpProblem> {
+fn check(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<(), HttpProblem> {
     let protocol = |status, why: &str| Err(HttpProblem::new(status, Error::Protocol("").code(), why));
     if version != Version::HTTP_11 {
         return protocol(
@@ -194,11 +212,24 @@ fn check(headers: &HeaderMap, version: Version) -> Result<(), HttpProblem> {
     }
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) if !host.is_empty() => Ok(()),
-        _ => protocol(
-            StatusCode::BAD_REQUEST,
-            "a request has one header `Host`, which is not empty",
+        (Some(host), None) if !host.is_empty() => {}
+        _ => {
+            return protocol(
+                StatusCode::BAD_REQUEST,
+                "a request has one header `Host`, which is not empty: send it once, with the host that is called",
+            );
+        }
+    }
+    let bytes = headers.iter().fold(uri.path().len(), |bytes, (name, value)| {
+        bytes + name.as_str().len() + value.len() + HEADER_BYTES
+    });
+    let bytes = bytes + uri.query().map_or(0, str::len);
+    match bytes > MAX_HEAD_BYTES || headers.len() > MAX_HEADERS {
+        true => protocol(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the head of a request has at most 8 KiB and 100 headers: send fewer, shorter ones, and a shorter path",
         ),
+        false => Ok(()),
     }
 }
 

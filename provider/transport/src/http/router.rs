@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 
@@ -22,7 +22,11 @@ pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, CodecError>;
 pub(crate) struct Http {
     routes: Arc<dyn Routes>,
     open: Arc<dyn Fn(&Method, &Uri) -> bool + Send + Sync>,
+    beside: Arc<dyn Fn(&HeaderMap) -> Headers + Send + Sync>,
 }
+
+/// Headers of a response.
+type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// Routes of any type.
 trait Routes: Send + Sync {
@@ -56,6 +60,11 @@ impl Http {
         (self.open)(method, uri)
     }
 
+    /// What every response to a request with these headers has besides its own.
+    pub(crate) fn beside(&self, request: &HeaderMap) -> Headers {
+        (self.beside)(request)
+    }
+
     /// Answers a request.
     pub(crate) async fn answer(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
         self.routes.answer(request).await
@@ -79,10 +88,19 @@ impl Service {
     /// `open` names the requests that need no caller, such as probes. Any other request whose connection proves nothing of its
     /// caller, and that shows no known token, is answered with 401 before `routes` sees it.
     ///
+    /// `beside` gives the headers that every response to a request has besides its own, by the request's headers: also the
+    /// responses that are made here, before a route or instead of it, such as the one with 401. A browser shows a page
+    /// nothing of a response that does not say that the page may read it.
+    ///
     /// A response whose length is not known is a stream: it counts as a call of its caller until it ends, and ends when the
     /// listener drains, when the connection proves its caller no longer, or when the caller's token is known no longer.
     #[must_use]
-    pub fn http<S, B>(mut self, routes: S, open: impl Fn(&Method, &Uri) -> bool + Send + Sync + 'static) -> Self
+    pub fn http<S, B>(
+        mut self,
+        routes: S,
+        open: impl Fn(&Method, &Uri) -> bool + Send + Sync + 'static,
+        beside: impl Fn(&HeaderMap) -> Vec<(HeaderName, HeaderValue)> + Send + Sync + 'static,
+    ) -> Self
     where
         S: tower_service::Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + Sync + 'static,
@@ -93,6 +111,7 @@ impl Service {
         self.http = Some(Http {
             routes: Arc::new(OfService(routes)),
             open: Arc::new(open),
+            beside: Arc::new(beside),
         });
         self
     }

@@ -20,7 +20,7 @@ const HELLO: &[u8] = b"\xfafanout\x01";
 const MIB: usize = 1 << 20;
 
 /// Short deadlines, so that a test sees them pass.
-fn options() -> ListenOptions {
+pub(crate) fn options() -> ListenOptions {
     ListenOptions {
         limits: Options {
             serve_deadline: Duration::from_secs(1),
@@ -164,7 +164,7 @@ fn scripts() -> Vec<(&'static str, Vec<u8>, bool)> {
 }
 
 /// Calls for as long as the others are at it. Each has to be answered.
-async fn honest(remote: Remote) -> std::convert::Infallible {
+pub(crate) async fn honest(remote: Remote) -> std::convert::Infallible {
     loop {
         let body = Bytes::from_static(b"1234");
         match echo::length(&remote, CallContext::within(PATIENCE), "", &body).await {
@@ -180,7 +180,8 @@ async fn ended(stream: &mut RawStream) {
     while let Ok(1..) = stream.reader.read(&mut buffer).await {}
 }
 
-async fn all_free(server: &Serving, honest: usize) {
+/// Nothing is held for anybody, but for so many connections of an honest caller.
+pub(crate) async fn all_free(server: &Serving, honest: usize) {
     eventually("no call is left", || server.in_flight() == 0).await;
     eventually("no bytes are held", || server.buffered_bytes() == 0).await;
     eventually("no connection is left", || server.connections() <= honest).await;

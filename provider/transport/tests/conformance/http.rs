@@ -10,6 +10,7 @@ use fanout_transport::{
     Listener, Options, Outcome, Refusal, Remote, RequestBody, SecretFrom, ServerTls, Service, Serving, Shape, TooMany,
     encode,
 };
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -81,17 +82,26 @@ async fn route(request: Request<RequestBody>) -> Result<Response<Body>, std::con
             let flood = futures::stream::repeat_with(|| Ok(http_body::Frame::data(Bytes::from(vec![7; 1 << 16]))));
             Response::new(StreamBody::new(flood).boxed_unsync())
         }
+        "/hangs" => std::future::pending().await,
         "/live" => whole(Response::new(Full::from("alive"))),
         "/panic" => panic!("as the test asks"),
-        _ => whole(HttpProblem::new(StatusCode::NOT_FOUND, "nobody-serves", "no such route").into_response()),
+        _ => whole(
+            HttpProblem::new(StatusCode::NOT_FOUND, "nobody-serves", "there is no such route here").into_response(),
+        ),
     })
 }
 
 pub(crate) async fn routed(echo: &Echo, guard: OneToken) -> Service {
-    isolated(echo)
-        .await
-        .guarded(guard)
-        .http(tower::service_fn(route), |_: &Method, uri| uri.path() == "/live")
+    isolated(echo).await.guarded(guard).http(
+        tower::service_fn(route),
+        |_: &Method, uri| uri.path() == "/live",
+        |request| {
+            let page = request.get(ORIGIN).cloned();
+            page.map(|page| (ACCESS_CONTROL_ALLOW_ORIGIN, page))
+                .into_iter()
+                .collect()
+        },
+    )
 }
 
 async fn serving(url: &str, options: ListenOptions) -> (Serving, Echo, OneToken) {
@@ -150,7 +160,7 @@ async fn an_invocation_is_a_post_to_its_function() {
         (format!("POST {path}"), "\u{4}fail\0", 500, "does not want to"),
         (format!("POST {path}"), "\u{5}panic\0", 500, "panicked"),
         (format!("GET {path}"), "", 404, "nobody-serves"),
-        ("POST /nowhere".to_owned(), "abc", 404, "no such route"),
+        ("POST /nowhere".to_owned(), "abc", 404, "no such route here"),
     ] {
         let (got, answer) = status_of(&at, &request(&line, &[], body)).await;
         assert_eq!(got, status, "{line}: {answer}");
@@ -200,6 +210,86 @@ async fn routes_call_as_the_caller_of_their_request() {
         server.buffered_bytes() == 0 && server.in_flight() == 0
     })
     .await;
+}
+
+/// What a page may read is said of every answer, also of those that come before a route or instead of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_says_which_page_may_read_it() {
+    let limits = Options {
+        max_body_bytes: 1000,
+        in_flight: 1,
+        queued: 0,
+        serve_deadline: Duration::from_secs(1),
+        ..Options::default()
+    };
+    let options = ListenOptions {
+        limits,
+        ..ListenOptions::default()
+    };
+    let (server, echo, _) = serving("http://127.0.0.1:0", options).await;
+    let at = at(&server);
+    let page = "origin: https://console.example.com";
+    let allowed = "access-control-allow-origin: https://console.example.com\r\n";
+    let long = format!("x-long: {}", "a".repeat(9 << 10));
+    let many: Vec<String> = (0..120).map(|i| format!("x-{i}: a")).collect();
+    let many = [vec![page], many.iter().map(String::as_str).collect()].concat();
+    let slow = format!("POST /length HTTP/1.1\r\nhost: a\r\n{page}\r\ncontent-length: 10\r\n\r\nab");
+    let large = format!("POST /length HTTP/1.1\r\nhost: a\r\n{page}\r\ncontent-length: 9999\r\n\r\n");
+    let broken = format!("POST /length HTTP/1.1\r\nhost: a\r\n{page}\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n");
+    let old = format!("GET /live HTTP/1.0\r\nhost: a\r\n{page}\r\n\r\n");
+    for (bytes, status) in [
+        (request("GET /live", &[page], ""), 200),
+        (format!("GET /live HTTP/1.1\r\n{page}\r\n\r\n").into_bytes(), 400),
+        (broken.into_bytes(), 400),
+        (request("GET /ticks", &[page, "authorization: Bearer nobodys"], ""), 401),
+        (request(&format!("POST /{INSTANCE}/length"), &[page], "\0\0"), 403),
+        (request("GET /nowhere", &[page], ""), 404),
+        (slow.into_bytes(), 408),
+        (large.into_bytes(), 413),
+        (request("POST /length", &[page], &"a".repeat(1001)), 413),
+        (request("GET /live", &[page, &long], ""), 431),
+        (request("GET /live", &many, ""), 431),
+        (request("GET /panic", &[page], ""), 500),
+        (request("GET /hangs", &[page, "fanout-deadline-ms: 100"], ""), 504),
+        (old.into_bytes(), 505),
+    ] {
+        let sent = String::from_utf8_lossy(&bytes).into_owned();
+        let (got, answer) = status_of(&at, &bytes).await;
+        assert_eq!(got, status, "{sent}: {answer}");
+        assert!(answer.contains(allowed), "{sent}: {answer}");
+        if status != 200 {
+            is_a_problem(&answer);
+        }
+    }
+    let gated = tokio::spawn({
+        let at = at.clone();
+        let line = format!("POST /{INSTANCE}/length");
+        async move { status_of(&at, &request(&line, &[], "\u{4}gate\0")).await }
+    });
+    echo.begun(1).await;
+    let (status, answer) = status_of(&at, &request("POST /length", &[page], "abcd")).await;
+    assert!(status == 503 && answer.contains(allowed), "{answer}");
+    is_a_problem(&answer);
+    echo.gate.add_permits(1);
+    gated.await.expect("no panic");
+    let (_, answer) = status_of(&at, &request("GET /live", &[], "")).await;
+    assert!(!answer.contains("access-control"), "{answer}");
+}
+
+/// Holds an answer to what every problem says.
+fn is_a_problem(answer: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.contains("content-type: application/problem+json"), "{answer}");
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"));
+    let code = problem["code"].as_str().expect("a code");
+    assert!(
+        problem["type"] == format!("/docs/errors/{code}")
+            && problem["title"] == HttpProblem::title(code)
+            && answer.starts_with(&format!("HTTP/1.1 {} ", problem["status"]))
+                | answer.starts_with(&format!("HTTP/1.0 {} ", problem["status"]))
+            && problem["detail"].as_str().is_some_and(|detail| detail.len() > 20),
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,27 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanout_transport::{CallContext, ListenOptions, Options, Remote, Serving};
+use fanout_transport::{CallContext, ListenOptions, Options};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::hostile::{self, all_free, honest};
 use crate::http::{OneToken, routed};
 use crate::listening::Listening;
 use crate::suite::Wire as _;
 use crate::support::bindings::test::echo::echo;
-use crate::support::{Echo, INSTANCE, PATIENCE, eventually};
+use crate::support::{Echo, INSTANCE, PATIENCE};
 
-/// Short deadlines, so that a test sees them pass; the first is long enough for a machine that is busy with handshakes.
+/// Connections of the honest caller.
+const HONEST: usize = 2;
+
+/// The first deadline is long enough for a machine that is busy with handshakes.
 fn options() -> ListenOptions {
     ListenOptions {
-        limits: Options {
-            serve_deadline: Duration::from_secs(1),
-            ..Options::default()
-        },
         first_call_deadline: Duration::from_secs(6),
-        idle_deadline: Duration::from_secs(3),
-        ..ListenOptions::default()
+        ..hostile::options()
     }
 }
 
@@ -175,6 +174,39 @@ fn scripts() -> Vec<Script> {
             "",
             "HTTP/1.1 404",
         ),
+        script(
+            "a second request in the body of the first, whose length stands behind its encoding",
+            format!(
+                "POST /nowhere HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: {}\r\n\r\n{smuggled}",
+                smuggled.len()
+            ),
+            "",
+            "HTTP/1.1 404",
+        ),
+        script(
+            "an encoding behind the chunks",
+            format!("{post}transfer-encoding: chunked, gzip\r\n\r\n{smuggled}"),
+            "",
+            "HTTP/1.1 400",
+        ),
+        script(
+            "an encoding in the protocol before",
+            format!("POST /nowhere HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{smuggled}"),
+            "",
+            "HTTP/1.1 400",
+        ),
+        script(
+            "a length with a sign",
+            format!("{post}content-length: +{}\r\n\r\n{smuggled}", smuggled.len()),
+            "",
+            "HTTP/1.1 400",
+        ),
+        script(
+            "a blank before a colon",
+            format!("{post}content-length : 0\r\n\r\n"),
+            "",
+            "HTTP/1.1 400",
+        ),
         script("a tunnel", "CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n", "", "HTTP/1.1 4"),
         script(
             "an upgrade",
@@ -183,24 +215,6 @@ fn scripts() -> Vec<Script> {
             "HTTP/1.1 404",
         ),
     ]
-}
-
-/// Calls for as long as the others are at it. Each has to be answered.
-async fn honest(remote: Remote) -> std::convert::Infallible {
-    loop {
-        let body = Bytes::from_static(b"1234");
-        match echo::length(&remote, CallContext::within(PATIENCE), "", &body).await {
-            Ok(length) => assert_eq!(length, Ok(4)),
-            Err(error) => panic!("an honest caller pays for others: {error:#}"),
-        }
-    }
-}
-
-async fn all_free(server: &Serving) {
-    eventually("no call is left", || server.in_flight() == 0).await;
-    eventually("no bytes are held", || server.buffered_bytes() == 0).await;
-    // Those of the honest caller.
-    eventually("no connection is left", || server.connections() <= 2).await;
 }
 
 async fn scripted(wire: Listening) {
@@ -258,7 +272,7 @@ async fn scripted(wire: Listening) {
     honest_calls.abort();
     assert!(honest_calls.await.expect_err("it goes on for ever").is_cancelled());
     assert!(echo::who(&remote, CallContext::default()).await.is_ok());
-    all_free(&server).await;
+    all_free(&server, HONEST).await;
 }
 
 /// A head of drops: each byte is in time, the head is not.
@@ -276,7 +290,7 @@ async fn dripping(wire: Listening) {
     };
     let closed: std::io::Result<()> = timeout(PATIENCE, drip).await.expect("it is let go");
     assert!(closed.is_err());
-    all_free(&server).await;
+    all_free(&server, HONEST).await;
 }
 
 /// Pipelined requests are answered in order, and one at a time: they hold no more than one of them.
@@ -312,7 +326,7 @@ async fn pipelined(wire: Listening) {
     timeout(PATIENCE, async { tokio::join!(sending, reading) })
         .await
         .expect("all are answered");
-    all_free(&server).await;
+    all_free(&server, HONEST).await;
 }
 
 /// Requests whose answers nobody reads.
@@ -340,7 +354,7 @@ async fn unread(wire: Listening) {
         assert_eq!(length.expect("an answer"), Ok(4));
         assert!(server.buffered_bytes() <= options().limits.buffered_bytes);
     }
-    all_free(&server).await;
+    all_free(&server, HONEST).await;
     drop(streams);
 }
 
