@@ -4,6 +4,7 @@ use fanout_tests::eventually;
 use fanout_tests::http_bus::{BATCHED, HttpBus, STRUCTURED, document};
 use serde_json::{Value, json};
 
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 const BINARY: [(&str, &str); 6] = [
     ("ce-specversion", "1.0"),
     ("ce-tenant", "acme"),
@@ -360,6 +361,38 @@ async fn a_subscription_is_made_fetched_settled_and_ended() {
         let gone = bus.ask(method, path, &[], "").await;
         assert_eq!(gone.problem(404), "unknown-subscription", "{method} {path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_is_its_caller_s_whatever_it_speaks() {
+    let bus = HttpBus::start("").await;
+    bus.json("PUT", "/v1/subscriptions/billing", json!({ "need": "durable" }))
+        .await
+        .good();
+    let mut event = document("acme", "evt_1");
+    event.as_object_mut().unwrap().remove("source");
+    bus.ask("POST", "/v1/events", &[STRUCTURED], event.to_string())
+        .await
+        .good();
+    let client = fanout_client::connect(&bus.url("")).await.unwrap();
+    let wanted = fanout_client::Subscription::durable("billing");
+    let mut deliveries = client.subscribe(wanted).await.unwrap();
+    let delivery = tokio::time::timeout(LIMIT, deliveries.recv())
+        .await
+        .expect("it comes in time");
+    let delivery = delivery.expect("the stream goes on").unwrap();
+    assert_eq!(delivery.event().id, "evt_1");
+    assert!(
+        delivery.event().source.contains("anyone"),
+        "of its caller's own source: {}",
+        delivery.event().source
+    );
+    delivery.ack().await.unwrap();
+    eventually("it is settled", async || {
+        let one = bus.get("/v1/subscriptions/billing").await.good();
+        (one["pending"] == 0 && one["in_flight"] == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -250,6 +250,22 @@ async fn what_is_no_place_in_the_log_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_bounds_of_a_filter_hold_for_a_tail_s() {
+    let bus = HttpBus::start("\n[limits]\ntenants-per-subscription = 2\n").await;
+    TailReader::open(&bus, "?tenant=a&tenant=b", "").await;
+    let answer = bus.get("/v1/events?tenant=a&tenant=b&tenant=c").await;
+    assert_eq!(answer.problem(422), "limit-exceeded");
+    let made = bus
+        .json(
+            "PUT",
+            "/v1/subscriptions/three",
+            serde_json::json!({ "need": "durable", "filter": { "tenants": ["a", "b", "c"] } }),
+        )
+        .await;
+    assert_eq!(made.problem(422), "limit-exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_expired_before_it_was_read_is_told() {
     let bus = HttpBus::start("\n[retention]\nmax-age = \"1s\"\n\n[dedupe]\nwindow = \"1s\"\n").await;
     publish(&bus, "acme", 0..3).await;

@@ -108,7 +108,9 @@ pages! {
 pub(super) async fn page(code: Result<Path<String>, PathRejection>) -> Result<Response, Refused> {
     let code = code.map(|Path(code)| code).unwrap_or_default();
     let found = PAGES.iter().find(|(known, _)| *known == code);
-    let (_, page) = found.ok_or_else(|| Refused::not_found("no error has this code"))?;
+    let (_, page) = found.ok_or_else(|| {
+        Refused::not_found("no error has this code: take it from a problem's `code`, as it stands there")
+    })?;
     Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], *page).into_response())
 }
 

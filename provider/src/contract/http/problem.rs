@@ -200,6 +200,8 @@ impl IntoResponse for Refused {
         let mut response = (self.status, Json(self.document)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        // A cache may keep a 404 where nobody says so (RFC 9110, 15.1).
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(ms) = retry_after_ms {
             // Whole seconds, and not before a repeat can succeed.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
@@ -228,6 +230,7 @@ mod tests {
         assert_eq!(response.status(), status, "{shown}");
         assert_eq!(header(header::RETRY_AFTER), retry_after, "{shown}");
         assert_eq!(header(header::CONTENT_TYPE), Some(PROBLEM_JSON));
+        assert_eq!(header(header::CACHE_CONTROL), Some("no-store"));
     }
 
     #[test]

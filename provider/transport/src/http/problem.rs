@@ -69,6 +69,14 @@ impl HttpProblem {
         Self { outcome, ..self }
     }
 
+    /// With more of what to do.
+    pub(crate) fn hint(self, hint: &str) -> Self {
+        Self {
+            detail: format!("{}: {hint}", self.detail),
+            ..self
+        }
+    }
+
     /// When the caller may come again, in seconds from now.
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {

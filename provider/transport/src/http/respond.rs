@@ -135,6 +135,7 @@ impl Responder {
     }
 
     async fn make(&self, target: Target, calls: Calls, parts: Parts, body: Incoming) -> Made {
+        let is_stock = target == Target::Stock;
         let called = match target {
             Target::Function { instance, func } => {
                 let body = RequestBody::new(body, calls.clone());
@@ -154,6 +155,12 @@ impl Responder {
             Ok(Answer { body, permits }) => (whole(of_result(body)), Some(calls), permits),
             Err(error) => {
                 let problem = calls.fault().unwrap_or_else(|| HttpProblem::from(&error));
+                let problem = match is_stock && problem.status() == StatusCode::BAD_REQUEST {
+                    true => {
+                        problem.hint("`POST /` takes an invocation of wRPC, and everything else has a path of its own")
+                    }
+                    false => problem,
+                };
                 (whole(problem.into_response()), Some(calls), ResultPermits::default())
             }
         }
