@@ -108,18 +108,24 @@ pub fn stripe_webhook(secret: &str, tenant: &str, id: &str, amount: i64) -> Stri
         } },
     })
     .to_string();
+    let signature = signed_stripe_webhook(secret, &body);
+    format!(
+        "POST /webhooks/stripe HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         stripe-signature: {signature}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The signature that Stripe puts on a webhook now: the value of `stripe-signature`.
+///
+/// # Panics
+/// If it can't be made.
+#[must_use]
+pub fn signed_stripe_webhook(secret: &str, body: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("{now}.{body}").as_bytes());
-    let signature: String = mac
-        .finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!(
-        "POST /webhooks/stripe HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         stripe-signature: t={now},v1={signature}\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
+    let signature = mac.finalize().into_bytes();
+    let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("t={now},v1={signature}")
 }

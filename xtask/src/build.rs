@@ -12,6 +12,16 @@ use crate::{nats, upstream, wasm};
 /// The components of `wadm/local.yaml`.
 const DEMO_COMPONENTS: [&str; 4] = ["analytics", "entitlements", "invoicing", "webhook-ingress"];
 
+/// What stands for the bus beside them on wasmCloud v2.
+const V2_COMPONENTS: [&str; 6] = [
+    "fanout-connector",
+    "fanout-runner-backfill-batch-handler",
+    "fanout-runner-backfill-handler",
+    "fanout-runner-batch-handler",
+    "fanout-runner-handler",
+    "fanout-v1-interfaces",
+];
+
 /// The README's example, and what the bench `host` runs.
 const OTHER_COMPONENTS: [&str; 2] = ["bench-component", "minimal"];
 
@@ -35,6 +45,27 @@ pub(crate) fn demo(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
     runner.step("building the dev host (from nothing, this takes about ten minutes on two cores)");
     runner.run(&mut dev_host(workspace, runner, "build")?)?;
     Ok(parts)
+}
+
+/// Finds or builds what the demo on a v2 host runs: no host is built.
+pub(crate) fn demo_v2(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
+    wasm::ensure(runner)?;
+    let nats_server = nats::find(workspace, runner)?;
+    runner.step("building the bus and the demo (from nothing, this takes some minutes)");
+    let mut programs = workspace.cargo();
+    programs.args([
+        "build",
+        "--locked",
+        "--bins",
+        "--package",
+        "fanout-cli",
+        "--package",
+        "fanout-v2",
+    ]);
+    runner.run(&mut programs)?;
+    let chosen: Vec<_> = DEMO_COMPONENTS.into_iter().chain(V2_COMPONENTS).collect();
+    build_components(workspace, runner, &chosen)?;
+    Ok(Parts { nats_server })
 }
 
 /// Builds the programs of the main workspace, and what `chosen` names besides.
@@ -61,14 +92,22 @@ fn parts(workspace: &Workspace, runner: &Runner, programs: &mut Command, chosen:
     runner.step("building the workspace (from nothing, this takes some minutes)");
     runner.run(programs)?;
 
-    runner.step("building the components");
-    runner.run(components(workspace, "build", chosen).args(["--profile", WASM_PROFILE]))?;
+    build_components(workspace, runner, chosen)?;
     Ok(Parts { nats_server })
+}
+
+fn build_components(workspace: &Workspace, runner: &Runner, chosen: &[&str]) -> Result<()> {
+    runner.step("building the components");
+    runner.run(components(workspace, "build", chosen).args(["--profile", WASM_PROFILE]))
 }
 
 /// Every component.
 pub(crate) fn all_components() -> Vec<&'static str> {
-    DEMO_COMPONENTS.into_iter().chain(OTHER_COMPONENTS).collect()
+    DEMO_COMPONENTS
+        .into_iter()
+        .chain(V2_COMPONENTS)
+        .chain(OTHER_COMPONENTS)
+        .collect()
 }
 
 /// A cargo command for components as components.
@@ -112,6 +151,8 @@ impl Parts {
             .env("FANOUT_DEV_BIN", workspace.dev_host())
             .env("FANOUT_COMPONENTS", workspace.components())
             .env("FANOUT_MANIFEST", workspace.local_manifest())
+            .env("FANOUT_V2_MANIFEST", workspace.v2_manifest())
+            .env("FANOUT_V2_BIN", workspace.demo_v2())
             .env("FANOUT_LOGS", workspace.logs());
     }
 }

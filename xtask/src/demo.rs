@@ -1,19 +1,22 @@
-//! `cargo xtask demo`: builds what the demo runs, and then becomes `fanout-dev demo`.
+//! `cargo xtask demo`: builds what the demo runs, and then becomes `fanout-dev demo`, or `fanout-v2 demo`.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::build;
 use crate::runner::Runner;
 use crate::workspace::Workspace;
+use crate::{build, wash};
 
 /// `cargo xtask demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// What carries calls and deliveries between the host and the bus
+    /// Which wasmCloud host runs the components
+    #[arg(long, value_enum, default_value_t)]
+    host: Host,
+    /// What carries calls and deliveries between a v1 host and the bus; to a v2 host it is HTTP
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
     /// How many webhooks to post, 100 or more
@@ -30,7 +33,16 @@ pub(crate) struct Demo {
     report: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Host {
+    /// The last of the 1.x line, embedded, with wadm
+    #[default]
+    V1,
+    /// The stock 2.x host, `wash host`
+    V2,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Transport {
     /// The provider in the host is the bus: calls and deliveries go over the lattice
     #[default]
@@ -53,12 +65,10 @@ impl Transport {
 
 impl Demo {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
-        let parts = build::demo(workspace, runner)?;
-        runner.step("telling the story");
-        let mut command = Command::new(workspace.dev_host());
-        command.arg("demo");
-        parts.tell(workspace, &mut command);
-        command.args(["--transport", self.transport.name()]);
+        let mut command = match self.host {
+            Host::V1 => self.on_v1(workspace, runner)?,
+            Host::V2 => self.on_v2(workspace, runner)?,
+        };
         if let Some(events) = self.events {
             command.args(["--events", &events.to_string()]);
         }
@@ -71,6 +81,28 @@ impl Demo {
         if let Some(report) = &self.report {
             command.arg("--report").arg(report);
         }
+        runner.step("telling the story");
         runner.become_command(&mut command)
+    }
+
+    fn on_v1(&self, workspace: &Workspace, runner: &Runner) -> Result<Command> {
+        let parts = build::demo(workspace, runner)?;
+        let mut command = Command::new(workspace.dev_host());
+        command.arg("demo");
+        parts.tell(workspace, &mut command);
+        command.args(["--transport", self.transport.name()]);
+        Ok(command)
+    }
+
+    fn on_v2(&self, workspace: &Workspace, runner: &Runner) -> Result<Command> {
+        if self.transport != Transport::Nats {
+            bail!("--transport is of a v1 host: components on a v2 host reach the bus over HTTP");
+        }
+        let wash = wash::find(workspace, runner)?;
+        let parts = build::demo_v2(workspace, runner)?;
+        let mut command = Command::new(workspace.demo_v2());
+        command.arg("demo").env(wash::VARIABLE, wash);
+        parts.tell(workspace, &mut command);
+        Ok(command)
     }
 }

@@ -21,7 +21,7 @@ struct Rule {
     still: &'static [&'static str],
 }
 
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 13] = [
     Rule {
         folder: "provider/plan/src",
         but: &[],
@@ -120,6 +120,27 @@ const RULES: [Rule; 11] = [
         but: &[],
         forbidden: &["crate::bus", "crate::edge", "crate::view", "crate::contract"],
         why: "what is fetched knows one subscription, and no wire format",
+        still: &[],
+    },
+    Rule {
+        folder: "provider/component",
+        but: &["support/tests"],
+        forbidden: &[
+            "fanout_plan",
+            "fanout_transport",
+            "fanout_client",
+            "fanout_wit",
+            "tokio::",
+            "async_nats::",
+        ],
+        why: "the bus's own components call it, and are nothing of it: no runtime, no planner, no client",
+        still: &[],
+    },
+    Rule {
+        folder: "provider/component",
+        but: &["support/src/over_http.rs"],
+        forbidden: &["wasip2::http", "wasip2::io"],
+        why: "of the bus's own components, only over_http.rs knows wasi:http",
         still: &[],
     },
     Rule {

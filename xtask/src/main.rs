@@ -21,6 +21,7 @@ mod test;
 mod test_tools;
 mod tidy;
 mod upstream;
+mod wash;
 mod wasm;
 mod webhooks;
 mod workspace;

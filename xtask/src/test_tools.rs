@@ -1,5 +1,5 @@
 //! What only tests run: Node, which runs the consumer in TypeScript as it is, and schemathesis, which tries what the server
-//! says of itself over HTTP.
+//! says of itself over HTTP; and the stock host of wasmCloud v2.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::nats::on_path;
 use crate::pypi::{self, Package};
 use crate::runner::Runner;
+use crate::wash;
 use crate::workspace::Workspace;
 
 /// The variable that names a Node.
@@ -38,6 +39,7 @@ const SCHEMATHESIS: Package = Package {
 pub(crate) struct TestTools {
     node: PathBuf,
     schemathesis: PathBuf,
+    wash: PathBuf,
 }
 
 impl TestTools {
@@ -59,14 +61,20 @@ impl TestTools {
             Some(named) => PathBuf::from(named),
             None => installed(SCHEMATHESIS)?,
         };
-        Ok(Self { node, schemathesis })
+        let wash = wash::find(workspace, runner)?;
+        Ok(Self {
+            node,
+            schemathesis,
+            wash,
+        })
     }
 
     /// Tells a command where they are.
     pub(crate) fn tell(&self, command: &mut Command) {
         command
             .env(NODE_VARIABLE, &self.node)
-            .env(SCHEMATHESIS_VARIABLE, &self.schemathesis);
+            .env(SCHEMATHESIS_VARIABLE, &self.schemathesis)
+            .env(wash::VARIABLE, &self.wash);
     }
 }
 

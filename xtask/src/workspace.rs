@@ -113,6 +113,16 @@ impl Workspace {
         self.target.join(WASM_TARGET).join(WASM_PROFILE)
     }
 
+    /// The demo on a v2 host.
+    pub(crate) fn demo_v2(&self) -> PathBuf {
+        self.target.join("debug/fanout-v2")
+    }
+
+    /// The manifests that it deploys.
+    pub(crate) fn v2_manifest(&self) -> PathBuf {
+        self.root.join("deploy/wasmcloud-v2/payments.yaml")
+    }
+
     /// The manifest that the demo and the end-to-end tests deploy.
     pub(crate) fn local_manifest(&self) -> PathBuf {
         self.root.join("wadm/local.yaml")

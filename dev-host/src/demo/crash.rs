@@ -17,8 +17,6 @@ use crate::wait::{Look, until};
 const KILL_AT: u64 = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const RESTART_LIMIT: Duration = Duration::from_secs(60);
-/// The queue subscriber has had its chance when its count stood still this long, many times what a handling takes.
-const STANDS_STILL: Duration = Duration::from_secs(3);
 
 impl Story<'_> {
     /// Posts `count` webhooks and kills the provider in their midst.
@@ -38,31 +36,7 @@ impl Story<'_> {
         // before this act began was waited for, so the window opens with the act.
         self.note(&webhooks, &accepted, |accepted| accepted.first_post < ready);
 
-        let sum = |number: fn(&super::Accepted) -> u64| accepted.iter().map(number).sum::<u64>();
-        let retried = accepted.iter().filter(|accepted| accepted.posts > 1).count();
-        let known = accepted.iter().filter(|accepted| accepted.receipt.duplicate).count();
-        self.console.timed(format!(
-            "{count} accepted; {retried} needed more than one post ({} answers 5xx, {} without an answer), {known} turned out to be stored before",
-            sum(|accepted| accepted.put_off),
-            sum(|accepted| accepted.unanswered),
-        ));
-        self.checks
-            .at_least("webhooks that the kill forced to be posted again", 1, retried);
-
-        let lines = self.invoicing_caught_up().await?;
-        self.settled().await?;
-        let invoices = self.ledger.total(|account| account.invoices);
-        let expected = self.ledger.total(|account| account.entitlements);
-        let handled = self.entitlements_stand_still(expected).await?;
-        let window = self.ledger.total(|account| account.entitlements_in_window);
-        self.console.timed(format!(
-            "handled: invoicing {lines} of {invoices}, entitlements {handled} of {expected}"
-        ));
-        self.console.timed(format!(
-            "a queue subscription is at most once: {} missed, of {window} events posted around the kill",
-            expected.saturating_sub(handled)
-        ));
-        Ok(())
+        self.after_a_kill(count, &accepted, 1).await
     }
 
     /// Kills the provider once `count` webhooks are accepted and others are under way. Returns when all was well again.
@@ -100,27 +74,5 @@ impl Story<'_> {
             "process {restarted} took over; all links and subscriptions back after {took} s"
         ));
         Ok(Instant::now())
-    }
-
-    /// Waits until entitlements has handled all, or does not go on.
-    async fn entitlements_stand_still(&self, expected: u64) -> Result<u64> {
-        let mut last = (0, Instant::now());
-        until(
-            "entitlements to stand still",
-            RESTART_LIMIT,
-            super::ASK_EVERY,
-            async || {
-                let handled = self.observer.audit().await?.total();
-                if handled != last.0 {
-                    last = (handled, Instant::now());
-                }
-                Ok(if handled >= expected || last.1.elapsed() > STANDS_STILL {
-                    Look::Found(handled)
-                } else {
-                    Look::NotYet(format!("{handled} of {expected}"))
-                })
-            },
-        )
-        .await
     }
 }

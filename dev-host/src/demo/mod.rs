@@ -5,14 +5,18 @@
 //! whether all of it did.
 
 mod backfill;
+mod backlog;
 mod catalogue;
 mod checks;
 mod crash;
+mod crash_account;
 mod forged;
 mod ledger;
+mod memory;
 mod observe;
 mod outage;
 mod poison;
+mod progress;
 mod random;
 mod stream;
 mod stripe;
@@ -25,11 +29,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use self::catalogue::{Catalogue, TENANTS, Webhook};
+use self::catalogue::{Catalogue, TENANTS};
 use self::checks::Checks;
 use self::ledger::Ledger;
-use self::observe::{ASK_EVERY, CATCH_UP_LIMIT, Observer};
-use self::traffic::{Accepted, Traffic};
+use self::observe::Observer;
+use self::traffic::Traffic;
 use crate::Ended;
 use crate::cli::Demo;
 use crate::console::Console;
@@ -38,7 +42,6 @@ use crate::interrupt::Interrupt;
 use crate::rundir::RunDir;
 use crate::signature::{Secret, now};
 use crate::stack::Stack;
-use crate::wait::{Look, until};
 
 /// The subscription that analytics makes.
 const BACKFILL: &str = "late";
@@ -160,59 +163,6 @@ impl<'a> Story<'a> {
         self.provider_killed(shares.crash).await?;
         self.late_backfill().await?;
         self.poison(shares.live).await
-    }
-
-    fn act(&mut self, title: &str) {
-        self.acts += 1;
-        self.console.line("");
-        self.console.line(format!("{}  {title}", self.acts));
-    }
-
-    /// Posts all, each until it is accepted, with a bar.
-    async fn deliver(&self, webhooks: &[Webhook]) -> Result<Vec<Accepted>> {
-        let progress = self.console.progress("webhooks accepted", webhooks.len() as u64);
-        self.traffic.deliver(webhooks, &|done| progress.set(done)).await
-    }
-
-    /// Notes webhooks that were accepted.
-    fn note(&mut self, webhooks: &[Webhook], accepted: &[Accepted], in_window: impl Fn(&Accepted) -> bool) {
-        for (webhook, accepted) in webhooks.iter().zip(accepted) {
-            self.ledger.note(webhook, accepted, in_window(accepted));
-        }
-    }
-
-    /// Waits until invoicing has written every line that it should have by now.
-    async fn invoicing_caught_up(&self) -> Result<u64> {
-        let expected = self.ledger.total(|account| account.invoices);
-        self.reached("invoicing", expected, async || {
-            // It may be on its way up.
-            Ok(self.observer.invoices().await.map_or(0, |invoices| invoices.total()))
-        })
-        .await
-    }
-
-    /// Waits until entitlements has handled `expected` events.
-    async fn entitlements_caught_up(&self, expected: u64) -> Result<u64> {
-        self.reached("entitlements", expected, async || {
-            Ok(self.observer.audit().await?.total())
-        })
-        .await
-    }
-
-    /// Waits until a count is `expected`. One that is past it is returned as it is: the checks at the end say so.
-    async fn reached(&self, who: &str, expected: u64, count: impl AsyncFn() -> Result<u64>) -> Result<u64> {
-        let progress = self.console.progress(format!("handled by {who}"), expected);
-        let what = format!("{who} to handle {expected} events");
-        until(&what, CATCH_UP_LIMIT, ASK_EVERY, async || {
-            let got = count().await?;
-            progress.set(got);
-            Ok(if got >= expected {
-                Look::Found(got)
-            } else {
-                Look::NotYet(format!("{got} so far"))
-            })
-        })
-        .await
     }
 
     async fn verdict(&mut self, demo: &Demo, ready: Duration) -> Result<()> {

@@ -11,21 +11,14 @@ use super::catalogue::TENANTS;
 use super::checks::Checks;
 use super::ledger::{Account, Ledger};
 use super::observe::{Audit, Handled, Invoices, Lines, Observer, Report};
-use super::{BACKFILL, Story};
+use super::{BACKFILL, Story, memory};
 use crate::cli::Demo;
 use crate::console::Console;
-use crate::nats::NatsServer;
-use crate::processes;
-use crate::served::ServedBus;
-use crate::stack::{KEYVALUE_ARCHIVE, PROVIDER_ARCHIVE};
 
 /// What it means when no number is off.
 pub(super) const PROVED: &str = "every accepted webhook is stored once; invoicing and analytics were given every one, \
     through an outage and a kill; what could not be handled is kept with its reasons; nothing was handled twice.";
 
-/// The provider's memory must stay below this.
-const PROVIDER_LIMIT: u64 = 64;
-const MEGABYTE: u64 = 1 << 20;
 const AT_ONCE: usize = 8;
 
 /// What everyone has at the end.
@@ -53,40 +46,16 @@ pub(super) async fn measure(story: &mut Story<'_>) -> Result<Outcome> {
         invoices: observer.invoices().await?,
         report: observer.report(BACKFILL).await?,
         dead: TENANTS.iter().map(|(_, tenant)| dead_of(*tenant)).collect(),
-        memory: memory(story),
+        memory: memory::of(story),
     };
     let checks = &mut story.checks;
     for (place, (tenant, account)) in story.ledger.accounts().enumerate() {
         outcome.check(checks, place, tenant, account);
     }
-    if let Some((_, provider)) = outcome.memory.iter().find(|(name, _)| *name == PROVIDER) {
-        checks.below("MB of fanout-provider", PROVIDER_LIMIT, *provider);
-    }
-    let processes = if story.stack.served_bus().is_some() { 6 } else { 4 };
-    checks.equal("processes measured", processes, outcome.memory.len());
+    memory::check(checks, &outcome.memory, story.stack);
     let wrong = wrong_entitlements(&story.ledger, observer).await?;
     checks.equal("customers whose entitlement is not from their newest event", 0, wrong);
     Ok(outcome)
-}
-
-const PROVIDER: &str = "fanout-provider";
-
-fn memory(story: &Story<'_>) -> Vec<(&'static str, u64)> {
-    let bus = story.stack.served_bus();
-    let processes = [
-        (PROVIDER, processes::child(PROVIDER_ARCHIVE)),
-        ("fanout-dev-keyvalue", processes::child(KEYVALUE_ARCHIVE)),
-        ("nats-server", story.stack.nats().ok().map(|nats| nats.process())),
-        ("host and wadm (this process)", Some(std::process::id())),
-        ("the bus", bus.and_then(ServedBus::process)),
-        (
-            "its nats-server",
-            bus.and(story.stack.bus_nats().ok()).map(NatsServer::process),
-        ),
-    ];
-    let measured =
-        |(name, process): (&'static str, Option<u32>)| Some((name, processes::memory(process?)?.div_ceil(MEGABYTE)));
-    processes.into_iter().filter_map(measured).collect()
 }
 
 /// How many customers have an entitlement that is not their newest event's, those aside whose newest may be missed.

@@ -19,6 +19,11 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// The component can't take it, or is not there yet: a host that has just been started knows no path.
+fn is_for_now(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::NOT_FOUND)
+}
+
 /// The sender.
 #[derive(Debug)]
 pub(crate) struct Traffic {
@@ -49,7 +54,7 @@ pub(crate) struct Accepted {
     pub(crate) receipt: Receipt,
     /// How often it was posted.
     pub(crate) posts: u64,
-    /// How many posts were answered with a 5xx or 429.
+    /// How many posts were answered with a 5xx, 429 or 404.
     pub(crate) put_off: u64,
     /// How many posts got no answer.
     pub(crate) unanswered: u64,
@@ -100,7 +105,7 @@ impl Traffic {
                         first_post,
                     });
                 }
-                Ok(answer) if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS => {
+                Ok(answer) if is_for_now(answer.status) => {
                     put_off += 1;
                     answer.to_string()
                 }

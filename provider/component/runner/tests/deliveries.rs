@@ -1,0 +1,416 @@
+//! What a runner promises, with a bus, a clock and a component that are played.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use fanout_component::types::{
+    BackfillProgress, CatchUp, Delivery, Event, FetchedDeliveries, Filter, LeasedDelivery, Need, Origin, Position,
+    Problem, Rejection, SettleError, Settlement, SettlementOutcome, Subscription, SubscriptionOrigin,
+    SubscriptionState, Verdict,
+};
+use fanout_runner::{Attempts, Called, Declared, Inbox, Need as Wanted, Plan, Runner, Subscriber, Trouble};
+
+const LEASE_MS: u64 = 3_000;
+
+/// What the bus and the component saw, and what the bus will say.
+#[derive(Default)]
+struct World {
+    now: Cell<Duration>,
+    made: RefCell<Vec<String>>,
+    listed: RefCell<Vec<Subscription>>,
+    fetches: RefCell<VecDeque<Result<FetchedDeliveries, Trouble>>>,
+    fetched_from: RefCell<Vec<String>>,
+    settled: RefCell<BTreeMap<Vec<u8>, Verdict>>,
+    renewed: RefCell<Vec<Vec<u8>>>,
+    /// Tokens whose leases are over.
+    lost: RefCell<Vec<Vec<u8>>>,
+    /// How many calls of `settle` fail.
+    away: Cell<u32>,
+    handed_over: RefCell<Vec<Vec<String>>>,
+    told: RefCell<Vec<BackfillProgress>>,
+}
+
+#[derive(Clone)]
+struct Bus(Rc<World>);
+
+impl Inbox for Bus {
+    fn declare(&self, declared: &Declared) -> Result<(), Trouble> {
+        self.0.made.borrow_mut().push(declared.name.clone());
+        Ok(())
+    }
+
+    fn subscriptions(&self) -> Result<Vec<Subscription>, Trouble> {
+        Ok(self.0.listed.borrow().clone())
+    }
+
+    fn fetch(&self, name: &str, _: u32, wait: Duration) -> Result<FetchedDeliveries, Trouble> {
+        self.0.fetched_from.borrow_mut().push(name.to_owned());
+        let next = self.0.fetches.borrow_mut().pop_front();
+        next.unwrap_or_else(|| {
+            self.pause(wait);
+            Ok(fetched(&[], None))
+        })
+    }
+
+    fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Problem> {
+        if self.0.away.get() > 0 {
+            self.0.away.set(self.0.away.get() - 1);
+            return Err(problem("peer-unreachable"));
+        }
+        let outcome = |settlement: &Settlement| {
+            if self.0.lost.borrow().contains(&settlement.token) {
+                return Err(SettleError::LeaseExpired(problem("lease-expired")));
+            }
+            if matches!(settlement.verdict, Verdict::StillWorking) {
+                self.0.renewed.borrow_mut().push(settlement.token.clone());
+                return Ok(SettlementOutcome::Extended(settlement.token.clone()));
+            }
+            self.0
+                .settled
+                .borrow_mut()
+                .insert(settlement.token.clone(), settlement.verdict.clone());
+            Ok(SettlementOutcome::Settled)
+        };
+        Ok(settlements.iter().map(outcome).collect())
+    }
+
+    fn now(&self) -> Duration {
+        self.0.now.get()
+    }
+
+    fn pause(&self, time: Duration) {
+        self.0.now.set(self.0.now.get() + time);
+    }
+}
+
+/// A component whose handler takes so long, and answers as the event's id says.
+struct Component<const BATCHES: bool> {
+    world: Rc<World>,
+    takes: Duration,
+}
+
+impl<const BATCHES: bool> Subscriber for Component<BATCHES> {
+    const TAKES_BATCHES: bool = BATCHES;
+    const IS_TOLD: bool = true;
+
+    fn handle(&self, deliveries: &[Delivery]) -> Vec<Result<(), Rejection>> {
+        let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.event.id.clone()).collect();
+        self.world.now.set(self.world.now.get() + self.takes);
+        let answer = |id: &&String| match id.as_str() {
+            "refused" => Err(Rejection::DeadLetter("no".to_owned())),
+            _ => Ok(()),
+        };
+        let answers = ids.iter().take_while(|id| *id != "unanswered");
+        let answers = answers.map(|id| answer(&id)).collect();
+        self.world.handed_over.borrow_mut().push(ids);
+        answers
+    }
+
+    fn caught_up(&self, progress: &BackfillProgress) -> Result<(), Rejection> {
+        self.world.told.borrow_mut().push(progress.clone());
+        match self.world.told.borrow().len() {
+            1 => Err(Rejection::Retry("not yet".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn problem(code: &str) -> Problem {
+    Problem {
+        code: code.to_owned(),
+        message: "why".to_owned(),
+    }
+}
+
+fn leased(id: &str, offset: u64) -> LeasedDelivery {
+    LeasedDelivery {
+        delivery: Delivery {
+            subscription: "a".to_owned(),
+            event: Event {
+                tenant: "acme".to_owned(),
+                event_type: "invoice.paid".to_owned(),
+                id: id.to_owned(),
+                source: "/a".to_owned(),
+                subject: None,
+                time: None,
+                data_content_type: None,
+                data_schema: None,
+                extensions: Vec::new(),
+                ordering_key: None,
+                data: Vec::new(),
+            },
+            position: Position { partition: 0, offset },
+            attempt: 1,
+            origin: Origin::Live,
+            published_at: 0,
+        },
+        token: id.as_bytes().to_vec(),
+        traceparent: None,
+    }
+}
+
+fn fetched(ids: &[&str], caught_up: Option<CatchUp>) -> FetchedDeliveries {
+    FetchedDeliveries {
+        deliveries: ids.iter().zip(1..).map(|(id, offset)| leased(id, offset)).collect(),
+        lease_ms: LEASE_MS,
+        caught_up,
+    }
+}
+
+fn plan(need: Wanted) -> Plan {
+    Plan {
+        declared: Some(Declared {
+            name: "a".to_owned(),
+            need: Some(need),
+            filter: Filter {
+                tenants: Vec::new(),
+                event_types: Vec::new(),
+            },
+        }),
+        called: Called::None,
+        batch: 100,
+    }
+}
+
+fn runner<const BATCHES: bool>(
+    world: &Rc<World>,
+    plan: Plan,
+    takes: Duration,
+    attempts: Attempts,
+) -> Runner<Bus, Component<BATCHES>> {
+    let component = Component {
+        world: Rc::clone(world),
+        takes,
+    };
+    Runner::new(Bus(Rc::clone(world)), component, plan, attempts)
+}
+
+fn verdict(world: &World, id: &str) -> Option<Verdict> {
+    world.settled.borrow().get(id.as_bytes()).cloned()
+}
+
+#[test]
+fn each_delivery_of_a_batch_is_settled_by_its_own_answer() {
+    let world = Rc::<World>::default();
+    world
+        .fetches
+        .borrow_mut()
+        .push_back(Ok(fetched(&["fine", "refused", "unanswered", "after"], None)));
+    runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, Attempts::default()).turn();
+    assert_eq!(*world.made.borrow(), ["a"]);
+    assert_eq!(world.handed_over.borrow().len(), 1, "one invocation");
+    assert_eq!(verdict(&world, "fine"), Some(Verdict::Handled));
+    let refused = Verdict::Rejected(Rejection::DeadLetter("no".to_owned()));
+    assert_eq!(verdict(&world, "refused"), Some(refused));
+    for unanswered in ["unanswered", "after"] {
+        let verdict = verdict(&world, unanswered);
+        assert!(
+            matches!(verdict, Some(Verdict::Rejected(Rejection::Retry(_)))),
+            "{verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn what_waits_for_its_turn_keeps_its_lease_and_what_lost_it_is_not_handed_over() {
+    let world = Rc::<World>::default();
+    world
+        .fetches
+        .borrow_mut()
+        .push_back(Ok(fetched(&["1", "2", "3", "4"], None)));
+    world.lost.borrow_mut().push(b"4".to_vec());
+    runner::<false>(
+        &world,
+        plan(Wanted::Durable),
+        Duration::from_secs(1),
+        Attempts::default(),
+    )
+    .turn();
+    assert_eq!(*world.handed_over.borrow(), [["1"], ["2"], ["3"]]);
+    let renewed = |id: &str| {
+        world
+            .renewed
+            .borrow()
+            .iter()
+            .filter(|token| *token == id.as_bytes())
+            .count()
+    };
+    assert_eq!(renewed("1"), 0, "it was handed over at once");
+    assert!(
+        renewed("3") >= 2,
+        "three seconds' lease, and two seconds' waiting: {:?}",
+        world.renewed.borrow()
+    );
+    for id in ["1", "2", "3"] {
+        assert_eq!(verdict(&world, id), Some(Verdict::Handled), "{id}");
+    }
+}
+
+#[test]
+fn a_bus_that_is_away_is_settled_with_when_it_is_back() {
+    let world = Rc::<World>::default();
+    world.away.set(3);
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], None)));
+    runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, Attempts::default()).turn();
+    assert_eq!(verdict(&world, "1"), Some(Verdict::Handled));
+    // One that stays away is given up: the event comes again when the lease is over.
+    world.away.set(u32::MAX);
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["2"], None)));
+    runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, Attempts::default()).turn();
+    assert_eq!(verdict(&world, "2"), None);
+}
+
+#[test]
+fn a_queue_s_deliveries_are_neither_settled_nor_renewed() {
+    let world = Rc::<World>::default();
+    world
+        .fetches
+        .borrow_mut()
+        .push_back(Ok(fetched(&["1", "refused"], None)));
+    runner::<false>(&world, plan(Wanted::Queue), Duration::from_secs(9), Attempts::default()).turn();
+    assert_eq!(world.handed_over.borrow().len(), 2);
+    assert!(world.settled.borrow().is_empty() && world.renewed.borrow().is_empty());
+}
+
+#[test]
+fn a_subscription_that_is_gone_is_made_again() {
+    let world = Rc::<World>::default();
+    world
+        .fetches
+        .borrow_mut()
+        .push_back(Err(Trouble::Unknown(problem("unknown-subscription"))));
+    let mut runner = runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, Attempts::default());
+    for _ in 0..5 {
+        runner.turn();
+    }
+    assert_eq!(*world.made.borrow(), ["a", "a"]);
+}
+
+#[test]
+fn a_component_is_told_once_that_it_caught_up_and_again_only_if_it_did_not_take_it() {
+    let world = Rc::<World>::default();
+    let caught_up = CatchUp {
+        replayed: 2,
+        finished: false,
+    };
+    for _ in 0..4 {
+        world
+            .fetches
+            .borrow_mut()
+            .push_back(Ok(fetched(&["1", "2"], Some(caught_up))));
+    }
+    let backfill = plan(Wanted::Backfill(fanout_component::types::Start::First));
+    let mut runner = runner::<true>(&world, backfill, Duration::ZERO, Attempts::default());
+    for _ in 0..8 {
+        runner.turn();
+    }
+    let told = world.told.borrow();
+    assert_eq!(told.len(), 2, "refused once, taken once");
+    let reached = Position {
+        partition: 0,
+        offset: 2,
+    };
+    assert_eq!((told[1].replayed, told[1].reached), (2, Some(reached)));
+}
+
+#[test]
+fn what_the_component_subscribed_to_by_a_call_is_delivered_until_it_ends_it() {
+    let world = Rc::<World>::default();
+    let made = |name: &str, made_by| Subscription {
+        name: name.to_owned(),
+        need: Need::Durable,
+        filter: Filter {
+            tenants: Vec::new(),
+            event_types: Vec::new(),
+        },
+        made_by,
+        state: SubscriptionState::Active,
+        pending: 0,
+        in_flight: 0,
+        redelivered: 0,
+        waiting_for_retry: 0,
+        expires_at: None,
+        lost: Vec::new(),
+    };
+    let called = Plan {
+        declared: None,
+        called: Called::All,
+        batch: 10,
+    };
+    let mut runner = runner::<true>(&world, called, Duration::ZERO, Attempts::default());
+    runner.turn();
+    assert!(world.fetched_from.borrow().is_empty(), "there is none yet");
+    *world.listed.borrow_mut() = vec![
+        made("late", SubscriptionOrigin::Call),
+        made("other", SubscriptionOrigin::Link),
+    ];
+    runner.turn();
+    assert_eq!(*world.fetched_from.borrow(), ["late"]);
+    world.listed.borrow_mut().clear();
+    for _ in 0..3 {
+        runner.turn();
+    }
+    let fetched = world.fetched_from.borrow().len();
+    runner.turn();
+    assert_eq!(world.fetched_from.borrow().len(), fetched, "it is ended");
+}
+
+/// A component that traps takes the runner along; here, what it was at is left as the runner noted it.
+fn after_a_trap_in(ids: &[&str]) -> (tempfile::TempDir, Attempts) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+    let deliveries: Vec<_> = fetched(ids, None)
+        .deliveries
+        .into_iter()
+        .map(|leased| leased.delivery)
+        .collect();
+    attempts.begin(&deliveries);
+    let attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+    (folder, attempts)
+}
+
+#[test]
+fn a_batch_that_trapped_is_handed_over_one_by_one() {
+    let (_folder, attempts) = after_a_trap_in(&["1", "2"]);
+    let world = Rc::<World>::default();
+    world
+        .fetches
+        .borrow_mut()
+        .push_back(Ok(fetched(&["1", "2", "3", "4"], None)));
+    let mut runner = runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, attempts);
+    runner.turn();
+    assert_eq!(*world.handed_over.borrow(), [vec!["1"], vec!["2"], vec!["3", "4"]]);
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["1", "2"], None)));
+    runner.turn();
+    assert_eq!(
+        world.handed_over.borrow()[3],
+        ["1", "2"],
+        "they were handled: nothing is held against them"
+    );
+}
+
+#[test]
+fn what_trapped_alone_is_an_attempt_that_counts() {
+    let (folder, attempts) = after_a_trap_in(&["1"]);
+    let world = Rc::<World>::default();
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["1", "2"], None)));
+    let mut runner = runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, attempts);
+    runner.turn();
+    assert_eq!(*world.handed_over.borrow(), [["2"]]);
+    let verdict = verdict(&world, "1");
+    assert!(
+        matches!(verdict, Some(Verdict::Rejected(Rejection::Retry(_)))),
+        "{verdict:?}"
+    );
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], None)));
+    runner.turn();
+    assert_eq!(world.handed_over.borrow()[1], ["1"], "its next attempt is made");
+    let left = Attempts::load(Some(folder.path().to_owned())).unwrap();
+    assert_eq!(
+        format!("{left:?}").matches('"').count(),
+        2,
+        "nothing is under way: {left:?}"
+    );
+}
