@@ -65,6 +65,12 @@ const FAMILIES: &[(&str, &str, &str, Number)] = &[
         |s, _| here(s, |i| Some(i.refused)),
     ),
     (
+        "fanout_left_out_total",
+        "counter",
+        "Events that this instance read and the event pattern left out",
+        |s, _| here(s, |i| i.left_out),
+    ),
+    (
         "fanout_dead_lettered_total",
         "counter",
         "Events that this instance dead-lettered",

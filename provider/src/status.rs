@@ -188,6 +188,7 @@ async fn subscription(view: &View, registered: &Registered, dead_letters: Option
         status.this_instance = Some(InstanceCounts {
             handled: health.handled.load(Ordering::Relaxed),
             refused: health.refused.load(Ordering::Relaxed),
+            left_out: Some(health.left_out.load(Ordering::Relaxed)),
             dead_lettered: Some(health.dead_lettered.load(Ordering::Relaxed)),
             missed: Some(health.missed.load(Ordering::Relaxed)),
         });

@@ -193,7 +193,7 @@ impl View {
         })
     }
 
-    /// How many durable subscriptions an event matches.
+    /// How many durable subscriptions an event is for, by its tenant and its type.
     pub(crate) fn durable_matches(&self, attributes: &Attributes) -> u32 {
         let count = self
             .registry
@@ -202,7 +202,7 @@ impl View {
                 r.subscription.need == Need::Durable
                     && r.subscription
                         .filter
-                        .matches(attributes.tenant(), attributes.event_type())
+                        .may_match(attributes.tenant(), attributes.event_type())
             })
             .count();
         u32::try_from(count).unwrap_or(u32::MAX)

@@ -195,6 +195,7 @@ pub fn every_event() -> DeliveryOptions {
         filter: Filter {
             tenants: Vec::new(),
             event_types: Vec::new(),
+            pattern: None,
         },
         reach: Reach::Handler,
         batch_size: None,

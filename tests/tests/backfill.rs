@@ -19,6 +19,7 @@ fn options() -> DeliveryOptions {
         filter: Filter {
             tenants: vec![],
             event_types: vec![],
+            pattern: None,
         },
         reach: Reach::BatchHandler,
         batch_size: Some(7),

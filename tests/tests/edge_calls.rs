@@ -30,6 +30,7 @@ fn options(reach: Reach) -> DeliveryOptions {
         filter: Filter {
             tenants: Vec::new(),
             event_types: Vec::new(),
+            pattern: None,
         },
         reach,
         batch_size: None,

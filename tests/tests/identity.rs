@@ -389,6 +389,7 @@ async fn patterns_quotas_and_calls_know_any_name() {
             filter: Filter {
                 tenants: owned(tenants),
                 event_types: owned(types),
+                pattern: None,
             },
             reach: Reach::Handler,
             batch_size: None,

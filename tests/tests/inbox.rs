@@ -282,6 +282,7 @@ fn all() -> Filter {
     Filter {
         tenants: vec![],
         event_types: vec![],
+        pattern: None,
     }
 }
 

@@ -30,6 +30,7 @@ fn options(reach: Reach) -> DeliveryOptions {
         filter: Filter {
             tenants: vec![],
             event_types: vec![],
+            pattern: None,
         },
         reach,
         batch_size: None,

@@ -29,6 +29,7 @@ fn everything(tenants: &[&str]) -> DeliveryOptions {
         filter: Filter {
             tenants: tenants.iter().map(|t| (*t).to_owned()).collect(),
             event_types: vec![],
+            pattern: None,
         },
         reach: Reach::Handler,
         batch_size: None,

@@ -22,6 +22,7 @@ const SESSIONS: &[(&str, &str, &[u16])] = &[
     ("docs/operations.md", "## What happened to this event?", &[4222, 7761]),
     ("docs/operations.md", "## Mutual TLS from nothing", &[4222, 7761]),
     ("docs/patterns.md", "## Try one", &[]),
+    ("docs/patterns.md", "## Which rule stopped an event", &[]),
     ("docs/production.md", "## Backup and restore", &[4222, 7761]),
 ];
 

@@ -109,6 +109,7 @@ async fn a_component_does_not_notice_the_topology() {
             filter: Filter {
                 tenants: vec![],
                 event_types: vec![],
+                pattern: None,
             },
             reach: Reach::BatchHandler,
             batch_size: Some(3),

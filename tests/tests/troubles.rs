@@ -37,6 +37,7 @@ fn options(tenants: usize, patterns: usize) -> DeliveryOptions {
         filter: Filter {
             tenants: (0..tenants).map(|i| format!("tenant-{i:04}")).collect(),
             event_types: (0..patterns).map(|i| format!("type-{i:04}.*")).collect(),
+            pattern: None,
         },
         reach: Reach::Inbox,
         batch_size: None,

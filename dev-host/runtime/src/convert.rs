@@ -174,6 +174,7 @@ pub(crate) fn subscription(s: wit::Subscription) -> types::Subscription {
         filter: types::Filter {
             tenants: s.filter.tenants,
             event_types: s.filter.event_types,
+            pattern: s.filter.pattern,
         },
         made_by: match s.made_by {
             wit::SubscriptionOrigin::Link => types::SubscriptionOrigin::Link,

@@ -173,6 +173,10 @@ impl Guest {
         let wanted = wanted
             .tenants(options.filter.tenants)
             .event_types(options.filter.event_types);
+        let wanted = match options.filter.pattern {
+            Some(pattern) => wanted.pattern(pattern),
+            None => wanted,
+        };
         let made = self.surroundings.bus.subscribe(&self.onward(), &wanted).await;
         if made.is_ok() && options.reach != types::Reach::Inbox {
             let batch = match options.reach {

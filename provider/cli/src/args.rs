@@ -126,6 +126,15 @@ pub(crate) enum Verb {
         #[arg(value_name = "EVENT")]
         event: PathBuf,
     },
+    /// Say which subscriptions an event is for, and of the others what stops it: its tenant, its type, what the subscriber may
+    /// have, or a field that the event pattern wants otherwise
+    ///
+    /// Looks at what the policy declares; where a server is named (--nats, --context, or their variables), at all subscriptions of
+    /// its bus. Of what the links of components grant, a policy says nothing.
+    ///
+    /// Exit codes: 0 it is for one of them, 1 it is for none, 2 the policy or the event is not legal, or there is no such
+    /// subscription, 3 the store can't be reached.
+    Why(Why),
     /// End a subscription: what waits for it is no longer kept for it
     Unsubscribe(Unsubscribe),
     /// Print completions for a shell
@@ -180,12 +189,26 @@ pub(crate) struct Tail {
     /// Events of these types only, such as `invoice.*`
     #[arg(long = "type", value_name = "PATTERN")]
     pub(crate) event_type: Vec<TypePattern>,
+    /// Events that match the event pattern in this file, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pattern: Option<PathBuf>,
     /// Begin here: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42; without it, with the next event
     #[arg(long, value_parser = link::start)]
     pub(crate) from: Option<Start>,
     /// End after so many events; without it, never
     #[arg(long)]
     pub(crate) count: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Why {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// The event, as JSON: {"tenant", "type", "source", "id", …, "data"}
+    #[arg(value_name = "EVENT")]
+    pub(crate) event: PathBuf,
+    /// Of this subscription only
+    pub(crate) subscription: Option<SubscriptionName>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -431,6 +454,9 @@ pub(crate) struct Events {
     /// Events of these types only, such as invoice.*; may be given several times
     #[arg(long = "type", value_name = "PATTERN")]
     pub(crate) event_type: Vec<String>,
+    /// Events that match the event pattern in this file, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pattern: Option<PathBuf>,
     /// End after so many deliveries
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,

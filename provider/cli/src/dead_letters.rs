@@ -112,7 +112,7 @@ async fn redrive(store: &Store, mut letters: Vec<DeadLetter>, json: bool) -> Res
         } else if !letter.attributes.contains_key("ce-id") {
             refuse("it holds no event");
         } else if let (Some(registered), Some(event_type)) = (registered, &event_type)
-            && !registered.subscription.filter.matches(tenant, event_type)
+            && !registered.subscription.filter.allows(tenant, event_type)
         {
             refuse(&format!(
                 "tenant {tenant} and event type {event_type} are not within what it asks for any more: widen its filter"

@@ -28,6 +28,7 @@ mod tail;
 mod terminal;
 mod token;
 mod webhook;
+mod why;
 
 use std::process::ExitCode;
 
@@ -89,6 +90,7 @@ async fn main() -> ExitCode {
         Verb::Listen(a) => listen::run(&a, args.json).await,
         Verb::Unsubscribe(a) => subscribe::unsubscribe(&a, args.json).await,
         Verb::Match { pattern, event } => matching::run(&pattern, &event, args.json),
+        Verb::Why(a) => why::run(&a, args.json).await,
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "fanout", &mut script);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use fanout_plan::pattern::{Pattern, View};
-use fanout_plan::{Problem, structured};
+use fanout_plan::{Attributes, Problem, structured};
 use serde_json::json;
 
 use crate::terminal::{json_line, printable, say};
@@ -34,18 +34,29 @@ impl fmt::Display for NotLegal {
 
 impl std::error::Error for NotLegal {}
 
+/// The event pattern in a file.
+pub(crate) fn pattern(path: &Path) -> Result<Pattern> {
+    let text = String::from_utf8_lossy(&read(path)?).into_owned();
+    text.parse().map_err(|problem| in_file(path, problem).into())
+}
+
+/// The event in a file.
+pub(crate) fn event(path: &Path) -> Result<(Attributes, Vec<u8>)> {
+    structured::read_alone(&read(path)?).map_err(|problem| in_file(path, problem).into())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("can't read {}", path.display()))
+}
+
+fn in_file(path: &Path, problem: Problem) -> NotLegal {
+    let message = format!("{}: {}", path.display(), problem.message);
+    NotLegal(Problem { message, ..problem })
+}
+
 pub(crate) fn run(pattern: &Path, event: &Path, json: bool) -> Result<()> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
-    let named = |path: &Path| {
-        let file = path.display().to_string();
-        move |problem: Problem| {
-            let message = format!("{file}: {}", problem.message);
-            NotLegal(Problem { message, ..problem })
-        }
-    };
-    let text = String::from_utf8_lossy(&read(pattern)?).into_owned();
-    let wanted: Pattern = text.parse().map_err(named(pattern))?;
-    let (attributes, data) = structured::read_alone(&read(event)?).map_err(named(event))?;
+    let wanted = self::pattern(pattern)?;
+    let (attributes, data) = self::event(event)?;
     let mismatches = wanted.explain(View {
         event: attributes.raw(),
         data: &data,

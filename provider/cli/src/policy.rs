@@ -17,15 +17,15 @@ use crate::bus::{self, Refused};
 use crate::terminal::{error_line, json_lines, printable, say};
 
 /// What a verb looked at that needs no store.
-struct Looked {
-    observed: Observed,
+pub(crate) struct Looked {
+    pub(crate) observed: Observed,
     /// The store, and its servers; `None` where none is named.
     store: Option<(Store, String)>,
 }
 
 impl Looked {
     /// Looks at the store that is named, if one is.
-    async fn at(args: &args::Store, policy: &Policy) -> Result<Self> {
+    pub(crate) async fn at(args: &args::Store, policy: &Policy) -> Result<Self> {
         let Some(connection) = args.nats.if_named()? else {
             let (observed, store) = (Observed::default(), None);
             return Ok(Self { observed, store });
@@ -38,7 +38,7 @@ impl Looked {
     }
 
     /// Says which store it was, beside what a verb printed.
-    fn tell(&self) {
+    pub(crate) fn tell(&self) {
         match self.servers() {
             Some(servers) => error_line(format_args!("looked at the store at {}", printable(servers))),
             None => error_line(format_args!("looked at no store: name one with --nats, or in NATS_URL")),
@@ -46,7 +46,7 @@ impl Looked {
     }
 
     /// The servers of the store.
-    fn servers(&self) -> Option<&str> {
+    pub(crate) fn servers(&self) -> Option<&str> {
         self.store.as_ref().map(|(_, servers)| servers.as_str())
     }
 }
@@ -303,6 +303,6 @@ fn summary(steps: &[Step]) -> String {
 }
 
 /// Nanoseconds since the Unix epoch.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

@@ -56,6 +56,13 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
     let rows = status.subscriptions.iter().map(row);
     say!("\n{}", table(header, 4..8, rows))?;
     for s in &status.subscriptions {
+        if let Some(pattern) = &s.pattern {
+            say!(
+                "subscription {} is for what matches {}",
+                s.name,
+                printable(&cut(pattern))
+            )?;
+        }
         if let Some(problem) = &s.problem {
             say!("{}", printable(&problem.to_string()))?;
         }
@@ -65,6 +72,15 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The beginning of a pattern, which may be long.
+fn cut(pattern: &str) -> String {
+    const SHOWN_CHARS: usize = 200;
+    match pattern.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &pattern[..end]),
+        None => pattern.to_owned(),
+    }
 }
 
 fn row(s: &SubscriptionStatus) -> [String; 9] {

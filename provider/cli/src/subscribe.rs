@@ -5,6 +5,8 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use fanout_client::{Deliveries, Delivery, Position, Subscription};
 use fanout_plan::subscription::Start;
 use fanout_plan::timestamp;
@@ -13,13 +15,13 @@ use serde_json::{Value, json};
 use crate::args::{self, Events, Need};
 use crate::ending::Ending;
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
-use crate::{manual, remote};
+use crate::{manual, matching, remote};
 
 /// How long settling what was printed may take at the end.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> {
-    let mut subscription = subscription(args.need, &args.name, &args.events);
+    let mut subscription = subscription(args.need, &args.name, &args.events)?;
     if args.manual {
         subscription = subscription.prefetch(args.max_in_flight);
     }
@@ -49,7 +51,12 @@ pub(crate) fn report_that_it_lasts(name: &str) {
 }
 
 /// A subscription as the command line names it.
-pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Subscription {
+pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Result<Subscription> {
+    if need == Need::Declared && events.pattern.is_some() {
+        // It would be given what the pattern leaves out.
+        let wanted = "what is declared has the event pattern that the operator gave it: leave --pattern out";
+        args::Args::command().error(ErrorKind::ArgumentConflict, wanted).exit();
+    }
     let subscription = match need {
         Need::Queue => Subscription::queue(name),
         Need::Durable => Subscription::durable(name),
@@ -57,10 +64,15 @@ pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Subscript
         Need::Declared => Subscription::declared(name),
     };
     let subscription = subscription.tenants(&events.tenant).event_types(&events.event_type);
-    match events.count {
+    let subscription = match &events.pattern {
+        // Judged here, where the file has a name.
+        Some(file) => subscription.pattern(matching::pattern(file)?.as_str()),
+        None => subscription,
+    };
+    Ok(match events.count {
         Some(count) => subscription.at_most(count),
         None => subscription,
-    }
+    })
 }
 
 fn begins(from: Option<Start>) -> fanout_client::Start {

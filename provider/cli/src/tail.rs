@@ -5,13 +5,15 @@ use fanout_plan::{Code, Filter, Problem, timestamp};
 use fanout_provider::jetstream::{Read, TailError, TailFrom};
 use serde_json::json;
 
-use crate::args;
 use crate::bus::{self, Refused};
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
+use crate::{args, matching};
 
 pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
-    let (store, _) = bus::observed(&args.store).await?;
+    let pattern = args.pattern.as_deref().map(matching::pattern).transpose()?;
     let filter = Filter::new(args.tenant.clone(), args.event_type.clone());
+    let filter = filter.with_pattern(pattern).map_err(|p| Refused(vec![p]))?;
+    let (store, _) = bus::observed(&args.store).await?;
     let from = args.from.map_or(TailFrom::Now, TailFrom::Start);
     let mut log = store.tail(&filter, from).await.map_err(failed)?;
     let mut left = args.count;

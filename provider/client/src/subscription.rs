@@ -37,6 +37,7 @@ pub struct Subscription {
     need: Need,
     tenants: Vec<String>,
     event_types: Vec<String>,
+    pattern: Option<String>,
     pub(crate) prefetch: u32,
     pub(crate) wait: Duration,
     pub(crate) at_most: Option<u64>,
@@ -64,6 +65,7 @@ impl Subscription {
             need,
             tenants: Vec::new(),
             event_types: Vec::new(),
+            pattern: None,
             prefetch: PREFETCH,
             wait: WAIT,
             at_most: None,
@@ -116,6 +118,14 @@ impl Subscription {
         self
     }
 
+    /// Those events alone that match this event pattern, too: a JSON text in the language of EventBridge's rules, which looks at
+    /// attributes and at a payload that is JSON. The bus refuses one that is not legal.
+    #[must_use]
+    pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.pattern = Some(pattern.into());
+        self
+    }
+
     /// Holds at most so many deliveries at a time, those in the program's hands included: 1 to 1,000.
     #[must_use]
     pub fn prefetch(mut self, deliveries: u32) -> Self {
@@ -144,6 +154,7 @@ impl Subscription {
         let filter = wit::Filter {
             tenants: self.tenants.clone(),
             event_types: self.event_types.clone(),
+            pattern: self.pattern.clone(),
         };
         let options = |filter| wit::DeliveryOptions {
             filter,

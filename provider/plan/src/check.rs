@@ -325,7 +325,7 @@ fn consumers(notes: &mut Notes, topology: &Topology, registry: &BTreeMap<Subscri
                 .values()
                 .any(|c| c.partition == p.number && belongs_to(c, name));
             let past = p.is_retired() || matches!(r.subscription.need, Need::Backfill { .. });
-            if !reads && !past && p.slot.narrow(&r.subscription.filter).is_some() {
+            if !reads && !past && p.slot.touches(&r.subscription.filter) {
                 notes.add(
                     Severity::Fault,
                     format!("subscription {name}"),

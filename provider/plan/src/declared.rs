@@ -52,6 +52,7 @@ const KNOWN: &[&str] = &[
     "subscriptions.NAME.need",
     "subscriptions.NAME.tenants",
     "subscriptions.NAME.event-types",
+    "subscriptions.NAME.pattern",
     "subscriptions.NAME.batch-size",
     "subscriptions.NAME.concurrency",
     "subscriptions.NAME.start",
@@ -64,6 +65,14 @@ pub(crate) fn read(r: &mut Reader<'_>, shape: Shape) -> BTreeMap<SubscriptionNam
     let mut all = BTreeMap::new();
     for (name, settings) in r.under("subscriptions.", KNOWN) {
         let owner = format!("subscriptions.{name}");
+        if let Some((of, _)) = name
+            .split_once(".pattern")
+            .filter(|(_, rest)| rest.is_empty() || rest.starts_with('.'))
+        {
+            let setting = format!("subscriptions.{of}.pattern");
+            r.refuse_under(&setting, &no_table());
+            continue;
+        }
         let asked_for = |name: SubscriptionName| link::asked_for(&name).map(|()| name);
         let parsed = match name.parse().and_then(asked_for) {
             Ok(parsed) => parsed,
@@ -91,6 +100,14 @@ pub(crate) fn read(r: &mut Reader<'_>, shape: Shape) -> BTreeMap<SubscriptionNam
         }
     }
     all
+}
+
+/// A pattern is written as JSON, not as a table of TOML, which has no null and no objects in lists of other values.
+fn no_table() -> Problem {
+    Problem::new(
+        Code::InvalidSetting,
+        "it is a table, and an event pattern is a JSON text: write it between three single quotes, '''{ … }'''",
+    )
 }
 
 fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<Declared> {
@@ -129,6 +146,9 @@ impl Asked {
         let need = r.required("need", "say `queue`, `durable` or `backfill`", Word::read);
         let tenants = r.or("tenants", Vec::new(), link::tenants);
         let event_types = r.or("event-types", Vec::new(), setting::list);
+        let asked_for = Filter::new(tenants, event_types);
+        let with = |text: &str| asked_for.clone().with_pattern(Some(text.parse()?));
+        let patterned = r.optional("pattern", with);
         let start = r.optional("start", link::start);
         let end = r.optional("end", link::end);
         let in_flight = setting::number(1, MAX_IN_FLIGHT);
@@ -136,7 +156,7 @@ impl Asked {
         let concurrency = r.optional("concurrency", &in_flight).map(|n| n as u32);
         Some(Self {
             need: link::need(r, need, start, end)?,
-            filter: Filter::new(tenants, event_types),
+            filter: patterned.unwrap_or(asked_for),
             batch_size,
             concurrency,
         })

@@ -7,7 +7,11 @@ use crate::subscription::{Progress, Registered};
 
 /// Which form of an entry this version writes. One that is greater was written by a newer version, and may mean what this
 /// one does not know: it is left alone.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The form of an entry whose filter has no pattern of events, which versions write and read that know none: to them it is no
+/// other than before.
+const WITHOUT_PATTERN: u32 = 1;
 
 /// The most bytes of an entry that are kept with a consumer; the server takes 128 KiB (2.15), and lists consumers with them.
 const MAX_WITH_CONSUMER: usize = 16 << 10;
@@ -32,7 +36,10 @@ struct Version {
 /// When it can't be written as JSON.
 pub fn write(registered: &Registered) -> serde_json::Result<String> {
     serde_json::to_string(&Written {
-        version: VERSION,
+        version: match registered.subscription.filter.pattern() {
+            Some(_) => VERSION,
+            None => WITHOUT_PATTERN,
+        },
         registered,
     })
 }
@@ -81,9 +88,21 @@ mod tests {
         let written = write(&old).unwrap();
         assert!(written.starts_with(r#"{"version":1,"#), "{written}");
         assert_eq!(read(written.as_bytes()).unwrap(), old);
-        let newer = format!(r#"{OLD},"version":2}}"#);
+        let newer = format!(r#"{OLD},"version":3}}"#);
         assert!(read(newer.as_bytes()).unwrap_err().contains("newer version"));
         assert!(read(b"{}").is_err() && read(b"").is_err());
+    }
+
+    #[test]
+    fn an_entry_with_a_pattern_is_left_alone_by_who_knows_none() {
+        let mut registered = read(format!("{OLD}}}").as_bytes()).unwrap();
+        let pattern = r#"{"type": ["invoice.paid"], "data": {"amount": [{"numeric": [">", 5]}]}}"#;
+        registered.subscription.filter = crate::Filter::all()
+            .with_pattern(Some(pattern.parse().unwrap()))
+            .unwrap();
+        let written = write(&registered).unwrap();
+        assert!(written.starts_with(r#"{"version":2,"#), "{written}");
+        assert_eq!(read(written.as_bytes()).unwrap(), registered);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::partition::{Binding, Keeps, Partition, Slot};
+use crate::pattern::Pattern;
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
 use crate::topology::{ConsumerSpec, Side, StreamSpec, Topology};
@@ -117,7 +118,10 @@ pub fn explain(policy: &Policy, topology: &Topology, load: Load) -> Vec<Part> {
             show_bytes(b.max_bytes)
         ),
     });
-    let consumers = topology.consumers.values().map(|c| consumer(&names, topology, c));
+    let consumers = topology
+        .consumers
+        .values()
+        .map(|c| consumer(policy, &names, topology, c));
     streams
         .chain(buckets)
         .chain(consumers)
@@ -174,7 +178,16 @@ fn log(policy: &Policy, s: &StreamSpec, p: &Partition, parts: u64, load: Load) -
     }
 }
 
-fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
+/// The pattern of a consumer's subscription. Of a long one that the policy does not declare, nothing is known here.
+fn pattern<'a>(policy: &'a Policy, c: &'a ConsumerSpec) -> Option<&'a Pattern> {
+    let filter = match &c.entry {
+        Some(entry) => &entry.subscription.filter,
+        None => &policy.subscriptions.get(&c.name.subscription()?)?.filter,
+    };
+    filter.pattern()
+}
+
+fn consumer(policy: &Policy, names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
     let stream = names.partition(c.partition);
     let work_queue = topology
         .streams
@@ -190,9 +203,12 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
         },
         why: match c.name.tenant() {
             None => format!(
-                "gives subscription {} its events on {}",
+                "gives subscription {} its events on {}{}",
                 c.name.subscription().map_or(name, |of| of.to_string()),
-                c.filter_subjects.join(", ")
+                c.filter_subjects.join(", "),
+                pattern(policy, c).map_or_else(String::new, |p| format!(
+                    ", of which those are delivered that match {p}"
+                ))
             ),
             Some(tenant) => format!(
                 "isolates tenant {}: gives what waits of it, so that nobody stands behind it, until all of that is handled",
@@ -205,11 +221,18 @@ fn consumer(names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
             "its filters do not overlap (10138); explicit acknowledgement, no limit on deliveries, so that nothing ends without a word"
         },
         cost: format!(
-            "1 consumer of 1,000 that a stream takes by default (10026); up to {} events in flight",
-            c.max_ack_pending
+            "1 consumer of 1,000 that a stream takes by default (10026); up to {} events in flight{}",
+            c.max_ack_pending,
+            match pattern(policy, c) {
+                Some(_) => PASSED_OVER,
+                None => "",
+            }
         ),
     }
 }
+
+/// What is read for what is delivered. Only the log could tell how many events match.
+const PASSED_OVER: &str = "; at least 1 event read for each that is delivered, and at most all on these subjects: the rest is acknowledged, and an instance's status counts it as `left_out`";
 
 /// The line of the server's configuration with which other clients publish to shards.
 fn mapping(policy: &Policy, topology: &Topology) -> Option<Part> {

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::subscription::{Need, Progress, Registered, Start};
-use crate::{EventType, Position, TenantId};
+use crate::{Attributes, EventType, Position, TenantId};
 
 /// What became of an event at a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -15,6 +15,8 @@ pub enum Fate {
     OtherTenant,
     /// Its filter does not ask for events of this type.
     OtherType,
+    /// Its event pattern leaves it out.
+    LeftOut,
     /// It was published before the subscription began.
     BeforeItsStart,
     /// It was published after the subscription's end.
@@ -44,6 +46,7 @@ impl Fate {
         match self {
             Self::OtherTenant => "other-tenant",
             Self::OtherType => "other-type",
+            Self::LeftOut => "left-out",
             Self::BeforeItsStart => "before-its-start",
             Self::AfterItsEnd => "after-its-end",
             Self::NotKept => "not-kept",
@@ -68,6 +71,8 @@ pub struct Stored<'a> {
     pub tenant: &'a TenantId,
     /// Its type.
     pub event_type: &'a EventType,
+    /// All of it; `None` of what is no event.
+    pub event: Option<(&'a Attributes, &'a [u8])>,
 }
 
 /// What the store tells of an event at a subscription.
@@ -96,8 +101,16 @@ pub fn fate(registered: &Registered, event: Stored<'_>, evidence: Evidence) -> F
     if !subscription.filter.allows_tenant(event.tenant) {
         return Fate::OtherTenant;
     }
-    if !subscription.filter.matches(event.tenant, event.event_type) {
+    if !subscription.filter.allows(event.tenant, event.event_type) {
         return Fate::OtherType;
+    }
+    let may_match = subscription.filter.may_match(event.tenant, event.event_type);
+    if !may_match
+        || event
+            .event
+            .is_some_and(|(event, data)| !subscription.filter.matches(event, data))
+    {
+        return Fate::LeftOut;
     }
     let offset = event.position.offset;
     match registered.needs_now() {
@@ -157,6 +170,7 @@ mod tests {
             published_at: i64::try_from(offset).expect("a time"),
             tenant: &tenant.parse().expect("a tenant"),
             event_type: &event_type.parse().expect("a type"),
+            event: None,
         };
         fate(registered, event, evidence)
     }
@@ -225,6 +239,46 @@ mod tests {
         let mut finished = backfill(Start::First, until_20);
         finished.progress = Progress::Finished;
         assert_eq!(judged(&finished, 12, Evidence::default()), Fate::Settled);
+    }
+
+    #[test]
+    fn a_pattern_leaves_out_what_was_not_delivered() {
+        let mut durable = registered(Need::Durable);
+        let pattern = r#"{"type": ["invoice.paid"], "data": {"amount": [{"numeric": [">", 5]}]}}"#;
+        let filter = durable.subscription.filter.clone();
+        durable.subscription.filter = filter
+            .with_pattern(Some(pattern.parse().expect("a pattern")))
+            .expect("it can match");
+        let of = |event_type: &str, data: &str, evidence| {
+            let attributes = Attributes::try_from(crate::RawEvent {
+                tenant: "acme".into(),
+                event_type: event_type.into(),
+                id: "evt_1".into(),
+                source: "/webhooks/stripe".into(),
+                ..crate::RawEvent::default()
+            })
+            .expect("an event");
+            let stored = Stored {
+                position: Position::undivided(12),
+                published_at: 12,
+                tenant: attributes.tenant(),
+                event_type: attributes.event_type(),
+                event: Some((&attributes, data.as_bytes())),
+            };
+            fate(&durable, stored, evidence)
+        };
+        let evidence = come_to(20, 20);
+        assert_eq!(of("invoice.paid", r#"{"amount": 6}"#, evidence), Fate::Settled);
+        assert_eq!(of("invoice.paid", r#"{"amount": 5}"#, evidence), Fate::LeftOut);
+        assert_eq!(of("invoice.paid", "6", evidence), Fate::LeftOut);
+        assert_eq!(of("invoice.voided", r#"{"amount": 6}"#, evidence), Fate::LeftOut);
+        let letter = Some(7);
+        let failed = of("invoice.paid", "6", Evidence { letter, ..evidence });
+        assert_eq!(
+            failed,
+            Fate::DeadLettered { letter: 7 },
+            "it matched an earlier pattern"
+        );
     }
 
     #[test]

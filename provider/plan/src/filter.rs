@@ -1,17 +1,63 @@
 //! Which events a subscription is given, and which a link allows.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use crate::pattern::{Pattern, View};
 use crate::pattern_set::PatternSet;
-use crate::{EventType, SubjectTemplate, TenantId, TypePattern};
+use crate::{Attributes, Code, EventType, Problem, SubjectTemplate, TenantId, TypePattern};
 
-/// Tenants and patterns of event types. An empty list of tenants stands for all of them.
+/// Tenants and patterns of event types, and a pattern of events beside them. An empty list of tenants stands for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub struct Filter {
     /// The tenants, sorted; empty for all.
     pub tenants: Vec<TenantId>,
     /// Patterns, any of which may match; at least one.
     pub event_types: Vec<TypePattern>,
+    pattern: Option<Arc<Patterned>>,
+}
+
+/// A pattern, and what the store is asked for because of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Patterned {
+    pattern: Pattern,
+    tenants: Vec<TenantId>,
+    event_types: Vec<TypePattern>,
+}
+
+/// A filter as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    tenants: Vec<TenantId>,
+    event_types: Vec<TypePattern>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pattern: Option<Pattern>,
+}
+
+impl From<Written> for Filter {
+    fn from(written: Written) -> Self {
+        let filter = Self {
+            tenants: written.tenants,
+            event_types: written.event_types,
+            pattern: None,
+        };
+        match written.pattern {
+            Some(pattern) => filter.patterned(pattern),
+            None => filter,
+        }
+    }
+}
+
+impl From<Filter> for Written {
+    fn from(filter: Filter) -> Self {
+        Self {
+            pattern: filter.pattern().cloned(),
+            tenants: filter.tenants,
+            event_types: filter.event_types,
+        }
+    }
 }
 
 impl Filter {
@@ -21,26 +67,97 @@ impl Filter {
     }
 
     /// A filter in its normal form: sorted, without what another item covers.
-    pub fn new(mut tenants: Vec<TenantId>, mut event_types: Vec<TypePattern>) -> Self {
+    pub fn new(mut tenants: Vec<TenantId>, event_types: Vec<TypePattern>) -> Self {
         tenants.sort();
         tenants.dedup();
-        event_types.sort();
-        event_types.dedup();
-        if event_types.is_empty() {
-            event_types.push(TypePattern::any());
+        Self {
+            tenants,
+            event_types: uncovered(event_types),
+            pattern: None,
         }
-        let all: PatternSet<'_> = event_types.iter().collect();
-        let event_types = event_types
-            .iter()
-            .filter(|p| !all.covers_by_another(p))
-            .cloned()
-            .collect();
-        Self { tenants, event_types }
     }
 
-    /// Whether an event matches.
-    pub fn matches(&self, tenant: &TenantId, event_type: &EventType) -> bool {
+    /// The same for those events alone that match a pattern, too.
+    ///
+    /// # Errors
+    /// When the pattern's tenants or event types are none of these, so that no event can match.
+    pub fn with_pattern(self, pattern: Option<Pattern>) -> Result<Self, Problem> {
+        let Some(pattern) = pattern else {
+            return Ok(Self { pattern: None, ..self });
+        };
+        let (what, asked) = if !pattern.reach().meets_tenants(&self.tenants) {
+            ("tenant", self.tenants.iter().map(ToString::to_string).collect())
+        } else if !pattern.reach().meets_types(&self.event_types) {
+            ("event type", self.event_types.iter().map(ToString::to_string).collect())
+        } else {
+            return Ok(self.patterned(pattern));
+        };
+        Err(Problem::new(
+            Code::PatternMatchesNothing,
+            format!(
+                "the event pattern can match no event: it names no {what} of those that are asked for and allowed, {}",
+                some(asked)
+            ),
+        ))
+    }
+
+    fn patterned(self, pattern: Pattern) -> Self {
+        let (tenants, event_types) = pattern.reach().narrow(&self.tenants, &self.event_types);
+        let patterned = Patterned {
+            pattern,
+            tenants,
+            event_types,
+        };
+        Self {
+            pattern: Some(Arc::new(patterned)),
+            ..self
+        }
+    }
+
+    /// What an event has to match besides, if anything.
+    pub fn pattern(&self) -> Option<&Pattern> {
+        self.pattern.as_deref().map(|p| &p.pattern)
+    }
+
+    /// What the store is asked for: of these tenants and types, those that the pattern can match, as far as subjects tell.
+    pub fn narrowed(&self) -> Self {
+        let (tenants, event_types) = self.passing_lists();
+        Self {
+            tenants: tenants.to_vec(),
+            event_types: event_types.to_vec(),
+            pattern: None,
+        }
+    }
+
+    /// The lists of [`Self::narrowed`].
+    pub(crate) fn passing_lists(&self) -> (&[TenantId], &[TypePattern]) {
+        match &self.pattern {
+            Some(patterned) => (&patterned.tenants, &patterned.event_types),
+            None => (&self.tenants, &self.event_types),
+        }
+    }
+
+    /// Whether an event matches, all of it.
+    pub fn matches(&self, event: &Attributes, data: &[u8]) -> bool {
+        self.allows(event.tenant(), event.event_type())
+            && self.pattern().is_none_or(|pattern| {
+                pattern.matches(View {
+                    event: event.raw(),
+                    data,
+                })
+            })
+    }
+
+    /// Whether a tenant and a type are among these, whatever the pattern says of them.
+    pub fn allows(&self, tenant: &TenantId, event_type: &EventType) -> bool {
         self.allows_tenant(tenant) && self.event_types.iter().any(|p| p.matches(event_type))
+    }
+
+    /// Whether an event of a tenant and a type may match: what there is to say without the rest of it.
+    pub fn may_match(&self, tenant: &TenantId, event_type: &EventType) -> bool {
+        let (tenants, event_types) = self.passing_lists();
+        (tenants.is_empty() || tenants.binary_search(tenant).is_ok())
+            && event_types.iter().any(|p| p.matches(event_type))
     }
 
     /// Whether a tenant is among these.
@@ -48,7 +165,7 @@ impl Filter {
         self.tenants.is_empty() || self.tenants.binary_search(tenant).is_ok()
     }
 
-    /// Whether everything that `other` matches matches here too.
+    /// Whether everything that `other` asks for is allowed here. Patterns are not looked at.
     pub fn covers(&self, other: &Self) -> bool {
         let tenants = self.tenants.is_empty()
             || (!other.tenants.is_empty() && other.tenants.iter().all(|t| self.allows_tenant(t)));
@@ -61,10 +178,10 @@ impl Filter {
         asked.iter().find(|p| !mine.covers(p))
     }
 
-    /// Whether some event can pass the subject filters of both.
+    /// Whether some event can pass the subject filters of both, whatever becomes of it then.
     pub fn may_meet(&self, other: &Self) -> bool {
-        let tenants =
-            self.tenants.is_empty() || other.tenants.is_empty() || self.tenants.iter().any(|t| other.allows_tenant(t));
+        let ((a, _), (b, _)) = (self.passing_lists(), other.passing_lists());
+        let tenants = a.is_empty() || b.is_empty() || a.iter().any(|t| b.binary_search(t).is_ok());
         let (mine, theirs) = (self.passing(), other.passing());
         tenants && mine.iter().collect::<PatternSet<'_>>().meets(&theirs.iter().collect())
     }
@@ -74,10 +191,11 @@ impl Filter {
     /// `*.b`) are widened to all types of their tenants; what is then too much is settled unseen on delivery.
     pub fn subject_filters(&self, template: &SubjectTemplate) -> Vec<String> {
         let patterns = self.passing();
-        let tenants: Vec<Option<&TenantId>> = if self.tenants.is_empty() {
+        let (tenants, _) = self.passing_lists();
+        let tenants: Vec<Option<&TenantId>> = if tenants.is_empty() {
             vec![None]
         } else {
-            self.tenants.iter().map(Some).collect()
+            tenants.iter().map(Some).collect()
         };
         tenants
             .iter()
@@ -87,12 +205,40 @@ impl Filter {
 
     /// The patterns that the store is asked with: those of the filter, or all when they cross.
     fn passing(&self) -> Vec<TypePattern> {
-        let all: PatternSet<'_> = self.event_types.iter().collect();
+        let (_, event_types) = self.passing_lists();
+        let all: PatternSet<'_> = event_types.iter().collect();
         if all.crosses_itself() {
             vec![TypePattern::any()]
         } else {
-            self.event_types.clone()
+            event_types.to_vec()
         }
+    }
+}
+
+/// Patterns of event types in their normal form: sorted, without those that others cover; all types, where there is none.
+pub(crate) fn uncovered(mut event_types: Vec<TypePattern>) -> Vec<TypePattern> {
+    event_types.sort();
+    event_types.dedup();
+    if event_types.is_empty() {
+        event_types.push(TypePattern::any());
+    }
+    let all: PatternSet<'_> = event_types.iter().collect();
+    event_types
+        .iter()
+        .filter(|p| !all.covers_by_another(p))
+        .cloned()
+        .collect()
+}
+
+/// The first few of a list, for a message.
+fn some(mut names: Vec<String>) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let names = names.join(", ");
+    match more {
+        0 => names,
+        more => format!("{names} and {more} more"),
     }
 }
 
@@ -149,7 +295,7 @@ mod tests {
             let tenant = "t".parse().unwrap();
             let filter = Filter::new(vec![], patterns.clone());
             let plainly = patterns.is_empty() || patterns.iter().any(|p| p.matches(&event_type));
-            prop_assert_eq!(filter.matches(&tenant, &event_type), plainly);
+            prop_assert_eq!(filter.allows(&tenant, &event_type), plainly);
             let subject = template.subject(&tenant, &event_type);
             let passing = filter.subject_filters(&template).iter().filter(|f| {
                 let pattern = f.strip_prefix("p.*.").unwrap().replace('>', "**");

@@ -34,6 +34,8 @@ pub struct Look {
     pub given: u64,
     /// Everything up to this offset is settled.
     pub settled_to: u64,
+    /// The subscription wants every event that it is given: no pattern leaves some out.
+    pub wants_all: bool,
     /// Nothing but its age takes an event out of the log, and whoever purges it.
     pub only_ages: bool,
     /// The oldest event that is not settled, and when it expires, nanoseconds since the Unix epoch.
@@ -73,7 +75,7 @@ pub struct Lost {
     /// The same by tenant.
     pub tenants: BTreeMap<TenantId, u64>,
     /// Whether that is all of them, and none of them was delivered at the last moment. What a subscriber still works on
-    /// when it expires is among them, whatever comes of it.
+    /// when it expires is among them, whatever comes of it. Never, where a pattern would have left some of them out.
     pub exact: bool,
     /// When it was last found, nanoseconds since the Unix epoch.
     pub at: i64,
@@ -162,8 +164,10 @@ impl Gap {
         if in_doubt {
             self.doubted_at = now;
         }
-        let exact =
-            !(moved && look.delivered_to >= look.first) && self.noted_until >= expired_to && (heard.all || !in_doubt);
+        let exact = look.wants_all
+            && !(moved && look.delivered_to >= look.first)
+            && self.noted_until >= expired_to
+            && (heard.all || !in_doubt);
         let mut found = Lost {
             exact,
             at: now,
@@ -316,6 +320,7 @@ mod tests {
     /// Everything that was delivered is settled.
     fn at(first: u64, delivered_to: u64) -> Look {
         Look {
+            wants_all: true,
             made_at: 1,
             first,
             head: delivered_to,

@@ -58,6 +58,7 @@ pub mod topology;
 mod type_pattern;
 pub mod unregistered;
 pub mod usage;
+pub mod why;
 
 pub use api::JetStreamApi;
 pub use bus_names::{BusNames, LetterId};

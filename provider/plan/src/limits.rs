@@ -6,7 +6,7 @@
 
 use crate::setting::{self, Reader};
 use crate::subscription::{MadeBy, Registered, Subscription};
-use crate::{Code, Filter, Problem, SubjectTemplate, SubscriptionName, authority};
+use crate::{Code, Filter, Problem, SubjectTemplate, SubscriptionName, TenantId, TypePattern, authority};
 
 /// The bounds of a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,13 +121,14 @@ impl Limits {
         max_payload: Option<u64>,
     ) -> Result<(), Problem> {
         self.lists(name.as_str(), filter.tenants.len(), filter.event_types.len())?;
+        let passing = filter.narrowed();
         let size = Size::of(filter, template);
         if size.filters > self.filters_per_subscription.into() {
             return Err(over(format!(
                 "subscription {name} needs {} subject filters, {} patterns for each of {} tenants, and may have {}: use a wider filter or several subscriptions, or let an operator raise `limits.filters-per-subscription`",
                 size.filters,
-                filter.event_types.len(),
-                filter.tenants.len(),
+                passing.event_types.len(),
+                passing.tenants.len(),
                 self.filters_per_subscription
             )));
         }
@@ -171,6 +172,25 @@ impl Limits {
     }
 }
 
+/// How many items the lists of a filter have, and how many bytes these are.
+struct Lists {
+    tenants: u64,
+    patterns: u64,
+    of_tenants: u64,
+    of_patterns: u64,
+}
+
+impl Lists {
+    fn of(tenants: &[TenantId], event_types: &[TypePattern]) -> Self {
+        Self {
+            tenants: tenants.len().max(1) as u64,
+            patterns: event_types.len() as u64,
+            of_tenants: tenants.iter().map(|t| t.token().len() as u64).sum(),
+            of_patterns: event_types.iter().map(|p| p.to_subject_tokens().len() as u64).sum(),
+        }
+    }
+}
+
 /// How much the store has to take for a filter.
 struct Size {
     filters: u64,
@@ -180,16 +200,21 @@ struct Size {
 impl Size {
     /// Reckoned from the lists alone: their product is never made.
     fn of(filter: &Filter, template: &SubjectTemplate) -> Self {
-        let (tenants, patterns) = (filter.tenants.len().max(1) as u64, filter.event_types.len() as u64);
-        let of_tenants: u64 = filter.tenants.iter().map(|t| t.token().len() as u64).sum();
-        let of_patterns: u64 = filter
-            .event_types
-            .iter()
-            .map(|p| p.to_subject_tokens().len() as u64)
-            .sum();
+        let written = Lists::of(&filter.tenants, &filter.event_types);
+        let pattern = filter
+            .pattern()
+            .map_or(0, |p| serde_json::Value::from(p.as_str()).to_string().len() as u64);
+        // In the registry each item stands once; in the request each of those that the store is asked for with each.
+        let remembered =
+            written.of_tenants + written.of_patterns + (written.tenants + written.patterns) * BETWEEN + pattern;
+        let (tenants, event_types) = filter.passing_lists();
+        let Lists {
+            tenants,
+            patterns,
+            of_tenants,
+            of_patterns,
+        } = Lists::of(tenants, event_types);
         let filters = tenants * patterns;
-        // In the registry each item stands once; in the request each with each.
-        let remembered = of_tenants + of_patterns + (tenants + patterns) * BETWEEN;
         let fixed = template.all().len() as u64 + BETWEEN;
         let asked = filters * fixed + of_tenants.max(1) * patterns + of_patterns * tenants;
         Self {
@@ -244,8 +269,10 @@ mod tests {
     #[test]
     fn what_is_reckoned_is_at_least_what_is_sent() {
         let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
-        for (tenants, patterns) in [(0, 1), (1, 1), (40, 30), (300, 2)] {
-            let filter = filter(tenants, patterns);
+        let pattern = r#"{"type":["type-00001.x",{"prefix":"type-00000."}],"subject":[{"wildcard":"\\\\"}]}"#;
+        let plain = [(0, 1), (1, 1), (40, 30), (300, 2)].map(|(tenants, patterns)| filter(tenants, patterns));
+        let patterned = filter(40, 30).with_pattern(Some(pattern.parse().unwrap())).unwrap();
+        for filter in plain.into_iter().chain([patterned]) {
             let sent = serde_json::to_vec(&filter.subject_filters(&template)).unwrap().len() as u64;
             let remembered = serde_json::to_vec(&filter).unwrap().len() as u64;
             let size = Size::of(&filter, &template);

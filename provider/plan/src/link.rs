@@ -72,9 +72,12 @@ impl Grant {
     /// grant it is, is for messages: the caller's id, and the link.
     ///
     /// # Errors
-    /// Names the first tenant or pattern that is not allowed.
+    /// Names the first tenant or pattern that is not allowed; or when no event that is allowed can match the event pattern.
     pub fn narrow(&self, asked: Filter, caller: &str, link: &str) -> Result<Filter, Problem> {
-        let Filter { tenants, event_types } = asked;
+        let pattern = asked.pattern().cloned();
+        let Filter {
+            tenants, event_types, ..
+        } = asked;
         if let Some(tenant) = tenants.iter().find(|t| !self.allows.allows_tenant(t)) {
             return Err(Problem::new(
                 Code::TenantNotPermitted,
@@ -106,7 +109,10 @@ impl Grant {
                 ),
             ));
         }
-        Ok(narrowed)
+        narrowed.with_pattern(pattern).map_err(|p| {
+            let whose = authority::describe(caller, link);
+            Problem::new(p.code, format!("{whose}: {}", p.message))
+        })
     }
 }
 

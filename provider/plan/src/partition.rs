@@ -47,16 +47,23 @@ impl Slot {
         }
     }
 
-    /// What a filter can find here; `None` for nothing.
+    /// What a filter can find here, as far as subjects tell; `None` for nothing.
     pub fn narrow(&self, filter: &Filter) -> Option<Filter> {
-        if filter.tenants.is_empty() {
+        let (tenants, event_types) = filter.passing_lists();
+        if tenants.is_empty() {
             return Some(match self {
-                Self::Tenant(mine) => Filter::new(vec![mine.clone()], filter.event_types.clone()),
-                Self::Whole | Self::Shard { .. } => filter.clone(),
+                Self::Tenant(mine) => Filter::new(vec![mine.clone()], event_types.to_vec()),
+                Self::Whole | Self::Shard { .. } => filter.narrowed(),
             });
         }
-        let tenants: Vec<_> = filter.tenants.iter().filter(|t| self.holds(t)).cloned().collect();
-        (!tenants.is_empty()).then(|| Filter::new(tenants, filter.event_types.clone()))
+        let tenants: Vec<_> = tenants.iter().filter(|t| self.holds(t)).cloned().collect();
+        (!tenants.is_empty()).then(|| Filter::new(tenants, event_types.to_vec()))
+    }
+
+    /// Whether a filter can find anything here.
+    pub fn touches(&self, filter: &Filter) -> bool {
+        let (tenants, _) = filter.passing_lists();
+        tenants.is_empty() || tenants.iter().any(|t| self.holds(t))
     }
 }
 
@@ -275,7 +282,7 @@ impl Layout {
 
     /// The partitions in which a filter can find something.
     pub fn touching(&self, filter: &Filter) -> impl Iterator<Item = &Partition> {
-        self.partitions.values().filter(|p| p.slot.narrow(filter).is_some())
+        self.partitions.values().filter(|p| p.slot.touches(filter))
     }
 
     /// The distinct templates under which new events travel.

@@ -73,6 +73,8 @@ codes! {
     InvalidEventType = "invalid-event-type",
     /// A pattern of event types breaks its rules.
     InvalidPattern = "invalid-pattern",
+    /// No event that is asked for and allowed can match an event pattern.
+    PatternMatchesNothing = "pattern-matches-nothing",
     /// A subscription's name breaks the rules for names.
     InvalidSubscription = "invalid-subscription",
     /// Another attribute of an event breaks CloudEvents' rules or a limit.

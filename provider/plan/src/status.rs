@@ -137,6 +137,9 @@ pub struct SubscriptionStatus {
     pub need: Option<String>,
     /// Who is given its deliveries.
     pub component: Option<String>,
+    /// The event pattern that its events match, as JSON text; absent where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
     /// How it was made.
     pub made_by: Option<MadeBy>,
     /// What it is doing.
@@ -198,6 +201,9 @@ pub struct InstanceCounts {
     pub handled: u64,
     /// Deliveries that were refused.
     pub refused: u64,
+    /// Events that it read and the event pattern left out; an edge leaves that to its bus.
+    #[serde(default)]
+    pub left_out: Option<u64>,
     /// Events that it dead-lettered; an edge leaves that to its bus.
     pub dead_lettered: Option<u64>,
     /// Events of a queue subscription that were not handled; an edge leaves that to its bus.
@@ -234,6 +240,7 @@ impl SubscriptionStatus {
         Self {
             need: Some(subscription.need.as_str().to_owned()),
             component: Some(registered.component.clone()),
+            pattern: subscription.filter.pattern().map(|p| p.as_str().to_owned()),
             made_by: Some(registered.made_by),
             state,
             rewound: registered.rewound.map(|r| r.generation),
@@ -247,6 +254,7 @@ impl SubscriptionStatus {
             name,
             need: None,
             component: None,
+            pattern: None,
             made_by: None,
             state: State::Active,
             problem: None,

@@ -55,6 +55,30 @@ impl TypePattern {
         }
     }
 
+    /// What both match; `None` if that is nothing.
+    pub(crate) fn intersection(&self, other: &Self) -> Option<Self> {
+        let (mut mine, mut theirs) = (self.0.split('.'), other.0.split('.'));
+        let mut both = Vec::new();
+        loop {
+            match (mine.next(), theirs.next()) {
+                (None, None) => return Some(Self(both.join(".").into())),
+                (Some("**"), Some(one)) => {
+                    both.push(one);
+                    both.extend(theirs.by_ref());
+                    return Some(Self(both.join(".").into()));
+                }
+                (Some(one), Some("**")) => {
+                    both.push(one);
+                    both.extend(mine.by_ref());
+                    return Some(Self(both.join(".").into()));
+                }
+                (Some("*"), Some(one)) | (Some(one), Some("*")) => both.push(one),
+                (Some(m), Some(t)) if m == t => both.push(m),
+                _ => return None,
+            }
+        }
+    }
+
     /// The same in NATS subject tokens, where `>` is the rest.
     pub fn to_subject_tokens(&self) -> String {
         let mut tokens = String::with_capacity(self.0.len());
@@ -146,6 +170,19 @@ mod tests {
                 prop_assert_eq!(pattern.matches(&event_type), passes, "{} {}", pattern, event_type);
                 prop_assert!(pattern.covers(&pattern) && TypePattern::any().covers(&pattern));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_both_match_is_the_intersection(
+            a in "([ab]|\\*)(\\.([ab]|\\*)){0,3}(\\.\\*\\*)?",
+            b in "([ab]|\\*)(\\.([ab]|\\*)){0,3}(\\.\\*\\*)?",
+            event_type in "[ab](\\.[ab]){0,4}",
+        ) {
+            let (a, b, event_type) = (pattern(&a), pattern(&b), event_type.parse().unwrap());
+            let both = a.intersection(&b).is_some_and(|both| both.matches(&event_type));
+            prop_assert_eq!(both, a.matches(&event_type) && b.matches(&event_type), "{} and {}", a, b);
         }
     }
 

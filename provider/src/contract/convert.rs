@@ -101,17 +101,19 @@ pub(super) fn rejection(r: wit::Rejection) -> Rejection {
     }
 }
 
-pub(super) fn filter(f: wit::Filter) -> Result<Filter, Problem> {
-    Ok(Filter::new(
+fn filter(f: &wit::Filter) -> Result<Filter, Problem> {
+    let filter = Filter::new(
         f.tenants.iter().map(|t| t.parse()).collect::<Result<_, _>>()?,
         f.event_types.iter().map(|p| p.parse()).collect::<Result<_, _>>()?,
-    ))
+    );
+    filter.with_pattern(f.pattern.as_deref().map(str::parse).transpose()?)
 }
 
 pub(super) fn from_filter(f: &Filter) -> wit::Filter {
     wit::Filter {
         tenants: f.tenants.iter().map(ToString::to_string).collect(),
         event_types: f.event_types.iter().map(ToString::to_string).collect(),
+        pattern: f.pattern().map(|p| p.as_str().to_owned()),
     }
 }
 
@@ -141,10 +143,11 @@ pub(super) fn subscription(
             ),
         )),
     };
+    let of_it = |p: Problem| Problem::new(p.code, format!("subscription {name}: {}", p.message));
     link::check(Subscription {
         name: name.parse()?,
         need,
-        filter: filter(options.filter)?,
+        filter: filter(&options.filter).map_err(of_it)?,
         reach: reach(options.reach),
         batch_size: size("batch-size", options.batch_size, terms.batch_size)?,
         concurrency: size("concurrency", options.concurrency, terms.concurrency)?,

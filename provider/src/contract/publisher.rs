@@ -212,7 +212,7 @@ fn within_reach(event: &Event, at: i64) -> Result<(), PublishError> {
 pub(super) fn permit(grant: &Grant, caller: &Caller, event: &Attributes) -> Result<(), Problem> {
     let (tenant, event_type) = (event.tenant(), event.event_type());
     permit_source(grant, caller, tenant, event.source())?;
-    if !grant.allows.matches(tenant, event_type) {
+    if !grant.allows.allows(tenant, event_type) {
         return Err(Problem::new(
             Code::EventTypeNotPermitted,
             format!(

@@ -52,6 +52,8 @@ pub(super) const FILTER: Shape = Fields(&[
         most: MAX_IN_FILTER,
         item: &Bytes,
     },
+    // Pattern.
+    Option(&Bytes),
 ]);
 
 /// Filter, reach, batch size, concurrency.
@@ -129,16 +131,17 @@ mod tests {
         }
     }
 
-    fn filter() -> Filter {
+    fn filter(pattern: bool) -> Filter {
         Filter {
             tenants: vec![text(); 2],
             event_types: vec![text(); 3],
+            pattern: pattern.then(text),
         }
     }
 
     fn options(size: Option_<u32>) -> DeliveryOptions {
         DeliveryOptions {
-            filter: filter(),
+            filter: filter(size.is_some()),
             reach: Reach::Inbox,
             batch_size: size,
             concurrency: size,
@@ -168,7 +171,13 @@ mod tests {
         check("publisher", "publish-tenant-events-together", encode(events()));
         check("publisher", "cancel-scheduled", encode((text(), text(), text())));
         for reach in [Reach::Handler, Reach::BatchHandler, Reach::Inbox] {
-            check("subscriber", "subscribe-queue", encode((text(), filter(), reach)));
+            for pattern in [false, true] {
+                check(
+                    "subscriber",
+                    "subscribe-queue",
+                    encode((text(), filter(pattern), reach)),
+                );
+            }
         }
         for size in [None, Some(u32::MAX)] {
             check("subscriber", "subscribe-durable", encode((text(), options(size))));

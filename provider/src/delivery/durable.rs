@@ -224,8 +224,7 @@ impl PartitionReader<'_> {
         let (calls, partition) = (Arc::clone(&self.shared.calls), self.partition);
         // Boxed: the runtime moves what it is given, and this is kilobytes.
         self.deliveries.spawn(Box::pin(async move {
-            let _permit = permit;
-            deliver(&context, &settler, &calls, partition, messages).await;
+            deliver(&context, &settler, &calls, (partition, messages, permit)).await;
         }));
     }
 }
@@ -235,13 +234,17 @@ async fn deliver(
     context: &Context,
     settler: &Settler,
     calls: &Semaphore,
-    partition: u32,
-    messages: Vec<jetstream::Message>,
+    (partition, messages, mut permit): (u32, Vec<jetstream::Message>, Option<InFlightPermit>),
 ) {
     let received = Instant::now();
     let mut events = Vec::with_capacity(messages.len());
     for message in messages {
-        events.extend(admit(context, settler, partition, message).await);
+        let bytes = message.length;
+        match admit(context, settler, partition, message).await {
+            Some(event) => events.push(event),
+            // It is settled, and others may take its place.
+            None => drop(permit.as_mut().and_then(|permit| permit.split(1, bytes))),
+        }
     }
     if events.is_empty() {
         return;

@@ -18,7 +18,7 @@ use fanout_plan::retry::FailedAttempt;
 use fanout_plan::sequence::Lane;
 use fanout_plan::{Attributes, Code, Position, TenantId, timestamp};
 use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -213,8 +213,9 @@ pub(crate) async fn redriven(
         .get(PUBLISHED)
         .and_then(|v| timestamp::from_rfc3339(v.as_str()));
     let asked_for = &context.registered.subscription.filter;
-    if !asked_for.matches(attributes.tenant(), attributes.event_type()) {
-        // What it asks for is within what its link allows: the letter was its own under an earlier filter.
+    if !asked_for.allows(attributes.tenant(), attributes.event_type()) {
+        // What it asks for is within what its link allows: the letter was its own under an earlier filter. The pattern is not
+        // looked at: the event matched it when it was delivered.
         warn!(
             subscription = %context.name(), %position, tenant = %attributes.tenant(), code = %Code::NotRedrivable,
             "a dead letter is not within what its subscription asks for now, and stays"
@@ -251,7 +252,7 @@ pub(super) async fn log(
     (partition, reader): (&Partition, &Reader),
     settler: &Settler,
     (permits, tenure): (Arc<Semaphore>, Tenure),
-    out: mpsc::Sender<Item>,
+    (out, mut recovered): (mpsc::Sender<Item>, watch::Receiver<bool>),
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
     generation_order::wait_for(context, partition, &stop).await;
@@ -276,6 +277,7 @@ pub(super) async fn log(
         };
         let most = ((permits.num_permits(), batch::BYTES), &tenure);
         let mut batch = batch::owned(&context.store, &consumer, most).await?;
+        let mut passed_over = false;
         while let Some(message) = batch.next().await {
             let Ok(info) = message.info() else { continue };
             let hole = reading.see(Delivered {
@@ -290,12 +292,26 @@ pub(super) async fn log(
                     lost = line.read(&consumer, hole, &mut permits) => lost?,
                 }
             }
-            if line.put(message, &mut permits).await.is_err() {
-                return Ok(());
+            match line.put(message, &mut permits).await {
+                Ok(is_handed_on) => passed_over |= !is_handed_on,
+                Err(_) => return Ok(()),
             }
         }
         if batch.broke_off() {
             context.is_there(&consumer).await?;
+        }
+        drop(permits);
+        if passed_over && !*recovered.borrow_and_update() {
+            // What is passed over takes no permit. Were it read on and on, there would always be some of it unsettled, and the
+            // owner would never see that all else is in its hands.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                looked = recovered.changed() => {
+                    if looked.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
         }
     }
     // The owner sees by itself that it is none any more.
@@ -313,15 +329,15 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Hands on an event, unless it is none of the subscription's. An error if nobody takes it any more.
+    /// Hands on an event, unless it is none of the subscription's; returns whether it did. An error if nobody takes it any more.
     async fn put(
         &self,
         mut message: jetstream::Message,
         permits: &mut OwnedSemaphorePermit,
-    ) -> Result<(), mpsc::error::SendError<Item>> {
+    ) -> Result<bool, mpsc::error::SendError<Item>> {
         let admitted = incoming::admit(self.context, self.settler, self.partition, &mut message).await;
         let Some((metadata, attributes)) = admitted else {
-            return Ok(());
+            return Ok(false);
         };
         let permit = match permits.split(1) {
             Some(permit) => permit,
@@ -345,7 +361,8 @@ impl Line<'_> {
             _permit: permit,
             _share: None,
         };
-        self.out.send(item).await
+        self.out.send(item).await?;
+        Ok(true)
     }
 
     /// Hands on what the consumer delivered in a hole before a message, and which did not arrive.

@@ -34,6 +34,8 @@ pub(crate) struct Health {
     pub(crate) handled: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) dead_lettered: AtomicU64,
+    /// Events that the event pattern left out.
+    pub(crate) left_out: AtomicU64,
     /// Events of a queue subscription that were not handled: it keeps none.
     pub(crate) missed: AtomicU64,
     /// Orders whose first event waits for a retry, while this instance delivers them.
@@ -175,9 +177,9 @@ impl Health {
         self.most_waiting.swap(0, Ordering::Relaxed)
     }
 
-    /// How many events were settled or refused here, which changes with each.
+    /// How many events were settled, left out or refused here, which changes with each.
     pub(crate) fn settled(&self) -> u64 {
-        [&self.handled, &self.refused, &self.dead_lettered]
+        [&self.handled, &self.refused, &self.dead_lettered, &self.left_out]
             .map(|count| count.load(Ordering::Relaxed))
             .into_iter()
             .fold(0, u64::wrapping_add)

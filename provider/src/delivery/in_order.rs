@@ -17,7 +17,7 @@ use fanout_plan::policy::Ordering;
 use fanout_plan::topology::LEASES_AGE;
 use fanout_plan::{Code, Problem, SubscriptionId};
 use futures::StreamExt as _;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
@@ -144,12 +144,15 @@ async fn own(
     let (out, mut items) = mpsc::channel(256);
     let mut feeds = JoinSet::new();
     let from_log = scope == Scope::Everything;
+    // Told after each look whether all that the last owner had in flight has come back.
+    let (looked, is_recovered) = watch::channel(!from_log);
     if from_log {
         let permits = Permits::new(context, most, |count| Arc::new(Semaphore::new(count as usize)));
         for (partition, reader) in context.store.readers_of(&context.registered) {
             let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
             let (partition, permits) = (partition.clone(), permits.of(&reader));
-            let (out, closing, owned) = (out.clone(), closing.clone(), (permits, tenure.clone()));
+            let (out, closing) = ((out.clone(), is_recovered.clone()), closing.clone());
+            let owned = (permits, tenure.clone());
             feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, owned, out, closing).await });
         }
     }
@@ -202,6 +205,7 @@ async fn own(
             () = &mut keeping => {}
             () = tokio::time::sleep_until(dispatcher.recovery.look_at().into()), if !recovered => {
                 recovered = dispatcher.has_recovered().await?;
+                looked.send_replace(recovered);
             }
             _ = renew.tick() => dispatcher.renew().await,
             () = tokio::time::sleep_until(wake.into()) => {}

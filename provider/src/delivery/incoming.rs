@@ -9,7 +9,7 @@ use fanout_plan::{Attributes, ConsumerName, Position};
 use tracing::debug;
 
 use super::settle::{Settler, Source};
-use super::{Context, Delivery};
+use super::{Context, Delivery, Health};
 use crate::jetstream::read;
 
 /// Where an event stands in the log, when it was stored, and how often it was delivered.
@@ -35,26 +35,36 @@ impl Metadata {
 }
 
 /// Whether an event is one that the subscription asked for. The server's filter may let through more
-/// ([`fanout_plan::Filter::subject_filters`]), and it knows nothing of a backfill's end.
+/// ([`fanout_plan::Filter::subject_filters`]), and it knows nothing of payloads and of a backfill's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Yes,
     /// It is none of the subscription's.
     No,
+    /// Its tenant and its type are the subscription's, and the event pattern leaves it out.
+    LeftOut,
     /// It lies beyond the end, and so does all that follows.
     BeyondEnd,
 }
 
-pub(super) fn wanted(registered: &Registered, attributes: &Attributes, metadata: &Metadata) -> Wanted {
+/// Judges an event that was not delivered before.
+pub(super) fn wanted(registered: &Registered, attributes: &Attributes, data: &[u8], metadata: &Metadata) -> Wanted {
+    match still_wanted(registered, attributes, metadata) {
+        Wanted::Yes if !registered.subscription.filter.matches(attributes, data) => Wanted::LeftOut,
+        judged => judged,
+    }
+}
+
+/// Judges an event that was delivered and refused. It matched the pattern then, and is not judged by the one of now: it would
+/// leave the subscription without having been handled, and without a word.
+pub(super) fn still_wanted(registered: &Registered, attributes: &Attributes, metadata: &Metadata) -> Wanted {
     let subscription = &registered.subscription;
     if let Need::Backfill { end: Some(end), .. } = subscription.need
         && end.is_before(metadata.position, metadata.published_at)
     {
         return Wanted::BeyondEnd;
     }
-    if subscription
-        .filter
-        .matches(attributes.tenant(), attributes.event_type())
-    {
+    if subscription.filter.allows(attributes.tenant(), attributes.event_type()) {
         Wanted::Yes
     } else {
         Wanted::No
@@ -99,9 +109,14 @@ pub(super) async fn admit(
         settler.skip(message).await;
         return None;
     }
-    match wanted(&context.registered, &attributes, &metadata) {
+    match wanted(&context.registered, &attributes, &message.payload, &metadata) {
         Wanted::Yes => Some((metadata, attributes)),
         Wanted::No => {
+            settler.skip(message).await;
+            None
+        }
+        Wanted::LeftOut => {
+            Health::count(&context.health.left_out);
             settler.skip(message).await;
             None
         }

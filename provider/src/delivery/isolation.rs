@@ -65,7 +65,7 @@ impl<P: Clone> Permits<P> {
 /// Looks until stopped.
 pub(super) async fn watch(context: Arc<Context>) {
     let subscription = &context.registered.subscription;
-    let one_tenant = context.store.policy().tenants.len() == 1 || subscription.filter.tenants.len() == 1;
+    let one_tenant = context.store.policy().tenants.len() == 1 || subscription.filter.narrowed().tenants.len() == 1;
     let mut partitions = context.store.partitions_of(subscription);
     if one_tenant || partitions.all(|p| matches!(p.slot, Slot::Tenant(_))) {
         return;

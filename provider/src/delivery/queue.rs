@@ -5,9 +5,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Code, Position, Problem, timestamp};
+use fanout_plan::{Attributes, Code, Position, Problem, timestamp};
 use fanout_transport::Tally;
 use futures::StreamExt as _;
 use futures::stream::select_all;
@@ -49,7 +50,7 @@ pub(super) async fn run(context: Arc<Context>) {
     // must not fill the memory of all.
     let most_bytes = in_flight_bytes(context.store.policy().max_event_bytes);
     let bytes_free = Arc::new(Semaphore::new(most_bytes));
-    let mut waiting: VecDeque<(Message, OwnedSemaphorePermit)> = VecDeque::new();
+    let mut waiting: VecDeque<(Delivery, OwnedSemaphorePermit)> = VecDeque::new();
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -59,26 +60,28 @@ pub(super) async fn run(context: Arc<Context>) {
                 let Some(message) = message else { break };
                 // Read whether or not there is a call free: what waits in the client's buffer is bounded by number alone.
                 let bytes = u32::try_from(message.length).unwrap_or(u32::MAX);
+                // What is none of its events takes nothing from those that are.
+                let Some(delivery) = announced(&context, &prefix, message) else { continue };
                 match Arc::clone(&bytes_free).try_acquire_many_owned(bytes) {
-                    Ok(permit) => waiting.push_back((message, permit)),
+                    Ok(permit) => waiting.push_back((delivery, permit)),
                     Err(_) => {
                         let reason = format!("{most_bytes} bytes of earlier events wait for its subscriber: it is slower than they come");
-                        missed(&context, &metadata(&context, &message), &reason);
+                        missed(&context, delivery.position, &reason);
                     }
                 }
             }
             call = Arc::clone(&calls).acquire_owned(), if !waiting.is_empty() => {
-                let (Ok(call), Some((message, permit))) = (call, waiting.pop_front()) else { break };
-                let (context, prefix) = (Arc::clone(&context), Arc::clone(&prefix));
+                let (Ok(call), Some((delivery, permit))) = (call, waiting.pop_front()) else { break };
+                let context = Arc::clone(&context);
                 tasks.spawn(async move {
-                    deliver(&context, &prefix, message).await;
+                    deliver(&context, delivery).await;
                     drop((call, permit));
                 });
             }
         }
     }
-    for (message, _) in waiting {
-        missed(&context, &metadata(&context, &message), "its deliveries stop");
+    for (delivery, _) in waiting {
+        missed(&context, delivery.position, "its deliveries stop");
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -97,35 +100,54 @@ async fn listen(context: &Context, prefix: &str) -> Result<Vec<Subscriber>, asyn
     Ok(subscriptions)
 }
 
-async fn deliver(context: &Context, prefix: &str, mut message: Message) {
-    let subject = message.subject.clone();
-    let subject = subject.strip_prefix(prefix).unwrap_or(&subject);
+/// An event as the store announces it; `None` for what is none of the subscription's.
+fn announced(context: &Context, prefix: &str, mut message: Message) -> Option<Delivery> {
     let metadata = metadata(context, &message);
+    let subject = message.subject.strip_prefix(prefix).unwrap_or(&message.subject);
     let template = context.store.template(metadata.position.partition);
-    let attributes = match read::event(template, subject, &mut message.headers, &mut message.payload) {
-        Ok(attributes) => attributes,
-        Err(problem) => return missed(context, &metadata, &format!("not an event: {problem}")),
-    };
-    if !matches!(
-        incoming::wanted(&context.registered, &attributes, &metadata),
-        Wanted::Yes
-    ) {
-        return;
+    match read::event(template, subject, &mut message.headers, &mut message.payload) {
+        Ok(attributes) => wanted(context, attributes, (&message.headers, message.payload), &metadata),
+        Err(problem) => {
+            missed(context, metadata.position, &format!("not an event: {problem}"));
+            None
+        }
     }
-    let delivery = incoming::delivery(
+}
+
+/// The delivery of an event, if it is one of the subscription's.
+fn wanted(
+    context: &Context,
+    attributes: Attributes,
+    (headers, data): (&Option<HeaderMap>, Bytes),
+    metadata: &Metadata,
+) -> Option<Delivery> {
+    match incoming::wanted(&context.registered, &attributes, &data, metadata) {
+        Wanted::Yes => {}
+        Wanted::LeftOut => {
+            Health::count(&context.health.left_out);
+            return None;
+        }
+        Wanted::No | Wanted::BeyondEnd => return None,
+    }
+    let event = (headers, data);
+    Some(incoming::delivery(
         &context.registered,
         attributes,
-        (&message.headers, message.payload),
-        &metadata,
+        event,
+        metadata,
         &[],
-    );
+    ))
+}
+
+async fn deliver(context: &Context, delivery: Delivery) {
+    let position = delivery.position;
     match context.target.handle(Reach::Handler, vec![delivery]).await {
         Ok(results) => {
             context.health.works(context.name().as_str());
             match results.into_iter().next() {
                 Some(Ok(())) => Health::count(&context.health.handled),
-                Some(Err(rejection)) => missed(context, &metadata, rejection.reason()),
-                None => missed(context, &metadata, "no result"),
+                Some(Err(rejection)) => missed(context, position, rejection.reason()),
+                None => missed(context, position, "no result"),
             }
         }
         Err(CallFailure::Unreachable) => {
@@ -139,7 +161,7 @@ async fn deliver(context: &Context, prefix: &str, mut message: Message) {
             ));
             Health::count(&context.health.missed);
         }
-        Err(failure) => missed(context, &metadata, &failure.to_string()),
+        Err(failure) => missed(context, position, &failure.to_string()),
     }
 }
 
@@ -149,32 +171,18 @@ pub(crate) fn fetched(context: &Context, message: async_nats::jetstream::Message
     let metadata = Metadata::of(&message, partition)?;
     let mut message = message.message;
     let template = context.store.template(partition);
-    let attributes = match read::event(template, &message.subject, &mut message.headers, &mut message.payload) {
-        Ok(attributes) => attributes,
+    match read::event(template, &message.subject, &mut message.headers, &mut message.payload) {
+        Ok(attributes) => wanted(context, attributes, (&message.headers, message.payload), &metadata),
         Err(problem) => {
-            missed(context, &metadata, &format!("not an event: {problem}"));
-            return None;
+            missed(context, metadata.position, &format!("not an event: {problem}"));
+            None
         }
-    };
-    if !matches!(
-        incoming::wanted(&context.registered, &attributes, &metadata),
-        Wanted::Yes
-    ) {
-        return None;
     }
-    let payload = (&message.headers, message.payload);
-    Some(incoming::delivery(
-        &context.registered,
-        attributes,
-        payload,
-        &metadata,
-        &[],
-    ))
 }
 
-fn missed(context: &Context, metadata: &Metadata, reason: &str) {
+fn missed(context: &Context, position: Position, reason: &str) {
     Health::count(&context.health.missed);
-    MISSED.count(|| format!("{} of subscription {}: {reason}", metadata.position, context.name()));
+    MISSED.count(|| format!("{position} of subscription {}: {reason}", context.name()));
 }
 
 /// As the server announces it (`Nats-Stream`, `Nats-Sequence`, `Nats-Time-Stamp`; nats-server 2.15).

@@ -337,10 +337,10 @@ async fn due(context: &Context, settler: &Settler, message: &jetstream::Message)
         .clone()
         .and_then(|tenant| read::from_headers(&tenant, headers.unwrap_or(&HeaderMap::new())));
     match event {
-        Ok(attributes) => match incoming::wanted(&context.registered, &attributes, &metadata) {
+        Ok(attributes) => match incoming::still_wanted(&context.registered, &attributes, &metadata) {
             Wanted::Yes => Some((waiting, attributes)),
             // Its filter was changed meanwhile.
-            Wanted::No | Wanted::BeyondEnd => {
+            Wanted::No | Wanted::LeftOut | Wanted::BeyondEnd => {
                 settler.skip(message).await;
                 None
             }

@@ -84,6 +84,7 @@ fn subscription(
     let mut status = SubscriptionStatus {
         need: Some(served.subscription.need.as_str().to_owned()),
         component: Some(served.component.clone()),
+        pattern: served.subscription.filter.pattern().map(|p| p.as_str().to_owned()),
         made_by: Some(served.made_by),
         state,
         problem: why.map(problem),

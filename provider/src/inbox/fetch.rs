@@ -151,8 +151,8 @@ impl Inbox {
         let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
         let (events_left, bytes_left) = (most - given.len(), max_bytes.saturating_sub(used));
         if given.is_empty() {
-            let events = store.take(&sources, (number, events_left), bytes_left).await?;
-            self.give(settler, events, max_bytes, &mut given).await;
+            self.find(settler, &sources, (number, events_left, bytes_left), &mut given)
+                .await?;
             if given.is_empty() && wait >= SHORTEST_WAIT {
                 let first = self.pulls.first(store, wait).await;
                 self.give(settler, first, max_bytes, &mut given).await;
@@ -165,6 +165,69 @@ impl Inbox {
             }
         }
         Ok(given)
+    }
+
+    /// Gives what there is. Where an event pattern leaves out all of it, what stands behind that is looked at, too, and more of it
+    /// each time: what then matches and does not fit is nak'ed.
+    async fn find(
+        &self,
+        settler: &Settler,
+        sources: &Sources,
+        (number, events_left, bytes_left): (usize, usize, usize),
+        given: &mut Vec<Leased>,
+    ) -> Result<(), StoreError> {
+        let context = &self.context;
+        let leaves_out = context.registered.subscription.filter.pattern().is_some();
+        let end = Instant::now() + PASSES_OVER_FOR;
+        let mut looked_at = events_left;
+        loop {
+            let taken = context.store.take(sources, (number, looked_at), bytes_left).await?;
+            let is_all = taken.messages.is_empty();
+            if looked_at > events_left {
+                self.give_some(settler, taken, &mut (events_left, bytes_left), given)
+                    .await;
+            } else {
+                self.give(settler, taken, bytes_left, given).await;
+            }
+            if !given.is_empty() || is_all || !leaves_out || Instant::now() >= end {
+                return Ok(());
+            }
+            // What a queue subscription takes from the log can't be nak'ed.
+            if !self.is_queue() {
+                looked_at = (looked_at * 4).min(PASSED_OVER);
+            }
+        }
+    }
+
+    /// Gives so many of the events that were taken, of so many bytes, and naks those that are left. Returns whether any was none
+    /// to be given.
+    async fn give_some(
+        &self,
+        settler: &Settler,
+        taken: Taken,
+        (events_left, bytes_left): &mut (usize, usize),
+        given: &mut Vec<Leased>,
+    ) -> bool {
+        let context = &self.context;
+        let lease_until = taken
+            .since
+            .saturating_add(nanoseconds(context.store.policy().delivery.ack_wait));
+        let mut passed_over = false;
+        for message in taken.messages {
+            let bytes = message.length;
+            let Some(event) = admit_here(context, settler, message).await else {
+                passed_over = true;
+                continue;
+            };
+            if *events_left > 0 && (bytes <= *bytes_left || given.is_empty()) {
+                (*events_left, *bytes_left) = (*events_left - 1, bytes_left.saturating_sub(bytes));
+                let handle = self.handle(&event.delivery, event.reply(), lease_until);
+                given.push((event.delivery, handle));
+            } else {
+                event.release().await;
+            }
+        }
+        passed_over
     }
 
     /// Gives refused events whose next attempt is due, and passes over those that are not.
@@ -208,32 +271,15 @@ impl Inbox {
         &self,
         settler: &Settler,
         sources: &Sources,
-        (mut events_left, mut bytes_left): (usize, usize),
+        mut room: (usize, usize),
         given: &mut Vec<Leased>,
     ) -> Result<(), StoreError> {
-        let context = &self.context;
         let end = Instant::now() + PASSES_OVER_FOR;
-        while events_left > 0 {
-            let taken = context.store.take_own(sources, PASSED_OVER, MAX_BYTES as usize).await?;
+        while room.0 > 0 {
+            let store = &self.context.store;
+            let taken = store.take_own(sources, PASSED_OVER, MAX_BYTES as usize).await?;
             let Some(taken) = taken else { return Ok(()) };
-            let lease_until = taken
-                .since
-                .saturating_add(nanoseconds(context.store.policy().delivery.ack_wait));
-            let mut passed_over = false;
-            for message in taken.messages {
-                let bytes = message.length;
-                let Some(event) = admit_here(context, settler, message).await else {
-                    passed_over = true;
-                    continue;
-                };
-                if events_left > 0 && (bytes <= bytes_left || given.is_empty()) {
-                    (events_left, bytes_left) = (events_left - 1, bytes_left.saturating_sub(bytes));
-                    let handle = self.handle(&event.delivery, event.reply(), lease_until);
-                    given.push((event.delivery, handle));
-                } else {
-                    event.release().await;
-                }
-            }
+            let passed_over = self.give_some(settler, taken, &mut room, given).await;
             if !passed_over || Instant::now() >= end {
                 break;
             }

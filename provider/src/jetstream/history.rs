@@ -128,6 +128,7 @@ impl Store {
             published_at: event.published_at,
             tenant: &event.tenant,
             event_type: &event.event_type,
+            event: event.event.as_ref().map(|attributes| (attributes, &*event.payload)),
         };
         let evidence = Evidence {
             consumer,

@@ -31,7 +31,7 @@ impl Store {
         let position = fanout_plan::Position::new(partition.number, message.sequence);
         let event = partition.template.parse_subject(&message.subject);
         Ok(event
-            .filter(|(tenant, event_type)| filter.matches(tenant, event_type))
+            .filter(|(tenant, event_type)| filter.may_match(tenant, event_type))
             .map(|(tenant, _)| tenant)
             .filter(|tenant| !registered.is_isolated_at(tenant, position)))
     }

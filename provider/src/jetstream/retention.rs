@@ -203,6 +203,7 @@ impl Store {
             }
         }
         Ok(Some(Look {
+            wants_all: registered.subscription.filter.pattern().is_none(),
             made_at: nanoseconds(info.created),
             first: state.first_sequence,
             head: state.last_sequence,
@@ -320,7 +321,7 @@ impl Store {
             }
             match partition.template.parse_subject(&message.subject) {
                 Some((tenant, event_type))
-                    if filter.matches(&tenant, &event_type) && !isolated(&tenant, info.stream_sequence) =>
+                    if filter.may_match(&tenant, &event_type) && !isolated(&tenant, info.stream_sequence) =>
                 {
                     found.push((info.stream_sequence, tenant));
                 }

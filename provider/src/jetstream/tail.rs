@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
+use fanout_plan::pattern::{Pattern, View};
 use fanout_plan::subscription::Start;
 use fanout_plan::{Attributes, EventType, Filter, Position, Problem, SubjectTemplate, TenantId};
 use futures::StreamExt as _;
@@ -103,6 +104,7 @@ struct Reader {
     template: SubjectTemplate,
     partition: u32,
     filter: Filter,
+    pattern: Option<Pattern>,
     consumer: Option<PullConsumer>,
     messages: Option<pull::Stream>,
     /// The number of the last message of this consumer.
@@ -145,6 +147,7 @@ impl Store {
                 template: partition.template.clone(),
                 partition: number,
                 filter: narrowed,
+                pattern: filter.pattern().cloned(),
                 consumer: None,
                 messages: None,
                 number: 0,
@@ -296,11 +299,25 @@ impl Reader {
         self.read = info.stream_sequence;
         let whose = self.template.parse_subject(&message.subject);
         self.next = whose
-            .filter(|(tenant, event_type)| self.filter.matches(tenant, event_type))
-            .and_then(|(tenant, event_type)| read(message, &self.template, self.partition, tenant, event_type));
+            .filter(|(tenant, event_type)| self.filter.allows(tenant, event_type))
+            .and_then(|(tenant, event_type)| read(message, &self.template, self.partition, tenant, event_type))
+            .filter(|event| self.matches(event));
         if self.next.is_none() {
             self.given = self.read;
         }
+    }
+
+    /// What is no event matches no pattern.
+    fn matches(&self, read: &LogEvent) -> bool {
+        self.pattern.as_ref().is_none_or(|pattern| {
+            let event = read.event.as_ref();
+            event.is_some_and(|event| {
+                pattern.matches(View {
+                    event: event.raw(),
+                    data: &read.payload,
+                })
+            })
+        })
     }
 
     /// Whether all that is stored was read. Then everything up to the log's end was given, or is not wanted.

@@ -11,6 +11,7 @@ pub(crate) fn filter(tenants: &[&str]) -> Filter {
     Filter {
         tenants: tenants.iter().map(|&tenant| tenant.to_owned()).collect(),
         event_types: vec!["invoice.*".to_owned()],
+        pattern: None,
     }
 }
 

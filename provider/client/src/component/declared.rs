@@ -34,9 +34,13 @@ impl From<&Declared> for Subscription {
             plan::Need::Backfill { start, end: None } => Self::backfill(name, start.into()),
             plan::Need::Backfill { start, end: Some(end) } => Self::backfill(name, start.into()).until(end.into()),
         };
-        subscription
+        let subscription = subscription
             .tenants(declared.filter.tenants.iter().map(ToString::to_string))
-            .event_types(declared.filter.event_types.iter().map(ToString::to_string))
+            .event_types(declared.filter.event_types.iter().map(ToString::to_string));
+        match declared.filter.pattern() {
+            Some(pattern) => subscription.pattern(pattern.as_str()),
+            None => subscription,
+        }
     }
 }
 
@@ -96,6 +100,7 @@ mod tests {
             ("subscription", "invoicing"),
             ("need", "durable"),
             ("event-types", "invoice.*"),
+            ("pattern", r#"{ "data": { "amount": [5] } }"#),
             ("batch-size", "50"),
             ("concurrency", "4"),
         ]);
@@ -105,7 +110,9 @@ mod tests {
         assert_eq!((plan.batch, plan.concurrency, plan.tell_caught_up), (50, 4, false));
         assert_eq!(
             plan.wanted,
-            Subscription::durable("invoicing").event_types(["invoice.*"])
+            Subscription::durable("invoicing")
+                .event_types(["invoice.*"])
+                .pattern(r#"{"data":{"amount":[5]}}"#)
         );
     }
 

@@ -88,8 +88,8 @@ fn a_grant_must_name_its_tenants() {
     assert_eq!(problems[0].code, Code::MissingSetting);
     let grant = Grant::from_settings("link x", &publisher, &settings(&[("tenants", "acme")])).unwrap();
     assert!(grant.publish && !grant.subscribe);
-    assert!(grant.allows.matches(&"acme".parse().unwrap(), &"a.b".parse().unwrap()));
-    assert!(!grant.allows.matches(&"other".parse().unwrap(), &"a.b".parse().unwrap()));
+    assert!(grant.allows.allows(&"acme".parse().unwrap(), &"a.b".parse().unwrap()));
+    assert!(!grant.allows.allows(&"other".parse().unwrap(), &"a.b".parse().unwrap()));
     assert_eq!(
         grant.narrow(Filter::all(), "x", "default").unwrap(),
         grant.allows,

@@ -28,8 +28,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use explain::{Found, Mismatch};
+pub use narrow::MAX_NARROWED;
+pub(crate) use narrow::Reach;
 
-use crate::{Code, Problem, RawEvent, timestamp};
+use crate::{Code, Filter, Problem, RawEvent, TypePattern, timestamp};
 use matching::Run;
 use tree::Tree;
 
@@ -73,6 +75,7 @@ struct Compiled {
     /// Without spaces.
     text: Box<str>,
     tree: Tree,
+    reach: Reach,
 }
 
 /// What a pattern looks at: an event's attributes, and its payload.
@@ -121,6 +124,18 @@ impl Pattern {
         self.0.tree.root().fields.contains_key(parse::DATA)
     }
 
+    /// The tenants and event types that it can match.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.0.reach
+    }
+
+    /// Every event that it can match, as far as tenants and types tell.
+    pub fn narrowed(&self) -> Filter {
+        let any = TypePattern::any();
+        let (tenants, event_types) = self.reach().narrow(&[], std::slice::from_ref(&any));
+        Filter::new(tenants, event_types)
+    }
+
     /// The pattern as it is written, without spaces.
     pub fn as_str(&self) -> &str {
         &self.0.text
@@ -137,7 +152,8 @@ impl FromStr for Pattern {
             .and_then(Tree::new)
             .map_err(|illegal| refusal(text, &illegal))?;
         let text = compact(text).into();
-        Ok(Self(Arc::new(Compiled { text, tree })))
+        let reach = Reach::of(&tree);
+        Ok(Self(Arc::new(Compiled { text, tree, reach })))
     }
 }
 

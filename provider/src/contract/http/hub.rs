@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
-use fanout_plan::{Code, EventType, Filter, Position, Problem, TenantId};
+use fanout_plan::{Attributes, Code, Filter, Position, Problem};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,10 +18,17 @@ use crate::jetstream::{LogEvent, Read, Store, Tail, TailError, TailFrom};
 #[derive(Debug)]
 pub(super) struct Passed {
     pub(super) position: Position,
-    pub(super) tenant: TenantId,
-    pub(super) event_type: EventType,
+    pub(super) event: Attributes,
+    pub(super) data: Bytes,
     /// As each reader is sent it.
     pub(super) text: String,
+}
+
+impl Passed {
+    /// What it takes in memory: its text, its payload, and what of its attributes is in the text, too.
+    fn bytes(&self) -> usize {
+        2 * self.text.len() + self.data.len()
+    }
 }
 
 /// What follows a place among what passed.
@@ -168,25 +176,26 @@ impl State {
     }
 
     fn push(&mut self, event: LogEvent) {
-        let (position, tenant, event_type) = (event.position, event.tenant.clone(), event.event_type.clone());
+        let (position, data) = (event.position, event.payload.clone());
         self.read.0.insert(position.partition, position.offset);
         // Another client wrote it, and it is no event.
+        let Some(attributes) = event.event.clone() else { return };
         let Some(text) = shown(event) else { return };
         self.keep(Passed {
             position,
-            tenant,
-            event_type,
+            event: attributes,
+            data,
             text,
         });
     }
 
     fn keep(&mut self, passed: Passed) {
-        self.bytes += passed.text.len();
+        self.bytes += passed.bytes();
         self.events.push_back(Arc::new(passed));
         while self.bytes > self.most.0 || self.events.len() > self.most.1 {
             let Some(oldest) = self.events.pop_front() else { break };
             self.first += 1;
-            self.bytes -= oldest.text.len();
+            self.bytes -= oldest.bytes();
             self.floor.0.insert(oldest.position.partition, oldest.position.offset);
         }
     }
@@ -213,14 +222,23 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use fanout_plan::RawEvent;
+
     use super::*;
 
     fn passed(partition: u32, offset: u64, bytes: usize) -> Passed {
         Passed {
             position: Position::new(partition, offset),
-            tenant: "acme".parse().unwrap(),
-            event_type: "invoice.paid".parse().unwrap(),
-            text: "x".repeat(bytes),
+            event: Attributes::try_from(RawEvent {
+                tenant: "acme".into(),
+                event_type: "invoice.paid".into(),
+                id: "evt_1".into(),
+                source: "/webhooks/stripe".into(),
+                ..RawEvent::default()
+            })
+            .unwrap(),
+            data: vec![b'x'; bytes].into(),
+            text: String::new(),
         }
     }
 

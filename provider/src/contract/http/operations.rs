@@ -288,6 +288,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
             list("tenant", "Events of these tenants only"),
             list("type", "Events of these types only, such as `invoice.*`"),
             query(
+                "pattern",
+                false,
+                "Events that match this event pattern, a JSON object, too: what their attributes and their payload have to be",
+            ),
+            query(
                 "from",
                 false,
                 "Begin here: `first`, an RFC 3339 time, or a position such as `0/42`; without it, with the next event",

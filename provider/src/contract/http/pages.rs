@@ -63,6 +63,7 @@ pages! {
     "order-not-kept",
     "origin-not-allowed",
     "outcome-unknown",
+    "pattern-matches-nothing",
     "peer-refused",
     "peer-unreachable",
     "policy-conflict",

@@ -12,6 +12,7 @@ use fanout_wit::types::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::call::{Call, JsonBody};
 use super::events::position;
@@ -41,6 +42,10 @@ pub(super) struct Filter {
     /// Patterns of event types, such as `invoice.*`; empty for every type that the caller may read.
     #[serde(default, deserialize_with = "super::lists::of_filter")]
     event_types: Vec<String>,
+    /// An event pattern, as a JSON object: what an event's attributes and its payload have to match besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    pattern: Option<Box<RawValue>>,
 }
 
 /// The subscription that is wanted.
@@ -182,6 +187,8 @@ impl From<Subscription> for SubscriptionDocument {
             filter: Filter {
                 tenants: s.filter.tenants,
                 event_types: s.filter.event_types,
+                // A bus that answers with what is no JSON does not exist.
+                pattern: s.filter.pattern.and_then(|text| RawValue::from_string(text).ok()),
             },
             made_by: match s.made_by {
                 SubscriptionOrigin::Link => "link",
@@ -268,6 +275,7 @@ pub(super) async fn make(
     let filter = wit::Filter {
         tenants: wanted.filter.tenants,
         event_types: wanted.filter.event_types,
+        pattern: wanted.filter.pattern.map(|pattern| pattern.get().to_owned()),
     };
     let options = |filter| DeliveryOptions {
         filter,

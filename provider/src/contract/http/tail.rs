@@ -23,7 +23,7 @@ use futures::stream;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::call::Call;
@@ -50,6 +50,8 @@ const RECONNECT: Duration = Duration::from_secs(1);
 const MAX_PARTITIONS: usize = 256;
 /// Events that are looked at before others have their turn.
 const AT_A_TIME: usize = 256;
+/// Bytes of a payload that count as one more of them.
+const BYTES_OF_A_LOOK: usize = 16 << 10;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Asks proxies not to collect what is sent.
@@ -113,8 +115,14 @@ impl Tails {
 
 /// `GET /v1/events`
 pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: HeaderMap) -> Result<Response, Refused> {
-    let parameters = call.parameters(&["tenant", "type", "from"])?;
+    let parameters = call.parameters(&["tenant", "type", "pattern", "from"])?;
     let asked = Filter::new(parameters.all("tenant")?, parameters.all("type")?);
+    let of_it = |p: Problem| Problem::new(p.code, format!("query parameter `pattern`: {}", p.message));
+    let pattern = parameters.optional("pattern")?.map(str::parse);
+    let asked = pattern
+        .transpose()
+        .and_then(|pattern| asked.with_pattern(pattern))
+        .map_err(of_it)?;
     let from = match (headers.get(LAST_EVENT_ID), parameters.optional("from")?) {
         // A browser that connects again sends both.
         (Some(last), _) => TailFrom::Behind(last.to_str().ok().and_then(read_id).ok_or_else(|| {
@@ -178,6 +186,7 @@ pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: Head
         hub,
         catching_up: tails.catching_up.clone(),
         catches_up_for,
+        tells_every: tails.limits.heartbeat,
         bus: tails.bus,
         caller: call.caller().clone(),
         component,
@@ -187,6 +196,7 @@ pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: Head
         phase,
         given,
         stage: Stage::Begins,
+        told: Instant::now(),
         _permit: permit,
     };
     let events = stream::unfold(reader, |mut reader| async move {
@@ -226,6 +236,8 @@ struct Reader {
     changes: watch::Receiver<()>,
     catching_up: Waiting,
     catches_up_for: Duration,
+    /// How often it says how far it read, where nothing that was read is sent.
+    tells_every: Duration,
     bus: Bus,
     caller: Caller,
     component: String,
@@ -236,6 +248,8 @@ struct Reader {
     /// How far each partition that it wants was read.
     given: ByPartition,
     stage: Stage,
+    /// When it was last said how far the log was read.
+    told: Instant,
     _permit: Waits,
 }
 
@@ -254,6 +268,9 @@ enum Stage {
     Reads,
     Ended,
 }
+
+/// What is stored next; `None` once all is read.
+type Stored = Option<Result<Read, TailError>>;
 
 /// A reader of the store.
 struct CatchingUp {
@@ -286,12 +303,12 @@ impl CatchingUp {
         }
     }
 
-    /// What is stored next, and how far it was read then; `None` once its time is up.
-    async fn next(&self) -> Option<(Option<Result<Read, TailError>>, ByPartition)> {
+    /// What is stored next, if it is soon found, and how far it was read then; `None` once its time is up.
+    async fn next(&self) -> Option<(Option<Stored>, ByPartition)> {
         let mut tail = self.tail.lock().await;
         let tail = tail.as_mut()?;
-        let read = self.over.run_until_cancelled(tail.stored()).await?;
-        Some((read, tail.given()))
+        let read = self.over.run_until_cancelled(timeout(LOOK, tail.stored())).await?;
+        Some((read.ok(), tail.given()))
     }
 }
 
@@ -309,9 +326,12 @@ impl Reader {
             }
             Stage::Reads => Some(self.read().await.unwrap_or_else(|problem| {
                 self.stage = Stage::Ended;
-                Event::default()
-                    .event("end")
-                    .data(json(&Refused::from(problem).document))
+                let last = match self.given.is_empty() {
+                    true => Event::default(),
+                    // Behind what was left out, too.
+                    false => self.progress(),
+                };
+                last.event("end").data(json(&Refused::from(problem).document))
             })),
             Stage::Ended => None,
         }
@@ -323,7 +343,8 @@ impl Reader {
         loop {
             self.still_permitted()?;
             looked += 1;
-            if looked % AT_A_TIME == 0 {
+            if looked >= AT_A_TIME {
+                looked = 0;
                 tokio::task::yield_now().await;
             }
             match &mut self.phase {
@@ -336,9 +357,14 @@ impl Reader {
                             let is_new = self.given.knows(position.partition)
                                 && self.given.of(position.partition) < position.offset;
                             if is_new {
+                                // Whoever has a pattern may read all of it.
+                                looked += passed.data.len() / BYTES_OF_A_LOOK;
                                 self.given.0.insert(position.partition, position.offset);
-                                if self.filter.matches(&passed.tenant, &passed.event_type) {
-                                    return Ok(Event::default().id(id(&self.given)).data(&passed.text));
+                                if self.filter.matches(&passed.event, &passed.data) {
+                                    return Ok(self.progress().data(&passed.text));
+                                }
+                                if self.told.elapsed() > self.tells_every {
+                                    return Ok(self.progress());
                                 }
                             }
                         }
@@ -363,12 +389,22 @@ impl Reader {
                             ),
                         ));
                     };
-                    self.given = given;
+                    let before = std::mem::replace(&mut self.given, given);
+                    let Some(read) = read else {
+                        // Much is left out: whoever comes back need not read that again.
+                        return Ok(self.progress());
+                    };
                     let is_all = read.is_none();
                     if let Some(message) = self.message(read)? {
                         // What it may read may have changed while the store was read.
-                        self.still_permitted()?;
-                        return Ok(message);
+                        return match self.still_permitted() {
+                            Ok(()) => Ok(message),
+                            Err(problem) => {
+                                // It was not sent, and comes to who connects again.
+                                self.given = before;
+                                Err(problem)
+                            }
+                        };
                     }
                     if is_all && matches!(self.phase, Phase::CatchingUp(_)) {
                         sleep(AGAIN).await;
@@ -388,10 +424,16 @@ impl Reader {
         }
     }
 
+    /// A message that says how far the log was read.
+    fn progress(&mut self) -> Event {
+        self.told = Instant::now();
+        Event::default().id(id(&self.given))
+    }
+
     /// What was read of the store, as a message. Once all is read, what comes next comes from the instance's reader, as soon
     /// as that is as far.
     fn message(&mut self, read: Option<Result<Read, TailError>>) -> Result<Option<Event>, Problem> {
-        let event = Event::default().id(id(&self.given));
+        let event = self.progress();
         Ok(match read {
             Some(Ok(Read::Event(read))) => shown(*read).map(|text| event.data(text)),
             Some(Ok(Read::Expired { first, last })) => {

@@ -22,7 +22,7 @@ pub struct TailLimits {
     /// How long one reads the store before it gives way to those who wait: a reader that takes a byte now and then would hold
     /// the place of others.
     pub catches_up_for: Duration,
-    /// Bytes of events that are kept for readers who are a little behind.
+    /// Bytes of events that are kept for readers who are a little behind, as each is sent and as a pattern reads it.
     pub kept_bytes: usize,
     /// How many events are kept for them.
     pub kept_events: usize,
@@ -39,7 +39,7 @@ impl Default for TailLimits {
             },
             catching_up: Share { of_one: 4, of_all: 32 },
             catches_up_for: Duration::from_secs(60),
-            kept_bytes: 16 << 20,
+            kept_bytes: 32 << 20,
             kept_events: 16_384,
             heartbeat: Duration::from_secs(15),
         }

@@ -42,6 +42,7 @@ pub(super) async fn run(report: &mut Report, size: Size, ways: &Ways) -> Result<
         filter: Filter {
             tenants: vec![UNIX.to_owned()],
             event_types: Vec::new(),
+            pattern: None,
         },
         reach: Reach::Inbox,
         batch_size: Some(AT_ONCE),

@@ -1,0 +1,79 @@
+//! `why`: which subscriptions an event is for, and what stops it on its way to the others.
+
+use anyhow::Result;
+use fanout_plan::planner::{self, Asked};
+use fanout_plan::{Code, Policy, Problem, why};
+use serde_json::json;
+
+use crate::bus::Refused;
+use crate::diagnostic::PolicyRefused;
+use crate::matching::{DoesNotMatch, NotLegal};
+use crate::policy::{Looked, now};
+use crate::terminal::{json_lines, printable, say};
+use crate::{args, matching};
+
+pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
+    let (policy, looked) = looked(args).await?;
+    let (event, data) = matching::event(&args.event)?;
+    let plan = planner::plan(&policy, Asked::default(), &looked.observed, now()).map_err(Refused)?;
+    let judged: Vec<_> = plan
+        .registry
+        .values()
+        .filter(|r| {
+            args.subscription
+                .as_ref()
+                .is_none_or(|name| r.subscription.name == *name)
+        })
+        .map(|r| {
+            let stops = why::why(&policy, &r.subscription, &r.component, &event, &data);
+            (r.subscription.name.to_string(), stops)
+        })
+        .collect();
+    if let (Some(name), []) = (&args.subscription, judged.as_slice()) {
+        let where_to_look = match looked.servers() {
+            Some(_) => "neither the policy nor the store has it",
+            None => {
+                "the policy declares none of that name; name the bus's store with --nats for those that others made"
+            }
+        };
+        let message = format!("bus {} has no subscription {name}: {where_to_look}", policy.bus);
+        return Err(NotLegal(Problem::new(Code::UnknownSubscription, message)).into());
+    }
+    let is_for_some = judged.iter().any(|(_, stops)| stops.is_none());
+    if json {
+        let shown = judged
+            .iter()
+            .map(|(name, stops)| json!({ "subscription": name, "matches": stops.is_none(), "stops": stops }));
+        let shown = json!({ "subscriptions": shown.collect::<Vec<_>>(), "store": looked.servers() });
+        say!("{}", json_lines(&shown))?;
+    } else {
+        if judged.is_empty() {
+            say!("bus {} has no subscriptions", policy.bus)?;
+        }
+        for (name, stops) in &judged {
+            match stops {
+                None => say!("{name}: the event is for it")?,
+                Some(stop) => say!("{name}: {}", printable(&stop.to_string()))?,
+            }
+        }
+        looked.tell();
+    }
+    match is_for_some {
+        true => Ok(()),
+        false => Err(DoesNotMatch.into()),
+    }
+}
+
+/// The policy, and what the store holds if one is named. A policy that is not legal is no answer: 1 would be one.
+async fn looked(args: &args::Why) -> Result<(Policy, Looked)> {
+    let policy =
+        crate::bus::policy(&args.store.policy.policy).map_err(|error| match error.downcast::<PolicyRefused>() {
+            Ok(refused) => match refused.problems.into_iter().next() {
+                Some(first) => NotLegal(first).into(),
+                None => anyhow::Error::msg("the policy is not legal"),
+            },
+            Err(error) => error,
+        })?;
+    let looked = Looked::at(&args.store, &policy).await?;
+    Ok((policy, looked))
+}
