@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::catalogue::{TENANTS, Webhook};
+use super::rule;
 use super::traffic::Accepted;
 
 /// A tenant's numbers.
@@ -24,6 +25,8 @@ pub(crate) struct Account {
     pub(crate) invoices: u64,
     /// What those say was paid, by currency.
     pub(crate) paid: BTreeMap<&'static str, i64>,
+    /// Events for which the rule on an amount is.
+    pub(crate) large: u64,
     /// Events that no handling helps.
     pub(crate) poison: u64,
 }
@@ -52,6 +55,7 @@ impl Ledger {
         account.accepted += 1;
         account.posts += accepted.posts;
         account.duplicates += u64::from(accepted.receipt.duplicate);
+        account.large += u64::from(rule::is_for(webhook));
         if webhook.kind.is_subscription() {
             account.entitlements += 1;
             account.entitlements_in_window += u64::from(in_window);

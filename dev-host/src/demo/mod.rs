@@ -18,6 +18,7 @@ mod outage;
 mod poison;
 mod progress;
 mod random;
+mod rule;
 mod stream;
 mod stripe;
 mod table;
@@ -45,6 +46,8 @@ use crate::stack::Stack;
 
 /// The subscription that analytics makes.
 const BACKFILL: &str = "late";
+/// The one that it makes for a rule.
+const RULE: &str = "large-payments";
 
 /// The story and what it has at hand.
 struct Story<'a> {
@@ -162,7 +165,9 @@ impl<'a> Story<'a> {
         self.invoicing_down(shares.outage).await?;
         self.provider_killed(shares.crash).await?;
         self.late_backfill().await?;
-        self.poison(shares.live).await
+        self.rule_on_an_amount().await?;
+        self.poison(shares.live).await?;
+        self.rule_held_live().await
     }
 
     async fn verdict(&mut self, demo: &Demo, ready: Duration) -> Result<()> {

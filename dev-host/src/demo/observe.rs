@@ -231,8 +231,18 @@ impl Observer {
     /// Asks analytics to subscribe to everything from the first event on.
     pub(crate) async fn begin_backfill(&self, name: &str) -> Result<()> {
         let request = serde_json::json!({ "name": name, "from": "first", "tenants": [], "event_types": [] });
+        self.begin(&request).await
+    }
+
+    /// The same, to what matches an event pattern.
+    pub(crate) async fn begin_rule(&self, name: &str, pattern: &Value) -> Result<()> {
+        let request = serde_json::json!({ "name": name, "from": "first", "pattern": pattern });
+        self.begin(&request).await
+    }
+
+    async fn begin(&self, request: &Value) -> Result<()> {
         let url = self.endpoints.analytics.url("/backfills");
-        let answer = send(self.http.post(url).json(&request)).await?;
+        let answer = send(self.http.post(url).json(request)).await?;
         ensure!(
             answer.status.as_u16() == 201,
             "analytics did not begin the backfill: {answer}"

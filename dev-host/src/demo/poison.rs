@@ -1,4 +1,4 @@
-//! Act 6: two events that invoicing can't handle come among ordinary ones, and are dead-lettered with the reason.
+//! Act 7: two events that invoicing can't handle come among ordinary ones, and are dead-lettered with the reason.
 
 use std::time::Duration;
 

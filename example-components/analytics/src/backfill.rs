@@ -4,6 +4,7 @@
 //! {"name": "late", "from": "first", "tenants": ["acme"], "event_types": ["invoice.*"]}
 //! {"name": "tuesday", "from": {"time": "2026-11-17T00:00:00Z"}, "until": {"time": "2026-11-18T00:00:00Z"}}
 //! {"name": "again", "from": {"position": {"partition": 0, "offset": 4711}}}
+//! {"name": "large", "pattern": {"data": {"object": {"amount_paid": [{"numeric": [">=", 50000]}]}}}}
 //! ```
 
 use component_support::delivery;
@@ -28,6 +29,17 @@ pub struct Backfill {
     /// Patterns of event types; none for every type that the link allows.
     #[serde(default)]
     pub event_types: Vec<String>,
+    /// An event pattern, as a JSON object: what else an event has to match.
+    #[serde(default)]
+    pub pattern: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Backfill {
+    /// The pattern as the bus takes it.
+    pub fn pattern(&self) -> Option<String> {
+        let pattern = self.pattern.clone()?;
+        Some(serde_json::Value::Object(pattern).to_string())
+    }
 }
 
 /// Where a backfill begins.
@@ -129,7 +141,8 @@ mod tests {
     #[test]
     fn a_backfill_can_end_and_be_filtered() {
         let backfill = check(
-            r#"{"name": "n", "until": {"position": {"partition": 0, "offset": 9}}, "tenants": ["a"], "event_types": ["b.*"]}"#,
+            r#"{"name": "n", "until": {"position": {"partition": 0, "offset": 9}}, "tenants": ["a"], "event_types": ["b.*"],
+                "pattern": {"data": {"amount": [7]}}}"#,
         );
         let expected = Backfill {
             name: "n".to_owned(),
@@ -140,6 +153,7 @@ mod tests {
             })),
             tenants: vec!["a".to_owned()],
             event_types: vec!["b.*".to_owned()],
+            pattern: serde_json::json!({ "data": { "amount": [7] } }).as_object().cloned(),
         };
         assert_eq!(backfill, Ok(expected));
     }

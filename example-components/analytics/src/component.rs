@@ -83,6 +83,7 @@ impl Bus for LinkedBus {
             filter: types::Filter {
                 tenants: backfill.tenants.clone(),
                 event_types: backfill.event_types.clone(),
+                pattern: backfill.pattern(),
             },
             reach: types::Reach::BatchHandler,
             batch_size: None,
@@ -162,6 +163,7 @@ impl From<types::Subscription> for Subscription {
             from,
             tenants: subscription.filter.tenants,
             event_types: subscription.filter.event_types,
+            pattern: subscription.filter.pattern,
             made_by: match subscription.made_by {
                 types::SubscriptionOrigin::Link => MadeBy::Link,
                 types::SubscriptionOrigin::Call => MadeBy::Call,

@@ -107,6 +107,7 @@ mod tests {
                 from: Some(backfill.from),
                 tenants: backfill.tenants.clone(),
                 event_types: backfill.event_types.clone(),
+                pattern: backfill.pattern(),
                 made_by: MadeBy::Call,
                 state: State::CatchingUp,
                 problem: None,

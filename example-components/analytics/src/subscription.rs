@@ -17,6 +17,9 @@ pub struct Subscription {
     pub tenants: Vec<String>,
     /// The patterns of event types it is given.
     pub event_types: Vec<String>,
+    /// The event pattern that they match, as JSON text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
     /// Where it was made.
     pub made_by: MadeBy,
     /// How it is doing.
