@@ -144,6 +144,11 @@ impl Counting {
         self.handled.until(target).await
     }
 
+    /// Does something that brings it so many, and waits until it was given each.
+    pub(crate) async fn of(&self, events: usize, doing: impl Future<Output = Result<usize>>) -> Result<usize> {
+        self.handled.of(events, doing).await
+    }
+
     /// Stores events and waits until each was handled.
     pub(crate) async fn handle(&self, world: &World, tenant: &str, run: &str, events: usize) -> Result<usize> {
         let storing = raw_as_stored(&world.js, tenant, run, events);

@@ -17,6 +17,7 @@ mod host;
 mod http;
 mod load;
 mod memory;
+mod patterns;
 mod processor;
 mod publish;
 mod quota;
@@ -41,7 +42,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "fanout-bench")]
 struct Cli {
-    /// What to measure: transport, publish, http, delivery, host, quota, memory, webhooks; all of them if none is named
+    /// What to measure: transport, publish, http, delivery, patterns, host, quota, memory, webhooks; all of them if none is named
     names: Vec<String>,
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
@@ -67,11 +68,12 @@ fn print(table: &str) -> Result<()> {
 }
 
 /// What can be measured.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "transport",
     "publish",
     "http",
     "delivery",
+    "patterns",
     "host",
     "quota",
     "memory",
@@ -106,6 +108,7 @@ async fn main() -> Result<()> {
             "publish" => publish::run(&mut report, size).await?,
             "http" => http::run(&mut report, size).await?,
             "delivery" => delivery::run(&mut report, size).await?,
+            "patterns" => patterns::run(&mut report, size).await?,
             "host" => host::run(&mut report, size).await?,
             "quota" => quota::run(&mut report, size).await?,
             "memory" => memory::run(&mut report, size).await?,
