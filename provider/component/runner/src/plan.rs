@@ -92,9 +92,17 @@ impl Plan {
                 filter: Filter {
                     tenants: list("FANOUT_TENANTS"),
                     event_types: list("FANOUT_EVENT_TYPES"),
+                    pattern: variable("FANOUT_PATTERN"),
                 },
             }),
         };
+        let is_declared = declared.as_ref().is_some_and(|declared| declared.need.is_none());
+        if is_declared && variable("FANOUT_PATTERN").is_some() {
+            return Err(
+                "FANOUT_PATTERN is not for FANOUT_NEED=declared: the policy gives that subscription its pattern"
+                    .to_owned(),
+            );
+        }
         if declared.is_none() && called == Called::None {
             return Err(
                 "there is nothing to deliver: set FANOUT_SUBSCRIPTION, or FANOUT_CALLED_SUBSCRIPTIONS".to_owned(),
@@ -161,6 +169,7 @@ mod tests {
             ("FANOUT_SUBSCRIPTION", "invoicing"),
             ("FANOUT_NEED", "durable"),
             ("FANOUT_EVENT_TYPES", "invoice.*, refund.**"),
+            ("FANOUT_PATTERN", r#"{"data":{"amount":[5,6]}}"#),
             ("FANOUT_BATCH_SIZE", "50"),
         ]);
         let plan = plan.expect("legal");
@@ -171,6 +180,7 @@ mod tests {
             ("invoicing", Some(Need::Durable))
         );
         assert_eq!(declared.filter.event_types, ["invoice.*", "refund.**"]);
+        assert_eq!(declared.filter.pattern.as_deref(), Some(r#"{"data":{"amount":[5,6]}}"#));
         let all = read(&[("FANOUT_CALLED_SUBSCRIPTIONS", "*")]).expect("legal");
         assert!(all.called.has("late") && all.declared.is_none());
         let named = read(&[("FANOUT_CALLED_SUBSCRIPTIONS", "late,later")]).expect("legal");
@@ -214,6 +224,14 @@ mod tests {
                     ("FANOUT_FROM", "first"),
                 ][..],
                 "for a backfill alone",
+            ),
+            (
+                &[
+                    ("FANOUT_SUBSCRIPTION", "a"),
+                    ("FANOUT_NEED", "declared"),
+                    ("FANOUT_PATTERN", "{}"),
+                ][..],
+                "FANOUT_PATTERN",
             ),
             (
                 &[("FANOUT_CALLED_SUBSCRIPTIONS", "*"), ("FANOUT_BATCH_SIZE", "0")][..],

@@ -167,6 +167,7 @@ fn plan(need: Wanted) -> Plan {
             filter: Filter {
                 tenants: Vec::new(),
                 event_types: Vec::new(),
+                pattern: None,
             },
         }),
         called: Called::None,
@@ -324,6 +325,7 @@ fn what_the_component_subscribed_to_by_a_call_is_delivered_until_it_ends_it() {
         filter: Filter {
             tenants: Vec::new(),
             event_types: Vec::new(),
+            pattern: None,
         },
         made_by,
         state: SubscriptionState::Active,

@@ -88,7 +88,7 @@ records! {
     Problem { code, message }
     RefusalForNow { problem, retry_after_ms }
     Scheduled { due, duplicate }
-    Filter { tenants, event_types }
+    Filter { tenants, event_types, pattern }
     DeliveryOptions { filter, reach, batch_size, concurrency }
     LostEvents { first, last, count, exact, at }
     Subscription {

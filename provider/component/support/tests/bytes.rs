@@ -84,6 +84,7 @@ macro_rules! filter {
         $module::Filter {
             tenants: vec!["acme".into()],
             event_types: vec![],
+            pattern: Some(r#"{"data":{"amount":[5]}}"#.into()),
         }
     };
 }
