@@ -51,8 +51,11 @@ impl Story<'_> {
             "it was given {}, for which the bus read {read}: the server passed over what is no invoice",
             report.total()
         ));
-        self.checks
-            .equal("events that the rule is for, as analytics counted them", large, report.total());
+        self.checks.equal(
+            "events that the rule is for, as analytics counted them",
+            large,
+            report.total(),
+        );
         self.checks
             .equal("events that the bus read for the rule", invoices, read);
         self.rule_by_tenant(|tenant| report.of(tenant));
@@ -62,24 +65,33 @@ impl Story<'_> {
     /// What came after the rule was made: again those that it is for, and no others.
     pub(super) async fn rule_held_live(&mut self) -> Result<()> {
         let large = self.ledger.total(|account| account.large);
-        let report = until("the rule to be done with what came live", CATCH_UP_LIMIT, ASK_EVERY, async || {
-            let status = self.observer.subscription(RULE).await?;
-            let report = self.observer.report(RULE).await?;
-            // What it leaves out waits with the rest until it was read.
-            let is_done = (status.pending, status.in_flight, status.waiting_for_retry) == (Some(0), Some(0), Some(0));
-            Ok(if is_done && report.total() >= large {
-                Look::Found(report)
-            } else {
-                Look::NotYet(format!("{} of {large} counted", report.total()))
-            })
-        })
+        let report = until(
+            "the rule to be done with what came live",
+            CATCH_UP_LIMIT,
+            ASK_EVERY,
+            async || {
+                let status = self.observer.subscription(RULE).await?;
+                let report = self.observer.report(RULE).await?;
+                // What it leaves out waits with the rest until it was read.
+                let is_done =
+                    (status.pending, status.in_flight, status.waiting_for_retry) == (Some(0), Some(0), Some(0));
+                Ok(if is_done && report.total() >= large {
+                    Look::Found(report)
+                } else {
+                    Look::NotYet(format!("{} of {large} counted", report.total()))
+                })
+            },
+        )
         .await?;
         self.console.timed(format!(
             "by the rule on an amount analytics was given {} of them live",
             report.live
         ));
-        self.checks
-            .equal("events that the rule is for, live ones with them", large, report.total());
+        self.checks.equal(
+            "events that the rule is for, live ones with them",
+            large,
+            report.total(),
+        );
         self.rule_by_tenant(|tenant| report.of(tenant));
         Ok(())
     }
