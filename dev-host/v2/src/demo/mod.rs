@@ -25,6 +25,8 @@ mod poison;
 mod progress;
 #[path = "../../../src/demo/random.rs"]
 mod random;
+#[path = "../../../src/demo/rule.rs"]
+mod rule;
 #[path = "../../../src/demo/stream.rs"]
 mod stream;
 #[path = "../../../src/demo/stripe.rs"]
@@ -50,6 +52,8 @@ use crate::stack::Stack;
 
 /// The subscription that analytics makes.
 const BACKFILL: &str = "late";
+/// The one that it makes for a rule.
+const RULE: &str = "large-payments";
 
 /// The story and what it has at hand.
 struct Story<'a> {
@@ -149,7 +153,9 @@ async fn tell(demo: &Demo, stack: &mut Stack, console: &Console, secret: Secret)
     story.bus_killed(shares.bus).await?;
     story.host_killed(shares.host).await?;
     story.late_backfill().await?;
+    story.rule_on_an_amount().await?;
     story.poison(shares.live).await?;
+    story.rule_held_live().await?;
     story.verdict(demo, ready).await
 }
 
