@@ -20,4 +20,4 @@ pub use inbox::{Inbox, Trouble};
 pub use plan::{Called, Declared, Need, Plan};
 pub use runner::{Runner, Subscriber};
 #[cfg(target_family = "wasm")]
-pub use service::serve;
+pub use service::{Misconfigured, serve};

@@ -2,7 +2,8 @@
 //!
 //! Beside such a component in its workload, it serves both from its own environment, where a manifest puts settings, config maps
 //! and secrets (`config`, `configFrom`, `secretFrom`). A variable whose name begins with `secret.` is a secret, found by what
-//! follows; every other is a setting. It gives no setting that is a secret, and no secret but by its name.
+//! follows; every other is a setting, but for those of the bus's own components (`FANOUT_TOKEN` is one), which have the same
+//! environment where all of them were composed to one. It gives no setting that is a secret, and no secret but by its name.
 
 #![cfg(target_family = "wasm")]
 #![allow(unsafe_code, missing_docs, reason = "the generated bindings cross the boundary")]
@@ -18,6 +19,8 @@ wit_bindgen::generate!({
 
 /// Before the name of a secret.
 const SECRET: &str = "secret.";
+/// Before the name of a variable of the bus's own components.
+const OWN: &str = "FANOUT_";
 
 struct Environment;
 
@@ -25,15 +28,19 @@ export!(Environment);
 
 impl config::Guest for Environment {
     fn get(key: String) -> Result<Option<String>, config::Error> {
-        match key.starts_with(SECRET) {
-            true => Ok(None),
-            false => Ok(std::env::var(key).ok()),
+        match is_setting(&key) {
+            true => Ok(std::env::var(key).ok()),
+            false => Ok(None),
         }
     }
 
     fn get_all() -> Result<Vec<(String, String)>, config::Error> {
-        Ok(std::env::vars().filter(|(key, _)| !key.starts_with(SECRET)).collect())
+        Ok(std::env::vars().filter(|(key, _)| is_setting(key)).collect())
     }
+}
+
+fn is_setting(key: &str) -> bool {
+    !key.starts_with(SECRET) && !key.starts_with(OWN)
 }
 
 /// A secret that is not shown yet.

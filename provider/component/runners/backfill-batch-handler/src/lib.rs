@@ -4,7 +4,7 @@
 #![allow(unsafe_code, missing_docs, reason = "the generated bindings cross the boundary")]
 
 use fanout_component::types::{BackfillProgress, Delivery, Rejection};
-use fanout_runner::{Subscriber, serve};
+use fanout_runner::{Misconfigured, Subscriber, serve};
 
 wit_bindgen::generate!({
     inline: "
@@ -30,7 +30,8 @@ export!(Service);
 impl exports::wasi::cli::run::Guest for Service {
     /// Nothing is awaited: each call of the host is one that waits.
     async fn run() -> Result<(), ()> {
-        serve(Beside)
+        let Err(Misconfigured) = serve(Beside);
+        Err(())
     }
 }
 
