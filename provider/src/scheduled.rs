@@ -13,7 +13,7 @@ use futures::TryStreamExt as _;
 use tracing::{info, warn};
 
 use crate::bus::Bus;
-use crate::jetstream::{Mark, Scheduled, Store};
+use crate::jetstream::{InLog, Mark, Scheduled, Store};
 
 /// The longest and the shortest that an event is handed back for at once, where more is left.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -25,21 +25,35 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often the server says that it is there while nothing is due: a consumer that is gone says nothing.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the store still delivers all that waits.
+const LOST_EVERY: Duration = Duration::from_secs(30);
+
 /// Events that are looked at once.
 const AT_ONCE: usize = 64;
 
-/// Publishes what is due until it is dropped or the store fails.
+/// Publishes what is due until it is dropped, the store fails, or the consumer has to be made again.
 pub(crate) async fn publish_due(bus: &Bus, store: &Store) -> Result<(), async_nats::Error> {
     let due = store.due().await?;
     let messages = due.stream().max_messages_per_batch(256).heartbeat(HEARTBEAT);
     let messages = messages.messages().await?;
-    messages
+    let publish = messages
         .map_err(async_nats::Error::from)
         .try_for_each_concurrent(AT_ONCE, |message| async {
             look(bus, store, message).await;
             Ok(())
-        })
-        .await
+        });
+    let lost_one = async {
+        loop {
+            tokio::time::sleep(LOST_EVERY).await;
+            if store.passed_over().await?.is_some() {
+                return Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        ended = publish => ended,
+        ended = lost_one => ended,
+    }
 }
 
 /// Looks at one event and settles its message.
@@ -69,7 +83,7 @@ async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<AckKind,
     let left = scheduled.due.saturating_sub(store.now());
     if left > 0 {
         // The same event may be published at once meanwhile: then this one is that one. It was asked when it was scheduled.
-        if about.delivered == 1 || store.known_in_log(&attributes).await?.is_none() {
+        if about.delivered == 1 || !matches!(store.in_log(&attributes).await?, InLog::Held(_)) {
             let left = Duration::from_nanos(left.unsigned_abs());
             return Ok(AckKind::Nak(Some(left.min(look_every(store)))));
         }

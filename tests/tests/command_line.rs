@@ -83,6 +83,25 @@ error[unknown-setting]: setting \"colour\" is not known; known are: ";
     let parts: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, parts["parts"].as_array().unwrap().len()), (0, 9), "{out}");
 
+    let load = ["--rate", "1000", "--event-bytes", "2048", "--tenants", "50"];
+    let policy = cli.policy(POLICY);
+    let (code, out, _) = cli.run(&["--json", "size"], &policy, &load);
+    let size: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let all = |of: &str| {
+        let figures = size["figures"].as_array().unwrap().iter();
+        figures
+            .filter(|f| f["of"] == of)
+            .map(|f| f["amount"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert_eq!((code, size["disk_bytes"].as_u64()), (0, Some(all("disk"))), "{out}");
+    assert_eq!(size["memory_bytes"].as_u64(), Some(all("memory")));
+    let (code, out, _) = cli.run(&["size"], &policy, &load);
+    assert!(
+        code == 0 && out.contains("message ids") && out.contains("in all"),
+        "{out}"
+    );
+
     let (code, _, err) = cli.elsewhere("nats://127.0.0.1:1").run(&["status"], &policy, &[]);
     assert_eq!(code, 3);
     assert!(err.contains("nats://127.0.0.1:1"), "{err}");

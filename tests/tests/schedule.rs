@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use fanout_tests::publisher;
 use fanout_tests::types::{Cancellation, Event, PublishError, Scheduled};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually};
@@ -117,6 +118,36 @@ async fn what_waits_survives_the_store_and_the_provider() {
         .await
         .unwrap();
     assert_eq!(log.cached_info().state.messages, 20, "each is stored once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_consumer_of_the_store_has_lost_is_published_all_the_same() {
+    let bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let due = within(Duration::from_secs(3));
+    at(&ingress, &event("acme", "invoice.due", "lost"), due).await.unwrap();
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let later = js.get_stream("fanout_payments_scheduled").await.unwrap();
+    // What a server's disk was seen to hold after a kill: a consumer that counts the event as settled.
+    let config = pull::Config {
+        durable_name: Some("due".to_owned()),
+        deliver_policy: DeliverPolicy::New,
+        max_ack_pending: -1,
+        ..pull::Config::default()
+    };
+    eventually("the consumer has lost it", || async {
+        later.delete_consumer("due").await.ok()?;
+        later.create_consumer(config.clone()).await.ok()
+    })
+    .await;
+    eventually("it is published", || async {
+        (in_the_log(&bench).await == 1).then_some(())
+    })
+    .await;
+    eventually("and removed", || async {
+        (messages(&bench, "fanout_payments_scheduled").await? == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,6 +281,33 @@ async fn the_same_event_now_and_for_later_is_one() {
     })
     .await;
     assert_eq!(in_the_log(&bench).await, 3, "{:?}", invoicing.handled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_purged_from_the_log_is_published_when_it_is_due() {
+    let bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let log = js.get_stream("fanout_payments_log").await.unwrap();
+    let of = |id: &str| event("acme", "invoice.due", id);
+    ingress.publish(of("published")).await.unwrap();
+    at(&ingress, &of("scheduled"), 1).await.unwrap();
+    let in_log = async |n: u64| (in_the_log(&bench).await == n).then_some(());
+    eventually("both are in the log", || in_log(2)).await;
+    eventually("none waits", || async {
+        (messages(&bench, "fanout_payments_scheduled").await? == 0).then_some(())
+    })
+    .await;
+    for round in 1..=2 {
+        log.purge().await.unwrap();
+        // The log remembers both ids, and one has a mark that it was published.
+        for id in ["published", "scheduled"] {
+            let answer = at(&ingress, &of(id), within(Duration::from_secs(1))).await.unwrap();
+            assert!(!answer.duplicate, "{id}, purge {round}: it is not in the log");
+        }
+        eventually("both are there again", || in_log(2)).await;
+        assert!(at(&ingress, &of("published"), 1).await.unwrap().duplicate);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,8 @@ pub(crate) enum Verb {
     Check(Explain),
     /// Say what a policy makes in the store: each part, why it exists, which rule it keeps to, what it costs
     Explain(Explain),
+    /// Say what each server of a bus needs under a load: disk, memory, open files, with the formula of each figure
+    Size(Size),
     /// Show the steps that would bring a store to a policy, an empty one unless a server is named (--nats, --context, or
     /// their variables); changes nothing
     Plan(Store),
@@ -160,6 +162,21 @@ pub(crate) struct Explain {
     /// Bytes of an event's payload to count costs with
     #[arg(long, default_value_t = 1024)]
     pub(crate) event_bytes: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Size {
+    #[command(flatten)]
+    pub(crate) load: Explain,
+    /// Tenants that publish
+    #[arg(long, default_value_t = 100)]
+    pub(crate) tenants: u64,
+    /// Event types of each tenant
+    #[arg(long, default_value_t = 10)]
+    pub(crate) event_types: u64,
+    /// Connections to one server: instances of the bus, and other clients
+    #[arg(long, default_value_t = 10)]
+    pub(crate) connections: u64,
 }
 
 #[derive(Debug, clap::Args)]

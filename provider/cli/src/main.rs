@@ -62,6 +62,7 @@ async fn main() -> ExitCode {
     let done = match args.verb {
         Verb::Check(a) => policy::check(&a, args.json).await,
         Verb::Explain(a) => policy::explain(&a, args.json).await,
+        Verb::Size(a) => policy::size(&a, args.json).await,
         Verb::Plan(a) => policy::plan(&a, args.json).await,
         Verb::Apply(a) => policy::apply(&a, args.json).await,
         Verb::Status(a) => status::status(&a, args.json).await,

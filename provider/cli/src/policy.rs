@@ -1,4 +1,4 @@
-//! `check`, `explain`, `plan` and `apply`.
+//! `check`, `explain`, `size`, `plan` and `apply`.
 
 use anyhow::{Result, bail};
 use fanout_plan::account;
@@ -6,6 +6,7 @@ use fanout_plan::check::{self, Severity};
 use fanout_plan::cost::{Needs, cost, needs};
 use fanout_plan::explain::{Load, explain as explained, show_bytes};
 use fanout_plan::planner::{self, Asked, Observed};
+use fanout_plan::size::{self, Workload};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::{Policy, Problem};
 use fanout_provider::jetstream::Store;
@@ -14,7 +15,7 @@ use serde_json::json;
 
 use crate::args;
 use crate::bus::{self, Refused};
-use crate::terminal::{error_line, json_lines, printable, say};
+use crate::terminal::{error_line, json_lines, printable, say, table};
 
 /// What a verb looked at that needs no store.
 pub(crate) struct Looked {
@@ -113,6 +114,59 @@ fn consumers_too_many(policy: &Policy, observed: &Observed) -> Result<Vec<Proble
     let desired = planner::desired(policy, observed).map_err(Refused)?;
     let account = observed.account.as_ref();
     Ok(account.map_or_else(Vec::new, |account| account::consumers(policy, account, &desired)))
+}
+
+pub(crate) async fn size(args: &args::Size, json: bool) -> Result<()> {
+    let explain = &args.load;
+    let policy = bus::policy(&explain.store.policy.policy)?;
+    let looked = Looked::at(&explain.store, &policy).await?;
+    let desired = planner::desired(&policy, &looked.observed).map_err(Refused)?;
+    let workload = Workload {
+        load: Load {
+            events_per_second: explain.rate,
+            event_bytes: explain.event_bytes,
+        },
+        tenants: args.tenants,
+        event_types: args.event_types,
+        connections: args.connections,
+    };
+    let size = size::size(&policy, &desired, workload);
+    let totals = ["disk", "memory", "files"].map(|of| (of, size.total(of)));
+    if json {
+        let figures: Vec<_> = size
+            .figures
+            .iter()
+            .map(|f| json!({ "of": f.of, "what": f.what, "formula": f.formula, "amount": f.amount }))
+            .collect();
+        let [disk, memory, files] = totals.map(|(_, amount)| amount);
+        let shown = json!({
+            "bus": policy.bus, "servers": policy.retention.replicas, "figures": figures,
+            "disk_bytes": disk, "memory_bytes": memory, "files": files, "store": looked.servers(),
+        });
+        return say!("{}", json_lines(&shown));
+    }
+    let shown = |of: &str, amount: u64| match of {
+        "files" => amount.to_string(),
+        _ => show_bytes(amount),
+    };
+    let parts = size.figures.iter().filter(|f| f.amount > 0);
+    let parts = parts.map(|f| {
+        [
+            f.of.to_owned(),
+            f.what.clone(),
+            shown(f.of, f.amount),
+            f.formula.clone(),
+        ]
+    });
+    let all = totals.map(|(of, amount)| [of.to_owned(), "in all".to_owned(), shown(of, amount), String::new()]);
+    say!(
+        "each of {} servers of bus {} needs",
+        policy.retention.replicas,
+        policy.bus
+    )?;
+    say!("{}", table(["OF", "WHAT", "AMOUNT", "HOW"], 2..3, parts.chain(all)))?;
+    looked.tell();
+    Ok(())
 }
 
 pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::usage::SLOTS;
 use crate::{BusNames, Policy, TenantId};
 
 /// Bytes that nats-server 2.15 stores with each message besides its payload: record, subject, headers of an event.
-const STORED_WITH_A_MESSAGE: u64 = 350;
+pub(crate) const STORED_WITH_A_MESSAGE: u64 = 350;
 
 /// A rate to count costs with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

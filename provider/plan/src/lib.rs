@@ -47,6 +47,7 @@ pub mod rate;
 pub mod retry;
 pub mod sequence;
 mod setting;
+pub mod size;
 pub mod source;
 pub mod status;
 pub mod step;

@@ -48,6 +48,7 @@ pub(crate) use durability::Promise;
 pub use history::{AtSubscription, MOST_OF_ONE_ID};
 pub(crate) use leases::{Contender, Lease, Tenure};
 pub(crate) use marks::Mark;
+pub(crate) use moved::InLog;
 pub(crate) use publish::{Full, Outgoing, Sent, Stored, Unstored};
 pub(crate) use pull::{LISTENS_FOR, Sources, Taken};
 pub(crate) use redrive::Redrive;

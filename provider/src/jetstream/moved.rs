@@ -1,6 +1,7 @@
 //! What a change of the topology means for a publish: its tenant's events now go to another stream, which knows nothing
 //! of the ids that the earlier one has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::header;
@@ -12,6 +13,7 @@ use fanout_plan::{Attributes, Position, TenantId, envelope};
 use tokio::time::Instant;
 
 use super::Store;
+use super::publish::{Unstored, unstored};
 use super::refusal::{answer_in, there};
 use crate::clock::nanoseconds;
 
@@ -23,6 +25,17 @@ const NO_ROLLUP: &str = "none";
 
 /// When a stream that nothing listens for is asked again.
 const SOON: Duration = Duration::from_millis(5);
+
+/// What the log says of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InLog {
+    /// It holds the event.
+    Held(Position),
+    /// It remembers the event's id, and does not hold the event any more.
+    Gone,
+    /// It does not remember the id.
+    Unknown,
+}
 
 impl Store {
     /// Where an event was stored before its tenant's events went elsewhere, if it was; asked for as long as the earlier
@@ -44,15 +57,31 @@ impl Store {
         Ok(None)
     }
 
-    /// Where the log has an event, if it remembers its id.
-    pub(crate) async fn known_in_log(&self, attributes: &Attributes) -> Result<Option<Position>, PublishError> {
-        let (tenant, id) = (attributes.tenant(), envelope::message_id(attributes));
+    /// Whether the log has an event. It remembers ids longer than it holds what an operator purged, or a disk lost.
+    pub(crate) async fn in_log(&self, attributes: &Attributes) -> Result<InLog, Unstored> {
+        let mut id = envelope::message_id(attributes);
+        let mut known = InLog::Unknown;
+        for _ in 0..super::publish::TIMES_ANEW {
+            let Some(position) = self.known_in_log(attributes.tenant(), &id).await.map_err(unstored)? else {
+                return Ok(known);
+            };
+            let holds = self.holds(position).await;
+            if holds.map_err(|e| Unstored::Unverified(Arc::new(e)))? {
+                return Ok(InLog::Held(position));
+            }
+            known = InLog::Gone;
+            id = super::publish::id_after(attributes, position);
+        }
+        Ok(known)
+    }
+
+    async fn known_in_log(&self, tenant: &TenantId, id: &str) -> Result<Option<Position>, PublishError> {
         if let Some(partition) = self.layout.publish_to(tenant)
-            && let Some(offset) = self.stored_in(partition, &id).await?
+            && let Some(offset) = self.stored_in(partition, id).await?
         {
             return Ok(Some(Position::new(partition.number, offset)));
         }
-        self.stored_before(tenant, &id).await
+        self.stored_before(tenant, id).await
     }
 
     /// Where a partition's stream has an event, if it remembers its id.

@@ -15,11 +15,14 @@ use fanout_plan::envelope::EventKey;
 use fanout_plan::partition::Partition;
 use fanout_plan::{Attributes, TenantId, envelope};
 use futures::TryStreamExt as _;
+use tracing::warn;
 
 use super::headers::{header_bytes, text};
 use super::marks::Mark;
+use super::moved::InLog;
 use super::publish::{Outgoing, Unstored, unstored};
 use super::read::from_headers;
+use super::refusal::{found, there};
 use super::swap::RACES;
 use super::{Store, StoreError};
 use crate::clock;
@@ -101,16 +104,20 @@ impl Store {
     ) -> Result<Option<i64>, Unstored> {
         let unreadable = |e| Unstored::Unreadable(Arc::new(e));
         let key = EventKey::of(attributes);
-        let (marked, known) = tokio::join!(self.marked(attributes.tenant(), &key), self.known_in_log(attributes));
-        if let Some(marked) = marked
-            .map_err(unreadable)?
-            .filter(|m| m.was_published_lately(self.now()))
-        {
-            return Ok(Some(marked.due));
-        }
-        if let Some(position) = known.map_err(unstored)? {
-            let published_at = self.published_at(position).await.map_err(unreadable)?;
-            return Ok(Some(published_at.unwrap_or_else(clock::now)));
+        let (marked, in_log) = tokio::join!(self.marked(attributes.tenant(), &key), self.in_log(attributes));
+        match in_log? {
+            InLog::Held(position) => {
+                let published_at = self.published_at(position).await.map_err(unreadable)?;
+                return Ok(Some(published_at.unwrap_or_else(clock::now)));
+            }
+            // Whatever its mark says: it is published anew.
+            InLog::Gone => {}
+            InLog::Unknown => {
+                let marked = marked.map_err(unreadable)?;
+                if let Some(marked) = marked.filter(|m| m.was_published_lately(self.now())) {
+                    return Ok(Some(marked.due));
+                }
+            }
         }
         let subject = self.names.scheduled(attributes.tenant(), &key);
         let (mut headers, data) = event.into_parts();
@@ -217,8 +224,48 @@ impl Store {
             ..pull::Config::default()
         };
         let stream = self.stream(self.names.scheduled_stream()).await?;
-        let consumer = stream.get_or_create_consumer(CONSUMER, config).await;
-        consumer.map_err(StoreError::when("open the consumer of what is due"))
+        let open = || StoreError::when("open the consumer of what is due");
+        let consumer = stream
+            .get_or_create_consumer(CONSUMER, config.clone())
+            .await
+            .map_err(open())?;
+        let Some(passed) = self.passed_over().await? else {
+            return Ok(consumer);
+        };
+        warn!(
+            subject = passed.subject,
+            "the store would not deliver a scheduled event any more; its consumer is made again"
+        );
+        there(
+            stream.delete_consumer(CONSUMER).await,
+            "end the consumer of what is due",
+        )?;
+        stream.get_or_create_consumer(CONSUMER, config).await.map_err(open())
+    }
+
+    /// A scheduled event that the consumer counts as settled. What is settled was removed before, so the consumer has lost it:
+    /// after a full disk and a kill, the consumer's state on nats-server's disk can be ahead of what was acknowledged (2.15.1).
+    pub(crate) async fn passed_over(&self) -> Result<Option<Scheduled>, StoreError> {
+        const ACTION: &str = "look for scheduled events that are not delivered any more";
+        let stream = self.stream(self.names.scheduled_stream()).await?;
+        let info = stream.consumer_info(CONSUMER).await;
+        let Some(info) = there(info, ACTION)? else {
+            return Ok(None);
+        };
+        let all = self.names.scheduled_subjects();
+        let mut from = 1;
+        // Messages that Fanout did not write are settled and stay.
+        loop {
+            let next = stream.get_first_raw_message_by_subject(all.clone(), from).await;
+            let Some(m) = found(next, ACTION)?.filter(|m| m.sequence <= info.ack_floor.stream_sequence) else {
+                return Ok(None);
+            };
+            let stored = (m.sequence, m.time.unix_timestamp_nanos());
+            if let Some(passed) = Scheduled::read(&m.subject, stored, m.headers, m.payload) {
+                return Ok(Some(passed));
+            }
+            from = m.sequence + 1;
+        }
     }
 
     /// Whether an event is in the log since a time: for one whose publishing was cut short so long ago that the log

@@ -15,6 +15,7 @@ use fanout_plan::{Attributes, Position, envelope, letter};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Store, headers, read};
+pub(super) use repeated::{TIMES_ANEW, id_after};
 pub(super) use together::Together;
 pub(super) use unstored::unstored;
 pub(crate) use unstored::{Full, Unstored};

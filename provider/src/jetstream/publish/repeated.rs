@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use fanout_plan::partition::Keeps;
-use fanout_plan::{Attributes, Position};
+use fanout_plan::{Attributes, Position, envelope};
 use tracing::info;
 
 use super::{Outgoing, Sent, Store, Stored, Unstored};
@@ -15,13 +15,18 @@ use crate::jetstream::StoreError;
 use crate::jetstream::refusal::found;
 
 /// How often what is stored anew may be gone again.
-const TIMES: usize = 8;
+pub(in crate::jetstream) const TIMES_ANEW: usize = 8;
+
+/// The id of an event that is stored once more after its first copy has gone from a place.
+pub(in crate::jetstream) fn id_after(attributes: &Attributes, gone: Position) -> String {
+    format!("{}@{gone}", envelope::message_id(attributes))
+}
 
 impl Outgoing {
     /// The same, as it is stored once more after its first copy has gone from a place.
-    fn after(self, gone: Position) -> Self {
+    fn after(self, attributes: &Attributes, gone: Position) -> Self {
         Self {
-            id: format!("{}@{gone}", self.id),
+            id: id_after(attributes, gone),
             ..self
         }
     }
@@ -52,7 +57,7 @@ impl Store {
         mut stored: Stored,
         event: impl Fn() -> Result<Outgoing, Unstored>,
     ) -> Result<Stored, Unstored> {
-        for _ in 0..TIMES {
+        for _ in 0..TIMES_ANEW {
             let there = self.holds(stored.position).await;
             if !stored.duplicate || there.map_err(|e| Unstored::Unverified(Arc::new(e)))? {
                 return Ok(stored);
@@ -63,14 +68,16 @@ impl Store {
                 gone = %stored.position,
                 "an event that the log remembers and does not hold any more is stored anew"
             );
-            let sent = self.send(attributes, event()?.after(stored.position)).await?;
+            let sent = self
+                .send(attributes, event()?.after(attributes, stored.position))
+                .await?;
             stored = sent.stored().await?;
         }
         Ok(stored)
     }
 
     /// Whether the log holds an event that was stored at a place; what a work queue delivered may be gone.
-    async fn holds(&self, position: Position) -> Result<bool, StoreError> {
+    pub(in crate::jetstream) async fn holds(&self, position: Position) -> Result<bool, StoreError> {
         let partition = self.layout.partitions.get(&position.partition);
         if partition.is_some_and(|p| p.keeps == Keeps::WorkQueue) {
             return Ok(true);
