@@ -1,4 +1,4 @@
-//! The project's own commands: demo, test, fuzz, bench, findings, campaign, tidy, advisories.
+//! The project's own commands: demo, test, fuzz, bench, findings, campaign, guards, tidy, advisories.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
@@ -11,6 +11,7 @@ mod campaign;
 mod demo;
 mod findings;
 mod fuzz;
+mod guards;
 mod host;
 mod layers;
 mod licences;
@@ -58,6 +59,8 @@ enum Command {
     /// Run a bus under random faults, and hold what happened to its promises
     #[command(disable_help_flag = true)]
     Campaign(campaign::Campaign),
+    /// Switch guards of the bus off, and see that the fault campaign's checker finds each
+    Guards(guards::Guards),
     /// Format, lint, and check the licences of all dependencies and the advisories about them
     Tidy(tidy::Tidy),
     /// Hold all dependencies against security advisories
@@ -90,6 +93,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
         Command::Bench(bench) => bench.run(&workspace, runner),
         Command::Findings(findings) => findings.run(&workspace, runner),
         Command::Campaign(campaign) => campaign.run(&workspace, runner),
+        Command::Guards(guards) => guards.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),
         Command::Advisories(update) => update.run(&workspace, runner),
     }

@@ -73,6 +73,11 @@ impl Workspace {
         self.target.join("fuzz")
     }
 
+    /// The bus with guards that can be switched off.
+    pub(crate) fn guards(&self) -> PathBuf {
+        self.target.join("guards")
+    }
+
     /// Where benches leave their raw samples.
     pub(crate) fn samples(&self) -> PathBuf {
         self.target.join("bench")

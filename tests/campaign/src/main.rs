@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
-use fanout_campaign_checker::history::Durability;
+use fanout_campaign_checker::history::{Durability, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::disk::Disk;
@@ -52,6 +52,9 @@ struct Args {
     /// What a receipt proves
     #[arg(long, default_value = "acknowledged")]
     durability: Proves,
+    /// What keeps its order; without it the seed decides
+    #[arg(long)]
+    ordering: Option<Kept>,
     /// Steps of a round; one in four has two faults at once
     #[arg(long, default_value_t = 20)]
     steps: usize,
@@ -77,6 +80,13 @@ struct Args {
 enum Proves {
     Acknowledged,
     OnDisk,
+}
+
+/// As a policy writes it.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kept {
+    None,
+    Key,
 }
 
 fn parse_replicas(text: &str) -> Result<usize, String> {
@@ -159,7 +169,15 @@ async fn run(args: Args) -> Result<bool> {
     for seed in first.. {
         let schedule = match &args.replay {
             Some(file) => Schedule::read(file)?,
-            None => Schedule::decide(seed, args.steps, &kinds, (args.replicas, durability)),
+            None => {
+                let mut decided = Schedule::decide(seed, args.steps, &kinds, (args.replicas, durability));
+                match args.ordering {
+                    None => {}
+                    Some(Kept::None) => decided.ordering = Ordering::None,
+                    Some(Kept::Key) => decided.ordering = Ordering::Key,
+                }
+                decided
+            }
         };
         if !one(&args, &schedule, means).await? {
             return Ok(false);
