@@ -21,9 +21,15 @@ pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, CodecError>;
 #[derive(Clone)]
 pub(crate) struct Http {
     routes: Arc<dyn Routes>,
-    open: Arc<dyn Fn(&Method, &Uri) -> bool + Send + Sync>,
-    beside: Arc<dyn Fn(&HeaderMap) -> Headers + Send + Sync>,
+    open: Arc<IsOpen>,
+    beside: Arc<Beside>,
 }
+
+/// Whether a request needs no caller.
+type IsOpen = dyn Fn(&Method, &Uri) -> bool + Send + Sync;
+
+/// What stands beside the headers of a response, by those of its request.
+type Beside = dyn Fn(&HeaderMap) -> Headers + Send + Sync;
 
 /// Headers of a response.
 type Headers = Vec<(HeaderName, HeaderValue)>;
