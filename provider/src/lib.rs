@@ -4,6 +4,7 @@
 //! - `link`: what the host says of links.
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
 //! - `quota`: whether a tenant may publish. `later`: events that are published when they are due.
+//! - `telemetry`: what is counted and shown of all that.
 //! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `contract`: the contract's functions.
 //!
 //! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
@@ -21,13 +22,13 @@ mod inbox;
 pub mod jetstream;
 mod link;
 mod listeners;
-mod metrics;
 mod provider;
 mod quota;
 mod running_bus;
 mod scheduled;
 mod serve;
 mod status;
+mod telemetry;
 mod view;
 mod wanted;
 mod watchdog;
@@ -35,3 +36,4 @@ mod watchdog;
 pub use contract::{Share, TailLimits};
 pub use provider::run;
 pub use serve::{ServeError, Server, serve};
+pub use telemetry::{log_as_json, log_to_standard_error};

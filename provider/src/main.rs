@@ -2,8 +2,6 @@
 
 use std::io::Write as _;
 
-use tracing_subscriber::EnvFilter;
-
 const HELP: &str = "\
 The capability provider of a Fanout bus. A wasmCloud host starts it and gives it its data on standard input: name it in
 a manifest. `fanout serve` runs a bus without a host.
@@ -21,14 +19,9 @@ fn main() -> anyhow::Result<()> {
         drop(std::io::stdout().write_all(said.as_bytes()));
         return Ok(());
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        // It would panic where standard error is closed.
-        .log_internal_errors(false)
-        .init();
+    // A host passes no variable but its own on, and says it with its data.
+    fanout_provider::log_as_json(std::env::var("FANOUT_LOG").is_ok_and(|form| form == "json"));
+    fanout_provider::log_to_standard_error();
     let runtime = tokio::runtime::Runtime::new()?;
     let ended = runtime.block_on(fanout_provider::run());
     // A name that is being resolved, which can't be called off, must not keep the process there.

@@ -17,8 +17,9 @@ use crate::edge::Edge;
 use crate::link::LinkSink;
 use crate::listeners::CantListen;
 use crate::running_bus::{self, DRAIN, RunningBus};
+use crate::telemetry::Export;
 use crate::watchdog::Watchdog;
-use crate::{contract, link, status};
+use crate::{contract, link, status, telemetry};
 
 /// Runs the provider until its host stops it, is gone, or the process is told to end, be it while it starts.
 ///
@@ -35,7 +36,8 @@ pub async fn run() -> anyhow::Result<()> {
         () = watchdog.ends() => {}
     }
     let nats = provider.nats.clone();
-    running_bus::stop_in_order(provider.stop(), &nats, &mut watchdog).await;
+    let export = std::mem::take(&mut provider.export);
+    running_bus::stop_in_order(provider.stop(), export, &nats, &mut watchdog).await;
     Ok(())
 }
 
@@ -58,6 +60,7 @@ struct Provider {
     control: HostControl,
     server: Server,
     role: Role,
+    export: Export,
     links: [JoinHandle<()>; 2],
 }
 
@@ -65,6 +68,10 @@ impl Provider {
     async fn start() -> anyhow::Result<Self> {
         raise_open_files();
         let host = host_data().await?;
+        if host.structured_logging {
+            telemetry::log_as_json(true);
+        }
+        let mut export = Export::begin(Some(&host.otel_config));
         let config: Settings = host.config.clone().into_iter().collect();
         let options = Options {
             inbox_prefixes: inbox_prefixes(&host.provider_key, &config)?,
@@ -113,6 +120,10 @@ impl Provider {
         server.serve(&service).await.context("serve on the lattice")?;
         // Whoever is told how it is doing may call it.
         role.serve_status(&lattice).await.context("serve the status")?;
+        match &role {
+            Role::Bus(running) => export.push(running.bus.clone()),
+            Role::Edge(edge, _) => export.push(edge.clone()),
+        }
         control.serving();
         info!(
             provider = host.provider_key,
@@ -125,6 +136,7 @@ impl Provider {
             control,
             server,
             role,
+            export,
             links,
         })
     }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::bus::Bus;
 use crate::contract::{self, Origins, TailLimits};
 use crate::listeners::{CantListen, Listeners};
+use crate::telemetry::Export;
 use crate::watchdog::Watchdog;
 
 /// How long calls and deliveries under way may take when the bus is asked to stop.
@@ -100,6 +101,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Ends in order, unless a second signal says that there is no time for it.
 pub(crate) async fn stop_in_order(
     stopping: impl Future<Output = ()>,
+    export: Export,
     nats: &async_nats::Client,
     watchdog: &mut Watchdog,
 ) {
@@ -108,6 +110,7 @@ pub(crate) async fn stop_in_order(
         if !matches!(tokio::time::timeout(FLUSH, nats.flush()).await, Ok(Ok(()))) {
             warn!("the store is away: what was settled last comes again");
         }
+        export.stop().await;
     };
     tokio::select! {
         () = stopping => info!("stopped"),

@@ -15,6 +15,7 @@ use crate::jetstream::{Store, StoreError};
 use crate::listeners::CantListen;
 use crate::running_bus::{RunningBus, inbox_prefixes, stop_in_order};
 use crate::status;
+use crate::telemetry::Export;
 use crate::watchdog::Watchdog;
 
 /// The lattice's name in what is only for lattices, such as the subject of the status.
@@ -70,10 +71,12 @@ pub enum ServeError {
 pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Result<(), ServeError> {
     let mut watchdog = Watchdog::of_signals().map_err(ServeError::Signals)?;
     let mut changed = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
+    let mut export = Export::begin(None);
     let Serving { nats, bus, mut running } = tokio::select! {
         started = start(&server) => started?,
         () = watchdog.ends() => return Ok(()),
     };
+    export.push(bus.clone());
     ready(bus.provider(), &running.endpoints());
     loop {
         tokio::select! {
@@ -94,7 +97,7 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
             },
         }
     }
-    stop_in_order(running.stop(), &nats, &mut watchdog).await;
+    stop_in_order(running.stop(), export, &nats, &mut watchdog).await;
     Ok(())
 }
 

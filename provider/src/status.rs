@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use async_nats::Subscriber;
 use bytes::Bytes;
 use fanout_plan::status::{
-    BusStatus, InstanceCounts, LinkStatus, OrphanedLetters, Outcome, OutcomeState, State, SubscriptionStatus, Timestamp,
+    BusStatus, InstanceCounts, LinkStatus, OrphanedLetters, Outcome, OutcomeState, State, SubscriptionStatus,
 };
 use fanout_plan::step::Part;
 use fanout_plan::subscription::{Reach, Registered};
@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::bus::Bus;
 use crate::link::LinkKey;
-use crate::metrics;
+use crate::telemetry::{self, Format, Snapshot};
 use crate::view::{LinkOutcome, View};
 
 /// Requests that are answered with one document.
@@ -65,16 +65,14 @@ pub(crate) async fn read(view: &View, registered: &Registered) -> SubscriptionSt
 
 /// Answers on `fanout.{lattice}.{provider}.status` and `.metrics` until the connection ends.
 pub(crate) async fn serve(lattice: &Lattice, bus: Bus) -> Result<(), async_nats::SubscribeError> {
-    for (what, render) in [
-        ("status", as_json as fn(&BusStatus) -> String),
-        ("metrics", |status| metrics::render(status, Timestamp::now())),
-    ] {
+    for what in ["status", "metrics"] {
         let subject = format!("fanout.{}.{}.{what}", bus.lattice_name(), bus.provider());
         // One instance answers; each sees the same store, links and registry.
         let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
         let (lattice, bus) = (lattice.clone(), bus.clone());
-        tokio::spawn(answer(lattice, requests, what, async move || {
-            render(&document(&bus).await)
+        tokio::spawn(answer(lattice, requests, what, async move || match what {
+            "metrics" => telemetry::render(&Snapshot::of(&bus).await, Format::Prometheus),
+            _ => as_json(&document(&bus).await),
         }));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use fanout_transport::testing::{NatsServer, NatsSettings};
-use wasmcloud_core::{HostData, InterfaceLinkDefinition};
+use wasmcloud_core::{HostData, InterfaceLinkDefinition, OtelConfig};
 
 use crate::nemesis::{self, Proxy};
 use crate::{BusStatus, Component, OutcomeState, Provider, SubscriptionStatus};
@@ -119,6 +119,7 @@ pub struct Bench {
     /// Where instances that are started from now on connect to.
     server: String,
     folder: tempfile::TempDir,
+    otel: OtelConfig,
     /// Servers beside the first that no test touches.
     _others: Vec<NatsServer>,
 }
@@ -185,6 +186,7 @@ impl Bench {
             providers: Vec::new(),
             config,
             links: links.to_vec(),
+            otel: OtelConfig::default(),
             _others: Vec::new(),
             folder: tempfile::tempdir().expect("there is room for logs"),
             server: nats.url(),
@@ -278,8 +280,14 @@ impl Bench {
         self.client.flush().await.expect("the server takes it");
     }
 
+    /// Instances that are started from now on export what they do.
+    pub fn watch(&mut self, otel: OtelConfig) {
+        self.otel = otel;
+    }
+
     fn host_data(&self) -> HostData {
         HostData {
+            otel_config: self.otel.clone(),
             host_id: "test-host".into(),
             lattice_rpc_prefix: "default".into(),
             lattice_rpc_url: self.server.clone(),

@@ -5,6 +5,7 @@
 
 mod bench;
 mod cli;
+pub mod collector;
 mod component;
 mod dev_host;
 mod edge;

@@ -50,6 +50,17 @@ impl Served {
         Self::start_by(Command::new(beside_the_tests("fanout")), nats, policy, args)
     }
 
+    /// The same, with variables.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start_with(variables: &[(&str, &str)], nats: &str, policy: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(beside_the_tests("fanout"));
+        command.envs(variables.iter().copied());
+        Self::start_by(command, nats, policy, args)
+    }
+
     /// The same, where the store may be away.
     ///
     /// # Errors

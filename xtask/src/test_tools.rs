@@ -1,10 +1,11 @@
 //! What only tests run: Node, which runs the consumer in TypeScript as it is, and schemathesis, which tries what the server
-//! says of itself over HTTP; and the stock host of wasmCloud v2.
+//! says of itself over HTTP; the stock host of wasmCloud v2; and what other people read metrics with: the Python package
+//! prometheus-client, and promtool.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
 use crate::nats::on_path;
 use crate::pypi::{self, Package};
@@ -16,6 +17,11 @@ use crate::workspace::Workspace;
 const NODE_VARIABLE: &str = "FANOUT_NODE";
 /// The variable that names the folder with the Python package `schemathesis` and what it needs.
 const SCHEMATHESIS_VARIABLE: &str = "FANOUT_SCHEMATHESIS";
+
+/// The variable that names the folder with the Python package `prometheus-client`.
+const PROMETHEUS_CLIENT_VARIABLE: &str = "FANOUT_PROMETHEUS_CLIENT";
+/// The variable that names a promtool.
+const PROMTOOL_VARIABLE: &str = "FANOUT_PROMTOOL";
 
 /// The oldest Node that takes the types out of TypeScript by itself.
 const OLDEST_NODE: (u64, u64) = (22, 18);
@@ -34,12 +40,21 @@ const SCHEMATHESIS: Package = Package {
     or_else: "install the Python package schemathesis, and name its folder in FANOUT_SCHEMATHESIS",
 };
 
+const PROMETHEUS_CLIENT: Package = Package {
+    name: "prometheus-client",
+    version: "0.26.0",
+    has_dependencies: false,
+    or_else: "install the Python package prometheus-client, and name its folder in FANOUT_PROMETHEUS_CLIENT",
+};
+
 /// What was found or installed.
 #[derive(Debug)]
 pub(crate) struct TestTools {
     node: PathBuf,
     schemathesis: PathBuf,
     wash: PathBuf,
+    prometheus_client: PathBuf,
+    promtool: PathBuf,
 }
 
 impl TestTools {
@@ -62,10 +77,23 @@ impl TestTools {
             None => installed(SCHEMATHESIS)?,
         };
         let wash = wash::find(workspace, runner)?;
+        let prometheus_client = match std::env::var_os(PROMETHEUS_CLIENT_VARIABLE) {
+            Some(named) => PathBuf::from(named),
+            None => installed(PROMETHEUS_CLIENT)?,
+        };
+        let promtool = match std::env::var_os(PROMTOOL_VARIABLE) {
+            Some(named) => PathBuf::from(named),
+            None => match on_path("promtool") {
+                Some(found) => found,
+                None => promtool(&workspace.tools().join("promtool"), runner)?,
+            },
+        };
         Ok(Self {
             node,
             schemathesis,
             wash,
+            prometheus_client,
+            promtool,
         })
     }
 
@@ -74,7 +102,44 @@ impl TestTools {
         command
             .env(NODE_VARIABLE, &self.node)
             .env(SCHEMATHESIS_VARIABLE, &self.schemathesis)
-            .env(wash::VARIABLE, &self.wash);
+            .env(wash::VARIABLE, &self.wash)
+            .env(PROMETHEUS_CLIENT_VARIABLE, &self.prometheus_client)
+            .env(PROMTOOL_VARIABLE, &self.promtool);
+    }
+}
+
+/// promtool out of Debian's package `prometheus`, unpacked below a folder and not installed.
+fn promtool(folder: &Path, runner: &Runner) -> Result<PathBuf> {
+    let promtool = folder.join("usr/bin/promtool");
+    if promtool.is_file() {
+        return Ok(promtool);
+    }
+    let or_else = "put promtool (Debian's package `prometheus`) on the PATH, or name it in FANOUT_PROMTOOL";
+    if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
+        bail!("there is no promtool: {or_else}");
+    }
+    runner.step(format!(
+        "unpacking promtool from Debian's package prometheus into {}",
+        folder.display()
+    ));
+    std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    let mut download = Command::new("apt-get");
+    download.args(["--quiet", "download", "prometheus"]).current_dir(folder);
+    runner
+        .run(&mut download)
+        .with_context(|| format!("apt-get could not download it: {or_else}"))?;
+    let files = std::fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?;
+    let package = files
+        .flatten()
+        .map(|file| file.path())
+        .find(|path| path.extension().is_some_and(|e| e == "deb"));
+    let package = package.with_context(|| format!("apt-get left no package: {or_else}"))?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--extract").arg(&package).arg(folder);
+    runner.run(&mut unpack)?;
+    match promtool.is_file() {
+        true => Ok(promtool),
+        false => bail!("{} holds no promtool: {or_else}", package.display()),
     }
 }
 

@@ -336,8 +336,20 @@ pub(crate) enum DeadLetterVerb {
     },
 }
 
+/// What the log's lines are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// An object a line, with the names that spans have
+    Json,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
+    /// What the log's lines are; what is logged says RUST_LOG
+    #[arg(long, value_name = "FORMAT", env = "FANOUT_LOG", default_value = "text")]
+    pub(crate) log: LogFormat,
     /// The policy, as TOML; read again on SIGHUP
     #[arg(long)]
     pub(crate) policy: PathBuf,

@@ -3,20 +3,13 @@
 use anyhow::Result;
 use fanout_plan::listen::{Listening, TlsFiles};
 use fanout_provider::{ServeError, Server, TailLimits};
-use tracing_subscriber::EnvFilter;
 
 use crate::terminal::{json_line, say};
 use crate::{args, bus};
 
 pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        // It would panic where standard error is closed.
-        .log_internal_errors(false)
-        .init();
+    fanout_provider::log_as_json(args.log == args::LogFormat::Json);
+    fanout_provider::log_to_standard_error();
     let connection = args.nats.connection()?;
     let shown = connection.access.shown();
     let tls = args.tls_certificate.clone().zip(args.tls_key.clone());

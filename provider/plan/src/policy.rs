@@ -16,7 +16,7 @@ use crate::{BusName, BusNames, JetStreamApi, Problem, SubjectTemplate, Subscript
 
 pub(crate) use sections::MAX_COUNT;
 pub use sections::{
-    DEFAULT_CONCURRENCY, Deduplication, Delivery, MAX_IN_FLIGHT, Publishing, Retention, Retries, Sizes,
+    DEFAULT_CONCURRENCY, Deduplication, Delivery, MAX_IN_FLIGHT, Publishing, Retention, Retries, Sizes, Telemetry,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -161,6 +161,8 @@ pub struct Policy {
     pub delivery: Delivery,
     /// How events are stored.
     pub publish: Publishing,
+    /// What metrics and traces show.
+    pub telemetry: Telemetry,
     /// Who may do what, beyond the lattice.
     pub callers: Callers,
     /// Settings whose change may lose stored events.
@@ -226,6 +228,7 @@ impl Policy {
                 ..self.delivery
             },
             publish: other.publish,
+            telemetry: other.telemetry.clone(),
             callers: other.callers.clone(),
             allow_loss: other.allow_loss.clone(),
             named_bounds: other.named_bounds.clone(),
@@ -276,6 +279,7 @@ impl Policy {
         let jetstream = jetstream(&mut r);
         let delivery = Delivery::read(&mut r);
         let publish = Publishing::read(&mut r);
+        let telemetry = Telemetry::read(&mut r);
         let subscriptions = declared::read(&mut r, shape);
         if shape == Shape::WorkQueue && queue_delivery == QueueDelivery::AtLeastOnce {
             r.conflict(
@@ -321,6 +325,7 @@ impl Policy {
             jetstream,
             delivery,
             publish,
+            telemetry,
             callers,
             allow_loss,
             named_bounds: BOUNDS.into_iter().filter(|b| settings.contains_key(*b)).collect(),

@@ -155,6 +155,8 @@ codes! {
     RetentionGapNear = "retention-gap-near",
     /// Events that may be delivered behind later ones of their key: the last instance did not nak them in time.
     OrderNotKept = "order-not-kept",
+    /// A subscriber refused an event.
+    Rejected = "rejected",
     /// The store of retries has no room: refused events stay in flight.
     RetriesFull = "retries-full",
     /// A dead letter can't be given to its subscription again.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use fanout_plan::layout;
 use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
@@ -19,6 +20,8 @@ use crate::clock;
 use crate::contract::Subscriber;
 use crate::delivery::{Context, Health};
 use crate::jetstream::{Promise, Store, StoreError};
+use crate::telemetry::instruments::{Reconciled, StoreOperation};
+use crate::telemetry::{INSTRUMENTS, spans};
 use crate::view::View;
 use crate::wanted::{detached, key_of, read_links};
 
@@ -71,8 +74,17 @@ impl Bus {
     pub(super) async fn reconcile(&self, runs: &mut Runs) -> Result<(), StoreError> {
         let _planning = self.0.planning.lock().await;
         let batch = self.0.requests.take();
+        let (began, mut span) = (Instant::now(), spans::reconciling());
         match self.reconcile_for(runs, &batch).await {
             Ok(refused) => {
+                INSTRUMENTS.reconciled(
+                    if self.is_whole() {
+                        Reconciled::Done
+                    } else {
+                        Reconciled::Incomplete
+                    },
+                    began,
+                );
                 batch.answer(|i| refused.subscriptions.get(&i).cloned(), refused.place.as_ref());
                 // Nobody waits for it.
                 if let Some(store) = &self.view().store {
@@ -81,6 +93,10 @@ impl Bus {
                 Ok(())
             }
             Err(error) => {
+                INSTRUMENTS.reconciled(Reconciled::Failed, began);
+                if let Some(span) = &mut span {
+                    span.0.fail(Code::StoreUnavailable.as_str(), &error.to_string());
+                }
                 batch.fail(&Problem::new(Code::StoreUnavailable, format!("{error}: try again")));
                 Err(error)
             }
@@ -241,7 +257,9 @@ impl Bus {
     /// When the store is away; or with the problems of a policy that can't be had as a whole.
     async fn bring(&self, store: &Store, change: Change<'_>, whole: bool) -> Result<Brought, StoreError> {
         for race in 0..=RACES {
+            let began = Instant::now();
             let observed = store.observe_knowing(&change.before.registry).await?;
+            INSTRUMENTS.store(StoreOperation::Observe).since(began);
             // Once this policy was in force, only another instance's can have changed the partitions: two that took
             // turns would change them for ever.
             let theirs = observed.topology.layout();

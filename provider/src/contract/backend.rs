@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanout_plan::Problem;
 use fanout_plan::authority::{Identity, TokenHash};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Subscription};
+use fanout_plan::{Policy, Problem};
 use fanout_transport::Caller;
 
 use super::guard::Interface;
@@ -43,6 +43,11 @@ pub(super) trait Rights: Send + Sync {
 
     /// Whether a token is that of a caller.
     fn knows_token(&self, token: &TokenHash) -> bool;
+
+    /// The policy, where the bus is kept here.
+    fn policy(&self) -> Option<&Policy> {
+        None
+    }
 
     /// What came of every link.
     fn links(&self) -> &BTreeMap<LinkKey, LinkOutcome>;

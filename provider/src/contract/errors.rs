@@ -92,6 +92,39 @@ pub(super) fn publish_problem(e: &mut PublishError) -> &mut wit::Problem {
     }
 }
 
+/// The problem of an error that is looked at.
+pub(super) fn publish_error(e: &PublishError) -> &wit::Problem {
+    match e {
+        PublishError::InvalidEvent(p)
+        | PublishError::NotPermitted(p)
+        | PublishError::TooLarge(p)
+        | PublishError::StoreFull(p)
+        | PublishError::Unavailable(p)
+        | PublishError::OutcomeUnknown(p) => p,
+        PublishError::QuotaExceeded(refusal) => &refusal.problem,
+    }
+}
+
+/// The same of a fetch.
+pub(super) fn inbox_error(e: &InboxError) -> &wit::Problem {
+    match e {
+        InboxError::InvalidRequest(p)
+        | InboxError::NotPermitted(p)
+        | InboxError::UnknownSubscription(p)
+        | InboxError::Unavailable(p) => p,
+    }
+}
+
+/// The same of a settlement.
+pub(super) fn settle_error(e: &SettleError) -> &wit::Problem {
+    match e {
+        SettleError::InvalidToken(p)
+        | SettleError::LeaseExpired(p)
+        | SettleError::NotPermitted(p)
+        | SettleError::Unavailable(p) => p,
+    }
+}
+
 /// A quota's answer.
 pub(super) fn not_admitted(quotas: &Quotas, tenant: &TenantId, id: &str, e: &NotAdmitted) -> PublishError {
     let say = |code, advice: &str| {

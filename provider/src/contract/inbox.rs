@@ -19,6 +19,7 @@ use super::convert::problem;
 use super::errors::{inbox_refusal, settle_problem, settle_refusal};
 use super::exports::Exports;
 use super::guard::{Interface, again, granted, may, of_each, once};
+use super::sending::Receiving;
 use super::shapes::SETTLEMENTS;
 use crate::inbox::{Ask, DEFAULT_BYTES, MAX_BYTES, MAX_WAITING, Seal, Waits};
 
@@ -134,7 +135,10 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
             max_bytes,
             wait: Duration::from_millis(wait_ms.into()).min(B::LONGEST_WAIT),
         };
-        Ok(self.fetch_for(&caller, &subscription, ask).await)
+        let receiving = Receiving::fetch(&self.backend, &caller, &subscription);
+        let fetched = self.fetch_for(&caller, &subscription, ask).await;
+        receiving.fetched(&fetched);
+        Ok(fetched)
     }
 
     async fn settle(
@@ -146,10 +150,13 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
             Ok(()) => self.backend.seal().await,
             Err(p) => Err(p),
         };
-        Ok(match seal {
+        let receiving = Receiving::settle(&self.backend, &caller, settlements.len());
+        let settled = match seal {
             Ok(seal) => self.settle_for(&caller, &seal, settlements).await,
             Err(p) => of_each(settlements.len(), |said_before| settle_refusal(again(&p, said_before))),
-        })
+        };
+        receiving.settled(&settled);
+        Ok(settled)
     }
 }
 

@@ -18,6 +18,7 @@ mod inbox;
 mod local;
 mod publisher;
 mod remote;
+mod sending;
 mod shapes;
 mod status;
 mod subscriber;

@@ -14,6 +14,7 @@ use super::convert::{problem, raw_event};
 use super::errors::{publish_problem, publish_refusal};
 use super::exports::Exports;
 use super::guard::{Interface, granted, once};
+use super::sending::Sending;
 use super::shapes::{EVENT, SOME_EVENTS};
 use crate::clock;
 
@@ -84,20 +85,24 @@ pub(super) fn shape(func: &str) -> Option<&'static Shape> {
 impl<B: Backend> Handler<Caller> for Exports<B> {
     async fn publish_tenant_event(
         &self,
-        caller: Caller,
+        mut caller: Caller,
         event: Event,
     ) -> anyhow::Result<Result<Receipt, PublishError>> {
-        Ok(match self.permitted(&caller, event) {
+        let sending = Sending::begin(&self.backend, &mut caller, std::slice::from_ref(&event));
+        let result = match self.permitted(&caller, event) {
             Ok(event) => self.backend.publish(&caller, event).await,
             Err(e) => Err(e),
-        })
+        };
+        sending.sent(std::slice::from_ref(&result));
+        Ok(result)
     }
 
     async fn publish_tenant_events(
         &self,
-        caller: Caller,
+        mut caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Vec<Result<Receipt, PublishError>>> {
+        let sending = Sending::begin(&self.backend, &mut caller, &events);
         let mut permitted = Vec::with_capacity(events.len());
         let mut refused = Vec::with_capacity(events.len());
         for event in events {
@@ -116,33 +121,40 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
             .into_iter()
             .filter_map(|refused| refused.map(Err).or_else(|| stored.next()))
             .collect();
+        sending.sent(&results);
         once(&mut results, publish_problem);
         Ok(results)
     }
 
     async fn publish_tenant_events_together(
         &self,
-        caller: Caller,
+        mut caller: Caller,
         events: Vec<Event>,
     ) -> anyhow::Result<Result<Vec<Receipt>, PublishError>> {
+        let (sending, count) = (Sending::begin(&self.backend, &mut caller, &events), events.len());
         let permitted: Result<Vec<_>, _> = events.into_iter().map(|event| self.permitted(&caller, event)).collect();
-        Ok(match permitted {
+        let result = match permitted {
             Ok(events) => self.backend.publish_together(&caller, events).await,
             Err(e) => Err(e),
-        })
+        };
+        sending.sent_together(count, &result);
+        Ok(result)
     }
 
     async fn publish_tenant_event_at(
         &self,
-        caller: Caller,
+        mut caller: Caller,
         event: Event,
         at: i64,
     ) -> anyhow::Result<Result<Scheduled, PublishError>> {
+        let sending = Sending::begin(&self.backend, &mut caller, std::slice::from_ref(&event));
         let permitted = within_reach(&event, at).and_then(|()| self.permitted(&caller, event));
-        Ok(match permitted {
+        let result = match permitted {
             Ok(event) => self.backend.schedule(&caller, event, at).await,
             Err(e) => Err(e),
-        })
+        };
+        sending.scheduled(&result);
+        Ok(result)
     }
 
     async fn cancel_scheduled(

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
+use crate::telemetry::Histogram;
 
 /// The first wait before an unreachable subscriber is tried again; doubled each time up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -38,6 +39,10 @@ pub(crate) struct Health {
     pub(crate) left_out: AtomicU64,
     /// Events of a queue subscription that were not handled: it keeps none.
     pub(crate) missed: AtomicU64,
+    /// Invocations that the subscriber never saw.
+    pub(crate) unreachable: AtomicU64,
+    /// How long its invocations take.
+    pub(crate) process: Histogram,
     /// Orders whose first event waits for a retry, while this instance delivers them.
     resting: AtomicU64,
     /// The most events that were seen to wait in one partition.

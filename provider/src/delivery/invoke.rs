@@ -8,6 +8,7 @@ use fanout_plan::{Code, Problem};
 use tracing::debug;
 
 use super::Context;
+use super::processing::Processing;
 use super::settle::{InFlight, Settler};
 use super::state::DeliveryState;
 use super::target::CallFailure;
@@ -70,10 +71,13 @@ enum Invoked {
 }
 
 async fn invoke_once(context: &Context, settler: &Settler, mut events: Vec<InFlight>) -> Invoked {
-    let deliveries: Vec<_> = events.iter().map(|e| e.delivery.clone()).collect();
+    let mut deliveries: Vec<_> = events.iter().map(|e| e.delivery.clone()).collect();
     events.iter_mut().for_each(|e| e.state = DeliveryState::InFlight);
     let reach = context.registered.subscription.reach;
-    let answers = match context.target.handle(reach, deliveries).await {
+    let mut processing = Processing::begin(context, &mut deliveries);
+    let handled = context.target.handle(reach, deliveries).await;
+    processing.ended(&handled);
+    let answers = match handled {
         Ok(answers) => answers,
         Err(CallFailure::Unreachable) => {
             let wait = context.health.fails(Problem::new(
@@ -94,7 +98,7 @@ async fn invoke_once(context: &Context, settler: &Settler, mut events: Vec<InFli
     };
     context.health.works(context.name().as_str());
     for (event, answer) in events.iter_mut().zip(answers) {
-        settler.settle(event, answer).await;
+        processing.settle(settler, event, answer).await;
     }
     Invoked::Answered(events)
 }

@@ -15,6 +15,7 @@ mod incoming;
 mod invoke;
 mod isolation;
 mod permits;
+mod processing;
 mod queue;
 mod reading;
 mod recovery;

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use super::incoming::{self, Metadata, Wanted};
 use super::permits::in_flight_bytes;
+use super::processing::Processing;
 use super::target::CallFailure;
 use super::{Context, Delivery, Health};
 use crate::jetstream::read;
@@ -141,7 +142,11 @@ fn wanted(
 
 async fn deliver(context: &Context, delivery: Delivery) {
     let position = delivery.position;
-    match context.target.handle(Reach::Handler, vec![delivery]).await {
+    let mut deliveries = vec![delivery];
+    let mut processing = Processing::begin(context, &mut deliveries);
+    let handled = context.target.handle(Reach::Handler, deliveries).await;
+    processing.ended(&handled);
+    match handled {
         Ok(results) => {
             context.health.works(context.name().as_str());
             match results.into_iter().next() {

@@ -13,24 +13,31 @@ use fanout_wit::types::{self as wit, SubscriptionState as Theirs};
 
 use super::{Edge, View};
 use crate::status;
+use crate::telemetry::{self, Format, Snapshot};
 
 /// How long the bus may take to say how it is doing.
 const ASKED_FOR: Duration = Duration::from_secs(1);
 
 impl Edge {
-    /// Answers on the subject of the status, as a bus does.
+    /// Answers on the subjects of the status and the metrics, as a bus does.
     pub(crate) async fn serve_status(&self) -> Result<(), async_nats::SubscribeError> {
-        let lattice = self.0.lattice.clone();
-        let subject = format!("fanout.{}.{}.status", self.0.lattice_name, self.0.provider);
-        let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
-        let edge = self.clone();
-        tokio::spawn(status::answer(lattice, requests, "status", async move || {
-            status::as_json(&edge.document().await)
-        }));
+        for what in ["status", "metrics"] {
+            let lattice = self.0.lattice.clone();
+            let subject = format!("fanout.{}.{}.{what}", self.0.lattice_name, self.0.provider);
+            let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
+            let edge = self.clone();
+            tokio::spawn(status::answer(lattice, requests, what, async move || {
+                let document = edge.document().await;
+                match what {
+                    "metrics" => telemetry::render(&Snapshot::of_status(document), Format::Prometheus),
+                    _ => status::as_json(&document),
+                }
+            }));
+        }
         Ok(())
     }
 
-    async fn document(&self) -> BusStatus {
+    pub(crate) async fn document(&self) -> BusStatus {
         let upstream = &self.0.upstream;
         let asked = upstream.subscriptions(&CallContext::within(ASKED_FOR)).await;
         let unreached = upstream.trouble();

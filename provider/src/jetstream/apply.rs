@@ -1,7 +1,7 @@
 //! Takes the planner's steps.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::CreateStreamErrorKind;
@@ -21,6 +21,8 @@ use super::floors::settled_to;
 use super::observe::nanoseconds;
 use super::refusal::{is_for_good, problem, there};
 use super::{Store, StoreError};
+use crate::telemetry::instruments::StoreOperation;
+use crate::telemetry::{INSTRUMENTS, spans};
 
 /// Marks what Fanout made, in the metadata of streams and consumers.
 pub(super) const MADE_BY: &str = "fanout";
@@ -92,7 +94,11 @@ impl Store {
             if !taken.failures.allow(step) {
                 continue;
             }
-            match self.apply(step).await {
+            let (began, at) = (Instant::now(), SystemTime::now());
+            let applied = self.apply(step).await;
+            INSTRUMENTS.store(StoreOperation::Apply).since(began);
+            spans::step(at, step, || applied.as_ref().err().map(|e| problem(step, e)));
+            match applied {
                 Ok(()) => {
                     unanswered = 0;
                     of(step);

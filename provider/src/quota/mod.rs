@@ -308,6 +308,24 @@ impl Gate {
         });
     }
 
+    /// What part of its bytes each tenant has stored that the policy has shown, as far as this instance knows.
+    pub(crate) fn used(&self, store: &Store) -> Vec<(TenantId, f64)> {
+        let policy = store.policy();
+        let (slots, now) = (Slots::of(policy.retention.max_age), clock::now());
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = policy.telemetry.tenants.iter().filter_map(|tenant| {
+            let max_bytes = policy.quotas.of(tenant).max_bytes?;
+            let stored = tenants.get(tenant)?.usage.as_ref()?.stored(slots, now);
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a part of a quota is shown, and no byte of it counted"
+            )]
+            let part = stored as f64 / max_bytes as f64;
+            Some((tenant.clone(), part))
+        });
+        used.collect()
+    }
+
     /// Forgets tenants that have been quiet: their buckets are full, and what they stored is in the counters.
     fn forget_idle(&self) {
         let now = self.now();

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunks::Chunks;
+use crate::counts::Counters;
 use crate::failure::{Failure, too_large};
 use crate::guard::{Guard, Refusal};
 use crate::result_budget::{Reserve, Reserved, ResultBudget, ResultPermits};
@@ -93,6 +94,7 @@ pub(crate) struct Function {
     admitted: Arc<Shares>,
     refusals: Arc<Semaphore>,
     max_result_bytes: usize,
+    counts: &'static Counters,
 }
 
 /// An invocation that has a permit to run or to wait, or that is refused with an answer.
@@ -108,10 +110,10 @@ enum State {
 }
 
 impl Functions {
-    pub(crate) fn new(service: &Service, options: &Options) -> Self {
+    pub(crate) fn new(service: &Service, options: &Options, counts: &'static Counters) -> Self {
         let mut functions = Self::default();
         for (instance, func, handler) in service.functions() {
-            let function = Arc::new(Function::new(service, (instance, func), handler, options));
+            let function = Arc::new(Function::new(service, (instance, func), handler, (options, counts)));
             let by_func = functions.by_name.entry(instance.to_owned()).or_default();
             by_func.insert(func.to_owned(), function);
         }
@@ -127,7 +129,12 @@ impl Functions {
 
 impl Function {
     /// One of a service's.
-    pub(crate) fn new(service: &Service, (instance, func): (&str, &str), handler: &Handler, options: &Options) -> Self {
+    pub(crate) fn new(
+        service: &Service,
+        (instance, func): (&str, &str),
+        handler: &Handler,
+        (options, counts): (&Options, &'static Counters),
+    ) -> Self {
         let guard = service.guard();
         Self {
             instance: instance.to_owned(),
@@ -139,11 +146,20 @@ impl Function {
             admitted: Arc::new(Shares::new(options.in_flight + options.queued)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             max_result_bytes: options.max_body_bytes,
+            counts,
         }
     }
 
     /// A permit for one invocation now, or a refusal.
     pub(crate) fn admit(self: &Arc<Self>, caller: Caller, first: &[u8]) -> Result<Admitted, Failure> {
+        let admitted = self.judge(caller, first);
+        if !admitted.as_ref().is_ok_and(|admitted| !admitted.is_refused()) {
+            self.counts.call_refused();
+        }
+        admitted
+    }
+
+    fn judge(self: &Arc<Self>, caller: Caller, first: &[u8]) -> Result<Admitted, Failure> {
         let judged = match &self.guard {
             Some(guard) => guard.admit(caller, &self.instance, &self.func, first),
             None => Ok(caller),
@@ -203,6 +219,7 @@ impl Admitted {
                 return refusal.into_answer().map(|body| Answer { body, permits });
             }
         };
+        let counted = function.counts.call();
         let limit = function.max_result_bytes;
         let work = async {
             let permit = function.running.take(&self.key, 1).await;
@@ -245,6 +262,7 @@ impl Admitted {
                 taken.map_err(|_| Failure::Failed("no memory left for the result".into()))?
             }
         };
+        counted.answered();
         Ok(Answer { body, permits })
     }
 }

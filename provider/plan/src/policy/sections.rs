@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{DAY, Dedupe, SECOND, Storage, WhenFull, YEAR};
-use crate::RetrySchedule;
 use crate::setting::{self, Reader, show_duration};
+use crate::{Code, Problem, RetrySchedule, TenantId};
 
 /// Invocations at once of a subscription that says nothing of it.
 pub const DEFAULT_CONCURRENCY: u32 = 16;
@@ -211,6 +211,43 @@ format!(
             );
         }
         read
+    }
+}
+
+/// The most tenants that metrics and traces name: each is a series of numbers, for as long as anybody keeps them.
+const MAX_SHOWN_TENANTS: usize = 100;
+
+/// `telemetry.…`: what metrics and traces show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The tenants that they may name, sorted. No other's name leaves the bus by them.
+    pub tenants: Vec<TenantId>,
+}
+
+impl Telemetry {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let mut tenants: Vec<TenantId> = r.or("telemetry.tenants", Vec::new(), |s| {
+            let items = setting::items(s)?;
+            if items.len() > MAX_SHOWN_TENANTS {
+                return Err(Problem::new(
+                    Code::InvalidSetting,
+                    format!(
+                        "names {} tenants: at most {MAX_SHOWN_TENANTS} may be, as each is a series of numbers",
+                        items.len()
+                    ),
+                ));
+            }
+            items.iter().map(|item| item.text.parse()).collect()
+        });
+        tenants.sort();
+        tenants.dedup();
+        Self { tenants }
+    }
+
+    /// Whether metrics and traces may name a tenant.
+    #[must_use]
+    pub fn shows(&self, tenant: &TenantId) -> bool {
+        self.tenants.binary_search(tenant).is_ok()
     }
 }
 

@@ -192,6 +192,7 @@ fn what_does_not_change_how_events_are_delivered_starts_no_delivery_anew() {
         ("retry.max-bytes", "64MiB"),
         ("limits.subscriptions-per-caller", "5"),
         ("publish.deadline", "2s"),
+        ("telemetry.tenants", "acme"),
         ("dedupe.window", "1m"),
     ] {
         assert!(before.delivers_like(&policy(&[alike])), "{alike:?}");
@@ -217,4 +218,16 @@ fn what_needs_a_newer_server_is_named() {
         let policy = Policy::from_settings("policy", &settings(&[setting])).unwrap();
         assert_eq!(policy.needs_nats_2_12(), named, "{setting:?}");
     }
+}
+
+#[test]
+fn metrics_and_traces_name_the_tenants_that_are_named() {
+    let policy = Policy::from_settings("policy", &settings(&[("telemetry.tenants", "globex,acme,acme")])).unwrap();
+    let shows = |name: &str| policy.telemetry.shows(&name.parse().unwrap());
+    assert!(shows("acme") && shows("globex") && !shows("initech"));
+    assert_eq!(policy.telemetry.tenants.len(), 2);
+    let many: Vec<_> = (0..101).map(|n| format!("t{n}")).collect();
+    let refused = Policy::from_settings("policy", &settings(&[("telemetry.tenants", &many.join(","))])).unwrap_err();
+    assert!(refused[0].message.contains("at most 100"), "{refused:?}");
+    assert_eq!(refused[0].setting.as_deref(), Some("telemetry.tenants"));
 }

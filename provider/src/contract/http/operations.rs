@@ -7,11 +7,12 @@ use super::answer::Results;
 use super::cloud_event::CloudEvent;
 use super::events::{Cancelled, ReceiptDocument, Receipts, ScheduledDocument};
 use super::fetching::{Fetch, Fetched};
-use super::operators::{Alive, METRICS, Readiness};
+use super::operators::{Alive, Readiness};
 use super::settlements::{Settled, Settlements};
 use super::status::Links;
 use super::subscriptions::{Rewind, SubscriptionDocument, Subscriptions, Wanted};
 use super::tail::TailEvent;
+use crate::telemetry::Format;
 
 /// A schema, by the generator that gathers them.
 type OfType = fn(&mut SchemaGenerator) -> Schema;
@@ -330,7 +331,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "GET",
         "/metrics",
         "The status as numbers, for Prometheus",
-        Answer::Text(METRICS),
+        Answer::Text(Format::Prometheus.content_type()),
     ),
     Operation {
         is_open: true,

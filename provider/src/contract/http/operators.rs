@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fanout_plan::Code;
-use fanout_plan::status::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -17,22 +16,19 @@ use tokio::time::{Instant, timeout};
 use super::call::Call;
 use super::problem::Refused;
 use crate::bus::Bus;
-use crate::{metrics, status};
+use crate::telemetry::{self, Format, Snapshot};
 
 /// What was found out may be this old: however many ask, the store is asked once.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long the store may take to say that it is there.
 const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Prometheus's text format.
-pub(super) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// What operators are answered from.
 #[derive(Clone)]
 pub(super) struct Operators {
     bus: Bus,
     readiness: Recent<Readiness>,
-    metrics: Recent<Arc<str>>,
+    metrics: Recent<Arc<Snapshot>>,
 }
 
 /// The process lives.
@@ -110,16 +106,18 @@ pub(super) async fn ready(State(operators): State<Operators>) -> Response {
 }
 
 /// `GET /metrics`: for whoever may call `status`.
-pub(super) async fn metrics(State(operators): State<Operators>, call: Call) -> Result<Response, Refused> {
+pub(super) async fn metrics(
+    State(operators): State<Operators>,
+    call: Call,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
     call.parameters(&[])?;
-    let text = async {
-        Arc::from(metrics::render(
-            &status::document(&operators.bus).await,
-            Timestamp::now(),
-        ))
-    };
-    let text = operators.metrics.get(text).await;
-    Ok(([(header::CONTENT_TYPE, METRICS)], text.to_string()).into_response())
+    let snapshot = async { Arc::new(Snapshot::of(&operators.bus).await) };
+    let snapshot = operators.metrics.get(snapshot).await;
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::negotiated(accept.unwrap_or_default());
+    let content_type = [(header::CONTENT_TYPE, format.content_type())];
+    Ok((content_type, telemetry::render(&snapshot, format)).into_response())
 }
 
 /// Something that is found out for all who ask at a time.

@@ -72,6 +72,7 @@ pages! {
     "registration-lost",
     "retention-gap",
     "retention-gap-near",
+    "rejected",
     "retries-full",
     "server-leaving",
     "server-too-old",

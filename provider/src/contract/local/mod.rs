@@ -13,7 +13,7 @@ use std::sync::Arc;
 use fanout_plan::authority::{self, Identity, TokenHash};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Registered, Subscription};
-use fanout_plan::{BusName, Code, Problem};
+use fanout_plan::{BusName, Code, Policy, Problem};
 use fanout_transport::{Caller, Error, Lattice};
 use tokio::sync::Mutex;
 
@@ -68,6 +68,10 @@ impl Rights for View {
     fn knows_token(&self, token: &TokenHash) -> bool {
         let policy = self.policy.as_ref();
         policy.is_some_and(|policy| policy.callers.knows_token(token))
+    }
+
+    fn policy(&self) -> Option<&Policy> {
+        self.policy.as_deref()
     }
 
     fn links(&self) -> &BTreeMap<LinkKey, LinkOutcome> {

@@ -18,6 +18,8 @@ use crate::contract::errors::{not_admitted, publish_refusal, unstored};
 use crate::contract::publisher::{Named, Permitted, Publish};
 use crate::jetstream::{Outgoing, Sent, Store, Stored, Unstored};
 use crate::quota::Admitted;
+use crate::telemetry::INSTRUMENTS;
+use crate::telemetry::instruments::StoreOperation;
 use crate::view::View;
 
 impl Publish for Local {
@@ -87,6 +89,8 @@ pub(super) struct Underway {
     durable_subscriptions: u32,
     event: Checked,
     admitted: Admitted,
+    /// When it was handed over.
+    since: Instant,
 }
 
 impl Ready {
@@ -128,8 +132,10 @@ async fn begin(bus: &Bus, caller: &Caller, event: Permitted) -> Result<Underway,
 pub(super) async fn send(bus: &Bus, ready: Ready, admitted: Admitted) -> Result<Underway, PublishError> {
     let Ready { store, event, outgoing } = ready;
     let durable_subscriptions = bus.view().durable_matches(&event.attributes);
+    let since = Instant::now();
     match store.send(&event.attributes, outgoing).await {
         Ok(sent) => Ok(Underway {
+            since,
             store,
             sent,
             durable_subscriptions,
@@ -247,6 +253,7 @@ impl Underway {
         let stored = store
             .stored(&event.attributes, self.sent, || event.outgoing(&store))
             .await;
+        INSTRUMENTS.store(StoreOperation::Publish).record(self.since.elapsed());
         Answered {
             stored,
             store,

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::counts;
 use crate::functions::Function;
 use crate::lattice::connection::Lattice;
 use crate::lattice::reply_slot::round_trip;
@@ -59,9 +60,9 @@ impl Server {
     /// # Errors
     /// If NATS refuses a subscription.
     pub async fn serve(&self, service: &Service) -> Result<(), Error> {
-        let options = self.shared.lattice.options();
+        let (options, counts) = (self.shared.lattice.options(), counts::of("nats"));
         for (instance, func, handler) in service.functions() {
-            let function = Arc::new(Function::new(service, (instance, func), handler, options));
+            let function = Arc::new(Function::new(service, (instance, func), handler, (options, counts)));
             self.subscribe(instance, func, function).await?;
         }
         round_trip(&self.shared.lattice.0).await

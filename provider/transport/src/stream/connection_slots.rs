@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Identity;
 use crate::budget::{Budget, Permits};
 use crate::caller::CertificateNames;
+use crate::counts::Counters;
 use crate::stream::listen_options::ListenOptions;
 use crate::stream::open_files::{self, OpenFile};
 
@@ -71,6 +72,7 @@ pub(crate) struct ConnectionSlots {
 #[derive(Debug)]
 struct Inner {
     options: ListenOptions,
+    counts: &'static Counters,
     /// Of everybody.
     windows: Budget,
     state: Mutex<State>,
@@ -145,12 +147,13 @@ pub(crate) enum Carrier {
 }
 
 impl ConnectionSlots {
-    pub(crate) fn new(options: &ListenOptions) -> Self {
+    pub(crate) fn new(options: &ListenOptions, counts: &'static Counters) -> Self {
         Self {
             inner: Arc::new(Inner {
                 windows: Budget::new(options.window_bytes),
                 state: Mutex::default(),
                 options: options.clone(),
+                counts,
             }),
         }
     }
@@ -168,6 +171,15 @@ impl ConnectionSlots {
     /// A slot for a connection that has sent nothing yet. Where only one that sent nothing for long is in the way,
     /// that one is closed.
     pub(crate) fn admit(&self, key: PeerKey, carrier: Carrier) -> Result<ConnectionSlot, NoSlot> {
+        let slot = self.take(key, carrier);
+        match &slot {
+            Ok(_) => self.inner.counts.opened(),
+            Err(_) => self.inner.counts.connection_refused(),
+        }
+        slot
+    }
+
+    fn take(&self, key: PeerKey, carrier: Carrier) -> Result<ConnectionSlot, NoSlot> {
         let inner = &self.inner;
         let mut state = inner.state();
         let slots = inner.slots(&state, carrier);
@@ -422,6 +434,7 @@ impl Drop for Guest {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        self.inner.counts.closed();
         let mut state = self.inner.state();
         drop(state.not_silent(self.number));
         state.connections -= 1;

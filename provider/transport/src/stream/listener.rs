@@ -20,7 +20,7 @@ use crate::stream::tls::TlsSocket;
 use crate::stream::tls_config::{ALPN_HTTP, ALPNS, ServerTls};
 use crate::stream::unix::UnixSocket;
 use crate::stream::webtransport::WebTransport;
-use crate::{Drained, Endpoint, Error, Service};
+use crate::{Drained, Endpoint, Error, Service, counts};
 
 /// An endpoint that is bound. Peers that connect wait until it serves: see [`Listener::serve`].
 #[derive(Debug)]
@@ -125,7 +125,8 @@ impl Listener {
     /// Serves all functions of a service.
     #[must_use]
     pub fn serve(self, service: &Service) -> Serving {
-        let slots = ConnectionSlots::new(&self.options);
+        let counts = counts::of(self.endpoint.scheme());
+        let slots = ConnectionSlots::new(&self.options, counts);
         let in_force = self.credentials.as_ref().map(|(sender, _)| sender.subscribe());
         let speaks = match self.endpoint.is_http() {
             true => Speaks::Http {
@@ -133,7 +134,7 @@ impl Listener {
             },
             false => Speaks::Wrpc,
         };
-        let listener = Arc::new(ListenerState::new(service, speaks, self.options, in_force));
+        let listener = Arc::new(ListenerState::new(service, (speaks, counts), self.options, in_force));
         let tasks = TaskTracker::new();
         let admission = Admission {
             listener: Arc::clone(&listener),

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Tally;
 use crate::budget::Budget;
+use crate::counts::Counters;
 use crate::functions::Functions;
 use crate::guard::Guard;
 use crate::http::router::Http;
@@ -84,13 +85,18 @@ impl std::fmt::Debug for ListenerState {
 pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl ListenerState {
-    pub(crate) fn new(service: &Service, speaks: Speaks, options: ListenOptions, credentials: Option<InForce>) -> Self {
+    pub(crate) fn new(
+        service: &Service,
+        (speaks, counts): (Speaks, &'static Counters),
+        options: ListenOptions,
+        credentials: Option<InForce>,
+    ) -> Self {
         Self {
             speaks,
             guard: service.guard().map(Arc::clone),
             http: service.http.clone(),
             credentials,
-            functions: Functions::new(service, &options.limits),
+            functions: Functions::new(service, &options.limits, counts),
             budget: Budget::new(options.limits.buffered_bytes),
             results: Budget::new(options.limits.buffered_bytes),
             tallies: Tallies::default(),

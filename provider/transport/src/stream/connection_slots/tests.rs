@@ -3,7 +3,7 @@ use super::*;
 const SOCKET: Carrier = Carrier::Socket;
 
 fn slots(options: ListenOptions) -> ConnectionSlots {
-    ConnectionSlots::new(&options)
+    ConnectionSlots::new(&options, crate::counts::of("tcp"))
 }
 
 fn certificate(name: &str) -> Identity {
