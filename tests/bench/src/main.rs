@@ -24,6 +24,7 @@ mod quota;
 mod relay;
 mod report;
 mod tally;
+mod telemetry;
 mod transport;
 mod transport_server;
 mod webhooks;
@@ -42,7 +43,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "fanout-bench")]
 struct Cli {
-    /// What to measure: transport, publish, http, delivery, patterns, host, quota, memory, webhooks; all of them if none is named
+    /// What to measure: transport, publish, http, delivery, patterns, host, quota, memory, telemetry, webhooks; all of them if none is named
     names: Vec<String>,
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
@@ -68,7 +69,7 @@ fn print(table: &str) -> Result<()> {
 }
 
 /// What can be measured.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "transport",
     "publish",
     "http",
@@ -77,6 +78,7 @@ const NAMES: [&str; 9] = [
     "host",
     "quota",
     "memory",
+    "telemetry",
     "webhooks",
 ];
 
@@ -112,6 +114,7 @@ async fn main() -> Result<()> {
             "host" => host::run(&mut report, size).await?,
             "quota" => quota::run(&mut report, size).await?,
             "memory" => memory::run(&mut report, size).await?,
+            "telemetry" => telemetry::run(&mut report, size).await?,
             _ => webhooks::run(&mut report, size).await?,
         }
         let table = report.finish()?;

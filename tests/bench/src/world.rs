@@ -10,6 +10,7 @@ use fanout_tests::{Bench, Component, LinkTo, event};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsSettings;
 use procfs::process::Process;
+use wasmcloud_core::OtelConfig;
 
 /// The size of every event's payload.
 pub(crate) const PAYLOAD: usize = 1 << 10;
@@ -29,6 +30,16 @@ pub(crate) struct World {
 impl World {
     /// A bus with the settings given besides what every bench uses. `config` is the server's configuration file.
     pub(crate) async fn start(config: Option<&str>, settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
+        Self::start_watched(OtelConfig::default(), config, settings, links).await
+    }
+
+    /// The same, whose instance exports what it does.
+    pub(crate) async fn start_watched(
+        otel: OtelConfig,
+        config: Option<&str>,
+        settings: &[(&str, &str)],
+        links: &[LinkTo],
+    ) -> Self {
         let mut all = vec![
             ("retention.max-bytes", "8GiB"),
             ("delivery.deadline", "10s"),
@@ -42,7 +53,9 @@ impl World {
             config: config.map(ToOwned::to_owned),
             ..NatsSettings::default()
         };
-        let bench = Bench::start_on(nats, &all, &links).await;
+        let mut bench = Bench::without_provider_on(nats, &all, &links).await;
+        bench.watch(otel);
+        bench.add_provider().await;
         let ingress = bench.silent_component("ingress").await;
         // Enough for every caller of a bench at once; the plain client waits by itself.
         let js = jetstream::context::ContextBuilder::new()
