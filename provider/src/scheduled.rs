@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::{AckKind, Message};
 use fanout_plan::Attributes;
 use futures::TryStreamExt as _;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
 use crate::jetstream::{InLog, Mark, Scheduled, Store};
@@ -43,10 +43,13 @@ pub(crate) async fn publish_due(bus: &Bus, store: &Store) -> Result<(), async_na
             Ok(())
         });
     let lost_one = async {
+        let mut from = 1;
         loop {
             tokio::time::sleep(LOST_EVERY).await;
-            if store.passed_over().await?.is_some() {
-                return Ok(());
+            match store.end_forgetful(&mut from).await {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                Err(error) => debug!(%error, "whether the store delivers all that waits is looked at later"),
             }
         }
     };

@@ -79,62 +79,75 @@ impl Guards {
         let program = programs.join("fanout-campaign");
         std::fs::copy(workspace.campaign(), &program).context("can't copy the campaign")?;
         let mut missed = Vec::new();
-        for guard in guards
+        let chosen = guards
             .iter()
-            .filter(|g| self.names.is_empty() || self.names.contains(&g.name))
-        {
-            let mut campaign = Command::new(&program);
-            parts.tell(workspace, &mut campaign);
-            campaign
-                .current_dir(workspace.root())
-                .env("FANOUT_PROVIDER_BIN", programs.join("fanout-provider"))
-                .env(VARIABLE, &guard.name)
-                .args(guard.campaign.split_whitespace())
-                .args(guard.ordering.iter().flat_map(|ordering| ["--ordering", ordering]))
-                .args([
-                    "--seed",
-                    &self.seed.to_string(),
-                    "--minutes",
-                    MINUTES,
-                    "--events",
-                    "300",
-                ])
-                .args(["--shrink", "0", "--out"])
-                .arg(workspace.guards().join("rounds").join(&guard.name));
-            let output = runner.output(campaign.stderr(Stdio::piped()))?;
-            let told = String::from_utf8_lossy(&output.stderr);
-            let broken: Vec<_> = told
-                .lines()
-                .filter_map(|line| line.trim().strip_prefix("VIOLATION "))
-                .collect();
-            let found = broken.iter().filter(|line| line.starts_with(&guard.law)).count();
-            let seconds = told.lines().filter(|line| line.ends_with(" s")).count();
-            if found == 0 {
-                missed.push(guard.name.as_str());
-                drop(std::fs::write(
-                    workspace.guards().join(format!("{}.log", guard.name)),
-                    &*told,
-                ));
+            .filter(|g| self.names.is_empty() || self.names.contains(&g.name));
+        for guard in chosen {
+            let campaign = |off: bool| {
+                let mut campaign = Command::new(&program);
+                parts.tell(workspace, &mut campaign);
+                campaign
+                    .current_dir(workspace.root())
+                    .env("FANOUT_PROVIDER_BIN", programs.join("fanout-provider"))
+                    .args(guard.campaign.split_whitespace())
+                    .args(guard.ordering.iter().flat_map(|ordering| ["--ordering", ordering]))
+                    .args([
+                        "--seed",
+                        &self.seed.to_string(),
+                        "--events",
+                        "300",
+                        "--shrink",
+                        "0",
+                        "--out",
+                    ])
+                    .arg(workspace.guards().join("rounds").join(&guard.name))
+                    .stderr(Stdio::piped());
+                if off {
+                    campaign.env(VARIABLE, &guard.name).args(["--minutes", MINUTES]);
+                }
+                campaign
+            };
+            // A law that is broken with every guard in its place says nothing of this one.
+            let told = runner.output(&mut campaign(false))?;
+            let told = String::from_utf8_lossy(&told.stderr).into_owned();
+            let before = violations(&told);
+            let without = runner.output(&mut campaign(true))?;
+            let without = String::from_utf8_lossy(&without.stderr).into_owned();
+            let broken = violations(&without);
+            let found = broken.iter().filter(|law| **law == guard.law).count();
+            let rounds = without.lines().filter(|line| line.starts_with("round ")).count();
+            if found > 0 && before.is_empty() {
+                let (what, law, all) = (&guard.what, &guard.law, broken.len());
                 runner.step(format!(
-                    "{}: NOT FOUND by {} in {seconds} rounds, {} others",
-                    guard.name,
-                    guard.law,
-                    broken.len()
+                    "| {what} | {law} | {found} of {all} violations, round {rounds} |"
                 ));
-            } else {
-                runner.step(format!(
-                    "| {} | {} | {found} of {} violations, round {seconds} |",
-                    guard.what,
-                    guard.law,
-                    broken.len(),
-                ));
+                continue;
             }
+            missed.push(guard.name.as_str());
+            let log = workspace.guards().join(format!("{}.log", guard.name));
+            drop(std::fs::write(
+                &log,
+                format!("with it:\n{told}\nwithout it:\n{without}"),
+            ));
+            let (name, law) = (&guard.name, &guard.law);
+            runner.step(format!(
+                "{name}: {} violations with it, and without it {found} of {law} among {} in {rounds} rounds; {}",
+                before.len(),
+                broken.len(),
+                log.display()
+            ));
         }
         if missed.is_empty() {
             return Ok(());
         }
         bail!("switched off, these are not missed: {}", missed.join(", "))
     }
+}
+
+/// The laws that were found broken, once for each time.
+fn violations(told: &str) -> Vec<&str> {
+    let lines = told.lines().filter_map(|line| line.trim().strip_prefix("VIOLATION "));
+    lines.filter_map(|line| Some(line.split_once(':')?.0)).collect()
 }
 
 fn read(workspace: &Workspace) -> Result<Vec<Guard>> {
@@ -176,6 +189,13 @@ fn words_replaced(text: &str, word: &str, with: &str) -> String {
 /// Builds the bus from a copy of the source in which each guard can be switched off; returns where its programs are.
 fn build_without(workspace: &Workspace, runner: &Runner, guards: &[Guard]) -> Result<PathBuf> {
     let copy = workspace.guards().join("source");
+    // What the source has no more is no part of the copy either.
+    for folder in ["provider", "wit"] {
+        let stale = copy.join(folder);
+        if stale.exists() {
+            remove_missing(&stale, &workspace.root().join(folder))?;
+        }
+    }
     let listed = runner.read(Command::new("git").current_dir(workspace.root()).args([
         "ls-files",
         "--cached",
@@ -216,6 +236,23 @@ fn build_without(workspace: &Workspace, runner: &Runner, guards: &[Guard]) -> Re
     Ok(target.join("debug"))
 }
 
+fn remove_missing(copy: &Path, source: &Path) -> Result<()> {
+    for entry in copy
+        .read_dir()
+        .with_context(|| format!("can't read {}", copy.display()))?
+    {
+        let path = entry.with_context(|| format!("can't read {}", copy.display()))?.path();
+        let Some(name) = path.file_name() else { continue };
+        let there = source.join(name);
+        if path.is_dir() && there.is_dir() {
+            remove_missing(&path, &there)?;
+        } else if path.is_file() && !there.is_file() {
+            std::fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// What is the same stays as old as it is: cargo builds it once.
 fn write_if_new(path: &Path, content: &[u8]) -> Result<()> {
     if std::fs::read(path).is_ok_and(|there| there == content) {
@@ -250,6 +287,12 @@ mod tests {
                 assert!(without.contains(VARIABLE), "{}: it is never off", guard.name);
             }
         }
+    }
+
+    #[test]
+    fn a_law_is_read_whole() {
+        let told = "round r1\n  VIOLATION order: k1 went back\n  VIOLATION orderly: x\nVIOLATION nothing\n";
+        assert_eq!(violations(told), ["order", "orderly"]);
     }
 
     #[test]

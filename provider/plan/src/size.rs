@@ -113,6 +113,18 @@ pub fn size(policy: &Policy, topology: &Topology, workload: Workload) -> Size {
         ),
         held.saturating_mul(each),
     );
+    let retired = topology
+        .streams
+        .values()
+        .filter(|s| s.partition.as_ref().is_some_and(|p| p.is_retired()));
+    let retired = retired.fold(0u64, |sum, s| {
+        sum.saturating_add(match s.max_bytes {
+            0 => wanted.saturating_mul(each),
+            bound => bound,
+        })
+    });
+    let until = format!("at most, until they expire: {}", show_duration(age));
+    size.push(of_log, "logs of earlier topologies", until, retired);
     let beside = topology.streams.values().filter(|s| s.partition.is_none());
     let beside = beside.map(|s| (s.storage, s.max_bytes));
     let buckets = topology.buckets.values().map(|b| (b.storage, b.max_bytes));

@@ -229,34 +229,45 @@ impl Store {
             .get_or_create_consumer(CONSUMER, config.clone())
             .await
             .map_err(open())?;
-        let Some(passed) = self.passed_over().await? else {
+        if !self.end_forgetful(&mut 1).await? {
             return Ok(consumer);
+        }
+        stream.get_or_create_consumer(CONSUMER, config).await.map_err(open())
+    }
+
+    /// Ends the consumer of what is due if it would not deliver something any more, and says whether it did: made again, it begins
+    /// with everything. `from` as in [`Self::passed_over`].
+    pub(crate) async fn end_forgetful(&self, from: &mut u64) -> Result<bool, StoreError> {
+        let Some(passed) = self.passed_over(from).await? else {
+            return Ok(false);
         };
         warn!(
             subject = passed.subject,
             "the store would not deliver a scheduled event any more; its consumer is made again"
         );
+        let stream = self.stream(self.names.scheduled_stream()).await?;
         there(
             stream.delete_consumer(CONSUMER).await,
             "end the consumer of what is due",
         )?;
-        stream.get_or_create_consumer(CONSUMER, config).await.map_err(open())
+        Ok(true)
     }
 
     /// A scheduled event that the consumer counts as settled. What is settled was removed before, so the consumer has lost it:
     /// after a full disk and a kill, the consumer's state on nats-server's disk can be ahead of what was acknowledged (2.15.1).
-    pub(crate) async fn passed_over(&self) -> Result<Option<Scheduled>, StoreError> {
+    /// `from` is the first message to look at, and afterwards to go on from: those that Fanout did not write are settled and stay, and
+    /// one look passes over so many of them.
+    async fn passed_over(&self, from: &mut u64) -> Result<Option<Scheduled>, StoreError> {
         const ACTION: &str = "look for scheduled events that are not delivered any more";
+        const PASSES: usize = 64;
         let stream = self.stream(self.names.scheduled_stream()).await?;
         let info = stream.consumer_info(CONSUMER).await;
         let Some(info) = there(info, ACTION)? else {
             return Ok(None);
         };
         let all = self.names.scheduled_subjects();
-        let mut from = 1;
-        // Messages that Fanout did not write are settled and stay.
-        loop {
-            let next = stream.get_first_raw_message_by_subject(all.clone(), from).await;
+        for _ in 0..PASSES {
+            let next = stream.get_first_raw_message_by_subject(all.clone(), *from).await;
             let Some(m) = found(next, ACTION)?.filter(|m| m.sequence <= info.ack_floor.stream_sequence) else {
                 return Ok(None);
             };
@@ -264,8 +275,9 @@ impl Store {
             if let Some(passed) = Scheduled::read(&m.subject, stored, m.headers, m.payload) {
                 return Ok(Some(passed));
             }
-            from = m.sequence + 1;
+            *from = m.sequence + 1;
         }
+        Ok(None)
     }
 
     /// Whether an event is in the log since a time: for one whose publishing was cut short so long ago that the log
