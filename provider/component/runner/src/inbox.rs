@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fanout_component::answer::Failure;
 use fanout_component::bus::{ATTEMPT, INBOX, SUBSCRIBER};
 use fanout_component::types::{
     DeliveryOptions, End, FetchedDeliveries, InboxError, Problem, Reach, SettleError, Settlement, SettlementOutcome,
@@ -20,7 +21,12 @@ const MAX_FETCH_BYTES: u64 = 4 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trouble {
     /// The bus can't be reached, or can't do it now.
-    Now(Problem),
+    Now {
+        /// What went wrong.
+        problem: Problem,
+        /// When the bus takes such requests again, as it says.
+        retry_after: Option<Duration>,
+    },
     /// It has no such subscription: it has to be made again.
     Unknown(Problem),
     /// It refuses: somebody has to change something first.
@@ -32,7 +38,32 @@ impl Trouble {
     #[must_use]
     pub fn problem(&self) -> &Problem {
         match self {
-            Self::Now(problem) | Self::Unknown(problem) | Self::Refused(problem) => problem,
+            Self::Now { problem, .. } | Self::Unknown(problem) | Self::Refused(problem) => problem,
+        }
+    }
+
+    /// When the bus takes such requests again, as it says.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Now { retry_after, .. } => *retry_after,
+            Self::Unknown(_) | Self::Refused(_) => None,
+        }
+    }
+
+    fn now(problem: Problem) -> Self {
+        Self::Now {
+            problem,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Now {
+            problem: failure.problem,
+            retry_after: failure.retry_after,
         }
     }
 }
@@ -61,7 +92,7 @@ pub trait Inbox {
     ///
     /// # Errors
     /// Why nobody knows what became of it.
-    fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Problem>;
+    fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble>;
 
     /// The time since some moment.
     fn now(&self) -> Duration;
@@ -100,19 +131,18 @@ impl<W: World> Inbox for Bus<W> {
         let fetched: Result<Result<_, InboxError>, _> = self.attempt(INBOX, "fetch", &params, wait + FETCH_MARGIN);
         match fetched {
             Ok(Ok(fetched)) => Ok(fetched),
-            Ok(Err(InboxError::Unavailable(problem))) => Err(Trouble::Now(problem)),
+            Ok(Err(InboxError::Unavailable(problem))) => Err(Trouble::now(problem)),
             Ok(Err(InboxError::UnknownSubscription(problem))) => Err(Trouble::Unknown(problem)),
             Ok(Err(InboxError::InvalidRequest(problem) | InboxError::NotPermitted(problem))) => {
                 Err(Trouble::Refused(problem))
             }
-            Err(failure) => Err(Trouble::Now(failure.problem)),
+            Err(failure) => Err(failure.into()),
         }
     }
 
-    fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Problem> {
+    fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble> {
         let params = wire::encode(&(settlements,));
-        self.attempt(INBOX, "settle", &params, ATTEMPT)
-            .map_err(|failure| failure.problem)
+        self.attempt(INBOX, "settle", &params, ATTEMPT).map_err(Trouble::from)
     }
 
     fn now(&self) -> Duration {
@@ -126,7 +156,7 @@ impl<W: World> Inbox for Bus<W> {
 
 fn of_subscriber(error: SubscribeError) -> Trouble {
     match error {
-        SubscribeError::Unavailable(problem) | SubscribeError::OutcomeUnknown(problem) => Trouble::Now(problem),
+        SubscribeError::Unavailable(problem) | SubscribeError::OutcomeUnknown(problem) => Trouble::now(problem),
         SubscribeError::UnknownSubscription(problem) => Trouble::Unknown(problem),
         SubscribeError::InvalidRequest(problem)
         | SubscribeError::NotPermitted(problem)

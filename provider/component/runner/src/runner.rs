@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fanout_component::types::{
     BackfillProgress, CatchUp, Delivery, LeasedDelivery, Need, Position, Rejection, SettleError, Settlement,
-    SettlementOutcome, SubscriptionOrigin, Verdict,
+    SettlementOutcome, Subscription, SubscriptionOrigin, SubscriptionState, Verdict,
 };
 
 use crate::attempts::Attempts;
@@ -66,6 +66,7 @@ struct Line {
     is_made: bool,
     is_told: bool,
     is_finished: bool,
+    is_gone: bool,
     reached: Option<Position>,
     not_before: Duration,
     pause: Duration,
@@ -77,7 +78,8 @@ struct Line {
 struct Leased {
     delivery: Delivery,
     token: Vec<u8>,
-    is_lost: bool,
+    /// When another may be given it.
+    until: Duration,
 }
 
 impl Line {
@@ -89,11 +91,19 @@ impl Line {
             declared,
             is_told: false,
             is_finished: false,
+            is_gone: false,
             reached: None,
             not_before: Duration::ZERO,
             pause: PAUSES.0,
             trouble: None,
         }
+    }
+
+    /// It is wound back, or another of this name.
+    fn begins_again(&mut self) {
+        self.is_finished = false;
+        self.is_told = false;
+        self.reached = None;
     }
 
     fn works(&mut self) {
@@ -104,7 +114,7 @@ impl Line {
     }
 
     fn waits(&mut self, trouble: &Trouble, now: Duration) {
-        self.not_before = now + self.pause;
+        self.not_before = now + trouble.retry_after().unwrap_or_default().max(self.pause);
         self.pause = (self.pause * 2).min(PAUSES.1);
         let problem = trouble.problem();
         if self.trouble.as_deref() != Some(&problem.code) {
@@ -158,13 +168,16 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             self.bus
                 .pause(due.map_or(LOOK_EVERY, |due| due.saturating_sub(now).min(LOOK_EVERY)));
         }
+        lines.retain(|line| !line.is_gone);
         self.lines = lines;
     }
 
-    /// Looks for subscriptions that the component made, and for those that it ended.
+    /// Looks for subscriptions that the component made, for those that it ended, and for finished ones that are wound back.
     fn look(&mut self) {
         let now = self.bus.now();
-        if self.plan.called == plan::Called::None || self.looked.is_some_and(|last| now < last + LOOK_EVERY) {
+        let is_nothing_to_see =
+            self.plan.called == plan::Called::None && !self.lines.iter().any(|line| line.is_finished);
+        if is_nothing_to_see || self.looked.is_some_and(|last| now < last + LOOK_EVERY) {
             return;
         }
         self.looked = Some(now);
@@ -186,10 +199,15 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
         };
         let called = |name: &str, made_by| made_by == SubscriptionOrigin::Call && self.plan.called.has(name);
         self.lines.retain(|line| {
-            let is_there =
-                |s: &&fanout_component::types::Subscription| s.name == line.name && called(&s.name, s.made_by);
+            let is_there = |s: &&Subscription| s.name == line.name && called(&s.name, s.made_by);
             line.declared.is_some() || subscriptions.iter().any(|s| is_there(&s))
         });
+        for line in self.lines.iter_mut().filter(|line| line.is_finished) {
+            let is_finished = |s: &Subscription| s.name == line.name && s.state == SubscriptionState::Finished;
+            if !subscriptions.iter().any(is_finished) {
+                line.begins_again();
+            }
+        }
         for made in subscriptions {
             let is_known = self.lines.iter().any(|line| line.name == made.name);
             if !is_known && called(&made.name, made.made_by) {
@@ -214,8 +232,8 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             Err(trouble) => {
                 line.is_made &=
                     !matches!(trouble, Trouble::Unknown(_) | Trouble::Refused(_)) || line.declared.is_none();
-                // The component has ended it.
-                line.is_finished |= line.declared.is_none() && matches!(trouble, Trouble::Unknown(_));
+                // The component has ended it. If it subscribes again by that name, the next look finds it.
+                line.is_gone = line.declared.is_none() && matches!(trouble, Trouble::Unknown(_));
                 line.waits(&trouble, self.bus.now());
                 return;
             }
@@ -229,8 +247,10 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             true => self.hand_over_once(fetched.deliveries),
             false => self.deliver(fetched.deliveries, lease, since),
         }
-        if let Some(caught_up) = fetched.caught_up {
-            self.tell(line, caught_up);
+        match fetched.caught_up {
+            Some(caught_up) => self.tell(line, caught_up),
+            // Every answer says it once it is so: it was wound back since.
+            None => line.is_told = false,
         }
     }
 
@@ -248,30 +268,36 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
         // The bus counts from when it took them from the log, which may be a whole wait after the fetch began; an answer that
         // was long under way leaves less.
         let mut renewed = since.max(self.bus.now().saturating_sub(lease / 4));
-        let mut waiting: Vec<Leased> = leased
-            .into_iter()
-            .map(|leased| Leased {
-                delivery: leased.delivery,
-                token: leased.token,
-                is_lost: false,
-            })
-            .collect();
+        let leased = leased.into_iter().map(|leased| Leased {
+            delivery: leased.delivery,
+            token: leased.token,
+            until: renewed + lease,
+        });
+        let (trapped, mut waiting): (Vec<_>, Vec<_>) =
+            leased.partition(|leased| self.attempts.trapped(&leased.delivery));
+        self.refuse(trapped, renewed + lease);
         waiting.reverse();
         let mut answered: Vec<Settlement> = Vec::new();
         let mut settled = self.bus.now();
-        while !waiting.is_empty() {
-            if self.bus.now() >= renewed + lease / 3 {
-                renewed = self.renew(&mut waiting, renewed);
+        while let Some(first) = waiting.last() {
+            // The answers so far would be lost with it.
+            if !answered.is_empty() && self.attempts.is_suspect(&first.delivery) {
+                self.settle(std::mem::take(&mut answered), renewed + lease);
+                settled = self.bus.now();
             }
-            let mut next = self.next(&mut waiting);
-            next.retain(|leased| !leased.is_lost);
-            let (trapped, next): (Vec<_>, Vec<_>) = next
-                .into_iter()
-                .partition(|leased| self.attempts.trapped(&leased.delivery));
-            answered.extend(trapped.into_iter().map(|leased| Settlement {
-                token: leased.token,
-                verdict: Verdict::Rejected(Rejection::Retry("the handler trapped".to_owned())),
-            }));
+            if self.bus.now() >= renewed + lease / 3 {
+                renewed = self.renew(&mut waiting, renewed, lease);
+            }
+            let now = self.bus.now();
+            let before = waiting.len();
+            waiting.retain(|leased| now < leased.until);
+            if waiting.len() < before {
+                let lost = before - waiting.len();
+                eprintln!(
+                    "{lost} deliveries are not handed over, and come again: their leases were over before their turn came"
+                );
+            }
+            let next = self.next(&mut waiting);
             let (deliveries, tokens): (Vec<_>, Vec<_>) =
                 next.into_iter().map(|leased| (leased.delivery, leased.token)).unzip();
             let answers = self.hand_over(&deliveries);
@@ -285,6 +311,22 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
                 settled = now;
             }
         }
+    }
+
+    /// Refuses what trapped, before anything is handed over that could trap too. What the bus does not take is refused when it
+    /// comes again.
+    fn refuse(&mut self, trapped: Vec<Leased>, until: Duration) {
+        if trapped.is_empty() {
+            return;
+        }
+        let refusal = |leased: &Leased| Settlement {
+            token: leased.token.clone(),
+            verdict: Verdict::Rejected(Rejection::Retry("the handler trapped".to_owned())),
+        };
+        let taken = self.settle(trapped.iter().map(refusal).collect(), until);
+        let refused = trapped.into_iter().filter(|leased| taken.contains(&leased.token));
+        let refused: Vec<_> = refused.map(|leased| leased.delivery).collect();
+        self.attempts.end(&refused);
     }
 
     /// The deliveries of the next hand-over, from the end of those that wait.
@@ -320,8 +362,8 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
         answers
     }
 
-    /// Renews the leases of those that wait for their turn. Returns from when on they last.
-    fn renew(&self, waiting: &mut [Leased], renewed: Duration) -> Duration {
+    /// Renews the leases of those that wait for their turn. Returns from when on all of them last.
+    fn renew(&self, waiting: &mut [Leased], mut renewed: Duration, lease: Duration) -> Duration {
         let now = self.bus.now();
         let settlements: Vec<_> = waiting
             .iter()
@@ -333,40 +375,53 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
         let Ok(answers) = self.bus.settle(&settlements) else {
             return renewed;
         };
+        let before = std::mem::replace(&mut renewed, now);
         for (leased, answer) in waiting.iter_mut().zip(answers) {
             match answer {
-                Ok(SettlementOutcome::Extended(token)) => leased.token = token,
-                Ok(SettlementOutcome::Settled) | Err(SettleError::Unavailable(_)) => {}
+                Ok(SettlementOutcome::Extended(token)) => {
+                    leased.token = token;
+                    leased.until = now + lease;
+                }
+                Ok(SettlementOutcome::Settled) | Err(SettleError::Unavailable(_)) => renewed = before,
                 // Another is given it now.
                 Err(SettleError::LeaseExpired(_) | SettleError::InvalidToken(_) | SettleError::NotPermitted(_)) => {
-                    leased.is_lost = true;
+                    leased.until = Duration::ZERO;
                 }
             }
         }
-        now
+        renewed
     }
 
-    /// Settles; what the bus can't do now is tried until the lease is over, and for some seconds at least.
-    fn settle(&self, mut batch: Vec<Settlement>, until: Duration) {
+    /// Settles; what the bus can't do now is tried until the lease is over, and for some seconds at least. Returns the tokens of
+    /// what it has taken.
+    fn settle(&self, mut batch: Vec<Settlement>, until: Duration) -> Vec<Vec<u8>> {
         let until = until.max(self.bus.now() + SETTLE_FOR);
         let mut pause = PAUSES.0;
+        let mut taken = Vec::new();
         while !batch.is_empty() {
+            let mut asked = None;
             let answers = match self.bus.settle(&batch) {
                 Ok(answers) => answers,
-                Err(problem) if self.bus.now() >= until => {
+                Err(trouble) if self.bus.now() >= until => {
                     eprintln!(
                         "{} deliveries are not settled, and come again: {}",
                         batch.len(),
-                        problem.message
+                        trouble.problem().message
                     );
-                    return;
+                    return taken;
                 }
-                Err(_) => Vec::new(),
+                Err(trouble) => {
+                    asked = trouble.retry_after();
+                    Vec::new()
+                }
             };
             let mut answers = answers.into_iter();
-            batch.retain(|_| match answers.next() {
+            batch.retain(|settlement| match answers.next() {
                 Some(Err(SettleError::Unavailable(_))) | None => self.bus.now() < until,
-                Some(Ok(_)) => false,
+                Some(Ok(_)) => {
+                    taken.push(settlement.token.clone());
+                    false
+                }
                 Some(Err(
                     SettleError::LeaseExpired(problem)
                     | SettleError::InvalidToken(problem)
@@ -380,10 +435,13 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
                 }
             });
             if !batch.is_empty() {
-                self.bus.pause(pause);
+                let left = until.saturating_sub(self.bus.now());
+                self.bus
+                    .pause(asked.unwrap_or_default().max(pause).min(left.max(PAUSES.0)));
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
         }
+        taken
     }
 
     /// Tells the component that a backfill has caught up, once; everything before was handed over.

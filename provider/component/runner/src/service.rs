@@ -27,8 +27,11 @@ pub fn serve(subscriber: impl Subscriber) -> Result<Infallible, Misconfigured> {
     let settings = Settings::from_environment().map_err(|failure| failed(&failure.problem.message))?;
     let plan = Plan::read(variable).map_err(|message| failed(&message))?;
     let folder = variable("FANOUT_ATTEMPTS").map(PathBuf::from);
-    let attempts =
-        Attempts::load(folder).map_err(|error| failed(&format!("FANOUT_ATTEMPTS names no folder: {error}")))?;
+    let attempts = Attempts::load(folder).map_err(|error| {
+        failed(&format!(
+            "FANOUT_ATTEMPTS names no folder that can be written to: {error}: mount a volume there"
+        ))
+    })?;
     let deadline = settings.deadline;
     let mut runner = Runner::new(Bus::new(OverHttp::new(settings), deadline), subscriber, plan, attempts);
     loop {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -54,10 +55,11 @@ impl Inbox for Bus {
         })
     }
 
-    fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Problem> {
+    fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble> {
         if self.0.away.get() > 0 {
             self.0.away.set(self.0.away.get() - 1);
-            return Err(problem("peer-unreachable"));
+            self.pause(Duration::from_millis(10));
+            return Err(away(None));
         }
         let outcome = |settlement: &Settlement| {
             if self.0.lost.borrow().contains(&settlement.token) {
@@ -102,9 +104,11 @@ impl<const BATCHES: bool> Subscriber for Component<BATCHES> {
             "refused" => Err(Rejection::DeadLetter("no".to_owned())),
             _ => Ok(()),
         };
+        let traps = ids.iter().any(|id| id.starts_with("trap"));
         let answers = ids.iter().take_while(|id| *id != "unanswered");
         let answers = answers.map(|id| answer(&id)).collect();
         self.world.handed_over.borrow_mut().push(ids);
+        assert!(!traps, "the component traps");
         answers
     }
 
@@ -114,6 +118,13 @@ impl<const BATCHES: bool> Subscriber for Component<BATCHES> {
             1 => Err(Rejection::Retry("not yet".to_owned())),
             _ => Ok(()),
         }
+    }
+}
+
+fn away(retry_after: Option<Duration>) -> Trouble {
+    Trouble::Now {
+        problem: problem("peer-unreachable"),
+        retry_after,
     }
 }
 
@@ -156,6 +167,26 @@ fn fetched(ids: &[&str], caught_up: Option<CatchUp>) -> FetchedDeliveries {
         deliveries: ids.iter().zip(1..).map(|(id, offset)| leased(id, offset)).collect(),
         lease_ms: LEASE_MS,
         caught_up,
+    }
+}
+
+fn listed(name: &str, made_by: SubscriptionOrigin, state: SubscriptionState) -> Subscription {
+    Subscription {
+        name: name.to_owned(),
+        need: Need::Durable,
+        filter: Filter {
+            tenants: Vec::new(),
+            event_types: Vec::new(),
+            pattern: None,
+        },
+        made_by,
+        state,
+        pending: 0,
+        in_flight: 0,
+        redelivered: 0,
+        waiting_for_retry: 0,
+        expires_at: None,
+        lost: Vec::new(),
     }
 }
 
@@ -307,8 +338,14 @@ fn a_component_is_told_once_that_it_caught_up_and_again_only_if_it_did_not_take_
     for _ in 0..8 {
         runner.turn();
     }
+    assert_eq!(world.told.borrow().len(), 2, "refused once, taken once");
+    // It is wound back, and catches up again.
+    for answer in [None, Some(caught_up)] {
+        world.fetches.borrow_mut().push_back(Ok(fetched(&[], answer)));
+        runner.turn();
+    }
     let told = world.told.borrow();
-    assert_eq!(told.len(), 2, "refused once, taken once");
+    assert_eq!(told.len(), 3, "and told of it");
     let reached = Position {
         partition: 0,
         offset: 2,
@@ -319,23 +356,6 @@ fn a_component_is_told_once_that_it_caught_up_and_again_only_if_it_did_not_take_
 #[test]
 fn what_the_component_subscribed_to_by_a_call_is_delivered_until_it_ends_it() {
     let world = Rc::<World>::default();
-    let made = |name: &str, made_by| Subscription {
-        name: name.to_owned(),
-        need: Need::Durable,
-        filter: Filter {
-            tenants: Vec::new(),
-            event_types: Vec::new(),
-            pattern: None,
-        },
-        made_by,
-        state: SubscriptionState::Active,
-        pending: 0,
-        in_flight: 0,
-        redelivered: 0,
-        waiting_for_retry: 0,
-        expires_at: None,
-        lost: Vec::new(),
-    };
     let called = Plan {
         declared: None,
         called: Called::All,
@@ -345,8 +365,8 @@ fn what_the_component_subscribed_to_by_a_call_is_delivered_until_it_ends_it() {
     runner.turn();
     assert!(world.fetched_from.borrow().is_empty(), "there is none yet");
     *world.listed.borrow_mut() = vec![
-        made("late", SubscriptionOrigin::Call),
-        made("other", SubscriptionOrigin::Link),
+        listed("late", SubscriptionOrigin::Call, SubscriptionState::Active),
+        listed("other", SubscriptionOrigin::Link, SubscriptionState::Active),
     ];
     runner.turn();
     assert_eq!(*world.fetched_from.borrow(), ["late"]);
@@ -391,6 +411,167 @@ fn a_batch_that_trapped_is_handed_over_one_by_one() {
         ["1", "2"],
         "they were handled: nothing is held against them"
     );
+}
+
+/// Runners one after the other, each until the component traps; a fetch brings what is not settled of one batch, the batches in
+/// turn.
+fn lives<const BATCHES: bool>(batches: &[&[&str]], most: usize) -> Rc<World> {
+    let folder = tempfile::tempdir().unwrap();
+    let world = Rc::<World>::default();
+    for life in 0..most {
+        let attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+        let mut fetch = fetched(batches[life % batches.len()], None);
+        let settled = |leased: &LeasedDelivery| world.settled.borrow().contains_key(&leased.token);
+        for leased in &mut fetch.deliveries {
+            leased.delivery.position.partition = u32::try_from(life % batches.len()).unwrap();
+        }
+        fetch.deliveries.retain(|leased| !settled(leased));
+        world.fetches.borrow_mut().push_back(Ok(fetch));
+        let mut runner = runner::<BATCHES>(&world, plan(Wanted::Durable), Duration::ZERO, attempts);
+        // It traps, or it does not: what counts is what is settled in the end.
+        drop(catch_unwind(AssertUnwindSafe(|| runner.turn())));
+    }
+    world
+}
+
+fn is_refused(world: &World, id: &str) -> bool {
+    matches!(verdict(world, id), Some(Verdict::Rejected(Rejection::Retry(_))))
+}
+
+#[test]
+fn each_of_two_that_trap_in_one_fetch_is_an_attempt_that_counts() {
+    for world in [
+        lives::<false>(&[&["fine", "trap 1", "trap 2", "after"]], 3),
+        lives::<true>(&[&["fine", "trap 1", "trap 2", "after"]], 4),
+    ] {
+        for id in ["trap 1", "trap 2"] {
+            assert!(is_refused(&world, id), "{id}: {:?}", world.handed_over.borrow());
+            let alone = world.handed_over.borrow().iter().filter(|ids| *ids == &[id]).count();
+            assert_eq!(alone, 1, "{id}: {:?}", world.handed_over.borrow());
+        }
+        for id in ["fine", "after"] {
+            assert_eq!(verdict(&world, id), Some(Verdict::Handled), "{id}");
+        }
+    }
+}
+
+#[test]
+fn traps_in_two_batches_are_held_against_both() {
+    let world = lives::<true>(&[&["trap 1", "fine"], &["trap 2", "also fine"]], 6);
+    for id in ["trap 1", "trap 2"] {
+        assert!(is_refused(&world, id), "{id}: {:?}", world.handed_over.borrow());
+    }
+    for id in ["fine", "also fine"] {
+        assert_eq!(verdict(&world, id), Some(Verdict::Handled), "{id}");
+    }
+}
+
+#[test]
+fn a_refusal_that_the_bus_did_not_take_is_made_again() {
+    let (folder, attempts) = after_a_trap_in(&["trap"]);
+    let world = Rc::<World>::default();
+    world.away.set(u32::MAX);
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["trap"], None)));
+    runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, attempts).turn();
+    assert_eq!(verdict(&world, "trap"), None);
+    world.away.set(0);
+    let attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["trap"], None)));
+    runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, attempts).turn();
+    assert!(is_refused(&world, "trap"));
+    assert!(world.handed_over.borrow().is_empty());
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_an_error_and_a_note_that_can_t_be_read_is_an_empty_one() {
+    let folder = tempfile::tempdir().unwrap();
+    Attempts::load(Some(folder.path().join("missing"))).unwrap_err();
+    std::fs::write(folder.path().join("under-way"), [0xff, 0xfe]).unwrap();
+    let attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+    let world = Rc::<World>::default();
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], None)));
+    runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, attempts).turn();
+    assert_eq!(*world.handed_over.borrow(), [["1"]]);
+}
+
+#[test]
+fn what_waits_longer_than_its_lease_is_not_handed_over() {
+    let world = Rc::<World>::default();
+    world.away.set(u32::MAX);
+    world
+        .fetches
+        .borrow_mut()
+        .push_back(Ok(fetched(&["1", "2", "3"], None)));
+    let takes = Duration::from_millis(LEASE_MS);
+    runner::<false>(&world, plan(Wanted::Durable), takes, Attempts::default()).turn();
+    assert_eq!(*world.handed_over.borrow(), [["1"]], "the others are another's by now");
+}
+
+#[test]
+fn a_bus_that_names_a_wait_is_asked_after_it() {
+    let world = Rc::<World>::default();
+    let wait = Duration::from_secs(30);
+    world.fetches.borrow_mut().push_back(Err(away(Some(wait))));
+    let mut runner = runner::<true>(&world, plan(Wanted::Durable), Duration::ZERO, Attempts::default());
+    runner.turn();
+    while world.fetched_from.borrow().len() < 2 {
+        runner.turn();
+        assert!(world.now.get() < 3 * wait, "it is asked again");
+    }
+    assert!(world.now.get() >= wait, "{:?}", world.now.get());
+}
+
+const FINISHED: Option<CatchUp> = Some(CatchUp {
+    replayed: 2,
+    finished: true,
+});
+
+#[test]
+fn a_finished_backfill_is_fetched_again_when_it_is_wound_back() {
+    let world = Rc::<World>::default();
+    let state = |state| *world.listed.borrow_mut() = vec![listed("a", SubscriptionOrigin::Link, state)];
+    state(SubscriptionState::Finished);
+    let mut declared = plan(Wanted::Durable);
+    declared.declared.as_mut().unwrap().need = None;
+    let mut runner = runner::<true>(&world, declared, Duration::ZERO, Attempts::default());
+    let mut turns = || {
+        for _ in 0..8 {
+            runner.turn();
+        }
+    };
+    // Told twice: the first time it does not take it.
+    for _ in 0..2 {
+        world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], FINISHED)));
+    }
+    turns();
+    assert_eq!((world.fetched_from.borrow().len(), world.told.borrow().len()), (2, 2));
+    state(SubscriptionState::CatchingUp);
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], FINISHED)));
+    turns();
+    assert!(world.fetched_from.borrow().len() > 2, "it is fetched again");
+    assert_eq!(world.told.borrow().len(), 3, "and the component is told again");
+}
+
+#[test]
+fn what_is_ended_and_made_again_under_its_name_is_delivered() {
+    let world = Rc::<World>::default();
+    let again = || vec![listed("late", SubscriptionOrigin::Call, SubscriptionState::Active)];
+    *world.listed.borrow_mut() = again();
+    let called = Plan {
+        declared: None,
+        called: Called::All,
+        batch: 10,
+    };
+    let mut runner = runner::<true>(&world, called, Duration::ZERO, Attempts::default());
+    let unknown = Err(Trouble::Unknown(problem("unknown-subscription")));
+    world.fetches.borrow_mut().push_back(unknown);
+    runner.turn();
+    // Between two looks it is there again.
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], None)));
+    for _ in 0..4 {
+        runner.turn();
+    }
+    assert_eq!(*world.handed_over.borrow(), [["1"]]);
 }
 
 #[test]
