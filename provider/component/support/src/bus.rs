@@ -1,7 +1,8 @@
 //! Calls to a bus in the contract's own types, each within a deadline; repeated while time is left and that can help.
 //!
 //! The rules are those of `fanout-client`: every function of the contract is idempotent; where an attempt had an unknown outcome
-//! and none after it settled that, the outcome of the whole is unknown.
+//! and none after it settled that, the outcome of the whole is unknown. A refusal that depends on the moment, such as a quota,
+//! settles nothing: what was asked may have been done before.
 
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub trait Refusal: From<Failure> {
 
     /// It may have been done.
     fn is_unknown(&self) -> bool;
+
+    /// It depends on the moment, not on what was asked alone: of an attempt before it, it says nothing.
+    fn is_of_the_moment(&self) -> bool;
 }
 
 impl<W: World> Bus<W> {
@@ -106,16 +110,28 @@ impl<W: World> Bus<W> {
     /// Publishes many; one result for each.
     pub fn publish_many(&self, events: &[Event]) -> Vec<Result<Receipt, PublishError>> {
         let params = wire::encode(&(events,));
+        let mut unknown = None;
         let sent = self.repeat(|within| {
             let answers: Result<Vec<Result<Receipt, PublishError>>, Failure> =
                 self.attempt(PUBLISHER, "publish-tenant-events", &params, within);
             answers.map_err(|failure| {
                 let (can_help, wait) = (failure.can_be_repeated, failure.retry_after);
-                (PublishError::from(failure), can_help, wait)
+                let refusal = PublishError::from(failure);
+                if refusal.is_unknown() {
+                    unknown = Some(refusal.clone());
+                }
+                (refusal, can_help, wait)
             })
         });
+        // Each event has its answer, and of each an attempt before may be known to nobody.
+        let settled = |answer: Result<Receipt, PublishError>| {
+            answer.map_err(|refusal| {
+                let says_nothing = refusal.is_of_the_moment();
+                unknown.clone().filter(|_| says_nothing).unwrap_or(refusal)
+            })
+        };
         match sent {
-            Ok(answers) if answers.len() == events.len() => answers,
+            Ok(answers) if answers.len() == events.len() => answers.into_iter().map(settled).collect(),
             Ok(_) => {
                 let problem = malformed().problem;
                 events
@@ -154,7 +170,9 @@ impl<W: World> Bus<W> {
             let within = left.min(ATTEMPT).max(Duration::from_millis(1));
             let (refusal, can_help, wait) = match attempt(within) {
                 Ok(answer) => return Ok(answer),
-                Err((refusal, _, _)) if !refusal.is_transient() => return Err(refusal),
+                Err((refusal, _, _)) if !refusal.is_transient() => {
+                    return Err(unknown.filter(|_| refusal.is_of_the_moment()).unwrap_or(refusal));
+                }
                 Err(refused) => refused,
             };
             let wait = wait.unwrap_or(pause);
@@ -194,6 +212,10 @@ impl Refusal for Unread {
     fn is_unknown(&self) -> bool {
         false
     }
+
+    fn is_of_the_moment(&self) -> bool {
+        true
+    }
 }
 
 impl From<Failure> for PublishError {
@@ -219,6 +241,13 @@ impl Refusal for PublishError {
     fn is_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
     }
+
+    fn is_of_the_moment(&self) -> bool {
+        match self {
+            Self::QuotaExceeded(_) | Self::StoreFull(_) | Self::NotPermitted(_) | Self::Unavailable(_) => true,
+            Self::InvalidEvent(_) | Self::TooLarge(_) | Self::OutcomeUnknown(_) => false,
+        }
+    }
 }
 
 impl From<Failure> for SubscribeError {
@@ -238,6 +267,15 @@ impl Refusal for SubscribeError {
     fn is_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
     }
+
+    fn is_of_the_moment(&self) -> bool {
+        match self {
+            Self::NotPermitted(_) | Self::Unavailable(_) => true,
+            Self::InvalidRequest(_) | Self::Conflict(_) | Self::UnknownSubscription(_) | Self::OutcomeUnknown(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// A fetch is tried once: what it took from the log and did not bring waits for its lease.
@@ -253,7 +291,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::types::Position;
+    use crate::types::{Position, RefusalForNow};
 
     /// A world whose time is what was waited for, and whose answers are given.
     struct Played {
@@ -330,6 +368,51 @@ mod tests {
         assert_eq!(publish(&settled), Ok(receipt()));
     }
 
+    fn event() -> Event {
+        Event {
+            tenant: "acme".to_owned(),
+            event_type: "a".to_owned(),
+            id: "1".to_owned(),
+            source: String::new(),
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: Vec::new(),
+            ordering_key: None,
+            data: Vec::new(),
+        }
+    }
+
+    fn quota() -> PublishError {
+        PublishError::QuotaExceeded(RefusalForNow {
+            problem: Problem {
+                code: "quota-exceeded".to_owned(),
+                message: String::new(),
+            },
+            retry_after_ms: 1_000,
+        })
+    }
+
+    #[test]
+    fn a_refusal_of_the_moment_does_not_say_that_nothing_is_stored() {
+        let lost = || Err(Failure::unknown("connection-lost", "it closed the connection"));
+        let refused = |refusal: PublishError| Ok(wire::encode(&Err::<Receipt, _>(refusal)));
+        let after_a_loss = publish(&Played::bus([lost(), refused(quota())]));
+        assert!(
+            matches!(after_a_loss, Err(PublishError::OutcomeUnknown(_))),
+            "{after_a_loss:?}"
+        );
+        assert_eq!(publish(&Played::bus([refused(quota())])), Err(quota()));
+        // What could never have been stored is not.
+        let invalid = PublishError::InvalidEvent(Problem {
+            code: "invalid-event".to_owned(),
+            message: String::new(),
+        });
+        let after_a_loss = publish(&Played::bus([lost(), refused(invalid.clone())]));
+        assert_eq!(after_a_loss, Err(invalid));
+    }
+
     #[test]
     fn what_a_repeat_can_not_help_is_sent_once() {
         let refused = PublishError::NotPermitted(Problem {
@@ -349,19 +432,7 @@ mod tests {
 
     #[test]
     fn a_batch_has_an_answer_for_each_event() {
-        let event = Event {
-            tenant: "acme".to_owned(),
-            event_type: "a".to_owned(),
-            id: "1".to_owned(),
-            source: String::new(),
-            subject: None,
-            time: None,
-            data_content_type: None,
-            data_schema: None,
-            extensions: Vec::new(),
-            ordering_key: None,
-            data: Vec::new(),
-        };
+        let event = event();
         let one = vec![Ok::<_, PublishError>(receipt())];
         let bus = Played::bus([Ok(wire::encode(&one))]);
         let answers = bus.publish_many(&[event.clone(), event]);
@@ -373,6 +444,16 @@ mod tests {
                     Err(PublishError::OutcomeUnknown(_))
                 ]
             ),
+            "{answers:?}"
+        );
+    }
+    #[test]
+    fn each_event_of_a_batch_keeps_an_outcome_that_nobody_knows() {
+        let lost = Err(Failure::unknown("connection-lost", "it closed the connection"));
+        let bus = Played::bus([lost, Ok(wire::encode(&vec![Ok(receipt()), Err(quota())]))]);
+        let answers = bus.publish_many(&[event(), event()]);
+        assert!(
+            matches!(answers[..], [Ok(_), Err(PublishError::OutcomeUnknown(_))]),
             "{answers:?}"
         );
     }

@@ -198,8 +198,7 @@ fn failed(code: &ErrorCode) -> Failure {
         | ErrorCode::ConnectionTimeout
         | ErrorCode::ConnectionLimitReached
         | ErrorCode::TlsProtocolError
-        | ErrorCode::TlsCertificateError
-        | ErrorCode::TlsAlertReceived(_) => Failure::not_started("peer-unreachable", message),
+        | ErrorCode::TlsCertificateError => Failure::not_started("peer-unreachable", message),
         // The manifest does not let it: allowedHosts.
         ErrorCode::DestinationIpProhibited | ErrorCode::HttpRequestDenied => {
             Failure::not_started("peer-refused", message)
@@ -210,6 +209,7 @@ fn failed(code: &ErrorCode) -> Failure {
         ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::ConnectionWriteTimeout => {
             Failure::unknown("call-deadline", message)
         }
+        // An alert of TLS too: a server may send one when it has read the request.
         _ => Failure::unknown("connection-lost", message),
     }
 }

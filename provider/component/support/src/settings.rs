@@ -89,7 +89,7 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// What is sent there stays on this machine. The last is a wasmCloud v2 host's name for it.
+/// What is sent there stays on this machine. A name that a resolver is asked for can be anything.
 fn is_this_machine(authority: &str) -> bool {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
@@ -99,7 +99,7 @@ fn is_this_machine(authority: &str) -> bool {
         host.parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())
     };
-    matches!(host, "localhost" | "host.wasmcloud.internal") || is_loopback(host.trim_matches(['[', ']']))
+    host == "localhost" || is_loopback(host.trim_matches(['[', ']']))
 }
 
 impl fmt::Debug for Settings {
@@ -139,11 +139,11 @@ mod tests {
 
     #[test]
     fn a_token_goes_over_plain_http_on_this_machine_alone() {
-        for here in ["127.0.0.1:1", "localhost:1", "[::1]:1", "host.wasmcloud.internal:1"] {
+        for here in ["127.0.0.1:1", "localhost:1", "[::1]:1"] {
             let url = format!("http://{here}");
             assert!(read(&[("FANOUT_URL", &url), ("FANOUT_TOKEN", "abc")]).is_ok(), "{here}");
         }
-        for there in ["bus:1", "127.0.0.1.example:1", "10.0.0.1"] {
+        for there in ["bus:1", "127.0.0.1.example:1", "10.0.0.1", "host.wasmcloud.internal:1"] {
             let url = format!("http://{there}");
             let failure = read(&[("FANOUT_URL", &url), ("FANOUT_TOKEN", "abc")]).expect_err(there);
             assert_eq!(failure.problem.code, "invalid-endpoint");
