@@ -36,7 +36,7 @@ impl Story<'_> {
         // before this act began was waited for, so the window opens with the act.
         self.note(&webhooks, &accepted, |accepted| accepted.first_post < ready);
 
-        self.after_a_kill(count, &accepted, 1).await
+        self.after_a_kill(count, &accepted, Some(1)).await
     }
 
     /// Kills the provider once `count` webhooks are accepted and others are under way. Returns when all was well again.

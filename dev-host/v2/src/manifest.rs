@@ -1,7 +1,7 @@
-//! WorkloadDeployments (`runtime.wasmcloud.dev/v1alpha1`), as far as they are used here, and the rules of the operator's schema.
+//! WorkloadDeployments (`runtime.wasmcloud.dev/v1alpha1`), as far as they are used here, and what is asked of them here.
 //!
-//! A field that is not listed is an error, so that a manifest has no word that means nothing. The fields and rules are those of
-//! the operator of wasmCloud 2.10.
+//! A field that is not listed is an error, so that a manifest has no word that means nothing. The rules are ours, made after the
+//! operator of wasmCloud 2.10: its schema is not read here, and decides in a cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -411,7 +411,7 @@ spec:
     }
 
     #[test]
-    fn what_the_operator_refuses_is_refused() {
+    fn what_breaks_a_rule_is_refused() {
         for (what, with, named) in [
             ("kind: WorkloadDeployment", "kind: Workload", "another kind"),
             ("name: a ", "name: A ", "DNS label"),
@@ -430,6 +430,59 @@ spec:
             assert_ne!(text, LEGAL, "{what}");
             let error = format!("{:#}", read(&text).expect_err(named));
             assert!(error.contains(named), "{error}");
+        }
+    }
+    const PAYMENTS: &str = include_str!("../../../deploy/wasmcloud-v2/payments.yaml");
+
+    #[test]
+    fn a_runner_of_leases_has_a_folder_for_its_attempts_and_no_end_of_restarts() {
+        let mut with_leases = Vec::new();
+        for deployment in read(PAYMENTS).expect("legal") {
+            let name = &deployment.metadata.name;
+            let workload = &deployment.spec.template.spec;
+            let Some(service) = &workload.service else {
+                continue;
+            };
+            assert_eq!(service.max_restarts, Some(i32::MAX), "{name}");
+            let resources = &service.local_resources;
+            let variable = |key: &str| resources.environment.config.get(key).map(String::as_str);
+            if variable("FANOUT_NEED") == Some("queue") {
+                continue;
+            }
+            let folder = variable("FANOUT_ATTEMPTS");
+            let mounts = &resources.volume_mounts;
+            assert!(
+                mounts.iter().any(|mount| Some(mount.mount_path.as_str()) == folder),
+                "{name}: {folder:?} is in no volume"
+            );
+            with_leases.push(name.clone());
+        }
+        assert_eq!(with_leases, ["invoicing", "analytics"]);
+    }
+
+    #[test]
+    fn what_the_manifests_name_is_there_or_told_of() {
+        let services: Vec<_> =
+            serde_norway::Deserializer::from_str(include_str!("../../../deploy/wasmcloud-v2/services.yaml"))
+                .map(|document| serde_norway::Value::deserialize(document).expect("YAML"))
+                .map(|service| service["metadata"]["name"].as_str().map(str::to_owned))
+                .collect();
+        let told = include_str!("../../../docs/wasmcloud-v2.md");
+        for deployment in read(PAYMENTS).expect("legal") {
+            let name = deployment.metadata.name;
+            let service = deployment.spec.kubernetes.map(|kubernetes| kubernetes.service.name);
+            assert!(services.contains(&service), "{name}: there is no Service {service:?}");
+            assert!(told.contains(&format!("[callers.{name}]")), "{name} has no caller");
+            let workload = deployment.spec.template.spec;
+            let parts = workload.components.iter().chain(&workload.service);
+            for secret in parts.flat_map(|part| &part.local_resources.environment.secret_from) {
+                let create = format!("kubectl create secret generic {} ", secret.name);
+                assert!(
+                    told.contains(&create),
+                    "{name}: nothing makes the secret {}",
+                    secret.name
+                );
+            }
         }
     }
 }

@@ -137,8 +137,11 @@ impl Stack {
     }
 
     /// Whether the host says that a workload runs.
-    pub(crate) fn is_deployed(&self, name: &str) -> bool {
-        self.running.contains_key(name)
+    pub(crate) async fn is_deployed(&self, name: &str) -> Result<bool> {
+        match self.running.get(name) {
+            Some(running) => running.runs(&self.nats).await,
+            None => Ok(false),
+        }
     }
 
     /// Waits until every component answers, and the bus has the subscriptions of the runners.

@@ -59,8 +59,8 @@ impl Story<'_> {
         self.note(&webhooks, &accepted, |accepted| accepted.first_post < ready);
         // Of a bus that is away for a moment a sender does not learn: the connector tries again. Of a host it does.
         let repeats = match victim {
-            Victim::Bus => 0,
-            Victim::Host => 1,
+            Victim::Bus => None,
+            Victim::Host => Some(1),
         };
         self.after_a_kill(count, &accepted, repeats).await
     }

@@ -31,8 +31,8 @@ impl Story<'_> {
 
         let began = self.console.elapsed();
         self.stack.deploy().await?;
-        self.checks
-            .equal("invoicing is deployed again", true, self.stack.is_deployed(WORKLOAD));
+        let is_deployed = self.stack.is_deployed(WORKLOAD).await?;
+        self.checks.equal("invoicing is deployed again", true, is_deployed);
         let lines = self.invoicing_caught_up().await?;
         let left = self.settled().await?;
         let took = rounded(self.console.elapsed() - began);
