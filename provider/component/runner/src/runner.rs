@@ -254,11 +254,13 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
         }
     }
 
-    /// At most once: there is nothing to settle, and no second try.
-    fn hand_over_once(&mut self, leased: Vec<LeasedDelivery>) {
+    /// At most once: there is nothing to settle, no second try, and so no attempt to note.
+    fn hand_over_once(&self, leased: Vec<LeasedDelivery>) {
         for delivery in leased {
-            if let Err(rejection) = self.hand_over(&[delivery.delivery]).remove(0) {
-                eprintln!("an event was missed: {rejection:?}");
+            match self.subscriber.handle(&[delivery.delivery]).pop() {
+                Some(Ok(())) => {}
+                Some(Err(rejection)) => eprintln!("an event was missed: {rejection:?}"),
+                None => eprintln!("an event was missed: the handler gave no answer for it"),
             }
         }
     }

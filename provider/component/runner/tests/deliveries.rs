@@ -307,6 +307,17 @@ fn a_queue_s_deliveries_are_neither_settled_nor_renewed() {
 }
 
 #[test]
+fn what_a_queue_s_handler_trapped_at_is_not_noted_since_it_does_not_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = || Attempts::load(Some(folder.path().to_owned())).unwrap();
+    let world = Rc::<World>::default();
+    world.fetches.borrow_mut().push_back(Ok(fetched(&["trap"], None)));
+    let mut runner = runner::<false>(&world, plan(Wanted::Queue), Duration::ZERO, load());
+    catch_unwind(AssertUnwindSafe(|| runner.turn())).unwrap_err();
+    assert!(!load().trapped(&leased("trap", 1).delivery));
+}
+
+#[test]
 fn a_subscription_that_is_gone_is_made_again() {
     let world = Rc::<World>::default();
     world
