@@ -1,4 +1,4 @@
-//! The project's own commands: demo, test, fuzz, bench, findings, campaign, guards, tidy, advisories.
+//! The project's own commands: demo, test, fuzz, bench, findings, campaign, guards, release, tidy, advisories.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
@@ -8,6 +8,7 @@ mod advisories;
 mod bench;
 mod build;
 mod campaign;
+mod debian;
 mod demo;
 mod findings;
 mod fuzz;
@@ -17,6 +18,7 @@ mod layers;
 mod licences;
 mod nats;
 mod pypi;
+mod release;
 mod runner;
 mod test;
 mod test_tools;
@@ -61,6 +63,9 @@ enum Command {
     Campaign(campaign::Campaign),
     /// Switch guards of the bus off, and see that the fault campaign's checker finds each
     Guards(guards::Guards),
+    /// Build what is installed, and push it to a registry
+    #[command(disable_help_flag = true)]
+    Release(release::Release),
     /// Format, lint, and check the licences of all dependencies and the advisories about them
     Tidy(tidy::Tidy),
     /// Hold all dependencies against security advisories
@@ -94,6 +99,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
         Command::Findings(findings) => findings.run(&workspace, runner),
         Command::Campaign(campaign) => campaign.run(&workspace, runner),
         Command::Guards(guards) => guards.run(&workspace, runner),
+        Command::Release(release) => release.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),
         Command::Advisories(update) => update.run(&workspace, runner),
     }

@@ -1,5 +1,5 @@
 //! What only tests run: Node, which runs the consumer in TypeScript as it is, and schemathesis, which tries what the server
-//! says of itself over HTTP; the stock host of wasmCloud v2; and what other people read metrics with: the Python package
+//! says of itself over HTTP; the stock host of wasmCloud v2; a registry for images, which a release is pushed to; and what other people read metrics with: the Python package
 //! prometheus-client, and promtool.
 
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::debian;
 use crate::nats::on_path;
 use crate::pypi::{self, Package};
 use crate::runner::Runner;
@@ -17,6 +18,9 @@ use crate::workspace::Workspace;
 const NODE_VARIABLE: &str = "FANOUT_NODE";
 /// The variable that names the folder with the Python package `schemathesis` and what it needs.
 const SCHEMATHESIS_VARIABLE: &str = "FANOUT_SCHEMATHESIS";
+/// The variable that names a registry for images: Debian's `docker-registry`.
+const REGISTRY_VARIABLE: &str = "FANOUT_DOCKER_REGISTRY";
+const REGISTRY: &str = "docker-registry";
 
 /// The variable that names the folder with the Python package `prometheus-client`.
 const PROMETHEUS_CLIENT_VARIABLE: &str = "FANOUT_PROMETHEUS_CLIENT";
@@ -55,6 +59,8 @@ pub(crate) struct TestTools {
     wash: PathBuf,
     prometheus_client: PathBuf,
     promtool: PathBuf,
+    /// Not everywhere is there one to be had.
+    registry: Option<PathBuf>,
 }
 
 impl TestTools {
@@ -88,12 +94,24 @@ impl TestTools {
                 None => promtool(&workspace.tools().join("promtool"), runner)?,
             },
         };
+        let registry = match std::env::var_os(REGISTRY_VARIABLE)
+            .map(PathBuf::from)
+            .or_else(|| on_path(REGISTRY))
+        {
+            Some(found) => Some(found),
+            None => {
+                let folder = workspace.tools().join(REGISTRY);
+                let is_there = debian::unpack(REGISTRY, &folder, runner)?;
+                is_there.then(|| folder.join("usr/bin").join(REGISTRY))
+            }
+        };
         Ok(Self {
             node,
             schemathesis,
             wash,
             prometheus_client,
             promtool,
+            registry,
         })
     }
 
@@ -105,6 +123,9 @@ impl TestTools {
             .env(wash::VARIABLE, &self.wash)
             .env(PROMETHEUS_CLIENT_VARIABLE, &self.prometheus_client)
             .env(PROMTOOL_VARIABLE, &self.promtool);
+        if let Some(registry) = &self.registry {
+            command.env(REGISTRY_VARIABLE, registry);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use fanout_plan::{Position, SubscriptionName, TenantId, TypePattern, link};
 use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
+use reqwest::Url;
 
 use crate::listen::Listen;
 use crate::nats::{How, Nats};
@@ -139,6 +140,16 @@ pub(crate) enum Verb {
     Why(Why),
     /// End a subscription: what waits for it is no longer kept for it
     Unsubscribe(Unsubscribe),
+    /// Say whether a bus that listens on HTTP can be used: a health check
+    ///
+    /// Exit codes: 0 it can, 1 it can't, 3 it can't be reached.
+    Ready(Ready),
+    /// Write the manual pages, for `man`
+    #[command(hide = true)]
+    ManualPages {
+        /// The folder for them; with --json they are printed
+        folder: Option<PathBuf>,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -343,6 +354,20 @@ pub(crate) enum LogFormat {
     Text,
     /// An object a line, with the names that spans have
     Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ready {
+    /// Where it listens, such as https://bus.example.org:7780
+    #[arg(
+        value_name = "URL",
+        env = "FANOUT_READY_URL",
+        default_value = "http://127.0.0.1:7780"
+    )]
+    pub(crate) url: Url,
+    /// Who signed its certificate, as PEM; without it, the system's authorities
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

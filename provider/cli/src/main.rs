@@ -14,11 +14,13 @@ mod event;
 mod listen;
 mod lost;
 mod manual;
+mod manual_pages;
 mod matching;
 mod nats;
 mod place;
 mod policy;
 mod publish;
+mod ready;
 mod remote;
 mod serve;
 mod settled;
@@ -92,6 +94,8 @@ async fn main() -> ExitCode {
         Verb::Unsubscribe(a) => subscribe::unsubscribe(&a, args.json).await,
         Verb::Match { pattern, event } => matching::run(&pattern, &event, args.json),
         Verb::Why(a) => why::run(&a, args.json).await,
+        Verb::Ready(a) => ready::ready(&a, args.json).await,
+        Verb::ManualPages { folder } => manual_pages::manual_pages(folder.as_deref(), args.json),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "fanout", &mut script);
