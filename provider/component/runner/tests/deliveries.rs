@@ -566,8 +566,7 @@ fn a_finished_backfill_is_fetched_again_when_it_is_wound_back() {
 #[test]
 fn what_is_ended_and_made_again_under_its_name_is_delivered() {
     let world = Rc::<World>::default();
-    let again = || vec![listed("late", SubscriptionOrigin::Call, SubscriptionState::Active)];
-    *world.listed.borrow_mut() = again();
+    *world.listed.borrow_mut() = vec![listed("late", SubscriptionOrigin::Call, SubscriptionState::Active)];
     let called = Plan {
         declared: None,
         called: Called::All,
