@@ -22,6 +22,7 @@ mod inbox;
 pub mod jetstream;
 mod link;
 mod listeners;
+mod matching;
 mod provider;
 mod quota;
 mod running_bus;

@@ -148,6 +148,11 @@ impl Filter {
             })
     }
 
+    /// At most how many steps it takes to judge an event with a payload of `bytes`: comparisons, and sets of alternatives.
+    pub fn steps(&self, bytes: usize) -> u64 {
+        self.pattern().map_or(0, |pattern| pattern.steps(bytes))
+    }
+
     /// Whether a tenant and a type are among these, whatever the pattern says of them.
     pub fn allows(&self, tenant: &TenantId, event_type: &EventType) -> bool {
         self.allows_tenant(tenant) && self.event_types.iter().any(|p| p.matches(event_type))
@@ -269,6 +274,30 @@ mod tests {
             ["p.*.w.charge.*", "p.*.w.invoice.>"]
         );
         assert_eq!(f(&["a"], &["a.*", "*.b"]), ["p.a.w.>"], "crossing patterns are widened");
+    }
+
+    #[test]
+    fn a_pattern_that_can_match_nothing_is_refused() {
+        for nothing in [
+            r#"{ "tenant": [{ "exists": false }] }"#,
+            r#"{ "type": [{ "exists": false }] }"#,
+            r#"{ "type": ["Not A Type"] }"#,
+            r#"{ "type": ["invoice.*"] }"#,
+            r#"{ "tenant": ["no/such", ""] }"#,
+        ] {
+            let refused = Filter::all().with_pattern(Some(nothing.parse().unwrap())).unwrap_err();
+            assert_eq!(refused.code, Code::PatternMatchesNothing, "{nothing}");
+        }
+        for some in [
+            r#"{ "type": ["Not A Type", "invoice.paid"] }"#,
+            r#"{ "type": [{ "exists": false }, { "prefix": "in" }] }"#,
+            r#"{ "subject": [{ "exists": false }] }"#,
+        ] {
+            assert!(
+                Filter::all().with_pattern(Some(some.parse().unwrap())).is_ok(),
+                "{some}"
+            );
+        }
     }
 
     #[test]

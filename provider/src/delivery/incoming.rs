@@ -11,6 +11,7 @@ use tracing::debug;
 use super::settle::{Settler, Source};
 use super::{Context, Delivery, Health};
 use crate::jetstream::read;
+use crate::matching;
 
 /// Where an event stands in the log, when it was stored, and how often it was delivered.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +49,15 @@ pub(super) enum Wanted {
 }
 
 /// Judges an event that was not delivered before.
-pub(super) fn wanted(registered: &Registered, attributes: &Attributes, data: &[u8], metadata: &Metadata) -> Wanted {
+pub(super) async fn wanted(
+    registered: &Registered,
+    attributes: &Attributes,
+    data: &[u8],
+    metadata: &Metadata,
+) -> Wanted {
+    let filter = &registered.subscription.filter;
     match still_wanted(registered, attributes, metadata) {
-        Wanted::Yes if !registered.subscription.filter.matches(attributes, data) => Wanted::LeftOut,
+        Wanted::Yes if !matching::matches(filter, attributes, data).await => Wanted::LeftOut,
         judged => judged,
     }
 }
@@ -94,14 +101,12 @@ pub(super) async fn admit(
             return None;
         }
     };
-    let own = message.info().is_ok_and(|info| {
+    // Behind the subscription's own consumer; none of those that isolate a tenant.
+    let waiting = message.info().ok().and_then(|info| {
         let own = ConsumerName::from(info.consumer).tenant().is_none();
-        if own {
-            context.health.sees_waiting(info.pending);
-        }
-        own
+        own.then_some(info.pending)
     });
-    if own
+    if waiting.is_some()
         && context
             .registered
             .is_isolated_at(attributes.tenant(), metadata.position)
@@ -109,8 +114,14 @@ pub(super) async fn admit(
         settler.skip(message).await;
         return None;
     }
-    match wanted(&context.registered, &attributes, &message.payload, &metadata) {
-        Wanted::Yes => Some((metadata, attributes)),
+    match wanted(&context.registered, &attributes, &message.payload, &metadata).await {
+        Wanted::Yes => {
+            // What a pattern leaves out holds nobody up, and is no reason to isolate a tenant.
+            if let Some(waiting) = waiting {
+                context.health.sees_waiting(waiting);
+            }
+            Some((metadata, attributes))
+        }
         Wanted::No => {
             settler.skip(message).await;
             None

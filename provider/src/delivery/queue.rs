@@ -62,7 +62,7 @@ pub(super) async fn run(context: Arc<Context>) {
                 // Read whether or not there is a call free: what waits in the client's buffer is bounded by number alone.
                 let bytes = u32::try_from(message.length).unwrap_or(u32::MAX);
                 // What is none of its events takes nothing from those that are.
-                let Some(delivery) = announced(&context, &prefix, message) else { continue };
+                let Some(delivery) = announced(&context, &prefix, message).await else { continue };
                 match Arc::clone(&bytes_free).try_acquire_many_owned(bytes) {
                     Ok(permit) => waiting.push_back((delivery, permit)),
                     Err(_) => {
@@ -102,12 +102,12 @@ async fn listen(context: &Context, prefix: &str) -> Result<Vec<Subscriber>, asyn
 }
 
 /// An event as the store announces it; `None` for what is none of the subscription's.
-fn announced(context: &Context, prefix: &str, mut message: Message) -> Option<Delivery> {
+async fn announced(context: &Context, prefix: &str, mut message: Message) -> Option<Delivery> {
     let metadata = metadata(context, &message);
     let subject = message.subject.strip_prefix(prefix).unwrap_or(&message.subject);
     let template = context.store.template(metadata.position.partition);
     match read::event(template, subject, &mut message.headers, &mut message.payload) {
-        Ok(attributes) => wanted(context, attributes, (&message.headers, message.payload), &metadata),
+        Ok(attributes) => wanted(context, attributes, (&message.headers, message.payload), &metadata).await,
         Err(problem) => {
             missed(context, metadata.position, &format!("not an event: {problem}"));
             None
@@ -116,13 +116,13 @@ fn announced(context: &Context, prefix: &str, mut message: Message) -> Option<De
 }
 
 /// The delivery of an event, if it is one of the subscription's.
-fn wanted(
+async fn wanted(
     context: &Context,
     attributes: Attributes,
     (headers, data): (&Option<HeaderMap>, Bytes),
     metadata: &Metadata,
 ) -> Option<Delivery> {
-    match incoming::wanted(&context.registered, &attributes, &data, metadata) {
+    match incoming::wanted(&context.registered, &attributes, &data, metadata).await {
         Wanted::Yes => {}
         Wanted::LeftOut => {
             Health::count(&context.health.left_out);
@@ -171,13 +171,13 @@ async fn deliver(context: &Context, delivery: Delivery) {
 }
 
 /// A message that a fetch took from the log, for a queue subscription; `None` for what is none of its events.
-pub(crate) fn fetched(context: &Context, message: async_nats::jetstream::Message) -> Option<Delivery> {
+pub(crate) async fn fetched(context: &Context, message: async_nats::jetstream::Message) -> Option<Delivery> {
     let partition = context.store.partition_of(message.info().ok()?.stream)?;
     let metadata = Metadata::of(&message, partition)?;
     let mut message = message.message;
     let template = context.store.template(partition);
     match read::event(template, &message.subject, &mut message.headers, &mut message.payload) {
-        Ok(attributes) => wanted(context, attributes, (&message.headers, message.payload), &metadata),
+        Ok(attributes) => wanted(context, attributes, (&message.headers, message.payload), &metadata).await,
         Err(problem) => {
             missed(context, metadata.position, &format!("not an event: {problem}"));
             None

@@ -299,7 +299,7 @@ impl Inbox {
                 let bytes_left = (!given.is_empty()).then(|| max_bytes.saturating_sub(used + OVERHEAD));
                 self.redriven(settler, lease, &message, (lease_until, bytes_left)).await
             } else if self.is_queue() {
-                self.live(message).map(|delivery| {
+                self.live(message).await.map(|delivery| {
                     let handle = self.handle(&delivery, String::new(), lease_until);
                     (delivery, handle)
                 })
@@ -331,8 +331,8 @@ impl Inbox {
     }
 
     /// An event of a queue subscription, unless it is too old to be called live.
-    fn live(&self, message: async_nats::jetstream::Message) -> Option<Delivery> {
-        let delivery = crate::delivery::fetched(&self.context, message)?;
+    async fn live(&self, message: async_nats::jetstream::Message) -> Option<Delivery> {
+        let delivery = crate::delivery::fetched(&self.context, message).await?;
         let age = self.context.store.now().saturating_sub(delivery.published_at);
         if age > nanoseconds(LISTENS_FOR) {
             Health::count(&self.context.health.missed);

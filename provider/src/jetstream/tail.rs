@@ -20,6 +20,7 @@ use super::observe::nanoseconds;
 use super::read::{event, shown};
 use super::{Store, StoreError};
 use crate::backoff::Backoff;
+use crate::matching;
 
 /// How long the server remembers a reader that is gone, or that waits for those of other partitions.
 const READER_AGE: Duration = Duration::from_secs(30);
@@ -312,10 +313,11 @@ impl Reader {
         self.pattern.as_ref().is_none_or(|pattern| {
             let event = read.event.as_ref();
             event.is_some_and(|event| {
-                pattern.matches(View {
+                let view = View {
                     event: event.raw(),
                     data: &read.payload,
-                })
+                };
+                matching::matches_now(pattern.steps(read.payload.len()), || pattern.matches(view))
             })
         })
     }

@@ -3,6 +3,7 @@
 
 mod changed;
 mod deliveries;
+mod heavy;
 mod refused;
 mod tails;
 

@@ -109,9 +109,16 @@ impl<'a> View<'a> {
 
 impl Pattern {
     /// Whether an event matches. Takes time linear in the event: for each of its values that the pattern names, at most
-    /// [`MAX_COMPARISONS`] comparisons and [`MAX_ALTERNATIVES`] steps.
+    /// [`MAX_COMPARISONS`] comparisons in each alternative, and [`MAX_ALTERNATIVES`] steps. See [`Self::steps`].
     pub fn matches(&self, event: View<'_>) -> bool {
         Run::new(&self.0.tree).matches(event)
+    }
+
+    /// At most how many steps it takes to match an event with a payload of `bytes`: what one value may take, for each byte.
+    pub fn steps(&self, bytes: usize) -> u64 {
+        let tree = &self.0.tree;
+        let read = if self.reads_data() { bytes } else { 0 };
+        tree.of_one_value().saturating_mul(read as u64)
     }
 
     /// Why an event does not match; `None` if it does.

@@ -6,7 +6,7 @@ use super::tree::{Leaf, Tree};
 use super::values::Head;
 use crate::filter::uncovered;
 use crate::pattern_set::PatternSet;
-use crate::{TenantId, TypePattern};
+use crate::{EventType, TenantId, TypePattern};
 
 /// The most subject filters that a pattern makes of a filter with fewer. Each is a comparison for every message of the
 /// server; what is let through beyond them is passed over.
@@ -32,15 +32,18 @@ impl Reach {
             let known: Option<Vec<_>> = heads.iter().map(tenant).collect();
             known.map(|tenants| tenants.into_iter().flatten().collect::<Vec<_>>())
         });
-        let types =
-            heads_of(tree, "type").and_then(|heads| heads.into_iter().map(type_pattern).collect::<Option<Vec<_>>>());
+        let types = heads_of(tree, "type").and_then(|heads| {
+            let known: Option<Vec<_>> = heads.into_iter().map(types_of).collect();
+            known.map(|types| types.into_iter().flatten().collect::<Vec<_>>())
+        });
         Self {
             tenants: tenants.map(|mut tenants| {
                 tenants.sort();
                 tenants.dedup();
                 tenants
             }),
-            event_types: types.map(uncovered),
+            // Without any, it matches none; elsewhere that stands for all.
+            event_types: types.map(|types| if types.is_empty() { types } else { uncovered(types) }),
         }
     }
 
@@ -104,7 +107,7 @@ fn types_of_both(mine: &[TypePattern], asked: &[TypePattern]) -> Option<Vec<Type
     (!crosses).then_some(both)
 }
 
-/// All beginnings of an attribute that matches; `None` where an alternative takes others too.
+/// All beginnings of an attribute that every event has; `None` where an alternative takes others too.
 fn heads_of<'t>(tree: &'t Tree, attribute: &str) -> Option<Vec<Head<'t>>> {
     debug_assert_ne!(attribute, DATA, "the payload is no attribute");
     let node = &tree.nodes[*tree.root().fields.get(attribute)?];
@@ -124,14 +127,14 @@ fn heads_of<'t>(tree: &'t Tree, attribute: &str) -> Option<Vec<Head<'t>>> {
     Some(heads)
 }
 
-/// The types with this beginning, cut back to whole segments; `None` where nothing is left of it.
-fn type_pattern(head: Head<'_>) -> Option<TypePattern> {
-    let (Head::Whole(text) | Head::Start(text)) = head;
-    if matches!(head, Head::Whole(_))
-        && let Ok(exact) = text.parse()
-    {
-        return Some(exact);
+/// The types with this beginning, cut back to whole segments: `None` where nothing is left of it, so that any may have it. A
+/// text that is no type is none of them.
+fn types_of(head: Head<'_>) -> Option<Option<TypePattern>> {
+    match head {
+        Head::Whole(text) => Some(text.parse::<EventType>().ok().and_then(|_| text.parse().ok())),
+        Head::Start(text) => {
+            let (segments, _) = text.rsplit_once('.')?;
+            format!("{segments}.**").parse().ok().map(Some)
+        }
     }
-    let (segments, _) = text.rsplit_once('.')?;
-    format!("{segments}.**").parse().ok()
 }

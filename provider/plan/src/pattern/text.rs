@@ -4,6 +4,11 @@
 
 /// What is left of `text` behind `start`, whatever its case; `None` if it begins otherwise.
 pub(super) fn strip_start<'t>(start: &str, mut text: &'t str) -> Option<&'t str> {
+    // All forms of an ASCII character are ASCII characters.
+    if start.is_ascii() {
+        let (begins, rest) = text.split_at_checked(start.len())?;
+        return begins.eq_ignore_ascii_case(start).then_some(rest);
+    }
     for wanted in start.chars() {
         text = cases(text, wanted, |text, case| {
             let mut rest = text.chars();
@@ -15,6 +20,10 @@ pub(super) fn strip_start<'t>(start: &str, mut text: &'t str) -> Option<&'t str>
 
 /// What is left of `text` before `end`, whatever its case; `None` if it ends otherwise.
 pub(super) fn strip_end<'t>(end: &str, mut text: &'t str) -> Option<&'t str> {
+    if end.is_ascii() {
+        let (rest, ends) = text.split_at_checked(text.len().checked_sub(end.len())?)?;
+        return ends.eq_ignore_ascii_case(end).then_some(rest);
+    }
     for wanted in end.chars().rev() {
         text = cases(text, wanted, |text, case| {
             let mut rest = text.chars();

@@ -76,6 +76,15 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// At most how many steps one value of an event takes.
+    pub(super) fn of_one_value(&self) -> u64 {
+        let of_leaf = |leaf: &Leaf| 1 + leaf.values.cost() as u64;
+        let of_node = |node: &Node| node.leaves.iter().map(of_leaf).sum::<u64>();
+        self.nodes.iter().map(of_node).max().unwrap_or(0) + self.alternatives as u64
+    }
+}
+
 /// How many alternatives an object has.
 fn count(object: &Object) -> usize {
     let of_field = |wanted: &Wanted| match wanted {

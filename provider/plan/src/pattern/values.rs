@@ -75,9 +75,9 @@ impl Values {
         self.comparisons.iter().map(inner).sum()
     }
 
-    /// The beginnings of everything that these accept; `None` where one of them accepts other texts too.
+    /// The beginnings of everything that these accept of what is there; `None` where one of them accepts other texts too.
     pub(super) fn heads(&self) -> Option<Vec<Head<'_>>> {
-        if self.any || self.absent {
+        if self.any {
             return None;
         }
         let mut heads: Vec<_> = self.texts.iter().map(|text| Head::Whole(text)).collect();

@@ -38,6 +38,7 @@ use crate::contract::exports::known;
 use crate::contract::guard::{Interface, granted};
 use crate::inbox::{Waiting, Waits};
 use crate::jetstream::{LogEvent, Read, Store, Tail, TailError, TailFrom};
+use crate::matching;
 use crate::view::View;
 
 /// How long one waits until it may read the store by itself, or until the instance's reader is as far as itself.
@@ -352,15 +353,17 @@ impl Reader {
                     self.changes.borrow_and_update();
                     match self.hub.next(*number) {
                         Next::Event(passed) => {
-                            *number += 1;
                             let position = passed.position;
                             let is_new = self.given.knows(position.partition)
                                 && self.given.of(position.partition) < position.offset;
+                            // Before anything is noted of it: given up meanwhile, it is judged again.
+                            let is_match = is_new && matching::matches(&self.filter, &passed.event, &passed.data).await;
+                            *number += 1;
                             if is_new {
                                 // Whoever has a pattern may read all of it.
                                 looked += passed.data.len() / BYTES_OF_A_LOOK;
                                 self.given.0.insert(position.partition, position.offset);
-                                if self.filter.matches(&passed.event, &passed.data) {
+                                if is_match {
                                     return Ok(self.progress().data(&passed.text));
                                 }
                                 if self.told.elapsed() > self.tells_every {
