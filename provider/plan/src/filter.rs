@@ -281,15 +281,14 @@ mod tests {
         for nothing in [
             r#"{ "tenant": [{ "exists": false }] }"#,
             r#"{ "type": [{ "exists": false }] }"#,
-            r#"{ "type": ["Not A Type"] }"#,
-            r#"{ "type": ["invoice.*"] }"#,
-            r#"{ "tenant": ["no/such", ""] }"#,
+            r#"{ "type": ["", "a\nb"] }"#,
+            r#"{ "tenant": [""] }"#,
         ] {
             let refused = Filter::all().with_pattern(Some(nothing.parse().unwrap())).unwrap_err();
             assert_eq!(refused.code, Code::PatternMatchesNothing, "{nothing}");
         }
         for some in [
-            r#"{ "type": ["Not A Type", "invoice.paid"] }"#,
+            r#"{ "type": ["", "invoice.paid"] }"#,
             r#"{ "type": [{ "exists": false }, { "prefix": "in" }] }"#,
             r#"{ "subject": [{ "exists": false }] }"#,
         ] {

@@ -4,6 +4,7 @@
 mod changed;
 mod deliveries;
 mod heavy;
+mod queue_fetched;
 mod refused;
 mod tails;
 

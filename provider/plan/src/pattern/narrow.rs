@@ -130,11 +130,15 @@ fn heads_of<'t>(tree: &'t Tree, attribute: &str) -> Option<Vec<Head<'t>>> {
 /// The types with this beginning, cut back to whole segments: `None` where nothing is left of it, so that any may have it. A
 /// text that is no type is none of them.
 fn types_of(head: Head<'_>) -> Option<Option<TypePattern>> {
-    match head {
-        Head::Whole(text) => Some(text.parse::<EventType>().ok().and_then(|_| text.parse().ok())),
-        Head::Start(text) => {
-            let (segments, _) = text.rsplit_once('.')?;
-            format!("{segments}.**").parse().ok().map(Some)
+    let (Head::Whole(text) | Head::Start(text)) = head;
+    if matches!(head, Head::Whole(_)) {
+        if text.parse::<EventType>().is_err() {
+            return Some(None);
+        }
+        if let Ok(exact) = text.parse() {
+            return Some(Some(exact));
         }
     }
+    let (segments, _) = text.rsplit_once('.')?;
+    format!("{segments}.**").parse().ok().map(Some)
 }

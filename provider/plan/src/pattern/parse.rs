@@ -107,6 +107,9 @@ pub(super) fn parse(text: &str) -> Parsed<Object> {
     };
     match parser.reader.token() {
         Some(Token::ObjectStart) => parser.object(1, false),
+        Some(Token::Scalar(Scalar::Text(text))) if text.trim_start().starts_with('{') => Err(parser.illegal(
+            "a pattern is an object, and this is a text that holds one: write it without the quotes around it",
+        )),
         _ => Err(parser.illegal("a pattern is an object: write `{\"type\": [\"invoice.paid\"]}`")),
     }
 }
@@ -460,7 +463,7 @@ impl<'a> Parser<'a> {
 
     /// One scalar, or an array of at least one.
     fn one_or_more(&mut self, first: Token<'a>, mut take: impl FnMut(&Self, Scalar<'a>) -> Parsed<()>) -> Parsed<()> {
-        let takes = "here stands a value, or an array of at least one";
+        let takes = "here stands a value, or an array of at least one, and no other operator";
         match first {
             Token::Scalar(scalar) => take(self, scalar),
             Token::ArrayStart => {

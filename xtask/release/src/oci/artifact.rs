@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciImageManifest};
 use oci_wasm::{COMPONENT_OS, Component, WASM_ARCHITECTURE, WASM_LAYER_MEDIA_TYPE, WASM_MANIFEST_CONFIG_MEDIA_TYPE};
 use serde_json::json;
+use wasmparser::{Parser, Payload};
 
 use super::{Artifact, Blob, SBOM, canonical, descriptor};
 use crate::commit::Commit;
@@ -51,7 +52,36 @@ impl Annotations<'_> {
 ///
 /// If it is none.
 pub fn component(part: &Part, wasm: Vec<u8>, sbom: Vec<u8>, about: &Annotations<'_>) -> Result<Artifact> {
-    wasm_artifact(&part.name, &part.description, wasm, sbom, about)
+    let of = names(&wasm).with_context(|| format!("{} is no component", part.name))?;
+    wasm_artifact(&part.name, &part.description, wasm, of, sbom, about)
+}
+
+/// What a component imports and exports. Only the names are read: its types may be newer than what reads them here.
+fn names(wasm: &[u8]) -> Result<Component> {
+    let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    imports.push(import?.name.0.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export?.name.0.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Component {
+        exports,
+        imports,
+        target: None,
+    })
 }
 
 /// The contract's interfaces: below the namespace, as `wkg` looks for them.
@@ -62,17 +92,18 @@ pub fn component(part: &Part, wasm: Vec<u8>, sbom: Vec<u8>, about: &Annotations<
 pub fn interfaces(package: &Package, sbom: Vec<u8>, about: &Annotations<'_>) -> Result<Artifact> {
     let repository = format!("{}/{}", package.namespace, package.name);
     let description = "The contract of an event bus, as a package of WIT";
-    wasm_artifact(&repository, description, package.bytes.clone(), sbom, about)
+    let of = Component::from_raw_component(&package.bytes).context("the contract is no package of WIT")?;
+    wasm_artifact(&repository, description, package.bytes.clone(), of, sbom, about)
 }
 
 fn wasm_artifact(
     repository: &str,
     description: &str,
     wasm: Vec<u8>,
+    mut of: Component,
     sbom: Vec<u8>,
     about: &Annotations<'_>,
 ) -> Result<Artifact> {
-    let mut of = Component::from_raw_component(&wasm).with_context(|| format!("{repository} is no component"))?;
     // Of a package they come in any order.
     of.exports.sort();
     of.imports.sort();
