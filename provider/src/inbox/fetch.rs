@@ -168,7 +168,7 @@ impl Inbox {
     }
 
     /// Gives what there is. Where an event pattern leaves out all of it, what stands behind that is looked at, too, and more of it
-    /// each time: what then matches and does not fit is nak'ed, or waits here for the next fetch of a queue subscription.
+    /// each time: what then matches and does not fit is nak'ed.
     async fn find(
         &self,
         settler: &Settler,
@@ -183,38 +183,20 @@ impl Inbox {
         loop {
             let taken = context.store.take(sources, (number, looked_at), bytes_left).await?;
             let is_all = taken.messages.is_empty();
-            if looked_at <= events_left {
-                self.give(settler, taken, bytes_left, given).await;
-            } else if self.is_queue() {
-                self.give_first(settler, taken, (events_left, bytes_left), given).await;
-            } else {
+            if looked_at > events_left {
                 self.give_some(settler, taken, &mut (events_left, bytes_left), given)
                     .await;
+            } else {
+                self.give(settler, taken, bytes_left, given).await;
             }
             if !given.is_empty() || is_all || !leaves_out || Instant::now() >= end {
                 return Ok(());
             }
-            looked_at = (looked_at * 4).min(PASSED_OVER);
+            // What a queue subscription takes from the log can't be nak'ed.
+            if !self.is_queue() {
+                looked_at = (looked_at * 4).min(PASSED_OVER);
+            }
         }
-    }
-
-    /// Gives the first events of a queue subscription that fit. The rest, which can't be nak'ed, waits for the next fetch.
-    async fn give_first(
-        &self,
-        settler: &Settler,
-        taken: Taken,
-        (events_left, bytes_left): (usize, usize),
-        given: &mut Vec<Leased>,
-    ) {
-        let since = taken.since;
-        let mut messages = taken.messages.into_iter();
-        while given.len() < events_left
-            && let Some(message) = messages.next()
-        {
-            let messages = vec![message];
-            self.give(settler, Taken { messages, since }, bytes_left, given).await;
-        }
-        self.pulls.put_back(messages);
     }
 
     /// Gives so many of the events that were taken, of so many bytes, and naks those that are left. Returns whether any was none

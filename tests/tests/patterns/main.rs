@@ -4,7 +4,6 @@
 mod changed;
 mod deliveries;
 mod heavy;
-mod queue_fetched;
 mod refused;
 mod tails;
 
