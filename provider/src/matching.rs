@@ -1,8 +1,8 @@
 //! Judges events by filters without holding up what else runs.
 //!
 //! A pattern takes time that grows with the event and with its comparisons: of a large event and a long pattern, tens of
-//! milliseconds. One of these at a time is judged where it holds up no other task, however many subscriptions and tails
-//! there are, and whoever made them.
+//! milliseconds. At most half of the processors judge such an event at one moment, aside from the tasks of the bus, however
+//! many subscriptions and tails there are, and whoever made them.
 
 use std::sync::LazyLock;
 

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::debian;
 use crate::nats::on_path;
@@ -136,32 +136,10 @@ fn promtool(folder: &Path, runner: &Runner) -> Result<PathBuf> {
         return Ok(promtool);
     }
     let or_else = "put promtool (Debian's package `prometheus`) on the PATH, or name it in FANOUT_PROMTOOL";
-    if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
+    if !debian::unpack("prometheus", folder, runner)? || !promtool.is_file() {
         bail!("there is no promtool: {or_else}");
     }
-    runner.step(format!(
-        "unpacking promtool from Debian's package prometheus into {}",
-        folder.display()
-    ));
-    std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
-    let mut download = Command::new("apt-get");
-    download.args(["--quiet", "download", "prometheus"]).current_dir(folder);
-    runner
-        .run(&mut download)
-        .with_context(|| format!("apt-get could not download it: {or_else}"))?;
-    let files = std::fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?;
-    let package = files
-        .flatten()
-        .map(|file| file.path())
-        .find(|path| path.extension().is_some_and(|e| e == "deb"));
-    let package = package.with_context(|| format!("apt-get left no package: {or_else}"))?;
-    let mut unpack = Command::new("dpkg-deb");
-    unpack.arg("--extract").arg(&package).arg(folder);
-    runner.run(&mut unpack)?;
-    match promtool.is_file() {
-        true => Ok(promtool),
-        false => bail!("{} holds no promtool: {or_else}", package.display()),
-    }
+    Ok(promtool)
 }
 
 fn is_new_enough(node: &Path) -> bool {
