@@ -88,7 +88,14 @@ impl Served {
         Self::try_start_by(command, nats, policy, args).unwrap_or_else(|said| panic!("the server is not ready: {said}"))
     }
 
-    fn try_start_by(mut command: Command, nats: &str, policy: &Path, args: &[&str]) -> Result<Self, String> {
+    /// The same by a program of the caller's, with its variables.
+    ///
+    /// # Errors
+    /// What it said instead of being ready.
+    ///
+    /// # Panics
+    /// If it can't be run at all.
+    pub fn try_start_by(mut command: Command, nats: &str, policy: &Path, args: &[&str]) -> Result<Self, String> {
         let log = policy.with_extension("log");
         let log_file = std::fs::File::options().create(true).append(true).open(&log);
         let mut process = command

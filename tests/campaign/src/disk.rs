@@ -1,13 +1,18 @@
-//! A filesystem of its own for one server's store, on a loop device: it can be full, it can lose power, and a bit of it can
-//! flip.
+//! A filesystem of its own for one server's store, on a loop device: it can be full, slow, and fail, it can lose power, and a
+//! bit of it can flip.
 //!
 //! The device's file has at each moment what the filesystem has written to its disk. A copy of it, taken while the
 //! filesystem is in use, is what a disk holds when the power fails: what was synced, and what the kernel wrote by itself.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::device::{Device, Health};
+use crate::world::until;
 
 /// Larger than any round stores.
 const BYTES: u64 = 768 << 20;
@@ -16,6 +21,8 @@ const BYTES: u64 = 768 << 20;
 #[derive(Debug)]
 pub(crate) struct Disk {
     image: PathBuf,
+    /// Between the image and the loop device, where it has to be slow or to fail.
+    device: Option<Device>,
     mount: PathBuf,
     /// How often the power failed.
     losses: u32,
@@ -26,12 +33,13 @@ impl Disk {
     ///
     /// # Errors
     /// Where the machine does not let this process make or mount one.
-    pub(crate) fn make(folder: &Path, name: &str) -> Result<Self> {
+    pub(crate) fn make(folder: &Path, name: &str, needs_device: bool) -> Result<Self> {
         let (image, mount) = (folder.join(format!("{name}-0.img")), folder.join(name));
         std::fs::create_dir_all(&mount)?;
-        std::fs::File::create(&image)?.set_len(BYTES)?;
+        File::create(&image)?.set_len(BYTES)?;
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
         let disk = Self {
+            device: needs_device.then(|| Device::over(&image)).transpose()?,
             image,
             mount,
             losses: 0,
@@ -41,8 +49,8 @@ impl Disk {
     }
 
     /// Whether this machine has them.
-    pub(crate) fn are_possible() -> bool {
-        tempfile::tempdir().is_ok_and(|folder| Self::make(folder.path(), "probe").is_ok())
+    pub(crate) fn are_possible(with_devices: bool) -> bool {
+        tempfile::tempdir().is_ok_and(|folder| Self::make(folder.path(), "probe", with_devices).is_ok())
     }
 
     /// Where it is mounted.
@@ -51,10 +59,51 @@ impl Disk {
     }
 
     fn mount(&self) -> Result<()> {
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(&self.image)
-            .arg(&self.mount))
+        let below = self.device.as_ref().map_or(&*self.image, Device::path);
+        run(Command::new("mount").args(["-o", "loop"]).arg(below).arg(&self.mount))
+    }
+
+    fn device(&self) -> Result<&Device> {
+        self.device.as_ref().context("it has no device of its own")
+    }
+
+    /// Each write takes its time, or no longer; says whether one has.
+    pub(crate) async fn slow_down(&self, slow: bool) -> Result<bool> {
+        self.device()?.set(if slow { Health::Slow } else { Health::Well });
+        Ok(slow && self.is_hurt().await?)
+    }
+
+    /// Nothing can be written or read; says whether something could not.
+    pub(crate) async fn fail(&self) -> Result<bool> {
+        self.device()?.set(Health::Failing);
+        self.is_hurt().await
+    }
+
+    /// Whether a request came to harm, for which the kernel is asked to write what it has.
+    async fn is_hurt(&self) -> Result<bool> {
+        let (device, mount) = (self.device()?, self.mount.clone());
+        let before = device.hurt();
+        tokio::task::spawn_blocking(move || {
+            // It may well fail.
+            drop(File::open(mount).map(|folder| rustix::fs::syncfs(folder)));
+        });
+        let is_hurt = until("the disk is in trouble", Duration::from_secs(2), async || {
+            device.hurt() > before
+        });
+        Ok(is_hurt.await.is_ok())
+    }
+
+    /// Works again, with what it holds. Nobody uses it any more.
+    pub(crate) fn mend(&self) -> Result<()> {
+        self.device()?.set(Health::Well);
+        run(Command::new("umount").arg(&self.mount))?;
+        // As a machine does that starts: 1 says that it mended something.
+        let mended = Command::new("e2fsck").args(["-f", "-y"]).arg(&self.image).output();
+        let mended = mended.context("can't run e2fsck")?;
+        if !matches!(mended.status.code(), Some(0 | 1)) {
+            bail!("e2fsck: {}", String::from_utf8_lossy(&mended.stdout).trim());
+        }
+        self.mount()
     }
 
     /// Goes back to what the disk holds now, without what the filesystem has not written yet. Nobody uses it any more.
@@ -70,6 +119,9 @@ impl Disk {
         run(Command::new("cp").arg("--sparse=always").arg(&self.image).arg(&next))?;
         run(Command::new("umount").arg(&self.mount))?;
         std::fs::remove_file(&self.image)?;
+        if self.device.take().is_some() {
+            self.device = Some(Device::over(&next)?);
+        }
         self.image = next;
         self.mount()
     }

@@ -8,9 +8,13 @@ use fanout_campaign_checker::history::{Micros, What};
 use fanout_tests::nemesis::{Frozen, Nemesis, Proxy, Way};
 use futures::TryStreamExt as _;
 
+use crate::disk::Disk;
+use crate::instance::Instance;
 use crate::schedule::{Fault, Kind, Step};
-use crate::world::{Instance, LOG, World, until};
+use crate::world::{LOG, World, until};
 
+/// What an instance logs when it is told to read its files.
+const READ_AGAIN: &str = "the policy is read again";
 const REGISTRY: &str = "fanout_payments_registry";
 /// What a server that is not told to sync at once has synced by then, as the policy's page says.
 const SYNCED_AFTER: Micros = 120_000_000;
@@ -33,6 +37,10 @@ enum End {
     Thaw(Frozen, Option<String>),
     JoinServer(usize),
     FreeDisk(usize),
+    MendDevice(usize),
+    ReplaceDevice(usize),
+    /// The true time again.
+    SetClock(usize),
     StartBuses(Vec<usize>),
     StartEverything,
     /// The store's proxies of an instance.
@@ -94,13 +102,9 @@ async fn begin(world: &mut World, Fault { kind, target }: Fault) -> Result<Ongoi
             let all: Vec<_> = (0..servers).collect();
             (lose_power(world, &all)?, End::StartServers(all))
         }
-        Kind::FullDisk => {
-            let disk = world.cluster.servers[server]
-                .disk
-                .as_ref()
-                .context("it has no disk of its own")?;
-            (disk.fill()?, End::FreeDisk(server))
-        }
+        Kind::FullDisk => (disk(world, server)?.fill()?, End::FreeDisk(server)),
+        Kind::SlowDisk => (disk(world, server)?.slow_down(true).await?, End::MendDevice(server)),
+        Kind::FailingDisk => (disk(world, server)?.fail().await?, End::ReplaceDevice(server)),
         Kind::FlipBit => {
             let node = &mut world.cluster.servers[server];
             node.nats.kill();
@@ -111,6 +115,14 @@ async fn begin(world: &mut World, Fault { kind, target }: Fault) -> Result<Ongoi
         Kind::KillBus => {
             kill_bus(world, bus);
             (true, End::StartBuses(vec![bus]))
+        }
+        Kind::UpgradeBus => {
+            kill_bus(world, bus);
+            (world.buses[bus].upgrade(), End::StartBuses(vec![bus]))
+        }
+        Kind::StepClock => {
+            world.buses[bus].step_clock(Some(target / 7 % 2 == 0))?;
+            (clock_is_off(world, bus).await, End::SetClock(bus))
         }
         Kind::FreezeBus => match &world.buses[bus].served {
             Some(served) => freeze(served.id(), Some(world.buses[bus].name.clone())).await,
@@ -163,11 +175,18 @@ async fn on(kind: Kind, world: &World, server: usize, bus: usize, target: usize)
         | Kind::MuteServer
         | Kind::PowerLoss
         | Kind::FullDisk
+        | Kind::SlowDisk
+        | Kind::FailingDisk
         | Kind::FlipBit
         | Kind::UpgradeServer => format!("s{server}"),
-        Kind::KillBus | Kind::FreezeBus | Kind::CutStore | Kind::HoldStore | Kind::CutClients | Kind::HoldClients => {
-            format!("instance {}", world.buses[bus].name)
-        }
+        Kind::KillBus
+        | Kind::FreezeBus
+        | Kind::StepClock
+        | Kind::UpgradeBus
+        | Kind::CutStore
+        | Kind::HoldStore
+        | Kind::CutClients
+        | Kind::HoldClients => format!("instance {}", world.buses[bus].name),
         Kind::KillEdge | Kind::FreezeEdge => "the edge".to_owned(),
         Kind::StepDownStream => stream(world, target).await.unwrap_or_else(|_| "a stream".to_owned()),
         Kind::StepDownConsumer | Kind::DeleteConsumer => consumer(world, target)
@@ -183,7 +202,13 @@ async fn end(world: &mut World, Ongoing { number, end }: Ongoing) -> Result<()> 
     // Instances hear of each other through the servers.
     let is_of_servers = matches!(
         end,
-        End::StartServers(_) | End::Thaw(_, None) | End::JoinServer(_) | End::FreeDisk(_) | End::StartEverything
+        End::StartServers(_)
+            | End::Thaw(_, None)
+            | End::JoinServer(_)
+            | End::FreeDisk(_)
+            | End::MendDevice(_)
+            | End::ReplaceDevice(_)
+            | End::StartEverything
     );
     match end {
         End::Nothing => {}
@@ -201,10 +226,26 @@ async fn end(world: &mut World, Ongoing { number, end }: Ongoing) -> Result<()> 
         }
         End::JoinServer(i) => world.cluster.join(i),
         End::FreeDisk(i) => {
-            let node = &mut world.cluster.servers[i];
-            node.disk.as_ref().context("it has no disk of its own")?.free_up()?;
+            disk(world, i)?.free_up()?;
             // A server that could not write has stopped JetStream: the operator starts it again.
+            world.cluster.servers[i].nats.restart().await;
+        }
+        End::MendDevice(i) => {
+            disk(world, i)?.slow_down(false).await?;
+        }
+        End::ReplaceDevice(i) => {
+            let node = &mut world.cluster.servers[i];
+            node.nats.kill();
+            node.disk.as_mut().context("it has no disk of its own")?.mend()?;
             node.nats.restart().await;
+        }
+        End::SetClock(i) => {
+            let instance = &world.buses[i];
+            instance.step_clock(None)?;
+            let back = What::InstanceBack {
+                instance: instance.name.clone(),
+            };
+            world.recorder.tell(&instance.name, back);
         }
         End::StartBuses(buses) => {
             for i in buses {
@@ -272,6 +313,21 @@ fn lose_power(world: &mut World, servers: &[usize]) -> Result<bool> {
     Ok(true)
 }
 
+fn disk(world: &World, server: usize) -> Result<&Disk> {
+    let disk = world.cluster.servers[server].disk.as_ref();
+    disk.context("it has no disk of its own")
+}
+
+/// Seen once a line of its log has another time.
+async fn clock_is_off(world: &World, bus: usize) -> bool {
+    until("its log has another time", PATIENCE, async || {
+        world.buses[bus].signal("HUP");
+        world.buses[bus].clock_is_off(READ_AGAIN)
+    })
+    .await
+    .is_ok()
+}
+
 /// Seen once the kernel says that it is stopped.
 async fn freeze(process: u32, instance: Option<String>) -> (bool, End) {
     let frozen = Frozen::process(process);
@@ -308,7 +364,7 @@ async fn hold(proxies: &[Proxy], target: usize) -> bool {
 async fn reload(world: &World) -> bool {
     let read = |i: usize| {
         let log = world.buses[i].served.as_ref().map(fanout_tests::Served::log);
-        log.map_or(0, |log| log.matches("the policy is read again").count())
+        log.map_or(0, |log| log.matches(READ_AGAIN).count())
     };
     let before: Vec<_> = (0..world.buses.len()).map(read).collect();
     world.buses.iter().for_each(|instance| instance.signal("HUP"));

@@ -8,9 +8,11 @@
 //! Deliberately absent: any judgement (the checker's), and any launcher of servers (the tests').
 
 mod cluster;
+mod device;
 mod disk;
 mod ending;
 mod faults;
+mod instance;
 mod programs;
 mod recorder;
 mod report;
@@ -142,12 +144,25 @@ async fn run(args: Args) -> Result<bool> {
     };
     // Nothing is mounted for faults that need no disk.
     let needs_disks = args.replay.is_some() || wanted.iter().any(|kind| kind.needs_a_disk());
+    let needs_devices = args.replay.is_some() || wanted.iter().any(|kind| kind.needs_a_device());
     let means = Means {
-        disks: needs_disks && Disk::are_possible(),
+        disks: needs_disks && Disk::are_possible(false),
+        devices: needs_devices && Disk::are_possible(true),
+        clocks: instance::faketime().is_some(),
+        older_bus: instance::older_bus().is_some(),
         older_server: cluster::older_server().is_some(),
     };
     if needs_disks && !means.disks {
         say("no filesystem of its own can be mounted here: no power loss, no full disk, no flipped bit");
+    }
+    if needs_devices && !means.devices {
+        say("no device can be served to the kernel here: no slow and no failing disk");
+    }
+    if !means.clocks {
+        say("FANOUT_FAKETIME names no libfaketime: no clock is stepped");
+    }
+    if !means.older_bus {
+        say("FANOUT_OLDER names no older fanout: no upgrade of the bus");
     }
     if !means.older_server {
         say("FANOUT_NATS_SERVER_OLDER names no older nats-server: no upgrade");

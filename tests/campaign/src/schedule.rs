@@ -67,6 +67,10 @@ pub(crate) enum Kind {
     PowerLossAll,
     /// A server's disk is full.
     FullDisk,
+    /// A server's disk takes a quarter of a second for each write.
+    SlowDisk,
+    /// A server's disk answers that it can't write or read; then the machine starts again with what the disk holds.
+    FailingDisk,
     /// One bit of a block of the log is another, on one server.
     FlipBit,
     /// A server is replaced by a newer version, on its store.
@@ -75,6 +79,10 @@ pub(crate) enum Kind {
     KillBus,
     /// An instance of the bus is stopped for a while, and goes on as if nothing had been.
     FreezeBus,
+    /// The clock of an instance is an hour off.
+    StepClock,
+    /// An instance is replaced by this version of the bus, beside one of an earlier version.
+    UpgradeBus,
     /// All servers and instances are killed.
     KillEverything,
     /// An instance has no connection to the store.
@@ -108,6 +116,12 @@ pub(crate) enum Kind {
 pub(crate) struct Means {
     /// Filesystems of its own.
     pub(crate) disks: bool,
+    /// Disks below them that can be slow, and fail.
+    pub(crate) devices: bool,
+    /// Clocks of its own for an instance.
+    pub(crate) clocks: bool,
+    /// An older bus to begin with.
+    pub(crate) older_bus: bool,
     /// An older nats-server to begin with.
     pub(crate) older_server: bool,
 }
@@ -132,7 +146,11 @@ impl Kind {
             Self::UpgradeServer => means.older_server,
             Self::PowerLoss if replicas == 1 => false,
             Self::PowerLossAll => means.disks && (durability == Durability::OnDisk || is_named),
+            Self::FailingDisk if replicas == 1 => means.devices && durability == Durability::OnDisk && is_named,
+            Self::FailingDisk | Self::SlowDisk => means.devices,
             Self::PowerLoss | Self::FullDisk => means.disks,
+            Self::StepClock => means.clocks,
+            Self::UpgradeBus => means.older_bus,
             _ => true,
         }
     }
@@ -142,7 +160,12 @@ impl Kind {
         matches!(
             self,
             Self::PowerLoss | Self::PowerLossAll | Self::FullDisk | Self::FlipBit
-        )
+        ) || self.needs_a_device()
+    }
+
+    /// Whether it is done to what is below that filesystem.
+    pub(crate) fn needs_a_device(self) -> bool {
+        matches!(self, Self::SlowDisk | Self::FailingDisk)
     }
 
     /// What must not be done to one thing twice at a time.
@@ -150,17 +173,24 @@ impl Kind {
         match self {
             Self::KillServer
             | Self::FreezeServer
-            | Self::PowerLoss
             | Self::FullDisk
+            | Self::SlowDisk
             | Self::FlipBit
             | Self::UpgradeServer => vec![format!("server {}", target % replicas)],
+            // Two of three that lose what was not synced are most of them.
+            Self::PowerLoss | Self::FailingDisk => {
+                vec![format!("server {}", target % replicas), "what is not synced".to_owned()]
+            }
             Self::KillTwoServers | Self::KillAllServers | Self::PowerLossAll => {
                 (0..replicas).map(|i| format!("server {i}")).collect()
             }
             Self::PartitionServer | Self::MuteServer => vec!["routes".to_owned()],
-            Self::KillBus | Self::FreezeBus | Self::RotateCertificate | Self::ChangeQuota => {
-                (0..2).map(|i| format!("bus {i}")).collect()
-            }
+            Self::KillBus
+            | Self::FreezeBus
+            | Self::StepClock
+            | Self::UpgradeBus
+            | Self::RotateCertificate
+            | Self::ChangeQuota => (0..2).map(|i| format!("bus {i}")).collect(),
             Self::KillEverything => {
                 let servers = (0..replicas).map(|i| format!("server {i}"));
                 servers.chain((0..2).map(|i| format!("bus {i}"))).collect()
@@ -188,6 +218,8 @@ impl Kind {
                 | Self::PowerLoss
                 | Self::PowerLossAll
                 | Self::FullDisk
+                | Self::SlowDisk
+                | Self::FailingDisk
                 | Self::FlipBit
                 | Self::UpgradeServer
                 | Self::KillEverything
@@ -212,7 +244,12 @@ impl Kind {
     fn takes_the_store(self, replicas: usize) -> bool {
         match self {
             Self::KillTwoServers | Self::KillAllServers | Self::KillEverything | Self::PowerLossAll => true,
-            Self::KillServer | Self::FreezeServer | Self::FullDisk | Self::UpgradeServer => replicas == 1,
+            Self::KillServer
+            | Self::FreezeServer
+            | Self::FullDisk
+            | Self::SlowDisk
+            | Self::FailingDisk
+            | Self::UpgradeServer => replicas == 1,
             _ => false,
         }
     }
@@ -283,8 +320,21 @@ impl Schedule {
 
     /// Whether a server needs a filesystem of its own.
     pub(crate) fn needs_disks(&self) -> bool {
-        let mut faults = self.steps.iter().flat_map(|step| &step.faults);
-        faults.any(|fault| fault.kind.needs_a_disk())
+        self.kinds().any(Kind::needs_a_disk)
+    }
+
+    /// Whether that needs a device that can be slow and fail.
+    pub(crate) fn needs_devices(&self) -> bool {
+        self.kinds().any(Kind::needs_a_device)
+    }
+
+    /// Whether there is such a fault.
+    pub(crate) fn has(&self, kind: Kind) -> bool {
+        self.kinds().any(|other| other == kind)
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.steps.iter().flat_map(|step| &step.faults).map(|fault| fault.kind)
     }
 
     /// How many faults it has.

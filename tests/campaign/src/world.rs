@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result, anyhow};
 use fanout_campaign_checker::history::{Durability, Ordering, Policy, What};
 use fanout_client::{Bus, Options, Pem, connect_with};
 use fanout_tests::nemesis::Proxy;
-use fanout_tests::{Bench, LinkTo, Served};
+use fanout_tests::{Bench, LinkTo};
 use fanout_transport::testing::{NatsSettings, TestAuthority};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Disks};
+use crate::instance::{self, Instance};
 use crate::recorder::Recorder;
-use crate::schedule::{Means, Schedule};
+use crate::schedule::{Kind, Means, Schedule};
 
 /// The stream of the bus's log.
 pub(crate) const LOG: &str = "fanout_payments_log";
@@ -48,18 +49,6 @@ pub(crate) struct World {
     pub(crate) folder: PathBuf,
 }
 
-/// One instance of the bus.
-pub(crate) struct Instance {
-    pub(crate) name: String,
-    pub(crate) served: Option<Served>,
-    /// Between it and each server.
-    pub(crate) store: Vec<Proxy>,
-    /// Between its callers and it.
-    pub(crate) clients: Proxy,
-    nats: String,
-    args: Vec<String>,
-}
-
 impl World {
     /// Starts everything, and waits until it serves.
     pub(crate) async fn start(
@@ -69,13 +58,12 @@ impl World {
         means: Means,
     ) -> Result<Self> {
         let (ordering, durability) = (schedule.ordering, schedule.durability);
-        let cluster = Cluster::start(
-            folder,
-            schedule.replicas,
-            durability,
-            means.disks && schedule.needs_disks(),
-        )
-        .await?;
+        let disks = match (means.disks && schedule.needs_disks(), schedule.needs_devices()) {
+            (false, _) => Disks::None,
+            (true, false) => Disks::Plain,
+            (true, true) => Disks::OnDevices,
+        };
+        let cluster = Cluster::start(folder, schedule.replicas, durability, disks).await?;
         let admin = cluster.client().await?;
         let js = async_nats::jetstream::new(admin.clone());
         until("the cluster has a leader", START_WITHIN, async || {
@@ -100,10 +88,10 @@ impl World {
         world.put_certificate()?;
         world.put_policy()?;
         for name in ["a", "b"] {
-            let instance = world.new_instance(name).await?;
+            let instance = world.new_instance(name, schedule).await?;
             world.buses.push(instance);
         }
-        let port = port_of(&world.buses[0].listens()?[1])?;
+        let port = instance::port_of(&world.buses[0].listens()?[1])?;
         world.upstream = Proxy::before(port).await;
         world.start_edge().await;
         Ok(world)
@@ -199,36 +187,20 @@ subscribe.tenants = "*"
         Ok(())
     }
 
-    async fn new_instance(&self, name: &str) -> Result<Instance> {
+    async fn new_instance(&self, name: &str, schedule: &Schedule) -> Result<Instance> {
         let mut store = Vec::new();
         for node in &self.cluster.servers {
             store.push(Proxy::before(node.nats.port()).await);
         }
         let path = |name: &str| self.folder.join(name).display().to_string();
-        let mut args = vec![
-            "--tls-certificate".to_owned(),
-            path("bus.pem"),
-            "--tls-key".to_owned(),
-            path("bus.key"),
-        ];
-        args.extend(["--tls-client-ca".to_owned(), path("ca.pem")]);
-        let nats = store.iter().map(Proxy::url).collect::<Vec<_>>().join(",");
-        let mut instance = Instance {
-            name: name.to_owned(),
-            served: None,
-            store,
-            clients: Proxy::before(1).await,
-            nats,
-            args,
-        };
-        let anywhere = ["tls://127.0.0.1:0".to_owned(), "tcp://127.0.0.1:0".to_owned()];
-        instance.start_at(&self.policy, &anywhere).await?;
-        // From now on, where it is.
-        let listens = instance.listens()?.to_vec();
-        for url in &listens {
-            instance.args.extend(["--listen".to_owned(), url.clone()]);
-        }
-        instance.clients = Proxy::before(port_of(&listens[0])?).await;
+        let args = ["--tls-certificate", "--tls-key", "--tls-client-ca"].into_iter();
+        let args = args.zip(["bus.pem", "bus.key", "ca.pem"]);
+        let args = args.flat_map(|(name, file)| [name.to_owned(), path(file)]).collect();
+        let clock = schedule
+            .has(Kind::StepClock)
+            .then(|| self.folder.join(format!("clock-{name}")));
+        let older = schedule.has(Kind::UpgradeBus).then(instance::older_bus).flatten();
+        let instance = Instance::start(name, &self.policy, store, args, clock, older).await?;
         self.recorder.tell(
             name,
             What::InstanceBack {
@@ -258,7 +230,7 @@ subscribe.tenants = "*"
     pub(crate) async fn restart(&mut self, i: usize) -> Result<()> {
         let policy = self.policy.clone();
         let instance = &mut self.buses[i];
-        instance.start_at(&policy, &[]).await?;
+        instance.start_again(&policy).await?;
         let name = instance.name.clone();
         self.recorder.tell(&name, What::InstanceBack { instance: name.clone() });
         Ok(())
@@ -291,55 +263,6 @@ fn options() -> Options {
     options.deadline = Duration::from_secs(8);
     options.try_deadline = Duration::from_secs(3);
     options
-}
-
-impl Instance {
-    async fn start_at(&mut self, policy: &Path, more: &[String]) -> Result<()> {
-        let end = tokio::time::Instant::now() + START_WITHIN;
-        loop {
-            let (nats, log) = (
-                self.nats.clone(),
-                policy.with_file_name(format!("bus-{}.toml", self.name)),
-            );
-            let mut args = self.args.clone();
-            args.extend(more.iter().flat_map(|url| ["--listen".to_owned(), url.clone()]));
-            // One policy for both, and a log beside each: the log's name is that of the policy file.
-            if !log.exists() {
-                std::os::unix::fs::symlink(policy, &log)?;
-            }
-            let started = tokio::task::spawn_blocking(move || {
-                let args: Vec<_> = args.iter().map(String::as_str).collect();
-                Served::try_start(&nats, &log, &args)
-            });
-            match started.await? {
-                Ok(served) => {
-                    self.served = Some(served);
-                    return Ok(());
-                }
-                Err(said) if tokio::time::Instant::now() > end => {
-                    return Err(anyhow!("instance {} does not start: {said}", self.name));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
-            }
-        }
-    }
-
-    /// Where it listens.
-    pub(crate) fn listens(&self) -> Result<&[String]> {
-        Ok(&self.served.as_ref().context("it does not run")?.listen)
-    }
-
-    /// Sends it a signal, if it runs.
-    pub(crate) fn signal(&self, name: &str) {
-        if let Some(served) = &self.served {
-            served.signal(name);
-        }
-    }
-}
-
-fn port_of(url: &str) -> Result<u16> {
-    let port = url.rsplit(':').next().and_then(|port| port.parse().ok());
-    port.with_context(|| format!("{url} has no port"))
 }
 
 /// Waits until something is so.
