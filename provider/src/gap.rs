@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use fanout_plan::gap::{Gap, Lost};
 use fanout_plan::isolation::Reader;
+use fanout_plan::journal::{Entry, Outcome};
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::WhenFull;
 use fanout_plan::subscription::{Need, Progress, Registered};
-use fanout_plan::{Code, Policy, SubscriptionName, show_duration};
+use fanout_plan::{Code, LogPosition, Policy, Position, SubscriptionName, show_duration};
 use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
-use crate::clock::nanoseconds;
+use crate::clock::{self, nanoseconds};
 use crate::jetstream::{Store, StoreError, Unsettled};
+use crate::journal::{Journal, timestamp};
 
 /// How often the log is looked at: often enough for the retention, and not too often.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -37,7 +39,8 @@ pub(crate) async fn watch(bus: Bus) {
         for registered in view.registry.values().filter(|r| can_lose(r)) {
             for (partition, reader) in store.readers_of(registered) {
                 looked_at.insert((partition.number, registered.consumer_of(&reader)));
-                if let Err(error) = look(&store, registered, (partition, &reader), &mut unsettled, &mut near).await {
+                let about = (partition, &reader);
+                if let Err(error) = look(&store, registered, about, bus.journal(), &mut unsettled, &mut near).await {
                     debug!(subscription = %registered.subscription.name, %error, "its retention is not known");
                 }
             }
@@ -60,6 +63,7 @@ async fn look(
     store: &Store,
     registered: &Registered,
     (partition, reader): (&Partition, &Reader),
+    journal: &Journal,
     unsettled: &mut Unsettled,
     near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) -> Result<(), StoreError> {
@@ -110,6 +114,7 @@ async fn look(
         }
         if let Some(lost) = lost {
             tell(registered, partition.number, &lost);
+            write_down(journal, registered, partition, &lost);
         }
         unsettled.forget(partition.number, &consumer, |o| o < look.first && !gap.may_lose(o));
     } else {
@@ -146,6 +151,24 @@ fn warn_once(
             oldest.offset,
             show_duration(Duration::from_secs(left.as_secs()))
         );
+    }
+}
+
+/// Says of each event that was lost, as far as they are known, that it was.
+fn write_down(journal: &Journal, registered: &Registered, partition: &Partition, lost: &Lost) {
+    for (offset, tenant) in &lost.which {
+        journal.note(false, || {
+            let at = LogPosition {
+                log: partition.log,
+                position: Position::new(partition.number, *offset),
+            };
+            let name = registered.subscription.name.clone();
+            Entry {
+                tenant: Some(tenant.clone()),
+                ..Entry::new(name, at, timestamp(clock::now()), Outcome::Expired)
+            }
+            .because(Code::RetentionGap, "the log let it go before it was handled")
+        });
     }
 }
 

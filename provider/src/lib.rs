@@ -5,6 +5,7 @@
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
 //! - `quota`: whether a tenant may publish. `later`: events that are published when they are due.
 //! - `telemetry`: what is counted and shown of all that.
+//! - `journal`: what is written down of deliveries; [`life`]: what became of one event.
 //! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `contract`: the contract's functions.
 //!
 //! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
@@ -20,6 +21,8 @@ mod floors;
 mod gap;
 mod inbox;
 pub mod jetstream;
+mod journal;
+pub mod life;
 mod link;
 mod listeners;
 mod matching;

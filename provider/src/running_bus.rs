@@ -26,6 +26,8 @@ pub(crate) struct RunningBus {
     /// Keeps the bus as its policy says, and delivers.
     keeper: JoinHandle<()>,
     beside: [JoinHandle<()>; 4],
+    /// Writes the journal of deliveries.
+    journal: JoinHandle<()>,
     /// Serves the other instances of the bus.
     instances: JoinHandle<()>,
     listeners: Listeners,
@@ -42,6 +44,7 @@ impl RunningBus {
             tokio::spawn(crate::gap::watch(bus.clone())),
             tokio::spawn(crate::floors::keep(bus.clone())),
         ];
+        let journal = tokio::spawn(bus.journal().clone().keep());
         bus.settled().await;
         let origins = Origins::default();
         let (service, instances) = contract::service(bus.clone(), origins.clone(), tails).await?;
@@ -49,6 +52,7 @@ impl RunningBus {
             service,
             origins,
             instances: tokio::spawn(instances),
+            journal,
             bus,
             keeper,
             beside,
@@ -75,7 +79,10 @@ impl RunningBus {
         }
         self.bus.stop();
         let ((), kept, served) = tokio::join!(self.listeners.drain(), self.keeper, self.instances);
-        for error in [kept, served].into_iter().filter_map(Result::err) {
+        // Now that no delivery is under way.
+        self.bus.journal().close();
+        let journaled = self.journal.await;
+        for error in [kept, served, journaled].into_iter().filter_map(Result::err) {
             warn!(%error, "deliveries did not end in order");
         }
     }

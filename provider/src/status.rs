@@ -121,7 +121,8 @@ pub(crate) async fn document(bus: &Bus) -> BusStatus {
         })
         .collect();
     let mut subscriptions: Vec<_> = futures::stream::iter(all).buffered(AT_ONCE).collect().await;
-    let mut notices: Vec<_> = view.nothing_is_published.iter().chain(&view.notices).cloned().collect();
+    let notices = view.nothing_is_published.iter().chain(&view.notices).cloned();
+    let mut notices: Vec<_> = notices.chain(bus.journal().problem()).collect();
     for (part, problem) in &view.failed {
         match part {
             Part::Subscription(name) if view.registry.contains_key(name) => {}
@@ -139,6 +140,7 @@ pub(crate) async fn document(bus: &Bus) -> BusStatus {
         bus: view.store.as_ref().map(|s| s.policy().bus.clone()),
         policy: Some(policy),
         notices: notices.into_iter().map(Into::into).collect(),
+        journal: bus.journal().status(),
         links: links(&view.links),
         subscriptions,
         orphaned_dead_letters: letters.map(|left| orphaned(&view, left)),

@@ -70,6 +70,14 @@ async fn the_store_tells_what_became_of_an_event_at_each_subscription() {
             ("refusing", ("dead-lettered", Some("no such customer"))),
         ])
     );
+    let stopped = acme["subscriptions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|s| s["name"] == "others")
+        .unwrap();
+    let stops = serde_json::json!({ "at": "tenant", "wanted": ["globex"] });
+    assert_eq!(stopped["stops"], stops, "which filter stops it");
     let globex = asked(&["0/3"]);
     assert_eq!(
         states(&globex),
@@ -130,14 +138,32 @@ async fn the_store_tells_what_became_of_an_event_at_each_subscription() {
     let (code, out, err) = world.cli.run(&["--json", "errors"], &world.policy, &[]);
     assert_eq!(code, 0, "{err}");
     let errors: Value = serde_json::from_str(&out).unwrap();
-    let only = &errors["errors"][0];
-    assert_eq!(
+    let told: Vec<_> = errors["errors"].as_array().unwrap().iter().collect();
+    let shown = |e: &Value| {
+        let text = |key: &str| e[key].as_str().unwrap().to_owned();
+        let count = |key: &str| e[key].as_u64().unwrap();
         (
-            &only["subscription"],
-            &only["reason"],
-            &only["dead_letters"],
-            &only["example"]
-        ),
-        (&"refusing".into(), &"no such customer".into(), &1.into(), &1.into())
+            text("subscription"),
+            text("reason"),
+            count("dead_letters"),
+            count("waiting_for_retry"),
+            e["example"].as_u64(),
+        )
+    };
+    assert_eq!(
+        told.iter().map(|e| shown(e)).collect::<Vec<_>>(),
+        [
+            ("others".into(), "not now".into(), 0, 1, None),
+            ("refusing".into(), "no such customer".into(), 1, 0, Some(1)),
+        ]
+    );
+    assert!(
+        told.iter().all(|e| e["event"].is_string() && e["first"] == e["last"]),
+        "{out}"
+    );
+    let (_, out, _) = world.cli.run(&["errors"], &world.policy, &["--since", "0s"]);
+    assert_eq!(
+        out, "no dead letters, and no retries\n",
+        "nothing was refused in no time"
     );
 }

@@ -18,6 +18,7 @@ async fn answers(bus: &HttpBus, method: &str, path: &str) -> Vec<Answered> {
     let query = match (method, path.rsplit_once(':')) {
         ("POST", Some((_, "at"))) => "?at=2031-01-01T00:00:00Z",
         ("DELETE", None) if path.ends_with("scheduled") => "?tenant=acme&source=%2Ftests&id=evt_1",
+        ("GET", None) if path == "/v1/life" => "?position=0/1",
         _ => "",
     };
     let right = format!("{path}{query}");

@@ -68,7 +68,8 @@ impl World {
 
     fn policy(&self) -> PathBuf {
         let path = self.folder.path().join("policy.toml");
-        std::fs::write(&path, format!("{SERVED_POLICY}{ANYONE_HERE}")).unwrap();
+        let journal = "[journal]\ndeliveries = \"all\"\n";
+        std::fs::write(&path, format!("{SERVED_POLICY}{journal}{ANYONE_HERE}")).unwrap();
         path
     }
 
@@ -135,10 +136,15 @@ async fn a_served_bus_and_its_operator_need_no_more_and_a_monitor_can_only_look(
         &["resume", "audit"],
         &["rewind", "audit", "--to", "first"],
         &["dead-letters", "list"],
+        &["errors"],
+        &["event", "0/1"],
     ] {
         // Verbs with a subscription take the policy before it.
         let mut args = Vec::from(verb);
-        let at = args.iter().position(|a| *a == "audit").unwrap_or(args.len());
+        let at = args
+            .iter()
+            .position(|a| ["audit", "0/1"].contains(a))
+            .unwrap_or(args.len());
         args.insert(at, &file);
         args.extend(["--nats", &operator]);
         let (code, text) = fanout_output(&args);

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
 use fanout_plan::{Position, SubscriptionName, TenantId, TypePattern, link};
 use fanout_transport::Secret;
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{Span, SpanRelativeTo, Timestamp};
 use reqwest::Url;
 
 use crate::listen::Listen;
@@ -87,7 +88,7 @@ pub(crate) enum Verb {
     Tail(Tail),
     /// Say where an event is stored, and what became of it at each subscription
     Event(OneEvent),
-    /// Say why events were dead-lettered: each reason with its count, first and last time and an example
+    /// Say why events are refused: each reason with its dead letters and retries, first and last time and an example
     Errors(Errors),
     /// Look at events that were dead-lettered, give them to their subscription again, or take them away
     DeadLetters(DeadLetters),
@@ -289,6 +290,19 @@ pub(crate) struct Errors {
     /// Of this tenant only
     #[arg(long)]
     pub(crate) tenant: Option<TenantId>,
+    /// Refused in this time only, such as 1h
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    pub(crate) since: Option<Duration>,
+}
+
+/// A duration as people write it: `90s`, `1h`, `2 days`.
+fn span(s: &str) -> Result<Duration, String> {
+    let span: Span = s
+        .parse()
+        .map_err(|_| "write a duration, such as 30m, 1h or 2d".to_owned())?;
+    let span = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let span = span.ok().and_then(|span| Duration::try_from(span).ok());
+    span.ok_or_else(|| "write a duration that is not negative, in days at most".to_owned())
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,21 +1,21 @@
-//! `event`: where an event is stored, and what became of it at each subscription. `errors`: why events are refused.
+//! `event`: where an event is stored, and what became of it at each subscription.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use fanout_plan::{Code, Position, Problem, timestamp};
-use fanout_provider::jetstream::{AtSubscription, DeadLetter, LogEvent, MOST_OF_ONE_ID, Store};
-use serde_json::{Value, json};
+use fanout_plan::fate::Fate;
+use fanout_plan::{Code, Problem, show_duration};
+use fanout_provider::jetstream::{DeadLetter, Delivered, LogEvent, MOST_OF_ONE_ID, Store};
+use fanout_provider::life::{AtSubscription, Life};
+use serde_json::json;
 
 use crate::args::{self, Which};
 use crate::bus::{self, Refused};
 use crate::terminal::{error_line, json_lines, printable, say, table};
-
-/// The letters of one event, by subscription.
-type Letters<'a> = BTreeMap<(String, Position), &'a DeadLetter>;
 
 pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
     if let (Which::Id(_), None) = (&args.which, &args.tenant) {
@@ -27,13 +27,17 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
     let (store, observed) = bus::observed(&args.store).await?;
     let events = find(&store, args).await?;
     let tenant = args.tenant.as_ref().or(events.first().map(|event| &event.tenant));
-    let letters = store.dead_letters(None, tenant, usize::MAX).await?;
-    let letters: Letters<'_> = letters
-        .iter()
-        .filter(|letter| is_of(letter, args))
-        .map(|letter| ((letter.id.of.to_string(), letter.id.position), letter))
-        .collect();
-    if events.is_empty() && letters.is_empty() {
+    let mut letters = store.dead_letters(None, tenant, usize::MAX).await?;
+    letters.retain(|letter| is_of(letter, args));
+    let mut lives = Vec::new();
+    for event in &events {
+        lives.push(Life::of(&store, &observed.registry, event).await?);
+    }
+    let gone = match events.is_empty() {
+        true => deliveries_of_gone(&store, args).await?,
+        false => Vec::new(),
+    };
+    if events.is_empty() && letters.is_empty() && gone.is_empty() {
         return Err(absent(&store, args).into());
     }
     if events.len() == MOST_OF_ONE_ID {
@@ -41,28 +45,20 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
             "these are the first {MOST_OF_ONE_ID} that were found, and there may be more: name the source with --source"
         ));
     }
-    let mut shown = Vec::new();
-    for event in &events {
-        let mut at = Vec::new();
-        for (name, registered) in &observed.registry {
-            let letter = letters.get(&(registered.id().to_string(), event.position)).copied();
-            let number = letter.map(|letter| letter.number);
-            let here = store.event_at_subscription(registered, event, number).await?;
-            at.push((name.to_string(), here, letter));
-        }
-        match json {
-            true => shown.push(as_json(event, &at)),
-            false => print(event, &at)?,
-        }
-    }
     // The log has let it go; a letter holds it whole.
     let left = letters
-        .values()
+        .iter()
         .filter(|l| events.iter().all(|e| e.position != l.id.position));
     let left: Vec<_> = left.collect();
     if json {
-        let shown = json!({ "events": shown, "letters_of_events_that_expired": left });
+        let mut shown = json!({ "events": lives, "letters_of_events_that_expired": left });
+        if !gone.is_empty() {
+            shown["deliveries_of_an_event_that_expired"] = json!(gone);
+        }
         return say!("{}", json_lines(&shown));
+    }
+    for life in &lives {
+        print(life)?;
     }
     for letter in left {
         say!(
@@ -72,7 +68,30 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
             letter.id.of.name
         )?;
     }
+    if !gone.is_empty() {
+        say!(
+            "the log holds event {} no more; the journal has its deliveries",
+            args.which
+        )?;
+        say!("{}", deliveries(gone.iter()))?;
+    }
     Ok(())
+}
+
+/// What the journal has of an event of a position that the log holds no more.
+async fn deliveries_of_gone(store: &Store, args: &args::OneEvent) -> Result<Vec<Delivered>> {
+    let Which::Position(position) = &args.which else {
+        return Ok(Vec::new());
+    };
+    let journaled = store.journal_of(*position, None).await?.unwrap_or_default();
+    let mut deliveries = journaled.deliveries;
+    // Whose event it was is known from those that say so: one event has one tenant.
+    let mut tenants = deliveries.iter().filter_map(|d| d.entry.tenant.as_ref());
+    let is_of_another = |tenant| tenants.next().is_none_or(|of| of != tenant);
+    if args.source.is_some() || args.tenant.as_ref().is_some_and(is_of_another) {
+        deliveries.clear();
+    }
+    Ok(deliveries)
 }
 
 async fn find(store: &Store, args: &args::OneEvent) -> Result<Vec<LogEvent>> {
@@ -128,21 +147,33 @@ fn absent(store: &Store, args: &args::OneEvent) -> Refused {
     )])
 }
 
-fn print(event: &LogEvent, at: &[(String, AtSubscription, Option<&DeadLetter>)]) -> Result<()> {
-    let attribute = |name: &str| printable(event.attributes.get(name).map_or("-", String::as_str)).into_owned();
-    say!(
-        "event {} of tenant {}",
-        attribute("ce-id"),
-        printable(event.tenant.as_str())
-    )?;
+fn print(life: &Life) -> Result<()> {
+    let attribute = |name: &str| life.attributes.get(name).map(|value| printable(value).into_owned());
+    let id = attribute("ce-id").unwrap_or_else(|| "-".to_owned());
+    say!("event {id} of tenant {}", printable(life.tenant.as_str()))?;
     for (what, value) in [
-        ("position", event.position.to_string()),
-        ("type", printable(event.event_type.as_str()).into_owned()),
-        ("source", attribute("ce-source")),
-        ("stored", timestamp::to_rfc3339(event.published_at)),
-        ("payload", format!("{} bytes", event.payload.len())),
+        ("position", life.position.to_string()),
+        ("type", printable(life.event_type.as_str()).into_owned()),
+        ("source", attribute("ce-source").unwrap_or_else(|| "-".to_owned())),
+        ("stored", life.published_at.clone()),
+        ("expires", life.expires_at.clone()),
+        ("payload", format!("{} bytes", life.bytes)),
     ] {
         say!("  {what:<10}{value}")?;
+    }
+    // Of who published it the store keeps what the event itself says.
+    if let Some(scheme) = attribute("ce-webhookscheme") {
+        let mut proof = format!("its ingress verified it as {scheme} does");
+        for (name, what) in [
+            ("ce-webhookcovers", "covers"),
+            ("ce-webhookkey", "key"),
+            ("ce-webhookverified", "at"),
+        ] {
+            if let Some(value) = attribute(name) {
+                proof.push_str(&format!(", {what} {value}"));
+            }
+        }
+        say!("  {:<10}{proof}", "proof")?;
     }
     let header = [
         "subscription",
@@ -151,94 +182,97 @@ fn print(event: &LogEvent, at: &[(String, AtSubscription, Option<&DeadLetter>)])
         "next attempt",
         "last reason",
     ];
-    let rows = at.iter().map(|(name, here, letter)| {
-        let attempts = letter.map_or(&here.attempts, |letter| &letter.attempts);
-        let state = match letter {
-            Some(letter) => format!("dead-lettered (letter {})", letter.number),
-            None => here.fate.as_str().to_owned(),
-        };
-        [
-            name.clone(),
-            state,
-            attempts.len().to_string(),
-            here.due.map_or_else(|| "-".to_owned(), timestamp::to_rfc3339),
-            attempts
-                .last()
-                .map_or_else(|| "-".to_owned(), |a| printable(&a.reason).into_owned()),
-        ]
-    });
-    say!("{}", table(header, 2..3, rows))
-}
-
-fn as_json(event: &LogEvent, at: &[(String, AtSubscription, Option<&DeadLetter>)]) -> Value {
-    let subscriptions = at.iter().map(|(name, here, letter)| {
-        let mut shown = json!(here.fate);
-        shown["name"] = json!(name);
-        shown["attempts"] = json!(letter.map_or(&here.attempts, |letter| &letter.attempts));
-        shown["next_attempt"] = json!(here.due.map(timestamp::to_rfc3339));
-        shown
-    });
-    json!({
-        "position": event.position.to_string(),
-        "published_at": timestamp::to_rfc3339(event.published_at),
-        "tenant": event.tenant,
-        "type": event.event_type,
-        "attributes": event.attributes,
-        "bytes": event.payload.len(),
-        "subscriptions": subscriptions.collect::<Vec<_>>(),
-    })
-}
-
-/// Why the events of one subscription were refused for good.
-#[derive(Default)]
-struct Refusals {
-    letters: usize,
-    first: String,
-    last: String,
-    example: u64,
-}
-
-pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
-    let store = bus::store(&args.store).await?;
-    let letters = store
-        .dead_letters(args.subscription.as_ref(), args.tenant.as_ref(), usize::MAX)
-        .await?;
-    let mut reasons: BTreeMap<(String, String), Refusals> = BTreeMap::new();
-    for letter in &letters {
-        let Some(last) = letter.attempts.last() else { continue };
-        let of = reasons
-            .entry((letter.id.of.name.to_string(), last.reason.clone()))
-            .or_default();
-        if of.letters == 0 {
-            (of.first, of.example) = (letter.at.clone(), letter.number);
+    say!("{}", table(header, 2..3, life.subscriptions.iter().map(row)))?;
+    for here in &life.subscriptions {
+        if let Some(stop) = &here.stops {
+            say!("{} does not get it: {}", here.name, printable(&stop.to_string()))?;
         }
-        of.letters += 1;
-        of.last.clone_from(&letter.at);
+        if here.is_redriven {
+            say!("{}: its dead letter is to be delivered again", here.name)?;
+        }
     }
-    let mut reasons: Vec<_> = reasons.into_iter().collect();
-    reasons.sort_by_key(|(_, of)| std::cmp::Reverse(of.letters));
-    if json {
-        let shown = reasons.iter().map(|((subscription, reason), of)| {
-            json!({
-                "subscription": subscription, "reason": reason, "dead_letters": of.letters,
-                "first": of.first, "last": of.last, "example": of.example,
+    // The journal has each attempt; without it, what is remembered of those that failed.
+    let at_each = life
+        .subscriptions
+        .iter()
+        .flat_map(|here| here.deliveries.iter().flatten());
+    let mut told = at_each.chain(&life.journal.ended).peekable();
+    if told.peek().is_some() {
+        say!("{}", deliveries(told))?;
+    } else if life.subscriptions.iter().any(|here| here.attempts.len() > 1) {
+        let failed = life.subscriptions.iter().flat_map(|here| {
+            here.attempts.iter().map(|attempt| {
+                let reason = printable(&attempt.reason).into_owned();
+                [
+                    here.name.to_string(),
+                    attempt.attempt.to_string(),
+                    attempt.at.clone(),
+                    reason,
+                ]
             })
         });
-        return say!("{}", json_lines(&json!({ "errors": shown.collect::<Vec<_>>() })));
+        say!(
+            "{}",
+            table(["subscription", "attempt", "failed", "reason"], 1..2, failed)
+        )?;
     }
-    if reasons.is_empty() {
-        return say!("no dead letters");
+    match life.caveat() {
+        Some(caveat) => say!("{}", caveat.lines().map(printable).collect::<Vec<_>>().join("\n")),
+        None => Ok(()),
     }
-    let header = ["dead letters", "subscription", "first", "last", "example", "reason"];
-    let rows = reasons.into_iter().map(|((subscription, reason), of)| {
-        [
-            of.letters.to_string(),
-            subscription,
-            of.first,
-            of.last,
-            of.example.to_string(),
-            printable(&reason).into_owned(),
-        ]
-    });
-    say!("{}", table(header, 0..1, rows))
+}
+
+fn row(here: &AtSubscription) -> [String; 5] {
+    let state = match &here.fate {
+        Fate::DeadLettered { letter } => format!("dead-lettered (letter {letter})"),
+        fate => fate.as_str().to_owned(),
+    };
+    let last = here.attempts.last();
+    [
+        here.name.to_string(),
+        state,
+        here.attempts.len().to_string(),
+        here.next_attempt.clone().unwrap_or_else(|| "-".to_owned()),
+        last.map_or_else(|| "-".to_owned(), |a| printable(&a.reason).into_owned()),
+    ]
+}
+
+/// A table of deliveries.
+fn deliveries<'a>(all: impl Iterator<Item = &'a Delivered>) -> String {
+    let header = [
+        "subscription",
+        "attempt",
+        "ended",
+        "took",
+        "instance",
+        "outcome",
+        "reason",
+    ];
+    let unknown = || "-".to_owned();
+    table(
+        header,
+        1..2,
+        all.map(|Delivered { instance, entry }| {
+            let redriven = if entry.redriven { ", redriven" } else { "" };
+            let mut why = entry.reason.as_deref().map(|reason| printable(reason).into_owned());
+            if let (Some(why), Some(code)) = (&mut why, &entry.code) {
+                why.push_str(&format!(" [{}]", printable(code)));
+            }
+            if let Some(wait) = entry.wait_ms {
+                let wait = show_duration(Duration::from_millis(wait));
+                why = Some(format!("{}; again after {wait}", why.unwrap_or_default()));
+            }
+            [
+                entry.subscription.to_string(),
+                entry.attempt.to_string(),
+                entry.ended_at.to_string(),
+                entry
+                    .took_us
+                    .map_or_else(unknown, |us| format!("{}.{:03} ms", us / 1_000, us % 1_000)),
+                printable(instance).into_owned(),
+                format!("{}{redriven}", entry.outcome.as_str()),
+                why.unwrap_or_else(unknown),
+            ]
+        }),
+    )
 }

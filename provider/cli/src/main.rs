@@ -10,6 +10,7 @@ mod bus;
 mod dead_letters;
 mod diagnostic;
 mod ending;
+mod errors;
 mod event;
 mod listen;
 mod lost;
@@ -83,7 +84,7 @@ async fn main() -> ExitCode {
         } => lost::lost(&store, subscription.as_ref(), seen, args.json).await,
         Verb::Tail(a) => tail::tail(&a, args.json).await,
         Verb::Event(a) => event::event(&a, args.json).await,
-        Verb::Errors(a) => event::errors(&a, args.json).await,
+        Verb::Errors(a) => errors::errors(&a, args.json).await,
         Verb::DeadLetters(a) => dead_letters::run(&a, args.json).await,
         Verb::Webhook(a) => webhook::run(&a, args.json).await,
         Verb::Serve(a) => serve::serve(&a, args.json).await,

@@ -138,6 +138,7 @@ pub(crate) fn size_setting(s: &StreamSpec) -> &'static str {
         (None, Some(Side::Marks)) => "scheduled.marks-max-bytes",
         (None, Some(Side::Usage)) => "quota.counters-max-bytes",
         (None, Some(Side::Retries)) => "retry.max-bytes",
+        (None, Some(Side::Journal)) => "journal.max-bytes",
         (None, None) => "dead-letters.max-bytes",
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::envelope::EventKey;
+use crate::journal::Slot;
 use crate::{BusName, Incarnation, LogPosition, Position, Round, SubscriptionId, SubscriptionName, TenantId};
 
 /// The names that Fanout gives to what it makes for a bus. `fanout_` and `fanout.` mark them as its own.
@@ -117,6 +118,12 @@ impl BusNames {
         }
     }
 
+    /// The subscription for which the event of this subject waits.
+    pub fn retry_subscription_of(&self, subject: &str) -> Option<SubscriptionName> {
+        let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.0))?;
+        rest.split('.').next()?.parse().ok()
+    }
+
     /// The round and position that the subject of an event that waits ends with.
     pub fn retry_of(&self, subject: &str) -> Option<(Round, LogPosition)> {
         let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.0))?;
@@ -124,6 +131,26 @@ impl BusNames {
         let round = tokens.next()?.parse().ok()?;
         let at = LogPosition::from_tokens(tokens.next()?, tokens.next()?)?;
         tokens.next().is_none().then_some((round, at))
+    }
+
+    /// The stream in which deliveries are written down.
+    pub fn journal(&self) -> String {
+        format!("fanout_{}_journal", self.0)
+    }
+
+    /// Everything in it.
+    pub fn journal_subjects(&self) -> String {
+        format!("fanout.journal.{}.>", self.0)
+    }
+
+    /// Where the deliveries of a slot's events are written down.
+    pub fn journal_slot(&self, slot: Slot) -> String {
+        format!("fanout.journal.{}.{}.{}", self.0, slot.partition, slot.number)
+    }
+
+    /// Where it is said that some were not.
+    pub fn journal_missing(&self) -> String {
+        format!("fanout.journal.{}.missing", self.0)
     }
 
     /// The stream that counts the bytes stored for each tenant.

@@ -6,7 +6,7 @@ use crate::planner::Observed;
 use crate::policy::{Storage, WhenFull};
 use crate::setting::show_duration;
 use crate::step::{Step, listed};
-use crate::topology::{StreamSpec, Topology};
+use crate::topology::{Side, StreamSpec, Topology};
 
 /// What comes of a step; `None` where nothing is worth a word.
 pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String> {
@@ -37,7 +37,13 @@ pub fn cost(policy: &Policy, observed: &Observed, step: &Step) -> Option<String>
             )
         }
         Step::BindStream(_) => "nothing is copied; other clients' publishes are taken again".to_owned(),
-        Step::DeleteStream(_) => "1 stream less".to_owned(),
+        Step::DeleteStream(name) => {
+            let journal = |s: &&StreamSpec| s.side == Some(Side::Journal);
+            match observed.topology.streams.get(name).filter(journal) {
+                Some(_) => "1 stream less; what was written down of deliveries goes with it".to_owned(),
+                None => "1 stream less".to_owned(),
+            }
+        }
         Step::CreateConsumer(c) => format!("1 consumer; at most {} events in flight", c.max_ack_pending),
         Step::UpdateConsumer(c) => {
             let have = observed.topology.consumers.get(&(c.partition, c.name.clone()))?;

@@ -16,6 +16,9 @@ pub const MAX_NOTED: usize = 10_000;
 /// The most tenants that a loss names.
 const MAX_TENANTS: usize = 1_000;
 
+/// The most events that a loss names one by one.
+const MAX_NAMED: usize = 1_000;
+
 /// How long the server's word on an event that is gone is waited for, nanoseconds.
 const DOUBTED_FOR: i64 = 5_000_000_000;
 
@@ -79,6 +82,9 @@ pub struct Lost {
     pub exact: bool,
     /// When it was last found, nanoseconds since the Unix epoch.
     pub at: i64,
+    /// The first of the events that were lost now, and whose; nothing of it is remembered.
+    #[serde(skip)]
+    pub which: Vec<(u64, TenantId)>,
 }
 
 impl Lost {
@@ -203,7 +209,12 @@ impl Gap {
         }
         match &mut self.lost {
             Some(lost) => lost.join(&found),
-            None => self.lost = Some(found.clone()),
+            None => {
+                self.lost = Some(Lost {
+                    which: Vec::new(),
+                    ..found.clone()
+                });
+            }
         }
         Some(found)
     }
@@ -282,6 +293,9 @@ impl Lost {
         }
         self.to = self.to.max(offset);
         self.events += 1;
+        if self.which.len() < MAX_NAMED {
+            self.which.push((offset, tenant.clone()));
+        }
         self.of_tenant(tenant, 1);
     }
 
@@ -392,6 +406,8 @@ mod tests {
         let lost = gap.look(&at(5, 2), NOTHING, 0, 2).unwrap();
         assert_eq!((lost.from, lost.to, lost.events, lost.exact), (3, 4, 2, true));
         assert_eq!(lost.tenants, [(tenant("acme"), 2)].into());
+        assert_eq!(lost.which, [(3, tenant("acme")), (4, tenant("acme"))]);
+        assert!(gap.lost.as_ref().is_some_and(|lost| lost.which.is_empty()), "told once");
         let lost = gap.look(&at(7, 2), NOTHING, 0, 3).unwrap();
         assert_eq!((lost.from, lost.to, lost.events), (6, 6, 1));
         let all = gap.lost.clone().unwrap();
@@ -486,6 +502,7 @@ mod tests {
             tenants: [(tenant(who), 2)].into(),
             exact,
             at: i64::try_from(to).unwrap(),
+            ..Lost::default()
         };
         let mut all = lost(5, 9, "acme", true);
         all.merge(&lost(3, 7, "acme", true));
@@ -504,6 +521,7 @@ mod tests {
             tenants: names.map(|i| (tenant(&format!("t{i}")), 1)).collect(),
             exact: true,
             at: 1,
+            ..Lost::default()
         };
         let mut all = of(0..MAX_TENANTS);
         all.merge(&of(MAX_TENANTS - 1..MAX_TENANTS + 5));

@@ -26,6 +26,7 @@ pub mod http_binding;
 pub mod in_force;
 mod incarnation;
 pub mod isolation;
+pub mod journal;
 pub mod layout;
 pub mod letter;
 pub mod limits;

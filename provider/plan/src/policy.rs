@@ -16,7 +16,8 @@ use crate::{BusName, BusNames, JetStreamApi, Problem, SubjectTemplate, Subscript
 
 pub(crate) use sections::MAX_COUNT;
 pub use sections::{
-    DEFAULT_CONCURRENCY, Deduplication, Delivery, MAX_IN_FLIGHT, Publishing, Retention, Retries, Sizes, Telemetry,
+    DEFAULT_CONCURRENCY, Deduplication, Delivery, Journal, MAX_IN_FLIGHT, Publishing, Retention, Retries, Sizes,
+    Telemetry,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,6 +32,11 @@ const ORDERINGS: &[(&str, Ordering)] = &[
     ("none", Ordering::None),
     ("tenant", Ordering::Tenant),
     ("key", Ordering::Key),
+];
+const JOURNALED: &[(&str, Journaled)] = &[
+    ("off", Journaled::Off),
+    ("errors", Journaled::Errors),
+    ("all", Journaled::All),
 ];
 const QUEUE_DELIVERIES: &[(&str, QueueDelivery)] = &[
     ("at-most-once", QueueDelivery::AtMostOnce),
@@ -120,6 +126,41 @@ pub enum QueueDelivery {
     AtLeastOnce,
 }
 
+/// Which deliveries are written into the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Journaled {
+    /// None.
+    #[default]
+    Off,
+    /// Those that did not end well, and the one that ended well after them.
+    Errors,
+    /// Every one.
+    All,
+}
+
+impl Journaled {
+    /// Whether a delivery is written down that was handled at its first attempt, or one that was not. What was handled at last
+    /// after it had been refused is a part of that error.
+    #[must_use]
+    pub const fn keeps(self, went_well_at_once: bool) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Errors => !went_well_at_once,
+            Self::All => true,
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Errors => "errors",
+            Self::All => "all",
+        }
+    }
+}
+
 /// How a bus keeps and delivers events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -161,6 +202,8 @@ pub struct Policy {
     pub delivery: Delivery,
     /// How events are stored.
     pub publish: Publishing,
+    /// What is written down of deliveries.
+    pub journal: Journal,
     /// What metrics and traces show.
     pub telemetry: Telemetry,
     /// Who may do what, beyond the lattice.
@@ -174,7 +217,7 @@ pub struct Policy {
 }
 
 /// The bounds of stores that hold no log.
-const BOUNDS: [&str; 7] = [
+const BOUNDS: [&str; 8] = [
     "dead-letters.max-bytes",
     "dead-letters.max-events",
     "scheduled.max-bytes",
@@ -182,6 +225,7 @@ const BOUNDS: [&str; 7] = [
     "scheduled.marks-max-bytes",
     "quota.counters-max-bytes",
     "retry.max-bytes",
+    "journal.max-bytes",
 ];
 
 /// Of a store that all tenants share, a tenant may have this part, unless its quota says otherwise.
@@ -228,6 +272,7 @@ impl Policy {
                 ..self.delivery
             },
             publish: other.publish,
+            journal: other.journal,
             telemetry: other.telemetry.clone(),
             callers: other.callers.clone(),
             allow_loss: other.allow_loss.clone(),
@@ -279,6 +324,7 @@ impl Policy {
         let jetstream = jetstream(&mut r);
         let delivery = Delivery::read(&mut r);
         let publish = Publishing::read(&mut r);
+        let journal = Journal::read(&mut r, retention.max_age);
         let telemetry = Telemetry::read(&mut r);
         let subscriptions = declared::read(&mut r, shape);
         if shape == Shape::WorkQueue && queue_delivery == QueueDelivery::AtLeastOnce {
@@ -325,6 +371,7 @@ impl Policy {
             jetstream,
             delivery,
             publish,
+            journal,
             telemetry,
             callers,
             allow_loss,

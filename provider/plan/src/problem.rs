@@ -95,6 +95,8 @@ codes! {
     OriginNotAllowed = "origin-not-allowed",
     /// More live tails of one caller, or of all, than may.
     TooManyTails = "too-many-tails",
+    /// More events of one caller, or of all, are looked up at once than may be.
+    TooManyLookUps = "too-many-look-ups",
     /// A live tail whose reader does not read.
     SlowReader = "slow-reader",
     /// More fetches of one caller, or of one subscription, that wait than may.
@@ -197,6 +199,8 @@ codes! {
     TopologyChanged = "topology-changed",
     /// A stream of somebody else holds a subject of the bus.
     SubjectTaken = "subject-taken",
+    /// Deliveries were not written into the journal: they came faster than the store took them.
+    JournalIncomplete = "journal-incomplete",
     /// The bus's NATS account may not have what its policy asks for.
     AccountLimit = "account-limit",
     /// NATS answers, and no JetStream does.

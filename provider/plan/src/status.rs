@@ -37,8 +37,24 @@ pub struct BusStatus {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// Dead letters of subscriptions that have ended: nobody is given them. Absent where nobody could count them.
     pub orphaned_dead_letters: Option<Vec<OrphanedLetters>>,
+    /// The journal of deliveries, as the instance that answers writes it; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalStatus>,
     /// The last offset of each partition of the log; absent where nobody looked.
     pub heads: Option<ByPartition>,
+}
+
+/// What one instance has written into the journal of deliveries since it began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Which deliveries it writes down: `errors` or `all`.
+    pub deliveries: String,
+    /// The instance, as entries name it.
+    pub instance: String,
+    /// Entries that the store has.
+    pub written: u64,
+    /// Entries that it has not: they came faster than it took them, or it was away.
+    pub dropped: u64,
 }
 
 /// What came of something that was given: a policy or a link.
@@ -351,18 +367,18 @@ impl fmt::Display for ReportedProblem {
 }
 
 /// A value as the text that it prints.
-mod text {
+pub(crate) mod text {
     use std::fmt::Display;
     use std::str::FromStr;
 
     use serde::de::Error as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
 
-    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,

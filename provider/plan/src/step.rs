@@ -23,7 +23,8 @@ pub enum Step {
     RetireStream(StreamSpec),
     /// Lets a stream of the log take the bus's subjects too, now that no other has them.
     BindStream(StreamSpec),
-    /// Removes a retired stream whose last event has expired.
+    /// Removes a stream that is not needed any more: a retired one whose last event has expired, or one of a setting that was
+    /// switched off.
     DeleteStream(String),
     /// Makes a bucket.
     CreateBucket(BucketSpec),
@@ -211,7 +212,7 @@ impl fmt::Display for Step {
             Self::UpdateStream(s) => write!(f, "update stream {}", s.name),
             Self::RetireStream(s) => write!(f, "retire stream {}: what it holds is still read", s.name),
             Self::BindStream(s) => write!(f, "bind stream {} to {}", s.name, listed(&s.subjects)),
-            Self::DeleteStream(name) => write!(f, "delete stream {name}: its last event has expired"),
+            Self::DeleteStream(name) => write!(f, "delete stream {name}: nothing needs it any more"),
             Self::CreateBucket(b) => write!(f, "create bucket {}", b.name),
             Self::UpdateBucket(b) => write!(f, "update bucket {}", b.name),
             Self::Remember(r) => {

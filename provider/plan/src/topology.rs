@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::in_force::InForce;
 use crate::isolation::Reader;
 use crate::partition::{Keeps, Layout, Partition};
-use crate::policy::{Durability, Shape, Storage, WhenFull};
+use crate::policy::{Durability, Journaled, Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
 use crate::{ConsumerName, Policy};
 
@@ -63,6 +63,8 @@ pub enum Side {
     Usage,
     /// Refused events until their next attempt, one message each.
     Retries,
+    /// What is written down of deliveries, many in a message.
+    Journal,
 }
 
 /// For how long it is known what became of a scheduled event.
@@ -209,20 +211,21 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         subjects: vec![subjects],
         max_age,
         side: Some(side),
-        // Counters and marks never refuse: the oldest go.
+        // Counters, marks and the journal never refuse: the oldest go.
         when_full: match side {
             Side::Scheduled | Side::Retries => WhenFull::Refuse,
-            Side::Usage | Side::Marks => WhenFull::DropOldest,
+            Side::Usage | Side::Marks | Side::Journal => WhenFull::DropOldest,
         },
         max_bytes: match side {
             Side::Scheduled => policy.sizes.scheduled,
             Side::Marks => policy.sizes.marks,
             Side::Usage => policy.sizes.counters,
             Side::Retries => policy.retries.max_bytes,
+            Side::Journal => policy.journal.max_bytes,
         },
         max_messages: match side {
             Side::Scheduled => policy.sizes.scheduled_events,
-            Side::Marks | Side::Usage | Side::Retries => 0,
+            Side::Marks | Side::Usage | Side::Retries | Side::Journal => 0,
         },
         dedupe_window: Duration::from_secs(120).min(if max_age.is_zero() { Duration::MAX } else { max_age }),
         policy: None,
@@ -243,6 +246,10 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         let age = policy.retention.max_age + policy.retention.max_age / 8;
         side(Side::Usage, names.usage(), names.usage_subjects(), age)
     });
+    let journal = (policy.journal.deliveries != Journaled::Off).then(|| {
+        let (name, subjects) = (names.journal(), names.journal_subjects());
+        side(Side::Journal, name, subjects, policy.journal.max_age)
+    });
     Topology {
         streams: layout
             .partitions
@@ -250,6 +257,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
             .map(|p| log(policy, p))
             .chain([dead_letters, scheduled, marks, retries])
             .chain(counters)
+            .chain(journal)
             .map(|s| (s.name.clone(), s))
             .collect(),
         buckets: [

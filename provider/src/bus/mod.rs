@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use self::requests::{Answer, Requests, Want};
 use crate::jetstream::{Store, StoreError};
+use crate::journal::Journal;
 use crate::link::{Link, LinkKey, LinkSink, Links};
 use crate::quota::Gate;
 use crate::view::View;
@@ -51,6 +52,8 @@ struct Inner {
     lattice: Lattice,
     /// Which of the bus's instances this is: no other ever has this id.
     instance: Arc<str>,
+    /// Where its deliveries are written down.
+    journal: Journal,
     inputs: std::sync::Mutex<Inputs>,
     view: watch::Sender<Arc<View>>,
     replan: Arc<Notify>,
@@ -122,10 +125,12 @@ impl Bus {
             ..View::default()
         };
         let inbox = lattice.nats().new_inbox();
+        let instance: Arc<str> = inbox.rsplit('.').next().unwrap_or(&inbox).into();
         Self(Arc::new(Inner {
             provider: provider.to_owned(),
             lattice_name: lattice_name.to_owned(),
-            instance: inbox.rsplit('.').next().unwrap_or(&inbox).into(),
+            journal: Journal::new(&instance),
+            instance,
             lattice,
             inputs: std::sync::Mutex::new(inputs),
             view: watch::channel(Arc::new(view)).0,
@@ -157,6 +162,11 @@ impl Bus {
     /// The id of this instance.
     pub(crate) fn instance(&self) -> &str {
         &self.0.instance
+    }
+
+    /// Where this instance writes deliveries down.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.0.journal
     }
 
     /// Cancelled when this instance is to stop.

@@ -408,6 +408,7 @@ impl Bus {
             .filter_map(|o| o.subscription.clone())
             .collect();
         view.detached.clear();
+        self.0.journal.bring(store);
         for (name, registered) in &view.registry {
             if let Some(problem) = detached(registered, &declared, view) {
                 view.detached.insert(name.clone(), problem);
@@ -425,6 +426,7 @@ impl Bus {
                 store.policy().delivery.deadline,
             )),
             health: Arc::new(Health::default()),
+            journal: self.0.journal.clone(),
             retry: Mutex::new(Arc::new(store.policy().retries.schedule.clone())),
             replan: Arc::clone(&self.0.replan),
             stop: self.0.stop.child_token(),

@@ -72,7 +72,7 @@ enum Invoked {
 
 async fn invoke_once(context: &Context, settler: &Settler, mut events: Vec<InFlight>) -> Invoked {
     let mut deliveries: Vec<_> = events.iter().map(|e| e.delivery.clone()).collect();
-    events.iter_mut().for_each(|e| e.state = DeliveryState::InFlight);
+    events.iter_mut().for_each(InFlight::begin);
     let reach = context.registered.subscription.reach;
     let mut processing = Processing::begin(context, &mut deliveries);
     let handled = context.target.handle(reach, deliveries).await;
@@ -94,7 +94,10 @@ async fn invoke_once(context: &Context, settler: &Settler, mut events: Vec<InFli
             debug!(subscription = %context.name(), %failure, "a batch failed and is delivered one by one");
             return Invoked::Failed(events);
         }
-        Err(failure) => events.iter().map(|_| Err(failure.as_rejection())).collect(),
+        Err(failure) => {
+            events.iter_mut().for_each(|e| e.call.code = Some(failure.code()));
+            events.iter().map(|_| Err(failure.as_rejection())).collect()
+        }
     };
     context.health.works(context.name().as_str());
     for (event, answer) in events.iter_mut().zip(answers) {

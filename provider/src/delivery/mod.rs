@@ -14,6 +14,7 @@ mod in_order;
 mod incoming;
 mod invoke;
 mod isolation;
+mod journaled;
 mod permits;
 mod processing;
 mod queue;
@@ -42,6 +43,7 @@ pub(crate) use durable::admit;
 pub(crate) use feed::redriven;
 pub(crate) use health::Health;
 pub(crate) use in_order::owner_of;
+pub(crate) use processing::settle_fetched;
 pub(crate) use queue::fetched;
 pub(crate) use retries::admit as admit_retry;
 pub(crate) use settle::{InFlight, Settler};
@@ -50,6 +52,7 @@ pub(crate) use target::{CallFailure, CaughtUp, Target};
 
 use crate::inbox::{self, Inbox, OrderOwner};
 use crate::jetstream::{Store, StoreError, batch};
+use crate::journal::Journal;
 
 /// One attempt to hand an event to a subscriber.
 #[derive(Clone, Debug)]
@@ -73,6 +76,8 @@ pub(crate) struct Context {
     pub(crate) instance: Arc<str>,
     pub(crate) target: Arc<dyn Target>,
     pub(crate) health: Arc<Health>,
+    /// Where deliveries are written down, if the policy wants that.
+    pub(crate) journal: Journal,
     /// When a refused delivery is tried again: a change of it is taken over while they run.
     pub(crate) retry: Mutex<Arc<RetrySchedule>>,
     /// Told when the registry changed in a way that the planner must see.

@@ -65,7 +65,7 @@ impl<'a> Processing<'a> {
                     span.set("fanout.rejected", count(1 + rejected.count()));
                 }
             }
-            Err(failure) => span.fail(code(failure), &failure.to_string()),
+            Err(failure) => span.fail(failure.code(), &failure.to_string()),
         }
         span.end();
     }
@@ -89,6 +89,30 @@ impl<'a> Processing<'a> {
     }
 }
 
+/// Settles an event that was fetched by its fetcher's verdict. Where traces are exported its span is a part of the trace of its
+/// publish: the call that brought the verdict may settle many.
+pub(crate) async fn settle_fetched(
+    context: &Context,
+    settler: &Settler,
+    event: &mut InFlight,
+    answer: Result<(), Rejection>,
+) -> DeliveryState {
+    let begin = || {
+        let published = event.delivery.traceparent.as_deref();
+        let mut span = Span::begin(Operation::Settle, Some(context.store.policy()), published, [])?;
+        span.set("messaging.consumer.group.name", context.name().as_str().to_owned());
+        about(&mut span, context, &event.delivery);
+        Some(span)
+    };
+    let mut span = spans::is_on().then(begin).flatten();
+    let refused = answer.as_ref().err().map(|rejection| rejection.reason().to_owned());
+    let state = settler.settle(event, answer).await;
+    if let Some(span) = &mut span {
+        settled(span, state, refused.as_deref());
+    }
+    state
+}
+
 /// What came of an event, and of what it was refused for.
 fn settled(span: &mut Span, state: DeliveryState, refused: Option<&str>) {
     let (outcome, code) = match (state, refused) {
@@ -102,15 +126,6 @@ fn settled(span: &mut Span, state: DeliveryState, refused: Option<&str>) {
     span.set(spans::OUTCOME, outcome);
     if let Some(code) = code {
         span.fail(code.as_str(), refused.unwrap_or_default());
-    }
-}
-
-/// Why there was no answer, by a code that has a page.
-fn code(failure: &CallFailure) -> &'static str {
-    match failure {
-        CallFailure::Unreachable => Code::SubscriberUnreachable.as_str(),
-        CallFailure::Deadline { .. } => "call-deadline",
-        CallFailure::Failed { .. } => "call-failed",
     }
 }
 

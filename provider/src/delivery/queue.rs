@@ -7,6 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
+use fanout_plan::journal::Outcome;
+use fanout_plan::policy::Journaled;
 use fanout_plan::subscription::Reach;
 use fanout_plan::{Attributes, Code, Position, Problem, timestamp};
 use fanout_transport::Tally;
@@ -16,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::incoming::{self, Metadata, Wanted};
+use super::journaled::{self, Call};
 use super::permits::in_flight_bytes;
 use super::processing::Processing;
 use super::target::CallFailure;
@@ -142,31 +145,56 @@ async fn wanted(
 
 async fn deliver(context: &Context, delivery: Delivery) {
     let position = delivery.position;
+    // Without its payload.
+    let is_journaled = context.journal.kept() != Journaled::Off;
+    let journaled = is_journaled.then(|| Delivery {
+        data: Bytes::new(),
+        ..delivery.clone()
+    });
+    let mut call = Call::begin();
     let mut deliveries = vec![delivery];
     let mut processing = Processing::begin(context, &mut deliveries);
     let handled = context.target.handle(Reach::Handler, deliveries).await;
     processing.ended(&handled);
-    match handled {
+    let missed = match handled {
         Ok(results) => {
             context.health.works(context.name().as_str());
             match results.into_iter().next() {
-                Some(Ok(())) => Health::count(&context.health.handled),
-                Some(Err(rejection)) => missed(context, position, rejection.reason()),
-                None => missed(context, position, "no result"),
+                Some(Ok(())) => None,
+                Some(Err(rejection)) => Some(rejection.reason().to_owned()),
+                None => Some("no result".to_owned()),
             }
         }
-        Err(CallFailure::Unreachable) => {
-            context.health.fails(Problem::new(
-                Code::SubscriberUnreachable,
-                format!(
-                    "subscription {}: component {} can't be reached: start it, or look why it stopped; a queue subscription keeps nothing for it",
-                    context.name(),
-                    context.registered.component
-                ),
-            ));
-            Health::count(&context.health.missed);
+        Err(failure) => {
+            call.code = Some(failure.code());
+            if matches!(failure, CallFailure::Unreachable) {
+                context.health.fails(Problem::new(
+                    Code::SubscriberUnreachable,
+                    format!(
+                        "subscription {}: component {} can't be reached: start it, or look why it stopped; a queue subscription keeps nothing for it",
+                        context.name(),
+                        context.registered.component
+                    ),
+                ));
+            }
+            Some(failure.to_string())
         }
-        Err(failure) => missed(context, position, &failure.to_string()),
+    };
+    match &missed {
+        None => Health::count(&context.health.handled),
+        // It is said once, for all of them.
+        Some(_) if call.code == Some(Code::SubscriberUnreachable.as_str()) => Health::count(&context.health.missed),
+        Some(reason) => count_missed(context, position, reason),
+    }
+    if let Some(delivery) = &journaled {
+        let at = context.store.in_its_log(position);
+        let outcome = match missed {
+            None => Outcome::Handled,
+            Some(_) => Outcome::Missed,
+        };
+        context.journal.note(missed.is_none(), || {
+            journaled::entry(delivery, at, (&call, call.took()), (outcome, missed.as_deref()))
+        });
     }
 }
 
@@ -185,7 +213,14 @@ pub(crate) async fn fetched(context: &Context, message: async_nats::jetstream::M
     }
 }
 
+/// An event that was given to nobody.
 fn missed(context: &Context, position: Position, reason: &str) {
+    let why = Some((Code::Rejected, reason));
+    context.note(context.store.in_its_log(position), 0, (Outcome::Missed, why));
+    count_missed(context, position, reason);
+}
+
+fn count_missed(context: &Context, position: Position, reason: &str) {
     Health::count(&context.health.missed);
     MISSED.count(|| format!("{position} of subscription {}: {reason}", context.name()));
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Request, Subject};
 use bytes::Bytes;
+use fanout_plan::journal::{Entry, Outcome};
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
 use fanout_plan::subscription::Reach;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::incoming::Metadata;
+use super::journaled::{self, Call};
 use super::state::DeliveryState;
 use super::{Context, Delivery, Health, retries};
 use crate::clock::{self, nanoseconds};
@@ -64,6 +66,7 @@ pub(crate) struct InFlight {
     pub(crate) delivery: Delivery,
     pub(super) failed: Vec<FailedAttempt>,
     pub(crate) state: DeliveryState,
+    pub(super) call: Call,
 }
 
 impl InFlight {
@@ -73,7 +76,14 @@ impl InFlight {
             delivery,
             failed,
             state: DeliveryState::New,
+            call: Call::default(),
         }
+    }
+
+    /// It is in its subscriber's hands from now on.
+    pub(crate) fn begin(&mut self) {
+        self.state = DeliveryState::InFlight;
+        self.call = Call::begin();
     }
 
     /// Begins its lease anew: the store waits `delivery.ack-wait` from here.
@@ -250,13 +260,34 @@ impl Settler {
     /// Acts on a handler's answer, and returns the state that the delivery is in then. What is rare is boxed: otherwise each
     /// event in flight would carry room for all of it.
     pub(crate) async fn settle(&self, event: &mut InFlight, answer: Result<(), Rejection>) -> DeliveryState {
+        let (took, was_refused) = (event.call.took(), answer.is_err());
         event.state = match answer {
             Ok(()) => self.handled(event).await,
             Err(rejection) => Box::pin(self.refused(event, &rejection)).await,
         };
+        self.note(event, took, was_refused);
         let (position, attempt) = (event.delivery.position, event.delivery.attempt);
         debug!(subscription = %self.context.name(), %position, attempt, state = %event.state, "answered");
         event.state
+    }
+
+    /// Writes down what came of an event.
+    fn note(&self, event: &InFlight, took: Option<Duration>, was_refused: bool) {
+        let Some(outcome) = journaled::outcome(event.state, was_refused) else {
+            return;
+        };
+        let (delivery, call) = (&event.delivery, &event.call);
+        let redriven = matches!(event.source, Source::Redrive(..));
+        let went_well_at_once = outcome == Outcome::Handled && delivery.attempt <= 1 && !redriven;
+        self.context.journal.note(went_well_at_once, || {
+            let at = self.position_in_log(&event.source, delivery.position);
+            let last = event.failed.last().map(|last| last.reason.as_str());
+            let why = last.filter(|_| was_refused);
+            Entry {
+                redriven,
+                ..journaled::entry(delivery, at, (call, took), (outcome, why))
+            }
+        });
     }
 
     async fn handled(&self, event: &InFlight) -> DeliveryState {
@@ -301,6 +332,7 @@ impl Settler {
         let pushed = self.context.registered.subscription.reach != Reach::Inbox;
         match state {
             DeliveryState::StoreUnavailable(_) if pushed && self.store_retry(event, DEAD_LETTERS_WAIT).await => {
+                event.call.wait = Some(DEAD_LETTERS_WAIT);
                 DeliveryState::WaitingRetry
             }
             state => state,
@@ -310,6 +342,7 @@ impl Settler {
     /// Has an event delivered again after the delay.
     async fn retry(&self, event: &mut InFlight, delay: Duration) -> DeliveryState {
         let position = event.delivery.position;
+        event.call.wait = Some(delay);
         // Written before the event is nak'ed, so that no attempt is forgotten.
         let round = self.round_of(&event.source, position);
         let noted = self.attempts.put(round, position, &event.failed).await;
@@ -466,6 +499,11 @@ impl Settler {
             published_at: metadata.published_at,
         };
         let state = self.dead_letter(source, &unhandled, &failed).await;
+        if state == DeliveryState::Settled {
+            let why = (Code::Rejected, failed[0].reason.as_str());
+            let at = self.position_in_log(source, metadata.position);
+            self.context.note(at, 0, (Outcome::DeadLettered, Some(why)));
+        }
         if let Some(delay) = state.again_after() {
             nak(message, delay).await;
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Position, SubscriptionName};
+use fanout_plan::{Code, Position, SubscriptionName};
 use futures::future::BoxFuture;
 
 use super::Delivery;
@@ -44,6 +44,15 @@ pub(crate) enum CallFailure {
 }
 
 impl CallFailure {
+    /// Its code, which has a page.
+    pub(crate) const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable => Code::SubscriberUnreachable.as_str(),
+            Self::Deadline { .. } => "call-deadline",
+            Self::Failed { .. } => "call-failed",
+        }
+    }
+
     /// As if the handler had refused: a trap or a missed deadline is an attempt.
     pub(crate) fn as_rejection(&self) -> Rejection {
         Rejection::Retry(self.to_string())

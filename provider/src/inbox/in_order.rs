@@ -74,11 +74,11 @@ impl Inbox {
         let taken = match (verdict, &handle.redrive) {
             (Verdict::Handled, Some(redrive)) => !store.is_asked(redrive).await.map_err(failed)?,
             // Taken however late it comes: the event was handled.
-            (Verdict::Handled, None) => store
-                .settle(&handle.reply, AckKind::Ack)
-                .await
-                .map(|()| true)
-                .map_err(failed)?,
+            (Verdict::Handled, None) => {
+                store.settle(&handle.reply, AckKind::Ack).await.map_err(failed)?;
+                self.note_handled(handle);
+                true
+            }
             (Verdict::Rejected(_), None) => {
                 let settler = self.settler().await.map_err(failed)?;
                 let noted = settler.attempts_so_far(handle.position).await.map_err(failed)?;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::token::Dispatched;
 use super::{DeliveryHandle, Leased, Verdict};
 use crate::clock::nanoseconds;
-use crate::delivery::{Context, DeliveryState, InFlight, Settler};
+use crate::delivery::{Context, DeliveryState, InFlight, Settler, settle_fetched};
 use crate::jetstream::Redrive;
 
 /// How long the owner may take to look at what is there.
@@ -207,7 +207,7 @@ impl OrderOwner {
                 number,
             }),
         };
-        event.state = DeliveryState::InFlight;
+        event.begin();
         if to.send((event.delivery.clone(), handle)).is_err() {
             event.state = DeliveryState::Retry(Duration::ZERO);
             return true;
@@ -236,10 +236,10 @@ impl OrderOwner {
                 }
                 Verdict::Released => event.state = DeliveryState::Retry(Duration::ZERO),
                 Verdict::Handled => {
-                    settler.settle(event, Ok(())).await;
+                    settle_fetched(context, settler, event, Ok(())).await;
                 }
                 Verdict::Rejected(rejection) => {
-                    settler.settle(event, Err(rejection)).await;
+                    settle_fetched(context, settler, event, Err(rejection)).await;
                 }
             }
             reply.send(settle_reply(event.state)).ok();

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::settle::{not_taken, unsettled};
 use super::{DeliveryHandle, Inbox, Leased, Unsettled};
-use crate::delivery::{Context, Delivery, DeliveryState, Settler, redriven};
+use crate::delivery::{Context, Delivery, DeliveryState, Settler, redriven, settle_fetched};
 use crate::jetstream::{Redrive, RedriveLease, StoreError};
 
 /// How often leases are made for requests that were not announced to this instance.
@@ -123,7 +123,7 @@ impl Inbox {
             None => DeliveryState::Settled,
             // This refusal is noted already.
             Some(event) if answer.is_err() && event.delivery.attempt > handle.attempt => return Ok(()),
-            Some(mut event) => settler.settle(&mut event, answer).await,
+            Some(mut event) => settle_fetched(context, settler, &mut event, answer).await,
         };
         match state.again_after() {
             None => self.pass(handle, redrive).await,

@@ -1,12 +1,13 @@
 //! `settle`: acts on a fetcher's verdict, at whichever instance it arrives.
 
 use async_nats::jetstream::AckKind;
+use fanout_plan::journal::Outcome;
 use fanout_plan::retry::Rejection;
 use fanout_plan::{Code, Problem};
 
 use super::{DeliveryHandle, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable_to};
 use crate::clock::nanoseconds;
-use crate::delivery::{DeliveryState, Health};
+use crate::delivery::{DeliveryState, Health, settle_fetched};
 use crate::jetstream::StoreError;
 
 /// Settles one delivery.
@@ -35,12 +36,19 @@ impl Inbox {
         let context = &self.context;
         self.confirm(handle, AckKind::Ack).await?;
         Health::count(&context.health.handled);
+        self.note_handled(handle);
         if handle.attempt > 1
             && let Ok(settler) = self.settler().await
         {
             settler.forget(handle.position).await;
         }
         Ok(())
+    }
+
+    /// Writes down what its fetcher acknowledged: of the event it is known where it stands.
+    pub(super) fn note_handled(&self, handle: &DeliveryHandle) {
+        let at = self.context.store.in_its_log(handle.position);
+        self.context.note(at, handle.attempt, (Outcome::Handled, None));
     }
 
     pub(super) async fn extend(&self, handle: DeliveryHandle) -> Result<DeliveryHandle, Unsettled> {
@@ -95,7 +103,7 @@ impl Inbox {
         let Some(mut event) = admit_here(context, settler, message).await else {
             return Ok(());
         };
-        match settler.settle(&mut event, Err(rejection)).await {
+        match settle_fetched(context, settler, &mut event, Err(rejection)).await {
             // What has an order waits for its time with the owner that comes next.
             DeliveryState::Retry(_) if handle.dispatched.is_some() => event.release().await,
             DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => {
@@ -111,8 +119,18 @@ impl Inbox {
     fn note(&self, handle: DeliveryHandle, verdict: &Verdict) -> Settled {
         match verdict {
             Verdict::StillWorking => Settled::Leased(handle),
-            Verdict::Handled => Settled::Taken,
+            Verdict::Handled => {
+                self.note_handled(&handle);
+                Settled::Taken
+            }
             Verdict::Rejected(_) | Verdict::Released => {
+                let why = match verdict {
+                    Verdict::Rejected(rejection) => rejection.reason(),
+                    _ => "its fetcher released it",
+                };
+                let at = self.context.store.in_its_log(handle.position);
+                let what = (Outcome::Missed, Some((Code::Rejected, why)));
+                self.context.note(at, handle.attempt, what);
                 Health::count(&self.context.health.missed);
                 Settled::Taken
             }

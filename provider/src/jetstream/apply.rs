@@ -262,7 +262,10 @@ fn stream_config(s: &StreamSpec) -> stream::Config {
             0 => -1,
             n => i64::try_from(n).unwrap_or(i64::MAX),
         },
-        max_messages_per_subject: if s.side.is_some() { 1 } else { -1 },
+        max_messages_per_subject: match s.side {
+            None | Some(Side::Journal) => -1,
+            Some(Side::Scheduled | Side::Marks | Side::Usage | Side::Retries) => 1,
+        },
         allow_message_ttl: s.side == Some(Side::Scheduled),
         allow_message_counter: s.side == Some(Side::Usage),
         allow_atomic_publish: s.atomic,

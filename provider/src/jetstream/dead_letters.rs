@@ -21,6 +21,7 @@ use super::read::shown;
 use super::refusal::found;
 use super::registry::Registry;
 use super::retries::NOTE;
+use super::tail::LogEvent;
 use super::{Store, StoreError};
 
 /// Of a dead letter: when the event was published.
@@ -81,6 +82,15 @@ pub struct DeadLetter {
     /// The event's payload.
     #[serde(skip)]
     pub payload: Vec<u8>,
+}
+
+/// The dead letter of an event at one subscription.
+#[derive(Clone, Debug)]
+pub(crate) struct LetterOf {
+    pub(crate) number: u64,
+    pub(crate) attempts: Vec<FailedAttempt>,
+    /// It is to be given to its subscription again, and was not yet.
+    pub(crate) is_redriven: bool,
 }
 
 impl Store {
@@ -168,6 +178,29 @@ impl Store {
         letters.sort_by_key(|letter| letter.number);
         letters.truncate(limit);
         Ok(letters)
+    }
+
+    /// The dead letter of an event of the log at a subscription, without the event.
+    pub(crate) async fn letter_of(
+        &self,
+        registered: &Registered,
+        event: &LogEvent,
+    ) -> Result<Option<LetterOf>, StoreError> {
+        let (of, at) = (registered.id(), self.in_its_log(event.position));
+        let letters = self.names.dead_letters();
+        let subject = self.names.dead_letter(&of, &event.tenant, at);
+        let Some(message) = self.last_message(letters.clone(), &subject).await? else {
+            return Ok(None);
+        };
+        let request = self.names.redrive(&of, &event.tenant, at);
+        let attempts = message.headers.get(ATTEMPTS);
+        Ok(Some(LetterOf {
+            number: message.sequence,
+            attempts: attempts
+                .and_then(|a| serde_json::from_str(a.as_str()).ok())
+                .unwrap_or_default(),
+            is_redriven: self.last_message(letters, &request).await?.is_some(),
+        }))
     }
 
     /// One dead letter; `None` if there is none of that number.

@@ -163,12 +163,13 @@ impl Store {
         let dead = self.names.dead_letters();
         let (scheduled, marks) = (self.names.scheduled_stream(), self.names.marks());
         let (usage, retries) = (self.names.usage(), self.names.retries());
+        let journal = self.names.journal();
         let buckets = self.buckets().map(|name| format!("KV_{name}"));
         let (mut found, mut others) = (Vec::new(), BTreeMap::new());
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await.map_err(StoreError::when("list its streams"))? {
             let name = &info.config.name;
-            let beside = [&dead, &scheduled, &marks, &usage, &retries].contains(&name);
+            let beside = [&dead, &scheduled, &marks, &usage, &retries, &journal].contains(&name);
             if beside || self.names.partition_of(name).is_some() {
                 found.push(info);
             } else if !buckets.contains(name) {
@@ -359,6 +360,10 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
             (true, _) => Some(Side::Usage),
             (_, true) if partition.is_none() => Some(Side::Scheduled),
             _ if partition.is_none() && c.retention == RetentionPolicy::WorkQueue => Some(Side::Retries),
+            // Of a mark there is one for a subject.
+            _ if partition.is_none() && c.discard == DiscardPolicy::Old && c.max_messages_per_subject != 1 => {
+                Some(Side::Journal)
+            }
             _ if partition.is_none() && c.discard == DiscardPolicy::Old => Some(Side::Marks),
             _ => None,
         },

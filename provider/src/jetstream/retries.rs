@@ -148,7 +148,60 @@ fn text(note: &Note) -> String {
     serde_json::to_string(note).unwrap_or_default()
 }
 
+/// A refused event that waits for its next attempt, without the event itself.
+#[derive(Clone, Debug)]
+pub struct WaitingEvent {
+    /// For which subscription.
+    pub subscription: SubscriptionName,
+    /// Where the event stands.
+    pub position: Position,
+    /// Whose it is.
+    pub tenant: String,
+    /// Its attempts, as many as there was room for.
+    pub attempts: Vec<FailedAttempt>,
+}
+
+/// The most events that wait for a retry that are looked at one by one.
+pub const MOST_LOOKED_AT: usize = 10_000;
+
 impl Store {
+    /// Refused events that wait for their next attempt, of all subscriptions that have had a name, or of any: the first
+    /// [`MOST_LOOKED_AT`] that are found.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn waiting_events(&self, of: Option<&SubscriptionName>) -> Result<Vec<WaitingEvent>, StoreError> {
+        let stream = self.retry_stream().await?;
+        let filter = match of {
+            Some(name) => self.names.retry_filter(name, None),
+            None => self.names.retry_subjects(),
+        };
+        let mut listed = stream
+            .info_with_subjects(filter)
+            .await
+            .map_err(StoreError::when(LIST))?;
+        let mut subjects = Vec::new();
+        while subjects.len() < MOST_LOOKED_AT
+            && let Some((subject, _)) = listed.try_next().await.map_err(StoreError::when(LIST))?
+        {
+            subjects.push(subject);
+        }
+        let mut waiting = Vec::new();
+        for subject in subjects {
+            let message = found(stream.get_last_raw_message_by_subject(&subject).await, READ)?;
+            let read = message.and_then(|m| Waiting::read(&self.names, &subject, Some(&m.headers)));
+            if let (Some(read), Some(subscription)) = (read, self.names.retry_subscription_of(&subject)) {
+                waiting.push(WaitingEvent {
+                    subscription,
+                    position: read.position,
+                    tenant: read.note.tenant,
+                    attempts: read.note.attempts,
+                });
+            }
+        }
+        Ok(waiting)
+    }
+
     /// Where refused events of a subscription wait.
     pub(crate) fn retries(&self, registered: &Registered) -> Retries {
         Retries {

@@ -157,6 +157,13 @@ families! {
             let labels = [s.bus(), tenant.as_str()].map(str::to_owned).to_vec();
             out.push(Sample { labels, value: Value::Real(*used) });
         };
+    "fanout.journal.entries" Counter "{entry}" &["bus", "outcome"],
+        "Deliveries that this instance wrote into the journal: `written`, or `dropped` because they came faster than the store took them; only where the policy has a journal",
+        |s, out| if let Some(journal) = &s.status.journal {
+            for (outcome, entries) in [("written", journal.written), ("dropped", journal.dropped)] {
+                push(out, &[s.bus(), outcome], entries);
+            }
+        };
     "fanout.connections" Gauge "{connection}" TRANSPORT,
         "Connections to this instance's listeners",
         |_, out| for t in listeners() { push(out, &[t.transport], t.open); };

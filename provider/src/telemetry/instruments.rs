@@ -85,6 +85,9 @@ pub(crate) struct Instruments {
     pub(crate) repeated: AtomicU64,
     pub(crate) scheduled: AtomicU64,
     pub(crate) refused: Refusals,
+    /// Entries of the journal that the store has, and those that it has not.
+    pub(crate) journal_written: AtomicU64,
+    pub(crate) journal_dropped: AtomicU64,
     pub(crate) reconcile: Histogram,
     reconciled: [AtomicU64; Reconciled::ALL.len()],
     store: [Histogram; StoreOperation::ALL.len()],
@@ -202,6 +205,8 @@ impl Instruments {
             repeated: AtomicU64::new(0),
             scheduled: AtomicU64::new(0),
             refused: Refusals::new(),
+            journal_written: AtomicU64::new(0),
+            journal_dropped: AtomicU64::new(0),
             reconcile: Histogram::new(),
             reconciled: [const { AtomicU64::new(0) }; Reconciled::ALL.len()],
             store: [const { Histogram::new() }; StoreOperation::ALL.len()],

@@ -10,6 +10,7 @@ use crate::subscription::{Reach, Start};
 use crate::unregistered::Tombstone;
 use crate::{ConsumerName, Filter, Settings};
 
+mod journal;
 mod patterns;
 mod work_queue;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DAY, Dedupe, SECOND, Storage, WhenFull, YEAR};
+use super::{DAY, Dedupe, JOURNALED, Journaled, SECOND, Storage, WhenFull, YEAR};
 use crate::setting::{self, Reader, show_duration};
 use crate::{Code, Problem, RetrySchedule, TenantId};
 
@@ -211,6 +211,28 @@ format!(
             );
         }
         read
+    }
+}
+
+/// `journal.…`: what is written down of deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// Which.
+    pub deliveries: Journaled,
+    /// For how long.
+    pub max_age: Duration,
+    /// How many bytes; the oldest make way.
+    pub max_bytes: u64,
+}
+
+impl Journal {
+    /// An entry helps for as long as somebody may ask for its event: by default as long as the log has that.
+    pub(super) fn read(r: &mut Reader<'_>, log_age: Duration) -> Self {
+        Self {
+            deliveries: r.or("journal.deliveries", Journaled::Off, setting::word(JOURNALED)),
+            max_age: r.or("journal.max-age", log_age, setting::duration(SECOND, 10 * YEAR)),
+            max_bytes: r.or("journal.max-bytes", 256 << 20, setting::bytes(64 << 10, 1 << 50)),
+        }
     }
 }
 

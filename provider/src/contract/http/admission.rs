@@ -41,7 +41,7 @@ fn interface(method: &Method, path: &str) -> Option<Interface> {
         "subscriptions" if path.ends_with(":fetch") => Some(Interface::Inbox),
         "subscriptions" => Some(Interface::Subscriber),
         "settlements" => Some(Interface::Inbox),
-        "status" => Some(Interface::Status),
+        "status" | "life" => Some(Interface::Status),
         _ if path == "/metrics" => Some(Interface::Status),
         _ => None,
     }

@@ -15,6 +15,7 @@ mod cloud_event;
 mod events;
 mod fetching;
 mod hub;
+mod life;
 mod lists;
 mod openapi;
 mod operations;
@@ -37,6 +38,7 @@ use axum::{Router, middleware};
 pub(crate) use origins::Origins;
 pub use tail_limits::{Share, TailLimits};
 
+use self::life::LookUps;
 use self::operators::Operators;
 use self::problem::Refused;
 use self::tail::Tails;
@@ -46,6 +48,7 @@ use crate::bus::Bus;
 pub(super) fn router(bus: &Bus, origins: Origins, tails: TailLimits) -> Router {
     let tails = Tails::new(bus.clone(), tails);
     let operators = Operators::new(bus.clone());
+    let look_ups = LookUps::new(bus.clone());
     Router::new()
         .route("/v1/events", post(events::publish).get(tail::follow).with_state(tails))
         .route("/v1/tenants/{tenant}/events", post(events::publish))
@@ -65,6 +68,7 @@ pub(super) fn router(bus: &Bus, origins: Origins, tails: TailLimits) -> Router {
         )
         .route("/v1/settlements", post(settlements::settle))
         .route("/v1/status", get(status::links))
+        .route("/v1/life", get(life::life).with_state(look_ups))
         .route("/livez", get(operators::live))
         .route("/readyz", get(operators::ready))
         .route("/metrics", get(operators::metrics))

@@ -7,6 +7,7 @@ use super::answer::Results;
 use super::cloud_event::CloudEvent;
 use super::events::{Cancelled, ReceiptDocument, Receipts, ScheduledDocument};
 use super::fetching::{Fetch, Fetched};
+use super::life::Lives;
 use super::operators::{Alive, Readiness};
 use super::settlements::{Settled, Settlements};
 use super::status::Links;
@@ -282,6 +283,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
             "/v1/status",
             "How the caller's own links are doing",
             Answer::Json(of::<Links>),
+        )
+    },
+    Operation {
+        parameters: &[
+            query("position", false, "Where it stands, such as `0/42`"),
+            query("tenant", false, "Or its tenant"),
+            query("id", false, "And its id"),
+            query("source", false, "And its source, where an id stands for several events"),
+        ],
+        problems: &[404, 422],
+        ..operation(
+            "GET",
+            "/v1/life",
+            "What became of an event at each subscription",
+            Answer::Json(of::<Lives>),
         )
     },
     Operation {

@@ -117,7 +117,7 @@ impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
         let (status, retry_after_ms) = match problem.code {
             Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, None),
-            Code::NotFound => (StatusCode::NOT_FOUND, None),
+            Code::NotFound | Code::UnknownEvent => (StatusCode::NOT_FOUND, None),
             Code::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, None),
             Code::OriginNotAllowed
             | Code::NotLinked
@@ -125,7 +125,7 @@ impl From<Problem> for Refused {
             | Code::InterfaceNotLinked
             | Code::TenantNotPermitted
             | Code::EventTypeNotPermitted => (StatusCode::FORBIDDEN, None),
-            Code::TooManyTails => (StatusCode::TOO_MANY_REQUESTS, Some(SOON_MS)),
+            Code::TooManyTails | Code::TooManyLookUps => (StatusCode::TOO_MANY_REQUESTS, Some(SOON_MS)),
             Code::UnknownPosition => (StatusCode::CONFLICT, None),
             Code::LimitExceeded => (StatusCode::UNPROCESSABLE_ENTITY, None),
             Code::BusNotReady | Code::StoreUnavailable | Code::TopologyChanged | Code::SlowReader => {

@@ -209,7 +209,7 @@ pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: Head
 }
 
 /// What a caller reads that asks for this: what it could subscribe to.
-fn permitted(view: &View, caller: &Caller, asked: &Filter) -> Result<Filter, Problem> {
+pub(super) fn permitted(view: &View, caller: &Caller, asked: &Filter) -> Result<Filter, Problem> {
     let caller = known(view, caller.clone());
     let grant = granted(view, &caller, Interface::Subscriber)?;
     grant.narrow(asked.clone(), &caller.component, &caller.link)

@@ -1,0 +1,122 @@
+//! `errors`: why events are refused: dead letters, and what waits for a retry, by their reasons.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use fanout_plan::retry::FailedAttempt;
+use fanout_plan::{Position, SubscriptionName, timestamp};
+use fanout_provider::jetstream::MOST_LOOKED_AT;
+use serde_json::json;
+
+use crate::terminal::{error_line, json_lines, printable, say, table};
+use crate::{args, bus, policy};
+
+/// Events of one subscription that were refused for one reason.
+#[derive(Default)]
+struct Refusals {
+    letters: usize,
+    waiting: usize,
+    /// When the first and the last of them were refused, nanoseconds since the Unix epoch.
+    first: i64,
+    last: i64,
+    /// The first of them that is a dead letter.
+    letter: Option<u64>,
+    /// Where the first of them stands.
+    event: Option<Position>,
+}
+
+/// Refusals by subscription and reason.
+#[derive(Default)]
+struct Reasons {
+    of: BTreeMap<(String, String), Refusals>,
+    /// What was refused last before this is left out, nanoseconds since the Unix epoch.
+    since: i64,
+}
+
+impl Reasons {
+    /// Counts an event by its last attempt, unless that was too long ago.
+    fn add(&mut self, name: &SubscriptionName, last: &FailedAttempt, position: Position) -> Option<&mut Refusals> {
+        let at = timestamp::from_rfc3339(&last.at).unwrap_or_default();
+        if at < self.since {
+            return None;
+        }
+        let of = self.of.entry((name.to_string(), last.reason.clone())).or_default();
+        of.first = if of.event.is_some() { of.first.min(at) } else { at };
+        of.last = of.last.max(at);
+        of.event.get_or_insert(position);
+        Some(of)
+    }
+}
+
+pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
+    let store = bus::store(&args.store).await?;
+    let (name, tenant) = (args.subscription.as_ref(), args.tenant.as_ref());
+    let mut reasons = Reasons {
+        since: args.since.map_or(0, |since| {
+            let ago = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+            policy::now().saturating_sub(ago)
+        }),
+        ..Reasons::default()
+    };
+    for letter in &store.dead_letters(name, tenant, usize::MAX).await? {
+        if let Some(last) = letter.attempts.last()
+            && let Some(of) = reasons.add(&letter.id.of.name, last, letter.id.position)
+        {
+            of.letters += 1;
+            of.letter.get_or_insert(letter.number);
+        }
+    }
+    let waiting = store.waiting_events(name).await?;
+    if waiting.len() == MOST_LOOKED_AT {
+        error_line(format_args!(
+            "more than {MOST_LOOKED_AT} events wait for a retry, and only so many were looked at: name a subscription"
+        ));
+    }
+    for event in &waiting {
+        if tenant.is_none_or(|tenant| tenant.as_str() == event.tenant)
+            && let Some(last) = event.attempts.last()
+            && let Some(of) = reasons.add(&event.subscription, last, event.position)
+        {
+            of.waiting += 1;
+        }
+    }
+    let mut reasons: Vec<_> = reasons.of.into_iter().collect();
+    reasons.sort_by_key(|(_, of)| std::cmp::Reverse(of.letters + of.waiting));
+    if json {
+        let shown = reasons.iter().map(|((subscription, reason), of)| {
+            json!({
+                "subscription": subscription, "reason": reason, "dead_letters": of.letters,
+                "waiting_for_retry": of.waiting, "first": timestamp::to_rfc3339(of.first),
+                "last": timestamp::to_rfc3339(of.last), "example": of.letter,
+                "event": of.event.map(|position| position.to_string()),
+            })
+        });
+        return say!("{}", json_lines(&json!({ "errors": shown.collect::<Vec<_>>() })));
+    }
+    if reasons.is_empty() {
+        return say!("no dead letters, and no retries");
+    }
+    let header = [
+        "dead letters",
+        "retries",
+        "subscription",
+        "first",
+        "last",
+        "letter",
+        "event",
+        "reason",
+    ];
+    let rows = reasons.into_iter().map(|((subscription, reason), of)| {
+        [
+            of.letters.to_string(),
+            of.waiting.to_string(),
+            subscription,
+            timestamp::to_rfc3339(of.first),
+            timestamp::to_rfc3339(of.last),
+            of.letter.map_or_else(|| "-".to_owned(), |number| number.to_string()),
+            of.event.map_or_else(|| "-".to_owned(), |position| position.to_string()),
+            printable(&reason).into_owned(),
+        ]
+    });
+    say!("{}", table(header, 0..2, rows))
+}

@@ -1,0 +1,142 @@
+//! The journal of deliveries, as the store keeps it. What is asked of one event is read from its slot alone, and never without
+//! an end.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use fanout_plan::Position;
+use fanout_plan::journal::{Batch, Entry, Missing, Slot};
+use futures::TryStreamExt as _;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::refusal::there;
+use super::{Store, StoreError};
+
+/// The most messages of the journal that are read for one event.
+const MAX_READ: usize = 20_000;
+/// The most entries of one event that are told.
+const MAX_TOLD: usize = 2_000;
+/// How long reading may take.
+const READS_WITHIN: Duration = Duration::from_secs(10);
+
+const READ: &str = "read the journal";
+const WRITE: &str = "write the journal";
+
+/// A message of the journal.
+pub(crate) struct JournalMessage {
+    pub(crate) subject: String,
+    pub(crate) payload: Bytes,
+    /// The same twice is one.
+    pub(crate) id: String,
+}
+
+/// An entry, and which instance wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Delivered {
+    /// Host and process.
+    pub instance: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// What the journal tells of one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Journaled {
+    /// Its deliveries, in the order in which they were written.
+    pub deliveries: Vec<Delivered>,
+    /// What may be missing among them.
+    pub missing: Vec<Missing>,
+    /// There is more than is told.
+    pub cut: bool,
+}
+
+impl Store {
+    /// Writes messages at once. One answer for each.
+    pub(crate) async fn write_journal(&self, messages: Vec<JournalMessage>) -> Vec<Result<(), StoreError>> {
+        let mut acks = Vec::with_capacity(messages.len());
+        for JournalMessage { subject, payload, id } in messages {
+            let message = PublishMessage::build()
+                .payload(payload)
+                .message_id(id)
+                .expected_stream(self.names.journal());
+            acks.push(self.js.send_publish(subject, message).await);
+        }
+        let answers = acks.into_iter().map(async |ack| match ack {
+            Ok(ack) => ack.await.map(drop).map_err(StoreError::when(WRITE)),
+            Err(error) => Err(StoreError::when(WRITE)(error)),
+        });
+        futures::future::join_all(answers).await
+    }
+
+    /// Writes what the journal lacks.
+    pub(crate) async fn write_journal_missing(&self, missing: &Missing) -> Result<(), StoreError> {
+        let payload = serde_json::to_vec(missing).map_err(StoreError::when(WRITE))?;
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .expected_stream(self.names.journal());
+        let sent = self.js.send_publish(self.names.journal_missing(), message).await;
+        let ack = sent.map_err(StoreError::when(WRITE))?;
+        ack.await.map(drop).map_err(StoreError::when(WRITE))
+    }
+
+    /// What the journal tells of the event of a position, of what was written since it was published (nanoseconds since the Unix
+    /// epoch); `None` where there is no journal.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn journal_of(&self, position: Position, since: Option<i64>) -> Result<Option<Journaled>, StoreError> {
+        let read = timeout(READS_WITHIN, self.read_journal(position, since)).await;
+        read.unwrap_or_else(|e| Err(StoreError::when(READ)(e)))
+    }
+
+    async fn read_journal(&self, position: Position, since: Option<i64>) -> Result<Option<Journaled>, StoreError> {
+        let at = self.in_its_log(position);
+        let missing = self.names.journal_missing();
+        let config = pull::OrderedConfig {
+            filter_subjects: vec![self.names.journal_slot(Slot::of(position)), missing.clone()],
+            deliver_policy: match since.map(|at| async_nats::datetime::from_nanos(at.into())) {
+                Some(Ok(start_time)) => DeliverPolicy::ByStartTime { start_time },
+                _ => DeliverPolicy::All,
+            },
+            ..pull::OrderedConfig::default()
+        };
+        let stream = self.stream(self.names.journal()).await?;
+        let Some(consumer) = there(stream.create_consumer(config).await, READ)? else {
+            return Ok(None);
+        };
+        let mut told = Journaled::default();
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(Some(told));
+        }
+        let mut messages = consumer.messages().await.map_err(StoreError::when(READ))?;
+        let mut read = 0;
+        while let Some(message) = messages.try_next().await.map_err(StoreError::when(READ))? {
+            let is_last = message.info().map_err(StoreError::when(READ))?.pending == 0;
+            if *message.subject == *missing {
+                told.missing
+                    .extend(serde_json::from_slice::<Missing>(&message.payload).ok());
+            } else if let Ok(Batch { instance, entries }) = serde_json::from_slice::<Batch>(&message.payload) {
+                let of_it = |entry: &Entry| entry.position == position && entry.log == at.log;
+                let entries = entries.into_iter().filter(of_it);
+                told.deliveries.extend(entries.map(|entry| Delivered {
+                    instance: instance.clone(),
+                    entry,
+                }));
+            }
+            read += 1;
+            if is_last {
+                break;
+            }
+            if read >= MAX_READ || told.deliveries.len() >= MAX_TOLD {
+                told.cut = true;
+                break;
+            }
+        }
+        told.deliveries.truncate(MAX_TOLD);
+        Ok(Some(told))
+    }
+}

@@ -1,0 +1,171 @@
+//! An event's life: where it is stored, and what became of it at each subscription, as the store and the journal tell it. The
+//! command line shows it, and HTTP answers with it.
+//!
+//! Deliberately absent: who may ask, and how an event is found.
+
+use std::collections::BTreeMap;
+
+use fanout_plan::fate::Fate;
+use fanout_plan::journal::Missing;
+use fanout_plan::policy::Journaled;
+use fanout_plan::retry::FailedAttempt;
+use fanout_plan::subscription::Registered;
+use fanout_plan::why::{Stop, why};
+use fanout_plan::{EventType, Position, SubscriptionName, TenantId, timestamp};
+use serde::Serialize;
+
+use crate::clock::nanoseconds;
+use crate::jetstream::{Delivered, LogEvent, Store, StoreError};
+
+/// Everything that is known of one event.
+#[derive(Clone, Debug, Serialize)]
+pub struct Life {
+    /// Where it stands.
+    #[serde(serialize_with = "as_text")]
+    pub position: Position,
+    /// When it was stored, RFC 3339.
+    pub published_at: String,
+    /// When the log lets it go, at the latest.
+    pub expires_at: String,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// Every attribute as it came, under its `ce-` name.
+    pub attributes: BTreeMap<String, String>,
+    /// Of its payload.
+    pub bytes: usize,
+    /// What became of it at each subscription of now.
+    pub subscriptions: Vec<AtSubscription>,
+    /// How much the journal could know.
+    pub journal: JournalSays,
+}
+
+/// What became of an event at one subscription.
+#[derive(Clone, Debug, Serialize)]
+pub struct AtSubscription {
+    /// Its name.
+    pub name: SubscriptionName,
+    /// The state.
+    #[serde(flatten)]
+    pub fate: Fate,
+    /// What stops it on its way there, as the subscription is now; absent if it is for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops: Option<Stop>,
+    /// The attempts that failed and are not over, or those of its dead letter.
+    pub attempts: Vec<FailedAttempt>,
+    /// When the next attempt is due, RFC 3339.
+    pub next_attempt: Option<String>,
+    /// Its dead letter is to be given to the subscription again, and was not yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_redriven: bool,
+    /// Its deliveries, as the journal has them; absent where nothing was written down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deliveries: Option<Vec<Delivered>>,
+}
+
+/// How much the journal could know of an event.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct JournalSays {
+    /// Which deliveries the policy wants written down: `off`, `errors` or `all`.
+    pub deliveries: &'static str,
+    /// What instances did not write since the event was stored: some of it may be missing here.
+    pub missing: Vec<Missing>,
+    /// There is more than is told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
+    /// Deliveries to subscriptions that have ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<Delivered>,
+}
+
+impl Life {
+    /// Asks the store what became of an event at each subscription.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn of(
+        store: &Store,
+        registry: &BTreeMap<SubscriptionName, Registered>,
+        event: &LogEvent,
+    ) -> Result<Self, StoreError> {
+        let policy = store.policy();
+        let journaled = store.journal_of(event.position, Some(event.published_at)).await?;
+        let is_journaled = journaled.is_some();
+        let journaled = journaled.unwrap_or_default();
+        let mut by_subscription: BTreeMap<SubscriptionName, Vec<Delivered>> = BTreeMap::new();
+        for delivered in journaled.deliveries {
+            let of = by_subscription.entry(delivered.entry.subscription.clone());
+            of.or_default().push(delivered);
+        }
+        let mut subscriptions = Vec::new();
+        for (name, registered) in registry {
+            let letter = store.letter_of(registered, event).await?;
+            let number = letter.as_ref().map(|letter| letter.number);
+            let here = store.event_at_subscription(registered, event, number).await?;
+            let is_redriven = letter.as_ref().is_some_and(|letter| letter.is_redriven);
+            let (subscription, subscriber) = (&registered.subscription, &registered.component);
+            let stops = event.event.as_ref();
+            subscriptions.push(AtSubscription {
+                name: name.clone(),
+                stops: stops.and_then(|it| why(policy, subscription, subscriber, it, &event.payload)),
+                attempts: letter.map_or(here.attempts, |letter| letter.attempts),
+                next_attempt: here.due.map(timestamp::to_rfc3339),
+                fate: here.fate,
+                is_redriven,
+                deliveries: is_journaled.then(|| by_subscription.remove(name).unwrap_or_default()),
+            });
+        }
+        let max_age = nanoseconds(policy.retention.max_age);
+        Ok(Self {
+            position: event.position,
+            published_at: timestamp::to_rfc3339(event.published_at),
+            expires_at: timestamp::to_rfc3339(event.published_at.saturating_add(max_age)),
+            tenant: event.tenant.clone(),
+            event_type: event.event_type.clone(),
+            attributes: event.attributes.clone(),
+            bytes: event.payload.len(),
+            subscriptions,
+            journal: JournalSays {
+                deliveries: policy.journal.deliveries.as_str(),
+                missing: journaled.missing,
+                cut: journaled.cut,
+                ended: by_subscription.into_values().flatten().collect(),
+            },
+        })
+    }
+
+    /// What a reader has to know of what is not told of its deliveries; `None` where all of them are.
+    #[must_use]
+    pub fn caveat(&self) -> Option<String> {
+        self.journal.caveat()
+    }
+}
+
+impl JournalSays {
+    fn caveat(&self) -> Option<String> {
+        let mut said = Vec::new();
+        if self.deliveries == Journaled::Off.as_str() {
+            said.push(
+                "when and by which instance it was delivered is not known: `journal.deliveries` is off".to_owned(),
+            );
+        } else if self.deliveries == Journaled::Errors.as_str() {
+            said.push(
+                "what was handled at its first attempt is not written down: `journal.deliveries` is errors".to_owned(),
+            );
+        }
+        said.extend(self.missing.iter().map(|missing| {
+            let Missing { instance, since, until, entries } = missing;
+            format!("instance {instance} has not written down {entries} deliveries between {since} and {until}: some of this event may be among them")
+        }));
+        if self.cut {
+            said.push("the journal has more of this event than is read".to_owned());
+        }
+        (!said.is_empty()).then(|| said.join("\n"))
+    }
+}
+
+fn as_text<S: serde::Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(position)
+}
