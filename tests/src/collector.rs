@@ -1,8 +1,16 @@
-//! A collector of OTLP over HTTP, which keeps what it is sent.
+//! A collector of OTLP, over HTTP or gRPC, which keeps what it is sent.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -93,6 +101,27 @@ impl Collector {
         Self { url, kept, task }
     }
 
+    /// One that is spoken to by gRPC, without TLS.
+    ///
+    /// # Panics
+    /// If it can't listen.
+    pub async fn of_grpc() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("it listens");
+        let url = format!("http://{}", listener.local_addr().expect("it has an address"));
+        let kept = Arc::<Mutex<Kept>>::default();
+        let keeps = Arc::clone(&kept);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let keeps = Arc::clone(&keeps);
+                let service = service_fn(move |request| grpc(request, Arc::clone(&keeps)));
+                let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+                // Whoever sends may break off.
+                tokio::spawn(async move { serving.await.ok() });
+            }
+        });
+        Self { url, kept, task }
+    }
+
     /// Where.
     #[must_use]
     pub fn url(&self) -> &str {
@@ -153,6 +182,33 @@ async fn serve(stream: TcpStream, kept: Option<Arc<Mutex<Kept>>>) -> Option<()> 
         let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
         stream.write_all(answer.as_bytes()).await.ok()?;
     }
+}
+
+/// The bytes before a message of gRPC: whether it is compressed, and its length.
+const GRPC_PREFIX: usize = 5;
+
+/// A call of gRPC: one message in, an empty one out.
+async fn grpc(
+    request: http::Request<Incoming>,
+    kept: Arc<Mutex<Kept>>,
+) -> Result<http::Response<BoxBody<Bytes, Infallible>>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    assert_eq!(body.first(), Some(&0), "it is not compressed");
+    let path = match head.uri.path() {
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => "/v1/traces",
+        "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => "/v1/metrics",
+        other => panic!("nothing is called at {other}"),
+    };
+    kept.lock().unwrap().take(path, &body[GRPC_PREFIX..]);
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+    let empty = Frame::data(Bytes::from_static(&[0; GRPC_PREFIX]));
+    let frames = futures::stream::iter([Ok::<_, Infallible>(empty), Ok(Frame::trailers(trailers))]);
+    let response = http::Response::builder().header("content-type", "application/grpc");
+    Ok(response
+        .body(BodyExt::boxed(StreamBody::new(frames)))
+        .expect("its head is legal"))
 }
 
 impl Kept {

@@ -278,6 +278,40 @@ async fn what_is_fetched_is_linked_to_its_publish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn by_grpc_the_same_comes() {
+    let (collector, nats) = (Collector::of_grpc().await, NatsServer::start().await);
+    let cli = Cli::new(nats.url());
+    let policy = cli.policy(&format!("{SERVED_POLICY}{ANYONE_HERE}"));
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+    ];
+    let served = Served::start_with(&variables, &nats.url(), &policy, &["--listen", "http://127.0.0.1:0"]);
+    let http = HttpCaller::at(&served.listen[0]);
+    http.publish("acme", "evt_1").await.good();
+    let name = format!("publish {TEMPLATE}");
+    let publish = eventually("its span is there", async || {
+        collector
+            .spans(|s| s.name == name && s.of("messaging.message.id") == "evt_1")
+            .pop()
+    })
+    .await;
+    assert_eq!(
+        (publish.of("fanout.position"), publish.of("error.type")),
+        ("0/1", ""),
+        "{publish:?}"
+    );
+    eventually("numbers are pushed", async || {
+        collector.metrics().contains_key("fanout.events.accepted").then_some(())
+    })
+    .await;
+    let log = served.log();
+    assert!(!log.contains("can't be exported"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_of_json_is_a_fact_a_line() {
     let nats = NatsServer::start().await;
     let cli = Cli::new(nats.url());

@@ -138,6 +138,11 @@ pub(crate) struct Attempt {
 }
 
 impl Observer {
+    /// Where the bus's own server listens.
+    pub(crate) fn server(&self) -> String {
+        format!("127.0.0.1:{}", self.nats.server_info().port)
+    }
+
     /// Looks at the parts of this run.
     pub(crate) fn new(nats: async_nats::Client, status: String, endpoints: Endpoints) -> Result<Self> {
         Ok(Self {

@@ -76,6 +76,11 @@ impl Story<'_> {
         if attempts.is_empty() {
             self.console.timed(format!("    {reason}"));
         }
+        // With a policy that names the bus and its subject, from the id that the payment provider knows.
+        self.console.timed(format!(
+            "    all that is known of it: fanout event POLICY {event} --tenant {tenant} --nats nats://{}",
+            self.observer.server()
+        ));
     }
 
     /// A dead letter holds the payload as it came, the subscription, and the reason of each attempt.
