@@ -120,6 +120,7 @@ pub struct Bench {
     server: String,
     folder: tempfile::TempDir,
     otel: OtelConfig,
+    variables: Vec<(String, String)>,
     /// Servers beside the first that no test touches.
     _others: Vec<NatsServer>,
 }
@@ -187,6 +188,7 @@ impl Bench {
             config,
             links: links.to_vec(),
             otel: OtelConfig::default(),
+            variables: Vec::new(),
             _others: Vec::new(),
             folder: tempfile::tempdir().expect("there is room for logs"),
             server: nats.url(),
@@ -244,7 +246,8 @@ impl Bench {
             .folder
             .path()
             .join(format!("provider-{}.log", self.providers.len()));
-        self.providers.push(Provider::start(&self.host_data(), &log));
+        let provider = Provider::start_with(&self.variables, &self.host_data(), &log);
+        self.providers.push(provider);
         let links = self.links.len();
         self.status_when("the provider serves", |s| {
             !is_policy(s, OutcomeState::Pending) && s.links.len() >= links
@@ -256,7 +259,7 @@ impl Bench {
     pub async fn restart_provider(&mut self, i: usize) {
         self.providers[i].kill();
         let log = self.folder.path().join(format!("provider-{i}.log"));
-        self.providers[i] = Provider::start(&self.host_data(), &log);
+        self.providers[i] = Provider::start_with(&self.variables, &self.host_data(), &log);
         // An edge has none: it is its bus's.
         self.status_when("the provider serves again", |s| {
             s.policy.is_none() || is_policy(s, OutcomeState::Applied)
@@ -278,6 +281,11 @@ impl Bench {
             .await
             .expect("the server takes it");
         self.client.flush().await.expect("the server takes it");
+    }
+
+    /// Instances that are started from now on have this variable.
+    pub fn give(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Instances that are started from now on export what they do.

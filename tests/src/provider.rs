@@ -22,12 +22,22 @@ impl Provider {
     /// If it can't be started.
     #[must_use]
     pub fn start(data: &HostData, log: &Path) -> Self {
+        Self::start_with(&[], data, log)
+    }
+
+    /// The same, with variables.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    #[must_use]
+    pub fn start_with(variables: &[(String, String)], data: &HostData, log: &Path) -> Self {
         let log_file = File::options()
             .create(true)
             .append(true)
             .open(log)
             .expect("the provider's log opens");
         let mut process = Command::new(binary())
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .env(
                 "RUST_LOG",
                 std::env::var("RUST_LOG").unwrap_or_else(|_| "info,fanout_provider=debug".into()),

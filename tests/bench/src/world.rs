@@ -30,12 +30,12 @@ pub(crate) struct World {
 impl World {
     /// A bus with the settings given besides what every bench uses. `config` is the server's configuration file.
     pub(crate) async fn start(config: Option<&str>, settings: &[(&str, &str)], links: &[LinkTo]) -> Self {
-        Self::start_watched(OtelConfig::default(), config, settings, links).await
+        Self::start_watched((OtelConfig::default(), &[]), config, settings, links).await
     }
 
-    /// The same, whose instance exports what it does.
+    /// The same, whose instance exports what it does, with variables.
     pub(crate) async fn start_watched(
-        otel: OtelConfig,
+        (otel, variables): (OtelConfig, &[(&str, &str)]),
         config: Option<&str>,
         settings: &[(&str, &str)],
         links: &[LinkTo],
@@ -55,6 +55,9 @@ impl World {
         };
         let mut bench = Bench::without_provider_on(nats, &all, &links).await;
         bench.watch(otel);
+        for (name, value) in variables {
+            bench.give(name, value);
+        }
         bench.add_provider().await;
         let ingress = bench.silent_component("ingress").await;
         // Enough for every caller of a bench at once; the plain client waits by itself.
