@@ -190,3 +190,36 @@ fn run(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn write(path: &Path) -> std::io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(&[7; 65_536])?;
+        file.sync_all()
+    }
+
+    /// It asks for root, loop devices and FUSE. Where those are not to be had, the campaign says so, and goes without.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_failed_has_what_was_synced_before() -> Result<()> {
+        if !Disk::are_possible(true) {
+            println!("this machine has no disks of that kind");
+            return Ok(());
+        }
+        let folder = tempfile::tempdir()?;
+        let disk = Disk::make(folder.path(), "s0", true)?;
+        let (before, after) = (disk.path().join("before"), disk.path().join("after"));
+        write(&before)?;
+        assert!(disk.slow_down(true).await?, "a write was slow");
+        assert!(!disk.slow_down(false).await?);
+        assert!(disk.fail().await?, "a write failed");
+        assert!(write(&after).is_err(), "nothing is synced to a disk that fails");
+        disk.mend()?;
+        assert_eq!(std::fs::read(&before)?, [7; 65_536]);
+        write(&after).context("it takes writes again")
+    }
+}
