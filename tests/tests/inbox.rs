@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use fanout_tests::fetcher::{fetch, ids, next, patient, publish, retry, settle, try_fetch};
+use fanout_tests::fetcher::{fetch, ids, never, next, patient, publish, retry, settle, settles, try_fetch};
 use fanout_tests::subscriber;
 use fanout_tests::types::{
-    DeliveryOptions, End, Filter, InboxError, Origin, Position, Reach, Rejection, RetryDelay, SettleError,
-    SettlementOutcome, Start, Verdict,
+    DeliveryOptions, End, Filter, InboxError, LeasedDelivery, Origin, Position, Reach, Rejection, RetryDelay,
+    SettleError, SettlementOutcome, Start, Verdict,
 };
-use fanout_tests::{Bench, LinkTo, State, eventually, stored};
+use fanout_tests::{Bench, Component, LinkTo, State, eventually, stored};
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
 
@@ -172,13 +172,13 @@ async fn a_hold_ends_unless_it_is_said_to_go_on() {
         again.delivery.attempt, 1,
         "an attempt whose outcome is not known is none"
     );
-    let late = settle(&billing, &held, retry("too late")).await;
-    assert!(
-        matches!(&late, Err(SettleError::LeaseExpired(p)) if p.code == "lease-expired"),
-        "{late:?}"
-    );
-    let late = settle(&billing, &held, Verdict::StillWorking).await;
-    assert!(matches!(late, Err(SettleError::LeaseExpired(_))), "{late:?}");
+    for verdict in [Verdict::StillWorking, Verdict::Released] {
+        let late = settle(&billing, &held, verdict).await;
+        assert!(
+            matches!(&late, Err(SettleError::LeaseExpired(p)) if p.code == "lease-expired"),
+            "{late:?}"
+        );
+    }
     assert!(matches!(
         settle(&billing, &again, Verdict::Handled).await,
         Ok(SettlementOutcome::Settled)
@@ -394,4 +394,91 @@ async fn a_queue_is_fetched_at_most_once_and_keeps_nothing_for_who_is_away() {
         fetch(&thief, "live", 5, 500).await.is_empty(),
         "a refusal does not bring it back"
     );
+}
+
+/// The delivery of an event whose lease is over, and the one of whoever was given it next.
+async fn lapsed(billing: &Component) -> (LeasedDelivery, LeasedDelivery) {
+    let first = next(billing, "billing").await;
+    let second = next(billing, "billing").await;
+    assert_eq!(first.delivery.event.id, second.delivery.event.id);
+    (first, second)
+}
+
+async fn letter(bench: &Bench, offset: u64) -> Vec<String> {
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let dead = js.get_stream("fanout_payments_dead").await.unwrap();
+    let letter = stored::dead_letter(&dead, "billing", "acme", offset).await;
+    let attempts = letter.headers.get("fanout-dead-attempts").unwrap().as_str();
+    let attempts: Vec<serde_json::Value> = serde_json::from_str(attempts).unwrap();
+    attempts
+        .iter()
+        .map(|a| a["reason"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+async fn refusals_that_come_late_count(bench: Bench) {
+    let billing = bench.silent_component("billing").await;
+    publish(&bench, 0..1).await;
+    let (first, second) = lapsed(&billing).await;
+    for _ in 0..2 {
+        // Once more changes nothing.
+        settles(&billing, &first, retry("late, 1")).await;
+    }
+    // Whoever has it now has it still.
+    let extended = settle(&billing, &second, Verdict::StillWorking).await;
+    let Ok(SettlementOutcome::Extended(token)) = extended else {
+        panic!("{extended:?}")
+    };
+    let second = LeasedDelivery { token, ..second };
+    assert!(fetch(&billing, "billing", 1, 0).await.is_empty());
+    settles(&billing, &second, Verdict::Released).await;
+
+    let (third, fourth) = lapsed(&billing).await;
+    assert_eq!(
+        (third.delivery.attempt, fourth.delivery.attempt),
+        (2, 2),
+        "the refusal was an attempt"
+    );
+    settles(&billing, &third, retry("late, 2")).await;
+    // It is the third attempt that counts, and the last.
+    settles(&billing, &fourth, retry("in time")).await;
+    bench
+        .subscription_when("billing", "it is a dead letter", |s| {
+            s.dead_letters == Some(1) && s.backlog() == Some(0)
+        })
+        .await;
+    assert_eq!(letter(&bench, 1).await, ["late, 1", "late, 2", "in time"]);
+
+    // A refusal for good that comes late: there is no further attempt.
+    publish(&bench, 1..2).await;
+    let (first, second) = lapsed(&billing).await;
+    settles(&billing, &first, never("no amount")).await;
+    settles(&billing, &second, Verdict::Released).await;
+    eventually("it becomes a dead letter when it comes again", || async {
+        assert!(fetch(&billing, "billing", 1, 100).await.is_empty());
+        let status = bench.status().await?.subscription("billing").cloned()?;
+        (status.dead_letters == Some(2) && status.backlog() == Some(0)).then_some(())
+    })
+    .await;
+    assert_eq!(letter(&bench, 2).await, ["no amount"]);
+
+    // What was handled meanwhile stays so.
+    publish(&bench, 2..3).await;
+    let (first, second) = lapsed(&billing).await;
+    settles(&billing, &second, Verdict::Handled).await;
+    let late = settle(&billing, &first, retry("late")).await;
+    assert!(matches!(late, Err(SettleError::LeaseExpired(_))), "{late:?}");
+    publish(&bench, 3..4).await;
+    let other = next(&billing, "billing").await;
+    assert_eq!((other.delivery.event.id.as_str(), other.delivery.attempt), ("e003", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_comes_late_counts_and_takes_nobodys_lease() {
+    refusals_that_come_late_count(Bench::start(&[], &links()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_comes_late_counts_where_there_is_an_order() {
+    refusals_that_come_late_count(Bench::start(&[("ordering", "key")], &links()).await).await;
 }

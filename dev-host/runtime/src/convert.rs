@@ -193,6 +193,8 @@ pub(crate) fn subscription(s: wit::Subscription) -> types::Subscription {
         waiting_for_retry: s.waiting_for_retry,
         expires_at: s.expires_at,
         lost: s.lost.into_iter().map(lost).collect(),
+        batch_size: s.batch_size,
+        incarnation: s.incarnation,
     }
 }
 

@@ -8,8 +8,8 @@
 //! - [`store`]: the key-value store as a trait, and what is built on it; [`memory`] is one for tests.
 //! - [`stripe`]: the shape of Stripe's events.
 //!
-//! All of it is plain Rust that runs natively. The three modules that touch the host, `bus` (the bindings of the bus's
-//! types), `secrets` and `wasi_store`, exist only in a component.
+//! All of it is plain Rust that runs natively, but for three modules that touch the host and exist only in a component: `bus` (the
+//! bindings of the bus's types), `secrets` and `wasi_store`.
 
 pub mod answer;
 pub mod batch;

@@ -121,6 +121,7 @@ mod tests {
             attempt,
             at: "2026-11-28T16:00:00.000000000Z".into(),
             reason: "é".repeat(reason / 2),
+            late: None,
         };
         (1..=n).map(attempt).collect()
     }

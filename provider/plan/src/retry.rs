@@ -43,6 +43,19 @@ pub struct FailedAttempt {
     pub at: String,
     /// Why.
     pub reason: String,
+    /// Its refusal came when its lease was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
+}
+
+/// Of a refusal that came when its lease was over. It is counted and settles nothing: another may have the event by then. What
+/// follows from it follows when the event comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Late {
+    /// The number of the delivery that was refused. Another delivery of the same attempt has another.
+    pub delivery: u64,
+    /// There is to be no further attempt.
+    pub is_final: bool,
 }
 
 /// Retries of one subscription that are under way at once, of all its invocations: the rest is for first attempts, so
@@ -81,6 +94,15 @@ impl RetrySchedule {
             Some(_) => delays.take(waits).sum(),
             None => Duration::ZERO,
         }
+    }
+
+    /// Whether a refusal that came late has used the attempts up.
+    pub fn is_used_up(&self, failed: &[FailedAttempt]) -> bool {
+        failed.last().is_some_and(|last| {
+            let is_last =
+                || self.disposition(&Rejection::Retry(String::new()), last.attempt) == Disposition::DeadLetter;
+            last.late.is_some_and(|late| late.is_final || is_last())
+        })
     }
 
     /// What comes of the `attempt`th attempt (from 1) having been refused.
@@ -165,12 +187,35 @@ mod tests {
     }
 
     #[test]
+    fn a_late_refusal_uses_up_the_last_attempt_or_all_of_them() {
+        let schedule = RetrySchedule::new(Vec::new(), 3);
+        let failed = |attempt, late| {
+            vec![FailedAttempt {
+                attempt,
+                at: String::new(),
+                reason: String::new(),
+                late,
+            }]
+        };
+        let late = |is_final| Some(Late { delivery: 1, is_final });
+        assert!(!schedule.is_used_up(&[]));
+        assert!(!schedule.is_used_up(&failed(2, late(false))));
+        assert!(schedule.is_used_up(&failed(3, late(false))));
+        assert!(schedule.is_used_up(&failed(1, late(true))));
+        assert!(
+            !schedule.is_used_up(&failed(3, None)),
+            "what was refused in time is settled"
+        );
+    }
+
+    #[test]
     fn attempts_fit_what_there_is_room_for() {
         let attempts = |n: u32, reason: &str| -> Vec<FailedAttempt> {
             let attempt = |attempt| FailedAttempt {
                 attempt,
                 at: "2026-11-28T16:00:00.000000000Z".into(),
                 reason: reason.into(),
+                late: None,
             };
             (1..=n).map(attempt).collect()
         };

@@ -331,12 +331,14 @@ async fn dispatch(
                 Origin::Redrive(redrive) => Some(redrive.clone()),
                 Origin::Log { .. } => None,
             };
+            event.has_lapsed = item.has_lapsed;
             if !owner
                 .dispatch(context, settler, (&mut event, redrive), to, closed)
                 .await
             {
                 return Done::new();
             }
+            item.has_lapsed = event.has_lapsed;
             item.failed = Some(event.failed);
             event.state
         }

@@ -302,5 +302,14 @@ pub(crate) async fn admit(
     };
     let event = (&message.headers, message.payload.clone());
     let delivery = incoming::delivery(&context.registered, attributes, event, &metadata, &failed);
-    Some(InFlight::new(Source::Log(message), delivery, failed))
+    unless_used_up(settler, InFlight::new(Source::Log(message), delivery, failed)).await
+}
+
+/// The event, unless a refusal that came late was its last.
+pub(super) async fn unless_used_up(settler: &Settler, mut event: InFlight) -> Option<InFlight> {
+    if event.failed.is_empty() || !Box::pin(settler.was_used_up(&mut event)).await {
+        return Some(event);
+    }
+    event.nak().await;
+    None
 }

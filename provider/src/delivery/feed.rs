@@ -45,6 +45,8 @@ pub(super) struct Item {
     pub(super) origin: Origin,
     /// Failed attempts, once they are known.
     pub(super) failed: Option<Vec<FailedAttempt>>,
+    /// Its fetcher's lease ended without a word; a refusal of it may have come since.
+    pub(super) has_lapsed: bool,
     pub(super) state: DeliveryState,
     pub(super) _permit: OwnedSemaphorePermit,
     /// Its part of what its tenant may have in memory, where that is bounded.
@@ -349,6 +351,7 @@ impl Line<'_> {
             lane: Lane::of(ordering, &attributes, metadata.position),
             position: metadata.position,
             failed: None,
+            has_lapsed: false,
             origin: Origin::Log {
                 payload: Some(message.payload.clone()),
                 // The payload is kept beside the message, so that it can be let go.
@@ -482,6 +485,7 @@ async fn item(
         position: redrive.position,
         origin: Origin::Redrive(redrive),
         failed: None,
+        has_lapsed: false,
         state: DeliveryState::New,
         _permit: permit,
         _share: Some(share),

@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 
 use super::Context;
 use super::dispatcher::Dispatcher;
+use super::durable::unless_used_up;
 use super::feed::{Item, Origin, without_payload};
 use super::incoming::{self, Metadata, Wanted};
 use super::permits::free_permits;
@@ -246,6 +247,7 @@ pub(super) async fn feed(
                 lane: Lane::of(ordering, &attributes, waiting.position),
                 position: waiting.position,
                 failed: None,
+                has_lapsed: false,
                 origin: Origin::Log {
                     payload: Some(message.payload.clone()),
                     message: without_payload(message),
@@ -376,7 +378,7 @@ pub(crate) async fn admit(context: &Context, settler: &Settler, message: jetstre
     };
     let event = (&message.headers, message.payload.clone());
     let delivery = incoming::delivery(&context.registered, attributes, event, &metadata(&waiting), &failed);
-    Some(InFlight::new(Source::Retry(message), delivery, failed))
+    unless_used_up(settler, InFlight::new(Source::Retry(message), delivery, failed)).await
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub(crate) struct InFlight {
     pub(super) failed: Vec<FailedAttempt>,
     pub(crate) state: DeliveryState,
     pub(super) call: Call,
+    /// Its fetcher's lease ended without a word; a refusal of it may come late.
+    pub(crate) has_lapsed: bool,
 }
 
 impl InFlight {
@@ -77,6 +79,7 @@ impl InFlight {
             failed,
             state: DeliveryState::New,
             call: Call::default(),
+            has_lapsed: false,
         }
     }
 
@@ -205,6 +208,52 @@ impl Settler {
         }
     }
 
+    /// Counts a refusal of an event of the log whose lease was over. It is noted and nothing else: the event may be in other hands,
+    /// whose lease goes on, and what follows from it follows when it comes again.
+    pub(crate) async fn count_late(
+        &self,
+        position: Position,
+        mut earlier: Vec<FailedAttempt>,
+        attempt: FailedAttempt,
+    ) -> Result<(), StoreError> {
+        Health::count(&self.context.health.refused);
+        earlier.push(attempt);
+        let round = self.round_in(self.in_its_log(position));
+        self.attempts.put(round, position, &earlier).await
+    }
+
+    /// Takes in what was refused late of an event that an owner dispatches once more, or has. Returns whether that has used its attempts up,
+    /// and it is settled, or waits for the store.
+    pub(crate) async fn learns_of_late(&self, event: &mut InFlight) -> bool {
+        if !event.has_lapsed || event.source.message().is_none() {
+            return false;
+        }
+        let position = event.delivery.position;
+        match self.earlier_attempts(&event.source, position).await {
+            Ok(failed) if failed.len() > event.failed.len() => {
+                event.delivery.attempt = failed.last().map_or(1, |last| last.attempt + 1);
+                event.failed = failed;
+                self.was_used_up(event).await
+            }
+            Ok(_) => false,
+            Err(error) => {
+                event.state = DeliveryState::StoreUnavailable(self.must_wait(&error));
+                true
+            }
+        }
+    }
+
+    /// Whether an event's attempts were used up by a refusal that came late. It becomes a dead letter instead of being delivered, or
+    /// waits for the store.
+    pub(crate) async fn was_used_up(&self, event: &mut InFlight) -> bool {
+        if !self.context.retry().is_used_up(&event.failed) {
+            return false;
+        }
+        event.state = self.give_up(event).await;
+        self.note(event, None, true);
+        true
+    }
+
     /// Whether an event of the log that was delivered before waits for a retry: what came of it then is stored, and the
     /// log was not told.
     pub(super) async fn waits(&self, position: Position) -> Result<bool, StoreError> {
@@ -315,6 +364,7 @@ impl Settler {
             attempt: event.delivery.attempt,
             at: timestamp::to_rfc3339(clock::now()),
             reason: rejection.reason().to_owned(),
+            late: None,
         });
         let state = match self.context.retry().disposition(rejection, event.delivery.attempt) {
             Disposition::RetryAfter(delay) if !self.expires_within(event, delay) => {
@@ -469,7 +519,7 @@ impl Settler {
 
     async fn forget_attempts(&self, event: &InFlight) {
         let round = self.round_of(&event.source, event.delivery.position);
-        if !event.failed.is_empty()
+        if (!event.failed.is_empty() || event.has_lapsed)
             && let Err(error) = Box::pin(self.attempts.clear(round, event.delivery.position)).await
         {
             debug!(%error, "failed attempts stay until they expire");
@@ -491,6 +541,7 @@ impl Settler {
             attempt: 0,
             at: timestamp::to_rfc3339(clock::now()),
             reason: format!("not an event: {problem}"),
+            late: None,
         }];
         let unhandled = Unhandled {
             position: metadata.position,

@@ -79,10 +79,9 @@ impl Inbox {
                 self.note_handled(handle);
                 true
             }
-            (Verdict::Rejected(_), None) => {
-                let settler = self.settler().await.map_err(failed)?;
-                let noted = settler.attempts_so_far(handle.position).await.map_err(failed)?;
-                noted.last().is_some_and(|a| a.attempt >= handle.attempt)
+            // Its owner learns of it when it dispatches the event once more.
+            (Verdict::Rejected(rejection), None) => {
+                return self.rejected_late(handle, rejection).await.map(|()| Settled::Taken);
             }
             _ => false,
         };

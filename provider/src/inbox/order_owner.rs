@@ -186,6 +186,9 @@ impl OrderOwner {
         to: mpsc::UnboundedSender<Leased>,
         closed: &CancellationToken,
     ) -> bool {
+        if Box::pin(settler.learns_of_late(event)).await {
+            return true;
+        }
         let (settlements, mut verdicts) = mpsc::channel(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let _registered = DispatchedEvent::register(self, number, settlements);
@@ -219,6 +222,7 @@ impl OrderOwner {
                 settlement = verdicts.recv() => settlement,
                 () = closed.cancelled() => return false,
                 () = sleep_until(end) => {
+                    event.has_lapsed = true;
                     event.state = DeliveryState::Retry(Duration::ZERO);
                     return true;
                 }
@@ -239,7 +243,10 @@ impl OrderOwner {
                     settle_fetched(context, settler, event, Ok(())).await;
                 }
                 Verdict::Rejected(rejection) => {
-                    settle_fetched(context, settler, event, Err(rejection)).await;
+                    // Whoever had it before may have refused it late meanwhile.
+                    if !Box::pin(settler.learns_of_late(event)).await {
+                        settle_fetched(context, settler, event, Err(rejection)).await;
+                    }
                 }
             }
             reply.send(settle_reply(event.state)).ok();

@@ -2,11 +2,11 @@
 
 use async_nats::jetstream::AckKind;
 use fanout_plan::journal::Outcome;
-use fanout_plan::retry::Rejection;
-use fanout_plan::{Code, Problem};
+use fanout_plan::retry::{FailedAttempt, Late, Rejection};
+use fanout_plan::{Code, Problem, timestamp};
 
 use super::{DeliveryHandle, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable_to};
-use crate::clock::nanoseconds;
+use crate::clock::{self, nanoseconds};
 use crate::delivery::{DeliveryState, Health, settle_fetched};
 use crate::jetstream::StoreError;
 
@@ -21,7 +21,10 @@ pub(crate) async fn settle(inbox: &Inbox, handle: DeliveryHandle, verdict: Verdi
     match verdict {
         // Taken however late it comes: the event was handled, and another delivery helps nobody.
         Verdict::Handled => inbox.handled(&handle).await.map(|()| Settled::Taken),
-        _ if inbox.context.store.now() >= handle.lease_until => Err(over(&handle)),
+        Verdict::Rejected(rejection) if inbox.lease_is_over(&handle) && handle.redrive.is_none() => {
+            inbox.rejected_late(&handle, &rejection).await.map(|()| Settled::Taken)
+        }
+        _ if inbox.lease_is_over(&handle) => Err(over(&handle)),
         Verdict::StillWorking => inbox.extend(handle).await.map(Settled::Leased),
         Verdict::Released => inbox.release(&handle).await.map(|()| Settled::Taken),
         Verdict::Rejected(rejection) => inbox.rejected(&handle, rejection).await.map(|()| Settled::Taken),
@@ -37,7 +40,8 @@ impl Inbox {
         self.confirm(handle, AckKind::Ack).await?;
         Health::count(&context.health.handled);
         self.note_handled(handle);
-        if handle.attempt > 1
+        // What is delivered once more may have been refused late by whoever had it before.
+        if (handle.attempt > 1 || context.store.delivery_number(&handle.reply) > 1)
             && let Ok(settler) = self.settler().await
         {
             settler.forget(handle.position).await;
@@ -83,7 +87,7 @@ impl Inbox {
         let failed = |e| unsettled(handle, e);
         let settler = self.settler().await.map_err(failed)?;
         let earlier = settler.attempts_so_far(handle.position).await.map_err(failed)?;
-        if earlier.last().is_some_and(|a| a.attempt >= handle.attempt) {
+        if self.is_counted(handle, &earlier) {
             // The same settlement came before, and its answer was lost.
             return Ok(());
         }
@@ -113,6 +117,61 @@ impl Inbox {
             _ => event.nak().await,
         }
         Ok(())
+    }
+
+    /// A refusal that comes when the lease is over is an attempt as any other. Nothing is settled by it: the event may be in other
+    /// hands, or on its way there.
+    pub(super) async fn rejected_late(&self, handle: &DeliveryHandle, rejection: &Rejection) -> Result<(), Unsettled> {
+        let failed = |e| unsettled(handle, e);
+        let settler = self.settler().await.map_err(failed)?;
+        let earlier = settler.attempts_so_far(handle.position).await.map_err(failed)?;
+        if self.is_counted(handle, &earlier) {
+            // It came before, and its answer was lost.
+            return Ok(());
+        }
+        if earlier.is_empty() && settler.was_settled(handle.position).await.map_err(failed)? {
+            return Err(over(handle));
+        }
+        let attempt = FailedAttempt {
+            // Another delivery of the same attempt may have been refused late, too.
+            attempt: earlier.last().map_or(0, |a| a.attempt + 1).max(handle.attempt),
+            at: timestamp::to_rfc3339(clock::now()),
+            reason: rejection.reason().to_owned(),
+            late: Some(Late {
+                delivery: self.number_of(handle),
+                is_final: matches!(rejection, Rejection::DeadLetter(_)),
+            }),
+        };
+        let counted = attempt.attempt;
+        settler
+            .count_late(handle.position, earlier, attempt)
+            .await
+            .map_err(failed)?;
+        let at = self.context.store.in_its_log(handle.position);
+        let what = (Outcome::Retry, Some((Code::Rejected, rejection.reason())));
+        self.context.note(at, counted, what);
+        Ok(())
+    }
+
+    /// Whether this refusal was counted before. One that another made late, of the same attempt, is another's.
+    fn is_counted(&self, handle: &DeliveryHandle, earlier: &[FailedAttempt]) -> bool {
+        let number = self.number_of(handle);
+        let is_it =
+            |a: &FailedAttempt| a.attempt >= handle.attempt && a.late.is_none_or(|late| late.delivery == number);
+        earlier.iter().any(is_it)
+    }
+
+    /// Which delivery of its event this was: the owner's number where there is one, since the store knows of one delivery to it.
+    fn number_of(&self, handle: &DeliveryHandle) -> u64 {
+        let stored = || self.context.store.delivery_number(&handle.reply);
+        handle
+            .dispatched
+            .as_ref()
+            .map_or_else(stored, |dispatched| dispatched.number)
+    }
+
+    fn lease_is_over(&self, handle: &DeliveryHandle) -> bool {
+        self.context.store.now() >= handle.lease_until
     }
 
     /// A queue subscription settles nothing; what its fetcher says is counted.

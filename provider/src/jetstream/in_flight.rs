@@ -46,6 +46,14 @@ impl Store {
         Ok(message.map(|m| self.under(reply, m.subject, m.payload, Some(m.headers))))
     }
 
+    /// How often the store had delivered what came under this reply; 0 where it is no delivery's.
+    pub(crate) fn delivery_number(&self, reply: &str) -> u64 {
+        let delivered = self.under(reply, Subject::from(""), Bytes::new(), None);
+        delivered
+            .info()
+            .map_or(0, |info| u64::try_from(info.delivered).unwrap_or(0))
+    }
+
     /// A message as a consumer delivered it under this reply.
     pub(super) fn under(
         &self,

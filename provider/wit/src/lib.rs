@@ -1,5 +1,5 @@
 //! The bindings of the contract (`wit/`), generated once: whoever serves a function, calls it or hands on what it
-//! carries has the same types.
+//! carries has these types.
 //!
 //! Deliberately absent: what anything means. Whoever translates to words of their own does so at their own boundary.
 

@@ -70,11 +70,11 @@ impl From<Failure> for Trouble {
 
 /// What a runner asks of a bus, and of its clock.
 pub trait Inbox {
-    /// Makes a subscription, one that is fetched; the same twice is one.
+    /// Makes a subscription, one that is fetched; the same twice is one. `None` where the policy has it, and it is there already.
     ///
     /// # Errors
     /// Why it is not made.
-    fn declare(&self, declared: &Declared) -> Result<(), Trouble>;
+    fn declare(&self, declared: &Declared) -> Result<Option<Subscription>, Trouble>;
 
     /// The caller's subscriptions.
     ///
@@ -102,23 +102,28 @@ pub trait Inbox {
 }
 
 impl<W: World> Inbox for Bus<W> {
-    fn declare(&self, declared: &Declared) -> Result<(), Trouble> {
-        let Declared { name, need, filter } = declared;
+    fn declare(&self, declared: &Declared) -> Result<Option<Subscription>, Trouble> {
+        let Declared {
+            name,
+            need,
+            filter,
+            batch,
+        } = declared;
         let options = DeliveryOptions {
             filter: filter.clone(),
             reach: Reach::Inbox,
-            batch_size: None,
+            batch_size: *batch,
             concurrency: None,
         };
         let made: Result<Subscription, SubscribeError> = match need {
-            None => return Ok(()),
+            None => return Ok(None),
             Some(Need::Queue) => self.ask(SUBSCRIBER, "subscribe-queue", &(name, filter, Reach::Inbox)),
             Some(Need::Durable) => self.ask(SUBSCRIBER, "subscribe-durable", &(name, options)),
             Some(Need::Backfill(start)) => {
                 self.ask(SUBSCRIBER, "subscribe-backfill", &(name, *start, None::<End>, options))
             }
         };
-        made.map(drop).map_err(of_subscriber)
+        made.map(Some).map_err(of_subscriber)
     }
 
     fn subscriptions(&self) -> Result<Vec<Subscription>, Trouble> {

@@ -4,8 +4,6 @@ use fanout_component::types::{Filter, Position, Start};
 
 /// The most deliveries of one fetch, and in one invocation of `batch-handler`.
 const MOST: u32 = 1_000;
-/// What a link leaves unsaid is so on a bus.
-const BATCH: u32 = 100;
 
 /// What a runner delivers.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,8 +12,8 @@ pub struct Plan {
     pub declared: Option<Declared>,
     /// Which subscriptions are delivered that the component made by a call: all, or those of these names.
     pub called: Called,
-    /// The most deliveries at a time.
-    pub batch: u32,
+    /// The most deliveries at a time, if the operator says so.
+    pub batch: Option<u32>,
 }
 
 /// A subscription that the runner makes.
@@ -27,6 +25,8 @@ pub struct Declared {
     pub need: Option<Need>,
     /// The events it is given.
     pub filter: Filter,
+    /// The most deliveries at a time, if the operator says so.
+    pub batch: Option<u32>,
 }
 
 /// What a subscription is for.
@@ -75,8 +75,8 @@ impl Plan {
             parts.map(str::to_owned).collect::<Vec<_>>()
         };
         let batch = match variable("FANOUT_BATCH_SIZE").map(|text| text.trim().parse()) {
-            None => BATCH,
-            Some(Ok(size)) if (1..=MOST).contains(&size) => size,
+            None => None,
+            Some(Ok(size)) if (1..=MOST).contains(&size) => Some(size),
             Some(_) => return Err(format!("FANOUT_BATCH_SIZE is not a number from 1 to {MOST}")),
         };
         let called = match list("FANOUT_CALLED_SUBSCRIPTIONS") {
@@ -94,6 +94,7 @@ impl Plan {
                     event_types: list("FANOUT_EVENT_TYPES"),
                     pattern: variable("FANOUT_PATTERN"),
                 },
+                batch,
             }),
         };
         let is_declared = declared.as_ref().is_some_and(|declared| declared.need.is_none());
@@ -173,7 +174,7 @@ mod tests {
             ("FANOUT_BATCH_SIZE", "50"),
         ]);
         let plan = plan.expect("legal");
-        assert_eq!((plan.batch, &plan.called), (50, &Called::None));
+        assert_eq!((plan.batch, &plan.called), (Some(50), &Called::None));
         let declared = plan.declared.expect("declared");
         assert_eq!(
             (declared.name.as_str(), declared.need),
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(declared.filter.event_types, ["invoice.*", "refund.**"]);
         assert_eq!(declared.filter.pattern.as_deref(), Some(r#"{"data":{"amount":[5,6]}}"#));
         let all = read(&[("FANOUT_CALLED_SUBSCRIPTIONS", "*")]).expect("legal");
-        assert!(all.called.has("late") && all.declared.is_none());
+        assert!(all.called.has("late") && all.declared.is_none() && all.batch.is_none());
         let named = read(&[("FANOUT_CALLED_SUBSCRIPTIONS", "late,later")]).expect("legal");
         assert!(named.called.has("later") && !named.called.has("other"));
     }

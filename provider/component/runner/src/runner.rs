@@ -25,6 +25,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(2);
 const SETTLE_FOR: Duration = Duration::from_secs(10);
 /// What is handled is settled no later than this after it was, where others wait for their turn.
 const SETTLE_EVERY: Duration = Duration::from_millis(200);
+/// The most deliveries of one fetch where neither the subscription nor the operator says it.
+const BATCH: u32 = 100;
 /// The shortest lease that is reckoned with, whatever the bus says.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
@@ -63,6 +65,8 @@ struct Line {
     /// What the operator declared; a subscription of the component's own is there already.
     declared: Option<plan::Declared>,
     is_queue: bool,
+    /// As the bus says of it, once it has.
+    known: Option<Known>,
     is_made: bool,
     is_told: bool,
     is_finished: bool,
@@ -72,6 +76,15 @@ struct Line {
     pause: Duration,
     /// What is wrong is said once.
     trouble: Option<String>,
+}
+
+/// What the bus says of a subscription.
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    /// Another one of its name has another.
+    incarnation: String,
+    /// The most deliveries in one invocation.
+    batch: u32,
 }
 
 /// A delivery and its lease.
@@ -87,6 +100,7 @@ impl Line {
         Self {
             name,
             is_queue,
+            known: None,
             is_made: declared.is_none(),
             declared,
             is_told: false,
@@ -96,6 +110,37 @@ impl Line {
             not_before: Duration::ZERO,
             pause: PAUSES.0,
             trouble: None,
+        }
+    }
+
+    /// Takes in what the bus says of it: another incarnation is another subscription, of which nobody was told anything.
+    fn learns(&mut self, subscription: &Subscription) {
+        let known = Known {
+            incarnation: subscription.incarnation.clone(),
+            batch: subscription.batch_size,
+        };
+        if self
+            .known
+            .as_ref()
+            .is_some_and(|before| before.incarnation != known.incarnation)
+        {
+            self.begins_again();
+        }
+        self.known = Some(known);
+    }
+
+    /// The most deliveries of one fetch: of the runner's own subscription as the operator says, of one that the component made as
+    /// the component says, within what the operator does. Where neither says it, it is the bus's. A queue's fetch is no batch.
+    fn most(&self, said: Option<u32>) -> u32 {
+        let own = self
+            .known
+            .as_ref()
+            .filter(|_| !self.is_queue)
+            .map(|known| known.batch.max(1));
+        match (self.declared.is_some(), own, said) {
+            (false, Some(own), Some(said)) => own.min(said),
+            (_, _, Some(said)) => said,
+            (_, own, None) => own.unwrap_or(BATCH),
         }
     }
 
@@ -175,8 +220,13 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
     /// Looks for subscriptions that the component made, for those that it ended, and for finished ones that are wound back.
     fn look(&mut self) {
         let now = self.bus.now();
-        let is_nothing_to_see =
-            self.plan.called == plan::Called::None && !self.lines.iter().any(|line| line.is_finished);
+        // What the policy declares is made by nobody here, and its batches are known by a look alone.
+        let is_unknown = |line: &Line| {
+            let is_the_policys = line.declared.as_ref().is_some_and(|declared| declared.need.is_none());
+            line.known.is_none() && is_the_policys && self.plan.batch.is_none()
+        };
+        let is_nothing_to_see = self.plan.called == plan::Called::None
+            && !self.lines.iter().any(|line| line.is_finished || is_unknown(line));
         if is_nothing_to_see || self.looked.is_some_and(|last| now < last + LOOK_EVERY) {
             return;
         }
@@ -202,9 +252,12 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             let is_there = |s: &&Subscription| s.name == line.name && called(&s.name, s.made_by);
             line.declared.is_some() || subscriptions.iter().any(|s| is_there(&s))
         });
-        for line in self.lines.iter_mut().filter(|line| line.is_finished) {
-            let is_finished = |s: &Subscription| s.name == line.name && s.state == SubscriptionState::Finished;
-            if !subscriptions.iter().any(is_finished) {
+        for line in &mut self.lines {
+            let found = subscriptions.iter().find(|s| s.name == line.name);
+            if let Some(found) = found {
+                line.learns(found);
+            }
+            if line.is_finished && found.is_none_or(|s| s.state != SubscriptionState::Finished) {
                 line.begins_again();
             }
         }
@@ -212,7 +265,9 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             let is_known = self.lines.iter().any(|line| line.name == made.name);
             if !is_known && called(&made.name, made.made_by) {
                 let is_queue = matches!(made.need, Need::Queue);
-                self.lines.push(Line::new(made.name, is_queue, None));
+                let mut line = Line::new(made.name.clone(), is_queue, None);
+                line.learns(&made);
+                self.lines.push(line);
             }
         }
     }
@@ -221,11 +276,14 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
         let since = self.bus.now();
         let made = match &line.declared {
             Some(declared) if !line.is_made => self.bus.declare(declared),
-            _ => Ok(()),
+            _ => Ok(None),
         };
-        let fetched = made.and_then(|()| {
+        let fetched = made.and_then(|made| {
             line.is_made = true;
-            self.bus.fetch(&line.name, self.plan.batch, wait)
+            if let Some(made) = made {
+                line.learns(&made);
+            }
+            self.bus.fetch(&line.name, line.most(self.plan.batch), wait)
         });
         let fetched = match fetched {
             Ok(fetched) => fetched,

@@ -14,12 +14,16 @@ use fanout_component::types::{
 use fanout_runner::{Attempts, Called, Declared, Inbox, Need as Wanted, Plan, Runner, Subscriber, Trouble};
 
 const LEASE_MS: u64 = 3_000;
+/// What the bus says of a subscription that says nothing of batches.
+const BUS_BATCH: u32 = 40;
 
 /// What the bus and the component saw, and what the bus will say.
 #[derive(Default)]
 struct World {
     now: Cell<Duration>,
     made: RefCell<Vec<String>>,
+    /// How many were asked for in each fetch.
+    most: RefCell<Vec<u32>>,
     listed: RefCell<Vec<Subscription>>,
     fetches: RefCell<VecDeque<Result<FetchedDeliveries, Trouble>>>,
     fetched_from: RefCell<Vec<String>>,
@@ -37,16 +41,21 @@ struct World {
 struct Bus(Rc<World>);
 
 impl Inbox for Bus {
-    fn declare(&self, declared: &Declared) -> Result<(), Trouble> {
+    fn declare(&self, declared: &Declared) -> Result<Option<Subscription>, Trouble> {
         self.0.made.borrow_mut().push(declared.name.clone());
-        Ok(())
+        let made = Subscription {
+            batch_size: declared.batch.unwrap_or(BUS_BATCH),
+            ..listed(&declared.name, SubscriptionOrigin::Call, SubscriptionState::Active)
+        };
+        Ok(declared.need.map(|_| made))
     }
 
     fn subscriptions(&self) -> Result<Vec<Subscription>, Trouble> {
         Ok(self.0.listed.borrow().clone())
     }
 
-    fn fetch(&self, name: &str, _: u32, wait: Duration) -> Result<FetchedDeliveries, Trouble> {
+    fn fetch(&self, name: &str, most: u32, wait: Duration) -> Result<FetchedDeliveries, Trouble> {
+        self.0.most.borrow_mut().push(most);
         self.0.fetched_from.borrow_mut().push(name.to_owned());
         let next = self.0.fetches.borrow_mut().pop_front();
         next.unwrap_or_else(|| {
@@ -187,6 +196,8 @@ fn listed(name: &str, made_by: SubscriptionOrigin, state: SubscriptionState) -> 
         waiting_for_retry: 0,
         expires_at: None,
         lost: Vec::new(),
+        batch_size: BUS_BATCH,
+        incarnation: "1".to_owned(),
     }
 }
 
@@ -200,9 +211,10 @@ fn plan(need: Wanted) -> Plan {
                 event_types: Vec::new(),
                 pattern: None,
             },
+            batch: None,
         }),
         called: Called::None,
-        batch: 100,
+        batch: None,
     }
 }
 
@@ -370,7 +382,7 @@ fn what_the_component_subscribed_to_by_a_call_is_delivered_until_it_ends_it() {
     let called = Plan {
         declared: None,
         called: Called::All,
-        batch: 10,
+        batch: Some(10),
     };
     let mut runner = runner::<true>(&world, called, Duration::ZERO, Attempts::default());
     runner.turn();
@@ -570,7 +582,7 @@ fn what_is_ended_and_made_again_under_its_name_is_delivered() {
     let called = Plan {
         declared: None,
         called: Called::All,
-        batch: 10,
+        batch: Some(10),
     };
     let mut runner = runner::<true>(&world, called, Duration::ZERO, Attempts::default());
     let unknown = Err(Trouble::Unknown(problem("unknown-subscription")));
@@ -606,4 +618,91 @@ fn what_trapped_alone_is_an_attempt_that_counts() {
         2,
         "nothing is under way: {left:?}"
     );
+}
+
+#[test]
+fn a_batch_is_as_large_as_the_subscription_says_within_what_the_operator_does() {
+    let first_fetch = |plan: Plan, own: u32| {
+        let world = Rc::<World>::default();
+        *world.listed.borrow_mut() = vec![Subscription {
+            batch_size: own,
+            ..listed("a", SubscriptionOrigin::Call, SubscriptionState::Active)
+        }];
+        runner::<true>(&world, plan, Duration::ZERO, Attempts::default()).turn();
+        let most = world.most.borrow().clone();
+        assert_eq!(most.len(), 1, "{most:?}");
+        most[0]
+    };
+    let called = |batch| Plan {
+        declared: None,
+        called: Called::All,
+        batch,
+    };
+    assert_eq!(first_fetch(called(None), 7), 7, "as the component asked");
+    assert_eq!(
+        first_fetch(called(Some(5)), 7),
+        5,
+        "and no more than the operator lets it"
+    );
+    assert_eq!(first_fetch(called(Some(50)), 7), 7);
+    let own = |need, batch| {
+        let mut plan = plan(Wanted::Durable);
+        let declared = plan.declared.as_mut().unwrap();
+        (declared.need, declared.batch, plan.batch) = (need, batch, batch);
+        plan
+    };
+    assert_eq!(
+        first_fetch(own(Some(Wanted::Durable), Some(50)), 7),
+        50,
+        "as the operator says"
+    );
+    assert_eq!(
+        first_fetch(own(Some(Wanted::Durable), None), 7),
+        BUS_BATCH,
+        "or the bus"
+    );
+    assert_eq!(first_fetch(own(None, None), 7), 7, "or its policy");
+    assert_eq!(first_fetch(own(None, Some(50)), 7), 50);
+    assert_eq!(
+        first_fetch(own(Some(Wanted::Queue), None), 1),
+        100,
+        "a queue's fetch is no batch"
+    );
+}
+
+#[test]
+fn what_is_ended_and_made_again_between_two_looks_is_told_that_it_caught_up() {
+    let world = Rc::<World>::default();
+    let incarnation = |incarnation: &str| {
+        *world.listed.borrow_mut() = vec![Subscription {
+            incarnation: incarnation.to_owned(),
+            ..listed("late", SubscriptionOrigin::Call, SubscriptionState::Active)
+        }];
+    };
+    let called = Plan {
+        declared: None,
+        called: Called::All,
+        batch: None,
+    };
+    let mut runner = runner::<true>(&world, called, Duration::ZERO, Attempts::default());
+    let mut caught_up = |turns: usize| {
+        for _ in 0..turns {
+            let caught_up = CatchUp {
+                replayed: 1,
+                finished: false,
+            };
+            world.fetches.borrow_mut().push_back(Ok(fetched(&[], Some(caught_up))));
+            runner.turn();
+            world.now.set(world.now.get() + Duration::from_secs(3));
+        }
+    };
+    incarnation("1");
+    caught_up(5);
+    assert_eq!(world.told.borrow().len(), 2, "refused once, taken once");
+    // No look and no fetch has seen it gone.
+    incarnation("2");
+    caught_up(2);
+    assert_eq!(world.told.borrow().len(), 3, "it is another subscription");
+    caught_up(3);
+    assert_eq!(world.told.borrow().len(), 3, "which is told once");
 }

@@ -93,6 +93,7 @@ records! {
     LostEvents { first, last, count, exact, at }
     Subscription {
         name, need, filter, made_by, state, pending, in_flight, redelivered, waiting_for_retry, expires_at, lost,
+        batch_size, incarnation,
     }
     BackfillProgress { subscription, reached, replayed, at, finished }
     LeasedDelivery { delivery, token, traceparent }

@@ -109,6 +109,8 @@ macro_rules! subscription {
                 exact: true,
                 at: -1,
             }],
+            batch_size: 250,
+            incarnation: "18c0ffee".into(),
         }
     };
 }

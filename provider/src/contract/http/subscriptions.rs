@@ -114,6 +114,10 @@ pub(super) struct SubscriptionDocument {
     expires_at: Option<String>,
     /// What it has lost, for each partition in which it lost something.
     lost: Vec<Lost>,
+    /// The most deliveries in one invocation, for whoever fetches and hands them over.
+    batch_size: u32,
+    /// Which of the subscriptions that have had this name.
+    incarnation: String,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -212,6 +216,8 @@ impl From<Subscription> for SubscriptionDocument {
                     at: timestamp::to_rfc3339(lost.at),
                 })
                 .collect(),
+            batch_size: s.batch_size,
+            incarnation: s.incarnation,
         }
     }
 }

@@ -79,5 +79,7 @@ fn to_wit(registered: &Registered, s: SubscriptionStatus) -> wit::Subscription {
         waiting_for_retry: s.waiting_for_retry.unwrap_or(0),
         expires_at: s.expires_at.and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
         lost: s.lost.into_iter().map(convert::lost).collect(),
+        batch_size: registered.subscription.batch_size,
+        incarnation: registered.incarnation.to_string(),
     }
 }
