@@ -1,32 +1,41 @@
-//! Where the components of a run answer over HTTP.
+//! Where the components of a run answer over HTTP, on whichever host: [`crate::addresses`] says at which addresses.
 
-use std::net::{SocketAddr, TcpListener};
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 /// One endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
-    /// What a person calls it.
-    pub(crate) name: &'static str,
-    /// The id of the component behind it.
-    pub(crate) component: &'static str,
-    /// Its placeholder in the manifest.
-    pub(crate) placeholder: &'static str,
+    name: &'static str,
+    component: &'static str,
     /// A path that answers, and without a server error, when the component and its store work.
     works: &'static str,
-    address: SocketAddr,
+    authority: String,
 }
 
 impl Endpoint {
+    /// What a person calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The component behind it, as the manifest calls it.
+    pub(crate) fn component(&self) -> &'static str {
+        self.component
+    }
+
     /// `host:port`.
-    pub(crate) fn address(&self) -> String {
-        self.address.to_string()
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// The URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("http://{}{path}", self.authority)
+    }
+
+    /// The path that answers when it works.
+    pub(crate) fn works(&self) -> &'static str {
+        self.works
     }
 
     /// The URL that answers when it works.
@@ -45,28 +54,21 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// On free ports of the loopback address. Nothing reserves them until the host listens there; the kernel hands out
-    /// other ones meanwhile.
-    pub(crate) fn free() -> Result<Self> {
-        // Held until all four are chosen, so that they differ.
-        let listen = || TcpListener::bind("127.0.0.1:0").context("no free loopback port");
-        let held = [listen()?, listen()?, listen()?, listen()?];
-        let endpoint = |listener: &TcpListener, name, component, placeholder, works| {
-            let address = listener.local_addr().context("a listener has no address")?;
+    /// Each where its component has its `host:port`.
+    pub(crate) fn at(mut authority: impl FnMut(&'static str) -> Result<String>) -> Result<Self> {
+        let mut endpoint = |name, component, works| {
             anyhow::Ok(Endpoint {
                 name,
                 component,
-                placeholder,
                 works,
-                address,
+                authority: authority(component)?,
             })
         };
-        let [first, second, third, fourth] = &held;
         Ok(Self {
-            ingress: endpoint(first, "ingress", "webhook-ingress", "INGRESS_ADDRESS", "/")?,
-            entitlements: endpoint(second, "entitlements", "entitlements", "ENTITLEMENTS_ADDRESS", "/audit")?,
-            invoicing: endpoint(third, "invoicing", "invoicing", "INVOICING_ADDRESS", "/invoices")?,
-            analytics: endpoint(fourth, "analytics", "analytics", "ANALYTICS_ADDRESS", "/subscriptions")?,
+            ingress: endpoint("ingress", "webhook-ingress", "/")?,
+            entitlements: endpoint("entitlements", "entitlements", "/audit")?,
+            invoicing: endpoint("invoicing", "invoicing", "/invoices")?,
+            analytics: endpoint("analytics", "analytics", "/subscriptions")?,
         })
     }
 

@@ -4,6 +4,7 @@
 //! deliberately holds no knowledge of how events travel; what it knows of Fanout is a status subject, four HTTP
 //! endpoints and the names of streams that an operator would look at.
 
+mod addresses;
 mod archive;
 mod bus;
 mod cli;

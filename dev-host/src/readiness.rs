@@ -121,16 +121,16 @@ async fn look(
     }
     for endpoint in endpoints
         .all()
-        .filter(|endpoint| application.mentions(&endpoint.address()))
+        .filter(|endpoint| application.mentions(endpoint.authority()))
     {
         let why = match http::send(http.get(endpoint.probe())).await {
             Ok(answer) if !answer.status.is_server_error() => continue,
-            Ok(answer) => format!("{} answers {answer}", endpoint.name),
-            Err(error) => format!("{} does not answer: {error:#}", endpoint.name),
+            Ok(answer) => format!("{} answers {answer}", endpoint.name()),
+            Err(error) => format!("{} does not answer: {error:#}", endpoint.name()),
         };
         let suspects = wanted
             .iter()
-            .filter(|link| link.touches(endpoint.component) && link.namespace == "wasi");
+            .filter(|link| link.touches(endpoint.component()) && link.namespace == "wasi");
         return Ok(Look::NotYet(why, suspects.cloned().collect()));
     }
     Ok(Look::Ready)

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::addresses;
 use crate::archive;
 use crate::bus::{PROVIDER, status_subject};
 use crate::cli::Parts;
@@ -55,7 +56,7 @@ struct Elsewhere {
 impl Stack {
     /// Reads the manifest and packs what it refers to. Nothing runs yet.
     pub(crate) async fn prepare(&mut self, parts: &Parts, run: &RunDir, secret: &Secret) -> Result<Endpoints> {
-        let endpoints = Endpoints::free()?;
+        let endpoints = addresses::free()?;
         let application = read_manifest(&parts.manifest, run, &endpoints, secret).await?;
         pack_parts(parts, &application, &run.parts()).await?;
         self.application = Some(application);
@@ -244,13 +245,13 @@ async fn read_manifest(path: &Path, run: &RunDir, endpoints: &Endpoints, secret:
     let parts = run.parts().display().to_string();
     let addresses: Vec<_> = endpoints
         .all()
-        .map(|endpoint| (endpoint.placeholder, endpoint.address()))
+        .map(|endpoint| (addresses::placeholder(endpoint), endpoint.authority()))
         .collect();
     let mut values = vec![("PARTS", parts.as_str()), ("STRIPE_SECRET", secret.expose())];
     values.extend(
         addresses
             .iter()
-            .map(|(placeholder, address)| (*placeholder, address.as_str())),
+            .map(|(placeholder, address)| (placeholder.as_str(), *address)),
     );
     Application::read(path, &values).await
 }

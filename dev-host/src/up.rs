@@ -53,7 +53,7 @@ fn say_ready(
     if up.json {
         let urls: Map<_, _> = endpoints
             .all()
-            .map(|endpoint| (endpoint.name.to_owned(), endpoint.url("").into()))
+            .map(|endpoint| (endpoint.name().to_owned(), endpoint.url("").into()))
             .collect();
         let ready = json!({
             "ready_seconds": seconds,
@@ -72,9 +72,9 @@ fn say_ready(
     let application = stack.application()?;
     for endpoint in endpoints
         .all()
-        .filter(|endpoint| application.mentions(&endpoint.address()))
+        .filter(|endpoint| application.mentions(endpoint.authority()))
     {
-        console.line(format!("  {:<13} {}", endpoint.name, endpoint.url("")));
+        console.line(format!("  {:<13} {}", endpoint.name(), endpoint.url("")));
     }
     console.line(format!("  stripe secret {}", secret.expose()));
     console.line(format!("  logs          {}", run.logs().display()));

@@ -19,22 +19,26 @@ mod poison;
 mod progress;
 mod random;
 mod rule;
+mod shares;
 mod stream;
 mod stripe;
 mod table;
 mod traffic;
 mod try_it;
+mod verdict;
 mod way;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use self::catalogue::{Catalogue, TENANTS};
 use self::checks::Checks;
 use self::ledger::Ledger;
 use self::observe::Observer;
+use self::shares::Shares;
 use self::traffic::Traffic;
+use self::verdict::rounded;
 use crate::Ended;
 use crate::cli::Demo;
 use crate::console::Console;
@@ -62,29 +66,6 @@ struct Story<'a> {
     acts: u32,
 }
 
-/// How many webhooks each act posts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shares {
-    stream: u64,
-    outage: u64,
-    crash: u64,
-    live: u64,
-}
-
-impl Shares {
-    /// Divides `events`, less the two poison ones.
-    fn of(events: u64) -> Self {
-        let share = |percent| events * percent / 100;
-        let (stream, outage, crash) = (share(40), share(20), share(30));
-        Self {
-            stream,
-            outage,
-            crash,
-            live: events - stream - outage - crash - poison::COUNT,
-        }
-    }
-}
-
 /// Tells the story. With `--stay`, stays afterwards until a signal.
 pub(crate) async fn run(
     demo: &Demo,
@@ -110,7 +91,8 @@ pub(crate) async fn run(
         let limit = demo.ready_limit;
         story.ready(ready, limit).await?;
         story.tell(Shares::of(demo.events.into())).await?;
-        story.verdict(demo, ready).await?;
+        let place = format!("with the bus {}", way::told(demo.transport));
+        story.verdict(demo, ready, &place).await?;
         if demo.stay {
             try_it::print(console, story.stack, &endpoints, &secret, run)?;
         }
@@ -168,54 +150,5 @@ impl<'a> Story<'a> {
         self.rule_on_an_amount().await?;
         self.poison(shares.live).await?;
         self.rule_held_live().await
-    }
-
-    async fn verdict(&mut self, demo: &Demo, ready: Duration) -> Result<()> {
-        let outcome = table::measure(self).await?;
-        if let Some(path) = &demo.report {
-            let report = outcome.report(&self.ledger, &self.checks, demo, ready);
-            std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("can't write {}", path.display()))?;
-        }
-        outcome.print(self.console, &self.ledger);
-        let off = self.checks.off();
-        if off.is_empty() {
-            self.console.line(format!(
-                "PROVED by {} checks, with the bus {}: {}",
-                self.checks.count(),
-                way::told(demo.transport),
-                table::PROVED
-            ));
-            return Ok(());
-        }
-        bail!(
-            "{} of {} checks are off:\n  {}",
-            off.len(),
-            self.checks.count(),
-            off.join("\n  ")
-        )
-    }
-}
-
-/// Seconds to a tenth, for a person.
-fn rounded(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10.0).round() / 10.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_add_up_to_all_events() {
-        for events in [100, 101, 300, 2_999, 3_000] {
-            let Shares {
-                stream,
-                outage,
-                crash,
-                live,
-            } = Shares::of(events);
-            assert_eq!(stream + outage + crash + live + poison::COUNT, events);
-            assert!(live > 0, "{events}");
-        }
     }
 }

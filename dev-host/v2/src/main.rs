@@ -3,12 +3,15 @@
 //! What tells the story is in `dev-host/src`, and compiled here as it is; what differs is what runs: another host, and the bus as a
 //! process of its own ([`stack`]), so that other things can be killed.
 
+mod addresses;
 mod bus;
 mod cli;
 mod console;
 mod demo;
+#[path = "../../src/endpoints.rs"]
 mod endpoints;
 mod http;
+#[path = "../../src/signature.rs"]
 mod signature;
 mod stack;
 #[path = "../../src/wait.rs"]

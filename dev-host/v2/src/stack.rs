@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::addresses;
 use crate::bus;
 use crate::cli::Demo;
 use crate::endpoints::{Endpoint, Endpoints};
@@ -150,8 +151,8 @@ impl Stack {
         let endpoints = self.endpoints()?;
         let answers = async |endpoint: &Endpoint| match send(http.get(endpoint.probe())).await {
             Ok(answer) if !answer.status.is_server_error() => None,
-            Ok(answer) => Some(format!("{}: {answer}", endpoint.name())),
-            Err(error) => Some(format!("{}: {error:#}", endpoint.name())),
+            Ok(answer) => Some(format!("{} ({}): {answer}", endpoint.name(), endpoint.component())),
+            Err(error) => Some(format!("{} ({}): {error:#}", endpoint.name(), endpoint.component())),
         };
         until("every part to answer", READY_LIMIT, LOOK_EVERY, async || {
             for endpoint in endpoints.all() {
@@ -218,7 +219,7 @@ impl Stack {
 
     /// Where the components answer.
     pub(crate) fn endpoints(&self) -> Result<Endpoints> {
-        Endpoints::of(&self.application, self.http)
+        addresses::of(&self.application, self.http)
     }
 
     /// How many images there are.

@@ -27,6 +27,8 @@ mod progress;
 mod random;
 #[path = "../../../src/demo/rule.rs"]
 mod rule;
+#[path = "../../../src/demo/shares.rs"]
+mod shares;
 #[path = "../../../src/demo/stream.rs"]
 mod stream;
 #[path = "../../../src/demo/stripe.rs"]
@@ -35,16 +37,19 @@ mod stripe;
 mod table;
 #[path = "../../../src/demo/traffic.rs"]
 mod traffic;
+#[path = "../../../src/demo/verdict.rs"]
+mod verdict;
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use self::catalogue::{Catalogue, TENANTS};
 use self::checks::Checks;
 use self::ledger::Ledger;
 use self::observe::Observer;
+use self::shares::Shares;
 use self::traffic::Traffic;
+use self::verdict::rounded;
+use crate::addresses;
 use crate::cli::Demo;
 use crate::console::Console;
 use crate::signature::{Secret, now};
@@ -65,31 +70,6 @@ struct Story<'a> {
     ledger: Ledger,
     checks: Checks,
     acts: u32,
-}
-
-/// How many webhooks each act posts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shares {
-    stream: u64,
-    outage: u64,
-    bus: u64,
-    host: u64,
-    live: u64,
-}
-
-impl Shares {
-    /// Divides `events`, less the two poison ones.
-    fn of(events: u64) -> Self {
-        let share = |percent| events * percent / 100;
-        let (stream, outage, bus, host) = (share(40), share(20), share(15), share(15));
-        Self {
-            stream,
-            outage,
-            bus,
-            host,
-            live: events - stream - outage - bus - host - poison::COUNT,
-        }
-    }
 }
 
 /// Tells the story. With `--stay`, stays afterwards until a signal.
@@ -118,7 +98,7 @@ pub(crate) async fn run(demo: &Demo, console: &Console) -> Result<()> {
         let endpoints = stack.endpoints()?;
         console.line("\nEverything runs on, until Ctrl-C. Try:");
         for endpoint in [&endpoints.invoicing, &endpoints.entitlements, &endpoints.analytics] {
-            console.line(format!("  {}", endpoint.try_it()));
+            console.line(format!("  {}", addresses::try_it(endpoint)));
         }
         std::future::pending::<()>().await;
     }
@@ -150,62 +130,13 @@ async fn tell(demo: &Demo, stack: &mut Stack, console: &Console, secret: Secret)
     story.forged_and_stale().await?;
     story.stream_with_repeats(shares.stream).await?;
     story.invoicing_down(shares.outage).await?;
-    story.bus_killed(shares.bus).await?;
-    story.host_killed(shares.host).await?;
+    let of_the_bus = shares.crash / 2;
+    story.bus_killed(of_the_bus).await?;
+    story.host_killed(shares.crash - of_the_bus).await?;
     story.late_backfill().await?;
     story.rule_on_an_amount().await?;
     story.poison(shares.live).await?;
     story.rule_held_live().await?;
-    story.verdict(demo, ready).await
-}
-
-impl Story<'_> {
-    async fn verdict(&mut self, demo: &Demo, ready: Duration) -> Result<()> {
-        let outcome = table::measure(self).await?;
-        if let Some(path) = &demo.report {
-            let report = outcome.report(&self.ledger, &self.checks, demo, ready);
-            std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("can't write {}", path.display()))?;
-        }
-        outcome.print(self.console, &self.ledger);
-        let off = self.checks.off();
-        if off.is_empty() {
-            self.console.line(format!(
-                "PROVED by {} checks, on the stock wasmCloud v2 host, with the bus elsewhere, over HTTP: {}",
-                self.checks.count(),
-                table::PROVED
-            ));
-            return Ok(());
-        }
-        bail!(
-            "{} of {} checks are off:\n  {}",
-            off.len(),
-            self.checks.count(),
-            off.join("\n  ")
-        )
-    }
-}
-
-/// Seconds to a tenth, for a person.
-fn rounded(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10.0).round() / 10.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_add_up_to_all_events() {
-        for events in [100, 101, 300, 2_999, 3_000] {
-            let Shares {
-                stream,
-                outage,
-                bus,
-                host,
-                live,
-            } = Shares::of(events);
-            assert_eq!(stream + outage + bus + host + live + poison::COUNT, events);
-            assert!(live > 0, "{events}");
-        }
-    }
+    let place = "on the stock wasmCloud v2 host, with the bus elsewhere, over HTTP";
+    story.verdict(demo, ready, place).await
 }

@@ -3,11 +3,8 @@
 #![cfg(target_family = "wasm")]
 #![allow(unsafe_code, missing_docs, reason = "the generated bindings cross the boundary")]
 
-use fanout_component::types::{BackfillProgress, Delivery, Rejection};
-use fanout_runner::{Misconfigured, Subscriber, serve};
-
-wit_bindgen::generate!({
-    inline: "
+fanout_runner::runner! {
+    world: "
         package fanout:runner;
         world runner {
             export wasi:cli/run@0.3.0;
@@ -15,38 +12,6 @@ wit_bindgen::generate!({
             import fanout:bus/backfill-handler@0.2.0;
         }
     ",
-    path: ["../../../../wit", "../../runner/wit"],
-    with: {
-        "fanout:bus/types@0.2.0": fanout_component::types,
-        "fanout:bus/batch-handler@0.2.0": generate,
-        "fanout:bus/backfill-handler@0.2.0": generate,
-    },
-});
-
-struct Service;
-
-export!(Service);
-
-impl exports::wasi::cli::run::Guest for Service {
-    /// Nothing is awaited: each call of the host is one that waits.
-    async fn run() -> Result<(), ()> {
-        let Err(Misconfigured) = serve(Beside);
-        Err(())
-    }
-}
-
-/// The component in the same workload.
-struct Beside;
-
-impl Subscriber for Beside {
-    const TAKES_BATCHES: bool = true;
-    const IS_TOLD: bool = true;
-
-    fn handle(&self, deliveries: &[Delivery]) -> Vec<Result<(), Rejection>> {
-        fanout::bus::batch_handler::handle_events(deliveries)
-    }
-
-    fn caught_up(&self, progress: &BackfillProgress) -> Result<(), Rejection> {
-        fanout::bus::backfill_handler::handle_caught_up(progress)
-    }
+    many: fanout::bus::batch_handler::handle_events,
+    told: fanout::bus::backfill_handler::handle_caught_up,
 }
