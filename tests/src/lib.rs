@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 pub mod collector;
 mod component;
+pub mod composed;
 mod dev_host;
 mod edge;
 pub mod fetcher;

@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::runner::Runner;
 use crate::workspace::Workspace;
-use crate::{host, nats, webhooks};
+use crate::{host, host_v2, nats, webhooks};
 
 /// `cargo xtask bench`.
 #[derive(Debug, Args)]
@@ -36,6 +36,9 @@ impl Bench {
             // In one go: by itself, its dependencies would be built once more.
             build.args(["--package", webhooks::MEASURE]);
         }
+        if named(host_v2::NAME) {
+            build.args(["--package", host_v2::BUS]);
+        }
         runner.run(&mut build)?;
         let mut parts = Vec::new();
         if webhooks {
@@ -43,6 +46,9 @@ impl Bench {
         }
         if named(host::NAME) {
             parts.extend(host::build(workspace, runner, self.quick)?);
+        }
+        if named(host_v2::NAME) {
+            parts.extend(host_v2::build(workspace, runner)?);
         }
 
         runner.step("measuring");

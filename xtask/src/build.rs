@@ -22,8 +22,8 @@ const V2_COMPONENTS: [&str; 6] = [
     "fanout-v1-interfaces",
 ];
 
-/// The README's example, and what the bench `host` runs.
-const OTHER_COMPONENTS: [&str; 2] = ["bench-component", "minimal"];
+/// The README's example, what the benches on hosts run, and what hosts of nothing but WASI 0.2 lack.
+const OTHER_COMPONENTS: [&str; 3] = ["bench-component", "fanout-logging", "minimal"];
 
 /// The programs of the main workspace that the demo runs.
 const DEMO_PROGRAMS: [&str; 3] = ["fanout-provider", "fanout-cli", "fanout-dev-keyvalue"];
@@ -96,7 +96,8 @@ fn parts(workspace: &Workspace, runner: &Runner, programs: &mut Command, chosen:
     Ok(Parts { nats_server })
 }
 
-fn build_components(workspace: &Workspace, runner: &Runner, chosen: &[&str]) -> Result<()> {
+/// Builds components as they are deployed.
+pub(crate) fn build_components(workspace: &Workspace, runner: &Runner, chosen: &[&str]) -> Result<()> {
     runner.step("building the components");
     runner.run(components(workspace, "build", chosen).args(["--profile", WASM_PROFILE]))
 }

@@ -14,6 +14,7 @@ mod findings;
 mod fuzz;
 mod guards;
 mod host;
+mod host_v2;
 mod layers;
 mod licences;
 mod nats;
@@ -24,8 +25,10 @@ mod test;
 mod test_tools;
 mod tidy;
 mod upstream;
+mod wac;
 mod wash;
 mod wasm;
+mod wasmtime;
 mod webhooks;
 mod workspace;
 

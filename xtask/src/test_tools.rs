@@ -1,5 +1,5 @@
 //! What only tests run: Node, which runs the consumer in TypeScript as it is, and schemathesis, which tries what the server
-//! says of itself over HTTP; the stock host of wasmCloud v2; a registry for images, which a release is pushed to; and what other people read metrics with: the Python package
+//! says of itself over HTTP; the stock host of wasmCloud v2; wasmtime, and wac, which composes components for it; a registry for images, which a release is pushed to; and what other people read metrics with: the Python package
 //! prometheus-client, and promtool.
 
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use crate::debian;
 use crate::nats::on_path;
 use crate::pypi::{self, Package};
 use crate::runner::Runner;
-use crate::wash;
 use crate::workspace::Workspace;
+use crate::{wac, wash, wasmtime};
 
 /// The variable that names a Node.
 const NODE_VARIABLE: &str = "FANOUT_NODE";
@@ -57,6 +57,9 @@ pub(crate) struct TestTools {
     node: PathBuf,
     schemathesis: PathBuf,
     wash: PathBuf,
+    wac: PathBuf,
+    /// The only package of it is deprecated, and may go.
+    wasmtime: Option<PathBuf>,
     prometheus_client: PathBuf,
     promtool: PathBuf,
     /// Not everywhere is there one to be had.
@@ -83,6 +86,8 @@ impl TestTools {
             None => installed(SCHEMATHESIS)?,
         };
         let wash = wash::find(workspace, runner)?;
+        let wac = wac::find(workspace, runner)?;
+        let wasmtime = wasmtime::find(workspace, runner);
         let prometheus_client = match std::env::var_os(PROMETHEUS_CLIENT_VARIABLE) {
             Some(named) => PathBuf::from(named),
             None => installed(PROMETHEUS_CLIENT)?,
@@ -109,6 +114,8 @@ impl TestTools {
             node,
             schemathesis,
             wash,
+            wac,
+            wasmtime,
             prometheus_client,
             promtool,
             registry,
@@ -121,8 +128,12 @@ impl TestTools {
             .env(NODE_VARIABLE, &self.node)
             .env(SCHEMATHESIS_VARIABLE, &self.schemathesis)
             .env(wash::VARIABLE, &self.wash)
+            .env(wac::VARIABLE, &self.wac)
             .env(PROMETHEUS_CLIENT_VARIABLE, &self.prometheus_client)
             .env(PROMTOOL_VARIABLE, &self.promtool);
+        if let Some(wasmtime) = &self.wasmtime {
+            command.env(wasmtime::VARIABLE, wasmtime);
+        }
         if let Some(registry) = &self.registry {
             command.env(REGISTRY_VARIABLE, registry);
         }

@@ -6,10 +6,13 @@
 
 mod deliver;
 mod latency;
+mod orders;
 mod publish;
 mod world;
 
 use anyhow::Result;
+
+pub(crate) use self::orders::{Orders, add_up};
 
 use crate::case::Size;
 use crate::host::world::HostWorld;

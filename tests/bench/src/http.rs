@@ -19,9 +19,9 @@ use crate::report::Report;
 use crate::world::World;
 
 /// Callers that are known by tokens: each may have 448 live tails.
-const TOKENS: [&str; 3] = ["fanout_bench-one", "fanout_bench-two", "fanout_bench-three"];
+pub(crate) const TOKENS: [&str; 3] = ["fanout_bench-one", "fanout_bench-two", "fanout_bench-three"];
 /// Their SHA-256.
-const HASHES: [&str; 3] = [
+pub(crate) const HASHES: [&str; 3] = [
     "f34cb7904c58d2f9029e24480a5c3b1fd984de2c8609482071c74c1a64c37b40",
     "b698413d579caebeb47c9f2846c8b36412eae7f941c707d6a13db2698b29793c",
     "e22e7d0c825655281470b97629ae5186eb1aea01d9fe2338ae212e9b6a3abaf1",

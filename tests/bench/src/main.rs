@@ -14,9 +14,11 @@ mod case;
 mod delivery;
 mod docs;
 mod host;
+mod host_v2;
 mod http;
 mod load;
 mod memory;
+mod native;
 mod patterns;
 mod processor;
 mod publish;
@@ -43,7 +45,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "fanout-bench")]
 struct Cli {
-    /// What to measure: transport, publish, http, delivery, patterns, host, quota, memory, telemetry, webhooks; all of them if none is named
+    /// What to measure: transport, publish, http, delivery, patterns, host, host-v2, quota, memory, telemetry, webhooks; all of them if none is named
     names: Vec<String>,
     /// Fewer events and rounds: to see that it runs, not to quote
     #[arg(long, conflicts_with = "full")]
@@ -69,13 +71,14 @@ fn print(table: &str) -> Result<()> {
 }
 
 /// What can be measured.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "transport",
     "publish",
     "http",
     "delivery",
     "patterns",
     "host",
+    "host-v2",
     "quota",
     "memory",
     "telemetry",
@@ -89,6 +92,9 @@ async fn main() -> Result<()> {
     }
     if let Ok(nats) = std::env::var(relay::RELAY) {
         return relay::run(&nats).await;
+    }
+    if let Ok(nats) = std::env::var(native::NATIVE) {
+        return native::run(&nats).await;
     }
     let cli = Cli::parse();
     if let Some(unknown) = cli.names.iter().find(|n| !NAMES.contains(&n.as_str())) {
@@ -112,6 +118,7 @@ async fn main() -> Result<()> {
             "delivery" => delivery::run(&mut report, size).await?,
             "patterns" => patterns::run(&mut report, size).await?,
             "host" => host::run(&mut report, size).await?,
+            "host-v2" => host_v2::run(&mut report, size).await?,
             "quota" => quota::run(&mut report, size).await?,
             "memory" => memory::run(&mut report, size).await?,
             "telemetry" => telemetry::run(&mut report, size).await?,

@@ -6,15 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result};
 use procfs::process::{Stat, all_processes};
 
+use crate::native;
+
 /// Who used it, in the order of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// nats-server.
     Server,
-    /// The provider.
+    /// The provider, or `fanout serve`.
     Bus,
     /// The wasmCloud host, with its components.
     Host,
+    /// The native program that webhooks are also posted to.
+    Native,
     /// The load program and its other processes.
     Programs,
 }
@@ -25,6 +29,7 @@ impl Part {
             Self::Server => "server",
             Self::Bus => "bus",
             Self::Host => "host",
+            Self::Native => "native",
             Self::Programs => "programs",
         }
     }
@@ -33,8 +38,9 @@ impl Part {
     fn of(process: &str, parent: &str) -> Self {
         match (process, parent) {
             ("nats-server", _) => Self::Server,
-            ("fanout-dev", _) => Self::Host,
-            ("fanout-provider", _) | (_, "fanout-dev") => Self::Bus,
+            ("fanout-dev" | "wash", _) => Self::Host,
+            (native::PROCESS, _) => Self::Native,
+            ("fanout-provider" | "fanout", _) | (_, "fanout-dev") => Self::Bus,
             _ => Self::Programs,
         }
     }

@@ -1,5 +1,5 @@
-//! What the bench `host` runs in a wasmCloud host, under several names: it tells of what it is given, whichever way that
-//! came, and publishes what it is told to, whichever way that goes.
+//! What the benches `host` and `host-v2`, and a test of traps, run in a wasmCloud host, under several names: it tells of what it
+//! is given, whichever way that came, and publishes what it is told to, whichever way that goes.
 //!
 //! An instance lives for one invocation, so it can't count. It tells of each invocation with one small message through
 //! the host's own messaging, which costs every way the same; the bench adds up.
@@ -28,13 +28,15 @@ struct Component;
 export!(Component);
 
 impl handler::Guest for Component {
-    fn handle_event(_: Delivery) -> Result<(), Rejection> {
+    fn handle_event(delivery: Delivery) -> Result<(), Rejection> {
+        trap_at(&delivery);
         tell(HANDLED, "1").map_err(Rejection::Retry)
     }
 }
 
 impl batch_handler::Guest for Component {
     fn handle_events(deliveries: Vec<Delivery>) -> Vec<Result<(), Rejection>> {
+        deliveries.iter().for_each(trap_at);
         let told = tell(HANDLED, &deliveries.len().to_string()).map_err(Rejection::Retry);
         deliveries.iter().map(|_| told.clone()).collect()
     }
@@ -54,6 +56,15 @@ impl messages::Guest for Component {
             &carried_out.map_or_else(|error| error, |()| "done".to_owned()),
         )
     }
+}
+
+/// A test wants to see what becomes of an event at which its handler traps.
+fn trap_at(delivery: &Delivery) {
+    assert!(
+        !delivery.event.id.starts_with("trap"),
+        "trapped at {}",
+        delivery.event.id
+    );
 }
 
 fn tell(subject: &str, text: &str) -> Result<(), String> {

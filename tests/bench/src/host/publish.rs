@@ -20,7 +20,7 @@ pub(super) async fn run(report: &mut Report, size: Size, world: &HostWorld) -> R
     let by_component = |way, events, each, at_once| {
         move |r: usize| {
             let run = format!("{way}-{at_once}-{r}");
-            async move { world.ordered(way, &run, events, each, at_once).await }
+            async move { world.orders.of(way, &run, events, each, at_once).await }
         }
     };
     let messages = by_component("message", many, MANY, 4);

@@ -4,14 +4,15 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions, Subject, Subscriber};
 use bytes::Bytes;
 use fanout_tests::DevHost;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
+use super::orders::{Orders, add_up};
 use crate::load::raw_as_stored;
 use crate::tally::Tally;
 use crate::world::PAYLOAD;
@@ -19,7 +20,6 @@ use crate::world::PAYLOAD;
 /// Where the component tells how many it handled, takes messages and orders, and sends messages: its own constants.
 const HANDLED: &str = "bench.handled";
 const PLAIN: Subject = Subject::from_static("bench.plain");
-const ORDER: &str = "bench.order";
 const PUBLISHED: &str = "bench.published";
 const STORED: &str = "bench.stored";
 
@@ -40,6 +40,8 @@ pub(crate) struct HostWorld {
     pub(crate) handled: Tally,
     /// Messages that the component published and nobody stores.
     pub(crate) published: Tally,
+    /// What it is told to publish.
+    pub(crate) orders: Orders,
     _listening: JoinSet<()>,
     host: DevHost,
 }
@@ -69,6 +71,7 @@ impl HostWorld {
         listening.spawn(add_up(client.subscribe(HANDLED).await?, handled.clone()));
         listening.spawn(count(client.subscribe(PUBLISHED).await?, published.clone()));
         let world = Self {
+            orders: Orders::new(client.clone()),
             client,
             js,
             handled,
@@ -99,36 +102,11 @@ impl HostWorld {
         Ok(messages)
     }
 
-    /// Has the component publish, in orders of so many, of which so many are under way at once.
-    pub(crate) async fn ordered(
-        &self,
-        way: &str,
-        run: &str,
-        events: usize,
-        each: usize,
-        at_once: usize,
-    ) -> Result<usize> {
-        futures::stream::iter((0..events).step_by(each))
-            .map(|from| self.order(way, run, from, each.min(events - from)))
-            .buffer_unordered(at_once)
-            .try_for_each(|()| async { Ok(()) })
-            .await?;
-        Ok(events)
-    }
-
-    async fn order(&self, way: &str, run: &str, from: usize, events: usize) -> Result<()> {
-        let order = format!("{way} {run} {from} {events}");
-        let answer = self.client.request(ORDER, order.clone().into()).await;
-        let answer = answer.with_context(|| format!("no answer to the order {order:?}"))?;
-        let answer = String::from_utf8_lossy(&answer.payload);
-        ensure!(answer == "done", "the order {order:?} was not carried out: {answer}");
-        Ok(())
-    }
-
     /// Uses every link once. The dev host looks after the bus's; of the others, one that is put while its provider
     /// starts can be lost without a word (`dev-host/src/links.rs`).
     async fn linked(&self) -> Result<()> {
-        self.probe("publishes", || self.order("event", "probe", 0, 1)).await?;
+        self.probe("publishes", || self.orders.of("event", "probe", 1, 1, 1))
+            .await?;
         self.probe("plain", || self.handled.of(1, self.messages(1))).await?;
         for handler in ["one", "many"] {
             let target = self.handled.count() + 1;
@@ -178,13 +156,6 @@ impl HostWorld {
             .request("wasmbus.ctl.v1.default.link.del", link.to_string().into());
         deleted.await.context("the host did not answer")?;
         Ok(())
-    }
-}
-
-async fn add_up(mut telling: Subscriber, handled: Tally) {
-    while let Some(message) = telling.next().await {
-        let told = std::str::from_utf8(&message.payload).ok().and_then(|n| n.parse().ok());
-        handled.add(told.unwrap_or_default());
     }
 }
 
