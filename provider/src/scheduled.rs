@@ -8,12 +8,13 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
-use fanout_plan::Attributes;
+use fanout_plan::{Attributes, Code};
 use futures::TryStreamExt as _;
 use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
 use crate::jetstream::{InLog, Mark, Scheduled, Store};
+use crate::telemetry::spans::{self, Operation, Span};
 
 /// The longest and the shortest that an event is handed back for at once, where more is left.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -111,6 +112,19 @@ fn look_every(store: &Store) -> Duration {
     (store.policy().ids_remembered() / 2).clamp(SHORTEST, LONGEST)
 }
 
+/// The publish of an event that is due: a part of the trace of the call that scheduled it, and what its deliveries are linked to.
+fn span(store: &Store, scheduled: &Scheduled, attributes: &Attributes) -> Option<Span> {
+    let policy = store.policy();
+    let mut span = Span::begin(Operation::Publish, Some(policy), scheduled.traceparent(), [])?;
+    span.say("messaging.message.id", attributes.id());
+    span.say("cloudevents.event_id", attributes.id());
+    span.say("cloudevents.event_source", attributes.source());
+    span.say("cloudevents.event_type", attributes.event_type().as_str());
+    span.set("fanout.scheduled", true);
+    span.tenant(policy, attributes.tenant());
+    Some(span)
+}
+
 /// Publishes an event. `began` is when that may have been begun before.
 async fn fire(
     bus: &Bus,
@@ -126,12 +140,30 @@ async fn fire(
             return Ok(());
         }
     }
-    let event = scheduled.event(attributes);
+    let mut span = spans::is_on().then(|| span(&store, scheduled, attributes)).flatten();
+    let traceparent = span.as_ref().map(Span::traceparent);
+    let traceparent = traceparent.as_deref().or_else(|| scheduled.traceparent());
+    let event = scheduled.event(attributes, traceparent);
     let size = event.size;
-    let sent = store.send(attributes, event).await?;
-    let stored = store
-        .stored(attributes, sent, || Ok(scheduled.event(attributes)))
-        .await?;
+    let sent = store.send(attributes, event).await;
+    let stored = match sent {
+        Ok(sent) => {
+            let again = || Ok(scheduled.event(attributes, traceparent));
+            store.stored(attributes, sent, again).await
+        }
+        Err(error) => Err(error),
+    };
+    if let Some(span) = &mut span {
+        match &stored {
+            Ok(stored) => {
+                span.set(spans::POSITION, stored.position.to_string());
+                span.set("fanout.repeat", stored.duplicate);
+            }
+            Err(error) => span.fail(Code::StoreUnavailable.as_str(), &error.to_string()),
+        }
+    }
+    drop(span);
+    let stored = stored?;
     if !stored.duplicate {
         bus.gate().count(&store, tenant, size).await;
     }

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::bus::Bus;
 use crate::link::LinkKey;
-use crate::telemetry::{self, Format, Snapshot};
+use crate::telemetry::{self, AsyncSnapshot as _, Format};
 use crate::view::{LinkOutcome, View};
 
 /// Requests that are answered with one document.
@@ -71,7 +71,7 @@ pub(crate) async fn serve(lattice: &Lattice, bus: Bus) -> Result<(), async_nats:
         let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
         let (lattice, bus) = (lattice.clone(), bus.clone());
         tokio::spawn(answer(lattice, requests, what, async move || match what {
-            "metrics" => telemetry::render(&Snapshot::of(&bus).await, Format::Prometheus),
+            "metrics" => telemetry::render(&bus.snapshot().await, Format::Prometheus),
             _ => as_json(&document(&bus).await),
         }));
     }

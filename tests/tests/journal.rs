@@ -283,6 +283,11 @@ async fn a_journal_that_is_away_is_in_no_delivery_s_way_and_says_what_it_lacks()
 
     // It takes them again, and then the journal itself says so.
     takes_messages_of(&bench, -1).await;
+    bench
+        .status_when("what waited is written", |s| {
+            s.journal.as_ref().is_some_and(|j| j.written >= 8_192)
+        })
+        .await;
     ingress
         .publish(event("acme", "invoice.paid", "evt_last"))
         .await

@@ -88,6 +88,7 @@ async fn what_became_of_an_event_is_one_trace() {
         "{publish:?}"
     );
     assert_eq!(publish.kind, 4, "a producer's");
+    let published = publish.id.clone();
     for (key, value) in [
         ("messaging.system", "fanout"),
         ("messaging.operation.type", "send"),
@@ -155,6 +156,31 @@ async fn what_became_of_an_event_is_one_trace() {
     });
     assert!(subjects.is_empty(), "{subjects:?}");
 
+    // Its dead letter, delivered again, is a part of the same trace.
+    invoicing.judge(|_| Verdict::Handle);
+    let cli = Cli::new(bench.nats.url());
+    let policy = cli.policy("bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n");
+    assert_eq!(cli.run(&["dead-letters", "redrive"], &policy, &["--all"]).0, 0);
+    let again = eventually("it is redriven", async || {
+        let settled = about("evt_poison", "settle");
+        (settled.len() == 2).then_some(settled)
+    })
+    .await;
+    let redriven = again
+        .iter()
+        .find(|s| s.of("fanout.outcome") == "handled")
+        .expect("it is handled");
+    assert_eq!(
+        (redriven.trace.as_str(), redriven.of("fanout.position")),
+        (TRACE, "0/1"),
+        "{redriven:?}"
+    );
+    let processed = about("evt_poison", "process");
+    assert!(
+        processed.iter().all(|s| s.links == [published.clone()]),
+        "each delivery: {processed:?}"
+    );
+
     let reconcile = collector.spans(|s| s.name == "reconcile");
     let steps = collector.spans(|s| s.name == "apply step");
     assert!(
@@ -168,6 +194,58 @@ async fn what_became_of_an_event_is_one_trace() {
     assert_eq!(
         collector.resource().get("service.name").map(String::as_str),
         Some("fanout")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_scheduled_is_one_trace_too() {
+    let collector = Collector::start().await;
+    let bench = bench(exported_to(collector.url()), &[]).await;
+    let (ingress, invoicing) = (bench.component("ingress").await, bench.component("invoicing").await);
+    let context = CallContext {
+        link: Some("default".to_owned()),
+        traceparent: Some(format!("00-{TRACE}-{CALLER}-01")),
+        ..CallContext::default()
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let due = i64::try_from((now + std::time::Duration::from_secs(1)).as_nanos()).unwrap();
+    let event = event("acme", "invoice.paid", "evt_later");
+    let scheduled = publisher::publish_tenant_event_at(ingress.bus(), context, &event, due);
+    scheduled.await.unwrap().unwrap();
+    eventually("it is handled", async || (invoicing.handled().len() == 1).then_some(())).await;
+    let named = |operation: &str| {
+        let name = format!("{operation} {TEMPLATE}");
+        collector.spans(move |s| s.name == name && s.of("cloudevents.event_id") == "evt_later")
+    };
+    let process = eventually("its delivery is a span", async || named("process").pop()).await;
+    let all = eventually("so are both calls", async || {
+        Some(named("publish")).filter(|all| all.len() == 2)
+    })
+    .await;
+    let fired = all
+        .iter()
+        .find(|s| s.of("fanout.scheduled") == "true")
+        .expect("the bus's own publish");
+    let asked = all
+        .iter()
+        .find(|s| s.of("fanout.scheduled").is_empty())
+        .expect("the call");
+    assert_eq!(
+        (asked.trace.as_str(), asked.parent.as_str()),
+        (TRACE, CALLER),
+        "{asked:?}"
+    );
+    assert_eq!(
+        (fired.trace.as_str(), &fired.parent, fired.of("fanout.position")),
+        (TRACE, &asked.id, "0/1"),
+        "{fired:?}"
+    );
+    assert_eq!(
+        (process.trace.as_str(), &process.parent),
+        (TRACE, &fired.id),
+        "{process:?}"
     );
 }
 

@@ -13,7 +13,7 @@ use fanout_wit::types::{self as wit, SubscriptionState as Theirs};
 
 use super::{Edge, View};
 use crate::status;
-use crate::telemetry::{self, Format, Snapshot};
+use crate::telemetry::{self, AsyncSnapshot as _, Format};
 
 /// How long the bus may take to say how it is doing.
 const ASKED_FOR: Duration = Duration::from_secs(1);
@@ -26,12 +26,9 @@ impl Edge {
             let subject = format!("fanout.{}.{}.{what}", self.0.lattice_name, self.0.provider);
             let requests = lattice.nats().queue_subscribe(subject.clone(), subject).await?;
             let edge = self.clone();
-            tokio::spawn(status::answer(lattice, requests, what, async move || {
-                let document = edge.document().await;
-                match what {
-                    "metrics" => telemetry::render(&Snapshot::of_status(document), Format::Prometheus),
-                    _ => status::as_json(&document),
-                }
+            tokio::spawn(status::answer(lattice, requests, what, async move || match what {
+                "metrics" => telemetry::render(&edge.snapshot().await, Format::Prometheus),
+                _ => status::as_json(&edge.document().await),
             }));
         }
         Ok(())

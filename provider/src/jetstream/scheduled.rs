@@ -86,9 +86,13 @@ impl Scheduled {
         from_headers(&tenant, &self.headers).ok()
     }
 
-    /// What is to be published.
-    pub(crate) fn event(&self, attributes: &Attributes) -> Outgoing {
-        let traceparent = self.headers.get("traceparent").map(|v| v.as_str());
+    /// The trace context of the call that scheduled it.
+    pub(crate) fn traceparent(&self) -> Option<&str> {
+        self.headers.get("traceparent").map(|v| v.as_str())
+    }
+
+    /// What is to be published, in this trace context.
+    pub(crate) fn event(&self, attributes: &Attributes, traceparent: Option<&str>) -> Outgoing {
         Outgoing::new(attributes, traceparent, self.data.clone())
     }
 }

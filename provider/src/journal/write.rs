@@ -23,6 +23,9 @@ const TOGETHER: usize = 1_024;
 const MESSAGE_BYTES: usize = 256 << 10;
 /// The wait before what the store did not take is written again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// For how long the same entries are tried. Then they are dropped: what the store refuses for good is not in the way of what
+/// follows.
+const TRIED_FOR: Duration = Duration::from_secs(60);
 /// How long what is left may take when the instance ends.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -62,21 +65,22 @@ impl Journal {
     /// Writes entries, again and again where the store does not take them; meanwhile others wait in the buffer.
     async fn write(&self, entries: Vec<Entry>, number: &mut u64) {
         let Some(mut store) = self.store() else { return };
-        let mut left: Vec<_> = messages(store.names(), &self.0.instance, entries, MESSAGE_BYTES)
+        let most = largest_message(&store);
+        let mut left: Vec<_> = messages(store.names(), &self.0.instance, entries, most)
             .into_iter()
             .map(|message| {
                 *number += 1;
                 (format!("{}-{number}", self.0.id), message)
             })
             .collect();
-        let mut end = None;
+        let (began, mut end) = (Instant::now(), None);
         loop {
             if self.kept() == Journaled::Off {
                 // It was switched off: nobody asks for them any more.
                 return;
             }
             left = self.write_once(&store, left).await;
-            if left.is_empty() {
+            if left.is_empty() || began.elapsed() > TRIED_FOR {
                 break;
             }
             // One more look at what there is, and no more once the instance ends.
@@ -90,7 +94,7 @@ impl Journal {
             store = self.store().unwrap_or(store);
         }
         for (_, message) in &left {
-            self.lose(&message.entries, "the store does not take them, and this instance ends");
+            self.lose(&message.entries, "the store does not take them");
         }
         if left.is_empty() {
             self.say_what_is_missing(&store).await;
@@ -157,4 +161,11 @@ impl Journal {
             }
         }
     }
+}
+
+/// The most bytes of a message: several fit in the journal, and one in what the server takes.
+fn largest_message(store: &Store) -> usize {
+    let of_journal = store.policy().journal.max_bytes / 4;
+    let most = of_journal.min(store.max_request() / 2);
+    usize::try_from(most).unwrap_or(MESSAGE_BYTES).min(MESSAGE_BYTES)
 }

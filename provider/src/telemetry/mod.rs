@@ -16,7 +16,7 @@ mod snapshot;
 pub(crate) mod spans;
 mod text;
 
-pub(crate) use export::Export;
+pub(crate) use export::{AsyncSnapshot, Export};
 pub(crate) use instruments::{Histogram, INSTRUMENTS};
 pub use logs::{log_as_json, log_to_standard_error};
 pub(crate) use snapshot::Snapshot;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::call::Call;
 use super::problem::Refused;
 use crate::bus::Bus;
-use crate::telemetry::{self, Format, Snapshot};
+use crate::telemetry::{self, AsyncSnapshot as _, Format, Snapshot};
 
 /// What was found out may be this old: however many ask, the store is asked once.
 const FRESH: Duration = Duration::from_secs(1);
@@ -112,7 +112,7 @@ pub(super) async fn metrics(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     call.parameters(&[])?;
-    let snapshot = async { Arc::new(Snapshot::of(&operators.bus).await) };
+    let snapshot = async { Arc::new(operators.bus.snapshot().await) };
     let snapshot = operators.metrics.get(snapshot).await;
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = Format::negotiated(accept.unwrap_or_default());
