@@ -88,6 +88,30 @@ pub(crate) fn is_token(s: &str, max: usize) -> bool {
     !s.is_empty() && s.len() <= max && s.chars().all(is_token_char)
 }
 
+/// The string conversions of a name that is read and printed as it came.
+macro_rules! as_it_came {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = Problem;
+            fn try_from(s: String) -> Result<Self, Problem> {
+                s.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(n: $name) -> Self {
+                n.0.into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident, $what:literal, $code:ident, $max:literal) => {
         token! { $(#[$doc])* $name, $what, $code, $max, $max }
@@ -121,24 +145,7 @@ macro_rules! token {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = Problem;
-            fn try_from(s: String) -> Result<Self, Problem> {
-                s.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(n: $name) -> Self {
-                n.0.into()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
+        as_it_came! { $name }
     };
 }
 
@@ -192,30 +199,6 @@ impl SubscriptionName {
 token! {
     /// A bus.
     BusName, "bus", InvalidSetting, 32
-}
-
-/// The string conversions of a name that is read and printed as it came.
-macro_rules! as_it_came {
-    ($name:ident) => {
-        impl TryFrom<String> for $name {
-            type Error = Problem;
-            fn try_from(s: String) -> Result<Self, Problem> {
-                s.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(n: $name) -> Self {
-                n.0.into()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
 }
 
 /// A tenant: any text that CloudEvents allows, of 1 to 128 bytes. Where it is part of a subject, a name or a key, it is

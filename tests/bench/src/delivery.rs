@@ -65,24 +65,26 @@ pub(crate) fn durable(name: &str, interface: &str, tenant: &str) -> LinkTo {
     )
 }
 
+/// Reads and acknowledges so many events with a consumer.
+pub(crate) async fn read_all(consumer: &PullConsumer, events: usize) -> Result<()> {
+    let mut messages = consumer
+        .stream()
+        .max_messages_per_batch(500)
+        .messages()
+        .await
+        .context("read")?;
+    for _ in 0..events {
+        let message = messages.next().await.context("the messages ended")??;
+        message.ack().await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    }
+    Ok(())
+}
+
 /// The plain client: stores and reads with a durable consumer of its own.
 pub(crate) async fn pull(js: &jetstream::Context, run: &str, events: usize) -> Result<usize> {
     let consumer = consumer(js, run).await?;
     let publishing = raw_as_stored(js, BARE, run, events);
-    let reading = async {
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(500)
-            .messages()
-            .await
-            .context("read")?;
-        for _ in 0..events {
-            let message = messages.next().await.context("the messages ended")??;
-            message.ack().await.map_err(|e| anyhow::anyhow!("{e}"))?;
-        }
-        anyhow::Ok(())
-    };
-    let (published, read) = tokio::join!(publishing, reading);
+    let (published, read) = tokio::join!(publishing, read_all(&consumer, events));
     read?;
     let log = js.get_stream_no_info(LOG).await?;
     log.delete_consumer(run).await?;

@@ -2,15 +2,14 @@
 //!
 //! A rate counts the events that are read, whether or not a pattern leaves them out.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use fanout_tests::LinkTo;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::case::{Case, Size, in_turns};
-use crate::delivery::{BARE, Counting, LOG, durable};
+use crate::delivery::{BARE, Counting, LOG, consumer, durable, read_all};
 use crate::report::Report;
 use crate::world::{PAYLOAD, World, subject};
 
@@ -137,28 +136,9 @@ async fn bare(js: &jetstream::Context, run: &str, consumers: usize, events: usiz
     let names: Vec<_> = (0..consumers).map(|i| format!("{run}-{i}")).collect();
     let mut readers = Vec::new();
     for name in &names {
-        let config = pull::Config {
-            durable_name: Some(name.clone()),
-            ack_policy: AckPolicy::Explicit,
-            filter_subject: subject(BARE),
-            max_ack_pending: 4_096,
-            ..pull::Config::default()
-        };
-        readers.push(log.create_consumer(config).await?);
+        readers.push(consumer(js, name).await?);
     }
-    let reading = readers.iter().map(|consumer| async move {
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(500)
-            .messages()
-            .await
-            .context("read")?;
-        for _ in 0..events {
-            let message = messages.next().await.context("the messages ended")??;
-            message.ack().await.map_err(|e| anyhow::anyhow!("{e}"))?;
-        }
-        anyhow::Ok(())
-    });
+    let reading = readers.iter().map(|consumer| read_all(consumer, events));
     let storing = stored(js, BARE, run.to_owned(), events);
     let (stored, read) = tokio::join!(storing, futures::future::try_join_all(reading));
     read?;

@@ -239,6 +239,17 @@ async fn scripted(wire: Listening) {
     all_free(&server, 1).await;
 }
 
+/// Another caller is answered all the while, and the server holds no more bytes than it may.
+pub(crate) async fn answers_another(wire: &Listening, server: &Serving, options: &ListenOptions) {
+    let remote = wire.call(Options::default()).await.expect("it can be called");
+    for _ in 0..20 {
+        let cx = CallContext::within(PATIENCE);
+        let length = echo::length(&remote, cx, "", &Bytes::from_static(b"1234")).await;
+        assert_eq!(length.expect("an answer"), Ok(4));
+        assert!(server.buffered_bytes() <= options.limits.buffered_bytes);
+    }
+}
+
 /// Asks for more than it reads.
 async fn unread(wire: Listening) {
     let echo = Echo::default();
@@ -257,13 +268,7 @@ async fn unread(wire: Listening) {
     stream.writer.write_all(&bytes).await.expect("sent");
     stream.writer.flush().await.expect("sent");
     eventually("it is at work", || server.in_flight() > 0).await;
-    let remote = wire.call(Options::default()).await.expect("it can be called");
-    for _ in 0..20 {
-        let cx = CallContext::within(PATIENCE);
-        let length = echo::length(&remote, cx, "", &Bytes::from_static(b"1234")).await;
-        assert_eq!(length.expect("an answer"), Ok(4));
-        assert!(server.buffered_bytes() <= options().limits.buffered_bytes);
-    }
+    answers_another(&wire, &server, &options()).await;
     all_free(&server, 1).await;
 }
 

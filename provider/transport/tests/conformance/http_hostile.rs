@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fanout_transport::{CallContext, ListenOptions, Options};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::hostile::{self, all_free, honest};
+use crate::hostile::{self, all_free, answers_another, honest};
 use crate::http::{OneToken, routed};
 use crate::listening::Listening;
 use crate::suite::Wire as _;
@@ -347,13 +346,7 @@ async fn unread(wire: Listening) {
         stream.writer.flush().await.expect("sent");
         streams.push(stream);
     }
-    let remote = wire.call(Options::default()).await.expect("it can be called");
-    for _ in 0..20 {
-        let cx = CallContext::within(PATIENCE);
-        let length = echo::length(&remote, cx, "", &Bytes::from_static(b"1234")).await;
-        assert_eq!(length.expect("an answer"), Ok(4));
-        assert!(server.buffered_bytes() <= options().limits.buffered_bytes);
-    }
+    answers_another(&wire, &server, &options()).await;
     all_free(&server, HONEST).await;
     drop(streams);
 }
