@@ -222,8 +222,8 @@ impl Settler {
         self.attempts.put(round, position, &earlier).await
     }
 
-    /// Takes in what was refused late of an event that an owner dispatches once more, or has. Returns whether that has used its attempts up,
-    /// and it is settled, or waits for the store.
+    /// Takes in what was refused late of an event that an owner dispatches once more, or has. Returns whether that has used its
+    /// attempts up, and it is settled, or waits for the store.
     pub(crate) async fn learns_of_late(&self, event: &mut InFlight) -> bool {
         if !event.has_lapsed || event.source.message().is_none() {
             return false;

@@ -132,6 +132,11 @@ impl Inbox {
         if earlier.is_empty() && settler.was_settled(handle.position).await.map_err(failed)? {
             return Err(over(handle));
         }
+        // In another log, another event stands there; one that is gone needs no attempts.
+        let event = self.context.store.taken_before(handle.position, &handle.reply);
+        if event.await.map_err(failed)?.is_none() {
+            return Err(over(handle));
+        }
         let attempt = FailedAttempt {
             // Another delivery of the same attempt may have been refused late, too.
             attempt: earlier.last().map_or(0, |a| a.attempt + 1).max(handle.attempt),
