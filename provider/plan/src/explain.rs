@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use crate::partition::{Binding, Keeps, Partition, Slot};
-use crate::pattern::Pattern;
 use crate::policy::{Journaled, Storage, WhenFull};
 use crate::setting::show_duration;
 use crate::topology::{ConsumerSpec, Side, StreamSpec, Topology};
 use crate::usage::SLOTS;
-use crate::{BusNames, Policy, TenantId};
+use crate::{BusNames, Filter, Policy, TenantId};
 
 /// Bytes that nats-server 2.15 stores with each message besides its payload: record, subject, headers of an event.
 pub(crate) const STORED_WITH_A_MESSAGE: u64 = 350;
@@ -192,13 +191,12 @@ fn log(policy: &Policy, s: &StreamSpec, p: &Partition, parts: u64, load: Load) -
     }
 }
 
-/// The pattern of a consumer's subscription. Of a long one that the policy does not declare, nothing is known here.
-fn pattern<'a>(policy: &'a Policy, c: &'a ConsumerSpec) -> Option<&'a Pattern> {
-    let filter = match &c.entry {
+/// The filter of a consumer's subscription. Of a long one that the policy does not declare, nothing is known here.
+fn filter<'a>(policy: &'a Policy, c: &'a ConsumerSpec) -> Option<&'a Filter> {
+    Some(match &c.entry {
         Some(entry) => &entry.subscription.filter,
         None => &policy.subscriptions.get(&c.name.subscription()?)?.filter,
-    };
-    filter.pattern()
+    })
 }
 
 fn consumer(policy: &Policy, names: &BusNames, topology: &Topology, c: &ConsumerSpec) -> Part {
@@ -208,6 +206,7 @@ fn consumer(policy: &Policy, names: &BusNames, topology: &Topology, c: &Consumer
         .get(&stream)
         .is_some_and(|s| s.keeps() == Keeps::WorkQueue);
     let name = c.name.without_incarnation();
+    let filter = filter(policy, c).filter(|filter| filter.pattern().is_some());
     Part {
         kind: "consumer",
         name: if c.partition == 0 {
@@ -220,9 +219,12 @@ fn consumer(policy: &Policy, names: &BusNames, topology: &Topology, c: &Consumer
                 "gives subscription {} its events on {}{}",
                 c.name.subscription().map_or(name, |of| of.to_string()),
                 c.filter_subjects.join(", "),
-                pattern(policy, c).map_or_else(String::new, |p| format!(
-                    ", of which those are delivered that match {p}"
-                ))
+                match filter.and_then(Filter::pattern) {
+                    Some(p) if filter.is_some_and(Filter::subjects_say_all) =>
+                        format!(", which are those that match {p}"),
+                    Some(p) => format!(", of which those are delivered that match {p}"),
+                    None => String::new(),
+                }
             ),
             Some(tenant) => format!(
                 "isolates tenant {}: gives what waits of it, so that nobody stands behind it, until all of that is handled",
@@ -237,8 +239,9 @@ fn consumer(policy: &Policy, names: &BusNames, topology: &Topology, c: &Consumer
         cost: format!(
             "1 consumer of 1,000 that a stream takes by default (10026); up to {} events in flight{}",
             c.max_ack_pending,
-            match pattern(policy, c) {
-                Some(_) => PASSED_OVER,
+            match filter.map(Filter::subjects_say_all) {
+                Some(true) => NONE_PASSED_OVER,
+                Some(false) => PASSED_OVER,
                 None => "",
             }
         ),
@@ -247,6 +250,9 @@ fn consumer(policy: &Policy, names: &BusNames, topology: &Topology, c: &Consumer
 
 /// What is read for what is delivered. Only the log could tell how many events match.
 const PASSED_OVER: &str = "; at least 1 event read for each that is delivered, and at most all on these subjects: the rest is acknowledged, and an instance's status counts it as `left_out`";
+
+/// The same where the pattern says no more than subjects tell.
+const NONE_PASSED_OVER: &str = "; 1 event read for each that is delivered: all on these subjects match the pattern";
 
 /// The line of the server's configuration with which other clients publish to shards.
 fn mapping(policy: &Policy, topology: &Topology) -> Option<Part> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pattern::{Pattern, View};
+use crate::pattern::{Narrowed, Pattern, View};
 use crate::pattern_set::PatternSet;
 use crate::{Attributes, Code, EventType, Problem, SubjectTemplate, TenantId, TypePattern};
 
@@ -23,8 +23,7 @@ pub struct Filter {
 #[derive(Debug, PartialEq, Eq)]
 struct Patterned {
     pattern: Pattern,
-    tenants: Vec<TenantId>,
-    event_types: Vec<TypePattern>,
+    narrowed: Narrowed,
 }
 
 /// A filter as it is kept.
@@ -102,12 +101,8 @@ impl Filter {
     }
 
     fn patterned(self, pattern: Pattern) -> Self {
-        let (tenants, event_types) = pattern.reach().narrow(&self.tenants, &self.event_types);
-        let patterned = Patterned {
-            pattern,
-            tenants,
-            event_types,
-        };
+        let narrowed = pattern.reach().narrow(&self.tenants, &self.event_types);
+        let patterned = Patterned { pattern, narrowed };
         Self {
             pattern: Some(Arc::new(patterned)),
             ..self
@@ -132,9 +127,18 @@ impl Filter {
     /// The lists of [`Self::narrowed`].
     pub(crate) fn passing_lists(&self) -> (&[TenantId], &[TypePattern]) {
         match &self.pattern {
-            Some(patterned) => (&patterned.tenants, &patterned.event_types),
+            Some(patterned) => (&patterned.narrowed.tenants, &patterned.narrowed.event_types),
             None => (&self.tenants, &self.event_types),
         }
+    }
+
+    /// Whether every event that passes the subject filters matches.
+    pub(crate) fn subjects_say_all(&self) -> bool {
+        let says_all = self
+            .pattern
+            .as_ref()
+            .is_none_or(|patterned| patterned.narrowed.says_all);
+        says_all && self.passing() == self.passing_lists().1
     }
 
     /// Whether an event matches, all of it.

@@ -25,6 +25,11 @@ impl TypePattern {
         &self.0
     }
 
+    /// Whether it is one event type, written out.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.0.split('.').all(|segment| segment != "*" && segment != "**")
+    }
+
     /// Whether an event type matches.
     pub fn matches(&self, event_type: &EventType) -> bool {
         let mut wanted = self.0.split('.');

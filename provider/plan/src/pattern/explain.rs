@@ -13,6 +13,9 @@ use super::tree::{Leaf, Node, Tree};
 /// The most reasons: one for each alternative, the same one once.
 const MAX_REASONS: usize = 8;
 
+/// The most values of one field that a reason repeats.
+pub(super) const MAX_VALUES: usize = 5;
+
 /// How much of a value, or of what is wanted, a reason repeats.
 const SHOWN_CHARS: usize = 120;
 
@@ -33,12 +36,37 @@ pub struct Mismatch {
 pub enum Found {
     /// No value.
     Missing,
-    /// This one, which is the first where there are several.
+    /// This one.
     Value(String),
+    /// Several, in elements of arrays, none of which is wanted.
+    Values(Several),
+    /// What has no value of its own: an object, or an empty array.
+    NoValue(&'static str),
     /// A payload that is no JSON.
     NoJson,
     /// What is wanted, of each field in some element of an array, and of all in none.
     InDifferentElements,
+}
+
+/// Values of one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Several {
+    /// The first of them.
+    pub first: Vec<String>,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl fmt::Display for Several {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, count } = self;
+        let more = count.saturating_sub(first.len() as u64);
+        match first.as_slice() {
+            some if more > 0 => write!(f, "{} and {more} more", some.join(", ")),
+            [some @ .., last] if !some.is_empty() => write!(f, "{} and {last}", some.join(", ")),
+            some => f.write_str(&some.join(", ")),
+        }
+    }
 }
 
 impl fmt::Display for Mismatch {
@@ -47,6 +75,11 @@ impl fmt::Display for Mismatch {
         match found {
             Found::Missing => write!(f, "`{field}` is not there, and the pattern wants {wanted}"),
             Found::Value(value) => write!(f, "`{field}` is {value}, and the pattern wants {wanted}"),
+            Found::Values(values) => write!(f, "`{field}` is {values}, and the pattern wants {wanted}"),
+            Found::NoValue(what) => write!(
+                f,
+                "`{field}` is {what}, which has no value of its own, and the pattern wants {wanted}"
+            ),
             Found::NoJson => write!(f, "`{field}` has to be {wanted}, and the payload is no JSON"),
             Found::InDifferentElements => {
                 write!(f, "{field} match, but not all in the same element of an array")
@@ -102,11 +135,15 @@ fn found(node: &Node, leaf: &Leaf, accepted: bool, observed: &Observed) -> Optio
     if observed.no_json && node.pointer.split('/').nth(1) == Some(DATA) {
         return Some(Found::NoJson);
     }
-    match &observed.first {
+    match observed.shown.as_slice() {
         _ if accepted => None,
-        None if leaf.values.absent => None,
-        None => Some(Found::Missing),
-        Some(value) => Some(Found::Value(value.clone())),
+        [] if leaf.values.absent => None,
+        [] => Some(observed.hollow.map_or(Found::Missing, Found::NoValue)),
+        [one] if observed.values == 1 => Some(Found::Value(one.clone())),
+        some => Some(Found::Values(Several {
+            first: some.to_vec(),
+            count: observed.values,
+        })),
     }
 }
 

@@ -29,8 +29,13 @@ pub(super) enum Scalar<'a> {
     Text(Cow<'a, str>),
 }
 
+/// A text without the byte order mark that some editors write before it (RFC 8259, 8.1: it may be ignored).
+pub(super) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// Reads a JSON text from its beginning to its end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reader<'a> {
     text: &'a str,
     at: usize,

@@ -8,8 +8,10 @@
 //!
 //! An array in an array counts as its elements. A key that comes twice in an object counts as the last.
 
+use std::collections::BTreeMap;
+
 use super::View;
-use super::json::{Reader, Scalar, Token};
+use super::json::{Reader, Scalar, Token, without_mark};
 use super::parse::DATA;
 use super::set::Set;
 use super::tree::{Node, Tree};
@@ -28,7 +30,7 @@ pub(super) struct Run<'p> {
     /// All alternatives.
     full: Set,
     steps: u64,
-    /// With the first value of each leaf that was not accepted, when that is asked for.
+    /// What was seen of each field, when that is asked for.
     pub(super) observed: Option<Vec<Observed>>,
 }
 
@@ -57,8 +59,12 @@ struct Work {
 pub(super) struct Observed {
     /// Of each leaf, whether any value was accepted.
     pub(super) accepted: Vec<bool>,
-    /// The first value.
-    pub(super) first: Option<String>,
+    /// The first of its values, as JSON writes them.
+    pub(super) shown: Vec<String>,
+    /// How many values it has.
+    pub(super) values: u64,
+    /// What stands there that has no value of its own: an object, or an empty array.
+    pub(super) hollow: Option<&'static str>,
     /// Whether the payload could not be read for it.
     pub(super) no_json: bool,
 }
@@ -146,7 +152,8 @@ impl<'p> Run<'p> {
         if data.is_empty() {
             return;
         }
-        let reader = std::str::from_utf8(data).ok().and_then(|text| Reader::new(text).ok());
+        let text = std::str::from_utf8(data).ok();
+        let reader = text.and_then(|text| Reader::new(without_mark(text)).ok());
         if let Some(mut reader) = reader {
             if let Some(first) = reader.token() {
                 self.value(at, first, &mut reader);
@@ -178,14 +185,20 @@ impl<'p> Run<'p> {
         self.begin(at);
         let mut open = 0_usize;
         let mut some = false;
+        let mut hollow = "an empty array";
         let mut next = Some(first);
         while let Some(token) = next {
             self.steps += 1;
             match token {
                 Token::ArrayStart => open += 1,
                 Token::ArrayEnd => open = open.saturating_sub(1),
-                Token::ObjectStart if node.fields.is_empty() => reader.pass_rest(),
-                Token::ObjectStart => self.object(at, reader),
+                Token::ObjectStart => {
+                    hollow = "an object";
+                    match node.fields.is_empty() {
+                        true => reader.pass_rest(),
+                        false => self.object(at, reader),
+                    }
+                }
                 Token::Scalar(scalar) => {
                     some = true;
                     self.scalar(at, &scalar);
@@ -197,6 +210,9 @@ impl<'p> Run<'p> {
             }
             next = reader.token();
         }
+        if !some && let Some(observed) = self.observed.as_mut().and_then(|all| all.get_mut(at)) {
+            observed.hollow = Some(hollow);
+        }
         self.end(at, some);
     }
 
@@ -207,10 +223,14 @@ impl<'p> Run<'p> {
         self.begun += 1;
         self.object = self.begun;
         let first = self.members.len();
+        // What is overwritten was not there: it is not noted.
+        let last = self.observed.is_some().then(|| last_members(node, reader.clone()));
         while let Some(Token::Scalar(Scalar::Text(key))) = reader.token() {
             self.steps += 1;
+            let at_key = reader.begins();
+            let counts = |child: &&usize| last.as_ref().is_none_or(|last| last.get(*child) == Some(&at_key));
             let Some(token) = reader.token() else { break };
-            match node.fields.get(&*key) {
+            match node.fields.get(&*key).filter(counts) {
                 Some(child) => {
                     self.value(*child, token, reader);
                     self.member(*child);
@@ -238,7 +258,10 @@ impl<'p> Run<'p> {
             *accepted = *accepted || leaf.values.accept(scalar, &mut self.steps);
         }
         if let Some(observed) = self.observed.as_mut().and_then(|all| all.get_mut(at)) {
-            observed.first.get_or_insert_with(|| super::explain::shown(scalar));
+            observed.values += 1;
+            if observed.shown.len() < super::explain::MAX_VALUES {
+                observed.shown.push(super::explain::shown(scalar));
+            }
             for (ever, now) in observed.accepted.iter_mut().zip(&slot.accepted) {
                 *ever |= now;
             }
@@ -320,4 +343,22 @@ impl<'p> Run<'p> {
         slot.present.add(&work.all);
         slot.work = work;
     }
+}
+
+/// Where the key of each field that the pattern names stands last in an object whose beginning was read. Of objects within
+/// objects each is read again for each that it is in, which the depth of a pattern bounds.
+fn last_members(node: &Node, mut reader: Reader<'_>) -> BTreeMap<usize, usize> {
+    let mut last = BTreeMap::new();
+    while let Some(Token::Scalar(Scalar::Text(key))) = reader.token() {
+        let at = reader.begins();
+        if let Some(child) = node.fields.get(&*key) {
+            last.insert(*child, at);
+        }
+        match reader.token() {
+            Some(Token::ObjectStart | Token::ArrayStart) => reader.pass_rest(),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    last
 }

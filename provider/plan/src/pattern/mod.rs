@@ -6,11 +6,13 @@
 //! what a subscription does with an event that does not match.
 
 mod explain;
+mod instant;
 mod json;
 mod matching;
 mod narrow;
 mod network;
 mod number;
+mod operators;
 mod parse;
 mod set;
 #[cfg(test)]
@@ -27,9 +29,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use explain::{Found, Mismatch};
+pub use explain::{Found, Mismatch, Several};
 pub use narrow::MAX_NARROWED;
-pub(crate) use narrow::Reach;
+pub(crate) use narrow::{Narrowed, Reach};
 
 use crate::{Code, Filter, Problem, RawEvent, TypePattern, timestamp};
 use matching::Run;
@@ -139,8 +141,8 @@ impl Pattern {
     /// Every event that it can match, as far as tenants and types tell.
     pub fn narrowed(&self) -> Filter {
         let any = TypePattern::any();
-        let (tenants, event_types) = self.reach().narrow(&[], std::slice::from_ref(&any));
-        Filter::new(tenants, event_types)
+        let narrowed = self.reach().narrow(&[], std::slice::from_ref(&any));
+        Filter::new(narrowed.tenants, narrowed.event_types)
     }
 
     /// The pattern as it is written, without spaces.
@@ -155,6 +157,7 @@ impl FromStr for Pattern {
     /// # Errors
     /// The first place at which it is not legal: its line, its column and its field.
     fn from_str(text: &str) -> Result<Self, Problem> {
+        let text = json::without_mark(text);
         let tree = parse::parse(text)
             .and_then(Tree::new)
             .map_err(|illegal| refusal(text, &illegal))?;

@@ -18,7 +18,7 @@ impl Network {
         let (address, bits) = written
             .split_once('/')
             .ok_or("has no `/`: write a network like `10.0.0.0/8` or `2001:db8::/32`")?;
-        let address = of(address).ok_or("does not begin with an IPv4 or IPv6 address")?;
+        let address = self::address(address).ok_or("does not begin with an IPv4 or IPv6 address")?;
         let most = width(address) - 1;
         let digits = (1..=3).contains(&bits.len()) && bits.bytes().all(|b| b.is_ascii_digit());
         match bits.parse() {
@@ -31,7 +31,7 @@ impl Network {
 
     /// Whether a text is an address in it.
     pub(super) fn holds(&self, text: &str) -> bool {
-        of(text).is_some_and(|address| {
+        address(text).is_some_and(|address| {
             address.is_ipv4() == self.address.is_ipv4() && self.first(address) == self.first(self.address)
         })
     }
@@ -47,7 +47,7 @@ impl Network {
 }
 
 /// An address; one of IPv4 that is written as IPv6 is of IPv4.
-fn of(text: &str) -> Option<IpAddr> {
+pub(super) fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().map(|address: IpAddr| address.to_canonical())
 }
 

@@ -1,9 +1,10 @@
 //! What a pattern accepts at one field: values that are written out, and comparisons.
 
+use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use super::json::Scalar;
-use super::network::Network;
+use super::network::{self, Network};
 use super::number::{Decimal, Range};
 use super::text::{same, strip_end, strip_start};
 use super::wildcard::Wildcard;
@@ -15,6 +16,8 @@ pub(super) struct Values {
     /// `false`, and `true`.
     pub(super) truth: [bool; 2],
     pub(super) texts: BTreeSet<Box<str>>,
+    /// Addresses, however a value writes them.
+    pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) numbers: BTreeSet<Decimal>,
     /// Any value.
     pub(super) any: bool,
@@ -38,11 +41,15 @@ pub(super) enum Comparison {
     AnythingBut(Values),
 }
 
-/// A text of which only the beginning may be known.
+/// What is known of the beginning of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head<'a> {
+    /// The text is this.
     Whole(&'a str),
+    /// It begins with this, and may go on as it will.
     Start(&'a str),
+    /// It begins with this, and not every text that does is one.
+    Within(&'a str),
 }
 
 impl Values {
@@ -58,12 +65,17 @@ impl Values {
                 Scalar::Null => self.null,
                 Scalar::Bool(is) => self.truth[usize::from(*is)],
                 Scalar::Number(_) => number.as_ref().is_some_and(|number| self.numbers.contains(number)),
-                Scalar::Text(text) => self.texts.contains(&**text),
+                Scalar::Text(text) => self.texts.contains(&**text) || self.names_address(text),
             }
             || self
                 .comparisons
                 .iter()
                 .any(|comparison| comparison.accepts(value, number.as_ref(), steps))
+    }
+
+    /// Whether a text is one of the addresses.
+    fn names_address(&self, text: &str) -> bool {
+        !self.addresses.is_empty() && network::address(text).is_some_and(|address| self.addresses.contains(&address))
     }
 
     /// How many comparisons a value may take.
@@ -84,6 +96,7 @@ impl Values {
         for comparison in &self.comparisons {
             match comparison {
                 Comparison::Start(start) => heads.push(Head::Start(start)),
+                Comparison::Wildcard(wildcard) => heads.push(wildcard.head()),
                 _ => return None,
             }
         }

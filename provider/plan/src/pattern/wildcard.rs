@@ -3,6 +3,8 @@
 
 use memchr::memmem::Finder;
 
+use super::values::Head;
+
 /// A text with wildcards.
 #[derive(Clone, Debug)]
 pub(super) struct Wildcard {
@@ -42,6 +44,15 @@ impl Wildcard {
         let end = parts.next_back();
         let middle = parts.map(|part| Finder::new(part.as_bytes()).into_owned()).collect();
         Ok(Self { start, middle, end })
+    }
+
+    /// How each of these begins.
+    pub(super) fn head(&self) -> Head<'_> {
+        match &self.end {
+            None => Head::Whole(&self.start),
+            Some(end) if self.middle.is_empty() && end.is_empty() => Head::Start(&self.start),
+            Some(_) => Head::Within(&self.start),
+        }
     }
 
     /// Whether a text is one of these; takes time linear in the text and the wildcard.

@@ -1,9 +1,12 @@
 //! Laws of patterns. What each operator accepts is a table; that alternatives and arrays are put together rightly is a
 //! comparison with [`naive`], which writes everything out.
 
+mod attributes;
 mod cost;
 mod language;
 mod naive;
+mod narrowing;
+mod reference;
 mod refused;
 
 use super::{Pattern, View};

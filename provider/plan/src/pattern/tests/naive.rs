@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::super::{Pattern, View};
-use crate::{EventType, RawEvent};
 
 type Path = Vec<String>;
 
@@ -212,72 +211,5 @@ proptest! {
             prop_assert_eq!(compiled.matches(view), is, "{} on {}", compiled, data);
             prop_assert_eq!(compiled.explain(view).is_none(), is);
         }
-    }
-
-    #[test]
-    fn what_matches_passes_the_narrowed_filter(
-        types in proptest::collection::vec("(=|<|~)[ab]{0,2}(\\.[ab*]{0,2}){0,2}", 1..4),
-        tenants in proptest::collection::vec("[ab]", 0..3),
-        choose in any::<bool>(),
-        tenant in "[abc]",
-        event_type in "[ab*]{1,2}(\\.[ab*]{0,2}){0,3}",
-    ) {
-        let wanted = |text: &String| match text.split_at(1) {
-            ("=", whole) => json!(whole),
-            ("<", start) => json!({"prefix": start}),
-            (_, start) => json!({"anything-but": start}),
-        };
-        let types: Vec<Value> = types.iter().map(wanted).collect();
-        let pattern = match (choose, tenants.is_empty()) {
-            (false, true) => json!({"type": types}),
-            (false, false) => json!({"type": types, "tenant": tenants}),
-            (true, true) => json!({"$or": [{"type": types}, {"subject": ["x"], "type": ["a.b"]}]}),
-            (true, false) => json!({"$or": [{"type": types}, {"tenant": tenants}]}),
-        };
-        let pattern: Pattern = pattern.to_string().parse().unwrap();
-        let event = RawEvent { tenant: tenant.clone(), event_type: event_type.clone(), ..super::event() };
-        if let Ok(event_type) = event_type.parse::<EventType>()
-            && pattern.matches(View { event: &event, data: b"" })
-        {
-            let narrowed = pattern.narrowed();
-            prop_assert!(narrowed.allows(&tenant.parse().unwrap(), &event_type), "{} and {:?}", pattern, narrowed);
-        }
-    }
-}
-
-#[test]
-fn a_pattern_narrows_tenants_and_types() {
-    for (pattern, tenants, types) in [
-        (r#"{"type":["invoice.paid"]}"#, &[][..], &["invoice.paid"][..]),
-        (
-            r#"{"type":[{"prefix":"customer.subscription."}]}"#,
-            &[],
-            &["customer.subscription.**"],
-        ),
-        (r#"{"type":[{"prefix":"customer.sub"}]}"#, &[], &["customer.**"]),
-        (r#"{"type":[{"prefix":"cust"}]}"#, &[], &["**"]),
-        (r#"{"type":["a",{"suffix":"b"}]}"#, &[], &["**"]),
-        (r#"{"type":["a"],"tenant":["t","u"]}"#, &["t", "u"], &["a"]),
-        (r#"{"tenant":[{"prefix":"t"}]}"#, &[], &["**"]),
-        (
-            r#"{"$or":[{"type":["a"]},{"type":["b"],"tenant":["t"]}]}"#,
-            &[],
-            &["a", "b"],
-        ),
-        (r#"{"$or":[{"type":["a"]},{"tenant":["t"]}]}"#, &[], &["**"]),
-        (r#"{"data":{"x":[1]}}"#, &[], &["**"]),
-    ] {
-        let narrowed = pattern.parse::<Pattern>().unwrap().narrowed();
-        let shown = |names: Vec<String>| names.join(" ");
-        assert_eq!(
-            shown(narrowed.tenants.iter().map(ToString::to_string).collect()),
-            tenants.join(" "),
-            "{pattern}"
-        );
-        assert_eq!(
-            shown(narrowed.event_types.iter().map(ToString::to_string).collect()),
-            types.join(" "),
-            "{pattern}"
-        );
     }
 }
