@@ -65,7 +65,13 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
     }
     let observed = &looked.observed;
     let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
-    let limits = consumers_too_many(&policy, observed)?;
+    // What the store has otherwise is a difference, which `plan` shows.
+    let is_new = |i: &usize| {
+        let name = policy.subscriptions.keys().nth(*i);
+        name.is_none_or(|name| !observed.registry.contains_key(name))
+    };
+    let of_the_policy = plan.refused.into_iter().filter(|(i, _)| is_new(i)).map(|(_, p)| p);
+    let cannot_be_had = of_the_policy.chain(consumers_too_many(&policy, observed)?);
     let (topology, registry, steps) = match looked.store {
         Some(_) => (
             observed.topology.clone(),
@@ -99,9 +105,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
         }
         looked.tell();
     }
-    if !limits.is_empty() {
-        return Err(Refused(limits).into());
-    }
+    refused(cannot_be_had)?;
     if faults > 0 {
         bail!("{faults} faults on bus {}", policy.bus);
     }

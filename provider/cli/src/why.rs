@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use fanout_plan::planner::{self, Asked};
-use fanout_plan::{Code, Policy, Problem, why};
+use fanout_plan::why::{self, Stop};
+use fanout_plan::{Code, Policy, Problem};
 use serde_json::json;
 
 use crate::bus::Refused;
@@ -16,19 +17,22 @@ pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
     let (policy, looked) = looked(args).await?;
     let (event, data) = matching::event(&args.event)?;
     let plan = planner::plan(&policy, Asked::default(), &looked.observed, now()).map_err(Refused)?;
-    let judged: Vec<_> = plan
-        .registry
-        .values()
-        .filter(|r| {
-            args.subscription
-                .as_ref()
-                .is_none_or(|name| r.subscription.name == *name)
-        })
-        .map(|r| {
-            let stops = why::why(&policy, &r.subscription, &r.component, &event, &data);
-            (r.subscription.name.to_string(), stops)
-        })
+    // Nothing is asked for but what the policy declares, in its order.
+    let refused = plan.refused.into_iter().filter_map(|(i, problem)| {
+        let (name, _) = policy.subscriptions.iter().nth(i)?;
+        let message = problem.message;
+        Some((name, Some(Stop::Refused { message })))
+    });
+    let refused = refused.filter(|(name, _)| !plan.registry.contains_key(*name));
+    let judged = plan.registry.values().map(|r| {
+        let stops = why::why(&policy, &r.subscription, &r.component, &event, &data);
+        (&r.subscription.name, stops)
+    });
+    let mut judged: Vec<_> = judged
+        .chain(refused)
+        .filter(|(name, _)| args.subscription.as_ref().is_none_or(|asked| asked == *name))
         .collect();
+    judged.sort_by_key(|(name, _)| *name);
     if let (Some(name), []) = (&args.subscription, judged.as_slice()) {
         let where_to_look = match looked.servers() {
             Some(_) => "neither the policy nor the store has it",

@@ -12,7 +12,7 @@ use crate::partition::{Keeps, Partition, Slot};
 use crate::policy::{Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered};
 use crate::topology::{ConsumerSpec, ConsumerStart, StreamSpec, Topology};
-use crate::{Policy, SubscriptionName, show_duration};
+use crate::{Policy, SubscriptionName, out_of_reach, show_duration};
 
 /// How much a note weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +67,7 @@ pub fn check(
     work_queues(&mut notes, topology);
     durability(&mut notes, policy, topology, registry);
     times_and_sizes(&mut notes, policy, load);
+    reached(&mut notes, policy, registry);
     notes.0.sort();
     notes.0
 }
@@ -81,6 +82,16 @@ impl Notes {
             about: about.into(),
             message: message.into(),
         });
+    }
+}
+
+/// Subscriptions that are given what is stored already, and no more.
+fn reached(notes: &mut Notes, policy: &Policy, registry: &BTreeMap<SubscriptionName, Registered>) {
+    for (name, registered) in registry {
+        let filter = &registered.subscription.filter;
+        if let Err(problem) = out_of_reach::check(policy, name, filter, &registered.component) {
+            notes.add(Severity::Warning, format!("subscription {name}"), problem.message);
+        }
     }
 }
 

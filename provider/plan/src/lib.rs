@@ -35,6 +35,7 @@ pub mod listen;
 mod log_position;
 mod loss;
 mod name;
+pub mod out_of_reach;
 pub mod partition;
 pub mod pattern;
 mod pattern_set;

@@ -35,6 +35,11 @@ pub enum Stop {
         /// The setting that would have to allow it.
         message: String,
     },
+    /// There is no such subscription: what the policy declares can't be had.
+    Refused {
+        /// Why.
+        message: String,
+    },
     /// The event pattern leaves it out.
     Pattern {
         /// The fields that stop it, one for each alternative.
@@ -55,7 +60,7 @@ impl fmt::Display for Stop {
             }
         };
         match self {
-            Self::Bus { message } | Self::Grant { message } => f.write_str(message),
+            Self::Bus { message } | Self::Grant { message } | Self::Refused { message } => f.write_str(message),
             Self::Tenant { wanted } => write!(f, "its tenants are {}", some(wanted)),
             Self::Type { wanted } => write!(f, "its event types are {}", some(wanted)),
             Self::Pattern { mismatches } => {

@@ -7,7 +7,7 @@ use crate::by_partition::ByPartition;
 use crate::partition::Layout;
 use crate::policy::Shape;
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
-use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, declared, places};
+use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, declared, out_of_reach, places};
 
 /// What came of everything that is wanted.
 #[derive(Default)]
@@ -152,6 +152,7 @@ fn judge(
         policy
             .limits
             .filter(name, &subscription.filter, widest, asked.max_payload)?;
+        out_of_reach::check(policy, name, &subscription.filter, &want.component)?;
     }
     let new = || Registered {
         subscription: subscription.clone(),
