@@ -1,13 +1,10 @@
 //! How the provider, its links and its subscriptions are doing: one document, for whoever asks on the lattice.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use async_nats::Subscriber;
 use bytes::Bytes;
-use fanout_plan::status::{
-    BusStatus, InstanceCounts, LinkStatus, OrphanedLetters, Outcome, OutcomeState, State, SubscriptionStatus,
-};
+use fanout_plan::status::{BusStatus, LinkStatus, OrphanedLetters, Outcome, OutcomeState, State, SubscriptionStatus};
 use fanout_plan::step::Part;
 use fanout_plan::subscription::{Reach, Registered};
 use fanout_plan::{Code, Problem, SubscriptionId};
@@ -185,13 +182,7 @@ async fn subscription(view: &View, registered: &Registered, dead_letters: Option
         if status.problem.is_none() {
             status.problem = health.retries_problem().map(Into::into);
         }
-        status.this_instance = Some(InstanceCounts {
-            handled: health.handled.load(Ordering::Relaxed),
-            refused: health.refused.load(Ordering::Relaxed),
-            left_out: Some(health.left_out.load(Ordering::Relaxed)),
-            dead_lettered: Some(health.dead_lettered.load(Ordering::Relaxed)),
-            missed: Some(health.missed.load(Ordering::Relaxed)),
-        });
+        status.this_instance = Some(health.counts());
     }
     status
 }

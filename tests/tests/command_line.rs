@@ -2,7 +2,7 @@
 
 use fanout_tests::fetcher::fetch;
 use fanout_tests::types::Rejection;
-use fanout_tests::{Bench, BusStatus, Cli, LinkTo, State, Verdict, event};
+use fanout_tests::{Bench, BusStatus, Cli, LinkTo, State, Verdict, event, fanout};
 
 const POLICY: &str = "\
 bus = \"payments\"
@@ -12,6 +12,34 @@ subject = \"payments.{tenant}.webhook.{event-type}\"
 deadline = \"500ms\"
 ack-wait = \"2s\"
 ";
+
+/// The help of a verb has its own options with the first, and its arguments in the order in which they stand.
+#[test]
+fn help_shows_arguments_in_their_order_and_options_where_they_belong() {
+    let (code, help, _) = fanout(&["dead-letters", "redrive", "--help"]);
+    assert_eq!(code, 0);
+    let usage = "Usage: fanout dead-letters redrive [OPTIONS] <POLICY> <NUMBERS...|--all>";
+    assert!(help.contains(usage), "{help}");
+    for (verb, own) in [
+        (
+            &["dead-letters", "redrive"][..],
+            &["[NUMBERS]...", "--all", "--subscription"][..],
+        ),
+        (&["tail"], &["--tenant", "--pattern", "--count"]),
+        (&["check"], &["--rate"]),
+    ] {
+        let (_, help, _) = fanout(&[verb, &["--help"]].concat());
+        let (before, of_nats) = help.split_once("NATS:\n").expect("a heading");
+        for option in own {
+            assert!(before.contains(option), "{verb:?} {option}: {help}");
+        }
+        assert!(
+            of_nats.contains("--nats-creds") && of_nats.contains("--jetstream-domain"),
+            "{help}"
+        );
+        assert!(!before.contains("--nats-creds"), "{help}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_is_checked_planned_and_applied_once() {

@@ -335,7 +335,11 @@ pub(crate) enum DeadLetterVerb {
         number: u64,
     },
     /// Give them to the subscription they came from again, in each tenant's order; a letter goes once it is handled
-    #[command(group = clap::ArgGroup::new("which").required(true).args(["numbers", "all"]))]
+    #[command(
+        group = clap::ArgGroup::new("which").required(true).args(["numbers", "all"]),
+        // From the group alone it would be the other way round.
+        override_usage = "fanout dead-letters redrive [OPTIONS] <POLICY> <NUMBERS...|--all>"
+    )]
     Redrive {
         #[command(flatten)]
         store: Store,

@@ -15,16 +15,18 @@ use crate::bus::Refused;
 /// The longest context that is read.
 const MAX_CONTEXT_BYTES: u64 = 1 << 20;
 
+/// Above these options in the help. Said of each: a heading that is said of them together goes on to whatever stands behind them.
+const HEADING: &str = "NATS";
+
 /// NATS, where the bus is kept.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "NATS")]
 pub(crate) struct Nats {
     /// The NATS server, or several of a cluster with commas between; without it, that of the `nats` tool's context, and
     /// without one nats://127.0.0.1:4222
-    #[arg(long, value_name = "URL", env = "NATS_URL", hide_env_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "URL", env = "NATS_URL", hide_env_values = true)]
     nats: Option<Secret>,
     /// A context of the `nats` tool: its name, or its file
-    #[arg(long, value_name = "NAME", env = "NATS_CONTEXT")]
+    #[arg(long, help_heading = HEADING, value_name = "NAME", env = "NATS_CONTEXT")]
     context: Option<String>,
     #[command(flatten)]
     how: How,
@@ -36,45 +38,46 @@ pub(crate) struct Nats {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct How {
     /// The user of NATS; its password in NATS_PASSWORD or a file
-    #[arg(long, value_name = "USER", env = "NATS_USER", hide_env_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "USER", env = "NATS_USER", hide_env_values = true)]
     nats_user: Option<String>,
     /// Its password; others on this machine can see it here, and not in a file
-    #[arg(long, value_name = "PASSWORD", env = "NATS_PASSWORD", hide_env_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "PASSWORD", env = "NATS_PASSWORD", hide_env_values = true)]
     nats_password: Option<Secret>,
     /// A file that holds its password
     #[arg(
         long,
+        help_heading = HEADING,
         value_name = "FILE",
         env = "NATS_PASSWORD_FILE",
         conflicts_with = "nats_password"
     )]
     nats_password_file: Option<PathBuf>,
     /// A token; others on this machine can see it here, and not in a file
-    #[arg(long, value_name = "TOKEN", env = "NATS_TOKEN", hide_env_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "TOKEN", env = "NATS_TOKEN", hide_env_values = true)]
     nats_token: Option<Secret>,
     /// A file that holds the token
-    #[arg(long, value_name = "FILE", env = "NATS_TOKEN_FILE", conflicts_with = "nats_token")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", env = "NATS_TOKEN_FILE", conflicts_with = "nats_token")]
     nats_token_file: Option<PathBuf>,
     /// A file of credentials, as `nsc` writes it
-    #[arg(long, value_name = "FILE", env = "NATS_CREDS")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", env = "NATS_CREDS")]
     nats_creds: Option<PathBuf>,
     /// A file that holds the seed of a user's key
-    #[arg(long, value_name = "FILE", env = "NATS_NKEY")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", env = "NATS_NKEY")]
     nats_nkey: Option<PathBuf>,
     /// Who signed the server's certificate, as PEM
-    #[arg(long, value_name = "FILE", env = "NATS_CA")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", env = "NATS_CA")]
     nats_ca: Option<PathBuf>,
     /// The certificate to show, as PEM
-    #[arg(long, value_name = "FILE", env = "NATS_CERT")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", env = "NATS_CERT")]
     nats_certificate: Option<PathBuf>,
     /// Its key, as PEM
-    #[arg(long, value_name = "FILE", env = "NATS_KEY")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", env = "NATS_KEY")]
     nats_key: Option<PathBuf>,
     /// Begin with TLS, for servers with `handshake_first`
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     nats_tls_first: bool,
     /// Await answers below this subject, for users that may not below `_INBOX`
-    #[arg(long, value_name = "SUBJECT", env = "NATS_INBOX_PREFIX")]
+    #[arg(long, help_heading = HEADING, value_name = "SUBJECT", env = "NATS_INBOX_PREFIX")]
     nats_inbox_prefix: Option<String>,
 }
 
@@ -82,10 +85,10 @@ pub(crate) struct How {
 #[derive(Clone, Debug, Default, clap::Args)]
 struct Which {
     /// The JetStream domain that holds the bus; instead of the policy's `jetstream.domain`
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, help_heading = HEADING, value_name = "DOMAIN")]
     jetstream_domain: Option<String>,
     /// What requests to JetStream begin with; instead of the policy's `jetstream.api-prefix`
-    #[arg(long, value_name = "SUBJECT", conflicts_with = "jetstream_domain")]
+    #[arg(long, help_heading = HEADING, value_name = "SUBJECT", conflicts_with = "jetstream_domain")]
     jetstream_api_prefix: Option<String>,
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use fanout_plan::status::InstanceCounts;
 use fanout_plan::{Position, Problem};
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -188,6 +189,18 @@ impl Health {
             .map(|count| count.load(Ordering::Relaxed))
             .into_iter()
             .fold(0, u64::wrapping_add)
+    }
+
+    /// What was counted, for whoever asks how the subscription is doing.
+    pub(crate) fn counts(&self) -> InstanceCounts {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        InstanceCounts {
+            handled: count(&self.handled),
+            refused: count(&self.refused),
+            left_out: Some(count(&self.left_out)),
+            dead_lettered: Some(count(&self.dead_lettered)),
+            missed: Some(count(&self.missed)),
+        }
     }
 
     /// Whether the last try failed.

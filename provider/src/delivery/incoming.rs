@@ -56,8 +56,13 @@ pub(super) async fn wanted(
     metadata: &Metadata,
 ) -> Wanted {
     let filter = &registered.subscription.filter;
+    // One that the policy declares for anybody stands for itself.
+    let caller = match registered.component.as_str() {
+        "" => registered.subscription.name.as_str(),
+        component => component,
+    };
     match still_wanted(registered, attributes, metadata) {
-        Wanted::Yes if !matching::matches(filter, attributes, data).await => Wanted::LeftOut,
+        Wanted::Yes if !matching::matches(filter, attributes, data, caller).await => Wanted::LeftOut,
         judged => judged,
     }
 }

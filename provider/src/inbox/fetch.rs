@@ -1,8 +1,10 @@
 //! `fetch`: takes deliveries out of the store for one caller, and waits for the first when there are none.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::jetstream;
 use fanout_plan::subscription::{Need, Progress, Registered};
 use tokio::time::Instant;
 use tracing::debug;
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::clock::nanoseconds;
 use crate::delivery::{Delivery, Health, Settler};
-use crate::jetstream::{LISTENS_FOR, Sources, StoreError, Taken};
+use crate::jetstream::{LISTENS_FOR, Sources, StandingPulls, StoreError, Taken};
 
 /// Bytes of a message's subject and headers beyond its event, counted generously.
 const OVERHEAD: usize = 4 << 10;
@@ -27,6 +29,25 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
 /// How often a pull is begun anew because what it pulled from is gone.
 const TRIES: u32 = 3;
+
+/// How many events a fetch of a queue subscription takes from the log at a time while a pattern leaves them out. What matches of
+/// them and was not asked for is kept here, and lost with this process.
+const KEPT: usize = 64;
+
+/// What was taken and is not given: the next fetch has it first.
+struct Behind<'a> {
+    pulls: &'a StandingPulls,
+    matching: Vec<jetstream::Message>,
+    not_seen: VecDeque<jetstream::Message>,
+}
+
+impl Drop for Behind<'_> {
+    fn drop(&mut self) {
+        let matching = std::mem::take(&mut self.matching).into_iter();
+        let not_seen = std::mem::take(&mut self.not_seen);
+        self.pulls.put_back(matching.chain(not_seen));
+    }
+}
 
 impl Inbox {
     /// Takes deliveries. `registered` is how the subscription stands now.
@@ -130,8 +151,15 @@ impl Inbox {
         // tenant's event every other of what is left then.
         let leases = if most == 1 { number % 2 } else { most / 2 };
         let mut given = Vec::new();
-        let left = self.pulls.left(store, most, max_bytes).await;
-        self.give(settler, left, max_bytes, &mut given).await;
+        // An event pattern may leave out what came: what stands behind it comes before what the store has.
+        loop {
+            let left = self.pulls.left(store, most, max_bytes).await;
+            let is_all = left.messages.is_empty();
+            self.give(settler, left, max_bytes, &mut given).await;
+            if is_all || !given.is_empty() {
+                break;
+            }
+        }
         let letters = store
             .take_redrive_leases(&sources, leases.min(most - given.len()))
             .await?;
@@ -168,7 +196,7 @@ impl Inbox {
     }
 
     /// Gives what there is. Where an event pattern leaves out all of it, what stands behind that is looked at, too, and more of it
-    /// each time: what then matches and does not fit is nak'ed.
+    /// each time: what then matches and does not fit is nak'ed, or has its place in the next fetch of a queue subscription.
     async fn find(
         &self,
         settler: &Settler,
@@ -183,18 +211,43 @@ impl Inbox {
         loop {
             let taken = context.store.take(sources, (number, looked_at), bytes_left).await?;
             let is_all = taken.messages.is_empty();
-            if looked_at > events_left {
+            if looked_at <= events_left {
+                self.give(settler, taken, bytes_left, given).await;
+            } else if self.is_queue() {
+                self.give_first(settler, taken, (events_left, bytes_left), given).await;
+            } else {
                 self.give_some(settler, taken, &mut (events_left, bytes_left), given)
                     .await;
-            } else {
-                self.give(settler, taken, bytes_left, given).await;
             }
             if !given.is_empty() || is_all || !leaves_out || Instant::now() >= end {
                 return Ok(());
             }
-            // What a queue subscription takes from the log can't be nak'ed.
-            if !self.is_queue() {
-                looked_at = (looked_at * 4).min(PASSED_OVER);
+            let most = if self.is_queue() { KEPT } else { PASSED_OVER };
+            looked_at = (looked_at * 4).min(most.max(events_left));
+        }
+    }
+
+    /// Gives the first events of a queue subscription. What matches behind them can't be nak'ed, and waits for the next fetch;
+    /// so does what was not looked at, where the fetch is given up.
+    async fn give_first(
+        &self,
+        settler: &Settler,
+        taken: Taken,
+        (events_left, bytes_left): (usize, usize),
+        given: &mut Vec<Leased>,
+    ) {
+        let since = taken.since;
+        let mut behind = Behind {
+            pulls: &self.pulls,
+            matching: Vec::new(),
+            not_seen: taken.messages.into(),
+        };
+        while let Some(message) = behind.not_seen.pop_front() {
+            if given.len() < events_left {
+                let messages = vec![message];
+                self.give(settler, Taken { messages, since }, bytes_left, given).await;
+            } else if crate::delivery::fetched(&self.context, message.clone()).await.is_some() {
+                behind.matching.push(message);
             }
         }
     }
@@ -331,7 +384,7 @@ impl Inbox {
     }
 
     /// An event of a queue subscription, unless it is too old to be called live.
-    async fn live(&self, message: async_nats::jetstream::Message) -> Option<Delivery> {
+    async fn live(&self, message: jetstream::Message) -> Option<Delivery> {
         let delivery = crate::delivery::fetched(&self.context, message).await?;
         let age = self.context.store.now().saturating_sub(delivery.published_at);
         if age > nanoseconds(LISTENS_FOR) {

@@ -2,14 +2,16 @@
 
 use fanout_plan::TenantId;
 use fanout_plan::partition::Partition;
+use fanout_plan::pattern::View;
 use fanout_plan::subscription::Registered;
 
 use super::refusal::found;
-use super::{Store, StoreError};
+use super::{Store, StoreError, read};
+use crate::matching;
 
 impl Store {
     /// The first event from an offset on that a subscription's own consumer delivers, and its tenant. `None` where there
-    /// is none, or where that consumer passes over it.
+    /// is none, where that consumer passes over it, and where the event pattern leaves it out.
     pub(crate) async fn owner_tenant(
         &self,
         registered: &Registered,
@@ -30,9 +32,22 @@ impl Store {
         };
         let position = fanout_plan::Position::new(partition.number, message.sequence);
         let event = partition.template.parse_subject(&message.subject);
-        Ok(event
+        let tenant = event
             .filter(|(tenant, event_type)| filter.may_match(tenant, event_type))
             .map(|(tenant, _)| tenant)
-            .filter(|tenant| !registered.is_isolated_at(tenant, position)))
+            .filter(|tenant| !registered.is_isolated_at(tenant, position));
+        let Some((tenant, pattern)) = tenant.clone().zip(filter.pattern()) else {
+            return Ok(tenant);
+        };
+        let (mut headers, mut payload) = (Some(message.headers), message.payload);
+        let event = read::event(&partition.template, &message.subject, &mut headers, &mut payload);
+        let is_match = event.is_ok_and(|event| {
+            let view = View {
+                event: event.raw(),
+                data: &payload,
+            };
+            matching::matches_now(pattern.steps(payload.len()), || pattern.matches(view))
+        });
+        Ok(is_match.then_some(tenant))
     }
 }

@@ -75,6 +75,14 @@ impl StandingPulls {
         taken(store, left).await
     }
 
+    /// Messages that a fetch took and had no place for, in their order: the next one has them before what came since.
+    pub(crate) fn put_back(&self, messages: impl DoubleEndedIterator<Item = jetstream::Message>) {
+        let mut arrived = self.arrived();
+        for message in messages.rev() {
+            arrived.push_front((message, Instant::now()));
+        }
+    }
+
     /// The first message that comes within the wait. None, too, where a source failed: whoever pulls from it next receives
     /// the error.
     pub(crate) async fn first(&self, store: &Store, wait: Duration) -> Taken {

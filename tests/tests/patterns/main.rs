@@ -3,7 +3,10 @@
 
 mod changed;
 mod deliveries;
+mod files;
 mod heavy;
+mod isolation;
+mod queue_fetched;
 mod refused;
 mod tails;
 

@@ -57,14 +57,15 @@ pub(super) fn router(bus: &Bus, origins: Origins, tails: TailLimits) -> Router {
         .route("/v1/events:at", post(events::publish_at))
         .route("/v1/tenants/{tenant}/events:at", post(events::publish_at))
         .route("/v1/scheduled", delete(events::cancel))
-        .route("/v1/subscriptions", get(subscriptions::list))
+        .route("/v1/subscriptions", get(subscriptions::list).with_state(bus.clone()))
         .route(
             // `{name}`, or `{name}:{action}`: axum's paths have one parameter in a segment.
             "/v1/subscriptions/{name}",
             put(subscriptions::make)
                 .get(subscriptions::one)
                 .delete(subscriptions::end)
-                .post(subscriptions::act),
+                .post(subscriptions::act)
+                .with_state(bus.clone()),
         )
         .route("/v1/settlements", post(settlements::settle))
         .route("/v1/status", get(status::links))

@@ -51,11 +51,11 @@ impl Parameters {
     /// All values of a parameter that may come more than once.
     ///
     /// # Errors
-    /// When one of them is none.
+    /// When one of them is none: by the code that it has in a body, too.
     pub(super) fn all<T: FromStr<Err = Problem>>(&self, name: &str) -> Result<Vec<T>, Refused> {
         let values = self.0.iter().filter(|(n, _)| n == name);
         values
-            .map(|(_, value)| value.parse().map_err(|p| unreadable(name, &p)))
+            .map(|(_, value)| value.parse().map_err(|p| of_parameter(name, p).into()))
             .collect()
     }
 
@@ -82,6 +82,12 @@ impl Parameters {
         self.optional(name)?
             .ok_or_else(|| Refused::invalid_request(format!("query parameter `{name}` is missing")))
     }
+}
+
+/// A problem of the contract with the parameter that has it.
+pub(super) fn of_parameter(name: &str, problem: Problem) -> Problem {
+    let message = format!("query parameter `{name}`: {}", problem.message);
+    Problem { message, ..problem }
 }
 
 /// A parameter whose value is none.

@@ -127,7 +127,9 @@ impl From<Problem> for Refused {
             | Code::EventTypeNotPermitted => (StatusCode::FORBIDDEN, None),
             Code::TooManyTails | Code::TooManyLookUps => (StatusCode::TOO_MANY_REQUESTS, Some(SOON_MS)),
             Code::UnknownPosition => (StatusCode::CONFLICT, None),
-            Code::LimitExceeded => (StatusCode::UNPROCESSABLE_ENTITY, None),
+            Code::LimitExceeded | Code::InvalidPattern | Code::PatternMatchesNothing | Code::InvalidTenant => {
+                (StatusCode::UNPROCESSABLE_ENTITY, None)
+            }
             Code::BusNotReady | Code::StoreUnavailable | Code::TopologyChanged | Code::SlowReader => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(SOON_MS))
             }

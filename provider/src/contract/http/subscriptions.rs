@@ -1,10 +1,11 @@
 //! `subscriber` over HTTP. What is made here is fetched: a caller over HTTP can't be called.
 
 use axum::Json;
-use axum::extract::{FromRequest as _, Request};
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use fanout_plan::{link, timestamp};
+use fanout_transport::Caller;
 use fanout_wit::SUBSCRIBER;
 use fanout_wit::types::{
     self as wit, DeliveryOptions, End, Need, Reach, Start, SubscribeError, Subscription, SubscriptionOrigin,
@@ -18,7 +19,10 @@ use super::call::{Call, JsonBody};
 use super::events::position;
 use super::fetching;
 use super::problem::Refused;
+use crate::bus::Bus;
 use crate::contract::convert;
+use crate::contract::exports::known;
+use crate::view::View;
 
 /// What a subscription is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +122,26 @@ pub(super) struct SubscriptionDocument {
     batch_size: u32,
     /// Which of the subscriptions that have had this name.
     incarnation: String,
+    /// What the instance that answers has done for it since it began to; absent where it does nothing for it, and in the answer
+    /// to a change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    this_instance: Option<Counts>,
+}
+
+/// What one instance has done for a subscription.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "SubscriptionCounts")]
+struct Counts {
+    /// Events that were handled.
+    handled: u64,
+    /// Deliveries that were refused.
+    refused: u64,
+    /// Events that it read and that the event pattern left out.
+    left_out: u64,
+    /// Events that it dead-lettered.
+    dead_lettered: u64,
+    /// Events of a queue subscription that were not handled: it tries once, and what is fetched too late is not live.
+    missed: u64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -218,19 +242,42 @@ impl From<Subscription> for SubscriptionDocument {
                 .collect(),
             batch_size: s.batch_size,
             incarnation: s.incarnation,
+            this_instance: None,
         }
     }
 }
 
+impl SubscriptionDocument {
+    /// With what this instance has done for it, which the contract does not tell.
+    fn here(mut self, view: &View, caller: &Caller) -> Self {
+        let counts = view.subscription_of(&known(view, caller.clone()).component, &self.name);
+        let counts = counts.and_then(|registered| view.health.get(&registered.subscription.name));
+        self.this_instance = counts.map(|health| {
+            let counts = health.counts();
+            Counts {
+                handled: counts.handled,
+                refused: counts.refused,
+                left_out: counts.left_out.unwrap_or_default(),
+                dead_lettered: counts.dead_lettered.unwrap_or_default(),
+                missed: counts.missed.unwrap_or_default(),
+            }
+        });
+        self
+    }
+}
+
 /// `GET /v1/subscriptions`
-pub(super) async fn list(call: Call) -> Result<Json<Subscriptions>, Refused> {
+pub(super) async fn list(State(bus): State<Bus>, call: Call) -> Result<Json<Subscriptions>, Refused> {
     call.parameters(&[])?;
-    let subscriptions = all(&call).await?.into_iter().map(SubscriptionDocument::from).collect();
+    let all = all(&call).await?;
+    let view = bus.view();
+    let here = |subscription| SubscriptionDocument::from(subscription).here(&view, call.caller());
+    let subscriptions = all.into_iter().map(here).collect();
     Ok(Json(Subscriptions { subscriptions }))
 }
 
 /// `GET /v1/subscriptions/{name}`
-pub(super) async fn one(call: Call) -> Result<Json<SubscriptionDocument>, Refused> {
+pub(super) async fn one(State(bus): State<Bus>, call: Call) -> Result<Json<SubscriptionDocument>, Refused> {
     call.parameters(&[])?;
     let name = name(&call);
     let found = all(&call).await?.into_iter().find(|s| s.name == name);
@@ -242,7 +289,7 @@ pub(super) async fn one(call: Call) -> Result<Json<SubscriptionDocument>, Refuse
             ),
         })
     })?;
-    Ok(Json(found.into()))
+    Ok(Json(SubscriptionDocument::from(found).here(&bus.view(), call.caller())))
 }
 
 async fn all(call: &Call) -> Result<Vec<Subscription>, Refused> {

@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use fanout_plan::by_partition::ByPartition;
-use fanout_plan::{Code, Filter, Problem, link, timestamp};
+use fanout_plan::{Code, Filter, Problem, link, out_of_reach, timestamp};
 use fanout_transport::Caller;
 use futures::stream;
 use schemars::JsonSchema;
@@ -29,7 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::call::Call;
 use super::cloud_event::CloudEvent;
 use super::hub::{Hub, Next};
-use super::parameters::unreadable;
+use super::parameters::{of_parameter, unreadable};
 use super::problem::Refused;
 use super::tail_limits::{Share, TailLimits};
 use crate::bus::Bus;
@@ -118,12 +118,11 @@ impl Tails {
 pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: HeaderMap) -> Result<Response, Refused> {
     let parameters = call.parameters(&["tenant", "type", "pattern", "from"])?;
     let asked = Filter::new(parameters.all("tenant")?, parameters.all("type")?);
-    let of_it = |p: Problem| Problem::new(p.code, format!("query parameter `pattern`: {}", p.message));
     let pattern = parameters.optional("pattern")?.map(str::parse);
     let asked = pattern
         .transpose()
         .and_then(|pattern| asked.with_pattern(pattern))
-        .map_err(of_it)?;
+        .map_err(|p| of_parameter("pattern", p))?;
     let from = match (headers.get(LAST_EVENT_ID), parameters.optional("from")?) {
         // A browser that connects again sends both.
         (Some(last), _) => TailFrom::Behind(last.to_str().ok().and_then(read_id).ok_or_else(|| {
@@ -137,8 +136,8 @@ pub(super) async fn follow(State(tails): State<Tails>, call: Call, headers: Head
     let view = tails.bus.view();
     let filter = permitted(&view, call.caller(), &asked)?;
     let store = view.store()?.clone();
-    within_limits(&view, &store, &filter)?;
     let component = known(&*view, call.caller().clone()).component;
+    within_limits(&view, &store, &filter, &component)?;
     let permit = tails.open.enter(&component).ok_or_else(|| {
         Problem::new(
             Code::TooManyTails,
@@ -215,13 +214,14 @@ pub(super) fn permitted(view: &View, caller: &Caller, asked: &Filter) -> Result<
     grant.narrow(asked.clone(), &caller.component, &caller.link)
 }
 
-/// The bounds of a subscription's filter hold for a tail's.
-fn within_limits(view: &View, store: &Store, filter: &Filter) -> Result<(), Problem> {
+/// The bounds of a subscription's filter hold for a tail's, and as a subscription it would have to be given something.
+fn within_limits(view: &View, store: &Store, filter: &Filter, component: &str) -> Result<(), Problem> {
     let policy = view.policy.as_deref().unwrap_or_else(|| store.policy());
     let name = "live-tail".parse()?;
     policy
         .limits
         .filter(&name, filter, &store.policy().subject, Some(store.max_request()))?;
+    out_of_reach::check(policy, &name, filter, component)?;
     if store.layout().touching(filter).count() > MAX_PARTITIONS {
         return Err(Problem::new(
             Code::LimitExceeded,
@@ -357,7 +357,8 @@ impl Reader {
                             let is_new = self.given.knows(position.partition)
                                 && self.given.of(position.partition) < position.offset;
                             // Before anything is noted of it: given up meanwhile, it is judged again.
-                            let is_match = is_new && matching::matches(&self.filter, &passed.event, &passed.data).await;
+                            let is_match = is_new
+                                && matching::matches(&self.filter, &passed.event, &passed.data, &self.component).await;
                             *number += 1;
                             if is_new {
                                 // Whoever has a pattern may read all of it.
