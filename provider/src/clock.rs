@@ -3,16 +3,12 @@
 use std::ops::Add;
 use std::time::Duration;
 
+use fanout_plan::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Nanoseconds since the Unix epoch.
-pub(crate) fn now() -> i64 {
-    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
-}
-
-/// A duration as a number of nanoseconds, for times that are such.
-pub(crate) fn nanoseconds(d: Duration) -> i64 {
-    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
+/// What time it is by this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    jiff::Timestamp::now().into()
 }
 
 /// A moment by the clock of this machine that nobody sets, and that goes on while the machine is suspended.

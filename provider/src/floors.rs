@@ -18,15 +18,15 @@ use crate::clock;
 use crate::delivery::Health;
 use crate::jetstream::{Store, StoreError};
 
-/// How often a subscription is looked at that has settled something.
+/// How often a subscription is observed that has settled something.
 const EVERY: Duration = Duration::from_secs(2);
-/// How long a consumer's look takes at least: of thousands, each is looked at less often.
+/// How long observing a consumer takes at least: of thousands, each is observed less often.
 const PACE: Duration = Duration::from_millis(10);
 
 /// What was noted by this instance.
 #[derive(Default)]
 struct Noted {
-    /// By subscription: how much was settled when it was looked at last, by which deliveries if there are any here.
+    /// By subscription: how much was settled when it was observed last, by which deliveries if there are any here.
     seen: BTreeMap<SubscriptionName, (Option<Arc<Health>>, u64, Instant)>,
     /// Which log each partition was then.
     logs: Vec<(u32, Incarnation)>,
@@ -40,7 +40,7 @@ pub(crate) async fn keep(bus: Bus) {
     loop {
         let began = Instant::now();
         let view = bus.view();
-        let mut looked_at = 0;
+        let mut observed = 0;
         if let Some(store) = &view.store {
             let logs = store.layout().partitions.values().map(|p| (p.number, p.log)).collect();
             if noted.logs != logs {
@@ -63,14 +63,16 @@ pub(crate) async fn keep(bus: Bus) {
                 if seen && !stale {
                     continue;
                 }
-                match look(store, registered, stale, &mut noted.floors).await {
-                    Ok(looked) => {
-                        looked_at += looked;
+                match observe(store, registered, stale, &mut noted.floors).await {
+                    Ok(count) => {
+                        observed += count;
                         noted
                             .seen
                             .insert(name.clone(), (health.cloned(), settled, Instant::now()));
                     }
-                    Err(error) => debug!(subscription = %name, %error, "how far it has come is noted later"),
+                    Err(error) => {
+                        debug!(subscription = %name, %error, "the floor of a subscription was not noted; it is noted later")
+                    }
                 }
             }
             let known: BTreeSet<_> = view.registry.keys().collect();
@@ -78,7 +80,7 @@ pub(crate) async fn keep(bus: Bus) {
                 .floors
                 .retain(|(_, consumer), _| consumer.subscription().is_some_and(|name| known.contains(&name)));
         }
-        let pause = EVERY.max(PACE * looked_at).saturating_sub(began.elapsed());
+        let pause = EVERY.max(PACE * observed).saturating_sub(began.elapsed());
         tokio::time::sleep(pause.max(EVERY / 4)).await;
     }
 }
@@ -94,16 +96,16 @@ fn settled(health: &Health) -> u64 {
 }
 
 /// Notes what has changed of each of a subscription's consumers, or all if they are `stale`. Returns how many there are.
-async fn look(
+async fn observe(
     store: &Store,
     registered: &Registered,
     stale: bool,
     floors: &mut BTreeMap<(u32, ConsumerName), Floor>,
 ) -> Result<u32, StoreError> {
-    let mut looked_at = 0;
+    let mut observed = 0;
     for (partition, reader) in store.readers_of(registered) {
         let consumer = registered.consumer_of(&reader);
-        looked_at += 1;
+        observed += 1;
         let Some((settled_to, delivered_to)) = store.settled_and_delivered(partition.number, &consumer).await? else {
             continue;
         };
@@ -140,7 +142,7 @@ async fn look(
         store.note_floor(key.0, &key.1, floor).await?;
         floors.insert(key, floor);
     }
-    Ok(looked_at)
+    Ok(observed)
 }
 
 /// Begins anew what is remembered of a consumer's gap, and says what went with the log before. Of several instances that find

@@ -1,7 +1,7 @@
 //! Watches what subscriptions are about to lose to the log's retention, warns before, and says what was lost after.
 //!
 //! Every subscription that the bus remembers is watched, also those that are paused or have no subscriber: they are the
-//! ones that lose. Instances watch the same; the store lets one of them tell.
+//! ones that lose. Instances watch the same; the store lets one of them report.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use fanout_plan::journal::{Entry, Outcome};
 use fanout_plan::partition::Partition;
 use fanout_plan::policy::WhenFull;
 use fanout_plan::subscription::{Need, Progress, Registered};
-use fanout_plan::{Code, LogPosition, Policy, Position, SubscriptionName, show_duration};
+use fanout_plan::{Code, LogPosition, Policy, Position, SubscriptionName, Timestamp, show_duration};
 use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
-use crate::clock::{self, nanoseconds};
+use crate::clock;
 use crate::jetstream::{Store, StoreError, Unsettled};
-use crate::journal::{Journal, timestamp};
+use crate::journal::Journal;
 
-/// How often the log is looked at: often enough for the retention, and not too often.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// How often the log is observed: often enough for the retention, and not too often.
+const OBSERVE_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
 /// Watches until the provider ends.
 pub(crate) async fn watch(bus: Bus) {
@@ -30,22 +30,22 @@ pub(crate) async fn watch(bus: Bus) {
     loop {
         let view = bus.view();
         let Some(store) = view.store.clone() else {
-            tokio::time::sleep(LOOKS.1.min(Duration::from_secs(1))).await;
+            tokio::time::sleep(OBSERVE_EVERY.1.min(Duration::from_secs(1))).await;
             continue;
         };
         let often = interval(store.policy());
-        unsettled.hear(&store, often * 4).await;
-        let mut looked_at = BTreeSet::new();
+        unsettled.listen(&store, often * 4).await;
+        let mut observed = BTreeSet::new();
         for registered in view.registry.values().filter(|r| can_lose(r)) {
             for (partition, reader) in store.readers_of(registered) {
-                looked_at.insert((partition.number, registered.consumer_of(&reader)));
+                observed.insert((partition.number, registered.consumer_of(&reader)));
                 let about = (partition, &reader);
-                if let Err(error) = look(&store, registered, about, bus.journal(), &mut unsettled, &mut near).await {
-                    debug!(subscription = %registered.subscription.name, %error, "its retention is not known");
+                if let Err(error) = observe(&store, registered, about, bus.journal(), &mut unsettled, &mut near).await {
+                    debug!(subscription = %registered.subscription.name, %error, "the retention of a subscription could not be read");
                 }
             }
         }
-        unsettled.keep(&looked_at);
+        unsettled.keep(&observed);
         tokio::time::sleep(often).await;
     }
 }
@@ -56,10 +56,10 @@ fn can_lose(registered: &Registered) -> bool {
 }
 
 fn interval(policy: &Policy) -> Duration {
-    (policy.retention.max_age / 20).clamp(LOOKS.0, LOOKS.1)
+    (policy.retention.max_age / 20).clamp(OBSERVE_EVERY.0, OBSERVE_EVERY.1)
 }
 
-async fn look(
+async fn observe(
     store: &Store,
     registered: &Registered,
     (partition, reader): (&Partition, &Reader),
@@ -69,28 +69,28 @@ async fn look(
 ) -> Result<(), StoreError> {
     let policy = store.policy();
     let now = store.now();
-    let Some(look) = store.look_at_retention(registered, partition, reader).await? else {
+    let Some(now_there) = store.observe_retention(registered, partition, reader).await? else {
         return Ok(());
     };
     let mut remembered = store.remembered_gap(registered, reader).await?;
     let before = remembered.gap.clone();
     let expired_to = match policy.retention.when_full {
-        WhenFull::Refuse => now.saturating_sub(nanoseconds(policy.retention.max_age)),
+        WhenFull::Refuse => now - policy.retention.max_age,
         // A full log lets younger events go too: which, nobody can say before.
-        WhenFull::DropOldest => i64::MAX,
+        WhenFull::DropOldest => Timestamp::MAX,
     };
     let consumer = registered.consumer_of(reader);
-    let heard = unsettled.heard(partition.number, &consumer);
-    let lost = remembered.gap.look(&look, heard, expired_to, now);
+    let advisories = unsettled.advisories(partition.number, &consumer);
+    let lost = remembered.gap.observe(&now_there, advisories, expired_to, now);
     if let Some(lost) = &lost {
-        debug!(%consumer, ?look, ?before, ?lost, "lost to the retention");
+        debug!(%consumer, ?now_there, ?before, ?lost, "events were lost to the retention");
     }
     warn_once(policy, registered, reader, &remembered.gap, now, near);
-    // Noted before they go: the events that expire within the next looks.
-    let soon = now.saturating_add(nanoseconds(interval(policy).saturating_mul(4)));
+    // Noted before they go: the events that expire before the next observations.
+    let soon = now + interval(policy).saturating_mul(4);
     if remembered.gap.is_near(soon) {
-        let after = remembered.gap.noted_to.max(look.settled_to);
-        let until = soon.saturating_sub(nanoseconds(policy.retention.max_age));
+        let after = remembered.gap.noted_to.max(now_there.settled_to);
+        let until = soon - policy.retention.max_age;
         let edge = store.edge(registered, partition, reader, after, until).await?;
         let all = edge
             .into_iter()
@@ -109,17 +109,17 @@ async fn look(
     if matters && remembered.gap != before || kept_on {
         let gap = remembered.gap.clone();
         if !store.remember_gap(registered, reader, remembered).await? {
-            // Another instance wrote: what was heard may be news to what it wrote.
+            // Another instance wrote: what was received may be news to what it wrote.
             return Ok(());
         }
         if let Some(lost) = lost {
-            tell(registered, partition.number, &lost);
+            report(registered, partition.number, &lost);
             write_down(journal, registered, partition, &lost);
         }
-        unsettled.forget(partition.number, &consumer, |o| o < look.first && !gap.may_lose(o));
+        unsettled.forget(partition.number, &consumer, |o| o < now_there.first && !gap.may_lose(o));
     } else {
         unsettled.forget(partition.number, &consumer, |o| {
-            o < look.first && !remembered.gap.may_lose(o)
+            o < now_there.first && !remembered.gap.may_lose(o)
         });
     }
     Ok(())
@@ -130,20 +130,20 @@ fn warn_once(
     registered: &Registered,
     reader: &Reader,
     gap: &Gap,
-    now: i64,
+    now: Timestamp,
     near: &mut BTreeSet<(SubscriptionName, Reader)>,
 ) {
     let name = &registered.subscription.name;
     // Of an event that is isolated, its tenant's consumer warns.
     let warned_elsewhere = gap.oldest.is_some_and(|o| o.isolated);
-    if warned_elsewhere || !gap.is_near(now.saturating_add(nanoseconds(policy.retention.warn_before))) {
+    if warned_elsewhere || !gap.is_near(now + policy.retention.warn_before) {
         if near.remove(&(name.clone(), reader.clone())) {
-            info!(subscription = %name, "what was about to expire is handled, or has expired: a line with retention-gap names what is lost");
+            info!(subscription = %name, "the events that were about to expire are handled, or have expired: a log line with retention-gap names those that are lost");
         }
     } else if near.insert((name.clone(), reader.clone()))
         && let Some(oldest) = gap.oldest
     {
-        let left = Duration::from_nanos(u64::try_from(oldest.expires_at - now).unwrap_or(0));
+        let left = oldest.expires_at.since(now);
         warn!(
             code = %Code::RetentionGapNear,
             "subscription {name}: its oldest event that is not handled, {}/{}, expires in {}: see why it waits, or raise `retention.max-age`",
@@ -165,14 +165,14 @@ fn write_down(journal: &Journal, registered: &Registered, partition: &Partition,
             let name = registered.subscription.name.clone();
             Entry {
                 tenant: Some(tenant.clone()),
-                ..Entry::new(name, at, timestamp(clock::now()), Outcome::Expired)
+                ..Entry::new(name, at, clock::now(), Outcome::Expired)
             }
             .because(Code::RetentionGap, "the log let it go before it was handled")
         });
     }
 }
 
-fn tell(registered: &Registered, partition: u32, lost: &Lost) {
+fn report(registered: &Registered, partition: u32, lost: &Lost) {
     let tenants: Vec<_> = lost
         .tenants
         .iter()

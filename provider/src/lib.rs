@@ -3,10 +3,11 @@
 //! - `provider`: started by a wasmCloud host; `serve`: started by a person; `running_bus`: what both share.
 //! - `link`: what the host says of links.
 //! - `bus`: the one path of every change: observe, plan (crate `fanout-plan`), apply, run.
-//! - `quota`: whether a tenant may publish. `later`: events that are published when they are due.
+//! - `quota`: whether a tenant may publish.
 //! - `telemetry`: what is counted and shown of all that.
 //! - `journal`: what is written down of deliveries; [`life`]: what became of one event.
-//! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `contract`: the contract's functions.
+//! - [`jetstream`]: the store, which the command line works on too. `delivery`: events to subscribers. `inbox`: those
+//!   that are fetched. `target`: what deliveries are handed to. `contract`: the contract's functions.
 //!
 //! Deliberately absent: routing, filters and retry decisions, which are the planner's; bytes on the lattice, which are
 //! `fanout-transport`'s.
@@ -29,9 +30,9 @@ mod matching;
 mod provider;
 mod quota;
 mod running_bus;
-mod scheduled;
 mod serve;
 mod status;
+mod target;
 mod telemetry;
 mod view;
 mod wanted;

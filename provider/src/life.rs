@@ -11,10 +11,9 @@ use fanout_plan::policy::Journaled;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::Registered;
 use fanout_plan::why::{Stop, why};
-use fanout_plan::{EventType, Position, SubscriptionName, TenantId, timestamp};
+use fanout_plan::{EventType, Position, SubscriptionName, TenantId};
 use serde::Serialize;
 
-use crate::clock::nanoseconds;
 use crate::jetstream::{Delivered, LogEvent, Store, StoreError};
 
 /// Everything that is known of one event.
@@ -111,17 +110,16 @@ impl Life {
                 name: name.clone(),
                 stops: stops.and_then(|it| why(policy, subscription, subscriber, it, &event.payload)),
                 attempts: letter.map_or(here.attempts, |letter| letter.attempts),
-                next_attempt: here.due.map(timestamp::to_rfc3339),
+                next_attempt: here.due.map(|due| due.to_string()),
                 fate: here.fate,
                 is_redriven,
                 deliveries: is_journaled.then(|| by_subscription.remove(name).unwrap_or_default()),
             });
         }
-        let max_age = nanoseconds(policy.retention.max_age);
         Ok(Self {
             position: event.position,
-            published_at: timestamp::to_rfc3339(event.published_at),
-            expires_at: timestamp::to_rfc3339(event.published_at.saturating_add(max_age)),
+            published_at: event.published_at.to_string(),
+            expires_at: (event.published_at + policy.retention.max_age).to_string(),
             tenant: event.tenant.clone(),
             event_type: event.event_type.clone(),
             attributes: event.attributes.clone(),

@@ -8,7 +8,7 @@ use fanout_transport::{
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::running_bus::DRAIN;
+use crate::bus::DRAIN;
 
 /// The listeners of one bus.
 #[derive(Default)]

@@ -12,11 +12,11 @@ use tracing::{error, info, warn};
 use wasmcloud_core::HostData;
 use wasmcloud_provider_sdk::load_host_data;
 
-use crate::bus::Bus;
+use crate::bus::{Bus, DRAIN};
 use crate::edge::Edge;
 use crate::link::LinkSink;
 use crate::listeners::CantListen;
-use crate::running_bus::{self, DRAIN, RunningBus};
+use crate::running_bus::{self, RunningBus};
 use crate::telemetry::Export;
 use crate::watchdog::Watchdog;
 use crate::{contract, link, status, telemetry};
@@ -103,12 +103,12 @@ impl Provider {
                 .map_err(|problems| anyhow::anyhow!("{}", all(&problems)))?;
             let edge = Edge::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), settings)
                 .map_err(|problem| anyhow::anyhow!("{problem}"))?;
-            let links = hear(&nats, host, edge.clone()).await?;
+            let links = follow_links(&nats, host, edge.clone()).await?;
             (Role::Edge(edge.clone(), tokio::spawn(edge.keep())), links)
         } else {
             let (_, initial) = Listening::split(&config);
             let bus = Bus::new(&host.provider_key, &host.lattice_rpc_prefix, lattice.clone(), initial);
-            let links = hear(&nats, host, bus.clone()).await?;
+            let links = follow_links(&nats, host, bus.clone()).await?;
             let mut running = RunningBus::start(bus, contract::TailLimits::default())
                 .await
                 .context("set the bus up")?;
@@ -166,7 +166,10 @@ impl Provider {
         }
         let (drained, ()) = tokio::join!(self.server.drain(DRAIN), self.role.stop());
         if drained.abandoned > 0 {
-            warn!(calls = drained.abandoned, "calls were cut off; their callers were told");
+            warn!(
+                calls = drained.abandoned,
+                "calls were cut off; their callers were notified"
+            );
         }
     }
 }
@@ -230,12 +233,16 @@ impl Role {
     }
 }
 
-/// LinkSink of links from now on, and of those that the host gave at the start.
-async fn hear(nats: &async_nats::Client, host: &HostData, who: impl LinkSink) -> anyhow::Result<[JoinHandle<()>; 2]> {
-    let links = link::listen(nats, &host.lattice_rpc_prefix, &host.provider_key, who.clone()).await?;
+/// Passes the links that the host gave at the start, and those it puts and deletes from now on, to a sink.
+async fn follow_links(
+    nats: &async_nats::Client,
+    host: &HostData,
+    sink: impl LinkSink,
+) -> anyhow::Result<[JoinHandle<()>; 2]> {
+    let links = link::listen(nats, &host.lattice_rpc_prefix, &host.provider_key, sink.clone()).await?;
     for definition in host.link_definitions.clone() {
         if let Some((key, link)) = link::from_definition(&host.provider_key, definition) {
-            who.put_link(key, link);
+            sink.put_link(key, link);
         }
     }
     Ok(links)

@@ -16,9 +16,6 @@ use crate::listeners::{CantListen, Listeners};
 use crate::telemetry::Export;
 use crate::watchdog::Watchdog;
 
-/// How long calls and deliveries under way may take when the bus is asked to stop.
-pub(crate) const DRAIN: Duration = Duration::from_secs(10);
-
 /// A bus that is kept and served.
 pub(crate) struct RunningBus {
     pub(crate) bus: Bus,
@@ -115,12 +112,12 @@ pub(crate) async fn stop_in_order(
     let stopping = async {
         stopping.await;
         if !matches!(tokio::time::timeout(FLUSH, nats.flush()).await, Ok(Ok(()))) {
-            warn!("the store is away: what was settled last comes again");
+            warn!("the store can't be reached: the last settlements may be lost, and their events delivered again");
         }
         export.stop().await;
     };
     tokio::select! {
         () = stopping => info!("stopped"),
-        () = watchdog.signalled() => warn!("told to end again: stopped at once; what was under way comes again"),
+        () = watchdog.signalled() => warn!("received a second signal to end: stopped at once; what was under way is delivered again"),
     }
 }

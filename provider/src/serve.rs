@@ -83,7 +83,7 @@ pub async fn serve(server: Server, ready: impl FnOnce(&str, &[Endpoint])) -> Res
             () = watchdog.ends() => break,
             _ = changed.recv() => match read(&server) {
                 Ok((settings, listening)) => {
-                    info!("the policy is read again");
+                    info!("the policy was read again");
                     bus.put_settings(settings);
                     let listens = tokio::select! {
                         listens = running.listen(&listening) => listens,
@@ -142,7 +142,7 @@ async fn start(server: &Server) -> Result<Serving, ServeError> {
         return Err(ServeError::Refused(vec![problem]));
     }
     if let Err(error) = status::serve(&lattice, bus.clone()).await {
-        warn!(%error, "the status can't be asked for");
+        warn!(%error, "requests for the status are not served");
     }
     Ok(Serving { nats, bus, running })
 }

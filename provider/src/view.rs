@@ -24,8 +24,8 @@ pub(crate) struct LinkOutcome {
     pub(crate) subscription: Option<SubscriptionName>,
     /// Why it is not in force; empty when it is.
     pub(crate) problems: Vec<Problem>,
-    /// Whether it includes `status`, by which a component asks for its links, refused ones too.
-    pub(crate) asks: bool,
+    /// Whether it includes `status`, by which a component lists its links, refused ones too.
+    pub(crate) lists_links: bool,
 }
 
 /// The bus at one moment.
@@ -80,18 +80,18 @@ impl View {
         }
     }
 
-    /// Whether a caller may ask how its links are doing.
+    /// Whether a caller may list its links.
     ///
     /// # Errors
     /// When it has no such link, or the policy does not know it.
-    pub(crate) fn asks(&self, component: &str, link: &str) -> Result<bool, Problem> {
+    pub(crate) fn may_list_links(&self, component: &str, link: &str) -> Result<bool, Problem> {
         if self.store.is_none() && authority::is_given(component) {
             // Without a policy it is not known who it is, and no link is told to it.
             return Ok(true);
         }
         match self.named(component)? {
             Some(named) => Ok(named.status),
-            None => link_asks(&self.links, component, link),
+            None => link_lists_links(&self.links, component, link),
         }
     }
 
@@ -232,8 +232,12 @@ pub(crate) fn link_grant<'a>(
 ///
 /// # Errors
 /// When it has no such link.
-pub(crate) fn link_asks(links: &BTreeMap<LinkKey, LinkOutcome>, component: &str, link: &str) -> Result<bool, Problem> {
-    Ok(link_of(links, component, link)?.1.asks)
+pub(crate) fn link_lists_links(
+    links: &BTreeMap<LinkKey, LinkOutcome>,
+    component: &str,
+    link: &str,
+) -> Result<bool, Problem> {
+    Ok(link_of(links, component, link)?.1.lists_links)
 }
 
 fn link_of<'a>(

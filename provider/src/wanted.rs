@@ -46,7 +46,7 @@ fn granted(key: &LinkKey, link: &Link) -> LinkOutcome {
 /// What a link came to that is not read yet.
 fn unread(link: &Link) -> LinkOutcome {
     LinkOutcome {
-        asks: link.interfaces.iter().any(|i| i == "status"),
+        lists_links: link.interfaces.iter().any(|i| i == "status"),
         ..LinkOutcome::default()
     }
 }

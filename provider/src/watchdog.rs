@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-/// How often the parent is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the parent is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// Watches for what ends the process. A signal that comes while nobody waits is not missed.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Watchdog {
     pub(crate) async fn ends(&mut self) {
         let parent = self.parent;
         tokio::select! {
-            () = self.signalled() => info!("told to end; stopping"),
+            () = self.signalled() => info!("received a signal to end; stopping"),
             () = is_gone(parent) => warn!("the host is gone; stopping"),
         }
     }
@@ -70,6 +70,6 @@ async fn is_gone(parent: Option<u32>) {
         return pending().await;
     };
     while parent_id() == parent {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     }
 }

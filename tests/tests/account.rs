@@ -49,11 +49,7 @@ async fn an_account_that_wants_sizes_has_a_size_of_everything() {
     let quota = "\n[quota]\nmax-bytes = \"1MiB\"\n";
     let policy = cli.policy(&format!("{POLICY}{quota}"));
     let (code, out, err) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);
-    assert_eq!(
-        (code, err),
-        (0, format!("looked at the store at {}\n", nats.url())),
-        "{out}"
-    );
+    assert_eq!((code, err), (0, format!("read the store at {}\n", nats.url())), "{out}");
     assert!(
         out.contains("the whole bus takes 9 streams, and at most 2.3 GiB of disk"),
         "{out}"
@@ -200,7 +196,7 @@ async fn what_was_made_without_a_size_is_given_one() {
         js.update_stream(config).await.unwrap();
     }
     let (code, out, err) = cli.run(&["plan"], &policy, &["--nats", cli.nats()]);
-    assert_eq!((code, err), (0, format!("looked at the store at {}\n", cli.nats())));
+    assert_eq!((code, err), (0, format!("read the store at {}\n", cli.nats())));
     assert!(out.contains("0 to make, 4 to change, 0 to remove"), "{out}");
     assert!(out.contains("bytes any number -> 64.0 MiB"), "{out}");
     assert_eq!(cli.run(&["apply"], &policy, &[]).0, 0);

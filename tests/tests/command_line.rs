@@ -235,8 +235,8 @@ async fn a_verb_that_needs_no_store_says_which_it_looked_at() {
     let policy = cli.policy(POLICY);
     for verb in ["check", "explain", "plan"] {
         let (code, _, err) = cli.run(&[verb], &policy, &[]);
-        let looked = format!("looked at the store at {}\n", cli.nats());
-        assert_eq!((code, err), (0, looked), "NATS_URL counts for {verb}");
+        let read = format!("read the store at {}\n", cli.nats());
+        assert_eq!((code, err), (0, read), "NATS_URL counts for {verb}");
         let (_, out, _) = cli.run(&["--json", verb], &policy, &[]);
         let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(shown["store"], cli.nats());
@@ -244,7 +244,7 @@ async fn a_verb_that_needs_no_store_says_which_it_looked_at() {
     let cli = cli.elsewhere("");
     for verb in ["check", "explain", "plan"] {
         let (code, _, err) = cli.run(&[verb], &policy, &[]);
-        assert!(code == 0 && err.starts_with("looked at no store"), "{verb}: {err}");
+        assert!(code == 0 && err.starts_with("read no store"), "{verb}: {err}");
         let (_, out, _) = cli.run(&["--json", verb], &policy, &[]);
         let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert!(shown["store"].is_null(), "{out}");

@@ -3,7 +3,7 @@
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, kv, stream::Stream};
-use fanout_plan::Round;
+use fanout_plan::{Round, Timestamp};
 use fanout_tests::fetcher::{fetch, never, next, retry, settle, settles, try_fetch};
 use fanout_tests::subscriber;
 use fanout_tests::types::{DeliveryOptions, Filter, Position, Reach, Rejection, SettleError, Start, Verdict};
@@ -402,7 +402,7 @@ async fn one_that_ends_leaves_letters_and_nothing_else() {
     let entry = registry.get("work").await.unwrap().unwrap();
     let entry: Value = serde_json::from_slice(&entry).unwrap();
     let round = Round {
-        made_at: entry["made_at"].as_i64().unwrap(),
+        made_at: Timestamp::from_nanoseconds(entry["made_at"].as_i64().unwrap()),
         rewound: 0,
     };
     let attempts = stream(&bench, "KV_fanout_payments_attempts").await;

@@ -169,7 +169,7 @@ async fn an_owner_that_was_frozen_takes_nothing_with_it() {
     let owners = |i: usize| {
         bench.providers[i]
             .log()
-            .matches("this instance delivers in order")
+            .matches("this instance owns the subscription's order")
             .count()
     };
     for round in 0..4 {
@@ -287,7 +287,7 @@ async fn a_fetch_outlives_an_owner_that_freezes_while_it_waits() {
     let owners = |i: usize| {
         bench.providers[i]
             .log()
-            .matches("this instance delivers in order")
+            .matches("this instance owns the subscription's order")
             .count()
     };
     for round in 0..2 {
@@ -354,7 +354,11 @@ async fn a_renewal_whose_answer_was_lost_ends_no_ownership() {
     }
     assert_eq!(entry().await.1, owner, "it is the same ownership");
     let log = bench.providers[0].log();
-    assert_eq!(log.matches("this instance delivers in order").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("this instance owns the subscription's order").count(),
+        1,
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

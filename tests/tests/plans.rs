@@ -7,7 +7,7 @@ use fanout_plan::check::{Severity, check};
 use fanout_plan::explain::{Load, explain};
 use fanout_plan::planner::{self, Asked, Wanted};
 use fanout_plan::subscription::{MadeBy, Need, Reach, Start, Subscription};
-use fanout_plan::{Code, Filter, Policy, Settings, TenantId};
+use fanout_plan::{Code, Filter, Policy, Settings, TenantId, Timestamp};
 use fanout_provider::jetstream::Store;
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use futures::TryStreamExt as _;
@@ -146,8 +146,8 @@ async fn brings_a_bus_to_each(client: &async_nats::Client, bus: &str, all: &[Var
             ..Asked::default()
         };
         let observed = store.observe().await.unwrap();
-        let now = 1_800_000_000_000_000_000 + i as i64;
-        let plan = match planner::plan(&policy, asked, &observed, now) {
+        let now = |n: i64| Timestamp::from_nanoseconds(1_800_000_000_000_000_000 + i as i64 + n);
+        let plan = match planner::plan(&policy, asked, &observed, now(0)) {
             Ok(plan) => plan,
             // Subscriptions that a work queue can't hold, and a log that is too small for what it has.
             Err(problems) => {
@@ -162,7 +162,7 @@ async fn brings_a_bus_to_each(client: &async_nats::Client, bus: &str, all: &[Var
             }
         }
         let observed = store.observe().await.unwrap();
-        let again = planner::plan(&policy, asked, &observed, now + 1).unwrap();
+        let again = planner::plan(&policy, asked, &observed, now(1)).unwrap();
         // A retired partition that is empty goes with the next plan.
         for step in &again.steps {
             let goes = matches!(
@@ -176,7 +176,7 @@ async fn brings_a_bus_to_each(client: &async_nats::Client, bus: &str, all: &[Var
             store.apply(step).await.unwrap();
         }
         let observed = store.observe().await.unwrap();
-        let last = planner::plan(&policy, asked, &observed, now + 2).unwrap();
+        let last = planner::plan(&policy, asked, &observed, now(2)).unwrap();
         prop_assert_eq!(last.steps, vec![]);
         let notes = check(&policy, &observed.topology, &observed.registry, LOAD);
         let faults: Vec<_> = notes.iter().filter(|n| n.severity == Severity::Fault).collect();

@@ -121,7 +121,7 @@ async fn silent_connections_to_one_listener_stop_no_other() {
     // The store is reached all the while, and files are there to be read.
     served.signal("HUP");
     eventually("the policy is read", || async {
-        served.log().contains("the policy is read again").then_some(())
+        served.log().contains("the policy was read again").then_some(())
     })
     .await;
     strangers.shutdown().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use fanout_plan::planner::{self, Asked};
-use fanout_plan::{Policy, Settings};
+use fanout_plan::{Policy, Settings, Timestamp};
 use fanout_provider::jetstream::Store;
 use fanout_tests::subscriber;
 use fanout_tests::types::{DeliveryOptions, Filter, Position, PublishError, Reach, Start};
@@ -152,10 +152,9 @@ async fn turn(bench: &Bench, topology: &str, subject: &str, crash_after: usize) 
     for limit in [crash_after, usize::MAX] {
         let store = Store::new(bench.client().clone(), policy.clone());
         let observed = store.observe().await.unwrap();
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
-        let plan = planner::plan(&policy, Asked::default(), &observed, now.as_nanos() as i64).unwrap();
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = Timestamp::EPOCH + since.unwrap();
+        let plan = planner::plan(&policy, Asked::default(), &observed, now).unwrap();
         for step in plan.steps.iter().take(limit) {
             store.apply(step).await.unwrap();
             tokio::task::yield_now().await;

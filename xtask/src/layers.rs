@@ -1,8 +1,10 @@
-//! Holds the source to the layers of docs/ARCHITECTURE.md: which folder may name what.
+//! Holds the source to the layers of docs/ARCHITECTURE.md: which folder may name what, and that no folders name each other
+//! in a circle.
 //!
 //! A rule names a folder, what may not stand in its files, and the files that still break it. A file that no longer does
 //! has to leave that list, so it only gets shorter.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +23,7 @@ struct Rule {
     still: &'static [&'static str],
 }
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 17] = [
     Rule {
         folder: "provider/plan/src",
         but: &[],
@@ -70,21 +72,20 @@ const RULES: [Rule; 13] = [
         but: &["jetstream", "delivery"],
         forbidden: &["async_nats::jetstream", "jetstream::AckKind"],
         why: "JetStream's types stay in jetstream/ and delivery/",
-        still: &[
-            "edge/memory.rs",
-            "inbox/fetch.rs",
-            "inbox/in_order.rs",
-            "inbox/mod.rs",
-            "inbox/redrive.rs",
-            "inbox/settle.rs",
-            "scheduled.rs",
-        ],
+        still: &["edge/memory.rs"],
     },
     Rule {
         folder: "provider/src",
-        but: &["contract", "edge"],
+        but: &["jetstream/acknowledgement.rs"],
+        forbidden: &["AckKind", ".ack_with(", ".double_ack(", "\"+ACK\"", "\"-NAK"],
+        why: "one place acknowledges: jetstream/acknowledgement.rs",
+        still: &[],
+    },
+    Rule {
+        folder: "provider/src",
+        but: &["contract", "edge", "target"],
         forbidden: &["fanout_wit"],
-        why: "the contract's types stay in contract/, and in edge/, which hands them on",
+        why: "the contract's types stay in contract/, target/, and edge/, which hands them on",
         still: &[],
     },
     Rule {
@@ -107,6 +108,8 @@ const RULES: [Rule; 13] = [
         forbidden: &[
             "crate::bus",
             "crate::edge",
+            "crate::inbox",
+            "crate::target",
             "crate::view",
             "crate::contract",
             "crate::provider",
@@ -120,6 +123,33 @@ const RULES: [Rule; 13] = [
         but: &[],
         forbidden: &["crate::bus", "crate::edge", "crate::view", "crate::contract"],
         why: "what is fetched knows one subscription, and no wire format",
+        still: &[],
+    },
+    Rule {
+        folder: "provider/src/target",
+        but: &[],
+        forbidden: &[
+            "crate::bus",
+            "crate::edge",
+            "crate::inbox",
+            "crate::view",
+            "crate::contract",
+        ],
+        why: "a target takes deliveries, and knows no bus",
+        still: &[],
+    },
+    Rule {
+        folder: "provider/src/bus",
+        but: &[],
+        forbidden: &["crate::contract", "crate::edge", "crate::provider", "crate::serve"],
+        why: "the bus serves the contract's backend, and knows no callers",
+        still: &[],
+    },
+    Rule {
+        folder: "provider/src/edge",
+        but: &[],
+        forbidden: &["crate::contract", "crate::provider", "crate::serve"],
+        why: "an edge serves the contract's backend, and knows no callers",
         still: &[],
     },
     Rule {
@@ -160,12 +190,19 @@ const RULES: [Rule; 13] = [
     },
 ];
 
+/// The folder whose modules name each other in no circle.
+const WITHOUT_CIRCLES: &str = "provider/src";
+
+/// What still closes a circle there: a module, and one that it names.
+const STILL_UP: [(&str, &str); 3] = [("telemetry", "bus"), ("telemetry", "edge"), ("telemetry", "status")];
+
 /// Reads the source.
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let mut problems = Vec::new();
     for rule in &RULES {
         rule.hold(workspace.root(), &mut problems)?;
     }
+    problems.extend(circles(&workspace.root().join(WITHOUT_CIRCLES), &STILL_UP)?);
     if !problems.is_empty() {
         bail!(
             "the layers of docs/ARCHITECTURE.md are broken:\n{}",
@@ -173,6 +210,83 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Circles among the modules of a crate, but for those that `still` names.
+fn circles(folder: &Path, still: &[(&str, &str)]) -> Result<Vec<String>> {
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in source(folder)? {
+        let below = file.strip_prefix(folder).context("a file is below its folder")?;
+        let Some(module) = below.iter().next().and_then(|first| first.to_str()) else {
+            continue;
+        };
+        if is_test(below) || matches!(module, "lib.rs" | "main.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+        let module = module.trim_end_matches(".rs").to_owned();
+        let code: String = code_lines(&text).map(|(_, line)| format!("{line}\n")).collect();
+        let named = code.split("crate::").skip(1).flat_map(|after| {
+            let list = after.strip_prefix('{').and_then(|list| list.split('}').next());
+            let first = |path: &str| {
+                path.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+                    .unwrap_or("")
+                    .to_owned()
+            };
+            match list {
+                Some(list) => list.split(',').map(|path| first(path.trim())).collect(),
+                None => vec![first(after)],
+            }
+        });
+        names
+            .entry(module.clone())
+            .or_default()
+            .extend(named.filter(|name| *name != module));
+    }
+    let up: BTreeSet<_> = still.iter().copied().collect();
+    let mut open: Vec<String> = Vec::new();
+    let mut done = BTreeSet::new();
+    let mut problems = BTreeSet::new();
+    for module in names.keys() {
+        walk(module, &names, &up, &mut open, &mut done, &mut problems);
+    }
+    problems.extend(still.iter().filter_map(|(module, named)| {
+        let is_there = names.get(*module).is_some_and(|all| all.contains(*named));
+        (!is_there).then(|| format!("`{module}` names `{named}` no more: take it from the list in xtask/src/layers.rs"))
+    }));
+    Ok(problems.into_iter().collect())
+}
+
+/// Walks down from a module; who is met again on the way closes a circle.
+fn walk<'a>(
+    module: &'a str,
+    names: &'a BTreeMap<String, BTreeSet<String>>,
+    up: &BTreeSet<(&str, &str)>,
+    open: &mut Vec<String>,
+    done: &mut BTreeSet<&'a str>,
+    problems: &mut BTreeSet<String>,
+) {
+    if let Some(at) = open.iter().position(|earlier| earlier == module) {
+        problems.insert(format!("a circle of imports: {} -> {module}", open[at..].join(" -> ")));
+        return;
+    }
+    if !done.insert(module) {
+        return;
+    }
+    open.push(module.to_owned());
+    for named in names.get(module).into_iter().flatten() {
+        if names.contains_key(named) && !up.contains(&(module, named.as_str())) {
+            walk(named, names, up, open, done, problems);
+        }
+    }
+    open.pop();
+}
+
+/// Lines of code with their places, up to what is behind `#[cfg(test)]`.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let code = text.lines().enumerate().take_while(|(_, line)| *line != "#[cfg(test)]");
+    code.filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 impl Rule {
@@ -210,9 +324,8 @@ impl Rule {
 
     /// Where, in lines of code; what is behind `#[cfg(test)]` is not read.
     fn forbidden_in(&self, text: &str) -> Vec<(usize, &'static str)> {
-        let code = text.lines().enumerate().take_while(|(_, line)| *line != "#[cfg(test)]");
         let mut found = Vec::new();
-        for (at, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+        for (at, line) in code_lines(text) {
             let forbidden = self.forbidden.iter().find(|what| line.contains(**what));
             found.extend(forbidden.map(|what| (at + 1, *what)));
         }
@@ -247,6 +360,37 @@ mod tests {
     #[test]
     fn every_file_keeps_to_its_layer() {
         check(&Workspace::find().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_circle_is_named_and_what_is_listed_has_to_be_there() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            (
+                "bus/mod.rs",
+                "use crate::{clock, delivery::Context};\nuse crate::clock::now;\n",
+            ),
+            ("clock.rs", "// crate::bus\n#[cfg(test)]\nuse crate::bus;\n"),
+            ("delivery/mod.rs", "use crate::inbox::Inbox;\n"),
+            ("delivery/tests.rs", "use crate::bus::Bus;\n"),
+            ("inbox.rs", "fn x(y: crate::delivery::Y, z: crate::bus::Z) {}\n"),
+        ] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        assert_eq!(
+            circles(root.path(), &[("inbox", "bus"), ("clock", "bus")]).unwrap(),
+            [
+                "`clock` names `bus` no more: take it from the list in xtask/src/layers.rs",
+                "a circle of imports: delivery -> inbox -> delivery",
+            ]
+        );
+        let all = circles(root.path(), &[]).unwrap();
+        assert!(
+            all.contains(&"a circle of imports: bus -> delivery -> inbox -> bus".to_owned()),
+            "{all:?}"
+        );
     }
 
     #[test]

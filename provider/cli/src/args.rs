@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
-use fanout_plan::{Position, SubscriptionName, TenantId, TypePattern, link};
+use fanout_plan::{Position, SubscriptionName, TenantId, Timestamp, TypePattern, link};
 use fanout_transport::Secret;
 use jiff::tz::TimeZone;
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use jiff::{Span, SpanRelativeTo};
 use reqwest::Url;
 
 use crate::listen::Listen;
@@ -487,7 +487,7 @@ pub(crate) struct Publish {
     pub(crate) extension: Vec<(String, String)>,
     /// Publish it later: at a time such as 2026-11-22T10:00:00Z, or from now on such as +10m
     #[arg(long, value_name = "TIME", value_parser = later)]
-    pub(crate) at: Option<i64>,
+    pub(crate) at: Option<Timestamp>,
     /// The W3C trace context that it is published in, as a `traceparent` header has it
     #[arg(long, value_name = "TRACEPARENT")]
     pub(crate) traceparent: Option<String>,
@@ -561,13 +561,13 @@ pub(crate) fn in_flight() -> clap::builder::RangedI64ValueParser<u32> {
 }
 
 /// A time, or after `+` how long from now.
-fn later(s: &str) -> Result<i64, String> {
+fn later(s: &str) -> Result<Timestamp, String> {
     let time = match s.strip_prefix('+') {
-        None => fanout_plan::timestamp::from_rfc3339(s.strip_prefix("time:").unwrap_or(s)),
+        None => s.strip_prefix("time:").unwrap_or(s).parse().ok(),
         // Days are those of UTC: 24 hours.
         Some(wait) => wait.parse::<Span>().ok().and_then(|wait| {
-            let due = Timestamp::now().to_zoned(TimeZone::UTC).checked_add(wait).ok()?;
-            i64::try_from(due.timestamp().as_nanosecond()).ok()
+            let due = jiff::Timestamp::now().to_zoned(TimeZone::UTC).checked_add(wait).ok()?;
+            Some(due.timestamp().into())
         }),
     };
     time.ok_or_else(|| {

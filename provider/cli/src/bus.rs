@@ -62,7 +62,7 @@ pub(crate) async fn connect(to: Connection, policy: Policy) -> Result<Store> {
 pub(crate) fn why(e: &Error, shown: &str) -> String {
     if matches!(e, Error::Connect { refused: true, .. }) {
         return format!(
-            "NATS at {shown} does not let this user in: look at the URL's user and password, the flags `--nats-…`, or the context that is used"
+            "NATS at {shown} does not let this user in: check the URL's user and password, the flags `--nats-…`, or the context that is used"
         );
     }
     format!("NATS at {shown} is not reached")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use fanout_plan::retry::FailedAttempt;
-use fanout_plan::{Position, SubscriptionName, timestamp};
+use fanout_plan::{Position, SubscriptionName, Timestamp};
 use fanout_provider::jetstream::MOST_LOOKED_AT;
 use serde_json::json;
 
@@ -16,9 +16,9 @@ use crate::{args, bus, policy};
 struct Refusals {
     letters: usize,
     waiting: usize,
-    /// When the first and the last of them were refused, nanoseconds since the Unix epoch.
-    first: i64,
-    last: i64,
+    /// When the first and the last of them were refused.
+    first: Timestamp,
+    last: Timestamp,
     /// The first of them that is a dead letter.
     letter: Option<u64>,
     /// Where the first of them stands.
@@ -29,14 +29,14 @@ struct Refusals {
 #[derive(Default)]
 struct Reasons {
     of: BTreeMap<(String, String), Refusals>,
-    /// What was refused last before this is left out, nanoseconds since the Unix epoch.
-    since: i64,
+    /// What was refused last before this is left out.
+    since: Timestamp,
 }
 
 impl Reasons {
     /// Counts an event by its last attempt, unless that was too long ago.
     fn add(&mut self, name: &SubscriptionName, last: &FailedAttempt, position: Position) -> Option<&mut Refusals> {
-        let at = timestamp::from_rfc3339(&last.at).unwrap_or_default();
+        let at = last.at.parse().unwrap_or_default();
         if at < self.since {
             return None;
         }
@@ -52,10 +52,7 @@ pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
     let store = bus::store(&args.store).await?;
     let (name, tenant) = (args.subscription.as_ref(), args.tenant.as_ref());
     let mut reasons = Reasons {
-        since: args.since.map_or(0, |since| {
-            let ago = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-            policy::now().saturating_sub(ago)
-        }),
+        since: args.since.map_or(Timestamp::EPOCH, |since| policy::now() - since),
         ..Reasons::default()
     };
     for letter in &store.dead_letters(name, tenant, usize::MAX).await? {
@@ -86,8 +83,8 @@ pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
         let shown = reasons.iter().map(|((subscription, reason), of)| {
             json!({
                 "subscription": subscription, "reason": reason, "dead_letters": of.letters,
-                "waiting_for_retry": of.waiting, "first": timestamp::to_rfc3339(of.first),
-                "last": timestamp::to_rfc3339(of.last), "example": of.letter,
+                "waiting_for_retry": of.waiting, "first": of.first.to_string(),
+                "last": of.last.to_string(), "example": of.letter,
                 "event": of.event.map(|position| position.to_string()),
             })
         });
@@ -111,8 +108,8 @@ pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
             of.letters.to_string(),
             of.waiting.to_string(),
             subscription,
-            timestamp::to_rfc3339(of.first),
-            timestamp::to_rfc3339(of.last),
+            of.first.to_string(),
+            of.last.to_string(),
             of.letter.map_or_else(|| "-".to_owned(), |number| number.to_string()),
             of.event.map_or_else(|| "-".to_owned(), |position| position.to_string()),
             printable(&reason).into_owned(),

@@ -57,7 +57,7 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
     }
     for s in &lost {
         say!("subscription {}{}:", s.name, if seen { ", seen now" } else { "" })?;
-        tell(&s.lost)?;
+        show(&s.lost)?;
     }
     if !seen && !lost.is_empty() {
         say!("`fanout lost --seen` tells of it no more")?;
@@ -66,7 +66,7 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
 }
 
 /// What one subscription lost, by partition.
-pub(crate) fn tell(lost: &[LostEvents]) -> Result<()> {
+pub(crate) fn show(lost: &[LostEvents]) -> Result<()> {
     for one in lost {
         say!(
             "  lost: {} events from {} to {} were gone before they were handled{} [retention-gap]",

@@ -6,7 +6,7 @@ use anyhow::Result;
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::step::{Failures, Part};
 use fanout_plan::subscription::{Registered, Start};
-use fanout_plan::{Position, SubscriptionName};
+use fanout_plan::{Position, SubscriptionName, Timestamp};
 use fanout_provider::jetstream::Store;
 use serde_json::json;
 
@@ -25,7 +25,7 @@ pub(crate) async fn rewind(
     let rewound = known(&store, name, store.rewind(name, None, to, skip).await?)?;
     // Its consumer is made anew here too, so that it stands there whether or not an instance runs.
     let observed = store.observe().await?;
-    let plan = planner::plan_around(store.policy(), Asked::default(), &observed, 0);
+    let plan = planner::plan_around(store.policy(), Asked::default(), &observed, Timestamp::EPOCH);
     let done = store.carry_out(&plan.steps, Failures::default(), true, |_| {}).await?;
     // What fails for another subscription is none of this one's.
     if let Some(problem) = done.failures.of(&Part::Subscription(name.clone())) {

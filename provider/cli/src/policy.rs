@@ -8,25 +8,24 @@ use fanout_plan::explain::{Load, explain as explained, show_bytes};
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::size::{self, Workload};
 use fanout_plan::step::{Failures, Part, Step};
-use fanout_plan::{Policy, Problem};
+use fanout_plan::{Policy, Problem, Timestamp};
 use fanout_provider::jetstream::Store;
-use jiff::Timestamp;
 use serde_json::json;
 
 use crate::args;
 use crate::bus::{self, Refused};
 use crate::terminal::{error_line, json_lines, printable, say, table};
 
-/// What a verb looked at that needs no store.
-pub(crate) struct Looked {
+/// The store as a verb read it that needs none.
+pub(crate) struct Inspection {
     pub(crate) observed: Observed,
     /// The store, and its servers; `None` where none is named.
     store: Option<(Store, String)>,
 }
 
-impl Looked {
-    /// Looks at the store that is named, if one is.
-    pub(crate) async fn at(args: &args::Store, policy: &Policy) -> Result<Self> {
+impl Inspection {
+    /// Observes the store that is named, if one is.
+    pub(crate) async fn of(args: &args::Store, policy: &Policy) -> Result<Self> {
         let Some(connection) = args.nats.if_named()? else {
             let (observed, store) = (Observed::default(), None);
             return Ok(Self { observed, store });
@@ -39,10 +38,10 @@ impl Looked {
     }
 
     /// Says which store it was, beside what a verb printed.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn report(&self) {
         match self.servers() {
-            Some(servers) => error_line(format_args!("looked at the store at {}", printable(servers))),
-            None => error_line(format_args!("looked at no store: name one with --nats, or in NATS_URL")),
+            Some(servers) => error_line(format_args!("read the store at {}", printable(servers))),
+            None => error_line(format_args!("read no store: name one with --nats, or in NATS_URL")),
         }
     }
 
@@ -59,11 +58,11 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
         event_bytes: args.event_bytes,
     };
     // Of a live store what it holds is judged; without one, what the policy would make.
-    let looked = Looked::at(&args.store, &policy).await?;
-    if let Some((store, _)) = &looked.store {
+    let inspection = Inspection::of(&args.store, &policy).await?;
+    if let Some((store, _)) = &inspection.store {
         store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     }
-    let observed = &looked.observed;
+    let observed = &inspection.observed;
     let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
     // What the store has otherwise is a difference, which `plan` shows.
     let is_new = |i: &usize| {
@@ -72,7 +71,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
     };
     let of_the_policy = plan.refused.into_iter().filter(|(i, _)| is_new(i)).map(|(_, p)| p);
     let cannot_be_had = of_the_policy.chain(consumers_too_many(&policy, observed)?);
-    let (topology, registry, steps) = match looked.store {
+    let (topology, registry, steps) = match inspection.store {
         Some(_) => (
             observed.topology.clone(),
             observed.registry.clone(),
@@ -92,7 +91,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
             .map(|n| json!({ "severity": n.severity.to_string(), "about": n.about, "message": n.message }))
             .collect();
         let shown = json!({ "bus": policy.bus, "legal": true, "notes": notes, "steps_to_the_policy": steps,
-            "store": looked.servers() });
+            "store": inspection.servers() });
         say!("{}", json_lines(&shown))?;
     } else {
         let file = args.store.policy.policy.display().to_string();
@@ -103,7 +102,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
         for n in &notes {
             say!("{}: {}: {}", n.severity, printable(&n.about), printable(&n.message))?;
         }
-        looked.tell();
+        inspection.report();
     }
     refused(cannot_be_had)?;
     if faults > 0 {
@@ -123,8 +122,8 @@ fn consumers_too_many(policy: &Policy, observed: &Observed) -> Result<Vec<Proble
 pub(crate) async fn size(args: &args::Size, json: bool) -> Result<()> {
     let explain = &args.load;
     let policy = bus::policy(&explain.store.policy.policy)?;
-    let looked = Looked::at(&explain.store, &policy).await?;
-    let desired = planner::desired(&policy, &looked.observed).map_err(Refused)?;
+    let inspection = Inspection::of(&explain.store, &policy).await?;
+    let desired = planner::desired(&policy, &inspection.observed).map_err(Refused)?;
     let workload = Workload {
         load: Load {
             events_per_second: explain.rate,
@@ -145,7 +144,7 @@ pub(crate) async fn size(args: &args::Size, json: bool) -> Result<()> {
         let [disk, memory, files] = totals.map(|(_, amount)| amount);
         let shown = json!({
             "bus": policy.bus, "servers": policy.retention.replicas, "figures": figures,
-            "disk_bytes": disk, "memory_bytes": memory, "files": files, "store": looked.servers(),
+            "disk_bytes": disk, "memory_bytes": memory, "files": files, "store": inspection.servers(),
         });
         return say!("{}", json_lines(&shown));
     }
@@ -169,25 +168,25 @@ pub(crate) async fn size(args: &args::Size, json: bool) -> Result<()> {
         policy.bus
     )?;
     say!("{}", table(["OF", "WHAT", "AMOUNT", "HOW"], 2..3, parts.chain(all)))?;
-    looked.tell();
+    inspection.report();
     Ok(())
 }
 
 pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
     let policy = bus::policy(&args.store.policy.policy)?;
-    let looked = Looked::at(&args.store, &policy).await?;
+    let inspection = Inspection::of(&args.store, &policy).await?;
     let load = Load {
         events_per_second: args.rate,
         event_bytes: args.event_bytes,
     };
-    let desired = planner::desired(&policy, &looked.observed).map_err(Refused)?;
+    let desired = planner::desired(&policy, &inspection.observed).map_err(Refused)?;
     let parts = explained(&policy, &desired, load);
     if json {
         let parts: Vec<_> = parts
             .iter()
             .map(|p| json!({ "kind": p.kind, "name": p.name, "why": p.why, "rule": p.rule, "cost": p.cost }))
             .collect();
-        let shown = json!({ "bus": policy.bus, "parts": parts, "store": looked.servers() });
+        let shown = json!({ "bus": policy.bus, "parts": parts, "store": inspection.servers() });
         return say!("{}", json_lines(&shown));
     }
     say!("bus {} on {}", policy.bus, policy.subject)?;
@@ -201,18 +200,18 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
             p.cost
         )?;
     }
-    looked.tell();
+    inspection.report();
     Ok(())
 }
 
 pub(crate) async fn plan(args: &args::Store, json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy.policy)?;
-    let looked = Looked::at(args, &policy).await?;
-    let observed = &looked.observed;
+    let inspection = Inspection::of(args, &policy).await?;
+    let observed = &inspection.observed;
     let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
-    show(&policy, observed, &plan.steps, json.then(|| looked.servers()))?;
+    show(&policy, observed, &plan.steps, json.then(|| inspection.servers()))?;
     if !json {
-        looked.tell();
+        inspection.report();
     }
     let limits = consumers_too_many(&policy, observed)?;
     let all = plan.refused.into_values().chain(plan.stuck.into_values()).chain(limits);
@@ -300,7 +299,7 @@ fn refused(refused: impl Iterator<Item = Problem>) -> Result<()> {
     }
 }
 
-/// As text, or as JSON with the store that was looked at.
+/// As text, or as JSON with the store that was read.
 fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: Option<Option<&str>>) -> Result<()> {
     let all = needs(&planner::desired(policy, observed).map_err(Refused)?);
     if let Some(store) = json {
@@ -360,7 +359,6 @@ fn summary(steps: &[Step]) -> String {
     )
 }
 
-/// Nanoseconds since the Unix epoch.
-pub(crate) fn now() -> i64 {
-    i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+pub(crate) fn now() -> Timestamp {
+    jiff::Timestamp::now().into()
 }

@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, Result};
 use fanout_client::Event;
-use fanout_plan::timestamp;
+use fanout_plan::Timestamp;
 use serde_json::json;
 
 use crate::terminal::{json_line, say};
@@ -22,8 +22,8 @@ pub(crate) async fn publish(args: &args::Publish, json: bool) -> Result<()> {
     event.traceparent.clone_from(&args.traceparent);
     let bus = remote::connect(&args.to).await?;
     if let Some(at) = args.at {
-        let kept = bus.publish_at(&event, at).await?;
-        let due = timestamp::to_rfc3339(kept.due);
+        let kept = bus.publish_at(&event, at.nanoseconds()).await?;
+        let due = Timestamp::from_nanoseconds(kept.due).to_string();
         if json {
             return say!("{}", json_line(&json!({ "due": due, "duplicate": kept.duplicate })));
         }

@@ -68,7 +68,7 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         }
         if !s.lost.is_empty() {
             say!("subscription {}:", s.name)?;
-            lost::tell(&s.lost)?;
+            lost::show(&s.lost)?;
         }
     }
     Ok(())

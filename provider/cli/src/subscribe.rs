@@ -8,8 +8,8 @@ use anyhow::Result;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use fanout_client::{Deliveries, Delivery, Position, Subscription};
+use fanout_plan::Timestamp;
 use fanout_plan::subscription::Start;
-use fanout_plan::timestamp;
 use serde_json::{Value, json};
 
 use crate::args::{self, Events, Need};
@@ -78,7 +78,7 @@ pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Result<Su
 fn begins(from: Option<Start>) -> fanout_client::Start {
     match from {
         None | Some(Start::First) => fanout_client::Start::First,
-        Some(Start::Time(t)) => fanout_client::Start::Time(t),
+        Some(Start::Time(t)) => fanout_client::Start::Time(t.nanoseconds()),
         Some(Start::Position(fanout_plan::Position { partition, offset })) => {
             fanout_client::Start::Position(Position { partition, offset })
         }
@@ -140,13 +140,13 @@ pub(crate) fn as_json(d: &Delivery) -> Value {
         "position": d.position().to_string(),
         "attempt": d.attempt(),
         "replayed": d.replayed(),
-        "published_at": timestamp::to_rfc3339(d.published_at()),
+        "published_at": Timestamp::from_nanoseconds(d.published_at()).to_string(),
         "tenant": e.tenant,
         "type": e.event_type,
         "id": e.id,
         "source": e.source,
         "subject": e.subject,
-        "time": e.time.map(timestamp::to_rfc3339),
+        "time": e.time.map(|time| Timestamp::from_nanoseconds(time).to_string()),
         "data_content_type": e.data_content_type,
         "data_schema": e.data_schema,
         "ordering_key": e.ordering_key,

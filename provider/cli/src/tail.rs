@@ -1,7 +1,7 @@
 //! `tail`: follows the log.
 
 use anyhow::Result;
-use fanout_plan::{Code, Filter, Problem, timestamp};
+use fanout_plan::{Code, Filter, Problem};
 use fanout_provider::jetstream::{Read, TailError, TailFrom};
 use serde_json::json;
 
@@ -32,7 +32,7 @@ pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
             }
             None => break,
         };
-        let at = timestamp::to_rfc3339(event.published_at);
+        let at = event.published_at.to_string();
         if json {
             let data = match std::str::from_utf8(&event.payload) {
                 Ok(text) => json!(text),

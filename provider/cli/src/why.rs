@@ -9,14 +9,14 @@ use serde_json::json;
 use crate::bus::Refused;
 use crate::diagnostic::PolicyRefused;
 use crate::matching::{DoesNotMatch, NotLegal};
-use crate::policy::{Looked, now};
+use crate::policy::{Inspection, now};
 use crate::terminal::{json_lines, printable, say};
 use crate::{args, matching};
 
 pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
-    let (policy, looked) = looked(args).await?;
+    let (policy, inspection) = inspect(args).await?;
     let (event, data) = matching::event(&args.event)?;
-    let plan = planner::plan(&policy, Asked::default(), &looked.observed, now()).map_err(Refused)?;
+    let plan = planner::plan(&policy, Asked::default(), &inspection.observed, now()).map_err(Refused)?;
     // Nothing is asked for but what the policy declares, in its order.
     let refused = plan.refused.into_iter().filter_map(|(i, problem)| {
         let (name, _) = policy.subscriptions.iter().nth(i)?;
@@ -34,13 +34,13 @@ pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
         .collect();
     judged.sort_by_key(|(name, _)| *name);
     if let (Some(name), []) = (&args.subscription, judged.as_slice()) {
-        let where_to_look = match looked.servers() {
+        let what_to_name = match inspection.servers() {
             Some(_) => "neither the policy nor the store has it",
             None => {
                 "the policy declares none of that name; name the bus's store with --nats for those that others made"
             }
         };
-        let message = format!("bus {} has no subscription {name}: {where_to_look}", policy.bus);
+        let message = format!("bus {} has no subscription {name}: {what_to_name}", policy.bus);
         return Err(NotLegal(Problem::new(Code::UnknownSubscription, message)).into());
     }
     let is_for_some = judged.iter().any(|(_, stops)| stops.is_none());
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
         let shown = judged
             .iter()
             .map(|(name, stops)| json!({ "subscription": name, "matches": stops.is_none(), "stops": stops }));
-        let shown = json!({ "subscriptions": shown.collect::<Vec<_>>(), "store": looked.servers() });
+        let shown = json!({ "subscriptions": shown.collect::<Vec<_>>(), "store": inspection.servers() });
         say!("{}", json_lines(&shown))?;
     } else {
         if judged.is_empty() {
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
                 Some(stop) => say!("{name}: {}", printable(&stop.to_string()))?,
             }
         }
-        looked.tell();
+        inspection.report();
     }
     match is_for_some {
         true => Ok(()),
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
 }
 
 /// The policy, and what the store holds if one is named. A policy that is not legal is no answer: 1 would be one.
-async fn looked(args: &args::Why) -> Result<(Policy, Looked)> {
+async fn inspect(args: &args::Why) -> Result<(Policy, Inspection)> {
     let policy =
         crate::bus::policy(&args.store.policy.policy).map_err(|error| match error.downcast::<PolicyRefused>() {
             Ok(refused) => match refused.problems.into_iter().next() {
@@ -78,6 +78,6 @@ async fn looked(args: &args::Why) -> Result<(Policy, Looked)> {
             },
             Err(error) => error,
         })?;
-    let looked = Looked::at(&args.store, &policy).await?;
-    Ok((policy, looked))
+    let inspection = Inspection::of(&args.store, &policy).await?;
+    Ok((policy, inspection))
 }

@@ -102,7 +102,7 @@ impl Deliveries {
             (&mut self.keeping).await.ok();
         };
         if tokio::time::timeout(within, stopped).await.is_err() {
-            debug!("deliveries that are not settled come again when their lease is over");
+            debug!("deliveries that are not settled are delivered again when their lease ends");
         }
         drop(self.fetching);
     }

@@ -26,13 +26,13 @@ const SETTLE_FOR: Duration = Duration::from_secs(10);
 /// A handle on the leases.
 #[derive(Clone, Debug)]
 pub(crate) struct Leases {
-    held: Arc<Mutex<Held>>,
+    table: Arc<Mutex<LeaseTable>>,
     /// Bounded in effect: each lease is asked about once, and leases are bounded by what is fetched.
     requests: mpsc::UnboundedSender<Request>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct LeaseTable {
     next: u64,
     leases: HashMap<u64, Lease>,
     /// Notified of each new one.
@@ -64,12 +64,12 @@ impl Leases {
     /// Leases and the task that keeps them, which ends once every handle is gone and everything is settled.
     pub(crate) fn start(inbox: impl Inbox) -> (Self, tokio::task::JoinHandle<()>) {
         let (requests, asked) = mpsc::unbounded_channel();
-        let held = Arc::<Mutex<Held>>::default();
+        let table = Arc::<Mutex<LeaseTable>>::default();
         let leases = Self {
-            held: Arc::clone(&held),
+            table: Arc::clone(&table),
             requests,
         };
-        (leases, tokio::spawn(run(inbox, held, asked)))
+        (leases, tokio::spawn(run(inbox, table, asked)))
     }
 
     /// Takes a lease that a fetch brought which began at `fetching`.
@@ -78,35 +78,35 @@ impl Leases {
         // The bus counts from when it took the deliveries from the log, which may be a whole wait after the fetch began; an
         // answer that was long under way leaves less. The first renewal makes up for either.
         let since = fetching.max(Instant::now().checked_sub(time / 4).unwrap_or(fetching));
-        let mut held = lock(&self.held);
-        held.next += 1;
-        let id = held.next;
+        let mut table = lock(&self.table);
+        table.next += 1;
+        let id = table.next;
         let lease = Lease {
             token,
             time,
             until: since + time,
             is_lost: false,
         };
-        held.leases.insert(id, lease);
-        held.fresh.notify_one();
+        table.leases.insert(id, lease);
+        table.fresh.notify_one();
         id
     }
 
     /// Whether it still holds.
     pub(crate) fn holds(&self, id: u64) -> bool {
-        let held = lock(&self.held);
-        let lease = held.leases.get(&id);
+        let table = lock(&self.table);
+        let lease = table.leases.get(&id);
         lease.is_some_and(|l| !l.is_lost && Instant::now() < l.until)
     }
 
     /// Waits until the bus has said of each that it is over: it delivers their events again. A bus that can't be reached
     /// says nothing, and may still take what is settled late.
     pub(crate) async fn are_lost(&self, ids: &[u64]) {
-        let lost = Arc::clone(&lock(&self.held).lost);
+        let lost = Arc::clone(&lock(&self.table).lost);
         loop {
             let mut changed = std::pin::pin!(lost.notified());
             changed.as_mut().enable();
-            let is_lost = |id| lock(&self.held).leases.get(id).is_none_or(|l| l.is_lost);
+            let is_lost = |id| lock(&self.table).leases.get(id).is_none_or(|l| l.is_lost);
             if ids.iter().all(is_lost) {
                 return;
             }
@@ -148,31 +148,31 @@ fn gone() -> Error {
     )
 }
 
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(table: &Mutex<LeaseTable>) -> MutexGuard<'_, LeaseTable> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn run(inbox: impl Inbox, held: Arc<Mutex<Held>>, mut requests: mpsc::UnboundedReceiver<Request>) {
-    let fresh = Arc::clone(&lock(&held).fresh);
+async fn run(inbox: impl Inbox, table: Arc<Mutex<LeaseTable>>, mut requests: mpsc::UnboundedReceiver<Request>) {
+    let fresh = Arc::clone(&lock(&table).fresh);
     // A call that takes long must not keep the others' leases from being renewed.
     let mut settling = JoinSet::new();
     let mut not_before = Instant::now();
     let mut backoff = Backoff::between(SHORTEST, Duration::from_secs(1));
     loop {
         while settling.try_join_next().is_some() {}
-        let due = due(&held).map(|at| at.max(not_before));
+        let due = due(&table).map(|at| at.max(not_before));
         let mut batch = Vec::new();
         tokio::select! {
             taken = requests.recv_many(&mut batch, MOST) => {
                 if taken == 0 {
                     break;
                 }
-                let (inbox, held) = (inbox.clone(), Arc::clone(&held));
-                settling.spawn(async move { settle(&inbox, &held, batch).await });
+                let (inbox, table) = (inbox.clone(), Arc::clone(&table));
+                settling.spawn(async move { settle(&inbox, &table, batch).await });
             }
             () = fresh.notified() => {}
             () = at(due) => {
-                let wait = match renew(&inbox, &held).await {
+                let wait = match renew(&inbox, &table).await {
                     Ok(()) => {
                         backoff.reset();
                         SHORTEST
@@ -188,9 +188,9 @@ async fn run(inbox: impl Inbox, held: Arc<Mutex<Held>>, mut requests: mpsc::Unbo
 }
 
 /// When the next lease has to be renewed: a third of its time after it began, so that two renewals may be lost.
-fn due(held: &Mutex<Held>) -> Option<Instant> {
-    let held = lock(held);
-    let leases = held.leases.values().filter(|l| !l.is_lost);
+fn due(table: &Mutex<LeaseTable>) -> Option<Instant> {
+    let table = lock(table);
+    let leases = table.leases.values().filter(|l| !l.is_lost);
     leases.map(|l| l.until - l.time * 2 / 3).min()
 }
 
@@ -202,9 +202,9 @@ async fn at(due: Option<Instant>) {
 }
 
 /// Renews every lease that is due, or soon will be.
-async fn renew(inbox: &impl Inbox, held: &Mutex<Held>) -> Result<(), Trouble> {
+async fn renew(inbox: &impl Inbox, table: &Mutex<LeaseTable>) -> Result<(), Trouble> {
     let now = Instant::now();
-    let due: Vec<(u64, Bytes)> = lock(held)
+    let due: Vec<(u64, Bytes)> = lock(table)
         .leases
         .iter()
         .filter(|(_, l)| !l.is_lost && l.until.saturating_duration_since(now) < l.time * 3 / 4)
@@ -222,9 +222,11 @@ async fn renew(inbox: &impl Inbox, held: &Mutex<Held>) -> Result<(), Trouble> {
         })
         .collect();
     let answers = inbox.settle(&settlements).await?;
-    let mut held = lock(held);
+    let mut table = lock(table);
     for ((id, _), answer) in due.iter().zip(answers) {
-        let Some(lease) = held.leases.get_mut(id) else { continue };
+        let Some(lease) = table.leases.get_mut(id) else {
+            continue;
+        };
         match answer {
             Ok(SettlementOutcome::Extended(token)) => {
                 lease.token = token;
@@ -238,21 +240,21 @@ async fn renew(inbox: &impl Inbox, held: &Mutex<Held>) -> Result<(), Trouble> {
             }
         }
     }
-    held.lost.notify_waiters();
+    table.lost.notify_waiters();
     Ok(())
 }
 
 /// Settles a batch; what the bus can't do now is tried until the lease is over, and for some seconds at least.
-async fn settle(inbox: &impl Inbox, held: &Mutex<Held>, mut batch: Vec<Request>) {
+async fn settle(inbox: &impl Inbox, table: &Mutex<LeaseTable>, mut batch: Vec<Request>) {
     let mut backoff = Backoff::default();
     let at_least = Instant::now() + SETTLE_FOR;
     while !batch.is_empty() {
         let mut asked = Vec::new();
         let mut settlements = Vec::new();
         {
-            let held = lock(held);
+            let table = lock(table);
             for request in batch {
-                let Some(lease) = held.leases.get(&request.id) else {
+                let Some(lease) = table.leases.get(&request.id) else {
                     continue;
                 };
                 settlements.push(Settlement {
@@ -283,7 +285,7 @@ async fn settle(inbox: &impl Inbox, held: &Mutex<Held>, mut batch: Vec<Request>)
                 Err(trouble) => Some(Err(Error::of(ErrorKind::OutcomeUnknown, trouble.problem().clone()))),
             };
             match answer {
-                Some(answer) => done(held, request, answer),
+                Some(answer) => done(table, request, answer),
                 None => batch.push(request),
             }
         }
@@ -293,8 +295,8 @@ async fn settle(inbox: &impl Inbox, held: &Mutex<Held>, mut batch: Vec<Request>)
     }
 }
 
-fn done(held: &Mutex<Held>, request: Request, answer: Result<(), Error>) {
-    lock(held).leases.remove(&request.id);
+fn done(table: &Mutex<LeaseTable>, request: Request, answer: Result<(), Error>) {
+    lock(table).leases.remove(&request.id);
     if let Some(waits) = request.answer {
         // Its caller may have given up.
         drop(waits.send(answer));

@@ -296,7 +296,7 @@ mod tests {
     }
 
     fn refused(policy: &Policy, observed: &Observed) -> Vec<String> {
-        match planner::plan(policy, Asked::default(), observed, 0) {
+        match planner::plan(policy, Asked::default(), observed, crate::Timestamp::EPOCH) {
             Ok(_) => Vec::new(),
             Err(problems) => problems.iter().map(ToString::to_string).collect(),
         }
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn leases_are_in_memory_where_the_account_has_some_and_stay_where_they_are() {
         let storage = |observed: &Observed| {
-            let plan = planner::plan(&policy(&[]), Asked::default(), observed, 0).unwrap();
+            let plan = planner::plan(&policy(&[]), Asked::default(), observed, crate::Timestamp::EPOCH).unwrap();
             plan.steps.iter().find_map(|step| match step {
                 Step::CreateBucket(b) | Step::UpdateBucket(b) if b.name == policy(&[]).names().leases() => {
                     Some(b.storage)

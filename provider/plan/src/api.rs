@@ -60,10 +60,10 @@ impl JetStreamApi {
                 "NATS answers, JetStream does not: start the server with `-js`, or a `jetstream` block in its configuration, and enable it for this account; where JetStream is another server's, as on a leaf node, name its domain in `jetstream.domain` (`--jetstream-domain`)".to_owned()
             }
             Self::Domain(name) => format!(
-                "NATS answers, and no JetStream of domain `{name}` does: look whether a server with `jetstream {{ domain: {name} }}` is connected and has it enabled for this account, or name another in `jetstream.domain` (`--jetstream-domain`)"
+                "NATS answers, and no JetStream of domain `{name}` does: check whether a server with `jetstream {{ domain: {name} }}` is connected and has it enabled for this account, or name another in `jetstream.domain` (`--jetstream-domain`)"
             ),
             Self::Prefix(prefix) => format!(
-                "NATS answers, and no JetStream behind `{prefix}` does: look at `jetstream.api-prefix` (`--jetstream-api-prefix`), and whether this account imports it"
+                "NATS answers, and no JetStream behind `{prefix}` does: check `jetstream.api-prefix` (`--jetstream-api-prefix`), and whether this account imports it"
             ),
         };
         Problem::new(Code::JetStreamMissing, message)

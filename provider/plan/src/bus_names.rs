@@ -331,7 +331,7 @@ fn as_text<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{SubjectTemplate, TypePattern};
+    use crate::{SubjectTemplate, Timestamp, TypePattern};
 
     #[test]
     fn a_name_that_is_no_token_keeps_to_its_own_subjects() {
@@ -408,7 +408,7 @@ mod tests {
         let acme: TenantId = "acme".parse().unwrap();
         let position = Position::undivided(7);
         let made = |now| SubscriptionId {
-            incarnation: Incarnation::new(now),
+            incarnation: Incarnation::new(Timestamp::from_nanoseconds(now)),
             ..ended("billing")
         };
         let mut all = std::collections::BTreeSet::new();
@@ -458,7 +458,7 @@ mod tests {
         let names = BusNames::new("payments".parse().unwrap());
         let billing = "billing".parse().unwrap();
         let round = Round {
-            made_at: 1_764_000_000_000_000_000,
+            made_at: Timestamp::from_nanoseconds(1_764_000_000_000_000_000),
             rewound: 2,
         };
         let position = Position::new(3, 41);

@@ -1,4 +1,4 @@
-//! An independent look at a topology, wanted or found: what the server would refuse, what would reach nobody, what can
+//! An independent check of a topology, wanted or found: what the server would refuse, what would reach nobody, what can
 //! be lost.
 //!
 //! It judges what the planner made by the server's rules and by its own reading of subjects; it shares no decision with

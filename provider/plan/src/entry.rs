@@ -65,7 +65,7 @@ pub fn with_consumer(registered: &Registered) -> Option<Box<Registered>> {
         replayed: Default::default(),
         delivered_before: Default::default(),
         progress: match registered.progress {
-            Progress::Telling(_) => Progress::Replaying,
+            Progress::Notifying(_) => Progress::Replaying,
             progress => progress,
         },
         ..registered.clone()
@@ -77,6 +77,7 @@ pub fn with_consumer(registered: &Registered) -> Option<Box<Registered>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Timestamp;
 
     const OLD: &str = r#"{"name":"invoicing","need":"durable","filter":{"tenants":[],"event_types":["**"]},"reach":"handler",
         "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"link",
@@ -110,7 +111,7 @@ mod tests {
         let mut registered = read(format!("{OLD}}}").as_bytes()).unwrap();
         let kept = with_consumer(&registered).unwrap();
         registered.replayed = [(0, 7)].into_iter().collect();
-        registered.progress = Progress::Telling(5);
+        registered.progress = Progress::Notifying(Timestamp::from_nanoseconds(5));
         assert_eq!(with_consumer(&registered), Some(kept));
         let tenants = (0..2_000).map(|i| format!("tenant-{i:04}").parse().unwrap()).collect();
         registered.subscription.filter.tenants = tenants;

@@ -1,7 +1,7 @@
 //! A tenant's CloudEvent, checked once when it enters.
 
 use crate::name::{is_text, shown};
-use crate::{Code, EventType, Problem, TenantId};
+use crate::{Code, EventType, Problem, TenantId, Timestamp};
 
 /// CloudEvents attribute names that are not extensions (CloudEvents 1.0.2), and those that the envelope uses itself.
 const RESERVED: &[&str] = &[
@@ -44,7 +44,7 @@ pub struct RawEvent {
     /// CloudEvents `subject`.
     pub subject: Option<String>,
     /// CloudEvents `time`, nanoseconds since the Unix epoch.
-    pub time: Option<i64>,
+    pub time: Option<Timestamp>,
     /// CloudEvents `datacontenttype`.
     pub data_content_type: Option<String>,
     /// CloudEvents `dataschema`.

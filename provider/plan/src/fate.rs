@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::subscription::{Need, Progress, Registered, Start};
-use crate::{Attributes, EventType, Position, TenantId};
+use crate::{Attributes, EventType, Position, TenantId, Timestamp};
 
 /// What became of an event at a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -66,7 +66,7 @@ pub struct Stored<'a> {
     /// Where it stands.
     pub position: Position,
     /// When it was stored, nanoseconds since the Unix epoch.
-    pub published_at: i64,
+    pub published_at: Timestamp,
     /// Its tenant.
     pub tenant: &'a TenantId,
     /// Its type.
@@ -167,7 +167,7 @@ mod tests {
     fn judged_of(registered: &Registered, (tenant, event_type): (&str, &str), offset: u64, evidence: Evidence) -> Fate {
         let event = Stored {
             position: Position::undivided(offset),
-            published_at: i64::try_from(offset).expect("a time"),
+            published_at: Timestamp::from_nanoseconds(i64::try_from(offset).expect("a time")),
             tenant: &tenant.parse().expect("a tenant"),
             event_type: &event_type.parse().expect("a type"),
             event: None,
@@ -213,13 +213,17 @@ mod tests {
         assert_eq!(of(("globex", "invoice.paid")), Fate::OtherTenant);
         assert_eq!(of(("acme", "customer.created")), Fate::OtherType);
         let backfill = |start, end| registered(Need::Backfill { start, end });
-        let until_20 = Some(End::Time(20));
+        let until_20 = Some(End::Time(Timestamp::from_nanoseconds(20)));
         assert_eq!(
             judged(&backfill(Start::First, until_20), 20, come_to(30, 30)),
             Fate::AfterItsEnd
         );
         assert_eq!(
-            judged(&backfill(Start::Time(13), None), 12, come_to(30, 30)),
+            judged(
+                &backfill(Start::Time(Timestamp::from_nanoseconds(13)), None),
+                12,
+                come_to(30, 30)
+            ),
             Fate::BeforeItsStart
         );
         let queue = registered(Need::Queue);
@@ -260,7 +264,7 @@ mod tests {
             .expect("an event");
             let stored = Stored {
                 position: Position::undivided(12),
-                published_at: 12,
+                published_at: Timestamp::from_nanoseconds(12),
                 tenant: attributes.tenant(),
                 event_type: attributes.event_type(),
                 event: Some((&attributes, data.as_bytes())),

@@ -174,7 +174,7 @@ impl Filter {
         self.tenants.is_empty() || self.tenants.binary_search(tenant).is_ok()
     }
 
-    /// Whether everything that `other` asks for is allowed here. Patterns are not looked at.
+    /// Whether everything that `other` asks for is allowed here. Patterns are not compared.
     pub fn covers(&self, other: &Self) -> bool {
         let tenants = self.tenants.is_empty()
             || (!other.tenants.is_empty() && other.tenants.iter().all(|t| self.allows_tenant(t)));

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Incarnation;
 use crate::planner::LogState;
+use crate::{Incarnation, Timestamp};
 
 /// What is remembered of one consumer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,9 +20,9 @@ pub struct Floor {
     /// The end of the log at that moment: offset and time, nanoseconds since the Unix epoch, of its last event.
     pub head: u64,
     /// When that was stored, nanoseconds since the Unix epoch.
-    pub head_at: i64,
+    pub head_at: Timestamp,
     /// When the log's stream was made, nanoseconds since the Unix epoch.
-    pub made_at: i64,
+    pub made_at: Timestamp,
     /// Which log of its partition that was.
     #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
     pub log: Incarnation,
@@ -71,17 +71,17 @@ mod tests {
     #[test]
     fn a_floor_is_of_the_log_that_it_was_noted_in() {
         let log = |made_at, head, head_at| LogState {
-            made_at,
+            made_at: Timestamp::from_nanoseconds(made_at),
             head,
-            head_at,
+            head_at: Timestamp::from_nanoseconds(head_at),
             messages: head,
             ..LogState::default()
         };
-        let which = Incarnation::new(7);
+        let which = Incarnation::new(Timestamp::from_nanoseconds(7));
         let floor = Floor::of(which, &log(1, 20, 200), 15, 18);
         assert!(floor.is_of(which, &log(1, 20, 200)) && floor.is_of(which, &log(1, 25, 250)));
         assert!(
-            !floor.is_of(Incarnation::new(8), &log(1, 25, 250)),
+            !floor.is_of(Incarnation::new(Timestamp::from_nanoseconds(8)), &log(1, 25, 250)),
             "it is known to be another"
         );
         assert!(!floor.is_of(which, &log(2, 25, 250)), "it was deleted and made again");

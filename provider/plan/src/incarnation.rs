@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::subscription::Registered;
-use crate::{Code, Problem, SubscriptionName};
+use crate::{Code, Problem, SubscriptionName, Timestamp};
 
 /// Between a subscription's name and its incarnation, and between those and what follows. No name has a `=`.
 const SEPARATOR: char = '=';
@@ -28,8 +28,8 @@ pub struct Incarnation(u64);
 
 impl Incarnation {
     /// That of a subscription that is made now, nanoseconds since the Unix epoch.
-    pub fn new(now: i64) -> Self {
-        Self(u64::try_from(now).unwrap_or_default().max(1))
+    pub fn new(now: Timestamp) -> Self {
+        Self(u64::try_from(now.nanoseconds()).unwrap_or_default().max(1))
     }
 
     /// The same, or the next one after another's of the same name.
@@ -128,7 +128,7 @@ impl fmt::Display for SubscriptionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Round {
     /// When the subscription was made, nanoseconds since the Unix epoch.
-    pub made_at: i64,
+    pub made_at: Timestamp,
     /// How often it was rewound since.
     pub rewound: u32,
 }
@@ -145,7 +145,7 @@ impl Round {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.made_at, self.rewound)
+        write!(f, "{}-{}", self.made_at.nanoseconds(), self.rewound)
     }
 }
 
@@ -154,7 +154,7 @@ impl FromStr for Round {
     fn from_str(s: &str) -> Result<Self, ParseIntError> {
         let (made_at, rewound) = s.rsplit_once('-').unwrap_or((s, ""));
         Ok(Self {
-            made_at: made_at.parse()?,
+            made_at: Timestamp::from_nanoseconds(made_at.parse()?),
             rewound: rewound.parse()?,
         })
     }
@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn a_successor_is_another_though_the_clock_stands_or_goes_back() {
-        let first = Incarnation::new(7);
-        assert!(Incarnation::new(9).after(first) == Incarnation(9));
-        for now in [i64::MIN, 0, 1, 7] {
+        let first = Incarnation::new(Timestamp::from_nanoseconds(7));
+        assert!(Incarnation::new(Timestamp::from_nanoseconds(9)).after(first) == Incarnation(9));
+        for now in [i64::MIN, 0, 1, 7].map(Timestamp::from_nanoseconds) {
             assert!(Incarnation::new(now).after(first) > first, "{now}");
             assert!(!Incarnation::new(now).is_unsaid());
         }
@@ -216,7 +216,10 @@ mod tests {
 
     #[test]
     fn a_round_is_read_back_and_later_ones_are_greater() {
-        let round = |made_at, rewound| Round { made_at, rewound };
+        let round = |made_at, rewound| Round {
+            made_at: Timestamp::from_nanoseconds(made_at),
+            rewound,
+        };
         for i in [round(0, 0), round(-5, 1), round(i64::MAX, u32::MAX)] {
             assert_eq!(i.to_string().parse(), Ok(i));
         }

@@ -5,7 +5,7 @@
 //! Nothing is lost in between, whatever an instance knows of it yet: the subscription's consumer passes over an event
 //! only once it is remembered that the tenant's own one gives it, and that one begins there whenever it is made. It is
 //! given up together with the subscription's consumer, for one that begins where everything before was handled.
-//! Deliberately absent: who has many events waiting, which takes a look at the store.
+//! Deliberately absent: who has many events waiting, which takes an observation of the store.
 
 use serde::{Deserialize, Serialize};
 

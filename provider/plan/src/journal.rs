@@ -6,8 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::retry::cut;
-use crate::status::Timestamp;
-use crate::{Code, Incarnation, LogPosition, Position, SubscriptionName, TenantId};
+use crate::{Code, Incarnation, LogPosition, Position, SubscriptionName, TenantId, Timestamp};
 
 /// Offsets in a slot. A subject takes the server 460 bytes of memory; a slot's entries are read to find those of one event.
 const SLOT: u64 = 1_024;
@@ -75,12 +74,17 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub redriven: bool,
     /// When the subscriber was called; absent where it fetched the event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::status::text::optional"
+    )]
     pub began_at: Option<Timestamp>,
     /// Microseconds until it answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_us: Option<u64>,
     /// When the instance had its answer.
+    #[serde(with = "crate::status::text")]
     pub ended_at: Timestamp,
     /// What came of it.
     pub outcome: Outcome,
@@ -155,8 +159,10 @@ pub struct Missing {
     /// Which instance it was.
     pub instance: String,
     /// The first of them ended about then.
+    #[serde(with = "crate::status::text")]
     pub since: Timestamp,
     /// The last.
+    #[serde(with = "crate::status::text")]
     pub until: Timestamp,
     /// How many.
     pub entries: u64,
@@ -186,7 +192,7 @@ mod tests {
 
     fn entry(outcome: Outcome, attempt: u32) -> Entry {
         let at = LogPosition::from(Position::new(2, 42));
-        let ended_at = Timestamp::from_second(1).unwrap();
+        let ended_at = Timestamp::from_nanoseconds(1_000_000_000);
         Entry {
             attempt,
             ..Entry::new("billing".parse().unwrap(), at, ended_at, outcome)
@@ -204,7 +210,7 @@ mod tests {
             })
         );
         let full = Entry {
-            log: Incarnation::new(7),
+            log: Incarnation::new(Timestamp::from_nanoseconds(7)),
             began_at: Some(bare.ended_at),
             took_us: Some(3),
             wait_ms: Some(1_000),
@@ -225,7 +231,7 @@ mod tests {
         let name: SubscriptionName = "s".repeat(64).parse().unwrap();
         let tenant: TenantId = "\"".repeat(128).parse().unwrap();
         let at = LogPosition {
-            log: Incarnation::new(i64::MAX),
+            log: Incarnation::new(Timestamp::MAX),
             position: Position::new(u32::MAX, u64::MAX),
         };
         let entry = Entry {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::partition::{Binding, Keeps, Layout, Partition, Slot};
 use crate::policy::Shape;
-use crate::{Code, Incarnation, Policy, Problem, TenantId};
+use crate::{Code, Incarnation, Policy, Problem, TenantId, Timestamp};
 
 /// The most tenants with a stream of their own. Measured on nats-server 2.15: 5,000 streams publish at 0.23 of the rate
 /// of one and take five seconds to start, 1,000 publish at a third.
@@ -15,7 +15,7 @@ pub const MAX_TENANT_PARTITIONS: usize = 1_000;
 ///
 /// # Errors
 /// When tenants would need more streams than are sensible.
-pub fn next(policy: &Policy, have: &Layout, tenants: &BTreeSet<TenantId>, now: i64) -> Result<Layout, Problem> {
+pub fn next(policy: &Policy, have: &Layout, tenants: &BTreeSet<TenantId>, now: Timestamp) -> Result<Layout, Problem> {
     let mut next = have.clone();
     let generation = match have.newest() {
         Some(newest) if fits(policy, have) => newest,

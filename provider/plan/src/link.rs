@@ -6,7 +6,7 @@ use crate::authority;
 use crate::declared::{Asked, Declared};
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
-use crate::{Code, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, TypePattern, timestamp};
+use crate::{Code, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, Timestamp, TypePattern};
 
 /// Which end of a link the component is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -356,7 +356,7 @@ fn place(s: &str, what: &str) -> Result<Option<End>, Problem> {
         Some(("time", t)) => End::Time(time(t)?),
         Some(("position", p)) => End::Position(p.parse()?),
         _ if s.contains('/') => End::Position(s.parse()?),
-        _ => End::Time(timestamp::from_rfc3339(s).ok_or_else(|| not_a_place(s, what))?),
+        _ => End::Time(s.parse().map_err(|_| not_a_place(s, what))?),
     }))
 }
 
@@ -370,8 +370,8 @@ fn not_a_place(s: &str, what: &str) -> Problem {
     )
 }
 
-fn time(s: &str) -> Result<i64, Problem> {
-    timestamp::from_rfc3339(s).ok_or_else(|| {
+fn time(s: &str) -> Result<Timestamp, Problem> {
+    s.parse().map_err(|_| {
         Problem::new(
             Code::InvalidSetting,
             format!(

@@ -52,12 +52,17 @@ impl fmt::Display for LogPosition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Timestamp;
 
     #[test]
     fn it_is_read_as_it_is_written_and_two_logs_have_nothing_in_common() {
         let position = Position::undivided(42);
         let mut all = std::collections::BTreeSet::new();
-        for log in [Incarnation::default(), Incarnation::new(1), Incarnation::new(255)] {
+        for log in [
+            Incarnation::default(),
+            Incarnation::new(Timestamp::from_nanoseconds(1)),
+            Incarnation::new(Timestamp::from_nanoseconds(255)),
+        ] {
             let at = LogPosition { position, log };
             let text = at.to_string();
             let (partition, offset) = text.split_once('.').unwrap();

@@ -3,7 +3,7 @@
 use crate::planner::{LogState, Observed};
 use crate::setting::show_duration;
 use crate::topology::{StreamSpec, Topology};
-use crate::{Code, Policy, Problem};
+use crate::{Code, Policy, Problem, Timestamp};
 
 /// For how long the log keeps events.
 const MAX_AGE: &str = "retention.max-age";
@@ -16,7 +16,7 @@ pub(crate) struct Loss {
 }
 
 /// Every such change, unless `change.allow-loss` names its setting.
-pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, now: i64) -> Vec<Loss> {
+pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, now: Timestamp) -> Vec<Loss> {
     let mut found = Vec::new();
     // What is not an event goes by itself.
     for (name, want) in desired.streams.iter().filter(|(_, s)| s.side.is_none()) {
@@ -79,12 +79,11 @@ fn losses(
     have: &StreamSpec,
     want: &StreamSpec,
     state: &LogState,
-    now: i64,
+    now: Timestamp,
     (age_setting, size_setting): (&'static str, &'static str),
 ) -> Vec<(&'static str, String)> {
     let mut losses = Vec::new();
-    let age_ns = i64::try_from(want.max_age.as_nanos()).unwrap_or(i64::MAX);
-    if want.max_age < have.max_age && state.messages > 0 && state.oldest_at < now.saturating_sub(age_ns) {
+    if want.max_age < have.max_age && state.messages > 0 && state.oldest_at < now - want.max_age {
         losses.push((
             age_setting,
             format!(

@@ -137,9 +137,9 @@ fn types_of_both(mine: &[TypePattern], theirs: &[TypePattern]) -> Option<Vec<Typ
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Settings;
     use crate::document::Document;
     use crate::planner::{self, Asked, Observed};
+    use crate::{Settings, Timestamp};
 
     const POLICY: &str = r#"
 bus = "payments"
@@ -157,7 +157,13 @@ need = "durable"
     fn refusal(settings: &str) -> Option<Problem> {
         let settings: Settings = Document::parse(&format!("{POLICY}{settings}\n")).unwrap().settings;
         let policy = Policy::from_settings("policy.toml", &settings).unwrap();
-        let plan = planner::plan(&policy, Asked::default(), &Observed::default(), 1).unwrap();
+        let plan = planner::plan(
+            &policy,
+            Asked::default(),
+            &Observed::default(),
+            Timestamp::from_nanoseconds(1),
+        )
+        .unwrap();
         assert_eq!(plan.refused.is_empty(), plan.registry.len() == 1, "{settings:?}");
         plan.refused.into_values().next()
     }
@@ -242,14 +248,20 @@ need = "durable"
         };
         let of_globex = format!("{POLICY}tenants = [\"globex\"]\n");
         let before = read(&of_globex);
-        let plan = planner::plan(&before, Asked::default(), &Observed::default(), 1).unwrap();
+        let plan = planner::plan(
+            &before,
+            Asked::default(),
+            &Observed::default(),
+            Timestamp::from_nanoseconds(1),
+        )
+        .unwrap();
         let observed = Observed {
             registry: plan.registry.clone(),
             topology: planner::desired(&before, &Observed::default()).unwrap(),
             ..Observed::default()
         };
         let after = read(&of_globex.replace("[\"acme\", \"globex\"]", "[\"acme\"]"));
-        let plan = planner::plan(&after, Asked::default(), &observed, 2).unwrap();
+        let plan = planner::plan(&after, Asked::default(), &observed, Timestamp::from_nanoseconds(2)).unwrap();
         assert!(plan.refused.is_empty(), "{:?}", plan.refused);
         let load = crate::explain::Load {
             events_per_second: 1,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{BusNames, Filter, Incarnation, SubjectTemplate, TenantId};
+use crate::{BusNames, Filter, Incarnation, SubjectTemplate, TenantId, Timestamp};
 
 /// Which tenants a partition holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub enum Binding {
     /// partition while an older one still holds the bus's subjects (the server lets one stream hold a subject, 10065).
     Internal,
     /// Nowhere, since this time, nanoseconds since the Unix epoch.
-    Retired(i64),
+    Retired(Timestamp),
 }
 
 /// One partition of a bus's log.
@@ -164,7 +164,7 @@ impl Partition {
     }
 
     /// Since when it takes nothing new, nanoseconds since the Unix epoch.
-    pub fn retired_at(&self) -> Option<i64> {
+    pub fn retired_at(&self) -> Option<Timestamp> {
         match self.binding {
             Binding::Retired(at) => Some(at),
             Binding::Plain | Binding::Internal => None,

@@ -9,7 +9,9 @@ use crate::policy::Shape;
 use crate::step::{self, Step};
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
 use crate::topology::{StreamSpec, Topology};
-use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, TenantId, declared, in_force, layout, loss};
+use crate::{
+    Code, Incarnation, Policy, Problem, SubscriptionName, TenantId, Timestamp, declared, in_force, layout, loss,
+};
 
 mod judge;
 mod observed;
@@ -73,7 +75,7 @@ pub struct Asked<'a> {
 /// # Errors
 /// Every reason for which the bus as a whole can't be brought to its policy. Refused subscriptions are no such reason:
 /// they are part of the plan.
-pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) -> Result<Plan, Vec<Problem>> {
+pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: Timestamp) -> Result<Plan, Vec<Problem>> {
     let unread = observed.unread.values().cloned();
     let problems: Vec<_> = observed.in_the_way.iter().cloned().chain(unread).collect();
     if let Some(problem) = in_force::yields(policy, asked, observed) {
@@ -89,7 +91,7 @@ pub fn plan(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) ->
 
 /// Plans what can be had. Where the bus as a whole can't be brought to its policy, its streams and buckets stay as they are,
 /// the plan says why ([`Plan::problems`]), and subscriptions go on with what is there.
-pub fn plan_around(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: i64) -> Plan {
+pub fn plan_around(policy: &Policy, asked: Asked<'_>, observed: &Observed, now: Timestamp) -> Plan {
     let mut problems = observed.in_the_way.clone();
     if problems.is_empty() {
         let planned = match in_force::yields(policy, asked, observed) {
@@ -118,7 +120,7 @@ fn under_another(
     policy: &Policy,
     asked: Asked<'_>,
     observed: &Observed,
-    now: i64,
+    now: Timestamp,
     problem: Problem,
 ) -> Result<Plan, Vec<Problem>> {
     let kept = plan_with(policy, asked, observed, now, Streams::OfAnotherPolicy)?;
@@ -163,7 +165,7 @@ fn plan_with(
     policy: &Policy,
     asked: Asked<'_>,
     observed: &Observed,
-    now: i64,
+    now: Timestamp,
     streams: Streams,
 ) -> Result<Plan, Vec<Problem>> {
     let have = observed.topology.layout();
@@ -328,7 +330,7 @@ fn no_work_queue(registry: &BTreeMap<SubscriptionName, Registered>) -> Vec<Probl
 /// # Errors
 /// As [`plan`].
 pub fn desired(policy: &Policy, observed: &Observed) -> Result<Topology, Vec<Problem>> {
-    let plan = plan(policy, Asked::default(), observed, 0)?;
+    let plan = plan(policy, Asked::default(), observed, Timestamp::EPOCH)?;
     Ok(reached(policy, &plan.layout, &plan.registry, observed))
 }
 

@@ -116,11 +116,6 @@ impl Quotas {
         let mut all = self.tenants.values().chain([&self.default]);
         all.any(|q| q.max_bytes.is_some())
     }
-
-    /// Whether no tenant has a bound.
-    pub fn is_unbounded(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::by_partition::ByPartition;
 use crate::gap::Lost;
 use crate::link::Role;
 use crate::subscription::{MadeBy, Need, Progress, Registered};
-use crate::{BusName, Position, Problem, SubscriptionId, SubscriptionName, TenantId};
+use crate::{BusName, Position, Problem, SubscriptionId, SubscriptionName, TenantId, Timestamp};
 
 /// How a bus is doing, or an edge of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +39,7 @@ pub struct BusStatus {
     /// The journal of deliveries, as the instance that answers writes it; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalStatus>,
-    /// The last offset of each partition of the log; absent where nobody looked.
+    /// The last offset of each partition of the log; absent where nobody read it.
     pub heads: Option<ByPartition>,
 }
 
@@ -79,7 +78,7 @@ pub enum OutcomeState {
     Pending,
 }
 
-/// A problem as it is told, also by a newer bus: its code need not be one that the reader knows.
+/// A problem as it is reported, also by a newer bus: its code need not be one that the reader knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedProblem {
     /// Stable; each has a page in `docs/errors/`.
@@ -98,7 +97,7 @@ pub struct Upstream {
     pub url: String,
     /// Whether calls reach it.
     pub is_reached: bool,
-    /// Why not, or what it refuses to tell this edge.
+    /// Why not, or what it refuses to show this edge.
     pub problem: Option<ReportedProblem>,
 }
 
@@ -179,6 +178,7 @@ pub struct SubscriptionStatus {
     #[serde(default, with = "text::optional")]
     pub oldest: Option<Position>,
     /// When that expires.
+    #[serde(default, with = "text::optional")]
     pub expires_at: Option<Timestamp>,
     /// What it lost, by partition, until somebody acknowledges it.
     #[serde(default)]
@@ -207,6 +207,7 @@ pub struct LostEvents {
     /// Whether that is all of them.
     pub exact: bool,
     /// When that was found last.
+    #[serde(with = "text")]
     pub at: Timestamp,
 }
 
@@ -333,7 +334,7 @@ impl LostEvents {
             count: lost.events,
             tenants: lost.tenants.clone(),
             exact: lost.exact,
-            at: Timestamp::from_nanosecond(lost.at.into()).unwrap_or_default(),
+            at: lost.at,
         }
     }
 }
@@ -387,10 +388,10 @@ pub(crate) mod text {
     }
 
     /// The same where there may be none.
-    pub(super) mod optional {
+    pub(crate) mod optional {
         use super::*;
 
-        pub(in super::super) fn serialize<T: Display, S: Serializer>(
+        pub(crate) fn serialize<T: Display, S: Serializer>(
             value: &Option<T>,
             serializer: S,
         ) -> Result<S::Ok, S::Error> {
@@ -400,7 +401,7 @@ pub(crate) mod text {
             }
         }
 
-        pub(in super::super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+        pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
         where
             T: FromStr<Err: Display>,
             D: Deserializer<'de>,
@@ -428,7 +429,7 @@ mod tests {
                 from: 1,
                 to: 2,
                 events: 2,
-                at: 1_000_000_000,
+                at: Timestamp::from_nanoseconds(1_000_000_000),
                 ..Lost::default()
             },
         )];

@@ -240,7 +240,7 @@ impl fmt::Display for Step {
                     ConsumerStart::First => f.write_str("the first event"),
                     ConsumerStart::Offset(o) => write!(f, "offset {o}"),
                     ConsumerStart::New => f.write_str("what is new"),
-                    ConsumerStart::Time(t) => f.write_str(&crate::timestamp::to_rfc3339(t)),
+                    ConsumerStart::Time(t) => t.fmt(f),
                 }
             }
             Self::UpdateConsumer(c) => write!(

@@ -271,7 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Code;
+    use crate::{Code, Timestamp};
 
     fn event(more: &str) -> Result<(Attributes, Vec<u8>), Problem> {
         let document =
@@ -315,7 +315,7 @@ mod tests {
             (raw.subject.as_deref(), raw.ordering_key.as_deref()),
             (Some("in_1"), Some("k"))
         );
-        assert_eq!(raw.time, Some(1_795_860_000_000_000_000));
+        assert_eq!(raw.time, Some(Timestamp::from_nanoseconds(1_795_860_000_000_000_000)));
         assert_eq!(
             (raw.data_schema.as_deref(), raw.data_content_type.as_deref()),
             (None, Some(JSON))

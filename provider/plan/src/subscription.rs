@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::authority;
 use crate::by_partition::ByPartition;
 use crate::isolation::Rejoined;
+use crate::named_position;
 use crate::partition::Layout;
-use crate::places;
 use crate::policy::{Ordering, QueueDelivery};
-use crate::{Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId};
+use crate::{
+    Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId, Timestamp,
+};
 
 /// Events of an ordered subscription that its owner may hold: what waits behind a retry is held, not nak'ed, so
 /// this is how much one key can have waiting before others feel it. A place takes a few hundred bytes, here and on the
@@ -25,7 +27,7 @@ pub enum Start {
     /// With the oldest retained event.
     First,
     /// With the first event stored at or after this time, nanoseconds since the Unix epoch.
-    Time(i64),
+    Time(Timestamp),
     /// With this position.
     Position(Position),
 }
@@ -35,7 +37,7 @@ impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::First => f.write_str("first"),
-            Self::Time(at) => f.write_str(&crate::timestamp::to_rfc3339(*at)),
+            Self::Time(at) => at.fmt(f),
             Self::Position(position) => write!(f, "{position}"),
         }
     }
@@ -46,14 +48,14 @@ impl fmt::Display for Start {
 #[serde(rename_all = "kebab-case")]
 pub enum End {
     /// Before the first event stored at or after this time, nanoseconds since the Unix epoch.
-    Time(i64),
+    Time(Timestamp),
     /// After this position.
     Position(Position),
 }
 
 impl End {
     /// Whether an event lies beyond the end.
-    pub fn is_before(&self, position: Position, published_at: i64) -> bool {
+    pub fn is_before(&self, position: Position, published_at: Timestamp) -> bool {
         match self {
             Self::Time(t) => published_at >= *t,
             // Numbers grow with each change of the topology, so a greater one is later; partitions beside each other
@@ -130,7 +132,7 @@ pub struct Subscription {
     pub batch_size: u32,
     /// Invocations at once.
     pub concurrency: u32,
-    /// Whether the subscriber has a `backfill-handler` that is told when it has caught up.
+    /// Whether the subscriber has a `backfill-handler` that is notified when it has caught up.
     pub tell_caught_up: bool,
 }
 
@@ -155,16 +157,17 @@ impl Subscription {
     }
 }
 
-/// How far a backfill has told its subscriber.
+/// How far the subscriber of a backfill has been notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
-    /// It still replays, or needs no telling.
+    /// It still replays, or needs no notification.
     Replaying,
-    /// An instance is telling it. Its mark: the time by its own clock, in nanoseconds since the Unix epoch, which says nothing to
+    /// An instance is notifying it. Its mark: the time by its own clock, in nanoseconds since the Unix epoch, which says nothing to
     /// others but whether it is another than before.
-    Telling(i64),
-    /// It has been told.
+    #[serde(rename = "telling")]
+    Notifying(Timestamp),
+    /// It has been notified.
     CaughtUp,
     /// It reached its end; nothing more is delivered.
     Finished,
@@ -193,7 +196,7 @@ pub struct Registered {
     /// How it was made.
     pub made_by: MadeBy,
     /// When, nanoseconds since the Unix epoch.
-    pub made_at: i64,
+    pub made_at: Timestamp,
     /// Which of the subscriptions that have had its name.
     #[serde(default, skip_serializing_if = "Incarnation::is_unsaid")]
     pub incarnation: Incarnation,
@@ -250,7 +253,7 @@ impl Registered {
         }
     }
 
-    /// Whether both are planned alike: what one has reached beyond the other concerns only who looks at it.
+    /// Whether both are planned alike: what one has reached beyond the other concerns only who reads it.
     #[must_use]
     pub fn is_planned_like(&self, other: &Self) -> bool {
         let as_far = Self {
@@ -289,7 +292,7 @@ impl Registered {
             ));
         }
         if let Start::Position(p) = to {
-            places::is_a_place(&self.subscription, layout, p)?;
+            named_position::is_of_the_log(&self.subscription, layout, p)?;
         }
         if let Start::Position(p) = to
             && p.offset > heads.of(p.partition) + 1

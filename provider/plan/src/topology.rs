@@ -8,7 +8,7 @@ use crate::isolation::Reader;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::policy::{Durability, Journaled, Shape, Storage, WhenFull};
 use crate::subscription::{Need, Progress, Registered, Start};
-use crate::{ConsumerName, Policy};
+use crate::{ConsumerName, Policy, Timestamp};
 
 /// A stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct StreamSpec {
     pub policy: Option<InForce>,
     /// For a stream of the log, when the server made it, as it is said beside it, nanoseconds since the Unix epoch; 0 where
     /// that is not known yet.
-    pub made_at: i64,
+    pub made_at: Timestamp,
 }
 
 /// What the store keeps for a bus besides events and dead letters.
@@ -112,7 +112,7 @@ pub enum ConsumerStart {
     /// With this sequence.
     Offset(u64),
     /// With the first message at or after this time, nanoseconds since the Unix epoch.
-    Time(i64),
+    Time(Timestamp),
     /// With the first message that is stored once it exists.
     New,
 }
@@ -204,7 +204,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         atomic: false,
         side: None,
         policy: Some(policy.in_force.clone()),
-        made_at: 0,
+        made_at: Timestamp::EPOCH,
     };
     let side = |side, name, subjects, max_age| StreamSpec {
         name,
@@ -304,7 +304,7 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
         atomic: policy.durability == Durability::OnDisk,
         side: None,
         policy: None,
-        made_at: 0,
+        made_at: Timestamp::EPOCH,
     }
 }
 

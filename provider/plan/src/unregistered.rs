@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::planner::Observed;
 use crate::subscription::Registered;
-use crate::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName};
+use crate::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, Timestamp};
 
 /// The mark of a subscription that was ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,12 +14,12 @@ pub struct Tombstone {
     /// Which of its name it ended; `None` where an older version or a person removed the entry.
     pub incarnation: Option<Incarnation>,
     /// When, nanoseconds since the Unix epoch.
-    pub at: i64,
+    pub at: Timestamp,
 }
 
 impl Tombstone {
     /// Whether it ended a subscription that was made at that time, as far as that is known.
-    pub fn ends(&self, incarnation: Incarnation, made_at: Option<i64>) -> bool {
+    pub fn ends(&self, incarnation: Incarnation, made_at: Option<Timestamp>) -> bool {
         match self.incarnation {
             Some(ended) => incarnation <= ended,
             None => made_at.is_none_or(|made_at| made_at <= self.at),
@@ -31,7 +31,7 @@ impl Tombstone {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Made {
     /// When the server made it, nanoseconds since the Unix epoch.
-    pub at: i64,
+    pub at: Timestamp,
     /// Its subscription, if it says so.
     pub entry: Option<Box<Registered>>,
 }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::Timestamp;
+
 /// Into how many parts the retention is divided.
 pub const SLOTS: usize = 16;
 
@@ -41,23 +43,25 @@ impl Slots {
     pub fn named(&self, name: &str) -> Option<i64> {
         let (_, end) = name.split_once('-')?;
         let end: i64 = end.parse().ok()?;
-        Some(self.at(end.checked_mul(MILLISECOND)?.checked_sub(1)?))
+        Some(self.at(Timestamp::from_nanoseconds(
+            end.checked_mul(MILLISECOND)?.checked_sub(1)?,
+        )))
     }
 
     /// The slot of a moment, nanoseconds since the Unix epoch.
-    pub fn at(&self, now: i64) -> i64 {
-        now.div_euclid(self.length)
+    pub fn at(&self, now: Timestamp) -> i64 {
+        now.nanoseconds().div_euclid(self.length)
     }
 
     /// The slots that count at a moment: those from which something may not have expired, the present one last.
-    pub fn counting(&self, now: i64) -> std::ops::RangeInclusive<i64> {
+    pub fn counting(&self, now: Timestamp) -> std::ops::RangeInclusive<i64> {
         let present = self.at(now);
         present - SLOTS as i64..=present
     }
 
     /// From which moment on a slot does not count.
-    fn over(&self, slot: i64) -> i64 {
-        (slot + SLOTS as i64 + 1).saturating_mul(self.length)
+    fn over(&self, slot: i64) -> Timestamp {
+        Timestamp::from_nanoseconds((slot + SLOTS as i64 + 1).saturating_mul(self.length))
     }
 }
 
@@ -100,7 +104,7 @@ impl Usage {
     }
 
     /// The bytes that count at a moment.
-    pub fn stored(&self, slots: Slots, now: i64) -> u64 {
+    pub fn stored(&self, slots: Slots, now: Timestamp) -> u64 {
         let counting = slots.counting(now);
         self.parts
             .iter()
@@ -113,7 +117,7 @@ impl Usage {
     ///
     /// # Errors
     /// When there is none.
-    pub fn take(&mut self, slots: Slots, max_bytes: u64, size: u64, now: i64) -> Result<(), Refused> {
+    pub fn take(&mut self, slots: Slots, max_bytes: u64, size: u64, now: Timestamp) -> Result<(), Refused> {
         if size > max_bytes {
             return Err(Refused::ForGood);
         }
@@ -131,20 +135,19 @@ impl Usage {
         for part in counting {
             stored -= part.flushed + part.unflushed;
             if stored + size <= max_bytes {
-                let wait = slots.over(part.slot).saturating_sub(now);
-                return Err(Refused::For(Duration::from_nanos(wait.max(0).unsigned_abs())));
+                return Err(Refused::For(slots.over(part.slot).since(now)));
             }
         }
         Err(Refused::ForGood)
     }
 
     /// Counts bytes that are stored whether or not there is room for them.
-    pub fn count(&mut self, slots: Slots, size: u64, now: i64) {
+    pub fn count(&mut self, slots: Slots, size: u64, now: Timestamp) {
         self.part(slots.at(now)).unflushed += size;
     }
 
     /// Gives back what was taken at `then` for an event that was not stored.
-    pub fn put_back(&mut self, slots: Slots, size: u64, then: i64) {
+    pub fn put_back(&mut self, slots: Slots, size: u64, then: Timestamp) {
         let slot = slots.at(then);
         let part = self.part(slot);
         if part.slot == slot {
@@ -183,7 +186,11 @@ mod tests {
 
     use super::*;
 
-    const HOUR: i64 = 3_600_000_000_000;
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn hour(n: u32) -> Timestamp {
+        Timestamp::EPOCH + n * HOUR
+    }
 
     fn slots() -> Slots {
         Slots::of(Duration::from_secs(16 * 3_600))
@@ -192,13 +199,17 @@ mod tests {
     #[test]
     fn bytes_go_when_their_events_have_expired() {
         let mut usage = Usage::default();
-        let start = 1_000 * HOUR;
+        let start = hour(1_000);
         usage.take(slots(), 100, 60, start).unwrap();
         usage.take(slots(), 100, 40, start + HOUR).unwrap();
         let refused = usage.take(slots(), 100, 1, start + 2 * HOUR).unwrap_err();
         // The first slot's last event can be an hour younger than its first.
         assert_eq!(refused, Refused::For(Duration::from_secs(15 * 3_600)));
-        assert!(usage.take(slots(), 100, 1, start + 17 * HOUR - 1).is_err());
+        assert!(
+            usage
+                .take(slots(), 100, 1, start + 17 * HOUR - Duration::from_nanos(1))
+                .is_err()
+        );
         usage.take(slots(), 100, 60, start + 17 * HOUR).unwrap();
         assert_eq!(usage.take(slots(), 100, 101, start), Err(Refused::ForGood));
     }
@@ -206,7 +217,7 @@ mod tests {
     #[test]
     fn what_others_stored_counts_and_nothing_counts_twice() {
         let mut usage = Usage::default();
-        let start = 1_000 * HOUR;
+        let start = hour(1_000);
         usage.take(slots(), 100, 30, start).unwrap();
         let (slot, own) = usage.unflushed().next().unwrap();
         assert_eq!((slot, own), (1_000, 30));
@@ -233,24 +244,24 @@ mod tests {
         #[test]
         fn what_is_retained_is_never_more_than_the_quota(
             quota in 1..2_000_u64,
-            tries in proptest::collection::vec((0..400_u64, 0..2 * HOUR), 1..200),
+            tries in proptest::collection::vec((0..400_u64, 0..7_200_000_000_000_u64), 1..200),
         ) {
             let retention = 16 * HOUR;
             let mut usage = Usage::default();
-            let mut now = 1_000 * HOUR;
-            let mut accepted: Vec<(i64, u64)> = Vec::new();
+            let mut now = hour(1_000);
+            let mut accepted: Vec<(Timestamp, u64)> = Vec::new();
             for (size, gap) in tries {
-                now += gap;
+                now = now + Duration::from_nanos(gap);
                 match usage.take(slots(), quota, size, now) {
                     Ok(()) => accepted.push((now, size)),
                     Err(Refused::ForGood) => prop_assert!(size > quota),
                     Err(Refused::For(wait)) => {
                         let mut later = usage.clone();
-                        let then = now + i64::try_from(wait.as_nanos()).unwrap();
+                        let then = now + wait;
                         prop_assert_eq!(later.take(slots(), quota, size, then), Ok(()), "after {:?}", wait);
                     }
                 }
-                let retained: u64 = accepted.iter().filter(|(at, _)| now - at <= retention).map(|(_, s)| s).sum();
+                let retained: u64 = accepted.iter().filter(|(at, _)| now.since(*at) <= retention).map(|(_, s)| s).sum();
                 prop_assert!(retained <= quota);
             }
         }
@@ -258,7 +269,7 @@ mod tests {
         #[test]
         fn what_is_put_back_is_as_if_never_taken(sizes in proptest::collection::vec(1..100_u64, 1..20)) {
             let mut usage = Usage::default();
-            let now = 1_000 * HOUR;
+            let now = hour(1_000);
             for size in &sizes {
                 usage.take(slots(), u64::MAX / 2, *size, now).unwrap();
             }

@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fanout_plan::partition::{Keeps, Layout};
 use fanout_plan::planner::{Asked, LogState, Observed, Wanted, plan};
 use fanout_plan::step::Step;
 use fanout_plan::subscription::{MadeBy, Need, Reach, Subscription};
 use fanout_plan::topology::ConsumerStart;
-use fanout_plan::{Filter, Policy, Position, Settings, TenantId};
+use fanout_plan::{Filter, Policy, Position, Settings, TenantId, Timestamp};
 use proptest::prelude::*;
 
 const TEMPLATES: [&str; 3] = [
@@ -187,7 +188,7 @@ impl Store {
         let log = self.held.logs.get_mut(&number).unwrap();
         log.head += 1;
         log.messages += 1;
-        log.oldest_at = 1;
+        log.oldest_at = Timestamp::from_nanoseconds(1);
     }
 
     /// Every stored event can be read by the one subscription that wants it, and by no other.
@@ -288,7 +289,7 @@ proptest! {
         let wanted = wanted();
         let mut store = Store::default();
         let mut events = 0;
-        let mut now = 10;
+        let mut now = Timestamp::from_nanoseconds(10);
         for change in &changes {
             let policy = policy(change.shape, change.template, &[]);
             let stale = store.held.topology.layout();
@@ -303,7 +304,7 @@ proptest! {
                 before = store.held.topology.layout();
             }
             for limit in tries {
-                now += 1;
+                now = now + Duration::from_nanos(1);
                 let steps = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now).unwrap().steps;
                 for step in steps.iter().take(limit.unwrap_or(usize::MAX)) {
                     store.apply(step);
@@ -318,20 +319,20 @@ proptest! {
             }
             store.nothing_is_out_of_reach();
             // What was retired and holds nothing goes with the next plan.
-            let next = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now + 1).unwrap();
+            let next = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now + Duration::from_nanos(1)).unwrap();
             for step in &next.steps {
                 let goes = matches!(step, Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_) | Step::UpdateConsumer(_));
                 prop_assert!(goes, "{}", step);
                 store.apply(step);
             }
-            let again = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now + 1).unwrap();
+            let again = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now + Duration::from_nanos(1)).unwrap();
             prop_assert_eq!(again.steps, vec![], "once applied nothing is left to do");
             // Each tenant can publish, at the latest when it is given a place.
             let publishing = if change.traffic.len() % 3 == 0 { 0 } else { TENANTS.len() };
             for tenant in TENANTS.into_iter().take(publishing) {
                 let tenant_id: TenantId = tenant.parse().unwrap();
                 let asked = Asked { wanted: &wanted, tenant: Some(&tenant_id), ..Asked::default() };
-                let placed = plan(&policy, asked, &store.held, now + 2).unwrap();
+                let placed = plan(&policy, asked, &store.held, now + Duration::from_nanos(2)).unwrap();
                 for step in &placed.steps {
                     store.apply(step);
                 }
@@ -344,7 +345,7 @@ proptest! {
             store.nothing_is_out_of_reach();
             if change.expires {
                 store.expire();
-                now += 3;
+                now = now + Duration::from_nanos(3);
                 // As long as an id of theirs may be repeated, they stay.
                 let early = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now).unwrap();
                 for step in &early.steps {
@@ -352,7 +353,7 @@ proptest! {
                     let number = store.held.topology.streams[name].partition.as_ref().unwrap().number;
                     prop_assert_eq!(store.held.logs[&number].head, 0, "{} forgets ids", step);
                 }
-                now += i64::try_from(policy.ids_remembered().as_nanos()).unwrap();
+                now = now + policy.ids_remembered();
                 let over = plan(&policy, Asked { wanted: &wanted, ..Asked::default() }, &store.held, now).unwrap();
                 for step in &over.steps {
                     prop_assert!(matches!(step, Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_) | Step::UpdateConsumer(_)), "{}", step);

@@ -9,7 +9,7 @@ use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::planner::{Asked, Observed, Wanted, plan};
 use fanout_plan::subscription::{MadeBy, Need, Reach, Registered, Subscription};
-use fanout_plan::{ConsumerName, Filter, Policy, Position, Settings, TenantId};
+use fanout_plan::{ConsumerName, Filter, Policy, Position, Settings, TenantId, Timestamp};
 use proptest::prelude::*;
 
 const TENANTS: [&str; 3] = ["loud", "lo.uder=%", "quiet"];
@@ -39,7 +39,7 @@ fn start() -> (Partition, Registered) {
         wanted: &wanted,
         ..Asked::default()
     };
-    let plan = plan(&policy, asked, &Observed::default(), 1).unwrap();
+    let plan = plan(&policy, asked, &Observed::default(), Timestamp::from_nanoseconds(1)).unwrap();
     let partition = plan.layout.partitions.into_values().next().unwrap();
     (partition, plan.registry.into_values().next().unwrap())
 }

@@ -1,4 +1,4 @@
-//! Keeps a bus as it should be: looks when something has changed, and now and then when nothing seems to have.
+//! Keeps a bus as it should be: reconciles it when something has changed, and now and then when nothing seems to have.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use futures::StreamExt as _;
 use tracing::{error, info, warn};
 
 use super::runs::Runs;
+use super::scheduled;
 use super::{Bus, RETRY};
 use crate::backoff::Backoff;
 use crate::jetstream::{Entry, Store};
 use crate::quota::Unanswered;
-use crate::scheduled;
 use crate::view::View;
 
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
 /// consumer by hand.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const RECONCILE_EVERY: Duration = Duration::from_secs(30);
 /// The wait before what the store refused is tried again for the first time.
 const MEND: Duration = Duration::from_secs(1);
-/// Changes of the registry that are looked at together.
+/// Changes of the registry that are reconciled together.
 const CHANGES: usize = 256;
 /// How often the connection's state is read.
-const LOOK_AT_CONNECTION: Duration = Duration::from_millis(200);
+const CHECK_CONNECTION_EVERY: Duration = Duration::from_millis(200);
 
 impl Bus {
     /// Keeps quotas, and publishes what is due, until the bus is stopped.
@@ -52,7 +52,10 @@ impl Bus {
                 let error = error.to_string();
                 let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if *said != error {
-                    warn!(error, "what is due can't be read; it is tried again");
+                    warn!(
+                        error,
+                        "scheduled events that are due can't be read; reading is tried again"
+                    );
                     *said = error;
                 }
             }
@@ -108,7 +111,7 @@ impl Bus {
     }
 
     async fn keep_policy(&self, runs: &mut Runs) {
-        let (mut retry, mut mend) = (Backoff::new(RETRY.0, RETRY.1), Backoff::new(MEND, LOOK_EVERY));
+        let (mut retry, mut mend) = (Backoff::new(RETRY.0, RETRY.1), Backoff::new(MEND, RECONCILE_EVERY));
         let mut said = String::new();
         loop {
             let wait = match self.reconcile(runs).await {
@@ -118,7 +121,7 @@ impl Bus {
                     // What the store refused is tried again, less and less often.
                     if self.is_whole() {
                         mend.reset();
-                        LOOK_EVERY
+                        RECONCILE_EVERY
                     } else {
                         mend.next()
                     }
@@ -139,7 +142,7 @@ impl Bus {
             }
             tokio::select! {
                 () = self.0.replan.notified() => {}
-                () = self.reconnected() => info!("the store is there again"),
+                () = self.reconnected() => info!("the store is reached again"),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -156,7 +159,7 @@ impl Bus {
                 return;
             }
             lost |= !connected;
-            tokio::time::sleep(LOOK_AT_CONNECTION).await;
+            tokio::time::sleep(CHECK_CONNECTION_EVERY).await;
         }
     }
 

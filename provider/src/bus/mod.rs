@@ -1,11 +1,12 @@
-//! One bus: what it was told (settings, links), what it remembers, what it runs, and what is asked of it. How it is kept
+//! One bus: what it was given (settings, links), what it remembers, what it runs, and what is asked of it. How it is kept
 //! as it should be is in `keep`, how a change is made in `reconcile`, what callers wait for in `requests`, and its
-//! deliveries are in `runs`.
+//! deliveries are in `runs`. `scheduled` publishes the events that are due.
 
 mod keep;
 mod reconcile;
 mod requests;
 mod runs;
+mod scheduled;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -27,9 +28,12 @@ use crate::quota::Gate;
 use crate::view::View;
 use crate::wanted::read_grants;
 
-/// How often it is looked for a tenant's place while another instance changes the partitions, and the wait between.
-const LOOKS_FOR_PLACE: u32 = 10;
-const LOOK_FOR_PLACE: Duration = Duration::from_millis(200);
+/// How long calls and deliveries under way may take when the bus is to stop.
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+
+/// How often a tenant's partition is read while another instance changes the partitions, and the wait between.
+const PLACE_READS: u32 = 10;
+const PLACE_READ_EVERY: Duration = Duration::from_millis(200);
 
 /// The waits between tries while the store can't be reached: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -62,7 +66,7 @@ struct Inner {
     planning: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     gate: Gate,
-    /// Who can't have a place in the log, as it was found out: each try looks at the whole store.
+    /// Who can't have a place in the log, as it was found out: each try reads the whole store.
     no_place: std::sync::Mutex<NoPlace>,
     /// One place is made at a time: who waits may then have one, or know that there is none.
     placing: tokio::sync::Mutex<()>,
@@ -79,7 +83,7 @@ struct NoPlace {
     anyone: Option<(Instant, Problem)>,
 }
 
-/// What the host has told.
+/// The host's settings and links.
 #[derive(Clone, Default)]
 struct Inputs {
     settings: Settings,
@@ -194,7 +198,7 @@ impl Bus {
         self.0.replan.notify_one();
     }
 
-    /// Shows a view to callers. What callers may do is as it was last told, however long ago the view was begun.
+    /// Shows a view to callers. What callers may do is as it was last given, however long ago the view was begun.
     fn publish(&self, mut view: View) {
         self.inputs(|i| {
             view.policy.clone_from(&i.policy);
@@ -346,7 +350,7 @@ impl Bus {
         if let Some(refused) = self.refused_lately(tenant) {
             return Err(refused);
         }
-        let mut looks = 0;
+        let mut reads = 0;
         let problem = loop {
             let refused = match self.plan(Want::Place(tenant.clone())).await {
                 Ok(refused) => refused,
@@ -366,12 +370,12 @@ impl Bus {
                     "no stream of the log takes its events at this moment: publish again",
                 )
             });
-            looks += 1;
+            reads += 1;
             // Whoever brings the bus to another policy may be between two steps.
-            if !reconcile::is_of_another_policy(problem.code) || looks == LOOKS_FOR_PLACE {
+            if !reconcile::is_of_another_policy(problem.code) || reads == PLACE_READS {
                 break problem;
             }
-            tokio::time::sleep(LOOK_FOR_PLACE).await;
+            tokio::time::sleep(PLACE_READ_EVERY).await;
         };
         self.refuse_for_now(tenant, problem.clone());
         Err(without_place(tenant, &problem))
@@ -437,7 +441,7 @@ impl Bus {
         if let (Amendment::Pause(true), Some(ended)) = (change, ending)
             && tokio::time::timeout(LAST_INVOCATIONS, ended.cancelled()).await.is_err()
         {
-            debug!(subscription = %name, "it is paused, and invocations are still under way");
+            debug!(subscription = %name, "the subscription is paused; invocations are still under way");
         }
         amended.ok_or_else(|| unknown(name))
     }

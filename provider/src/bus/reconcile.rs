@@ -17,9 +17,9 @@ use super::Bus;
 use super::requests::Batch;
 use super::runs::Runs;
 use crate::clock;
-use crate::contract::Subscriber;
 use crate::delivery::{Context, Health};
 use crate::jetstream::{Promise, Store, StoreError};
+use crate::target::Subscriber;
 use crate::telemetry::instruments::{Reconciled, StoreOperation};
 use crate::telemetry::{INSTRUMENTS, spans};
 use crate::view::View;
@@ -238,7 +238,7 @@ impl Bus {
         let refused = match Policy::from_settings(&owner, settings) {
             Ok(policy) if current.as_ref().is_some_and(|s| *s.policy() == policy) => return current,
             Ok(policy) => {
-                let store = Store::new(self.0.lattice.nats().clone(), policy).telling(&self.0.replan);
+                let store = Store::new(self.0.lattice.nats().clone(), policy).notifying(&self.0.replan);
                 match store.fits_the_server() {
                     Ok(()) => return Some(store),
                     Err(problem) => vec![problem],
@@ -339,7 +339,9 @@ impl Bus {
                         plan.stuck.remove(name);
                         restore(&mut plan, part, observed);
                     }
-                    Err(error) => warn!(%part, %error, "it was not made, and not taken back yet"),
+                    Err(error) => {
+                        warn!(%part, %error, "a part of the topology could not be made, and is removed with the next round")
+                    }
                 }
             }
         }
@@ -435,7 +437,7 @@ impl Bus {
     }
 }
 
-/// Logs what was not so before: the same problem is logged once, not at each look.
+/// Logs what was not so before: the same problem is logged once, not at each round.
 fn report(before: &View, now: &View) {
     if before.policy_problems != now.policy_problems {
         for p in &now.policy_problems {
@@ -460,7 +462,7 @@ fn report(before: &View, now: &View) {
         }
     }
     for part in before.failed.keys().filter(|part| !now.failed.contains_key(*part)) {
-        info!(%part, "it is as it should be again, or is not needed any more");
+        info!(%part, "a part of the topology is in order again, or is not needed any more");
     }
     for (key, outcome) in &now.links {
         if before.links.get(key).map(|o| &o.problems) != Some(&outcome.problems) {

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::delivery::{Context, Running};
+use crate::inbox::Inbox;
 use crate::jetstream::Store;
 use crate::view::View;
 
@@ -20,6 +21,8 @@ use crate::view::View;
 #[derive(Default)]
 pub(super) struct Runs {
     running: BTreeMap<SubscriptionName, Running>,
+    /// Of those that are fetched.
+    inboxes: BTreeMap<SubscriptionName, Arc<Inbox>>,
     /// Cancelled when the last of those that a subscription had before are over.
     ending: BTreeMap<SubscriptionName, CancellationToken>,
     joins: TaskTracker,
@@ -55,7 +58,11 @@ impl Runs {
                 info!(subscription = %name, component = registered.component, need = registered.subscription.need.as_str(), "delivering");
             }
             let context = context(registered, self.ending.get(name).cloned());
-            self.running.insert(name.clone(), Running::start(context));
+            let mut running = Running::start(context);
+            if let Some(inbox) = Inbox::of(&mut running) {
+                self.inboxes.insert(name.clone(), inbox);
+            }
+            self.running.insert(name.clone(), running);
         }
         self.show(view);
     }
@@ -67,7 +74,8 @@ impl Runs {
             .iter()
             .filter_map(|name| self.running.remove_entry(name))
             .collect();
-        for (_, running) in &over {
+        for (name, running) in &over {
+            self.inboxes.remove(name);
             running.cancel();
         }
         for (name, running) in over {
@@ -83,14 +91,11 @@ impl Runs {
 
     /// Shows them in a view.
     pub(super) fn show(&self, view: &mut View) {
-        let running = || self.running.iter();
-        view.health = running()
-            .filter(|(_, r)| r.delivers())
+        let running = self.running.iter().filter(|(_, r)| r.delivers());
+        view.health = running
             .map(|(name, r)| (name.clone(), Arc::clone(r.health())))
             .collect();
-        view.inboxes = running()
-            .filter_map(|(name, r)| Some((name.clone(), Arc::clone(r.inbox.as_ref()?))))
-            .collect();
+        view.inboxes.clone_from(&self.inboxes);
         view.ending.clone_from(&self.ending);
     }
 

@@ -62,7 +62,7 @@ pub(super) trait Rights: Send + Sync {
     ///
     /// # Errors
     /// When the caller has no such link.
-    fn asks(&self, caller: &Caller) -> Result<bool, Problem>;
+    fn may_list_links(&self, caller: &Caller) -> Result<bool, Problem>;
 
     /// A subscription of the caller's, by the name that the caller knows it by.
     ///

@@ -1,21 +1,12 @@
 //! WIT types to and from the planner's.
 
-use bytes::Bytes;
-use fanout_plan::retry::Rejection;
 use fanout_plan::status::{LostEvents, ReportedProblem};
 use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
-use fanout_plan::{Attributes, Filter, Position, Problem, RawEvent, link};
+use fanout_plan::{Filter, Position, Problem, RawEvent, Timestamp, link};
 use fanout_wit::types as wit;
 
 use super::subscriber::Terms;
-use crate::delivery::Delivery;
-
-pub(super) fn position(p: Position) -> wit::Position {
-    wit::Position {
-        partition: p.partition,
-        offset: p.offset,
-    }
-}
+pub(super) use crate::target::convert::{delivery, event, event_of, position, rejection};
 
 fn from_position(p: &wit::Position) -> Position {
     Position {
@@ -43,61 +34,11 @@ pub(super) fn raw_event(e: &mut wit::Event, own_source: impl FnOnce() -> String)
         id: take(&mut e.id),
         source: take(&mut e.source),
         subject: take(&mut e.subject),
-        time: e.time,
+        time: e.time.map(Timestamp::from_nanoseconds),
         data_content_type: take(&mut e.data_content_type),
         data_schema: take(&mut e.data_schema),
         extensions: take(&mut e.extensions).into_iter().map(|a| (a.name, a.value)).collect(),
         ordering_key: take(&mut e.ordering_key),
-    }
-}
-
-/// An event with its payload.
-pub(super) fn event(attributes: Attributes, data: Bytes) -> wit::Event {
-    event_of(attributes.into_raw(), data)
-}
-
-/// The same of attributes that nobody has judged yet.
-pub(super) fn event_of(raw: RawEvent, data: Bytes) -> wit::Event {
-    wit::Event {
-        tenant: raw.tenant,
-        event_type: raw.event_type,
-        id: raw.id,
-        source: raw.source,
-        subject: raw.subject,
-        time: raw.time,
-        data_content_type: raw.data_content_type,
-        data_schema: raw.data_schema,
-        extensions: raw
-            .extensions
-            .into_iter()
-            .map(|(name, value)| wit::Attribute { name, value })
-            .collect(),
-        ordering_key: raw.ordering_key,
-        data,
-    }
-}
-
-pub(super) fn delivery(d: Delivery) -> wit::Delivery {
-    wit::Delivery {
-        subscription: d.subscription.plain().to_owned(),
-        event: event(d.attributes, d.data),
-        position: position(d.position),
-        attempt: d.attempt,
-        origin: if d.replayed {
-            wit::Origin::Replayed
-        } else {
-            wit::Origin::Live
-        },
-        published_at: d.published_at,
-    }
-}
-
-pub(super) fn rejection(r: wit::Rejection) -> Rejection {
-    match r {
-        wit::Rejection::Retry(reason) => Rejection::Retry(reason),
-        wit::Rejection::RetryNow(reason) => Rejection::RetryNow(reason),
-        wit::Rejection::RetryAfter(d) => Rejection::RetryAfter(std::time::Duration::from_millis(d.delay_ms), d.reason),
-        wit::Rejection::DeadLetter(reason) => Rejection::DeadLetter(reason),
     }
 }
 
@@ -159,14 +100,14 @@ pub(super) fn subscription(
 pub(super) fn start(s: &wit::Start) -> Start {
     match s {
         wit::Start::First => Start::First,
-        wit::Start::Time(t) => Start::Time(*t),
+        wit::Start::Time(t) => Start::Time(Timestamp::from_nanoseconds(*t)),
         wit::Start::Position(p) => Start::Position(from_position(p)),
     }
 }
 
 pub(super) fn end(e: &wit::End) -> End {
     match e {
-        wit::End::Time(t) => End::Time(*t),
+        wit::End::Time(t) => End::Time(Timestamp::from_nanoseconds(*t)),
         wit::End::Position(p) => End::Position(from_position(p)),
     }
 }
@@ -174,14 +115,14 @@ pub(super) fn end(e: &wit::End) -> End {
 pub(super) fn from_start(s: Start) -> wit::Start {
     match s {
         Start::First => wit::Start::First,
-        Start::Time(t) => wit::Start::Time(t),
+        Start::Time(t) => wit::Start::Time(t.nanoseconds()),
         Start::Position(p) => wit::Start::Position(position(p)),
     }
 }
 
 pub(super) fn from_end(e: End) -> wit::End {
     match e {
-        End::Time(t) => wit::End::Time(t),
+        End::Time(t) => wit::End::Time(t.nanoseconds()),
         End::Position(p) => wit::End::Position(position(p)),
     }
 }
@@ -200,7 +141,7 @@ pub(super) fn lost(lost: LostEvents) -> wit::LostEvents {
         last: position(lost.last),
         count: lost.count,
         exact: lost.exact,
-        at: i64::try_from(lost.at.as_nanosecond()).unwrap_or(i64::MAX),
+        at: lost.at.nanoseconds(),
     }
 }
 
@@ -216,4 +157,9 @@ pub(super) fn made_by(m: MadeBy) -> wit::SubscriptionOrigin {
         MadeBy::Link | MadeBy::Policy => wit::SubscriptionOrigin::Link,
         MadeBy::Call => wit::SubscriptionOrigin::Call,
     }
+}
+
+/// A time of the contract, in RFC 3339.
+pub(super) fn rfc3339(nanoseconds: i64) -> String {
+    Timestamp::from_nanoseconds(nanoseconds).to_string()
 }

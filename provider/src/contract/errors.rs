@@ -92,7 +92,7 @@ pub(super) fn publish_problem(e: &mut PublishError) -> &mut wit::Problem {
     }
 }
 
-/// The problem of an error that is looked at.
+/// The problem of an error, borrowed.
 pub(super) fn publish_error(e: &PublishError) -> &wit::Problem {
     match e {
         PublishError::InvalidEvent(p)

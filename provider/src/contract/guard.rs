@@ -59,7 +59,7 @@ fn name_of(instance: &str) -> Option<&str> {
 pub(super) fn may(view: &impl Rights, caller: &Caller, interface: Interface) -> Result<(), Problem> {
     match interface {
         // Who has a link that was refused may ask why.
-        Interface::Status => included(view.asks(caller)?, caller, interface),
+        Interface::Status => included(view.may_list_links(caller)?, caller, interface),
         _ => granted(view, caller, interface).map(drop),
     }
 }
@@ -71,7 +71,7 @@ pub(super) fn granted<'a>(view: &'a impl Rights, caller: &Caller, interface: Int
         Interface::Publisher => grant.publish,
         Interface::Subscriber => grant.subscribe,
         Interface::Inbox => grant.inbox,
-        Interface::Status => view.asks(caller)?,
+        Interface::Status => view.may_list_links(caller)?,
     };
     included(includes, caller, interface)?;
     Ok(grant)

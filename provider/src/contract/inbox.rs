@@ -21,7 +21,7 @@ use super::exports::Exports;
 use super::guard::{Interface, again, granted, may, of_each, once};
 use super::sending::Receiving;
 use super::shapes::SETTLEMENTS;
-use crate::inbox::{Ask, DEFAULT_BYTES, MAX_BYTES, MAX_WAITING, Seal, Waits};
+use crate::inbox::{DEFAULT_BYTES, FetchLimits, MAX_BYTES, MAX_WAITING, Seal, Waits};
 
 /// How long a fetch waits for permits for its result, at most twice: once of its own wait, and once beyond, where it stays below
 /// the transport's deadline.
@@ -96,7 +96,7 @@ pub(super) trait Fetch: Authority {
         &self,
         caller: &Caller,
         owned: &OwnedBy<Self>,
-        ask: Ask,
+        limits: FetchLimits,
     ) -> impl Future<Output = Result<Fetched<Self::Lease>, InboxError>> + Send;
 
     /// One outcome for each, in order.
@@ -130,13 +130,13 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
         max_bytes: Option<u64>,
         wait_ms: u32,
     ) -> anyhow::Result<Result<FetchedDeliveries, InboxError>> {
-        let ask = Ask {
+        let limits = FetchLimits {
             most: max_deliveries,
             max_bytes,
             wait: Duration::from_millis(wait_ms.into()).min(B::LONGEST_WAIT),
         };
         let receiving = Receiving::fetch(&self.backend, &caller, &subscription);
-        let fetched = self.fetch_for(&caller, &subscription, ask).await;
+        let fetched = self.fetch_for(&caller, &subscription, limits).await;
         receiving.fetched(&fetched);
         Ok(fetched)
     }
@@ -161,11 +161,16 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
 }
 
 impl<B: Backend> Exports<B> {
-    async fn fetch_for(&self, caller: &Caller, name: &str, ask: Ask) -> Result<FetchedDeliveries, InboxError> {
+    async fn fetch_for(
+        &self,
+        caller: &Caller,
+        name: &str,
+        limits: FetchLimits,
+    ) -> Result<FetchedDeliveries, InboxError> {
         let owned = self.fetchable(caller, name).map_err(inbox_refusal)?;
         let seal = self.backend.seal().await.map_err(inbox_refusal)?;
-        let (waits, ask) = self.wait_aside(caller, ask);
-        let fetched = self.fetch_what_fits(caller, &owned, ask).await?;
+        let (waits, limits) = self.waits(caller, limits);
+        let fetched = self.fetch_what_fits(caller, &owned, limits).await?;
         if (waits.is_none() || fetched.crowded) && fetched.deliveries.is_empty() && !fetched.is_over() {
             return Err(inbox_refusal(too_many_fetches(caller, name, self.waiting.of_one())));
         }
@@ -179,26 +184,26 @@ impl<B: Backend> Exports<B> {
         &self,
         caller: &Caller,
         owned: &OwnedBy<B>,
-        ask: Ask,
+        limits: FetchLimits,
     ) -> Result<Fetched<B::Lease>, InboxError> {
-        let bytes = ask.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
-        let end = Instant::now() + ask.wait;
-        let at_once = Ask {
+        let bytes = limits.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
+        let end = Instant::now() + limits.wait;
+        let at_once = FetchLimits {
             wait: Duration::ZERO,
-            ..ask
+            ..limits
         };
         if !reserve(bytes).await {
             return Err(inbox_refusal(unread_answers(caller, owned.subscription())));
         }
         let fetched = self.backend.fetch(caller, owned, at_once).await?;
-        if !fetched.deliveries.is_empty() || fetched.is_over() || ask.wait.is_zero() {
+        if !fetched.deliveries.is_empty() || fetched.is_over() || limits.wait.is_zero() {
             return Ok(fetched);
         }
         fanout_transport::release_result();
-        let first = Ask {
+        let first = FetchLimits {
             most: 1,
             wait: end.saturating_duration_since(Instant::now()),
-            ..ask
+            ..limits
         };
         let mut fetched = self.backend.fetch(caller, owned, first).await?;
         let taken: usize = fetched
@@ -207,13 +212,13 @@ impl<B: Backend> Exports<B> {
             .map(|(delivery, ..)| delivery.event.data.len())
             .sum();
         let bytes_left = bytes.saturating_sub(taken as u64);
-        if fetched.deliveries.is_empty() || ask.most <= 1 || bytes_left == 0 {
+        if fetched.deliveries.is_empty() || limits.most <= 1 || bytes_left == 0 {
             return Ok(fetched);
         }
         let since = Instant::now();
         if reserve(bytes).await {
-            let beside = Ask {
-                most: ask.most - 1,
+            let beside = FetchLimits {
+                most: limits.most - 1,
                 max_bytes: Some(bytes_left),
                 ..at_once
             };
@@ -238,14 +243,14 @@ impl<B: Backend> Exports<B> {
 
     /// Has a fetch wait in its caller's share, where it holds nothing of the transport. Without a place there it does not
     /// wait.
-    fn wait_aside(&self, caller: &Caller, mut ask: Ask) -> (Option<Waits>, Ask) {
+    fn waits(&self, caller: &Caller, mut limits: FetchLimits) -> (Option<Waits>, FetchLimits) {
         let waits = self.waiting.enter(&caller.component);
         match &waits {
-            Some(_) if ask.wait.is_zero() => {}
-            Some(_) => fanout_transport::wait_aside(),
-            None => ask.wait = Duration::ZERO,
+            Some(_) if limits.wait.is_zero() => {}
+            Some(_) => fanout_transport::wait_without_permits(),
+            None => limits.wait = Duration::ZERO,
         }
-        (waits, ask)
+        (waits, limits)
     }
 
     async fn settle_for(

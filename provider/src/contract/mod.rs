@@ -22,13 +22,11 @@ mod sending;
 mod shapes;
 mod status;
 mod subscriber;
-mod subscriber_call;
 
 use fanout_transport::{Error, Service};
 
 pub(crate) use http::Origins;
 pub use http::{Share, TailLimits};
-pub(crate) use subscriber_call::Subscriber;
 
 /// The functions of a bus, what it answers over HTTP besides, to pages of these origins and in live tails of these bounds, and
 /// what serves its other instances until the bus stops.

@@ -1,10 +1,11 @@
 //! `publisher`: what a caller may publish.
 
 use std::iter;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_plan::link::Grant;
-use fanout_plan::{Attributes, Code, Problem, TenantId, authority, source};
+use fanout_plan::{Attributes, Code, Problem, TenantId, Timestamp, authority, source};
 use fanout_transport::{Caller, Shape};
 use fanout_wit::bus::exports::fanout::bus::publisher::Handler;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
@@ -19,7 +20,7 @@ use super::shapes::{EVENT, SOME_EVENTS};
 use crate::clock;
 
 /// The furthest that an event may be put off: ten years, in nanoseconds.
-const FURTHEST: i64 = 10 * 366 * 86_400 * 1_000_000_000;
+const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// An event that its caller may publish.
 pub(super) struct Permitted {
@@ -54,12 +55,12 @@ pub(super) trait Publish: Authority {
         events: Vec<Permitted>,
     ) -> impl Future<Output = Result<Vec<Receipt>, PublishError>> + Send;
 
-    /// Keeps an event until `due`, nanoseconds since the Unix epoch.
+    /// Keeps an event until `due`.
     fn schedule(
         &self,
         caller: &Caller,
         event: Permitted,
-        due: i64,
+        due: Timestamp,
     ) -> impl Future<Output = Result<Scheduled, PublishError>> + Send;
 
     /// Cancels an event of a tenant and a source that `grant` allows; its type only a backend knows.
@@ -147,6 +148,7 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
         event: Event,
         at: i64,
     ) -> anyhow::Result<Result<Scheduled, PublishError>> {
+        let at = Timestamp::from_nanoseconds(at);
         let sending = Sending::begin(&self.backend, &mut caller, std::slice::from_ref(&event));
         let permitted = within_reach(&event, at).and_then(|()| self.permitted(&caller, event));
         let result = match permitted {
@@ -207,15 +209,17 @@ impl<B: Backend> Exports<B> {
 }
 
 /// Whether an event may be put off for so long.
-fn within_reach(event: &Event, at: i64) -> Result<(), PublishError> {
-    if at <= clock::now().saturating_add(FURTHEST) {
+fn within_reach(event: &Event, at: Timestamp) -> Result<(), PublishError> {
+    if at <= clock::now() + FURTHEST {
         return Ok(());
     }
     Err(publish_refusal(Problem::new(
         Code::InvalidDueTime,
         format!(
-            "event {:?} of tenant {} is to be published at {at}, more than ten years from now: give nanoseconds since 1970-01-01T00:00:00Z",
-            event.id, event.tenant
+            "event {:?} of tenant {} is to be published at {}, more than ten years from now: give nanoseconds since 1970-01-01T00:00:00Z",
+            event.id,
+            event.tenant,
+            at.nanoseconds(),
         ),
     )))
 }

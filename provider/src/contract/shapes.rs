@@ -4,6 +4,7 @@
 use fanout_transport::Shape::{self, Bytes, Cases, Fields, List, Number, Option};
 
 use super::{inbox, publisher, status, subscriber};
+use crate::target::REJECTION;
 
 /// The most events, and the most settlements, in one call.
 pub(super) const MAX_ITEMS: usize = fanout_plan::http_binding::MAX_EVENTS;
@@ -61,21 +62,7 @@ pub(super) const OPTIONS: Shape = Fields(&[FILTER, Number, Option(&Number), Opti
 const POSITION: Shape = Fields(&[Number, Number]);
 pub(super) const START: Shape = Cases(&[None, Some(&Number), Some(&POSITION)]);
 pub(super) const END: Shape = Cases(&[Some(&Number), Some(&POSITION)]);
-const REJECTION: Shape = Cases(&[
-    Some(&Bytes),
-    Some(&Bytes),
-    Some(&Fields(&[Number, Bytes])),
-    Some(&Bytes),
-]);
 const VERDICT: Shape = Cases(&[None, Some(&REJECTION), None, None]);
-
-/// What a handler answers of a delivery, and of many, of which it is given at most so many.
-pub(super) static ANSWER: Shape = Cases(&[None, Some(&REJECTION)]);
-pub(super) static ANSWERS: Shape = List {
-    of: "answers",
-    most: fanout_plan::policy::MAX_IN_FLIGHT as u32,
-    item: &Cases(&[None, Some(&REJECTION)]),
-};
 
 pub(super) const SETTLEMENTS: Shape = Fields(&[List {
     of: "settlements",
@@ -103,6 +90,7 @@ mod tests {
     use fanout_wit::types as wit;
 
     use super::*;
+    use crate::target::{ANSWER, ANSWERS};
     use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Settlement, Start, Verdict};
 
     fn text() -> String {

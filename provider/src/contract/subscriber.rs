@@ -152,7 +152,7 @@ impl<B: Backend> Exports<B> {
         let view = self.backend.view();
         let grant = granted(&*view, caller, Interface::Subscriber)?;
         let terms = self.backend.terms()?;
-        // Before an item of the lists is looked at.
+        // Before an item of the lists is read.
         if let Some(limits) = terms.limits {
             limits.lists(name, options.filter.tenants.len(), options.filter.event_types.len())?;
         }

@@ -1,11 +1,11 @@
-//! Watches a backfill, tells its subscriber once when it has caught up, and ends it when it has reached its end.
+//! Watches a backfill, notifies its subscriber once when it has caught up, and ends it when it has reached its end.
 //!
-//! Several instances watch; the registry's compare-and-swap lets one of them tell, which marks it as its own. When that one
-//! crashes between telling and noting it, another tells again after a while: at least once, and once unless something
-//! crashed. While the subscriber can't be told, the mark stays, and the registry is left alone.
+//! Several instances watch; the registry's compare-and-swap lets one of them notify it, which marks it as its own. When that one
+//! crashes between notifying and noting it, another notifies again after a while: at least once, and once unless something
+//! crashed. While the subscriber can't be notified, the mark stays, and the registry is left alone.
 //!
 //! No two clocks are compared: a mark is taken for a crashed instance's when it has not changed for a while by the clock of
-//! who looks, and a backfill ends when the store says that it is so late.
+//! who observes, and a backfill ends when the store says that it is so late.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanout_plan::subscription::{End, Need, Progress, Registered};
-use fanout_plan::{LogPosition, Position};
+use fanout_plan::{LogPosition, Position, Timestamp};
 use tracing::{debug, info};
 
 use super::Context;
@@ -22,40 +22,40 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::jetstream::{ConsumerState, StoreError};
 
-/// How often it is looked whether this instance has settled anything, which asks the store nothing.
+/// How often this instance checks whether it has settled anything, which costs the store nothing.
 const TICK: Duration = Duration::from_millis(200);
 
 /// How long it is until the store is asked again while this instance settles nothing: another may. At first, and at most.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+const OBSERVE_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// The wait before a subscriber is called again that could not be called: at first, and at most.
-const TELLS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const NOTIFY_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// How long a mark of another instance may stay unchanged before it is taken for crashed.
-const TELLING_MAX: Duration = Duration::from_secs(60);
+const NOTIFYING_MAX: Duration = Duration::from_secs(60);
 
-/// How often an instance that goes on telling writes its mark anew.
+/// How often an instance that goes on notifying writes its mark anew.
 const MARK_EVERY: Duration = Duration::from_secs(20);
 
 /// What one watch knows.
 struct Watch<'a> {
     context: &'a Context,
-    /// What this instance had settled at the last look.
+    /// What this instance had settled at the last observation.
     settled: u64,
-    next_look: Instant,
+    next_observation: Instant,
     pause: Backoff,
     theirs: Mark,
 }
 
 /// A mark of another instance, and when it was first seen. What is written in it says nothing but whether it is the same.
 #[derive(Default)]
-struct Mark(Option<(i64, Instant)>);
+struct Mark(Option<(Timestamp, Instant)>);
 
 impl Mark {
     /// Whether the instance that set it seems to have crashed.
-    fn is_left_behind(&mut self, mark: i64, now: Instant) -> bool {
+    fn is_left_behind(&mut self, mark: Timestamp, now: Instant) -> bool {
         match self.0 {
-            Some((seen, since)) if seen == mark => now.saturating_duration_since(since) >= TELLING_MAX,
+            Some((seen, since)) if seen == mark => now.saturating_duration_since(since) >= NOTIFYING_MAX,
             _ => {
                 self.0 = Some((mark, now));
                 false
@@ -68,8 +68,8 @@ pub(super) async fn run(context: Arc<Context>) {
     let mut watch = Watch {
         context: &context,
         settled: 0,
-        next_look: Instant::now(),
-        pause: Backoff::new(LOOKS.0, LOOKS.1),
+        next_observation: Instant::now(),
+        pause: Backoff::new(OBSERVE_EVERY.0, OBSERVE_EVERY.1),
         theirs: Mark::default(),
     };
     loop {
@@ -80,7 +80,7 @@ pub(super) async fn run(context: Arc<Context>) {
         if !watch.is_due() {
             continue;
         }
-        match watch.look().await {
+        match watch.observe().await {
             Ok(Some(Progress::Finished)) => {
                 // Its consumer goes with the next plan.
                 context.replan.notify_one();
@@ -101,15 +101,15 @@ impl Watch<'_> {
         if settled != self.settled {
             self.settled = settled;
             self.pause.reset();
-        } else if now < self.next_look {
+        } else if now < self.next_observation {
             return false;
         }
-        self.next_look = now + self.pause.next();
+        self.next_observation = now + self.pause.next();
         true
     }
 
-    /// One look; returns the progress once nothing more will come of looking.
-    async fn look(&mut self) -> Result<Option<Progress>, StoreError> {
+    /// Observes once; returns the progress once nothing more will come of it.
+    async fn observe(&mut self) -> Result<Option<Progress>, StoreError> {
         let context = self.context;
         // Before how far they have come: what is stored later than this is no reason to go on.
         let passed = self.passed_end_time().await?;
@@ -138,8 +138,8 @@ impl Watch<'_> {
         }
         match registered.progress {
             Progress::CaughtUp | Progress::Finished => return Ok(Some(registered.progress)),
-            Progress::Telling(mark) if !self.theirs.is_left_behind(mark, Instant::now()) => return Ok(None),
-            Progress::Telling(_) | Progress::Replaying => {}
+            Progress::Notifying(mark) if !self.theirs.is_left_behind(mark, Instant::now()) => return Ok(None),
+            Progress::Notifying(_) | Progress::Replaying => {}
         }
         let caught_up = CaughtUp {
             subscription: context.name().clone(),
@@ -148,7 +148,7 @@ impl Watch<'_> {
             at: clock::now(),
             finished: done == Progress::Finished,
         };
-        self.tell(&registered, caught_up, done).await
+        self.notify(&registered, caught_up, done).await
     }
 
     /// Whether the end of a backfill that ends at a time has passed in each partition, as the store says.
@@ -159,9 +159,9 @@ impl Watch<'_> {
             for partition in context.store.partitions_of(&context.registered.subscription) {
                 let now = context.store.time_of(partition.number).await?;
                 passed.insert(partition.number, now >= end);
-                if let Ok(left) = u64::try_from(end.saturating_sub(now)) {
-                    let at = Instant::now() + Duration::from_nanos(left);
-                    self.next_look = self.next_look.min(at.max(Instant::now() + TICK));
+                if now <= end {
+                    let at = Instant::now() + end.since(now);
+                    self.next_observation = self.next_observation.min(at.max(Instant::now() + TICK));
                 }
             }
         }
@@ -169,7 +169,7 @@ impl Watch<'_> {
     }
 
     /// Tells the subscriber, however long that takes, if no other instance does.
-    async fn tell(
+    async fn notify(
         &mut self,
         registered: &Registered,
         mut caught_up: CaughtUp,
@@ -177,18 +177,18 @@ impl Watch<'_> {
     ) -> Result<Option<Progress>, StoreError> {
         let context = self.context;
         let (store, name) = (&context.store, context.name());
-        let mut mark = Progress::Telling(clock::now());
+        let mut mark = Progress::Notifying(clock::now());
         if !store.advance(registered, registered.progress, mark).await? {
             return Ok(None);
         }
-        let (mut marked, mut pause) = (Instant::now(), Backoff::new(TELLS.0, TELLS.1));
+        let (mut marked, mut pause) = (Instant::now(), Backoff::new(NOTIFY_EVERY.0, NOTIFY_EVERY.1));
         loop {
-            let told = match context.registered.subscription.tell_caught_up {
+            let notified = match context.registered.subscription.tell_caught_up {
                 true => context.target.tell_caught_up(caught_up.clone()).await,
                 false => Ok(()),
             };
-            let Err(failure) = told else { break };
-            debug!(subscription = %name, %failure, "the subscriber could not be told that it has caught up; it is told again");
+            let Err(failure) = notified else { break };
+            debug!(subscription = %name, %failure, "the subscriber was not notified that it has caught up; it is notified again");
             tokio::select! {
                 () = context.stop.cancelled() => {
                     // Whoever comes next need not wait for it.
@@ -198,9 +198,9 @@ impl Watch<'_> {
                 () = tokio::time::sleep(pause.next()) => {}
             }
             if marked.elapsed() >= MARK_EVERY {
-                let next = Progress::Telling(clock::now());
+                let next = Progress::Notifying(clock::now());
                 if !store.advance(registered, mark, next).await? {
-                    // Another instance tells, or it was put back.
+                    // Another instance notifies it, or it was put back.
                     return Ok(None);
                 }
                 (mark, marked) = (next, Instant::now());
@@ -264,11 +264,11 @@ mod tests {
     #[test]
     fn a_mark_is_left_behind_when_it_stays_whatever_the_clock_that_wrote_it() {
         let began = Instant::now();
-        for mark in [0, i64::MAX, i64::MIN] {
+        for mark in [Timestamp::EPOCH, Timestamp::MAX, Timestamp::MIN] {
             let mut theirs = Mark::default();
             assert!(!theirs.is_left_behind(mark, began), "seen for the first time");
-            assert!(!theirs.is_left_behind(mark, began + TELLING_MAX / 2));
-            assert!(theirs.is_left_behind(mark, began + TELLING_MAX));
+            assert!(!theirs.is_left_behind(mark, began + NOTIFYING_MAX / 2));
+            assert!(theirs.is_left_behind(mark, began + NOTIFYING_MAX));
         }
     }
 
@@ -278,7 +278,7 @@ mod tests {
         let mut theirs = Mark::default();
         for round in 0..10 {
             let now = began + MARK_EVERY * round;
-            assert!(!theirs.is_left_behind(round.into(), now));
+            assert!(!theirs.is_left_behind(Timestamp::EPOCH + MARK_EVERY * round, now));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Dispatches the events of an order's owner: to the subscriber, or to fetches. It holds what is in line, what is ready, and
-//! what is in flight. Due retries without an order go through it, too.
+//! Dispatches the events of an order's owner: to the subscriber, or to fetches. It holds what waits behind another of its
+//! key, what is ready, and what is in flight. Due retries without an order go through it, too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use tracing::{debug, warn};
 use super::Context;
 use super::feed::{Item, Origin};
 use super::invoke::invoke;
+use super::lease::Leased;
+use super::order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 use super::permits::in_flight_bytes;
 use super::recovery::Recovery;
 use super::settle::{InFlight, Settler, nak, renew};
 use super::state::DeliveryState;
-use crate::inbox::{FetchQueue, Leased, OrderOwner, WaitingFetch};
 use crate::jetstream::{StoreError, Tenure};
 
 /// The most bytes of payload that wait in memory; beyond, they are read again when they are delivered.
@@ -32,9 +33,9 @@ pub(super) struct Dispatcher<'a> {
     context: &'a Arc<Context>,
     settler: Arc<Settler>,
     tenure: Tenure,
-    pub(super) line: Sequencer,
+    pub(super) sequencer: Sequencer,
     waiting: BTreeMap<Position, Item>,
-    /// Redriven letters of events that are in line from the log at this moment: they are offered after those.
+    /// Redriven letters of events that are here from the log at this moment: they are offered after those.
     behind: BTreeMap<Position, Item>,
     /// Fetches that wait for something.
     pub(super) fetches: VecDeque<WaitingFetch>,
@@ -58,7 +59,7 @@ impl<'a> Dispatcher<'a> {
             context,
             settler,
             tenure,
-            line: Sequencer::default(),
+            sequencer: Sequencer::default(),
             waiting: BTreeMap::new(),
             behind: BTreeMap::new(),
             fetches: VecDeque::new(),
@@ -78,7 +79,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     pub(super) fn wakes_at(&self) -> Instant {
-        let due = self.line.due().map(|ms| self.began + Duration::from_millis(ms));
+        let due = self.sequencer.due().map(|ms| self.began + Duration::from_millis(ms));
         let far = Instant::now() + Duration::from_secs(3600);
         due.unwrap_or(far).min(if self.not_before > Instant::now() {
             self.not_before
@@ -88,7 +89,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     pub(super) fn take(&mut self, item: Item) {
-        match self.line.offer(&item.lane, item.position) {
+        match self.sequencer.offer(&item.lane, item.position) {
             Offered::New => {
                 if item.was_delivered_before() {
                     self.recovery.came_back(Instant::now());
@@ -136,7 +137,7 @@ impl<'a> Dispatcher<'a> {
 
     /// Whether something could be delivered at this moment.
     pub(super) fn is_ready(&self) -> bool {
-        self.not_before <= Instant::now() && self.has_bytes_free() && self.line.is_ready(self.now())
+        self.not_before <= Instant::now() && self.has_bytes_free() && self.sequencer.is_ready(self.now())
     }
 
     fn has_bytes_free(&self) -> bool {
@@ -190,7 +191,7 @@ impl<'a> Dispatcher<'a> {
                 && let Some(item) = self.next()
             {
                 if !fetch.fits(item.size()) {
-                    self.line.again(&item.lane, item.position, self.now());
+                    self.sequencer.again(&item.lane, item.position, self.now());
                     self.keep(item);
                     break;
                 }
@@ -220,13 +221,13 @@ impl<'a> Dispatcher<'a> {
     /// The next item to deliver, which is in flight then.
     fn next(&mut self) -> Option<Item> {
         loop {
-            let (lane, position) = self.line.next(self.now())?;
+            let (lane, position) = self.sequencer.next(self.now())?;
             match self.waiting.remove(&position) {
                 Some(item) => {
                     self.payload_bytes -= item.bytes();
                     return Some(item);
                 }
-                None => self.line.settled(&lane, position),
+                None => self.sequencer.settled(&lane, position),
             }
         }
     }
@@ -246,11 +247,11 @@ impl<'a> Dispatcher<'a> {
                 }),
             };
             if let Some(at) = at {
-                self.line.again(&item.lane, item.position, at);
+                self.sequencer.again(&item.lane, item.position, at);
                 self.keep(item);
                 continue;
             }
-            self.line.settled(&item.lane, item.position);
+            self.sequencer.settled(&item.lane, item.position);
             self.of_log -= u64::from(item.is_of_log());
             if let Some(behind) = self.behind.remove(&item.position) {
                 self.take(behind);
@@ -268,7 +269,7 @@ impl<'a> Dispatcher<'a> {
             if let (Some(message), Some(delay)) = (item.message(), item.state.again_after()) {
                 nak(message, delay).await;
             }
-            self.line.settled(&item.lane, item.position);
+            self.sequencer.settled(&item.lane, item.position);
             if let Some(behind) = self.behind.remove(&item.position)
                 && behind.is_stored_after(&item)
             {
@@ -282,7 +283,7 @@ impl<'a> Dispatcher<'a> {
         // Read first: what comes during the request is newer than all of it.
         let held = self.of_log;
         let state = self.context.store.consumer_state(&self.context.registered).await?;
-        self.recovery.looked(Instant::now());
+        self.recovery.checked(Instant::now());
         if state.unsettled == held {
             return Ok(true);
         }
@@ -310,7 +311,7 @@ impl<'a> Dispatcher<'a> {
             nak(message, Duration::ZERO).await;
         }
         if let Err(error) = self.context.store.nats().flush().await {
-            debug!(%error, "what was nak'ed may not have reached the store");
+            debug!(%error, "the last naks may not have reached the store");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! and waited for a retry when there was no order yet.
 //!
 //! A feed reads no more than there are permits for. It settles what is none of the subscription's, and hands on the rest
-//! without looking at order.
+//! whatever its order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use fanout_plan::partition::Partition;
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::sequence::Lane;
-use fanout_plan::{Attributes, Code, Position, TenantId, timestamp};
+use fanout_plan::{Attributes, Code, Position, TenantId, Timestamp};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -210,14 +210,11 @@ pub(crate) async fn redriven(
             return Ok(None);
         }
     };
-    let published = letter
-        .headers
-        .get(PUBLISHED)
-        .and_then(|v| timestamp::from_rfc3339(v.as_str()));
+    let published = letter.headers.get(PUBLISHED).and_then(|v| v.as_str().parse().ok());
     let asked_for = &context.registered.subscription.filter;
     if !asked_for.allows(attributes.tenant(), attributes.event_type()) {
         // What it asks for is within what its link allows: the letter was its own under an earlier filter. The pattern is not
-        // looked at: the event matched it when it was delivered.
+        // matched: the event matched it when it was delivered.
         warn!(
             subscription = %context.name(), %position, tenant = %attributes.tenant(), code = %Code::NotRedrivable,
             "a dead letter is not within what its subscription asks for now, and stays"
@@ -227,8 +224,7 @@ pub(crate) async fn redriven(
     }
     let metadata = Metadata {
         position,
-        published_at: published
-            .unwrap_or_else(|| i64::try_from(letter.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)),
+        published_at: published.unwrap_or_else(|| Timestamp::saturating(letter.time.unix_timestamp_nanos())),
         deliveries: 2,
     };
     let headers = Some(letter.headers.clone());
@@ -265,7 +261,7 @@ pub(super) async fn log(
     };
     let delivered = &consumer.cached_info().delivered;
     let mut reading = Reading::begin(delivered.consumer_sequence, delivered.stream_sequence);
-    let line = Line {
+    let feed = Feed {
         context,
         settler,
         partition: partition.number,
@@ -275,7 +271,7 @@ pub(super) async fn log(
     while !stop.is_cancelled() && tenure.is_valid() {
         let mut permits = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            permits = free_permits(&line.permits) => permits,
+            permits = free_permits(&feed.permits) => permits,
         };
         let most = ((permits.num_permits(), batch::BYTES), &tenure);
         let mut batch = batch::owned(&context.store, &consumer, most).await?;
@@ -291,10 +287,10 @@ pub(super) async fn log(
                 let hole = (behind, &message);
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    lost = line.read(&consumer, hole, &mut permits) => lost?,
+                    lost = feed.read(&consumer, hole, &mut permits) => lost?,
                 }
             }
-            match line.put(message, &mut permits).await {
+            match feed.put(message, &mut permits).await {
                 Ok(is_handed_on) => passed_over |= !is_handed_on,
                 Err(_) => return Ok(()),
             }
@@ -308,8 +304,8 @@ pub(super) async fn log(
             // owner would never see that all else is in its hands.
             tokio::select! {
                 () = stop.cancelled() => {}
-                looked = recovered.changed() => {
-                    if looked.is_err() {
+                checked = recovered.changed() => {
+                    if checked.is_err() {
                         return Ok(());
                     }
                 }
@@ -322,7 +318,7 @@ pub(super) async fn log(
 }
 
 /// The way of one consumer's events to the owner.
-struct Line<'a> {
+struct Feed<'a> {
     context: &'a Context,
     settler: &'a Settler,
     partition: u32,
@@ -330,7 +326,7 @@ struct Line<'a> {
     out: mpsc::Sender<Item>,
 }
 
-impl Line<'_> {
+impl Feed<'_> {
     /// Hands on an event, unless it is none of the subscription's; returns whether it did. An error if nobody takes it any more.
     async fn put(
         &self,
@@ -387,7 +383,7 @@ impl Line<'_> {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    debug!(subscription = %self.context.name(), %error, "what is behind waits");
+                    debug!(subscription = %self.context.name(), %error, "an event that was lost on its way can't be read from the log; later ones wait");
                     tokio::time::sleep(READ_AGAIN).await;
                 }
             }
@@ -449,7 +445,7 @@ pub(super) async fn redrives(
         let mut batch = batch::waiting(&context.store, &consumer, (taken.num_permits(), batch::BYTES)).await?;
         while let Some(message) = batch.next().await {
             let Some(redrive) = context.store.redrive_of(&message) else {
-                debug!(subject = %message.subject, "a request to redrive is not readable and is passed over");
+                debug!(subject = %message.subject, "a request to redrive is not readable and is skipped");
                 continue;
             };
             if put_off.contains_key(&redrive.tenant) {
@@ -468,7 +464,7 @@ pub(super) async fn redrives(
             && let Err(error) = batch::is_there(&consumer).await
         {
             // It lives on one server, and goes with it. What it has delivered already is in line, and known there.
-            debug!(subscription = %context.name(), ?error, "redrives are read anew");
+            debug!(subscription = %context.name(), ?error, "the requests to redrive are read again");
             consumer = context.store.read_redrives(&context.id()).await?;
         }
     }

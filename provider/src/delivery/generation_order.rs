@@ -12,7 +12,7 @@ use super::Context;
 use crate::jetstream::StoreError;
 
 /// How often the store is asked whether the earlier partitions are read.
-const LOOK: Duration = Duration::from_millis(200);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// Returns when a partition may be read, or deliveries are to stop.
 pub(super) async fn wait_for(context: &Context, partition: &Partition, stop: &CancellationToken) {
@@ -25,16 +25,16 @@ pub(super) async fn wait_for(context: &Context, partition: &Partition, stop: &Ca
             Ok(true) => break,
             Ok(false) => waited = true,
             Err(error) => {
-                debug!(subscription = %context.name(), %error, "what came before the change is not known yet")
+                debug!(subscription = %context.name(), %error, "whether the events from before the change are settled is not known yet")
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(CHECK_EVERY) => {}
         }
     }
     if waited {
-        info!(subscription = %context.name(), partition = partition.number, "what came before the change of the topology is settled");
+        info!(subscription = %context.name(), partition = partition.number, "the events from before the change of the topology are settled");
     }
 }
 

@@ -25,13 +25,13 @@ use super::Context;
 use super::dispatcher::Dispatcher;
 use super::feed;
 use super::isolation::Permits;
+use super::order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 use super::retries;
 use super::settle::Settler;
-use crate::inbox::{FetchQueue, OrderOwner, WaitingFetch};
 use crate::jetstream::{Contender, Lease, StoreError};
 
-/// How often a subscription without an order is looked at for dead letters to redrive, besides when one is asked for.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often a subscription without an order is checked for dead letters to redrive, besides when one is asked for.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// How long an owner that was only made for redrives stays when there are none left.
 const IDLE: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ pub(super) async fn run(context: Arc<Context>, scope: Scope, order: Option<Arc<O
             let Some(mut lease) = contend(&context, (&name, &who), term).await? else {
                 return Ok(());
             };
-            info!(subscription = %context.name(), "this instance delivers in order");
+            info!(subscription = %context.name(), "this instance owns the subscription's order");
             let owned = own(&context, scope, &mut lease, order.as_ref()).await;
             lease.release().await;
             owned
@@ -83,7 +83,7 @@ pub(super) async fn run(context: Arc<Context>, scope: Scope, order: Option<Arc<O
             Code::StoreUnavailable,
             format!("subscription {}: {error}; its events wait in the log", context.name()),
         ));
-        debug!(subscription = %context.name(), ?error, "delivering in order broke off");
+        debug!(subscription = %context.name(), ?error, "ordered delivery broke off");
         tokio::select! {
             () = context.stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
@@ -107,7 +107,7 @@ async fn wait_for_redrives(context: &Context) -> Result<bool, StoreError> {
         tokio::select! {
             () = context.stop.cancelled() => return Ok(false),
             _ = requests.next() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(CHECK_EVERY) => {}
         }
     }
 }
@@ -144,8 +144,8 @@ async fn own(
     let (out, mut items) = mpsc::channel(256);
     let mut feeds = JoinSet::new();
     let from_log = scope == Scope::Everything;
-    // Told after each look whether all that the last owner had in flight has come back.
-    let (looked, is_recovered) = watch::channel(!from_log);
+    // After each check, whether all that the last owner had in flight has come back.
+    let (checked, is_recovered) = watch::channel(!from_log);
     if from_log {
         let permits = Permits::new(context, most, |count| Arc::new(Semaphore::new(count as usize)));
         for (partition, reader) in context.store.readers_of(&context.registered) {
@@ -173,7 +173,7 @@ async fn own(
     let mut idle_since = Instant::now();
     let ended = loop {
         if !tenure.is_valid() {
-            info!(subscription = %context.name(), "another instance may deliver in order now");
+            info!(subscription = %context.name(), "this instance's ownership of the order is over");
             break Ok(());
         }
         match &queue {
@@ -183,9 +183,9 @@ async fn own(
             None => {}
         }
         if from_log {
-            context.health.rest(dispatcher.line.resting());
+            context.health.rest(dispatcher.sequencer.resting());
         }
-        if dispatcher.line.held() > 0 || from_log {
+        if dispatcher.sequencer.held() > 0 || from_log {
             idle_since = Instant::now();
         } else if idle_since.elapsed() > IDLE && !context.store.has_redrives(&context.id()).await? {
             break Ok(());
@@ -203,9 +203,9 @@ async fn own(
             },
             // It is another's, as is seen at once.
             () = &mut keeping => {}
-            () = tokio::time::sleep_until(dispatcher.recovery.look_at().into()), if !recovered => {
+            () = tokio::time::sleep_until(dispatcher.recovery.check_at().into()), if !recovered => {
                 recovered = dispatcher.has_recovered().await?;
-                looked.send_replace(recovered);
+                checked.send_replace(recovered);
             }
             _ = renew.tick() => dispatcher.renew().await,
             () = tokio::time::sleep_until(wake.into()) => {}
@@ -222,7 +222,7 @@ async fn own(
         }
     };
     if tokio::time::timeout(LAST_ITEMS, last).await.is_err() {
-        debug!(subscription = %context.name(), "what the store delivered last comes again when its lease is over");
+        debug!(subscription = %context.name(), "events that the store delivered last are delivered again when their lease ends");
     }
     feeds.abort_all();
     while let Some(done) = dispatcher.calls.join_next().await {
@@ -230,7 +230,7 @@ async fn own(
     }
     // Also where the ownership was lost: the next owner waits for it.
     if tokio::time::timeout(LAST_ITEMS, dispatcher.release()).await.is_err() {
-        debug!(subscription = %context.name(), "what was not nak'ed comes again when its lease is over");
+        debug!(subscription = %context.name(), "events that were not nak'ed in time are delivered again when their lease ends");
     }
     ended
 }

@@ -4,7 +4,7 @@ use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::{Need, Registered};
-use fanout_plan::{Attributes, ConsumerName, Position};
+use fanout_plan::{Attributes, ConsumerName, Position, Timestamp};
 
 use tracing::debug;
 
@@ -18,7 +18,7 @@ use crate::matching;
 pub(super) struct Metadata {
     pub(super) position: Position,
     /// Nanoseconds since the Unix epoch.
-    pub(super) published_at: i64,
+    pub(super) published_at: Timestamp,
     /// How often the server has delivered it, this time included.
     pub(super) deliveries: i64,
 }
@@ -29,7 +29,7 @@ impl Metadata {
         let info = message.info().ok()?;
         Some(Self {
             position: Position::new(partition, info.stream_sequence),
-            published_at: i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX),
+            published_at: Timestamp::saturating(info.published.unix_timestamp_nanos()),
             deliveries: info.delivered,
         })
     }
@@ -92,7 +92,7 @@ pub(super) async fn admit(
     message: &mut jetstream::Message,
 ) -> Option<(Metadata, Attributes)> {
     let Some(metadata) = Metadata::of(message, partition) else {
-        debug!(subject = %message.subject, "a message that is no consumer's was passed over");
+        debug!(subject = %message.subject, "a message that no consumer delivered was skipped");
         return None;
     };
     let template = context.store.template(partition);

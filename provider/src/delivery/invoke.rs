@@ -83,7 +83,7 @@ async fn invoke_once(context: &Context, settler: &Settler, mut events: Vec<InFli
             let wait = context.health.fails(Problem::new(
                 Code::SubscriberUnreachable,
                 format!(
-                    "subscription {}: component {} can't be reached: start it, or look why it stopped; its events wait in the log",
+                    "subscription {}: component {} can't be reached: start it, or find out why it stopped; its events wait in the log",
                     context.name(),
                     context.registered.component
                 ),

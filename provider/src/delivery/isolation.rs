@@ -19,8 +19,8 @@ use super::Context;
 use crate::clock;
 use crate::jetstream::{ConsumerState, StoreError};
 
-/// How often it is looked.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the backlog is observed.
+const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 /// Fewer events that wait are soon handled.
 const MANY: u64 = 2_000;
 /// Events whose tenants are looked up to see whose events wait.
@@ -73,31 +73,31 @@ pub(super) async fn watch(context: Arc<Context>) {
     loop {
         tokio::select! {
             () = context.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(OBSERVE_EVERY) => {}
         }
         let waiting = context.health.most_waiting();
         if waiting < MANY && context.registered.isolated.is_empty() {
             continue;
         }
-        match look(&context).await {
+        match observe(&context).await {
             Ok(false) => {}
             // The deliveries begin anew as soon as it is heard.
             Ok(true) => context.replan.notify_one(),
             Err(error) => {
                 context.health.sees_waiting(waiting);
-                debug!(subscription = %context.name(), %error, "who has many events waiting is not known yet");
+                debug!(subscription = %context.name(), %error, "the backlog of tenants could not be read");
             }
         }
     }
 }
 
 /// Isolates tenants, or lets all rejoin, if that is called for. Returns whether the registry says so now.
-async fn look(context: &Context) -> Result<bool, StoreError> {
+async fn observe(context: &Context) -> Result<bool, StoreError> {
     let (store, registered) = (&context.store, &context.registered);
     let states = store.reader_states(registered).await?;
     if !registered.isolated.is_empty() && states.iter().all(|(_, s)| s.pending == 0 && s.unsettled == 0) {
         let joined = registered.rejoin(settled(&states));
-        info!(subscription = %context.name(), "nobody is isolated any more");
+        info!(subscription = %context.name(), "no tenant is isolated any more");
         return store.change_isolation(registered, &joined).await;
     }
     let many = states
@@ -113,12 +113,12 @@ async fn look(context: &Context) -> Result<bool, StoreError> {
         let tenants = loud(context, partition, state).await?;
         if !tenants.is_empty() {
             for tenant in &tenants {
-                info!(subscription = %context.name(), %tenant, pending = state.pending, "it has many events waiting and is isolated");
+                info!(subscription = %context.name(), %tenant, pending = state.pending, "a tenant with many waiting events is isolated");
             }
             let isolated = registered.isolate(&tenants, reader.partition, state.delivered_to + 1);
             return store.change_isolation(registered, &isolated).await;
         }
-        // The same backlog is looked at again.
+        // The same backlog is observed again.
         context.health.sees_waiting(state.pending);
     }
     Ok(false)
@@ -139,7 +139,7 @@ async fn loud(context: &Context, partition: &Partition, state: &ConsumerState) -
     let span = state.log_head.saturating_sub(state.delivered_to).max(1);
     let stride = (span / SAMPLES).max(1);
     // Somewhere in each part, so that tenants that publish in turn are all met.
-    let chance = u64::from_ne_bytes(clock::now().to_ne_bytes());
+    let chance = u64::from_ne_bytes(clock::now().nanoseconds().to_ne_bytes());
     let offsets = (0..SAMPLES).map(|i| state.delivered_to + 1 + i * stride + chance.rotate_left(i as u32 * 5) % stride);
     let found: Vec<Option<TenantId>> = stream::iter(offsets)
         .map(|offset| context.store.owner_tenant(&context.registered, partition, offset))

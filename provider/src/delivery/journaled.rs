@@ -3,19 +3,18 @@
 use std::time::{Duration, Instant};
 
 use fanout_plan::journal::{Entry, Outcome};
-use fanout_plan::{Code, LogPosition};
+use fanout_plan::{Code, LogPosition, Timestamp};
 
 use super::state::DeliveryState;
 use super::{Context, Delivery};
 use crate::clock;
-use crate::journal::timestamp;
 
 /// The call in which an event is, as far as the journal tells of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Call {
-    /// When it began, nanoseconds since the Unix epoch, and by the clock that measures durations; `None` where a fetcher has
+    /// When it began, and by the clock that measures durations; `None` where a fetcher has
     /// the event.
-    began: Option<(i64, Instant)>,
+    began: Option<(Timestamp, Instant)>,
     /// Why there was no answer.
     pub(super) code: Option<&'static str>,
     /// How long the event waits for its next attempt.
@@ -57,10 +56,10 @@ pub(super) fn entry(
     (outcome, why): (Outcome, Option<&str>),
 ) -> Entry {
     let attributes = &delivery.attributes;
-    let now = timestamp(clock::now());
+    let now = clock::now();
     let mut entry = Entry {
         attempt: delivery.attempt,
-        began_at: call.began.map(|(began, _)| timestamp(began)),
+        began_at: call.began.map(|(began, _)| began),
         took_us: took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
         wait_ms: call
             .wait
@@ -83,7 +82,7 @@ impl Context {
     pub(crate) fn note(&self, at: LogPosition, attempt: u32, (outcome, why): (Outcome, Option<(Code, &str)>)) {
         let went_well_at_once = outcome == Outcome::Handled && attempt <= 1;
         self.journal.note(went_well_at_once, || {
-            let now = timestamp(clock::now());
+            let now = clock::now();
             let entry = Entry {
                 attempt,
                 ..Entry::new(self.name().clone(), at, now, outcome)

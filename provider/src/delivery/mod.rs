@@ -15,11 +15,14 @@ mod incoming;
 mod invoke;
 mod isolation;
 mod journaled;
+mod lease;
+mod order_owner;
 mod permits;
 mod processing;
 mod queue;
 mod reading;
 mod recovery;
+mod redrive_leases;
 mod retries;
 mod settle;
 mod state;
@@ -33,7 +36,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
 use fanout_plan::policy::QueueDelivery;
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
-use fanout_plan::{Attributes, Position, RetrySchedule, SubscriptionId, SubscriptionName};
+use fanout_plan::{Attributes, Position, RetrySchedule, SubscriptionId, SubscriptionName, Timestamp};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +46,8 @@ pub(crate) use durable::admit;
 pub(crate) use feed::redriven;
 pub(crate) use health::Health;
 pub(crate) use in_order::owner_of;
+pub(crate) use lease::{DeliveryHandle, Dispatched, Leased, Verdict};
+pub(crate) use order_owner::{OrderOwner, SettleReply};
 pub(crate) use processing::settle_fetched;
 pub(crate) use queue::fetched;
 pub(crate) use retries::admit as admit_retry;
@@ -50,7 +55,6 @@ pub(crate) use settle::{InFlight, Settler};
 pub(crate) use state::DeliveryState;
 pub(crate) use target::{CallFailure, CaughtUp, Target};
 
-use crate::inbox::{self, Inbox, OrderOwner};
 use crate::jetstream::{Store, StoreError, batch};
 use crate::journal::Journal;
 
@@ -63,8 +67,7 @@ pub(crate) struct Delivery {
     pub(crate) position: Position,
     pub(crate) attempt: u32,
     pub(crate) replayed: bool,
-    /// Nanoseconds since the Unix epoch.
-    pub(crate) published_at: i64,
+    pub(crate) published_at: Timestamp,
     pub(crate) traceparent: Option<String>,
 }
 
@@ -120,8 +123,8 @@ pub(crate) struct Running {
     context: Arc<Context>,
     /// What they read, or receive announcements of.
     reads: Vec<(Option<u32>, String)>,
-    /// For a subscription that is fetched: nothing is delivered to it otherwise.
-    pub(crate) inbox: Option<Arc<Inbox>>,
+    /// Where events are fetched in an order, through whom this instance dispatches them as its owner.
+    order: Option<Arc<OrderOwner>>,
     tasks: JoinSet<()>,
 }
 
@@ -147,7 +150,7 @@ fn logged(context: &Arc<Context>, order: Option<Arc<OrderOwner>>, tasks: &mut Jo
     if in_order::is_asked_for(context) {
         spawn(tasks, context, in_order::run(own(), in_order::Scope::Everything, order));
     } else if context.registered.subscription.reach == Reach::Inbox {
-        spawn(tasks, context, inbox::redrive::make_leases(own()));
+        spawn(tasks, context, redrive_leases::make(own()));
     } else {
         let calls = Arc::new(Semaphore::new(context.registered.subscription.concurrency as usize));
         spawn(tasks, context, durable::run(own(), Arc::clone(&calls)));
@@ -180,17 +183,25 @@ impl Running {
                 }
             }
         }
-        let is_dispatched = order.is_some();
-        let inbox = fetched.then(|| Arc::new(Inbox::new(&context, order)));
-        if let Some(inbox) = inbox.as_ref().filter(|_| !is_dispatched && !context.registered.paused) {
-            spawn(&mut tasks, &context, Arc::clone(inbox).keep_pulling());
-        }
         Self {
             reads: reads(&context.store, &context.registered),
-            inbox,
+            order,
             context,
             tasks,
         }
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(crate) fn order(&self) -> Option<&Arc<OrderOwner>> {
+        self.order.as_ref()
+    }
+
+    /// Starts another task of them.
+    pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        spawn(&mut self.tasks, &self.context, task);
     }
 
     /// Whether events are delivered.

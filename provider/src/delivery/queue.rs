@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fanout_plan::journal::Outcome;
 use fanout_plan::policy::Journaled;
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Attributes, Code, Position, Problem, timestamp};
+use fanout_plan::{Attributes, Code, Position, Problem};
 use fanout_transport::Tally;
 use futures::StreamExt as _;
 use futures::stream::select_all;
@@ -171,7 +171,7 @@ async fn deliver(context: &Context, delivery: Delivery) {
                 context.health.fails(Problem::new(
                     Code::SubscriberUnreachable,
                     format!(
-                        "subscription {}: component {} can't be reached: start it, or look why it stopped; a queue subscription keeps nothing for it",
+                        "subscription {}: component {} can't be reached: start it, or find out why it stopped; a queue subscription keeps nothing for it",
                         context.name(),
                         context.registered.component
                     ),
@@ -239,7 +239,7 @@ fn metadata(context: &Context, message: &Message) -> Metadata {
             offset,
         ),
         published_at: header("Nats-Time-Stamp")
-            .and_then(|v| timestamp::from_rfc3339(v.as_str()))
+            .and_then(|v| v.as_str().parse().ok())
             .unwrap_or_else(crate::clock::now),
         deliveries: 1,
     }

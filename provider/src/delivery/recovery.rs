@@ -20,7 +20,7 @@ pub(super) struct Recovery {
     patience: Duration,
     /// When the last event came back.
     last: Instant,
-    look_at: Instant,
+    check_at: Instant,
     pause: Backoff,
 }
 
@@ -29,19 +29,19 @@ impl Recovery {
         Self {
             patience: ack_wait * 2 + MARGIN,
             last: now,
-            look_at: now,
+            check_at: now,
             pause: Backoff::new(PAUSES.0, PAUSES.1),
         }
     }
 
     /// When the store is to be asked.
-    pub(super) fn look_at(&self) -> Instant {
-        self.look_at
+    pub(super) fn check_at(&self) -> Instant {
+        self.check_at
     }
 
     /// It was asked.
-    pub(super) fn looked(&mut self, now: Instant) {
-        self.look_at = now + self.pause.next();
+    pub(super) fn checked(&mut self, now: Instant) {
+        self.check_at = now + self.pause.next();
     }
 
     /// An event came that the last owner had.
@@ -74,16 +74,16 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_often_at_first_and_then_less() {
+    fn it_checks_often_at_first_and_then_less() {
         let began = Instant::now();
         let mut recovery = Recovery::new(SECOND, began);
-        let looks = std::iter::repeat_with(|| {
-            let at = recovery.look_at();
-            recovery.looked(at);
+        let checks = std::iter::repeat_with(|| {
+            let at = recovery.check_at();
+            recovery.checked(at);
             (at - began).as_millis()
         });
         assert_eq!(
-            looks.take(7).collect::<Vec<_>>(),
+            checks.take(7).collect::<Vec<_>>(),
             [0, 250, 750, 1750, 3750, 7750, 11750]
         );
     }

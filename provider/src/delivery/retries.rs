@@ -33,8 +33,8 @@ use super::settle::{InFlight, Settler, Source, nak};
 use super::state::DeliveryState;
 use crate::jetstream::{StoreError, Tenure, Waiting, batch, explained, read};
 
-/// How often it is looked for events that wait, besides when this instance stores one: another instance may have died.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often the store is checked for events that wait, besides when this instance stores one: another instance may have died.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 /// How long after they could not be read they are read again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
             return;
         };
         context.health.retries_are_read(Err(problem(&context, &error)));
-        debug!(subscription = %context.name(), ?error, "delivering retries broke off");
+        debug!(subscription = %context.name(), ?error, "delivery of retries broke off");
         tokio::select! {
             () = context.stop.cancelled() => {}
             () = tokio::time::sleep(AGAIN) => {}
@@ -108,7 +108,7 @@ pub(super) async fn left_over(
         tokio::select! {
             () = stop.cancelled() => {}
             // An instance under an earlier policy may store one still.
-            () = tokio::time::sleep(3 * LOOK) => {}
+            () = tokio::time::sleep(3 * CHECK_EVERY) => {}
         }
     }
     Ok(())
@@ -128,7 +128,7 @@ async fn come(context: &Context) -> Result<bool, StoreError> {
         tokio::select! {
             () = context.stop.cancelled() => return Ok(false),
             () = context.health.retry_stored.notified() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(CHECK_EVERY) => {}
         }
     }
 }
@@ -162,7 +162,7 @@ async fn deliver_due(
         } else {
             acquiring = None;
         }
-        if dispatcher.line.held() > 0 {
+        if dispatcher.sequencer.held() > 0 {
             idle_since = Instant::now();
         } else if idle_since.elapsed() > IDLE {
             match context.store.has_retries(&context.registered).await {
@@ -324,13 +324,13 @@ impl Drop for Share {
 async fn due(context: &Context, settler: &Settler, message: &jetstream::Message) -> Option<(Waiting, Attributes)> {
     let headers = message.headers.as_ref();
     let Some(waiting) = Waiting::read(context.store.names(), &message.subject, headers) else {
-        warn!(subject = %message.subject, "a message that Fanout did not write is passed over");
+        warn!(subject = %message.subject, "a message among the retries was not written by Fanout, and is skipped");
         settler.skip(message).await;
         return None;
     };
-    let left = waiting.note.due.saturating_sub(context.store.now());
-    if left > 0 {
-        nak(message, Duration::from_nanos(left.unsigned_abs()).min(LONGEST)).await;
+    let left = waiting.note.due.since(context.store.now());
+    if !left.is_zero() {
+        nak(message, left.min(LONGEST)).await;
         return None;
     }
     let (metadata, note) = (metadata(&waiting), &waiting.note);

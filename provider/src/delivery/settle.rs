@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind};
-use async_nats::{HeaderMap, Request, Subject};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use fanout_plan::journal::{Entry, Outcome};
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Code, Incarnation, LogPosition, Position, Problem, Round, TenantId, timestamp};
+use fanout_plan::{Code, Incarnation, LogPosition, Position, Problem, Round, TenantId, Timestamp};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -20,8 +19,11 @@ use super::incoming::Metadata;
 use super::journaled::{self, Call};
 use super::state::DeliveryState;
 use super::{Context, Delivery, Health, retries};
-use crate::clock::{self, nanoseconds};
-use crate::jetstream::{Attempts, Full, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored, explained};
+use crate::clock;
+use crate::jetstream::{
+    Acknowledgement, Attempts, Full, Message, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored,
+    acknowledge, explained,
+};
 
 /// How long an event waits when the store could not take what belongs to it.
 const STORE_WAIT: Duration = Duration::from_secs(1);
@@ -35,9 +37,9 @@ const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     /// The log. The store delivers the event to no other instance until `delivery.ack-wait` has passed.
-    Log(jetstream::Message),
+    Log(Message),
     /// The store of retries: the event was refused before. The store delivers it in the same way.
-    Retry(jetstream::Message),
+    Retry(Message),
     /// The dead letters, by request. A request waits for as long as it takes.
     Redrive(Redrive, Redriven),
 }
@@ -52,7 +54,7 @@ pub(super) struct Redriven {
 
 impl Source {
     /// The message that is acknowledged; a redriven letter has none.
-    fn message(&self) -> Option<&jetstream::Message> {
+    fn message(&self) -> Option<&Message> {
         match self {
             Self::Log(message) | Self::Retry(message) => Some(message),
             Self::Redrive(..) => None,
@@ -110,7 +112,7 @@ impl InFlight {
         }
     }
 
-    /// The subject on which the store is told what came of it; empty for a redriven letter.
+    /// The reply subject of its message, on which it is acknowledged; empty for a redriven letter.
     pub(crate) fn reply(&self) -> String {
         let reply = self.source.message().and_then(|message| message.reply.as_ref());
         reply.map(ToString::to_string).unwrap_or_default()
@@ -118,25 +120,18 @@ impl InFlight {
 }
 
 /// Begins the lease of a message anew.
-pub(super) async fn renew(message: &jetstream::Message) {
-    tell(message, AckKind::Progress).await;
+pub(super) async fn renew(message: &Message) {
+    acknowledge(message, Acknowledgement::Progress).await;
 }
 
 /// Has the store deliver a message again, after the delay.
-pub(super) async fn nak(message: &jetstream::Message, delay: Duration) {
-    tell(message, AckKind::Nak(Some(delay).filter(|d| !d.is_zero()))).await;
-}
-
-/// Tells the store. When that is lost, the event is delivered again: at least once.
-async fn tell(message: &jetstream::Message, kind: AckKind) {
-    if let Err(error) = message.ack_with(kind).await {
-        debug!(subject = %message.subject, %error, "a settlement was not sent; the event comes again");
-    }
+pub(super) async fn nak(message: &Message, delay: Duration) {
+    acknowledge(message, Acknowledgement::Nak(delay)).await;
 }
 
 /// Settles the events of one subscription.
 pub(crate) struct Settler {
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
     attempts: Attempts,
     retries: Retries,
     /// Set once there is a consumer that delivers what is stored there.
@@ -201,7 +196,7 @@ impl Settler {
     }
 
     /// Forgets what is known of an event of the log that is settled.
-    pub(crate) async fn forget(&self, position: Position) {
+    pub(super) async fn forget(&self, position: Position) {
         let round = self.round_in(self.in_its_log(position));
         if let Err(error) = self.attempts.clear(round, position).await {
             debug!(%error, "failed attempts stay until they expire");
@@ -255,7 +250,7 @@ impl Settler {
     }
 
     /// Whether an event of the log that was delivered before waits for a retry: what came of it then is stored, and the
-    /// log was not told.
+    /// log does not know.
     pub(super) async fn waits(&self, position: Position) -> Result<bool, StoreError> {
         if self.in_order {
             return Ok(false);
@@ -292,12 +287,12 @@ impl Settler {
     }
 
     /// An event that is none of the subscription's.
-    pub(super) async fn skip(&self, message: &jetstream::Message) {
-        tell(message, AckKind::Ack).await;
+    pub(super) async fn skip(&self, message: &Message) {
+        acknowledge(message, Acknowledgement::Ack).await;
     }
 
     /// Puts an event off because the store does not answer.
-    pub(super) async fn wait_for_store(&self, message: &jetstream::Message, error: &StoreError) {
+    pub(super) async fn wait_for_store(&self, message: &Message, error: &StoreError) {
         nak(message, self.must_wait(error)).await;
     }
 
@@ -362,7 +357,7 @@ impl Settler {
         Health::count(&self.context.health.refused);
         event.failed.push(FailedAttempt {
             attempt: event.delivery.attempt,
-            at: timestamp::to_rfc3339(clock::now()),
+            at: clock::now().to_string(),
             reason: rejection.reason().to_owned(),
             late: None,
         });
@@ -378,7 +373,7 @@ impl Settler {
             }
             Disposition::DeadLetter => self.give_up(event).await,
         };
-        // While the dead letters take none, it holds up no others either. A fetcher is told, and says it again.
+        // While the dead letters take none, it holds up no others either. A fetcher receives the error, and settles again.
         let pushed = self.context.registered.subscription.reach != Reach::Inbox;
         match state {
             DeliveryState::StoreUnavailable(_) if pushed && self.store_retry(event, DEAD_LETTERS_WAIT).await => {
@@ -397,7 +392,7 @@ impl Settler {
         let round = self.round_of(&event.source, position);
         let noted = self.attempts.put(round, position, &event.failed).await;
         match (self.store_retry(event, delay).await, noted) {
-            // Its message tells of its attempts, too.
+            // Its message notes its attempts, too.
             (true, _) => DeliveryState::WaitingRetry,
             (false, Ok(())) => DeliveryState::Retry(delay),
             (false, Err(error)) => {
@@ -431,7 +426,7 @@ impl Settler {
             data: delivery.data.clone(),
             published_at: delivery.published_at,
             attempts: &event.failed,
-            due: self.context.store.now().saturating_add(nanoseconds(delay)),
+            due: self.context.store.now() + delay,
             replaces,
         };
         // Something must deliver it again: an account may have no consumer left.
@@ -446,7 +441,7 @@ impl Settler {
         if let Err(error) = self.retries.store(refused).await {
             // Its message has no place for what the attempts said: it waits where it is.
             if matches!(error, Unstored::TooLarge { .. }) {
-                debug!(subscription = %self.context.name(), position = %delivery.position, %error, "not stored among the retries");
+                debug!(subscription = %self.context.name(), position = %delivery.position, %error, "a refused event is too large for the store of retries; it waits in the log");
                 return false;
             }
             let why = explained(&error);
@@ -460,7 +455,7 @@ impl Settler {
             return false;
         }
         health.retries_are_taken(self.context.name().as_str());
-        tell(message, AckKind::Ack).await;
+        acknowledge(message, Acknowledgement::Ack).await;
         health.retry_stored.notify_one();
         true
     }
@@ -468,9 +463,8 @@ impl Settler {
     /// Whether the log lets an event go before another attempt could be made.
     fn expires_within(&self, event: &InFlight, delay: Duration) -> bool {
         let max_age = self.context.store.policy().retention.max_age;
-        let expires_at = event.delivery.published_at.saturating_add(nanoseconds(max_age));
-        !matches!(event.source, Source::Redrive(..))
-            && self.context.store.now().saturating_add(nanoseconds(delay)) >= expires_at
+        let expires_at = event.delivery.published_at + max_age;
+        !matches!(event.source, Source::Redrive(..)) && self.context.store.now() + delay >= expires_at
     }
 
     async fn give_up(&self, event: &mut InFlight) -> DeliveryState {
@@ -490,9 +484,9 @@ impl Settler {
         state
     }
 
-    async fn acknowledge(&self, message: &jetstream::Message) {
+    async fn acknowledge(&self, message: &Message) {
         if !self.in_order {
-            tell(message, AckKind::Ack).await;
+            acknowledge(message, Acknowledgement::Ack).await;
         } else if let Some(reply) = message.reply.clone() {
             Box::pin(self.acknowledge_for_sure(reply)).await;
         }
@@ -503,9 +497,8 @@ impl Settler {
     /// killed has forgotten the delivery, a consumer that was deleted knows of none, and neither ever confirms it.
     async fn acknowledge_for_sure(&self, reply: Subject) {
         loop {
-            let settlement = Request::new().payload("+ACK".into()).timeout(Some(CONFIRMED_WITHIN));
-            match self.context.store.nats().send_request(reply.clone(), settlement).await {
-                Ok(_) => return,
+            match self.context.store.confirm_ack(reply.clone(), CONFIRMED_WITHIN).await {
+                Ok(()) => return,
                 Err(error) => {
                     debug!(subscription = %self.context.name(), %error, "a settlement is not confirmed yet");
                     tokio::select! {
@@ -539,7 +532,7 @@ impl Settler {
         };
         let failed = [FailedAttempt {
             attempt: 0,
-            at: timestamp::to_rfc3339(clock::now()),
+            at: clock::now().to_string(),
             reason: format!("not an event: {problem}"),
             late: None,
         }];
@@ -628,5 +621,5 @@ struct Unhandled {
     position: Position,
     tenant: TenantId,
     payload: Bytes,
-    published_at: i64,
+    published_at: Timestamp,
 }

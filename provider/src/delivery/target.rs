@@ -1,11 +1,11 @@
-//! What a subscription's deliveries are handed to: a component's exports, by wRPC (`contract/subscriber_call.rs`). Deliveries
-//! know no more of it than what came of a call.
+//! What a subscription's deliveries are handed to: a component's exports, by wRPC (`target/component.rs`). Deliveries know
+//! no more of it than what came of a call.
 
 use std::fmt;
 
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Code, Position, SubscriptionName};
+use fanout_plan::{Code, Position, SubscriptionName, Timestamp};
 use futures::future::BoxFuture;
 
 use super::Delivery;
@@ -59,13 +59,12 @@ impl CallFailure {
     }
 }
 
-/// What a backfill's subscriber is told once.
+/// What a backfill's subscriber is notified of once.
 #[derive(Clone, Debug)]
 pub(crate) struct CaughtUp {
     pub(crate) subscription: SubscriptionName,
     pub(crate) reached: Option<Position>,
     pub(crate) replayed: u64,
-    /// Nanoseconds since the Unix epoch.
-    pub(crate) at: i64,
+    pub(crate) at: Timestamp,
     pub(crate) finished: bool,
 }

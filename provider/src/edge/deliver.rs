@@ -12,9 +12,9 @@ use tracing::warn;
 
 use super::{Served, TRY_EVERY};
 use crate::clock;
-use crate::contract::Subscriber;
 use crate::delivery::{CallFailure, CaughtUp, Target as _};
 use crate::edge::memory::Memory;
+use crate::target::Subscriber;
 
 /// What keeps one subscription going.
 pub(super) struct Running {
@@ -116,7 +116,7 @@ impl Given for Component {
     }
 
     async fn caught_up(&self, progress: &Progress) -> Result<(), Unhandled> {
-        if self.memory.is_told(&self.subscription) {
+        if self.memory.is_notified(&self.subscription) {
             return Ok(());
         }
         let message = CaughtUp {
@@ -129,9 +129,9 @@ impl Given for Component {
             at: clock::now(),
             finished: progress.caught_up.finished,
         };
-        let told = self.subscriber.tell_caught_up(message).await;
-        told.map_err(|failure| self.unhandled(&failure))?;
-        self.memory.note_told(&self.subscription).await;
+        let notified = self.subscriber.tell_caught_up(message).await;
+        notified.map_err(|failure| self.unhandled(&failure))?;
+        self.memory.note_notified(&self.subscription).await;
         Ok(())
     }
 }
@@ -140,7 +140,7 @@ impl Component {
     fn unhandled(&self, failure: &CallFailure) -> Unhandled {
         match failure {
             CallFailure::Unreachable => Unhandled::Unreachable(format!(
-                "component {} can't be reached: start it, or look why it stopped",
+                "component {} can't be reached: start it, or find out why it stopped",
                 self.subscriber.component()
             )),
             failed => Unhandled::Failed(failed.to_string()),

@@ -1,4 +1,4 @@
-//! What an edge remembers: the subscriptions that its components made by calls, whose backfills were told that they
+//! What an edge remembers: the subscriptions that its components made by calls, whose backfills were notified that they
 //! have caught up, and what seals the tokens of its inbox. In a bucket of the lattice, which every instance of the edge
 //! reads: the bus knows the edge alone, not its components.
 //!
@@ -23,7 +23,7 @@ use crate::inbox::{Seal, fresh_secret};
 /// The most bytes that an edge remembers.
 const MAX_BYTES: i64 = 64 << 20;
 /// Before the name of a subscription in a key of the second kind. With a dot, it is no subscription's name.
-const TOLD: &str = "told.";
+const NOTIFIED: &str = "told.";
 /// The entry that holds the secret of the tokens.
 const SECRET: &str = "inbox.secret";
 /// The wait before the bucket is tried again.
@@ -41,7 +41,7 @@ pub(super) struct Called {
 #[derive(Debug, Default)]
 struct Known {
     called: BTreeMap<SubscriptionName, Called>,
-    told: BTreeMap<SubscriptionName, Subscription>,
+    notified: BTreeMap<SubscriptionName, Subscription>,
 }
 
 /// The memory of one edge.
@@ -78,15 +78,15 @@ impl Memory {
         self.is_read.load(Ordering::Acquire)
     }
 
-    /// Whether a backfill's subscriber was told that it has caught up.
-    pub(super) fn is_told(&self, subscription: &Subscription) -> bool {
-        // A name that came to mean another backfill has not been told of that one.
-        let told = self
+    /// Whether a backfill's subscriber was notified that it has caught up.
+    pub(super) fn is_notified(&self, subscription: &Subscription) -> bool {
+        // A name that came to mean another backfill has not been notified of that one.
+        let notified = self
             .known()
-            .told
+            .notified
             .get(&subscription.name)
             .map(|s| (s.need, s.filter.clone()));
-        told.is_some_and(|(need, filter)| need == subscription.need && filter == subscription.filter)
+        notified.is_some_and(|(need, filter)| need == subscription.need && filter == subscription.filter)
     }
 
     /// Reads what there is, then follows what other instances write. Never ends.
@@ -137,8 +137,8 @@ impl Memory {
     /// Takes an entry in, and says whether that changed anything.
     fn note(&self, key: &str, value: Option<&Bytes>) -> bool {
         let mut known = self.known();
-        match key.strip_prefix(TOLD) {
-            Some(name) => put(&mut known.told, name, value),
+        match key.strip_prefix(NOTIFIED) {
+            Some(name) => put(&mut known.notified, name, value),
             None => put(&mut known.called, key, value),
         }
     }
@@ -173,23 +173,23 @@ impl Memory {
         Ok(())
     }
 
-    /// Forgets a subscription that was made by a call, and what was told of it.
+    /// Forgets a subscription that was made by a call, and that it was notified.
     pub(super) async fn forget(&self, name: &SubscriptionName) -> Result<(), Problem> {
-        self.forget_told(name).await?;
+        self.forget_notified(name).await?;
         let bucket = self.bucket().await?;
         bucket.delete(name.as_str()).await.map_err(|e| cant("write", e))?;
         self.known().called.remove(name);
         Ok(())
     }
 
-    /// Notes that a backfill's subscriber was told. What is not noted is told once more after a restart.
-    pub(super) async fn note_told(&self, subscription: &Subscription) {
+    /// Notes that a backfill's subscriber was notified. What is not noted is notified once more after a restart.
+    pub(super) async fn note_notified(&self, subscription: &Subscription) {
         self.known()
-            .told
+            .notified
             .insert(subscription.name.clone(), subscription.clone());
         let noted = async {
             let value: Bytes = serde_json::to_vec(subscription).map_err(|e| cant("write", e))?.into();
-            let key = format!("{TOLD}{}", subscription.name);
+            let key = format!("{NOTIFIED}{}", subscription.name);
             self.bucket().await?.put(key, value).await.map_err(|e| cant("write", e))
         };
         if let Err(problem) = noted.await {
@@ -197,10 +197,10 @@ impl Memory {
         }
     }
 
-    /// A backfill begins anew, and tells its subscriber again.
-    pub(super) async fn forget_told(&self, name: &SubscriptionName) -> Result<(), Problem> {
-        if self.known().told.remove(name).is_some() {
-            let key = format!("{TOLD}{name}");
+    /// A backfill begins anew, and notifies its subscriber again.
+    pub(super) async fn forget_notified(&self, name: &SubscriptionName) -> Result<(), Problem> {
+        if self.known().notified.remove(name).is_some() {
+            let key = format!("{NOTIFIED}{name}");
             self.bucket().await?.delete(key).await.map_err(|e| cant("write", e))?;
         }
         Ok(())
@@ -291,7 +291,7 @@ where
             differs
         }
         Some(Err(error)) => {
-            warn!(subscription = %name, %error, "what the edge remembers of it is not readable and is passed over");
+            warn!(subscription = %name, %error, "an entry of the edge's memory is not readable and is skipped");
             false
         }
     }

@@ -30,9 +30,9 @@ use tracing::{info, warn};
 use self::memory::{Called, Memory, Unremembered};
 pub(crate) use self::view::{Served, View};
 use crate::bus::Refusal;
-use crate::contract::Subscriber;
 use crate::inbox::Seal;
 use crate::link::{Link, LinkKey, LinkSink, Links};
+use crate::target::Subscriber;
 
 /// How long a request to the bus may take, tries included: less than the lattice lets a call take.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -163,7 +163,7 @@ impl Edge {
 
     /// Begins a subscription's deliveries anew: it was put back, and its subscriber is told again when it has caught up.
     pub(crate) async fn begin_anew(&self, name: &SubscriptionName) -> Result<(), Problem> {
-        self.0.memory.forget_told(name).await?;
+        self.0.memory.forget_notified(name).await?;
         if let Some(running) = self.0.running.lock().await.remove(name) {
             self.0.ending.spawn(running.stop());
         }

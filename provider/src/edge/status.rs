@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use fanout_client::component::Doing;
 use fanout_plan::status::{
-    BusStatus, InstanceCounts, LostEvents, ReportedProblem, State as Ours, SubscriptionStatus, Timestamp, Upstream,
+    BusStatus, InstanceCounts, LostEvents, ReportedProblem, State as Ours, SubscriptionStatus, Upstream,
 };
-use fanout_plan::{Code, Position, SubscriptionName};
+use fanout_plan::{Code, Position, SubscriptionName, Timestamp};
 use fanout_transport::CallContext;
 use fanout_wit::types::{self as wit, SubscriptionState as Theirs};
 
@@ -105,9 +105,7 @@ fn subscription(
         status.in_flight = Some(theirs.in_flight);
         status.redelivered = Some(theirs.redelivered);
         status.waiting_for_retry = Some(theirs.waiting_for_retry);
-        status.expires_at = theirs
-            .expires_at
-            .and_then(|at| Timestamp::from_nanosecond(at.into()).ok());
+        status.expires_at = theirs.expires_at.map(Timestamp::from_nanoseconds);
         status.lost = theirs.lost.iter().map(lost).collect();
         status.lost_events = Some(status.lost.iter().map(|l| l.count).sum());
     }
@@ -126,7 +124,7 @@ fn lost(lost: &wit::LostEvents) -> LostEvents {
         // A bus tells them to its operator.
         tenants: BTreeMap::new(),
         exact: lost.exact,
-        at: Timestamp::from_nanosecond(lost.at.into()).unwrap_or_default(),
+        at: Timestamp::from_nanoseconds(lost.at),
     }
 }
 

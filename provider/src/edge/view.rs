@@ -40,7 +40,7 @@ impl View {
         let mut view = Self::default();
         for (key, link) in links.iter() {
             let mut outcome = LinkOutcome {
-                asks: link.interfaces.iter().any(|i| i == "status"),
+                lists_links: link.interfaces.iter().any(|i| i == "status"),
                 ..LinkOutcome::default()
             };
             match read_one(key, link, defaults) {

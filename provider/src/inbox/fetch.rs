@@ -4,18 +4,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::jetstream;
+use fanout_plan::Timestamp;
 use fanout_plan::subscription::{Need, Progress, Registered};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{
-    Ask, CaughtUp, DEFAULT_BYTES, DeliveryHandle, Fetched, Inbox, Leased, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT,
-    admit_here,
-};
-use crate::clock::nanoseconds;
-use crate::delivery::{Delivery, Health, Settler};
-use crate::jetstream::{LISTENS_FOR, Sources, StandingPulls, StoreError, Taken};
+use super::{CaughtUp, DEFAULT_BYTES, FetchLimits, Fetched, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here};
+use crate::delivery::{self, Delivery, DeliveryHandle, Health, Leased, Settler};
+use crate::jetstream::{LISTENS_FOR, Message, Sources, StandingPulls, StoreError, Taken};
 
 /// Bytes of a message's subject and headers beyond its event, counted generously.
 const OVERHEAD: usize = 4 << 10;
@@ -34,11 +30,11 @@ const TRIES: u32 = 3;
 /// them and was not asked for is kept here, and lost with this process.
 const KEPT: usize = 64;
 
-/// What was taken and is not given: the next fetch has it first.
+/// What was taken and is not leased: the next fetch has it first.
 struct Behind<'a> {
     pulls: &'a StandingPulls,
-    matching: Vec<jetstream::Message>,
-    not_seen: VecDeque<jetstream::Message>,
+    matching: Vec<Message>,
+    not_seen: VecDeque<Message>,
 }
 
 impl Drop for Behind<'_> {
@@ -51,7 +47,7 @@ impl Drop for Behind<'_> {
 
 impl Inbox {
     /// Takes deliveries. `registered` is how the subscription stands now.
-    pub(crate) async fn fetch(&self, registered: &Registered, ask: Ask) -> Result<Fetched, StoreError> {
+    pub(crate) async fn fetch(&self, registered: &Registered, limits: FetchLimits) -> Result<Fetched, StoreError> {
         let policy = self.context.store.policy();
         let mut fetched = Fetched {
             deliveries: Vec::new(),
@@ -64,17 +60,17 @@ impl Inbox {
         }
         if self.context.registered.paused {
             // What it waits for comes once it is resumed, to a fetch of then.
-            self.wait_out(&ask).await;
+            self.wait_out(&limits).await;
             return Ok(fetched);
         }
         let settler = self.settler().await?;
-        let most = (ask.most as usize).clamp(1, MAX_DELIVERIES);
+        let most = (limits.most as usize).clamp(1, MAX_DELIVERIES);
         // At least one event fits, whatever was asked for.
-        let bytes = ask.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
+        let bytes = limits.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
         let bytes = usize::try_from(bytes.max(policy.max_event_bytes + OVERHEAD as u64)).unwrap_or(usize::MAX);
         let waiting = self.waits();
-        let wait = waiting.as_ref().map_or(Duration::ZERO, |_| ask.wait.min(MAX_WAIT));
-        fetched.crowded = waiting.is_none() && !ask.wait.is_zero();
+        let wait = waiting.as_ref().map_or(Duration::ZERO, |_| limits.wait.min(MAX_WAIT));
+        fetched.crowded = waiting.is_none() && !limits.wait.is_zero();
         let end = Instant::now() + wait;
         let mut failures = 0;
         loop {
@@ -82,7 +78,7 @@ impl Inbox {
             let taken = tokio::select! {
                 biased;
                 taken = self.some(settler, (most, bytes), left) => taken,
-                // Paused, ended or stopping: what comes from now on is given to nobody.
+                // Paused, ended or stopping: what comes from now on is leased to nobody.
                 () = self.context.stop.cancelled() => return Ok(fetched),
             };
             match taken {
@@ -115,13 +111,13 @@ impl Inbox {
     }
 
     /// Waits as long as is asked, or until the deliveries begin anew; not at all, where as many wait as may.
-    async fn wait_out(&self, ask: &Ask) {
+    async fn wait_out(&self, limits: &FetchLimits) {
         let Some(_waiting) = self.waits() else {
             return;
         };
         let changed = self.context.stop.cancelled();
         // Either way there is nothing.
-        tokio::time::timeout(ask.wait.min(MAX_WAIT), changed).await.ok();
+        tokio::time::timeout(limits.wait.min(MAX_WAIT), changed).await.ok();
     }
 
     async fn some(
@@ -147,94 +143,97 @@ impl Inbox {
         let store = &self.context.store;
         let sources = self.sources().await?;
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
-        // Who asks for one is given a letter every other time, a retry every other of the rest, and an isolated
+        // Who asks for one is leased a letter every other time, a retry every other of the rest, and an isolated
         // tenant's event every other of what is left then.
         let leases = if most == 1 { number % 2 } else { most / 2 };
-        let mut given = Vec::new();
+        let mut leased = Vec::new();
         // An event pattern may leave out what came: what stands behind it comes before what the store has.
         loop {
             let left = self.pulls.left(store, most, max_bytes).await;
             let is_all = left.messages.is_empty();
-            self.give(settler, left, max_bytes, &mut given).await;
-            if is_all || !given.is_empty() {
+            self.lease(settler, left, max_bytes, &mut leased).await;
+            if is_all || !leased.is_empty() {
                 break;
             }
         }
         let letters = store
-            .take_redrive_leases(&sources, leases.min(most - given.len()))
+            .take_redrive_leases(&sources, leases.min(most - leased.len()))
             .await?;
-        self.give(settler, letters, max_bytes, &mut given).await;
-        let retries = match most - given.len() {
+        self.lease(settler, letters, max_bytes, &mut leased).await;
+        let retries = match most - leased.len() {
             1 => usize::from(number % 4 == 2),
             events_left => events_left / 2,
         };
-        self.give_retries(settler, &sources, (retries, max_bytes), &mut given)
+        self.lease_retries(settler, &sources, (retries, max_bytes), &mut leased)
             .await?;
-        let share = match most - given.len() {
+        let share = match most - leased.len() {
             1 => number / 4 % 2,
             events_left => events_left.div_ceil(2),
         };
-        self.pass_over(settler, &sources, (share, max_bytes), &mut given)
+        self.pass_over(settler, &sources, (share, max_bytes), &mut leased)
             .await?;
-        let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
-        let (events_left, bytes_left) = (most - given.len(), max_bytes.saturating_sub(used));
-        if given.is_empty() {
-            self.find(settler, &sources, (number, events_left, bytes_left), &mut given)
+        let used: usize = leased.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
+        let (events_left, bytes_left) = (most - leased.len(), max_bytes.saturating_sub(used));
+        if leased.is_empty() {
+            self.find(settler, &sources, (number, events_left, bytes_left), &mut leased)
                 .await?;
-            if given.is_empty() && wait >= SHORTEST_WAIT {
+            if leased.is_empty() && wait >= SHORTEST_WAIT {
                 let first = self.pulls.first(store, wait).await;
-                self.give(settler, first, max_bytes, &mut given).await;
+                self.lease(settler, first, max_bytes, &mut leased).await;
             }
         } else if events_left > 0 && bytes_left > 0 {
             // What fails here waits for the next fetch.
             match store.take(&sources, (number, events_left), bytes_left).await {
-                Ok(events) => self.give(settler, events, bytes_left, &mut given).await,
-                Err(error) => debug!(subscription = %self.context.name(), %error, "letters are given, and no events"),
+                Ok(events) => self.lease(settler, events, bytes_left, &mut leased).await,
+                Err(error) => {
+                    debug!(subscription = %self.context.name(), %error, "the fetch brings dead letters and no events: the log can't be read now")
+                }
             }
         }
-        Ok(given)
+        Ok(leased)
     }
 
-    /// Gives what there is. Where an event pattern leaves out all of it, what stands behind that is looked at, too, and more of it
+    /// Gives what there is. Where an event pattern leaves out all of it, what stands behind that is matched, too, and more of it
     /// each time: what then matches and does not fit is nak'ed, or has its place in the next fetch of a queue subscription.
     async fn find(
         &self,
         settler: &Settler,
         sources: &Sources,
         (number, events_left, bytes_left): (usize, usize, usize),
-        given: &mut Vec<Leased>,
+        leased: &mut Vec<Leased>,
     ) -> Result<(), StoreError> {
         let context = &self.context;
         let leaves_out = context.registered.subscription.filter.pattern().is_some();
         let end = Instant::now() + PASSES_OVER_FOR;
-        let mut looked_at = events_left;
+        let mut pulled = events_left;
         loop {
-            let taken = context.store.take(sources, (number, looked_at), bytes_left).await?;
+            let taken = context.store.take(sources, (number, pulled), bytes_left).await?;
             let is_all = taken.messages.is_empty();
-            if looked_at <= events_left {
-                self.give(settler, taken, bytes_left, given).await;
+            if pulled <= events_left {
+                self.lease(settler, taken, bytes_left, leased).await;
             } else if self.is_queue() {
-                self.give_first(settler, taken, (events_left, bytes_left), given).await;
+                self.lease_first(settler, taken, (events_left, bytes_left), leased)
+                    .await;
             } else {
-                self.give_some(settler, taken, &mut (events_left, bytes_left), given)
+                self.lease_some(settler, taken, &mut (events_left, bytes_left), leased)
                     .await;
             }
-            if !given.is_empty() || is_all || !leaves_out || Instant::now() >= end {
+            if !leased.is_empty() || is_all || !leaves_out || Instant::now() >= end {
                 return Ok(());
             }
             let most = if self.is_queue() { KEPT } else { PASSED_OVER };
-            looked_at = (looked_at * 4).min(most.max(events_left));
+            pulled = (pulled * 4).min(most.max(events_left));
         }
     }
 
     /// Gives the first events of a queue subscription. What matches behind them can't be nak'ed, and waits for the next fetch;
-    /// so does what was not looked at, where the fetch is given up.
-    async fn give_first(
+    /// so does what was not matched, where the fetch is given up.
+    async fn lease_first(
         &self,
         settler: &Settler,
         taken: Taken,
         (events_left, bytes_left): (usize, usize),
-        given: &mut Vec<Leased>,
+        leased: &mut Vec<Leased>,
     ) {
         let since = taken.since;
         let mut behind = Behind {
@@ -243,28 +242,26 @@ impl Inbox {
             not_seen: taken.messages.into(),
         };
         while let Some(message) = behind.not_seen.pop_front() {
-            if given.len() < events_left {
+            if leased.len() < events_left {
                 let messages = vec![message];
-                self.give(settler, Taken { messages, since }, bytes_left, given).await;
-            } else if crate::delivery::fetched(&self.context, message.clone()).await.is_some() {
+                self.lease(settler, Taken { messages, since }, bytes_left, leased).await;
+            } else if delivery::fetched(&self.context, message.clone()).await.is_some() {
                 behind.matching.push(message);
             }
         }
     }
 
     /// Gives so many of the events that were taken, of so many bytes, and naks those that are left. Returns whether any was none
-    /// to be given.
-    async fn give_some(
+    /// to be leased.
+    async fn lease_some(
         &self,
         settler: &Settler,
         taken: Taken,
         (events_left, bytes_left): &mut (usize, usize),
-        given: &mut Vec<Leased>,
+        leased: &mut Vec<Leased>,
     ) -> bool {
         let context = &self.context;
-        let lease_until = taken
-            .since
-            .saturating_add(nanoseconds(context.store.policy().delivery.ack_wait));
+        let lease_until = taken.since + context.store.policy().delivery.ack_wait;
         let mut passed_over = false;
         for message in taken.messages {
             let bytes = message.length;
@@ -272,10 +269,10 @@ impl Inbox {
                 passed_over = true;
                 continue;
             };
-            if *events_left > 0 && (bytes <= *bytes_left || given.is_empty()) {
+            if *events_left > 0 && (bytes <= *bytes_left || leased.is_empty()) {
                 (*events_left, *bytes_left) = (*events_left - 1, bytes_left.saturating_sub(bytes));
                 let handle = self.handle(&event.delivery, event.reply(), lease_until);
-                given.push((event.delivery, handle));
+                leased.push((event.delivery, handle));
             } else {
                 event.release().await;
             }
@@ -284,25 +281,25 @@ impl Inbox {
     }
 
     /// Gives refused events whose next attempt is due, and passes over those that are not.
-    async fn give_retries(
+    async fn lease_retries(
         &self,
         settler: &Settler,
         sources: &Sources,
         (events_left, max_bytes): (usize, usize),
-        given: &mut Vec<Leased>,
+        leased: &mut Vec<Leased>,
     ) -> Result<(), StoreError> {
         let end = Instant::now() + PASSES_OVER_FOR;
-        let most = given.len() + events_left;
-        while given.len() < most {
-            let used: usize = given.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
-            let (events_left, bytes_left) = (most - given.len(), max_bytes.saturating_sub(used));
+        let most = leased.len() + events_left;
+        while leased.len() < most {
+            let used: usize = leased.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
+            let (events_left, bytes_left) = (most - leased.len(), max_bytes.saturating_sub(used));
             if bytes_left == 0 {
                 break;
             }
             let taken = match self.context.store.take_retries(sources, events_left, bytes_left).await {
                 Ok(taken) => taken,
-                Err(error) if !given.is_empty() => {
-                    debug!(subscription = %self.context.name(), %error, "letters are given, and no retries");
+                Err(error) if !leased.is_empty() => {
+                    debug!(subscription = %self.context.name(), %error, "the fetch brings dead letters and no retries: they can't be read now");
                     break;
                 }
                 Err(error) => return Err(error),
@@ -310,7 +307,7 @@ impl Inbox {
             if taken.messages.is_empty() {
                 break;
             }
-            self.give(settler, taken, bytes_left, given).await;
+            self.lease(settler, taken, bytes_left, leased).await;
             if Instant::now() >= end {
                 break;
             }
@@ -318,21 +315,21 @@ impl Inbox {
         Ok(())
     }
 
-    /// Passes over events of tenants that are isolated, to what stands behind them. What it meets of others is given,
+    /// Passes over events of tenants that are isolated, to what stands behind them. What it meets of others is leased,
     /// as far as they fit, and beyond that nak'ed.
     async fn pass_over(
         &self,
         settler: &Settler,
         sources: &Sources,
         mut room: (usize, usize),
-        given: &mut Vec<Leased>,
+        leased: &mut Vec<Leased>,
     ) -> Result<(), StoreError> {
         let end = Instant::now() + PASSES_OVER_FOR;
         while room.0 > 0 {
             let store = &self.context.store;
             let taken = store.take_own(sources, PASSED_OVER, MAX_BYTES as usize).await?;
             let Some(taken) = taken else { return Ok(()) };
-            let passed_over = self.give_some(settler, taken, &mut room, given).await;
+            let passed_over = self.lease_some(settler, taken, &mut room, leased).await;
             if !passed_over || Instant::now() >= end {
                 break;
             }
@@ -341,15 +338,13 @@ impl Inbox {
     }
 
     /// Reads what was taken out as deliveries; what is none is settled.
-    async fn give(&self, settler: &Settler, taken: Taken, max_bytes: usize, given: &mut Vec<Leased>) {
-        let lease_until = taken
-            .since
-            .saturating_add(nanoseconds(self.context.store.policy().delivery.ack_wait));
+    async fn lease(&self, settler: &Settler, taken: Taken, max_bytes: usize, leased: &mut Vec<Leased>) {
+        let lease_until = taken.since + self.context.store.policy().delivery.ack_wait;
         let mut used = 0;
         for message in taken.messages {
             let delivery = if let Some(lease) = self.context.store.redrive_lease_of(&message) {
-                // One is given however large it is.
-                let bytes_left = (!given.is_empty()).then(|| max_bytes.saturating_sub(used + OVERHEAD));
+                // One is leased however large it is.
+                let bytes_left = (!leased.is_empty()).then(|| max_bytes.saturating_sub(used + OVERHEAD));
                 self.redriven(settler, lease, &message, (lease_until, bytes_left)).await
             } else if self.is_queue() {
                 self.live(message).await.map(|delivery| {
@@ -365,12 +360,12 @@ impl Inbox {
             };
             if let Some(delivery) = delivery {
                 used += delivery.0.data.len() + OVERHEAD;
-                given.push(delivery);
+                leased.push(delivery);
             }
         }
     }
 
-    pub(super) fn handle(&self, delivery: &Delivery, reply: String, lease_until: i64) -> DeliveryHandle {
+    pub(super) fn handle(&self, delivery: &Delivery, reply: String, lease_until: Timestamp) -> DeliveryHandle {
         DeliveryHandle {
             of: self.context.id(),
             position: delivery.position,
@@ -384,10 +379,10 @@ impl Inbox {
     }
 
     /// An event of a queue subscription, unless it is too old to be called live.
-    async fn live(&self, message: jetstream::Message) -> Option<Delivery> {
-        let delivery = crate::delivery::fetched(&self.context, message).await?;
-        let age = self.context.store.now().saturating_sub(delivery.published_at);
-        if age > nanoseconds(LISTENS_FOR) {
+    async fn live(&self, message: Message) -> Option<Delivery> {
+        let delivery = delivery::fetched(&self.context, message).await?;
+        let age = self.context.store.now().since(delivery.published_at);
+        if age > LISTENS_FOR {
             Health::count(&self.context.health.missed);
             return None;
         }

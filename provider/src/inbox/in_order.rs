@@ -1,12 +1,8 @@
 //! Events that have an order: which instance serves their fetches, and what becomes of what an owner dispatched.
 
-use async_nats::jetstream::AckKind;
-
-use super::order_owner::SettleReply;
 use super::settle::{not_taken, over, owner_gone, unsettled};
-use super::token::Dispatched;
-use super::{DeliveryHandle, Inbox, Settled, Unsettled, Verdict};
-use crate::delivery::owner_of;
+use super::{Inbox, Settled, Unsettled};
+use crate::delivery::{DeliveryHandle, Dispatched, SettleReply, Verdict, owner_of};
 use crate::jetstream::StoreError;
 
 /// Which instance serves the fetches of a subscription.
@@ -75,7 +71,8 @@ impl Inbox {
             (Verdict::Handled, Some(redrive)) => !store.is_asked(redrive).await.map_err(failed)?,
             // Taken however late it comes: the event was handled.
             (Verdict::Handled, None) => {
-                store.settle(&handle.reply, AckKind::Ack).await.map_err(failed)?;
+                let settler = self.settler().await.map_err(failed)?;
+                settler.acknowledge_lease(handle).await.map_err(failed)?;
                 self.note_handled(handle);
                 true
             }

@@ -7,8 +7,7 @@
 
 mod fetch;
 mod in_order;
-mod order_owner;
-pub(crate) mod redrive;
+mod redrive;
 mod settle;
 mod token;
 mod waiting;
@@ -17,10 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use bytes::Bytes;
-use fanout_plan::retry::Rejection;
-use fanout_plan::subscription::Need;
+use fanout_plan::subscription::{Need, Reach};
 use fanout_plan::{Code, Problem, SubscriptionName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OnceCell, Semaphore, SemaphorePermit};
@@ -28,13 +25,12 @@ use tracing::debug;
 
 pub(crate) use fetch::caught_up;
 pub(crate) use in_order::ServedBy;
-pub(crate) use order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 pub(crate) use settle::settle;
-pub(crate) use token::{DeliveryHandle, Seal, fresh_secret};
+pub(crate) use token::{Seal, fresh_secret};
 pub(crate) use waiting::{Waiting, Waits};
 
-use crate::delivery::{Context, Delivery, InFlight, Settler, admit, admit_retry};
-use crate::jetstream::{Sources, StandingPulls, Store, StoreError, explained};
+use crate::delivery::{Context, DeliveryHandle, InFlight, Leased, OrderOwner, Running, Settler, admit, admit_retry};
+use crate::jetstream::{Message, Sources, StandingPulls, Store, StoreError, explained};
 
 /// The most deliveries in one fetch.
 const MAX_DELIVERIES: usize = 1_000;
@@ -67,16 +63,13 @@ pub(crate) struct Inbox {
     fetches: AtomicUsize,
 }
 
-/// What a fetch asks for.
+/// How much a fetch may bring, and how long it may wait.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Ask {
+pub(crate) struct FetchLimits {
     pub(crate) most: u32,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) wait: Duration,
 }
-
-/// A delivery in a fetcher's hands.
-pub(crate) type Leased = (Delivery, DeliveryHandle);
 
 /// What a fetch brought.
 pub(crate) struct Fetched {
@@ -91,16 +84,6 @@ pub(crate) struct Fetched {
 pub(crate) struct CaughtUp {
     pub(crate) replayed: u64,
     pub(crate) finished: bool,
-}
-
-/// What a fetcher made of a delivery.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Verdict {
-    Handled,
-    Rejected(Rejection),
-    StillWorking,
-    Released,
 }
 
 /// What came of a settlement.
@@ -121,16 +104,26 @@ pub(crate) enum Unsettled {
 }
 
 impl Inbox {
-    pub(crate) fn new(context: &Arc<Context>, order: Option<Arc<OrderOwner>>) -> Self {
-        Self {
-            context: Arc::clone(context),
+    /// The inbox of deliveries that are fetched. What it pulls for fetches that wait ends with them.
+    pub(crate) fn of(running: &mut Running) -> Option<Arc<Self>> {
+        let (context, order) = (Arc::clone(running.context()), running.order().cloned());
+        if context.registered.subscription.reach != Reach::Inbox {
+            return None;
+        }
+        let pulls = order.is_none() && !context.registered.paused;
+        let inbox = Arc::new(Self {
+            context,
             order,
             settler: OnceCell::new(),
             sources: Mutex::default(),
             pulls: StandingPulls::default(),
             waiting: Semaphore::new(MAX_WAITING),
             fetches: AtomicUsize::new(0),
+        });
+        if pulls {
+            running.spawn(Arc::clone(&inbox).keep_pulling());
         }
+        Some(inbox)
     }
 
     async fn settler(&self) -> Result<&Settler, StoreError> {
@@ -157,7 +150,7 @@ impl Inbox {
     }
 
     /// Pulls for fetches that wait, until stopped.
-    pub(crate) async fn keep_pulling(self: Arc<Self>) {
+    async fn keep_pulling(self: Arc<Self>) {
         let (context, stop) = (&self.context, &self.context.stop);
         while self.pulls.wanted(stop).await {
             let pulled = async {
@@ -165,7 +158,7 @@ impl Inbox {
                 self.pulls.keep(&context.store, &sources, stop).await
             };
             if let Err(error) = pulled.await {
-                debug!(subscription = %context.name(), %error, "its sources are opened anew");
+                debug!(subscription = %context.name(), %error, "pulling for fetches failed; the consumers are opened again");
                 self.forget_sources().await;
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -197,7 +190,7 @@ impl Inbox {
 
 /// Reads a message of whichever partition it is of, or of the store of retries; `None` for what is not to be delivered, which
 /// is settled.
-async fn admit_here(context: &Context, settler: &Settler, message: jetstream::Message) -> Option<InFlight> {
+async fn admit_here(context: &Context, settler: &Settler, message: Message) -> Option<InFlight> {
     if context.store.is_retry(&message) {
         return admit_retry(context, settler, message).await;
     }

@@ -4,57 +4,21 @@
 //! log: what settles the handle settles the lease. The letter stays until its fetcher has handled the event, or refused it
 //! for good and a new letter is stored; then the lease passes to the tenant's next letter.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind};
+use fanout_plan::Timestamp;
 use fanout_plan::retry::Rejection;
-use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 
 use super::settle::{not_taken, unsettled};
-use super::{DeliveryHandle, Inbox, Leased, Unsettled};
-use crate::delivery::{Context, Delivery, DeliveryState, Settler, redriven, settle_fetched};
-use crate::jetstream::{Redrive, RedriveLease, StoreError};
+use super::{Inbox, Unsettled};
+use crate::delivery::{Delivery, DeliveryHandle, DeliveryState, Leased, Settler, redriven, settle_fetched};
+use crate::jetstream::{Message, Redrive, RedriveLease, StoreError};
 
-/// How often leases are made for requests that were not announced to this instance.
-const LOOK: Duration = Duration::from_secs(30);
-/// Requests come in numbers: one look serves those that are made in this time.
-const TOGETHER: Duration = Duration::from_millis(50);
 /// How long a lease waits when the store does not answer.
 const STORE_WAIT: Duration = Duration::from_secs(1);
-/// Requests of a tenant that are looked at in one go for one whose letter is still there.
+/// Requests of a tenant that are read in one go for one whose letter is still there.
 const TRIES: usize = 100;
-
-/// Makes, until stopped, a lease for each tenant with requests. All instances do so, and make one.
-pub(crate) async fn make_leases(context: Arc<Context>) {
-    while !context.stop.is_cancelled() {
-        let result = tokio::select! {
-            () = context.stop.cancelled() => return,
-            result = make_as_requested(&context) => result,
-        };
-        if let Err(error) = result {
-            debug!(subscription = %context.name(), ?error, "redriven dead letters wait for the store");
-        }
-        tokio::select! {
-            () = context.stop.cancelled() => {}
-            () = tokio::time::sleep(STORE_WAIT) => {}
-        }
-    }
-}
-
-async fn make_as_requested(context: &Context) -> Result<(), StoreError> {
-    let mut requests = context.store.redrive_requests(&context.id()).await?;
-    loop {
-        context.store.make_redrive_leases(&context.id()).await?;
-        tokio::select! {
-            message = requests.next() => if message.is_none() { return Ok(()) },
-            () = tokio::time::sleep(LOOK) => {}
-        }
-        tokio::time::sleep(TOGETHER).await;
-        while let Some(Some(_)) = requests.next().now_or_never() {}
-    }
-}
 
 impl Inbox {
     /// The letter under a lease, if it is no larger than `bytes_left`; else the lease is nak'ed.
@@ -62,8 +26,8 @@ impl Inbox {
         &self,
         settler: &Settler,
         lease: RedriveLease,
-        message: &jetstream::Message,
-        (lease_until, bytes_left): (i64, Option<usize>),
+        message: &Message,
+        (lease_until, bytes_left): (Timestamp, Option<usize>),
     ) -> Option<Leased> {
         let reply = message.reply.as_ref()?.to_string();
         let wait = match self.letter_of(settler, &lease, &reply).await {
@@ -82,7 +46,7 @@ impl Inbox {
                 Some(STORE_WAIT)
             }
         };
-        self.put_off(&reply, wait).await;
+        self.put_off(settler, &reply, wait).await;
         None
     }
 
@@ -127,7 +91,7 @@ impl Inbox {
         };
         match state.again_after() {
             None => self.pass(handle, redrive).await,
-            delay => self.put_off(&handle.reply, delay).await,
+            delay => self.put_off(settler, &handle.reply, delay).await,
         }
         match state {
             DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => Err(not_taken(handle)),
@@ -148,14 +112,10 @@ impl Inbox {
         }
     }
 
-    /// Has the store deliver a lease again; where an owner dispatched the letter there is none.
-    async fn put_off(&self, reply: &str, wait: Option<Duration>) {
-        if reply.is_empty() {
-            return;
-        }
-        let again = AckKind::Nak(wait.filter(|d| !d.is_zero()));
-        if let Err(error) = self.context.store.settle(reply, again).await {
-            debug!(subscription = %self.context.name(), ?error, "a tenant's redrive lease comes again when its time is over");
+    /// Has the store deliver a lease again.
+    async fn put_off(&self, settler: &Settler, reply: &str, delay: Option<Duration>) {
+        if let Err(error) = settler.release_lease(reply, delay.unwrap_or_default()).await {
+            debug!(subscription = %self.context.name(), ?error, "a tenant's redrive lease was not released; it ends by itself");
         }
     }
 }

@@ -1,13 +1,14 @@
 //! `settle`: acts on a fetcher's verdict, at whichever instance it arrives.
 
-use async_nats::jetstream::AckKind;
+use std::time::Duration;
+
 use fanout_plan::journal::Outcome;
 use fanout_plan::retry::{FailedAttempt, Late, Rejection};
-use fanout_plan::{Code, Problem, timestamp};
+use fanout_plan::{Code, Problem};
 
-use super::{DeliveryHandle, Inbox, Settled, Unsettled, Verdict, admit_here, unavailable_to};
-use crate::clock::{self, nanoseconds};
-use crate::delivery::{DeliveryState, Health, settle_fetched};
+use super::{Inbox, Settled, Unsettled, admit_here, unavailable_to};
+use crate::clock;
+use crate::delivery::{DeliveryHandle, DeliveryState, Health, Verdict, settle_fetched};
 use crate::jetstream::StoreError;
 
 /// Settles one delivery.
@@ -36,16 +37,10 @@ impl Inbox {
         if let Some(redrive) = &handle.redrive {
             return self.settle_redriven(handle, redrive, Ok(())).await;
         }
-        let context = &self.context;
-        self.confirm(handle, AckKind::Ack).await?;
-        Health::count(&context.health.handled);
+        let failed = |e| unsettled(handle, e);
+        let settler = self.settler().await.map_err(failed)?;
+        settler.lease_handled(handle).await.map_err(failed)?;
         self.note_handled(handle);
-        // What is delivered once more may have been refused late by whoever had it before.
-        if (handle.attempt > 1 || context.store.delivery_number(&handle.reply) > 1)
-            && let Ok(settler) = self.settler().await
-        {
-            settler.forget(handle.position).await;
-        }
         Ok(())
     }
 
@@ -56,27 +51,18 @@ impl Inbox {
     }
 
     pub(super) async fn extend(&self, handle: DeliveryHandle) -> Result<DeliveryHandle, Unsettled> {
-        let context = &self.context;
-        let from = context.store.now();
-        self.confirm(&handle, AckKind::Progress).await?;
-        Ok(DeliveryHandle {
-            lease_until: from.saturating_add(nanoseconds(context.store.policy().delivery.ack_wait)),
-            ..handle
-        })
+        let settler = self.settler().await.map_err(|e| unsettled(&handle, e))?;
+        let extended = settler.extend_lease(handle.clone()).await;
+        extended.map_err(|e| unsettled(&handle, e))
     }
 
     pub(super) async fn release(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
-        self.confirm(handle, AckKind::Nak(None)).await
-    }
-
-    /// Settles at the store, and waits until it has done so. Of a letter that an owner dispatched the store knows only the
-    /// request, which stays.
-    async fn confirm(&self, handle: &DeliveryHandle, kind: AckKind) -> Result<(), Unsettled> {
-        if handle.reply.is_empty() {
-            return Ok(());
-        }
-        let settled = self.context.store.settle(&handle.reply, kind).await;
-        settled.map_err(|e| unsettled(handle, e))
+        let failed = |e| unsettled(handle, e);
+        let settler = self.settler().await.map_err(failed)?;
+        settler
+            .release_lease(&handle.reply, Duration::ZERO)
+            .await
+            .map_err(failed)
     }
 
     pub(super) async fn rejected(&self, handle: &DeliveryHandle, rejection: Rejection) -> Result<(), Unsettled> {
@@ -93,7 +79,7 @@ impl Inbox {
         }
         if earlier.is_empty() && settler.was_settled(handle.position).await.map_err(failed)? {
             // So it did, and the event was handled or became a dead letter since: it does not begin anew.
-            return context.store.settle(&handle.reply, AckKind::Ack).await.map_err(failed);
+            return settler.acknowledge_lease(handle).await.map_err(failed);
         }
         let message = context
             .store
@@ -140,7 +126,7 @@ impl Inbox {
         let attempt = FailedAttempt {
             // Another delivery of the same attempt may have been refused late, too.
             attempt: earlier.last().map_or(0, |a| a.attempt + 1).max(handle.attempt),
-            at: timestamp::to_rfc3339(clock::now()),
+            at: clock::now().to_string(),
             reason: rejection.reason().to_owned(),
             late: Some(Late {
                 delivery: self.number_of(handle),

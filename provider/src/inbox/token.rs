@@ -3,14 +3,13 @@
 //! settle what another delivered, and can tell another's request from anybody else's.
 
 use bytes::Bytes;
-use fanout_plan::{Position, SubscriptionId};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{hkdf, hmac};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use crate::jetstream::Redrive;
+use crate::delivery::DeliveryHandle;
 
 /// Bytes of the secret.
 const SECRET_BYTES: usize = 32;
@@ -18,7 +17,7 @@ const SECRET_BYTES: usize = 32;
 const SALT_BYTES: usize = 32;
 /// Bytes of the proof that a token is a caller's.
 const TAG_BYTES: usize = 32;
-/// The longest token that is looked at. An edge's holds one of its bus's.
+/// The longest token that is opened. An edge's holds one of its bus's.
 const MAX_BYTES: usize = 2_048;
 /// The longest request. A settlement's holds the reason of a rejection.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -27,7 +26,7 @@ const MAX_REQUEST_BYTES: usize = 64 << 10;
 #[derive(Clone, Copy)]
 struct Kind {
     name: &'static [u8],
-    /// The longest that is looked at.
+    /// The longest that is opened.
     max_bytes: usize,
 }
 
@@ -39,38 +38,6 @@ const REQUEST: Kind = Kind {
     name: b"fanout instance request",
     max_bytes: MAX_REQUEST_BYTES,
 };
-
-/// A delivery in its fetcher's hands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DeliveryHandle {
-    #[serde(flatten)]
-    pub(crate) of: SubscriptionId,
-    pub(crate) position: Position,
-    pub(crate) attempt: u32,
-    /// The subject on which the store is told what came of it; empty for a queue subscription, which settles nothing.
-    pub(crate) reply: String,
-    /// When the lease ends, nanoseconds since the Unix epoch.
-    pub(crate) lease_until: i64,
-    /// Of a dead letter that is redriven.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) redrive: Option<Redrive>,
-    /// The number of the tenant's redrive lease that stands for the letter, where no owner dispatched it: `reply` is that of
-    /// the lease.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) redrive_lease: Option<u64>,
-    /// Of an event that has an order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) dispatched: Option<Dispatched>,
-}
-
-/// The owner of an order that dispatched an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Dispatched {
-    /// The owner's address.
-    pub(crate) owner: String,
-    /// The event's number at this owner.
-    pub(crate) number: u64,
-}
 
 /// Seals and opens tokens.
 pub(crate) struct Seal {
@@ -189,7 +156,7 @@ fn nonce() -> Nonce {
 
 #[cfg(test)]
 mod tests {
-    use fanout_plan::Incarnation;
+    use fanout_plan::{Incarnation, Position, SubscriptionId, Timestamp};
 
     use super::*;
 
@@ -202,7 +169,7 @@ mod tests {
             position: Position::undivided(7),
             attempt: 1,
             reply: "$JS.ACK.x".into(),
-            lease_until: 9,
+            lease_until: Timestamp::from_nanoseconds(9),
             redrive: None,
             redrive_lease: None,
             dispatched: None,

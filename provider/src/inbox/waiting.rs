@@ -1,6 +1,6 @@
 //! How many fetches may wait at once: of one caller, and of all.
 //!
-//! A fetch that waits holds nothing of the transport (`fanout_transport::wait_aside`), so this is what bounds it. Each
+//! A fetch that waits holds nothing of the transport (`fanout_transport::wait_without_permits`), so this is what bounds it. Each
 //! caller has a share, and one subscription has another, in [`super::Inbox`].
 
 use std::collections::HashMap;

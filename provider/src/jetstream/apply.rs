@@ -9,16 +9,16 @@ use async_nats::jetstream::stream::{
     self, Compression, DiscardPolicy, Republish, RetentionPolicy, StorageType, SubjectTransform,
 };
 use async_nats::jetstream::{self, ErrorCode, kv};
-use fanout_plan::entry;
 use fanout_plan::floor::Floor;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::Observed;
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
+use fanout_plan::{Timestamp, entry};
 
 use super::floors::settled_to;
-use super::observe::nanoseconds;
+use super::observe::moment;
 use super::refusal::{is_for_good, problem, there};
 use super::{Store, StoreError};
 use crate::telemetry::instruments::StoreOperation;
@@ -161,7 +161,7 @@ impl Store {
                         _ => self.not_made(step)(e),
                     })?;
                 if s.partition.is_some() {
-                    let made_at = nanoseconds(made.cached_info().created);
+                    let made_at = moment(made.cached_info().created);
                     let said = stream_config(&StreamSpec { made_at, ..s.clone() });
                     self.js.update_stream(said).await.map_err(self.not_made(step))?;
                 }
@@ -169,9 +169,9 @@ impl Store {
             Step::UpdateStream(s) | Step::RetireStream(s) | Step::BindStream(s) => {
                 let made_at = match s.made_at {
                     // It was made after the plan was: what it says of that stays.
-                    0 if s.partition.is_some() => {
+                    Timestamp::EPOCH if s.partition.is_some() => {
                         let info = self.stream_info(&s.name).await?;
-                        info.map_or(0, |info| nanoseconds(info.created))
+                        info.map_or(Timestamp::EPOCH, |info| moment(info.created))
                     }
                     known => known,
                 };
@@ -315,7 +315,7 @@ fn consumer_config(c: &ConsumerSpec) -> pull::Config {
             ConsumerStart::First => DeliverPolicy::All,
             ConsumerStart::New => DeliverPolicy::New,
             ConsumerStart::Offset(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
-            ConsumerStart::Time(t) => match async_nats::datetime::from_nanos(t.into()) {
+            ConsumerStart::Time(t) => match async_nats::datetime::from_nanos(t.nanoseconds().into()) {
                 Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
                 Err(_) => DeliverPolicy::All,
             },
@@ -354,13 +354,13 @@ fn of_consumer(c: &ConsumerSpec) -> HashMap<String, String> {
 }
 
 /// What a stream says of its part of the log. The one partition of a bus that was never divided says only which log it is.
-fn marks(partition: &Partition, made_at: i64) -> HashMap<String, String> {
+fn marks(partition: &Partition, made_at: Timestamp) -> HashMap<String, String> {
     let mut marks = made_by();
     if !partition.log.is_unsaid() {
         marks.insert(LOG.to_owned(), partition.log.to_string());
     }
-    if made_at != 0 {
-        marks.insert(MADE_AT.to_owned(), made_at.to_string());
+    if made_at != Timestamp::EPOCH {
+        marks.insert(MADE_AT.to_owned(), made_at.nanoseconds().to_string());
     }
     if !partition.is_undivided() {
         marks.insert(GENERATION.to_owned(), partition.generation.to_string());

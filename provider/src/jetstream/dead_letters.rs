@@ -11,12 +11,12 @@ use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::Registered;
-use fanout_plan::{LetterId, LogPosition, SubscriptionId, SubscriptionName, TenantId, letter, timestamp};
+use fanout_plan::{LetterId, LogPosition, SubscriptionId, SubscriptionName, TenantId, Timestamp, letter};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use super::headers::{header_bytes, text};
-use super::observe::nanoseconds;
+use super::observe::moment;
 use super::read::shown;
 use super::refusal::found;
 use super::registry::Registry;
@@ -39,8 +39,8 @@ const PREDECESSORS: &str = "fanout-dead-predecessors";
 /// The most of them that a letter names; those before are forgotten. They fit in what an event leaves free.
 const MOST_PREDECESSORS: usize = 16;
 
-/// How long looking for the letter that took another's place may take.
-const LOOKING: Duration = Duration::from_secs(30);
+/// How long finding the letter that took another's place may take.
+const FIND_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is asked of the store.
 const LIST: &str = "list dead letters";
@@ -56,7 +56,7 @@ pub(crate) struct NewDeadLetter<'a> {
     pub(crate) payload: Bytes,
     pub(crate) attempts: &'a [FailedAttempt],
     /// When the event was published, nanoseconds since the Unix epoch.
-    pub(crate) published_at: i64,
+    pub(crate) published_at: Timestamp,
     /// The letter whose place it takes: the event was redriven, and refused again.
     pub(crate) replaces: Option<u64>,
 }
@@ -105,7 +105,7 @@ impl Store {
         let mut headers = HeaderMap::new();
         headers.insert("fanout-dead-subscription", letter.of.name.as_str());
         headers.insert("fanout-dead-position", letter.at.position.to_string());
-        headers.insert(PUBLISHED, timestamp::to_rfc3339(letter.published_at));
+        headers.insert(PUBLISHED, letter.published_at.to_string());
         if let Some(number) = letter.replaces {
             headers.insert(PREDECESSORS, joined(&followed(letter.headers, number)));
         }
@@ -220,7 +220,7 @@ impl Store {
     /// When the store can't be read.
     pub async fn successor(&self, number: u64) -> Result<Option<DeadLetter>, StoreError> {
         // What is read for may be taken away meanwhile, and then never comes.
-        let found = tokio::time::timeout(LOOKING, self.find_successor(number)).await;
+        let found = tokio::time::timeout(FIND_WITHIN, self.find_successor(number)).await;
         found.unwrap_or_else(|e| Err(StoreError::when(LIST)(e)))
     }
 
@@ -305,7 +305,7 @@ impl Store {
                 .and_then(|a| serde_json::from_str(a.as_str()).ok())
                 .unwrap_or_default(),
             attributes: shown(&message.headers),
-            at: timestamp::to_rfc3339(nanoseconds(message.time)),
+            at: moment(message.time).to_string(),
             payload: message.payload.to_vec(),
         })
     }

@@ -104,7 +104,7 @@ impl Store {
             Ok::<_, async_nats::Error>(())
         };
         if let Err(error) = forgets.await {
-            debug!(consumer, %error, "its floor is forgotten later");
+            debug!(consumer, %error, "the floor of a removed consumer was not deleted; it is deleted later");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the store tells of one event: where it stands, and what became of it at a subscription.
+//! What the store holds of one event: where it stands, and what became of it at a subscription.
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
@@ -7,21 +7,21 @@ use fanout_plan::fate::{Evidence, Fate, Stored, fate};
 use fanout_plan::isolation::Reader;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::Registered;
-use fanout_plan::{Filter, LogPosition, Position, Round, TenantId};
+use fanout_plan::{Filter, LogPosition, Position, Round, TenantId, Timestamp};
 use futures::TryStreamExt as _;
 
-use super::observe::nanoseconds;
+use super::observe::moment;
 use super::read::{event, shown};
 use super::retries::Waiting;
 use super::tail::LogEvent;
 use super::{Store, StoreError};
 
-/// The most events of one id that are looked for: an id is known for `dedupe.window`, and may be used again after it.
+/// The most events of one id that are read: an id is known for `dedupe.window`, and may be used again after it.
 pub const MOST_OF_ONE_ID: usize = 16;
 /// After how many events of the log progress is reported.
 const PROGRESS_EVERY: u64 = 50_000;
 
-const LOOK: &str = "look for an event";
+const READ: &str = "read an event by its id";
 
 /// What became of an event at one subscription.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct AtSubscription {
     /// The attempts that failed and are not over.
     pub attempts: Vec<FailedAttempt>,
     /// When the next attempt is due, nanoseconds since the Unix epoch.
-    pub due: Option<i64>,
+    pub due: Option<Timestamp>,
 }
 
 impl Store {
@@ -74,13 +74,13 @@ impl Store {
                 ..pull::OrderedConfig::default()
             };
             let consumer = self.log(partition.number).await?.create_consumer(config).await;
-            let consumer = consumer.map_err(StoreError::when(LOOK))?;
+            let consumer = consumer.map_err(StoreError::when(READ))?;
             if consumer.cached_info().num_pending == 0 {
                 continue;
             }
-            let mut messages = consumer.messages().await.map_err(StoreError::when(LOOK))?;
-            while let Some(message) = messages.try_next().await.map_err(StoreError::when(LOOK))? {
-                let info = message.info().map_err(StoreError::when(LOOK))?;
+            let mut messages = consumer.messages().await.map_err(StoreError::when(READ))?;
+            while let Some(message) = messages.try_next().await.map_err(StoreError::when(READ))? {
+                let info = message.info().map_err(StoreError::when(READ))?;
                 seen += 1;
                 if seen % PROGRESS_EVERY == 0 {
                     progress(seen);
@@ -174,7 +174,7 @@ impl Store {
     fn log_event(&self, position: Position, message: StreamMessage) -> Option<LogEvent> {
         let template = self.template(position.partition);
         let (tenant, event_type) = template.parse_subject(&message.subject)?;
-        let published_at = nanoseconds(message.time);
+        let published_at = moment(message.time);
         let (mut headers, mut payload): (_, Bytes) = (Some(message.headers), message.payload);
         // What is no event is shown as it is.
         let event = event(template, &message.subject, &mut headers, &mut payload);

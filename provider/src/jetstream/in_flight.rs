@@ -1,21 +1,13 @@
-//! Fetched deliveries in flight: read again, settled, and the secret of the tokens that stand for them.
+//! Fetched deliveries in flight: read again, and the secret of the tokens that stand for them.
 
-use std::pin::pin;
-use std::time::Duration;
-
-use async_nats::jetstream::{self, AckKind, kv};
-use async_nats::{HeaderMap, StatusCode, Subject};
+use async_nats::jetstream::{self, kv};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use fanout_plan::Position;
-use tokio::time::timeout;
 
 use super::refusal::found;
 use super::{Store, StoreError};
 
-/// How long the store may take to settle.
-const SETTLES_IN: Duration = Duration::from_secs(5);
-/// How long the store may be silent before it is asked whether it knows of the delivery.
-const ANSWERS_IN: Duration = Duration::from_millis(500);
 /// The registry's entry that holds the secret of the tokens. With a dot, it is no subscription's name.
 pub(super) const SECRET: &str = "inbox.secret";
 
@@ -74,47 +66,6 @@ impl Store {
             },
             context: jetstream::Context::clone(&self.js),
         }
-    }
-
-    /// Settles a message, or renews its lease, and waits until the store has done so.
-    ///
-    /// A server that was killed may forget what its consumers delivered last. It delivers that again, and never answers
-    /// who acknowledges it meanwhile (nats-server 2.15.1): [`StoreError::Forgotten`].
-    pub(crate) async fn settle(&self, reply: &str, kind: AckKind) -> Result<(), StoreError> {
-        // It came with an event or from another instance: only the store's own subjects are written to.
-        if self.under(reply, Subject::from(""), Bytes::new(), None).info().is_err() {
-            return Err(StoreError::when("settle an event")(
-                "its handle names no subject of the store",
-            ));
-        }
-        let nats = self.nats();
-        let settles = async {
-            let mut request = pin!(nats.request(Subject::from(reply), Bytes::from(kind)));
-            let Ok(answer) = timeout(ANSWERS_IN, &mut request).await else {
-                let forgot = self.forgot(reply).await;
-                if forgot.map_err(StoreError::when("say what it delivered"))? {
-                    return Err(StoreError::Forgotten);
-                }
-                return request.await.map_err(StoreError::when("settle an event"));
-            };
-            answer.map_err(StoreError::when("settle an event"))
-        };
-        let answer = timeout(SETTLES_IN, settles)
-            .await
-            .map_err(StoreError::when("settle an event in time"))??;
-        match answer.status {
-            None | Some(StatusCode::OK) => Ok(()),
-            Some(status) => Err(StoreError::when("settle an event")(format!("it answered {status}"))),
-        }
-    }
-
-    /// Whether a consumer has yet to deliver what it once delivered under this reply.
-    async fn forgot(&self, reply: &str) -> Result<bool, async_nats::Error> {
-        let message = self.under(reply, Subject::from(""), Bytes::new(), None);
-        let given = message.info()?;
-        let stream = self.js.get_stream_no_info(given.stream).await?;
-        let consumer = stream.consumer_info(given.consumer).await?;
-        Ok(consumer.delivered.stream_sequence < given.stream_sequence)
     }
 
     /// The secret by which instances know each other's tokens. The first that needs it makes it.

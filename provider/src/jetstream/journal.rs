@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use fanout_plan::Position;
 use fanout_plan::journal::{Batch, Entry, Missing, Slot};
+use fanout_plan::{Position, Timestamp};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -83,22 +83,29 @@ impl Store {
         ack.await.map(drop).map_err(StoreError::when(WRITE))
     }
 
-    /// What the journal tells of the event of a position, of what was written since it was published (nanoseconds since the Unix
-    /// epoch); `None` where there is no journal.
+    /// What the journal tells of the event of a position, of what was written since it was published; `None` where there is no journal.
     ///
     /// # Errors
     /// When the store can't be read.
-    pub async fn journal_of(&self, position: Position, since: Option<i64>) -> Result<Option<Journaled>, StoreError> {
+    pub async fn journal_of(
+        &self,
+        position: Position,
+        since: Option<Timestamp>,
+    ) -> Result<Option<Journaled>, StoreError> {
         let read = timeout(READS_WITHIN, self.read_journal(position, since)).await;
         read.unwrap_or_else(|e| Err(StoreError::when(READ)(e)))
     }
 
-    async fn read_journal(&self, position: Position, since: Option<i64>) -> Result<Option<Journaled>, StoreError> {
+    async fn read_journal(
+        &self,
+        position: Position,
+        since: Option<Timestamp>,
+    ) -> Result<Option<Journaled>, StoreError> {
         let at = self.in_its_log(position);
         let missing = self.names.journal_missing();
         let config = pull::OrderedConfig {
             filter_subjects: vec![self.names.journal_slot(Slot::of(position)), missing.clone()],
-            deliver_policy: match since.map(|at| async_nats::datetime::from_nanos(at.into())) {
+            deliver_policy: match since.map(|at| async_nats::datetime::from_nanos(at.nanoseconds().into())) {
                 Some(Ok(start_time)) => DeliverPolicy::ByStartTime { start_time },
                 _ => DeliverPolicy::All,
             },

@@ -251,7 +251,7 @@ impl Lease {
                 Ok(Err(error)) => {
                     debug!(%error, key = self.key, "a lease was not renewed");
                     if let Err(error) = self.store.leases().await {
-                        debug!(%error, "there is no bucket of leases");
+                        debug!(%error, "the bucket of leases can't be opened");
                     }
                 }
                 Err(_) => {

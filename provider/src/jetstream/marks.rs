@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::PublishMessage;
-use fanout_plan::TenantId;
 use fanout_plan::envelope::EventKey;
+use fanout_plan::{TenantId, Timestamp};
 
 use super::headers::text;
-use super::observe::nanoseconds;
-use super::scheduled::{DUE, Scheduled};
+use super::observe::moment;
+use super::scheduled::{DUE, Scheduled, written};
 use super::swap::RACES;
 use super::{Store, StoreError};
 
@@ -46,35 +46,34 @@ impl Mark {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marked {
     pub(crate) mark: Mark,
-    /// When, nanoseconds since the Unix epoch, as the others.
-    pub(crate) at: i64,
+    /// When.
+    pub(crate) at: Timestamp,
     /// When its event was due.
-    pub(crate) due: i64,
+    pub(crate) due: Timestamp,
     /// Whether nobody marked the event before.
     pub(crate) is_new: bool,
-    of: i64,
+    of: Timestamp,
     sequence: u64,
 }
 
 impl Marked {
-    fn read(sequence: u64, at: i64, headers: &HeaderMap) -> Option<Self> {
+    fn read(sequence: u64, at: Timestamp, headers: &HeaderMap) -> Option<Self> {
         let mark = headers.get(MARK)?.as_str();
         Some(Self {
             mark: [Mark::Fires, Mark::Cancelled]
                 .into_iter()
                 .find(|m| m.as_str() == mark)?,
             at,
-            due: headers.get(DUE)?.as_str().parse().ok()?,
+            due: written(headers, DUE)?,
             is_new: false,
-            of: headers.get(OF)?.as_str().parse().ok()?,
+            of: written(headers, OF)?,
             sequence,
         })
     }
 
     /// Whether it says that its event was published lately.
-    pub(super) fn was_published_lately(&self, now: i64) -> bool {
-        let age = now.saturating_sub(self.at).max(0).unsigned_abs();
-        self.mark == Mark::Fires && Duration::from_nanos(age) < KNOWN_FOR
+    pub(super) fn was_published_lately(&self, now: Timestamp) -> bool {
+        self.mark == Mark::Fires && now.since(self.at) < KNOWN_FOR
     }
 }
 
@@ -85,8 +84,8 @@ impl Store {
         let subject = self.names.mark_beside(&scheduled.subject);
         let mut headers = HeaderMap::new();
         headers.insert(MARK, mark.as_str());
-        headers.insert(DUE, text(&scheduled.due.to_string()));
-        headers.insert(OF, text(&scheduled.scheduled_at.to_string()));
+        headers.insert(DUE, text(&scheduled.due.nanoseconds().to_string()));
+        headers.insert(OF, text(&scheduled.scheduled_at.nanoseconds().to_string()));
         let mut replaces = 0;
         for _ in 0..RACES {
             let message = PublishMessage::build()
@@ -125,6 +124,6 @@ impl Store {
 
     async fn last_mark(&self, subject: &str) -> Result<Option<Marked>, StoreError> {
         let last = self.last_message(self.names.marks(), subject).await?;
-        Ok(last.and_then(|m| Marked::read(m.sequence, nanoseconds(m.time), &m.headers)))
+        Ok(last.and_then(|m| Marked::read(m.sequence, moment(m.time), &m.headers)))
     }
 }

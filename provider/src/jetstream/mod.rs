@@ -4,6 +4,7 @@
 //! async-nats types do not leave this module, except for the consumers and messages that `delivery` works on.
 
 mod account;
+mod acknowledgement;
 mod apply;
 mod attempts;
 pub(crate) mod batch;
@@ -41,7 +42,10 @@ mod time;
 mod unsettled;
 mod usage;
 
+pub(crate) use acknowledgement::{Acknowledgement, acknowledge};
 pub use apply::CarriedOut;
+/// A message as one of the store's consumers delivered it.
+pub(crate) use async_nats::jetstream::Message;
 pub(crate) use attempts::Attempts;
 pub use dead_letters::DeadLetter;
 pub(crate) use dead_letters::{NewDeadLetter, PUBLISHED};

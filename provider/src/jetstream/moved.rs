@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use super::Store;
 use super::publish::{Unstored, unstored};
 use super::refusal::{answer_in, there};
-use crate::clock::nanoseconds;
 
 /// The value of `Nats-Rollup` in a question. The server knows no such rollup, and refuses the message (10111). The server
 /// checks the rollup after the message id and, in a cluster, before it proposes the message (nats-server 2.12 to 2.15). An
@@ -44,10 +43,10 @@ impl Store {
     /// The question is a publish that the server can only refuse ([`NO_ROLLUP`]). A repeated id is recognised before that,
     /// and answered with the first copy's place.
     pub(super) async fn stored_before(&self, tenant: &TenantId, id: &str) -> Result<Option<Position>, PublishError> {
-        let window = nanoseconds(self.policy.ids_remembered());
+        let window = self.policy.ids_remembered();
         for partition in self.layout.earlier(tenant) {
             let Some(at) = partition.retired_at() else { continue };
-            if self.now().saturating_sub(at) > window {
+            if self.now().since(at) > window {
                 continue;
             }
             if let Some(offset) = Box::pin(self.stored_in(partition, id)).await? {
@@ -113,7 +112,7 @@ impl Store {
                 PublishErrorKind::StreamNotFound => {}
                 _ => return Err(error),
             }
-            match there(self.js.get_stream(&stream).await, "look for a stream of the log") {
+            match there(self.js.get_stream(&stream).await, "find a stream of the log") {
                 // The stream has gone, with every event that it held.
                 Ok(None) => return Ok(None),
                 Ok(Some(_)) if Instant::now() < until => tokio::time::sleep(SOON).await,

@@ -12,7 +12,7 @@ use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::subscription::Registered;
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
 use fanout_plan::unregistered::Made;
-use fanout_plan::{Code, ConsumerName, Problem, SubjectTemplate, SubscriptionName, entry};
+use fanout_plan::{Code, ConsumerName, Problem, SubjectTemplate, SubscriptionName, Timestamp, entry};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tracing::warn;
 
@@ -27,8 +27,8 @@ use super::{Store, StoreError};
 /// Reads of streams under way at once.
 const READS: usize = 16;
 
-/// How often a stream is looked at again that seems to be another log, and how long it is given in between.
-const LOOKS_AGAIN: usize = 3;
+/// How often a stream is observed again that seems to be another log, and how long it is given in between.
+const OBSERVED_AGAIN: usize = 3;
 const FOLLOWS: Duration = Duration::from_millis(300);
 
 /// A consumer's name and what the bus wants of it, what it says of itself, and up to which offset its events are settled.
@@ -120,7 +120,7 @@ impl Store {
             warn!(code = %Code::RegistrationLost, "subscription {name}: the registry has lost it, and nobody ended it: it is remembered again");
         }
         self.read_floors(&mut observed).await?;
-        self.look_again(&mut observed).await?;
+        self.observe_again(&mut observed).await?;
         Ok(observed)
     }
 
@@ -203,8 +203,8 @@ impl Store {
 
     /// Reads the state of those streams again that something remembers more of than they hold: it may have been noted after they
     /// were read, and a copy that leads just now may have to follow first.
-    async fn look_again(&self, observed: &mut Observed) -> Result<(), StoreError> {
-        for _ in 0..LOOKS_AGAIN {
+    async fn observe_again(&self, observed: &mut Observed) -> Result<(), StoreError> {
+        for _ in 0..OBSERVED_AGAIN {
             let others = observed.other_logs();
             if others.is_empty() {
                 return Ok(());
@@ -242,7 +242,7 @@ impl Store {
         let found = |c: consumer::Info| {
             let spec = consumer_spec(partition, &c.name, &c.config);
             let made = Made {
-                at: nanoseconds(c.created),
+                at: moment(c.created),
                 entry: spec.entry.clone(),
             };
             let settled_to = settled_to(&c);
@@ -288,14 +288,14 @@ pub(super) fn log_state(info: &stream::Info) -> LogState {
         messages: info.state.messages,
         bytes: info.state.bytes,
         oldest: info.state.first_sequence,
-        oldest_at: nanoseconds(info.state.first_timestamp),
-        head_at: nanoseconds(info.state.last_timestamp),
-        made_at: nanoseconds(info.created),
+        oldest_at: moment(info.state.first_timestamp),
+        head_at: moment(info.state.last_timestamp),
+        made_at: moment(info.created),
     }
 }
 
-pub(super) fn nanoseconds(at: async_nats::datetime::DateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+pub(super) fn moment(at: async_nats::datetime::DateTime) -> Timestamp {
+    Timestamp::saturating(at.unix_timestamp_nanos())
 }
 
 /// Which part of the log a stream is; `None` if it is none that Fanout makes.
@@ -371,7 +371,11 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
             digest: digest.clone(),
             revision: c.metadata.get(REVISION).and_then(|r| r.parse().ok()).unwrap_or(0),
         }),
-        made_at: c.metadata.get(MADE_AT).and_then(|at| at.parse().ok()).unwrap_or(0),
+        made_at: c
+            .metadata
+            .get(MADE_AT)
+            .and_then(|at| at.parse().ok())
+            .map_or(Timestamp::EPOCH, Timestamp::from_nanoseconds),
         partition,
     }
 }
@@ -388,7 +392,7 @@ fn consumer_spec(partition: u32, name: &str, c: &consumer::Config) -> ConsumerSp
         filter_subjects,
         start: match c.deliver_policy {
             DeliverPolicy::ByStartSequence { start_sequence } => ConsumerStart::Offset(start_sequence),
-            DeliverPolicy::ByStartTime { start_time } => ConsumerStart::Time(nanoseconds(start_time)),
+            DeliverPolicy::ByStartTime { start_time } => ConsumerStart::Time(moment(start_time)),
             DeliverPolicy::New => ConsumerStart::New,
             _ => ConsumerStart::First,
         },

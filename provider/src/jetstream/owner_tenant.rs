@@ -27,7 +27,7 @@ impl Store {
         };
         let log = self.log(partition.number).await?;
         let first = log.get_first_raw_message_by_subject(&subject, from).await;
-        let Some(message) = found(first, "look at an event that waits")? else {
+        let Some(message) = found(first, "read an event that waits")? else {
             return Ok(None);
         };
         let position = fanout_plan::Position::new(partition.number, message.sequence);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::{self, consumer};
-use fanout_plan::SubscriptionId;
 use fanout_plan::partition::Partition;
 use fanout_plan::subscription::{Need, Registered};
+use fanout_plan::{SubscriptionId, Timestamp};
 use futures::StreamExt as _;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -59,7 +59,7 @@ impl Sources {
 pub(crate) struct Taken {
     pub(crate) messages: Vec<jetstream::Message>,
     /// None was delivered before this, by the store's clock.
-    pub(crate) since: i64,
+    pub(crate) since: Timestamp,
 }
 
 impl Store {
@@ -91,13 +91,13 @@ impl Store {
         log.append(&mut isolated);
         let redrive_leases = Some(self.redrive_leases_consumer(&registered.id()).await?);
         if let Err(error) = self.sweep_retries(registered).await {
-            debug!(subscription = %subscription.name, %error, "what an earlier subscription of its name left is let go later");
+            debug!(subscription = %subscription.name, %error, "retries of an earlier subscription of this name were not deleted; they are deleted later");
         }
         let retries = match self.retries_consumer(registered).await {
             Ok(consumer) => Some(consumer),
             Err(error) => {
                 // The account may have no more consumers to give: the log is fetched all the same.
-                warn!(subscription = %subscription.name, %error, "its retries can't be read now");
+                warn!(subscription = %subscription.name, %error, "the retries of a subscription can't be read now; a fetch brings none");
                 None
             }
         };
@@ -141,12 +141,7 @@ impl Store {
 
     /// Up to `most` redrive leases that nobody has.
     pub(crate) async fn take_redrive_leases(&self, sources: &Sources, most: usize) -> Result<Taken, StoreError> {
-        let since = self.now();
-        let messages = match &sources.redrive_leases {
-            Some(leases) if most > 0 => at_once(self, std::slice::from_ref(leases), 0, most, LEASES_BYTES).await?,
-            _ => Vec::new(),
-        };
-        Ok(Taken { messages, since })
+        self.take_of(sources.redrive_leases.as_ref(), most, LEASES_BYTES).await
     }
 
     /// Up to `most` refused events that are there, due or not.
@@ -156,9 +151,18 @@ impl Store {
         most: usize,
         max_bytes: usize,
     ) -> Result<Taken, StoreError> {
+        self.take_of(sources.retries.as_ref(), most, max_bytes).await
+    }
+
+    async fn take_of(
+        &self,
+        consumer: Option<&PullConsumer>,
+        most: usize,
+        max_bytes: usize,
+    ) -> Result<Taken, StoreError> {
         let since = self.now();
-        let messages = match &sources.retries {
-            Some(retries) if most > 0 => at_once(self, std::slice::from_ref(retries), 0, most, max_bytes).await?,
+        let messages = match consumer {
+            Some(consumer) if most > 0 => at_once(self, std::slice::from_ref(consumer), 0, most, max_bytes).await?,
             _ => Vec::new(),
         };
         Ok(Taken { messages, since })

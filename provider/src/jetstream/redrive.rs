@@ -59,7 +59,7 @@ impl Store {
     pub(crate) async fn has_redrives(&self, of: &SubscriptionId) -> Result<bool, StoreError> {
         let filter = self.names.redrive_filter(of);
         let first = self.letters().await?.get_first_raw_message_by_subject(filter, 1).await;
-        Ok(found(first, "look for redrives")?.is_some())
+        Ok(found(first, "read redrives")?.is_some())
     }
 
     /// LinkSink of requests as they are made.
@@ -124,14 +124,14 @@ impl Store {
         let filter = self.names.redrive_filter_of(of, tenant);
         let letters = self.letters().await?;
         let next = letters.get_first_raw_message_by_subject(filter, from).await;
-        let next = found(next, "look for a tenant's redrives")?;
+        let next = found(next, "read a tenant's redrives")?;
         Ok(next.and_then(|message| self.request(&message.subject, message.sequence)))
     }
 
     /// Whether a request is still there.
     pub(crate) async fn is_asked(&self, redrive: &Redrive) -> Result<bool, StoreError> {
         let request = self.letters().await?.get_raw_message(redrive.request).await;
-        Ok(found(request, "look for a request to redrive")?.is_some())
+        Ok(found(request, "read a request to redrive")?.is_some())
     }
 
     /// The letter that a request is for; `None` when it is there no more.

@@ -1,4 +1,4 @@
-//! A tenant's redrive lease: leave to deliver one of its dead letters to a subscription that is fetched.
+//! A tenant's redrive lease: the permission to deliver one of its dead letters to a subscription that is fetched.
 //!
 //! Beside the requests lies one message for each tenant that has any, its *redrive lease*. A consumer delivers leases as the
 //! log's delivers events: each to one fetcher, for `delivery.ack-wait`, then again; or later, where a retry waits. Who has
@@ -11,13 +11,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::{SubscriptionId, TenantId};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::{Store, StoreError};
+use super::{Acknowledgement, Message, Store, StoreError};
 
 /// How long the server remembers the leases' consumer when nobody fetches. Leases that wait for a retry come at once after
 /// that.
@@ -58,7 +57,7 @@ impl Store {
     }
 
     /// The lease that a message is; `None` for an event of the log.
-    pub(crate) fn redrive_lease_of(&self, message: &async_nats::jetstream::Message) -> Option<RedriveLease> {
+    pub(crate) fn redrive_lease_of(&self, message: &Message) -> Option<RedriveLease> {
         Some(RedriveLease {
             tenant: self.names.redrive_lease_of(&message.subject)?,
             number: message.info().ok()?.stream_sequence,
@@ -106,11 +105,11 @@ impl Store {
         reply: &str,
     ) -> Result<(), StoreError> {
         if self.first_redrive(of, &lease.tenant).await?.is_some() {
-            return self.settle(reply, AckKind::Nak(None)).await;
+            return self.settle(reply, Acknowledgement::Nak(Duration::ZERO)).await;
         }
         self.remove_beside_letters(lease.number).await?;
         // Only now: a lease that is acknowledged and still there would never be delivered again.
-        self.settle(reply, AckKind::Ack).await?;
+        self.settle(reply, Acknowledgement::Ack).await?;
         // Asked for in between, when the lease was still there.
         if self.first_redrive(of, &lease.tenant).await?.is_some() {
             return self.make_redrive_lease(of, &lease.tenant).await;

@@ -67,7 +67,7 @@ fn code_in(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
     }
 }
 
-/// A message that was looked for; `None` where the server says that it is not there.
+/// A message that was requested; `None` where the server says that it is not there.
 ///
 /// # Errors
 /// As it is [`StoreError::when`] the `action` fails, also where the stream is not there.

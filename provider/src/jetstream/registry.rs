@@ -12,7 +12,7 @@ use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::{kv, stream};
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::unregistered::Tombstone;
-use fanout_plan::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, entry, timestamp};
+use fanout_plan::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, Timestamp, entry};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
@@ -57,7 +57,7 @@ struct Raw {
     headers: HeaderMap,
     payload: bytes::Bytes,
     /// When it was written, nanoseconds since the Unix epoch.
-    at: i64,
+    at: Timestamp,
 }
 
 impl Raw {
@@ -65,7 +65,7 @@ impl Raw {
         Self {
             headers: message.headers,
             payload: message.payload,
-            at: super::observe::nanoseconds(message.time),
+            at: super::observe::moment(message.time),
         }
     }
 }
@@ -368,7 +368,7 @@ impl Store {
         }
         // What is left behind comes to nobody: a subscription of this name that is made later is another.
         if let Err(error) = self.let_go(&ended).await {
-            debug!(subscription = %name, %error, "what it had is let go later");
+            debug!(subscription = %name, %error, "attempts and retries of an ended subscription were not deleted; they are deleted later");
         }
         Ok(())
     }
@@ -396,7 +396,7 @@ impl Store {
 
     /// What a watch tells; a tombstone's header is not among it.
     fn entry(&self, name: &SubscriptionName, entry: &kv::Entry) -> Entry {
-        let at = super::observe::nanoseconds(entry.created);
+        let at = super::observe::moment(entry.created);
         if entry.operation != kv::Operation::Put {
             return Entry::Ended(Tombstone { incarnation: None, at });
         }
@@ -476,7 +476,7 @@ fn listed(message: async_nats::Message, prefix: &str) -> Result<(String, Raw), a
     let key = subject.strip_prefix(prefix).unwrap_or(subject).to_owned();
     let headers = message.headers.unwrap_or_default();
     let at = headers.get("Nats-Time-Stamp").map(|at| at.as_str());
-    let at = at.and_then(timestamp::from_rfc3339).unwrap_or(i64::MAX);
+    let at = at.and_then(|at| at.parse().ok()).unwrap_or(Timestamp::MAX);
     let payload = message.payload;
     Ok((key, Raw { headers, payload, at }))
 }

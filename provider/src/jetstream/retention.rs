@@ -6,20 +6,19 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::kv;
 use async_nats::jetstream::message::PublishMessage;
-use fanout_plan::gap::{Expiring, Gap, Look, Lost, MAX_NOTED};
+use fanout_plan::gap::{Expiring, Gap, Lost, MAX_NOTED, Observation};
 use fanout_plan::isolation::Reader;
 use fanout_plan::partition::{Keeps, Partition};
 use fanout_plan::policy::WhenFull;
 use fanout_plan::subscription::{Progress, Registered, Start};
-use fanout_plan::{Code, Position, Problem, TenantId};
+use fanout_plan::{Code, Position, Problem, TenantId, Timestamp};
 use futures::StreamExt as _;
 use tracing::debug;
 
 use super::floors::settled_to;
-use super::observe::nanoseconds;
+use super::observe::moment;
 use super::refusal::found;
 use super::{Store, StoreError};
-use crate::clock;
 
 /// How long the server remembers a reader of the edge.
 const READER_AGE: Duration = Duration::from_secs(5);
@@ -30,23 +29,22 @@ pub(crate) struct RememberedGap {
     pub(crate) gap: Gap,
     /// 0 where there is no entry.
     revision: u64,
-    /// When, nanoseconds since the Unix epoch.
-    written_at: i64,
+    /// When.
+    written_at: Timestamp,
 }
 
 impl RememberedGap {
     /// Whether it is to be written again, so that a loss is not forgotten when the entry is as old as events get.
-    pub(crate) fn would_be_forgotten(&self, now: i64, max_age: Duration) -> bool {
-        let half = clock::nanoseconds(max_age / 2);
-        self.gap.has_lost() && now.saturating_sub(self.written_at) > half
+    pub(crate) fn would_be_forgotten(&self, now: Timestamp, max_age: Duration) -> bool {
+        self.gap.has_lost() && now.since(self.written_at) > max_age / 2
     }
 }
 
 /// How a subscription stands towards the log's retention.
 #[derive(Clone, Debug, Default)]
 pub struct Retention {
-    /// The unhandled event that expires first, and when, nanoseconds since the Unix epoch.
-    pub oldest: Option<(Position, i64)>,
+    /// The unhandled event that expires first, and when.
+    pub oldest: Option<(Position, Timestamp)>,
     /// What it has lost, by partition, until somebody acknowledges it.
     pub lost: BTreeMap<u32, Lost>,
     /// Events that it lost, and whose loss somebody acknowledged.
@@ -74,7 +72,7 @@ impl Store {
         }
         for (partition, reader) in self.readers_of(registered) {
             if let Some(oldest) = self
-                .look_at_retention(registered, partition, &reader)
+                .observe_retention(registered, partition, &reader)
                 .await?
                 .and_then(|l| l.oldest)
                 .filter(|o| !o.isolated)
@@ -128,13 +126,13 @@ impl Store {
         if !registered.subscription.keeps_a_place(&self.policy) || registered.progress == Progress::Finished {
             return Ok(());
         }
-        let max_age = clock::nanoseconds(self.policy.retention.max_age);
+        let max_age = self.policy.retention.max_age;
         let mut unhandled = Vec::new();
         for (partition, reader) in self.readers_of(registered) {
-            let looked = self.look_at_retention(registered, partition, &reader).await?;
-            if let Some(oldest) = looked.and_then(|look| look.oldest) {
+            let observed = self.observe_retention(registered, partition, &reader).await?;
+            if let Some(oldest) = observed.and_then(|observed| observed.oldest) {
                 let position = Position::new(partition.number, oldest.offset);
-                unhandled.push((position, oldest.expires_at.saturating_sub(max_age)));
+                unhandled.push((position, oldest.expires_at - max_age));
             }
         }
         for (_, at) in self.retries_by_position(registered).await?.into_values() {
@@ -161,12 +159,12 @@ impl Store {
     }
 
     /// What a partition and a consumer of the subscription there show now; `None` when it has none.
-    pub(crate) async fn look_at_retention(
+    pub(crate) async fn observe_retention(
         &self,
         registered: &Registered,
         partition: &Partition,
         reader: &Reader,
-    ) -> Result<Option<Look>, StoreError> {
+    ) -> Result<Option<Observation>, StoreError> {
         let Some(filter) = registered.filter_of(reader, partition) else {
             return Ok(None);
         };
@@ -180,14 +178,14 @@ impl Store {
         let settled_to = settled_to(consumer);
         let mut oldest: Option<Expiring> = None;
         if consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
-            let max_age = clock::nanoseconds(self.policy.retention.max_age);
+            let max_age = self.policy.retention.max_age;
             for filter in filter.subject_filters(&partition.template) {
                 let from = settled_to + 1;
                 let first = log.get_first_raw_message_by_subject(&filter, from).await;
                 let Some(message) = found(first, "read the oldest event that waits")? else {
                     continue;
                 };
-                let stored = nanoseconds(message.time);
+                let stored = moment(message.time);
                 let position = Position::new(partition.number, message.sequence);
                 let tenant = partition
                     .template
@@ -197,14 +195,14 @@ impl Store {
                     isolated: reader.tenant.is_none()
                         && tenant.is_some_and(|t| registered.is_isolated_at(&t, position)),
                     offset: message.sequence,
-                    expires_at: stored.saturating_add(max_age),
+                    expires_at: stored + max_age,
                 };
                 oldest = oldest.filter(|o| o.offset < waits.offset).or(Some(waits));
             }
         }
-        Ok(Some(Look {
+        Ok(Some(Observation {
             wants_all: registered.subscription.filter.pattern().is_none(),
-            made_at: nanoseconds(info.created),
+            made_at: moment(info.created),
             first: state.first_sequence,
             head: state.last_sequence,
             delivered_to: consumer.delivered.stream_sequence,
@@ -234,11 +232,11 @@ impl Store {
                 .flatten()
                 .unwrap_or_default(),
             revision: entry.revision,
-            written_at: nanoseconds(entry.created),
+            written_at: moment(entry.created),
         })
     }
 
-    /// Writes it. Of several instances that looked at the same time, one gets `true`.
+    /// Writes it. Of several instances that observed it at the same time, one gets `true`.
     pub(crate) async fn remember_gap(
         &self,
         registered: &Registered,
@@ -253,7 +251,7 @@ impl Store {
         Ok(written.map_err(StoreError::when(action))?.is_some())
     }
 
-    /// Goes on telling what a subscription had lost before it was put back to a place: a rewind brings none of that back,
+    /// Goes on reporting what a subscription had lost before it was put back to a place: a rewind brings none of that back,
     /// and whoever has to see it may not have seen it.
     pub(super) async fn carry_losses(&self, before: &Registered, rewound: &Registered) -> Result<(), StoreError> {
         for (_, reader) in self.readers_of(before) {
@@ -282,7 +280,7 @@ impl Store {
         partition: &Partition,
         reader: &Reader,
         after: u64,
-        until: i64,
+        until: Timestamp,
     ) -> Result<Vec<(u64, TenantId)>, StoreError> {
         let Some(filter) = registered.filter_of(reader, partition) else {
             return Ok(Vec::new());
@@ -316,7 +314,7 @@ impl Store {
             .map_err(StoreError::when("read the events that expire next"))?;
         while let Some(Ok(message)) = messages.next().await {
             let Ok(info) = message.info() else { continue };
-            if nanoseconds(info.published) >= until {
+            if moment(info.published) >= until {
                 break;
             }
             match partition.template.parse_subject(&message.subject) {
@@ -327,7 +325,7 @@ impl Store {
                 }
                 Some(_) => {}
                 None => {
-                    debug!(offset = info.stream_sequence, "no event of the bus's subjects expires")
+                    debug!(offset = info.stream_sequence, "no event expires next")
                 }
             }
         }

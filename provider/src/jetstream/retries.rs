@@ -19,7 +19,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use fanout_plan::retry::{FailedAttempt, attempts_within};
 use fanout_plan::subscription::Registered;
-use fanout_plan::{Attributes, BusNames, Code, LogPosition, Position, Problem, Round, SubscriptionName, letter};
+use fanout_plan::{Attributes, BusNames, LogPosition, Position, Round, SubscriptionName, Timestamp, letter};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ const UNUSED_AGE: Duration = Duration::from_secs(3_600);
 
 /// What is asked of the store.
 const LIST: &str = "list the events that wait for a retry";
-const LOOK: &str = "look for an event that waits for a retry";
+const FIND: &str = "find an event that waits for a retry";
 const READ: &str = "read an event that waits for a retry";
 
 /// Where refused events of one round of a subscription wait.
@@ -56,10 +56,10 @@ pub(crate) struct Refused<'a> {
     pub(crate) traceparent: Option<&'a str>,
     pub(crate) data: Bytes,
     /// Nanoseconds since the Unix epoch.
-    pub(crate) published_at: i64,
+    pub(crate) published_at: Timestamp,
     pub(crate) attempts: &'a [FailedAttempt],
     /// When its next attempt is due, nanoseconds since the Unix epoch.
-    pub(crate) due: i64,
+    pub(crate) due: Timestamp,
     /// The message that it replaces: it was refused before.
     pub(crate) replaces: Option<u64>,
 }
@@ -69,14 +69,14 @@ pub(crate) struct Refused<'a> {
 pub(crate) struct Note {
     pub(crate) tenant: String,
     /// Nanoseconds since the Unix epoch, as the others.
-    pub(crate) due: i64,
+    pub(crate) due: Timestamp,
     #[serde(rename = "published")]
-    pub(crate) published_at: i64,
+    pub(crate) published_at: Timestamp,
     /// As many as the headers have room for.
     pub(crate) attempts: Vec<FailedAttempt>,
 }
 
-/// An event that waits, as its message tells.
+/// An event that waits, as its message notes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
     pub(crate) position: Position,
@@ -136,7 +136,7 @@ impl Retries {
         let waits = stream.get_last_raw_message_by_subject(&self.subject(at)).await;
         // Nothing waits in a stream that is gone.
         let absent = [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_NOT_FOUND];
-        Ok(unless(waits, LOOK, &absent)?.is_some())
+        Ok(unless(waits, FIND, &absent)?.is_some())
     }
 
     fn subject(&self, at: LogPosition) -> String {
@@ -233,7 +233,7 @@ impl Store {
             .await?
             .get_first_raw_message_by_subject(filter, 1)
             .await;
-        Ok(found(first, LOOK)?.is_some())
+        Ok(found(first, FIND)?.is_some())
     }
 
     /// The consumer that delivers what waits, to one instance at a time.
@@ -301,12 +301,12 @@ impl Store {
         Ok(waiting)
     }
 
-    /// When the event of a position that waits was published, nanoseconds since the Unix epoch.
+    /// When the event of a position that waits was published.
     pub(super) async fn retry_published_at(
         &self,
         registered: &Registered,
         at: LogPosition,
-    ) -> Result<Option<i64>, StoreError> {
+    ) -> Result<Option<Timestamp>, StoreError> {
         let name = registered.id().name;
         let subject = self.names.retry(&name, Round::of(registered), at);
         let message = self.last_message(self.names.retries(), &subject).await?;
@@ -373,34 +373,13 @@ impl Store {
         if is_unsure || holder.is_none_or(|holder| holder.id() != registered.id()) {
             return Ok(BTreeSet::new());
         }
-        let living: BTreeSet<i64> = registry
+        let living: BTreeSet<Timestamp> = registry
             .values()
             .filter(|r| r.id().name == name)
             .map(|r| r.made_at)
             .collect();
         rounds.retain(|round| !living.contains(&round.made_at));
         Ok(rounds)
-    }
-
-    /// Why refused events have no place of their own, if the store of retries is full.
-    ///
-    /// # Errors
-    /// When the store can't be read.
-    pub async fn retries_full(&self) -> Result<Option<Problem>, StoreError> {
-        let info = self.retry_stream().await?.get_info().await;
-        let state = info.map_err(StoreError::when("read the state of the retries"))?.state;
-        let most = self.policy.retries.max_bytes;
-        // One that is refused next may be as large as any.
-        let is_full = state.bytes.saturating_add(self.policy.max_event_bytes.min(most / 16)) >= most;
-        Ok(is_full.then(|| {
-            Problem::new(
-                Code::RetriesFull,
-                format!(
-                    "the store of retries of bus {} holds {} events of {} bytes, and `retry.max-bytes` is {most}: events that are refused now stay in flight until their next attempt, and may hold up others: see why they are refused, or raise `retry.max-bytes`",
-                    self.policy.bus, state.messages, state.bytes
-                ),
-            )
-        }))
     }
 }
 

@@ -13,13 +13,14 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_plan::envelope::EventKey;
 use fanout_plan::partition::Partition;
-use fanout_plan::{Attributes, TenantId, envelope};
+use fanout_plan::{Attributes, TenantId, Timestamp, envelope};
 use futures::TryStreamExt as _;
 use tracing::warn;
 
 use super::headers::{header_bytes, text};
 use super::marks::Mark;
 use super::moved::InLog;
+use super::observe::moment;
 use super::publish::{Outgoing, Unstored, unstored};
 use super::read::from_headers;
 use super::refusal::{found, there};
@@ -49,10 +50,10 @@ pub(crate) struct Scheduled {
     sequence: u64,
     headers: HeaderMap,
     data: Bytes,
-    /// Nanoseconds since the Unix epoch.
-    pub(crate) due: i64,
-    /// When its message was stored, in the same way. It tells it from an earlier one under its key.
-    pub(crate) scheduled_at: i64,
+    /// When it is to be published.
+    pub(crate) due: Timestamp,
+    /// When its message was stored. It tells it from an earlier one under its key.
+    pub(crate) scheduled_at: Timestamp,
 }
 
 /// What is scheduled for a tenant.
@@ -62,17 +63,23 @@ pub(crate) struct Waits {
     pub(crate) bytes: u64,
 }
 
+/// A moment as a header holds it: nanoseconds since the Unix epoch.
+pub(super) fn written(headers: &HeaderMap, name: &str) -> Option<Timestamp> {
+    let nanoseconds = headers.get(name)?.as_str().parse().ok()?;
+    Some(Timestamp::from_nanoseconds(nanoseconds))
+}
+
 impl Scheduled {
-    /// `scheduled_at`: when the message was stored, nanoseconds since the Unix epoch.
+    /// `scheduled_at`: when the message was stored.
     pub(crate) fn read(
         subject: &str,
-        (sequence, scheduled_at): (u64, i128),
+        (sequence, scheduled_at): (u64, Timestamp),
         headers: HeaderMap,
         data: Bytes,
     ) -> Option<Self> {
         Some(Self {
-            due: headers.get(DUE)?.as_str().parse().ok()?,
-            scheduled_at: i64::try_from(scheduled_at).ok()?,
+            due: written(&headers, DUE)?,
+            scheduled_at,
             subject: subject.to_owned(),
             sequence,
             headers,
@@ -104,8 +111,8 @@ impl Store {
         &self,
         attributes: &Attributes,
         event: Outgoing,
-        due: i64,
-    ) -> Result<Option<i64>, Unstored> {
+        due: Timestamp,
+    ) -> Result<Option<Timestamp>, Unstored> {
         let unreadable = |e| Unstored::Unreadable(Arc::new(e));
         let key = EventKey::of(attributes);
         let (marked, in_log) = tokio::join!(self.marked(attributes.tenant(), &key), self.in_log(attributes));
@@ -125,7 +132,7 @@ impl Store {
         }
         let subject = self.names.scheduled(attributes.tenant(), &key);
         let (mut headers, data) = event.into_parts();
-        headers.insert(DUE, text(&due.to_string()));
+        headers.insert(DUE, text(&due.nanoseconds().to_string()));
         for _ in 0..RACES {
             let message = PublishMessage::build()
                 .headers(headers.clone())
@@ -168,7 +175,7 @@ impl Store {
     async fn last(&self, subject: &str) -> Result<Option<Scheduled>, StoreError> {
         let last = self.last_message(self.names.scheduled_stream(), subject).await?;
         Ok(last.and_then(|m| {
-            let stored = (m.sequence, m.time.unix_timestamp_nanos());
+            let stored = (m.sequence, moment(m.time));
             Scheduled::read(subject, stored, m.headers, m.payload)
         }))
     }
@@ -259,10 +266,10 @@ impl Store {
 
     /// A scheduled event that the consumer counts as settled. What is settled was removed before, so the consumer has lost it:
     /// after a full disk and a kill, the consumer's state on nats-server's disk can be ahead of what was acknowledged (2.15.1).
-    /// `from` is the first message to look at, and afterwards to go on from: those that Fanout did not write are settled and stay, and
-    /// one look passes over so many of them.
+    /// `from` is the first message to read, and afterwards to go on from: those that Fanout did not write are settled and stay, and
+    /// one check skips so many of them.
     async fn passed_over(&self, from: &mut u64) -> Result<Option<Scheduled>, StoreError> {
-        const ACTION: &str = "look for scheduled events that are not delivered any more";
+        const ACTION: &str = "check for scheduled events that are not delivered any more";
         const PASSES: usize = 64;
         let stream = self.stream(self.names.scheduled_stream()).await?;
         let info = stream.consumer_info(CONSUMER).await;
@@ -275,7 +282,7 @@ impl Store {
             let Some(m) = found(next, ACTION)?.filter(|m| m.sequence <= info.ack_floor.stream_sequence) else {
                 return Ok(None);
             };
-            let stored = (m.sequence, m.time.unix_timestamp_nanos());
+            let stored = (m.sequence, moment(m.time));
             if let Some(passed) = Scheduled::read(&m.subject, stored, m.headers, m.payload) {
                 return Ok(Some(passed));
             }
@@ -286,7 +293,7 @@ impl Store {
 
     /// Whether an event is in the log since a time: for one whose publishing was cut short so long ago that the log
     /// would not recognise it. Where the topology was changed since, it may be in an earlier stream.
-    pub(crate) async fn is_stored_since(&self, attributes: &Attributes, since: i64) -> Result<bool, StoreError> {
+    pub(crate) async fn is_stored_since(&self, attributes: &Attributes, since: Timestamp) -> Result<bool, StoreError> {
         let tenant = attributes.tenant();
         let now = self.layout.publish_to(tenant).into_iter();
         for partition in now.chain(self.layout.earlier(tenant)) {
@@ -303,10 +310,10 @@ impl Store {
         &self,
         partition: &Partition,
         attributes: &Attributes,
-        since: i64,
+        since: Timestamp,
     ) -> Result<bool, StoreError> {
-        let action = || format!("look for event {:?} of tenant {}", attributes.id(), attributes.tenant());
-        let Ok(start_time) = async_nats::datetime::from_nanos(since.into()) else {
+        let action = || format!("find event {:?} of tenant {}", attributes.id(), attributes.tenant());
+        let Ok(start_time) = async_nats::datetime::from_nanos(since.nanoseconds().into()) else {
             return Ok(false);
         };
         let config = pull::OrderedConfig {

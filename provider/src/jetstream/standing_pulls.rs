@@ -12,17 +12,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::{self, AckKind};
 use futures::StreamExt as _;
 use futures::future::join_all;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
 use super::pull::{Sources, Taken};
-use super::{Store, StoreError, batch};
-use crate::clock::nanoseconds;
+use super::{Acknowledgement, Message, Store, StoreError, acknowledge, batch};
 
 /// The most messages of one pull: what comes of several sources at once, and finds no fetch, waits here.
 const MOST: usize = 16;
@@ -35,7 +32,7 @@ const FRESH: Duration = Duration::from_millis(100);
 /// What came, and the fetches that wait for it.
 #[derive(Default)]
 pub(crate) struct StandingPulls {
-    arrived: Mutex<VecDeque<(jetstream::Message, Instant)>>,
+    arrived: Mutex<VecDeque<(Message, Instant)>>,
     /// Notifies one fetch of each message, and all of a source that failed.
     came: Notify,
     /// How many fetches wait.
@@ -76,7 +73,7 @@ impl StandingPulls {
     }
 
     /// Messages that a fetch took and had no place for, in their order: the next one has them before what came since.
-    pub(crate) fn put_back(&self, messages: impl DoubleEndedIterator<Item = jetstream::Message>) {
+    pub(crate) fn put_back(&self, messages: impl DoubleEndedIterator<Item = Message>) {
         let mut arrived = self.arrived();
         for message in messages.rev() {
             arrived.push_front((message, Instant::now()));
@@ -88,7 +85,7 @@ impl StandingPulls {
     pub(crate) async fn first(&self, store: &Store, wait: Duration) -> Taken {
         let _waits = Waits::on(&self.waiting);
         let mut came = pin!(self.came.notified());
-        // Before it is looked: what comes in between is not missed.
+        // Before the queue is read: what comes in between is not missed.
         came.as_mut().enable();
         let mut first = self.arrived().pop_front();
         if first.is_none() && timeout(wait, came).await.is_ok() {
@@ -110,7 +107,7 @@ impl StandingPulls {
     /// Pulls from all sources while fetches wait, until stopped. Then every pull has ended, and what is left is nak'ed.
     ///
     /// # Errors
-    /// When a source can't be pulled from. Fetches that wait look for themselves then.
+    /// When a source can't be pulled from. Fetches that wait pull for themselves then.
     pub(crate) async fn keep(
         &self,
         store: &Store,
@@ -164,7 +161,7 @@ impl StandingPulls {
         }
         let left = std::mem::take(&mut *self.arrived());
         for (message, _) in left {
-            settle(&message, AckKind::Nak(None)).await;
+            acknowledge(&message, Acknowledgement::Nak(Duration::ZERO)).await;
         }
     }
 
@@ -172,26 +169,20 @@ impl StandingPulls {
         *self.waiting.borrow()
     }
 
-    fn arrived(&self) -> MutexGuard<'_, VecDeque<(jetstream::Message, Instant)>> {
+    fn arrived(&self) -> MutexGuard<'_, VecDeque<(Message, Instant)>> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Messages as a fetch takes them, with leases that begin about now.
-async fn taken(store: &Store, arrived: impl IntoIterator<Item = (jetstream::Message, Instant)>) -> Taken {
-    let since = store.now().saturating_sub(nanoseconds(FRESH));
+async fn taken(store: &Store, arrived: impl IntoIterator<Item = (Message, Instant)>) -> Taken {
+    let since = store.now() - FRESH;
     let mut messages = Vec::new();
     for (message, at) in arrived {
         if at.elapsed() > FRESH {
-            settle(&message, AckKind::Progress).await;
+            acknowledge(&message, Acknowledgement::Progress).await;
         }
         messages.push(message);
     }
     Taken { messages, since }
-}
-
-async fn settle(message: &jetstream::Message, kind: AckKind) {
-    if let Err(error) = message.ack_with(kind).await {
-        debug!(subject = %message.subject, %error, "a message that waited for a fetch comes again when its lease is over");
-    }
 }

@@ -1,7 +1,7 @@
 //! How a subscription is doing, as far as the store knows.
 
 use fanout_plan::policy::Ordering;
-use fanout_plan::status::{LostEvents, State, SubscriptionStatus, Timestamp};
+use fanout_plan::status::{LostEvents, State, SubscriptionStatus};
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
 
 use super::{Store, StoreError};
@@ -50,7 +50,7 @@ impl Store {
         }
         if let Some((position, expires_at)) = retention.oldest {
             status.oldest = Some(position);
-            status.expires_at = Timestamp::from_nanosecond(expires_at.into()).ok();
+            status.expires_at = Some(expires_at);
         }
         status.lost = retention
             .lost

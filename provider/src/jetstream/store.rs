@@ -15,13 +15,13 @@ use fanout_plan::policy::Shape;
 use fanout_plan::subscription::{Registered, Start, Subscription};
 use fanout_plan::{
     BusNames, Code, LogPosition, Policy, Position, Problem, Round, SubjectTemplate, SubscriptionId, SubscriptionName,
-    letter,
+    Timestamp, letter,
 };
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::floors::settled_to;
-use super::observe::nanoseconds;
+use super::observe::moment;
 use super::publish::Together;
 use super::refusal::{found, there};
 use super::time::StoreTime;
@@ -147,16 +147,16 @@ impl Store {
         }
     }
 
-    /// The same, telling `moved` when an event finds its place gone.
+    /// The same, notifying `moved` when an event finds its place gone.
     #[must_use]
-    pub(crate) fn telling(self, moved: &Arc<Notify>) -> Self {
+    pub(crate) fn notifying(self, moved: &Arc<Notify>) -> Self {
         Self {
             moved: Arc::clone(moved),
             ..self
         }
     }
 
-    /// The store does not hold what it should: it is to be looked at.
+    /// The store does not hold what it should: it is to be reconciled.
     pub(crate) fn is_amiss(&self) {
         self.moved.notify_one();
     }
@@ -400,11 +400,11 @@ impl Store {
         let rewound = rewound.await?;
         if let (Some(before), Some(rewound)) = (before, &rewound) {
             if let Err(error) = self.carry_losses(&before, rewound).await {
-                warn!(subscription = %name, %error, "what it has lost is not told any more: it was told in a line with retention-gap");
+                warn!(subscription = %name, %error, "its loss is not reported any more: a log line with retention-gap reported it");
             }
             // It comes again from the log, or is passed over. What is not let go here is when deliveries begin.
             if let Err(error) = self.forget_retries(&before.id().name, Round::of(&before)).await {
-                debug!(subscription = %name, %error, "what waited for a retry is let go later");
+                debug!(subscription = %name, %error, "retries of an ended subscription were not deleted; they are deleted later");
             }
         }
         Ok(rewound)
@@ -427,8 +427,8 @@ impl Store {
     }
 
     /// When an event of the log was published, nanoseconds since the Unix epoch; `None` when it has expired.
-    pub(super) async fn published_at(&self, position: Position) -> Result<Option<i64>, StoreError> {
-        Ok(self.event(position).await?.map(|message| nanoseconds(message.time)))
+    pub(super) async fn published_at(&self, position: Position) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.event(position).await?.map(|message| moment(message.time)))
     }
 
     pub(super) async fn event(&self, position: Position) -> Result<Option<StreamMessage>, StoreError> {

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::pattern::{Pattern, View};
 use fanout_plan::subscription::Start;
-use fanout_plan::{Attributes, EventType, Filter, Position, Problem, SubjectTemplate, TenantId};
+use fanout_plan::{Attributes, EventType, Filter, Position, Problem, SubjectTemplate, TenantId, Timestamp};
 use futures::StreamExt as _;
 
-use super::observe::nanoseconds;
+use super::observe::moment;
 use super::read::{event, shown};
 use super::{Store, StoreError};
 use crate::backoff::Backoff;
@@ -35,7 +35,7 @@ pub struct LogEvent {
     /// Where it stands.
     pub position: Position,
     /// When it was stored, nanoseconds since the Unix epoch.
-    pub published_at: i64,
+    pub published_at: Timestamp,
     /// Whose it is.
     pub tenant: TenantId,
     /// Its type.
@@ -324,7 +324,7 @@ impl Reader {
 
     /// Whether all that is stored was read. Then everything up to the log's end was given, or is not wanted.
     async fn is_at_the_end(&mut self, store: &Store) -> bool {
-        let looked = async {
+        let read = async {
             let end = store.log(self.partition).await?.get_info().await;
             // First where the log ends: what is stored meanwhile is behind that.
             let end = end.map_err(StoreError::when("read the log"))?.state.last_sequence;
@@ -333,7 +333,7 @@ impl Reader {
             let is_all = info.num_pending == 0 && info.delivered.consumer_sequence == self.number;
             Ok::<_, StoreError>(is_all.then_some(end))
         };
-        match looked.await {
+        match read.await {
             Ok(Some(end)) => {
                 self.read = self.read.max(end);
                 self.given = self.read;
@@ -389,7 +389,7 @@ impl Reader {
             (Some(behind), _) => DeliverPolicy::ByStartSequence {
                 start_sequence: behind + 1,
             },
-            (None, TailFrom::Start(Start::Time(t))) => match async_nats::datetime::from_nanos((*t).into()) {
+            (None, TailFrom::Start(Start::Time(t))) => match async_nats::datetime::from_nanos(t.nanoseconds().into()) {
                 Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
                 Err(_) => DeliverPolicy::All,
             },
@@ -432,7 +432,7 @@ fn read(
 ) -> Option<LogEvent> {
     let info = message.info().ok()?;
     let position = Position::new(partition, info.stream_sequence);
-    let published_at = nanoseconds(info.published);
+    let published_at = moment(info.published);
     let message = &mut message.message;
     // What is no event is shown as it is.
     let event = event(template, &message.subject, &mut message.headers, &mut message.payload);

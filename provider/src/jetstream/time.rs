@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::response::Response;
-use fanout_plan::timestamp;
+use fanout_plan::Timestamp;
 use serde::Deserialize;
 use tokio::time::timeout;
 use tracing::debug;
@@ -18,7 +18,7 @@ const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// The store's clock as it was read last: when, and what it said.
 #[derive(Debug, Default)]
-pub(super) struct StoreTime(Mutex<Option<(Instant, i64)>>);
+pub(super) struct StoreTime(Mutex<Option<(Instant, Timestamp)>>);
 
 /// What the server says of a stream, as far as it is of interest here (async-nats 0.51 leaves it out).
 #[derive(Deserialize)]
@@ -28,12 +28,12 @@ struct StreamTime {
 }
 
 impl Store {
-    /// What time it is for the store, or was up to a second ago, in nanoseconds since the Unix epoch: what its clock said when
+    /// What time it is for the store, or was up to a second ago: what its clock said when
     /// it was read last, and what has passed since that answer came. Before it was read, this instance's own clock stands in for it.
-    pub(crate) fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> Timestamp {
         let read = *self.time.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((at, time)) = read else { return clock::now() };
-        time.saturating_add(clock::nanoseconds(at.elapsed()))
+        time + at.elapsed()
     }
 
     /// Reads the store's clock, for [`Store::now`]. Where it can't be read, it goes on from where it was.
@@ -43,7 +43,7 @@ impl Store {
         };
         let time = match timeout(READ_WITHIN, self.time_of(*newest)).await {
             Ok(time) => time,
-            Err(late) => Err(StoreError::when("tell the time")(late)),
+            Err(late) => Err(StoreError::when("read the clock")(late)),
         };
         match time {
             Ok(time) => {
@@ -56,18 +56,18 @@ impl Store {
         }
     }
 
-    /// What time it is for the server that stores a partition's events, in nanoseconds since the Unix epoch.
+    /// What time it is for the server that stores a partition's events.
     ///
     /// # Errors
     /// When the store can't be read.
-    pub(crate) async fn time_of(&self, partition: u32) -> Result<i64, StoreError> {
+    pub(crate) async fn time_of(&self, partition: u32) -> Result<Timestamp, StoreError> {
         let stream = self.names.partition(partition);
         let asked = self.js.request(format!("STREAM.INFO.{stream}"), &()).await;
-        let answer: StreamTime = match asked.map_err(StoreError::when("tell the time"))? {
+        let answer: StreamTime = match asked.map_err(StoreError::when("read the clock"))? {
             Response::Ok(answer) => answer,
-            Response::Err { error } => return Err(StoreError::when("tell the time")(error)),
+            Response::Err { error } => return Err(StoreError::when("read the clock")(error)),
         };
-        timestamp::from_rfc3339(&answer.at)
-            .ok_or_else(|| StoreError::when("tell the time")(format!("{:?} is no time", answer.at)))
+        let no_time = |_| StoreError::when("read the clock")(format!("{:?} is no time", answer.at));
+        answer.at.parse().map_err(no_time)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subscriber as NatsSubscriber;
 use fanout_plan::ConsumerName;
-use fanout_plan::gap::{Heard, MAX_NOTED};
+use fanout_plan::gap::{Advisories, MAX_NOTED};
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use tracing::debug;
@@ -32,7 +32,7 @@ struct Advisory<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
     advisories: Option<NatsSubscriber>,
-    heard: BTreeMap<(u32, ConsumerName), BTreeSet<u64>>,
+    received: BTreeMap<(u32, ConsumerName), BTreeSet<u64>>,
     /// When it was listened to last, and whether nothing was missed since the time before.
     last: Option<Instant>,
     all: bool,
@@ -40,14 +40,14 @@ pub(crate) struct Unsettled {
 
 impl Unsettled {
     /// Takes in what came since the last time; what came before a longer silence than `within` may be missing.
-    pub(crate) async fn hear(&mut self, store: &Store, within: Duration) {
+    pub(crate) async fn listen(&mut self, store: &Store, within: Duration) {
         self.all = self.advisories.is_some() && self.last.is_some_and(|then| then.elapsed() <= within);
         self.last = Some(Instant::now());
         loop {
             let Some(advisories) = &mut self.advisories else {
                 match store.nats().subscribe(ADVISORIES).await {
                     Ok(advisories) => self.advisories = Some(advisories),
-                    Err(error) => debug!(%error, "what expires unsettled is not heard of"),
+                    Err(error) => debug!(%error, "the advisories of terminated events are not received"),
                 }
                 return;
             };
@@ -74,33 +74,33 @@ impl Unsettled {
             return;
         };
         let of_consumer = (partition, advisory.consumer.into());
-        let offsets = self.heard.entry(of_consumer).or_default();
+        let offsets = self.received.entry(of_consumer).or_default();
         offsets.insert(advisory.stream_seq);
         while offsets.len() > MAX_NOTED {
             offsets.pop_first();
         }
     }
 
-    /// What was heard of a consumer and is not forgotten.
-    pub(crate) fn heard(&self, partition: u32, consumer: &ConsumerName) -> Heard<'_> {
-        Heard {
-            unsettled: self.heard.get(&(partition, consumer.clone())).unwrap_or(&NONE),
+    /// The advisories of a consumer that were received and are not forgotten.
+    pub(crate) fn advisories(&self, partition: u32, consumer: &ConsumerName) -> Advisories<'_> {
+        Advisories {
+            unsettled: self.received.get(&(partition, consumer.clone())).unwrap_or(&NONE),
             all: self.all,
         }
     }
 
     /// Forgets consumers other than these.
     pub(crate) fn keep(&mut self, consumers: &BTreeSet<(u32, ConsumerName)>) {
-        self.heard.retain(|of_consumer, _| consumers.contains(of_consumer));
+        self.received.retain(|of_consumer, _| consumers.contains(of_consumer));
     }
 
     /// Forgets what is reported, or never will be.
     pub(crate) fn forget(&mut self, partition: u32, consumer: &ConsumerName, is_over: impl Fn(u64) -> bool) {
         let of_consumer = (partition, consumer.clone());
-        if let Some(offsets) = self.heard.get_mut(&of_consumer) {
+        if let Some(offsets) = self.received.get_mut(&of_consumer) {
             offsets.retain(|offset| !is_over(*offset));
             if offsets.is_empty() {
-                self.heard.remove(&of_consumer);
+                self.received.remove(&of_consumer);
             }
         }
     }

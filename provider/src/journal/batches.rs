@@ -51,7 +51,7 @@ mod tests {
 
     fn entry(offset: u64) -> Entry {
         let at = LogPosition::from(Position::undivided(offset));
-        let ended_at = super::super::timestamp(1);
+        let ended_at = fanout_plan::Timestamp::from_nanoseconds(1);
         Entry::new("billing".parse().unwrap(), at, ended_at, Outcome::Handled)
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fanout_plan::journal::{Entry, Missing};
 use fanout_plan::policy::Journaled;
-use fanout_plan::status::{JournalStatus, Timestamp};
+use fanout_plan::status::JournalStatus;
 use fanout_plan::{Code, Problem};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -156,9 +156,4 @@ fn instance_name() -> String {
     let host = host.unwrap_or_else(|_| "host".to_owned());
     let host: String = host.trim().chars().filter(|c| !c.is_control()).take(64).collect();
     format!("{host}/{}", std::process::id())
-}
-
-/// A time as entries say it.
-pub(crate) fn timestamp(nanoseconds: i64) -> Timestamp {
-    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default()
 }

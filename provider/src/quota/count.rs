@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::PoisonError;
 
-use fanout_plan::TenantId;
 use fanout_plan::usage::{Slots, Usage};
+use fanout_plan::{TenantId, Timestamp};
 use futures::{StreamExt as _, stream};
 use tracing::warn;
 
@@ -30,7 +30,7 @@ impl Gate {
         store: &Store,
         tenant: &TenantId,
         slots: Slots,
-        now: i64,
+        now: Timestamp,
     ) -> Result<(), StoreError> {
         let counting = slots.counting(now);
         let mut parts: HashMap<i64, u64> = HashMap::new();
@@ -107,7 +107,7 @@ impl Gate {
             }
         }
         if let Some((tenant, error)) = failed {
-            warn!(%tenant, %error, "what was stored is not in the counters yet; it is added again");
+            warn!(%tenant, %error, "stored bytes could not be added to the counters; adding is tried again");
         }
     }
 }

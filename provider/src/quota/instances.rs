@@ -58,7 +58,7 @@ impl Instances {
                 _ = next.tick() => {
                     // While the connection is away, so are the others' beats; what was known then still holds.
                     if nats.publish(names.instances(), Bytes::from(me.clone())).await.is_err() {
-                        debug!("an instance's beat was not sent");
+                        debug!("the heartbeat of this instance was not sent");
                     }
                     if nats.connection_state() != async_nats::connection::State::Connected {
                         continue;

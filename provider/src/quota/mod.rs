@@ -1,10 +1,10 @@
 //! Holds each tenant to its quota before anything of an event is stored, so that no tenant can starve or evict another.
 //!
-//! - Events a second: a token bucket a tenant. Each instance gives out its share of the rate; instances know of each
+//! - Events a second: a token bucket a tenant. Each instance grants its share of the rate; instances know of each
 //!   other by their beats (`instances`).
 //! - Bytes stored: counted as they are stored, by when, in counters that all instances share (`count`).
 //! - Events that wait until they are due, and their bytes: counted in the store (`scheduled`).
-//! - Turns: whatever its quota, a tenant may hold at most a quarter of what this instance has under way at the store.
+//! - Events in flight: whatever its quota, a tenant may hold at most a quarter of what this instance has under way at the store.
 //!
 //! The decisions are the planner's (`rate`, `usage`); here is who has which bucket. Memory: one entry for each tenant
 //! that published in the last minute.
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use fanout_plan::rate::{Bucket, Rate};
 use fanout_plan::usage::{Refused, Slots, Usage};
-use fanout_plan::{TenantId, show_duration};
+use fanout_plan::{TenantId, Timestamp, show_duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
@@ -33,7 +33,7 @@ use instances::Instances;
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Which part of what is under way at the store one tenant may have.
-const TURNS: u32 = 4;
+const IN_FLIGHT_SHARES: u32 = 4;
 
 /// The quotas of one bus, as this instance keeps them.
 #[derive(Debug)]
@@ -51,11 +51,11 @@ struct Entry {
     in_flight: Option<Arc<Semaphore>>,
     /// Events that wait until they are due.
     waiting: scheduled::Waiting,
-    /// When it was last asked for.
+    /// When it was last used.
     seen: u64,
 }
 
-/// Leave to publish one event.
+/// A publish permit.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     /// What to give back if nothing is stored.
@@ -69,7 +69,7 @@ pub(crate) struct Admitted {
 struct Taken {
     slots: Slots,
     size: u64,
-    at: i64,
+    at: Timestamp,
 }
 
 /// Leave to publish so many events of one tenant, if others have it too.
@@ -175,7 +175,7 @@ impl Gate {
         if self.entry(tenant, |e| e.usage.is_none())
             && let Err(error) = Box::pin(self.read_usage(store, tenant, slots, at)).await
         {
-            debug!(%tenant, %error, "what is stored is counted without what was stored before");
+            debug!(%tenant, %error, "the tenant's stored bytes could not be read; only new ones are counted");
         }
         self.entry(tenant, |e| {
             if let Some(usage) = &mut e.usage {
@@ -218,7 +218,7 @@ impl Gate {
         Ok(together)
     }
 
-    /// Leave for one event of so many bytes, of those that have it together. Waits as [`Gate::admit`] does.
+    /// A publish permit for one event of `size` bytes, of those that are published together. Waits as [`Gate::admit`] does.
     pub(crate) async fn one_of(&self, together: &Together, store: &Store, tenant: &TenantId, size: u64) -> Admitted {
         Admitted {
             taken: together.taken.map(|all| Taken { size, ..all }),
@@ -227,7 +227,7 @@ impl Gate {
     }
 
     async fn in_flight_permit(&self, store: &Store, tenant: &TenantId) -> OwnedSemaphorePermit {
-        let most = (store.policy().publish.max_in_flight / TURNS).max(1);
+        let most = (store.policy().publish.max_in_flight / IN_FLIGHT_SHARES).max(1);
         let share = self.entry(tenant, |e| {
             Arc::clone(
                 e.in_flight

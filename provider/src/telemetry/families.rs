@@ -134,7 +134,7 @@ families! {
         "Seconds until the oldest unhandled event expires",
         |s, out| for sub in &s.status.subscriptions {
             if let Some(at) = sub.expires_at {
-                push_signed(out, &[s.bus(), sub.name.as_str()], at.duration_since(s.at).as_secs());
+                push_signed(out, &[s.bus(), sub.name.as_str()], at.seconds_after(s.at));
             }
         };
     "fanout.attended" Gauge "" SUBSCRIPTION,
@@ -258,7 +258,7 @@ fn oldest_age(snapshot: &Snapshot, out: &mut Samples) {
     let max_age = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
     for sub in &snapshot.status.subscriptions {
         if let Some(at) = sub.expires_at {
-            let age = max_age.saturating_sub(at.duration_since(snapshot.at).as_secs());
+            let age = max_age.saturating_sub(at.seconds_after(snapshot.at));
             push_signed(out, &[snapshot.bus(), sub.name.as_str()], age.max(0));
         }
     }

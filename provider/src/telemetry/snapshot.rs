@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use fanout_plan::status::{BusStatus, Timestamp};
-use fanout_plan::{SubscriptionName, TenantId};
+use fanout_plan::status::BusStatus;
+use fanout_plan::{SubscriptionName, TenantId, Timestamp};
 
 use super::instruments::Durations;
 use crate::bus::Bus;
+use crate::clock;
 use crate::status;
 
 /// The bus in numbers.
@@ -44,7 +45,7 @@ impl Snapshot {
             (name.clone(), here)
         });
         Self {
-            at: Timestamp::now(),
+            at: clock::now(),
             max_age: view.store.as_ref().map(|store| store.policy().retention.max_age),
             here: here.collect(),
             quotas: view.store.as_ref().map(|s| bus.gate().used(s)).unwrap_or_default(),
@@ -56,7 +57,7 @@ impl Snapshot {
     pub(crate) fn of_status(status: BusStatus) -> Self {
         Self {
             status,
-            at: Timestamp::now(),
+            at: clock::now(),
             max_age: None,
             here: BTreeMap::new(),
             quotas: Vec::new(),

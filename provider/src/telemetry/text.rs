@@ -123,7 +123,8 @@ fn escaped(value: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use fanout_plan::status::{BusStatus, Timestamp};
+    use fanout_plan::Timestamp;
+    use fanout_plan::status::BusStatus;
 
     use super::*;
 
@@ -136,7 +137,7 @@ mod tests {
         });
         let status: BusStatus = serde_json::from_value(status).unwrap();
         Snapshot {
-            at: Timestamp::UNIX_EPOCH,
+            at: Timestamp::EPOCH,
             max_age: Some(Duration::from_secs(100)),
             quotas: vec![("acme".parse().unwrap(), 0.5)],
             ..Snapshot::of_status(status)

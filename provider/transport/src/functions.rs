@@ -49,7 +49,7 @@ pub(crate) struct Answer {
 /// Gives back what this invocation holds of its function: its permit among the handlers that run, and in the queue. For
 /// a handler that waits for something that has nothing to do with others, such as an event; how many may wait so is up
 /// to it. Outside of an invocation it does nothing.
-pub fn wait_aside() {
+pub fn wait_without_permits() {
     // Nothing is held where no invocation runs.
     INVOCATION
         .try_with(|invocation| drop(std::mem::take(&mut *invocation.held.borrow_mut())))

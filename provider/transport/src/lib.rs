@@ -59,7 +59,7 @@ pub use connect_options::ConnectOptions;
 pub use counts::{TransportCounts, transport_counts};
 pub use endpoint::{Authority, Endpoint, EndpointError, UrlPath};
 pub use error::{Body, CodecError, Error, Outcome, Resource, causes};
-pub use functions::{release_result, reserve_result, wait_aside};
+pub use functions::{release_result, reserve_result, wait_without_permits};
 pub use guard::{Guard, Refusal, listed};
 pub use http::calls::Calls;
 pub use http::problem::HttpProblem;

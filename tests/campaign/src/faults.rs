@@ -14,7 +14,7 @@ use crate::schedule::{Fault, Kind, Step};
 use crate::world::{LOG, World, until};
 
 /// What an instance logs when it is told to read its files.
-const READ_AGAIN: &str = "the policy is read again";
+const READ_AGAIN: &str = "the policy was read again";
 const REGISTRY: &str = "fanout_payments_registry";
 /// What a server that is not told to sync at once has synced by then, as the policy's page says.
 const SYNCED_AFTER: Micros = 120_000_000;
@@ -368,7 +368,7 @@ async fn reload(world: &World) -> bool {
     };
     let before: Vec<_> = (0..world.buses.len()).map(read).collect();
     world.buses.iter().for_each(|instance| instance.signal("HUP"));
-    until("the policy is read again", PATIENCE, async || {
+    until("the policy was read again", PATIENCE, async || {
         (0..world.buses.len()).all(|i| read(i) > before[i])
     })
     .await

@@ -7,10 +7,10 @@ use fanout_plan::pattern::{Pattern, View};
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::{
     Attributes, BusNames, Code, EventType, Filter, Policy, Position, Problem, RawEvent, Settings, SubjectTemplate,
-    TenantId, TypePattern, envelope, http_binding, link, structured,
+    TenantId, Timestamp, TypePattern, envelope, http_binding, link, structured,
 };
 
-const NOW: i64 = 1_767_225_600_000_000_000;
+const NOW: Timestamp = Timestamp::from_nanoseconds(1_767_225_600_000_000_000);
 const INTERFACES: [&str; 3] = ["handler", "batch-handler", "inbox"];
 
 /// A policy as a TOML document, with callers and subscriptions. What is a policy can be planned for an empty store, and is

@@ -182,7 +182,7 @@ pub(super) fn attributes(event: &Event) -> Result<Attributes> {
         id: event.id.clone(),
         source: event.source.clone(),
         subject: event.subject.clone(),
-        time: event.time,
+        time: event.time.map(fanout_plan::Timestamp::from_nanoseconds),
         data_content_type: event.data_content_type.clone(),
         data_schema: event.data_schema.clone(),
         extensions: event.extensions.clone(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use fanout_client::{Delivery, Event};
-use fanout_plan::timestamp;
+use fanout_plan::Timestamp;
 use serde_json::Value;
 
 use super::forward::attributes;
@@ -103,8 +103,10 @@ fn from_json(value: &Value) -> Result<Event> {
     event.ordering_key = optional("ordering_key")?;
     event.traceparent = optional("traceparent")?;
     if let Some(time) = optional("time")? {
-        let time = timestamp::from_rfc3339(&time).with_context(|| format!("`time` is {time:?}, which is no time"))?;
-        event.time = Some(time);
+        let time = time
+            .parse::<Timestamp>()
+            .with_context(|| format!("`time` is {time:?}, which is no time"))?;
+        event.time = Some(time.nanoseconds());
     }
     match &value["extensions"] {
         Value::Null => {}
@@ -156,7 +158,7 @@ mod tests {
             .ordering_key("k")
             .typed_data("application/json", vec![0, 255]);
         event.subject = Some("inv_1".to_owned());
-        event.time = timestamp::from_rfc3339("2026-11-22T10:00:00.5Z");
+        event.time = "2026-11-22T10:00:00.5Z".parse().ok().map(Timestamp::nanoseconds);
         event.extensions = vec![("region".to_owned(), "eu".to_owned())];
         assert_eq!(from_json(&kept).unwrap(), event);
         assert_eq!(file_name(0, 7, &event), "0-0000000007-acme-invoice.paid-evt_1.json");

@@ -59,7 +59,7 @@ impl From<plan::Start> for Start {
     fn from(start: plan::Start) -> Self {
         match start {
             plan::Start::First => Self::First,
-            plan::Start::Time(time) => Self::Time(time),
+            plan::Start::Time(time) => Self::Time(time.nanoseconds()),
             plan::Start::Position(p) => Self::Position(p.into()),
         }
     }
@@ -68,7 +68,7 @@ impl From<plan::Start> for Start {
 impl From<plan::End> for End {
     fn from(end: plan::End) -> Self {
         match end {
-            plan::End::Time(time) => Self::Time(time),
+            plan::End::Time(time) => Self::Time(time.nanoseconds()),
             plan::End::Position(p) => Self::Position(p.into()),
         }
     }

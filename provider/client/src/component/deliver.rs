@@ -143,7 +143,7 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
         let batch = self.plan.batch.clamp(1, MOST);
         let mut pause = Backoff::between(FETCH_PAUSES.0, FETCH_PAUSES.1);
         let mut is_declared = false;
-        let mut is_told = !self.plan.tell_caught_up;
+        let mut is_notified = !self.plan.tell_caught_up;
         let mut reached = None;
         while !self.stop.is_cancelled() {
             let Some(places) = self.free_places().await else { break };
@@ -189,15 +189,15 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
             });
             let Some(caught_up) = fetched.caught_up else { continue };
             let finished = caught_up.finished;
-            if !is_told {
+            if !is_notified {
                 let progress = Progress {
                     subscription: name.clone(),
                     reached,
                     caught_up,
                 };
-                is_told = self.tell(&progress).await;
+                is_notified = self.notify(&progress).await;
             }
-            if finished && is_told {
+            if finished && is_notified {
                 self.state.finish();
                 break;
             }
@@ -263,7 +263,7 @@ impl<B: Inbox, S: Subscriber> Loop<B, S> {
         join_all(given_back).await;
     }
 
-    async fn tell(&self, progress: &Progress) -> bool {
+    async fn notify(&self, progress: &Progress) -> bool {
         match self.subscriber.caught_up(progress).await {
             Ok(()) => true,
             // The next fetch says it again.
@@ -310,7 +310,11 @@ impl<S: Subscriber> One<S> {
             // At most once: no second try.
             match self.subscriber.handle(deliveries, first(traceparents)).await {
                 Ok(answers) => answers.iter().for_each(|answer| self.state.count(answer.is_ok())),
-                Err(why) => debug!(subscription = self.plan.wanted.name(), ?why, "events were missed"),
+                Err(why) => debug!(
+                    subscription = self.plan.wanted.name(),
+                    ?why,
+                    "events of a queue subscription were not handled"
+                ),
             }
             return;
         }
@@ -331,7 +335,7 @@ impl<S: Subscriber> One<S> {
             .zip(verdicts)
             .map(|(id, verdict)| self.leases.settle(*id, verdict));
         for error in join_all(settled).await.into_iter().filter_map(Result::err) {
-            debug!(subscription = self.plan.wanted.name(), %error, "a delivery is not settled, and comes again");
+            debug!(subscription = self.plan.wanted.name(), %error, "a delivery was not settled, and is delivered again");
         }
     }
 

@@ -488,7 +488,7 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
                     | SettleError::NotPermitted(problem),
                 )) => {
                     eprintln!(
-                        "a delivery is not settled, and comes again: {} [{}]",
+                        "a delivery was not settled, and is delivered again: {} [{}]",
                         problem.message, problem.code
                     );
                     false

@@ -18,7 +18,7 @@ fn policy(extra: &[(&str, &str)]) -> Policy {
 
 fn made(policy: &Policy) -> (Topology, BTreeMap<SubscriptionName, Registered>) {
     let nothing = Observed::default();
-    let plan = planner::plan(policy, Asked::default(), &nothing, 1).unwrap();
+    let plan = planner::plan(policy, Asked::default(), &nothing, crate::Timestamp::EPOCH).unwrap();
     (planner::desired(policy, &nothing).unwrap(), plan.registry)
 }
 

@@ -110,7 +110,7 @@ fn a_grant_must_name_its_tenants() {
 fn a_place_in_the_log_is_written_one_way_everywhere_and_is_read_as_it_is_printed() {
     let places = [
         Start::First,
-        Start::Time(1_000_000_000),
+        Start::Time(Timestamp::from_nanoseconds(1_000_000_000)),
         Start::Position(crate::Position::undivided(42)),
     ];
     for place in places {
@@ -119,7 +119,10 @@ fn a_place_in_the_log_is_written_one_way_everywhere_and_is_read_as_it_is_printed
     assert_eq!(start("time:1970-01-01T00:00:01Z").unwrap(), places[1]);
     assert_eq!(start("position:0/42").unwrap(), places[2]);
     assert_eq!(end("0/42").unwrap(), End::Position(crate::Position::undivided(42)));
-    assert_eq!(end("1970-01-01T00:00:01Z").unwrap(), End::Time(1_000_000_000));
+    assert_eq!(
+        end("1970-01-01T00:00:01Z").unwrap(),
+        End::Time(Timestamp::from_nanoseconds(1_000_000_000))
+    );
     for bad in [
         "",
         "yesterday",

@@ -1,8 +1,8 @@
 //! The attribute `time`. The bus writes it in UTC, with no more digits of a second than it needs; a pattern may write the
 //! same moment otherwise.
 
+use crate::Timestamp;
 use crate::name::shown;
-use crate::timestamp;
 
 /// How the bus writes a time, for messages.
 const WRITTEN: &str = "the bus writes a time like `2026-01-31T12:00:00Z` or `2026-01-31T12:00:00.5Z`, in UTC";
@@ -15,9 +15,9 @@ const OF_A_TIME: &str = "0123456789-:.TZ";
 /// # Errors
 /// When it is none, so that no event could have it.
 pub(super) fn as_the_bus_writes(time: &str) -> Result<String, String> {
-    match timestamp::from_rfc3339(time) {
-        Some(nanoseconds) => Ok(timestamp::to_rfc3339(nanoseconds)),
-        None => Err(format!(
+    match time.parse::<Timestamp>() {
+        Ok(at) => Ok(at.to_string()),
+        Err(_) => Err(format!(
             "{} is no time of RFC 3339 that an event can have (from 1677 up to 2262), so that nothing would match: {WRITTEN}; for a day, write `{{\"prefix\": \"2026-01-31T\"}}`",
             shown(time)
         )),

@@ -33,7 +33,7 @@ pub use explain::{Found, Mismatch, Several};
 pub use narrow::MAX_NARROWED;
 pub(crate) use narrow::{Narrowed, Reach};
 
-use crate::{Code, Filter, Problem, RawEvent, TypePattern, timestamp};
+use crate::{Code, Filter, Problem, RawEvent, TypePattern};
 use matching::Run;
 use tree::Tree;
 
@@ -80,7 +80,7 @@ struct Compiled {
     reach: Reach,
 }
 
-/// What a pattern looks at: an event's attributes, and its payload.
+/// What a pattern reads: an event's attributes, and its payload.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// The attributes.
@@ -102,7 +102,7 @@ impl<'a> View<'a> {
             "datacontenttype" => event.data_content_type.as_ref()?,
             "dataschema" => event.data_schema.as_ref()?,
             "partitionkey" => event.ordering_key.as_ref()?,
-            "time" => return event.time.map(|time| timestamp::to_rfc3339(time).into()),
+            "time" => return event.time.map(|time| time.to_string().into()),
             extension => &event.extensions.iter().find(|(name, _)| name == extension)?.1,
         };
         Some(text.into())
@@ -128,7 +128,7 @@ impl Pattern {
         explain::explain(&self.0.tree, event)
     }
 
-    /// Whether it looks at the payload.
+    /// Whether it reads the payload.
     pub fn reads_data(&self) -> bool {
         self.0.tree.root().fields.contains_key(parse::DATA)
     }

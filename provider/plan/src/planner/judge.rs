@@ -7,7 +7,7 @@ use crate::by_partition::ByPartition;
 use crate::partition::Layout;
 use crate::policy::Shape;
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
-use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, declared, out_of_reach, places};
+use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, Timestamp, declared, named_position, out_of_reach};
 
 /// What came of everything that is wanted.
 #[derive(Default)]
@@ -26,7 +26,7 @@ pub(super) fn judge_all(
     registry: &mut BTreeMap<SubscriptionName, Registered>,
     layout: &Layout,
     observed: &Observed,
-    now: i64,
+    now: Timestamp,
 ) -> Judged {
     let mut judged = Judged::default();
     let mut seen = BTreeSet::new();
@@ -136,7 +136,7 @@ fn judge(
     observed: &Observed,
     name: &SubscriptionName,
     want: &Wanted,
-    now: i64,
+    now: Timestamp,
 ) -> Result<Next, Problem> {
     if let Some(unreadable) = observed.unreadable.get(name) {
         return Err(unreadable.clone());
@@ -182,14 +182,14 @@ fn judge(
                     .limits
                     .one_more(&subscription, &want.component, registry.values())?;
             }
-            places::check(&subscription, layout, observed)?;
+            named_position::check(&subscription, layout, observed)?;
             Next {
                 registered: new(),
                 moved: None,
             }
         }
         Some(have) if have.yields_to(&subscription, &want.component, want.made_by) => {
-            places::check(&subscription, layout, observed)?;
+            named_position::check(&subscription, layout, observed)?;
             let new = new();
             Next {
                 registered: Registered {

@@ -8,7 +8,7 @@ use crate::floor::Floor;
 use crate::subscription::Registered;
 use crate::topology::Topology;
 use crate::unregistered::{Made, Tombstone};
-use crate::{ConsumerName, Problem, SubscriptionName};
+use crate::{ConsumerName, Problem, SubscriptionName, Timestamp};
 
 /// What a stream holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,11 +22,11 @@ pub struct LogState {
     /// Offset of the oldest event that it holds, or would hold next.
     pub oldest: u64,
     /// When the oldest was stored, nanoseconds since the Unix epoch.
-    pub oldest_at: i64,
+    pub oldest_at: Timestamp,
     /// When the event at the last offset was stored, nanoseconds since the Unix epoch.
-    pub head_at: i64,
+    pub head_at: Timestamp,
     /// When the stream was made, nanoseconds since the Unix epoch.
-    pub made_at: i64,
+    pub made_at: Timestamp,
 }
 
 /// What the store holds for a bus now.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LogState, Observed};
+use crate::Timestamp;
 use crate::partition::Layout;
 use crate::subscription::{Need, Registered, Start};
 
@@ -15,11 +16,11 @@ impl Observed {
         for ((number, _), floor) in &self.floors {
             floors.entry(*number).or_default().push(floor);
         }
-        let is_another = |number: u32, log, said: i64, state: &LogState| {
+        let is_another = |number: u32, log, said: Timestamp, state: &LogState| {
             let noted = floors.get(&number).into_iter().flatten();
             let put_back = || noted.clone().any(|floor| floor.log == log && !floor.goes_on_in(state));
             let ends_before = || self.registry.values().any(|r| r.head.of(number) > state.head);
-            (said != 0 && said != state.made_at) || put_back() || ends_before()
+            (said != Timestamp::EPOCH && said != state.made_at) || put_back() || ends_before()
         };
         let streams = self.topology.streams.values();
         streams

@@ -1,6 +1,7 @@
 //! What the store must hold in the end: what the policy and the subscriptions need, in the light of what is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::Observed;
 use crate::account::Account;
@@ -8,7 +9,7 @@ use crate::floor::Floor;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::subscription::{Progress, Registered};
 use crate::topology::{self, StreamSpec, Topology};
-use crate::{Code, Policy, Problem, SubscriptionName, account, entry};
+use crate::{Code, Policy, Problem, SubscriptionName, Timestamp, account, entry};
 
 /// What the store must hold in the end.
 pub(super) fn reached(
@@ -26,7 +27,7 @@ pub(super) fn reached(
     }
     for spec in desired.streams.values_mut() {
         if let Some(p) = &spec.partition {
-            spec.made_at = observed.logs.get(&p.number).map_or(0, |log| log.made_at);
+            spec.made_at = observed.logs.get(&p.number).map_or(Timestamp::EPOCH, |log| log.made_at);
         }
         let retired = spec.partition.as_ref().is_some_and(Partition::is_retired);
         if let Some(have) = observed.topology.streams.get(&spec.name).filter(|_| retired) {
@@ -102,7 +103,7 @@ pub(super) fn keep(desired: &mut Topology, others: &BTreeSet<u32>, layout: &Layo
     for spec in desired.streams.values_mut() {
         if let Some(p) = spec.partition.as_mut().filter(|p| others.contains(&p.number)) {
             p.log = layout.partitions.get(&p.number).map_or(p.log, |now| now.log);
-            spec.made_at = observed.logs.get(&p.number).map_or(0, |log| log.made_at);
+            spec.made_at = observed.logs.get(&p.number).map_or(Timestamp::EPOCH, |log| log.made_at);
         }
     }
     for (key, c) in &mut desired.consumers {
@@ -161,7 +162,7 @@ pub(super) fn note_given(registered: &mut Registered, layout: &Layout, observed:
 
 /// Whether a partition has nothing more to give: it was found retired, so that nothing can come any more, and empty, and
 /// it need not know repeats any more of what it held.
-pub(super) fn is_over(found: Option<&Partition>, observed: &Observed, now: i64) -> bool {
+pub(super) fn is_over(found: Option<&Partition>, observed: &Observed, now: Timestamp) -> bool {
     let Some((partition, at)) = found.and_then(|p| Some((p, p.retired_at()?))) else {
         return false;
     };
@@ -170,9 +171,9 @@ pub(super) fn is_over(found: Option<&Partition>, observed: &Observed, now: i64) 
         .streams
         .values()
         .find(|s| s.partition.as_ref().is_some_and(|p| p.number == partition.number));
-    let remembers = stream.map_or(0, |s| i64::try_from(s.dedupe_window.as_nanos()).unwrap_or(i64::MAX));
+    let remembers = stream.map_or(Duration::ZERO, |s| s.dedupe_window);
     let log = observed.logs.get(&partition.number);
-    log.is_some_and(|log| log.messages == 0 && (log.head == 0 || now.saturating_sub(at) > remembers))
+    log.is_some_and(|log| log.messages == 0 && (log.head == 0 || now.since(at) > remembers))
 }
 
 /// Takes out of what the store must hold what can't or must not be touched; says for which subscriptions that is.

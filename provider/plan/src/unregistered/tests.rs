@@ -3,7 +3,7 @@ use crate::entry;
 use crate::planner::{Asked, plan_around};
 use crate::step::Step;
 use crate::topology::{ConsumerSpec, ConsumerStart};
-use crate::{Policy, Settings};
+use crate::{Policy, Settings, Timestamp};
 
 /// A durable subscription, as it is remembered.
 fn registered(name: &str, incarnation: i64) -> Registered {
@@ -30,14 +30,20 @@ fn orphaned(registered: &Registered, says: bool, made_at: i64) -> Observed {
         entry: entry.clone(),
     };
     observed.topology.consumers.insert(key.clone(), spec);
-    observed.made.insert(key, Made { at: made_at, entry });
+    observed.made.insert(
+        key,
+        Made {
+            at: Timestamp::from_nanoseconds(made_at),
+            entry,
+        },
+    );
     observed
 }
 
 fn ended(incarnation: Option<i64>, at: i64) -> Tombstone {
     Tombstone {
-        incarnation: incarnation.map(Incarnation::new),
-        at,
+        incarnation: incarnation.map(|at| Incarnation::new(Timestamp::from_nanoseconds(at))),
+        at: Timestamp::from_nanoseconds(at),
     }
 }
 
@@ -109,7 +115,7 @@ fn a_plan_removes_no_consumer_that_nobody_ended() {
     let mine = registered("work", 20);
     let name = mine.subscription.name.clone();
     let goes = |observed: &Observed| {
-        let plan = plan_around(&policy, Asked::default(), observed, 30);
+        let plan = plan_around(&policy, Asked::default(), observed, Timestamp::from_nanoseconds(30));
         let mut steps = plan.steps.iter();
         steps.any(|step| matches!(step, Step::DeleteConsumer { .. }))
     };
@@ -121,7 +127,7 @@ fn a_plan_removes_no_consumer_that_nobody_ended() {
 
     let mut lost = orphaned(&mine, true, 25);
     lost.find_unregistered();
-    let plan = plan_around(&policy, Asked::default(), &lost, 30);
+    let plan = plan_around(&policy, Asked::default(), &lost, Timestamp::from_nanoseconds(30));
     let goes_on = |r: &Registered| r.id() == mine.id();
     assert!(plan.registry.get(&name).is_some_and(goes_on));
     let written = |step: &Step| matches!(step, Step::Remember(r) if goes_on(r));

@@ -1,5 +1,5 @@
 //! The answer to a request with many items: what came of each, and a status that is a good one only if all are done, so
-//! that who looks at the status alone repeats what is missing. A repeat of what is done changes nothing.
+//! that a client which reads the status alone repeats what is missing. A repeat of what is done changes nothing.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};

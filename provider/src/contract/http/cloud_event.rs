@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use fanout_plan::structured::{Data, data};
-use fanout_plan::timestamp;
 use fanout_wit::types::Event;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+use crate::contract::convert;
 
 /// An event that is written as JSON: its attributes, extensions beside them, its payload as `data` or `data_base64`.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ impl Serialize for CloudEvent {
         ] {
             map.serialize_entry(name, value)?;
         }
-        let time = event.time.map(timestamp::to_rfc3339);
+        let time = event.time.map(convert::rfc3339);
         for (name, value) in [
             ("subject", &event.subject),
             ("time", &time),

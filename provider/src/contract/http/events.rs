@@ -6,8 +6,8 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use fanout_plan::Timestamp;
 use fanout_plan::http_binding::{Events, Request, RequestEvent};
-use fanout_plan::timestamp;
 use fanout_wit::PUBLISHER;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
 use schemars::JsonSchema;
@@ -144,7 +144,7 @@ pub(super) async fn publish_at(
 ) -> Result<Json<ScheduledDocument>, Refused> {
     let parameters = call.parameters(&["at"])?;
     let at = parameters.required("at")?;
-    let at = timestamp::from_rfc3339(at).ok_or_else(|| {
+    let at = at.parse::<Timestamp>().map_err(|_| {
         Refused::invalid_request(
             "query parameter `at` is not an RFC 3339 time of the years 1678 to 2261, such as 2026-11-22T10:00:00Z (write `+` as `%2B`)",
         )
@@ -155,11 +155,15 @@ pub(super) async fn publish_at(
         ));
     };
     let kept: Result<Scheduled, PublishError> = call
-        .invoke(PUBLISHER, "publish-tenant-event-at", (of_contract(*event, &body), at))
+        .invoke(
+            PUBLISHER,
+            "publish-tenant-event-at",
+            (of_contract(*event, &body), at.nanoseconds()),
+        )
         .await?;
     let kept = kept?;
     Ok(Json(ScheduledDocument {
-        due: timestamp::to_rfc3339(kept.due),
+        due: convert::rfc3339(kept.due),
         duplicate: kept.duplicate,
     }))
 }

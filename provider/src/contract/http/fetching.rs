@@ -3,7 +3,6 @@
 use axum::Json;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanout_plan::timestamp;
 use fanout_wit::INBOX;
 use fanout_wit::types::{FetchedDeliveries, InboxError, LeasedDelivery, Origin};
 use schemars::JsonSchema;
@@ -13,6 +12,7 @@ use super::call::Call;
 use super::cloud_event::CloudEvent;
 use super::events::position;
 use super::problem::Refused;
+use crate::contract::convert;
 
 /// What is fetched where nothing is said.
 const DEFAULT_DELIVERIES: u32 = 100;
@@ -93,7 +93,7 @@ impl From<LeasedDelivery> for Delivery {
             position: position(&d.position),
             attempt: d.attempt,
             replayed: d.origin == Origin::Replayed,
-            published_at: timestamp::to_rfc3339(d.published_at),
+            published_at: convert::rfc3339(d.published_at),
             traceparent: leased.traceparent,
             event: CloudEvent(d.event),
         }

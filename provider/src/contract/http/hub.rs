@@ -101,7 +101,7 @@ impl Hub {
         wanted.map(|p| (p.number, state.read.of(p.number))).collect()
     }
 
-    /// The number of the first event to look at for a reader that has read so far; `None` if that is not kept any more.
+    /// The number of the first event to read for a reader that has read so far; `None` if that is not kept any more.
     pub(super) fn join(&self, given: &ByPartition) -> Option<u64> {
         self.kept.state().join(given)
     }

@@ -52,7 +52,7 @@ pub(super) struct Readiness {
 pub(super) struct Missing {
     /// Stable; each has a page in the documentation.
     code: String,
-    /// What is missing, and where to look.
+    /// What is missing, and what to check.
     message: &'static str,
 }
 
@@ -65,7 +65,7 @@ impl Operators {
         }
     }
 
-    async fn look(&self) -> Readiness {
+    async fn check(&self) -> Readiness {
         let missing = match &self.bus.view().store {
             None => Some((
                 Code::BusNotReady,
@@ -75,7 +75,7 @@ impl Operators {
                 Ok(Ok(())) => None,
                 _ => Some((
                     Code::StoreUnavailable,
-                    "the store does not answer: look at NATS, and at the way to it",
+                    "the store does not answer: check NATS, and the way to it",
                 )),
             },
         };
@@ -97,7 +97,7 @@ pub(super) async fn live() -> Json<Alive> {
 
 /// `GET /readyz`
 pub(super) async fn ready(State(operators): State<Operators>) -> Response {
-    let readiness = operators.readiness.get(operators.look()).await;
+    let readiness = operators.readiness.get(operators.check()).await;
     let status = match readiness.ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,

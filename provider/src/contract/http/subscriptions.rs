@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use fanout_plan::{link, timestamp};
+use fanout_plan::link;
 use fanout_transport::Caller;
 use fanout_wit::SUBSCRIBER;
 use fanout_wit::types::{
@@ -228,7 +228,7 @@ impl From<Subscription> for SubscriptionDocument {
             in_flight: s.in_flight,
             redelivered: s.redelivered,
             waiting_for_retry: s.waiting_for_retry,
-            expires_at: s.expires_at.map(timestamp::to_rfc3339),
+            expires_at: s.expires_at.map(convert::rfc3339),
             lost: s
                 .lost
                 .into_iter()
@@ -237,7 +237,7 @@ impl From<Subscription> for SubscriptionDocument {
                     last: position(&lost.last),
                     count: lost.count,
                     exact: lost.exact,
-                    at: timestamp::to_rfc3339(lost.at),
+                    at: convert::rfc3339(lost.at),
                 })
                 .collect(),
             batch_size: s.batch_size,

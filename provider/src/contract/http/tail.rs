@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use fanout_plan::by_partition::ByPartition;
-use fanout_plan::{Code, Filter, Problem, link, out_of_reach, timestamp};
+use fanout_plan::{Code, Filter, Problem, link, out_of_reach};
 use fanout_transport::Caller;
 use futures::stream;
 use schemars::JsonSchema;
@@ -43,16 +43,16 @@ use crate::view::View;
 
 /// How long one waits until it may read the store by itself, or until the instance's reader is as far as itself.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How often a quiet tail looks whether its caller still may read.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often a quiet tail checks whether its caller still may read.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// After how long a browser connects again.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Partitions whose places an `id` holds: more would not fit the head of a request.
 const MAX_PARTITIONS: usize = 256;
-/// Events that are looked at before others have their turn.
+/// Events that are matched before other tails are served.
 const AT_A_TIME: usize = 256;
 /// Bytes of a payload that count as one more of them.
-const BYTES_OF_A_LOOK: usize = 16 << 10;
+const BYTES_OF_A_MATCH: usize = 16 << 10;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Asks proxies not to collect what is sent.
@@ -308,7 +308,10 @@ impl CatchingUp {
     async fn next(&self) -> Option<(Option<Stored>, ByPartition)> {
         let mut tail = self.tail.lock().await;
         let tail = tail.as_mut()?;
-        let read = self.over.run_until_cancelled(timeout(LOOK, tail.stored())).await?;
+        let read = self
+            .over
+            .run_until_cancelled(timeout(CHECK_EVERY, tail.stored()))
+            .await?;
         Some((read.ok(), tail.given()))
     }
 }
@@ -340,12 +343,12 @@ impl Reader {
 
     /// The next message, or why there is none any more.
     async fn read(&mut self) -> Result<Event, Problem> {
-        let mut looked = 0;
+        let mut matched = 0;
         loop {
             self.still_permitted()?;
-            looked += 1;
-            if looked >= AT_A_TIME {
-                looked = 0;
+            matched += 1;
+            if matched >= AT_A_TIME {
+                matched = 0;
                 tokio::task::yield_now().await;
             }
             match &mut self.phase {
@@ -362,7 +365,7 @@ impl Reader {
                             *number += 1;
                             if is_new {
                                 // Whoever has a pattern may read all of it.
-                                looked += passed.data.len() / BYTES_OF_A_LOOK;
+                                matched += passed.data.len() / BYTES_OF_A_MATCH;
                                 self.given.0.insert(position.partition, position.offset);
                                 if is_match {
                                     return Ok(self.progress().data(&passed.text));
@@ -372,8 +375,8 @@ impl Reader {
                                 }
                             }
                         }
-                        // Whether it may read is looked at now and then.
-                        Next::Nothing => drop(timeout(LOOK, self.changes.changed()).await),
+                        // Whether it may read is checked now and then.
+                        Next::Nothing => drop(timeout(CHECK_EVERY, self.changes.changed()).await),
                         Next::Forgotten => {
                             return Err(Problem::new(
                                 Code::SlowReader,
@@ -487,7 +490,7 @@ pub(super) fn shown(event: LogEvent) -> Option<String> {
     let attributes = event.event?;
     Some(json(&TailEvent {
         position: event.position.to_string(),
-        published_at: timestamp::to_rfc3339(event.published_at),
+        published_at: event.published_at.to_string(),
         event: CloudEvent(convert::event(attributes, event.payload)),
     }))
 }

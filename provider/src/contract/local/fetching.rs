@@ -17,15 +17,16 @@ use crate::contract::convert::{self, problem};
 use crate::contract::errors::{inbox_refusal, settle_refusal};
 use crate::contract::guard::{Interface, granted};
 use crate::contract::inbox::{Fetch, Fetched, Outcome, may_fetch};
-use crate::inbox::{self, Ask, DeliveryHandle, Inbox, Seal, ServedBy, Unsettled, Verdict};
+use crate::delivery::{DeliveryHandle, Verdict};
+use crate::inbox::{self, FetchLimits, Inbox, Seal, ServedBy, Unsettled};
 use crate::jetstream::{Store, StoreError};
 use crate::view::View;
 
 /// Settlements of one call that are under way at once.
 const AT_ONCE: usize = 64;
 
-/// How long it is until an owner is looked for again where there is none.
-const LOOKS: Duration = Duration::from_millis(100);
+/// The wait before the owner is read again where there is none.
+const READ_OWNER_EVERY: Duration = Duration::from_millis(100);
 /// How long a fetch waits at another instance, before the owner is looked up again.
 const WAITS_ELSEWHERE: Duration = Duration::from_secs(2);
 /// How long a fetch may take beyond its wait, whatever the owner does: less than the transport's deadline leaves.
@@ -64,8 +65,13 @@ impl Fetch for Local {
     }
 
     /// Where the subscription has an order, its owner serves the fetch, whichever instance that comes to be meanwhile.
-    async fn fetch(&self, caller: &Caller, owned: &Registered, ask: Ask) -> Result<Fetched<Lease>, InboxError> {
-        let end = Instant::now() + ask.wait;
+    async fn fetch(
+        &self,
+        caller: &Caller,
+        owned: &Registered,
+        limits: FetchLimits,
+    ) -> Result<Fetched<Lease>, InboxError> {
+        let end = Instant::now() + limits.wait;
         loop {
             let view = self.bus.view();
             let nothing = || Fetched {
@@ -77,9 +83,9 @@ impl Fetch for Local {
             let Some(inbox) = serving(&view, owned).map_err(inbox_refusal)? else {
                 return Ok(nothing());
             };
-            let left = Ask {
+            let left = FetchLimits {
                 wait: end.saturating_duration_since(Instant::now()),
-                ..ask
+                ..limits
             };
             let served_by = inbox.served_by().await;
             let fetched = match served_by.map_err(|e| unavailable(owned, e))? {
@@ -96,18 +102,18 @@ impl Fetch for Local {
                         true => ANSWERS_IN,
                         false => (wait + ANSWERS_IN).min(left.wait + ENDS_IN),
                     };
-                    let request = (owned.id(), Ask { wait, ..left });
+                    let request = (owned.id(), FetchLimits { wait, ..left });
                     let fetched = self.fetch_at(&owner, caller, request, within).await?;
                     fetched.map(|fetched| passed_on(fetched, crowded))
                 }
                 ServedBy::Nobody => None,
             };
-            let is_last = Instant::now() + LOOKS >= end || inbox.is_over();
+            let is_last = Instant::now() + READ_OWNER_EVERY >= end || inbox.is_over();
             match fetched {
                 Some(fetched) if is_last || fetched.answers() => return Ok(fetched),
                 None if is_last => return Ok(nothing()),
                 Some(_) => {}
-                None => sleep(LOOKS).await,
+                None => sleep(READ_OWNER_EVERY).await,
             }
         }
     }
@@ -144,9 +150,9 @@ impl Local {
     pub(super) async fn fetch_here(
         &self,
         (owned, inbox): (&Registered, &Inbox),
-        ask: Ask,
+        limits: FetchLimits,
     ) -> Result<Fetched<Lease>, InboxError> {
-        let fetched = inbox.fetch(owned, ask).await.map_err(|e| unavailable(owned, e))?;
+        let fetched = inbox.fetch(owned, limits).await.map_err(|e| unavailable(owned, e))?;
         let leased = fetched.deliveries.into_iter().map(|(mut delivery, handle)| {
             let traceparent = delivery.traceparent.take();
             (convert::delivery(delivery), traceparent, Lease::Handle(handle))

@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use fanout_plan::subscription::Registered;
-use fanout_plan::{Code, Problem, SubscriptionId, SubscriptionName};
+use fanout_plan::{Code, Problem, SubscriptionId, SubscriptionName, Timestamp};
 use fanout_transport::{
     CallContext, Caller, Client, Error, Guard, Lattice, Options, Refusal, Server, Service, Shape, Tally, TooMany,
-    listed, wait_aside,
+    listed, wait_without_permits,
 };
 use fanout_wit::types::{FetchedDeliveries, InboxError, SettleError, SettlementOutcome};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -25,12 +25,12 @@ use tracing::warn;
 
 use super::Local;
 use super::fetching::{Lease, settle_here};
-use crate::clock::nanoseconds;
+use crate::bus::DRAIN;
 use crate::contract::errors::{inbox_refusal, settle_refusal};
 use crate::contract::inbox::{Outcome, leased, reserve, too_many_fetches, unread_answers};
-use crate::inbox::{self, Ask, DEFAULT_BYTES, DeliveryHandle, Inbox, MAX_BYTES, Seal, Verdict};
+use crate::delivery::{DeliveryHandle, Verdict};
+use crate::inbox::{self, DEFAULT_BYTES, FetchLimits, Inbox, MAX_BYTES, Seal};
 use crate::jetstream::Store;
-use crate::running_bus::DRAIN;
 use crate::view::View;
 
 /// The interface that instances serve each other.
@@ -49,13 +49,13 @@ const CALLS: usize = inbox::WAITING_OF_ALL + 1_024;
 struct Request<T> {
     /// Who called the instance that forwards it.
     caller: String,
-    /// It holds until then by the store's clock, in nanoseconds since the Unix epoch.
-    until: i64,
+    /// It holds until then by the store's clock.
+    until: Timestamp,
     what: T,
 }
 
 /// Deliveries of a subscription that the caller may fetch.
-type FetchRequest = (SubscriptionId, Ask);
+type FetchRequest = (SubscriptionId, FetchLimits);
 /// A settlement of a delivery that the caller was given, and may still fetch.
 type SettleRequest = (DeliveryHandle, Verdict);
 
@@ -75,10 +75,10 @@ impl Local {
         &self,
         owner: &str,
         caller: &Caller,
-        (of, ask): FetchRequest,
+        (of, limits): FetchRequest,
         within: Duration,
     ) -> Result<Option<FetchedDeliveries>, InboxError> {
-        let sealed = self.sealed(owner, caller, (&of, ask)).await.map_err(inbox_refusal)?;
+        let sealed = self.sealed(owner, caller, (&of, limits)).await.map_err(inbox_refusal)?;
         let cx = CallContext::within(within);
         let called = self.client(owner).call_values(cx, INSTANCES, "fetch", (sealed,)).await;
         answered(&of.name, called).map_err(inbox_refusal)?.unwrap_or(Ok(None))
@@ -114,7 +114,7 @@ impl Local {
         let store = view.store()?;
         let request = Request {
             caller: caller.component.clone(),
-            until: store.now().saturating_add(nanoseconds(HOLDS)),
+            until: store.now() + HOLDS,
             what,
         };
         let sealed = self.seal_of(store).await?.seal_request(to, &request);
@@ -214,19 +214,19 @@ impl Owner {
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Option<FetchedDeliveries>, InboxError> {
         let caller = &forwarded_for(request.caller);
-        let (of, ask) = request.what;
+        let (of, limits) = request.what;
         let view = self.local.bus.view();
         let served = served(&view, &of).filter(|(_, inbox)| inbox.is_owner());
         let Some((registered, inbox)) = served else {
             return Ok(None);
         };
-        if !ask.wait.is_zero() {
+        if !limits.wait.is_zero() {
             // How many wait so is bounded by the inbox.
-            wait_aside();
-        } else if !reserve(ask.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES)).await {
+            wait_without_permits();
+        } else if !reserve(limits.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES)).await {
             return Err(inbox_refusal(unread_answers(caller, &registered.subscription)));
         }
-        let fetched = self.local.fetch_here((registered, inbox), ask).await?;
+        let fetched = self.local.fetch_here((registered, inbox), limits).await?;
         if !fetched.answers() && !inbox.is_owner() {
             return Ok(None);
         }

@@ -86,8 +86,8 @@ impl Rights for View {
         }
     }
 
-    fn asks(&self, caller: &Caller) -> Result<bool, Problem> {
-        self.asks(&caller.component, &caller.link)
+    fn may_list_links(&self, caller: &Caller) -> Result<bool, Problem> {
+        self.may_list_links(&caller.component, &caller.link)
     }
 
     fn owned(&self, caller: &Caller, name: &str) -> Result<&Registered, Problem> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_plan::link::Grant;
-use fanout_plan::{Attributes, Code, Problem, TenantId, source};
+use fanout_plan::{Attributes, Code, Problem, TenantId, Timestamp, source};
 use fanout_transport::Caller;
 use fanout_wit::types::{Cancellation, PublishError, Receipt, Scheduled};
 use futures::StreamExt as _;
@@ -40,7 +40,7 @@ impl Publish for Local {
         together::publish(&self.bus, caller, events).await
     }
 
-    async fn schedule(&self, caller: &Caller, event: Permitted, due: i64) -> Result<Scheduled, PublishError> {
+    async fn schedule(&self, caller: &Caller, event: Permitted, due: Timestamp) -> Result<Scheduled, PublishError> {
         scheduling::schedule(&self.bus, caller, event, due).await
     }
 

@@ -1,5 +1,6 @@
 //! `publish-tenant-event-at` and `cancel-scheduled`: schedules an event. `scheduled` publishes it once it is due.
 
+use fanout_plan::Timestamp;
 use fanout_plan::envelope::EventKey;
 use fanout_plan::link::Grant;
 use fanout_transport::Caller;
@@ -13,7 +14,12 @@ use crate::contract::publisher::{Named, Permitted, permit};
 use crate::jetstream::{Mark, StoreError};
 use crate::quota::NotAdmitted;
 
-pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Permitted, at: i64) -> Result<Scheduled, PublishError> {
+pub(super) async fn schedule(
+    bus: &Bus,
+    caller: &Caller,
+    event: Permitted,
+    at: Timestamp,
+) -> Result<Scheduled, PublishError> {
     let ready = Ready::check(bus, caller, event).await?;
     let (tenant, size) = (ready.event.tenant(), ready.outgoing.size);
     let mut place = match bus.gate().admit_scheduled(&ready.store, tenant, size).await {
@@ -40,10 +46,13 @@ pub(super) async fn schedule(bus: &Bus, caller: &Caller, event: Permitted, at: i
     }
     match scheduled {
         Ok(None) => Ok(Scheduled {
-            due: at,
+            due: at.nanoseconds(),
             duplicate: false,
         }),
-        Ok(Some(due)) => Ok(Scheduled { due, duplicate: true }),
+        Ok(Some(due)) => Ok(Scheduled {
+            due: due.nanoseconds(),
+            duplicate: true,
+        }),
         Err(e) => Err(unstored(tenant, id, &e)),
     }
 }
@@ -54,7 +63,7 @@ async fn again(ready: &Ready, refused: &NotAdmitted) -> Result<Scheduled, Publis
     let key = EventKey::of(&ready.event.attributes);
     match ready.store.scheduled(tenant, &key).await {
         Ok(Some(there)) => Ok(Scheduled {
-            due: there.due,
+            due: there.due.nanoseconds(),
             duplicate: true,
         }),
         _ => Err(not_admitted(&ready.store.policy().quotas, tenant, id, refused)),

@@ -1,8 +1,8 @@
 //! Subscriptions of the bus.
 
-use fanout_plan::Problem;
 use fanout_plan::status::{State, SubscriptionStatus};
 use fanout_plan::subscription::{Registered, Subscription};
+use fanout_plan::{Problem, Timestamp};
 use fanout_transport::Caller;
 use fanout_wit::types::{self as wit, SubscribeError, SubscriptionState};
 use futures::StreamExt as _;
@@ -77,7 +77,7 @@ fn to_wit(registered: &Registered, s: SubscriptionStatus) -> wit::Subscription {
         in_flight: s.in_flight.unwrap_or(0),
         redelivered: s.redelivered.unwrap_or(0),
         waiting_for_retry: s.waiting_for_retry.unwrap_or(0),
-        expires_at: s.expires_at.and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
+        expires_at: s.expires_at.map(Timestamp::nanoseconds),
         lost: s.lost.into_iter().map(convert::lost).collect(),
         batch_size: registered.subscription.batch_size,
         incarnation: registered.incarnation.to_string(),

@@ -14,7 +14,7 @@ use super::onward;
 use crate::contract::errors::{inbox_refusal, not_made};
 use crate::contract::inbox::{Fetch, Fetched, Outcome};
 use crate::edge::{Edge, Served};
-use crate::inbox::{Ask, Seal};
+use crate::inbox::{FetchLimits, Seal};
 
 impl Fetch for Edge {
     /// The bus's token.
@@ -38,13 +38,13 @@ impl Fetch for Edge {
         seal.signed(&caller.component, token)
     }
 
-    async fn fetch(&self, caller: &Caller, owned: &Served, ask: Ask) -> Result<Fetched<Bytes>, InboxError> {
+    async fn fetch(&self, caller: &Caller, owned: &Served, limits: FetchLimits) -> Result<Fetched<Bytes>, InboxError> {
         if let Some(problem) = self.view().detached.get(&owned.subscription.name) {
             return Err(inbox_refusal(problem.clone()));
         }
         let (upstream, cx) = (self.upstream(), onward(caller));
         let name = owned.subscription.name.as_str();
-        let Ask { most, max_bytes, wait } = ask;
+        let FetchLimits { most, max_bytes, wait } = limits;
         let fetched = match upstream.fetch_for(&cx, name, most, max_bytes, wait).await {
             // The bus does not know it yet, or no more: it is the same subscription, made again.
             Err(InboxError::UnknownSubscription(_)) => {

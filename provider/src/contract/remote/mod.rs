@@ -17,7 +17,7 @@ use super::backend::{Authority, Owned, Rights};
 use super::guard::Interface;
 use crate::edge::{Edge, Served, View};
 use crate::link::LinkKey;
-use crate::view::{LinkOutcome, link_asks, link_grant};
+use crate::view::{LinkOutcome, link_grant, link_lists_links};
 
 impl Authority for Edge {
     type View = View;
@@ -47,8 +47,8 @@ impl Rights for View {
         link_grant(&self.links, &caller.component, &caller.link)
     }
 
-    fn asks(&self, caller: &Caller) -> Result<bool, Problem> {
-        link_asks(&self.links, &caller.component, &caller.link)
+    fn may_list_links(&self, caller: &Caller) -> Result<bool, Problem> {
+        link_lists_links(&self.links, &caller.component, &caller.link)
     }
 
     fn owned(&self, caller: &Caller, name: &str) -> Result<&Served, Problem> {

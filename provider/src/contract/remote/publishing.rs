@@ -1,7 +1,7 @@
 //! Publishing to a bus elsewhere.
 
 use fanout_plan::link::Grant;
-use fanout_plan::{Code, Problem, TypePattern, authority, source};
+use fanout_plan::{Code, Problem, Timestamp, TypePattern, authority, source};
 use fanout_transport::Caller;
 use fanout_wit::publisher;
 use fanout_wit::types::{Cancellation, Event, PublishError, Receipt, Scheduled};
@@ -36,10 +36,10 @@ impl Publish for Edge {
         .await
     }
 
-    async fn schedule(&self, caller: &Caller, event: Permitted, due: i64) -> Result<Scheduled, PublishError> {
+    async fn schedule(&self, caller: &Caller, event: Permitted, due: Timestamp) -> Result<Scheduled, PublishError> {
         let (bus, event) = (self.upstream(), &event.into());
         bus.ask(onward(caller), |cx| {
-            publisher::publish_tenant_event_at(bus, cx, event, due)
+            publisher::publish_tenant_event_at(bus, cx, event, due.nanoseconds())
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! What the log takes for a repeat of an event that it does not hold any more.
 //!
 //! The server remembers ids apart from messages: after a purge it answers a repeated id with the place at which the event was
-//! (nats-server 2.15). A receipt means stored, so such a place is looked at, and an event that is gone is stored anew. Its id
+//! (nats-server 2.15). A receipt means stored, so such a position is read, and an event that is gone is stored anew. Its id
 //! is made one with the place that is empty, so that two who publish it again at the same moment still store it once.
 
 use std::sync::Arc;

@@ -55,8 +55,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn tell(self, what: Result<Stored, Unstored>) {
-        // Who no longer waits has been told by the deadline of its call.
+    fn answer(self, what: Result<Stored, Unstored>) {
+        // Who no longer waits has its answer by the deadline of its call.
         drop(self.answer.send(what));
     }
 }
@@ -154,7 +154,7 @@ async fn store(js: &jetstream::Context, batch: Vec<Waiting>) {
                 let first = ack.sequence.saturating_sub(part.len() as u64 - 1);
                 for (offset, w) in (first..).zip(part) {
                     let partition = w.placed.partition;
-                    w.tell(Ok(Stored {
+                    w.answer(Ok(Stored {
                         position: Position::new(partition, offset),
                         duplicate: false,
                     }));
@@ -178,7 +178,7 @@ async fn store(js: &jetstream::Context, batch: Vec<Waiting>) {
 }
 
 fn fail(events: impl Iterator<Item = Waiting>, e: &Unstored) {
-    events.for_each(|w| w.tell(Err(e.clone())));
+    events.for_each(|w| w.answer(Err(e.clone())));
 }
 
 /// Sends events by themselves, in order, and then waits for their answers; says so if the place of one is gone.
@@ -205,7 +205,7 @@ async fn one_by_one(js: &jetstream::Context, part: Vec<Waiting>) -> Option<Unsto
         {
             moved = Some(e.clone());
         }
-        // As in `Waiting::tell`.
+        // As in `Waiting::answer`.
         drop(answer.send(stored));
     }
     moved

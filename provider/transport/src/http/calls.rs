@@ -21,7 +21,7 @@ use crate::{Caller, Error, Identity, Resource};
 /// What a call takes of the allowance at least.
 pub(crate) const MIN_CALL_BYTES: usize = 256;
 /// A stream's token is looked up this often: it may be taken out of the policy while the stream goes on.
-const LOOK_AT_THE_TOKEN: Duration = Duration::from_secs(10);
+const CHECK_TOKEN_EVERY: Duration = Duration::from_secs(10);
 
 /// By which a route makes calls of its service, as the caller of its request. It is among the request's extensions; clones
 /// are the same request's.
@@ -39,12 +39,12 @@ struct Request {
     deadline: Duration,
     /// The connection takes no more requests.
     leaving: CancellationToken,
-    held: Mutex<Held>,
+    reserved: Mutex<Reserved>,
     _in_flight: InFlight,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Reserved {
     body: Permits,
     result: ResultPermits,
     /// Why the request's body can't be read: the answer to it, whatever a route makes of that.
@@ -68,7 +68,7 @@ impl Calls {
             caller,
             arrived: Instant::now(),
             leaving,
-            held: Mutex::default(),
+            reserved: Mutex::default(),
             _in_flight: in_flight,
         })))
     }
@@ -87,7 +87,7 @@ impl Calls {
     /// known of the handler; `HttpProblem::from` makes an answer of it.
     pub async fn invoke(&self, instance: &str, func: &str, params: Bytes) -> Result<Bytes, Error> {
         // A result that waits for the one before would wait for itself.
-        self.held().result = ResultPermits::default();
+        self.reserved().result = ResultPermits::default();
         let admitted = self.admit(instance, func, &params)?;
         let (params, permits) = match admitted.is_refused() {
             true => (Bytes::new(), Permits::default()),
@@ -98,7 +98,7 @@ impl Calls {
         };
         let deadline = Instant::now() + self.0.deadline;
         let Answer { body, permits } = self.run(admitted, params, permits, deadline).await?;
-        self.held().result = permits;
+        self.reserved().result = permits;
         Ok(body)
     }
 
@@ -139,22 +139,22 @@ impl Calls {
 
     /// Holds permits of the request's body until its response is sent.
     pub(crate) fn hold(&self, permits: Permits) {
-        self.held().body.merge(permits);
+        self.reserved().body.merge(permits);
     }
 
     /// Takes over what [`Calls::hold`] holds.
-    pub(crate) fn take_held(&self) -> Permits {
-        std::mem::take(&mut self.held().body)
+    pub(crate) fn take_reserved(&self) -> Permits {
+        std::mem::take(&mut self.reserved().body)
     }
 
     /// Notes why the request's body can't be read.
     pub(crate) fn fail(&self, problem: HttpProblem) {
-        self.held().fault.get_or_insert(problem);
+        self.reserved().fault.get_or_insert(problem);
     }
 
     /// Why it could not be read.
     pub(crate) fn fault(&self) -> Option<HttpProblem> {
-        self.held().fault.take()
+        self.reserved().fault.take()
     }
 
     /// When the request's own call has to be done.
@@ -187,7 +187,7 @@ impl Calls {
                 .as_ref()
                 .is_some_and(|guard| guard.knows_token(&token.sha256))
             {
-                sleep(LOOK_AT_THE_TOKEN).await;
+                sleep(CHECK_TOKEN_EVERY).await;
             }
         };
         tokio::select! {
@@ -197,8 +197,8 @@ impl Calls {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reserved(&self) -> MutexGuard<'_, Reserved> {
+        self.0.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

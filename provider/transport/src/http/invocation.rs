@@ -32,13 +32,15 @@ pub(crate) async fn of_function(
     let params = match admitted.is_refused() {
         // What is refused is read to its end, and not kept.
         true => {
-            drop(calls.take_held());
+            drop(calls.take_reserved());
             body.skip().await?;
             Bytes::new()
         }
         false => body.rest(first).await?,
     };
-    calls.run(admitted, params, calls.take_held(), calls.deadline()).await
+    calls
+        .run(admitted, params, calls.take_reserved(), calls.deadline())
+        .await
 }
 
 /// A call as stock wRPC writes it.

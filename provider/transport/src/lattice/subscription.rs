@@ -119,7 +119,7 @@ impl Subscription {
         tokio::select! {
             () = async { while let Some(message) = messages.next().await { self.take(message) } } => {}
             filled = self.fill_up_to(last) => {
-                tracing::warn!(function = self.subject, ?filled, "left without knowing that no call was lost");
+                tracing::warn!(function = self.subject, ?filled, "the subscription ended before the server confirmed that no call was lost");
             }
         }
     }

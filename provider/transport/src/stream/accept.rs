@@ -57,7 +57,7 @@ impl Admission {
                 () = self.listener.drain.cancelled() => break,
                 accepted = socket.accept() => match self.take(accepted) {
                     Ok(()) => wait = FIRST_WAIT,
-                    // This listener's alone: the others look for themselves.
+                    // This listener's alone: the others find out for themselves.
                     Err(OutOfFiles) => {
                         tokio::select! {
                             () = self.listener.drain.cancelled() => break,
@@ -91,7 +91,7 @@ impl Admission {
             },
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended at once"),
             Err(error) => {
-                refused.count(|| format!("none can be accepted at the moment: {error}"));
+                refused.count(|| format!("no connection can be accepted at the moment: {error}"));
                 return Err(OutOfFiles);
             }
         }

@@ -26,8 +26,8 @@ use crate::{CodecError, Identity};
 /// Handshakes at a time, and bytes that wait for each.
 const HANDSHAKES: usize = 256;
 const HANDSHAKE_BYTES: u64 = 16 << 10;
-/// How often a connection that can't be closed is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a connection that can't be closed is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// What is spoken on a connection before its byte streams.
 pub(crate) trait Protocol: Clone + Send + Sync + 'static {
@@ -197,7 +197,7 @@ fn proof_of(connection: &Connection) -> Option<Proof> {
 /// Waits until a connection is gone, which alone holds its configuration.
 async fn gone(alive: Weak<ServerConfig>) {
     while alive.strong_count() > 0 {
-        sleep(LOOK).await;
+        sleep(CHECK_EVERY).await;
     }
 }
 

@@ -23,7 +23,7 @@ pub fn raise_open_files() -> usize {
     if limit.current.is_some_and(|current| current < most) {
         limit.current = Some(most);
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "the number of open files stays as it is");
+            tracing::warn!(%error, "the limit of open files could not be raised");
         }
     }
     allowed()

@@ -14,8 +14,8 @@ use crate::stream::server_credentials::InForce;
 
 /// Why a connection ends that was proved before.
 pub(crate) const UNPROVEN: &str = "the certificate that this caller showed has ended, or is not accepted any more";
-/// The clock is looked at this often: a certificate may end in years, and the clock be set meanwhile.
-const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(60);
+/// The clock is read this often: a certificate may end in years, and the clock be set meanwhile.
+const CHECK_CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// One connection of a peer.
 #[derive(Clone, Debug)]
@@ -126,14 +126,14 @@ impl Peer {
         }
     }
 
-    /// Until the clock has to be looked at again; `None` once the certificate has ended.
+    /// Until the clock has to be read again; `None` once the certificate has ended.
     fn left(&self) -> Option<Duration> {
         let Some(not_after) = self.proof.not_after else {
-            return Some(LOOK_AT_THE_CLOCK);
+            return Some(CHECK_CLOCK_EVERY);
         };
         // It holds through its last second.
         let end = not_after + Duration::from_secs(1);
         let left = end.duration_since(SystemTime::now()).ok()?;
-        (!left.is_zero()).then(|| left.min(LOOK_AT_THE_CLOCK))
+        (!left.is_zero()).then(|| left.min(CHECK_CLOCK_EVERY))
     }
 }

@@ -10,7 +10,7 @@ mod reference;
 mod refused;
 
 use super::{Pattern, View};
-use crate::RawEvent;
+use crate::{RawEvent, Timestamp};
 
 fn event() -> RawEvent {
     RawEvent {
@@ -19,7 +19,7 @@ fn event() -> RawEvent {
         id: "evt_1".into(),
         source: "/webhooks/stripe".into(),
         subject: Some("in_7".into()),
-        time: Some(1_767_225_600_000_000_000),
+        time: Some(Timestamp::from_nanoseconds(1_767_225_600_000_000_000)),
         extensions: vec![("region".into(), "eu-west".into())],
         ..RawEvent::default()
     }

@@ -1,18 +1,35 @@
-//! Calls a subscriber's exports, within a deadline.
+//! A component's exports, called by wRPC within a deadline.
 
 use std::time::Duration;
 
 use fanout_plan::retry::Rejection;
 use fanout_plan::subscription::Reach;
+use fanout_transport::Shape::{self, Bytes, Cases, Fields, List, Number};
 use fanout_transport::{CallContext, Client, Error, Lattice, Outcome};
 use fanout_wit::types as wit;
 use fanout_wit::{BATCH_HANDLER, HANDLER, backfill_handler};
 use futures::future::BoxFuture;
 
-use super::{convert, shapes};
+use super::convert;
 use crate::delivery::{CallFailure, CaughtUp, Delivery, Target};
 
-/// A component that is given events.
+/// The shape of a rejection on the wire.
+pub(crate) const REJECTION: Shape = Cases(&[
+    Some(&Bytes),
+    Some(&Bytes),
+    Some(&Fields(&[Number, Bytes])),
+    Some(&Bytes),
+]);
+
+/// What a handler answers of a delivery, and of many, of which it is given at most so many.
+pub(crate) static ANSWER: Shape = Cases(&[None, Some(&REJECTION)]);
+pub(crate) static ANSWERS: Shape = List {
+    of: "answers",
+    most: fanout_plan::policy::MAX_IN_FLIGHT as u32,
+    item: &Cases(&[None, Some(&REJECTION)]),
+};
+
+/// A component whose exports take deliveries.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscriber {
     client: Client,
@@ -51,12 +68,7 @@ impl Subscriber {
         let answers = match reach {
             Reach::BatchHandler => {
                 self.client
-                    .call_values_of(
-                        context,
-                        (BATCH_HANDLER, "handle-events"),
-                        (deliveries,),
-                        &shapes::ANSWERS,
-                    )
+                    .call_values_of(context, (BATCH_HANDLER, "handle-events"), (deliveries,), &ANSWERS)
                     .await
             }
             // It has no export to call; its deliveries are not pushed.
@@ -64,9 +76,7 @@ impl Subscriber {
             Reach::Handler => match deliveries.last() {
                 Some(delivery) => {
                     let function = (HANDLER, "handle-event");
-                    let answer = self
-                        .client
-                        .call_values_of(context, function, (delivery,), &shapes::ANSWER);
+                    let answer = self.client.call_values_of(context, function, (delivery,), &ANSWER);
                     answer.await.map(|answer| vec![answer])
                 }
                 None => Ok(Vec::new()),
@@ -132,7 +142,7 @@ impl Target for Subscriber {
                 subscription: caught_up.subscription.plain().to_owned(),
                 reached: caught_up.reached.map(convert::position),
                 replayed: caught_up.replayed,
-                at: caught_up.at,
+                at: caught_up.at.nanoseconds(),
                 finished: caught_up.finished,
             };
             match backfill_handler::handle_caught_up(&self.client, self.context(None), &progress).await {

@@ -7,13 +7,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{AckKind, Message};
-use fanout_plan::{Attributes, Code};
+use fanout_plan::{Attributes, Code, Timestamp};
 use futures::TryStreamExt as _;
 use tracing::{debug, info, warn};
 
-use crate::bus::Bus;
-use crate::jetstream::{InLog, Mark, Scheduled, Store};
+use super::Bus;
+use crate::jetstream::{Acknowledgement, InLog, Mark, Message, Scheduled, Store, acknowledge};
 use crate::telemetry::spans::{self, Operation, Span};
 
 /// The longest and the shortest that an event is handed back for at once, where more is left.
@@ -26,10 +25,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often the server says that it is there while nothing is due: a consumer that is gone says nothing.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether the store still delivers all that waits.
+/// How often the store is checked for events that its consumer does not deliver any more.
 const LOST_EVERY: Duration = Duration::from_secs(30);
 
-/// Events that are looked at once.
+/// Events that are settled at once.
 const AT_ONCE: usize = 64;
 
 /// Publishes what is due until it is dropped, the store fails, or the consumer has to be made again.
@@ -40,7 +39,7 @@ pub(crate) async fn publish_due(bus: &Bus, store: &Store) -> Result<(), async_na
     let publish = messages
         .map_err(async_nats::Error::from)
         .try_for_each_concurrent(AT_ONCE, |message| async {
-            look(bus, store, message).await;
+            settle(bus, store, message).await;
             Ok(())
         });
     let lost_one = async {
@@ -50,7 +49,9 @@ pub(crate) async fn publish_due(bus: &Bus, store: &Store) -> Result<(), async_na
             match store.end_forgetful(&mut from).await {
                 Ok(false) => {}
                 Ok(true) => return Ok(()),
-                Err(error) => debug!(%error, "whether the store delivers all that waits is looked at later"),
+                Err(error) => {
+                    debug!(%error, "the check for scheduled events that are not delivered failed; it is repeated")
+                }
             }
         }
     };
@@ -60,40 +61,39 @@ pub(crate) async fn publish_due(bus: &Bus, store: &Store) -> Result<(), async_na
     }
 }
 
-/// Looks at one event and settles its message.
-async fn look(bus: &Bus, store: &Store, message: Message) {
+/// Publishes one event if it is due, and settles its message.
+async fn settle(bus: &Bus, store: &Store, message: Message) {
     let then = match attempt(bus, store, &message).await {
         Ok(then) => then,
         Err(error) => {
-            warn!(subject = %message.subject, error = %error, "an event that is due was not published; it is tried again");
-            AckKind::Nak(Some(AGAIN))
+            warn!(subject = %message.subject, error = %error, "a scheduled event that is due was not published; publishing is tried again");
+            Acknowledgement::Nak(AGAIN)
         }
     };
-    // Not settled, it comes again.
-    if let Err(error) = message.ack_with(then).await {
-        warn!(%error, "a scheduled event was not settled; it is looked at again");
-    }
+    acknowledge(&message, then).await;
 }
 
-async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<AckKind, async_nats::Error> {
+async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<Acknowledgement, async_nats::Error> {
     let about = message.info()?;
-    let stored = (about.stream_sequence, about.published.unix_timestamp_nanos());
+    let stored = (
+        about.stream_sequence,
+        Timestamp::saturating(about.published.unix_timestamp_nanos()),
+    );
     let headers = message.headers.clone().unwrap_or_default();
     let Some(scheduled) = Scheduled::read(&message.subject, stored, headers, message.payload.clone()) else {
-        warn!(subject = %message.subject, "a message that Fanout did not write is passed over");
-        return Ok(AckKind::Ack);
+        warn!(subject = %message.subject, "a message among the scheduled events was not written by Fanout, and is skipped");
+        return Ok(Acknowledgement::Ack);
     };
     let attributes = scheduled.attributes().ok_or("its attributes are not readable")?;
-    let left = scheduled.due.saturating_sub(store.now());
-    if left > 0 {
+    let left = scheduled.due.since(store.now());
+    if !left.is_zero() {
         // The same event may be published at once meanwhile: then this one is that one. It was asked when it was scheduled.
         if about.delivered == 1 || !matches!(store.in_log(&attributes).await?, InLog::Held(_)) {
-            let left = Duration::from_nanos(left.unsigned_abs());
-            return Ok(AckKind::Nak(Some(left.min(look_every(store)))));
+            return Ok(Acknowledgement::Nak(left.min(checks_every(store))));
         }
         store.mark(&scheduled, Mark::Fires).await?;
         store.remove_scheduled(&scheduled).await?;
-        return Ok(AckKind::Ack);
+        return Ok(Acknowledgement::Ack);
     }
     let marked = store.mark(&scheduled, Mark::Fires).await?;
     if marked.mark == Mark::Fires {
@@ -103,12 +103,12 @@ async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<AckKind,
     }
     // Only now that its mark has come true: a crash before this repeats it.
     store.remove_scheduled(&scheduled).await?;
-    Ok(AckKind::Ack)
+    Ok(Acknowledgement::Ack)
 }
 
-/// How often an event that waits is looked at: while the log recognises what was published since the last look, and no
+/// How often an event that waits is checked: while the log recognises what was published since the last check, and no
 /// more often than is worth it.
-fn look_every(store: &Store) -> Duration {
+fn checks_every(store: &Store) -> Duration {
     (store.policy().ids_remembered() / 2).clamp(SHORTEST, LONGEST)
 }
 
@@ -130,12 +130,12 @@ async fn fire(
     bus: &Bus,
     scheduled: &Scheduled,
     attributes: &Attributes,
-    began: Option<i64>,
+    began: Option<Timestamp>,
 ) -> Result<(), async_nats::Error> {
     let tenant = attributes.tenant();
     let store = bus.store_for(tenant).await?;
     if let Some(began) = began {
-        let age = Duration::from_nanos(store.now().saturating_sub(began).max(0).unsigned_abs());
+        let age = store.now().since(began);
         if age >= store.policy().ids_remembered() / 2 && store.is_stored_since(attributes, began).await? {
             return Ok(());
         }

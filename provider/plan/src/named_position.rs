@@ -12,7 +12,7 @@ pub(crate) fn check(asked: &Subscription, layout: &Layout, observed: &Observed) 
         return Ok(());
     };
     if let Start::Position(p) = start {
-        is_a_place(asked, layout, p)?;
+        is_of_the_log(asked, layout, p)?;
         let head = observed.logs.get(&p.partition).map_or(0, |log| log.head);
         if p.offset > head + 1 {
             return Err(Problem::new(
@@ -25,12 +25,12 @@ pub(crate) fn check(asked: &Subscription, layout: &Layout, observed: &Observed) 
         }
     }
     match end {
-        Some(End::Position(p)) => is_a_place(asked, layout, p),
+        Some(End::Position(p)) => is_of_the_log(asked, layout, p),
         Some(End::Time(_)) | None => Ok(()),
     }
 }
 
-pub(crate) fn is_a_place(asked: &Subscription, layout: &Layout, position: Position) -> Result<(), Problem> {
+pub(crate) fn is_of_the_log(asked: &Subscription, layout: &Layout, position: Position) -> Result<(), Problem> {
     layout.orders(&asked.filter, position).map_err(|problem| Problem {
         message: format!("subscription {}: {}", asked.name, problem.message),
         ..problem

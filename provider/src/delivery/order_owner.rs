@@ -1,6 +1,6 @@
 //! Where the owner of an order dispatches its events to fetches, and takes the verdicts on them.
 //!
-//! The owner knows which event comes next ([`crate::delivery`]). Another instance forwards whole fetches and settlements to
+//! The owner knows which event comes next ([`super::in_order`]). Another instance forwards whole fetches and settlements to
 //! it (`contract/local/instances.rs`).
 
 use std::collections::HashMap;
@@ -8,18 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fanout_plan::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::token::Dispatched;
-use super::{DeliveryHandle, Leased, Verdict};
-use crate::clock::nanoseconds;
-use crate::delivery::{Context, DeliveryState, InFlight, Settler, settle_fetched};
+use super::lease::{DeliveryHandle, Dispatched, Leased, Verdict};
+use super::processing::settle_fetched;
+use super::settle::{InFlight, Settler};
+use super::{Context, DeliveryState};
 use crate::jetstream::Redrive;
 
-/// How long the owner may take to look at what is there.
-const LOOKS_IN: Duration = Duration::from_secs(1);
+/// How long the owner may take to serve a fetch that does not wait.
+const SERVES_IN: Duration = Duration::from_secs(1);
 /// Fetches that the owner has not seen yet. One more waits to be seen.
 const UNSEEN: usize = 256;
 
@@ -67,10 +68,10 @@ struct Settlement {
 
 /// What came of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SettleReply {
+pub(crate) enum SettleReply {
     Taken,
-    /// The lease ends then, nanoseconds since the Unix epoch.
-    Leased(i64),
+    /// The lease ends then.
+    Leased(Timestamp),
     /// The store did not take what belongs to the event.
     NotTaken,
     /// The event is not dispatched under this number any more.
@@ -131,7 +132,7 @@ impl OrderOwner {
         &self.address
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.tenure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
@@ -148,7 +149,7 @@ impl OrderOwner {
     }
 
     /// What the owner dispatches to a fetch, in the log's order; `None` while another instance is the owner.
-    pub(super) async fn fetch(&self, events: usize, bytes: usize, wait: Duration) -> Option<Vec<Leased>> {
+    pub(crate) async fn fetch(&self, events: usize, bytes: usize, wait: Duration) -> Option<Vec<Leased>> {
         let queue = {
             let tenure = self.tenure.lock().unwrap_or_else(PoisonError::into_inner);
             tenure.as_ref()?.queue.clone()
@@ -162,7 +163,7 @@ impl OrderOwner {
             to,
         };
         queue.send(fetch).await.ok()?;
-        let wait = if wait.is_zero() { LOOKS_IN } else { wait };
+        let wait = if wait.is_zero() { SERVES_IN } else { wait };
         let mut taken = Vec::new();
         match timeout(wait, dispatched.recv()).await {
             Ok(first) => taken.extend(first),
@@ -193,7 +194,7 @@ impl OrderOwner {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let _registered = DispatchedEvent::register(self, number, settlements);
         let ack_wait = context.store.policy().delivery.ack_wait;
-        let lease_until = || context.store.now().saturating_add(nanoseconds(ack_wait));
+        let lease_until = || context.store.now() + ack_wait;
         // The last word before it is dispatched: the store waits `delivery.ack-wait` from here.
         event.renew().await;
         let mut end = Instant::now() + ack_wait;
@@ -255,7 +256,7 @@ impl OrderOwner {
     }
 
     /// Settles what was dispatched under a number; `None` where another owner has dispatched it, or this one is none any more.
-    pub(super) async fn settle(&self, dispatched: &Dispatched, verdict: Verdict) -> Option<SettleReply> {
+    pub(crate) async fn settle(&self, dispatched: &Dispatched, verdict: Verdict) -> Option<SettleReply> {
         let number = dispatched.number;
         {
             let tenure = self.tenure.lock().unwrap_or_else(PoisonError::into_inner);
