@@ -171,9 +171,10 @@ pub fn size(policy: &Policy, topology: &Topology, workload: Workload) -> Size {
         format!("{tenants} tenants x {event_types} event types x {SUBJECT_BYTES} bytes"),
         subjects.saturating_mul(SUBJECT_BYTES),
     );
-    let in_flight = topology.consumers.values().fold(0u64, |sum, c| {
-        sum.saturating_add(u64::try_from(c.max_ack_pending).unwrap_or(0))
-    });
+    let in_flight = topology
+        .consumers
+        .values()
+        .fold(0u64, |sum, c| sum.saturating_add(u64::from(c.max_ack_pending)));
     let in_flight = in_flight.min(held);
     size.push(
         "memory",

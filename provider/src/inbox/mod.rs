@@ -87,10 +87,6 @@ pub(crate) struct CaughtUp {
 }
 
 /// What came of a settlement.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each settlement, moved once; a box would cost more than the bytes"
-)]
 pub(crate) enum Settled {
     Taken,
     Leased(DeliveryHandle),

@@ -110,7 +110,7 @@ fn a_component_is_the_one_that_was_built_and_its_claims() {
     let mut subjects = Vec::new();
     for part in workspace.of_kind(Kind::Component) {
         let wasm = file(
-            &release,
+            release,
             &format!("/{}-{}.wasm", part.name, workspace.version).replace('/', ""),
         );
         assert!(wasm.starts_with(&built), "claims are added behind it");
@@ -203,7 +203,7 @@ fn the_image_is_a_layout_whose_digests_hold() {
 fn a_bill_has_what_is_linked_in_and_nothing_else() {
     let (workspace, release) = stood_in();
     let bill: Value = serde_json::from_slice(file(
-        &release,
+        release,
         &format!("fanout-{}-{}-linux.cdx.json", workspace.version, std::env::consts::ARCH),
     ))
     .unwrap();
