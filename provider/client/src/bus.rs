@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::deliveries::Deliveries;
 use crate::retry::Backoff;
-use crate::upstream::{Upstream, leaves_an_attempt};
+use crate::upstream::{Refusal as _, Upstream, leaves_an_attempt};
 use crate::{Error, ErrorKind, Event, Receipt, Scheduled, Subscription};
 
 /// The most events that the bus takes in one call.
@@ -84,16 +84,15 @@ impl Bus {
                 for (i, answer) in part.into_iter().zip(answers) {
                     let used_up = answer.as_ref().err().and_then(|e| self.upstream.quota_wait(e));
                     quota_wait = quota_wait.max(used_up.unwrap_or_default());
-                    let answer = answer.map(Receipt::from).map_err(Error::from);
                     let unknown_before = matches!(&results[i], Some(Err(e)) if e.kind == ErrorKind::OutcomeUnknown);
-                    match answer {
-                        Err(e) if e.is_transient() || used_up.is_some() => {
-                            again.push(i);
-                            if !unknown_before {
-                                results[i] = Some(Err(e));
-                            }
-                        }
-                        settled => results[i] = Some(settled),
+                    let settles = answer.as_ref().err().is_none_or(|refusal| !refusal.is_of_the_moment());
+                    let answer = answer.map(Receipt::from).map_err(Error::from);
+                    if answer.as_ref().is_err_and(Error::is_transient) || used_up.is_some() {
+                        again.push(i);
+                    }
+                    // A refusal of now says nothing of an attempt before it.
+                    if settles || !unknown_before {
+                        results[i] = Some(answer);
                     }
                 }
             }

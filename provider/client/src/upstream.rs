@@ -154,14 +154,35 @@ impl Upstream {
 
     /// Publishes many; one result for each.
     pub async fn publish_many(&self, cx: &CallContext, events: &[Event]) -> Vec<Result<Receipt, PublishError>> {
-        let sent = self.ask(cx.clone(), |cx| async move {
+        self.ask_many(cx.clone(), events.len(), |cx| async move {
             let remote = self.connection.remote_for(&cx).await?;
             let answers = remote.call_values(cx, PUBLISHER, "publish-tenant-events", (events,));
-            Ok(Ok::<_, PublishError>(answers.await?))
+            Ok(answers.await?)
+        })
+        .await
+    }
+
+    /// As [`Upstream::ask`], of so many things each of which has its answer.
+    async fn ask_many<T, E, F>(
+        &self,
+        cx: CallContext,
+        count: usize,
+        call: impl Fn(CallContext) -> F,
+    ) -> Vec<Result<T, E>>
+    where
+        E: Refusal + Clone,
+        F: Future<Output = anyhow::Result<Vec<Result<T, E>>>>,
+    {
+        let asked = self.repeat(cx, |cx| {
+            let answers = call(cx);
+            async move { Ok(Ok::<_, E>(answers.await?)) }
         });
-        match sent.await {
-            Ok(answers) => answers,
-            Err(unsent) => events.iter().map(|_| Err(unsent.clone())).collect(),
+        match asked.await {
+            (Ok(answers), unknown) => answers
+                .into_iter()
+                .map(|answer| answer.map_err(|refusal| after(unknown.clone(), refusal)))
+                .collect(),
+            (Err(refusal), _) => (0..count).map(|_| Err(refusal.clone())).collect(),
         }
     }
 
@@ -239,6 +260,15 @@ impl Upstream {
         E: Refusal,
         F: Future<Output = anyhow::Result<Result<T, E>>>,
     {
+        self.repeat(cx, call).await.0
+    }
+
+    /// The answer, and an attempt before it whose outcome nobody knows.
+    async fn repeat<T, E, F>(&self, cx: CallContext, call: impl Fn(CallContext) -> F) -> (Result<T, E>, Option<E>)
+    where
+        E: Refusal,
+        F: Future<Output = anyhow::Result<Result<T, E>>>,
+    {
         let end = Instant::now() + cx.deadline.unwrap_or(self.deadline);
         let mut backoff = Backoff::default();
         let mut unknown = None;
@@ -247,9 +277,12 @@ impl Upstream {
             let within = left.min(self.attempt).max(Duration::from_millis(1));
             let (refusal, can_help) = match call(self.within(&cx, within)).await {
                 Ok(answer) => match self.reached(answer) {
+                    Ok(done) => return (Ok(done), unknown),
                     Err(refusal) if refusal.is_transient() => (refusal, self.is_persistent),
-                    Err(refusal) if self.quota_wait(&refusal).is_some() => (refusal, true),
-                    settled => return settled,
+                    Err(refusal) => {
+                        let is_waited_out = self.quota_wait(&refusal).is_some();
+                        (refusal, is_waited_out)
+                    }
                 },
                 Err(error) => {
                     let missed = self.missed(&error);
@@ -259,7 +292,7 @@ impl Upstream {
             };
             let wait = self.quota_wait(&refusal).unwrap_or_else(|| backoff.next());
             if !can_help || !leaves_an_attempt(wait, end) {
-                return Err(unknown.filter(|_| !refusal.is_unknown()).unwrap_or(refusal));
+                return (Err(after(unknown, refusal)), None);
             }
             if refusal.is_unknown() {
                 unknown = Some(refusal);
@@ -332,10 +365,18 @@ pub trait Refusal: From<Missed> {
     /// It may have been done.
     fn is_unknown(&self) -> bool;
 
+    /// It depends on the moment, not on what was asked alone: of an attempt before it, it says nothing.
+    fn is_of_the_moment(&self) -> bool;
+
     /// How long a quota is used up; `None` for what no quota refused.
     fn retry_after(&self) -> Option<Duration> {
         None
     }
+}
+
+/// What came of a call that was refused, after an attempt whose outcome nobody knows: that one may have been done.
+pub(crate) fn after<E: Refusal>(unknown: Option<E>, refusal: E) -> E {
+    unknown.filter(|_| refusal.is_of_the_moment()).unwrap_or(refusal)
 }
 
 impl From<Missed> for PublishError {
@@ -360,6 +401,13 @@ impl Refusal for PublishError {
 
     fn is_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
+    }
+
+    fn is_of_the_moment(&self) -> bool {
+        match self {
+            Self::QuotaExceeded(_) | Self::StoreFull(_) | Self::NotPermitted(_) | Self::Unavailable(_) => true,
+            Self::InvalidEvent(_) | Self::TooLarge(_) | Self::OutcomeUnknown(_) => false,
+        }
     }
 
     fn retry_after(&self) -> Option<Duration> {
@@ -387,6 +435,15 @@ impl Refusal for SubscribeError {
     fn is_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
     }
+
+    fn is_of_the_moment(&self) -> bool {
+        match self {
+            Self::NotPermitted(_) | Self::Unavailable(_) => true,
+            Self::InvalidRequest(_) | Self::Conflict(_) | Self::UnknownSubscription(_) | Self::OutcomeUnknown(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// Of what is only read.
@@ -403,6 +460,10 @@ impl Refusal for Problem {
 
     fn is_unknown(&self) -> bool {
         false
+    }
+
+    fn is_of_the_moment(&self) -> bool {
+        true
     }
 }
 
@@ -498,5 +559,73 @@ mod tests {
             assert_eq!(called, calls, "{retry_after_ms} ms");
             assert!(matches!(error, PublishError::QuotaExceeded(_)), "{error:?}");
         }
+    }
+
+    fn problem() -> Problem {
+        Problem {
+            code: "quota-exceeded".to_owned(),
+            message: String::new(),
+        }
+    }
+
+    fn used_up() -> PublishError {
+        PublishError::QuotaExceeded(RefusalForNow {
+            problem: problem(),
+            retry_after_ms: 10,
+        })
+    }
+
+    fn upstream() -> Upstream {
+        let nowhere = "tcp://127.0.0.1:1".parse().unwrap();
+        Upstream::new(nowhere, ConnectOptions::default(), Duration::from_secs(10))
+    }
+
+    /// What came of a call whose first attempt had no answer.
+    async fn after_a_lost_answer(second: Result<(), PublishError>) -> Result<(), PublishError> {
+        let calls = Cell::new(0);
+        let asked = upstream();
+        let asked = asked.ask(CallContext::default(), |_| {
+            calls.set(calls.get() + 1);
+            let answer = (calls.get() > 1).then(|| second.clone());
+            async move { answer.ok_or_else(|| anyhow::anyhow!("the connection broke")) }
+        });
+        asked.await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_of_the_moment_says_nothing_of_an_attempt_before_it() {
+        for refusal in [
+            used_up(),
+            PublishError::StoreFull(problem()),
+            PublishError::NotPermitted(problem()),
+        ] {
+            let answer = after_a_lost_answer(Err(refusal.clone())).await;
+            assert!(
+                matches!(answer, Err(PublishError::OutcomeUnknown(_))),
+                "{refusal:?}: {answer:?}"
+            );
+        }
+        assert!(after_a_lost_answer(Ok(())).await.is_ok());
+        let never = after_a_lost_answer(Err(PublishError::InvalidEvent(problem()))).await;
+        assert!(matches!(never, Err(PublishError::InvalidEvent(_))), "{never:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_of_one_of_many() {
+        let calls = Cell::new(0);
+        let asked = upstream();
+        let answers = asked.ask_many(CallContext::default(), 2, |_| {
+            calls.set(calls.get() + 1);
+            let is_lost = calls.get() == 1;
+            async move {
+                anyhow::ensure!(!is_lost, "the connection broke");
+                Ok(vec![Ok(()), Err(used_up())])
+            }
+        });
+        let answers = answers.await;
+        assert!(
+            matches!(answers[..], [Ok(()), Err(PublishError::OutcomeUnknown(_))]),
+            "{answers:?}"
+        );
     }
 }
