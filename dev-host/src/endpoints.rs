@@ -8,7 +8,7 @@ pub(crate) struct Endpoint {
     name: &'static str,
     component: &'static str,
     /// A path that answers, and without a server error, when the component and its store work.
-    works: &'static str,
+    pub(crate) works: &'static str,
     authority: String,
 }
 
@@ -31,11 +31,6 @@ impl Endpoint {
     /// The URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.authority)
-    }
-
-    /// The path that answers when it works.
-    pub(crate) fn works(&self) -> &'static str {
-        self.works
     }
 
     /// The URL that answers when it works.

@@ -13,5 +13,5 @@ pub(crate) fn of(application: &Application, port: u16) -> Result<Endpoints> {
 /// How a person asks one: the name is no name of DNS here.
 pub(crate) fn try_it(endpoint: &Endpoint) -> String {
     let (host, port) = endpoint.authority().split_once(':').unwrap_or_default();
-    format!("curl -H 'host: {host}' http://127.0.0.1:{port}{}", endpoint.works())
+    format!("curl -H 'host: {host}' http://127.0.0.1:{port}{}", endpoint.works)
 }
