@@ -14,10 +14,11 @@ use crate::test_tools::TestTools;
 use crate::workspace::Workspace;
 
 /// The files of integration tests that start the dev host.
-const ON_THE_DEV_HOST: [&str; 5] = [
+const ON_THE_DEV_HOST: [&str; 6] = [
     "end_to_end",
     "provenance",
     "same_wasm",
+    "story",
     "together",
     "webhooks_on_the_host",
 ];
