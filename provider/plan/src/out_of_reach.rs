@@ -11,14 +11,33 @@ const MAX_COMPARED: usize = 1 << 16;
 /// Names that a message lists.
 const SHOWN: usize = 5;
 
-/// Whether an event can be for a subscription.
+/// Whether an event can be for a subscription, for whoever wrote the policy.
 ///
 /// # Errors
-/// Names the setting that keeps all of them away.
+/// Names the setting that keeps all of them away, and what it says.
 pub fn check(policy: &Policy, name: &SubscriptionName, filter: &Filter, subscriber: &str) -> Result<(), Problem> {
+    check_for(policy, name, filter, subscriber, true)
+}
+
+/// The same for whoever calls the bus: of its other tenants nothing is said.
+///
+/// # Errors
+/// Names the setting that keeps all of them away; what it says only where it is the caller's own.
+pub fn check_call(policy: &Policy, name: &SubscriptionName, filter: &Filter, subscriber: &str) -> Result<(), Problem> {
+    check_for(policy, name, filter, subscriber, false)
+}
+
+fn check_for(
+    policy: &Policy,
+    name: &SubscriptionName,
+    filter: &Filter,
+    subscriber: &str,
+    shows_tenants: bool,
+) -> Result<(), Problem> {
     let served = Filter::new(policy.tenants.clone(), Vec::new());
     if let Some(apart) = Apart::of(filter, &served) {
-        return Err(apart.problem(name, "that the bus serves", "`tenants.allowed`", &served));
+        let shown = if shows_tenants { served } else { Filter::all() };
+        return Err(apart.problem(name, "that the bus serves", "`tenants.allowed`", &shown));
     }
     if let Some(caller) = policy.callers.by_id(subscriber)
         && let Some(apart) = Apart::of(filter, &caller.subscribing.allows)
@@ -93,6 +112,7 @@ impl Apart {
             .collect::<Vec<_>>()
             .join(", ");
         let more = match names.len().saturating_sub(SHOWN) {
+            0 if names.is_empty() => "others".to_owned(),
             0 => String::new(),
             more => format!(" and {more} more"),
         };
@@ -166,6 +186,23 @@ need = "durable"
         .unwrap();
         assert_eq!(plan.refused.is_empty(), plan.registry.len() == 1, "{settings:?}");
         plan.refused.into_values().next()
+    }
+
+    #[test]
+    fn a_caller_is_not_told_whom_else_the_bus_serves() {
+        let settings: Settings = Document::parse(POLICY).unwrap().settings;
+        let policy = Policy::from_settings("policy.toml", &settings).unwrap();
+        let filter = Filter::new(vec!["initech".parse().unwrap()], Vec::new());
+        let name = "asked".parse().unwrap();
+        let to_the_operator = check(&policy, &name, &filter, "caller:billing").unwrap_err().message;
+        assert!(to_the_operator.contains("acme"), "{to_the_operator}");
+        let to_a_caller = check_call(&policy, &name, &filter, "caller:billing")
+            .unwrap_err()
+            .message;
+        assert!(to_a_caller.contains("`tenants.allowed` names others"), "{to_a_caller}");
+        for tenant in ["acme", "globex"] {
+            assert!(!to_a_caller.contains(tenant), "{to_a_caller}");
+        }
     }
 
     #[test]

@@ -98,11 +98,15 @@ impl RetrySchedule {
 
     /// Whether a refusal that came late has used the attempts up.
     pub fn is_used_up(&self, failed: &[FailedAttempt]) -> bool {
-        failed.last().is_some_and(|last| {
-            let is_last =
-                || self.disposition(&Rejection::Retry(String::new()), last.attempt) == Disposition::DeadLetter;
-            last.late.is_some_and(|late| late.is_final || is_last())
-        })
+        // A verdict that is final stays so, whatever another whose lease had ended says after it.
+        let is_given_up = failed
+            .iter()
+            .any(|attempt| attempt.late.is_some_and(|late| late.is_final));
+        let is_last = |attempt| self.disposition(&Rejection::Retry(String::new()), attempt) == Disposition::DeadLetter;
+        is_given_up
+            || failed
+                .last()
+                .is_some_and(|last| last.late.is_some() && is_last(last.attempt))
     }
 
     /// What comes of the `attempt`th attempt (from 1) having been refused.
@@ -202,6 +206,8 @@ mod tests {
         assert!(!schedule.is_used_up(&failed(2, late(false))));
         assert!(schedule.is_used_up(&failed(3, late(false))));
         assert!(schedule.is_used_up(&failed(1, late(true))));
+        let then_not = [failed(1, late(true)), failed(2, late(false))].concat();
+        assert!(schedule.is_used_up(&then_not), "what is final stays so");
         assert!(
             !schedule.is_used_up(&failed(3, None)),
             "what was refused in time is settled"

@@ -30,7 +30,7 @@ impl Timestamp {
         Self(nanoseconds)
     }
 
-    /// The same; what is later than the last moment is the last.
+    /// The same. What is no moment here is the last: what is later, and the year 1, which is the store's for what never was.
     pub fn saturating(nanoseconds: i128) -> Self {
         Self(i64::try_from(nanoseconds).unwrap_or(i64::MAX))
     }

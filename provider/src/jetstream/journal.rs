@@ -8,7 +8,7 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use fanout_plan::journal::{Batch, Entry, Missing, Slot};
 use fanout_plan::{Position, Timestamp};
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -19,6 +19,10 @@ use super::{Store, StoreError};
 const MAX_READ: usize = 20_000;
 /// The most entries of one event that are told.
 const MAX_TOLD: usize = 2_000;
+/// The most messages that are on their way to the store at once.
+const AT_ONCE: usize = 16;
+/// Instances and servers have clocks of their own: what was written so long before an event was stored may be of it.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
 /// How long reading may take.
 const READS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -55,21 +59,22 @@ pub struct Journaled {
 }
 
 impl Store {
-    /// Writes messages at once. One answer for each.
+    /// Writes messages, a few at a time. One answer for each.
     pub(crate) async fn write_journal(&self, messages: Vec<JournalMessage>) -> Vec<Result<(), StoreError>> {
-        let mut acks = Vec::with_capacity(messages.len());
-        for JournalMessage { subject, payload, id } in messages {
-            let message = PublishMessage::build()
-                .payload(payload)
-                .message_id(id)
-                .expected_stream(self.names.journal());
-            acks.push(self.js.send_publish(subject, message).await);
-        }
-        let answers = acks.into_iter().map(async |ack| match ack {
-            Ok(ack) => ack.await.map(drop).map_err(StoreError::when(WRITE)),
-            Err(error) => Err(StoreError::when(WRITE)(error)),
-        });
-        futures::future::join_all(answers).await
+        // Each that is under way takes one of the permits that dead letters and quotas need too.
+        let at_once = (self.policy.publish.max_in_flight as usize / 4).clamp(1, AT_ONCE);
+        let writes = messages
+            .into_iter()
+            .map(async |JournalMessage { subject, payload, id }| {
+                let message = PublishMessage::build()
+                    .payload(payload)
+                    .message_id(id)
+                    .expected_stream(self.names.journal());
+                let sent = self.js.send_publish(subject, message).await;
+                let ack = sent.map_err(StoreError::when(WRITE))?;
+                ack.await.map(drop).map_err(StoreError::when(WRITE))
+            });
+        futures::stream::iter(writes).buffered(at_once).collect().await
     }
 
     /// Writes what the journal lacks.
@@ -105,7 +110,9 @@ impl Store {
         let missing = self.names.journal_missing();
         let config = pull::OrderedConfig {
             filter_subjects: vec![self.names.journal_slot(Slot::of(position)), missing.clone()],
-            deliver_policy: match since.map(|at| async_nats::datetime::from_nanos(at.nanoseconds().into())) {
+            deliver_policy: match since
+                .map(|at| async_nats::datetime::from_nanos((at - CLOCKS_APART).nanoseconds().into()))
+            {
                 Some(Ok(start_time)) => DeliverPolicy::ByStartTime { start_time },
                 _ => DeliverPolicy::All,
             },
@@ -135,11 +142,8 @@ impl Store {
                 }));
             }
             read += 1;
-            if is_last {
-                break;
-            }
-            if read >= MAX_READ || told.deliveries.len() >= MAX_TOLD {
-                told.cut = true;
+            told.cut = told.deliveries.len() > MAX_TOLD || (!is_last && read >= MAX_READ);
+            if is_last || told.cut {
                 break;
             }
         }

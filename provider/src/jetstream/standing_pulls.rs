@@ -77,6 +77,8 @@ impl StandingPulls {
         let mut arrived = self.arrived();
         for message in messages.rev() {
             arrived.push_front((message, Instant::now()));
+            // A fetch that waits has it now.
+            self.came.notify_one();
         }
     }
 

@@ -35,8 +35,10 @@ impl Journal {
         let taken = self.0.buffered.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut buffered) = taken else { return };
         let mut number = 0;
+        // Of all that is left when the instance ends.
+        let mut end = None;
         while let Some(entries) = self.gather(&mut buffered).await {
-            self.write(entries, &mut number).await;
+            self.write(entries, &mut number, &mut end).await;
         }
     }
 
@@ -63,8 +65,11 @@ impl Journal {
     }
 
     /// Writes entries, again and again where the store does not take them; meanwhile others wait in the buffer.
-    async fn write(&self, entries: Vec<Entry>, number: &mut u64) {
+    async fn write(&self, entries: Vec<Entry>, number: &mut u64, end: &mut Option<Instant>) {
         let Some(mut store) = self.store() else { return };
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return self.lose(&entries, "the instance ends");
+        }
         let most = largest_message(&store);
         let mut left: Vec<_> = messages(store.names(), &self.0.instance, entries, most)
             .into_iter()
@@ -73,7 +78,7 @@ impl Journal {
                 (format!("{}-{number}", self.0.id), message)
             })
             .collect();
-        let (began, mut end) = (Instant::now(), None);
+        let began = Instant::now();
         loop {
             if self.kept() == Journaled::Off {
                 // It was switched off: nobody asks for them any more.

@@ -152,7 +152,11 @@ fn judge(
         policy
             .limits
             .filter(name, &subscription.filter, widest, asked.max_payload)?;
-        out_of_reach::check(policy, name, &subscription.filter, &want.component)?;
+        let check = match want.made_by {
+            MadeBy::Call => out_of_reach::check_call,
+            MadeBy::Link | MadeBy::Policy => out_of_reach::check,
+        };
+        check(policy, name, &subscription.filter, &want.component)?;
     }
     let new = || Registered {
         subscription: subscription.clone(),

@@ -221,7 +221,7 @@ fn within_limits(view: &View, store: &Store, filter: &Filter, component: &str) -
     policy
         .limits
         .filter(&name, filter, &store.policy().subject, Some(store.max_request()))?;
-    out_of_reach::check(policy, &name, filter, component)?;
+    out_of_reach::check_call(policy, &name, filter, component)?;
     if store.layout().touching(filter).count() > MAX_PARTITIONS {
         return Err(Problem::new(
             Code::LimitExceeded,
