@@ -306,6 +306,30 @@ async fn a_journal_that_is_away_is_in_no_delivery_s_way_and_says_what_it_lacks()
     assert!(out.contains("has not written down"), "{out}");
 }
 
+/// What is under way to the journal takes of the permits that dead letters and quotas need: with one of all, it is written one
+/// message after the other, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_never_waits_for_permits_that_it_has_itself() {
+    // Entries of several messages at once.
+    const MANY: usize = 5_000;
+    let bench = Bench::start(&[ALL, ("publish.max-in-flight", "1")], &ingress_and_invoicing()).await;
+    let (ingress, invoicing) = (
+        bench.silent_component("ingress").await,
+        bench.component("invoicing").await,
+    );
+    ingress.publish_backlog("acme", MANY).await;
+    eventually("all of them are handled", async || {
+        (invoicing.handled().len() == MANY).then_some(())
+    })
+    .await;
+    let status = bench
+        .status_when("every delivery is written down", |s| {
+            s.journal.as_ref().is_some_and(|j| j.written >= MANY as u64)
+        })
+        .await;
+    assert_eq!(status.journal.unwrap().dropped, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expired_is_told_of_when_the_log_holds_it_no_more() {
     let settings = [
