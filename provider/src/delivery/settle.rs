@@ -204,17 +204,27 @@ impl Settler {
     }
 
     /// Counts a refusal of an event of the log whose lease was over. It is noted and nothing else: the event may be in other hands,
-    /// whose lease goes on, and what follows from it follows when it comes again.
+    /// whose lease goes on, and what follows from it follows when it comes again. `false` where another instance has written since it was
+    /// read.
     pub(crate) async fn count_late(
         &self,
         position: Position,
-        mut earlier: Vec<FailedAttempt>,
+        (mut earlier, revision): (Vec<FailedAttempt>, u64),
         attempt: FailedAttempt,
-    ) -> Result<(), StoreError> {
-        Health::count(&self.context.health.refused);
+    ) -> Result<bool, StoreError> {
         earlier.push(attempt);
         let round = self.round_in(self.in_its_log(position));
-        self.attempts.put(round, position, &earlier).await
+        let is_counted = self.attempts.replace(round, position, revision, &earlier).await?;
+        if is_counted {
+            Health::count(&self.context.health.refused);
+        }
+        Ok(is_counted)
+    }
+
+    /// The failed attempts of an event of the log, and the revision that [`Self::count_late`] replaces.
+    pub(crate) async fn attempts_revised(&self, position: Position) -> Result<(Vec<FailedAttempt>, u64), StoreError> {
+        let round = self.round_in(self.in_its_log(position));
+        self.attempts.revised(round, position).await
     }
 
     /// Takes in what was refused late of an event that an owner dispatches once more, or has. Returns whether that has used its

@@ -9,7 +9,7 @@ use fanout_plan::{Code, Problem};
 use super::{Inbox, Settled, Unsettled, admit_here, unavailable_to};
 use crate::clock;
 use crate::delivery::{DeliveryHandle, DeliveryState, Health, Verdict, settle_fetched};
-use crate::jetstream::StoreError;
+use crate::jetstream::{RACES, StoreError};
 
 /// Settles one delivery.
 pub(crate) async fn settle(inbox: &Inbox, handle: DeliveryHandle, verdict: Verdict) -> Result<Settled, Unsettled> {
@@ -110,38 +110,41 @@ impl Inbox {
     pub(super) async fn rejected_late(&self, handle: &DeliveryHandle, rejection: &Rejection) -> Result<(), Unsettled> {
         let failed = |e| unsettled(handle, e);
         let settler = self.settler().await.map_err(failed)?;
-        let earlier = settler.attempts_so_far(handle.position).await.map_err(failed)?;
-        if self.is_counted(handle, &earlier) {
-            // It came before, and its answer was lost.
-            return Ok(());
+        for _ in 0..RACES {
+            let (earlier, revision) = settler.attempts_revised(handle.position).await.map_err(failed)?;
+            if self.is_counted(handle, &earlier) {
+                // It came before, and its answer was lost.
+                return Ok(());
+            }
+            if earlier.is_empty() && settler.was_settled(handle.position).await.map_err(failed)? {
+                return Err(over(handle));
+            }
+            // In another log, another event stands there; one that is gone needs no attempts.
+            let event = self.context.store.taken_before(handle.position, &handle.reply);
+            if event.await.map_err(failed)?.is_none() {
+                return Err(over(handle));
+            }
+            let attempt = FailedAttempt {
+                // Another delivery of the same attempt may have been refused late, too.
+                attempt: earlier.last().map_or(0, |a| a.attempt + 1).max(handle.attempt),
+                at: clock::now().to_string(),
+                reason: rejection.reason().to_owned(),
+                late: Some(Late {
+                    delivery: self.number_of(handle),
+                    is_final: matches!(rejection, Rejection::DeadLetter(_)),
+                }),
+            };
+            let counted = attempt.attempt;
+            // Whoever has the event now may refuse it, or settle it, at the same moment.
+            let noted = settler.count_late(handle.position, (earlier, revision), attempt).await;
+            if noted.map_err(failed)? {
+                let at = self.context.store.in_its_log(handle.position);
+                let what = (Outcome::Retry, Some((Code::Rejected, rejection.reason())));
+                self.context.note(at, counted, what);
+                return Ok(());
+            }
         }
-        if earlier.is_empty() && settler.was_settled(handle.position).await.map_err(failed)? {
-            return Err(over(handle));
-        }
-        // In another log, another event stands there; one that is gone needs no attempts.
-        let event = self.context.store.taken_before(handle.position, &handle.reply);
-        if event.await.map_err(failed)?.is_none() {
-            return Err(over(handle));
-        }
-        let attempt = FailedAttempt {
-            // Another delivery of the same attempt may have been refused late, too.
-            attempt: earlier.last().map_or(0, |a| a.attempt + 1).max(handle.attempt),
-            at: clock::now().to_string(),
-            reason: rejection.reason().to_owned(),
-            late: Some(Late {
-                delivery: self.number_of(handle),
-                is_final: matches!(rejection, Rejection::DeadLetter(_)),
-            }),
-        };
-        let counted = attempt.attempt;
-        settler
-            .count_late(handle.position, earlier, attempt)
-            .await
-            .map_err(failed)?;
-        let at = self.context.store.in_its_log(handle.position);
-        let what = (Outcome::Retry, Some((Code::Rejected, rejection.reason())));
-        self.context.note(at, counted, what);
-        Ok(())
+        Err(not_taken(handle))
     }
 
     /// Whether this refusal was counted before. One that another made late, of the same attempt, is another's.

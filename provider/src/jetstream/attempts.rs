@@ -62,6 +62,39 @@ impl Attempts {
         Ok(entry.is_some_and(|e| e.operation != kv::Operation::Put))
     }
 
+    /// The failed attempts of an event so far, and the revision of their entry: 0 where there is none.
+    pub(crate) async fn revised(
+        &self,
+        round: impl Display,
+        position: Position,
+    ) -> Result<(Vec<FailedAttempt>, u64), StoreError> {
+        let entry = self
+            .bucket
+            .entry(key(round, position))
+            .await
+            .map_err(StoreError::when("read failed attempts"))?;
+        Ok(entry.map_or_else(Default::default, |entry| {
+            (serde_json::from_slice(&entry.value).unwrap_or_default(), entry.revision)
+        }))
+    }
+
+    /// Writes them in place of a revision; `false` where another instance has written since.
+    pub(crate) async fn replace(
+        &self,
+        round: impl Display,
+        position: Position,
+        revision: u64,
+        attempts: &[FailedAttempt],
+    ) -> Result<bool, StoreError> {
+        const ACTION: &str = "write failed attempts";
+        let value = serde_json::to_vec(attempts).map_err(StoreError::when(ACTION))?;
+        match self.bucket.update(key(round, position), value.into(), revision).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
+            Err(e) => Err(StoreError::when(ACTION)(e)),
+        }
+    }
+
     /// Writes them.
     pub(crate) async fn put(
         &self,

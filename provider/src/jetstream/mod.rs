@@ -68,5 +68,6 @@ pub(crate) use retries::{Refused, Retries, Waiting};
 pub(crate) use scheduled::{Scheduled, Waits};
 pub(crate) use standing_pulls::StandingPulls;
 pub use store::{ConsumerState, Store, StoreError};
+pub(crate) use swap::RACES;
 pub use tail::{LogEvent, Read, Tail, TailError, TailFrom};
 pub(crate) use unsettled::Unsettled;

@@ -7,7 +7,7 @@ use fanout_plan::JetStreamApi;
 use super::Store;
 
 /// How often a change is tried anew that other instances were faster with.
-pub(super) const RACES: usize = 10;
+pub(crate) const RACES: usize = 10;
 
 impl Store {
     /// Stores a message if the last one of its subject has the sequence `last`; 0 means that the subject has none.
