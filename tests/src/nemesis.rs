@@ -5,6 +5,7 @@ use std::net::TcpListener as StdListener;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
@@ -174,8 +175,8 @@ async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State
             let (there, back) = (cut.clone(), cut.clone());
             let (_counted, waiting) = (Counted::among(&carried.connections), &carried.waiting);
             tokio::select! {
-                () = carry(from_client, to_server, Way::ToServer, (there, waiting)) => {}
-                () = carry(from_server, to_client, Way::ToClient, (back, waiting)) => {}
+                () = carry(from_client, to_server, Way::ToServer, generation, (there, waiting)) => {}
+                () = carry(from_server, to_client, Way::ToClient, generation, (back, waiting)) => {}
                 _ = cut.wait_for(|s| s.generation != generation) => {}
             }
         });
@@ -186,14 +187,17 @@ async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     way: Way,
+    generation: u64,
     (mut state, waiting): (watch::Receiver<State>, &AtomicUsize),
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or_default();
         let _waits = Counted::among(waiting);
-        // The end of a connection is held, too.
-        if state.wait_for(|s| !s.held.contains(&way)).await.is_err() || read == 0 {
+        // The end of a connection is held, too. What is held when its connection is cut is lost, also where the next one is let
+        // through at the same moment.
+        let goes_on = state.wait_for(|s| s.generation != generation || !s.held.contains(&way));
+        if goes_on.await.map_or(true, |s| s.generation != generation) || read == 0 {
             return;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
@@ -202,19 +206,28 @@ async fn carry(
     }
 }
 
+/// How long a process may take to stop.
+const STOPS_IN: Duration = Duration::from_secs(10);
+
 /// A process that is frozen (SIGSTOP) and goes on when this is dropped.
 #[derive(Debug)]
 pub struct Frozen(u32);
 
 impl Frozen {
-    /// Freezes a process.
+    /// Freezes a process, and returns once each of its threads has stopped: the signal is sent sooner.
     ///
     /// # Panics
-    /// If it is not there.
+    /// If it is not there, or does not stop.
     #[must_use]
     pub fn process(id: u32) -> Self {
         signal(id, "STOP");
-        Self(id)
+        let frozen = Self(id);
+        let since = Instant::now();
+        while !has_stopped(id) {
+            assert!(since.elapsed() < STOPS_IN, "process {id} does not stop");
+            std::thread::yield_now();
+        }
+        frozen
     }
 
     /// Lets it go on.
@@ -230,6 +243,17 @@ impl Drop for Frozen {
             .status();
         drop(going_on);
     }
+}
+
+/// Whether all threads of a process are stopped (`T` in proc(5), behind the name in parentheses).
+fn has_stopped(id: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).expect("the process is there");
+    threads.filter_map(Result::ok).all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // A thread that ended meanwhile does nothing more.
+        stat.rsplit_once(')')
+            .is_none_or(|(_, state)| state.trim_start().starts_with('T'))
+    })
 }
 
 /// What an operator or the cluster does to streams and consumers.

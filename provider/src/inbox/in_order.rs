@@ -1,9 +1,18 @@
 //! Events that have an order: which instance serves their fetches, and what becomes of what an owner dispatched.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use super::settle::{not_taken, over, owner_gone, unsettled};
 use super::{Inbox, Settled, Unsettled};
 use crate::delivery::{DeliveryHandle, Dispatched, SettleReply, Verdict, owner_of};
 use crate::jetstream::StoreError;
+
+/// The wait before the owner is read again.
+pub(crate) const READ_OWNER_EVERY: Duration = Duration::from_millis(100);
+/// How long an owner may be silent before it is read whether it is the owner still. Most answer sooner, and it is never read.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// Which instance serves the fetches of a subscription.
 pub(crate) enum ServedBy {
@@ -29,6 +38,21 @@ impl Inbox {
         let owner = self.context.store.owner(&owner_of(&self.context.id())).await?;
         let another = owner.filter(|owner| owner != order.address());
         Ok(another.map_or(ServedBy::Nobody, ServedBy::OwnerAt))
+    }
+
+    /// Waits until an instance owns its order no more, which did not answer for a while. One that is frozen answers nothing, and
+    /// keeps its connection: its successor settles what it dispatched.
+    pub(crate) async fn succeeded(&self, owner: &str, after: Duration) {
+        sleep(after + SILENCE).await;
+        loop {
+            match self.served_by().await {
+                Ok(ServedBy::OwnerAt(still)) if still == owner => {}
+                Ok(_) => return,
+                // It may be the owner still.
+                Err(_) => {}
+            }
+            sleep(READ_OWNER_EVERY).await;
+        }
     }
 
     /// Whether this instance is the owner of its order.
@@ -59,7 +83,7 @@ impl Inbox {
             Some(SettleReply::Leased(lease_until)) => Ok(Settled::Leased(DeliveryHandle { lease_until, ..handle })),
             Some(SettleReply::NotTaken) => Err(not_taken(&handle)),
             Some(SettleReply::Over) => self.settle_late(&handle, &verdict).await,
-            None => self.settle_alone(&handle, verdict).await,
+            None => self.settle_alone(handle, verdict).await,
         }
     }
 
@@ -87,18 +111,14 @@ impl Inbox {
 
     /// Its owner is gone, and the next one waits until all that the last one dispatched has come back to the store. While the
     /// subscription is paused there is no next one.
-    async fn settle_alone(&self, handle: &DeliveryHandle, verdict: Verdict) -> Result<Settled, Unsettled> {
+    async fn settle_alone(&self, handle: DeliveryHandle, verdict: Verdict) -> Result<Settled, Unsettled> {
         let is_waited_for = !self.context.registered.paused;
-        let settled = match verdict {
+        match verdict {
             // A lease is not renewed which the next owner waits for.
-            Verdict::StillWorking if is_waited_for => return Err(owner_gone(handle)),
+            Verdict::StillWorking if is_waited_for => Err(owner_gone(&handle)),
             // It delivers a redriven letter again, whose request stays until the letter is handled.
-            Verdict::Rejected(_) if is_waited_for && handle.redrive.is_some() => return Err(owner_gone(handle)),
-            Verdict::StillWorking => return self.extend(handle.clone()).await.map(Settled::Leased),
-            Verdict::Handled => self.handled(handle).await,
-            Verdict::Released => self.release(handle).await,
-            Verdict::Rejected(rejection) => self.rejected(handle, rejection).await,
-        };
-        settled.map(|()| Settled::Taken)
+            Verdict::Rejected(_) if is_waited_for && handle.redrive.is_some() => Err(owner_gone(&handle)),
+            verdict => self.settle_leased(handle, verdict).await,
+        }
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore, SemaphorePermit};
 use tracing::debug;
 
 pub(crate) use fetch::caught_up;
-pub(crate) use in_order::ServedBy;
+pub(crate) use in_order::{READ_OWNER_EVERY, ServedBy};
 pub(crate) use settle::settle;
 pub(crate) use token::{Seal, fresh_secret};
 pub(crate) use waiting::{Waiting, Waits};

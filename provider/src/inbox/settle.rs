@@ -16,24 +16,30 @@ pub(crate) async fn settle(inbox: &Inbox, handle: DeliveryHandle, verdict: Verdi
     if inbox.is_queue() {
         return Ok(inbox.note(handle, &verdict));
     }
-    if let Some(dispatched) = handle.dispatched.clone() {
-        return inbox.settle_dispatched(handle, &dispatched, verdict).await;
-    }
-    match verdict {
-        // Taken however late it comes: the event was handled, and another delivery helps nobody.
-        Verdict::Handled => inbox.handled(&handle).await.map(|()| Settled::Taken),
-        Verdict::Rejected(rejection) if inbox.lease_is_over(&handle) && handle.redrive.is_none() => {
-            inbox.rejected_late(&handle, &rejection).await.map(|()| Settled::Taken)
-        }
-        _ if inbox.lease_is_over(&handle) => Err(over(&handle)),
-        Verdict::StillWorking => inbox.extend(handle).await.map(Settled::Leased),
-        Verdict::Released => inbox.release(&handle).await.map(|()| Settled::Taken),
-        Verdict::Rejected(rejection) => inbox.rejected(&handle, rejection).await.map(|()| Settled::Taken),
+    match handle.dispatched.clone() {
+        Some(dispatched) => inbox.settle_dispatched(handle, &dispatched, verdict).await,
+        None => inbox.settle_leased(handle, verdict).await,
     }
 }
 
 impl Inbox {
-    pub(super) async fn handled(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
+    /// Settles by the lease alone.
+    pub(super) async fn settle_leased(&self, handle: DeliveryHandle, verdict: Verdict) -> Result<Settled, Unsettled> {
+        let is_over = self.lease_is_over(&handle);
+        match verdict {
+            // Taken however late it comes: the event was handled, and another delivery helps nobody.
+            Verdict::Handled => self.handled(&handle).await.map(|()| Settled::Taken),
+            Verdict::Rejected(rejection) if is_over && handle.redrive.is_none() => {
+                self.rejected_late(&handle, &rejection).await.map(|()| Settled::Taken)
+            }
+            _ if is_over => Err(over(&handle)),
+            Verdict::StillWorking => self.extend(handle).await.map(Settled::Leased),
+            Verdict::Released => self.release(&handle).await.map(|()| Settled::Taken),
+            Verdict::Rejected(rejection) => self.rejected(&handle, rejection).await.map(|()| Settled::Taken),
+        }
+    }
+
+    async fn handled(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
         if let Some(redrive) = &handle.redrive {
             return self.settle_redriven(handle, redrive, Ok(())).await;
         }
@@ -50,13 +56,13 @@ impl Inbox {
         self.context.note(at, handle.attempt, (Outcome::Handled, None));
     }
 
-    pub(super) async fn extend(&self, handle: DeliveryHandle) -> Result<DeliveryHandle, Unsettled> {
+    async fn extend(&self, handle: DeliveryHandle) -> Result<DeliveryHandle, Unsettled> {
         let settler = self.settler().await.map_err(|e| unsettled(&handle, e))?;
         let extended = settler.extend_lease(handle.clone()).await;
         extended.map_err(|e| unsettled(&handle, e))
     }
 
-    pub(super) async fn release(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
+    async fn release(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
         let failed = |e| unsettled(handle, e);
         let settler = self.settler().await.map_err(failed)?;
         settler
@@ -65,7 +71,7 @@ impl Inbox {
             .map_err(failed)
     }
 
-    pub(super) async fn rejected(&self, handle: &DeliveryHandle, rejection: Rejection) -> Result<(), Unsettled> {
+    async fn rejected(&self, handle: &DeliveryHandle, rejection: Rejection) -> Result<(), Unsettled> {
         if let Some(redrive) = &handle.redrive {
             return self.settle_redriven(handle, redrive, Err(rejection)).await;
         }

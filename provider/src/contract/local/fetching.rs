@@ -18,15 +18,13 @@ use crate::contract::errors::{inbox_refusal, settle_refusal};
 use crate::contract::guard::{Interface, granted};
 use crate::contract::inbox::{Fetch, Fetched, Outcome, may_fetch};
 use crate::delivery::{DeliveryHandle, Verdict};
-use crate::inbox::{self, FetchLimits, Inbox, Seal, ServedBy, Unsettled};
+use crate::inbox::{self, FetchLimits, Inbox, READ_OWNER_EVERY, Seal, ServedBy, Unsettled};
 use crate::jetstream::{Store, StoreError};
 use crate::view::View;
 
 /// Settlements of one call that are under way at once.
 const AT_ONCE: usize = 64;
 
-/// The wait before the owner is read again where there is none.
-const READ_OWNER_EVERY: Duration = Duration::from_millis(100);
 /// How long a fetch waits at another instance, before the owner is looked up again.
 const WAITS_ELSEWHERE: Duration = Duration::from_secs(2);
 /// How long a fetch may take beyond its wait, whatever the owner does: less than the transport's deadline leaves.
@@ -103,7 +101,10 @@ impl Fetch for Local {
                         false => (wait + ANSWERS_IN).min(left.wait + ENDS_IN),
                     };
                     let request = (owned.id(), FetchLimits { wait, ..left });
-                    let fetched = self.fetch_at(&owner, caller, request, within).await?;
+                    let fetched = tokio::select! {
+                        fetched = self.fetch_at(&owner, caller, request, within) => fetched?,
+                        () = inbox.succeeded(&owner, wait) => None,
+                    };
                     fetched.map(|fetched| passed_on(fetched, crowded))
                 }
                 ServedBy::Nobody => None,
@@ -190,10 +191,14 @@ impl Local {
             WitVerdict::StillWorking => Verdict::StillWorking,
             WitVerdict::Released => Verdict::Released,
         };
-        if let Some(owner) = inbox.dispatched_by(&handle)
-            && let Some(outcome) = self.settle_at(owner, caller, (&handle, &verdict)).await?
-        {
-            return Ok(outcome);
+        if let Some(owner) = inbox.dispatched_by(&handle) {
+            let settled = tokio::select! {
+                settled = self.settle_at(owner, caller, (&handle, &verdict)) => settled?,
+                () = inbox.succeeded(owner, Duration::ZERO) => None,
+            };
+            if let Some(outcome) = settled {
+                return Ok(outcome);
+            }
         }
         settle_here(inbox, handle, verdict).await
     }
