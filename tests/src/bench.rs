@@ -10,13 +10,13 @@ use wasmcloud_core::{HostData, InterfaceLinkDefinition, OtelConfig};
 use crate::nemesis::{self, Proxy};
 use crate::{BusStatus, Component, OutcomeState, Provider, SubscriptionStatus};
 
-/// How long any condition may take to come true.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long any condition may take to come true: on a machine that has nearly no time for it, too.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until a condition gives a value.
 ///
 /// # Panics
-/// If it does not within 30 s.
+/// If it does not within 60 s.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let start = Instant::now();
     loop {
