@@ -7,6 +7,7 @@ use std::time::Duration;
 use fanout_client::{
     Bus, ClientTls, Deliveries, Delivery, ErrorKind, Event, Options, Pem, Start, Subscription, connect, connect_with,
 };
+use fanout_tests::nemesis::{Proxy, Way};
 use fanout_tests::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually, stored};
 use fanout_transport::testing::{NatsServer, TestAuthority};
 
@@ -266,6 +267,42 @@ async fn a_refusal_is_an_error_with_a_kind_and_a_code() {
         bus.unsubscribe("x").await.unwrap_err().kind,
         ErrorKind::UnknownSubscription
     );
+}
+
+/// The first attempt is in the log, and its answer is on its way: a refusal of the next does not say that nothing is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_after_an_attempt_without_an_answer_is_an_unknown_outcome() {
+    let nats = NatsServer::start().await;
+    let proxy = Proxy::before(nats.port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let allows = |tenants: &str| {
+        let callers = format!("[callers.program]\nloopback = true\npublish.tenants = [\"{tenants}\"]\n");
+        std::fs::write(&policy, format!("{SERVED_POLICY}{callers}")).unwrap();
+    };
+    allows("acme");
+    let served = Served::start(&proxy.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let bus = connect(&served.listen[0]).await.unwrap();
+    bus.publish(&event("before")).await.unwrap();
+    proxy.hold(Way::ToClient);
+    let attempts = async {
+        let first = bus.publish(&event("1")).await.unwrap_err();
+        // One that begins now has no attempt before it.
+        (first, bus.publish(&event("2")).await.unwrap_err())
+    };
+    let takes_the_right_away = async {
+        let log = async_nats::jetstream::new(nats.client().await);
+        eventually("the event is in the log", || async {
+            let mut log = log.get_stream("fanout_payments_log").await.ok()?;
+            (log.info().await.ok()?.state.messages == 2).then_some(())
+        })
+        .await;
+        allows("globex");
+        served.signal("HUP");
+    };
+    let ((unknown, refused), ()) = tokio::join!(attempts, takes_the_right_away);
+    assert_eq!(unknown.kind, ErrorKind::OutcomeUnknown, "{unknown:?}");
+    assert_eq!(refused.kind, ErrorKind::NotPermitted, "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
