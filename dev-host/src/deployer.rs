@@ -10,7 +10,7 @@ use wadm_types::Manifest;
 use wadm_types::api::StatusType;
 
 use crate::host::{Inventory, LATTICE};
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 /// wadm 0.21 subscribes inside its tasks and has no sign for "I listen": a host that starts before that is seen only
 /// at its next heartbeat. Nothing observable tells when it is over, so this one wait is by the clock.
@@ -19,7 +19,7 @@ const SUBSCRIBE_TIME: Duration = Duration::from_millis(250);
 const KNOWS_HOST_LIMIT: Duration = Duration::from_secs(30);
 const DEPLOY_LIMIT: Duration = Duration::from_secs(90);
 const UNDEPLOY_LIMIT: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// The running wadm.
 pub(crate) struct Deployer {
@@ -52,16 +52,16 @@ impl Deployer {
             .await
             .context("wadm has no state")?;
         let key = format!("host_{LATTICE}");
-        until("wadm to know the host", KNOWS_HOST_LIMIT, LOOK_EVERY, async || {
+        until("wadm to know the host", KNOWS_HOST_LIMIT, CHECK_EVERY, async || {
             let hosts = state
                 .get(&key)
                 .await
                 .context("can't read wadm's state")?
                 .unwrap_or_default();
             Ok(if String::from_utf8_lossy(&hosts).contains(host) {
-                Look::Found(())
+                Check::Found(())
             } else {
-                Look::NotYet("it has no host of that id on record".into())
+                Check::NotYet("it has no host of that id on record".into())
             })
         })
         .await
@@ -78,11 +78,11 @@ impl Deployer {
 
     /// Waits until wadm says that what is deployed is what the manifest says.
     pub(crate) async fn deployed(&self, name: &str) -> Result<()> {
-        until("wadm to say Deployed", DEPLOY_LIMIT, LOOK_EVERY, async || {
+        until("wadm to say Deployed", DEPLOY_LIMIT, CHECK_EVERY, async || {
             let status = self.status(name).await?;
             Ok(match status.status_type {
-                StatusType::Deployed => Look::Found(()),
-                other => Look::NotYet(format!("it says {other:?}: {}", status.message)),
+                StatusType::Deployed => Check::Found(()),
+                other => Check::NotYet(format!("it says {other:?}: {}", status.message)),
             })
         })
         .await
@@ -94,13 +94,13 @@ impl Deployer {
             .undeploy_manifest(name)
             .await
             .map_err(|error| anyhow!("wadm refused to undeploy: {error}"))?;
-        until("the host to run nothing", UNDEPLOY_LIMIT, LOOK_EVERY, async || {
+        until("the host to run nothing", UNDEPLOY_LIMIT, CHECK_EVERY, async || {
             let inventory = Inventory::of(&self.nats, host).await?;
             let ids = inventory.ids();
             Ok(if ids.is_empty() {
-                Look::Found(())
+                Check::Found(())
             } else {
-                Look::NotYet(format!("it still runs {}", ids.join(", ")))
+                Check::NotYet(format!("it still runs {}", ids.join(", ")))
             })
         })
         .await

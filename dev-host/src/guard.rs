@@ -18,7 +18,7 @@ use crate::cli::Guard;
 pub(crate) const FAREWELL: &[u8] = b".";
 
 /// How often the command is looked at. It delays only the news that the command ended by itself.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs the command until it ends or standard input does.
 pub(crate) fn run(guard: &Guard) -> Result<ExitCode> {
@@ -34,7 +34,7 @@ pub(crate) fn run(guard: &Guard) -> Result<ExitCode> {
             let code = u8::try_from(status.code().unwrap_or(1)).unwrap_or(1);
             return Ok(ExitCode::from(code));
         }
-        match input.recv_timeout(LOOK_EVERY) {
+        match input.recv_timeout(CHECK_EVERY) {
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Ok(parent) => break parent,
             Err(mpsc::RecvTimeoutError::Disconnected) => break Parent::Vanished,

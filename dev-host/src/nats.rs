@@ -13,14 +13,14 @@ use tokio::process::{Child, ChildStdin};
 
 use crate::guard::FAREWELL;
 use crate::rundir::RunDir;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 /// The oldest server with everything that Fanout asks of it.
 const OLDEST: (u64, u64) = (2, 11);
 
 const START_LIMIT: Duration = Duration::from_secs(15);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 /// A running server. It ends with this process, whatever happens to this process: see [`crate::guard`].
 #[derive(Debug)]
@@ -61,13 +61,13 @@ impl NatsServer {
             .spawn()
             .context("can't start the guard of nats-server")?;
         let input = guard.stdin.take();
-        let ports = until("nats-server to listen", START_LIMIT, LOOK_EVERY, async || {
+        let ports = until("nats-server to listen", START_LIMIT, CHECK_EVERY, async || {
             if let Some(status) = guard.try_wait().context("can't wait for nats-server")? {
                 bail!("nats-server ended ({status}): {}", what_it_said(run, name));
             }
             Ok(match ports_file(&store)? {
-                Some(found) => Look::Found(found),
-                None => Look::NotYet("it has not written its ports file".into()),
+                Some(found) => Check::Found(found),
+                None => Check::NotYet("it has not written its ports file".into()),
             })
         })
         .await?;

@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 const GONE_LIMIT: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// The memory of a process in bytes; `None` when it is gone. Where the system tells it apart (Linux), only what is the
 /// process's own: the pages of its program's file are the kernel's to take back, and a debug build has many.
@@ -52,7 +52,7 @@ pub(crate) fn kill(process: u32) -> Result<()> {
 }
 
 /// Asks a process to end, with SIGTERM.
-pub(crate) fn tell_to_end(process: u32) -> Result<()> {
+pub(crate) fn terminate(process: u32) -> Result<()> {
     signal(process, Signal::TERM)
 }
 
@@ -64,12 +64,12 @@ fn signal(process: u32, signal: Signal) -> Result<()> {
 
 /// Waits until this process has no children, and kills those that stay.
 pub(crate) async fn no_children_left() -> Result<()> {
-    let waited = until("the providers to end", GONE_LIMIT, LOOK_EVERY, async || {
+    let waited = until("the providers to end", GONE_LIMIT, CHECK_EVERY, async || {
         let left = children();
         Ok(if left.is_empty() {
-            Look::Found(())
+            Check::Found(())
         } else {
-            Look::NotYet(format!("{} left", left.len()))
+            Check::NotYet(format!("{} left", left.len()))
         })
     });
     if waited.await.is_ok() {

@@ -16,7 +16,7 @@ use crate::links::{self, Link};
 use crate::manifest::Application;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+const CHECK_EVERY: Duration = Duration::from_millis(25);
 
 /// How long a link may be missing while all else stands still. After that it is renewed, and after each renewal it is
 /// given twice as long, so that a slow machine gets there too.
@@ -31,9 +31,9 @@ pub(crate) enum Missing {
     Await,
 }
 
-/// What a look found.
+/// What a check found.
 #[derive(Debug)]
-enum Look {
+enum Check {
     Ready,
     /// Not ready, why, and the links that may be lost.
     NotYet(String, Vec<Link>),
@@ -50,9 +50,9 @@ pub(crate) async fn wait(
     let deadline = Instant::now() + LIMIT;
     let mut suspicion = Suspicion::default();
     loop {
-        let (why, suspects) = match look(client, application, endpoints, &http).await? {
-            Look::Ready => return Ok(()),
-            Look::NotYet(why, suspects) => (why, suspects),
+        let (why, suspects) = match check(client, application, endpoints, &http).await? {
+            Check::Ready => return Ok(()),
+            Check::NotYet(why, suspects) => (why, suspects),
         };
         if Instant::now() >= deadline {
             return Err(anyhow!("waited {} s for the parts to be ready: {why}", LIMIT.as_secs()));
@@ -63,7 +63,7 @@ pub(crate) async fn wait(
                 link.renew(client).await?;
             }
         }
-        sleep(LOOK_EVERY).await;
+        sleep(CHECK_EVERY).await;
     }
 }
 
@@ -86,7 +86,7 @@ impl Default for Suspicion {
 }
 
 impl Suspicion {
-    /// Takes what a look suspects. Returns the links that are to be renewed.
+    /// Takes what a check suspects. Returns the links that are to be renewed.
     fn confirmed(&mut self, suspects: Vec<Link>) -> &[Link] {
         if suspects != self.suspects {
             self.suspects = suspects;
@@ -101,21 +101,21 @@ impl Suspicion {
     }
 }
 
-async fn look(
+async fn check(
     client: &async_nats::Client,
     application: &Application,
     endpoints: &Endpoints,
     http: &reqwest::Client,
-) -> Result<Look> {
+) -> Result<Check> {
     let wanted = application.links();
     let known = links::known(client).await?;
     let unknown: Vec<Link> = wanted.iter().filter(|link| !known.contains(link)).cloned().collect();
     if let Some(first) = unknown.first() {
-        return Ok(Look::NotYet(format!("the host has no link {first}"), unknown));
+        return Ok(Check::NotYet(format!("the host has no link {first}"), unknown));
     }
     if application.has(bus::PROVIDER) {
         let of_bus = wanted.iter().filter(|link| link.touches(bus::PROVIDER));
-        if let not_yet @ Look::NotYet(..) = look_at_bus(client, of_bus).await? {
+        if let not_yet @ Check::NotYet(..) = check_bus(client, of_bus).await? {
             return Ok(not_yet);
         }
     }
@@ -131,26 +131,26 @@ async fn look(
         let suspects = wanted
             .iter()
             .filter(|link| link.touches(endpoint.component()) && link.namespace == "wasi");
-        return Ok(Look::NotYet(why, suspects.cloned().collect()));
+        return Ok(Check::NotYet(why, suspects.cloned().collect()));
     }
-    Ok(Look::Ready)
+    Ok(Check::Ready)
 }
 
-async fn look_at_bus<'a>(client: &async_nats::Client, wanted: impl Iterator<Item = &'a Link>) -> Result<Look> {
+async fn check_bus<'a>(client: &async_nats::Client, wanted: impl Iterator<Item = &'a Link>) -> Result<Check> {
     let status = match bus::status(client, bus::status_subject()).await {
         Ok(status) => status,
-        Err(error) => return Ok(Look::NotYet(format!("{error:#}"), Vec::new())),
+        Err(error) => return Ok(Check::NotYet(format!("{error:#}"), Vec::new())),
     };
     if let Some(refusal) = bus::refusal(&status) {
         return Err(anyhow!(refusal));
     }
     let missing: Vec<Link> = wanted.filter(|link| !bus::has(&status, link)).cloned().collect();
     if let Some(first) = missing.first() {
-        return Ok(Look::NotYet(format!("the bus has no link {first}"), missing));
+        return Ok(Check::NotYet(format!("the bus has no link {first}"), missing));
     }
     Ok(match bus::waiting(&status) {
-        Some(why) => Look::NotYet(why, Vec::new()),
-        None => Look::Ready,
+        Some(why) => Check::NotYet(why, Vec::new()),
+        None => Check::Ready,
     })
 }
 

@@ -121,7 +121,7 @@ impl ServedBus {
     /// Tells it to end, and waits until it is gone.
     pub(crate) async fn stop(mut self) -> Result<()> {
         if let Some(process) = self.process() {
-            processes::tell_to_end(process)?;
+            processes::terminate(process)?;
         }
         if tokio::time::timeout(STOP_LIMIT, self.guard.wait()).await.is_ok() {
             return Ok(());

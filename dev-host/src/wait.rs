@@ -6,16 +6,16 @@ use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 
 /// Asks every `interval` until there is an answer. After `limit`, fails and says `what` was waited for and what
-/// `look` last said about why not.
-pub(crate) async fn until<T, F>(what: &str, limit: Duration, interval: Duration, mut look: F) -> Result<T>
+/// `check` last said about why not.
+pub(crate) async fn until<T, F>(what: &str, limit: Duration, interval: Duration, mut check: F) -> Result<T>
 where
-    F: AsyncFnMut() -> Result<Look<T>>,
+    F: AsyncFnMut() -> Result<Check<T>>,
 {
     let deadline = Instant::now() + limit;
     loop {
-        let not_yet = match look().await? {
-            Look::Found(found) => return Ok(found),
-            Look::NotYet(why) => why,
+        let not_yet = match check().await? {
+            Check::Found(found) => return Ok(found),
+            Check::NotYet(why) => why,
         };
         if Instant::now() >= deadline {
             bail!("waited {:.0} s for {what}: {not_yet}", limit.as_secs_f64());
@@ -24,9 +24,9 @@ where
     }
 }
 
-/// What a look found.
+/// What a check found.
 #[derive(Debug)]
-pub(crate) enum Look<T> {
+pub(crate) enum Check<T> {
     /// What was waited for.
     Found(T),
     /// Not there yet, and this is how it stands.

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::observe::{ASK_EVERY, CATCH_UP_LIMIT};
 use super::rounded;
 use super::{BACKFILL, Story};
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 impl Story<'_> {
     /// Subscribes analytics to everything from the first event on, and waits until it was told that it caught up.
@@ -26,8 +26,8 @@ impl Story<'_> {
                 let report = self.observer.report(BACKFILL).await?;
                 progress.set(report.total());
                 Ok(match report.caught_up {
-                    Some(_) => Look::Found(report),
-                    None => Look::NotYet(format!("{} of {stored} counted", report.total())),
+                    Some(_) => Check::Found(report),
+                    None => Check::NotYet(format!("{} of {stored} counted", report.total())),
                 })
             },
         )

@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Story;
 use super::observe::{ASK_EVERY, CATCH_UP_LIMIT, Observer};
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 const BACKLOG_LIMIT: Duration = Duration::from_secs(15);
 const SAMPLE_EVERY: Duration = Duration::from_millis(400);
@@ -56,9 +56,9 @@ impl Story<'_> {
         let waited = until("the backlog", BACKLOG_LIMIT, ASK_EVERY, async || {
             backlog = self.observer.subscription(subscription).await?.backlog();
             Ok(if backlog == Some(expected) {
-                Look::Found(())
+                Check::Found(())
             } else {
-                Look::NotYet(format!("{} of {expected}", shown(backlog)))
+                Check::NotYet(format!("{} of {expected}", shown(backlog)))
             })
         });
         // The number itself is checked.
@@ -71,9 +71,9 @@ impl Story<'_> {
         until("invoicing's backlog to drain", CATCH_UP_LIMIT, ASK_EVERY, async || {
             let backlog = self.observer.subscription("invoicing").await?.backlog();
             Ok(if backlog == Some(0) {
-                Look::Found(0)
+                Check::Found(0)
             } else {
-                Look::NotYet(format!("{} left", shown(backlog)))
+                Check::NotYet(format!("{} left", shown(backlog)))
             })
         })
         .await

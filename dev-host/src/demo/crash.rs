@@ -11,11 +11,11 @@ use super::rounded;
 use crate::processes;
 use crate::readiness::Missing;
 use crate::stack::PROVIDER_ARCHIVE;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 /// Killed once one in so many is accepted.
 const KILL_AT: u64 = 10;
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const CHECK_EVERY: Duration = Duration::from_millis(5);
 const RESTART_LIMIT: Duration = Duration::from_secs(60);
 
 impl Story<'_> {
@@ -41,12 +41,12 @@ impl Story<'_> {
 
     /// Kills the provider once `count` webhooks are accepted and others are under way. Returns when all was well again.
     async fn kill_after(&self, done: &AtomicU64, count: u64) -> Result<Instant> {
-        until("the act to be under way", RESTART_LIMIT, LOOK_EVERY, async || {
+        until("the act to be under way", RESTART_LIMIT, CHECK_EVERY, async || {
             let (accepted, under_way) = (done.load(Ordering::Relaxed), self.traffic.under_way());
             Ok(if accepted >= count && under_way > 0 {
-                Look::Found(())
+                Check::Found(())
             } else {
-                Look::NotYet(format!("{accepted} accepted, {under_way} under way"))
+                Check::NotYet(format!("{accepted} accepted, {under_way} under way"))
             })
         })
         .await?;
@@ -59,11 +59,11 @@ impl Story<'_> {
         let restarted = until(
             "the host to restart the provider",
             RESTART_LIMIT,
-            LOOK_EVERY,
+            CHECK_EVERY,
             async || {
                 Ok(match processes::child(PROVIDER_ARCHIVE) {
-                    Some(process) if process != killed => Look::Found(process),
-                    _ => Look::NotYet("it has not".to_owned()),
+                    Some(process) if process != killed => Check::Found(process),
+                    _ => Check::NotYet("it has not".to_owned()),
                 })
             },
         )

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Story;
 use super::observe::ASK_EVERY;
 use super::traffic::Accepted;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 const STAND_STILL_LIMIT: Duration = Duration::from_secs(60);
 /// The queue subscriber has had its chance when its count stood still this long, many times what a handling takes.
@@ -65,9 +65,9 @@ impl Story<'_> {
                     last = (handled, Instant::now());
                 }
                 Ok(if handled >= expected || last.1.elapsed() > STANDS_STILL {
-                    Look::Found(handled)
+                    Check::Found(handled)
                 } else {
-                    Look::NotYet(format!("{handled} of {expected}"))
+                    Check::NotYet(format!("{handled} of {expected}"))
                 })
             },
         )

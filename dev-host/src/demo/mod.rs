@@ -74,7 +74,7 @@ pub(crate) async fn run(
     console: &Console,
     interrupt: &mut Interrupt,
 ) -> Ended {
-    let told = async {
+    let acts = async {
         let secret = Secret::random()?;
         let tenants = TENANTS.len();
         console.line(format!(
@@ -91,7 +91,7 @@ pub(crate) async fn run(
         let limit = demo.ready_limit;
         story.ready(ready, limit).await?;
         story.tell(Shares::of(demo.events.into())).await?;
-        let place = format!("with the bus {}", way::told(demo.transport));
+        let place = format!("with the bus {}", way::described(demo.transport));
         story.verdict(demo, ready, &place).await?;
         if demo.stay {
             try_it::print(console, story.stack, &endpoints, &secret, run)?;
@@ -99,7 +99,7 @@ pub(crate) async fn run(
         anyhow::Ok(())
     };
     tokio::select! {
-        told = told => match told {
+        acted = acts => match acted {
             Ok(()) if demo.stay => Ended::Interrupted(interrupt.signalled().await),
             Ok(()) => Ended::Well,
             Err(error) => Ended::Failed(error),

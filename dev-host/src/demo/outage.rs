@@ -8,7 +8,7 @@ use super::Story;
 use super::observe::ASK_EVERY;
 use super::rounded;
 use crate::host::Inventory;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 const COMPONENT: &str = "invoicing";
 const DOWN_LIMIT: Duration = Duration::from_secs(30);
@@ -45,8 +45,8 @@ impl Story<'_> {
             let runs = Inventory::of(client, &host).await?.has_component(COMPONENT);
             let answers = self.observer.invoicing_answers().await;
             Ok(match (runs, answers) {
-                (false, false) => Look::Found(()),
-                _ => Look::NotYet(format!("runs: {runs}, answers: {answers}")),
+                (false, false) => Check::Found(()),
+                _ => Check::NotYet(format!("runs: {runs}, answers: {answers}")),
             })
         })
         .await

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::catalogue::Webhook;
 use super::observe::{ASK_EVERY, DeadLetter};
 use super::{BACKFILL, Story};
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 /// How many poison events there are.
 pub(super) const COUNT: u64 = 2;
@@ -32,9 +32,9 @@ impl Story<'_> {
         let letters = until("the dead letters", LIMIT, ASK_EVERY, async || {
             let letters = self.observer.dead_letters().await?;
             Ok(if letters.len() as u64 >= COUNT {
-                Look::Found(letters)
+                Check::Found(letters)
             } else {
-                Look::NotYet(format!("{} of {COUNT}", letters.len()))
+                Check::NotYet(format!("{} of {COUNT}", letters.len()))
             })
         })
         .await?;
@@ -120,9 +120,9 @@ impl Story<'_> {
         let report = until("analytics to count what came live", LIMIT, ASK_EVERY, async || {
             let report = self.observer.report(BACKFILL).await?;
             Ok(if report.live >= expected {
-                Look::Found(report)
+                Check::Found(report)
             } else {
-                Look::NotYet(format!("{} of {expected}", report.live))
+                Check::NotYet(format!("{} of {expected}", report.live))
             })
         })
         .await?;

@@ -6,7 +6,7 @@ use super::Story;
 use super::catalogue::Webhook;
 use super::observe::{ASK_EVERY, CATCH_UP_LIMIT};
 use super::traffic::Accepted;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 impl Story<'_> {
     pub(super) fn act(&mut self, title: &str) {
@@ -54,9 +54,9 @@ impl Story<'_> {
             let got = count().await?;
             progress.set(got);
             Ok(if got >= expected {
-                Look::Found(got)
+                Check::Found(got)
             } else {
-                Look::NotYet(format!("{got} so far"))
+                Check::NotYet(format!("{got} so far"))
             })
         })
         .await

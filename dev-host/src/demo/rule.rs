@@ -7,7 +7,7 @@ use super::catalogue::Webhook;
 use super::observe::{ASK_EVERY, CATCH_UP_LIMIT};
 use super::stripe::Kind;
 use super::{RULE, Story};
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 /// From which amount on, in the currency's smallest unit.
 const AMOUNT: i64 = 25_000;
@@ -41,8 +41,8 @@ impl Story<'_> {
         let report = until("the rule to catch up", CATCH_UP_LIMIT, ASK_EVERY, async || {
             let report = self.observer.report(RULE).await?;
             Ok(match report.caught_up {
-                Some(_) => Look::Found(report),
-                None => Look::NotYet(format!("{} of {large} counted", report.total())),
+                Some(_) => Check::Found(report),
+                None => Check::NotYet(format!("{} of {large} counted", report.total())),
             })
         })
         .await?;
@@ -76,9 +76,9 @@ impl Story<'_> {
                 let is_done =
                     (status.pending, status.in_flight, status.waiting_for_retry) == (Some(0), Some(0), Some(0));
                 Ok(if is_done && report.total() >= large {
-                    Look::Found(report)
+                    Check::Found(report)
                 } else {
-                    Look::NotYet(format!("{} of {large} counted", report.total()))
+                    Check::NotYet(format!("{} of {large} counted", report.total()))
                 })
             },
         )

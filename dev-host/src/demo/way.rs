@@ -10,7 +10,7 @@ use crate::bus;
 use crate::transport::Transport;
 
 /// For the last line.
-pub(super) fn told(transport: Transport) -> &'static str {
+pub(super) fn described(transport: Transport) -> &'static str {
     match transport {
         Transport::Nats => "in the host, over NATS",
         Transport::Tcp => "elsewhere, with a store of its own, over TCP",

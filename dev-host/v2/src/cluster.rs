@@ -13,7 +13,7 @@ use crate::manifest::{Layers, LocalResources, Part, WorkloadDeployment};
 /// A host pulls and compiles before it answers.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a cluster has besides hosts.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +77,7 @@ impl Cluster {
                     status.message
                 );
             }
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
             status = ask(nats, host, "status", &json!({ "workloadId": id }), ANSWER_LIMIT).await?;
         }
         Ok(running)

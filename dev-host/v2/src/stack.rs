@@ -22,12 +22,12 @@ use crate::cli::Demo;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::http::{client, send};
 use crate::signature::Secret;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Of everything, on a machine that does other things.
 const READY_LIMIT: Duration = Duration::from_secs(240);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// The policy of `wadm/local.yaml`; the callers come to it.
 const POLICY: &str = "\
@@ -154,23 +154,23 @@ impl Stack {
             Ok(answer) => Some(format!("{} ({}): {answer}", endpoint.name(), endpoint.component())),
             Err(error) => Some(format!("{} ({}): {error:#}", endpoint.name(), endpoint.component())),
         };
-        until("every part to answer", READY_LIMIT, LOOK_EVERY, async || {
+        until("every part to answer", READY_LIMIT, CHECK_EVERY, async || {
             for endpoint in endpoints.all() {
                 if let Some(why) = answers(endpoint).await {
-                    return Ok(Look::NotYet(why));
+                    return Ok(Check::NotYet(why));
                 }
             }
             let status = match bus::status(&self.nats, self.bus_status()).await {
                 Ok(status) => status,
-                Err(error) => return Ok(Look::NotYet(format!("{error:#}"))),
+                Err(error) => return Ok(Check::NotYet(format!("{error:#}"))),
             };
             for name in ["entitlements", "invoicing"] {
                 match status.subscription(name) {
                     Some(subscription) if subscription.state != State::Waiting => {}
-                    _ => return Ok(Look::NotYet(format!("nobody subscribes as {name}"))),
+                    _ => return Ok(Check::NotYet(format!("nobody subscribes as {name}"))),
                 }
             }
-            Ok(Look::Found(()))
+            Ok(Check::Found(()))
         })
         .await
     }

@@ -3,6 +3,7 @@
 use std::iter;
 use std::time::Duration;
 
+use fanout_attempts::{Refusal as _, leaves_an_attempt};
 use fanout_transport::CallContext;
 use fanout_wit::types as wit;
 use fanout_wit::{publisher, subscriber};
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::deliveries::Deliveries;
 use crate::retry::Backoff;
-use crate::upstream::{Refusal as _, Upstream, leaves_an_attempt};
+use crate::upstream::Upstream;
 use crate::{Error, ErrorKind, Event, Receipt, Scheduled, Subscription};
 
 /// The most events that the bus takes in one call.
@@ -85,7 +86,7 @@ impl Bus {
                     let used_up = answer.as_ref().err().and_then(|e| self.upstream.quota_wait(e));
                     quota_wait = quota_wait.max(used_up.unwrap_or_default());
                     let unknown_before = matches!(&results[i], Some(Err(e)) if e.kind == ErrorKind::OutcomeUnknown);
-                    let settles = answer.as_ref().err().is_none_or(|refusal| !refusal.is_of_the_moment());
+                    let settles = answer.as_ref().err().is_none_or(|refusal| !refusal.leaves_open());
                     let answer = answer.map(Receipt::from).map_err(Error::from);
                     if answer.as_ref().is_err_and(Error::is_transient) || used_up.is_some() {
                         again.push(i);
@@ -98,7 +99,7 @@ impl Bus {
             }
             left = again;
             let wait = backoff.next().max(quota_wait);
-            if left.is_empty() || !leaves_an_attempt(wait, deadline) {
+            if left.is_empty() || !leaves_an_attempt(wait, deadline.saturating_duration_since(Instant::now())) {
                 break;
             }
             tokio::time::sleep(wait).await;

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::inbox::{Inbox, Trouble};
 use crate::retry::Backoff;
-use crate::upstream::{Inbox, Trouble};
 use crate::{Error, ErrorKind};
 
 /// The most settlements in one call, and the most that wait for one.

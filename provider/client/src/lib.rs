@@ -39,7 +39,9 @@ mod deliveries;
 mod delivery;
 mod error;
 mod event;
+mod inbox;
 mod leases;
+mod missed;
 mod retry;
 mod subscription;
 mod upstream;
@@ -50,8 +52,10 @@ pub use deliveries::{CaughtUp, Deliveries};
 pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
 pub use event::{Event, Position, Receipt, Scheduled};
+pub use inbox::{Inbox, Trouble};
+pub use missed::Missed;
 pub use subscription::{End, Start, Subscription};
-pub use upstream::{Inbox, Missed, Refusal, Trouble, Upstream};
+pub use upstream::Upstream;
 
 /// How to show and check certificates; from the transport.
 pub use fanout_transport::{ClientIdentity, ClientTls, Pem};

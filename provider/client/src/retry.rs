@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fanout_attempts::PAUSES;
 use rand::RngExt as _;
 
 /// The waits between tries.
@@ -15,7 +16,7 @@ pub(crate) struct Backoff {
 /// From 50 ms to 2 s.
 impl Default for Backoff {
     fn default() -> Self {
-        Self::between(Duration::from_millis(50), Duration::from_secs(2))
+        Self::between(PAUSES.0, PAUSES.1)
     }
 }
 

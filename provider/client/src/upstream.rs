@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanout_transport::{CallContext, ConnectOptions, Endpoint, Error, Outcome, causes};
+use fanout_attempts::{self as attempts, ATTEMPT, Attempts, Refusal};
+use fanout_transport::{CallContext, ConnectOptions, Endpoint, Error};
 use fanout_wit::types::{
     Event, FetchedDeliveries, InboxError, Problem, PublishError, Reach, Receipt, SettleError, Settlement,
     SettlementOutcome, SubscribeError, Subscription as Made,
@@ -14,56 +15,13 @@ use tokio::time::Instant;
 use wrpc_transport::Invoke;
 use wrpc_transport::frame::{Incoming, Outgoing};
 
-use crate::Subscription;
 use crate::connection::Connection;
+use crate::missed::Missed;
 use crate::retry::Backoff;
-use crate::subscription::Request;
+use crate::subscription::{Request, Subscription};
 
-/// One attempt; a repeat may find another connection.
-const ATTEMPT: Duration = Duration::from_secs(3);
 /// What a fetch may take beyond its wait.
 const FETCH_MARGIN: Duration = Duration::from_secs(5);
-
-/// Why a call to the bus had no use.
-#[derive(Clone, Debug)]
-pub enum Trouble {
-    /// It can't be reached, or says that it can't do it now: a retry can help.
-    Now(Problem),
-    /// It has no such subscription: it has to be made again.
-    Unknown(Problem),
-    /// It refuses: somebody has to change something first.
-    Refused(Problem),
-}
-
-impl Trouble {
-    /// What went wrong.
-    #[must_use]
-    pub fn problem(&self) -> &Problem {
-        match self {
-            Self::Now(problem) | Self::Unknown(problem) | Self::Refused(problem) => problem,
-        }
-    }
-}
-
-/// What deliveries ask of a bus.
-pub trait Inbox: Clone + Send + Sync + 'static {
-    /// Makes the subscription, one that is fetched; the same twice is one.
-    fn declare(&self, wanted: &Subscription) -> impl Future<Output = Result<(), Trouble>> + Send;
-
-    /// Leases deliveries, waiting for the first.
-    fn fetch(
-        &self,
-        name: &str,
-        most: u32,
-        wait: Duration,
-    ) -> impl Future<Output = Result<FetchedDeliveries, Trouble>> + Send;
-
-    /// Settles deliveries: one answer for each.
-    fn settle(
-        &self,
-        settlements: &[Settlement],
-    ) -> impl Future<Output = Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble>> + Send;
-}
 
 /// A bus that is somewhere else, connected to by the first call.
 #[derive(Clone, Debug)]
@@ -79,14 +37,6 @@ pub struct Upstream {
     /// Waits, too, for as long as the bus says that a quota is used up.
     waits_for_quota: bool,
     trouble: Arc<Mutex<Option<Problem>>>,
-}
-
-/// An attempt that has less time ends with an unknown outcome, though nothing is wrong with the bus.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
-
-/// Whether there is time for an attempt before `end` after a wait.
-pub(crate) fn leaves_an_attempt(wait: Duration, end: Instant) -> bool {
-    Instant::now() + wait + SHORTEST_ATTEMPT <= end
 }
 
 impl Upstream {
@@ -170,7 +120,7 @@ impl Upstream {
         call: impl Fn(CallContext) -> F,
     ) -> Vec<Result<T, E>>
     where
-        E: Refusal + Clone,
+        E: Refusal + Clone + From<Missed>,
         F: Future<Output = anyhow::Result<Vec<Result<T, E>>>>,
     {
         let asked = self.repeat(cx, |cx| {
@@ -178,9 +128,10 @@ impl Upstream {
             async move { Ok(Ok::<_, E>(answers.await?)) }
         });
         match asked.await {
-            (Ok(answers), unknown) => answers
+            // Each has its answer, and of each an attempt before may be known to nobody.
+            (Ok(answers), attempts) => answers
                 .into_iter()
-                .map(|answer| answer.map_err(|refusal| after(unknown.clone(), refusal)))
+                .map(|answer| answer.map_err(|refusal| attempts.whole(refusal)))
                 .collect(),
             (Err(refusal), _) => (0..count).map(|_| Err(refusal.clone())).collect(),
         }
@@ -257,27 +208,27 @@ impl Upstream {
     /// The bus's own, and what stands for what the transport met.
     pub async fn ask<T, E, F>(&self, cx: CallContext, call: impl Fn(CallContext) -> F) -> Result<T, E>
     where
-        E: Refusal,
+        E: Refusal + Clone + From<Missed>,
         F: Future<Output = anyhow::Result<Result<T, E>>>,
     {
         self.repeat(cx, call).await.0
     }
 
-    /// The answer, and an attempt before it whose outcome nobody knows.
-    async fn repeat<T, E, F>(&self, cx: CallContext, call: impl Fn(CallContext) -> F) -> (Result<T, E>, Option<E>)
+    /// The answer, and the attempts before it.
+    async fn repeat<T, E, F>(&self, cx: CallContext, call: impl Fn(CallContext) -> F) -> (Result<T, E>, Attempts<E>)
     where
-        E: Refusal,
+        E: Refusal + Clone + From<Missed>,
         F: Future<Output = anyhow::Result<Result<T, E>>>,
     {
         let end = Instant::now() + cx.deadline.unwrap_or(self.deadline);
+        let left = || end.saturating_duration_since(Instant::now());
         let mut backoff = Backoff::default();
-        let mut unknown = None;
+        let mut attempts = Attempts::default();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let within = left.min(self.attempt).max(Duration::from_millis(1));
+            let within = attempts::within(left(), self.attempt);
             let (refusal, can_help) = match call(self.within(&cx, within)).await {
                 Ok(answer) => match self.reached(answer) {
-                    Ok(done) => return (Ok(done), unknown),
+                    Ok(done) => return (Ok(done), attempts),
                     Err(refusal) if refusal.is_transient() => (refusal, self.is_persistent),
                     Err(refusal) => {
                         let is_waited_out = self.quota_wait(&refusal).is_some();
@@ -291,13 +242,10 @@ impl Upstream {
                 }
             };
             let wait = self.quota_wait(&refusal).unwrap_or_else(|| backoff.next());
-            if !can_help || !leaves_an_attempt(wait, end) {
-                return (Err(after(unknown, refusal)), None);
+            match attempts.refused(refusal, can_help.then_some(wait), left()) {
+                Ok(wait) => tokio::time::sleep(wait).await,
+                Err(refusal) => return (Err(refusal), attempts),
             }
-            if refusal.is_unknown() {
-                unknown = Some(refusal);
-            }
-            tokio::time::sleep(wait).await;
         }
     }
 
@@ -328,145 +276,6 @@ impl Upstream {
     }
 }
 
-/// What the transport met.
-#[derive(Debug)]
-pub struct Missed {
-    problem: Problem,
-    may_have_run: bool,
-    can_be_repeated: bool,
-}
-
-impl From<&anyhow::Error> for Missed {
-    fn from(error: &anyhow::Error) -> Self {
-        let known = Error::find(error);
-        let refused = matches!(
-            known,
-            Some(Error::TooLarge { .. } | Error::Unsupported(_) | Error::Encode(_) | Error::Decode(_))
-        );
-        Self {
-            problem: Problem {
-                code: known.map_or("call-failed", Error::code).to_owned(),
-                message: format!(
-                    "the bus can't be reached: {}: see that it runs, and that its URL and certificates are right here",
-                    causes(&**error)
-                ),
-            },
-            may_have_run: known.is_none_or(|error| error.outcome() != Outcome::NotStarted),
-            can_be_repeated: !refused,
-        }
-    }
-}
-
-/// An error of the contract, as far as a repeat depends on it.
-pub trait Refusal: From<Missed> {
-    /// A retry can help.
-    fn is_transient(&self) -> bool;
-
-    /// It may have been done.
-    fn is_unknown(&self) -> bool;
-
-    /// It depends on the moment, not on what was asked alone: of an attempt before it, it says nothing.
-    fn is_of_the_moment(&self) -> bool;
-
-    /// How long a quota is used up; `None` for what no quota refused.
-    fn retry_after(&self) -> Option<Duration> {
-        None
-    }
-}
-
-/// What came of a call that was refused, after an attempt whose outcome nobody knows: that one may have been done.
-pub(crate) fn after<E: Refusal>(unknown: Option<E>, refusal: E) -> E {
-    unknown.filter(|_| refusal.is_of_the_moment()).unwrap_or(refusal)
-}
-
-impl From<Missed> for PublishError {
-    fn from(missed: Missed) -> Self {
-        if !missed.may_have_run {
-            return Self::Unavailable(missed.problem);
-        }
-        Self::OutcomeUnknown(Problem {
-            code: "outcome-unknown".to_owned(),
-            message: format!(
-                "it may be stored; publish it again with the same id: {}",
-                missed.problem.message
-            ),
-        })
-    }
-}
-
-impl Refusal for PublishError {
-    fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
-    }
-
-    fn is_unknown(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown(_))
-    }
-
-    fn is_of_the_moment(&self) -> bool {
-        match self {
-            Self::QuotaExceeded(_) | Self::StoreFull(_) | Self::NotPermitted(_) | Self::Unavailable(_) => true,
-            Self::InvalidEvent(_) | Self::TooLarge(_) | Self::OutcomeUnknown(_) => false,
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::QuotaExceeded(refusal) => Some(Duration::from_millis(refusal.retry_after_ms)),
-            _ => None,
-        }
-    }
-}
-
-impl From<Missed> for SubscribeError {
-    fn from(missed: Missed) -> Self {
-        match missed.may_have_run {
-            true => Self::OutcomeUnknown(missed.problem),
-            false => Self::Unavailable(missed.problem),
-        }
-    }
-}
-
-impl Refusal for SubscribeError {
-    fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
-    }
-
-    fn is_unknown(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown(_))
-    }
-
-    fn is_of_the_moment(&self) -> bool {
-        match self {
-            Self::NotPermitted(_) | Self::Unavailable(_) => true,
-            Self::InvalidRequest(_) | Self::Conflict(_) | Self::UnknownSubscription(_) | Self::OutcomeUnknown(_) => {
-                false
-            }
-        }
-    }
-}
-
-/// Of what is only read.
-impl From<Missed> for Problem {
-    fn from(missed: Missed) -> Self {
-        missed.problem
-    }
-}
-
-impl Refusal for Problem {
-    fn is_transient(&self) -> bool {
-        true
-    }
-
-    fn is_unknown(&self) -> bool {
-        false
-    }
-
-    fn is_of_the_moment(&self) -> bool {
-        true
-    }
-}
-
 /// One attempt, for generated bindings.
 impl Invoke for Upstream {
     type Context = CallContext;
@@ -484,37 +293,6 @@ impl Invoke for Upstream {
     {
         let remote = self.connection.remote_for(&cx).await?;
         remote.invoke(cx, instance, func, params, paths).await
-    }
-}
-
-impl Inbox for Upstream {
-    async fn declare(&self, wanted: &Subscription) -> Result<(), Trouble> {
-        match self.subscribe(&CallContext::default(), wanted).await {
-            Ok(_) => Ok(()),
-            Err(SubscribeError::Unavailable(problem) | SubscribeError::OutcomeUnknown(problem)) => {
-                Err(Trouble::Now(problem))
-            }
-            Err(
-                SubscribeError::InvalidRequest(problem)
-                | SubscribeError::NotPermitted(problem)
-                | SubscribeError::Conflict(problem)
-                | SubscribeError::UnknownSubscription(problem),
-            ) => Err(Trouble::Refused(problem)),
-        }
-    }
-
-    async fn fetch(&self, name: &str, most: u32, wait: Duration) -> Result<FetchedDeliveries, Trouble> {
-        let fetched = self.fetch_for(&CallContext::default(), name, most, None, wait).await;
-        fetched.map_err(|error| match error {
-            InboxError::Unavailable(problem) => Trouble::Now(problem),
-            InboxError::UnknownSubscription(problem) => Trouble::Unknown(problem),
-            InboxError::InvalidRequest(problem) | InboxError::NotPermitted(problem) => Trouble::Refused(problem),
-        })
-    }
-
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Result<SettlementOutcome, SettleError>>, Trouble> {
-        let settled = self.settle_for(&CallContext::default(), settlements).await;
-        settled.map_err(Trouble::Now)
     }
 }
 

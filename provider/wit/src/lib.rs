@@ -37,6 +37,8 @@ pub mod component {
 pub use bus::fanout::bus::{backfill_handler, types};
 pub use component::fanout::bus::{inbox, publisher, status, subscriber};
 
+fanout_attempts::meanings!(crate::types);
+
 /// `publisher`, as a call names it.
 pub const PUBLISHER: &str = "fanout:bus/publisher@0.2.0";
 /// `subscriber`, as a call names it.

@@ -12,11 +12,11 @@ use super::rounded;
 use super::traffic::Traffic;
 use crate::console::Console;
 use crate::stack::Stack;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 /// Killed once one in so many is accepted.
 const KILL_AT: u64 = 10;
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const CHECK_EVERY: Duration = Duration::from_millis(5);
 const UNDER_WAY_LIMIT: Duration = Duration::from_secs(60);
 
 /// What is killed.
@@ -75,12 +75,12 @@ async fn kill_after(
     done: &AtomicU64,
     count: u64,
 ) -> Result<(u64, Instant)> {
-    until("the act to be under way", UNDER_WAY_LIMIT, LOOK_EVERY, async || {
+    until("the act to be under way", UNDER_WAY_LIMIT, CHECK_EVERY, async || {
         let (accepted, under_way) = (done.load(Ordering::Relaxed), traffic.under_way());
         Ok(if accepted >= count && under_way > 0 {
-            Look::Found(())
+            Check::Found(())
         } else {
-            Look::NotYet(format!("{accepted} accepted, {under_way} under way"))
+            Check::NotYet(format!("{accepted} accepted, {under_way} under way"))
         })
     })
     .await?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Story;
 use super::observe::ASK_EVERY;
 use super::rounded;
-use crate::wait::{Look, until};
+use crate::wait::{Check, until};
 
 const WORKLOAD: &str = "invoicing";
 const DOWN_LIMIT: Duration = Duration::from_secs(30);
@@ -19,8 +19,8 @@ impl Story<'_> {
         self.stack.undeploy(WORKLOAD).await?;
         until("invoicing to be down", DOWN_LIMIT, ASK_EVERY, async || {
             Ok(match self.observer.invoicing_answers().await {
-                false => Look::Found(()),
-                true => Look::NotYet("it answers".to_owned()),
+                false => Check::Found(()),
+                true => Check::NotYet("it answers".to_owned()),
             })
         })
         .await?;

@@ -15,9 +15,9 @@ use tracing::debug;
 
 use super::State;
 use crate::Subscription;
+use crate::inbox::{Inbox, Trouble};
 use crate::leases::Leases;
 use crate::retry::Backoff;
-use crate::upstream::{Inbox, Trouble};
 
 /// How long a fetch waits for the first delivery. Short, because whoever stops waits for it: a fetch that is broken off
 /// costs what it was about to bring one lease.

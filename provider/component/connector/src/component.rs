@@ -36,7 +36,11 @@ fn bus() -> Result<Bus<OverHttp>, Failure> {
     Ok(Bus::new(OverHttp::new(settings), deadline))
 }
 
-fn ask<T: Decode, E: Decode + Refusal>(interface: &str, function: &str, params: &impl Encode) -> Result<T, E> {
+fn ask<T, E>(interface: &str, function: &str, params: &impl Encode) -> Result<T, E>
+where
+    T: Decode,
+    E: Decode + Refusal + Clone + From<Failure>,
+{
     bus()?.ask(interface, function, params)
 }
 

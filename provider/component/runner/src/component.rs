@@ -1,13 +1,13 @@
 //! What makes a runner a component: each of them says what it imports, and how that is called.
 
 /// The whole of a runner's crate. `world` is what it imports of the component beside it, besides `export wasi:cli/run@0.3.0`; `one`
-/// or `many` is what deliveries are handed to, one at a time or as they were fetched; `told` is what hears of a backfill that has
+/// or `many` is what deliveries are handed to, one at a time or as they were fetched; `notified` is what is notified of a backfill that has
 /// caught up, if there is such a handler.
 ///
 /// The crate depends on `fanout-component` and `wit-bindgen`, and lies beside this one's folder.
 #[macro_export]
 macro_rules! runner {
-    (world: $world:literal, $how:ident: $handler:path $(, told: $told:path)? $(,)?) => {
+    (world: $world:literal, $how:ident: $handler:path $(, notified: $notified:path)? $(,)?) => {
         ::wit_bindgen::generate!({
             inline: $world,
             path: ["../../../../wit", "../../runner/wit"],
@@ -32,7 +32,7 @@ macro_rules! runner {
 
         impl $crate::Subscriber for Beside {
             const TAKES_BATCHES: bool = $crate::runner!(@takes_batches $how);
-            const IS_TOLD: bool = $crate::runner!(@is_told $($told)?);
+            const IS_NOTIFIED: bool = $crate::runner!(@is_notified $($notified)?);
 
             fn handle(
                 &self,
@@ -45,7 +45,7 @@ macro_rules! runner {
                 &self,
                 progress: &::fanout_component::types::BackfillProgress,
             ) -> Result<(), ::fanout_component::types::Rejection> {
-                $crate::runner!(@tell progress $(, $told)?)
+                $crate::runner!(@notify progress $(, $notified)?)
             }
         }
     };
@@ -53,12 +53,12 @@ macro_rules! runner {
     (@takes_batches many) => { true };
     (@hand_over $deliveries:ident, one: $handler:path) => { $deliveries.iter().map($handler).collect() };
     (@hand_over $deliveries:ident, many: $handler:path) => { $handler($deliveries) };
-    (@is_told) => { false };
-    (@is_told $told:path) => { true };
-    (@tell $progress:ident) => {{
+    (@is_notified) => { false };
+    (@is_notified $notified:path) => { true };
+    (@notify $progress:ident) => {{
         // Nobody here wants to know.
         _ = $progress;
         Ok(())
     }};
-    (@tell $progress:ident, $told:path) => { $told($progress) };
+    (@notify $progress:ident, $notified:path) => { $notified($progress) };
 }

@@ -15,12 +15,12 @@ use crate::plan::{self, Plan};
 const WAIT: Duration = Duration::from_secs(2);
 /// The shortest wait of one of many.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
-/// How often it is looked for subscriptions that the component made, and the pause where there is none.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the bus is asked for subscriptions that the component made, and the pause where there is none.
+const LIST_EVERY: Duration = Duration::from_secs(1);
 /// The waits after a request that failed: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// The wait before a component that was not told of its catching up is told again.
-const TELL_AGAIN: Duration = Duration::from_secs(2);
+/// The wait before a component that was not notified of its catching up is notified again.
+const NOTIFY_AGAIN: Duration = Duration::from_secs(2);
 /// For how long it is tried to settle, at least: `handled` is taken however late it comes.
 const SETTLE_FOR: Duration = Duration::from_secs(10);
 /// What is handled is settled no later than this after it was, where others wait for their turn.
@@ -35,7 +35,7 @@ pub trait Subscriber {
     /// It has a `batch-handler`.
     const TAKES_BATCHES: bool;
     /// It has a `backfill-handler`.
-    const IS_TOLD: bool;
+    const IS_NOTIFIED: bool;
 
     /// Hands over deliveries; one answer for each, in order.
     fn handle(&self, deliveries: &[Delivery]) -> Vec<Result<(), Rejection>>;
@@ -43,7 +43,7 @@ pub trait Subscriber {
     /// Tells it that a backfill has caught up.
     ///
     /// # Errors
-    /// It wants to be told again.
+    /// It wants to be notified again.
     fn caught_up(&self, progress: &BackfillProgress) -> Result<(), Rejection>;
 }
 
@@ -55,7 +55,7 @@ pub struct Runner<B, S> {
     plan: Plan,
     attempts: Attempts,
     lines: Vec<Line>,
-    looked: Option<Duration>,
+    listed: Option<Duration>,
 }
 
 /// One subscription.
@@ -68,7 +68,7 @@ struct Line {
     /// As the bus says of it, once it has.
     known: Option<Known>,
     is_made: bool,
-    is_told: bool,
+    is_notified: bool,
     is_finished: bool,
     is_gone: bool,
     reached: Option<Position>,
@@ -103,7 +103,7 @@ impl Line {
             known: None,
             is_made: declared.is_none(),
             declared,
-            is_told: false,
+            is_notified: false,
             is_finished: false,
             is_gone: false,
             reached: None,
@@ -113,7 +113,7 @@ impl Line {
         }
     }
 
-    /// Takes in what the bus says of it: another incarnation is another subscription, of which nobody was told anything.
+    /// Takes in what the bus says of it: another incarnation is another subscription, of which nobody was notified of anything.
     fn learns(&mut self, subscription: &Subscription) {
         let known = Known {
             incarnation: subscription.incarnation.clone(),
@@ -147,7 +147,7 @@ impl Line {
     /// It is wound back, or another of this name.
     fn begins_again(&mut self) {
         self.is_finished = false;
-        self.is_told = false;
+        self.is_notified = false;
         self.reached = None;
     }
 
@@ -185,13 +185,13 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             plan,
             attempts,
             lines: declared.into_iter().collect(),
-            looked: None,
+            listed: None,
         }
     }
 
     /// Fetches once from each subscription, and delivers what comes.
     pub fn turn(&mut self) {
-        self.look();
+        self.list();
         let now = self.bus.now();
         let mut lines = std::mem::take(&mut self.lines);
         let ready = lines
@@ -211,26 +211,26 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
                 .map(|line| line.not_before)
                 .min();
             self.bus
-                .pause(due.map_or(LOOK_EVERY, |due| due.saturating_sub(now).min(LOOK_EVERY)));
+                .pause(due.map_or(LIST_EVERY, |due| due.saturating_sub(now).min(LIST_EVERY)));
         }
         lines.retain(|line| !line.is_gone);
         self.lines = lines;
     }
 
-    /// Looks for subscriptions that the component made, for those that it ended, and for finished ones that are wound back.
-    fn look(&mut self) {
+    /// Lists subscriptions that the component made, for those that it ended, and for finished ones that are wound back.
+    fn list(&mut self) {
         let now = self.bus.now();
-        // What the policy declares is made by nobody here, and its batches are known by a look alone.
+        // What the policy declares is made by nobody here, and its batches are known by the list alone.
         let is_unknown = |line: &Line| {
             let is_the_policys = line.declared.as_ref().is_some_and(|declared| declared.need.is_none());
             line.known.is_none() && is_the_policys && self.plan.batch.is_none()
         };
         let is_nothing_to_see = self.plan.called == plan::Called::None
             && !self.lines.iter().any(|line| line.is_finished || is_unknown(line));
-        if is_nothing_to_see || self.looked.is_some_and(|last| now < last + LOOK_EVERY) {
+        if is_nothing_to_see || self.listed.is_some_and(|last| now < last + LIST_EVERY) {
             return;
         }
-        self.looked = Some(now);
+        self.listed = Some(now);
         let subscriptions = match self.bus.subscriptions() {
             Ok(subscriptions) => subscriptions,
             // What is known is delivered; a fetch says what is wrong.
@@ -290,7 +290,7 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             Err(trouble) => {
                 line.is_made &=
                     !matches!(trouble, Trouble::Unknown(_) | Trouble::Refused(_)) || line.declared.is_none();
-                // The component has ended it. If it subscribes again by that name, the next look finds it.
+                // The component has ended it. If it subscribes again by that name, the next list has it.
                 line.is_gone = line.declared.is_none() && matches!(trouble, Trouble::Unknown(_));
                 line.waits(&trouble, self.bus.now());
                 return;
@@ -306,9 +306,9 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
             false => self.deliver(fetched.deliveries, lease, since),
         }
         match fetched.caught_up {
-            Some(caught_up) => self.tell(line, caught_up),
+            Some(caught_up) => self.notify(line, caught_up),
             // Every answer says it once it is so: it was wound back since.
-            None => line.is_told = false,
+            None => line.is_notified = false,
         }
     }
 
@@ -504,9 +504,9 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
         taken
     }
 
-    /// Tells the component that a backfill has caught up, once; everything before was handed over.
-    fn tell(&self, line: &mut Line, CatchUp { replayed, finished }: CatchUp) {
-        if S::IS_TOLD && !line.is_told {
+    /// Notifies the component that a backfill has caught up, once; everything before was handed over.
+    fn notify(&self, line: &mut Line, CatchUp { replayed, finished }: CatchUp) {
+        if S::IS_NOTIFIED && !line.is_notified {
             let progress = BackfillProgress {
                 subscription: line.name.clone(),
                 reached: line.reached,
@@ -515,12 +515,12 @@ impl<B: Inbox, S: Subscriber> Runner<B, S> {
                 finished,
             };
             if let Err(rejection) = self.subscriber.caught_up(&progress) {
-                eprintln!("subscription {}: it is to be told again: {rejection:?}", line.name);
-                line.not_before = self.bus.now() + TELL_AGAIN;
+                eprintln!("subscription {}: it is notified again: {rejection:?}", line.name);
+                line.not_before = self.bus.now() + NOTIFY_AGAIN;
                 return;
             }
         }
-        line.is_told = true;
+        line.is_notified = true;
         line.is_finished |= finished;
     }
 }

@@ -15,7 +15,7 @@ use crate::runner::{Runner, Subscriber};
 #[derive(Clone, Copy, Debug)]
 pub struct Misconfigured;
 
-/// Delivers for as long as the host lets it. A service that is told wrong ends, with a line that says what.
+/// Delivers for as long as the host lets it. A service that is configured wrong ends, with a line that says what.
 ///
 /// # Errors
 /// When a setting is missing or wrong.

@@ -1,10 +1,10 @@
-//! Calls to a bus in the contract's own types, each within a deadline; repeated while time is left and that can help.
-//!
-//! The rules are those of `fanout-client`: every function of the contract is idempotent; where an attempt had an unknown outcome
-//! and none after it settled that, the outcome of the whole is unknown. A refusal that depends on the moment, such as a quota,
-//! settles nothing: what was asked may have been done before.
+//! Calls to a bus in the contract's own types, each within a deadline; repeated while time is left and that can help
+//! ([`fanout_attempts`]).
 
 use std::time::Duration;
+
+use fanout_attempts::{self as attempts, Attempts, PAUSES};
+pub use fanout_attempts::{ATTEMPT, Refusal};
 
 use crate::answer::Failure;
 use crate::types::{Event, InboxError, Problem, PublishError, Receipt, SubscribeError};
@@ -18,13 +18,6 @@ pub const SUBSCRIBER: &str = "fanout:bus/subscriber@0.2.0";
 pub const INBOX: &str = "fanout:bus/inbox@0.2.0";
 /// `status`, as a call names it.
 pub const STATUS: &str = "fanout:bus/status@0.2.0";
-
-/// One attempt.
-pub const ATTEMPT: Duration = Duration::from_secs(3);
-/// The first wait between attempts, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// An attempt that has less time ends with an unknown outcome, though nothing is wrong with the bus.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 
 /// What calls need of the world: a way to the bus, and a clock.
 pub trait World {
@@ -48,18 +41,6 @@ pub struct Bus<W> {
     deadline: Duration,
 }
 
-/// An error of the contract, as far as a repeat depends on it.
-pub trait Refusal: From<Failure> {
-    /// A retry can help.
-    fn is_transient(&self) -> bool;
-
-    /// It may have been done.
-    fn is_unknown(&self) -> bool;
-
-    /// It depends on the moment, not on what was asked alone: of an attempt before it, it says nothing.
-    fn is_of_the_moment(&self) -> bool;
-}
-
 impl<W: World> Bus<W> {
     /// A bus; `deadline` is for a whole call with its repeats.
     pub fn new(world: W, deadline: Duration) -> Self {
@@ -75,22 +56,20 @@ impl<W: World> Bus<W> {
     ///
     /// # Errors
     /// The bus's own, and what stands for what was met on the way.
-    pub fn ask<T: Decode, E: Decode + Refusal>(
+    pub fn ask<T: Decode, E: Decode + Refusal + Clone + From<Failure>>(
         &self,
         interface: &str,
         function: &str,
         params: &impl Encode,
     ) -> Result<T, E> {
         let params = wire::encode(params);
-        self.repeat(
+        let asked = self.repeat(
             |within| match self.attempt::<Result<T, E>>(interface, function, &params, within) {
-                Ok(answer) => answer.map_err(|refusal| (refusal, true, None)),
-                Err(failure) => {
-                    let (can_help, wait) = (failure.can_be_repeated, failure.retry_after);
-                    Err((E::from(failure), can_help, wait))
-                }
+                Ok(answer) => answer.map_err(|refusal| (refusal, Again::AfterAPause)),
+                Err(failure) => Err(missed(failure)),
             },
-        )
+        );
+        asked.map(|(answer, _)| answer)
     }
 
     /// The same for a function whose answer is no result: `status.links`.
@@ -98,49 +77,32 @@ impl<W: World> Bus<W> {
     /// # Errors
     /// What was met on the way.
     pub fn read<T: Decode>(&self, interface: &str, function: &str) -> Result<T, Problem> {
-        let read = self.repeat(|within| {
-            self.attempt::<T>(interface, function, &[], within).map_err(|failure| {
-                let (can_help, wait) = (failure.can_be_repeated, failure.retry_after);
-                (Unread(failure.problem), can_help, wait)
-            })
-        });
-        read.map_err(|Unread(problem)| problem)
+        let read = self.repeat(|within| self.attempt::<T>(interface, function, &[], within).map_err(missed));
+        read.map(|(answer, _)| answer)
     }
 
     /// Publishes many; one result for each.
     pub fn publish_many(&self, events: &[Event]) -> Vec<Result<Receipt, PublishError>> {
         let params = wire::encode(&(events,));
-        let mut unknown = None;
         let sent = self.repeat(|within| {
-            let answers: Result<Vec<Result<Receipt, PublishError>>, Failure> =
-                self.attempt(PUBLISHER, "publish-tenant-events", &params, within);
-            answers.map_err(|failure| {
-                let (can_help, wait) = (failure.can_be_repeated, failure.retry_after);
-                let refusal = PublishError::from(failure);
-                if refusal.is_unknown() {
-                    unknown = Some(refusal.clone());
-                }
-                (refusal, can_help, wait)
-            })
+            let answers =
+                self.attempt::<Vec<Result<Receipt, PublishError>>>(PUBLISHER, "publish-tenant-events", &params, within);
+            answers.map_err(missed::<PublishError>)
         });
-        // Each event has its answer, and of each an attempt before may be known to nobody.
-        let settled = |answer: Result<Receipt, PublishError>| {
-            answer.map_err(|refusal| {
-                let says_nothing = refusal.is_of_the_moment();
-                unknown.clone().filter(|_| says_nothing).unwrap_or(refusal)
-            })
+        let answers: Vec<Result<Receipt, PublishError>> = match sent {
+            // Each event has its answer, and of each an attempt before may be known to nobody.
+            Ok((answers, attempts)) => answers
+                .into_iter()
+                .map(|answer| answer.map_err(|refusal| attempts.whole(refusal)))
+                .collect(),
+            Err(unsent) => return events.iter().map(|_| Err(unsent.clone())).collect(),
         };
-        match sent {
-            Ok(answers) if answers.len() == events.len() => answers.into_iter().map(settled).collect(),
-            Ok(_) => {
-                let problem = malformed().problem;
-                events
-                    .iter()
-                    .map(|_| Err(PublishError::OutcomeUnknown(problem.clone())))
-                    .collect()
-            }
-            Err(unsent) => events.iter().map(|_| Err(unsent.clone())).collect(),
+        if answers.len() != events.len() {
+            let problem = malformed().problem;
+            let unknown = || Err(PublishError::OutcomeUnknown(problem.clone()));
+            return events.iter().map(|_| unknown()).collect();
         }
+        answers
     }
 
     /// One attempt.
@@ -158,34 +120,47 @@ impl<W: World> Bus<W> {
         wire::decode(&result).map_err(|_| malformed())
     }
 
-    fn repeat<T, E: Refusal>(
+    /// The answer, and the attempts before it.
+    fn repeat<T, E: Refusal + Clone>(
         &self,
-        mut attempt: impl FnMut(Duration) -> Result<T, (E, bool, Option<Duration>)>,
-    ) -> Result<T, E> {
+        mut attempt: impl FnMut(Duration) -> Result<T, (E, Again)>,
+    ) -> Result<(T, Attempts<E>), E> {
         let end = self.world.now() + self.deadline;
-        let mut unknown = None;
+        let left = || end.saturating_sub(self.world.now());
+        let mut attempts = Attempts::default();
         let mut pause = PAUSES.0;
         loop {
-            let left = end.saturating_sub(self.world.now());
-            let within = left.min(ATTEMPT).max(Duration::from_millis(1));
-            let (refusal, can_help, wait) = match attempt(within) {
-                Ok(answer) => return Ok(answer),
-                Err((refusal, _, _)) if !refusal.is_transient() => {
-                    return Err(unknown.filter(|_| refusal.is_of_the_moment()).unwrap_or(refusal));
-                }
+            let (refusal, again) = match attempt(attempts::within(left(), ATTEMPT)) {
+                Ok(answer) => return Ok((answer, attempts)),
                 Err(refused) => refused,
             };
-            let wait = wait.unwrap_or(pause);
+            let wait = match again {
+                Again::Never => None,
+                Again::After(wait) => Some(wait),
+                Again::AfterAPause => refusal.is_transient().then_some(pause),
+            };
             pause = (pause * 2).min(PAUSES.1);
-            if !can_help || self.world.now() + wait + SHORTEST_ATTEMPT > end {
-                return Err(unknown.filter(|_| !refusal.is_unknown()).unwrap_or(refusal));
-            }
-            if refusal.is_unknown() {
-                unknown = Some(refusal);
-            }
-            self.world.pause(wait);
+            self.world.pause(attempts.refused(refusal, wait, left())?);
         }
     }
+}
+
+/// Whether a call that was refused is tried again.
+enum Again {
+    Never,
+    After(Duration),
+    /// If the refusal is one that a retry can help against.
+    AfterAPause,
+}
+
+/// What was met on the way.
+fn missed<E: From<Failure>>(failure: Failure) -> (E, Again) {
+    let again = match (failure.can_be_repeated, failure.retry_after) {
+        (false, _) => Again::Never,
+        (true, Some(wait)) => Again::After(wait),
+        (true, None) => Again::AfterAPause,
+    };
+    (E::from(failure), again)
 }
 
 fn malformed() -> Failure {
@@ -196,25 +171,10 @@ fn malformed() -> Failure {
     .for_good()
 }
 
-struct Unread(Problem);
-
-impl From<Failure> for Unread {
+/// Of what is only read.
+impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        Self(failure.problem)
-    }
-}
-
-impl Refusal for Unread {
-    fn is_transient(&self) -> bool {
-        true
-    }
-
-    fn is_unknown(&self) -> bool {
-        false
-    }
-
-    fn is_of_the_moment(&self) -> bool {
-        true
+        failure.problem
     }
 }
 
@@ -233,47 +193,11 @@ impl From<Failure> for PublishError {
     }
 }
 
-impl Refusal for PublishError {
-    fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
-    }
-
-    fn is_unknown(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown(_))
-    }
-
-    fn is_of_the_moment(&self) -> bool {
-        match self {
-            Self::QuotaExceeded(_) | Self::StoreFull(_) | Self::NotPermitted(_) | Self::Unavailable(_) => true,
-            Self::InvalidEvent(_) | Self::TooLarge(_) | Self::OutcomeUnknown(_) => false,
-        }
-    }
-}
-
 impl From<Failure> for SubscribeError {
     fn from(failure: Failure) -> Self {
         match failure.may_have_run {
             true => Self::OutcomeUnknown(failure.problem),
             false => Self::Unavailable(failure.problem),
-        }
-    }
-}
-
-impl Refusal for SubscribeError {
-    fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
-    }
-
-    fn is_unknown(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown(_))
-    }
-
-    fn is_of_the_moment(&self) -> bool {
-        match self {
-            Self::NotPermitted(_) | Self::Unavailable(_) => true,
-            Self::InvalidRequest(_) | Self::Conflict(_) | Self::UnknownSubscription(_) | Self::OutcomeUnknown(_) => {
-                false
-            }
         }
     }
 }
@@ -354,7 +278,10 @@ mod tests {
         let sent = gone.world().sent.borrow();
         assert!((4..=8).contains(&sent.len()), "{sent:?}");
         assert!(gone.world().now() <= Duration::from_secs(2));
-        assert!(sent.iter().all(|within| *within >= SHORTEST_ATTEMPT), "{sent:?}");
+        assert!(
+            sent.iter().all(|within| *within >= Duration::from_millis(100)),
+            "{sent:?}"
+        );
     }
 
     #[test]

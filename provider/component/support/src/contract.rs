@@ -24,6 +24,8 @@ mod bindings {
 
 pub use bindings::fanout::bus::types;
 
+fanout_attempts::meanings!(self::types);
+
 use types::{
     Attribute, BackfillProgress, Cancellation, CatchUp, Delivery, DeliveryOptions, End, Event, FetchedDeliveries,
     Filter, InboxError, LeasedDelivery, LinkState, LinkStatus, LostEvents, Need, Origin, Position, Problem,

@@ -38,7 +38,7 @@ struct World {
     /// How many calls of `settle` fail.
     away: Cell<u32>,
     handed_over: RefCell<Vec<Vec<String>>>,
-    told: RefCell<Vec<BackfillProgress>>,
+    notified: RefCell<Vec<BackfillProgress>>,
 }
 
 #[derive(Clone)]
@@ -108,7 +108,7 @@ struct Component<const BATCHES: bool> {
 
 impl<const BATCHES: bool> Subscriber for Component<BATCHES> {
     const TAKES_BATCHES: bool = BATCHES;
-    const IS_TOLD: bool = true;
+    const IS_NOTIFIED: bool = true;
 
     fn handle(&self, deliveries: &[Delivery]) -> Vec<Result<(), Rejection>> {
         let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.event.id.clone()).collect();
@@ -126,8 +126,8 @@ impl<const BATCHES: bool> Subscriber for Component<BATCHES> {
     }
 
     fn caught_up(&self, progress: &BackfillProgress) -> Result<(), Rejection> {
-        self.world.told.borrow_mut().push(progress.clone());
-        match self.world.told.borrow().len() {
+        self.world.notified.borrow_mut().push(progress.clone());
+        match self.world.notified.borrow().len() {
             1 => Err(Rejection::Retry("not yet".to_owned())),
             _ => Ok(()),
         }

@@ -23,7 +23,7 @@ fn a_subscription_that_is_gone_is_made_again() {
 }
 
 #[test]
-fn a_component_is_told_once_that_it_caught_up_and_again_only_if_it_did_not_take_it() {
+fn a_component_is_notified_once_that_it_caught_up_and_again_only_if_it_did_not_take_it() {
     let world = Rc::<World>::default();
     let caught_up = CatchUp {
         replayed: 2,
@@ -40,19 +40,19 @@ fn a_component_is_told_once_that_it_caught_up_and_again_only_if_it_did_not_take_
     for _ in 0..8 {
         runner.turn();
     }
-    assert_eq!(world.told.borrow().len(), 2, "refused once, taken once");
+    assert_eq!(world.notified.borrow().len(), 2, "refused once, taken once");
     // It is wound back, and catches up again.
     for answer in [None, Some(caught_up)] {
         world.fetches.borrow_mut().push_back(Ok(fetched(&[], answer)));
         runner.turn();
     }
-    let told = world.told.borrow();
-    assert_eq!(told.len(), 3, "and told of it");
+    let notified = world.notified.borrow();
+    assert_eq!(notified.len(), 3, "and notified of it");
     let reached = Position {
         partition: 0,
         offset: 2,
     };
-    assert_eq!((told[1].replayed, told[1].reached), (2, Some(reached)));
+    assert_eq!((notified[1].replayed, notified[1].reached), (2, Some(reached)));
 }
 
 #[test]
@@ -104,12 +104,15 @@ fn a_finished_backfill_is_fetched_again_when_it_is_wound_back() {
         world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], FINISHED)));
     }
     turns();
-    assert_eq!((world.fetched_from.borrow().len(), world.told.borrow().len()), (2, 2));
+    assert_eq!(
+        (world.fetched_from.borrow().len(), world.notified.borrow().len()),
+        (2, 2)
+    );
     state(SubscriptionState::CatchingUp);
     world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], FINISHED)));
     turns();
     assert!(world.fetched_from.borrow().len() > 2, "it is fetched again");
-    assert_eq!(world.told.borrow().len(), 3, "and the component is told again");
+    assert_eq!(world.notified.borrow().len(), 3, "and the component is notified again");
 }
 
 #[test]
@@ -125,7 +128,7 @@ fn what_is_ended_and_made_again_under_its_name_is_delivered() {
     let unknown = Err(Trouble::Unknown(problem("unknown-subscription")));
     world.fetches.borrow_mut().push_back(unknown);
     runner.turn();
-    // Between two looks it is there again.
+    // Between two lists it is there again.
     world.fetches.borrow_mut().push_back(Ok(fetched(&["1"], None)));
     for _ in 0..4 {
         runner.turn();
@@ -134,7 +137,7 @@ fn what_is_ended_and_made_again_under_its_name_is_delivered() {
 }
 
 #[test]
-fn what_is_ended_and_made_again_between_two_looks_is_told_that_it_caught_up() {
+fn what_is_ended_and_made_again_between_two_lists_is_notified_that_it_caught_up() {
     let world = Rc::<World>::default();
     let incarnation = |incarnation: &str| {
         *world.listed.borrow_mut() = vec![Subscription {
@@ -161,11 +164,11 @@ fn what_is_ended_and_made_again_between_two_looks_is_told_that_it_caught_up() {
     };
     incarnation("1");
     caught_up(5);
-    assert_eq!(world.told.borrow().len(), 2, "refused once, taken once");
-    // No look and no fetch has seen it gone.
+    assert_eq!(world.notified.borrow().len(), 2, "refused once, taken once");
+    // No list and no fetch has seen it gone.
     incarnation("2");
     caught_up(2);
-    assert_eq!(world.told.borrow().len(), 3, "it is another subscription");
+    assert_eq!(world.notified.borrow().len(), 3, "it is another subscription");
     caught_up(3);
-    assert_eq!(world.told.borrow().len(), 3, "which is told once");
+    assert_eq!(world.notified.borrow().len(), 3, "which is notified once");
 }

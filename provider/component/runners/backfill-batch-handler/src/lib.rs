@@ -13,5 +13,5 @@ fanout_runner::runner! {
         }
     ",
     many: fanout::bus::batch_handler::handle_events,
-    told: fanout::bus::backfill_handler::handle_caught_up,
+    notified: fanout::bus::backfill_handler::handle_caught_up,
 }

@@ -13,5 +13,5 @@ fanout_runner::runner! {
         }
     ",
     one: fanout::bus::handler::handle_event,
-    told: fanout::bus::backfill_handler::handle_caught_up,
+    notified: fanout::bus::backfill_handler::handle_caught_up,
 }
