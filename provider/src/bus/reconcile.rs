@@ -218,11 +218,16 @@ impl Bus {
         view.registry = plan.registry;
         (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
+        let is_new = in_force && !store.is_in_force();
         let store = if in_force { store.brought() } else { store };
         view.store = Some(store.clone());
         self.run(&store, runs, &mut view);
         report(&before, &view);
         self.publish(view);
+        if is_new {
+            // 0 where the policy has none.
+            info!(revision = store.policy().in_force.revision, "the policy is in force");
+        }
         Ok(refused)
     }
 

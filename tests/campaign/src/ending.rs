@@ -11,9 +11,10 @@ use fanout_tests::{BusStatus, State};
 use futures::StreamExt as _;
 use serde_json::Value;
 
-use crate::programs::{Operator, digest, subscriptions};
+use crate::programs::{Operator, digest};
 use crate::recorder::Recorder;
-use crate::world::{LOG, RECOVERY, World};
+use crate::rules::RECOVERY;
+use crate::world::{World, partitions};
 
 const DEAD: &str = "fanout_payments_dead";
 /// Messages that are read at a time.
@@ -27,8 +28,9 @@ pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
     loop {
         let status = operator.status().await;
         let backlog = |status: &BusStatus| {
-            let all = subscriptions().map(|name| status.subscription(name).and_then(|s| s.backlog()));
-            all.into_iter().sum::<Option<u64>>()
+            let all = operator.subscriptions().into_iter();
+            let all = all.map(|(under, _)| status.subscription(under).and_then(|s| s.backlog()));
+            all.sum::<Option<u64>>()
         };
         let left = status.as_ref().ok().and_then(backlog);
         found_nothing = if left == Some(0) { found_nothing + 1 } else { 0 };
@@ -50,27 +52,24 @@ pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
 /// Writes all of it into the history.
 pub(crate) async fn tell(world: &World, operator: &Operator, status: &BusStatus) -> Result<()> {
     let recorder = &world.recorder;
-    for name in subscriptions() {
-        let Some(subscription) = status.subscription(name) else {
+    for (under, subscription) in operator.subscriptions() {
+        let Some(status) = status.subscription(under) else {
             continue;
         };
-        let backlog = subscription.backlog().unwrap_or(u64::MAX);
-        recorder.tell(
-            "operator",
-            What::Left {
-                subscription: name.to_owned(),
-                backlog,
-            },
-        );
+        let backlog = status.backlog().unwrap_or(u64::MAX);
+        recorder.tell("operator", What::Left { subscription, backlog });
     }
     let js = jetstream::new(world.admin.clone());
-    stored(&js, recorder).await.context("reading the log")?;
+    for (partition, stream) in partitions(&js).await? {
+        let read = stored(&js, partition, &stream, recorder).await;
+        read.with_context(|| format!("reading {stream}"))?;
+    }
     letters(&js, operator, recorder).await.context("reading dead letters")?;
     recorder.flush()
 }
 
-async fn stored(js: &jetstream::Context, recorder: &Arc<Recorder>) -> Result<()> {
-    let log = js.get_stream(LOG).await?;
+async fn stored(js: &jetstream::Context, partition: u32, stream: &str, recorder: &Arc<Recorder>) -> Result<()> {
+    let log = js.get_stream(stream).await?;
     let state = log.cached_info().state.clone();
     let log = &log;
     let offsets = futures::stream::iter(state.first_sequence..=state.last_sequence);
@@ -87,7 +86,7 @@ async fn stored(js: &jetstream::Context, recorder: &Arc<Recorder>) -> Result<()>
             "store",
             What::Stored {
                 event,
-                position: Position(0, offset),
+                position: Position(partition, offset),
                 stored,
             },
         );

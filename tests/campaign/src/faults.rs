@@ -10,8 +10,9 @@ use futures::TryStreamExt as _;
 
 use crate::disk::Disk;
 use crate::instance::Instance;
+use crate::programs::GUEST;
 use crate::schedule::{Fault, Kind, Step};
-use crate::world::{LOG, World, until};
+use crate::world::{LOG, World, partitions, until};
 
 /// What an instance logs when it is told to read its files.
 const READ_AGAIN: &str = "the policy was read again";
@@ -47,6 +48,8 @@ enum End {
     Store(usize),
     Clients(usize),
     StartEdge,
+    /// The component's.
+    Link,
     PutKey(String, Vec<u8>),
 }
 
@@ -61,6 +64,8 @@ pub(crate) async fn take(world: &mut World, step: &Step) -> Result<()> {
     for fault in ongoing {
         end(world, fault).await?;
     }
+    // What could not be in force at once may be by now.
+    world.see_policy_in_force();
     Ok(())
 }
 
@@ -147,15 +152,23 @@ async fn begin(world: &mut World, Fault { kind, target }: Fault) -> Result<Ongoi
         Kind::FreezeEdge => freeze(world.edge.providers[0].id(), None).await,
         Kind::DeleteConsumer => (delete_consumer(world, target).await, End::Nothing),
         Kind::DeleteKey | Kind::CorruptKey => change_key(world, kind, target).await.unwrap_or((false, End::Nothing)),
-        Kind::PurgeLog => (purge(world).await.unwrap_or(false), End::Nothing),
+        Kind::PurgeLog => (purge(world, target).await.unwrap_or(false), End::Nothing),
         Kind::RotateCertificate => {
             world.put_certificate()?;
             (reload(world).await, End::Nothing)
         }
-        Kind::ChangeQuota => {
-            world.put_policy()?;
-            (reload(world).await, End::Nothing)
+        Kind::ChangeQuota
+        | Kind::ChangeTopology
+        | Kind::ChangeRetention
+        | Kind::ChangeRetries
+        | Kind::ChangeOrdering => {
+            world.change_policy(kind, target)?;
+            // In force it may be later, once the store is there.
+            let seen = reload(world).await;
+            in_force(world).await;
+            (seen, End::Nothing)
         }
+        Kind::Relink => (unlink(world).await, End::Link),
     };
     if seen {
         world.recorder.tell("nemesis", What::Seen { fault: number });
@@ -187,14 +200,23 @@ async fn on(kind: Kind, world: &World, server: usize, bus: usize, target: usize)
         | Kind::HoldStore
         | Kind::CutClients
         | Kind::HoldClients => format!("instance {}", world.buses[bus].name),
-        Kind::KillEdge | Kind::FreezeEdge => "the edge".to_owned(),
+        Kind::KillEdge | Kind::FreezeEdge | Kind::Relink => "the edge".to_owned(),
         Kind::StepDownStream => stream(world, target).await.unwrap_or_else(|_| "a stream".to_owned()),
         Kind::StepDownConsumer | Kind::DeleteConsumer => consumer(world, target)
             .await
-            .unwrap_or_else(|_| "a consumer".to_owned()),
+            .map_or_else(|_| "a consumer".to_owned(), |(_, consumer)| consumer),
         Kind::DeleteKey | Kind::CorruptKey => "the registry".to_owned(),
         Kind::PurgeLog => "the log".to_owned(),
-        Kind::RotateCertificate | Kind::ChangeQuota => "both instances".to_owned(),
+        Kind::RotateCertificate => "both instances".to_owned(),
+        Kind::ChangeQuota
+        | Kind::ChangeTopology
+        | Kind::ChangeRetention
+        | Kind::ChangeRetries
+        | Kind::ChangeOrdering => {
+            let mut changed = world.rules.clone();
+            changed.change(kind, target);
+            changed.to_string()
+        }
     }
 }
 
@@ -268,6 +290,7 @@ async fn end(world: &mut World, Ongoing { number, end }: Ongoing) -> Result<()> 
         }
         End::Clients(i) => world.buses[i].clients.reset(),
         End::StartEdge => world.edge.restart_provider(0).await,
+        End::Link => world.edge.put_link(&World::handler_link()).await,
         End::PutKey(key, value) => {
             let bucket = registry(world).await?;
             until("the operator mends the key", Duration::from_secs(30), async || {
@@ -375,6 +398,26 @@ async fn reload(world: &World) -> bool {
     .is_ok()
 }
 
+/// Waits a little until every instance goes by the policy.
+async fn in_force(world: &mut World) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !world.see_policy_in_force() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Seen once the edge has no link to the component.
+async fn unlink(world: &mut World) -> bool {
+    let link = World::handler_link();
+    world.edge.delete_link(&link).await;
+    until("it is unlinked", PATIENCE, async || {
+        let status = world.edge.status().await;
+        status.is_some_and(|s| s.links.iter().all(|l| l.component != link.component))
+    })
+    .await
+    .is_ok()
+}
+
 async fn step_down(world: &World, kind: Kind, target: usize) -> bool {
     let nemesis = Nemesis::on(&world.admin);
     let stepping = match kind {
@@ -385,10 +428,10 @@ async fn step_down(world: &World, kind: Kind, target: usize) -> bool {
             tokio::spawn(async move { nemesis.step_down(&stream).await })
         }
         _ => {
-            let Ok(consumer) = consumer(world, target).await else {
+            let Ok((stream, consumer)) = consumer(world, target).await else {
                 return false;
             };
-            tokio::spawn(async move { nemesis.step_down_consumer(LOG, &consumer).await })
+            tokio::spawn(async move { nemesis.step_down_consumer(&stream, &consumer).await })
         }
     };
     let abort = stepping.abort_handle();
@@ -409,15 +452,24 @@ async fn stream(world: &World, target: usize) -> Result<String> {
     one_of(names, target)
 }
 
-/// One of the log's consumers.
-async fn consumer(world: &World, target: usize) -> Result<String> {
+/// One of the log's consumers, and its stream.
+async fn consumer(world: &World, target: usize) -> Result<(String, String)> {
     let js = jetstream::new(world.admin.clone());
-    let mut names: Vec<String> = js.get_stream_no_info(LOG).await?.consumer_names().try_collect().await?;
-    names.sort();
-    one_of(names, target)
+    let mut all = Vec::new();
+    for (_, stream) in partitions(&js).await? {
+        let names: Vec<String> = js
+            .get_stream_no_info(&stream)
+            .await?
+            .consumer_names()
+            .try_collect()
+            .await?;
+        all.extend(names.into_iter().map(|name| (stream.clone(), name)));
+    }
+    all.sort();
+    one_of(all, target)
 }
 
-fn one_of(mut names: Vec<String>, target: usize) -> Result<String> {
+fn one_of<T>(mut names: Vec<T>, target: usize) -> Result<T> {
     if names.is_empty() {
         bail!("there is none");
     }
@@ -425,11 +477,11 @@ fn one_of(mut names: Vec<String>, target: usize) -> Result<String> {
 }
 
 async fn delete_consumer(world: &World, target: usize) -> bool {
-    let Ok(consumer) = consumer(world, target).await else {
+    let Ok((stream, consumer)) = consumer(world, target).await else {
         return false;
     };
     let js = jetstream::new(world.admin.clone());
-    js.delete_consumer_from_stream(&consumer, LOG)
+    js.delete_consumer_from_stream(&consumer, &stream)
         .await
         .is_ok_and(|deleted| deleted.success)
 }
@@ -443,6 +495,8 @@ async fn registry(world: &World) -> Result<kv::Store> {
 async fn change_key(world: &World, kind: Kind, target: usize) -> Result<(bool, End)> {
     let bucket = registry(world).await?;
     let mut keys: Vec<String> = bucket.keys().await?.try_collect().await?;
+    // What is put back of a guest's may be of one that has ended since.
+    keys.retain(|key| !key.contains(GUEST));
     keys.sort();
     let key = one_of(keys, target)?;
     let entry = bucket.entry(&key).await?.context("it is not there")?;
@@ -457,9 +511,10 @@ async fn change_key(world: &World, kind: Kind, target: usize) -> Result<(bool, E
 }
 
 /// Purges the events that are older than what the bus looks at between two looks for gaps.
-async fn purge(world: &World) -> Result<bool> {
+async fn purge(world: &World, target: usize) -> Result<bool> {
     let js = jetstream::new(world.admin.clone());
-    let mut log = js.get_stream(LOG).await?;
+    let (partition, stream) = one_of(partitions(&js).await?, target)?;
+    let mut log = js.get_stream(&stream).await?;
     let state = log.cached_info().state.clone();
     let before = world
         .recorder
@@ -479,7 +534,7 @@ async fn purge(world: &World) -> Result<bool> {
     }
     // From here on they may be gone, whatever is answered.
     let purged = What::Purged {
-        partition: 0,
+        partition,
         first: state.first_sequence,
         last: old - 1,
     };

@@ -97,6 +97,12 @@ impl Instance {
         at.is_some_and(|at| at.duration_since(Timestamp::now()).unsigned_abs() > STEP / 2)
     }
 
+    /// Whether it runs, and a line of its log ends so.
+    pub(crate) fn has_logged(&self, line: &str) -> bool {
+        let log = self.served.as_ref().map(Served::log).unwrap_or_default();
+        log.lines().any(|logged| logged.ends_with(line))
+    }
+
     fn command(&self) -> Command {
         let mut command = match &self.older {
             Some(older) => Command::new(older),

@@ -17,6 +17,7 @@ mod programs;
 mod recorder;
 mod report;
 mod round;
+mod rules;
 mod schedule;
 mod shrink;
 mod world;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 use fanout_campaign_checker::facts::Facts;
-use fanout_campaign_checker::history::{Answer, Durability, Verdict};
+use fanout_campaign_checker::history::{Answer, Durability, Verdict, What};
 use fanout_campaign_checker::{History, LAWS, Violation, recoveries};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,9 @@ pub(crate) struct Summary {
     refused: u64,
     dead_letters: u64,
     statuses: u64,
+    /// What programs and the operator changed: by name, asked for and done.
+    #[serde(default)]
+    operations: BTreeMap<String, (u64, u64)>,
     /// By kind: begun, and seen to happen.
     faults: BTreeMap<String, (u64, u64)>,
     /// By kind: from the heal to the first receipt of a call that was sent after it, in milliseconds.
@@ -91,6 +94,7 @@ impl Summary {
             refused: verdicts(|v| v.refusal().is_some()),
             dead_letters: facts.letters.len() as u64,
             statuses: facts.statuses.len() as u64,
+            operations: operations(history),
             faults,
             recoveries: took,
             losses: losses(&facts),
@@ -115,6 +119,23 @@ impl Summary {
             self.seconds
         )
     }
+}
+
+fn operations(history: &History) -> BTreeMap<String, (u64, u64)> {
+    let mut operations: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for line in &history.0 {
+        let (name, asked, done) = match &line.what {
+            What::Operation { name, done, .. } => (name.as_str(), 1, u64::from(*done)),
+            // The same subscription is asked for again when its connection breaks.
+            What::Subscribed { .. } => ("subscribe", 1, 1),
+            What::Unsubscribe { .. } => ("unsubscribe", 1, 0),
+            What::Unsubscribed { .. } => ("unsubscribe", 0, 1),
+            _ => continue,
+        };
+        let counted = operations.entry(name.to_owned()).or_default();
+        *counted = (counted.0 + asked, counted.1 + done);
+    }
+    operations
 }
 
 fn losses(facts: &Facts<'_>) -> BTreeMap<String, u64> {
@@ -164,6 +185,7 @@ pub(crate) fn tables(rounds: &[Summary]) -> String {
     let mut text = String::new();
     worlds(&mut text, rounds);
     faults(&mut text, rounds);
+    operated(&mut text, rounds);
     sums(
         &mut text,
         "What publishers were told of an event",
@@ -241,6 +263,18 @@ fn faults(text: &mut String, rounds: &[Summary]) {
                 at(100),
             ],
         );
+    }
+}
+
+fn operated(text: &mut String, rounds: &[Summary]) {
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (name, (asked, done)) in rounds.iter().flat_map(|r| &r.operations) {
+        let sum = sums.entry(name).or_default();
+        *sum = (sum.0 + asked, sum.1 + done);
+    }
+    *text += "\n| what programs and the operator did | asked for | done |\n| --- | ---: | ---: |\n";
+    for (name, (asked, done)) in sums {
+        line(text, &[format!("`{name}`"), asked.to_string(), done.to_string()]);
     }
 }
 

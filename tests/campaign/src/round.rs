@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ending;
 use crate::faults;
-use crate::programs::{Operator, Programs};
+use crate::programs::{Current, Operator, Programs};
 use crate::recorder::Recorder;
+use crate::rules::RECOVERY;
 use crate::schedule::{Means, Schedule};
-use crate::world::{RECOVERY, World};
+use crate::world::World;
 
 /// What came of a round.
 pub(crate) struct Outcome {
@@ -46,8 +47,14 @@ pub(crate) async fn run(schedule: &Schedule, folder: &Path, means: Means, events
 }
 
 async fn in_world(world: &mut World, schedule: &Schedule, events: Option<u64>) -> Result<()> {
-    let operator = Operator::new(Arc::clone(&world.recorder), world.cluster.urls(), &world.policy);
-    let mut programs = Programs::start(world, schedule.seed, events).await?;
+    let guest = Current::default();
+    let operator = Operator::new(
+        Arc::clone(&world.recorder),
+        world.cluster.urls(),
+        &world.policy,
+        guest.clone(),
+    );
+    let mut programs = Programs::start(world, schedule.seed, events, guest).await?;
     let stop = CancellationToken::new();
     let looking_after = tokio::spawn(operator.clone().run(schedule.seed, stop.clone()));
     for step in &schedule.steps {

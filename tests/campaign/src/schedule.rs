@@ -109,6 +109,16 @@ pub(crate) enum Kind {
     RotateCertificate,
     /// The policy gives a tenant another quota.
     ChangeQuota,
+    /// The policy divides the log otherwise, or has events travel elsewhere.
+    ChangeTopology,
+    /// The policy keeps events for longer or shorter, and more or fewer bytes of them.
+    ChangeRetention,
+    /// The policy has refused events tried again otherwise, and oftener or less often.
+    ChangeRetries,
+    /// The policy asks for another order, or for none.
+    ChangeOrdering,
+    /// The link of the component behind the edge is deleted, and put again at the end.
+    Relink,
 }
 
 /// What this machine lets a campaign do.
@@ -185,19 +195,22 @@ impl Kind {
                 (0..replicas).map(|i| format!("server {i}")).collect()
             }
             Self::PartitionServer | Self::MuteServer => vec!["routes".to_owned()],
-            Self::KillBus
-            | Self::FreezeBus
-            | Self::StepClock
-            | Self::UpgradeBus
-            | Self::RotateCertificate
-            | Self::ChangeQuota => (0..2).map(|i| format!("bus {i}")).collect(),
+            Self::KillBus | Self::FreezeBus | Self::StepClock | Self::UpgradeBus | Self::RotateCertificate => {
+                (0..2).map(|i| format!("bus {i}")).collect()
+            }
+            // What an edge that stood still has in its hands is from before the change.
+            Self::ChangeQuota
+            | Self::ChangeTopology
+            | Self::ChangeRetention
+            | Self::ChangeRetries
+            | Self::ChangeOrdering => ["bus 0", "bus 1", "edge"].map(str::to_owned).into(),
             Self::KillEverything => {
                 let servers = (0..replicas).map(|i| format!("server {i}"));
                 servers.chain((0..2).map(|i| format!("bus {i}"))).collect()
             }
             Self::CutStore | Self::HoldStore => vec![format!("store of {}", target % 2)],
             Self::CutClients | Self::HoldClients => vec![format!("clients of {}", target % 2)],
-            Self::KillEdge | Self::FreezeEdge => vec!["edge".to_owned()],
+            Self::KillEdge | Self::FreezeEdge | Self::Relink => vec!["edge".to_owned()],
             Self::DeleteConsumer | Self::StepDownConsumer => vec!["consumers".to_owned()],
             Self::DeleteKey | Self::CorruptKey => vec!["registry".to_owned()],
             Self::PurgeLog | Self::StepDownStream => vec!["streams".to_owned()],

@@ -5,28 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use fanout_campaign_checker::history::{Durability, Ordering, Policy, What};
+use async_nats::jetstream;
+use fanout_campaign_checker::history::What;
 use fanout_client::{Bus, Options, Pem, connect_with};
 use fanout_tests::nemesis::Proxy;
 use fanout_tests::{Bench, LinkTo};
 use fanout_transport::testing::{NatsSettings, TestAuthority};
+use futures::TryStreamExt as _;
 
 use crate::cluster::{Cluster, Disks};
 use crate::instance::{self, Instance};
 use crate::recorder::Recorder;
+use crate::rules::Rules;
 use crate::schedule::{Kind, Means, Schedule};
 
-/// The stream of the bus's log.
+/// The stream that the bus's log begins with; those of later partitions have a number behind it.
 pub(crate) const LOG: &str = "fanout_payments_log";
-/// A tenant with a quota, and what it may be.
-pub(crate) const LIMITED: &str = "initech";
-pub(crate) const RATES: [u64; 2] = [6, 12];
-/// Refusals that make a dead letter.
-const MAX_ATTEMPTS: u32 = 3;
-/// Longer than any round.
-const DEDUPE: Duration = Duration::from_secs(2 * 3_600);
-/// Within which time after the last fault healed the bus must work again.
-pub(crate) const RECOVERY: Duration = Duration::from_secs(30);
+/// How an instance's log line ends that says by which policy it goes.
+const IN_FORCE: &str = "the policy is in force revision=";
 /// How long it is tried to start an instance.
 pub(crate) const START_WITHIN: Duration = Duration::from_secs(60);
 
@@ -42,10 +38,9 @@ pub(crate) struct World {
     pub(crate) admin: async_nats::Client,
     pub(crate) policy: PathBuf,
     pub(crate) authority: TestAuthority,
-    ordering: Ordering,
-    durability: Durability,
-    /// Raised with each change of the policy.
-    revision: u64,
+    pub(crate) rules: Rules,
+    /// An instance may not go by them yet.
+    is_waited_for: bool,
     pub(crate) folder: PathBuf,
 }
 
@@ -65,7 +60,7 @@ impl World {
         };
         let cluster = Cluster::start(folder, schedule.replicas, durability, disks).await?;
         let admin = cluster.client().await?;
-        let js = async_nats::jetstream::new(admin.clone());
+        let js = jetstream::new(admin.clone());
         until("the cluster has a leader", START_WITHIN, async || {
             js.query_account().await.is_ok()
         })
@@ -78,9 +73,8 @@ impl World {
             admin,
             policy: folder.join("policy.toml"),
             authority,
-            ordering,
-            durability,
-            revision: 0,
+            rules: Rules::new(cluster.servers.len(), durability, ordering),
+            is_waited_for: false,
             folder: folder.to_owned(),
             cluster,
             recorder,
@@ -97,77 +91,31 @@ impl World {
         Ok(world)
     }
 
-    /// Writes the policy of the next revision, and says so.
+    /// Writes the policy, and says so.
     pub(crate) fn put_policy(&mut self) -> Result<()> {
-        let rate = RATES[usize::try_from(self.revision)? % RATES.len()];
-        self.revision += 1;
-        let replicas = self.cluster.servers.len();
-        let (ordering, durability) = (
-            match self.ordering {
-                Ordering::None => "none",
-                Ordering::Tenant => "tenant",
-                Ordering::Key => "key",
-            },
-            match self.durability {
-                Durability::Acknowledged => "acknowledged",
-                Durability::OnDisk => "on-disk",
-            },
-        );
-        let text = format!(
-            r#"bus = "payments"
-subject = "payments.{{tenant}}.webhook.{{event-type}}"
-ordering = "{ordering}"
-durability = "{durability}"
-revision = {revision}
-dedupe.window = "{dedupe}s"
-publish.deadline = "3s"
-delivery.deadline = "1s"
-delivery.ack-wait = "3s"
-
-[retention]
-replicas = {replicas}
-max-bytes = "256MiB"
-
-[retry]
-schedule = "50ms,200ms"
-max-attempts = {MAX_ATTEMPTS}
-
-[quota.tenant.{LIMITED}]
-events-per-second = {rate}
-
-[callers.ingress]
-certificate-cn = "ingress"
-publish.tenants = "*"
-
-[callers.billing]
-certificate-cn = "billing"
-subscribe.tenants = ["acme", "globex"]
-
-[callers.audit]
-certificate-cn = "audit"
-subscribe.tenants = "*"
-
-[callers.edge]
-loopback = true
-publish.tenants = "*"
-subscribe.tenants = "*"
-"#,
-            revision = self.revision,
-            dedupe = DEDUPE.as_secs(),
-        );
-        std::fs::write(&self.policy, text).with_context(|| format!("can't write {}", self.policy.display()))?;
-        self.recorder.tell(
-            "operator",
-            What::Policy(Policy {
-                durability: self.durability,
-                ordering: self.ordering,
-                max_attempts: MAX_ATTEMPTS,
-                dedupe: u64::try_from(DEDUPE.as_micros())?,
-                quotas: [(LIMITED.to_owned(), rate)].into(),
-                recovery: u64::try_from(RECOVERY.as_micros())?,
-            }),
-        );
+        // A policy is never read from half a file.
+        let new = self.policy.with_extension("new");
+        let written = std::fs::write(&new, self.rules.text()).and_then(|()| std::fs::rename(&new, &self.policy));
+        written.with_context(|| format!("can't write {}", self.policy.display()))?;
+        self.recorder.tell("operator", What::Policy(self.rules.policy()?));
         Ok(())
+    }
+
+    /// Changes a part of the policy.
+    pub(crate) fn change_policy(&mut self, kind: Kind, target: usize) -> Result<()> {
+        self.rules.change(kind, target);
+        self.is_waited_for = true;
+        self.put_policy()
+    }
+
+    /// Looks whether every instance goes by the policy of now, and tells it once they do.
+    pub(crate) fn see_policy_in_force(&mut self) -> bool {
+        let line = format!("{IN_FORCE}{}", self.rules.revision);
+        if self.is_waited_for && self.buses.iter().all(|bus| bus.has_logged(&line)) {
+            self.is_waited_for = false;
+            self.recorder.tell("campaign", What::InForce);
+        }
+        !self.is_waited_for
     }
 
     /// Puts a new certificate where the instances read it.
@@ -217,13 +165,15 @@ subscribe.tenants = "*"
             ("upstream", upstream.as_str()),
             ("delivery.deadline", "1s"),
         ];
-        let subscription = [("subscription", "handled"), ("need", "durable")];
-        let links = [
-            LinkTo::caller("ingress", &["publisher"], "*"),
-            LinkTo::subscriber("invoicing", &["handler"], &subscription),
-        ];
+        let links = [LinkTo::caller("ingress", &["publisher"], "*"), Self::handler_link()];
         self.edge = Bench::with_config(&settings, &links).await;
         self.edge.add_provider().await;
+    }
+
+    /// What gives the component behind the edge its subscription.
+    pub(crate) fn handler_link() -> LinkTo {
+        let subscription = [("subscription", "handled"), ("need", "durable")];
+        LinkTo::subscriber("invoicing", &["handler"], &subscription)
     }
 
     /// Starts an instance again where it was.
@@ -255,6 +205,21 @@ subscribe.tenants = "*"
             .await
             .with_context(|| format!("{component} connects to {url}"))
     }
+}
+
+/// The streams of the log, with their partitions.
+pub(crate) async fn partitions(js: &jetstream::Context) -> Result<Vec<(u32, String)>> {
+    let names: Vec<String> = js.stream_names().try_collect().await?;
+    let numbered = names.into_iter().filter_map(|name| {
+        let number = match name.strip_prefix(LOG)? {
+            "" => 0,
+            rest => rest.strip_prefix('_')?.parse().ok()?,
+        };
+        Some((number, name))
+    });
+    let mut partitions: Vec<_> = numbered.collect();
+    partitions.sort();
+    Ok(partitions)
 }
 
 /// A call is tried for some seconds; then the program says that it does not know, and goes on.

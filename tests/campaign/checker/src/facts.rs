@@ -13,6 +13,8 @@ use crate::history::{
 pub struct Facts<'h> {
     /// The policies, each from its moment on; the first is that of the beginning.
     pub policies: Vec<(Micros, &'h Policy)>,
+    /// When every instance went by the last policy that was told; of the first they do from the beginning.
+    pub in_force: Vec<Micros>,
     /// The subscriptions, by name.
     pub subscriptions: BTreeMap<&'h str, Made<'h>>,
     /// Calls to publish.
@@ -47,13 +49,30 @@ pub struct Facts<'h> {
     pub left: BTreeMap<&'h str, u64>,
 }
 
-/// A subscription, and when it was made.
+/// A subscription, and when it was made and ended.
 #[derive(Debug)]
 pub struct Made<'h> {
     /// As it was asked for.
     pub wanted: &'h Subscription,
+    /// When it was asked for first.
+    pub asked: Micros,
     /// When it was answered that it is made.
     pub since: Option<Micros>,
+    /// When its end was asked for.
+    pub ending: Option<Micros>,
+    /// When it was answered that it is ended.
+    pub ended: Option<Micros>,
+}
+
+/// A stretch of time in which every instance keeps one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// What is kept in order.
+    pub ordering: Ordering,
+    /// From when on.
+    pub from: Micros,
+    /// Until when; absent for the end of the history.
+    pub until: Option<Micros>,
 }
 
 /// A call to publish.
@@ -216,13 +235,30 @@ impl<'h> Facts<'h> {
     fn add(&mut self, at: Micros, what: &'h What) {
         match what {
             What::Policy(policy) => self.policies.push((at, policy)),
+            What::InForce => self.in_force.push(at),
             What::Subscribe(wanted) => {
-                let made = Made { wanted, since: None };
+                let made = Made {
+                    wanted,
+                    asked: at,
+                    since: None,
+                    ending: None,
+                    ended: None,
+                };
                 self.subscriptions.entry(&wanted.subscription).or_insert(made);
             }
             What::Subscribed { subscription } => {
                 if let Some(made) = self.subscriptions.get_mut(subscription.as_str()) {
                     made.since.get_or_insert(at);
+                }
+            }
+            What::Unsubscribe { subscription } => {
+                if let Some(made) = self.subscriptions.get_mut(subscription.as_str()) {
+                    made.ending.get_or_insert(at);
+                }
+            }
+            What::Unsubscribed { subscription } => {
+                if let Some(made) = self.subscriptions.get_mut(subscription.as_str()) {
+                    made.ended.get_or_insert(at);
                 }
             }
             What::Publish { call, events, together } => {
@@ -504,14 +540,36 @@ impl<'h> Facts<'h> {
         known.or(self.policies.first()).map(|(_, policy)| *policy)
     }
 
-    /// What is kept in order, if it is the same throughout.
+    /// The stretches of time in which there is an order. One begins with the history, or once every instance goes by a
+    /// policy with another order than the last; it ends when a policy with another order is told.
     #[must_use]
-    pub fn ordering(&self) -> Ordering {
-        let all: BTreeSet<_> = self.policies.iter().map(|(_, p)| p.ordering as u8).collect();
-        match self.policies.first() {
-            Some((_, policy)) if all.len() == 1 => policy.ordering,
-            _ => Ordering::None,
+    pub fn ordered(&self) -> Vec<Ordered> {
+        let mut stretches: Vec<Ordered> = Vec::new();
+        let mut last = None;
+        for (i, (told, policy)) in self.policies.iter().enumerate() {
+            let next = self.policies.get(i + 1).map(|(at, _)| *at);
+            let is_on = stretches.last().is_some_and(|stretch| stretch.until.is_none());
+            let is_other = last
+                .replace(policy.ordering)
+                .is_some_and(|last| last != policy.ordering);
+            if is_other && let Some(stretch) = stretches.last_mut() {
+                stretch.until.get_or_insert(*told);
+            }
+            if policy.ordering == Ordering::None || (is_on && !is_other) {
+                continue;
+            }
+            let is_its = |at: &&Micros| **at >= *told && next.is_none_or(|next| **at < next);
+            let from = match i {
+                0 => Some(*told),
+                _ => self.in_force.iter().find(is_its).copied(),
+            };
+            stretches.extend(from.map(|from| Ordered {
+                ordering: policy.ordering,
+                from,
+                until: None,
+            }));
         }
+        stretches
     }
 }
 

@@ -32,12 +32,24 @@ pub struct Line {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum What {
-    /// The policy that is in force from now on.
+    /// The policy of the bus from now on: an operator told the instances of it, and each goes by it soon.
     Policy(Policy),
+    /// Every instance goes by the last policy that was told.
+    InForce,
     /// It asks for a subscription.
     Subscribe(Subscription),
     /// The subscription is made: from this moment on, what is published is owed to it.
     Subscribed {
+        /// Its name.
+        subscription: String,
+    },
+    /// It ends a subscription: from now on nothing is owed to it.
+    Unsubscribe {
+        /// Its name.
+        subscription: String,
+    },
+    /// The subscription is ended: it is given nothing any more.
+    Unsubscribed {
         /// Its name.
         subscription: String,
     },
@@ -260,7 +272,8 @@ pub enum Ordering {
 /// A subscription, as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
-    /// Its name.
+    /// Its name in this history. One that is ended and made again under its name is another subscription, with another
+    /// name here.
     pub subscription: String,
     /// Whose it is.
     pub caller: String,

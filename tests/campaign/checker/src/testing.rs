@@ -75,6 +75,16 @@ impl Told {
         self.policy().ordering = Ordering::None;
     }
 
+    /// Another policy, and whether every instance goes by it.
+    pub(crate) fn ordering(&mut self, ordering: Ordering, is_in_force: bool) {
+        let mut policy = self.policy().clone();
+        policy.ordering = ordering;
+        self.line(What::Policy(policy));
+        if is_in_force {
+            self.line(What::InForce);
+        }
+    }
+
     /// The moment of the last line.
     pub(crate) fn now(&self) -> Micros {
         self.1
@@ -113,6 +123,12 @@ impl Told {
         self.line(What::Subscribed {
             subscription: name.into(),
         });
+    }
+
+    pub(crate) fn unsubscribed(&mut self, name: &str) {
+        let (subscription, again) = (name.to_owned(), name.to_owned());
+        self.line(What::Unsubscribe { subscription });
+        self.line(What::Unsubscribed { subscription: again });
     }
 
     /// A call and its answer, if there is one.
@@ -214,6 +230,17 @@ impl Told {
     }
 
     fn deliver(&mut self, to: (&str, &str), event: &Event, position: Position, verdict: Option<Verdict>) -> u64 {
+        self.deliver_attempt(to, event, position, 1, verdict)
+    }
+
+    fn deliver_attempt(
+        &mut self,
+        to: (&str, &str),
+        event: &Event,
+        position: Position,
+        attempt: u32,
+        verdict: Option<Verdict>,
+    ) -> u64 {
         let delivery = self.number();
         self.line(What::Delivered {
             delivery,
@@ -221,7 +248,7 @@ impl Told {
             caller: to.1.into(),
             event: event.clone(),
             position,
-            attempt: 1,
+            attempt,
         });
         if let Some(verdict) = verdict {
             self.line(What::Settle { delivery, verdict });
@@ -235,6 +262,10 @@ impl Told {
 
     pub(crate) fn delivered_at(&mut self, to: &str, id: &str, position: Position) {
         self.deliver((to, to), &event("acme", id), position, None);
+    }
+
+    pub(crate) fn delivered_as_attempt(&mut self, to: &str, id: &str, offset: u64, attempt: u32) {
+        self.deliver_attempt((to, to), &event("acme", id), Position(0, offset), attempt, None);
     }
 
     pub(crate) fn delivered_of_key(&mut self, to: &str, id: &str, offset: u64, key: &str) {

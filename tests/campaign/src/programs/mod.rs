@@ -1,6 +1,7 @@
 //! The programs of a round. Each decides by the round's seed and its own name, and writes into the history what it means
 //! before it asks, and what it was told after.
 
+mod guest;
 mod operator;
 mod publisher;
 mod subscriber;
@@ -15,7 +16,8 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use operator::{Operator, subscriptions};
+pub(crate) use guest::{Current, GUEST, Guest};
+pub(crate) use operator::Operator;
 pub(crate) use publisher::Publisher;
 pub(crate) use subscriber::{Handler, Subscriber};
 
@@ -33,8 +35,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Starts them, each subscription before any publisher.
-    pub(crate) async fn start(world: &World, seed: u64, events: Option<u64>) -> Result<Self> {
+    /// Starts them, each subscription but the guest's before any publisher.
+    pub(crate) async fn start(world: &World, seed: u64, events: Option<u64>, current: Current) -> Result<Self> {
         let (publish, fetch) = (CancellationToken::new(), CancellationToken::new());
         let handler = Handler::start(world).await?;
         let mut subscribers = JoinSet::new();
@@ -50,6 +52,13 @@ impl Programs {
                 subscribers.spawn(program.run(bus, first, format!("{name}-{i}"), fetch.clone()));
             }
         }
+        let guest = Guest::new(
+            world.connect(1, guest::CALLER).await?,
+            seed,
+            Arc::clone(&world.recorder),
+            current,
+        );
+        subscribers.spawn(guest.run(publish.clone(), fetch.clone()));
         let mut publishers = JoinSet::new();
         let buses = [
             ("p0", world.connect(0, "ingress").await?),

@@ -9,46 +9,55 @@ use fanout_campaign_checker::history::{Status, What};
 use fanout_tests::BusStatus;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use super::dice;
+use super::{Current, GUEST, dice};
 use crate::recorder::Recorder;
 
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The subscriptions that are asked about.
-pub(crate) const fn subscriptions() -> [&'static str; 4] {
-    ["billing", "audit", "replay", "handled"]
-}
+/// The subscriptions that are there throughout.
+const SUBSCRIPTIONS: [&str; 4] = ["billing", "audit", "replay", "handled"];
 
 #[derive(Clone)]
 pub(crate) struct Operator {
+    guest: Current,
     recorder: Arc<Recorder>,
     servers: String,
     policy: PathBuf,
 }
 
 impl Operator {
-    pub(crate) fn new(recorder: Arc<Recorder>, servers: String, policy: &Path) -> Self {
+    pub(crate) fn new(recorder: Arc<Recorder>, servers: String, policy: &Path, guest: Current) -> Self {
         Self {
+            guest,
             recorder,
             servers,
             policy: policy.to_owned(),
         }
     }
 
+    /// The subscriptions that are asked about: as the bus knows them, and as the history does.
+    pub(crate) fn subscriptions(&self) -> Vec<(&'static str, String)> {
+        let always = SUBSCRIPTIONS.map(|name| (name, name.to_owned()));
+        always
+            .into_iter()
+            .chain(self.guest.name().map(|name| (GUEST, name)))
+            .collect()
+    }
+
     /// Goes about it until it is told to stop; nothing is paused then, unless the store is away.
     pub(crate) async fn run(self, seed: u64, stop: CancellationToken) {
         let mut dice = dice(seed, "operator");
         while !stop.is_cancelled() {
-            let mut head = None;
+            let mut heads = None;
             for _ in 0..3 {
                 // A store that is away has no status.
-                let heads = self.status().await.ok().and_then(|status| status.heads);
-                head = heads.and_then(|heads| heads.0.get(&0).copied()).or(head);
+                heads = self.status().await.ok().and_then(|status| status.heads).or(heads);
                 wait(&mut dice, &stop).await;
             }
             match dice.random_range(0..6) {
@@ -58,8 +67,12 @@ impl Operator {
                     self.operation("resume", "billing", &[]).await;
                 }
                 1 => {
-                    let Some(head) = head else { continue };
-                    let to = format!("position:0/{}", head.saturating_sub(dice.random_range(1..150)).max(1));
+                    let heads: Vec<_> = heads.into_iter().flat_map(|heads| heads.0).collect();
+                    let Some((partition, head)) = heads.choose(&mut dice) else {
+                        continue;
+                    };
+                    let to = head.saturating_sub(dice.random_range(1..150)).max(1);
+                    let to = format!("position:{partition}/{to}");
                     let subscription = "audit".to_owned();
                     self.recorder.tell("operator", What::Rewind { subscription });
                     self.operation("rewind", "audit", &["--to", &to]).await;
@@ -72,13 +85,15 @@ impl Operator {
 
     /// The status of the bus, which goes into the history.
     pub(crate) async fn status(&self) -> Result<BusStatus> {
-        let asked = self.recorder.now();
+        let (asked, there) = (self.recorder.now(), self.subscriptions());
         let told: BusStatus = serde_json::from_value(self.json(&["status"], &[]).await?)?;
-        for name in subscriptions() {
-            let Some(s) = told.subscription(name) else { continue };
+        let still = self.subscriptions();
+        // Of a guest's that came or went meanwhile nobody knows which of them was asked about.
+        for (under, name) in there.into_iter().filter(|one| still.contains(one)) {
+            let Some(s) = told.subscription(under) else { continue };
             for lost in &s.lost {
                 let (partition, first, last) = (lost.first.partition, lost.first.offset, lost.last.offset);
-                let (subscription, count, exact) = (name.to_owned(), lost.count, lost.exact);
+                let (subscription, count, exact) = (name.clone(), lost.count, lost.exact);
                 let gap = What::Gap {
                     subscription,
                     partition,
@@ -96,7 +111,7 @@ impl Operator {
                 "operator",
                 What::Status(Status {
                     asked,
-                    subscription: name.to_owned(),
+                    subscription: name,
                     pending,
                     in_flight,
                     waiting,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Teller, answer, dice, position, told};
 use crate::recorder::Recorder;
-use crate::world::LIMITED;
+use crate::rules::LIMITED;
 
 /// Events that it remembers, to publish them again.
 const REMEMBERED: usize = 200;

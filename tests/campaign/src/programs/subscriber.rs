@@ -11,6 +11,7 @@ use fanout_tests::Component;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::guest::GUEST;
 use super::{Teller, answer, digest, position, told};
 use crate::recorder::Recorder;
 use crate::world::{START_WITHIN, World, until};
@@ -25,7 +26,10 @@ const STOP: Duration = Duration::from_secs(10);
 /// What one caller wants, by fetching.
 #[derive(Clone)]
 pub(crate) struct Subscriber {
+    /// In the history.
     name: String,
+    /// At the bus.
+    under: String,
     caller: String,
     need: Need,
     seed: u64,
@@ -38,6 +42,7 @@ impl Subscriber {
     pub(crate) fn new(name: &str, caller: &str, need: Need, seed: u64, recorder: Arc<Recorder>) -> Self {
         Self {
             name: name.to_owned(),
+            under: name.to_owned(),
             caller: caller.to_owned(),
             need,
             seed,
@@ -46,11 +51,17 @@ impl Subscriber {
         }
     }
 
+    /// The bus knows it under another name than the history.
+    pub(crate) fn under(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.under);
+        self
+    }
+
     fn wanted(&self) -> fanout_client::Subscription {
         let wanted = match self.need {
-            Need::Queue => fanout_client::Subscription::queue(&self.name),
-            Need::Durable => fanout_client::Subscription::durable(&self.name),
-            Need::Backfill => fanout_client::Subscription::backfill(&self.name, Start::First),
+            Need::Queue => fanout_client::Subscription::queue(&self.under),
+            Need::Durable => fanout_client::Subscription::durable(&self.under),
+            Need::Backfill => fanout_client::Subscription::backfill(&self.under, Start::First),
         };
         wanted.tenants(self.tenants()).prefetch(PREFETCH)
     }
@@ -152,10 +163,13 @@ impl Subscriber {
     }
 
     /// An event decides how it fares, so that it fares the same wherever it is delivered: of those of `billing` one in ten is
-    /// refused once or twice, and one in fifty for as long as it comes.
+    /// refused once or twice, and one in fifty for as long as it comes. A guest refuses one in eight once, so that it leaves
+    /// some behind that wait.
     fn verdict(&self, dice: u32, attempt: u32, id: &str) -> Verdict {
-        if self.name != "billing" {
-            return Verdict::Ack;
+        match self.under.as_str() {
+            "billing" => {}
+            GUEST if attempt == 1 && dice % 8 == 0 => return Verdict::Retry("a guest refuses it once".to_owned()),
+            _ => return Verdict::Ack,
         }
         match dice % 100 {
             0 => Verdict::DeadLetter(format!("{} will have none of it", self.name)),

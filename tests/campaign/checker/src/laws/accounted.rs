@@ -10,7 +10,7 @@ use crate::history::{Need, Verdict};
 /// pending, or is named in a retention gap.
 ///
 /// An event is owed to a durable subscription if it was first sent after the subscription was told to be made, and to a
-/// backfill from the first event in any case, as long as the log holds it. It is handled if the subscriber sent its `ack`, whatever became of that. It
+/// backfill from the first event in any case, as long as the log holds it. Nothing is owed to a subscription whose end was asked for. An event is handled if the subscriber sent its `ack`, whatever became of that. It
 /// is pending if the subscription says that so many are left. A power loss that the policy's durability does not exclude
 /// may take an event that was accepted, or a settlement that was sent, in the time that was not synced.
 pub(super) fn accounted(facts: &Facts<'_>) -> Vec<String> {
@@ -36,7 +36,8 @@ pub(super) fn accounted(facts: &Facts<'_>) -> Vec<String> {
 /// Whether a subscription must be given an event.
 pub(crate) fn is_owed(made: &Made<'_>, event: &Accepted<'_>) -> bool {
     let Some(since) = made.since else { return false };
-    made.matches(event.event)
+    made.ending.is_none()
+        && made.matches(event.event)
         && match made.wanted.need {
             Need::Queue => false,
             Need::Durable => event.sent >= since,
@@ -170,6 +171,20 @@ mod tests {
         let (partition, first, last) = (0, 5, 5);
         told.line(What::Purged { partition, first, last });
         assert_eq!(broken(accounted, &told), [""; 0], "the log holds it no more");
+    }
+
+    #[test]
+    fn nothing_is_owed_to_a_subscription_that_was_ended() {
+        let mut told = published();
+        told.unsubscribed("billing");
+        assert_eq!(broken(accounted, &told), [""; 0]);
+        told.subscribed("billing.2", Need::Durable);
+        told.published("e2", 6);
+        assert_eq!(
+            broken(accounted, &told).len(),
+            1,
+            "what it is made for again is owed to it"
+        );
     }
 
     #[test]

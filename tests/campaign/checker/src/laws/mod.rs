@@ -4,6 +4,7 @@ mod accounted;
 mod dead_letters;
 mod identity;
 mod isolation;
+mod lifetimes;
 mod losses;
 mod order;
 mod quotas;
@@ -27,7 +28,7 @@ pub struct Law {
 }
 
 /// Every law.
-pub const LAWS: [Law; 12] = [
+pub const LAWS: [Law; 13] = [
     Law {
         name: "accounted",
         demands: "each accepted event was handled by each durable subscription, is a dead letter, is pending, or is named in a gap",
@@ -42,6 +43,11 @@ pub const LAWS: [Law; 12] = [
         name: "isolation",
         demands: "no event reaches the wrong tenant, subscription or caller, or with a payload that is not its own",
         holds: isolation::isolation,
+    },
+    Law {
+        name: "lifetimes",
+        demands: "a subscription is given nothing from before it was asked for, nothing after its end, and no attempt of another's",
+        holds: lifetimes::lifetimes,
     },
     Law {
         name: "identity",

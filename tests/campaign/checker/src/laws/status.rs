@@ -23,7 +23,9 @@ pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
         let Some(made) = facts.subscriptions.get(told.subscription.as_str()) else {
             continue;
         };
-        if made.since.is_none_or(|since| since > told.asked) || facts.power_losses().any(|(_, at)| at <= *answered) {
+        let is_there =
+            made.since.is_some_and(|since| since <= told.asked) && made.ending.is_none_or(|at| at > *answered);
+        if !is_there || facts.power_losses().any(|(_, at)| at <= *answered) {
             continue;
         }
         let dead = facts.dead(&told.subscription);
