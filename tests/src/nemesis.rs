@@ -225,7 +225,7 @@ impl Frozen {
         let since = Instant::now();
         while !has_stopped(id) {
             assert!(since.elapsed() < STOPS_IN, "process {id} does not stop");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         frozen
     }
@@ -250,9 +250,9 @@ fn has_stopped(id: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{id}/task")).expect("the process is there");
     threads.filter_map(Result::ok).all(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // A thread that ended meanwhile does nothing more.
+        // A thread that ended does nothing more.
         stat.rsplit_once(')')
-            .is_none_or(|(_, state)| state.trim_start().starts_with('T'))
+            .is_none_or(|(_, state)| state.trim_start().starts_with(['T', 't', 'Z', 'X']))
     })
 }
 

@@ -1,8 +1,8 @@
 //! When a call to a bus is tried again, and what came of all of its attempts.
 //!
-//! Every function of the contract is idempotent, so a call may be repeated. Where nobody knows what an attempt did, and none
-//! after it settled that, nobody knows what the whole did. A refusal that depends on the moment, such as a quota's, settles
-//! nothing: what was asked may have been done before it.
+//! Every function of the contract is idempotent, so a call may be repeated. Where nobody knows what an attempt did, only a success
+//! after it settles that. A refusal does not: a quota is used up by the attempt before, a policy changes between the two, and
+//! what has ended a subscription finds none the second time.
 //!
 //! Deliberately absent: how a call is sent, and how one waits. The native client and the bus's components do so differently.
 
@@ -18,10 +18,8 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 /// What an attempt's error says of what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// It can never be done so. No attempt before has done it either.
-    Never,
-    /// It was not done now. Of an attempt before, that says nothing.
-    NotNow,
+    /// It was not done, and the same again would not be, for now at least.
+    Refused,
     /// The bus was not reached, or says that a retry can help: it was not done.
     Away,
     /// It may have been done.
@@ -46,11 +44,6 @@ pub trait Refusal {
     /// It may have been done.
     fn is_unknown(&self) -> bool {
         self.meaning() == Meaning::Unknown
-    }
-
-    /// It says nothing of an attempt before it.
-    fn leaves_open(&self) -> bool {
-        matches!(self.meaning(), Meaning::NotNow | Meaning::Away)
     }
 }
 
@@ -97,8 +90,7 @@ impl<E: Refusal + Clone> Attempts<E> {
     /// What came of the whole, or of one thing of many in it, where the last attempt was answered with a refusal.
     #[must_use]
     pub fn whole(&self, refusal: E) -> E {
-        let unknown = self.unknown.clone().filter(|_| refusal.leaves_open());
-        unknown.unwrap_or(refusal)
+        self.unknown.clone().unwrap_or(refusal)
     }
 }
 
@@ -113,8 +105,11 @@ macro_rules! meanings {
             impl Refusal for types::PublishError {
                 fn meaning(&self) -> Meaning {
                     match self {
-                        Self::InvalidEvent(_) | Self::TooLarge(_) => Meaning::Never,
-                        Self::QuotaExceeded(_) | Self::StoreFull(_) | Self::NotPermitted(_) => Meaning::NotNow,
+                        Self::InvalidEvent(_)
+                        | Self::TooLarge(_)
+                        | Self::QuotaExceeded(_)
+                        | Self::StoreFull(_)
+                        | Self::NotPermitted(_) => Meaning::Refused,
                         Self::Unavailable(_) => Meaning::Away,
                         Self::OutcomeUnknown(_) => Meaning::Unknown,
                     }
@@ -131,8 +126,10 @@ macro_rules! meanings {
             impl Refusal for types::SubscribeError {
                 fn meaning(&self) -> Meaning {
                     match self {
-                        Self::InvalidRequest(_) | Self::Conflict(_) | Self::UnknownSubscription(_) => Meaning::Never,
-                        Self::NotPermitted(_) => Meaning::NotNow,
+                        Self::InvalidRequest(_)
+                        | Self::Conflict(_)
+                        | Self::UnknownSubscription(_)
+                        | Self::NotPermitted(_) => Meaning::Refused,
                         Self::Unavailable(_) => Meaning::Away,
                         Self::OutcomeUnknown(_) => Meaning::Unknown,
                     }
@@ -172,16 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_stays_unknown_until_something_settles_it() {
-        use Meaning::{Away, Never, NotNow, Unknown};
+    fn an_unknown_outcome_stays_unknown_whatever_refuses_the_next() {
+        use Meaning::{Away, Refused, Unknown};
         for (attempts, expected) in [
             (&[Away][..], Away),
             (&[Unknown], Unknown),
-            (&[Away, NotNow], NotNow),
+            (&[Away, Refused], Refused),
             (&[Unknown, Away], Unknown),
-            (&[Unknown, NotNow], Unknown),
-            (&[Unknown, Away, Away, NotNow], Unknown),
-            (&[Unknown, Never], Never),
+            (&[Unknown, Refused], Unknown),
+            (&[Unknown, Away, Away, Refused], Unknown),
             (&[Away, Unknown], Unknown),
         ] {
             assert_eq!(whole(attempts), expected, "{attempts:?}");

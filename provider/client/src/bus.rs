@@ -3,7 +3,7 @@
 use std::iter;
 use std::time::Duration;
 
-use fanout_attempts::{Refusal as _, leaves_an_attempt};
+use fanout_attempts::leaves_an_attempt;
 use fanout_transport::CallContext;
 use fanout_wit::types as wit;
 use fanout_wit::{publisher, subscriber};
@@ -86,13 +86,12 @@ impl Bus {
                     let used_up = answer.as_ref().err().and_then(|e| self.upstream.quota_wait(e));
                     quota_wait = quota_wait.max(used_up.unwrap_or_default());
                     let unknown_before = matches!(&results[i], Some(Err(e)) if e.kind == ErrorKind::OutcomeUnknown);
-                    let settles = answer.as_ref().err().is_none_or(|refusal| !refusal.leaves_open());
                     let answer = answer.map(Receipt::from).map_err(Error::from);
                     if answer.as_ref().is_err_and(Error::is_transient) || used_up.is_some() {
                         again.push(i);
                     }
-                    // A refusal of now says nothing of an attempt before it.
-                    if settles || !unknown_before {
+                    // A refusal says nothing of an attempt before it.
+                    if answer.is_ok() || !unknown_before {
                         results[i] = Some(answer);
                     }
                 }

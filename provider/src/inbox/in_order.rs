@@ -40,18 +40,30 @@ impl Inbox {
         Ok(another.map_or(ServedBy::Nobody, ServedBy::OwnerAt))
     }
 
-    /// Waits until an instance owns its order no more, which did not answer for a while. One that is frozen answers nothing, and
-    /// keeps its connection: its successor settles what it dispatched.
+    /// Waits until another instance owns its order than one which did not answer for a while. One that is frozen answers nothing,
+    /// and keeps its connection.
     pub(crate) async fn succeeded(&self, owner: &str, after: Duration) {
         sleep(after + SILENCE).await;
-        loop {
-            match self.served_by().await {
-                Ok(ServedBy::OwnerAt(still)) if still == owner => {}
-                Ok(_) => return,
-                // It may be the owner still.
-                Err(_) => {}
-            }
+        while !self.has_another_owner(owner).await {
             sleep(READ_OWNER_EVERY).await;
+        }
+    }
+
+    /// The same for what that instance dispatched; where nobody comes to own the order, as while the subscription is paused, until
+    /// the lease is over.
+    pub(crate) async fn leased_by_nobody(&self, owner: &str, handle: &DeliveryHandle) {
+        sleep(SILENCE).await;
+        while !self.lease_is_over(handle) && !self.has_another_owner(owner).await {
+            sleep(READ_OWNER_EVERY).await;
+        }
+    }
+
+    async fn has_another_owner(&self, than: &str) -> bool {
+        match self.served_by().await {
+            Ok(ServedBy::Owner) => true,
+            Ok(ServedBy::OwnerAt(owner)) => owner != than,
+            // It may be the owner still, and be slow.
+            Ok(ServedBy::Nobody | ServedBy::Any) | Err(_) => false,
         }
     }
 

@@ -170,7 +170,7 @@ impl Inbox {
             .map_or_else(stored, |dispatched| dispatched.number)
     }
 
-    fn lease_is_over(&self, handle: &DeliveryHandle) -> bool {
+    pub(super) fn lease_is_over(&self, handle: &DeliveryHandle) -> bool {
         self.context.store.now() >= handle.lease_until
     }
 

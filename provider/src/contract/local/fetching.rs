@@ -194,7 +194,7 @@ impl Local {
         if let Some(owner) = inbox.dispatched_by(&handle) {
             let settled = tokio::select! {
                 settled = self.settle_at(owner, caller, (&handle, &verdict)) => settled?,
-                () = inbox.succeeded(owner, Duration::ZERO) => None,
+                () = inbox.leased_by_nobody(owner, &handle) => None,
             };
             if let Some(outcome) = settled {
                 return Ok(outcome);
