@@ -46,6 +46,7 @@ mod position;
 mod problem;
 pub mod quota;
 pub mod rate;
+pub mod remembered;
 pub mod retry;
 pub mod sequence;
 mod setting;

@@ -37,6 +37,20 @@ pub struct Made {
 }
 
 impl Observed {
+    /// Finds out what became of known subscriptions that the registry does not list: only one that a tombstone speaks of was
+    /// ended.
+    pub fn find_missing(&mut self, known: &BTreeMap<SubscriptionName, Registered>) {
+        for (name, registered) in known {
+            let is_ended = self
+                .ended
+                .get(name)
+                .is_some_and(|tombstone| tombstone.ends(registered.incarnation, Some(registered.made_at)));
+            if !is_ended && !self.registry.contains_key(name) && !self.unreadable.contains_key(name) {
+                self.lost.insert(name.clone(), registered.clone());
+            }
+        }
+    }
+
     /// Finds consumers that no entry of the registry speaks of, and that no tombstone ended. Their subscriptions are lost
     /// ([`Observed::lost`]) where they can be read again, and else unreadable ([`Observed::unreadable`]).
     pub fn find_unregistered(&mut self) {

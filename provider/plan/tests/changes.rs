@@ -14,6 +14,10 @@ use fanout_plan::topology::ConsumerStart;
 use fanout_plan::{Filter, Policy, Position, Settings, TenantId, Timestamp};
 use proptest::prelude::*;
 
+use crate::subjects::{meet, passes};
+
+mod subjects;
+
 const TEMPLATES: [&str; 3] = [
     "payments.{tenant}.webhook.{event-type}",
     "billing.{tenant}.{event-type}",
@@ -67,18 +71,6 @@ struct Store {
     held: Observed,
     logs: BTreeMap<u32, Vec<Stored>>,
     refused: usize,
-}
-
-/// Whether a subject passes a filter, token by token.
-fn passes(filter: &str, subject: &str) -> bool {
-    let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
-    loop {
-        match (filter.next(), subject.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some(f), Some(s)) if f == "*" || f == s => {}
-            _ => return false,
-        }
-    }
 }
 
 impl Store {
@@ -237,18 +229,6 @@ impl Store {
                     log.messages = 0;
                 }
             }
-        }
-    }
-}
-
-/// Whether some subject passes both filters.
-fn meet(a: &str, b: &str) -> bool {
-    let (mut a, mut b) = (a.split('.'), b.split('.'));
-    loop {
-        match (a.next(), b.next()) {
-            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
-            (Some(x), Some(y)) if x == "*" || y == "*" || x == y => {}
-            _ => return false,
         }
     }
 }

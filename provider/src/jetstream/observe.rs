@@ -113,7 +113,7 @@ impl Store {
                 ended: observed.ended,
             } = registry;
         }
-        miss(known, &mut observed);
+        observed.find_missing(known);
         observed.find_unregistered();
         for registered in observed.lost.values() {
             let name = &registered.subscription.name;
@@ -252,20 +252,6 @@ impl Store {
             mine.into_iter().map(found).collect(),
             foreign.into_iter().map(|c| c.name.into()).collect(),
         ))
-    }
-}
-
-/// Finds out what became of known subscriptions that the registry does not list: only one that a tombstone speaks of was
-/// ended.
-fn miss(known: &BTreeMap<SubscriptionName, Registered>, observed: &mut Observed) {
-    for (name, registered) in known {
-        let ended = observed
-            .ended
-            .get(name)
-            .is_some_and(|tombstone| tombstone.ends(registered.incarnation, Some(registered.made_at)));
-        if !ended && !observed.registry.contains_key(name) && !observed.unreadable.contains_key(name) {
-            observed.lost.insert(name.clone(), registered.clone());
-        }
     }
 }
 

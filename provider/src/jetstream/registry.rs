@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::{kv, stream};
+use fanout_plan::remembered::remembered;
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::unregistered::Tombstone;
 use fanout_plan::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, Timestamp, entry};
@@ -199,48 +200,7 @@ impl Store {
             what: format!("subscription {name}"),
         };
         self.change_or_make(&name, |found, ended| {
-            let (asked, component, made_by) = (&registered.subscription, &registered.component, registered.made_by);
-            Ok(match found {
-                // It was ended meanwhile.
-                None if ended.is_some_and(|t| t.incarnation.is_some_and(|i| registered.incarnation <= i)) => {
-                    return Err(raced());
-                }
-                None => Some(registered.clone()),
-                // It was moved aside before this.
-                Some(have) if have.yields_to(asked, component, made_by) => Some(registered.clone()),
-                // Another instance made it meanwhile, or ended it and made it again: its consumers have other names.
-                Some(have) if have.id() != registered.id() || have.can_become(asked, component, made_by).is_err() => {
-                    return Err(raced());
-                }
-                // It begins anew in a log that was lost.
-                Some(have) if have.generation() < registered.generation() => Some(Registered {
-                    paused: have.paused,
-                    ..registered.clone()
-                }),
-                // What another instance learned meanwhile is kept. One that was rewound meanwhile has heads of its own.
-                Some(have) => Some(Registered {
-                    subscription: registered.subscription.clone(),
-                    component: registered.component.clone(),
-                    link: registered.link.clone(),
-                    made_by: registered.made_by,
-                    head: if have.rewound == registered.rewound {
-                        registered.head.clone()
-                    } else {
-                        have.head.clone()
-                    },
-                    delivered_before: if have.rewound == registered.rewound {
-                        registered.delivered_before.clone()
-                    } else {
-                        have.delivered_before.clone()
-                    },
-                    progress: if registered.progress == Progress::Finished && have.rewound == registered.rewound {
-                        Progress::Finished
-                    } else {
-                        have.progress
-                    },
-                    ..have
-                }),
-            })
+            remembered(registered, found, ended).map(Some).ok_or_else(raced)
         })
         .await
     }
