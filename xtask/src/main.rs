@@ -1,4 +1,4 @@
-//! The project's own commands: demo, test, fuzz, bench, findings, campaign, guards, release, tidy, advisories.
+//! The project's own commands: demo, test, fuzz, bench, findings, campaign, simulate, guards, release, tidy, advisories.
 //!
 //! It prepares what cargo can't (a nats-server, the wasm target, a mended copy of one dependency), runs cargo and says
 //! how long each step took. It deliberately has no heavy dependency, so that it is there in seconds from a clean
@@ -21,6 +21,7 @@ mod nats;
 mod pypi;
 mod release;
 mod runner;
+mod simulate;
 mod test;
 mod test_tools;
 mod tidy;
@@ -64,6 +65,8 @@ enum Command {
     /// Run a bus under random faults, and hold what happened to its promises
     #[command(disable_help_flag = true)]
     Campaign(campaign::Campaign),
+    /// Run the sessions and the client on a simulated network, seed by seed
+    Simulate(simulate::Simulate),
     /// Switch guards of the bus off, and see that the fault campaign's checker finds each
     Guards(guards::Guards),
     /// Build what is installed, and push it to a registry
@@ -101,6 +104,7 @@ fn run(command: &Command, runner: &Runner) -> Result<()> {
         Command::Bench(bench) => bench.run(&workspace, runner),
         Command::Findings(findings) => findings.run(&workspace, runner),
         Command::Campaign(campaign) => campaign.run(&workspace, runner),
+        Command::Simulate(simulate) => simulate.run(&workspace, runner),
         Command::Guards(guards) => guards.run(&workspace, runner),
         Command::Release(release) => release.run(&workspace, runner),
         Command::Tidy(tidy) => tidy.run(&workspace, runner),

@@ -61,11 +61,17 @@ impl Connection {
         }
     }
 
-    /// The same within the time of a call.
-    pub(crate) async fn remote_for(&self, cx: &CallContext) -> Result<Remote, Error> {
+    /// The same within the time of a call; with the call's context, whose deadline is what is left of that time.
+    ///
+    /// # Errors
+    /// As [`Remote::connect`], and when the time is up.
+    pub(crate) async fn remote_for(&self, cx: CallContext) -> Result<(Remote, CallContext), Error> {
+        let since = Instant::now();
         let limit: Duration = cx.deadline.unwrap_or(self.0.options.connect_deadline);
         let connected = timeout(limit, self.remote()).await;
-        connected.unwrap_or_else(|_| Err(self.unreachable("no answer in time")))
+        let remote = connected.unwrap_or_else(|_| Err(self.unreachable("no answer in time")))?;
+        let deadline = cx.deadline.map(|deadline| deadline.saturating_sub(since.elapsed()));
+        Ok((remote, CallContext { deadline, ..cx }))
     }
 
     fn unreachable(&self, why: &str) -> Error {

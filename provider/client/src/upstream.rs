@@ -78,7 +78,7 @@ impl Upstream {
     /// Connects, unless that was done before.
     pub(crate) async fn connect(&self, within: Duration) -> Result<(), Error> {
         let cx = CallContext::within(within);
-        self.connection.remote_for(&cx).await.map(drop)
+        self.connection.remote_for(cx).await.map(drop)
     }
 
     /// Why the last call did not reach the bus; `None` when it did.
@@ -93,7 +93,7 @@ impl Upstream {
     /// The bus's own, and `unavailable` or `outcome-unknown` for what its transport met.
     pub async fn publish(&self, cx: &CallContext, event: &Event) -> Result<Receipt, PublishError> {
         self.ask(cx.clone(), |cx| async move {
-            let remote = self.connection.remote_for(&cx).await?;
+            let (remote, cx) = self.connection.remote_for(cx).await?;
             // Without the frames that generated bindings put around each value.
             Ok(remote
                 .call_values(cx, PUBLISHER, "publish-tenant-event", (event,))
@@ -105,7 +105,7 @@ impl Upstream {
     /// Publishes many; one result for each.
     pub async fn publish_many(&self, cx: &CallContext, events: &[Event]) -> Vec<Result<Receipt, PublishError>> {
         self.ask_many(cx.clone(), events.len(), |cx| async move {
-            let remote = self.connection.remote_for(&cx).await?;
+            let (remote, cx) = self.connection.remote_for(cx).await?;
             let answers = remote.call_values(cx, PUBLISHER, "publish-tenant-events", (events,));
             Ok(answers.await?)
         })
@@ -291,7 +291,7 @@ impl Invoke for Upstream {
     where
         P: AsRef<[Option<usize>]> + Send + Sync,
     {
-        let remote = self.connection.remote_for(&cx).await?;
+        let (remote, cx) = self.connection.remote_for(cx).await?;
         remote.invoke(cx, instance, func, params, paths).await
     }
 }

@@ -1,5 +1,5 @@
 //! For tests: a real nats-server on a free port of the loopback and a temporary store, killed and removed on drop; an
-//! authority for certificates; byte streams that say whatever a test wants.
+//! authority for certificates; byte streams that say whatever a test wants; a network of the test's own.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 mod authority;
 pub mod decoders;
+pub(crate) mod network;
 mod raw;
 
 pub use authority::{TestAuthority, TestNames};
+pub use network::{Network, NetworkListener, NetworkStream, use_network};
 pub use raw::{RawStream, raw_stream};
 
 const START_DEADLINE: Duration = Duration::from_secs(20);

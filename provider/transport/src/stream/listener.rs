@@ -15,7 +15,7 @@ use crate::stream::listener_state::{ListenerState, Speaks};
 use crate::stream::multiplexed::{Protocol as _, QuicListener};
 use crate::stream::quic::Quic;
 use crate::stream::server_credentials::{Renewal, ServerCredentials};
-use crate::stream::tcp::{TcpSocket, resolve_own};
+use crate::stream::tcp::{self, TcpSocket, resolve_own};
 use crate::stream::tls::TlsSocket;
 use crate::stream::tls_config::{ALPN_HTTP, ALPNS, ServerTls};
 use crate::stream::unix::UnixSocket;
@@ -74,9 +74,8 @@ impl Listener {
         };
         let (bound, port) = match endpoint {
             Endpoint::Tcp(at) | Endpoint::Http(at) => {
-                let tcp = TcpSocket::bind(at, anyone).await.map_err(failed)?;
-                let port = tcp.port();
-                (Bound::Socket(Box::new(tcp)), port)
+                let (socket, port) = tcp::listen(at, anyone).await.map_err(failed)?;
+                (Bound::Socket(socket), Ok(port))
             }
             Endpoint::Tls(at) | Endpoint::Https(at) => {
                 let tcp = TcpSocket::bind(at, anyone).await.map_err(failed)?;

@@ -13,6 +13,8 @@ use crate::stream::accept::{Accepted, Socket};
 use crate::stream::byte_stream::ByteStream;
 use crate::stream::connection_slots::PeerKey;
 use crate::stream::proof::Proof;
+#[cfg(feature = "testing")]
+use crate::testing::network;
 
 /// A port that is listened on.
 #[derive(Debug)]
@@ -41,17 +43,46 @@ impl Socket for TcpSocket {
     fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
         let accepted = async {
             let (stream, address) = self.next().await?;
-            let identity = Identity::of_address(address.ip());
             let (reader, writer) = stream.into_split();
-            let upgraded = (ByteStream::new(reader, writer), Proof::from(identity.clone()));
-            Ok(Accepted {
-                key: PeerKey::of_address(address.ip()),
-                identity,
-                handshake: ready(Ok(upgraded)).boxed(),
-            })
+            Ok(accepted_from(address, ByteStream::new(reader, writer)))
         };
         accepted.boxed()
     }
+}
+
+#[cfg(feature = "testing")]
+impl Socket for Box<dyn network::NetworkListener> {
+    fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
+        let accepted = async {
+            let (stream, address) = (**self).accept().await?;
+            Ok(accepted_from(address, stream.into_stream()))
+        };
+        accepted.boxed()
+    }
+}
+
+/// A connection whose peer is known by its address alone.
+fn accepted_from(address: SocketAddr, stream: ByteStream) -> Accepted {
+    let identity = Identity::of_address(address.ip());
+    let upgraded = (stream, Proof::from(identity.clone()));
+    Accepted {
+        key: PeerKey::of_address(address.ip()),
+        identity,
+        handshake: ready(Ok(upgraded)).boxed(),
+    }
+}
+
+/// Listens as [`TcpSocket::bind`]; with the port.
+pub(crate) async fn listen(at: &Authority, beyond_loopback: bool) -> io::Result<(Box<dyn Socket>, u16)> {
+    #[cfg(feature = "testing")]
+    if let Some(listening) = network::listen(at) {
+        let listener = listening.await?;
+        let port = listener.port();
+        return Ok((Box::new(listener), port));
+    }
+    let socket = TcpSocket::bind(at, beyond_loopback).await?;
+    let port = socket.port()?;
+    Ok((Box::new(socket), port))
 }
 
 /// Connects to a port.
@@ -64,6 +95,10 @@ pub(crate) async fn connect(at: &Authority) -> io::Result<TcpStream> {
 
 /// A new byte stream.
 pub(crate) async fn dial(at: &Authority) -> io::Result<ByteStream> {
+    #[cfg(feature = "testing")]
+    if let Some(dialled) = network::dial(at) {
+        return Ok(dialled.await?.into_stream());
+    }
     let (reader, writer) = connect(at).await?.into_split();
     Ok(ByteStream::new(reader, writer))
 }
