@@ -4,17 +4,19 @@
 //! Deliberately absent: who may ask, and how an event is found.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fanout_plan::fate::Fate;
 use fanout_plan::journal::Missing;
 use fanout_plan::policy::Journaled;
+use fanout_plan::publisher::PublishedBy;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::Registered;
 use fanout_plan::why::{Stop, why};
 use fanout_plan::{EventType, Position, SubscriptionName, TenantId};
 use serde::Serialize;
 
-use crate::jetstream::{Delivered, LogEvent, Store, StoreError};
+use crate::jetstream::{Delivered, Kept, LogEvent, Store, StoreError, explained};
 
 /// Everything that is known of one event.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +28,11 @@ pub struct Life {
     pub published_at: String,
     /// When the log lets it go, at the latest.
     pub expires_at: String,
+    /// Where the store keeps it; absent where that can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Kept>,
+    /// Who published it, and by which proof.
+    pub publisher: PublishedBy,
     /// Whose it is.
     pub tenant: TenantId,
     /// Its type.
@@ -59,6 +66,9 @@ pub struct AtSubscription {
     /// Its dead letter is to be given to the subscription again, and was not yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_redriven: bool,
+    /// When that was asked for, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redrive_requested_at: Option<String>,
     /// Its deliveries, as the journal has them; absent where nothing was written down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deliveries: Option<Vec<Delivered>>,
@@ -69,6 +79,15 @@ pub struct AtSubscription {
 pub struct JournalSays {
     /// Which deliveries the policy wants written down: `off`, `errors` or `all`.
     pub deliveries: &'static str,
+    /// Since when it has everything that was written into it, RFC 3339; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begins_at: Option<String>,
+    /// It begins after the event was stored: some of it may be missing here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub begins_late: bool,
+    /// Why it could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
     /// What instances did not write since the event was stored: some of it may be missing here.
     pub missing: Vec<Missing>,
     /// There is more than is told.
@@ -80,7 +99,8 @@ pub struct JournalSays {
 }
 
 impl Life {
-    /// Asks the store what became of an event at each subscription.
+    /// Asks the store what became of an event at each subscription. The journal is read for no longer than that: what it would have
+    /// told is not known then.
     ///
     /// # Errors
     /// When the store can't be read.
@@ -88,9 +108,16 @@ impl Life {
         store: &Store,
         registry: &BTreeMap<SubscriptionName, Registered>,
         event: &LogEvent,
+        journal_within: Duration,
     ) -> Result<Self, StoreError> {
         let policy = store.policy();
-        let journaled = store.journal_of(event.position, Some(event.published_at)).await?;
+        let read = store
+            .journal_of(event.position, Some(event.published_at), journal_within)
+            .await;
+        let (journaled, unread) = match read {
+            Ok(journaled) => (journaled, None),
+            Err(error) => (None, Some(explained(&error))),
+        };
         let is_journaled = journaled.is_some();
         let journaled = journaled.unwrap_or_default();
         let mut by_subscription: BTreeMap<SubscriptionName, Vec<Delivered>> = BTreeMap::new();
@@ -103,7 +130,7 @@ impl Life {
             let letter = store.letter_of(registered, event).await?;
             let number = letter.as_ref().map(|letter| letter.number);
             let here = store.event_at_subscription(registered, event, number).await?;
-            let is_redriven = letter.as_ref().is_some_and(|letter| letter.is_redriven);
+            let redrive = letter.as_ref().and_then(|letter| letter.redrive_requested_at);
             let (subscription, subscriber) = (&registered.subscription, &registered.component);
             let stops = event.event.as_ref();
             subscriptions.push(AtSubscription {
@@ -112,7 +139,8 @@ impl Life {
                 attempts: letter.map_or(here.attempts, |letter| letter.attempts),
                 next_attempt: here.due.map(|due| due.to_string()),
                 fate: here.fate,
-                is_redriven,
+                is_redriven: redrive.is_some(),
+                redrive_requested_at: redrive.map(|at| at.to_string()),
                 deliveries: is_journaled.then(|| by_subscription.remove(name).unwrap_or_default()),
             });
         }
@@ -124,9 +152,14 @@ impl Life {
             event_type: event.event_type.clone(),
             attributes: event.attributes.clone(),
             bytes: event.payload.len(),
+            stored: store.kept(event.position.partition).await.ok(),
+            publisher: store.publisher_of(event).await,
             subscriptions,
             journal: JournalSays {
                 deliveries: policy.journal.deliveries.as_str(),
+                begins_at: journaled.begins.map(|at| at.to_string()),
+                begins_late: journaled.begins.is_some_and(|at| at > event.published_at),
+                unread,
                 missing: journaled.missing,
                 cut: journaled.cut,
                 ended: by_subscription.into_values().flatten().collect(),
@@ -152,6 +185,18 @@ impl JournalSays {
             said.push(
                 "what was handled at its first attempt is not written down: `journal.deliveries` is errors".to_owned(),
             );
+        }
+        match (&self.unread, &self.begins_at) {
+            (Some(why), _) => said.push(format!(
+                "when and by which instance it was delivered is not known: the journal could not be read ({why}): try again"
+            )),
+            (None, Some(begins)) if self.begins_late => said.push(format!(
+                "the journal begins at {begins}, after the event was stored: what was delivered before that is not known"
+            )),
+            (None, None) if self.deliveries != Journaled::Off.as_str() => said.push(
+                "when and by which instance it was delivered is not known: the journal is not made yet".to_owned(),
+            ),
+            _ => {}
         }
         said.extend(self.missing.iter().map(|missing| {
             let Missing { instance, since, until, entries } = missing;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::{Position, SubscriptionName, Timestamp};
-use fanout_provider::jetstream::MOST_LOOKED_AT;
+use fanout_provider::jetstream::{LetterNote, MOST_LOOKED_AT};
 use serde_json::json;
 
 use crate::terminal::{error_line, json_lines, printable, say, table};
@@ -55,14 +55,15 @@ pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
         since: args.since.map_or(Timestamp::EPOCH, |since| policy::now() - since),
         ..Reasons::default()
     };
-    for letter in &store.dead_letters(name, tenant, usize::MAX).await? {
+    let see = |letter: LetterNote| {
         if let Some(last) = letter.attempts.last()
             && let Some(of) = reasons.add(&letter.id.of.name, last, letter.id.position)
         {
             of.letters += 1;
             of.letter.get_or_insert(letter.number);
         }
-    }
+    };
+    store.look_at_letters(name, tenant, see).await?;
     let waiting = store.waiting_events(name).await?;
     if waiting.len() == MOST_LOOKED_AT {
         error_line(format_args!(

@@ -8,14 +8,18 @@ use anyhow::Result;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use fanout_plan::fate::Fate;
-use fanout_plan::{Code, Problem, show_duration};
-use fanout_provider::jetstream::{DeadLetter, Delivered, LogEvent, MOST_OF_ONE_ID, Store};
+use fanout_plan::publisher::PublishedBy;
+use fanout_plan::{Code, Problem, TenantId, show_duration};
+use fanout_provider::jetstream::{DeadLetter, Delivered, Kept, LetterNote, LogEvent, MOST_OF_ONE_ID, Store};
 use fanout_provider::life::{AtSubscription, Life};
 use serde_json::json;
 
 use crate::args::{self, Which};
 use crate::bus::{self, Refused};
 use crate::terminal::{error_line, json_lines, printable, say, table};
+
+/// How long the journal of one event may take.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(10);
 
 pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
     if let (Which::Id(_), None) = (&args.which, &args.tenant) {
@@ -27,11 +31,10 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
     let (store, observed) = bus::observed(&args.store).await?;
     let events = find(&store, args).await?;
     let tenant = args.tenant.as_ref().or(events.first().map(|event| &event.tenant));
-    let mut letters = store.dead_letters(None, tenant, usize::MAX).await?;
-    letters.retain(|letter| is_of(letter, args));
+    let letters = letters(&store, args, tenant).await?;
     let mut lives = Vec::new();
     for event in &events {
-        lives.push(Life::of(&store, &observed.registry, event).await?);
+        lives.push(Life::of(&store, &observed.registry, event, JOURNAL_WITHIN).await?);
     }
     let gone = match events.is_empty() {
         true => deliveries_of_gone(&store, args).await?,
@@ -45,27 +48,47 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
             "these are the first {MOST_OF_ONE_ID} that were found, and there may be more: name the source with --source"
         ));
     }
-    // The log has let it go; a letter holds it whole.
-    let left = letters
-        .iter()
-        .filter(|l| events.iter().all(|e| e.position != l.id.position));
-    let left: Vec<_> = left.collect();
-    if json {
-        let mut shown = json!({ "events": lives, "letters_of_events_that_expired": left });
-        if !gone.is_empty() {
-            shown["deliveries_of_an_event_that_expired"] = json!(gone);
+    // The log has let it go, and a letter holds it whole; or the subscription has ended, and so has what is told of it.
+    let (mut expired, mut ended) = (Vec::new(), Vec::new());
+    for letter in letters {
+        match events.iter().any(|event| event.position == letter.letter.id.position) {
+            false => expired.push(letter),
+            true if letter.letter.orphaned => ended.push(letter),
+            true => {}
         }
-        return say!("{}", json_lines(&shown));
+    }
+    if json {
+        let shown = |letters: &[Left]| letters.iter().map(Left::shown).collect::<serde_json::Value>();
+        let mut told = json!({ "events": lives, "letters_of_events_that_expired": shown(&expired) });
+        if !ended.is_empty() {
+            told["letters_of_subscriptions_that_ended"] = shown(&ended);
+        }
+        if !gone.is_empty() {
+            told["deliveries_of_an_event_that_expired"] = json!(gone);
+        }
+        return say!("{}", json_lines(&told));
     }
     for life in &lives {
         print(life)?;
     }
-    for letter in left {
+    for Left {
+        letter,
+        publisher,
+        redrive_requested_at,
+    } in &expired
+    {
+        let (number, name, position) = (letter.number, &letter.id.of.name, letter.id.position);
+        say!("the log holds event {position} no more: dead letter {number} of subscription {name} does")?;
+        say!("  {:<10}{}", "publisher", printable(&publisher.to_string()))?;
+        if let Some(at) = redrive_requested_at {
+            say!("  {:<10}asked for at {at}, and not delivered yet", "redrive")?;
+        }
+    }
+    for Left { letter, .. } in &ended {
         say!(
-            "the log holds event {} no more: dead letter {} of subscription {} does",
-            letter.id.position,
-            letter.number,
-            letter.id.of.name
+            "subscription {} has ended: dead letter {} of it is delivered to nobody",
+            letter.id.of.name,
+            letter.number
         )?;
     }
     if !gone.is_empty() {
@@ -78,12 +101,65 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// A dead letter of the event that says more than the log and the subscriptions do.
+struct Left {
+    letter: DeadLetter,
+    publisher: PublishedBy,
+    redrive_requested_at: Option<String>,
+}
+
+impl Left {
+    fn shown(&self) -> serde_json::Value {
+        let mut shown = json!(self.letter);
+        shown["publisher"] = json!(self.publisher);
+        if let Some(at) = &self.redrive_requested_at {
+            shown["redrive_requested_at"] = json!(at);
+        }
+        shown
+    }
+}
+
+/// The dead letters of what is asked for: found by their headers, and only then read.
+async fn letters(store: &Store, args: &args::OneEvent, tenant: Option<&TenantId>) -> Result<Vec<Left>> {
+    let mut numbers = Vec::new();
+    let see = |note: LetterNote| {
+        let is_which = match &args.which {
+            Which::Position(position) => note.id.position == *position,
+            Which::Id(id) => note.event_id.as_ref() == Some(id),
+        };
+        if is_which {
+            numbers.push(note.number);
+        }
+    };
+    store.look_at_letters(None, tenant, see).await?;
+    let mut letters = Vec::new();
+    for number in numbers {
+        // It may have been taken away meanwhile.
+        let Some(letter) = store.dead_letter(number).await? else {
+            continue;
+        };
+        if is_of_source(&letter.attributes, args) {
+            let (of, whose, at) = (&letter.id.of, &letter.id.tenant, letter.id.at());
+            let requested = store.redrive_requested_at(of, whose, at).await?;
+            letters.push(Left {
+                publisher: store.publisher_of_letter(&letter).await,
+                redrive_requested_at: requested.map(|at| at.to_string()),
+                letter,
+            });
+        }
+    }
+    Ok(letters)
+}
+
 /// What the journal has of an event of a position that the log holds no more.
 async fn deliveries_of_gone(store: &Store, args: &args::OneEvent) -> Result<Vec<Delivered>> {
     let Which::Position(position) = &args.which else {
         return Ok(Vec::new());
     };
-    let journaled = store.journal_of(*position, None).await?.unwrap_or_default();
+    let journaled = store
+        .journal_of(*position, None, JOURNAL_WITHIN)
+        .await?
+        .unwrap_or_default();
     let mut deliveries = journaled.deliveries;
     // Whose event it was is known from those that say so: one event has one tenant.
     let mut tenants = deliveries.iter().filter_map(|d| d.entry.tenant.as_ref());
@@ -124,14 +200,6 @@ fn is_of_source(attributes: &BTreeMap<String, String>, args: &args::OneEvent) ->
         .is_none_or(|source| attributes.get("ce-source") == Some(source))
 }
 
-fn is_of(letter: &DeadLetter, args: &args::OneEvent) -> bool {
-    let is_which = match &args.which {
-        Which::Position(position) => letter.id.position == *position,
-        Which::Id(id) => letter.attributes.get("ce-id") == Some(id),
-    };
-    is_which && is_of_source(&letter.attributes, args)
-}
-
 fn absent(store: &Store, args: &args::OneEvent) -> Refused {
     let (bus, which) = (&store.policy().bus, &args.which);
     let of = args
@@ -158,10 +226,12 @@ fn print(life: &Life) -> Result<()> {
         ("stored", life.published_at.clone()),
         ("expires", life.expires_at.clone()),
         ("payload", format!("{} bytes", life.bytes)),
+        ("copies", life.stored.as_ref().map_or_else(unknown, copies)),
+        ("publisher", printable(&life.publisher.to_string()).into_owned()),
     ] {
         say!("  {what:<10}{value}")?;
     }
-    // Of who published it the store keeps what the event itself says.
+    // What its ingress says of the sender stands in the event itself: it is as true as its publisher is.
     if let Some(scheme) = attribute("ce-webhookscheme") {
         let mut proof = format!("its ingress verified it as {scheme} does");
         for (name, what) in [
@@ -187,8 +257,11 @@ fn print(life: &Life) -> Result<()> {
         if let Some(stop) = &here.stops {
             say!("{} does not get it: {}", here.name, printable(&stop.to_string()))?;
         }
-        if here.is_redriven {
-            say!("{}: its dead letter is to be delivered again", here.name)?;
+        if let Some(at) = &here.redrive_requested_at {
+            say!(
+                "{}: its dead letter is to be delivered again, as was asked for at {at}",
+                here.name
+            )?;
         }
     }
     // The journal has each attempt; without it, what is remembered of those that failed.
@@ -222,6 +295,20 @@ fn print(life: &Life) -> Result<()> {
     }
 }
 
+fn copies(stored: &Kept) -> String {
+    let Kept {
+        partition,
+        stream,
+        copies,
+        up_to_date,
+    } = stored;
+    format!("{up_to_date} of {copies} up to date, in stream {stream} (partition {partition})")
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
 fn row(here: &AtSubscription) -> [String; 5] {
     let state = match &here.fate {
         Fate::DeadLettered { letter } => format!("dead-lettered (letter {letter})"),
@@ -248,7 +335,7 @@ fn deliveries<'a>(all: impl Iterator<Item = &'a Delivered>) -> String {
         "outcome",
         "reason",
     ];
-    let unknown = || "-".to_owned();
+    let absent = || "-".to_owned();
     table(
         header,
         1..2,
@@ -268,10 +355,10 @@ fn deliveries<'a>(all: impl Iterator<Item = &'a Delivered>) -> String {
                 entry.ended_at.to_string(),
                 entry
                     .took_us
-                    .map_or_else(unknown, |us| format!("{}.{:03} ms", us / 1_000, us % 1_000)),
+                    .map_or_else(absent, |us| format!("{}.{:03} ms", us / 1_000, us % 1_000)),
                 printable(instance).into_owned(),
                 format!("{}{redriven}", entry.outcome.as_str()),
-                why.unwrap_or_else(unknown),
+                why.unwrap_or_else(absent),
             ]
         }),
     )

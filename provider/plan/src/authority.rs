@@ -108,6 +108,12 @@ impl Callers {
         }
     }
 
+    /// That of what a connection proves by which it is a caller.
+    pub fn proof<'a>(&self, identities: &'a [Identity]) -> Option<&'a Identity> {
+        let mut identities = identities.iter();
+        identities.find(|identity| !self.names_of(std::slice::from_ref(identity)).is_empty())
+    }
+
     /// Whether a token is that of a caller.
     pub fn knows_token(&self, token: &TokenHash) -> bool {
         self.name_of_token(token).is_some()

@@ -44,6 +44,7 @@ pub mod planner;
 pub mod policy;
 mod position;
 mod problem;
+pub mod publisher;
 pub mod quota;
 pub mod rate;
 pub mod remembered;

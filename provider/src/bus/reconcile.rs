@@ -18,6 +18,7 @@ use super::requests::Batch;
 use super::runs::Runs;
 use crate::clock;
 use crate::delivery::{Context, Health};
+use crate::inbox::fresh_secret;
 use crate::jetstream::{Promise, Store, StoreError};
 use crate::target::Subscriber;
 use crate::telemetry::instruments::{Reconciled, StoreOperation};
@@ -41,6 +42,17 @@ struct Brought {
     refused: BTreeMap<usize, Problem>,
     /// Why the tenant has no place in the log.
     no_place: Option<Problem>,
+}
+
+/// Has it known with which secret it is written who published an event. Events go on without that.
+async fn publishers_are_known(store: &Store) {
+    let fresh = match fresh_secret() {
+        Ok(fresh) => fresh,
+        Err(error) => return warn!(%error, "it is not written down who publishes events"),
+    };
+    if let Err(error) = store.read_secret(&fresh).await {
+        warn!(%error, "it is not written down who publishes events, until the secret is read that the bus's instances share");
+    }
 }
 
 /// What was refused of what callers asked for.
@@ -220,6 +232,7 @@ impl Bus {
         let store = store.with_layout(plan.layout);
         let is_new = in_force && !store.is_in_force();
         let store = if in_force { store.brought() } else { store };
+        publishers_are_known(&store).await;
         view.store = Some(store.clone());
         self.run(&store, runs, &mut view);
         report(&before, &view);
@@ -244,6 +257,7 @@ impl Bus {
             Ok(policy) if current.as_ref().is_some_and(|s| *s.policy() == policy) => return current,
             Ok(policy) => {
                 let store = Store::new(self.0.lattice.nats().clone(), policy).notifying(&self.0.replan);
+                let store = store.after(current.as_ref());
                 match store.fits_the_server() {
                     Ok(()) => return Some(store),
                     Err(problem) => vec![problem],

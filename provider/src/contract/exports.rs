@@ -69,7 +69,7 @@ pub(super) fn known(view: &impl Rights, caller: Caller) -> Caller {
 }
 
 /// All that a connection proves of its caller, each of its kind. Nothing of whoever is nobody.
-fn proved(identity: &fanout_transport::Identity) -> Vec<Identity> {
+pub(super) fn proved(identity: &fanout_transport::Identity) -> Vec<Identity> {
     match identity {
         fanout_transport::Identity::Certificate(names) => names_of(names).collect(),
         // A token of one caller beside a certificate of another is neither's: both are looked up.

@@ -21,8 +21,8 @@ use super::state::DeliveryState;
 use super::{Context, Delivery, Health, retries};
 use crate::clock;
 use crate::jetstream::{
-    Acknowledgement, Attempts, Full, Message, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored,
-    acknowledge, explained,
+    Acknowledgement, Attempts, Beside, Full, Message, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored,
+    acknowledge, explained, stated,
 };
 
 /// How long an event waits when the store could not take what belongs to it.
@@ -432,7 +432,10 @@ impl Settler {
         let refused = Refused {
             at: self.position_in_log(&event.source, delivery.position),
             attributes: &delivery.attributes,
-            traceparent: delivery.traceparent.as_deref(),
+            beside: Beside {
+                traceparent: delivery.traceparent.as_deref(),
+                publisher: stated(message.headers.as_ref()),
+            },
             data: delivery.data.clone(),
             published_at: delivery.published_at,
             attempts: &event.failed,

@@ -11,13 +11,14 @@ use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::Registered;
-use fanout_plan::{LetterId, LogPosition, SubscriptionId, SubscriptionName, TenantId, Timestamp, letter};
+use fanout_plan::{Attributes, LetterId, LogPosition, SubscriptionId, SubscriptionName, TenantId, Timestamp, letter};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use super::headers::{header_bytes, text};
 use super::observe::moment;
-use super::read::shown;
+use super::publisher::stated;
+use super::read::{from_headers, shown};
 use super::refusal::found;
 use super::registry::Registry;
 use super::retries::NOTE;
@@ -33,7 +34,7 @@ const ATTEMPTS: &str = "fanout-dead-attempts";
 /// What of the message did not fit into the letter: another client filled it to the brim.
 const LEFT_OUT: &str = "fanout-dead-left-out";
 /// The event's id, where the letter does not hold all of the event.
-const ID: &str = "fanout-dead-id";
+pub(super) const ID: &str = "fanout-dead-id";
 /// The numbers of the letters whose place it took, oldest first: the event was redriven, and refused again.
 const PREDECESSORS: &str = "fanout-dead-predecessors";
 /// The most of them that a letter names; those before are forgotten. They fit in what an event leaves free.
@@ -82,6 +83,12 @@ pub struct DeadLetter {
     /// The event's payload.
     #[serde(skip)]
     pub payload: Vec<u8>,
+    /// The event, if the letter holds one that is whole.
+    #[serde(skip)]
+    pub(super) event: Option<Attributes>,
+    /// What stands beside it about who published it: [`Store::publisher_of_letter`] judges.
+    #[serde(skip)]
+    pub(super) publisher: Option<String>,
 }
 
 /// The dead letter of an event at one subscription.
@@ -89,8 +96,8 @@ pub struct DeadLetter {
 pub(crate) struct LetterOf {
     pub(crate) number: u64,
     pub(crate) attempts: Vec<FailedAttempt>,
-    /// It is to be given to its subscription again, and was not yet.
-    pub(crate) is_redriven: bool,
+    /// When it was asked that it is given to its subscription again, which has not come about yet.
+    pub(crate) redrive_requested_at: Option<Timestamp>,
 }
 
 impl Store {
@@ -189,17 +196,13 @@ impl Store {
         let (of, at) = (registered.id(), self.in_its_log(event.position));
         let letters = self.names.dead_letters();
         let subject = self.names.dead_letter(&of, &event.tenant, at);
-        let Some(message) = self.last_message(letters.clone(), &subject).await? else {
+        let Some(message) = self.last_message(letters, &subject).await? else {
             return Ok(None);
         };
-        let request = self.names.redrive(&of, &event.tenant, at);
-        let attempts = message.headers.get(ATTEMPTS);
         Ok(Some(LetterOf {
             number: message.sequence,
-            attempts: attempts
-                .and_then(|a| serde_json::from_str(a.as_str()).ok())
-                .unwrap_or_default(),
-            is_redriven: self.last_message(letters, &request).await?.is_some(),
+            attempts: attempts_in(Some(&message.headers)),
+            redrive_requested_at: self.redrive_requested_at(&of, &event.tenant, at).await?,
         }))
     }
 
@@ -295,16 +298,16 @@ impl Store {
 
     fn letter(&self, living: &Living, message: StreamMessage) -> Option<DeadLetter> {
         let id = self.names.letter_of(&message.subject)?;
-        let attempts = message.headers.get(ATTEMPTS);
+        let tenant = id.tenant.clone();
         Some(DeadLetter {
             number: message.sequence,
             predecessors: predecessors(Some(&message.headers)),
             orphaned: !living.ids.contains(&id.of) && !living.unreadable.contains(&id.of.name),
             id,
-            attempts: attempts
-                .and_then(|a| serde_json::from_str(a.as_str()).ok())
-                .unwrap_or_default(),
+            attempts: attempts_in(Some(&message.headers)),
             attributes: shown(&message.headers),
+            event: from_headers(&tenant, &message.headers).ok(),
+            publisher: stated(Some(&message.headers)).map(str::to_owned),
             at: moment(message.time).to_string(),
             payload: message.payload.to_vec(),
         })
@@ -314,6 +317,14 @@ impl Store {
 struct Living {
     ids: BTreeSet<SubscriptionId>,
     unreadable: BTreeSet<SubscriptionName>,
+}
+
+/// What became of each attempt, by a letter's headers.
+pub(super) fn attempts_in(headers: Option<&HeaderMap>) -> Vec<FailedAttempt> {
+    let noted = headers.and_then(|headers| headers.get(ATTEMPTS));
+    noted
+        .and_then(|noted| serde_json::from_str(noted.as_str()).ok())
+        .unwrap_or_default()
 }
 
 /// The letters whose place a letter took, by its headers.

@@ -9,8 +9,10 @@ use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::Registered;
 use fanout_plan::{Filter, LogPosition, Position, Round, TenantId, Timestamp};
 use futures::TryStreamExt as _;
+use serde::Serialize;
 
 use super::observe::moment;
+use super::publisher::stated;
 use super::read::{event, shown};
 use super::retries::Waiting;
 use super::tail::LogEvent;
@@ -22,6 +24,19 @@ pub const MOST_OF_ONE_ID: usize = 16;
 const PROGRESS_EVERY: u64 = 50_000;
 
 const READ: &str = "read an event by its id";
+
+/// Where the store keeps an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The partition of the log.
+    pub partition: u32,
+    /// Its stream.
+    pub stream: String,
+    /// How many servers have a copy of it.
+    pub copies: usize,
+    /// How many of those have all of it.
+    pub up_to_date: usize,
+}
 
 /// What became of an event at one subscription.
 #[derive(Clone, Debug)]
@@ -47,6 +62,32 @@ impl Store {
             .event(position)
             .await?
             .and_then(|message| self.log_event(position, message)))
+    }
+
+    /// Where the events of a partition are kept.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn kept(&self, partition: u32) -> Result<Kept, StoreError> {
+        let stream = self.names.partition(partition);
+        let log = self.js.get_stream(&stream).await;
+        let log = log.map_err(StoreError::when(format!("say who has copies of {stream}")))?;
+        // A server that is in no cluster says nothing of copies: it has the only one.
+        let cluster = log.cached_info().cluster.as_ref();
+        let cluster = cluster.filter(|cluster| cluster.leader.is_some() || !cluster.replicas.is_empty());
+        let (copies, up_to_date) = cluster.map_or((1, 1), |cluster| {
+            let current = cluster.replicas.iter().filter(|peer| peer.current && !peer.offline);
+            (
+                1 + cluster.replicas.len(),
+                usize::from(cluster.leader.is_some()) + current.count(),
+            )
+        });
+        Ok(Kept {
+            partition,
+            stream,
+            copies,
+            up_to_date,
+        })
     }
 
     /// The events of a tenant with this id, of one source, or of all: the first [`MOST_OF_ONE_ID`] that are found, oldest first. It reads the headers of
@@ -186,6 +227,7 @@ impl Store {
             attributes: headers.as_ref().map(shown).unwrap_or_default(),
             event: event.ok(),
             payload,
+            publisher: stated(headers.as_ref()).map(str::to_owned),
         })
     }
 }

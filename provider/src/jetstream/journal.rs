@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::Info;
 use bytes::Bytes;
 use fanout_plan::journal::{Batch, Entry, Missing, Slot};
 use fanout_plan::{Position, Timestamp};
@@ -12,6 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::observe::moment;
 use super::refusal::there;
 use super::{Store, StoreError};
 
@@ -56,6 +58,8 @@ pub struct Journaled {
     pub missing: Vec<Missing>,
     /// There is more than is told.
     pub cut: bool,
+    /// What was written before that is not in it: it was made then, or has let go what is older.
+    pub begins: Option<Timestamp>,
 }
 
 impl Store {
@@ -89,15 +93,17 @@ impl Store {
     }
 
     /// What the journal tells of the event of a position, of what was written since it was published; `None` where there is no journal.
+    /// It takes no longer than `within`, and than is worth it.
     ///
     /// # Errors
-    /// When the store can't be read.
+    /// When the store can't be read, or not in time.
     pub async fn journal_of(
         &self,
         position: Position,
         since: Option<Timestamp>,
+        within: Duration,
     ) -> Result<Option<Journaled>, StoreError> {
-        let read = timeout(READS_WITHIN, self.read_journal(position, since)).await;
+        let read = timeout(within.min(READS_WITHIN), self.read_journal(position, since)).await;
         read.unwrap_or_else(|e| Err(StoreError::when(READ)(e)))
     }
 
@@ -118,11 +124,16 @@ impl Store {
             },
             ..pull::OrderedConfig::default()
         };
-        let stream = self.stream(self.names.journal()).await?;
+        let Some(stream) = there(self.js.get_stream(self.names.journal()).await, READ)? else {
+            return Ok(None);
+        };
+        let mut told = Journaled {
+            begins: Some(begins(stream.cached_info())),
+            ..Journaled::default()
+        };
         let Some(consumer) = there(stream.create_consumer(config).await, READ)? else {
             return Ok(None);
         };
-        let mut told = Journaled::default();
         if consumer.cached_info().num_pending == 0 {
             return Ok(Some(told));
         }
@@ -150,4 +161,16 @@ impl Store {
         told.deliveries.truncate(MAX_TOLD);
         Ok(Some(told))
     }
+}
+
+/// Since when it holds everything that was written into it.
+fn begins(journal: &Info) -> Timestamp {
+    let Info { created, state, .. } = journal;
+    moment(match (state.first_sequence, state.messages) {
+        // It has let nothing go.
+        (0 | 1, _) => *created,
+        // All that was in it is gone.
+        (_, 0) => state.last_timestamp.max(*created),
+        _ => state.first_timestamp,
+    })
 }

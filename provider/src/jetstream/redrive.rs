@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_nats::Subscriber as NatsSubscriber;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use fanout_plan::{Incarnation, LetterId, LogPosition, Position, SubscriptionId, TenantId};
+use fanout_plan::{Incarnation, LetterId, LogPosition, Position, SubscriptionId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::observe::moment;
 use super::refusal::found;
 use super::{DeadLetter, Store, StoreError};
 
@@ -53,6 +54,21 @@ impl Store {
         let asked = self.swap(subject, PublishMessage::build(), 0).await;
         let action = format!("take a request to redrive dead letter {}", letter.number);
         Ok(asked.map_err(StoreError::when(action))?.is_some())
+    }
+
+    /// When a letter was asked to be redriven, while that has not come about.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn redrive_requested_at(
+        &self,
+        of: &SubscriptionId,
+        tenant: &TenantId,
+        at: LogPosition,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let request = self.names.redrive(of, tenant, at);
+        let request = self.last_message(self.names.dead_letters(), &request).await?;
+        Ok(request.map(|request| moment(request.time)))
     }
 
     /// Whether a subscription has requests.

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::headers::header_bytes;
 use super::publish::{Outgoing, Unstored, unstored};
+use super::publisher::Beside;
 use super::refusal::{found, there, unless};
 use super::registry::Registry;
 use super::{Store, StoreError};
@@ -53,7 +54,7 @@ pub(crate) struct Retries {
 pub(crate) struct Refused<'a> {
     pub(crate) at: LogPosition,
     pub(crate) attributes: &'a Attributes,
-    pub(crate) traceparent: Option<&'a str>,
+    pub(crate) beside: Beside<'a>,
     pub(crate) data: Bytes,
     /// Nanoseconds since the Unix epoch.
     pub(crate) published_at: Timestamp,
@@ -99,7 +100,7 @@ impl Retries {
     /// Stores a refused event. That of a position is there once, however often this is called; one that another instance
     /// has replaced or settled meanwhile stays as that left it.
     pub(crate) async fn store(&self, refused: Refused<'_>) -> Result<(), Unstored> {
-        let event = Outgoing::new(refused.attributes, refused.traceparent, refused.data);
+        let event = Outgoing::new(refused.attributes, refused.beside, refused.data);
         let (mut headers, data) = event.into_parts();
         let mut note = Note {
             tenant: refused.attributes.tenant().to_string(),

@@ -22,6 +22,7 @@ use super::marks::Mark;
 use super::moved::InLog;
 use super::observe::moment;
 use super::publish::{Outgoing, Unstored, unstored};
+use super::publisher::{Beside, stated};
 use super::read::from_headers;
 use super::refusal::{found, there};
 use super::swap::RACES;
@@ -98,9 +99,13 @@ impl Scheduled {
         self.headers.get("traceparent").map(|v| v.as_str())
     }
 
-    /// What is to be published, in this trace context.
+    /// What is to be published, in this trace context, as the event of whoever scheduled it.
     pub(crate) fn event(&self, attributes: &Attributes, traceparent: Option<&str>) -> Outgoing {
-        Outgoing::new(attributes, traceparent, self.data.clone())
+        let beside = Beside {
+            traceparent,
+            publisher: stated(Some(&self.headers)),
+        };
+        Outgoing::new(attributes, beside, self.data.clone())
     }
 }
 

@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use super::floors::settled_to;
 use super::observe::moment;
 use super::publish::Together;
+use super::publisher::PublisherKey;
 use super::refusal::{found, there};
 use super::time::StoreTime;
 
@@ -51,6 +52,8 @@ pub struct Store {
     pub(super) moved: Arc<Notify>,
     pub(super) together: Arc<Together>,
     pub(super) time: Arc<StoreTime>,
+    /// With which it is written who published an event.
+    pub(super) publishers: PublisherKey,
 }
 
 /// How far a subscription has come.
@@ -144,6 +147,7 @@ impl Store {
             moved: Arc::default(),
             together: Arc::default(),
             time: Arc::default(),
+            publishers: PublisherKey::default(),
         }
     }
 
@@ -153,6 +157,18 @@ impl Store {
         Self {
             moved: Arc::clone(moved),
             ..self
+        }
+    }
+
+    /// The same, under a new policy of the bus that this instance has served already.
+    #[must_use]
+    pub(crate) fn after(self, last: Option<&Self>) -> Self {
+        match last {
+            Some(last) if last.names.registry() == self.names.registry() => Self {
+                publishers: last.publishers.clone(),
+                ..self
+            },
+            _ => self,
         }
     }
 

@@ -17,6 +17,7 @@ use fanout_plan::{Attributes, EventType, Filter, Position, Problem, SubjectTempl
 use futures::StreamExt as _;
 
 use super::observe::moment;
+use super::publisher::stated;
 use super::read::{event, shown};
 use super::{Store, StoreError};
 use crate::backoff::Backoff;
@@ -46,6 +47,8 @@ pub struct LogEvent {
     pub event: Option<Attributes>,
     /// Its payload.
     pub payload: Bytes,
+    /// What stands beside it about who published it, whoever wrote that: [`Store::publisher_of`] judges.
+    pub(super) publisher: Option<String>,
 }
 
 /// What is read of a log.
@@ -444,5 +447,6 @@ fn read(
         attributes: message.headers.as_ref().map(shown).unwrap_or_default(),
         event: event.ok(),
         payload: message.payload.clone(),
+        publisher: stated(message.headers.as_ref()).map(str::to_owned),
     })
 }

@@ -12,7 +12,7 @@ use fanout_plan::{Code, Filter, Position, Problem, TenantId, link};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::call::Call;
 use super::parameters::unreadable;
@@ -61,6 +61,12 @@ pub(super) struct LifeDocument {
     published_at: String,
     /// When the log lets it go, at the latest.
     expires_at: String,
+    /// Where the store keeps it: `partition`, `stream`, `copies`, and how many of those are `up_to_date`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<Value>,
+    /// Who published it and by which proof: its `state` is `known` with `by`, `link`, `proof` and `name`; or `unknown`,
+    /// `not-believed`, `unverified`.
+    publisher: Value,
     tenant: String,
     #[serde(rename = "type")]
     event_type: String,
@@ -82,6 +88,8 @@ impl From<Life> for LifeDocument {
             position: life.position.to_string(),
             published_at: life.published_at,
             expires_at: life.expires_at,
+            stored: life.stored.map(|stored| json(serde_json::to_value(stored))),
+            publisher: json(serde_json::to_value(&life.publisher)),
             tenant: life.tenant.to_string(),
             event_type: life.event_type.to_string(),
             attributes: life.attributes,
@@ -112,7 +120,15 @@ pub(super) async fn life(State(look_ups): State<LookUps>, call: Call) -> Result<
     let tenants: Vec<TenantId> = parameters
         .optional("tenant")?
         .map_or(Ok(Vec::new()), |_| parameters.all("tenant"))?;
-    let which = match (parameters.optional("position")?, tenants.into_iter().next()) {
+    let position = parameters.optional("position")?;
+    for beside in ["tenant", "id", "source"] {
+        if position.is_some() && parameters.optional(beside)?.is_some() {
+            return Err(Refused::invalid_request(format!(
+                "query parameters `position` and `{beside}` name two events, which may be others: name it by its `position` alone, or by its `tenant` and its `id`"
+            )));
+        }
+    }
+    let which = match (position, tenants.into_iter().next()) {
         (Some(at), _) => match link::start(at).map_err(|p| unreadable("position", &p))? {
             Start::Position(position) => Which::At(position),
             _ => {
@@ -148,30 +164,42 @@ pub(super) async fn life(State(look_ups): State<LookUps>, call: Call) -> Result<
         )
         .into());
     };
+    let until = Instant::now() + WITHIN;
+    let unavailable =
+        |error: &dyn std::fmt::Display| Problem::new(Code::StoreUnavailable, format!("{error}: try again"));
+    let is_by_id = matches!(which, Which::Of { .. });
     let find = async {
-        let found = match which {
+        Ok::<_, StoreError>(match which {
             Which::At(position) => store.event_at(position).await?.into_iter().collect(),
             Which::Of { tenant, id, source } => store.events_of(&tenant, id, source, |_| {}).await?,
-        };
-        let is_readable = |event: &LogEvent| may_read.allows(&event.tenant, &event.event_type);
-        let mut lives = Vec::new();
-        for event in found.iter().filter(|event| is_readable(event)) {
-            lives.push(Life::of(&store, &view.registry, event).await?);
-        }
-        Ok::<_, StoreError>(lives)
+        })
     };
-    let lives = match timeout(WITHIN, find).await {
-        Ok(Ok(lives)) => lives,
-        Ok(Err(error)) => {
-            return Err(Problem::new(Code::StoreUnavailable, format!("{error}: try again")).into());
-        }
-        Err(_) => {
+    let mut found: Vec<LogEvent> = match timeout_at(until, find).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return Err(unavailable(&error).into()),
+        Err(_) if is_by_id => {
             return Err(Problem::new(
                 Code::LimitExceeded,
                 format!("the tenant has more events than can be looked at in {} s: ask by `position`, which a receipt has, or use `fanout event`", WITHIN.as_secs()),
             )
             .into());
         }
+        Err(_) => return Err(unavailable(&"the store did not read the event in time").into()),
+    };
+    found.retain(|event| may_read.allows(&event.tenant, &event.event_type));
+    let tell = async {
+        let mut lives = Vec::new();
+        for event in &found {
+            // The rest is for the store itself, without which nothing is known.
+            let journal_within = until.saturating_duration_since(Instant::now()) / 2;
+            lives.push(Life::of(&store, &view.registry, event, journal_within).await?);
+        }
+        Ok::<_, StoreError>(lives)
+    };
+    let lives = match timeout_at(until, tell).await {
+        Ok(Ok(lives)) => lives,
+        Ok(Err(error)) => return Err(unavailable(&error).into()),
+        Err(_) => return Err(unavailable(&"the store did not tell in time what became of the event").into()),
     };
     if lives.is_empty() {
         return Err(Problem::new(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanout_plan::link::Grant;
+use fanout_plan::publisher::Publisher;
 use fanout_plan::{Attributes, Code, Problem, TenantId, Timestamp, source};
 use fanout_transport::Caller;
 use fanout_wit::types::{Cancellation, PublishError, Receipt, Scheduled};
@@ -15,8 +16,9 @@ use super::{Local, scheduling, together};
 use crate::bus::Bus;
 use crate::contract::convert::position;
 use crate::contract::errors::{not_admitted, publish_refusal, unstored};
+use crate::contract::exports::proved;
 use crate::contract::publisher::{Named, Permitted, Publish};
-use crate::jetstream::{Outgoing, Sent, Store, Stored, Unstored};
+use crate::jetstream::{Beside, Outgoing, Sent, Store, Stored, Unstored};
 use crate::quota::Admitted;
 use crate::telemetry::INSTRUMENTS;
 use crate::telemetry::instruments::StoreOperation;
@@ -60,6 +62,8 @@ pub(super) struct Ready {
 pub(super) struct Checked {
     pub(super) attributes: Attributes,
     traceparent: Option<String>,
+    /// Who publishes it, as the store keeps that.
+    publisher: Option<String>,
     data: Bytes,
 }
 
@@ -74,7 +78,11 @@ impl Checked {
 
     fn outgoing(&self, store: &Store) -> Result<Outgoing, Unstored> {
         let limit = store.policy().max_event_bytes;
-        Outgoing::within(limit, &self.attributes, self.traceparent.as_deref(), self.data.clone())
+        let beside = Beside {
+            traceparent: self.traceparent.as_deref(),
+            publisher: self.publisher.as_deref(),
+        };
+        Outgoing::within(limit, &self.attributes, beside, self.data.clone())
     }
 
     fn unstored(&self, e: &Unstored) -> PublishError {
@@ -106,6 +114,7 @@ impl Ready {
         let store = bus.store_for(tenant).await.map_err(publish_refusal)?;
         let event = Checked {
             traceparent: caller.traceparent.clone(),
+            publisher: store.state_publisher(&publisher(&view, caller), &attributes, &data),
             data,
             attributes,
         };
@@ -307,6 +316,17 @@ impl Answered {
             };
             self.stored = again.await;
         }
+    }
+}
+
+/// Who publishes: by the name that its rights were judged by, and by what it proves of itself. Nothing of it is the caller's word but
+/// what a component on the lattice calls itself.
+fn publisher(view: &View, caller: &Caller) -> Publisher {
+    let proved = proved(&caller.identity);
+    let callers = view.policy.as_ref().map(|policy| &policy.callers);
+    match callers.and_then(|callers| callers.proof(&proved)).or(proved.first()) {
+        Some(identity) => Publisher::caller(&caller.component, identity),
+        None => Publisher::component(&caller.component, &caller.link),
     }
 }
 

@@ -6,15 +6,15 @@ mod unstored;
 
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use fanout_plan::policy::Durability;
-use fanout_plan::{Attributes, Position, envelope, letter};
+use fanout_plan::{Attributes, Position, envelope, letter, publisher};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Store, headers, read};
+use super::{Beside, Store, headers, read};
 pub(super) use repeated::{TIMES_ANEW, id_after};
 pub(super) use together::Together;
 pub(super) use unstored::unstored;
@@ -52,13 +52,13 @@ const MESSAGE_OVERHEAD: usize = 128;
 /// How much of a subject's tenant and type that includes. Escaped, both can be many times as long.
 const NAMES_INCLUDED: usize = 64;
 
-/// What headers take besides names and values of attributes: separators, the trace context, the message's id.
-const HEADERS_OVERHEAD: usize = 512;
+/// What headers take besides names and values of attributes: separators, the trace context, the message's id, who published it.
+const HEADERS_OVERHEAD: usize = 1 << 10;
 
 impl Outgoing {
     /// Writes an event down that was accepted before.
-    pub(crate) fn new(attributes: &Attributes, traceparent: Option<&str>, data: Bytes) -> Self {
-        Self::measured(attributes, traceparent, data).0
+    pub(crate) fn new(attributes: &Attributes, beside: Beside<'_>, data: Bytes) -> Self {
+        Self::measured(attributes, beside, data).0
     }
 
     /// Writes an event down that is to be accepted.
@@ -69,10 +69,10 @@ impl Outgoing {
     pub(crate) fn within(
         max_bytes: u64,
         attributes: &Attributes,
-        traceparent: Option<&str>,
+        beside: Beside<'_>,
         data: Bytes,
     ) -> Result<Self, Unstored> {
-        let (event, in_headers) = Self::measured(attributes, traceparent, data);
+        let (event, in_headers) = Self::measured(attributes, beside, data);
         let (size, limit) = (
             event.data.len() + in_headers,
             usize::try_from(max_bytes).unwrap_or(usize::MAX),
@@ -91,11 +91,16 @@ impl Outgoing {
     }
 
     /// An event, and the bytes of its attributes as they are written.
-    fn measured(attributes: &Attributes, traceparent: Option<&str>, data: Bytes) -> (Self, usize) {
+    fn measured(attributes: &Attributes, beside: Beside<'_>, data: Bytes) -> (Self, usize) {
         let mut headers = HeaderMap::new();
         let in_headers = read::write(attributes, &mut headers);
-        if let Some(traceparent) = traceparent {
-            headers.insert("traceparent", headers::text(traceparent));
+        for (name, value) in [
+            ("traceparent", beside.traceparent),
+            (publisher::HEADER, beside.publisher),
+        ] {
+            if let Some(value) = value {
+                headers.insert(HeaderName::from_static(name), headers::text(value));
+            }
         }
         let names = attributes.tenant().token().len() + attributes.event_type().tokens().len();
         let size = data.len() + in_headers + MESSAGE_OVERHEAD + names.saturating_sub(NAMES_INCLUDED);
