@@ -160,9 +160,14 @@ async fn what_is_fetched_is_written_down_as_far_as_it_is_known() {
         } else {
             never("no such customer")
         };
-        settles(&invoicing, &held, said).await;
+        // However often it is said: no handle fills the journal.
+        for _ in 0..5 {
+            settles(&invoicing, &held, said.clone()).await;
+        }
     }
     let (cli, policy) = operator(&bench, "all");
+    // Entries are written in their order: the second event's come after all of the first's.
+    deliveries(&cli, &policy, "evt_2", "invoicing", 1).await;
     let handled = deliveries(&cli, &policy, "evt_1", "invoicing", 1).await;
     assert_eq!(handled[0]["outcome"], "handled", "{handled:?}");
     assert!(
@@ -211,6 +216,16 @@ async fn a_policy_switches_it_on_and_off_while_deliveries_go_on() {
     }
     let (cli, policy) = operator(&bench, "errors");
     deliveries(&cli, &policy, "evt_bad", "invoicing", 1).await;
+    // What was delivered before there was a journal is not known, and that is said of those events alone.
+    for (id, begins_late) in [("evt_0", true), ("evt_bad", false)] {
+        let told = told(&cli, &policy, &[id, "--tenant", "acme"]).unwrap();
+        let journal = &told["events"][0]["journal"];
+        assert!(journal["begins_at"].is_string(), "{id}: {journal}");
+        assert_eq!(journal["begins_late"] == true, begins_late, "{id}: {journal}");
+        let (_, out, _) = cli.run(&["event"], &policy, &[id, "--tenant", "acme"]);
+        let said = "after the event was stored: what was delivered before that is not known";
+        assert_eq!(out.contains(said), begins_late, "{id}: {out}");
+    }
     let good = told(&cli, &policy, &["evt_good", "--tenant", "acme"]).unwrap();
     assert_eq!(
         good["events"][0]["subscriptions"][0]["deliveries"],
@@ -328,6 +343,50 @@ async fn a_journal_never_waits_for_permits_that_it_has_itself() {
         })
         .await;
     assert_eq!(status.journal.unwrap().dropped, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_can_t_be_read_leaves_the_rest_to_be_told() {
+    let mut bench = Bench::start(&[ALL], &ingress_and_invoicing()).await;
+    let (ingress, _invoicing) = (
+        bench.silent_component("ingress").await,
+        bench.component("invoicing").await,
+    );
+    ingress.publish(event("acme", "invoice.paid", "evt_1")).await.unwrap();
+    let (cli, policy) = operator(&bench, "all");
+    deliveries(&cli, &policy, "evt_1", "invoicing", 1).await;
+    // It would make the journal again.
+    bench.providers[0].kill();
+    let store = async_nats::jetstream::new(bench.client().clone());
+    store.delete_stream(JOURNAL).await.unwrap();
+    let asked = || {
+        let told = told(&cli, &policy, &["evt_1", "--tenant", "acme"]).expect("the event is told of");
+        let here = told["events"][0]["subscriptions"][0].clone();
+        assert_eq!(here["state"], "settled", "{told}");
+        assert!(here["deliveries"].is_null(), "what is not known is absent: {told}");
+        let (_, out, _) = cli.run(&["event"], &policy, &["evt_1", "--tenant", "acme"]);
+        (told["events"][0]["journal"].clone(), out)
+    };
+    let (journal, out) = asked();
+    assert!(
+        journal["unread"].is_null() && journal["begins_at"].is_null(),
+        "{journal}"
+    );
+    assert!(out.contains("is not known: the journal is not made yet"), "{out}");
+
+    // One that has as many readers as it may have.
+    let taken = async_nats::jetstream::stream::Config {
+        name: JOURNAL.to_owned(),
+        subjects: vec!["fanout.journal.payments.>".to_owned()],
+        max_consumers: 1,
+        ..async_nats::jetstream::stream::Config::default()
+    };
+    let taken = store.create_stream(taken).await.unwrap();
+    let reader = async_nats::jetstream::consumer::pull::Config::default();
+    taken.create_consumer(reader).await.unwrap();
+    let (journal, out) = asked();
+    assert!(journal["unread"].is_string(), "{journal}");
+    assert!(out.contains("is not known: the journal could not be read ("), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@
 
 mod fetch;
 mod in_order;
+mod noted;
 mod redrive;
 mod settle;
 mod token;
@@ -25,6 +26,7 @@ use tracing::debug;
 
 pub(crate) use fetch::caught_up;
 pub(crate) use in_order::{READ_OWNER_EVERY, ServedBy};
+use noted::Noted;
 pub(crate) use settle::settle;
 pub(crate) use token::{Seal, fresh_secret};
 pub(crate) use waiting::{Waiting, Waits};
@@ -61,6 +63,8 @@ pub(crate) struct Inbox {
     waiting: Semaphore,
     /// Fetches so far: each begins with another of what it takes from.
     fetches: AtomicUsize,
+    /// What the journal has been told.
+    noted: std::sync::Mutex<Noted>,
 }
 
 /// How much a fetch may bring, and how long it may wait.
@@ -115,6 +119,7 @@ impl Inbox {
             pulls: StandingPulls::default(),
             waiting: Semaphore::new(MAX_WAITING),
             fetches: AtomicUsize::new(0),
+            noted: std::sync::Mutex::default(),
         });
         if pulls {
             running.spawn(Arc::clone(&inbox).keep_pulling());

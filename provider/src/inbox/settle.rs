@@ -1,5 +1,6 @@
 //! `settle`: acts on a fetcher's verdict, at whichever instance it arrives.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use fanout_plan::journal::Outcome;
@@ -52,8 +53,20 @@ impl Inbox {
 
     /// Writes down what its fetcher acknowledged: of the event it is known where it stands.
     pub(super) fn note_handled(&self, handle: &DeliveryHandle) {
-        let at = self.context.store.in_its_log(handle.position);
-        self.context.note(at, handle.attempt, (Outcome::Handled, None));
+        self.note_once(handle, (Outcome::Handled, None));
+    }
+
+    /// Writes down what a fetcher said, unless it said the same of the same delivery before.
+    fn note_once(&self, handle: &DeliveryHandle, (outcome, why): (Outcome, Option<(Code, &str)>)) {
+        let went_well_at_once = outcome == Outcome::Handled && handle.attempt <= 1;
+        if !self.context.journal.kept().keeps(went_well_at_once) {
+            return;
+        }
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.is_first(handle, outcome) {
+            let at = self.context.store.in_its_log(handle.position);
+            self.context.note(at, handle.attempt, (outcome, why));
+        }
     }
 
     async fn extend(&self, handle: DeliveryHandle) -> Result<DeliveryHandle, Unsettled> {
@@ -187,9 +200,7 @@ impl Inbox {
                     Verdict::Rejected(rejection) => rejection.reason(),
                     _ => "its fetcher released it",
                 };
-                let at = self.context.store.in_its_log(handle.position);
-                let what = (Outcome::Missed, Some((Code::Rejected, why)));
-                self.context.note(at, handle.attempt, what);
+                self.note_once(&handle, (Outcome::Missed, Some((Code::Rejected, why))));
                 Health::count(&self.context.health.missed);
                 Settled::Taken
             }
