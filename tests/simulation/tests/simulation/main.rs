@@ -11,8 +11,10 @@
 //! delivery whose lease is over knows it; what was accepted is delivered once the faults have ended; and all permits, calls,
 //! connections and bytes come back.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::io::Read;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 mod bus;
 mod caller;
@@ -30,6 +32,10 @@ mod world;
 const SEEDS: u64 = 200;
 /// Of each hundred seeds, this many are run twice: they have to tell the same.
 const TWICE: u64 = 2;
+
+/// A seed's process is looked at this often, and killed after this many looks: two minutes.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 6_000;
 
 /// Set by a panic of any task.
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -127,11 +133,47 @@ fn fails(seed: u64) -> Option<String> {
 /// Runs a seed in a process of its own; what it tells.
 fn told(seed: u64) -> (bool, String) {
     let this = std::env::current_exe().expect("this program is a file");
-    let output = Command::new(this)
+    let mut process = Command::new(this)
         .env("FANOUT_SEED", seed.to_string())
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("this program can be started");
-    let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    (output.status.success(), told.concat())
+    let (told, warned) = (process.stdout.take(), process.stderr.take());
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| read(told));
+        let warned = scope.spawn(|| read(warned));
+        let succeeds = ends_well(&mut process);
+        let told = [told, warned].map(|reading| reading.join().expect("reading does not panic"));
+        match succeeds {
+            Some(succeeds) => (succeeds, told.concat()),
+            None => (
+                false,
+                format!("{}BROKEN: it ends within {} s\n", told.concat(), LOOKS / 50),
+            ),
+        }
+    })
+}
+
+/// Whether a process succeeds; `None` for one that does not end in time, and is killed.
+fn ends_well(process: &mut Child) -> Option<bool> {
+    // There is no clock to go by here: it is the simulation's.
+    for _ in 0..LOOKS {
+        if let Some(status) = process.try_wait().expect("it is a child of this process") {
+            return Some(status.success());
+        }
+        std::thread::sleep(LOOK);
+    }
+    process.kill().expect("it is a child of this process");
+    process.wait().expect("it is a child of this process");
+    None
+}
+
+fn read(pipe: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    pipe.expect("it was asked for")
+        .read_to_end(&mut bytes)
+        .expect("a pipe can be read");
+    String::from_utf8_lossy(&bytes).into_owned()
 }
