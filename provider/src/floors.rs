@@ -1,7 +1,7 @@
 //! Notes how far the subscriptions that this instance delivers have come, for consumers that have to be made again
 //! ([`fanout_plan::floor`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,10 +75,12 @@ pub(crate) async fn keep(bus: Bus) {
                     }
                 }
             }
-            let known: BTreeSet<_> = view.registry.keys().collect();
-            noted
-                .floors
-                .retain(|(_, consumer), _| consumer.subscription().is_some_and(|name| known.contains(&name)));
+            // Also of one that was ended and made again under its name.
+            let is_there = |consumer: &ConsumerName| {
+                let now = consumer.subscription().and_then(|name| view.registry.get(&name));
+                now.is_some_and(|now| now.has_consumer(consumer))
+            };
+            noted.floors.retain(|(_, consumer), _| is_there(consumer));
         }
         let pause = EVERY.max(PACE * observed).saturating_sub(began.elapsed());
         tokio::time::sleep(pause.max(EVERY / 4)).await;
@@ -103,6 +105,7 @@ async fn observe(
     floors: &mut BTreeMap<(u32, ConsumerName), Floor>,
 ) -> Result<u32, StoreError> {
     let mut observed = 0;
+    let mut written = Vec::new();
     for (partition, reader) in store.readers_of(registered) {
         let consumer = registered.consumer_of(&reader);
         observed += 1;
@@ -140,7 +143,15 @@ async fn observe(
         let settled_to = before.map_or(settled_to, |before| before.settled_to.max(settled_to));
         let floor = Floor::of(partition.log, &state, settled_to, delivered_to);
         store.note_floor(key.0, &key.1, floor).await?;
+        written.push(key.clone());
         floors.insert(key, floor);
+    }
+    // It was ended meanwhile, and what was noted of it before this was forgotten then.
+    if !written.is_empty() && store.has_ended(registered).await? {
+        for key in written {
+            store.forget_floor(key.0, &key.1).await;
+            floors.remove(&key);
+        }
     }
     Ok(observed)
 }

@@ -94,7 +94,7 @@ impl Store {
     }
 
     /// Forgets it: the consumer was removed, because its subscription ended or reads otherwise.
-    pub(super) async fn forget_floor(&self, partition: u32, consumer: &str) {
+    pub(crate) async fn forget_floor(&self, partition: u32, consumer: &str) {
         let bucket = self.names.attempts();
         let subject = format!("$KV.{bucket}.{}", key(partition, consumer));
         let forgets = async {

@@ -153,6 +153,16 @@ impl Store {
         }
     }
 
+    /// Whether a subscription was ended. What is not there was not.
+    pub(crate) async fn has_ended(&self, registered: &Registered) -> Result<bool, StoreError> {
+        Ok(match self.entry_of(&registered.subscription.name).await?.0 {
+            Entry::Ended(tombstone) => tombstone.ends(registered.incarnation, Some(registered.made_at)),
+            // Another has its name.
+            Entry::There(now) => now.incarnation > registered.incarnation,
+            Entry::Nothing | Entry::Unreadable(_) => false,
+        })
+    }
+
     /// What the registry holds under a name, and the revision that a change of it is made on.
     async fn entry_of(&self, name: &SubscriptionName) -> Result<(Entry, u64), StoreError> {
         let (bucket, prefix) = (format!("KV_{}", self.names.registry()), self.registry_prefix());
