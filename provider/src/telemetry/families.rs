@@ -164,6 +164,11 @@ families! {
                 push(out, &[s.bus(), outcome], entries);
             }
         };
+    "fanout.tasks" Gauge "{task}" &[],
+        "Tasks of this process that have not ended: what it serves, and what it does by itself",
+        |_, out| if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            push(out, &[], runtime.metrics().num_alive_tasks() as u64);
+        };
     "fanout.connections" Gauge "{connection}" TRANSPORT,
         "Connections to this instance's listeners",
         |_, out| for t in listeners() { push(out, &[t.transport], t.open); };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream::{self, kv};
-use fanout_campaign_checker::history::{Micros, What};
+use fanout_campaign_checker::history::{Durability, Micros, What};
 use fanout_tests::nemesis::{Frozen, Nemesis, Proxy, Way};
 use futures::TryStreamExt as _;
 
@@ -21,6 +21,8 @@ const REGISTRY: &str = "fanout_payments_registry";
 const SYNCED_AFTER: Micros = 120_000_000;
 /// The bus looks for gaps every thirty seconds: what is purged before the first look at it is not told.
 const LOOKED_AT: Duration = Duration::from_secs(65);
+/// How long copies may take to catch up before one of them is harmed.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(20);
 /// How long an operator's request may take while other things go wrong.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -86,6 +88,9 @@ async fn begin(world: &mut World, Fault { kind, target }: Fault) -> Result<Ongoi
     };
     world.recorder.tell("nemesis", what);
     let (seen, end) = match kind {
+        Kind::PowerLoss | Kind::FailingDisk | Kind::FlipBit if !may_be_harmed(world, kind).await => {
+            (false, End::Nothing)
+        }
         Kind::KillServer | Kind::UpgradeServer => {
             world.cluster.servers[server].nats.kill();
             (true, End::StartServers(vec![server]))
@@ -396,6 +401,28 @@ async fn reload(world: &World) -> bool {
     })
     .await
     .is_ok()
+}
+
+/// Waits until every copy of every stream has what the others have, where the policy promises nothing else: two copies that lose
+/// what they had not synced, the second before the first has caught up, are most of them. On the disk nothing is lost with the power.
+async fn may_be_harmed(world: &World, kind: Kind) -> bool {
+    if kind != Kind::FlipBit && world.rules.durability == Durability::OnDisk {
+        return true;
+    }
+    let js = jetstream::new(world.admin.clone());
+    let caught_up = until("every copy has caught up", CAUGHT_UP_WITHIN, async || {
+        let Ok(streams) = js.streams().try_collect::<Vec<_>>().await else {
+            return false;
+        };
+        let mut clusters = streams.iter().filter_map(|stream| stream.cluster.as_ref());
+        clusters.all(|cluster| {
+            cluster.leader.is_some() && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
+        })
+    });
+    let done = caught_up.await.is_ok();
+    let (name, on) = ("wait until every copy has caught up".to_owned(), kind.name());
+    world.recorder.tell("nemesis", What::Operation { name, on, done });
+    done
 }
 
 /// Waits a little until every instance goes by the policy.

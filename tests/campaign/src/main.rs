@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: any judgement (the checker's), and any launcher of servers (the tests').
 
+mod churn;
 mod cluster;
 mod device;
 mod disk;
@@ -70,6 +71,10 @@ struct Args {
     /// Rounds that may be run to find fewer faults that break a law too
     #[arg(long, default_value_t = 12)]
     shrink: usize,
+    /// Run no round: make and end so many connections, and a tenth as many subscriptions, cut fetches and links, and see that
+    /// nothing stays
+    #[arg(long, value_name = "N")]
+    churn: Option<u64>,
     /// Where rounds are kept
     #[arg(long, default_value = "target/campaign")]
     out: PathBuf,
@@ -136,6 +141,9 @@ async fn run(args: Args) -> Result<bool> {
     if let Some(page) = &args.page {
         put_tables(page, &report::tables(&report::all(&args.out)?))?;
         return Ok(true);
+    }
+    if let Some(many) = args.churn {
+        return churn::run(many).await;
     }
     let named = !args.faults.is_empty();
     let wanted = if named {

@@ -34,7 +34,7 @@ const RETRIES: [(&str, u32); 3] = [("50ms,200ms", 3), ("400ms", 4), ("20ms,50ms,
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     replicas: usize,
-    durability: Durability,
+    pub(crate) durability: Durability,
     ordering: Ordering,
     rate: u64,
     topology: (&'static str, &'static str),
