@@ -145,7 +145,10 @@ fn merge(mine: &mut Option<OwnedSemaphorePermit>, theirs: Option<OwnedSemaphoreP
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::interleaved::{Dice, given_up_after, interleave, let_go_first};
 
     #[tokio::test]
     async fn what_is_taken_comes_back() {
@@ -174,5 +177,42 @@ mod tests {
             Budget::of_callers(10, 10).try_take_for(&one, 10).is_some(),
             "one body fits"
         );
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, ..Default::default() })]
+
+        #[test]
+        fn in_every_order_no_byte_is_lost_and_nobody_waits_for_ever(seed in proptest::num::u64::ANY, total in 8..40_usize) {
+            let budget = Budget::of_callers(total, total / 2);
+            let task = |who: u64| {
+                let budget = &budget;
+                async move {
+                    let mut dice = Dice::new(seed, who);
+                    let caller = CallerKey::from(["one", "two", ""][dice.roll(3)]);
+                    for _ in 0..6 {
+                        let bytes = dice.roll(total / 2 + 1);
+                        let permits = match dice.roll(4) {
+                            0 => budget.try_take_for(&caller, bytes),
+                            1 => given_up_after(dice.roll(5), budget.take_for(&caller, bytes)).await,
+                            2 => Some(budget.take(bytes).await),
+                            _ => Some(budget.take_for(&caller, bytes).await),
+                        };
+                        let Some(mut permits) = permits else { continue };
+                        assert!(budget.taken() <= total && permits.bytes() == bytes);
+                        // As a body grows: by what is free, never by what has to be waited for.
+                        if let Some(more) = budget.try_take_for(&caller, dice.roll(4)) {
+                            let more_bytes = more.bytes();
+                            permits.merge(more);
+                            assert_eq!(permits.bytes(), bytes + more_bytes);
+                        }
+                        let_go_first(dice.roll(5)).await;
+                    }
+                }
+            };
+            interleave(seed, (0..8).map(|who| task(who).boxed_local()).collect());
+            assert_eq!(budget.taken(), 0);
+            assert!(budget.of_callers.taken() == 0, "no share is left behind");
+        }
     }
 }

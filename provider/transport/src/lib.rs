@@ -38,6 +38,8 @@ mod group;
 mod guard;
 mod http;
 mod inbox_prefix;
+#[cfg(test)]
+mod interleaved;
 mod lattice;
 mod options;
 mod remote;

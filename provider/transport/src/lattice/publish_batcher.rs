@@ -21,14 +21,35 @@ const BURST: usize = 256;
 #[derive(Debug)]
 pub(crate) struct PublishBatcher(mpsc::Sender<Outgoing>);
 
+/// A message that is to be published.
+#[derive(Debug)]
+struct Message {
+    to: Subject,
+    reply: Option<Subject>,
+    headers: Option<HeaderMap>,
+    body: Bytes,
+}
+
+/// What takes the messages: a connection.
+trait Sink: Send + 'static {
+    fn take(&self, message: Message) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+impl Sink for Client {
+    async fn take(&self, message: Message) -> Result<(), Error> {
+        let Message {
+            to,
+            reply,
+            headers,
+            body,
+        } = message;
+        publish(self, to, reply, headers, body).await
+    }
+}
+
 #[derive(Debug)]
 enum Outgoing {
-    Message {
-        to: Subject,
-        reply: Option<Subject>,
-        headers: Option<HeaderMap>,
-        body: Bytes,
-    },
+    Message(Message),
     /// Resolves when everything before it is in the client's hands.
     Mark(oneshot::Sender<()>),
 }
@@ -36,8 +57,12 @@ enum Outgoing {
 impl PublishBatcher {
     /// Starts its task, which ends, with nothing left, once the batcher is dropped.
     pub(crate) fn new(nats: Client) -> Self {
+        Self::onto(nats)
+    }
+
+    fn onto(sink: impl Sink) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(hand_over(nats, waiting));
+        tokio::spawn(hand_over(sink, waiting));
         Self(sender)
     }
 
@@ -49,13 +74,13 @@ impl PublishBatcher {
         headers: Option<HeaderMap>,
         body: Bytes,
     ) -> Result<(), Error> {
-        self.put(Outgoing::Message {
+        let message = Message {
             to,
             reply,
             headers,
             body,
-        })
-        .await
+        };
+        self.put(Outgoing::Message(message)).await
     }
 
     /// Waits until the client has what was sent so far.
@@ -70,7 +95,7 @@ impl PublishBatcher {
     }
 }
 
-async fn hand_over(nats: Client, mut waiting: mpsc::Receiver<Outgoing>) {
+async fn hand_over(sink: impl Sink, mut waiting: mpsc::Receiver<Outgoing>) {
     let mut burst = Vec::with_capacity(BURST);
     while waiting.recv_many(&mut burst, BURST).await > 0 {
         // Tasks that are ready to send do so now.
@@ -82,13 +107,8 @@ async fn hand_over(nats: Client, mut waiting: mpsc::Receiver<Outgoing>) {
         }
         for outgoing in burst.drain(..) {
             match outgoing {
-                Outgoing::Message {
-                    to,
-                    reply,
-                    headers,
-                    body,
-                } => {
-                    if let Err(error) = publish(&nats, to, reply, headers, body).await {
+                Outgoing::Message(message) => {
+                    if let Err(error) = sink.take(message).await {
                         tracing::debug!(%error, "a message was not sent");
                     }
                 }
@@ -114,4 +134,81 @@ pub(crate) async fn publish(
         (None, None) => nats.publish(to, body).await,
     }
     .map_err(publish_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::interleaved::{Dice, let_go_first};
+
+    /// A connection that takes messages when it wants to.
+    struct Taken {
+        bodies: Arc<Mutex<Vec<Bytes>>>,
+        dice: Mutex<Dice>,
+    }
+
+    impl Sink for Taken {
+        async fn take(&self, message: Message) -> Result<(), Error> {
+            let times = self.dice.lock().unwrap().roll(3);
+            let_go_first(times).await;
+            self.bodies.lock().unwrap().push(message.body);
+            Ok(())
+        }
+    }
+
+    /// Sends messages of its own, and sees that they are handed over when it is said so.
+    async fn sends(seed: u64, who: u8, batcher: Arc<PublishBatcher>, bodies: Arc<Mutex<Vec<Bytes>>>) -> u8 {
+        let mut dice = Dice::new(seed, who.into());
+        let count = dice.roll(40) as u8;
+        for number in 0..count {
+            let body = Bytes::copy_from_slice(&[who, number]);
+            batcher.send("to".into(), None, None, body.clone()).await.unwrap();
+            if dice.roll(6) == 0 {
+                batcher.handed_over().await.unwrap();
+                assert!(
+                    bodies.lock().unwrap().contains(&body),
+                    "{body:?} was said to be handed over"
+                );
+            }
+            let_go_first(dice.roll(3)).await;
+        }
+        count
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+        #[test]
+        fn in_every_order_messages_of_one_sender_keep_theirs_and_none_is_lost(seed in any::<u64>()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let bodies: Arc<Mutex<Vec<Bytes>>> = Arc::default();
+                let sink = Taken {
+                    bodies: Arc::clone(&bodies),
+                    dice: Mutex::new(Dice::new(seed, 100)),
+                };
+                let batcher = Arc::new(PublishBatcher::onto(sink));
+                let senders = (0..12).map(|who| tokio::spawn(sends(seed, who, Arc::clone(&batcher), Arc::clone(&bodies))));
+                let mut expected = 0;
+                for sender in senders.collect::<Vec<_>>() {
+                    expected += usize::from(sender.await.unwrap());
+                }
+                // Without it, its task hands over what it has, and ends.
+                drop(batcher);
+                while Arc::strong_count(&bodies) > 1 {
+                    tokio::task::yield_now().await;
+                }
+                let bodies = bodies.lock().unwrap();
+                assert_eq!(bodies.len(), expected, "every message is handed over once");
+                for who in 0..12 {
+                    let numbers = bodies.iter().filter(|body| body[0] == who).map(|body| body[1]);
+                    assert!(numbers.is_sorted_by(|a, b| a < b), "sender {who} keeps its order");
+                }
+            });
+        }
+    }
 }
