@@ -168,8 +168,10 @@ impl Shares {
             if next.is_some_and(|(_, give)| give.send(()).is_err()) {
                 state.release(&key, amount);
             }
-            if state.waits(&key) {
-                state.round_robin.push_back(key);
+            match state.waits(&key) {
+                true => state.round_robin.push_back(key),
+                // It may have waited for nothing, behind others.
+                false => state.forget(&key),
             }
             passed_over = 0;
         }
@@ -299,6 +301,20 @@ mod tests {
         assert_eq!(shares.taken(), 0);
         assert!(shares.state().of.is_empty(), "nobody is remembered who holds nothing");
         assert!(shares.try_take(&key(""), 16).is_some(), "this process has no share");
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_nothing_is_forgotten() {
+        let shares = Arc::new(Shares::new(1));
+        let held = shares.take(&key("one"), 1).await;
+        let (two, three) = (key("two"), key("three"));
+        let (mut of_two, mut of_three) = (pin!(shares.take(&two, 1)), pin!(shares.take(&three, 0)));
+        assert!(poll!(&mut of_two).is_pending());
+        assert!(poll!(&mut of_three).is_pending(), "nor does that go before who waits");
+        drop(held);
+        drop(of_two.now_or_never().expect("it is next"));
+        drop(of_three.now_or_never().expect("it is next"));
+        assert!(shares.state().of.is_empty());
     }
 
     #[tokio::test]
