@@ -257,11 +257,14 @@ async fn what_another_client_writes_is_not_believed() {
         sent.unwrap().await.unwrap();
     };
     let payload = String::from_utf8(genuine.payload.to_vec()).unwrap();
-    let invented = "by=ingress link=default proof=lattice tag=AAAAAAAAAAAAAAAAAAAAAA";
-    let tag = stated.rsplit_once(" tag=").unwrap().1;
-    let another = format!("by=caller:root proof=loopback tag={tag}");
+    let (line, sealed) = stated.split_once(" key=").unwrap();
+    let (key, _) = sealed.split_once(" tag=").unwrap();
+    let invented = format!("{line} key={key} tag=AAAAAAAAAAAAAAAAAAAAAA");
+    let with_another_key = format!("{line} key=AAAAAAAA tag=AAAAAAAAAAAAAAAAAAAAAA");
+    let another = format!("by=caller:root proof=loopback key={sealed}");
     write("silent", &payload, None).await;
-    write("invented", &payload, Some(invented)).await;
+    write("invented", &payload, Some(&invented)).await;
+    write("earlier", &payload, Some(&with_another_key)).await;
     write("copied", &payload, Some(&stated)).await;
     write("nonsense", &payload, Some("me")).await;
     // The same event, but for what it says.
@@ -274,6 +277,13 @@ async fn what_another_client_writes_is_not_believed() {
         let sent = js.publish_with_headers(SUBJECT, headers, genuine.payload.clone()).await;
         sent.unwrap().await.unwrap();
     }
+    // Whoever repeats an event word by word repeats who published it, too: it is the very event.
+    let mut repeated = genuine.headers.clone();
+    repeated.insert("Nats-Msg-Id", "repeated");
+    let sent = js
+        .publish_with_headers(SUBJECT, repeated, genuine.payload.clone())
+        .await;
+    sent.unwrap().await.unwrap();
     let sent = js
         .publish_with_headers(SUBJECT, altered, format!("{payload} ").into())
         .await;
@@ -296,7 +306,7 @@ async fn what_another_client_writes_is_not_believed() {
         .collect();
     assert_eq!(
         states,
-        ["known", "not-believed", "not-believed", "not-believed"],
+        ["known", "not-believed", "not-believed", "known", "not-believed"],
         "{all}"
     );
     let (_, out, _) = cli.run(&["event"], &policy, &["copied", "--tenant", "acme"]);
@@ -307,6 +317,8 @@ async fn what_another_client_writes_is_not_believed() {
     let (_, out, _) = cli.run(&["event"], &policy, &["silent", "--tenant", "acme"]);
     assert!(out.contains("unknown: another client of NATS put it there"), "{out}");
 
+    // What an earlier secret tagged, before the registry was made again, is no lie.
+    assert_eq!(publisher_of(&cli, &policy, "earlier")["state"], "unverified");
     // Without the secret nothing is proved, and nothing is denied.
     js.get_key_value("fanout_payments_registry")
         .await

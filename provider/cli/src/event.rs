@@ -32,9 +32,13 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
     let events = find(&store, args).await?;
     let tenant = args.tenant.as_ref().or(events.first().map(|event| &event.tenant));
     let letters = letters(&store, args, tenant).await?;
-    let mut lives = Vec::new();
+    let (mut lives, mut journal_within) = (Vec::new(), JOURNAL_WITHIN);
     for event in &events {
-        lives.push(Life::of(&store, &observed.registry, event, JOURNAL_WITHIN).await?);
+        let life = Life::of(&store, &observed.registry, event, journal_within).await?;
+        if life.journal.unread.is_some() {
+            journal_within = Duration::ZERO;
+        }
+        lives.push(life);
     }
     let gone = match events.is_empty() {
         true => deliveries_of_gone(&store, args).await?,

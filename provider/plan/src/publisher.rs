@@ -17,6 +17,8 @@ pub const HEADER: &str = "fanout-publisher";
 
 /// The most bytes of one word of the line. A longer name is cut.
 const MAX_WORD: usize = 128;
+/// The most bytes that the header takes, its name and what separates it included.
+pub const MAX_BYTES: usize = 352;
 /// What a name ends with that was cut.
 const CUT: &str = "...";
 /// The longest line that is read, its tag included. None that is written is as long.
@@ -176,17 +178,31 @@ impl fmt::Display for Publisher {
     }
 }
 
-/// A line with its tag, as it stands in the header.
+/// A line with its tag and the name of the key that this was made with, as it stands in the header.
 #[must_use]
-pub fn with_tag(line: &str, tag: &str) -> String {
-    format!("{line} tag={tag}")
+pub fn with_tag(line: &str, key: &str, tag: &str) -> String {
+    format!("{line} key={key} tag={tag}")
 }
 
-/// The line and the tag of a header's value.
-#[must_use]
-pub fn split(value: &str) -> Option<(&str, &str)> {
-    let (line, tag) = value.rsplit_once(" tag=")?;
-    (value.len() <= MAX_LINE).then_some((line, tag))
+/// A header's value, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stated<'a> {
+    /// What it says.
+    pub line: &'a str,
+    /// With which key it was tagged.
+    pub key: &'a str,
+    /// What proves it.
+    pub tag: &'a str,
+}
+
+impl<'a> Stated<'a> {
+    /// Takes a header's value apart; `None` where it is none of the bus's form.
+    #[must_use]
+    pub fn split(value: &'a str) -> Option<Self> {
+        let (rest, tag) = value.rsplit_once(" tag=")?;
+        let (line, key) = rest.rsplit_once(" key=")?;
+        (value.len() <= MAX_LINE).then_some(Self { line, key, tag })
+    }
 }
 
 /// All that a tag is made of, piece by piece: the line, and everything that is the event.
@@ -331,8 +347,9 @@ mod tests {
         ] {
             assert_eq!(publisher.line(), line);
             assert_eq!(Publisher::read(line), Some(publisher));
-            let value = with_tag(line, "xyz");
-            assert_eq!(split(&value), Some((line, "xyz")));
+            let value = with_tag(line, "k", "xyz");
+            let (key, tag) = ("k", "xyz");
+            assert_eq!(Stated::split(&value), Some(Stated { line, key, tag }));
         }
         for none in [
             "",
@@ -344,8 +361,14 @@ mod tests {
         ] {
             assert_eq!(Publisher::read(none), None, "{none}");
         }
-        assert_eq!(split("by=a proof=lattice"), None);
-        assert_eq!(split(&format!("by={} tag=x", "a".repeat(MAX_LINE))), None);
+        for none in [
+            "by=a proof=lattice",
+            "by=a proof=lattice tag=x",
+            "by=a proof=lattice key=x",
+        ] {
+            assert_eq!(Stated::split(none), None, "{none}");
+        }
+        assert_eq!(Stated::split(&format!("by={} key=k tag=x", "a".repeat(MAX_LINE))), None);
     }
 
     #[test]
@@ -356,7 +379,8 @@ mod tests {
                 Publisher::caller(&long, &Identity::certificate_uri(&long)),
             ] {
                 let line = publisher.line();
-                assert!(line.len() <= 2 * MAX_WORD + 40, "{} bytes", line.len());
+                let taken = HEADER.len() + with_tag(&line, &"k".repeat(8), &"t".repeat(22)).len() + ": \r\n".len();
+                assert!(taken <= MAX_BYTES, "{taken} bytes");
                 assert!(
                     publisher.by.ends_with(CUT) && publisher.by.len() > 30,
                     "{}",

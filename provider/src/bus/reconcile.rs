@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fanout_plan::layout;
 use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
@@ -11,6 +11,7 @@ use fanout_plan::policy::Durability;
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::StreamSpec;
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::Bus;
@@ -44,13 +45,17 @@ struct Brought {
     no_place: Option<Problem>,
 }
 
+/// How long it may take to read with which secret it is written who published an event.
+const SECRET_WITHIN: Duration = Duration::from_secs(2);
+
 /// Has it known with which secret it is written who published an event. Events go on without that.
 async fn publishers_are_known(store: &Store) {
     let fresh = match fresh_secret() {
         Ok(fresh) => fresh,
         Err(error) => return warn!(%error, "it is not written down who publishes events"),
     };
-    if let Err(error) = store.read_secret(&fresh).await {
+    let read = timeout(SECRET_WITHIN, store.read_secret(&fresh)).await;
+    if let Err(error) = read.unwrap_or_else(|e| Err(StoreError::when("read the secret in time")(e))) {
         warn!(%error, "it is not written down who publishes events, until the secret is read that the bus's instances share");
     }
 }
@@ -232,11 +237,18 @@ impl Bus {
         let store = store.with_layout(plan.layout);
         let is_new = in_force && !store.is_in_force();
         let store = if in_force { store.brought() } else { store };
-        publishers_are_known(&store).await;
+        // The first events have it, too; later it is read when nobody waits, since the registry may have been made again.
+        let is_first = !store.knows_publishers();
+        if is_first {
+            publishers_are_known(&store).await;
+        }
         view.store = Some(store.clone());
         self.run(&store, runs, &mut view);
         report(&before, &view);
         self.publish(view);
+        if !is_first && batch.is_empty() {
+            publishers_are_known(&store).await;
+        }
         if is_new {
             // 0 where the policy has none.
             info!(revision = store.policy().in_force.revision, "the policy is in force");

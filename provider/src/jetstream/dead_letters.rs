@@ -86,6 +86,9 @@ pub struct DeadLetter {
     /// The event, if the letter holds one that is whole.
     #[serde(skip)]
     pub(super) event: Option<Attributes>,
+    /// A part of the event is not in it.
+    #[serde(skip)]
+    pub(super) is_cut: bool,
     /// What stands beside it about who published it: [`Store::publisher_of_letter`] judges.
     #[serde(skip)]
     pub(super) publisher: Option<String>,
@@ -308,6 +311,7 @@ impl Store {
             attributes: shown(&message.headers),
             event: from_headers(&tenant, &message.headers).ok(),
             publisher: stated(Some(&message.headers)).map(str::to_owned),
+            is_cut: message.headers.get(LEFT_OUT).is_some(),
             at: moment(message.time).to_string(),
             payload: message.payload.to_vec(),
         })

@@ -5,16 +5,15 @@
 //! for a retry, and the dead letters. Subscribers are not given it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_nats::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use fanout_plan::publisher::{self, PublishedBy, Publisher};
+use fanout_plan::publisher::{self, PublishedBy, Publisher, Stated};
 use fanout_plan::{Attributes, publisher::HEADER};
 use ring::{hkdf, hmac};
-use tokio::sync::OnceCell;
 
 use super::in_flight::SECRET;
 use super::{DeadLetter, LogEvent, Store, StoreError};
@@ -25,9 +24,30 @@ const TAG_BYTES: usize = 16;
 /// What is made of the shared secret for this, and for nothing else.
 const PURPOSE: &[u8] = b"fanout publisher";
 
+/// Bytes of a key's name.
+const NAME_BYTES: usize = 6;
+
 /// The key of tags, once the secret was read.
 #[derive(Clone, Default)]
-pub(super) struct PublisherKey(Arc<OnceCell<hmac::Key>>);
+pub(super) struct PublisherKey(Arc<RwLock<Option<Arc<Key>>>>);
+
+/// A key, and the name by which it is known which one made a tag: a registry that was made again has another secret.
+struct Key {
+    key: hmac::Key,
+    name: String,
+}
+
+impl PublisherKey {
+    fn get(&self) -> Option<Arc<Key>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, secret: &[u8]) -> Arc<Key> {
+        let key = Arc::new(Key::of(secret));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&key));
+        key
+    }
+}
 
 impl fmt::Debug for PublisherKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,22 +68,33 @@ pub(crate) struct Beside<'a> {
 pub(crate) fn stated(headers: Option<&HeaderMap>) -> Option<&str> {
     let value = headers?.get(HEADER)?.as_str();
     // What is longer than any that is written is nobody's word, and is not carried along.
-    publisher::split(value).map(|_| value)
+    Stated::split(value).map(|_| value)
 }
 
 impl Store {
-    /// Reads the secret that the bus's instances share, with which it is written who published an event; the first instance makes it.
+    /// Whether it can be written who publishes an event.
+    pub(crate) fn knows_publishers(&self) -> bool {
+        self.publishers.get().is_some()
+    }
+
+    /// Reads the secret that the bus's instances share, with which it is written who published an event; the first instance makes it. Read
+    /// again, it is that of a registry that was made again.
     pub(crate) async fn read_secret(&self, fresh: &[u8]) -> Result<(), StoreError> {
-        let read = async || self.token_secret(fresh).await.map(|secret| key(&secret));
-        self.publishers.0.get_or_try_init(read).await.map(drop)
+        let secret = match self.known_secret().await? {
+            Some(secret) => secret,
+            None => self.token_secret(fresh).await?,
+        };
+        self.publishers.set(&secret);
+        Ok(())
     }
 
     /// What is written beside an event about who publishes it; `None` while the secret is not read.
     pub(crate) fn state_publisher(&self, publisher: &Publisher, event: &Attributes, data: &[u8]) -> Option<String> {
         let line = publisher.line();
-        let tag = tag(self.publishers.0.get()?, &line, event, data);
+        let key = self.publishers.get()?;
+        let tag = key.tag(&line, event, data);
         let tag = URL_SAFE_NO_PAD.encode(&tag.as_ref()[..TAG_BYTES]);
-        Some(publisher::with_tag(&line, &tag))
+        Some(publisher::with_tag(&line, &key.name, &tag))
     }
 
     /// Who published an event of the log.
@@ -74,62 +105,76 @@ impl Store {
 
     /// Who published the event of a dead letter.
     pub async fn publisher_of_letter(&self, letter: &DeadLetter) -> PublishedBy {
+        if letter.is_cut && letter.publisher.is_some() {
+            return PublishedBy::Unverified {
+                reason: "the letter lacks a part of the event".to_owned(),
+            };
+        }
         self.judge(letter.publisher.as_deref(), letter.event.as_ref(), &letter.payload)
             .await
     }
 
     async fn judge(&self, stated: Option<&str>, event: Option<&Attributes>, data: &[u8]) -> PublishedBy {
-        let Some((line, tag)) = stated.and_then(publisher::split) else {
+        let Some(stated) = stated.and_then(Stated::split) else {
             return PublishedBy::Unknown;
         };
-        let key = match self.publishers.0.get_or_try_init(|| self.known_secret()).await {
-            Ok(key) => key,
-            Err(error) => {
-                return PublishedBy::Unverified {
-                    reason: format!("{error}: try again"),
-                };
-            }
+        let unverified = |reason: String| PublishedBy::Unverified { reason };
+        let key = match self.publishers.get() {
+            Some(key) => key,
+            None => match self.known_secret().await {
+                Ok(Some(secret)) => self.publishers.set(&secret),
+                Ok(None) => return unverified("the secret that the bus's instances share is not there".to_owned()),
+                Err(error) => return unverified(format!("{error}: try again")),
+            },
         };
-        let is_ours = event.is_some_and(|event| is_tag(key, (line, tag), event, data));
-        match Publisher::read(line).filter(|_| is_ours) {
+        if key.name != stated.key {
+            return unverified("it was written with another secret than the bus has now".to_owned());
+        }
+        let is_ours = event.is_some_and(|event| key.is_tag(stated, event, data));
+        match Publisher::read(stated.line).filter(|_| is_ours) {
             Some(publisher) => PublishedBy::Known(publisher),
             None => PublishedBy::NotBelieved,
         }
     }
 
-    /// The key, where there is a secret: nothing is made for who only reads.
-    async fn known_secret(&self) -> Result<hmac::Key, StoreError> {
-        const READ: &str = "read the secret that the bus's instances share";
+    /// The secret, where there is one.
+    async fn known_secret(&self) -> Result<Option<Bytes>, StoreError> {
         let registry = self.names.registry();
         let subject = format!("$KV.{registry}.{SECRET}");
         let found = self.last_message(format!("KV_{registry}"), &subject).await?;
-        let secret = found.map(|message| message.payload).filter(|secret| !secret.is_empty());
-        let secret = secret.ok_or_else(|| StoreError::when(READ)("there is none"))?;
-        Ok(key(&secret))
+        // One that was deleted is an empty message.
+        Ok(found.map(|message| message.payload).filter(|secret| !secret.is_empty()))
     }
 }
 
-fn key(secret: &Bytes) -> hmac::Key {
-    let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret);
-    let purpose = [PURPOSE];
-    match prk.expand(&purpose, hmac::HMAC_SHA256) {
-        Ok(okm) => hmac::Key::from(okm),
-        Err(_) => unreachable!("HKDF gives as much as one key takes"),
+impl Key {
+    fn of(secret: &[u8]) -> Self {
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret);
+        let purpose = [PURPOSE];
+        let key = match prk.expand(&purpose, hmac::HMAC_SHA256) {
+            Ok(okm) => hmac::Key::from(okm),
+            Err(_) => unreachable!("HKDF gives as much as one key takes"),
+        };
+        let name = hmac::sign(&key, b"its name");
+        Self {
+            name: URL_SAFE_NO_PAD.encode(&name.as_ref()[..NAME_BYTES]),
+            key,
+        }
     }
-}
 
-fn tag(key: &hmac::Key, line: &str, event: &Attributes, data: &[u8]) -> hmac::Tag {
-    let mut context = hmac::Context::with_key(key);
-    publisher::tagged(line, event, data, |piece| context.update(piece));
-    context.sign()
-}
+    fn tag(&self, line: &str, event: &Attributes, data: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        publisher::tagged(line, event, data, |piece| context.update(piece));
+        context.sign()
+    }
 
-/// Compared by its own HMAC, so that the time tells nothing of where it differs.
-fn is_tag(key: &hmac::Key, (line, stated): (&str, &str), event: &Attributes, data: &[u8]) -> bool {
-    let Ok(stated) = URL_SAFE_NO_PAD.decode(stated) else {
-        return false;
-    };
-    let made = tag(key, line, event, data);
-    let made = hmac::sign(key, &made.as_ref()[..TAG_BYTES]);
-    hmac::verify(key, &stated, made.as_ref()).is_ok()
+    /// Compared by its own HMAC, so that the time tells nothing of where it differs.
+    fn is_tag(&self, stated: Stated<'_>, event: &Attributes, data: &[u8]) -> bool {
+        let Ok(tag) = URL_SAFE_NO_PAD.decode(stated.tag) else {
+            return false;
+        };
+        let made = self.tag(stated.line, event, data);
+        let made = hmac::sign(&self.key, &made.as_ref()[..TAG_BYTES]);
+        hmac::verify(&self.key, &tag, made.as_ref()).is_ok()
+    }
 }

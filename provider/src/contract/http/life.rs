@@ -188,11 +188,16 @@ pub(super) async fn life(State(look_ups): State<LookUps>, call: Call) -> Result<
     };
     found.retain(|event| may_read.allows(&event.tenant, &event.event_type));
     let tell = async {
-        let mut lives = Vec::new();
+        let mut lives: Vec<Life> = Vec::new();
+        // The rest is for the store itself, without which nothing is known.
+        let mut journal_until = Instant::now() + until.saturating_duration_since(Instant::now()) / 2;
         for event in &found {
-            // The rest is for the store itself, without which nothing is known.
-            let journal_within = until.saturating_duration_since(Instant::now()) / 2;
-            lives.push(Life::of(&store, &view.registry, event, journal_within).await?);
+            let journal_within = journal_until.saturating_duration_since(Instant::now());
+            let life = Life::of(&store, &view.registry, event, journal_within).await?;
+            if life.journal.unread.is_some() {
+                journal_until = Instant::now();
+            }
+            lives.push(life);
         }
         Ok::<_, StoreError>(lives)
     };

@@ -52,8 +52,8 @@ const MESSAGE_OVERHEAD: usize = 128;
 /// How much of a subject's tenant and type that includes. Escaped, both can be many times as long.
 const NAMES_INCLUDED: usize = 64;
 
-/// What headers take besides names and values of attributes: separators, the trace context, the message's id, who published it.
-const HEADERS_OVERHEAD: usize = 1 << 10;
+/// What headers take besides names and values of attributes: separators, the trace context, the message's id; and who published it.
+const HEADERS_OVERHEAD: usize = 512 + publisher::MAX_BYTES;
 
 impl Outgoing {
     /// Writes an event down that was accepted before.
