@@ -24,6 +24,21 @@ fn holds(seed: &str, replicas: &str, faults: &str) {
 }
 
 #[test]
+fn what_comes_and_goes_leaves_nothing_behind() {
+    let output = Command::new(beside_the_tests("fanout-campaign"))
+        .args(["--churn", "400"])
+        .env("RUST_LOG", "info")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(
+        told.contains("after another 400 connections") && !told.contains("LEAK"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_bus_on_one_server_keeps_its_promises_under_faults() {
     holds("3", "1", FAULTS);
 }

@@ -315,17 +315,18 @@ impl Store {
         Ok(waiting.map(|w| w.note.published_at))
     }
 
-    /// Lets go what waits in one round of a subscription.
+    /// Lets go what waits in one round of a subscription, and the consumer that delivers it: the server would keep that for
+    /// an hour more, and has a thousand of them to give.
     pub(super) async fn forget_retries(&self, name: &SubscriptionName, round: Round) -> Result<(), StoreError> {
-        self.retry_stream()
-            .await?
+        let action = || format!("let go what waits for a retry at subscription {name}");
+        let stream = self.retry_stream().await?;
+        stream
             .purge()
             .filter(self.names.retry_filter(name, Some(round)))
             .await
-            .map_err(StoreError::when(format!(
-                "let go what waits for a retry at subscription {name}"
-            )))?;
-        Ok(())
+            .map_err(StoreError::when(action()))?;
+        let deleted = stream.delete_consumer(&consumer_name(name, round)).await;
+        there(deleted, action()).map(drop)
     }
 
     /// Lets go what earlier rounds of a subscription left: an instance stored it that had not heard of the change.
@@ -384,7 +385,11 @@ impl Store {
     }
 }
 
-/// No subscription's name has an `=`.
 fn retries_consumer_name(registered: &Registered) -> String {
-    format!("{}={}", registered.id().name, Round::of(registered))
+    consumer_name(&registered.id().name, Round::of(registered))
+}
+
+/// No subscription's name has an `=`.
+fn consumer_name(name: &SubscriptionName, round: Round) -> String {
+    format!("{name}={round}")
 }
