@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fanout_plan::document::Document;
 use fanout_plan::listen::Listening;
-use fanout_plan::{Code, JetStreamApi, Policy, Problem, Settings};
+use fanout_plan::{Code, JetStreamApi, PlaceName, Policy, Problem, Settings};
 use fanout_transport::{Access, Endpoint, Lattice, Options, connect, raise_open_files};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -26,6 +26,8 @@ const NO_LATTICE: &str = "served";
 pub struct Server {
     /// The policy, as TOML. Read again on SIGHUP.
     pub policy: PathBuf,
+    /// Which of the policy's places it is at, instead of what the policy's `place` says.
+    pub place: Option<PlaceName>,
     /// The store.
     pub nats: Access,
     /// Which JetStream holds the bus, instead of what the policy says.
@@ -161,6 +163,9 @@ fn read(server: &Server) -> Result<(Settings, Listening), ServeError> {
     if let Some(api) = &server.jetstream {
         rest.remove("jetstream.domain");
         rest.insert("jetstream.api-prefix".to_owned(), api.subject());
+    }
+    if let Some(place) = &server.place {
+        rest.insert("place".to_owned(), place.to_string());
     }
     let mut listening = Listening::from_settings(&file, &mine).map_err(ServeError::Refused)?;
     if !server.listening.endpoints.is_empty() {

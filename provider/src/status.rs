@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use async_nats::Subscriber;
 use bytes::Bytes;
-use fanout_plan::status::{BusStatus, LinkStatus, OrphanedLetters, Outcome, OutcomeState, State, SubscriptionStatus};
+use fanout_plan::status::{
+    BusStatus, LinkStatus, OrphanedLetters, Outcome, OutcomeState, PlaceStatus, State, SubscriptionStatus,
+};
 use fanout_plan::step::Part;
 use fanout_plan::subscription::{Reach, Registered};
 use fanout_plan::{Code, Problem, SubscriptionId};
@@ -13,6 +15,7 @@ use futures::StreamExt as _;
 use tracing::debug;
 
 use crate::bus::Bus;
+use crate::jetstream::Store;
 use crate::link::LinkKey;
 use crate::telemetry::{self, AsyncSnapshot as _, Format};
 use crate::view::{LinkOutcome, View};
@@ -128,6 +131,10 @@ pub(crate) async fn document(bus: &Bus) -> BusStatus {
             _ => notices.push(problem.clone()),
         }
     }
+    let place = match &view.store {
+        Some(store) => place(store).await,
+        None => None,
+    };
     let mut policy = Outcome::of(&view.policy_problems);
     if policy.problems.is_empty() && view.store.is_none() {
         policy.state = OutcomeState::Pending;
@@ -138,11 +145,20 @@ pub(crate) async fn document(bus: &Bus) -> BusStatus {
         policy: Some(policy),
         notices: notices.into_iter().map(Into::into).collect(),
         journal: bus.journal().status(),
+        place,
         links: links(&view.links),
         subscriptions,
         orphaned_dead_letters: letters.map(|left| orphaned(&view, left)),
         ..BusStatus::default()
     }
+}
+
+/// The place of a bus that has places.
+async fn place(store: &Store) -> Option<PlaceStatus> {
+    Some(PlaceStatus {
+        name: store.policy().places.as_ref()?.here.clone(),
+        mirrors: store.mirrors().await.ok(),
+    })
 }
 
 /// What came of each link.

@@ -48,6 +48,7 @@ impl Bus {
         let policy = cli.policy(&format!("{SERVED_POLICY}{ANYONE_HERE}\n{other}"));
         let server = Server {
             policy,
+            place: None,
             nats: Access {
                 urls: nats.url(),
                 ..Access::default()

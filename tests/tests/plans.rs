@@ -124,6 +124,7 @@ fn called(varied: &Varied) -> Vec<Wanted> {
             batch_size: 1,
             concurrency: 4,
             tell_caught_up: false,
+            scope: fanout_plan::place::Scope::Everywhere,
         },
         component: "worker".into(),
         link: "default".into(),

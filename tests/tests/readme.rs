@@ -162,7 +162,7 @@ fn settings_said(policy: &str) -> BTreeSet<String> {
     for line in policy.lines().map(|line| line.trim_start_matches("# ")) {
         if let Some((name, _)) = line.strip_prefix('[').and_then(|line| line.split_once(']')) {
             section = format!("{name}.");
-            for named in ["quota.tenant.", "subscriptions.", "callers."] {
+            for named in ["quota.tenant.", "subscriptions.", "callers.", "places."] {
                 if section.starts_with(named) {
                     section = format!("{named}*.");
                 }

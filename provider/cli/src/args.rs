@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
-use fanout_plan::{Position, SubscriptionName, TenantId, Timestamp, TypePattern, link};
+use fanout_plan::{PlaceName, Position, SubscriptionName, TenantId, Timestamp, TypePattern, link};
 use fanout_transport::Secret;
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo};
@@ -162,6 +162,9 @@ pub(crate) enum Verb {
 pub(crate) struct PolicyFile {
     /// The policy, as TOML
     pub(crate) policy: PathBuf,
+    /// Which of the policy's places this is about
+    #[arg(long, value_name = "PLACE", env = "FANOUT_PLACE")]
+    pub(crate) place: Option<PlaceName>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -396,6 +399,9 @@ pub(crate) struct Serve {
     /// The policy, as TOML; read again on SIGHUP
     #[arg(long)]
     pub(crate) policy: PathBuf,
+    /// Which of the policy's places this instance is at
+    #[arg(long, value_name = "PLACE", env = "FANOUT_PLACE")]
+    pub(crate) place: Option<PlaceName>,
     #[command(flatten)]
     pub(crate) nats: Nats,
     /// Where to listen, such as tcp://127.0.0.1:7761, https://0.0.0.0:7780 or unix:/run/bus.sock; may be given several

@@ -1,7 +1,6 @@
 //! From a policy file to its bus.
 
 use std::fmt;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use fanout_plan::document::Document;
@@ -28,11 +27,15 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// Reads a policy file.
-pub(crate) fn policy(path: &Path) -> Result<Policy> {
+pub(crate) fn policy(of: &args::PolicyFile) -> Result<Policy> {
+    let path = &of.policy;
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
     let file = path.display().to_string();
     let refused = |problems| PolicyRefused::new(&file, &text, problems);
-    let document = Document::parse(&text).map_err(refused)?;
+    let mut document = Document::parse(&text).map_err(refused)?;
+    if let Some(place) = &of.place {
+        document.settings.insert("place".to_owned(), place.to_string());
+    }
     Policy::from_settings(&file, &document.settings).map_err(|problems| {
         let owner = format!("{file}: ");
         let located = problems.into_iter().map(|problem| {
@@ -70,7 +73,7 @@ pub(crate) fn why(e: &Error, shown: &str) -> String {
 
 /// The store that a verb works on.
 pub(crate) async fn store(args: &args::Store) -> Result<Store> {
-    let policy = policy(&args.policy.policy)?;
+    let policy = policy(&args.policy)?;
     let store = connect(args.nats.connection()?, policy).await?;
     store.answers().await?;
     Ok(store)

@@ -52,7 +52,7 @@ impl Inspection {
 }
 
 pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
-    let policy = bus::policy(&args.store.policy.policy)?;
+    let policy = bus::policy(&args.store.policy)?;
     let load = Load {
         events_per_second: args.rate,
         event_bytes: args.event_bytes,
@@ -121,7 +121,7 @@ fn consumers_too_many(policy: &Policy, observed: &Observed) -> Result<Vec<Proble
 
 pub(crate) async fn size(args: &args::Size, json: bool) -> Result<()> {
     let explain = &args.load;
-    let policy = bus::policy(&explain.store.policy.policy)?;
+    let policy = bus::policy(&explain.store.policy)?;
     let inspection = Inspection::of(&explain.store, &policy).await?;
     let desired = planner::desired(&policy, &inspection.observed).map_err(Refused)?;
     let workload = Workload {
@@ -173,7 +173,7 @@ pub(crate) async fn size(args: &args::Size, json: bool) -> Result<()> {
 }
 
 pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
-    let policy = bus::policy(&args.store.policy.policy)?;
+    let policy = bus::policy(&args.store.policy)?;
     let inspection = Inspection::of(&args.store, &policy).await?;
     let load = Load {
         events_per_second: args.rate,
@@ -205,12 +205,13 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
 }
 
 pub(crate) async fn plan(args: &args::Store, json: bool) -> Result<()> {
-    let policy = bus::policy(&args.policy.policy)?;
+    let policy = bus::policy(&args.policy)?;
     let inspection = Inspection::of(args, &policy).await?;
     let observed = &inspection.observed;
     let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
     show(&policy, observed, &plan.steps, json.then(|| inspection.servers()))?;
     if !json {
+        notice(plan.places.values());
         inspection.report();
     }
     let limits = consumers_too_many(&policy, observed)?;
@@ -218,11 +219,18 @@ pub(crate) async fn plan(args: &args::Store, json: bool) -> Result<()> {
     refused(all)
 }
 
+/// Says what of the other places can't be mirrored yet: the next plan mirrors it.
+fn notice<'a>(places: impl Iterator<Item = &'a Problem>) {
+    for problem in places {
+        error_line(format_args!("{}", printable(&problem.to_string())));
+    }
+}
+
 /// Plans that are applied one after another until nothing is left to do: a second follows from what the first retired.
 const ROUNDS: usize = 4;
 
 pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
-    let mut policy = bus::policy(&args.store.policy.policy)?;
+    let mut policy = bus::policy(&args.store.policy)?;
     policy.allow_loss.extend(args.accept_loss.iter().cloned());
     let connection = args.store.nats.connection()?;
     let servers = connection.access.shown();
@@ -264,6 +272,9 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
         plan = planner::plan(&policy, Asked::default(), &store.observe().await?, now()).map_err(Refused)?;
     }
     said?;
+    if !json {
+        notice(plan.places.values());
+    }
     if json {
         show(&policy, &before, &taken, Some(Some(&servers)))?;
     } else {
@@ -275,7 +286,7 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
 
 /// Whether the bus as a whole is not there without a part.
 fn of_the_bus(part: &Part) -> bool {
-    !matches!(part, Part::Subscription(_))
+    !matches!(part, Part::Subscription(_) | Part::Place(_))
 }
 
 /// A bus that was not there before is not left half made: what a server's own limit refuses can't be known beforehand.

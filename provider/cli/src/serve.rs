@@ -15,6 +15,7 @@ pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
     let tls = args.tls_certificate.clone().zip(args.tls_key.clone());
     let server = Server {
         policy: args.policy.clone(),
+        place: args.place.clone(),
         nats: connection.access,
         jetstream: connection.jetstream,
         listening: Listening {

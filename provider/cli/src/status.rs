@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use fanout_plan::planner::Observed;
-use fanout_plan::status::{BusStatus, OrphanedLetters, State, SubscriptionStatus};
+use fanout_plan::status::{BusStatus, MirrorStatus, OrphanedLetters, PlaceStatus, State, SubscriptionStatus};
 use fanout_plan::subscription::Registered;
 use fanout_plan::{Code, Position, Problem};
 use fanout_provider::jetstream::{Store, StoreError};
@@ -30,6 +30,12 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         },
         status.subscriptions.len()
     )?;
+    if let Some(place) = &status.place {
+        say!("place {}", place.name)?;
+        for mirror in place.mirrors.iter().flatten() {
+            say!("  {}", mirrored(mirror))?;
+        }
+    }
     for problem in &status.notices {
         say!("  {}", printable(&problem.to_string()))?;
     }
@@ -72,6 +78,23 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How far a mirror is.
+fn mirrored(mirror: &MirrorStatus) -> String {
+    let MirrorStatus { place, partition, .. } = mirror;
+    let reached = match mirror.reached {
+        0 => "has nothing".to_owned(),
+        offset => format!("has all up to {partition}/{offset}"),
+    };
+    match (mirror.lag, mirror.heard_seconds_ago) {
+        (Some(lag), Some(ago)) => {
+            format!(
+                "partition {partition} of place {place}: {reached}, {lag} events behind when it was heard of {ago} s ago"
+            )
+        }
+        _ => format!("partition {partition} of place {place}: {reached}, and nothing was heard of it yet"),
+    }
 }
 
 /// The beginning of a pattern, which may be long.
@@ -124,9 +147,25 @@ async fn read(store: &Store, observed: &Observed) -> BusStatus {
             .map(|(of, dead_letters)| OrphanedLetters { of, dead_letters })
             .collect()
     });
+    let places = store.policy().places.as_ref();
+    let place = match places {
+        Some(places) => Some(PlaceStatus {
+            name: places.here.clone(),
+            mirrors: store.mirrors().await.ok(),
+        }),
+        None => None,
+    };
+    let elsewhere = observed.elsewhere.values().filter_map(|found| found.as_ref().err());
     BusStatus {
+        place,
         bus: Some(store.policy().bus.clone()),
-        notices: observed.in_the_way.iter().cloned().map(Into::into).collect(),
+        notices: observed
+            .in_the_way
+            .iter()
+            .chain(elsewhere)
+            .cloned()
+            .map(Into::into)
+            .collect(),
         subscriptions,
         orphaned_dead_letters: ended,
         heads: Some(observed.heads()),

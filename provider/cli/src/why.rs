@@ -70,14 +70,13 @@ pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
 
 /// The policy, and what the store holds if one is named. A policy that is not legal is no answer: 1 would be one.
 async fn inspect(args: &args::Why) -> Result<(Policy, Inspection)> {
-    let policy =
-        crate::bus::policy(&args.store.policy.policy).map_err(|error| match error.downcast::<PolicyRefused>() {
-            Ok(refused) => match refused.problems.into_iter().next() {
-                Some(first) => NotLegal(first).into(),
-                None => anyhow::Error::msg("the policy is not legal"),
-            },
-            Err(error) => error,
-        })?;
+    let policy = crate::bus::policy(&args.store.policy).map_err(|error| match error.downcast::<PolicyRefused>() {
+        Ok(refused) => match refused.problems.into_iter().next() {
+            Some(first) => NotLegal(first).into(),
+            None => anyhow::Error::msg("the policy is not legal"),
+        },
+        Err(error) => error,
+    })?;
     let inspection = Inspection::of(&args.store, &policy).await?;
     Ok((policy, inspection))
 }

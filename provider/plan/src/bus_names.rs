@@ -4,21 +4,35 @@ use serde::{Serialize, Serializer};
 
 use crate::envelope::EventKey;
 use crate::journal::Slot;
-use crate::{BusName, Incarnation, LogPosition, Position, Round, SubscriptionId, SubscriptionName, TenantId};
+use crate::{
+    BusName, Incarnation, LogPosition, PlaceName, Position, Round, SubscriptionId, SubscriptionName, TenantId,
+};
 
 /// The names that Fanout gives to what it makes for a bus. `fanout_` and `fanout.` mark them as its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BusNames(BusName);
+pub struct BusNames {
+    bus: BusName,
+    /// The bus in subjects. Places that are joined share one space of subjects, and each has its own below it: no two streams
+    /// store one message, and no place's instances receive what is another's.
+    token: String,
+}
 
 impl BusNames {
     /// The names of a bus.
     pub fn new(bus: BusName) -> Self {
-        Self(bus)
+        let token = bus.to_string();
+        Self { bus, token }
+    }
+
+    /// The names of a bus at one of its places. `@` is in no bus's name.
+    pub(crate) fn at(bus: BusName, place: &PlaceName) -> Self {
+        let token = format!("{bus}@{place}");
+        Self { bus, token }
     }
 
     /// The stream that holds the bus's events.
     pub fn log(&self) -> String {
-        format!("fanout_{}_log", self.0)
+        format!("fanout_{}_log", self.bus)
     }
 
     /// The stream that holds one partition of the bus's events.
@@ -41,92 +55,92 @@ impl BusNames {
 
     /// Before everything that is published for a part of the log on a subject of its own.
     pub fn parts_prefix(&self) -> String {
-        format!("fanout.part.{}.", self.0)
+        format!("fanout.part.{}.", self.token)
     }
 
     /// What a retired partition's stream is bound to: it must be bound to something, and nothing is stored there.
     pub fn retired(&self, partition: u32) -> String {
-        format!("fanout.retired.{}.{partition}", self.0)
+        format!("fanout.retired.{}.{partition}", self.token)
     }
 
     /// The stream of dead letters.
     pub fn dead_letters(&self) -> String {
-        format!("fanout_{}_dead", self.0)
+        format!("fanout_{}_dead", self.bus)
     }
 
     /// The stream of scheduled events.
     pub fn scheduled_stream(&self) -> String {
-        format!("fanout_{}_scheduled", self.0)
+        format!("fanout_{}_scheduled", self.bus)
     }
 
     /// Every scheduled event's subject.
     pub fn scheduled_subjects(&self) -> String {
-        format!("fanout.scheduled.{}.>", self.0)
+        format!("fanout.scheduled.{}.>", self.token)
     }
 
     /// A scheduled event's subject: one for each tenant, source and id.
     pub fn scheduled(&self, tenant: &TenantId, key: &EventKey) -> String {
-        format!("fanout.scheduled.{}.{}.{key}", self.0, tenant.token())
+        format!("fanout.scheduled.{}.{}.{key}", self.token, tenant.token())
     }
 
     /// Every subject of a tenant's scheduled events.
     pub fn scheduled_of(&self, tenant: &TenantId) -> String {
-        format!("fanout.scheduled.{}.{}.>", self.0, tenant.token())
+        format!("fanout.scheduled.{}.{}.>", self.token, tenant.token())
     }
 
     /// The stream that says of scheduled events whether they are published or cancelled.
     pub fn marks(&self) -> String {
-        format!("fanout_{}_marks", self.0)
+        format!("fanout_{}_marks", self.bus)
     }
 
     /// Every mark's subject.
     pub fn mark_subjects(&self) -> String {
-        format!("fanout.mark.{}.>", self.0)
+        format!("fanout.mark.{}.>", self.token)
     }
 
     /// Where the mark says whether a scheduled event is published or cancelled.
     pub fn mark(&self, tenant: &TenantId, key: &EventKey) -> String {
-        format!("fanout.mark.{}.{}.{key}", self.0, tenant.token())
+        format!("fanout.mark.{}.{}.{key}", self.token, tenant.token())
     }
 
     /// The subject of a scheduled event's mark.
     pub fn mark_beside(&self, scheduled: &str) -> String {
-        let event = scheduled.strip_prefix(&format!("fanout.scheduled.{}.", self.0));
-        format!("fanout.mark.{}.{}", self.0, event.unwrap_or(scheduled))
+        let event = scheduled.strip_prefix(&format!("fanout.scheduled.{}.", self.token));
+        format!("fanout.mark.{}.{}", self.token, event.unwrap_or(scheduled))
     }
 
     /// The stream in which refused events wait for their next attempt.
     pub fn retries(&self) -> String {
-        format!("fanout_{}_retries", self.0)
+        format!("fanout_{}_retries", self.bus)
     }
 
     /// Every subject of an event that waits for its next attempt.
     pub fn retry_subjects(&self) -> String {
-        format!("fanout.retry.{}.>", self.0)
+        format!("fanout.retry.{}.>", self.token)
     }
 
     /// Where an event of one round of a subscription waits: one place for a position.
     pub fn retry(&self, subscription: &SubscriptionName, round: Round, at: impl Into<LogPosition>) -> String {
-        format!("fanout.retry.{}.{subscription}.{round}.{}", self.0, at.into())
+        format!("fanout.retry.{}.{subscription}.{round}.{}", self.token, at.into())
     }
 
     /// Everything that waits for subscriptions of one name; for one round of them, if one is given.
     pub fn retry_filter(&self, subscription: &SubscriptionName, round: Option<Round>) -> String {
         match round {
-            Some(round) => format!("fanout.retry.{}.{subscription}.{round}.>", self.0),
-            None => format!("fanout.retry.{}.{subscription}.>", self.0),
+            Some(round) => format!("fanout.retry.{}.{subscription}.{round}.>", self.token),
+            None => format!("fanout.retry.{}.{subscription}.>", self.token),
         }
     }
 
     /// The subscription for which the event of this subject waits.
     pub fn retry_subscription_of(&self, subject: &str) -> Option<SubscriptionName> {
-        let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.0))?;
+        let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.token))?;
         rest.split('.').next()?.parse().ok()
     }
 
     /// The round and position that the subject of an event that waits ends with.
     pub fn retry_of(&self, subject: &str) -> Option<(Round, LogPosition)> {
-        let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.0))?;
+        let rest = subject.strip_prefix(&format!("fanout.retry.{}.", self.token))?;
         let mut tokens = rest.split('.').skip(1);
         let round = tokens.next()?.parse().ok()?;
         let at = LogPosition::from_tokens(tokens.next()?, tokens.next()?)?;
@@ -135,77 +149,77 @@ impl BusNames {
 
     /// The stream in which deliveries are written down.
     pub fn journal(&self) -> String {
-        format!("fanout_{}_journal", self.0)
+        format!("fanout_{}_journal", self.bus)
     }
 
     /// Everything in it.
     pub fn journal_subjects(&self) -> String {
-        format!("fanout.journal.{}.>", self.0)
+        format!("fanout.journal.{}.>", self.token)
     }
 
     /// Where the deliveries of a slot's events are written down.
     pub fn journal_slot(&self, slot: Slot) -> String {
-        format!("fanout.journal.{}.{}.{}", self.0, slot.partition, slot.number)
+        format!("fanout.journal.{}.{}.{}", self.token, slot.partition, slot.number)
     }
 
     /// Where it is said that some were not.
     pub fn journal_missing(&self) -> String {
-        format!("fanout.journal.{}.missing", self.0)
+        format!("fanout.journal.{}.missing", self.token)
     }
 
     /// The stream that counts the bytes stored for each tenant.
     pub fn usage(&self) -> String {
-        format!("fanout_{}_usage", self.0)
+        format!("fanout_{}_usage", self.bus)
     }
 
     /// Every counter.
     pub fn usage_subjects(&self) -> String {
-        format!("fanout.usage.{}.>", self.0)
+        format!("fanout.usage.{}.>", self.token)
     }
 
     /// A tenant's counters.
     pub fn usage_of(&self, tenant: &TenantId) -> String {
-        format!("fanout.usage.{}.{}.*", self.0, tenant.token())
+        format!("fanout.usage.{}.{}.*", self.token, tenant.token())
     }
 
     /// A tenant's counter of one stretch of time.
     pub fn usage_in(&self, tenant: &TenantId, stretch: &str) -> String {
-        format!("fanout.usage.{}.{}.{stretch}", self.0, tenant.token())
+        format!("fanout.usage.{}.{}.{stretch}", self.token, tenant.token())
     }
 
     /// Where instances of the provider tell each other that they are there.
     pub fn instances(&self) -> String {
-        format!("fanout.instances.{}", self.0)
+        format!("fanout.instances.{}", self.token)
     }
 
     /// Below which the instance of this id serves the other instances.
     pub fn instance(&self, id: &str) -> String {
-        format!("fanout.instance.{}.{id}", self.0)
+        format!("fanout.instance.{}.{id}", self.token)
     }
 
     /// The bucket that remembers subscriptions.
     pub fn registry(&self) -> String {
-        format!("fanout_{}_registry", self.0)
+        format!("fanout_{}_registry", self.bus)
     }
 
     /// The bucket that remembers failed attempts, with their reasons.
     pub fn attempts(&self) -> String {
-        format!("fanout_{}_attempts", self.0)
+        format!("fanout_{}_attempts", self.bus)
     }
 
     /// The bucket that says which instance owns what.
     pub fn leases(&self) -> String {
-        format!("fanout_{}_leases", self.0)
+        format!("fanout_{}_leases", self.bus)
     }
 
     /// Under which each stored event is announced, once, to queue subscriptions: this, then the event's own subject.
     pub fn live_prefix(&self) -> String {
-        format!("fanout.live.{}.", self.0)
+        format!("fanout.live.{}.", self.token)
     }
 
     /// Every dead letter's subject.
     pub fn dead_letter_subjects(&self) -> String {
-        format!("fanout.dead.{}.>", self.0)
+        format!("fanout.dead.{}.>", self.token)
     }
 
     /// One dead letter's subject: there is exactly one for a subscription and position. Its incarnation comes last, so that
@@ -216,39 +230,49 @@ impl BusNames {
             true => String::new(),
             false => format!(".{incarnation}"),
         };
-        format!("fanout.dead.{}.{name}.{}.{}{said}", self.0, tenant.token(), at.into())
+        format!(
+            "fanout.dead.{}.{name}.{}.{}{said}",
+            self.token,
+            tenant.token(),
+            at.into()
+        )
     }
 
     /// Asks for one dead letter to be given to its subscription again. It lies beside the dead letters; `=` is in no
     /// subscription's name.
     pub fn redrive(&self, of: &SubscriptionId, tenant: &TenantId, at: impl Into<LogPosition>) -> String {
-        format!("fanout.dead.{}.{of}=redrive.{}.{}", self.0, tenant.token(), at.into())
+        format!(
+            "fanout.dead.{}.{of}=redrive.{}.{}",
+            self.token,
+            tenant.token(),
+            at.into()
+        )
     }
 
     /// Every such request for one subscription.
     pub fn redrive_filter(&self, of: &SubscriptionId) -> String {
-        format!("fanout.dead.{}.{of}=redrive.>", self.0)
+        format!("fanout.dead.{}.{of}=redrive.>", self.token)
     }
 
     /// Every such request for one tenant's dead letters.
     pub fn redrive_filter_of(&self, of: &SubscriptionId, tenant: &TenantId) -> String {
-        format!("fanout.dead.{}.{of}=redrive.{}.>", self.0, tenant.token())
+        format!("fanout.dead.{}.{of}=redrive.{}.>", self.token, tenant.token())
     }
 
     /// A tenant's lease to have its dead letters redriven to a subscription that is fetched. There is one while it has
     /// requests.
     pub fn redrive_lease(&self, of: &SubscriptionId, tenant: &TenantId) -> String {
-        format!("fanout.dead.{}.{of}=lease.{}", self.0, tenant.token())
+        format!("fanout.dead.{}.{of}=lease.{}", self.token, tenant.token())
     }
 
     /// Every redrive lease of one subscription.
     pub fn redrive_leases(&self, of: &SubscriptionId) -> String {
-        format!("fanout.dead.{}.{of}=lease.*", self.0)
+        format!("fanout.dead.{}.{of}=lease.*", self.token)
     }
 
     /// The owner tenant of the redrive lease with this subject.
     pub fn redrive_lease_of(&self, subject: &str) -> Option<TenantId> {
-        let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
+        let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.token))?;
         let (place, tenant) = rest.split_once('.')?;
         place.ends_with("=lease").then(|| TenantId::from_token(tenant))?
     }
@@ -281,7 +305,7 @@ impl BusNames {
 
     /// The tokens of what lies among the dead letters: place, tenant, position, and one more if there is one.
     fn beside<'a>(&self, subject: &'a str) -> Option<(&'a str, TenantId, LogPosition, Option<&'a str>)> {
-        let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.0))?;
+        let rest = subject.strip_prefix(&format!("fanout.dead.{}.", self.token))?;
         let mut tokens = rest.split('.');
         let place = tokens.next()?;
         let tenant = TenantId::from_token(tokens.next()?)?;
@@ -294,7 +318,7 @@ impl BusNames {
     pub fn dead_letter_filter(&self, name: Option<&SubscriptionName>, tenant: Option<&TenantId>) -> String {
         let name = name.map_or("*", SubscriptionName::as_str);
         let tenant = tenant.map_or("*".into(), TenantId::token);
-        format!("fanout.dead.{}.{name}.{tenant}.>", self.0)
+        format!("fanout.dead.{}.{name}.{tenant}.>", self.token)
     }
 }
 

@@ -213,7 +213,8 @@ fn subjects(notes: &mut Notes, topology: &Topology) {
 /// Each tenant has one place for what is new, and no subject of one is a subject of another.
 fn tenants(notes: &mut Notes, policy: &Policy, topology: &Topology) {
     let parts: Vec<&Partition> = topology.streams.values().filter_map(|s| s.partition.as_ref()).collect();
-    let open: Vec<&Partition> = parts.iter().copied().filter(|p| !p.is_retired()).collect();
+    let takes_events = |p: &&Partition| !p.is_retired() && !p.is_mirror();
+    let open: Vec<&Partition> = parts.iter().copied().filter(takes_events).collect();
     let mut named: BTreeSet<_> = policy.tenants.iter().cloned().collect();
     named.extend(parts.iter().filter_map(|p| match &p.slot {
         Slot::Tenant(t) => Some(t.clone()),
@@ -336,7 +337,7 @@ fn consumers(notes: &mut Notes, topology: &Topology, registry: &BTreeMap<Subscri
                 .values()
                 .any(|c| c.partition == p.number && belongs_to(c, name));
             let past = p.is_retired() || matches!(r.subscription.need, Need::Backfill { .. });
-            if !reads && !past && p.slot.touches(&r.subscription.filter) {
+            if !reads && !past && r.subscription.reads(p) {
                 notes.add(
                     Severity::Fault,
                     format!("subscription {name}"),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::authority;
 use crate::link::{self, Word};
+use crate::place::{Places, Scope, Whereabouts};
 use crate::policy::{MAX_IN_FLIGHT, Shape};
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{Need, Reach, Subscription};
@@ -23,6 +24,10 @@ pub struct Declared {
     pub concurrency: Option<u32>,
     /// Who may be given the events; anyone that an operator links, unless it is said.
     pub component: Option<String>,
+    /// Whose events.
+    pub scope: Scope,
+    /// Whether this instance's place delivers it.
+    pub is_here: bool,
     /// The settings as they were written, for a link that repeats one.
     pub settings: Settings,
 }
@@ -43,6 +48,7 @@ impl Declared {
             batch_size: self.batch_size.unwrap_or(policy.delivery.batch_size),
             concurrency: self.concurrency.unwrap_or(policy.delivery.concurrency),
             tell_caught_up: false,
+            scope: self.scope,
         }
     }
 }
@@ -58,10 +64,12 @@ const KNOWN: &[&str] = &[
     "subscriptions.NAME.start",
     "subscriptions.NAME.end",
     "subscriptions.NAME.component",
+    "subscriptions.NAME.at",
+    "subscriptions.NAME.scope",
 ];
 
 /// Reads every `subscriptions.NAME.…`.
-pub(crate) fn read(r: &mut Reader<'_>, shape: Shape) -> BTreeMap<SubscriptionName, Declared> {
+pub(crate) fn read(r: &mut Reader<'_>, shape: Shape, places: Option<&Places>) -> BTreeMap<SubscriptionName, Declared> {
     let mut all = BTreeMap::new();
     for (name, settings) in r.under("subscriptions.", KNOWN) {
         let owner = format!("subscriptions.{name}");
@@ -87,7 +95,11 @@ pub(crate) fn read(r: &mut Reader<'_>, shape: Shape) -> BTreeMap<SubscriptionNam
             let key = p.setting.as_ref().map(|s| format!("{owner}.{s}"));
             r.adopt(Problem { setting: key, ..p });
         }
-        if let Some(declared) = declared {
+        if let Some((mut declared, whereabouts)) = declared {
+            match whereabouts.is_declared_here(&parsed, &declared.need, places) {
+                Ok(is_here) => declared.is_here = is_here,
+                Err(p) => r.refuse_under(&owner, &p),
+            }
             if shape == Shape::WorkQueue && matches!(declared.need, Need::Backfill { .. }) {
                 r.refuse_under(&format!("{owner}.need"), &no_backfill(&parsed));
             }
@@ -110,7 +122,7 @@ fn no_table() -> Problem {
     )
 }
 
-fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<Declared> {
+fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<(Declared, Whereabouts)> {
     let asked = Asked::read(one);
     let component = one.optional("component", |s| {
         if s.is_empty() || s.len() > 256 || s.chars().any(|c| c.is_control() || c.is_whitespace()) {
@@ -122,14 +134,17 @@ fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<Declared> {
         Ok(s.to_owned())
     });
     let asked = asked?;
-    Some(Declared {
+    let declared = Declared {
         need: asked.need,
         filter: asked.filter,
         batch_size: asked.batch_size,
         concurrency: asked.concurrency,
         component,
+        scope: asked.whereabouts.scope,
+        is_here: true,
         settings: settings.clone(),
-    })
+    };
+    Some((declared, asked.whereabouts))
 }
 
 /// The settings that every subscription has, whether a link or the policy declares it.
@@ -138,6 +153,7 @@ pub(crate) struct Asked {
     pub(crate) filter: Filter,
     pub(crate) batch_size: Option<u32>,
     pub(crate) concurrency: Option<u32>,
+    pub(crate) whereabouts: Whereabouts,
 }
 
 impl Asked {
@@ -154,11 +170,13 @@ impl Asked {
         let in_flight = setting::number(1, MAX_IN_FLIGHT);
         let batch_size = r.optional("batch-size", &in_flight).map(|n| n as u32);
         let concurrency = r.optional("concurrency", &in_flight).map(|n| n as u32);
+        let whereabouts = Whereabouts::read(r);
         Some(Self {
             need: link::need(r, need, start, end)?,
             filter: patterned.unwrap_or(asked_for),
             batch_size,
             concurrency,
+            whereabouts,
         })
     }
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crate::partition::{Binding, Keeps, Partition, Slot};
+use crate::place::Places;
 use crate::policy::{Journaled, Storage, WhenFull};
 use crate::setting::show_duration;
+use crate::step::listed;
 use crate::topology::{ConsumerSpec, Side, StreamSpec, Topology};
 use crate::usage::SLOTS;
 use crate::{BusNames, Filter, Policy, TenantId};
@@ -164,6 +166,7 @@ fn log(policy: &Policy, s: &StreamSpec, p: &Partition, parts: u64, load: Load) -
         Binding::Retired(_) => {
             format!("takes nothing new since the topology was changed; holds earlier events{whose} until they expire")
         }
+        Binding::Mirror => mirrored(policy, s, p, &whose, &kept),
         Binding::Plain | Binding::Internal => {
             format!("holds every event{whose} on {} {kept}, and {full}", p.template)
         }
@@ -173,6 +176,9 @@ fn log(policy: &Policy, s: &StreamSpec, p: &Partition, parts: u64, load: Load) -
         name: s.name.clone(),
         why,
         rule: match (p.keeps, &p.slot) {
+            _ if p.is_mirror() => {
+                "a mirror keeps the numbers of its messages, also with filters; what it mirrors of which stream can't be changed (10055)"
+            }
             (Keeps::WorkQueue, _) => {
                 "work-queue retention: explicit acknowledgement (10098), filters that do not meet (10100), from the first event (10101); it can't be changed from or to a log (10052), so a change makes a new stream"
             }
@@ -189,6 +195,22 @@ fn log(policy: &Policy, s: &StreamSpec, p: &Partition, parts: u64, load: Load) -
             log_cost(policy, s, parts, load)
         },
     }
+}
+
+/// What a mirror holds, of which place, and how it gets there.
+fn mirrored(policy: &Policy, s: &StreamSpec, p: &Partition, whose: &str, kept: &str) -> String {
+    let origin = p.place.as_ref().map_or_else(String::new, ToString::to_string);
+    let of = match s.mirror.as_ref().map(|m| m.subjects.as_slice()) {
+        None | Some([]) => "every event".to_owned(),
+        Some(subjects) => format!("the events on {}", listed(subjects)),
+    };
+    let hub = policy
+        .places
+        .as_ref()
+        .and_then(Places::own)
+        .and_then(|own| own.leaf_of.as_ref());
+    let over = hub.map_or_else(String::new, |hub| format!(" over the link to {hub}"));
+    format!("mirrors{over} {of}{whose} that place {origin} has taken, under the positions that they have there, {kept}")
 }
 
 /// The filter of a consumer's subscription. Of a long one that the policy does not declare, nothing is known here.
@@ -256,7 +278,7 @@ const NONE_PASSED_OVER: &str = "; 1 event read for each that is delivered: all o
 
 /// The line of the server's configuration with which other clients publish to shards.
 fn mapping(policy: &Policy, topology: &Topology) -> Option<Part> {
-    let open = |s: &StreamSpec| s.partition.clone().filter(|p| !p.is_retired());
+    let open = |s: &StreamSpec| s.partition.clone().filter(|p| !p.is_retired() && !p.is_mirror());
     let (generation, of, template) = topology.streams.values().filter_map(open).find_map(|p| match p.slot {
         Slot::Shard { of, .. } => Some((p.generation, of, p.template)),
         Slot::Whole | Slot::Tenant(_) => None,

@@ -18,8 +18,8 @@ pub struct InForce {
     pub digest: String,
 }
 
-/// Settings that instances may have different ones of: who is let in, and what a change may lose.
-const OWN: [&str; 2] = ["change.allow-loss", "revision"];
+/// Settings that instances may have different ones of: where they are, and what a change may lose.
+const OWN: [&str; 3] = ["change.allow-loss", "place", "revision"];
 
 impl InForce {
     /// Of a policy's settings, those of callers and of an instance left out.

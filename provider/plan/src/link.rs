@@ -6,7 +6,7 @@ use crate::authority;
 use crate::declared::{Asked, Declared};
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
-use crate::{Code, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, Timestamp, TypePattern};
+use crate::{Code, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, Timestamp, TypePattern, place};
 
 /// Which end of a link the component is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -154,6 +154,7 @@ pub fn declared_subscription(
     let (Some(name), Some(asked), true) = (name, asked, problems.is_empty()) else {
         return Err(problems);
     };
+    let whereabouts = asked.whereabouts.clone();
     let asked = Subscription {
         name,
         need: asked.need,
@@ -162,7 +163,21 @@ pub fn declared_subscription(
         batch_size: asked.batch_size.unwrap_or(policy.delivery.batch_size),
         concurrency: asked.concurrency.unwrap_or(policy.delivery.concurrency),
         tell_caught_up: has("backfill-handler"),
+        scope: asked.whereabouts.scope,
     };
+    let places = policy.places.as_ref();
+    let refused = match (
+        whereabouts.is_here(&asked.name, &asked.need, places),
+        &whereabouts.at,
+        places,
+    ) {
+        (Err(problem), ..) => Some(problem),
+        (Ok(false), Some(at), Some(places)) => Some(place::elsewhere(&asked.name, at, &places.here)),
+        _ => None,
+    };
+    if let Some(p) = refused {
+        return Err(vec![Problem::new(p.code, format!("{owner}: {}", p.message))]);
+    }
     check(asked).map_err(|p| vec![Problem::new(p.code, format!("{owner}: {}", p.message))])
 }
 
@@ -333,7 +348,7 @@ pub(crate) fn tenants(s: &str) -> Result<Vec<TenantId>, Problem> {
 /// # Errors
 /// Says how it is written.
 pub fn start(s: &str) -> Result<Start, Problem> {
-    Ok(match place(s, "`first`, a time")? {
+    Ok(match moment(s, "`first`, a time")? {
         None => Start::First,
         Some(End::Time(t)) => Start::Time(t),
         Some(End::Position(p)) => Start::Position(p),
@@ -346,11 +361,11 @@ pub fn start(s: &str) -> Result<Start, Problem> {
 /// Says how it is written.
 pub fn end(s: &str) -> Result<End, Problem> {
     let what = "a time";
-    place(s, what)?.ok_or_else(|| not_a_place(s, what))
+    moment(s, what)?.ok_or_else(|| not_a_place(s, what))
 }
 
 /// `None` for the first event. `what` says what may be written besides a position.
-fn place(s: &str, what: &str) -> Result<Option<End>, Problem> {
+fn moment(s: &str, what: &str) -> Result<Option<End>, Problem> {
     Ok(Some(match s.split_once(':') {
         _ if s == "first" => return Ok(None),
         Some(("time", t)) => End::Time(time(t)?),

@@ -200,6 +200,10 @@ token! {
     /// A bus.
     BusName, "bus", InvalidSetting, 32
 }
+token! {
+    /// A place of a bus.
+    PlaceName, "place", InvalidSetting, 32
+}
 
 /// A tenant: any text that CloudEvents allows, of 1 to 128 bytes. Where it is part of a subject, a name or a key, it is
 /// its [`token`](Self::token), which can't meet another tenant's.

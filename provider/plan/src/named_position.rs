@@ -57,7 +57,7 @@ impl Layout {
         };
         let beside = self
             .touching(filter)
-            .find(|p| p.generation == mine.generation && p.number != mine.number);
+            .find(|p| (p.place != mine.place || p.generation == mine.generation) && p.number != mine.number);
         match beside {
             Some(other) => refuse(format!(
                 "says nothing of partition {}, which is written beside it and holds events that are asked for: give a time, or ask for tenants of one partition alone",

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{BusNames, Filter, Incarnation, SubjectTemplate, TenantId, Timestamp};
+use crate::{BusNames, Filter, Incarnation, PlaceName, SubjectTemplate, TenantId, Timestamp};
 
 /// Which tenants a partition holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,8 @@ pub enum Binding {
     Internal,
     /// Nowhere, since this time, nanoseconds since the Unix epoch.
     Retired(Timestamp),
+    /// The partition of this number at its own place, which it mirrors.
+    Mirror,
 }
 
 /// One partition of a bus's log.
@@ -133,6 +135,8 @@ pub struct Partition {
     /// Which of the logs that have stood here; the first does not say. Where a stream was deleted and made again, or put back to an earlier state, an
     /// offset means another event.
     pub log: Incarnation,
+    /// The place where its events are published, on a bus that has places.
+    pub place: Option<PlaceName>,
 }
 
 impl Partition {
@@ -146,6 +150,7 @@ impl Partition {
             template,
             binding: Binding::Plain,
             log: Incarnation::default(),
+            place: None,
         }
     }
 
@@ -163,16 +168,25 @@ impl Partition {
         matches!(self.binding, Binding::Retired(_))
     }
 
+    /// Whether it holds what is published at another place.
+    pub fn is_mirror(&self) -> bool {
+        self.binding == Binding::Mirror
+    }
+
     /// Since when it takes nothing new, nanoseconds since the Unix epoch.
     pub fn retired_at(&self) -> Option<Timestamp> {
         match self.binding {
             Binding::Retired(at) => Some(at),
-            Binding::Plain | Binding::Internal => None,
+            Binding::Plain | Binding::Internal | Binding::Mirror => None,
         }
     }
 
     /// The bus's own subjects, as far as they fall to this partition; `None` when no filter can say so.
     fn plain(&self) -> Option<String> {
+        if self.place.is_some() {
+            // Joined places share one space of subjects: two streams on the bus's own would both store what is published.
+            return None;
+        }
         match &self.slot {
             Slot::Whole => Some(self.template.all()),
             Slot::Tenant(tenant) => Some(self.template.filter(Some(tenant), &crate::TypePattern::any())),
@@ -216,6 +230,7 @@ impl Partition {
         let internal = format!("{}>", self.internal_prefix(names));
         match (self.binding, self.plain()) {
             (Binding::Retired(_), _) => vec![names.retired(self.number)],
+            (Binding::Mirror, _) => Vec::new(),
             (Binding::Plain, Some(plain)) if self.is_first() => vec![plain],
             (Binding::Plain, Some(plain)) => vec![internal, plain],
             (Binding::Plain | Binding::Internal, _) => vec![internal],
@@ -224,7 +239,8 @@ impl Partition {
 
     /// The prefix that its stream takes off a subject before it stores the event.
     pub fn strips(&self, names: &BusNames) -> Option<String> {
-        (!self.is_first()).then(|| self.internal_prefix(names))
+        // What is mirrored was stripped where it was stored.
+        (!self.is_first() && !self.is_mirror()).then(|| self.internal_prefix(names))
     }
 
     fn is_first(&self) -> bool {
@@ -235,7 +251,9 @@ impl Partition {
     pub fn publish_subject(&self, names: &BusNames, subject: &str) -> String {
         match self.binding {
             Binding::Plain => subject.to_owned(),
-            Binding::Internal | Binding::Retired(_) => format!("{}{subject}", self.internal_prefix(names)),
+            Binding::Internal | Binding::Retired(_) | Binding::Mirror => {
+                format!("{}{subject}", self.internal_prefix(names))
+            }
         }
     }
 }
@@ -248,9 +266,14 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The partitions that take, or took, what is published here: all but mirrors.
+    pub fn own(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.values().filter(|p| !p.is_mirror())
+    }
+
     /// The newest generation's number.
     pub fn newest(&self) -> Option<u32> {
-        self.partitions.values().map(|p| p.generation).max()
+        self.own().map(|p| p.generation).max()
     }
 
     /// Which log a partition is.
@@ -263,8 +286,7 @@ impl Layout {
     /// Where a tenant's new events go: the oldest partition that still takes them, so that a change takes effect at
     /// the one moment at which that partition is retired.
     pub fn publish_to(&self, tenant: &TenantId) -> Option<&Partition> {
-        self.partitions
-            .values()
+        self.own()
             .filter(|p| !p.is_retired() && p.slot.holds(tenant))
             .min_by_key(|p| p.generation)
     }
@@ -288,7 +310,7 @@ impl Layout {
     /// The distinct templates under which new events travel.
     pub fn templates(&self) -> Vec<&SubjectTemplate> {
         let mut found: Vec<&SubjectTemplate> = Vec::new();
-        for p in self.partitions.values().filter(|p| !p.is_retired()) {
+        for p in self.own().filter(|p| !p.is_retired()) {
             if !found.contains(&&p.template) {
                 found.push(&p.template);
             }

@@ -10,15 +10,17 @@ use crate::step::{self, Step};
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
 use crate::topology::{StreamSpec, Topology};
 use crate::{
-    Code, Incarnation, Policy, Problem, SubscriptionName, TenantId, Timestamp, declared, in_force, layout, loss,
+    Code, Incarnation, PlaceName, Policy, Problem, SubscriptionName, TenantId, Timestamp, declared, in_force, layout,
+    loss,
 };
 
 mod judge;
+mod mirrors;
 mod observed;
 mod other_logs;
 mod reached;
 
-pub use observed::{LogState, Observed};
+pub use observed::{LogState, MirrorState, Observed};
 
 use judge::judge_all;
 use reached::{is_over, keep, leave_alone, note_given, reached};
@@ -53,6 +55,8 @@ pub struct Plan {
     pub stuck: BTreeMap<SubscriptionName, Problem>,
     /// Why the topology, or a part of it, stays as it is, although the policy asks for another; empty when it does not.
     pub problems: Vec<Problem>,
+    /// The places of whose events not all are mirrored, and why.
+    pub places: BTreeMap<PlaceName, Problem>,
 }
 
 /// What is asked of a bus besides its policy.
@@ -172,7 +176,7 @@ fn plan_with(
     let frozen = streams == Streams::AsTheyAre;
     let of_another = streams == Streams::OfAnotherPolicy;
     // Where none takes events any more, and whoever ended them made no other, this policy's are made.
-    let takes_events = have.partitions.values().any(|p| !p.is_retired());
+    let takes_events = have.own().any(|p| !p.is_retired());
     let is_anothers = of_another && takes_events && !layout::fits(policy, &have);
     let keep_partitions = asked.keep_partitions || frozen || is_anothers;
     let tenants = asked.tenant.into_iter().cloned().collect();
@@ -181,17 +185,19 @@ fn plan_with(
     } else {
         layout::next(policy, &have, &tenants, now).map_err(|p| vec![p])?
     };
+    let mut places = BTreeMap::new();
     if !frozen {
         // The last one stays, so that no number is given twice.
-        let last = layout.partitions.keys().max().copied();
+        let last = layout.own().map(|p| p.number).max();
         layout
             .partitions
             .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed, now));
+        places = mirrors::bring(policy, &mut layout, observed);
     }
 
     let other_logs = observed.other_logs();
     if !frozen {
-        for (number, p) in &mut layout.partitions {
+        for (number, p) in layout.partitions.iter_mut().filter(|(_, p)| !p.is_mirror()) {
             if !have.partitions.contains_key(number) && observed.had_a_log(*number) {
                 p.log = Incarnation::new(now);
             }
@@ -307,6 +313,7 @@ fn plan_with(
         names: judged.names,
         stuck,
         problems: kept_back,
+        places,
     })
 }
 

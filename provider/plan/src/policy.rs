@@ -10,6 +10,7 @@ use crate::declared::{self, Declared};
 use crate::in_force::InForce;
 use crate::limits::Limits;
 use crate::listen::Listening;
+use crate::place::{Place, Places};
 use crate::quota::Quotas;
 use crate::setting::{self, Reader, Settings};
 use crate::{BusName, BusNames, JetStreamApi, Problem, SubjectTemplate, SubscriptionName, TenantId};
@@ -212,6 +213,8 @@ pub struct Policy {
     pub allow_loss: Vec<String>,
     /// The bounds of stores that the policy names: any other may be changed by hand.
     pub named_bounds: Vec<&'static str>,
+    /// Its places, and which of them this instance is at.
+    pub places: Option<Places>,
     /// Subscriptions that the policy declares.
     pub subscriptions: BTreeMap<SubscriptionName, Declared>,
 }
@@ -321,12 +324,18 @@ impl Policy {
         let retries = Retries::read(&mut r, retention.max_bytes, max_event_bytes);
         let dead_letter_max_age = r.or("dead-letters.max-age", 30 * DAY, setting::duration(SECOND, 10 * YEAR));
         let sizes = Sizes::read(&mut r);
-        let jetstream = jetstream(&mut r);
+        let places = Places::read(&mut r);
+        let jetstream = jetstream(&mut r, places.as_ref());
         let delivery = Delivery::read(&mut r);
         let publish = Publishing::read(&mut r);
         let journal = Journal::read(&mut r, retention.max_age);
         let telemetry = Telemetry::read(&mut r);
-        let subscriptions = declared::read(&mut r, shape);
+        let subscriptions = declared::read(&mut r, shape, places.as_ref());
+        if shape == Shape::WorkQueue && places.is_some() {
+            r.conflict(
+"`topology` = `work-queue` lets an event go once it is settled at one place, and the others mirror it: use another topology for a bus that has places",
+            );
+        }
         if shape == Shape::WorkQueue && queue_delivery == QueueDelivery::AtLeastOnce {
             r.conflict(
 "`queue.delivery` = `at-least-once` keeps events for each queue subscription, and `topology` = `work-queue` gives each event to one subscription (10100): use `need` = `durable` there, or another topology",
@@ -375,6 +384,7 @@ impl Policy {
             telemetry,
             callers,
             allow_loss,
+            places,
             named_bounds: BOUNDS.into_iter().filter(|b| settings.contains_key(*b)).collect(),
             subscriptions,
         })
@@ -412,7 +422,13 @@ impl Policy {
 
     /// The names of what the bus is made of.
     pub fn names(&self) -> BusNames {
-        BusNames::new(self.bus.clone())
+        match &self.places {
+            // What a bus had before it was a place stays under its subjects.
+            Some(places) if places.own().is_some_and(|own| own.number > 0) => {
+                BusNames::at(self.bus.clone(), &places.here)
+            }
+            _ => BusNames::new(self.bus.clone()),
+        }
     }
 }
 
@@ -432,7 +448,7 @@ fn shape(s: &str) -> Result<Shape, Problem> {
     }
 }
 
-fn jetstream(r: &mut Reader<'_>) -> JetStreamApi {
+fn jetstream(r: &mut Reader<'_>, places: Option<&Places>) -> JetStreamApi {
     let domain = r.optional("jetstream.domain", JetStreamApi::domain);
     let prefix = r.optional("jetstream.api-prefix", JetStreamApi::prefix);
     if domain.is_some() && prefix.is_some() {
@@ -440,7 +456,13 @@ fn jetstream(r: &mut Reader<'_>) -> JetStreamApi {
             "`jetstream.domain` and `jetstream.api-prefix` both say which JetStream holds the bus: leave one out",
         );
     }
-    domain.or(prefix).unwrap_or_default()
+    if places.is_some() && (domain.is_some() || prefix.is_some()) {
+        r.conflict(
+            "`jetstream.domain` and `jetstream.api-prefix` say which JetStream holds a bus in one place: on a bus that has places, write `places.NAME.jetstream.domain`",
+        );
+    }
+    let own = places.and_then(Places::own).map(Place::api);
+    own.or(domain).or(prefix).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -189,6 +189,14 @@ codes! {
     ImmutableSetting = "immutable-setting",
     /// A change that would lose stored events.
     WouldLoseEvents = "would-lose-events",
+    /// A place that the policy does not have.
+    UnknownPlace = "unknown-place",
+    /// What a store holds is another place's than it is to be.
+    PlaceConflict = "place-conflict",
+    /// The log of another place can't be read now.
+    PlaceUnreachable = "place-unreachable",
+    /// A subscription is at another place of its bus.
+    AtAnotherPlace = "at-another-place",
     /// Tenants would need more partitions than are sensible.
     TooManyPartitions = "too-many-partitions",
     /// The bus is under a policy of a greater revision.

@@ -12,7 +12,7 @@ use crate::by_partition::ByPartition;
 use crate::gap::Lost;
 use crate::link::Role;
 use crate::subscription::{MadeBy, Need, Progress, Registered};
-use crate::{BusName, Position, Problem, SubscriptionId, SubscriptionName, TenantId, Timestamp};
+use crate::{BusName, PlaceName, Position, Problem, SubscriptionId, SubscriptionName, TenantId, Timestamp};
 
 /// How a bus is doing, or an edge of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +39,36 @@ pub struct BusStatus {
     /// The journal of deliveries, as the instance that answers writes it; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalStatus>,
+    /// The place that answers, and what it mirrors of the others; absent for a bus without places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<PlaceStatus>,
     /// The last offset of each partition of the log; absent where nobody read it.
     pub heads: Option<ByPartition>,
+}
+
+/// A place of a bus, and what it has of the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceStatus {
+    /// Which one.
+    pub name: PlaceName,
+    /// Each partition of another place that is mirrored here; absent where that could not be read.
+    pub mirrors: Option<Vec<MirrorStatus>>,
+}
+
+/// How far a mirror is behind the partition that it mirrors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorStatus {
+    /// The place whose events it holds.
+    pub place: PlaceName,
+    /// The partition, which has this number at both.
+    pub partition: u32,
+    /// The offset of the last event that it has.
+    pub reached: u64,
+    /// Events that it knows of and does not have: while a link is cut, those of when it was cut. Absent until it has heard of its
+    /// origin.
+    pub lag: Option<u64>,
+    /// Seconds since it last heard of its origin; absent where it never has.
+    pub heard_seconds_ago: Option<u64>,
 }
 
 /// What one instance has written into the journal of deliveries since it began.

@@ -10,7 +10,7 @@ use crate::setting::show_duration;
 use crate::subject::meet;
 use crate::subscription::Registered;
 use crate::topology::{BucketSpec, ConsumerSpec, ConsumerStart, StreamSpec, Topology};
-use crate::{Code, ConsumerName, Problem, SubscriptionName};
+use crate::{Code, ConsumerName, PlaceName, Problem, SubscriptionName};
 
 /// One change of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub enum Part {
     Bucket(String),
     /// One subscription.
     Subscription(SubscriptionName),
+    /// What another place has published.
+    Place(PlaceName),
 }
 
 impl fmt::Display for Part {
@@ -67,6 +69,7 @@ impl fmt::Display for Part {
             Self::Stream(name) => write!(f, "stream {name}"),
             Self::Bucket(name) => write!(f, "bucket {name}"),
             Self::Subscription(name) => write!(f, "subscription {name}"),
+            Self::Place(name) => write!(f, "the events of place {name}"),
         }
     }
 }
@@ -200,9 +203,12 @@ impl fmt::Display for Step {
         match self {
             Self::CreateStream(s) => write!(
                 f,
-                "create stream {} on {} {}{}",
+                "create stream {} {} {}{}",
                 s.name,
-                listed(&s.subjects),
+                match (&s.mirror, s.partition.as_ref().and_then(|p| p.place.as_ref())) {
+                    (Some(_), Some(origin)) => format!("as a mirror of place {origin}'s"),
+                    _ => format!("on {}", listed(&s.subjects)),
+                },
                 match s.max_age {
                     Duration::ZERO => "for ever".to_owned(),
                     age => format!("for {}", show_duration(age)),
@@ -392,6 +398,10 @@ fn streams(observed: &Topology, desired: &Topology, diff: &mut Diff, problems: &
             problems.push(storage_is_fixed(name));
             continue;
         }
+        if have.mirror != want.mirror {
+            problems.push(mirror_is_fixed(name));
+            continue;
+        }
         if have == want {
             continue;
         }
@@ -435,6 +445,16 @@ fn unbound(want: &StreamSpec) -> StreamSpec {
     // The first is the partition's own.
     made.subjects.truncate(1);
     made
+}
+
+/// The server takes no change of what a mirror mirrors (nats-server 2.15, error 10055).
+fn mirror_is_fixed(name: &str) -> Problem {
+    Problem::new(
+        Code::ImmutableSetting,
+        format!(
+            "stream {name} mirrors another place's, and what it keeps of that can't change once it exists: leave `keeps` and `jetstream.domain` as they were, or delete the stream, and it is mirrored again from the oldest event"
+        ),
+    )
 }
 
 fn storage_is_fixed(name: &str) -> Problem {

@@ -9,7 +9,8 @@ use crate::authority;
 use crate::by_partition::ByPartition;
 use crate::isolation::Rejoined;
 use crate::named_position;
-use crate::partition::Layout;
+use crate::partition::{Layout, Partition};
+use crate::place::Scope;
 use crate::policy::{Ordering, QueueDelivery};
 use crate::{
     Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId, Timestamp,
@@ -134,6 +135,9 @@ pub struct Subscription {
     pub concurrency: u32,
     /// Whether the subscriber has a `backfill-handler` that is notified when it has caught up.
     pub tell_caught_up: bool,
+    /// Whose events, on a bus that has places.
+    #[serde(default, skip_serializing_if = "Scope::is_everywhere")]
+    pub scope: Scope,
 }
 
 impl Subscription {
@@ -141,6 +145,12 @@ impl Subscription {
     /// fetched while the other is worked on.
     pub fn max_unsettled(&self) -> u32 {
         2 * self.concurrency * self.batch_size
+    }
+
+    /// Whether its events may lie in a partition: a queue subscription is given what is published at its own place.
+    pub fn reads(&self, partition: &Partition) -> bool {
+        let local = self.scope == Scope::Here || self.need == Need::Queue;
+        partition.slot.touches(&self.filter) && !(local && partition.is_mirror())
     }
 
     /// Whether the store keeps a place of it, and so its events until they are handled.

@@ -47,9 +47,20 @@ pub struct StreamSpec {
     pub side: Option<Side>,
     /// On the stream of dead letters, of which each bus has one: the policy that the bus was brought to.
     pub policy: Option<InForce>,
+    /// What it mirrors; the numbers of messages are those that they have there.
+    pub mirror: Option<MirrorSpec>,
     /// For a stream of the log, when the server made it, as it is said beside it, nanoseconds since the Unix epoch; 0 where
     /// that is not known yet.
     pub made_at: Timestamp,
+}
+
+/// The stream of the same name that a stream mirrors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorSpec {
+    /// How requests to its JetStream are addressed.
+    pub api: String,
+    /// What is mirrored of it, sorted; empty for all.
+    pub subjects: Vec<String>,
 }
 
 /// What the store keeps for a bus besides events and dead letters.
@@ -204,6 +215,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         atomic: false,
         side: None,
         policy: Some(policy.in_force.clone()),
+        mirror: None,
         made_at: Timestamp::EPOCH,
     };
     let side = |side, name, subjects, max_age| StreamSpec {
@@ -285,7 +297,7 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
         max_age: policy.retention.max_age,
         max_bytes: match (policy.shape, &partition.slot) {
             // The bus's bytes, in equal parts: tenants fall to shards evenly enough.
-            (Shape::Sharded(n), _) => policy.retention.max_bytes.div_ceil(u64::from(n)),
+            (_, crate::partition::Slot::Shard { of, .. }) => policy.retention.max_bytes.div_ceil(u64::from(*of)),
             (Shape::PerTenant, crate::partition::Slot::Tenant(tenant)) => {
                 policy.quotas.of(tenant).max_bytes.unwrap_or(policy.retention.max_bytes)
             }
@@ -297,19 +309,40 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
         replicas: policy.retention.replicas,
         storage: policy.retention.storage,
         compressed: policy.retention.compressed,
-        dedupe_window: policy.ids_remembered(),
-        announce_prefix: Some(names.live_prefix()),
+        // Ids are checked, and what is new is announced, where it is published.
+        dedupe_window: if partition.is_mirror() {
+            Duration::ZERO
+        } else {
+            policy.ids_remembered()
+        },
+        announce_prefix: (!partition.is_mirror()).then(|| names.live_prefix()),
         strips: partition.strips(&names),
         partition: Some(partition.clone()),
-        atomic: policy.durability == Durability::OnDisk,
+        atomic: policy.durability == Durability::OnDisk && !partition.is_mirror(),
         side: None,
         policy: None,
+        mirror: mirror(policy, partition),
         made_at: Timestamp::EPOCH,
     }
 }
 
+/// What the stream of a partition mirrors; `None` for one of this place, and of a place that the policy does not have.
+fn mirror(policy: &Policy, partition: &Partition) -> Option<MirrorSpec> {
+    let places = policy.places.as_ref().filter(|_| partition.is_mirror())?;
+    let origin = places.all.get(partition.place.as_ref()?)?;
+    let mut subjects = places.own()?.subjects_of(partition);
+    subjects.sort();
+    Some(MirrorSpec {
+        api: origin.api().subject(),
+        subjects,
+    })
+}
+
 /// The consumers behind a subscription in one partition, if it needs any there.
 fn consumers(policy: &Policy, partition: &Partition, registered: &Registered) -> Vec<ConsumerSpec> {
+    if !registered.subscription.reads(partition) {
+        return Vec::new();
+    }
     let of_reader = |reader: Reader| {
         Some(ConsumerSpec {
             partition: partition.number,

@@ -50,6 +50,7 @@ fn wanted() -> Vec<Wanted> {
                 batch_size: 1,
                 concurrency: 4,
                 tell_caught_up: false,
+                scope: fanout_plan::place::Scope::Everywhere,
             },
             component: name.into(),
             link: "default".into(),

@@ -64,6 +64,7 @@ fn wanted(which: usize, made_by: MadeBy, concurrency: u32) -> Wanted {
             batch_size: 1,
             concurrency,
             tell_caught_up: false,
+            scope: fanout_plan::place::Scope::Everywhere,
         },
         component: name,
         link: "default".to_owned(),

@@ -30,6 +30,7 @@ fn start() -> (Partition, Registered) {
             batch_size: 1,
             concurrency: 1,
             tell_caught_up: false,
+            scope: fanout_plan::place::Scope::Everywhere,
         },
         component: "c".into(),
         link: "default".into(),

@@ -299,7 +299,7 @@ impl Bus {
                 wanted: change.wanted,
                 tenant: change.tenant,
                 // Where the store has lost them all, they are made again.
-                keep_partitions: changed && theirs.partitions.values().any(|p| !p.is_retired()),
+                keep_partitions: changed && theirs.own().any(|p| !p.is_retired()),
                 max_payload: Some(store.max_request()),
                 was_in_force: store.is_in_force(),
             };
@@ -341,7 +341,9 @@ impl Bus {
         if change.is_called() {
             given_up.clone_from(&change.before.failed);
             // The number of a partition that one tenant could not have is the next one's.
-            given_up.retain(|part, _| called.iter().all(|(_, c)| c != part) && !matches!(part, Part::Partition(_)));
+            given_up.retain(|part, _| {
+                called.iter().all(|(_, c)| c != part) && !matches!(part, Part::Partition(_) | Part::Place(_))
+            });
         }
         let say = |step: &Step| info!("{step}");
         let mut taken = store
@@ -407,6 +409,9 @@ impl Bus {
             failed
                 .entry(Part::Partition(*number))
                 .or_insert_with(|| problem.clone());
+        }
+        for (place, problem) in &plan.places {
+            failed.insert(Part::Place(place.clone()), problem.clone());
         }
         let unmade = failed
             .keys()

@@ -94,6 +94,7 @@ pub(super) fn subscription(
         concurrency: size("concurrency", options.concurrency, terms.concurrency)?,
         // The contract asks this of every component that subscribes to a backfill by a call.
         tell_caught_up: need != Need::Queue,
+        scope: fanout_plan::place::Scope::Everywhere,
     })
 }
 

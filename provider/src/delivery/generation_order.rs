@@ -43,7 +43,7 @@ async fn earlier_is_read(context: &Context, partition: &Partition) -> Result<boo
     let earlier: Vec<u32> = context
         .store
         .partitions_of(subscription)
-        .filter(|p| p.generation < partition.generation)
+        .filter(|p| p.place == partition.place && p.generation < partition.generation)
         .map(|p| p.number)
         .collect();
     if earlier.is_empty() {

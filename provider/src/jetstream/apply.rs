@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::{
-    self, Compression, DiscardPolicy, Republish, RetentionPolicy, StorageType, SubjectTransform,
+    self, Compression, DiscardPolicy, External, Republish, RetentionPolicy, Source, StorageType, SubjectTransform,
 };
 use async_nats::jetstream::{self, ErrorCode, kv};
 use fanout_plan::floor::Floor;
@@ -14,7 +14,7 @@ use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::Observed;
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
-use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
+use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MirrorSpec, Side, StreamSpec};
 use fanout_plan::{Timestamp, entry};
 
 use super::floors::settled_to;
@@ -44,6 +44,8 @@ pub(super) const ENTRY: &str = "fanout-subscription";
 /// Which policy the bus was brought to, and its `revision`.
 pub(super) const POLICY: &str = "fanout-policy";
 pub(super) const REVISION: &str = "fanout-policy-revision";
+/// The place where a partition's events are published.
+pub(super) const PLACE: &str = "fanout-place";
 /// Since when a partition takes nothing new.
 pub(super) const RETIRED_AT: &str = "fanout-retired-at";
 
@@ -270,8 +272,26 @@ fn stream_config(s: &StreamSpec) -> stream::Config {
         allow_message_counter: s.side == Some(Side::Usage),
         allow_atomic_publish: s.atomic,
         allow_direct: true,
+        mirror: s.mirror.as_ref().map(|m| mirror(&s.name, m)),
         metadata: marks_of(s),
         ..stream::Config::default()
+    }
+}
+
+/// The stream of the same name behind another API. A transform from a subject to itself is a filter, and there may be several.
+fn mirror(name: &str, of: &MirrorSpec) -> Source {
+    let filter = |subject: &String| SubjectTransform {
+        source: subject.clone(),
+        destination: subject.clone(),
+    };
+    Source {
+        name: name.to_owned(),
+        external: Some(External {
+            api_prefix: of.api.clone(),
+            delivery_prefix: None,
+        }),
+        subject_transforms: of.subjects.iter().map(filter).collect(),
+        ..Source::default()
     }
 }
 
@@ -366,6 +386,9 @@ fn marks(partition: &Partition, made_at: Timestamp) -> HashMap<String, String> {
         marks.insert(GENERATION.to_owned(), partition.generation.to_string());
         marks.insert(SLOT.to_owned(), partition.slot.to_string());
         marks.insert(SUBJECT.to_owned(), partition.template.to_string());
+    }
+    if let Some(place) = &partition.place {
+        marks.insert(PLACE.to_owned(), place.to_string());
     }
     if let Binding::Retired(at) = partition.binding {
         marks.insert(RETIRED_AT.to_owned(), at.to_string());

@@ -30,7 +30,8 @@ impl Store {
         let layout = observed.topology.layout();
         let known = observed.registry.values().chain(observed.lost.values());
         let consumers: Vec<_> = known
-            .flat_map(|r| layout.touching(&r.subscription.filter).map(move |p| (r, p)))
+            .flat_map(|r| layout.partitions.values().map(move |p| (r, p)))
+            .filter(|(r, p)| r.subscription.reads(p))
             .flat_map(|(r, p)| r.readers(p).map(|reader| (p.number, r.consumer_of(&reader))))
             .collect();
         if consumers.is_empty() {

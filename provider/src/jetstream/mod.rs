@@ -10,6 +10,7 @@ mod attempts;
 pub(crate) mod batch;
 mod dead_letters;
 mod durability;
+mod elsewhere;
 mod ended;
 mod floors;
 pub(crate) mod headers;

@@ -7,17 +7,17 @@ use async_nats::jetstream::consumer::{self, DeliverPolicy};
 use async_nats::jetstream::stream::{self, Compression, DiscardPolicy, RetentionPolicy, StorageType};
 use fanout_plan::in_force::InForce;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
-use fanout_plan::planner::{LogState, Observed};
+use fanout_plan::planner::{LogState, MirrorState, Observed};
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::subscription::Registered;
-use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, Side, StreamSpec};
+use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MirrorSpec, Side, StreamSpec};
 use fanout_plan::unregistered::Made;
 use fanout_plan::{Code, ConsumerName, Problem, SubjectTemplate, SubscriptionName, Timestamp, entry};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tracing::warn;
 
 use super::apply::{
-    BOUNDS, ENTRY, GENERATION, LOG, MADE_AT, MADE_BY, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
+    BOUNDS, ENTRY, GENERATION, LOG, MADE_AT, MADE_BY, PLACE, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
 };
 use super::floors::settled_to;
 use super::refusal::{cut, there};
@@ -119,6 +119,7 @@ impl Store {
             let name = &registered.subscription.name;
             warn!(code = %Code::RegistrationLost, "subscription {name}: the registry has lost it, and nobody ended it: it is remembered again");
         }
+        observed.elsewhere = self.observe_elsewhere().await;
         self.read_floors(&mut observed).await?;
         self.observe_again(&mut observed).await?;
         Ok(observed)
@@ -277,6 +278,10 @@ pub(super) fn log_state(info: &stream::Info) -> LogState {
         oldest_at: moment(info.state.first_timestamp),
         head_at: moment(info.state.last_timestamp),
         made_at: moment(info.created),
+        mirror: info.mirror.as_ref().map(|m| MirrorState {
+            lag: m.lag,
+            heard_ago: m.active,
+        }),
     }
 }
 
@@ -285,7 +290,7 @@ pub(super) fn moment(at: async_nats::datetime::DateTime) -> Timestamp {
 }
 
 /// Which part of the log a stream is; `None` if it is none that Fanout makes.
-fn partition(number: u32, c: &stream::Config) -> Option<Partition> {
+pub(super) fn partition(number: u32, c: &stream::Config) -> Option<Partition> {
     let mark = |name: &str| c.metadata.get(name);
     let template = match mark(SUBJECT) {
         Some(template) => template.parse().ok()?,
@@ -304,10 +309,12 @@ fn partition(number: u32, c: &stream::Config) -> Option<Partition> {
         template,
         binding: match retired_at {
             Some(at) => Binding::Retired(at),
+            None if c.mirror.is_some() => Binding::Mirror,
             None if c.subjects.iter().any(|s| !s.starts_with("fanout.part.")) => Binding::Plain,
             None => Binding::Internal,
         },
         log: mark(LOG).and_then(|log| log.parse().ok()).unwrap_or_default(),
+        place: mark(PLACE).and_then(|place| place.parse().ok()),
     })
 }
 
@@ -362,7 +369,18 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
             .get(MADE_AT)
             .and_then(|at| at.parse().ok())
             .map_or(Timestamp::EPOCH, Timestamp::from_nanoseconds),
+        mirror: c.mirror.as_ref().map(mirror_spec),
         partition,
+    }
+}
+
+fn mirror_spec(of: &stream::Source) -> MirrorSpec {
+    let filters = of.subject_transforms.iter().map(|t| &t.source);
+    let mut subjects: Vec<String> = filters.chain(&of.filter_subject).cloned().collect();
+    subjects.sort();
+    MirrorSpec {
+        api: of.external.as_ref().map_or_else(String::new, |e| e.api_prefix.clone()),
+        subjects,
     }
 }
 

@@ -338,7 +338,7 @@ impl Store {
 
     /// The partitions in which a subscription's events are.
     pub(crate) fn partitions_of<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = &'a Partition> {
-        self.layout.touching(&subscription.filter)
+        self.layout.partitions.values().filter(|p| subscription.reads(p))
     }
 
     /// A subscription's consumers, those of isolated tenants included.

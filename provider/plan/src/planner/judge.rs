@@ -103,6 +103,7 @@ fn declared(policy: &Policy, wanted: &[Wanted]) -> Vec<Wanted> {
     policy
         .subscriptions
         .iter()
+        .filter(|(_, declared)| declared.is_here)
         .filter(|(name, _)| {
             wanted
                 .iter()

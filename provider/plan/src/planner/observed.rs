@@ -1,14 +1,16 @@
 //! What the store holds for a bus now.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::account::Account;
 use crate::by_partition::ByPartition;
 use crate::floor::Floor;
+use crate::partition::Partition;
 use crate::subscription::Registered;
 use crate::topology::Topology;
 use crate::unregistered::{Made, Tombstone};
-use crate::{ConsumerName, Problem, SubscriptionName, Timestamp};
+use crate::{ConsumerName, PlaceName, Problem, SubscriptionName, Timestamp};
 
 /// What a stream holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,17 @@ pub struct LogState {
     pub head_at: Timestamp,
     /// When the stream was made, nanoseconds since the Unix epoch.
     pub made_at: Timestamp,
+    /// Of a mirror, how far it is behind.
+    pub mirror: Option<MirrorState>,
+}
+
+/// How far a mirror is behind what it mirrors, as its own server knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MirrorState {
+    /// Events that it knew of and did not have.
+    pub lag: u64,
+    /// How long ago it heard of its origin; `None` where it never did.
+    pub heard_ago: Option<Duration>,
 }
 
 /// What the store holds for a bus now.
@@ -63,6 +76,8 @@ pub struct Observed {
     pub ended: BTreeMap<SubscriptionName, Tombstone>,
     /// Subscriptions that are known, are not in the registry, and were not ended: the store has lost them.
     pub lost: BTreeMap<SubscriptionName, Registered>,
+    /// The own partitions of each other place, or why they can't be read now.
+    pub elsewhere: BTreeMap<PlaceName, Result<Vec<Partition>, Problem>>,
 }
 
 impl Observed {

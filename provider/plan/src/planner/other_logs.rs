@@ -25,6 +25,8 @@ impl Observed {
         let streams = self.topology.streams.values();
         streams
             .filter_map(|s| Some((s.partition.as_ref()?, s.made_at)))
+            // Whose numbers are those of its origin, however often it is made.
+            .filter(|(p, _)| !p.is_mirror())
             .filter(|(p, said)| {
                 let state = self.logs.get(&p.number);
                 state.is_some_and(|state| is_another(p.number, p.log, *said, state))

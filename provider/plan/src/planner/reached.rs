@@ -20,6 +20,15 @@ pub(super) fn reached(
 ) -> Topology {
     let mut desired = topology::topology(policy, layout, registry.values());
     place_leases(policy, observed, &mut desired);
+    for (name, have) in &observed.topology.streams {
+        // Of a place that the policy does not have any more.
+        if let Some(spec) = desired.streams.get_mut(name)
+            && spec.mirror.is_none()
+            && have.mirror.is_some()
+        {
+            spec.clone_from(have);
+        }
+    }
     for spec in desired.streams.values_mut().filter(|s| s.partition.is_none()) {
         if let Some(have) = observed.topology.streams.get(&spec.name).filter(|have| have.by_hand) {
             keep_bounds(policy, have, spec);

@@ -39,6 +39,7 @@ fn want(name: &str, need: Need, component: &str) -> Wanted {
             batch_size: 1,
             concurrency: 4,
             tell_caught_up: false,
+            scope: crate::place::Scope::Everywhere,
         },
         component: component.into(),
         link: "default".into(),
@@ -98,6 +99,7 @@ fn at(mut observed: Observed, head: u64) -> Observed {
         oldest_at: Timestamp::from_nanoseconds(1),
         head_at: Timestamp::from_nanoseconds(1),
         made_at: Timestamp::from_nanoseconds(1),
+        mirror: None,
     };
     observed.logs.insert(0, log);
     for stream in observed.topology.streams.values_mut() {

@@ -162,7 +162,7 @@ fn what_names_chosen_by_the_user_hide_is_found() {
             None: policy: subscriptions.audit: setting `need` is missing: say `queue`, `durable` or `backfill` [missing-setting]
             Some("subscriptions.audit.event-types"): policy: subscriptions.audit: setting `event-types`: pattern "a.*b" is not legal: use 1 to 255 bytes of segments joined by dots, `*` for any one segment, and `**` as the last for one or more [invalid-pattern]
             Some("subscriptions.inv.need"): policy: subscriptions.inv: setting `need`: "often" is none of queue, durable, backfill [invalid-setting]
-            Some("subscriptions.inv.colour"): policy: subscriptions.inv: setting "colour" is not known; known are: need, tenants, event-types, pattern, start, end, batch-size, concurrency, component [unknown-setting]
+            Some("subscriptions.inv.colour"): policy: subscriptions.inv: setting "colour" is not known; known are: need, tenants, event-types, pattern, start, end, batch-size, concurrency, at, scope, component [unknown-setting]
             None: policy: subscriptions.queue: `start` and `end` are for `need=backfill` only [conflicting-settings]
         "#]].assert_eq(&text);
     let meeting = settings(&[

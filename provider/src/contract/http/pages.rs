@@ -18,6 +18,7 @@ macro_rules! pages {
 
 pages! {
     "account-limit",
+    "at-another-place",
     "body-too-large",
     "bus-not-ready",
     "call-deadline",
@@ -67,6 +68,8 @@ pages! {
     "pattern-matches-nothing",
     "peer-refused",
     "peer-unreachable",
+    "place-conflict",
+    "place-unreachable",
     "policy-conflict",
     "protocol-violation",
     "quota-exceeded",
@@ -99,6 +102,7 @@ pages! {
     "unauthenticated-listener",
     "unknown-caller",
     "unknown-event",
+    "unknown-place",
     "unknown-position",
     "unknown-setting",
     "unknown-subscription",

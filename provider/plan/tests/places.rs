@@ -1,0 +1,424 @@
+//! A bus in several places on a model of their stores: places join in any order, links are cut, the topology is changed, and
+//! whatever happens no two places take one subject, and no two partitions have one number.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use expect_test::expect;
+use fanout_plan::partition::Partition;
+use fanout_plan::place::Scope;
+use fanout_plan::planner::{Asked, LogState, Observed, Plan, Wanted, plan};
+use fanout_plan::step::Step;
+use fanout_plan::subscription::{MadeBy, Need, Reach, Subscription};
+use fanout_plan::topology::StreamSpec;
+use fanout_plan::{Code, Filter, PlaceName, Policy, Problem, Settings, TenantId, Timestamp};
+use proptest::prelude::*;
+
+const PLACES: [(&str, &str); 3] = [("frankfurt", "0"), ("virginia", "1"), ("shop-42", "42")];
+
+/// A policy of the first so many places, as an instance at `place` reads it.
+fn settings(places: usize, place: &str, more: &[(&str, &str)]) -> Settings {
+    let mut settings: Settings = [
+        ("bus", "payments"),
+        ("subject", "payments.{tenant}.webhook.{event-type}"),
+        ("place", place),
+    ]
+    .iter()
+    .chain(more)
+    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+    .collect();
+    for (name, number) in &PLACES[..places] {
+        settings.insert(format!("places.{name}.number"), (*number).to_owned());
+    }
+    settings
+}
+
+fn policy(places: usize, place: &str, more: &[(&str, &str)]) -> Policy {
+    Policy::from_settings("policy", &settings(places, place, more)).unwrap()
+}
+
+fn refused(settings: &Settings) -> Vec<(Code, String)> {
+    let problems = Policy::from_settings("policy", settings).unwrap_err();
+    problems.into_iter().map(|p| (p.code, p.message)).collect()
+}
+
+/// The stores of all places, by name.
+#[derive(Default)]
+struct World(BTreeMap<&'static str, Observed>);
+
+impl World {
+    /// What a place observes, where the places of `cut` can't be reached.
+    fn seen_from(&self, policy: &Policy, here: &str, cut: &[&str]) -> Observed {
+        let mut seen = self.0.get(here).cloned().unwrap_or_default();
+        for (name, _) in policy.places.as_ref().unwrap().others() {
+            let own = |o: &Observed| -> Vec<Partition> { o.topology.layout().own().cloned().collect() };
+            let found = match cut.contains(&name.as_str()) {
+                true => Err(Problem::new(Code::PlaceUnreachable, "cut")),
+                false => Ok(self.0.get(name.as_str()).map(own).unwrap_or_default()),
+            };
+            seen.elsewhere.insert(name.clone(), found);
+        }
+        seen
+    }
+
+    /// Brings a place to a policy, and returns the plan.
+    fn bring(&mut self, policy: &Policy, here: &'static str, cut: &[&str], wanted: &[Wanted], now: i64) -> Plan {
+        let seen = self.seen_from(policy, here, cut);
+        let asked = Asked {
+            wanted,
+            ..Asked::default()
+        };
+        let plan = plan(policy, asked, &seen, Timestamp::from_nanoseconds(now)).unwrap();
+        let store = self.0.entry(here).or_default();
+        for step in &plan.steps {
+            apply(store, step);
+        }
+        plan
+    }
+
+    fn streams(&self) -> impl Iterator<Item = (&str, &StreamSpec)> {
+        self.0
+            .iter()
+            .flat_map(|(place, store)| store.topology.streams.values().map(move |s| (*place, s)))
+    }
+}
+
+fn apply(store: &mut Observed, step: &Step) {
+    let topology = &mut store.topology;
+    match step.clone() {
+        Step::CreateStream(s) | Step::UpdateStream(s) | Step::RetireStream(s) | Step::BindStream(s) => {
+            if let Some(p) = &s.partition {
+                store.logs.entry(p.number).or_insert_with(LogState::default);
+            }
+            if let Some(have) = topology.streams.get(&s.name) {
+                assert_eq!(
+                    have.mirror, s.mirror,
+                    "the server does not change what {} mirrors",
+                    s.name
+                );
+            }
+            topology.streams.insert(s.name.clone(), s);
+        }
+        Step::DeleteStream(name) => {
+            let gone = topology.streams.remove(&name).unwrap().partition.unwrap().number;
+            assert_eq!(
+                store.logs.remove(&gone).unwrap().messages,
+                0,
+                "only an empty stream goes"
+            );
+            topology.consumers.retain(|(number, _), _| *number != gone);
+        }
+        Step::CreateBucket(b) | Step::UpdateBucket(b) => drop(topology.buckets.insert(b.name.clone(), b)),
+        Step::Remember(r) => drop(store.registry.insert(r.subscription.name.clone(), *r)),
+        Step::Forget(name) => drop(store.registry.remove(&name)),
+        Step::CreateConsumer(c) | Step::UpdateConsumer(c) => {
+            drop(topology.consumers.insert((c.partition, c.name.clone()), c));
+        }
+        Step::DeleteConsumer { partition, name } => drop(topology.consumers.remove(&(partition, name))),
+    }
+}
+
+fn want(name: &str, need: Need, scope: Scope) -> Wanted {
+    Wanted {
+        subscription: Subscription {
+            name: name.parse().unwrap(),
+            need,
+            filter: Filter::new(vec![], vec!["invoice.*".parse().unwrap()]),
+            reach: Reach::Handler,
+            batch_size: 1,
+            concurrency: 4,
+            tell_caught_up: false,
+            scope,
+        },
+        component: name.into(),
+        link: "default".into(),
+        made_by: MadeBy::Link,
+    }
+}
+
+fn of_the_log(plan: &Plan) -> String {
+    let steps = plan.steps.iter().map(ToString::to_string);
+    let log = steps.filter(|s| s.contains("_log") || s.contains("consumer"));
+    let problems = plan.places.values().map(|p| format!("not mirrored: {p}"));
+    log.chain(problems).map(|line| line + "\n").collect()
+}
+
+/// Whether some subject passes both filters.
+fn meet(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+            (Some(x), Some(y)) if x == "*" || y == "*" || x == y => {}
+            _ => return false,
+        }
+    }
+}
+
+#[test]
+fn a_place_joins_and_changes_its_shards() {
+    let mut world = World::default();
+    let wanted = [
+        want("billing", Need::Durable, Scope::Everywhere),
+        want("local", Need::Durable, Scope::Here),
+        want("fast", Need::Queue, Scope::Everywhere),
+    ];
+    let first = world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &[], &wanted, 1);
+    expect![[r#"
+        create stream fanout_payments_log on fanout.part.payments.0.whole.> for 7d
+        create consumer billing on payments.*.webhook.invoice.* from offset 1
+        create consumer local on payments.*.webhook.invoice.* from offset 1
+        not mirrored: place virginia: JetStream domain virginia has no log of bus payments yet: it is mirrored once an instance has begun there [place-unreachable]
+    "#]]
+    .assert_eq(&of_the_log(&first));
+    let joins = world.bring(&policy(2, "virginia", &[]), "virginia", &[], &[], 2);
+    expect![[r#"
+        create stream fanout_payments_log as a mirror of place frankfurt's for 7d
+        create stream fanout_payments_log_100000 on fanout.part.payments@virginia.0.whole.> for 7d
+    "#]]
+    .assert_eq(&of_the_log(&joins));
+    let mirrors = world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &[], &wanted, 3);
+    expect![[r#"
+        create stream fanout_payments_log_100000 as a mirror of place virginia's for 7d
+        create consumer billing of partition 100000 on payments.*.webhook.invoice.* from offset 1
+    "#]]
+    .assert_eq(&of_the_log(&mirrors));
+
+    // A new generation of one place is none of another's, whose mirrors go by what they see there.
+    let sharded = [("topology", "sharded(2)")];
+    let shards = world.bring(&policy(2, "virginia", &sharded), "virginia", &[], &[], 4);
+    expect![[r#"
+        create stream fanout_payments_log_100001 on fanout.part.payments@virginia.1.0.> for 7d, shard 0 of 2
+        create stream fanout_payments_log_100002 on fanout.part.payments@virginia.1.1.> for 7d, shard 1 of 2
+        retire stream fanout_payments_log_100000: what it holds is still read
+    "#]]
+    .assert_eq(&of_the_log(&shards));
+    let follows = world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &[], &wanted, 5);
+    expect![[r#"
+        create stream fanout_payments_log_100001 as a mirror of place virginia's for 7d, shard 0 of 2
+        create stream fanout_payments_log_100002 as a mirror of place virginia's for 7d, shard 1 of 2
+        create consumer billing of partition 100001 on payments.*.webhook.invoice.* from offset 1
+        create consumer billing of partition 100002 on payments.*.webhook.invoice.* from offset 1
+    "#]]
+    .assert_eq(&of_the_log(&follows));
+    let cut = world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &["virginia"], &wanted, 6);
+    assert_eq!(cut.steps, [], "what can't be read stays as it is");
+}
+
+#[test]
+fn what_a_place_keeps_is_a_filter_that_stays() {
+    let mut world = World::default();
+    let keeps = [
+        ("places.shop-42.keeps", "acme,globex"),
+        ("places.shop-42.leaf-of", "frankfurt"),
+    ];
+    world.bring(&policy(3, "frankfurt", &keeps), "frankfurt", &[], &[], 1);
+    world.bring(&policy(3, "shop-42", &keeps), "shop-42", &["virginia"], &[], 2);
+    let mirror = world.0["shop-42"].topology.streams["fanout_payments_log"]
+        .mirror
+        .clone()
+        .unwrap();
+    assert_eq!(mirror.api, "$JS.frankfurt.API");
+    assert_eq!(
+        mirror.subjects,
+        ["payments.acme.webhook.>", "payments.globex.webhook.>"]
+    );
+    let more = policy(3, "shop-42", &[("places.shop-42.keeps", "acme")]);
+    let seen = world.seen_from(&more, "shop-42", &[]);
+    let problems = plan(&more, Asked::default(), &seen, Timestamp::from_nanoseconds(3)).unwrap_err();
+    assert_eq!(problems[0].code, Code::ImmutableSetting, "{problems:?}");
+}
+
+#[test]
+fn a_bus_becomes_a_place_without_another_meaning_of_its_positions() {
+    let without: Settings = settings(0, "", &[]).into_iter().filter(|(k, _)| k != "place").collect();
+    let without = Policy::from_settings("policy", &without).unwrap();
+    let mut world = World::default();
+    let planned = plan(
+        &without,
+        Asked::default(),
+        &Observed::default(),
+        Timestamp::from_nanoseconds(1),
+    )
+    .unwrap();
+    let store = world.0.entry("frankfurt").or_default();
+    planned.steps.iter().for_each(|step| apply(store, step));
+    let becomes = world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &["virginia"], &[], 2);
+    expect![[r#"
+        create stream fanout_payments_log_1 on fanout.part.payments.1.whole.> for 7d
+        retire stream fanout_payments_log: what it holds is still read
+        not mirrored: cut [place-unreachable]
+    "#]]
+    .assert_eq(&of_the_log(&becomes));
+
+    // Another number would give its positions to another place, and another place's store is not taken over.
+    let conflicts = |policy: &Policy, store: &str| {
+        let seen = world.0[store].clone();
+        let problems = plan(policy, Asked::default(), &seen, Timestamp::from_nanoseconds(3)).unwrap_err();
+        problems.into_iter().map(|p| p.code).collect::<Vec<_>>()
+    };
+    let mut renumbered = policy(2, "frankfurt", &[]);
+    if let Some(place) = renumbered
+        .places
+        .as_mut()
+        .and_then(|p| p.all.get_mut(&name("frankfurt")))
+    {
+        place.number = 7;
+    }
+    assert_eq!(conflicts(&renumbered, "frankfurt"), [Code::PlaceConflict]);
+    assert_eq!(
+        conflicts(&policy(2, "virginia", &[]), "frankfurt"),
+        [Code::PlaceConflict]
+    );
+    assert_eq!(conflicts(&without, "frankfurt"), [Code::PlaceConflict]);
+}
+
+fn name(place: &str) -> PlaceName {
+    place.parse().unwrap()
+}
+
+#[test]
+fn a_store_that_is_not_the_place_that_it_should_be_is_not_mirrored() {
+    let mut world = World::default();
+    world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &[], &[], 1);
+    let here = policy(2, "virginia", &[]);
+    let mut seen = world.seen_from(&here, "virginia", &[]);
+    let Ok(theirs) = seen.elsewhere.get_mut(&name("frankfurt")).unwrap() else {
+        panic!("it can be read");
+    };
+    theirs[0].place = None;
+    let planned = plan(&here, Asked::default(), &seen, Timestamp::from_nanoseconds(2)).unwrap();
+    assert_eq!(planned.places[&name("frankfurt")].code, Code::PlaceConflict);
+    assert!(planned.layout.partitions.values().all(|p| !p.is_mirror()));
+}
+
+#[test]
+fn what_is_wrong_with_places_has_a_code() {
+    let of = |settings: &Settings| refused(settings).into_iter().map(|(code, _)| code).collect::<Vec<_>>();
+    let mut none = settings(2, "x", &[]);
+    none.remove("place");
+    assert_eq!(of(&none), [Code::MissingSetting]);
+    assert_eq!(of(&settings(2, "tokyo", &[])), [Code::UnknownPlace]);
+    assert_eq!(of(&settings(0, "tokyo", &[])), [Code::UnknownPlace]);
+    for (more, code) in [
+        (("places.virginia.leaf-of", "tokyo"), Code::UnknownPlace),
+        (("places.virginia.leaf-of", "virginia"), Code::ConflictingSettings),
+        (
+            ("places.virginia.jetstream.domain", "frankfurt"),
+            Code::ConflictingSettings,
+        ),
+        (("places.virginia.jetstream.domain", "a.b"), Code::InvalidSetting),
+        (("places.virginia.size", "1"), Code::UnknownSetting),
+        (("places.virginia.keeps", "*,acme"), Code::InvalidSetting),
+        (("places.a b.number", "3"), Code::InvalidSetting),
+        (("places.tokyo.keeps", "acme"), Code::MissingSetting),
+        (("jetstream.domain", "hub"), Code::ConflictingSettings),
+        (("topology", "work-queue"), Code::ConflictingSettings),
+        (("subscriptions.billing.need", "durable"), Code::MissingSetting),
+    ] {
+        assert_eq!(of(&settings(2, "virginia", &[more])), [code], "{more:?}");
+    }
+    let mut twice = settings(2, "virginia", &[]);
+    twice.insert("places.virginia.number".to_owned(), "0".to_owned());
+    assert_eq!(of(&twice), [Code::ConflictingSettings]);
+    let declared = |more: &[(&'static str, &'static str)]| {
+        let all: Vec<_> = more
+            .iter()
+            .chain(&[("subscriptions.billing.need", "durable")])
+            .copied()
+            .collect();
+        Policy::from_settings("policy", &settings(2, "virginia", &all)).map_err(|p| p[0].code)
+    };
+    let is_here = |policy: Policy| policy.subscriptions.values().next().unwrap().is_here;
+    assert_eq!(
+        declared(&[("subscriptions.billing.at", "tokyo")]).unwrap_err(),
+        Code::UnknownPlace
+    );
+    assert!(!is_here(
+        declared(&[("subscriptions.billing.at", "frankfurt")]).unwrap()
+    ));
+    assert!(is_here(declared(&[("subscriptions.billing.at", "virginia")]).unwrap()));
+    assert!(is_here(declared(&[("subscriptions.billing.scope", "here")]).unwrap()));
+    let both = [
+        ("subscriptions.billing.scope", "here"),
+        ("subscriptions.billing.at", "virginia"),
+    ];
+    assert_eq!(declared(&both).unwrap_err(), Code::ConflictingSettings);
+}
+
+#[test]
+fn every_instance_has_the_same_policy_wherever_it_is() {
+    assert_eq!(
+        policy(2, "virginia", &[]).in_force,
+        policy(2, "frankfurt", &[]).in_force
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_two_places_take_one_subject_and_no_number_is_given_twice(
+        rounds in prop::collection::vec(
+            (0usize..3, prop::sample::select(vec!["shared", "sharded(2)", "sharded(4)", "per-tenant"]), prop::collection::vec(0usize..3, 0..3), 2usize..4),
+            1..12,
+        ),
+        keeps in prop::sample::select(vec!["*", "acme", "acme,globex"]),
+    ) {
+        let wanted = [want("billing", Need::Durable, Scope::Everywhere), want("local", Need::Durable, Scope::Here)];
+        let tenants: Vec<TenantId> = ["acme", "globex", "initech"].iter().map(|t| t.parse().unwrap()).collect();
+        let mut world = World::default();
+        let (mut now, mut places, mut shapes) = (0, 2, BTreeMap::new());
+        let keeping = ("places.shop-42.keeps", keeps);
+        for (who, shape, cut, with) in rounds {
+            places = places.max(with);
+            let (who, cut): (_, Vec<_>) = (PLACES[who % places].0, cut.iter().map(|c| PLACES[*c].0).collect());
+            let more = [("topology", shape), ("tenants.allowed", "acme,globex,initech"), keeping];
+            let more = if places < 3 { &more[..2] } else { &more[..] };
+            let before: BTreeSet<(String, u32)> = world.streams().filter_map(|(place, s)| Some((place.to_owned(), s.partition.as_ref()?.number))).collect();
+            now += 1;
+            shapes.insert(who, shape);
+            world.bring(&policy(places, who, more), who, &cut, &wanted, now);
+            let after: BTreeSet<(String, u32)> = world.streams().filter_map(|(place, s)| Some((place.to_owned(), s.partition.as_ref()?.number))).collect();
+            let gone: Vec<_> = before.difference(&after).filter(|(place, _)| place != who).collect();
+            prop_assert!(gone.is_empty(), "{:?} of other places", gone);
+        }
+        // At last every link is there, and each place knows of all.
+        for _ in 0..3 {
+            for (who, shape) in &shapes {
+                now += Duration::from_secs(7200).as_nanos() as i64;
+                let more = [("topology", *shape), ("tenants.allowed", "acme,globex,initech"), keeping];
+                let more = if places < 3 { &more[..2] } else { &more[..] };
+                world.bring(&policy(places, who, more), who, &[], &wanted, now);
+            }
+        }
+        let mut owned = BTreeMap::new();
+        for (place, s) in world.streams() {
+            for (other, theirs) in world.streams().filter(|(other, t)| (*other, &t.name) > (place, &s.name)) {
+                let met = s.subjects.iter().flat_map(|a| theirs.subjects.iter().map(move |b| (a, b))).find(|(a, b)| meet(a, b));
+                prop_assert!(met.is_none(), "{} at {} and {} at {}: {:?}", s.name, place, theirs.name, other, met);
+            }
+            if let Some(p) = s.partition.as_ref().filter(|p| !p.is_mirror()) {
+                prop_assert_eq!(owned.insert(p.number, place), None, "partition {}", p.number);
+            }
+        }
+        for (who, shape) in &shapes {
+            let store = &world.0[who];
+            let here = store.topology.layout();
+            for (number, owner) in &owned {
+                let origin = &world.0[owner].topology.layout().partitions[number];
+                let kept = *who != "shop-42" || keeps == "*" || tenants.iter().any(|t| keeps.contains(t.as_str()) && origin.slot.holds(t));
+                prop_assert_eq!(here.partitions.contains_key(number), kept || owner == who, "partition {} of {} at {}", number, owner, who);
+            }
+            let more = [("topology", *shape), ("tenants.allowed", "acme,globex,initech"), keeping];
+            let more = if places < 3 { &more[..2] } else { &more[..] };
+            let again = policy(places, who, more);
+            let seen = world.seen_from(&again, who, &[]);
+            let asked = Asked { wanted: &wanted, ..Asked::default() };
+            let next = plan(&again, asked, &seen, Timestamp::from_nanoseconds(now + 1)).unwrap();
+            prop_assert_eq!(next.steps, vec![], "once applied nothing is left to do at {}", who);
+        }
+    }
+}
