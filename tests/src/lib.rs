@@ -34,7 +34,7 @@ pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus
 pub use provider::{Provider, beside_the_tests};
 pub use refusals::refused_to;
 pub use running::Running;
-pub use served::{ANYONE_HERE, SERVED_POLICY, Served, ServedBus};
+pub use served::{ANYONE_HERE, SERVED_POLICY, Served, ServedBus, mutual_tls};
 pub use transcript::{Transcript, blocks, free_ports};
 
 pub use fanout_wit::{inbox, publisher, status, subscriber, types};

@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use fanout_transport::testing::NatsServer;
+use fanout_transport::Pem;
+use fanout_transport::testing::{NatsServer, TestAuthority};
 use serde_json::Value;
 
 use crate::{Cli, beside_the_tests};
@@ -30,6 +31,31 @@ loopback = true
 publish.tenants = \"*\"
 subscribe.tenants = \"*\"
 ";
+
+/// Flags of a server that speaks TLS and asks for certificates of an authority, whose files are put into a folder.
+///
+/// # Panics
+/// If they can't be written.
+#[must_use]
+pub fn mutual_tls(folder: &Path, authority: &TestAuthority) -> [String; 6] {
+    let tls = authority.server();
+    let file = |name: &str, pem: &Pem| {
+        let Pem::Text(text) = pem else {
+            panic!("it is in memory")
+        };
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("it can be written");
+        path.display().to_string()
+    };
+    [
+        "--tls-certificate".to_owned(),
+        file("bus.pem", &tls.certificate),
+        "--tls-key".to_owned(),
+        file("bus.key", &tls.key),
+        "--tls-client-ca".to_owned(),
+        file("ca.pem", &authority.certificate()),
+    ]
+}
 
 /// A running server; killed on drop.
 #[derive(Debug)]

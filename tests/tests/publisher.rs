@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, message::StreamMessage};
-use fanout_client::{Event, Options, Pem, connect_with};
+use fanout_client::{Event, Options, connect_with};
 use fanout_tests::http_caller::HttpCaller;
 use fanout_tests::types::Rejection;
 use fanout_tests::{
     ANYONE_HERE, Bench, Cli, EdgeWorld, LinkTo, SERVED_POLICY, Served, Verdict, event, eventually, fanout,
-    ingress_and_invoicing, publisher,
+    ingress_and_invoicing, mutual_tls, publisher,
 };
 use fanout_transport::CallContext;
 use fanout_transport::testing::{NatsServer, TestAuthority};
@@ -19,27 +19,6 @@ use serde_json::{Value, json};
 const HEADER: &str = "fanout-publisher";
 const SUBJECT: &str = "payments.acme.webhook.invoice.paid";
 const POLICY: &str = "bus = \"payments\"\nsubject = \"payments.{tenant}.webhook.{event-type}\"\n";
-
-/// Puts what a server listens with where it reads it.
-fn put(folder: &Path, authority: &TestAuthority) -> [String; 6] {
-    let tls = authority.server();
-    let file = |name: &str, pem: &Pem| {
-        let Pem::Text(text) = pem else {
-            panic!("it is in memory")
-        };
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    [
-        "--tls-certificate".to_owned(),
-        file("bus.pem", &tls.certificate),
-        "--tls-key".to_owned(),
-        file("bus.key", &tls.key),
-        "--tls-client-ca".to_owned(),
-        file("ca.pem", &authority.certificate()),
-    ]
-}
 
 /// What `fanout event` says of acme's event of an id; `None` while there is none.
 fn told(cli: &Cli, policy: &Path, id: &str) -> Option<Value> {
@@ -83,7 +62,7 @@ async fn each_way_of_publishing_says_who_it_was() {
          [callers.shop]\ntoken-sha256 = [\"{hash}\"]\npublish.tenants = \"acme\"\n"
     ));
     let socket = format!("unix:{}", folder.path().join("bus.sock").display());
-    let files = put(folder.path(), &authority);
+    let files = mutual_tls(folder.path(), &authority);
     let listen = ["tcp://127.0.0.1:0", &socket, "tls://127.0.0.1:0", "http://127.0.0.1:0"];
     let mut args: Vec<&str> = listen.iter().flat_map(|url| ["--listen", url]).collect();
     args.extend(files.iter().map(String::as_str));

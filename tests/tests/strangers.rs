@@ -1,13 +1,12 @@
 //! What strangers do to a listener costs them, and neither other listeners nor the log.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fanout_client::{Bus, ClientTls, ErrorKind, Event, Options, Pem, connect_with};
-use fanout_tests::{ANYONE_HERE, SERVED_POLICY, Served, eventually};
+use fanout_client::{Bus, ClientTls, ErrorKind, Event, Options, connect_with};
+use fanout_tests::{ANYONE_HERE, SERVED_POLICY, Served, eventually, mutual_tls};
 use fanout_transport::raise_open_files;
 use fanout_transport::testing::{NatsServer, TestAuthority, TestNames};
 use futures::TryStreamExt as _;
@@ -28,27 +27,6 @@ fn options(tls: Option<ClientTls>) -> Options {
 fn address(url: &str) -> SocketAddr {
     let (_, address) = url.split_once("://").unwrap();
     address.parse().unwrap()
-}
-
-/// Puts what a server listens with where it reads it.
-fn put(folder: &Path, authority: &TestAuthority) -> [String; 6] {
-    let tls = authority.server();
-    let file = |name: &str, pem: &Pem| {
-        let Pem::Text(text) = pem else {
-            panic!("it is in memory")
-        };
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    [
-        "--tls-certificate".to_owned(),
-        file("bus.pem", &tls.certificate),
-        "--tls-key".to_owned(),
-        file("bus.key", &tls.key),
-        "--tls-client-ca".to_owned(),
-        file("ca.pem", &authority.certificate()),
-    ]
 }
 
 async fn publish(url: &str, tls: Option<ClientTls>, id: &str) -> Result<Bus, fanout_client::Error> {
@@ -79,7 +57,7 @@ async fn silent_connections_to_one_listener_stop_no_other() {
     let more = format!("unix-uid = {uid}\ncertificate-dns = \"billing.example\"\n");
     std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}{more}")).unwrap();
     let socket = format!("unix:{}", folder.path().join("bus.sock").display());
-    let files = put(folder.path(), &authority);
+    let files = mutual_tls(folder.path(), &authority);
     let listen = ["tcp://127.0.0.1:0", &socket, "tls://127.0.0.1:0", "quic://127.0.0.1:0"];
     let mut args: Vec<&str> = listen.iter().flat_map(|url| ["--listen", url]).collect();
     args.extend(files.iter().map(String::as_str));
@@ -134,7 +112,7 @@ async fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}")).unwrap();
-    let files = put(folder.path(), &TestAuthority::new());
+    let files = mutual_tls(folder.path(), &TestAuthority::new());
     let mut args = vec!["--listen", "tcp://127.0.0.1:0", "--listen", "tls://127.0.0.1:0"];
     args.extend(files.iter().map(String::as_str));
     let served = Served::start(&nats.url(), &policy, &args);
@@ -191,7 +169,7 @@ certificate-cn = \"audit\"
 publish.tenants = \"acme\"
 ";
     std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}{callers}")).unwrap();
-    let files = put(folder.path(), &authority);
+    let files = mutual_tls(folder.path(), &authority);
     let listen = [
         "tls://127.0.0.1:0",
         "quic://127.0.0.1:0",
@@ -255,7 +233,7 @@ async fn a_revoked_certificate_is_refused_once_the_list_is_read() {
     std::fs::write(&crl, authority.revoke_der(&[])).unwrap();
     let callers = "\n[callers.billing]\ncertificate-dns = \"billing.example\"\npublish.tenants = \"acme\"\n";
     let setting = format!("tls.client-crl = {:?}\n", crl.display().to_string());
-    let files = put(folder.path(), &authority);
+    let files = mutual_tls(folder.path(), &authority);
     let tls = format!(
         "tls.certificate = {:?}\ntls.key = {:?}\ntls.client-ca = {:?}\n{setting}",
         files[1], files[3], files[5]
