@@ -106,7 +106,11 @@ async fn what_became_of_an_event_is_one_trace() {
         (&publish.trace, &publish.id),
         "{process:?}"
     );
-    assert_eq!(process.links, [publish.id.clone()], "linked to its publish");
+    assert_eq!(
+        process.links,
+        std::slice::from_ref(&publish.id),
+        "linked to its publish"
+    );
     assert_eq!(
         (process.kind, process.of("messaging.consumer.group.name")),
         (5, "invoicing")

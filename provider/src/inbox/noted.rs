@@ -1,4 +1,4 @@
-//! Which verdicts the journal has been told of: a handle can be settled again and again, and is written down once.
+//! Which verdicts are in the journal: a handle can be settled again and again, and each verdict on it is written down once.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};

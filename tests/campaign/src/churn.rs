@@ -191,7 +191,7 @@ impl Churned {
         let bus = self.connect(self.number()).await?;
         let mut fetching = bus.subscribe(Subscription::declared("kept")).await?;
         // Long enough for the fetch to be sent, seldom long enough for it to wait for long.
-        let _ = tokio::time::timeout(Duration::from_millis(20), fetching.recv()).await;
+        drop(tokio::time::timeout(Duration::from_millis(20), fetching.recv()).await);
         drop((bus, fetching));
         Ok(())
     }

@@ -85,7 +85,7 @@ impl Disk {
         let before = device.hurt();
         tokio::task::spawn_blocking(move || {
             // It may well fail.
-            drop(File::open(mount).map(|folder| rustix::fs::syncfs(folder)));
+            drop(File::open(mount).map(rustix::fs::syncfs));
         });
         let is_hurt = until("the disk is in trouble", Duration::from_secs(2), async || {
             device.hurt() > before

@@ -26,12 +26,12 @@ fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
     let other = Identity::certificate_dns("host-7.example.org");
     for identities in [
         &[uri.clone()][..],
-        &[dns.clone()],
-        &[cn.clone()],
+        std::slice::from_ref(&dns),
+        std::slice::from_ref(&cn),
         &[Identity::UnixUser(1000)],
         // Any name of the kind, wherever it stands.
         &[other.clone(), dns.clone(), cn.clone()],
-        &[uri.clone(), dns, cn],
+        &[uri.clone(), dns.clone(), cn.clone()],
     ] {
         let billing = callers.find(identities).unwrap();
         assert_eq!(
@@ -50,8 +50,8 @@ fn a_caller_is_found_by_its_identity_and_by_nothing_else() {
     let stranger_uri = Identity::certificate_uri("spiffe://example.org/billing2");
     for stranger in [
         &[Identity::UnixUser(1001)][..],
-        &[stranger_uri.clone()],
-        &[other, stranger_uri],
+        std::slice::from_ref(&stranger_uri),
+        &[other, stranger_uri.clone()],
         &[],
     ] {
         assert_eq!(callers.find(stranger), None);
@@ -235,7 +235,7 @@ fn a_token_is_one_caller_s_and_neither_widens_nor_mixes_rights() {
     .unwrap();
     let name = |identities: &[Identity]| callers.find(identities).map(|caller| caller.name.as_str());
     // While a token is replaced, both are the caller's.
-    assert_eq!(name(&[old_token.clone()]), Some("orders"));
+    assert_eq!(name(std::slice::from_ref(&old_token)), Some("orders"));
     assert_eq!(name(&[new_token]), Some("orders"));
     assert_eq!(name(&[token(7).1]), None);
     let certificate = Identity::certificate_dns("billing.example.org");

@@ -67,7 +67,7 @@ pub(super) fn many<T: Serialize>(what: &str, done: &str, results: Vec<Result<T, 
         .map(|result| match result {
             Ok(done) => Item::Done(done),
             Err(problem) => Item::Refused {
-                problem: Box::new(problem.document),
+                problem: problem.document,
             },
         })
         .collect();

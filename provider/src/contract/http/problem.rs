@@ -25,7 +25,7 @@ const ONCE_THERE_IS_ROOM_MS: u64 = 60_000;
 #[derive(Clone, Debug)]
 pub(super) struct Refused {
     pub(super) status: StatusCode,
-    pub(super) document: ProblemDocument,
+    pub(super) document: Box<ProblemDocument>,
 }
 
 /// A problem, as RFC 9457 has it.
@@ -62,7 +62,7 @@ impl Refused {
         };
         Self {
             status,
-            document: ProblemDocument {
+            document: Box::new(ProblemDocument {
                 kind: format!("/docs/errors/{}", problem.code),
                 title: HttpProblem::title(&problem.code),
                 status: status.as_u16(),
@@ -70,7 +70,7 @@ impl Refused {
                 code: problem.code,
                 retry_after_ms,
                 results: None,
-            },
+            }),
         }
     }
 

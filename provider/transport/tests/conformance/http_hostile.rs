@@ -47,7 +47,7 @@ fn scripts() -> Vec<Script> {
     let post = format!("POST /{INSTANCE}/length HTTP/1.1\r\nhost: a\r\n");
     let headers: String = (0..10_000).map(|i| format!("x-{i}: a\r\n")).collect();
     let long = format!("x: {}\r\n", "a".repeat(9000));
-    let smuggled = format!("0\r\n\r\nGET /live HTTP/1.1\r\nhost: a\r\n\r\n");
+    let smuggled = "0\r\n\r\nGET /live HTTP/1.1\r\nhost: a\r\n\r\n";
     vec![
         script("nothing", "", "", ""),
         script("a request of another protocol", "\u{fa}fanout\u{1}", "", "HTTP/1.1 400"),

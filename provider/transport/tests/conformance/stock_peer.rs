@@ -31,7 +31,7 @@ pub(crate) enum StockPeer {
         _endpoint: quinn::Endpoint,
         connection: quinn::Connection,
     },
-    Http(Http, Uri),
+    Http(Box<Http>, Uri),
 }
 
 /// wRPC's own client on hyper's, which keeps connections.
@@ -61,7 +61,7 @@ impl StockPeer {
             Endpoint::Http(_) => {
                 let client = legacy::Client::builder(TokioExecutor::new()).build_http();
                 let uri = format!("http://{at}/").parse().expect("a URI");
-                Self::Http(wrpc_http::Client::from(client), uri)
+                Self::Http(Box::new(wrpc_http::Client::from(client)), uri)
             }
             other => panic!("no stock peer speaks {other}"),
         }

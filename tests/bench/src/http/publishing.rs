@@ -48,7 +48,7 @@ pub(super) async fn run(report: &mut Report, size: Size, ways: &Ways) -> Result<
         }),
         Case::new(HTTP_ONE, |r| {
             let id = id("h1", r);
-            async move { single_requests(&mut *one.lock().await, &id, few).await }
+            async move { single_requests(&mut one.lock().await, &id, few).await }
         }),
         Case::new(UNIX_MANY, |r| {
             let id = id("u64", r);
@@ -56,7 +56,7 @@ pub(super) async fn run(report: &mut Report, size: Size, ways: &Ways) -> Result<
         }),
         Case::new(HTTP_MANY, |r| {
             let id = id("h64", r);
-            async move { single_requests(&mut *sixty_four.lock().await, &id, many).await }
+            async move { single_requests(&mut sixty_four.lock().await, &id, many).await }
         }),
         Case::new(UNIX_BATCH, |r| {
             let id = id("ub", r);
@@ -64,7 +64,7 @@ pub(super) async fn run(report: &mut Report, size: Size, ways: &Ways) -> Result<
         }),
         Case::new(HTTP_BATCH, |r| {
             let id = id("hb", r);
-            async move { batched_requests(&mut *four.lock().await, &id, many).await }
+            async move { batched_requests(&mut four.lock().await, &id, many).await }
         }),
     ];
     in_turns(report, GROUP, size, cases, || ways.world.clear()).await?;

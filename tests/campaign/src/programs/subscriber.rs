@@ -168,7 +168,9 @@ impl Subscriber {
     fn verdict(&self, dice: u32, attempt: u32, id: &str) -> Verdict {
         match self.under.as_str() {
             "billing" => {}
-            GUEST if attempt == 1 && dice % 8 == 0 => return Verdict::Retry("a guest refuses it once".to_owned()),
+            GUEST if attempt == 1 && dice.is_multiple_of(8) => {
+                return Verdict::Retry("a guest refuses it once".to_owned());
+            }
             _ => return Verdict::Ack,
         }
         match dice % 100 {

@@ -22,15 +22,15 @@ fn what_a_queue_s_handler_trapped_at_is_not_noted_since_it_does_not_come_again()
 
 /// A component that traps takes the runner along; here, what it was at is left as the runner noted it.
 fn after_a_trap_in(ids: &[&str]) -> (tempfile::TempDir, Attempts) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+    let folder = tempfile::tempdir().expect("there is a folder");
+    let mut attempts = Attempts::load(Some(folder.path().to_owned())).expect("what was noted is read");
     let deliveries: Vec<_> = fetched(ids, None)
         .deliveries
         .into_iter()
         .map(|leased| leased.delivery)
         .collect();
     attempts.begin(&deliveries);
-    let attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+    let attempts = Attempts::load(Some(folder.path().to_owned())).expect("what was noted is read");
     (folder, attempts)
 }
 
@@ -57,14 +57,14 @@ fn a_batch_that_trapped_is_handed_over_one_by_one() {
 /// Runners one after the other, each until the component traps; a fetch brings what is not settled of one batch, the batches in
 /// turn.
 fn lives<const BATCHES: bool>(batches: &[&[&str]], most: usize) -> Rc<World> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("there is a folder");
     let world = Rc::<World>::default();
     for life in 0..most {
-        let attempts = Attempts::load(Some(folder.path().to_owned())).unwrap();
+        let attempts = Attempts::load(Some(folder.path().to_owned())).expect("what was noted is read");
         let mut fetch = fetched(batches[life % batches.len()], None);
         let settled = |leased: &LeasedDelivery| world.settled.borrow().contains_key(&leased.token);
         for leased in &mut fetch.deliveries {
-            leased.delivery.position.partition = u32::try_from(life % batches.len()).unwrap();
+            leased.delivery.position.partition = u32::try_from(life % batches.len()).expect("there are few");
         }
         fetch.deliveries.retain(|leased| !settled(leased));
         world.fetches.borrow_mut().push_back(Ok(fetch));

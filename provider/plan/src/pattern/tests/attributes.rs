@@ -121,7 +121,7 @@ fn a_payload_is_json_if_it_reads_as_json() {
         for no_json in [
             &b"a: 1"[..],
             b"\xef\xbb\xbf\xef\xbb\xbf{\"a\":1}",
-            b"\xff\xfe{\0\"\0a\0\"\0:\01\0}\0",
+            b"\xff\xfe{\0\"\0a\0\"\0:\x001\0}\0",
             b"{\"a\":1,}",
             b"{'a':1}",
             b"{\"a\":1} // one",

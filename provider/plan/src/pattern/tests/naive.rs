@@ -23,7 +23,7 @@ fn flattened(
     match value {
         Value::Object(members) => {
             for (key, member) in members {
-                let path = [path.as_slice(), &[key.clone()]].concat();
+                let path = [path.as_slice(), std::slice::from_ref(key)].concat();
                 flattened(member, &path, within, arrays, all);
             }
         }
@@ -46,7 +46,7 @@ fn flattened(
 fn alternatives(object: &Map<String, Value>, path: &Path) -> Vec<Vec<(Path, Vec<Value>)>> {
     let mut all = vec![Vec::new()];
     for (key, wanted) in object {
-        let below = [path.as_slice(), &[key.clone()]].concat();
+        let below = [path.as_slice(), std::slice::from_ref(key)].concat();
         let some: Vec<Vec<_>> = match wanted {
             Value::Array(objects) if key == "$or" => objects
                 .iter()
@@ -114,7 +114,7 @@ fn some_choice(
     });
     by_value
         || (wanted.contains(&json!({"exists": false}))
-            && some_choice(rest, values, within, &[absent, &[path.clone()]].concat()))
+            && some_choice(rest, values, within, &[absent, std::slice::from_ref(path)].concat()))
 }
 
 fn naively(pattern: &Map<String, Value>, event: &Value) -> bool {
