@@ -182,6 +182,10 @@ async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
     })
     .await;
 
+    // Each can't see that the other has it.
+    let mut both = frankfurt.subscribe(Subscription::durable("both")).await;
+    let younger = shop.subscribe(Subscription::durable("both")).await;
+
     link.heal();
     all.extend(take(&mut billing, 20).await);
     tokio::join!(frankfurt.publish(0, 40..50), shop.publish(100_000, 40..50));
@@ -202,7 +206,8 @@ async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
     // A position is one event wherever it is read.
     let mut read = Vec::new();
     for place in [&frankfurt, &shop] {
-        let mut backfill = place.subscribe(Subscription::backfill("all", Start::First)).await;
+        let name = format!("all-{}", place.name);
+        let mut backfill = place.subscribe(Subscription::backfill(&name, Start::First)).await;
         read.push(take(&mut backfill, 100).await.into_iter().collect::<BTreeSet<_>>());
     }
     assert_eq!(read[0], read[1]);
@@ -212,10 +217,45 @@ async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
         "and it is the one that the durable subscription was given"
     );
 
+    // Of what was made at two places the older one stands. The other waits, and says so; it goes on where it was once nothing
+    // stands in its way.
+    let waits = || {
+        let status = shop.status();
+        let both = status.subscription("both")?;
+        (both.code() == "at-another-place").then_some(())
+    };
+    eventually("the younger one is withheld", || async {
+        // Whoever asks makes the place look.
+        let refused = shop.bus.subscribe(Subscription::durable("both")).await.err()?;
+        (refused.code == "at-another-place").then(waits)?
+    })
+    .await;
+    let refused = shop.bus.subscribe(Subscription::durable("billing")).await.unwrap_err();
+    assert_eq!(refused.code, "at-another-place", "{refused}");
+    assert!(refused.message.contains("frankfurt"), "{refused}");
+    shop.publish(100_000, 50..60).await;
+    // Behind what was there when it was made: of the other place, what was mirrored by then.
+    let given = take(&mut both, 50).await;
+    assert_eq!(of("frankfurt", &given), numbered("frankfurt", 40..50));
+    assert_eq!(of("shop", &given), numbered("shop", 20..60));
+    frankfurt.bus.unsubscribe("both").await.unwrap();
+    drop(both);
+    drop(younger);
+    let mut younger = eventually("the other one goes on", || async {
+        shop.bus.subscribe(Subscription::durable("both")).await.ok()
+    })
+    .await;
+    let given: BTreeSet<_> = take(&mut younger, 50).await.into_iter().map(|(.., id)| id).collect();
+    let all = numbered("frankfurt", 20..50)
+        .into_iter()
+        .chain(numbered("shop", 40..60));
+    assert_eq!(given, all.collect(), "nothing that it was given is lost");
+    shop.bus.unsubscribe("both").await.unwrap();
+
     // Nothing is left to do at either, and what there is can be explained.
     for place in [&frankfurt, &shop] {
         place.mirrors_the_other().await;
-        place.bus.unsubscribe("all").await.unwrap();
+        place.bus.unsubscribe(&format!("all-{}", place.name)).await.unwrap();
         let of_place = ["--nats", &place.nats.url(), "--place", place.name];
         eventually("nothing is left to do", || async {
             let (code, out, err) = place.cli.run(&["plan"], &place.policy, &of_place);

@@ -181,12 +181,19 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
     };
     let desired = planner::desired(&policy, &inspection.observed).map_err(Refused)?;
     let parts = explained(&policy, &desired, load);
+    let mirrors = match &inspection.store {
+        Some((store, _)) => {
+            let layout = inspection.observed.topology.layout();
+            store.with_layout(layout).mirrors().await?
+        }
+        None => Vec::new(),
+    };
     if json {
         let parts: Vec<_> = parts
             .iter()
             .map(|p| json!({ "kind": p.kind, "name": p.name, "why": p.why, "rule": p.rule, "cost": p.cost }))
             .collect();
-        let shown = json!({ "bus": policy.bus, "parts": parts, "store": inspection.servers() });
+        let shown = json!({ "bus": policy.bus, "parts": parts, "mirrors": mirrors, "store": inspection.servers() });
         return say!("{}", json_lines(&shown));
     }
     say!("bus {} on {}", policy.bus, policy.subject)?;
@@ -199,6 +206,9 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
             p.rule,
             p.cost
         )?;
+    }
+    for mirror in &mirrors {
+        say!("\nmirror of {}", crate::status::mirrored(mirror))?;
     }
     inspection.report();
     Ok(())

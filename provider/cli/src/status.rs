@@ -81,16 +81,20 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
 }
 
 /// How far a mirror is.
-fn mirrored(mirror: &MirrorStatus) -> String {
+pub(crate) fn mirrored(mirror: &MirrorStatus) -> String {
     let MirrorStatus { place, partition, .. } = mirror;
     let reached = match mirror.reached {
         0 => "has nothing".to_owned(),
         offset => format!("has all up to {partition}/{offset}"),
     };
+    let time = match mirror.lag_seconds {
+        Some(seconds) if mirror.lag.is_some_and(|lag| lag > 0) => format!(" and {seconds} s"),
+        _ => String::new(),
+    };
     match (mirror.lag, mirror.heard_seconds_ago) {
         (Some(lag), Some(ago)) => {
             format!(
-                "partition {partition} of place {place}: {reached}, {lag} events behind when it was heard of {ago} s ago"
+                "partition {partition} of place {place}: {reached}, {lag} events{time} behind when it was heard of {ago} s ago"
             )
         }
         _ => format!("partition {partition} of place {place}: {reached}, and nothing was heard of it yet"),

@@ -7,7 +7,10 @@ use crate::subscription::{Progress, Registered};
 
 /// Which form of an entry this version writes. One that is greater was written by a newer version, and may mean what this
 /// one does not know: it is left alone.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+
+/// The form of an entry that has a pattern of events, and is not withheld.
+const WITH_PATTERN: u32 = 2;
 
 /// The form of an entry whose filter has no pattern of events, which versions write and read that know none: to them it is no
 /// other than before.
@@ -36,9 +39,10 @@ struct Version {
 /// When it can't be written as JSON.
 pub fn write(registered: &Registered) -> serde_json::Result<String> {
     serde_json::to_string(&Written {
-        version: match registered.subscription.filter.pattern() {
-            Some(_) => VERSION,
-            None => WITHOUT_PATTERN,
+        version: match (&registered.withheld, registered.subscription.filter.pattern()) {
+            (Some(_), _) => VERSION,
+            (None, Some(_)) => WITH_PATTERN,
+            (None, None) => WITHOUT_PATTERN,
         },
         registered,
     })
@@ -89,8 +93,15 @@ mod tests {
         let written = write(&old).unwrap();
         assert!(written.starts_with(r#"{"version":1,"#), "{written}");
         assert_eq!(read(written.as_bytes()).unwrap(), old);
-        let newer = format!(r#"{OLD},"version":3}}"#);
+        let newer = format!(r#"{OLD},"version":4}}"#);
         assert!(read(newer.as_bytes()).unwrap_err().contains("newer version"));
+        let withheld = crate::subscription::Registered {
+            withheld: Some(crate::withheld::Withheld::StandsAt("virginia".parse().unwrap())),
+            ..old
+        };
+        let written = write(&withheld).unwrap();
+        assert!(written.starts_with(r#"{"version":3,"#), "{written}");
+        assert_eq!(read(written.as_bytes()).unwrap(), withheld);
         assert!(read(b"{}").is_err() && read(b"").is_err());
     }
 

@@ -65,6 +65,7 @@ mod type_pattern;
 pub mod unregistered;
 pub mod usage;
 pub mod why;
+pub mod withheld;
 
 pub use api::JetStreamApi;
 pub use bus_names::{BusNames, LetterId};

@@ -19,6 +19,7 @@ mod mirrors;
 mod observed;
 mod other_logs;
 mod reached;
+mod rivals;
 
 pub use observed::{LogState, MirrorState, Observed};
 
@@ -240,6 +241,9 @@ fn plan_with(
         }
         !is_over
     });
+    if !frozen {
+        rivals::withhold(policy, &mut registry, observed);
+    }
     let judged = judge_all(policy, asked, of_another, &mut registry, &layout, observed, now);
     if !frozen {
         for registered in registry.values_mut() {

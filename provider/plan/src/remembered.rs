@@ -39,6 +39,7 @@ pub fn remembered(wanted: &Registered, found: Option<Registered>, ended: Option<
         made_by: wanted.made_by,
         head,
         delivered_before,
+        withheld: wanted.withheld.clone(),
         progress: if is_finished { Progress::Finished } else { have.progress },
         ..have
     })

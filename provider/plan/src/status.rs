@@ -67,6 +67,10 @@ pub struct MirrorStatus {
     /// Events that it knows of and does not have: while a link is cut, those of when it was cut. Absent until it has heard of its
     /// origin.
     pub lag: Option<u64>,
+    /// It has every event that its place had stored so many seconds ago, by the clocks of both places' servers; absent where it
+    /// has none yet.
+    #[serde(default)]
+    pub lag_seconds: Option<u64>,
     /// Seconds since it last heard of its origin; absent where it never has.
     pub heard_seconds_ago: Option<u64>,
 }
@@ -278,6 +282,7 @@ impl SubscriptionStatus {
         let state = match (registered.progress, subscription.need) {
             (Progress::Finished, _) => State::Finished,
             _ if registered.paused => State::Paused,
+            _ if registered.withheld.is_some() => State::Waiting,
             // One that is being told has caught up.
             (Progress::Replaying, Need::Backfill { .. }) => State::CatchingUp,
             _ => State::Active,
@@ -288,6 +293,7 @@ impl SubscriptionStatus {
             pattern: subscription.filter.pattern().map(|p| p.as_str().to_owned()),
             made_by: Some(registered.made_by),
             state,
+            problem: registered.withheld_problem().map(Into::into),
             rewound: registered.rewound.map(|r| r.generation),
             ..Self::named(subscription.name.clone())
         }

@@ -12,6 +12,7 @@ use crate::named_position;
 use crate::partition::{Layout, Partition};
 use crate::place::Scope;
 use crate::policy::{Ordering, QueueDelivery};
+use crate::withheld::Withheld;
 use crate::{
     Code, Filter, Incarnation, Policy, Position, Problem, SubscriptionId, SubscriptionName, TenantId, Timestamp,
 };
@@ -236,6 +237,9 @@ pub struct Registered {
     /// Consumers of isolated tenants were taken back, so that one gives everything again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejoined: Option<Rejoined>,
+    /// Why this place does not deliver it, if another does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Withheld>,
 }
 
 impl Registered {

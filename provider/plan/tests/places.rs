@@ -63,6 +63,10 @@ impl World {
                 true => Err(Problem::new(Code::PlaceUnreachable, "cut")),
                 false => Ok(self.0.get(name.as_str()).map(own).unwrap_or_default()),
             };
+            if found.is_ok() {
+                let theirs = self.0.get(name.as_str()).map(|o| o.registry.clone());
+                seen.registries.insert(name.clone(), theirs.unwrap_or_default());
+            }
             seen.elsewhere.insert(name.clone(), found);
         }
         seen
@@ -285,6 +289,61 @@ fn a_store_that_is_not_the_place_that_it_should_be_is_not_mirrored() {
     let planned = plan(&here, Asked::default(), &seen, Timestamp::from_nanoseconds(2)).unwrap();
     assert_eq!(planned.places[&name("frankfurt")].code, Code::PlaceConflict);
     assert!(planned.layout.partitions.values().all(|p| !p.is_mirror()));
+}
+
+#[test]
+fn a_subscription_is_at_one_place_and_of_two_the_older_stands() {
+    let (frankfurt, virginia) = (policy(2, "frankfurt", &[]), policy(2, "virginia", &[]));
+    let mut world = World::default();
+    let billing = [want("billing", Need::Durable, Scope::Everywhere)];
+    let withheld = |world: &World, place: &str| {
+        let registered = &world.0[place].registry[&"billing".parse().unwrap()];
+        registered.withheld_problem().map(|p| (p.code, registered.delivers()))
+    };
+    let everywhere = [
+        want("local", Need::Durable, Scope::Here),
+        want("fast", Need::Queue, Scope::Everywhere),
+    ];
+    world.bring(&frankfurt, "frankfurt", &[], &everywhere, 1);
+    let second = world.bring(&virginia, "virginia", &[], &[&billing[..], &everywhere].concat(), 2);
+    assert!(second.refused.is_empty(), "{:?}", second.refused);
+    let refused = world.bring(&frankfurt, "frankfurt", &[], &billing, 3).refused;
+    assert_eq!(refused[&0].code, Code::AtAnotherPlace, "{refused:?}");
+    assert!(refused[&0].message.contains("at place virginia"), "{refused:?}");
+
+    // What is made while the link is cut is withheld once both see each other, whichever looks first, and comes back.
+    world.bring(&frankfurt, "frankfurt", &["virginia"], &billing, 4);
+    let younger = world.bring(&frankfurt, "frankfurt", &[], &billing, 5);
+    assert_eq!(younger.refused[&0].code, Code::AtAnotherPlace);
+    assert_eq!(withheld(&world, "frankfurt"), Some((Code::AtAnotherPlace, false)));
+    world.bring(&virginia, "virginia", &[], &billing, 6);
+    assert_eq!(withheld(&world, "virginia"), None);
+    let keeps = |world: &World| {
+        world.0["frankfurt"]
+            .topology
+            .consumers
+            .keys()
+            .any(|(_, name)| name.starts_with("billing"))
+    };
+    assert!(keeps(&world), "its place in the log is kept");
+    world.bring(&frankfurt, "frankfurt", &["virginia"], &billing, 7);
+    assert!(
+        withheld(&world, "frankfurt").is_some(),
+        "a cut link gives it back to nobody"
+    );
+    world.0.get_mut("virginia").unwrap().registry.clear();
+    let again = world.bring(&frankfurt, "frankfurt", &[], &billing, 8);
+    assert!(again.refused.is_empty() && withheld(&world, "frankfurt").is_none());
+    assert!(keeps(&world));
+
+    // Of the same age, the place with the smaller number has it.
+    let mut alike = World::default();
+    for (policy, place) in [(&frankfurt, "frankfurt"), (&virginia, "virginia")] {
+        alike.bring(policy, place, &["frankfurt", "virginia"], &billing, 9);
+    }
+    alike.bring(&virginia, "virginia", &[], &billing, 10);
+    alike.bring(&frankfurt, "frankfurt", &[], &billing, 10);
+    assert!(withheld(&alike, "frankfurt").is_none() && withheld(&alike, "virginia").is_some());
 }
 
 #[test]

@@ -286,7 +286,7 @@ impl Bus {
             };
             r.subscription == asked && r.component == component && r.link == link && r.made_by == MadeBy::Call
         };
-        if !same(have) || view.stuck(name).is_some() || view.unmade.contains(name) {
+        if !same(have) || have.withheld.is_some() || view.stuck(name).is_some() || view.unmade.contains(name) {
             return None;
         }
         let now = view.store.as_ref()?.registered(name).await.ok()??;

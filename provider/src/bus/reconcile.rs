@@ -497,6 +497,15 @@ fn report(before: &View, now: &View) {
             error!(code = %p.code, %part, "{}", p.message);
         }
     }
+    for (name, registered) in &now.registry {
+        let was = before.registry.get(name).and_then(|r| r.withheld.as_ref());
+        if let Some(p) = registered
+            .withheld_problem()
+            .filter(|_| was != registered.withheld.as_ref())
+        {
+            warn!(code = %p.code, "{}", p.message);
+        }
+    }
     for part in before.failed.keys().filter(|part| !now.failed.contains_key(*part)) {
         info!(%part, "a part of the topology is in order again, or is not needed any more");
     }

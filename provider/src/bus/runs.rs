@@ -41,7 +41,7 @@ impl Runs {
                 && !view.unmade.contains(name)
                 && registered.progress != Progress::Finished
                 // What its fetchers hold is settled while it is paused, too.
-                && (!registered.paused || registered.subscription.reach == Reach::Inbox)
+                && (registered.delivers() || registered.subscription.reach == Reach::Inbox)
         };
         let goes_on = |name: &SubscriptionName, running: &Running| {
             let registered = view.registry.get(name).filter(|r| is_served(name, r));
@@ -54,7 +54,7 @@ impl Runs {
             if self.running.contains_key(name) || !is_served(name, registered) {
                 continue;
             }
-            if !registered.paused {
+            if registered.delivers() {
                 info!(subscription = %name, component = registered.component, need = registered.subscription.need.as_str(), "delivering");
             }
             let context = context(registered, self.ending.get(name).cloned());

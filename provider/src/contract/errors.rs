@@ -216,7 +216,7 @@ pub(super) fn inbox_refusal(p: Problem) -> InboxError {
         | Code::UnknownCaller
         | Code::SubscriberUnlinked => InboxError::NotPermitted(problem(p)),
         Code::UnknownSubscription => InboxError::UnknownSubscription(problem(p)),
-        Code::NotAnInbox => InboxError::InvalidRequest(problem(p)),
+        Code::NotAnInbox | Code::AtAnotherPlace => InboxError::InvalidRequest(problem(p)),
         _ => InboxError::Unavailable(problem(p)),
     }
 }

@@ -170,7 +170,7 @@ impl Running {
         let is_dispatched = fetched && subscription.need != Need::Queue && in_order::is_asked_for(&context);
         let order = is_dispatched.then(|| Arc::new(OrderOwner::new(&context)));
         match subscription.need {
-            _ if context.registered.paused => {}
+            _ if !context.registered.delivers() => {}
             Need::Queue if fetched => {}
             Need::Queue if context.store.policy().queue_delivery == QueueDelivery::AtMostOnce => {
                 spawn(&mut tasks, &context, queue::run(Arc::clone(&context)));
@@ -206,7 +206,7 @@ impl Running {
 
     /// Whether events are delivered.
     pub(crate) fn delivers(&self) -> bool {
-        !self.context.registered.paused
+        self.context.registered.delivers()
     }
 
     /// How they are doing.
@@ -242,7 +242,7 @@ impl Running {
             && mine.delivered_before == registered.delivered_before
             && mine.isolated == registered.isolated
             && mine.rejoined == registered.rejoined
-            && mine.paused == registered.paused
+            && mine.delivers() == registered.delivers()
     }
 
     /// Whether the partitions that they read still are those that hold the subscription's events.

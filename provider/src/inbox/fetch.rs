@@ -58,7 +58,7 @@ impl Inbox {
         if registered.progress == Progress::Finished {
             return Ok(fetched);
         }
-        if self.context.registered.paused {
+        if !self.context.registered.delivers() {
             // What it waits for comes once it is resumed, to a fetch of then.
             self.wait_out(&limits).await;
             return Ok(fetched);

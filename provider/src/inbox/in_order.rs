@@ -29,7 +29,7 @@ pub(crate) enum ServedBy {
 impl Inbox {
     /// Which instance serves its fetches at this moment.
     pub(crate) async fn served_by(&self) -> Result<ServedBy, StoreError> {
-        let Some(order) = self.order.as_ref().filter(|_| !self.context.registered.paused) else {
+        let Some(order) = self.order.as_ref().filter(|_| self.context.registered.delivers()) else {
             return Ok(ServedBy::Any);
         };
         if order.is_open() {
@@ -124,7 +124,7 @@ impl Inbox {
     /// Its owner is gone, and the next one waits until all that the last one dispatched has come back to the store. While the
     /// subscription is paused there is no next one.
     async fn settle_alone(&self, handle: DeliveryHandle, verdict: Verdict) -> Result<Settled, Unsettled> {
-        let is_waited_for = !self.context.registered.paused;
+        let is_waited_for = self.context.registered.delivers();
         match verdict {
             // A lease is not renewed which the next owner waits for.
             Verdict::StillWorking if is_waited_for => Err(owner_gone(&handle)),

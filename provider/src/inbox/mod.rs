@@ -110,7 +110,7 @@ impl Inbox {
         if context.registered.subscription.reach != Reach::Inbox {
             return None;
         }
-        let pulls = order.is_none() && !context.registered.paused;
+        let pulls = order.is_none() && context.registered.delivers();
         let inbox = Arc::new(Self {
             context,
             order,

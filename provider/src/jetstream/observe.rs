@@ -119,7 +119,7 @@ impl Store {
             let name = &registered.subscription.name;
             warn!(code = %Code::RegistrationLost, "subscription {name}: the registry has lost it, and nobody ended it: it is remembered again");
         }
-        observed.elsewhere = self.observe_elsewhere().await;
+        self.observe_elsewhere(&mut observed).await;
         self.read_floors(&mut observed).await?;
         self.observe_again(&mut observed).await?;
         Ok(observed)

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use fanout_plan::status::{InstanceCounts, OutcomeState, SubscriptionStatus};
+use fanout_plan::status::{InstanceCounts, MirrorStatus, OutcomeState, SubscriptionStatus};
 use fanout_transport::transport_counts;
 
 use super::instruments::{Durations, INSTRUMENTS, Reconciled, StoreOperation};
@@ -54,6 +54,8 @@ pub(crate) struct Family {
 
 const BUS: &[&str] = &["bus"];
 const SUBSCRIPTION: &[&str] = &["bus", "subscription"];
+/// The place of the instance, and that whose partition is mirrored.
+const MIRROR: &[&str] = &["bus", "place", "origin", "partition"];
 const TRANSPORT: &[&str] = &["transport"];
 /// Why the system is `fanout`: who publishes sees a bus, and neither its store nor that this is NATS.
 const SYSTEM: &str = "fanout";
@@ -157,6 +159,15 @@ families! {
             let labels = [s.bus(), tenant.as_str()].map(str::to_owned).to_vec();
             out.push(Sample { labels, value: Value::Real(*used) });
         };
+    "fanout.mirror.lag.events" Gauge "{event}" MIRROR,
+        "Events that a mirror of another place's partition knows of and does not have: while a link is cut, those of when it was cut",
+        |s, out| mirrors(s, out, |mirror| mirror.lag);
+    "fanout.mirror.lag" Gauge "s" MIRROR,
+        "How long ago everything was stored that a mirror has, by the clocks of both places",
+        |s, out| mirrors(s, out, |mirror| mirror.lag_seconds);
+    "fanout.mirror.heard" Gauge "s" MIRROR,
+        "Seconds since a mirror last heard of its place: when the link was last alive",
+        |s, out| mirrors(s, out, |mirror| mirror.heard_seconds_ago);
     "fanout.journal.entries" Counter "{entry}" &["bus", "outcome"],
         "Deliveries that this instance wrote into the journal: `written`, or `dropped` because they came faster than the store took them; only where the policy has a journal",
         |s, out| if let Some(journal) = &s.status.journal {
@@ -221,6 +232,21 @@ fn durations(out: &mut Samples, labels: &[&str], durations: Durations) {
         labels,
         value: Value::Durations(Box::new(durations)),
     });
+}
+
+/// What each mirror has of it, if it is known.
+fn mirrors(snapshot: &Snapshot, out: &mut Samples, number: fn(&MirrorStatus) -> Option<u64>) {
+    let Some(place) = &snapshot.status.place else { return };
+    for mirror in place.mirrors.iter().flatten() {
+        if let Some(number) = number(mirror) {
+            let partition = mirror.partition.to_string();
+            push(
+                out,
+                &[snapshot.bus(), place.name.as_str(), mirror.place.as_str(), &partition],
+                number,
+            );
+        }
+    }
 }
 
 /// What each subscription has of it, if it is known.

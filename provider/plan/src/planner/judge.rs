@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Asked, Observed, Wanted};
+use super::{Asked, Observed, Wanted, rivals};
 use crate::by_partition::ByPartition;
 use crate::partition::Layout;
 use crate::policy::Shape;
@@ -143,6 +143,7 @@ fn judge(
         return Err(unreadable.clone());
     }
     let have = registry.get(name);
+    rivals::refuse(policy, want, (name, have), observed)?;
     let subscription = Subscription {
         name: name.clone(),
         ..want.subscription.clone()
@@ -179,6 +180,7 @@ fn judge(
         rewound: None,
         isolated: BTreeMap::new(),
         rejoined: None,
+        withheld: None,
     };
     let next = match have {
         None => {

@@ -78,6 +78,8 @@ pub struct Observed {
     pub lost: BTreeMap<SubscriptionName, Registered>,
     /// The own partitions of each other place, or why they can't be read now.
     pub elsewhere: BTreeMap<PlaceName, Result<Vec<Partition>, Problem>>,
+    /// The subscriptions of each other place that could be read.
+    pub registries: BTreeMap<PlaceName, BTreeMap<SubscriptionName, Registered>>,
 }
 
 impl Observed {

@@ -69,6 +69,9 @@ impl Fetch for Local {
         owned: &Registered,
         limits: FetchLimits,
     ) -> Result<Fetched<Lease>, InboxError> {
+        if let Some(problem) = owned.withheld_problem() {
+            return Err(inbox_refusal(problem));
+        }
         let end = Instant::now() + limits.wait;
         loop {
             let view = self.bus.view();

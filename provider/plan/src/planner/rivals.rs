@@ -1,0 +1,76 @@
+//! Subscriptions of one name at two places: one stands, the other is withheld.
+//!
+//! Both places come to the same by what both can read, whichever looks first: the older one stands, and of two that were made at
+//! the same moment that of the place with the smaller number. A place that can't be read changes nothing.
+
+use std::collections::BTreeMap;
+
+use super::{Observed, Wanted};
+use crate::subscription::Registered;
+use crate::withheld::Withheld;
+use crate::{Code, PlaceName, Policy, Problem, SubscriptionName, Timestamp};
+
+/// By what two subscriptions of one name are compared: when each was made, and the number of its place.
+type Age = (Timestamp, u32);
+
+/// Withholds what another place's stands for, and lets go on what none does any more.
+pub(super) fn withhold(policy: &Policy, registry: &mut BTreeMap<SubscriptionName, Registered>, observed: &Observed) {
+    let Some(own) = policy.places.as_ref().and_then(|places| places.own()) else {
+        return;
+    };
+    for registered in registry.values_mut().filter(|r| r.is_at_one_place()) {
+        let name = &registered.subscription.name;
+        let before = registered.withheld.as_ref().map(|Withheld::StandsAt(place)| place);
+        // What can't be read stays as it is.
+        if before.is_some_and(|place| is_unread(policy, place, observed)) {
+            continue;
+        }
+        let mine = (registered.made_at, own.number);
+        let oldest = rivals(policy, name, observed).min_by_key(|(age, _)| *age);
+        registered.withheld = oldest
+            .filter(|(age, _)| *age < mine)
+            .map(|(_, place)| Withheld::StandsAt(place.clone()));
+    }
+}
+
+/// Why a subscription can't be made here, or is not delivered here.
+pub(super) fn refuse(
+    policy: &Policy,
+    want: &Wanted,
+    (name, have): (&SubscriptionName, Option<&Registered>),
+    observed: &Observed,
+) -> Result<(), Problem> {
+    if let Some(have) = have {
+        return have.withheld_problem().map_or(Ok(()), Err);
+    }
+    let rival = want
+        .subscription
+        .is_at_one_place()
+        .then(|| rivals(policy, name, observed).next())
+        .flatten();
+    let Some((_, place)) = rival else { return Ok(()) };
+    Err(Problem::new(
+        Code::AtAnotherPlace,
+        format!(
+            "subscription {name} is at place {place}, where its events are delivered: a durable or backfill subscription is at one place; end it there to have it here, use another name, or let each place deliver its own events with `scope` = `here`"
+        ),
+    ))
+}
+
+fn is_unread(policy: &Policy, place: &PlaceName, observed: &Observed) -> bool {
+    let is_known = policy.places.as_ref().is_some_and(|p| p.all.contains_key(place));
+    is_known && !observed.registries.contains_key(place)
+}
+
+/// The subscriptions of a name that other places have, as far as these can be read.
+fn rivals<'a>(
+    policy: &'a Policy,
+    name: &'a SubscriptionName,
+    observed: &'a Observed,
+) -> impl Iterator<Item = (Age, &'a PlaceName)> {
+    let places = policy.places.iter().flat_map(|places| places.others());
+    places.filter_map(move |(place, of)| {
+        let there = observed.registries.get(place)?.get(name)?;
+        there.is_at_one_place().then_some(((there.made_at, of.number), place))
+    })
+}

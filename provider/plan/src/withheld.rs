@@ -1,0 +1,57 @@
+//! Why a place that has a subscription does not deliver it: the subscription is at one place, and that is another.
+//!
+//! It is written down with the subscription, so that it holds while the other place can't be read. What was kept for the
+//! subscription stays: its consumers, attempts and retries wait where they are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::place::Scope;
+use crate::subscription::{Need, Registered};
+use crate::{Code, PlaceName, Problem, SubscriptionName};
+
+/// Why a place does not deliver a subscription that it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Withheld {
+    /// It was made at two places that could not see each other, and that of this place stands.
+    StandsAt(PlaceName),
+}
+
+impl Withheld {
+    /// What is said of a subscription that is withheld.
+    pub fn problem(&self, name: &SubscriptionName) -> Problem {
+        match self {
+            Self::StandsAt(place) => Problem::new(
+                Code::AtAnotherPlace,
+                format!(
+                    "subscription {name} was made here and at place {place} while these could not see each other, and that of place {place} is the older one: events are delivered there, and nothing of it is deleted here; end one of both, at its own place, or give it another name"
+                ),
+            ),
+        }
+    }
+}
+
+impl Registered {
+    /// Whether this place delivers it: it is not paused, and not withheld.
+    pub fn delivers(&self) -> bool {
+        !self.paused && self.withheld.is_none()
+    }
+
+    /// Why this place does not deliver it, if another does.
+    pub fn withheld_problem(&self) -> Option<Problem> {
+        let withheld = self.withheld.as_ref()?;
+        Some(withheld.problem(&self.subscription.name))
+    }
+
+    /// Whether it is at one place of its bus, and given the events of all.
+    pub fn is_at_one_place(&self) -> bool {
+        self.subscription.is_at_one_place()
+    }
+}
+
+impl crate::subscription::Subscription {
+    /// Whether it is at one place of its bus, and given the events of all.
+    pub fn is_at_one_place(&self) -> bool {
+        self.need != Need::Queue && self.scope == Scope::Everywhere
+    }
+}
