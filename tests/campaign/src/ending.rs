@@ -72,7 +72,8 @@ async fn stored(js: &jetstream::Context, partition: u32, stream: &str, recorder:
     let log = js.get_stream(stream).await?;
     let state = log.cached_info().state.clone();
     let log = &log;
-    let offsets = futures::stream::iter(state.first_sequence..=state.last_sequence);
+    // A stream that never held anything says 0 of both, and has no such message.
+    let offsets = futures::stream::iter(state.first_sequence.max(1)..=state.last_sequence);
     let mut messages = offsets
         .map(|offset| async move { (offset, message(log, offset).await) })
         .buffered(AT_ONCE);

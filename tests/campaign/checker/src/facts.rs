@@ -481,6 +481,33 @@ impl<'h> Facts<'h> {
         accepted.into_values().collect()
     }
 
+    /// The events that one call at least may have stored: it was not refused.
+    #[must_use]
+    pub fn may_be_stored(&self) -> BTreeSet<&'h EventId> {
+        let published = self.publishes.values().flat_map(|call| {
+            let answers = call.answered.map_or(&[][..], |(_, answers)| answers);
+            let all = call.events.iter().enumerate();
+            let not_refused = all.filter(|(i, _)| !matches!(answers.get(*i), Some(Answer::Refused(_))));
+            not_refused.map(|(_, event)| &event.id)
+        });
+        let scheduled = self.schedules.values();
+        let scheduled = scheduled.filter(|call| !matches!(call.answered, Some((_, Answer::Refused(_)))));
+        published.chain(scheduled.map(|call| &call.event.id)).collect()
+    }
+
+    /// The events that may have been in the log, with nothing to show it: no receipt, and an operator purged the log after
+    /// they were sent.
+    #[must_use]
+    pub fn purged_unseen(&self) -> Vec<(Micros, &'h Event)> {
+        let Some(last) = self.purges.iter().map(|purge| purge.at).max() else {
+            return Vec::new();
+        };
+        let accepted: BTreeSet<_> = self.accepted().into_iter().map(|known| &known.event.id).collect();
+        let possible = self.may_be_stored().into_iter().filter(|id| !accepted.contains(id));
+        let meant = possible.filter_map(|id| self.meant.get(id).copied());
+        meant.filter(|(sent, _)| *sent <= last).collect()
+    }
+
     /// The deliveries of one event for one subscription.
     #[must_use]
     pub fn deliveries_by_event(&self) -> BTreeMap<(&'h str, &'h EventId), Vec<&Delivery<'h>>> {

@@ -1,26 +1,12 @@
 //! A refusal means not stored.
 
 use crate::Facts;
-use crate::history::Answer;
 
 /// The log does not hold an event whose every call was refused; neither one event of a call that was to store all or
 /// none, nor one that was refused by itself. An answer that says that the outcome is unknown is no refusal, nor is a call
 /// without an answer, and a call to schedule may have stored the event.
 pub(super) fn refusals(facts: &Facts<'_>) -> Vec<String> {
-    let mut may_be_stored = std::collections::BTreeSet::new();
-    for call in facts.publishes.values() {
-        for (i, event) in call.events.iter().enumerate() {
-            let answer = call.answered.and_then(|(_, answers)| answers.get(i));
-            if !matches!(answer, Some(Answer::Refused(_))) {
-                may_be_stored.insert(&event.id);
-            }
-        }
-    }
-    for call in facts.schedules.values() {
-        if !matches!(call.answered, Some((_, Answer::Refused(_)))) {
-            may_be_stored.insert(&call.event.id);
-        }
-    }
+    let may_be_stored = facts.may_be_stored();
     let stored = facts
         .stored
         .iter()
@@ -32,6 +18,7 @@ pub(super) fn refusals(facts: &Facts<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Answer;
     use crate::testing::{Told, broken};
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a status says.
 
 use crate::Facts;
-use crate::history::Verdict;
+use crate::history::{EventId, Micros, Verdict};
 use crate::laws::accounted::is_owed;
 
 /// What a status told of a subscription's backlog (pending, in flight and waiting for a retry, together) was true at some
@@ -13,10 +13,12 @@ use crate::laws::accounted::is_owed;
 /// that was sent before the answer and whose settlement was not confirmed before the question, twice if it was refused.
 /// A rewind brings back what was settled before it was answered, and so may a server that a fault made forget it: the
 /// promise is at least once.
-/// What an operator's purge may have taken need not be counted. After a power loss that may take settlements back, no
+/// What an operator's purge may have taken need not be counted, and may be: of what was published without an answer, or for
+/// later, nothing else remains to show that it was there. After a power loss that may take settlements back, no
 /// status is judged.
 pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
     let accepted = facts.accepted();
+    let unseen = facts.purged_unseen();
     let deliveries = facts.deliveries_by_event();
     let mut broken = Vec::new();
     for (answered, told) in &facts.statuses {
@@ -30,24 +32,38 @@ pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
         }
         let dead = facts.dead(&told.subscription);
         let (mut least, mut most) = (0, 0);
-        for event in accepted.iter().filter(|event| made.matches(event.event)) {
-            let deliveries = deliveries.get(&(told.subscription.as_str(), &event.event.id));
-            let settlements = deliveries
+        let settled = |event: &EventId| {
+            let (mut touched, mut done, mut refused) = (false, false, false);
+            for delivery in deliveries
+                .get(&(told.subscription.as_str(), event))
                 .into_iter()
                 .flatten()
-                .filter_map(|d| Some((d.settled?, d.answered)));
-            let (mut touched, mut done, mut refused) = (false, false, false);
-            for ((at, verdict), confirmed) in settlements {
+            {
+                let Some((at, verdict)) = delivery.settled else {
+                    continue;
+                };
                 touched |= at <= *answered;
+                let confirmed = delivery.answered;
                 let by_then = confirmed.is_some_and(|(at, answer)| at <= told.asked && answer.done().is_some());
                 let stays = !facts.may_come_again(&told.subscription, at, *answered);
                 done |= by_then && stays && *verdict == Verdict::Ack;
                 refused |= verdict.refusal().is_some() && at <= *answered;
             }
+            (touched, done, refused)
+        };
+        let at_most = |sent: Micros, done: bool, refused: bool| match sent <= *answered && !done {
+            true if refused => 2,
+            may_be_there => u64::from(may_be_there),
+        };
+        for event in accepted.iter().filter(|event| made.matches(event.event)) {
+            let (touched, done, refused) = settled(&event.event.id);
             let is_there = event.receipt.is_some_and(|at| at <= told.asked) && !facts.is_purged(event.position);
             least += u64::from(is_owed(made, event) && is_there && !touched && !dead.contains(&event.event.id));
-            let may_be_there = event.sent <= *answered && !done;
-            most += u64::from(may_be_there) * if refused { 2 } else { 1 };
+            most += at_most(event.sent, done, refused);
+        }
+        for (sent, event) in unseen.iter().filter(|(_, event)| made.matches(event)) {
+            let (_, done, refused) = settled(&event.id);
+            most += at_most(*sent, done, refused);
         }
         let backlog = told.pending + told.in_flight + told.waiting;
         if backlog < least {
@@ -69,7 +85,7 @@ pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Answer;
+    use crate::history::{Answer, What};
     use crate::testing::{Told, broken};
 
     fn three() -> Told {
@@ -139,6 +155,30 @@ mod tests {
             told.stored("e4", 4);
             assert_eq!(broken(status, &told), [""; 0], "{backlog}");
         }
+    }
+
+    #[test]
+    fn what_was_published_without_an_answer_and_purged_may_have_been_there() {
+        for (answer, backlog, broken_by) in [
+            (None, 4, 0),
+            (None, 5, 1),
+            (Some(Answer::Unknown("outcome-unknown".into())), 4, 0),
+            (Some(Answer::Refused("quota-exceeded".into())), 4, 1),
+        ] {
+            let mut told = three();
+            told.publish("e4", answer);
+            told.status("billing", backlog);
+            told.line(What::Purged {
+                partition: 0,
+                first: 1,
+                last: 4,
+            });
+            assert_eq!(broken(status, &told).len(), broken_by, "{backlog}");
+        }
+        let mut told = three();
+        told.publish("e4", None);
+        told.status("billing", 4);
+        assert_eq!(broken(status, &told).len(), 1, "without a purge the log would hold it");
     }
 
     #[test]
