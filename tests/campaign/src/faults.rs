@@ -55,6 +55,22 @@ enum End {
     PutKey(String, Vec<u8>),
 }
 
+impl End {
+    /// What instances need is there again with it.
+    fn is_of_servers(&self) -> bool {
+        matches!(
+            self,
+            Self::StartServers(_)
+                | Self::Thaw(_, None)
+                | Self::JoinServer(_)
+                | Self::FreeDisk(_)
+                | Self::MendDevice(_)
+                | Self::ReplaceDevice(_)
+                | Self::StartEverything
+        )
+    }
+}
+
 /// Does a step: its faults begin together, go on for a while, and are healed together.
 pub(crate) async fn take(world: &mut World, step: &Step) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(step.pause_ms)).await;
@@ -63,6 +79,8 @@ pub(crate) async fn take(world: &mut World, step: &Step) -> Result<()> {
         ongoing.push(begin(world, *fault).await?);
     }
     tokio::time::sleep(Duration::from_millis(step.hold_ms)).await;
+    // What the others need to come back is there first.
+    ongoing.sort_by_key(|fault| !fault.end.is_of_servers());
     for fault in ongoing {
         end(world, fault).await?;
     }
@@ -227,16 +245,7 @@ async fn on(kind: Kind, world: &World, server: usize, bus: usize, target: usize)
 
 async fn end(world: &mut World, Ongoing { number, end }: Ongoing) -> Result<()> {
     // Instances hear of each other through the servers.
-    let is_of_servers = matches!(
-        end,
-        End::StartServers(_)
-            | End::Thaw(_, None)
-            | End::JoinServer(_)
-            | End::FreeDisk(_)
-            | End::MendDevice(_)
-            | End::ReplaceDevice(_)
-            | End::StartEverything
-    );
+    let is_of_servers = end.is_of_servers();
     match end {
         End::Nothing => {}
         End::StartServers(servers) => start_servers(world, &servers).await,
