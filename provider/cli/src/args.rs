@@ -74,6 +74,21 @@ pub(crate) enum Verb {
         /// The subscription
         subscription: SubscriptionName,
     },
+    /// Hand a subscription over to another place of its bus: it goes on there where it was
+    ///
+    /// What was interrupted is finished by the same command again; with the place that the subscription comes from, it goes on there.
+    Move {
+        #[command(flatten)]
+        store: Store,
+        /// The subscription
+        subscription: SubscriptionName,
+        /// The place that is to deliver it
+        #[arg(long, value_name = "PLACE")]
+        to: PlaceName,
+        /// How long what is in flight is awaited, such as 10s; without it, as long as an event can be in flight
+        #[arg(long, value_name = "DURATION", value_parser = span)]
+        within: Option<Duration>,
+    },
     /// Say what subscriptions lost because it expired, or was purged, before they handled it
     Lost {
         #[command(flatten)]

@@ -22,6 +22,7 @@ mod place;
 mod policy;
 mod publish;
 mod ready;
+mod relocate;
 mod remote;
 mod serve;
 mod settled;
@@ -77,6 +78,12 @@ async fn main() -> ExitCode {
         } => place::rewind(&store, &subscription, to, skip_unhandled, args.json).await,
         Verb::Pause { store, subscription } => place::pause(&store, &subscription, true, args.json).await,
         Verb::Resume { store, subscription } => place::pause(&store, &subscription, false, args.json).await,
+        Verb::Move {
+            store,
+            subscription,
+            to,
+            within,
+        } => relocate::relocate(&store, &subscription, &to, within, args.json).await,
         Verb::Lost {
             store,
             subscription,

@@ -131,7 +131,7 @@ fn row(s: &SubscriptionStatus) -> [String; 9] {
 async fn read(store: &Store, observed: &Observed) -> BusStatus {
     let mut letters = store.dead_letter_counts().await.ok();
     let mut subscriptions = Vec::new();
-    for registered in observed.registry.values() {
+    for registered in observed.registry.values().filter(|r| !r.has_moved()) {
         let mut status = SubscriptionStatus::of(registered);
         status.dead_letters = letters.as_mut().map(|all| all.remove(&registered.id()).unwrap_or(0));
         // What can't be read may hold what it has: counts without that would be too small.

@@ -9,7 +9,7 @@ use crate::subscription::{Progress, Registered};
 /// one does not know: it is left alone.
 pub const VERSION: u32 = 3;
 
-/// The form of an entry that has a pattern of events, and is not withheld.
+/// The form of an entry that has a pattern of events, and was at one place all the time.
 const WITH_PATTERN: u32 = 2;
 
 /// The form of an entry whose filter has no pattern of events, which versions write and read that know none: to them it is no
@@ -39,10 +39,13 @@ struct Version {
 /// When it can't be written as JSON.
 pub fn write(registered: &Registered) -> serde_json::Result<String> {
     serde_json::to_string(&Written {
-        version: match (&registered.withheld, registered.subscription.filter.pattern()) {
-            (Some(_), _) => VERSION,
-            (None, Some(_)) => WITH_PATTERN,
-            (None, None) => WITHOUT_PATTERN,
+        version: match (
+            registered.withheld.is_some() || registered.handed.is_some(),
+            registered.subscription.filter.pattern(),
+        ) {
+            (true, _) => VERSION,
+            (false, Some(_)) => WITH_PATTERN,
+            (false, None) => WITHOUT_PATTERN,
         },
         registered,
     })
@@ -68,6 +71,7 @@ pub fn with_consumer(registered: &Registered) -> Option<Box<Registered>> {
     let kept = Registered {
         replayed: Default::default(),
         delivered_before: Default::default(),
+        withheld: None,
         progress: match registered.progress {
             Progress::Notifying(_) => Progress::Replaying,
             progress => progress,

@@ -22,6 +22,7 @@ pub mod fate;
 mod filter;
 pub mod floor;
 pub mod gap;
+pub mod handed;
 pub mod http_binding;
 pub mod in_force;
 mod incarnation;

@@ -242,7 +242,7 @@ fn plan_with(
         !is_over
     });
     if !frozen {
-        rivals::withhold(policy, &mut registry, observed);
+        over.extend(rivals::withhold(policy, &mut registry, observed));
     }
     let judged = judge_all(policy, asked, of_another, &mut registry, &layout, observed, now);
     if !frozen {

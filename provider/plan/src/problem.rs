@@ -197,6 +197,10 @@ codes! {
     PlaceUnreachable = "place-unreachable",
     /// A subscription is at another place of its bus.
     AtAnotherPlace = "at-another-place",
+    /// A subscription is being handed over to another place.
+    Moving = "moving",
+    /// A subscription is not handed over: events of it are still in flight.
+    StillInFlight = "still-in-flight",
     /// Tenants would need more partitions than are sensible.
     TooManyPartitions = "too-many-partitions",
     /// The bus is under a policy of a greater revision.

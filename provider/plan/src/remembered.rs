@@ -2,6 +2,7 @@
 
 use crate::subscription::{Progress, Registered};
 use crate::unregistered::Tombstone;
+use crate::withheld::Withheld;
 
 /// The entry after an instance wrote one, by what is found in its place at that moment, or by what ended the one before it.
 /// `None` if another instance was faster, so that the plan has to be made anew.
@@ -39,7 +40,14 @@ pub fn remembered(wanted: &Registered, found: Option<Registered>, ended: Option<
         made_by: wanted.made_by,
         head,
         delivered_before,
-        withheld: wanted.withheld.clone(),
+        withheld: match (&have.withheld, &wanted.withheld) {
+            // Whoever hands it over says so, and nobody else.
+            (Some(Withheld::MovesTo(_)), Some(Withheld::MovedTo(_))) => wanted.withheld.clone(),
+            (Some(Withheld::MovesTo(_) | Withheld::MovedTo(_)), _) | (_, Some(Withheld::MovesTo(_))) => {
+                have.withheld.clone()
+            }
+            _ => wanted.withheld.clone(),
+        },
         progress: if is_finished { Progress::Finished } else { have.progress },
         ..have
     })

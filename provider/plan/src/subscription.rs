@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority;
 use crate::by_partition::ByPartition;
+use crate::handed::Handed;
 use crate::isolation::Rejoined;
 use crate::named_position;
 use crate::partition::{Layout, Partition};
@@ -240,6 +241,9 @@ pub struct Registered {
     /// Why this place does not deliver it, if another does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Withheld>,
+    /// What was settled at the place that had it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed: Option<Box<Handed>>,
 }
 
 impl Registered {
@@ -326,6 +330,7 @@ impl Registered {
             progress: Progress::Replaying,
             isolated: BTreeMap::new(),
             rejoined: None,
+            handed: None,
             rewound: Some(Rewound {
                 generation: self.rewound.map_or(0, |r| r.generation) + 1,
                 to,
@@ -353,6 +358,7 @@ impl Registered {
     /// Begins anew in a log that was lost and is made again: its offsets begin anew too, and no old one says anything of
     /// the new events.
     pub(crate) fn begin_anew(&mut self) {
+        self.handed = None;
         let (start, end) = match self.needs_now() {
             Need::Backfill { start, end } => (Some(start), end),
             Need::Queue | Need::Durable => (None, None),

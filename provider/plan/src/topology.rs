@@ -340,7 +340,7 @@ fn mirror(policy: &Policy, partition: &Partition) -> Option<MirrorSpec> {
 
 /// The consumers behind a subscription in one partition, if it needs any there.
 fn consumers(policy: &Policy, partition: &Partition, registered: &Registered) -> Vec<ConsumerSpec> {
-    if !registered.subscription.reads(partition) {
+    if !registered.subscription.reads(partition) || registered.has_moved() {
         return Vec::new();
     }
     let of_reader = |reader: Reader| {

@@ -15,6 +15,10 @@ use crate::{Code, PlaceName, Problem, SubscriptionName};
 pub enum Withheld {
     /// It was made at two places that could not see each other, and that of this place stands.
     StandsAt(PlaceName),
+    /// It is being handed over to this place.
+    MovesTo(PlaceName),
+    /// It was handed over to this place: nothing is kept for it here.
+    MovedTo(PlaceName),
 }
 
 impl Withheld {
@@ -26,6 +30,16 @@ impl Withheld {
                 format!(
                     "subscription {name} was made here and at place {place} while these could not see each other, and that of place {place} is the older one: events are delivered there, and nothing of it is deleted here; end one of both, at its own place, or give it another name"
                 ),
+            ),
+            Self::MovesTo(place) => Problem::new(
+                Code::Moving,
+                format!(
+                    "subscription {name} is being handed over to place {place}, where its deliveries go on: if that does not end, run `fanout move` again"
+                ),
+            ),
+            Self::MovedTo(place) => Problem::new(
+                Code::AtAnotherPlace,
+                format!("subscription {name} was handed over to place {place}: its events are delivered there"),
             ),
         }
     }
@@ -41,6 +55,11 @@ impl Registered {
     pub fn withheld_problem(&self) -> Option<Problem> {
         let withheld = self.withheld.as_ref()?;
         Some(withheld.problem(&self.subscription.name))
+    }
+
+    /// Whether it was handed over, so that nothing of it is kept here.
+    pub fn has_moved(&self) -> bool {
+        matches!(self.withheld, Some(Withheld::MovedTo(_)))
     }
 
     /// Whether it is at one place of its bus, and given the events of all.

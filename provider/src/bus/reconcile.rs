@@ -233,6 +233,8 @@ impl Bus {
         }
         view.nothing_is_published = not_as_promised(&store, &view).or(view.nothing_is_published);
         view.registry = plan.registry;
+        // Of what was handed over nothing is here but the word where it is.
+        view.registry.retain(|_, registered| !registered.has_moved());
         (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
         let is_new = in_force && !store.is_in_force();

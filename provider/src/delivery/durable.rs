@@ -278,7 +278,7 @@ pub(crate) async fn admit(
     mut message: jetstream::Message,
 ) -> Option<InFlight> {
     let (metadata, attributes) = incoming::admit(context, settler, partition, &mut message).await?;
-    let failed = if metadata.deliveries > 1 {
+    let failed = if metadata.deliveries > 1 || context.registered.was_given_before(metadata.position) {
         let known = async {
             if settler.waits(metadata.position).await? {
                 return Ok(None);

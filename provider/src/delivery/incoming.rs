@@ -119,6 +119,13 @@ pub(super) async fn admit(
         settler.skip(message).await;
         return None;
     }
+    if context
+        .registered
+        .was_settled_before(attributes.tenant(), metadata.position)
+    {
+        settler.skip(message).await;
+        return None;
+    }
     match wanted(&context.registered, &attributes, &message.payload, &metadata).await {
         Wanted::Yes => {
             // What a pattern leaves out holds nobody up, and is no reason to isolate a tenant.

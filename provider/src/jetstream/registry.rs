@@ -13,6 +13,7 @@ use async_nats::jetstream::{kv, stream};
 use fanout_plan::remembered::remembered;
 use fanout_plan::subscription::{Progress, Registered};
 use fanout_plan::unregistered::Tombstone;
+use fanout_plan::withheld::Withheld;
 use fanout_plan::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, Timestamp, entry};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -309,12 +310,61 @@ impl Store {
                 now = None;
                 return Ok(None);
             };
+            if let Some(problem) = have.withheld_problem() {
+                return Err(StoreError::Refused(vec![problem]));
+            }
             let next = change(&have).map_err(|p| StoreError::Refused(vec![p]))?;
             now = Some(next.clone());
             Ok(Some(next).filter(|next| *next != have))
         })
         .await?;
         Ok(now)
+    }
+
+    /// Withholds a subscription at this place, or lets it go on, while it is what the caller saw. Returns it as it is then.
+    pub(super) async fn withhold(
+        &self,
+        seen: &Registered,
+        withheld: Option<&Withheld>,
+    ) -> Result<Option<Registered>, StoreError> {
+        let mut now = None;
+        self.change(&seen.subscription.name, |found| {
+            let is_same = |r: &Registered| r.id() == seen.id() && r.withheld == seen.withheld;
+            now = found.filter(is_same).map(|have| Registered {
+                withheld: withheld.cloned(),
+                ..have
+            });
+            Ok(now.clone().filter(|next| next.withheld != seen.withheld))
+        })
+        .await?;
+        Ok(now)
+    }
+
+    /// Writes a subscription that another place hands over. What the name stands for here since is not written over.
+    pub(super) async fn take_over(&self, next: &Registered) -> Result<(), StoreError> {
+        let name = &next.subscription.name;
+        let (entry, revision) = self.entry_of(name).await?;
+        match entry {
+            Entry::Nothing | Entry::Ended(_) => {}
+            Entry::There(have) if have.id() == next.id() && have.has_moved() => {}
+            Entry::There(have) if have.id() == next.id() && have.withheld.is_none() => return Ok(()),
+            Entry::There(_) => {
+                let problem = Problem::new(
+                    Code::SubscriptionConflict,
+                    format!(
+                        "subscription {name}: the place that it is to move to has another of this name: end that one first"
+                    ),
+                );
+                return Err(StoreError::Refused(vec![problem]));
+            }
+            Entry::Unreadable(problem) => return Err(StoreError::Refused(vec![problem])),
+        }
+        if self.write(name, Change::Put(next), revision).await? {
+            return Ok(());
+        }
+        Err(StoreError::Raced {
+            what: format!("subscription {name}"),
+        })
     }
 
     /// Ends a subscription: that one and no other of its name, where it is said which. A tombstone stands for it from then on,

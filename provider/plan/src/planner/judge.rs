@@ -33,7 +33,7 @@ pub(super) fn judge_all(
     let declared = if of_another {
         Vec::new()
     } else {
-        declared(policy, asked.wanted)
+        declared(policy, asked.wanted, registry)
     };
     let mut all: Vec<_> = asked.wanted.iter().chain(&declared).enumerate().collect();
     // What the operator declares has its name first.
@@ -99,11 +99,19 @@ fn remembered_as(registry: &BTreeMap<SubscriptionName, Registered>, want: &Wante
 }
 
 /// What the policy itself declares and no link asks for.
-fn declared(policy: &Policy, wanted: &[Wanted]) -> Vec<Wanted> {
+fn declared(policy: &Policy, wanted: &[Wanted], registry: &BTreeMap<SubscriptionName, Registered>) -> Vec<Wanted> {
     policy
         .subscriptions
         .iter()
-        .filter(|(_, declared)| declared.is_here)
+        .filter(|(name, declared)| {
+            let have = registry.get(*name);
+            match have {
+                Some(have) if have.has_moved() => false,
+                // One that was handed over stays here, whatever `at` says.
+                Some(have) => declared.is_here || have.handed.is_some(),
+                None => declared.is_here,
+            }
+        })
         .filter(|(name, _)| {
             wanted
                 .iter()
@@ -181,6 +189,7 @@ fn judge(
         isolated: BTreeMap::new(),
         rejoined: None,
         withheld: None,
+        handed: None,
     };
     let next = match have {
         None => {

@@ -57,6 +57,10 @@ pub(super) fn begin(registered: &mut Registered, others: &BTreeSet<u32>, layout:
         let Some(state) = observed.logs.get(&number) else {
             continue;
         };
+        if others.contains(&number) {
+            // Its offsets mean other events now.
+            registered.handed = None;
+        }
         let floor = observed.floors.get(&(number, registered.consumer_name()));
         let log = layout.partitions.get(&number).map(|p| p.log);
         let of_another = floor.is_some_and(|floor| Some(floor.log) != log);

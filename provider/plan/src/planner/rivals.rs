@@ -3,7 +3,7 @@
 //! Both places come to the same by what both can read, whichever looks first: the older one stands, and of two that were made at
 //! the same moment that of the place with the smaller number. A place that can't be read changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Observed, Wanted};
 use crate::subscription::Registered;
@@ -13,14 +13,37 @@ use crate::{Code, PlaceName, Policy, Problem, SubscriptionName, Timestamp};
 /// By what two subscriptions of one name are compared: when each was made, and the number of its place.
 type Age = (Timestamp, u32);
 
-/// Withholds what another place's stands for, and lets go on what none does any more.
-pub(super) fn withhold(policy: &Policy, registry: &mut BTreeMap<SubscriptionName, Registered>, observed: &Observed) {
+/// Withholds what another place's stands for, and lets go on what none does any more. Returns what was handed over and has ended
+/// since.
+pub(super) fn withhold(
+    policy: &Policy,
+    registry: &mut BTreeMap<SubscriptionName, Registered>,
+    observed: &Observed,
+) -> BTreeSet<SubscriptionName> {
+    let mut over = BTreeSet::new();
     let Some(own) = policy.places.as_ref().and_then(|places| places.own()) else {
-        return;
+        return over;
     };
     for registered in registry.values_mut().filter(|r| r.is_at_one_place()) {
         let name = &registered.subscription.name;
-        let before = registered.withheld.as_ref().map(|Withheld::StandsAt(place)| place);
+        let before = match &registered.withheld {
+            Some(Withheld::MovesTo(place)) => {
+                let there = observed.registries.get(place).and_then(|r| r.get(name));
+                // The place that it goes to has it, and whoever handed it over did not come to say so.
+                if there.is_some_and(|there| there.id() == registered.id() && there.withheld.is_none()) {
+                    registered.withheld = Some(Withheld::MovedTo(place.clone()));
+                }
+                continue;
+            }
+            Some(Withheld::MovedTo(place)) => {
+                if !is_unread(policy, place, observed) && rivals(policy, name, observed).next().is_none() {
+                    over.insert(name.clone());
+                }
+                continue;
+            }
+            Some(Withheld::StandsAt(place)) => Some(place),
+            None => None,
+        };
         // What can't be read stays as it is.
         if before.is_some_and(|place| is_unread(policy, place, observed)) {
             continue;
@@ -31,6 +54,8 @@ pub(super) fn withhold(policy: &Policy, registry: &mut BTreeMap<SubscriptionName
             .filter(|(age, _)| *age < mine)
             .map(|(_, place)| Withheld::StandsAt(place.clone()));
     }
+    registry.retain(|name, _| !over.contains(name));
+    over
 }
 
 /// Why a subscription can't be made here, or is not delivered here.
@@ -41,7 +66,10 @@ pub(super) fn refuse(
     observed: &Observed,
 ) -> Result<(), Problem> {
     if let Some(have) = have {
-        return have.withheld_problem().map_or(Ok(()), Err);
+        return match &have.withheld {
+            None | Some(Withheld::MovesTo(_)) => Ok(()),
+            Some(withheld) => Err(withheld.problem(name)),
+        };
     }
     let rival = want
         .subscription
@@ -52,7 +80,7 @@ pub(super) fn refuse(
     Err(Problem::new(
         Code::AtAnotherPlace,
         format!(
-            "subscription {name} is at place {place}, where its events are delivered: a durable or backfill subscription is at one place; end it there to have it here, use another name, or let each place deliver its own events with `scope` = `here`"
+            "subscription {name} is at place {place}, where its events are delivered: a durable or backfill subscription is at one place; `fanout move` hands it over; end it there to have another here, use another name, or let each place deliver its own events with `scope` = `here`"
         ),
     ))
 }
@@ -71,6 +99,7 @@ fn rivals<'a>(
     let places = policy.places.iter().flat_map(|places| places.others());
     places.filter_map(move |(place, of)| {
         let there = observed.registries.get(place)?.get(name)?;
-        there.is_at_one_place().then_some(((there.made_at, of.number), place))
+        let has_it = !matches!(there.withheld, Some(Withheld::MovesTo(_) | Withheld::MovedTo(_)));
+        (there.is_at_one_place() && has_it).then_some(((there.made_at, of.number), place))
     })
 }

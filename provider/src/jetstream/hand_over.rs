@@ -1,0 +1,392 @@
+//! Hands a subscription over from one place to another.
+//!
+//! Each step is idempotent, and the place that has the subscription delivers nothing from the first one on:
+//!
+//! 1. Its entry says that it moves (compare and swap): its instances stop.
+//! 2. What they have in flight is awaited. What they gave back is taken here, so that what is delivered and not settled is known by
+//!    its offsets. Then the server pauses the consumer: a frozen instance that comes back is given nothing.
+//! 3. Attempts, losses and retries are written at the next place.
+//! 4. The next place's registry has it, with what was settled. It begins.
+//! 5. The first place's entry says where it is. What was kept there goes.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, consumer};
+use fanout_plan::isolation::Reader;
+use fanout_plan::place::Places;
+use fanout_plan::subscription::Registered;
+use fanout_plan::withheld::Withheld;
+use fanout_plan::{Code, PlaceName, Problem, Round, SubscriptionName};
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::acknowledgement::{Acknowledgement, acknowledge};
+use super::refusal::{found, there};
+use super::{Store, StoreError, batch};
+
+/// How long a consumer stays paused that nobody is to be given anything by.
+const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+/// How often it is looked whether everything is settled.
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
+/// Messages that are taken back at once.
+const AT_ONCE: usize = 1_000;
+
+/// What came of handing a subscription over.
+#[derive(Clone, Debug)]
+pub struct HandedOver {
+    /// Which subscription.
+    pub subscription: SubscriptionName,
+    /// The place that had it; `None` where it was at its place already.
+    pub from: Option<PlaceName>,
+    /// The place that has it.
+    pub to: PlaceName,
+    /// Events that were delivered and not settled: they are delivered again.
+    pub comes_again: usize,
+    /// Events that wait for their next attempt, which went along.
+    pub retries: usize,
+    /// Dead letters that stay at the place where they are.
+    pub dead_letters: u64,
+    /// How long nothing was delivered, as far as it is known here.
+    pub stood_still: Duration,
+}
+
+/// What one consumer had given, and the messages that nobody has settled.
+struct Drained {
+    reader: Reader,
+    to: u64,
+    unsettled: Vec<jetstream::Message>,
+    except: Vec<u64>,
+}
+
+impl Store {
+    /// Hands a subscription over to a place, with everything that is kept for it. What is in flight is awaited for `within`; what
+    /// was interrupted goes on where it was.
+    ///
+    /// # Errors
+    /// When a place can't be read or changed, what is in flight is not settled in time, or the subscription is none that is at
+    /// one place.
+    pub async fn hand_over(
+        &self,
+        name: &SubscriptionName,
+        to: &PlaceName,
+        within: Duration,
+    ) -> Result<HandedOver, StoreError> {
+        let places = self.policy.places.as_ref().ok_or_else(|| {
+            refused(
+                Code::ConflictingSettings,
+                "the policy has no places: there is nowhere to move a subscription to".to_owned(),
+            )
+        })?;
+        let next = self.store_at(places, to)?;
+        let have = next.registered(name).await?;
+        let mut found = None;
+        for place in places.all.keys().filter(|place| *place != to) {
+            let store = self.store_at(places, place)?;
+            match store.registered(name).await {
+                Ok(Some(registered)) if !matches!(registered.withheld, Some(Withheld::StandsAt(_))) => {
+                    let is_last = !registered.has_moved();
+                    let here = registered.withheld == Some(Withheld::MovedTo(to.clone()));
+                    if is_last || (here && found.is_none()) {
+                        found = Some((place.clone(), store, registered));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => debug!(%place, %error, "a place can't be read"),
+            }
+        }
+        if let Some(have) = have.filter(|have| !have.has_moved()) {
+            return self.finish(&next, have, found, to).await;
+        }
+        let Some((place, from, seen)) = found.filter(|(.., seen)| !seen.has_moved()) else {
+            return Err(refused(
+                Code::UnknownSubscription,
+                format!(
+                    "no place that can be read from here has a subscription {name}: `fanout status` lists those of a place"
+                ),
+            ));
+        };
+        may_move(&seen, places, to)?;
+        let observed = from.observe().await?;
+        let from = from.with_layout(observed.topology.layout());
+        let began = Instant::now();
+        let moves = Withheld::MovesTo(to.clone());
+        let Some(seen) = from.withhold(&seen, Some(&moves)).await? else {
+            return Err(StoreError::Raced {
+                what: format!("subscription {name}"),
+            });
+        };
+        let drained = match from.drain_all(&seen, began + within).await {
+            Ok(drained) => drained,
+            Err(error) => {
+                from.take_back(&seen).await?;
+                return Err(error);
+            }
+        };
+        let comes_again = drained.iter().map(|d| d.except.len()).sum();
+        let given = drained.iter().map(|d| (d.reader.clone(), d.to, d.except.clone()));
+        let moved = seen.handed_over(given.collect());
+        let retries = from.copy_retries(&seen, &next).await?;
+        from.copy_attempts(&seen, &moved, &next).await?;
+        next.take_over(&moved).await?;
+        let stood_still = began.elapsed();
+        let mut dead_letters = from.dead_letter_counts().await.unwrap_or_default();
+        from.withhold(&seen, Some(&Withheld::MovedTo(to.clone()))).await?;
+        from.let_go(&seen).await?;
+        Ok(HandedOver {
+            subscription: name.clone(),
+            from: Some(place),
+            to: to.clone(),
+            comes_again,
+            retries,
+            dead_letters: dead_letters.remove(&seen.id()).unwrap_or(0),
+            stood_still,
+        })
+    }
+
+    /// What is to be done where the place has the subscription already: it was interrupted, or is not to move at all.
+    async fn finish(
+        &self,
+        here: &Self,
+        have: Registered,
+        other: Option<(PlaceName, Self, Registered)>,
+        to: &PlaceName,
+    ) -> Result<HandedOver, StoreError> {
+        let mut from = None;
+        if let Some(Withheld::MovesTo(place)) = &have.withheld {
+            let places = self.policy.places.as_ref();
+            let there = match places {
+                Some(places) => {
+                    self.store_at(places, place)?
+                        .registered(&have.subscription.name)
+                        .await?
+                }
+                None => None,
+            };
+            if there.is_some_and(|there| there.id() == have.id() && there.withheld.is_none()) {
+                here.withhold(&have, Some(&Withheld::MovedTo(place.clone()))).await?;
+                let moved = Withheld::MovedTo(place.clone());
+                return Err(StoreError::Refused(vec![moved.problem(&have.subscription.name)]));
+            }
+            // Nobody else has it: it goes on here.
+            let observed = here.observe().await?;
+            here.with_layout(observed.topology.layout()).take_back(&have).await?;
+        } else if let Some((place, store, seen)) = other.filter(|(.., seen)| seen.id() == have.id()) {
+            store.withhold(&seen, Some(&Withheld::MovedTo(to.clone()))).await?;
+            let observed = store.observe().await?;
+            store.with_layout(observed.topology.layout()).let_go(&seen).await?;
+            // Where it had said so, all that was left to do is to let go.
+            from = (!seen.has_moved()).then_some(place);
+        } else if let Some(problem) = have.withheld_problem() {
+            return Err(StoreError::Refused(vec![problem]));
+        }
+        Ok(HandedOver {
+            subscription: have.subscription.name.clone(),
+            from,
+            to: to.clone(),
+            comes_again: 0,
+            retries: 0,
+            dead_letters: 0,
+            stood_still: Duration::ZERO,
+        })
+    }
+
+    fn store_at(&self, places: &Places, name: &PlaceName) -> Result<Self, StoreError> {
+        let place = places.all.get(name).ok_or_else(|| {
+            let known: Vec<_> = places.all.keys().map(ToString::to_string).collect();
+            refused(
+                Code::UnknownPlace,
+                format!("{name} is none of the policy's places: {}", known.join(", ")),
+            )
+        })?;
+        Ok(self.at(name, place))
+    }
+
+    /// Awaits what is in flight at each of a subscription's consumers, and has none of them give anything more.
+    async fn drain_all(&self, seen: &Registered, until: Instant) -> Result<Vec<Drained>, StoreError> {
+        let readers = self.readers_of(seen).map(|(_, reader)| reader);
+        let drained = readers.map(|reader| self.drain(seen, reader, until));
+        let drained: Vec<_> = futures::future::join_all(drained).await;
+        let failed = drained.iter().any(Result::is_err);
+        if failed {
+            // What was taken back is given out again at once.
+            for message in drained.iter().flatten().flatten().flat_map(|d| &d.unsettled) {
+                acknowledge(message, Acknowledgement::Nak(Duration::ZERO)).await;
+            }
+        }
+        drained.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    /// The same for one; `None` where there is no such consumer.
+    async fn drain(&self, seen: &Registered, reader: Reader, until: Instant) -> Result<Option<Drained>, StoreError> {
+        let name = seen.consumer_of(&reader);
+        let log = self.log(reader.partition).await?;
+        let action = || format!("hand over consumer {name} of partition {}", reader.partition);
+        let info = || async { there(log.consumer_info(&name).await, action()) };
+        if info().await?.is_none() {
+            return Ok(None);
+        }
+        // Where it was interrupted, the consumer is paused.
+        log.resume_consumer(&name).await.map_err(StoreError::when(action()))?;
+        let consumer: consumer::PullConsumer = log.get_consumer(&name).await.map_err(StoreError::when(action()))?;
+        let (mut unsettled, mut except) = (Vec::new(), BTreeSet::new());
+        loop {
+            let Some(now) = info().await? else { return Ok(None) };
+            let missing = now.num_ack_pending.saturating_sub(except.len());
+            if missing > 0 {
+                let mut came = batch::at_once(self, &consumer, (missing.min(AT_ONCE), batch::BYTES)).await?;
+                while let Some(message) = came.next().await {
+                    if let Ok(info) = message.info() {
+                        except.insert(info.stream_sequence);
+                    }
+                    unsettled.push(message);
+                }
+            } else {
+                let at = async_nats::datetime::from_nanos((crate::clock::now() + FOR_GOOD).nanoseconds().into());
+                let at = at.map_err(StoreError::when(action()))?;
+                log.pause_consumer(&name, at)
+                    .await
+                    .map_err(StoreError::when(action()))?;
+                let Some(now) = info().await? else { return Ok(None) };
+                if now.num_ack_pending == except.len() {
+                    let floor = super::floors::settled_to(&now);
+                    return Ok(Some(Drained {
+                        to: now.delivered.stream_sequence.max(floor),
+                        reader,
+                        unsettled,
+                        except: except.into_iter().filter(|offset| *offset > floor).collect(),
+                    }));
+                }
+                // An instance that had not heard of it was given more.
+                log.resume_consumer(&name).await.map_err(StoreError::when(action()))?;
+            }
+            if Instant::now() > until {
+                for message in &unsettled {
+                    acknowledge(message, Acknowledgement::Nak(Duration::ZERO)).await;
+                }
+                let in_flight = now.num_ack_pending.saturating_sub(except.len());
+                return Err(refused(
+                    Code::StillInFlight,
+                    format!(
+                        "subscription {}: {in_flight} events of partition {} are in flight and were not settled in time: its deliveries go on where they were; run it again, or wait longer with `--within`",
+                        seen.subscription.name, reader.partition
+                    ),
+                ));
+            }
+            sleep(LOOKS_EVERY).await;
+        }
+    }
+
+    /// Lets a subscription's deliveries go on where they were.
+    async fn take_back(&self, seen: &Registered) -> Result<(), StoreError> {
+        let readers: Vec<_> = self.readers_of(seen).map(|(_, reader)| reader).collect();
+        for reader in readers {
+            let name = seen.consumer_of(&reader);
+            let resumed = self.log(reader.partition).await?.resume_consumer(&name).await;
+            there(resumed, format!("let consumer {name} go on"))?;
+        }
+        self.withhold(seen, None).await.map(drop)
+    }
+
+    /// Writes what waits for a retry at another place, too. Returns how many these are.
+    async fn copy_retries(&self, seen: &Registered, next: &Self) -> Result<usize, StoreError> {
+        let action = "copy the events that wait for a retry";
+        let round = Round::of(seen);
+        let of = self.names.retry_filter(&seen.id().name, Some(round));
+        let stream = self.stream(self.names.retries()).await?;
+        let subjects = stream.info_with_subjects(of).await.map_err(StoreError::when(action))?;
+        let subjects: Vec<String> = subjects
+            .map_ok(|(subject, _)| subject)
+            .try_collect()
+            .await
+            .map_err(StoreError::when(action))?;
+        for subject in &subjects {
+            let waiting = found(stream.get_last_raw_message_by_subject(subject).await, action)?;
+            let (Some(waiting), Some((round, at))) = (waiting, self.names.retry_of(subject)) else {
+                continue;
+            };
+            let message = PublishMessage::build()
+                .headers(waiting.headers.clone())
+                .payload(waiting.payload)
+                .expected_stream(next.names.retries());
+            // One that is there was written before this was interrupted.
+            let there = next.names.retry(&seen.id().name, round, at);
+            next.swap(there, message, 0).await.map_err(StoreError::when(action))?;
+        }
+        Ok(subjects.len())
+    }
+
+    /// Writes the failed attempts of events that can come again at another place, and what the subscription has lost.
+    async fn copy_attempts(&self, seen: &Registered, moved: &Registered, next: &Self) -> Result<(), StoreError> {
+        let action = "copy failed attempts";
+        let bucket = self.names.attempts();
+        let stream = self.stream(format!("KV_{bucket}")).await?;
+        let round = format!("{}={}", seen.id().name, Round::of(seen));
+        let mut rounds = vec![round.clone()];
+        for partition in self.layout.partitions.values().filter(|p| !p.log.is_unsaid()) {
+            rounds.push(format!("{round}={}", partition.log));
+        }
+        let prefix = format!("$KV.{bucket}.");
+        for round in rounds {
+            let subjects = stream
+                .info_with_subjects(format!("{prefix}{round}.>"))
+                .await
+                .map_err(StoreError::when(action))?;
+            let subjects: Vec<String> = subjects
+                .map_ok(|(subject, _)| subject)
+                .try_collect()
+                .await
+                .map_err(StoreError::when(action))?;
+            for subject in subjects {
+                let entry = found(stream.get_last_raw_message_by_subject(&subject).await, action)?;
+                let entry = entry.filter(|e| e.headers.get("KV-Operation").is_none());
+                let (Some(entry), Some(key)) = (entry, subject.strip_prefix(&prefix)) else {
+                    continue;
+                };
+                let message = PublishMessage::build().payload(entry.payload);
+                let there = next.entry_subject(&bucket, key);
+                next.swap(there, message, 0).await.map_err(StoreError::when(action))?;
+            }
+        }
+        for (_, reader) in self.readers_of(seen) {
+            let told = self.remembered_gap(seen, &reader).await?.gap;
+            if told.has_lost() {
+                let all = Reader { tenant: None, ..reader };
+                let mut remembered = next.remembered_gap(moved, &all).await?;
+                if !remembered.gap.has_lost() {
+                    remembered.gap.take_over(&told);
+                    next.remember_gap(moved, &all, remembered).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a subscription can be at another place.
+fn may_move(seen: &Registered, places: &Places, to: &PlaceName) -> Result<(), StoreError> {
+    let name = &seen.subscription.name;
+    if !seen.is_at_one_place() {
+        return Err(refused(
+            Code::ConflictingSettings,
+            format!("subscription {name} is at every place, each with its own events: there is nothing to move"),
+        ));
+    }
+    let keeps = places.all.get(to).map_or(&[][..], |place| &place.keeps);
+    let wanted = &seen.subscription.filter.tenants;
+    if !keeps.is_empty() && (wanted.is_empty() || !wanted.iter().all(|t| keeps.contains(t))) {
+        return Err(refused(
+            Code::WouldLoseEvents,
+            format!(
+                "subscription {name}: place {to} does not keep the other places' events of all its tenants: add them to `places.{to}.keeps`, or narrow the subscription"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn refused(code: Code, message: String) -> StoreError {
+    StoreError::Refused(vec![Problem::new(code, message)])
+}
