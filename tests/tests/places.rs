@@ -128,9 +128,11 @@ async fn take(deliveries: &mut Deliveries, count: usize) -> Vec<(u32, u64, Strin
     taken
 }
 
-/// The ids of one place, in the order in which they came.
+/// The ids of one place, by their positions: without an `ordering` they may come in another order.
 fn of<'a>(place: &str, taken: &'a [(u32, u64, String)]) -> Vec<&'a str> {
-    let ids = taken.iter().map(|(_, _, id)| id.as_str());
+    let mut taken: Vec<_> = taken.iter().collect();
+    taken.sort();
+    let ids = taken.into_iter().map(|(_, _, id)| id.as_str());
     ids.filter(|id| id.starts_with(place)).collect()
 }
 
