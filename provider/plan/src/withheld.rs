@@ -34,7 +34,7 @@ impl Withheld {
             Self::MovesTo(place) => Problem::new(
                 Code::Moving,
                 format!(
-                    "subscription {name} is being handed over to place {place}, where its deliveries go on: if that does not end, run `fanout move` again"
+                    "subscription {name} is being handed over to place {place}, where its deliveries go on: if that does not end, run `fanout move` again with `--to {place}`, or with `--to` this place to take it back"
                 ),
             ),
             Self::MovedTo(place) => Problem::new(

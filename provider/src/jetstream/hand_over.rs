@@ -109,10 +109,15 @@ impl Store {
             ));
         };
         may_move(&seen, places, to)?;
+        let moves = Withheld::MovesTo(to.clone());
+        if seen.withheld.as_ref().is_some_and(|withheld| *withheld != moves) {
+            // What was copied to the place that it was to move to is cleared by whoever takes that move back.
+            return Err(StoreError::Refused(seen.withheld_problem().into_iter().collect()));
+        }
+        let was_interrupted = seen.withheld.is_some();
         let observed = from.observe().await?;
         let from = from.with_layout(observed.topology.layout());
         let began = Instant::now();
-        let moves = Withheld::MovesTo(to.clone());
         let Some(seen) = from.withhold(&seen, Some(&moves)).await? else {
             return Err(StoreError::Raced {
                 what: format!("subscription {name}"),
@@ -121,6 +126,9 @@ impl Store {
         let drained = match from.drain_all(&seen, began + within).await {
             Ok(drained) => drained,
             Err(error) => {
+                if was_interrupted {
+                    next.forget_copies(&seen).await?;
+                }
                 from.take_back(&seen).await?;
                 return Err(error);
             }
@@ -156,13 +164,12 @@ impl Store {
     ) -> Result<HandedOver, StoreError> {
         let mut from = None;
         if let Some(Withheld::MovesTo(place)) = &have.withheld {
-            let places = self.policy.places.as_ref();
-            let there = match places {
-                Some(places) => {
-                    self.store_at(places, place)?
-                        .registered(&have.subscription.name)
-                        .await?
-                }
+            let next = match &self.policy.places {
+                Some(places) => Some(self.store_at(places, place)?),
+                None => None,
+            };
+            let there = match &next {
+                Some(next) => next.registered(&have.subscription.name).await?,
                 None => None,
             };
             if there.is_some_and(|there| there.id() == have.id() && there.withheld.is_none()) {
@@ -171,6 +178,9 @@ impl Store {
                 return Err(StoreError::Refused(vec![moved.problem(&have.subscription.name)]));
             }
             // Nobody else has it: it goes on here.
+            if let Some(next) = &next {
+                next.forget_copies(&have).await?;
+            }
             let observed = here.observe().await?;
             here.with_layout(observed.topology.layout()).take_back(&have).await?;
         } else if let Some((place, store, seen)) = other.filter(|(.., seen)| seen.id() == have.id()) {
@@ -288,6 +298,13 @@ impl Store {
             there(resumed, format!("let consumer {name} go on"))?;
         }
         self.withhold(seen, None).await.map(drop)
+    }
+
+    /// Clears at the next place what was copied there by a move that is taken back: it goes on to change where it was, and a later
+    /// move would find it as it is now.
+    async fn forget_copies(&self, seen: &Registered) -> Result<(), StoreError> {
+        let observed = self.observe().await?;
+        self.with_layout(observed.topology.layout()).let_go(seen).await
     }
 
     /// Writes what waits for a retry at another place, too. Returns how many these are.
