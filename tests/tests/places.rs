@@ -140,8 +140,8 @@ fn numbered(place: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|i| format!("{place}-{i:03}")).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
+/// Two places that mirror each other over a leaf link, which goes through a proxy.
+async fn joined(ordering: &str) -> (Proxy, Place, Place) {
     let port = free_ports(1)[0];
     let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
     let link = Proxy::before(port).await;
@@ -150,11 +150,17 @@ async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
         link.port()
     );
     let leaf = server("shop", remote).await;
-    let text = format!("{SERVED_POLICY}{ANYONE_HERE}{PLACES}");
+    let text = format!("{ordering}{SERVED_POLICY}{ANYONE_HERE}{PLACES}");
     let frankfurt = Place::open("frankfurt", hub, &text).await;
     let shop = Place::open("shop", leaf, &text).await;
     frankfurt.mirrors_the_other().await;
     shop.mirrors_the_other().await;
+    (link, frankfurt, shop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
+    let (link, frankfurt, shop) = joined("").await;
 
     let subscriptions = |place: &Place| -> Vec<String> {
         let all = place.status().subscriptions;
@@ -347,19 +353,7 @@ impl Place {
 }
 
 async fn moves_under_load(ordering: &str) {
-    let port = free_ports(1)[0];
-    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
-    let link = Proxy::before(port).await;
-    let remote = format!(
-        "remotes: [ {{ url: \"nats://app:app@127.0.0.1:{}\", account: APP }} ]",
-        link.port()
-    );
-    let leaf = server("shop", remote).await;
-    let text = format!("{ordering}{SERVED_POLICY}{ANYONE_HERE}{PLACES}");
-    let frankfurt = Place::open("frankfurt", hub, &text).await;
-    let shop = Place::open("shop", leaf, &text).await;
-    frankfurt.mirrors_the_other().await;
-    shop.mirrors_the_other().await;
+    let (link, frankfurt, shop) = joined(ordering).await;
     let seen = Arc::default();
     let handlers = [frankfurt.handles(&seen), shop.handles(&seen)];
     let has_all = |to: usize| {
