@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles};
+use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles, try_fetch};
 use fanout_tests::inbox;
 use fanout_tests::types::{
     Event, LeasedDelivery, Origin, Rejection, RetryDelay, SettleError, Settlement, SettlementOutcome, Verdict,
@@ -118,6 +119,51 @@ async fn a_fetch_finds_the_owner_from_any_instance() {
         assert_eq!(held.len(), 1, "fetch {i}");
         assert!(!held[0].delivery.event.data.is_empty());
         settles(&billing, &held[0], Verdict::Handled).await;
+    }
+}
+
+/// A secret that is deleted is put back by who knows it, and one that an instance made meanwhile is taken over by all: fetches
+/// and settlements meet any instance, and most are not the owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_agree_again_after_their_secret_was_deleted() {
+    const IN_A_ROW: usize = 16;
+    let mut bench = Bench::start(&[("ordering", "tenant")], &links()).await;
+    bench.add_provider().await;
+    let billing = bench.silent_component("billing").await;
+    let ingress = bench.silent_component("ingress").await;
+    let published = AtomicUsize::new(0);
+    let all_agree = async || {
+        let one_goes_through = async || {
+            let id = format!("e{}", published.fetch_add(1, Ordering::Relaxed));
+            let published = ingress.publish(event("acme", "invoice.paid", &id));
+            published.await.is_ok() && {
+                let fetched = try_fetch(&billing, "billing", 1, 500).await;
+                match fetched.ok().and_then(|mut fetched| fetched.deliveries.pop()) {
+                    Some(held) => settle(&billing, &held, Verdict::Handled).await.is_ok(),
+                    None => false,
+                }
+            }
+        };
+        eventually("each instance takes the others' requests", async || {
+            for _ in 0..IN_A_ROW {
+                if !one_goes_through().await {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    };
+    let js = async_nats::jetstream::new(bench.client().clone());
+    let registry = js.get_stream("KV_fanout_payments_registry").await.unwrap();
+    all_agree().await;
+    for _ in 0..2 {
+        let secret = "$KV.fanout_payments_registry.inbox.secret";
+        let purged = registry.purge().filter(secret).await.unwrap();
+        assert_eq!(purged.purged, 1);
+        // It needs one at once, and makes its own.
+        bench.add_provider().await;
+        all_agree().await;
     }
 }
 

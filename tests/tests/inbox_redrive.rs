@@ -1,14 +1,17 @@
 //! Dead letters of subscriptions that are fetched, given to them again: to the one they came from, one at a time for each
 //! tenant, and never lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles};
+use bytes::Bytes;
+use fanout_tests::fetcher::{fetch, ids, never, next, patient, retry, settle, settles};
 use fanout_tests::types::{
     self, LeasedDelivery, Origin, Rejection, RetryDelay, SettleError, SettlementOutcome, Verdict,
 };
-use fanout_tests::{ANYONE_HERE, Bench, Cli, Component, EdgeWorld, LinkTo, SERVED_POLICY, Served, event, eventually};
+use fanout_tests::{
+    ANYONE_HERE, Bench, Cli, Component, EdgeWorld, LinkTo, SERVED_POLICY, Served, event, eventually, inbox,
+};
 use fanout_transport::testing::NatsServer;
 
 const POLICY: &str = "\
@@ -99,6 +102,84 @@ async fn nothing_is_left(bench: &Bench) {
 
 fn id(held: &LeasedDelivery) -> &str {
     held.delivery.event.id.as_str()
+}
+
+/// An event whose attributes are nearly as large as they may be, and that has no payload.
+fn large(tenant: &str, id: &str) -> types::Event {
+    let extension = |i| types::Attribute {
+        name: format!("x{i:02}"),
+        value: "x".repeat(1_000),
+    };
+    types::Event {
+        data: Bytes::new(),
+        extensions: (0..32).map(extension).collect(),
+        ..event(tenant, "invoice.paid", id)
+    }
+}
+
+/// Letters, refused events and new ones of many tenants: no fetch is given more bytes than it asked for, or one.
+async fn a_fetch_brings_no_more_than_it_asks_for(ordering: &str) {
+    const TENANTS: usize = 12;
+    const MOST_BYTES: usize = 200 << 10;
+    let bench = Bench::start(&[("ordering", ordering)], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let billing = bench.silent_component("billing").await;
+    let publish = async |kind: &str| {
+        for i in 0..TENANTS {
+            let published = ingress.publish(large(&format!("t{i:02}"), &format!("{kind}-{i:02}")));
+            published.await.unwrap();
+        }
+    };
+    let fetch_within = async || {
+        let fetched = inbox::fetch(billing.bus(), patient(), "billing", 1_000, Some(MOST_BYTES as u64), 500);
+        let held = fetched.await.unwrap().unwrap().deliveries;
+        let attributes = held.iter().flat_map(|h| &h.delivery.event.extensions);
+        let bytes: usize = attributes.map(|attribute| attribute.value.len()).sum();
+        assert!(
+            held.len() <= 1 || bytes <= MOST_BYTES,
+            "{bytes} bytes: {:?}",
+            ids(&held)
+        );
+        held
+    };
+    publish("letter").await;
+    for _ in 0..TENANTS {
+        let held = next(&billing, "billing").await;
+        settles(&billing, &held, never("broken")).await;
+    }
+    bench
+        .subscription_when("billing", "all are dead-lettered", |s| {
+            s.dead_letters == Some(TENANTS as u64) && s.in_flight == Some(0)
+        })
+        .await;
+    publish("refused").await;
+    let mut refused = Vec::new();
+    while refused.len() < TENANTS {
+        refused.extend(fetch_within().await);
+    }
+    for held in &refused {
+        settles(&billing, held, retry("not yet")).await;
+    }
+    publish("new").await;
+    Letters::of(&bench).redrive(&["--all"]);
+    let mut handled = BTreeSet::new();
+    while handled.len() < 3 * TENANTS {
+        for held in fetch_within().await {
+            settles(&billing, &held, Verdict::Handled).await;
+            handled.insert(id(&held).to_owned());
+        }
+    }
+    nothing_is_left(&bench).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_of_all_kinds_brings_no_more_than_it_asks_for() {
+    a_fetch_brings_no_more_than_it_asks_for("none").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_where_there_is_an_order() {
+    a_fetch_brings_no_more_than_it_asks_for("tenant").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

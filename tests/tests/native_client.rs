@@ -13,6 +13,8 @@ use fanout_transport::testing::{NatsServer, TestAuthority};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it is seen that a settlement has no answer.
+const LOST: Duration = Duration::from_secs(4);
 
 struct World {
     nats: NatsServer,
@@ -303,6 +305,42 @@ async fn a_refusal_after_an_attempt_without_an_answer_is_an_unknown_outcome() {
     let ((unknown, refused), ()) = tokio::join!(attempts, takes_the_right_away);
     assert_eq!(unknown.kind, ErrorKind::OutcomeUnknown, "{unknown:?}");
     assert_eq!(refused.kind, ErrorKind::NotPermitted, "{refused:?}");
+}
+
+/// The store is held while an owner of an order settles, until it is the owner no more; what it had sent is lost then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_learns_is_settled_does_not_come_again() {
+    let nats = NatsServer::start().await;
+    let proxy = Proxy::before(nats.port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let text = format!("ordering = \"tenant\"\n{SERVED_POLICY}{ANYONE_HERE}");
+    std::fs::write(&policy, text).unwrap();
+    let served = Served::start(&proxy.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let bus = connect(&served.listen[0]).await.unwrap();
+    let mut deliveries = bus.subscribe(Subscription::durable("billing")).await.unwrap();
+    let id = |delivery: &Delivery| delivery.event().id.clone();
+    bus.publish(&event("first")).await.unwrap();
+    let delivery = next(&mut deliveries).await;
+    proxy.hold(Way::ToServer);
+    let mut settles = std::pin::pin!(delivery.ack());
+    let is_over = eventually("it is the owner no more", || async {
+        served.log().contains("ownership of the order is over").then_some(())
+    });
+    let early = tokio::select! {
+        early = &mut settles => Some(early),
+        () = is_over => tokio::time::timeout(LOST, &mut settles).await.ok(),
+    };
+    assert!(!matches!(early, Some(Ok(()))), "nothing of it has reached the store");
+    proxy.reset();
+    if early.is_none() {
+        settles.await.unwrap();
+    }
+    bus.publish(&event("after")).await.unwrap();
+    // In its tenant's order, whatever is not settled comes before it.
+    let next = next(&mut deliveries).await;
+    assert_eq!(id(&next), "after");
+    next.ack().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

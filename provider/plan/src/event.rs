@@ -74,6 +74,27 @@ impl Attributes {
         &self.event_type
     }
 
+    /// Bytes of all that is text in it: without the payload, and without what a format writes around each.
+    pub fn bytes(&self) -> usize {
+        let RawEvent {
+            tenant,
+            event_type,
+            id,
+            source,
+            subject,
+            time: _,
+            data_content_type,
+            data_schema,
+            extensions,
+            ordering_key,
+        } = &self.raw;
+        let always = [tenant, event_type, id, source].map(String::len);
+        let optional =
+            [subject, data_content_type, data_schema, ordering_key].map(|text| text.as_ref().map_or(0, String::len));
+        let extensions = extensions.iter().map(|(name, value)| name.len() + value.len());
+        always.into_iter().chain(optional).chain(extensions).sum()
+    }
+
     /// Its id.
     pub fn id(&self) -> &str {
         &self.raw.id

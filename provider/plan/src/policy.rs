@@ -24,6 +24,8 @@ pub use sections::{
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(366 * 86_400);
+/// A call's parameters or result are 16 MiB at most: a fetch of the largest event, and of many small ones, fits.
+const LARGEST_EVENT: u64 = 12 << 20;
 
 const DURABILITIES: &[(&str, Durability)] = &[
     ("acknowledged", Durability::Acknowledged),
@@ -320,7 +322,7 @@ impl Policy {
         let allow_loss = r.or("change.allow-loss", Vec::new(), |s| {
             Ok(s.split(',').map(|item| item.trim().to_owned()).collect())
         });
-        let max_event_bytes = r.or("event.max-bytes", 512 << 10, setting::bytes(1 << 10, 32 << 20));
+        let max_event_bytes = r.or("event.max-bytes", 512 << 10, setting::bytes(1 << 10, LARGEST_EVENT));
         let retries = Retries::read(&mut r, retention.max_bytes, max_event_bytes);
         let dead_letter_max_age = r.or("dead-letters.max-age", 30 * DAY, setting::duration(SECOND, 10 * YEAR));
         let sizes = Sizes::read(&mut r);

@@ -146,13 +146,16 @@ impl<'a> Dispatcher<'a> {
 
     /// Permits for the bytes of an event that goes in flight: all that there are for the last one, which may be larger.
     fn bytes_of(&self, item: &Item) -> Option<OwnedSemaphorePermit> {
-        // A letter's size is not known before it is read.
-        let largest = usize::try_from(self.context.store.policy().max_event_bytes).unwrap_or(usize::MAX);
-        let bytes = Some(item.size()).filter(|size| *size > 0).unwrap_or(largest);
-        let bytes = bytes.min(self.bytes_free.available_permits());
+        let bytes = self.size(item).min(self.bytes_free.available_permits());
         Arc::clone(&self.bytes_free)
             .try_acquire_many_owned(u32::try_from(bytes).ok()?)
             .ok()
+    }
+
+    /// Bytes of an item; of a letter, which is not read yet, those of the largest event.
+    fn size(&self, item: &Item) -> usize {
+        let largest = || usize::try_from(self.context.store.policy().max_event_bytes).unwrap_or(usize::MAX);
+        item.size().unwrap_or_else(largest)
     }
 
     /// Invocations, or events with fetchers, in flight.
@@ -190,13 +193,14 @@ impl<'a> Dispatcher<'a> {
                 && self.has_bytes_free()
                 && let Some(item) = self.next()
             {
-                if !fetch.fits(item.size()) {
+                let bytes = self.size(&item);
+                if !fetch.fits(bytes) {
                     self.sequencer.again(&item.lane, item.position, self.now());
                     self.keep(item);
                     break;
                 }
                 self.in_flight += 1;
-                let to = fetch.take(item.size());
+                let to = fetch.take(bytes);
                 let (context, settler) = (Arc::clone(self.context), Arc::clone(&self.settler));
                 let (owner, tenure) = (Arc::clone(queue.owner()), self.tenure.clone());
                 let (closed, bytes) = (queue.closed.clone(), self.bytes_of(&item));

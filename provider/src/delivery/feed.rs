@@ -82,10 +82,10 @@ impl Item {
     }
 
     /// Bytes of the event as the store delivered it; not known of a letter before it is read.
-    pub(super) fn size(&self) -> usize {
+    pub(super) fn size(&self) -> Option<usize> {
         match &self.origin {
-            Origin::Log { message, .. } => message.length,
-            Origin::Redrive(_) => 0,
+            Origin::Log { message, .. } => Some(message.length),
+            Origin::Redrive(_) => None,
         }
     }
 

@@ -13,9 +13,6 @@ use super::settle::{InFlight, Settler};
 use super::state::DeliveryState;
 use super::target::CallFailure;
 
-/// Bytes that an event's attributes may take on the wire besides its payload, counted generously.
-const ATTRIBUTES_BYTES: usize = 4 << 10;
-
 /// A lease is to outlast an invocation by this part of it, which its renewal and a settlement may take on their way.
 const ON_THE_WAY: u32 = 20;
 
@@ -112,7 +109,7 @@ fn parts(events: Vec<InFlight>, max_payload: usize) -> Vec<Vec<InFlight>> {
     let mut parts: Vec<Vec<InFlight>> = Vec::new();
     let mut bytes_left = 0;
     for event in events {
-        let size = event.delivery.data.len() + ATTRIBUTES_BYTES;
+        let size = event.delivery.bytes();
         match parts.last_mut() {
             Some(part) if size <= bytes_left => part.push(event),
             _ => {

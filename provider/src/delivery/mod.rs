@@ -58,6 +58,10 @@ pub(crate) use target::{CallFailure, CaughtUp, Target};
 use crate::jetstream::{Store, StoreError, batch};
 use crate::journal::Journal;
 
+/// Bytes of a delivery beyond its event's attributes and payload, counted generously: names, lengths, its position, trace
+/// and token.
+const BESIDE: usize = 4 << 10;
+
 /// One attempt to hand an event to a subscriber.
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
@@ -69,6 +73,13 @@ pub(crate) struct Delivery {
     pub(crate) replayed: bool,
     pub(crate) published_at: Timestamp,
     pub(crate) traceparent: Option<String>,
+}
+
+impl Delivery {
+    /// Bytes that it takes on the way to a subscriber, at most: its event's, and [`BESIDE`] for what goes with it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() + self.attributes.bytes() + BESIDE
+    }
 }
 
 /// What the tasks of one subscription share.

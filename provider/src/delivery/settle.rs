@@ -347,7 +347,12 @@ impl Settler {
     async fn handled(&self, event: &InFlight) -> DeliveryState {
         match &event.source {
             // Acknowledged only now that the handler has returned: a crash before this delivers again.
-            Source::Log(message) | Source::Retry(message) => self.acknowledge(message).await,
+            Source::Log(message) | Source::Retry(message) => {
+                if !self.acknowledge(message).await {
+                    // The next owner may deliver it once more, so whoever settled it is not told that it is settled.
+                    return DeliveryState::StoreUnavailable(STORE_WAIT);
+                }
+            }
             Source::Redrive(redrive, _) => {
                 if let Err(error) = Box::pin(self.context.store.redriven(redrive)).await {
                     return DeliveryState::StoreUnavailable(self.must_wait(&error));
@@ -497,25 +502,30 @@ impl Settler {
         state
     }
 
-    async fn acknowledge(&self, message: &Message) {
+    /// Returns whether it is acknowledged, where there is an order; else it is sent, and at least once is what is promised.
+    async fn acknowledge(&self, message: &Message) -> bool {
         if !self.in_order {
             acknowledge(message, Acknowledgement::Ack).await;
-        } else if let Some(reply) = message.reply.clone() {
-            Box::pin(self.acknowledge_for_sure(reply)).await;
+            return true;
+        }
+        match message.reply.clone() {
+            Some(reply) => Box::pin(self.acknowledge_for_sure(reply)).await,
+            None => true,
         }
     }
 
     /// Until it is confirmed its key waits. The handler has returned, so nothing is delivered a second time for it unless
     /// this owner ends meanwhile: also when it is to end, the settlement is sent once. Not for ever: a server that was
-    /// killed has forgotten the delivery, a consumer that was deleted knows of none, and neither ever confirms it.
-    async fn acknowledge_for_sure(&self, reply: Subject) {
+    /// killed has forgotten the delivery, a consumer that was deleted knows of none, and neither ever confirms it. Returns
+    /// whether it is confirmed.
+    async fn acknowledge_for_sure(&self, reply: Subject) -> bool {
         loop {
             match self.context.store.confirm_ack(reply.clone(), CONFIRMED_WITHIN).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(error) => {
                     debug!(subscription = %self.context.name(), %error, "a settlement is not confirmed yet");
                     tokio::select! {
-                        () = self.over.cancelled() => return,
+                        () = self.over.cancelled() => return false,
                         () = tokio::time::sleep(STORE_WAIT) => {}
                     }
                 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, context::AccountErrorKind, kv};
 use bytes::Bytes;
@@ -16,16 +16,19 @@ use fanout_plan::{Code, Problem, SubscriptionName};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OnceCell};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::inbox::{Seal, fresh_secret};
+use crate::jetstream::shared_secret;
 
 /// The most bytes that an edge remembers.
 const MAX_BYTES: i64 = 64 << 20;
 /// Before the name of a subscription in a key of the second kind. With a dot, it is no subscription's name.
 const NOTIFIED: &str = "told.";
-/// The entry that holds the secret of the tokens.
-const SECRET: &str = "inbox.secret";
+/// How long the secret of the tokens may take to be read, and after what time it is read again.
+const SECRET_WITHIN: Duration = Duration::from_secs(2);
+const READ_AGAIN: Duration = Duration::from_secs(30);
 /// The wait before the bucket is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -44,12 +47,20 @@ struct Known {
     notified: BTreeMap<SubscriptionName, Subscription>,
 }
 
+/// What seals, of which secret it is made, and when that was read.
+#[derive(Debug)]
+struct KeptSeal {
+    read_at: Instant,
+    secret: Bytes,
+    seal: Arc<Seal>,
+}
+
 /// The memory of one edge.
 pub(super) struct Memory {
     js: jetstream::Context,
     name: String,
     bucket: OnceCell<kv::Store>,
-    seal: OnceCell<Arc<Seal>>,
+    seal: tokio::sync::Mutex<Option<KeptSeal>>,
     known: Mutex<Known>,
     /// Whether all that there was has been read.
     is_read: AtomicBool,
@@ -62,7 +73,7 @@ impl Memory {
             js: jetstream::new(nats),
             name: format!("fanout_edge_{}_{}", plain(lattice), plain(provider)),
             bucket: OnceCell::new(),
-            seal: OnceCell::new(),
+            seal: tokio::sync::Mutex::default(),
             known: Mutex::default(),
             is_read: AtomicBool::new(false),
         }
@@ -206,18 +217,39 @@ impl Memory {
         Ok(())
     }
 
-    /// What seals the inbox's tokens: shared by the instances, or this instance's own where nothing is remembered.
+    /// What seals the inbox's tokens: shared by the instances, or this instance's own where nothing is remembered. Its secret is
+    /// read again now and then: one that was deleted is put back, and one that another instance has put there is taken over.
     pub(super) async fn seal(&self) -> Result<Arc<Seal>, Problem> {
-        let made = self.seal.get_or_try_init(|| async {
-            let fresh = fresh_secret().map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))?;
-            let secret = match self.bucket().await {
-                Ok(bucket) => secret(bucket, &fresh).await?,
-                Err(problem) if problem.code == Code::NotAtAnEdge => Bytes::copy_from_slice(&fresh),
-                Err(problem) => return Err(problem),
-            };
-            Ok(Arc::new(Seal::new(&secret)))
-        });
-        made.await.cloned()
+        let mut kept = self.seal.lock().await;
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < READ_AGAIN) {
+            return Ok(Arc::clone(&kept.seal));
+        }
+        let ours = match &*kept {
+            Some(kept) => kept.secret.clone(),
+            None => {
+                let fresh = fresh_secret().map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))?;
+                Bytes::copy_from_slice(&fresh)
+            }
+        };
+        let secret = match self.bucket().await {
+            Ok(bucket) => match timeout(SECRET_WITHIN, shared_secret(bucket, ours.clone())).await {
+                Ok(Ok(secret)) => secret,
+                // It seals as before until the lattice's JetStream is there again.
+                _ if kept.is_some() => ours,
+                Ok(Err(error)) => return Err(cant("read", error)),
+                Err(late) => return Err(cant("read", late)),
+            },
+            Err(problem) if problem.code == Code::NotAtAnEdge => ours,
+            Err(_) if kept.is_some() => ours,
+            Err(problem) => return Err(problem),
+        };
+        let seal = match kept.take() {
+            Some(kept) if kept.secret == secret => kept.seal,
+            _ => Arc::new(Seal::new(&secret)),
+        };
+        let read_at = Instant::now();
+        let now = kept.insert(KeptSeal { read_at, secret, seal });
+        Ok(Arc::clone(&now.seal))
     }
 
     /// Whether anything can be remembered.
@@ -295,16 +327,6 @@ where
             false
         }
     }
-}
-
-async fn secret(bucket: &kv::Store, fresh: &[u8]) -> Result<Bytes, Problem> {
-    match bucket.create(SECRET, Bytes::copy_from_slice(fresh)).await {
-        Ok(_) => return Ok(Bytes::copy_from_slice(fresh)),
-        Err(e) if e.kind() == kv::CreateErrorKind::AlreadyExists => {}
-        Err(e) => return Err(cant("write", e)),
-    }
-    let found = bucket.get(SECRET).await.map_err(|e| cant("write", e))?;
-    found.ok_or_else(|| cant("write", "it was deleted just now"))
 }
 
 fn cant(what: &str, e: impl std::fmt::Display) -> Problem {

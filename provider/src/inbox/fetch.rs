@@ -11,10 +11,7 @@ use tracing::debug;
 
 use super::{CaughtUp, DEFAULT_BYTES, FetchLimits, Fetched, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here};
 use crate::delivery::{self, Delivery, DeliveryHandle, Health, Leased, Settler};
-use crate::jetstream::{LISTENS_FOR, Message, Sources, StandingPulls, StoreError, Taken};
-
-/// Bytes of a message's subject and headers beyond its event, counted generously.
-const OVERHEAD: usize = 4 << 10;
+use crate::jetstream::{LISTENS_FOR, MaxBytes, Message, Sources, StandingPulls, StoreError, Taken};
 
 /// For how long a fetch passes over events of tenants that are isolated, and how many it takes for that at a time.
 const PASSES_OVER_FOR: Duration = Duration::from_millis(200);
@@ -45,6 +42,53 @@ impl Drop for Behind<'_> {
     }
 }
 
+/// What a fetch has been given, and how much more it takes. All that it is given, wherever it comes from, counts: what is
+/// leased and can't be sent would be leased again and again, and stay before everything else.
+struct Batch {
+    leased: Vec<Leased>,
+    most: usize,
+    bytes_left: usize,
+}
+
+impl Batch {
+    fn new(most: usize, max_bytes: usize) -> Self {
+        Self {
+            leased: Vec::new(),
+            most,
+            bytes_left: max_bytes,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.leased.is_empty()
+    }
+
+    fn events_left(&self) -> usize {
+        self.most.saturating_sub(self.leased.len())
+    }
+
+    fn max_bytes(&self) -> MaxBytes {
+        match self.is_empty() {
+            true => MaxBytes::OrOne(self.bytes_left),
+            false => MaxBytes::Exactly(self.bytes_left),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.events_left() == 0 || self.bytes_left == 0
+    }
+
+    /// One fits, however large it is.
+    fn fits(&self, delivery: &Delivery) -> bool {
+        self.is_empty() || delivery.bytes() <= self.bytes_left
+    }
+
+    fn push(&mut self, (delivery, handle): Leased) {
+        self.bytes_left = self.bytes_left.saturating_sub(delivery.bytes());
+        self.leased.push((delivery, handle));
+    }
+}
+
 impl Inbox {
     /// Takes deliveries. `registered` is how the subscription stands now.
     pub(crate) async fn fetch(&self, registered: &Registered, limits: FetchLimits) -> Result<Fetched, StoreError> {
@@ -65,9 +109,8 @@ impl Inbox {
         }
         let settler = self.settler().await?;
         let most = (limits.most as usize).clamp(1, MAX_DELIVERIES);
-        // At least one event fits, whatever was asked for.
         let bytes = limits.max_bytes.unwrap_or(DEFAULT_BYTES).min(MAX_BYTES);
-        let bytes = usize::try_from(bytes.max(policy.max_event_bytes + OVERHEAD as u64)).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let waiting = self.waits();
         let wait = waiting.as_ref().map_or(Duration::ZERO, |_| limits.wait.min(MAX_WAIT));
         fetched.crowded = waiting.is_none() && !limits.wait.is_zero();
@@ -145,52 +188,50 @@ impl Inbox {
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
         // Who asks for one is leased a letter every other time, a retry every other of the rest, and an isolated
         // tenant's event every other of what is left then.
-        let leases = if most == 1 { number % 2 } else { most / 2 };
-        let mut leased = Vec::new();
+        let letters = if most == 1 { number % 2 } else { most / 2 };
+        let mut batch = Batch::new(most, max_bytes);
         // An event pattern may leave out what came: what stands behind it comes before what the store has.
         loop {
             let left = self.pulls.left(store, most, max_bytes).await;
             let is_all = left.messages.is_empty();
-            self.lease(settler, left, max_bytes, &mut leased).await;
-            if is_all || !leased.is_empty() {
+            self.lease(settler, left, &mut batch).await;
+            if is_all || !batch.is_empty() {
                 break;
             }
         }
         let letters = store
-            .take_redrive_leases(&sources, leases.min(most - leased.len()))
+            .take_redrive_leases(&sources, letters.min(batch.events_left()))
             .await?;
-        self.lease(settler, letters, max_bytes, &mut leased).await;
-        let retries = match most - leased.len() {
+        self.lease(settler, letters, &mut batch).await;
+        let retries = match batch.events_left() {
             1 => usize::from(number % 4 == 2),
             events_left => events_left / 2,
         };
-        self.lease_retries(settler, &sources, (retries, max_bytes), &mut leased)
-            .await?;
-        let share = match most - leased.len() {
+        self.lease_retries(settler, &sources, retries, &mut batch).await?;
+        let share = match batch.events_left() {
             1 => number / 4 % 2,
             events_left => events_left.div_ceil(2),
         };
-        self.pass_over(settler, &sources, (share, max_bytes), &mut leased)
-            .await?;
-        let used: usize = leased.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
-        let (events_left, bytes_left) = (most - leased.len(), max_bytes.saturating_sub(used));
-        if leased.is_empty() {
-            self.find(settler, &sources, (number, events_left, bytes_left), &mut leased)
-                .await?;
-            if leased.is_empty() && wait >= SHORTEST_WAIT {
+        self.pass_over(settler, &sources, share, &mut batch).await?;
+        if batch.is_empty() {
+            self.find(settler, &sources, number, &mut batch).await?;
+            if batch.is_empty() && wait >= SHORTEST_WAIT {
                 let first = self.pulls.first(store, wait).await;
-                self.lease(settler, first, max_bytes, &mut leased).await;
+                self.lease(settler, first, &mut batch).await;
             }
-        } else if events_left > 0 && bytes_left > 0 {
+        } else if !batch.is_full() {
             // What fails here waits for the next fetch.
-            match store.take(&sources, (number, events_left), bytes_left).await {
-                Ok(events) => self.lease(settler, events, bytes_left, &mut leased).await,
+            match store
+                .take(&sources, (number, batch.events_left()), batch.max_bytes())
+                .await
+            {
+                Ok(events) => self.lease(settler, events, &mut batch).await,
                 Err(error) => {
                     debug!(subscription = %self.context.name(), %error, "the fetch brings dead letters and no events: the log can't be read now")
                 }
             }
         }
-        Ok(leased)
+        Ok(batch.leased)
     }
 
     /// Gives what there is. Where an event pattern leaves out all of it, what stands behind that is matched, too, and more of it
@@ -199,42 +240,35 @@ impl Inbox {
         &self,
         settler: &Settler,
         sources: &Sources,
-        (number, events_left, bytes_left): (usize, usize, usize),
-        leased: &mut Vec<Leased>,
+        number: usize,
+        batch: &mut Batch,
     ) -> Result<(), StoreError> {
         let context = &self.context;
         let leaves_out = context.registered.subscription.filter.pattern().is_some();
         let end = Instant::now() + PASSES_OVER_FOR;
-        let mut pulled = events_left;
+        let mut pulled = batch.most;
         loop {
-            let taken = context.store.take(sources, (number, pulled), bytes_left).await?;
+            let taken = context.store.take(sources, (number, pulled), batch.max_bytes()).await?;
             let is_all = taken.messages.is_empty();
-            if pulled <= events_left {
-                self.lease(settler, taken, bytes_left, leased).await;
+            if pulled <= batch.most {
+                self.lease(settler, taken, batch).await;
             } else if self.is_queue() {
-                self.lease_first(settler, taken, (events_left, bytes_left), leased)
-                    .await;
+                self.lease_first(settler, taken, batch).await;
             } else {
-                self.lease_some(settler, taken, &mut (events_left, bytes_left), leased)
-                    .await;
+                let mut share = batch.most;
+                self.lease_some(settler, taken, &mut share, batch).await;
             }
-            if !leased.is_empty() || is_all || !leaves_out || Instant::now() >= end {
+            if !batch.is_empty() || is_all || !leaves_out || Instant::now() >= end {
                 return Ok(());
             }
             let most = if self.is_queue() { KEPT } else { PASSED_OVER };
-            pulled = (pulled * 4).min(most.max(events_left));
+            pulled = (pulled * 4).min(most.max(batch.most));
         }
     }
 
     /// Gives the first events of a queue subscription. What matches behind them can't be nak'ed, and waits for the next fetch;
     /// so does what was not matched, where the fetch is given up.
-    async fn lease_first(
-        &self,
-        settler: &Settler,
-        taken: Taken,
-        (events_left, bytes_left): (usize, usize),
-        leased: &mut Vec<Leased>,
-    ) {
+    async fn lease_first(&self, settler: &Settler, taken: Taken, batch: &mut Batch) {
         let since = taken.since;
         let mut behind = Behind {
             pulls: &self.pulls,
@@ -242,37 +276,30 @@ impl Inbox {
             not_seen: taken.messages.into(),
         };
         while let Some(message) = behind.not_seen.pop_front() {
-            if leased.len() < events_left {
+            if batch.events_left() > 0 {
                 let messages = vec![message];
-                self.lease(settler, Taken { messages, since }, bytes_left, leased).await;
+                self.lease(settler, Taken { messages, since }, batch).await;
             } else if delivery::fetched(&self.context, message.clone()).await.is_some() {
                 behind.matching.push(message);
             }
         }
     }
 
-    /// Gives so many of the events that were taken, of so many bytes, and naks those that are left. Returns whether any was none
-    /// to be leased.
-    async fn lease_some(
-        &self,
-        settler: &Settler,
-        taken: Taken,
-        (events_left, bytes_left): &mut (usize, usize),
-        leased: &mut Vec<Leased>,
-    ) -> bool {
+    /// Gives up to `share` of the events that were taken, as far as they fit, and naks those that are left. Returns whether any
+    /// was none to be leased.
+    async fn lease_some(&self, settler: &Settler, taken: Taken, share: &mut usize, batch: &mut Batch) -> bool {
         let context = &self.context;
         let lease_until = taken.since + context.store.policy().delivery.ack_wait;
         let mut passed_over = false;
         for message in taken.messages {
-            let bytes = message.length;
             let Some(event) = admit_here(context, settler, message).await else {
                 passed_over = true;
                 continue;
             };
-            if *events_left > 0 && (bytes <= *bytes_left || leased.is_empty()) {
-                (*events_left, *bytes_left) = (*events_left - 1, bytes_left.saturating_sub(bytes));
+            if *share > 0 && batch.events_left() > 0 && batch.fits(&event.delivery) {
+                *share -= 1;
                 let handle = self.handle(&event.delivery, event.reply(), lease_until);
-                leased.push((event.delivery, handle));
+                batch.push((event.delivery, handle));
             } else {
                 event.release().await;
             }
@@ -280,25 +307,26 @@ impl Inbox {
         passed_over
     }
 
-    /// Gives refused events whose next attempt is due, and passes over those that are not.
+    /// Gives up to `share` refused events whose next attempt is due, and passes over those that are not.
     async fn lease_retries(
         &self,
         settler: &Settler,
         sources: &Sources,
-        (events_left, max_bytes): (usize, usize),
-        leased: &mut Vec<Leased>,
+        share: usize,
+        batch: &mut Batch,
     ) -> Result<(), StoreError> {
         let end = Instant::now() + PASSES_OVER_FOR;
-        let most = leased.len() + events_left;
-        while leased.len() < most {
-            let used: usize = leased.iter().map(|(delivery, _)| delivery.data.len() + OVERHEAD).sum();
-            let (events_left, bytes_left) = (most - leased.len(), max_bytes.saturating_sub(used));
-            if bytes_left == 0 {
-                break;
-            }
-            let taken = match self.context.store.take_retries(sources, events_left, bytes_left).await {
+        let most = batch.leased.len() + share;
+        while batch.leased.len() < most && !batch.is_full() {
+            let events_left = most - batch.leased.len();
+            let taken = match self
+                .context
+                .store
+                .take_retries(sources, events_left, batch.max_bytes())
+                .await
+            {
                 Ok(taken) => taken,
-                Err(error) if !leased.is_empty() => {
+                Err(error) if !batch.is_empty() => {
                     debug!(subscription = %self.context.name(), %error, "the fetch brings dead letters and no retries: they can't be read now");
                     break;
                 }
@@ -307,7 +335,7 @@ impl Inbox {
             if taken.messages.is_empty() {
                 break;
             }
-            self.lease(settler, taken, bytes_left, leased).await;
+            self.lease(settler, taken, batch).await;
             if Instant::now() >= end {
                 break;
             }
@@ -315,21 +343,21 @@ impl Inbox {
         Ok(())
     }
 
-    /// Passes over events of tenants that are isolated, to what stands behind them. What it meets of others is leased,
-    /// as far as they fit, and beyond that nak'ed.
+    /// Passes over events of tenants that are isolated, to what stands behind them. Up to `share` of others that it meets are
+    /// leased, as far as they fit, and beyond that nak'ed.
     async fn pass_over(
         &self,
         settler: &Settler,
         sources: &Sources,
-        mut room: (usize, usize),
-        leased: &mut Vec<Leased>,
+        mut share: usize,
+        batch: &mut Batch,
     ) -> Result<(), StoreError> {
         let end = Instant::now() + PASSES_OVER_FOR;
-        while room.0 > 0 {
+        while share > 0 && !batch.is_full() {
             let store = &self.context.store;
             let taken = store.take_own(sources, PASSED_OVER, MAX_BYTES as usize).await?;
             let Some(taken) = taken else { return Ok(()) };
-            let passed_over = self.lease_some(settler, taken, &mut room, leased).await;
+            let passed_over = self.lease_some(settler, taken, &mut share, batch).await;
             if !passed_over || Instant::now() >= end {
                 break;
             }
@@ -338,14 +366,12 @@ impl Inbox {
     }
 
     /// Reads what was taken out as deliveries; what is none is settled.
-    async fn lease(&self, settler: &Settler, taken: Taken, max_bytes: usize, leased: &mut Vec<Leased>) {
+    async fn lease(&self, settler: &Settler, taken: Taken, batch: &mut Batch) {
         let lease_until = taken.since + self.context.store.policy().delivery.ack_wait;
-        let mut used = 0;
         for message in taken.messages {
             let delivery = if let Some(lease) = self.context.store.redrive_lease_of(&message) {
-                // One is leased however large it is.
-                let bytes_left = (!leased.is_empty()).then(|| max_bytes.saturating_sub(used + OVERHEAD));
-                self.redriven(settler, lease, &message, (lease_until, bytes_left)).await
+                let fits = |delivery: &Delivery| batch.fits(delivery);
+                self.redriven(settler, lease, &message, (lease_until, fits)).await
             } else if self.is_queue() {
                 self.live(message).await.map(|delivery| {
                     let handle = self.handle(&delivery, String::new(), lease_until);
@@ -359,8 +385,7 @@ impl Inbox {
                 })
             };
             if let Some(delivery) = delivery {
-                used += delivery.0.data.len() + OVERHEAD;
-                leased.push(delivery);
+                batch.push(delivery);
             }
         }
     }

@@ -199,11 +199,20 @@ async fn admit_here(context: &Context, settler: &Settler, message: Message) -> O
     admit(context, settler, partition, message).await
 }
 
-/// The seal of a bus's tokens.
-pub(crate) async fn seal(store: &Store) -> Result<Seal, Problem> {
+/// The secret that a bus's instances share.
+pub(crate) async fn secret(store: &Store) -> Result<Bytes, Problem> {
+    if let Some(secret) = store.secret() {
+        return Ok(secret);
+    }
     let fresh = token::fresh_secret().map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))?;
-    let secret: Bytes = store.token_secret(&fresh).await.map_err(unavailable)?;
-    Ok(Seal::new(&secret))
+    store.read_secret(&fresh).await.map_err(unavailable)?;
+    let nothing = || {
+        Problem::new(
+            Code::BusNotReady,
+            "the secret that instances share is not read yet: try again",
+        )
+    };
+    store.secret().ok_or_else(nothing)
 }
 
 /// What the store did not do for a subscription.

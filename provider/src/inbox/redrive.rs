@@ -21,17 +21,17 @@ const STORE_WAIT: Duration = Duration::from_secs(1);
 const TRIES: usize = 100;
 
 impl Inbox {
-    /// The letter under a lease, if it is no larger than `bytes_left`; else the lease is nak'ed.
+    /// The letter under a lease, if it `fits`; else the lease is nak'ed.
     pub(super) async fn redriven(
         &self,
         settler: &Settler,
         lease: RedriveLease,
         message: &Message,
-        (lease_until, bytes_left): (Timestamp, Option<usize>),
+        (lease_until, fits): (Timestamp, impl Fn(&Delivery) -> bool + Send),
     ) -> Option<Leased> {
         let reply = message.reply.as_ref()?.to_string();
         let wait = match self.letter_of(settler, &lease, &reply).await {
-            Ok(Some((delivery, _))) if bytes_left.is_some_and(|left| delivery.data.len() > left) => None,
+            Ok(Some((delivery, _))) if !fits(&delivery) => None,
             Ok(Some((delivery, redrive))) => {
                 let handle = DeliveryHandle {
                     redrive: Some(redrive),

@@ -10,9 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::delivery::DeliveryHandle;
+use crate::jetstream::SECRET_BYTES;
 
-/// Bytes of the secret.
-const SECRET_BYTES: usize = 32;
 /// Each token has a key of its own, made from the secret and this many random bytes: no nonce can come twice.
 const SALT_BYTES: usize = 32;
 /// Bytes of the proof that a token is a caller's.

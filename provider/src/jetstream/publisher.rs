@@ -15,7 +15,7 @@ use fanout_plan::publisher::{self, PublishedBy, Publisher, Stated};
 use fanout_plan::{Attributes, publisher::HEADER};
 use ring::{hkdf, hmac};
 
-use super::in_flight::SECRET;
+use super::in_flight::{SECRET, is_secret, shared_secret};
 use super::{DeadLetter, LogEvent, Store, StoreError};
 
 /// Bytes of a tag: half of what HMAC-SHA256 gives, which is more than anybody guesses.
@@ -27,31 +27,32 @@ const PURPOSE: &[u8] = b"fanout publisher";
 /// Bytes of a key's name.
 const NAME_BYTES: usize = 6;
 
-/// The key of tags, once the secret was read.
+/// The secret that the bus's instances share, once it was read, and the key of tags that is made of it.
 #[derive(Clone, Default)]
-pub(super) struct PublisherKey(Arc<RwLock<Option<Arc<Key>>>>);
+pub(super) struct SharedSecret(Arc<RwLock<Option<Arc<Key>>>>);
 
 /// A key, and the name by which it is known which one made a tag: a registry that was made again has another secret.
 struct Key {
+    secret: Bytes,
     key: hmac::Key,
     name: String,
 }
 
-impl PublisherKey {
+impl SharedSecret {
     fn get(&self) -> Option<Arc<Key>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, secret: &[u8]) -> Arc<Key> {
+    fn set(&self, secret: Bytes) -> Arc<Key> {
         let key = Arc::new(Key::of(secret));
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&key));
         key
     }
 }
 
-impl fmt::Debug for PublisherKey {
+impl fmt::Debug for SharedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PublisherKey([redacted])")
+        f.write_str("SharedSecret([redacted])")
     }
 }
 
@@ -74,24 +75,35 @@ pub(crate) fn stated(headers: Option<&HeaderMap>) -> Option<&str> {
 impl Store {
     /// Whether it can be written who publishes an event.
     pub(crate) fn knows_publishers(&self) -> bool {
-        self.publishers.get().is_some()
+        self.secret.get().is_some()
     }
 
-    /// Reads the secret that the bus's instances share, with which it is written who published an event; the first instance makes it. Read
-    /// again, it is that of a registry that was made again.
+    /// Reads the secret that the bus's instances share: tokens and requests of one to another are sealed with it, and it is written
+    /// with it who published an event. The first instance makes it. Where it was deleted, whoever knows it puts it back; one
+    /// that another has put there is taken over.
     pub(crate) async fn read_secret(&self, fresh: &[u8]) -> Result<(), StoreError> {
         let secret = match self.known_secret().await? {
             Some(secret) => secret,
-            None => self.token_secret(fresh).await?,
+            None => {
+                let ours = self.secret().unwrap_or_else(|| Bytes::copy_from_slice(fresh));
+                shared_secret(&self.bucket(&self.names.registry()).await?, ours).await?
+            }
         };
-        self.publishers.set(&secret);
+        if self.secret().as_ref() != Some(&secret) {
+            self.secret.set(secret);
+        }
         Ok(())
+    }
+
+    /// The secret that the bus's instances share, as it was read last.
+    pub(crate) fn secret(&self) -> Option<Bytes> {
+        Some(self.secret.get()?.secret.clone())
     }
 
     /// What is written beside an event about who publishes it; `None` while the secret is not read.
     pub(crate) fn state_publisher(&self, publisher: &Publisher, event: &Attributes, data: &[u8]) -> Option<String> {
         let line = publisher.line();
-        let key = self.publishers.get()?;
+        let key = self.secret.get()?;
         let tag = key.tag(&line, event, data);
         let tag = URL_SAFE_NO_PAD.encode(&tag.as_ref()[..TAG_BYTES]);
         Some(publisher::with_tag(&line, &key.name, &tag))
@@ -119,10 +131,10 @@ impl Store {
             return PublishedBy::Unknown;
         };
         let unverified = |reason: String| PublishedBy::Unverified { reason };
-        let key = match self.publishers.get() {
+        let key = match self.secret.get() {
             Some(key) => key,
             None => match self.known_secret().await {
-                Ok(Some(secret)) => self.publishers.set(&secret),
+                Ok(Some(secret)) => self.secret.set(secret),
                 Ok(None) => return unverified("the secret that the bus's instances share is not there".to_owned()),
                 Err(error) => return unverified(format!("{error}: try again")),
             },
@@ -142,14 +154,13 @@ impl Store {
         let registry = self.names.registry();
         let subject = format!("$KV.{registry}.{SECRET}");
         let found = self.last_message(format!("KV_{registry}"), &subject).await?;
-        // One that was deleted is an empty message.
-        Ok(found.map(|message| message.payload).filter(|secret| !secret.is_empty()))
+        Ok(found.map(|message| message.payload).filter(|secret| is_secret(secret)))
     }
 }
 
 impl Key {
-    fn of(secret: &[u8]) -> Self {
-        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret);
+    fn of(secret: Bytes) -> Self {
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &secret);
         let purpose = [PURPOSE];
         let key = match prk.expand(&purpose, hmac::HMAC_SHA256) {
             Ok(okm) => hmac::Key::from(okm),
@@ -159,6 +170,7 @@ impl Key {
         Self {
             name: URL_SAFE_NO_PAD.encode(&name.as_ref()[..NAME_BYTES]),
             key,
+            secret,
         }
     }
 

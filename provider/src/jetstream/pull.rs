@@ -20,6 +20,8 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// After how long without an answer a consumer is asked whether all that it may deliver is in hand: then it does not
 /// answer a pull that does not wait (nats-server 2.15).
 const IS_FULL: Duration = Duration::from_millis(200);
+/// Bytes of a message beyond its event, counted generously.
+const BESIDE_AN_EVENT: usize = 16 << 10;
 /// Bytes of redrive leases that are taken at once; they are all but empty.
 const LEASES_BYTES: usize = 1 << 20;
 /// For how long after its last fetch a queue subscription that is fetched goes on hearing events, and how old an event
@@ -60,6 +62,23 @@ pub(crate) struct Taken {
     pub(crate) messages: Vec<jetstream::Message>,
     /// None was delivered before this, by the store's clock.
     pub(crate) since: Timestamp,
+}
+
+/// How many bytes of messages a pull takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MaxBytes {
+    /// No more.
+    Exactly(usize),
+    /// No more, or one event, however large it is.
+    OrOne(usize),
+}
+
+impl MaxBytes {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Exactly(bytes) | Self::OrOne(bytes) => bytes,
+        }
+    }
 }
 
 impl Store {
@@ -141,7 +160,8 @@ impl Store {
 
     /// Up to `most` redrive leases that nobody has.
     pub(crate) async fn take_redrive_leases(&self, sources: &Sources, most: usize) -> Result<Taken, StoreError> {
-        self.take_of(sources.redrive_leases.as_ref(), most, LEASES_BYTES).await
+        self.take_of(sources.redrive_leases.as_ref(), most, MaxBytes::Exactly(LEASES_BYTES))
+            .await
     }
 
     /// Up to `most` refused events that are there, due or not.
@@ -149,7 +169,7 @@ impl Store {
         &self,
         sources: &Sources,
         most: usize,
-        max_bytes: usize,
+        max_bytes: MaxBytes,
     ) -> Result<Taken, StoreError> {
         self.take_of(sources.retries.as_ref(), most, max_bytes).await
     }
@@ -158,7 +178,7 @@ impl Store {
         &self,
         consumer: Option<&PullConsumer>,
         most: usize,
-        max_bytes: usize,
+        max_bytes: MaxBytes,
     ) -> Result<Taken, StoreError> {
         let since = self.now();
         let messages = match consumer {
@@ -181,7 +201,7 @@ impl Store {
             return Ok(None);
         }
         let since = self.now();
-        let messages = at_once(self, own, 0, most, max_bytes).await?;
+        let messages = at_once(self, own, 0, most, MaxBytes::OrOne(max_bytes)).await?;
         Ok(Some(Taken { messages, since }))
     }
 
@@ -191,7 +211,7 @@ impl Store {
         &self,
         sources: &Sources,
         (from, most): (usize, usize),
-        max_bytes: usize,
+        max_bytes: MaxBytes,
     ) -> Result<Taken, StoreError> {
         let since = self.now();
         let messages = at_once(self, &sources.log, from, most, max_bytes).await?;
@@ -211,6 +231,22 @@ async fn at_once(
     consumers: &[PullConsumer],
     from: usize,
     most: usize,
+    max_bytes: MaxBytes,
+) -> Result<Vec<jetstream::Message>, StoreError> {
+    let taken = those_that_fit(store, consumers, (from, most), max_bytes.bytes()).await?;
+    let largest = usize::try_from(store.policy().max_event_bytes).unwrap_or(usize::MAX);
+    let one = largest.saturating_add(BESIDE_AN_EVENT);
+    if !taken.is_empty() || matches!(max_bytes, MaxBytes::Exactly(_)) || max_bytes.bytes() >= one {
+        return Ok(taken);
+    }
+    // What is there may be larger than what was asked for, and would never be given.
+    those_that_fit(store, consumers, (from, 1), one).await
+}
+
+async fn those_that_fit(
+    store: &Store,
+    consumers: &[PullConsumer],
+    (from, most): (usize, usize),
     max_bytes: usize,
 ) -> Result<Vec<jetstream::Message>, StoreError> {
     let mut taken = Vec::new();

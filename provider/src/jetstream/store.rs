@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use super::floors::settled_to;
 use super::observe::moment;
 use super::publish::Together;
-use super::publisher::PublisherKey;
+use super::publisher::SharedSecret;
 use super::refusal::{found, there};
 use super::time::StoreTime;
 
@@ -53,7 +53,7 @@ pub struct Store {
     pub(super) together: Arc<Together>,
     pub(super) time: Arc<StoreTime>,
     /// With which it is written who published an event.
-    pub(super) publishers: PublisherKey,
+    pub(super) secret: SharedSecret,
 }
 
 /// How far a subscription has come.
@@ -147,7 +147,7 @@ impl Store {
             moved: Arc::default(),
             together: Arc::default(),
             time: Arc::default(),
-            publishers: PublisherKey::default(),
+            secret: SharedSecret::default(),
         }
     }
 
@@ -165,7 +165,7 @@ impl Store {
     pub(crate) fn after(self, last: Option<&Self>) -> Self {
         match last {
             Some(last) if last.names.registry() == self.names.registry() => Self {
-                publishers: last.publishers.clone(),
+                secret: last.secret.clone(),
                 ..self
             },
             _ => self,

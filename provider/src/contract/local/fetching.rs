@@ -1,6 +1,6 @@
 //! Deliveries of the bus for those who fetch them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -138,16 +138,20 @@ impl Fetch for Local {
 impl Local {
     /// What seals the tokens and the requests of a bus.
     pub(super) async fn seal_of(&self, store: &Store) -> Result<Arc<Seal>, Problem> {
-        let bus = &store.policy().bus;
-        let mut kept = self.seal.lock().await;
-        if let Some((of, seal)) = &*kept
-            && of == bus
-        {
-            return Ok(Arc::clone(seal));
+        Ok(self.seal_with(inbox::secret(store).await?))
+    }
+
+    /// What seals with a secret: the instances' may become another while they run.
+    pub(super) fn seal_with(&self, secret: Bytes) -> Arc<Seal> {
+        let mut kept = self.seal.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((of, seal)) if *of == secret => Arc::clone(seal),
+            _ => {
+                let seal = Arc::new(Seal::new(&secret));
+                *kept = Some((secret, Arc::clone(&seal)));
+                seal
+            }
         }
-        let seal = Arc::new(inbox::seal(store).await?);
-        *kept = Some((bus.clone(), Arc::clone(&seal)));
-        Ok(seal)
     }
 
     /// Fetches at this instance.

@@ -6,8 +6,8 @@
 //! instances share, and holds for seconds. What the owner leases it seals for that caller, and it passes through the
 //! other instance as it is.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(super) const ANSWERS_IN: Duration = Duration::from_secs(4);
 const HOLDS: Duration = Duration::from_secs(30);
 /// How long after they could not be served the other instances are served again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long it is until the store is looked at again, at least, because instances do not take each other's requests.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Requests to other instances at once: every fetch that may wait here, and settlements.
 const CALLS: usize = inbox::WAITING_OF_ALL + 1_024;
 
@@ -81,7 +83,9 @@ impl Local {
         let sealed = self.sealed(owner, caller, (&of, limits)).await.map_err(inbox_refusal)?;
         let cx = CallContext::within(within);
         let called = self.client(owner).call_values(cx, INSTANCES, "fetch", (sealed,)).await;
-        answered(&of.name, called).map_err(inbox_refusal)?.unwrap_or(Ok(None))
+        self.answered(&of.name, called)
+            .map_err(inbox_refusal)?
+            .unwrap_or(Ok(None))
     }
 
     /// Settles at the instance that dispatched a delivery; `None` where that is gone, or knows nothing of the subscription.
@@ -97,12 +101,40 @@ impl Local {
             .map_err(settle_refusal)?;
         let cx = CallContext::within(ANSWERS_IN);
         let called = self.client(owner).call_values(cx, INSTANCES, "settle", (sealed,)).await;
-        let answer = answered(&handle.of.name, called).map_err(settle_refusal)?;
+        let answer = self.answered(&handle.of.name, called).map_err(settle_refusal)?;
         let answer: Result<Option<SettlementOutcome>, SettleError> = answer.unwrap_or(Ok(None));
         Ok(answer?.map(|outcome| match outcome {
             SettlementOutcome::Settled => Outcome::Settled,
             SettlementOutcome::Extended(token) => Outcome::Extended(Lease::Sealed(token)),
         }))
+    }
+
+    /// What another instance answered; `None` when it is gone.
+    fn answered<R>(&self, name: &SubscriptionName, called: Result<R, Error>) -> Result<Option<R>, Problem> {
+        let error = match called {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(Error::NoResponders) => return Ok(None),
+            Err(error) => error,
+        };
+        // It may know another secret.
+        if let (Error::Remote(_), Ok(store)) = (&error, self.bus.view().store()) {
+            self.look_again(store);
+        }
+        let name = name.plain();
+        Err(Problem::new(
+            Code::StoreUnavailable,
+            format!("subscription {name}: the instance that owns its order did not answer ({error}): try again"),
+        ))
+    }
+
+    /// Has the store looked at again, since another instance may have read another secret than this one: but not each time that
+    /// somebody sends what is no request.
+    fn look_again(&self, store: &Store) {
+        let mut looked_again = self.looked_again.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked_again.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
+            *looked_again = Some(Instant::now());
+            store.is_amiss();
+        }
     }
 
     fn client(&self, owner: &str) -> Client {
@@ -145,7 +177,6 @@ impl Local {
         let name = store.policy().bus.clone();
         let owner = Arc::new(Owner {
             local: self.clone(),
-            seal: self.seal_of(&store).await?,
             address: store.names().instance(self.bus.instance()),
             refused: Tally::new("requests were refused that no instance of the bus had made"),
             store,
@@ -175,7 +206,6 @@ impl Local {
 /// This instance as the others call it.
 struct Owner {
     local: Local,
-    seal: Arc<Seal>,
     store: Store,
     address: String,
     refused: Tally,
@@ -190,6 +220,7 @@ impl Guard for Owner {
         if begins.is_some_and(|begins| self.opened::<IgnoredAny>(&first[begins..]).is_ok()) {
             return Ok(caller);
         }
+        self.local.look_again(&self.store);
         self.refused
             .count(|| format!("{func}: not sealed by an instance of the bus, or too old"));
         Err(Refusal::Failure("only instances of the bus are served here".to_owned()))
@@ -205,9 +236,14 @@ impl Guard for Owner {
 }
 
 impl Owner {
+    fn seal(&self) -> Option<Arc<Seal>> {
+        Some(self.local.seal_with(self.store.secret()?))
+    }
+
     /// A request that another instance of the bus has just made, for this one.
     fn opened<T: DeserializeOwned>(&self, sealed: &[u8]) -> anyhow::Result<Request<T>> {
-        let request: Option<Request<T>> = self.seal.open_request(&self.address, sealed);
+        let seal = self.seal().context("the secret that instances share is not read yet")?;
+        let request: Option<Request<T>> = seal.open_request(&self.address, sealed);
         let request = request.filter(|request| self.store.now() <= request.until);
         request.context("no instance of the bus has made this request, or it is too old")
     }
@@ -234,7 +270,8 @@ impl Owner {
             let problem = too_many_fetches(caller, of.name.plain(), inbox::WAITING_OF_ONE);
             return Err(inbox_refusal(problem));
         }
-        let fetched = leased::<Local>(&self.seal, caller, fetched);
+        let seal = self.local.seal_of(&self.store).await.map_err(inbox_refusal)?;
+        let fetched = leased::<Local>(&seal, caller, fetched);
         fetched.map(Some).map_err(inbox_refusal)
     }
 
@@ -246,7 +283,8 @@ impl Owner {
             return Ok(None);
         };
         let outcome = settle_here(inbox, handle, verdict).await?;
-        outcome.sealed::<Local>(&self.seal, caller).map(Some)
+        let seal = self.local.seal_of(&self.store).await.map_err(settle_refusal)?;
+        outcome.sealed::<Local>(&seal, caller).map(Some)
     }
 }
 
@@ -265,19 +303,4 @@ fn served<'a>(view: &'a View, of: &SubscriptionId) -> Option<(&'a Registered, &'
         .get(&of.name)
         .filter(|registered| registered.id() == *of)?;
     Some((registered, &**view.inboxes.get(&of.name)?))
-}
-
-/// What another instance answered; `None` when it is gone.
-fn answered<R>(name: &SubscriptionName, called: Result<R, Error>) -> Result<Option<R>, Problem> {
-    match called {
-        Ok(answer) => Ok(Some(answer)),
-        Err(Error::NoResponders) => Ok(None),
-        Err(error) => Err(Problem::new(
-            Code::StoreUnavailable,
-            format!(
-                "subscription {}: the instance that owns its order did not answer ({error}): try again",
-                name.plain()
-            ),
-        )),
-    }
 }

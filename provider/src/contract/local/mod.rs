@@ -8,14 +8,15 @@ mod subscriptions;
 mod together;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use bytes::Bytes;
 use fanout_plan::authority::{self, Identity, TokenHash};
 use fanout_plan::link::Grant;
 use fanout_plan::subscription::{MadeBy, Registered, Subscription};
-use fanout_plan::{BusName, Code, Policy, Problem};
+use fanout_plan::{Code, Policy, Problem};
 use fanout_transport::{Caller, Error, Lattice};
-use tokio::sync::Mutex;
 
 use super::backend::{Authority, Owned, Rights};
 use super::guard::Interface;
@@ -24,15 +25,17 @@ use crate::inbox::Seal;
 use crate::link::LinkKey;
 use crate::view::{LinkOutcome, View};
 
-/// A bus, and what seals the tokens of its inbox.
-type BusSeal = (BusName, Arc<Seal>);
+/// What seals, and the secret that it is made of.
+type KeptSeal = (Bytes, Arc<Seal>);
 
 /// A bus that is kept here.
 #[derive(Clone)]
 pub(super) struct Local {
     bus: Bus,
-    /// What seals the inbox's tokens, once one was needed, and for which bus.
-    seal: Arc<Mutex<Option<BusSeal>>>,
+    /// What seals the inbox's tokens, and what instances say to each other.
+    seal: Arc<Mutex<Option<KeptSeal>>>,
+    /// When the store was last looked at again because instances did not take each other's requests.
+    looked_again: Arc<Mutex<Option<Instant>>>,
     /// Over which the bus's other instances are reached.
     instances: Lattice,
 }
@@ -43,6 +46,7 @@ impl Local {
             instances: instances::connect(bus.lattice()).await?,
             bus,
             seal: Arc::default(),
+            looked_again: Arc::default(),
         })
     }
 }

@@ -61,6 +61,15 @@ fn variable(name: &str) -> Option<u64> {
 
 /// Runs one seed in this process.
 fn one(seed: u64) -> ExitCode {
+    // Every message between hosts with `turmoil=trace`.
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .without_time()
+            .init();
+    }
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         PANICKED.store(true, Ordering::Relaxed);

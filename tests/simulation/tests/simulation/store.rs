@@ -16,6 +16,8 @@ pub const LEASE: Duration = Duration::from_millis(1_000);
 const RETRY: Duration = Duration::from_millis(150);
 /// A refusal more makes a dead letter.
 const ATTEMPTS: u32 = 5;
+/// Bytes of the payloads of one fetch: what is leased and can't be sent is leased again for ever.
+const FETCHED_BYTES: usize = 128 << 10;
 
 /// The store. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +146,7 @@ impl Kept {
 
     /// Leases what may be delivered now, at most so many.
     pub fn lease(&mut self, name: &str, most: usize) -> Vec<Leased> {
-        let now = now();
+        let (now, mut bytes_left) = (now(), FETCHED_BYTES);
         let Some(kind) = self.subscriptions.get_mut(name) else {
             return Vec::new();
         };
@@ -160,6 +162,11 @@ impl Kept {
             if is_leased || open.not_before > now || leased.len() >= most {
                 continue;
             }
+            // One fits, however large it is.
+            if !leased.is_empty() && event.data.len() > bytes_left {
+                break;
+            }
+            bytes_left = bytes_left.saturating_sub(event.data.len());
             if let Some(before) = open.lease.and_then(|lease| self.leases.get_mut(&lease)) {
                 before.is_over = true;
             }
