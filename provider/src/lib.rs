@@ -23,6 +23,7 @@ mod gap;
 mod inbox;
 pub mod jetstream;
 mod journal;
+mod last_known;
 pub mod life;
 mod link;
 mod listeners;

@@ -22,7 +22,7 @@ pub(crate) struct RunningBus {
     pub(crate) service: Service,
     /// Keeps the bus as its policy says, and delivers.
     keeper: JoinHandle<()>,
-    beside: [JoinHandle<()>; 4],
+    beside: [JoinHandle<()>; 5],
     /// Writes the journal of deliveries.
     journal: JoinHandle<()>,
     /// Serves the other instances of the bus.
@@ -40,6 +40,7 @@ impl RunningBus {
             tokio::spawn(bus.clone().watch_registry()),
             tokio::spawn(crate::gap::watch(bus.clone())),
             tokio::spawn(crate::floors::keep(bus.clone())),
+            tokio::spawn(crate::last_known::keep(bus.clone())),
         ];
         let journal = tokio::spawn(bus.journal().clone().keep());
         bus.settled().await;

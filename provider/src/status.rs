@@ -132,7 +132,7 @@ pub(crate) async fn document(bus: &Bus) -> BusStatus {
         }
     }
     let place = match &view.store {
-        Some(store) => place(store).await,
+        Some(store) => place(&view, store).await,
         None => None,
     };
     let mut policy = Outcome::of(&view.policy_problems);
@@ -154,10 +154,15 @@ pub(crate) async fn document(bus: &Bus) -> BusStatus {
 }
 
 /// The place of a bus that has places.
-async fn place(store: &Store) -> Option<PlaceStatus> {
+async fn place(view: &View, store: &Store) -> Option<PlaceStatus> {
     Some(PlaceStatus {
         name: store.policy().places.as_ref()?.here.clone(),
         mirrors: store.mirrors().await.ok(),
+        moved: view
+            .moved
+            .iter()
+            .map(|(id, at)| (id.name.clone(), at.clone()))
+            .collect(),
     })
 }
 
@@ -181,7 +186,11 @@ fn orphaned(view: &View, letters: BTreeMap<SubscriptionId, u64>) -> Vec<Orphaned
         .into_iter()
         // Of one whose entry can't be read it is not known which it is.
         .filter(|(of, _)| view.registry.contains_key(&of.name) || view.stuck(&of.name).is_none())
-        .map(|(of, dead_letters)| OrphanedLetters { of, dead_letters })
+        .map(|(of, dead_letters)| OrphanedLetters {
+            moved_to: view.moved.get(&of).cloned(),
+            of,
+            dead_letters,
+        })
         .collect()
 }
 

@@ -7,7 +7,7 @@ use fanout_plan::authority::{self, NamedCaller};
 use fanout_plan::link::Grant;
 use fanout_plan::step::Part;
 use fanout_plan::subscription::{Need, Registered};
-use fanout_plan::{Attributes, Code, Policy, Problem, SubscriptionId, SubscriptionName, TenantId};
+use fanout_plan::{Attributes, Code, PlaceName, Policy, Problem, SubscriptionId, SubscriptionName, TenantId};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Health;
@@ -43,6 +43,8 @@ pub(crate) struct View {
     pub(crate) nothing_is_published: Option<Problem>,
     pub(crate) links: BTreeMap<LinkKey, LinkOutcome>,
     pub(crate) registry: BTreeMap<SubscriptionName, Registered>,
+    /// The subscriptions that were at this place, and the place at which each is since.
+    pub(crate) moved: BTreeMap<SubscriptionId, PlaceName>,
     /// Remembered subscriptions to which nothing is delivered, and why.
     pub(crate) detached: BTreeMap<SubscriptionName, Problem>,
     /// What the store does not hold as it should, and why: of subscriptions, it is their state.

@@ -77,6 +77,7 @@ pub(crate) enum Verb {
     /// Hand a subscription over to another place of its bus: it goes on there where it was
     ///
     /// What was interrupted is finished by the same command again; with the place that the subscription comes from, it goes on there.
+    /// With --from-lost the place that has it need not be there: the subscription goes on by what the other places know of it.
     Move {
         #[command(flatten)]
         store: Store,
@@ -88,6 +89,9 @@ pub(crate) enum Verb {
         /// How long what is in flight is awaited, such as 10s; without it, as long as an event can be in flight
         #[arg(long, value_name = "DURATION", value_parser = span)]
         within: Option<Duration>,
+        /// The place that has it is lost, and can't hand it over: what it handled last, which nobody else knows, comes again
+        #[arg(long, conflicts_with = "within")]
+        from_lost: bool,
     },
     /// Say what subscriptions lost because it expired, or was purged, before they handled it
     Lost {

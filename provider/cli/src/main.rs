@@ -83,7 +83,14 @@ async fn main() -> ExitCode {
             subscription,
             to,
             within,
+            from_lost: false,
         } => relocate::relocate(&store, &subscription, &to, within, args.json).await,
+        Verb::Move {
+            store,
+            subscription,
+            to,
+            ..
+        } => relocate::from_lost(&store, &subscription, &to, args.json).await,
         Verb::Lost {
             store,
             subscription,

@@ -35,15 +35,29 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         for mirror in place.mirrors.iter().flatten() {
             say!("  {}", mirrored(mirror))?;
         }
+        for (name, at) in &place.moved {
+            say!("  subscription {name} was here, and is at place {at}")?;
+        }
     }
     for problem in &status.notices {
         say!("  {}", printable(&problem.to_string()))?;
     }
-    for OrphanedLetters { of, dead_letters } in status.orphaned_dead_letters.iter().flatten() {
-        say!(
-            "  {dead_letters} orphaned dead letters of subscription {}, which has ended: see `fanout dead-letters list`",
-            of.name
-        )?;
+    for letters in status.orphaned_dead_letters.iter().flatten() {
+        let OrphanedLetters {
+            of,
+            dead_letters,
+            moved_to,
+        } = letters;
+        match moved_to {
+            None => say!(
+                "  {dead_letters} orphaned dead letters of subscription {}, which has ended: see `fanout dead-letters list`",
+                of.name
+            )?,
+            Some(place) => say!(
+                "  {dead_letters} dead letters of subscription {}, which is at place {place}, stayed here: see `fanout dead-letters list`",
+                of.name
+            )?,
+        }
     }
     if status.subscriptions.is_empty() {
         return Ok(());
@@ -144,11 +158,16 @@ async fn read(store: &Store, observed: &Observed) -> BusStatus {
     }
     let unreadable = observed.unreadable.iter();
     subscriptions.extend(unreadable.map(|(name, problem)| SubscriptionStatus::unknown(name.clone(), problem.clone())));
+    let moved = observed.registry.values().filter_map(|r| Some((r.id(), r.moved_to()?)));
     let ended = letters.map(|letters| {
         letters
             .into_iter()
             .filter(|(of, _)| !observed.unreadable.contains_key(&of.name))
-            .map(|(of, dead_letters)| OrphanedLetters { of, dead_letters })
+            .map(|(of, dead_letters)| OrphanedLetters {
+                moved_to: moved.clone().find(|(id, _)| *id == of).map(|(_, at)| at.clone()),
+                of,
+                dead_letters,
+            })
             .collect()
     });
     let places = store.policy().places.as_ref();
@@ -156,6 +175,11 @@ async fn read(store: &Store, observed: &Observed) -> BusStatus {
         Some(places) => Some(PlaceStatus {
             name: places.here.clone(),
             mirrors: store.mirrors().await.ok(),
+            moved: observed
+                .registry
+                .values()
+                .filter_map(|r| Some((r.subscription.name.clone(), r.moved_to()?.clone())))
+                .collect(),
         }),
         None => None,
     };

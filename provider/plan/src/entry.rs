@@ -40,7 +40,7 @@ struct Version {
 pub fn write(registered: &Registered) -> serde_json::Result<String> {
     serde_json::to_string(&Written {
         version: match (
-            registered.withheld.is_some() || registered.handed.is_some(),
+            registered.withheld.is_some() || registered.handed.is_some() || registered.stay > 0,
             registered.subscription.filter.pattern(),
         ) {
             (true, _) => VERSION,

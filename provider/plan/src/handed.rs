@@ -75,6 +75,12 @@ impl Handed {
         here || self.before.as_ref().is_some_and(|b| b.was_given(position))
     }
 
+    /// Up to where a partition's events were settled but for those that are named; `None` where nothing of it is known.
+    pub fn given_to(&self, partition: u32) -> Option<u64> {
+        let given = self.given.iter().filter(|g| g.partition == partition);
+        given.map(|g| g.to).min()
+    }
+
     /// How many events were delivered and not settled.
     pub fn unsettled(&self) -> usize {
         self.given.iter().map(|g| g.except.len()).sum()
@@ -125,6 +131,7 @@ impl Registered {
     fn with_handed(self, handed: Handed) -> Self {
         Self {
             handed: Some(Box::new(handed)),
+            stay: self.stay.saturating_add(1),
             ..self
         }
     }

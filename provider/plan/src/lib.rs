@@ -28,6 +28,7 @@ pub mod in_force;
 mod incarnation;
 pub mod isolation;
 pub mod journal;
+pub mod last_known;
 pub mod layout;
 pub mod letter;
 pub mod limits;

@@ -195,6 +195,8 @@ codes! {
     PlaceConflict = "place-conflict",
     /// The log of another place can't be read now.
     PlaceUnreachable = "place-unreachable",
+    /// A place that is taken to be lost answers.
+    PlaceNotLost = "place-not-lost",
     /// A subscription is at another place of its bus.
     AtAnotherPlace = "at-another-place",
     /// A subscription is being handed over to another place.

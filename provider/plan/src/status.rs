@@ -53,6 +53,10 @@ pub struct PlaceStatus {
     pub name: PlaceName,
     /// Each partition of another place that is mirrored here; absent where that could not be read.
     pub mirrors: Option<Vec<MirrorStatus>>,
+    /// The subscriptions that were here, and the place at which each is since it was handed over, or went on while this place was
+    /// lost.
+    #[serde(default)]
+    pub moved: BTreeMap<SubscriptionName, PlaceName>,
 }
 
 /// How far a mirror is behind the partition that it mirrors.
@@ -157,6 +161,9 @@ pub struct OrphanedLetters {
     pub of: SubscriptionId,
     /// How many.
     pub dead_letters: u64,
+    /// The place at which the subscription is, where it has not ended but was handed over: its letters stayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<PlaceName>,
 }
 
 /// What a subscription is doing.

@@ -244,6 +244,14 @@ pub struct Registered {
     /// What was settled at the place that had it before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handed: Option<Box<Handed>>,
+    /// How often it was handed from one place to another. Of one subscription at two places, that of the later stay stands.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub stay: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_first(stay: &u32) -> bool {
+    *stay == 0
 }
 
 impl Registered {

@@ -59,7 +59,15 @@ impl Registered {
 
     /// Whether it was handed over, so that nothing of it is kept here.
     pub fn has_moved(&self) -> bool {
-        matches!(self.withheld, Some(Withheld::MovedTo(_)))
+        self.moved_to().is_some()
+    }
+
+    /// The place that it was handed over to.
+    pub fn moved_to(&self) -> Option<&PlaceName> {
+        match &self.withheld {
+            Some(Withheld::MovedTo(place)) => Some(place),
+            _ => None,
+        }
     }
 
     /// Whether it is at one place of its bus, and given the events of all.

@@ -126,6 +126,7 @@ impl Bus {
         let before = self.view();
         let mut view = View {
             registry: before.registry.clone(),
+            moved: before.moved.clone(),
             notices: before.notices.clone(),
             nothing_is_published: before.nothing_is_published.clone(),
             detached: before.detached.clone(),
@@ -234,6 +235,8 @@ impl Bus {
         view.nothing_is_published = not_as_promised(&store, &view).or(view.nothing_is_published);
         view.registry = plan.registry;
         // Of what was handed over nothing is here but the word where it is.
+        let moved = view.registry.values();
+        view.moved = moved.filter_map(|r| Some((r.id(), r.moved_to()?.clone()))).collect();
         view.registry.retain(|_, registered| !registered.has_moved());
         (view.failed, view.unmade) = (brought.failed, brought.unmade);
         let store = store.with_layout(plan.layout);
@@ -507,6 +510,10 @@ fn report(before: &View, now: &View) {
         {
             warn!(code = %p.code, "{}", p.message);
         }
+    }
+    for (id, place) in now.moved.iter().filter(|(id, _)| !before.moved.contains_key(*id)) {
+        // Where it went on while this place was lost, nobody here was told.
+        warn!(code = %Code::AtAnotherPlace, "subscription {} is at place {place} now: nothing of it is delivered here", id.name);
     }
     for part in before.failed.keys().filter(|part| !now.failed.contains_key(*part)) {
         info!(%part, "a part of the topology is in order again, or is not needed any more");

@@ -16,6 +16,7 @@ use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MirrorSpec, Side, StreamSpec};
 use fanout_plan::{Timestamp, entry};
+use tracing::debug;
 
 use super::floors::settled_to;
 use super::observe::moment;
@@ -190,7 +191,14 @@ impl Store {
                     .await
                     .map_err(self.not_made(step))?;
             }
-            Step::Remember(registered) => self.remember(registered).await?,
+            Step::Remember(registered) => {
+                self.remember(registered).await?;
+                if registered.has_moved()
+                    && let Err(error) = self.let_go(registered).await
+                {
+                    debug!(subscription = %registered.subscription.name, %error, "attempts and retries of a subscription that is at another place were not deleted; they are deleted later");
+                }
+            }
             Step::Forget(name) => self.forget(name, None).await?,
             Step::CreateConsumer(c) => {
                 let made = self

@@ -12,6 +12,7 @@ use fanout_plan::{Code, PlaceName, Problem, SubscriptionName, Timestamp};
 use futures::future::join_all;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::apply::MADE_BY;
 use super::observe::{log_state, partition};
@@ -58,6 +59,12 @@ impl Store {
                 observed.registries.insert(name.clone(), found.registry);
                 found.partitions
             });
+            if partitions.is_err() && observed.topology.buckets.contains_key(&self.names.attempts()) {
+                match self.names_last_known_at(&name).await {
+                    Ok(known) => drop(observed.last_known.insert(name.clone(), known)),
+                    Err(error) => debug!(place = %name, %error, "what it had is not read now"),
+                }
+            }
             observed.elsewhere.insert(name, partitions);
         }
     }

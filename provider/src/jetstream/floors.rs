@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// All that are remembered, by key; `None` where they are too many for one answer.
-    async fn every_floor(&self) -> Result<Option<BTreeMap<String, Floor>>, StoreError> {
+    pub(super) async fn every_floor(&self) -> Result<Option<BTreeMap<String, Floor>>, StoreError> {
         let bucket = self.names.attempts();
         let prefix = format!("$KV.{bucket}.");
         let filter = format!("{prefix}*.{FLOOR}.*");
@@ -153,4 +153,10 @@ const FLOOR: &str = "floor";
 /// A key holds no percent sign, and what a consumer's name has them in holds no `=`.
 fn key(partition: u32, consumer: &str) -> String {
     format!("{}.{FLOOR}.{partition}", consumer.replace('%', "="))
+}
+
+/// The partition and the consumer, as the key writes it, of a floor's key.
+pub(super) fn read_key(key: &str) -> Option<(u32, String)> {
+    let (consumer, partition) = key.split_once(&format!(".{FLOOR}."))?;
+    Some((partition.parse().ok()?, consumer.to_owned()))
 }

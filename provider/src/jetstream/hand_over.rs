@@ -203,7 +203,7 @@ impl Store {
         })
     }
 
-    fn store_at(&self, places: &Places, name: &PlaceName) -> Result<Self, StoreError> {
+    pub(super) fn store_at(&self, places: &Places, name: &PlaceName) -> Result<Self, StoreError> {
         let place = places.all.get(name).ok_or_else(|| {
             let known: Vec<_> = places.all.keys().map(ToString::to_string).collect();
             refused(
@@ -290,7 +290,7 @@ impl Store {
     }
 
     /// Lets a subscription's deliveries go on where they were.
-    async fn take_back(&self, seen: &Registered) -> Result<(), StoreError> {
+    pub(super) async fn take_back(&self, seen: &Registered) -> Result<(), StoreError> {
         let readers: Vec<_> = self.readers_of(seen).map(|(_, reader)| reader).collect();
         for reader in readers {
             let name = seen.consumer_of(&reader);
@@ -302,7 +302,7 @@ impl Store {
 
     /// Clears at the next place what was copied there by a move that is taken back: it goes on to change where it was, and a later
     /// move would find it as it is now.
-    async fn forget_copies(&self, seen: &Registered) -> Result<(), StoreError> {
+    pub(super) async fn forget_copies(&self, seen: &Registered) -> Result<(), StoreError> {
         let observed = self.observe().await?;
         self.with_layout(observed.topology.layout()).let_go(seen).await
     }
@@ -383,7 +383,7 @@ impl Store {
 }
 
 /// Whether a subscription can be at another place.
-fn may_move(seen: &Registered, places: &Places, to: &PlaceName) -> Result<(), StoreError> {
+pub(super) fn may_move(seen: &Registered, places: &Places, to: &PlaceName) -> Result<(), StoreError> {
     let name = &seen.subscription.name;
     if !seen.is_at_one_place() {
         return Err(refused(
@@ -404,6 +404,6 @@ fn may_move(seen: &Registered, places: &Places, to: &PlaceName) -> Result<(), St
     Ok(())
 }
 
-fn refused(code: Code, message: String) -> StoreError {
+pub(super) fn refused(code: Code, message: String) -> StoreError {
     StoreError::Refused(vec![Problem::new(code, message)])
 }

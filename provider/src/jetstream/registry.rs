@@ -165,7 +165,7 @@ impl Store {
     }
 
     /// What the registry holds under a name, and the revision that a change of it is made on.
-    async fn entry_of(&self, name: &SubscriptionName) -> Result<(Entry, u64), StoreError> {
+    pub(super) async fn entry_of(&self, name: &SubscriptionName) -> Result<(Entry, u64), StoreError> {
         let (bucket, prefix) = (format!("KV_{}", self.names.registry()), self.registry_prefix());
         let found = self.last_message(bucket, &format!("{prefix}{name}")).await?;
         Ok(match found {
@@ -340,6 +340,19 @@ impl Store {
         Ok(now)
     }
 
+    /// Has what another place may have of a subscription be of an earlier stay than this one, while it is what the caller saw.
+    pub(super) async fn begin_later_stay(&self, seen: &Registered) -> Result<(), StoreError> {
+        self.change(&seen.subscription.name, |found| {
+            let is_same = |r: &Registered| r.id() == seen.id() && r.withheld == seen.withheld && r.stay == seen.stay;
+            Ok(found.filter(is_same).map(|have| Registered {
+                // One more than the place that it was on its way to would have.
+                stay: have.stay.saturating_add(2),
+                ..have
+            }))
+        })
+        .await
+    }
+
     /// Writes a subscription that another place hands over. What the name stands for here since is not written over.
     pub(super) async fn take_over(&self, next: &Registered) -> Result<(), StoreError> {
         let name = &next.subscription.name;
@@ -347,6 +360,8 @@ impl Store {
         match entry {
             Entry::Nothing | Entry::Ended(_) => {}
             Entry::There(have) if have.id() == next.id() && have.has_moved() => {}
+            // It was on its way to the place that is lost, and got there.
+            Entry::There(have) if have.id() == next.id() && have.withheld.is_some() && have.stay < next.stay => {}
             Entry::There(have) if have.id() == next.id() && have.withheld.is_none() => return Ok(()),
             Entry::There(_) => {
                 let problem = Problem::new(

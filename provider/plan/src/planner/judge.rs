@@ -108,7 +108,7 @@ fn declared(policy: &Policy, wanted: &[Wanted], registry: &BTreeMap<Subscription
             match have {
                 Some(have) if have.has_moved() => false,
                 // One that was handed over stays here, whatever `at` says.
-                Some(have) => declared.is_here || have.handed.is_some(),
+                Some(have) => declared.is_here || have.stay > 0,
                 None => declared.is_here,
             }
         })
@@ -190,6 +190,7 @@ fn judge(
         rejoined: None,
         withheld: None,
         handed: None,
+        stay: 0,
     };
     let next = match have {
         None => {

@@ -80,6 +80,8 @@ pub struct Observed {
     pub elsewhere: BTreeMap<PlaceName, Result<Vec<Partition>, Problem>>,
     /// The subscriptions of each other place that could be read.
     pub registries: BTreeMap<PlaceName, BTreeMap<SubscriptionName, Registered>>,
+    /// The subscriptions that each of the others had when it was read last.
+    pub last_known: BTreeMap<PlaceName, BTreeSet<SubscriptionName>>,
 }
 
 impl Observed {

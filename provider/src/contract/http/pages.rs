@@ -70,6 +70,7 @@ pages! {
     "peer-refused",
     "peer-unreachable",
     "place-conflict",
+    "place-not-lost",
     "place-unreachable",
     "policy-conflict",
     "protocol-violation",
