@@ -43,6 +43,8 @@ pub(crate) struct View {
     pub(crate) nothing_is_published: Option<Problem>,
     pub(crate) links: BTreeMap<LinkKey, LinkOutcome>,
     pub(crate) registry: BTreeMap<SubscriptionName, Registered>,
+    /// What is so between the places, and has to be known.
+    pub(crate) between_places: Vec<Problem>,
     /// The subscriptions that were at this place, and the place at which each is since.
     pub(crate) moved: BTreeMap<SubscriptionId, PlaceName>,
     /// Remembered subscriptions to which nothing is delivered, and why.
@@ -177,6 +179,13 @@ impl View {
     pub(crate) fn serves(&self, tenant: &TenantId) -> bool {
         self.policy.as_ref().is_none_or(|p| p.serves(tenant))
             && self.store.as_ref().is_none_or(|s| s.policy().serves(tenant))
+    }
+
+    /// Why nothing new is taken at this place, if so.
+    pub(crate) fn place_is_retired(&self) -> Option<Problem> {
+        let given = self.policy.as_deref();
+        let policy = given.or_else(|| self.store.as_ref().map(Store::policy))?;
+        policy.places.as_ref()?.retired_here()
     }
 
     /// The store of the policy in force.

@@ -78,6 +78,17 @@ pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
             of.waiting += 1;
         }
     }
+    if store.policy().places.is_some() {
+        let observed = store.observe().await?;
+        for (of, letters) in store.letters_elsewhere(observed.registry.values()).await {
+            for (place, letters) in letters.into_iter().filter(|_| name.is_none_or(|name| *name == of.name)) {
+                error_line(format_args!(
+                    "{letters} dead letters of subscription {} stayed at place {place}, where it was before: `fanout errors --place {place}` shows them",
+                    of.name
+                ));
+            }
+        }
+    }
     let mut reasons: Vec<_> = reasons.of.into_iter().collect();
     reasons.sort_by_key(|(_, of)| std::cmp::Reverse(of.letters + of.waiting));
     if json {

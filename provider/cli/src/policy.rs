@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use fanout_plan::account;
-use fanout_plan::check::{self, Severity};
+use fanout_plan::check::{self, Note, Severity};
 use fanout_plan::cost::{Needs, cost, needs};
 use fanout_plan::explain::{Load, explain as explained, show_bytes};
 use fanout_plan::planner::{self, Asked, Observed};
@@ -83,7 +83,13 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
             None,
         ),
     };
-    let notes = check::check(&policy, &topology, &registry, load);
+    let between_places = plan.notices.iter().map(|problem| Note {
+        severity: Severity::Warning,
+        about: "places".to_owned(),
+        message: problem.to_string(),
+    });
+    let mut notes = check::check(&policy, &topology, &registry, load);
+    notes.extend(between_places);
     let faults = notes.iter().filter(|n| n.severity == Severity::Fault).count();
     if json {
         let notes: Vec<_> = notes
@@ -181,19 +187,19 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
     };
     let desired = planner::desired(&policy, &inspection.observed).map_err(Refused)?;
     let parts = explained(&policy, &desired, load);
-    let mirrors = match &inspection.store {
+    let (mirrors, retiring) = match &inspection.store {
         Some((store, _)) => {
             let layout = inspection.observed.topology.layout();
-            store.with_layout(layout).mirrors().await?
+            (store.with_layout(layout).mirrors().await?, store.retiring().await)
         }
-        None => Vec::new(),
+        None => (Vec::new(), Vec::new()),
     };
     if json {
         let parts: Vec<_> = parts
             .iter()
             .map(|p| json!({ "kind": p.kind, "name": p.name, "why": p.why, "rule": p.rule, "cost": p.cost }))
             .collect();
-        let shown = json!({ "bus": policy.bus, "parts": parts, "mirrors": mirrors, "store": inspection.servers() });
+        let shown = json!({ "bus": policy.bus, "parts": parts, "mirrors": mirrors, "retiring": retiring, "store": inspection.servers() });
         return say!("{}", json_lines(&shown));
     }
     say!("bus {} on {}", policy.bus, policy.subject)?;
@@ -210,6 +216,9 @@ pub(crate) async fn explain(args: &args::Explain, json: bool) -> Result<()> {
     for mirror in &mirrors {
         say!("\nmirror of {}", crate::status::mirrored(mirror))?;
     }
+    for place in &retiring {
+        say!("\n{place}")?;
+    }
     inspection.report();
     Ok(())
 }
@@ -221,7 +230,7 @@ pub(crate) async fn plan(args: &args::Store, json: bool) -> Result<()> {
     let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
     show(&policy, observed, &plan.steps, json.then(|| inspection.servers()))?;
     if !json {
-        notice(plan.places.values());
+        notice(plan.places.values().chain(&plan.notices));
         inspection.report();
     }
     let limits = consumers_too_many(&policy, observed)?;
@@ -283,7 +292,7 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     }
     said?;
     if !json {
-        notice(plan.places.values());
+        notice(plan.places.values().chain(&plan.notices));
     }
     if json {
         show(&policy, &before, &taken, Some(Some(&servers)))?;

@@ -1,7 +1,7 @@
 //! `status`: the bus and its subscriptions, as the store knows them.
 
 use anyhow::Result;
-use fanout_plan::planner::Observed;
+use fanout_plan::planner::{self, Observed};
 use fanout_plan::status::{BusStatus, MirrorStatus, OrphanedLetters, PlaceStatus, State, SubscriptionStatus};
 use fanout_plan::subscription::Registered;
 use fanout_plan::{Code, Position, Problem};
@@ -34,6 +34,9 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
         say!("place {}", place.name)?;
         for mirror in place.mirrors.iter().flatten() {
             say!("  {}", mirrored(mirror))?;
+        }
+        for retiring in &place.retiring {
+            say!("  {retiring}")?;
         }
         for (name, at) in &place.moved {
             say!("  subscription {name} was here, and is at place {at}")?;
@@ -83,6 +86,12 @@ pub(crate) async fn status(args: &args::Store, json: bool) -> Result<()> {
                 printable(&cut(pattern))
             )?;
         }
+        for (place, letters) in &s.dead_letters_elsewhere {
+            say!(
+                "{letters} dead letters of subscription {} stayed at place {place}: see `fanout dead-letters list --place {place}`",
+                s.name
+            )?;
+        }
         if let Some(problem) = &s.problem {
             say!("{}", printable(&problem.to_string()))?;
         }
@@ -104,6 +113,10 @@ pub(crate) fn mirrored(mirror: &MirrorStatus) -> String {
     let time = match mirror.lag_seconds {
         Some(seconds) if mirror.lag.is_some_and(|lag| lag > 0) => format!(" and {seconds} s"),
         _ => String::new(),
+    };
+    let reached = match mirror.lag {
+        Some(0) => format!("has caught up: {reached}"),
+        _ => reached,
     };
     match (mirror.lag, mirror.heard_seconds_ago) {
         (Some(lag), Some(ago)) => {
@@ -144,10 +157,12 @@ fn row(s: &SubscriptionStatus) -> [String; 9] {
 /// What the store knows. What of it can't be read does not hide the rest.
 async fn read(store: &Store, observed: &Observed) -> BusStatus {
     let mut letters = store.dead_letter_counts().await.ok();
+    let mut elsewhere = store.letters_elsewhere(observed.registry.values()).await;
     let mut subscriptions = Vec::new();
     for registered in observed.registry.values().filter(|r| !r.has_moved()) {
         let mut status = SubscriptionStatus::of(registered);
         status.dead_letters = letters.as_mut().map(|all| all.remove(&registered.id()).unwrap_or(0));
+        status.dead_letters_elsewhere = elsewhere.remove(&registered.id()).unwrap_or_default();
         // What can't be read may hold what it has: counts without that would be too small.
         if let Some(unread) = observed.unread.values().next() {
             status.wait_for(unread.clone());
@@ -175,6 +190,7 @@ async fn read(store: &Store, observed: &Observed) -> BusStatus {
         Some(places) => Some(PlaceStatus {
             name: places.here.clone(),
             mirrors: store.mirrors().await.ok(),
+            retiring: store.retiring().await,
             moved: observed
                 .registry
                 .values()
@@ -192,6 +208,7 @@ async fn read(store: &Store, observed: &Observed) -> BusStatus {
             .iter()
             .chain(elsewhere)
             .cloned()
+            .chain(planner::notices(store.policy(), observed))
             .map(Into::into)
             .collect(),
         subscriptions,

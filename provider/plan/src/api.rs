@@ -30,6 +30,12 @@ impl JetStreamApi {
         Ok(Self::Domain(name.to_owned()))
     }
 
+    /// The domain that a prefix of requests is of; `None` where it is none's.
+    pub fn domain_of(prefix: &str) -> Option<String> {
+        let name = prefix.strip_prefix("$JS.")?.strip_suffix(".API")?;
+        matches!(Self::domain(name), Ok(Self::Domain(_))).then(|| name.to_owned())
+    }
+
     /// Behind a prefix; a dot at its end is left out.
     ///
     /// # Errors
@@ -98,6 +104,8 @@ mod tests {
         for bad in ["", "a.b", "a b", "*", ">", "a\r\n"] {
             assert!(JetStreamApi::domain(bad).is_err(), "{bad:?}");
         }
+        assert_eq!(JetStreamApi::domain_of("$JS.hub.API").as_deref(), Some("hub"));
+        assert!(JetStreamApi::domain_of("$JS.API").is_none() && JetStreamApi::domain_of("hub").is_none());
         for bad in ["", ".", "a..b", "$JS.*.API", "a >", "a.\n"] {
             assert!(JetStreamApi::prefix(bad).is_err(), "{bad:?}");
         }

@@ -9,7 +9,7 @@ use crate::place::{Places, Scope, Whereabouts};
 use crate::policy::{MAX_IN_FLIGHT, Shape};
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{Need, Reach, Subscription};
-use crate::{Code, Filter, Policy, Problem, SubscriptionName};
+use crate::{Code, Filter, PlaceName, Policy, Problem, SubscriptionName};
 
 /// A subscription as the policy writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Declared {
     pub component: Option<String>,
     /// Whose events.
     pub scope: Scope,
+    /// The place that it names.
+    pub at: Option<PlaceName>,
     /// Whether this instance's place delivers it.
     pub is_here: bool,
     /// The settings as they were written, for a link that repeats one.
@@ -141,6 +143,7 @@ fn declared(one: &mut Reader<'_>, settings: &Settings) -> Option<(Declared, Wher
         concurrency: asked.concurrency,
         component,
         scope: asked.whereabouts.scope,
+        at: asked.whereabouts.at.clone(),
         is_here: true,
         settings: settings.clone(),
     };

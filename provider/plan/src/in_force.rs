@@ -35,10 +35,21 @@ impl InForce {
 
 /// Why a policy does not come into force on a bus that was brought to another one; `None` if it does.
 pub(crate) fn yields(policy: &Policy, asked: Asked<'_>, observed: &Observed) -> Option<Problem> {
-    let (mine, theirs) = (&policy.in_force, observed.in_force(policy)?);
+    let mine = &policy.in_force;
     let bus = &policy.bus;
     let goes_on = "until then this instance goes on with what is there";
     let problem = |code, message| Some(Problem::new(code, message));
+    let newest = observed.policies.iter().max_by_key(|(_, theirs)| theirs.revision);
+    if let Some((place, theirs)) = newest.filter(|(_, theirs)| theirs.revision > mine.revision) {
+        return problem(
+            Code::OlderPolicy,
+            format!(
+                "place {place} of bus {bus} is under `revision` {} of its policy, and this one is {}: give this instance the newer policy, or raise its `revision` if it is to win; {goes_on}",
+                theirs.revision, mine.revision
+            ),
+        );
+    }
+    let theirs = observed.in_force(policy)?;
     match mine.revision.cmp(&theirs.revision) {
         _ if mine == theirs => None,
         Ordering::Greater => None,

@@ -51,6 +51,7 @@ pub mod publisher;
 pub mod quota;
 pub mod rate;
 pub mod remembered;
+pub mod retiring;
 pub mod retry;
 pub mod sequence;
 mod setting;

@@ -2,8 +2,9 @@
 
 use crate::planner::{LogState, Observed};
 use crate::setting::show_duration;
+use crate::step::listed;
 use crate::topology::{StreamSpec, Topology};
-use crate::{Code, Policy, Problem, Timestamp};
+use crate::{Code, PlaceName, Policy, Problem, Timestamp};
 
 /// For how long the log keeps events.
 const MAX_AGE: &str = "retention.max-age";
@@ -50,6 +51,38 @@ pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, no
         }
     }
     found
+}
+
+/// Places that the policy does not have any more although something is lost with them, unless `change.allow-loss` names the place.
+pub(crate) fn of_places(policy: &Policy, observed: &Observed) -> Vec<Problem> {
+    let left_out = observed.left_out.iter();
+    let named = |name: &PlaceName| policy.allows_loss(&format!("places.{name}"));
+    left_out
+        .filter(|(name, _)| !named(name))
+        .filter_map(|(name, found)| {
+            let why = match found {
+                Err(problem) => format!("what it holds can't be read ({})", problem.message),
+                Ok(left) => {
+                    let names: Vec<_> = left.subscriptions.iter().map(ToString::to_string).collect();
+                    let subscriptions =
+                        (!names.is_empty()).then(|| format!("subscriptions are at it ({})", listed(&names)));
+                    let events = left.not_mirrored.sum();
+                    let events = (events > 0).then(|| format!("{events} of its events are not mirrored here"));
+                    let both: Vec<_> = subscriptions.into_iter().chain(events).collect();
+                    if both.is_empty() {
+                        return None;
+                    }
+                    both.join(", and ")
+                }
+            };
+            Some(Problem::new(
+                Code::WouldLoseEvents,
+                format!(
+                    "place {name} is not in the policy any more, and {why}: put it back with `places.{name}.retired` = `true` until `fanout status` says that it may be taken out; if all of that may go, name `places.{name}` in `change.allow-loss`, or once in `fanout apply --accept-loss places.{name}`"
+                ),
+            ))
+        })
+        .collect()
 }
 
 /// Leaves the settings that would lose events as they are in the store; everything else is as the policy says.

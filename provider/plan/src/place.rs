@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::partition::{Partition, Slot};
 use crate::setting::{self, Reader};
+use crate::step::listed;
 use crate::subscription::Need;
 use crate::{Code, JetStreamApi, PlaceName, Problem, SubscriptionName, TenantId};
 
@@ -25,6 +26,7 @@ const KNOWN: &[&str] = &[
     "places.NAME.jetstream.domain",
     "places.NAME.leaf-of",
     "places.NAME.keeps",
+    "places.NAME.retired",
 ];
 
 /// A JetStream domain that a bus spans.
@@ -38,6 +40,8 @@ pub struct Place {
     pub leaf_of: Option<PlaceName>,
     /// The tenants whose events it keeps of the other places' events, sorted; empty for all.
     pub keeps: Vec<TenantId>,
+    /// Nothing new is taken there: what it holds is mirrored to the end, and its subscriptions are handed over.
+    pub retired: bool,
 }
 
 impl Place {
@@ -52,7 +56,7 @@ impl Place {
     }
 
     /// Whether it keeps any event of another place's partition.
-    pub(crate) fn keeps_any_of(&self, slot: &Slot) -> bool {
+    pub fn keeps_any_of(&self, slot: &Slot) -> bool {
         self.keeps.is_empty() || self.keeps.iter().any(|tenant| slot.holds(tenant))
     }
 
@@ -77,6 +81,21 @@ impl Places {
     /// The place that this instance is at.
     pub fn own(&self) -> Option<&Place> {
         self.all.get(&self.here)
+    }
+
+    /// Why nothing new is taken at this place: it is retired.
+    pub fn retired_here(&self) -> Option<Problem> {
+        self.own().filter(|own| own.retired)?;
+        let open = self.others().filter(|(_, place)| !place.retired);
+        let open: Vec<_> = open.map(|(name, _)| name.to_string()).collect();
+        let go = match open.as_slice() {
+            [] => "no other place takes events, either: let one of them be `retired = false`".to_owned(),
+            open => format!("publish and subscribe at another place: {}", listed(open)),
+        };
+        Some(Problem::new(
+            Code::PlaceRetired,
+            format!("place {} is retired, and takes nothing new: {go}", self.here),
+        ))
     }
 
     /// Every other place.
@@ -158,11 +177,13 @@ fn place(r: &mut Reader<'_>, name: &PlaceName) -> Option<Place> {
     let mut keeps = r.or("keeps", Vec::new(), crate::link::tenants);
     keeps.sort();
     keeps.dedup();
+    let retired = r.or("retired", false, setting::word(&[("true", true), ("false", false)]));
     Some(Place {
         number: u32::try_from(number?).ok()?,
         domain,
         leaf_of,
         keeps,
+        retired,
     })
 }
 

@@ -16,12 +16,14 @@ use crate::{
 
 mod judge;
 mod mirrors;
+mod notices;
 mod observed;
 mod other_logs;
 mod reached;
 mod rivals;
 
-pub use observed::{LogState, MirrorState, Observed};
+pub use notices::{notices, subscriptions_at};
+pub use observed::{LeftOut, LogState, MirrorState, Observed};
 
 use judge::judge_all;
 use reached::{is_over, keep, leave_alone, note_given, reached};
@@ -58,6 +60,8 @@ pub struct Plan {
     pub problems: Vec<Problem>,
     /// The places of whose events not all are mirrored, and why.
     pub places: BTreeMap<PlaceName, Problem>,
+    /// What is so between the places, and has to be known.
+    pub notices: Vec<Problem>,
 }
 
 /// What is asked of a bus besides its policy.
@@ -279,11 +283,14 @@ fn plan_with(
         desired.buckets.clone_from(&observed.topology.buckets);
     } else {
         let losses = loss::check(policy, observed, &desired, now);
+        let places = loss::of_places(policy, observed);
         if streams == Streams::ButLoseNothing {
             loss::keep(&losses, &mut desired, &observed.topology, policy);
             kept_back = losses.into_iter().map(|loss| loss.problem).collect();
+            kept_back.extend(places);
         } else {
             problems.extend(losses.into_iter().map(|loss| loss.problem));
+            problems.extend(places);
         }
     }
     let stuck = leave_alone(&mut desired, &registry, &over, observed);
@@ -318,6 +325,7 @@ fn plan_with(
         stuck,
         problems: kept_back,
         places,
+        notices: notices(policy, observed),
     })
 }
 

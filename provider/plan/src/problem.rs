@@ -195,6 +195,10 @@ codes! {
     PlaceConflict = "place-conflict",
     /// The log of another place can't be read now.
     PlaceUnreachable = "place-unreachable",
+    /// A place that takes nothing new.
+    PlaceRetired = "place-retired",
+    /// The clocks of two places' servers tell different times.
+    ClocksDiffer = "clocks-differ",
     /// A place that is taken to be lost answers.
     PlaceNotLost = "place-not-lost",
     /// A subscription is at another place of its bus.

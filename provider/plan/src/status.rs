@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::by_partition::ByPartition;
 use crate::gap::Lost;
 use crate::link::Role;
+use crate::retiring::RetiringPlace;
 use crate::subscription::{MadeBy, Need, Progress, Registered};
 use crate::{BusName, PlaceName, Position, Problem, SubscriptionId, SubscriptionName, TenantId, Timestamp};
 
@@ -53,6 +54,9 @@ pub struct PlaceStatus {
     pub name: PlaceName,
     /// Each partition of another place that is mirrored here; absent where that could not be read.
     pub mirrors: Option<Vec<MirrorStatus>>,
+    /// What is left at each place that is retired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retiring: Vec<RetiringPlace>,
     /// The subscriptions that were here, and the place at which each is since it was handed over, or went on while this place was
     /// lost.
     #[serde(default)]
@@ -213,6 +217,9 @@ pub struct SubscriptionStatus {
     pub waiting_for_retry: Option<u64>,
     /// Its dead letters.
     pub dead_letters: Option<u64>,
+    /// Those that stayed at places where it was before, as far as these can be read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dead_letters_elsewhere: BTreeMap<PlaceName, u64>,
     /// Where its oldest unhandled event stands.
     #[serde(default, with = "text::optional")]
     pub oldest: Option<Position>,
@@ -322,6 +329,7 @@ impl SubscriptionStatus {
             redelivered: None,
             waiting_for_retry: None,
             dead_letters: None,
+            dead_letters_elsewhere: BTreeMap::new(),
             oldest: None,
             expires_at: None,
             lost: Vec::new(),

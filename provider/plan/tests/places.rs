@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use expect_test::expect;
 use fanout_plan::floor::Floor;
+use fanout_plan::in_force::InForce;
 use fanout_plan::last_known::LastKnown;
 use fanout_plan::partition::Partition;
 use fanout_plan::place::Scope;
-use fanout_plan::planner::{Asked, Observed, Plan, Wanted, plan};
+use fanout_plan::planner::{Asked, LeftOut, Observed, Plan, Wanted, plan, plan_around};
 use fanout_plan::step::Step;
-use fanout_plan::subscription::{MadeBy, Need, Reach, Subscription};
+use fanout_plan::subscription::{MadeBy, Need, Reach, Registered, Subscription};
 use fanout_plan::topology::StreamSpec;
+use fanout_plan::withheld::Withheld;
 use fanout_plan::{
     Code, Filter, Incarnation, PlaceName, Policy, Position, Problem, Settings, SubscriptionName, TenantId, Timestamp,
 };
@@ -425,6 +427,214 @@ fn a_subscription_that_went_on_elsewhere_is_let_go_by_the_place_that_comes_back(
 }
 
 #[test]
+fn three_places_with_four_shards_mirror_what_each_keeps() {
+    let sharded = [
+        ("topology", "sharded(4)"),
+        ("places.shop-42.keeps", "acme"),
+        ("places.shop-42.leaf-of", "frankfurt"),
+    ];
+    let mut world = World::default();
+    for place in ["frankfurt", "virginia"] {
+        world.bring(&policy(3, place, &sharded), place, &["shop-42"], &[], 1);
+    }
+    let joins = world.bring(
+        &policy(3, "shop-42", &sharded),
+        "shop-42",
+        &[],
+        &[want("billing", Need::Durable, Scope::Everywhere)],
+        2,
+    );
+    // A filter finds no shard: of each other place that of its tenant, and a consumer on each mirror.
+    expect![[r#"
+        create stream fanout_payments_log_100003 as a mirror of place virginia's for 7d, shard 3 of 4
+        create stream fanout_payments_log_3 as a mirror of place frankfurt's for 7d, shard 3 of 4
+        create stream fanout_payments_log_4200000 on fanout.part.payments@shop-42.0.0.> for 7d, shard 0 of 4
+        create stream fanout_payments_log_4200001 on fanout.part.payments@shop-42.0.1.> for 7d, shard 1 of 4
+        create stream fanout_payments_log_4200002 on fanout.part.payments@shop-42.0.2.> for 7d, shard 2 of 4
+        create stream fanout_payments_log_4200003 on fanout.part.payments@shop-42.0.3.> for 7d, shard 3 of 4
+        create consumer billing of partition 3 on payments.*.webhook.invoice.* from offset 1
+        create consumer billing of partition 100003 on payments.*.webhook.invoice.* from offset 1
+        create consumer billing of partition 4200000 on payments.*.webhook.invoice.* from offset 1
+        create consumer billing of partition 4200001 on payments.*.webhook.invoice.* from offset 1
+        create consumer billing of partition 4200002 on payments.*.webhook.invoice.* from offset 1
+        create consumer billing of partition 4200003 on payments.*.webhook.invoice.* from offset 1
+    "#]]
+    .assert_eq(&of_the_log(&joins));
+}
+
+/// What an observation says of the other places' policies and clocks, and of those that were left out.
+#[test]
+fn what_is_so_between_places_is_said() {
+    let retired = [("places.frankfurt.retired", "true"), ("revision", "3")];
+    let billing = [want("billing", Need::Durable, Scope::Everywhere)];
+    let mut world = World::default();
+    let at_frankfurt = policy(2, "frankfurt", &retired);
+    let before = policy(2, "frankfurt", &[("revision", "2")]);
+    world.bring(&before, "frankfurt", &[], &billing, 1);
+    let said = at_frankfurt.places.as_ref().unwrap().retired_here().unwrap();
+    assert_eq!(said.code, Code::PlaceRetired);
+    assert!(said.message.contains("at another place: virginia"), "{said}");
+    assert!(before.places.as_ref().unwrap().retired_here().is_none());
+
+    // What is there goes on, and is named at both places; nothing new is made there.
+    let plan_there = world.bring(&at_frankfurt, "frankfurt", &[], &billing, 2);
+    assert!(plan_there.refused.is_empty() && world.0["frankfurt"].registry.len() == 1);
+    let more = [
+        want("more", Need::Durable, Scope::Everywhere),
+        want("fast", Need::Queue, Scope::Everywhere),
+    ];
+    let refused = world.bring(&at_frankfurt, "frankfurt", &[], &more, 3).refused;
+    assert_eq!(refused.keys().collect::<Vec<_>>(), [&0], "{refused:?}");
+    assert_eq!(refused[&0].code, Code::PlaceRetired);
+    let virginia = policy(2, "virginia", &retired);
+    let named = |plan: &Plan| {
+        plan.notices
+            .iter()
+            .map(|p| (p.code, p.message.clone()))
+            .collect::<Vec<_>>()
+    };
+    let at_virginia = world.bring(&virginia, "virginia", &[], &[], 4);
+    for plan in [&plan_there, &at_virginia] {
+        let said = named(plan);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].0 == Code::PlaceRetired && said[0].1.contains("(billing)"),
+            "{said:?}"
+        );
+    }
+
+    // The newer policy wins by its number, also over a place; clocks that differ are said.
+    let mut seen = world.seen_from(&virginia, "virginia", &[]);
+    let newer = InForce {
+        revision: 4,
+        ..virginia.in_force.clone()
+    };
+    seen.policies.insert(name("frankfurt"), newer);
+    seen.clocks.insert(name("frankfurt"), -3_600_000_000_000);
+    let planned = plan_around(&virginia, Asked::default(), &seen, Timestamp::from_nanoseconds(5));
+    assert!(planned.steps.is_empty(), "{:?}", planned.steps);
+    let codes: Vec<_> = planned.notices.iter().map(|p| p.code).collect();
+    assert_eq!(codes, [Code::PlaceRetired, Code::OlderPolicy, Code::ClocksDiffer]);
+    assert!(
+        planned.notices[2].message.contains("1h behind"),
+        "{:?}",
+        planned.notices
+    );
+    let wider = policy(2, "virginia", &[("revision", "3"), ("topology", "sharded(2)")]);
+    let kept = plan_around(&wider, Asked::default(), &seen, Timestamp::from_nanoseconds(5));
+    assert_eq!(kept.problems[0].code, Code::OlderPolicy, "{:?}", kept.problems);
+    assert!(kept.steps.is_empty(), "it goes on with what is there: {:?}", kept.steps);
+    let same = InForce {
+        digest: "other".to_owned(),
+        ..virginia.in_force.clone()
+    };
+    seen.policies.insert(name("frankfurt"), same);
+    let conflict = plan_around(&virginia, Asked::default(), &seen, Timestamp::from_nanoseconds(5));
+    assert!(conflict.notices.iter().any(|p| p.code == Code::PolicyConflict));
+    assert!(conflict.problems.is_empty(), "each place has its own");
+
+    // A change of `at` moves nothing, and is said.
+    let declared = |at| {
+        policy(
+            2,
+            "frankfurt",
+            &[("subscriptions.stock.need", "durable"), ("subscriptions.stock.at", at)],
+        )
+    };
+    let mut world = World::default();
+    world.bring(&declared("frankfurt"), "frankfurt", &[], &[], 1);
+    let changed = world.bring(&declared("virginia"), "frankfurt", &[], &[], 2);
+    assert!(
+        changed
+            .steps
+            .iter()
+            .all(|s| !matches!(s, Step::Forget(_) | Step::DeleteConsumer { .. }))
+    );
+    assert!(
+        changed
+            .notices
+            .iter()
+            .any(|p| p.code == Code::AtAnotherPlace && p.message.contains("moves nothing")),
+        "{:?}",
+        changed.notices
+    );
+}
+
+#[test]
+fn a_place_is_taken_out_once_nothing_is_lost_with_it() {
+    let mut world = World::default();
+    world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &[], &[], 1);
+    world.bring(&policy(2, "virginia", &[]), "virginia", &[], &[], 2);
+    world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &[], &[], 3);
+    world
+        .0
+        .get_mut("frankfurt")
+        .unwrap()
+        .logs
+        .get_mut(&100_000)
+        .unwrap()
+        .messages = 5;
+    let mut without = settings(2, "frankfurt", &[]);
+    without.remove("places.virginia.number");
+    let allowed = |loss: &str| {
+        let mut settings = without.clone();
+        settings.insert("change.allow-loss".to_owned(), loss.to_owned());
+        Policy::from_settings("policy", &settings).unwrap()
+    };
+    let policy = Policy::from_settings("policy", &without).unwrap();
+    let mut seen = world.0["frankfurt"].clone();
+    let none = LeftOut::default();
+    let events = LeftOut {
+        not_mirrored: [(100_000, 3)].into_iter().collect(),
+        ..none.clone()
+    };
+    let subscribed = LeftOut {
+        subscriptions: ["billing".parse().unwrap()].into(),
+        ..none.clone()
+    };
+    let unread = Problem::new(Code::PlaceUnreachable, "cut");
+    for (left, says) in [
+        (Ok(events), "3 of its events"),
+        (Ok(subscribed), "(billing)"),
+        (Err(unread), "can't be read"),
+    ] {
+        seen.left_out = [(name("virginia"), left)].into();
+        let now = Timestamp::from_nanoseconds(4);
+        let refused = plan(&policy, Asked::default(), &seen, now).unwrap_err();
+        assert_eq!(refused[0].code, Code::WouldLoseEvents);
+        assert!(refused[0].message.contains(says), "{refused:?}");
+        let around = plan_around(&policy, Asked::default(), &seen, now);
+        assert!(
+            around.problems[0].code == Code::WouldLoseEvents,
+            "{:?}",
+            around.problems
+        );
+        assert!(
+            around.layout.partitions.contains_key(&100_000),
+            "it is mirrored as before"
+        );
+        assert!(plan(&allowed("places.virginia"), Asked::default(), &seen, now).is_ok());
+    }
+    seen.left_out = [(name("virginia"), Ok(none))].into();
+    let planned = plan(&policy, Asked::default(), &seen, Timestamp::from_nanoseconds(5)).unwrap();
+    assert!(
+        planned.layout.partitions.contains_key(&100_000),
+        "what it mirrored stays"
+    );
+    seen.logs.get_mut(&100_000).unwrap().messages = 0;
+    let planned = plan(&policy, Asked::default(), &seen, Timestamp::from_nanoseconds(6)).unwrap();
+    assert_eq!(
+        of_the_log_steps(&planned),
+        ["delete stream fanout_payments_log_100000: nothing needs it any more"]
+    );
+}
+
+fn of_the_log_steps(plan: &Plan) -> Vec<String> {
+    let steps = plan.steps.iter().map(ToString::to_string);
+    steps.filter(|s| s.contains("_log")).collect()
+}
+
+#[test]
 fn what_is_wrong_with_places_has_a_code() {
     let of = |settings: &Settings| refused(settings).into_iter().map(|(code, _)| code).collect::<Vec<_>>();
     let mut none = settings(2, "x", &[]);
@@ -550,5 +760,48 @@ proptest! {
             let next = plan(&again, asked, &seen, Timestamp::from_nanoseconds(now + 1)).unwrap();
             prop_assert_eq!(next.steps, vec![], "once applied nothing is left to do at {}", who);
         }
+    }
+
+    #[test]
+    fn a_subscription_is_delivered_at_one_place_whichever_was_lost_and_came_back(
+        rounds in prop::collection::vec((0usize..3, prop::collection::vec(0usize..3, 0..3), any::<bool>()), 1..10),
+    ) {
+        let wanted = [want("billing", Need::Durable, Scope::Everywhere)];
+        let name: SubscriptionName = "billing".parse().unwrap();
+        let mut world = World::default();
+        let mut now = 0;
+        for (who, cut, goes_on) in rounds {
+            now += 1;
+            let here = PLACES[who].0;
+            let cut: Vec<_> = cut.iter().map(|c| PLACES[*c].0).filter(|c| *c != here).collect();
+            // As the command does: of what no place that answers has, the newest that is known of those that do not.
+            let had = |place: &str| world.0.get(place).and_then(|o| o.registry.get(&name)).cloned();
+            let has_it = |r: &Registered| !matches!(r.withheld, Some(Withheld::MovedTo(_) | Withheld::StandsAt(_)));
+            let answering = PLACES.iter().map(|p| p.0).filter(|p| !cut.contains(p));
+            let lost: Vec<_> = cut.iter().filter_map(|place| had(place)).filter(has_it).collect();
+            if goes_on && world.0.contains_key(here) && answering.filter_map(had).all(|r| !has_it(&r)) {
+                let known = lost.into_iter().map(|r| LastKnown::of(&r, &BTreeSet::new(), |_, _| None, &BTreeSet::new()));
+                if let Some(known) = known.max_by_key(|known| (known.registered.stay, known.registered.made_at)) {
+                    let next = known.begun_elsewhere();
+                    let may = had(here).is_none_or(|have| have.id() == next.id() && have.stay < next.stay);
+                    if may {
+                        world.0.get_mut(here).unwrap().registry.insert(name.clone(), next);
+                    }
+                }
+            }
+            world.bring(&policy(3, here, &[]), here, &cut, if goes_on { &[] } else { &wanted }, now);
+        }
+        let was_made = world.0.values().any(|o| o.registry.contains_key(&name));
+        for _ in 0..4 {
+            for (here, _) in PLACES {
+                now += 1;
+                world.bring(&policy(3, here, &[]), here, &[], &[], now);
+            }
+        }
+        let delivers: Vec<_> = PLACES
+            .iter()
+            .filter(|(place, _)| world.0[place].registry.get(&name).is_some_and(Registered::delivers))
+            .collect();
+        prop_assert_eq!(delivers.len(), usize::from(was_made), "{:?}", delivers);
     }
 }

@@ -127,6 +127,7 @@ impl Bus {
         let mut view = View {
             registry: before.registry.clone(),
             moved: before.moved.clone(),
+            between_places: before.between_places.clone(),
             notices: before.notices.clone(),
             nothing_is_published: before.nothing_is_published.clone(),
             detached: before.detached.clone(),
@@ -153,6 +154,7 @@ impl Bus {
                 Promise::Unverified(notice) => (vec![notice], None),
                 Promise::Broken(problem) => (Vec::new(), Some(problem)),
             };
+            view.notices.extend(store.is_not_at_its_place().await);
         }
         let last = before.store.as_ref().filter(|last| last.policy() != store.policy());
         let with_calls = |wanted: &[Wanted]| -> Vec<Wanted> { [wanted, batch.subscriptions.as_slice()].concat() };
@@ -235,6 +237,7 @@ impl Bus {
         view.nothing_is_published = not_as_promised(&store, &view).or(view.nothing_is_published);
         view.registry = plan.registry;
         // Of what was handed over nothing is here but the word where it is.
+        view.between_places = plan.notices;
         let moved = view.registry.values();
         view.moved = moved.filter_map(|r| Some((r.id(), r.moved_to()?.clone()))).collect();
         view.registry.retain(|_, registered| !registered.has_moved());
@@ -485,8 +488,8 @@ fn report(before: &View, now: &View) {
             error!(code = %p.code, "{}", p.message);
         }
     }
-    for p in &now.notices {
-        if !before.notices.contains(p) {
+    for p in now.notices.iter().chain(&now.between_places) {
+        if !before.notices.contains(p) && !before.between_places.contains(p) {
             warn!(code = %p.code, "{}", p.message);
         }
     }

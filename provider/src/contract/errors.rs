@@ -28,6 +28,7 @@ pub(super) fn publish_refusal(p: Problem) -> PublishError {
         | Code::TopologyChanged
         | Code::OlderPolicy
         | Code::PolicyConflict
+        | Code::PlaceRetired
         | Code::TooManyPartitions
         | Code::AccountLimit
         | Code::SubjectTaken

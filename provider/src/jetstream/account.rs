@@ -27,6 +27,12 @@ struct Answer {
     tiers: BTreeMap<String, Tier>,
 }
 
+/// Of the same answer, in which domain the server's own JetStream is.
+#[derive(Deserialize)]
+struct Domain {
+    domain: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Refusal {
     #[serde(default)]
@@ -116,6 +122,24 @@ impl Store {
             tiers.insert(String::new(), answer.own.into());
         }
         Ok(Some(Account { tiers }))
+    }
+
+    /// Why this instance is not at the place that it says it is at: the servers that it is connected to are in another JetStream
+    /// domain. `None` where they are in its own, in none, or do not say.
+    pub(crate) async fn is_not_at_its_place(&self) -> Option<Problem> {
+        let places = self.policy.places.as_ref()?;
+        let (here, own) = (&places.here, &places.own()?.domain);
+        let nats = self.nats();
+        let asked = nats.request("$JS.API.INFO", "".into());
+        let answer = tokio::time::timeout(ANSWERS_IN, asked).await.ok()?.ok()?;
+        let Domain { domain } = serde_json::from_slice(&answer.payload).ok()?;
+        let other = domain.filter(|domain| !domain.is_empty() && domain != own)?;
+        Some(Problem::new(
+            Code::PlaceConflict,
+            format!(
+                "this instance says that it is at place {here}, whose JetStream domain is {own}, and is connected to servers of domain {other}: what it does crosses a link, and stands still while that is cut; connect it to servers of place {here}, or correct its `place`"
+            ),
+        ))
     }
 
     /// Whether JetStream answers, as far as the account may ask.

@@ -391,6 +391,12 @@ pub(super) fn may_move(seen: &Registered, places: &Places, to: &PlaceName) -> Re
             format!("subscription {name} is at every place, each with its own events: there is nothing to move"),
         ));
     }
+    if places.all.get(to).is_some_and(|place| place.retired) {
+        return Err(refused(
+            Code::PlaceRetired,
+            format!("subscription {name}: place {to} is retired, and takes nothing new: move it to another"),
+        ));
+    }
     let keeps = places.all.get(to).map_or(&[][..], |place| &place.keeps);
     let wanted = &seen.subscription.filter.tenants;
     if !keeps.is_empty() && (wanted.is_empty() || !wanted.iter().all(|t| keeps.contains(t))) {

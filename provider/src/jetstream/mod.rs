@@ -37,6 +37,7 @@ mod redrive_leases;
 mod refusal;
 mod registry;
 mod retention;
+mod retiring;
 mod retries;
 mod scheduled;
 mod standing_pulls;

@@ -120,6 +120,7 @@ impl Store {
             warn!(code = %Code::RegistrationLost, "subscription {name}: the registry has lost it, and nobody ended it: it is remembered again");
         }
         self.observe_elsewhere(&mut observed).await;
+        self.observe_left_out(&mut observed).await;
         self.read_floors(&mut observed).await?;
         self.observe_again(&mut observed).await?;
         Ok(observed)
@@ -360,10 +361,7 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
             _ if partition.is_none() && c.discard == DiscardPolicy::Old => Some(Side::Marks),
             _ => None,
         },
-        policy: c.metadata.get(POLICY).map(|digest| InForce {
-            digest: digest.clone(),
-            revision: c.metadata.get(REVISION).and_then(|r| r.parse().ok()).unwrap_or(0),
-        }),
+        policy: in_force(c),
         made_at: c
             .metadata
             .get(MADE_AT)
@@ -372,6 +370,14 @@ fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
         mirror: c.mirror.as_ref().map(mirror_spec),
         partition,
     }
+}
+
+/// The policy that the stream says its bus was brought to.
+pub(super) fn in_force(c: &stream::Config) -> Option<InForce> {
+    c.metadata.get(POLICY).map(|digest| InForce {
+        digest: digest.clone(),
+        revision: c.metadata.get(REVISION).and_then(|r| r.parse().ok()).unwrap_or(0),
+    })
 }
 
 fn mirror_spec(of: &stream::Source) -> MirrorSpec {

@@ -61,7 +61,14 @@ impl Store {
     /// # Errors
     /// When the store can't be read.
     pub(crate) async fn time_of(&self, partition: u32) -> Result<Timestamp, StoreError> {
-        let stream = self.names.partition(partition);
+        self.time_of_stream(&self.names.partition(partition)).await
+    }
+
+    /// The same of any stream.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub(super) async fn time_of_stream(&self, stream: &str) -> Result<Timestamp, StoreError> {
         let asked = self.js.request(format!("STREAM.INFO.{stream}"), &()).await;
         let answer: StreamTime = match asked.map_err(StoreError::when("read the clock"))? {
             Response::Ok(answer) => answer,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Asked, Observed, Wanted, rivals};
 use crate::by_partition::ByPartition;
 use crate::partition::Layout;
+use crate::place::Places;
 use crate::policy::Shape;
 use crate::subscription::{MadeBy, Need, Progress, Registered, Subscription};
 use crate::{Code, Incarnation, Policy, Problem, SubscriptionName, Timestamp, declared, named_position, out_of_reach};
@@ -194,6 +195,11 @@ fn judge(
     };
     let next = match have {
         None => {
+            if let Some(problem) = policy.places.as_ref().and_then(Places::retired_here)
+                && subscription.is_at_one_place()
+            {
+                return Err(problem);
+            }
             if want.made_by == MadeBy::Call {
                 policy
                     .limits

@@ -16,6 +16,12 @@ pub(super) fn bring(policy: &Policy, layout: &mut Layout, observed: &Observed) -
     let Some((places, own)) = policy.places.as_ref().and_then(|p| Some((p, p.own()?))) else {
         return problems;
     };
+    // Of a place that the policy does not have any more, what is here stays for as long as it is retained.
+    let is_empty = |number: &u32| observed.logs.get(number).is_some_and(|log| log.messages == 0);
+    layout.partitions.retain(|number, p| {
+        let is_known = p.place.as_ref().is_some_and(|place| places.all.contains_key(place));
+        !p.is_mirror() || is_known || !is_empty(number)
+    });
     for (name, place) in places.others() {
         let theirs = match observed.elsewhere.get(name) {
             None => continue,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::account::Account;
 use crate::by_partition::ByPartition;
 use crate::floor::Floor;
+use crate::in_force::InForce;
 use crate::partition::Partition;
 use crate::subscription::Registered;
 use crate::topology::Topology;
@@ -40,6 +41,15 @@ pub struct MirrorState {
     pub lag: u64,
     /// How long ago it heard of its origin; `None` where it never did.
     pub heard_ago: Option<Duration>,
+}
+
+/// What a place holds that the policy does not have any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The subscriptions that are at it.
+    pub subscriptions: BTreeSet<SubscriptionName>,
+    /// Events of its partitions that are not mirrored here.
+    pub not_mirrored: ByPartition,
 }
 
 /// What the store holds for a bus now.
@@ -80,6 +90,12 @@ pub struct Observed {
     pub elsewhere: BTreeMap<PlaceName, Result<Vec<Partition>, Problem>>,
     /// The subscriptions of each other place that could be read.
     pub registries: BTreeMap<PlaceName, BTreeMap<SubscriptionName, Registered>>,
+    /// The policy that each other place that could be read was brought to.
+    pub policies: BTreeMap<PlaceName, InForce>,
+    /// By how much the clock of each other place that could be read is ahead of this place's, in nanoseconds.
+    pub clocks: BTreeMap<PlaceName, i64>,
+    /// What places hold that the policy does not have any more, and of which something is mirrored here; or why that can't be read.
+    pub left_out: BTreeMap<PlaceName, Result<LeftOut, Problem>>,
     /// The subscriptions that each of the others had when it was read last.
     pub last_known: BTreeMap<PlaceName, BTreeSet<SubscriptionName>>,
 }
