@@ -22,9 +22,13 @@ const AT_ONCE: usize = 32;
 /// Looks that must find nothing left, one after another: what is due is published within a second.
 const LOOKS: u32 = 6;
 
-/// Waits until nothing is left, or until what is left has not become less for twice the bound of recoveries.
+/// The longest time that it is waited for.
+const AT_MOST: Duration = Duration::from_secs(600);
+
+/// Waits until nothing is left, or until what is left has not become less for twice the bound of recoveries. It may become more
+/// in between: a subscription that begins at the first event is seen before it has anything to read.
 pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
-    let (mut found_nothing, mut least, mut since) = (0, u64::MAX, Instant::now());
+    let (began, mut found_nothing, mut before, mut since) = (Instant::now(), 0, u64::MAX, Instant::now());
     loop {
         let status = operator.status().await;
         let backlog = |status: &BusStatus| {
@@ -34,10 +38,13 @@ pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
         };
         let left = status.as_ref().ok().and_then(backlog);
         found_nothing = if left == Some(0) { found_nothing + 1 } else { 0 };
-        if left.is_some_and(|left| left < least) {
-            (least, since) = (left.unwrap_or(least), Instant::now());
+        if let Some(left) = left {
+            if left < before {
+                since = Instant::now();
+            }
+            before = left;
         }
-        if found_nothing >= LOOKS || since.elapsed() > 2 * RECOVERY {
+        if found_nothing >= LOOKS || since.elapsed() > 2 * RECOVERY || began.elapsed() > AT_MOST {
             return status;
         }
         // What could not be resumed while the store was away.
