@@ -245,7 +245,7 @@ fn has_finished(
     if context.health.has_passed_end(partition, state.settled_to) {
         return true;
     }
-    let idle = state.pending == 0 && state.unsettled == 0;
+    let idle = state.is_idle();
     match end {
         // A newer partition lies beyond the end, and an older one before it: that takes nothing new.
         End::Position(p) => match partition.cmp(&p.partition) {

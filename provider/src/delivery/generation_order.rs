@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::Context;
-use crate::jetstream::StoreError;
+use crate::jetstream::{ConsumerState, StoreError};
 
 /// How often the store is asked whether the earlier partitions are read.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
@@ -50,7 +50,7 @@ async fn earlier_is_read(context: &Context, partition: &Partition) -> Result<boo
         return Ok(true);
     }
     let states = context.store.consumer_states(&context.registered).await?;
-    let is_read = |number| states.get(number).is_none_or(|s| s.pending == 0 && s.unsettled == 0);
+    let is_read = |number| states.get(number).is_none_or(ConsumerState::is_idle);
     if !earlier.iter().all(is_read) {
         return Ok(false);
     }

@@ -95,7 +95,7 @@ pub(super) async fn watch(context: Arc<Context>) {
 async fn observe(context: &Context) -> Result<bool, StoreError> {
     let (store, registered) = (&context.store, &context.registered);
     let states = store.reader_states(registered).await?;
-    if !registered.isolated.is_empty() && states.iter().all(|(_, s)| s.pending == 0 && s.unsettled == 0) {
+    if !registered.isolated.is_empty() && states.iter().all(|(_, s)| s.is_idle()) {
         let joined = registered.rejoin(settled(&states));
         info!(subscription = %context.name(), "no tenant is isolated any more");
         return store.change_isolation(registered, &joined).await;

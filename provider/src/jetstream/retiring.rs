@@ -94,7 +94,10 @@ impl Store {
                 left.subscriptions.insert(registered.subscription.name.clone());
             } else if registered.subscription.need != Need::Queue {
                 let states = here.consumer_states(registered).await?;
-                left.not_handled += states.values().map(|s| s.pending + s.unsettled).sum::<u64>();
+                left.not_handled += states
+                    .values()
+                    .map(|s| (s.pending + s.unsettled).max(u64::from(!s.is_current)))
+                    .sum::<u64>();
                 left.not_handled += here.waiting_for_retry(registered).await?;
             }
         }

@@ -1,12 +1,34 @@
 //! How a subscription is doing, as far as the store knows.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use fanout_plan::policy::Ordering;
 use fanout_plan::status::{LostEvents, State, SubscriptionStatus};
 use fanout_plan::subscription::{Need, Progress, Reach, Registered};
 
-use super::{Store, StoreError};
+use tokio::time::sleep;
+
+use super::{ConsumerState, Store, StoreError};
+
+/// How often, and how long apart, it is asked how far consumers have come whose leaders are behind the log's.
+const LOOKS: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(40);
 
 impl Store {
+    /// How far a subscription has come, by leaders that are not behind if that can be had soon.
+    async fn current_states(&self, registered: &Registered) -> Result<BTreeMap<u32, ConsumerState>, StoreError> {
+        let mut states = self.consumer_states(registered).await?;
+        for _ in 1..LOOKS {
+            if states.values().all(|state| state.is_current) {
+                break;
+            }
+            sleep(BETWEEN).await;
+            states = self.consumer_states(registered).await?;
+        }
+        Ok(states)
+    }
+
     /// Counts what a subscription has in the store: events that wait, dead letters apart, and what it has lost. What is
     /// not known when the store fails stays absent.
     ///
@@ -24,12 +46,13 @@ impl Store {
             (status.waiting_for_retry, status.lost_events) = (Some(0), Some(0));
             return Ok(());
         }
-        let states = self.consumer_states(registered).await?;
+        let states = self.current_states(registered).await?;
         let waiting_for_retry = self.waiting_for_retry(registered).await?;
         let retention = self.retention(registered).await?;
-        let sum = |of: fn(&super::ConsumerState) -> u64| states.values().map(of).sum::<u64>();
+        let sum = |of: fn(&ConsumerState) -> u64| states.values().map(of).sum::<u64>();
         let in_flight = sum(|s| s.unsettled);
-        status.pending = Some(sum(|s| s.pending));
+        let is_current = states.values().all(|s| s.is_current);
+        status.pending = is_current.then(|| sum(|s| s.pending));
         status.in_flight = Some(in_flight);
         status.redelivered = Some(sum(|s| s.redelivered));
         status.waiting_for_retry = Some(waiting_for_retry);

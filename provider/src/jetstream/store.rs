@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::jetstream::{self, context::ContextBuilder, kv, stream};
 use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
@@ -73,12 +74,48 @@ pub struct ConsumerState {
     pub delivered_to: u64,
     /// Pulls that wait for events.
     pub pulls: u64,
+    /// Whether the server that says so has all of the log up to its head. The leader of a consumer counts what waits in its own
+    /// copy of the log (nats-server 2.15.1), which may be seconds behind that of the log's leader: then nothing may
+    /// seem to wait while hundreds of events do.
+    pub is_current: bool,
+}
+
+impl ConsumerState {
+    /// Where there is nothing to come from.
+    fn none() -> Self {
+        Self {
+            is_current: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether every event up to the log's head is settled, for all that is known.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.is_current && self.pending == 0 && self.unsettled == 0
+    }
+}
+
+/// Whether a consumer's leader has all that the log's leader had.
+fn is_current(log: Option<&ClusterInfo>, consumer: Option<&ClusterInfo>) -> bool {
+    // A server of its own says nothing of a cluster.
+    let (Some(log), Some(consumer)) = (log, consumer) else {
+        return true;
+    };
+    match &consumer.leader {
+        None => false,
+        leader if *leader == log.leader => true,
+        Some(leader) => log
+            .replicas
+            .iter()
+            .any(|peer| peer.name == *leader && peer.current && peer.lag.unwrap_or_default() == 0),
+    }
 }
 
 impl ConsumerState {
     /// Whether everything up to an offset is settled.
     pub(crate) fn has_caught_up(&self, head: u64) -> bool {
-        self.settled_to >= head || (self.pending == 0 && self.unsettled == 0)
+        self.settled_to >= head || self.is_idle()
     }
 }
 
@@ -473,6 +510,7 @@ impl Store {
                     all.unsettled += state.unsettled;
                     all.redelivered += state.redelivered;
                     all.pulls += state.pulls;
+                    all.is_current &= state.is_current;
                 }
             }
         }
@@ -508,6 +546,7 @@ impl Store {
                     log_head: head.state.last_sequence,
                     delivered_to: info.delivered.stream_sequence,
                     pulls: info.num_waiting as u64,
+                    is_current: is_current(head.cluster.as_ref(), info.cluster.as_ref()),
                 },
             ));
         }
@@ -520,14 +559,37 @@ impl Store {
     /// When the store can't be read.
     pub async fn consumer_state(&self, registered: &Registered) -> Result<ConsumerState, StoreError> {
         let states = self.consumer_states(registered).await?;
-        Ok(states
-            .values()
-            .fold(ConsumerState::default(), |all, one| ConsumerState {
-                pending: all.pending + one.pending,
-                unsettled: all.unsettled + one.unsettled,
-                redelivered: all.redelivered + one.redelivered,
-                pulls: all.pulls + one.pulls,
-                ..*one
-            }))
+        Ok(states.values().fold(ConsumerState::none(), |all, one| ConsumerState {
+            is_current: all.is_current && one.is_current,
+            pending: all.pending + one.pending,
+            unsettled: all.unsettled + one.unsettled,
+            redelivered: all.redelivered + one.redelivered,
+            pulls: all.pulls + one.pulls,
+            ..*one
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_is_behind_is_known_to_be() {
+        let cluster = |json: &str| serde_json::from_str::<ClusterInfo>(json).unwrap();
+        let log = cluster(
+            r#"{"leader":"s0","replicas":[{"name":"s1","current":true,"active":1,"lag":3},{"name":"s2","current":true,"active":1},{"name":"s3","current":false,"active":1}]}"#,
+        );
+        for (leader, is) in [("s0", true), ("s1", false), ("s2", true), ("s3", false), ("s4", false)] {
+            let consumer = cluster(&format!(r#"{{"leader":"{leader}"}}"#));
+            assert_eq!(is_current(Some(&log), Some(&consumer)), is, "{leader}");
+        }
+        assert!(!is_current(Some(&log), Some(&cluster("{}"))), "it has no leader");
+        assert!(is_current(None, None), "one server");
+        let behind = ConsumerState {
+            is_current: false,
+            ..ConsumerState::none()
+        };
+        assert!(ConsumerState::none().is_idle() && !behind.is_idle() && !behind.has_caught_up(1));
     }
 }
