@@ -1,5 +1,6 @@
 //! The end of a round: what the store holds and what the bus says, once all is quiet.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,21 @@ pub(crate) async fn tell(world: &World, operator: &Operator, status: &BusStatus)
     }
     letters(&js, operator, recorder).await.context("reading dead letters")?;
     recorder.flush()
+}
+
+/// Keeps what the store says of its consumers, where something is left: what is wrong is seen there, and gone with the round.
+pub(crate) async fn keep_consumers(world: &World, status: &BusStatus) -> Result<()> {
+    if status.subscriptions.iter().all(|s| s.backlog() == Some(0)) {
+        return Ok(());
+    }
+    let js = jetstream::new(world.admin.clone());
+    let mut all: BTreeMap<String, Value> = BTreeMap::new();
+    for (_, stream) in partitions(&js).await? {
+        let asked = js.request(format!("CONSUMER.LIST.{stream}"), &());
+        all.insert(stream, asked.await.context("the consumers can't be listed")?);
+    }
+    let text = serde_json::to_vec_pretty(&(&all, status))?;
+    std::fs::write(world.folder.join("left.json"), text).context("what is left can't be written")
 }
 
 async fn stored(js: &jetstream::Context, partition: u32, stream: &str, recorder: &Arc<Recorder>) -> Result<()> {

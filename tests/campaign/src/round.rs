@@ -71,7 +71,9 @@ async fn in_world(world: &mut World, schedule: &Schedule, events: Option<u64>) -
     world.recorder.tell("campaign", What::Quiet);
     let status = ending::drained(&operator).await;
     programs.stop().await;
-    ending::tell(world, &operator, &status.context("the bus has no status at the end")?).await
+    let status = status.context("the bus has no status at the end")?;
+    ending::keep_consumers(world, &status).await?;
+    ending::tell(world, &operator, &status).await
 }
 
 /// For whoever looks for what went wrong.
