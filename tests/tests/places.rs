@@ -289,6 +289,22 @@ async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_servers_that_are_taken_for_one_place_are_told() {
+    let port = free_ports(1)[0];
+    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
+    let remote = format!("remotes: [ {{ url: \"nats://app:app@127.0.0.1:{port}\", account: APP }} ]");
+    let text = format!("{SERVED_POLICY}{ANYONE_HERE}{PLACES}");
+    let first = Place::open("frankfurt", hub, &text).await;
+    let second = Place::open("frankfurt", server("hub", remote).await, &text).await;
+    for place in [&first, &second] {
+        eventually("it is told", || async {
+            place.served.log().contains("is stored twice").then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_place_that_is_none_is_refused_before_anything_is_made() {
     let nats = server("hub", String::new()).await;
     let cli = Cli::new(nats.url());
@@ -548,6 +564,7 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
     drop(billing);
     link.heal();
     shop.publish(100_000, 20..30).await;
+    shop.notices("place-unreachable", "audit, billing").await;
     let second = shop.bus.subscribe(Subscription::durable("audit")).await.unwrap_err();
     assert!(second.message.contains("--from-lost"), "it is not made anew: {second}");
     let (code, out, err) = shop.takes_from_lost();
@@ -566,8 +583,12 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
     );
 
     // What was settled does not come again. What waited for a retry comes, and what came since.
-    eventually("it goes on", || async {
-        shop.status().subscription("billing").map(drop)
+    eventually("its instance delivers it", || async {
+        let log = shop.served.log();
+        let begun = log
+            .lines()
+            .any(|line| line.contains("delivering") && line.contains("billing"));
+        begun.then_some(())
     })
     .await;
     let mut goes_on = shop.subscribe(Subscription::declared("billing")).await;
@@ -583,7 +604,10 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
         (at.as_str() == "shop" && status.subscription("billing").is_none()).then_some(())
     })
     .await;
-    assert!(frankfurt.served.log().contains("at-another-place"), "it says so");
+    eventually("it says so", || async {
+        frankfurt.served.log().contains("at-another-place").then_some(())
+    })
+    .await;
     let refused = frankfurt
         .bus
         .subscribe(Subscription::durable("billing"))

@@ -15,6 +15,9 @@ pub const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::f
 /// An attempt that has less time ends with an unknown outcome, though nothing is wrong with the bus.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 
+/// The code of a publish that is refused because its place takes nothing new.
+pub const PLACE_RETIRED: &str = "place-retired";
+
 /// What an attempt's error says of what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
@@ -110,6 +113,8 @@ macro_rules! meanings {
                         | Self::QuotaExceeded(_)
                         | Self::StoreFull(_)
                         | Self::NotPermitted(_) => Meaning::Refused,
+                        // An operator took the place out of use: whoever publishes is to go elsewhere, and not to wait.
+                        Self::Unavailable(problem) if problem.code == $crate::PLACE_RETIRED => Meaning::Refused,
                         Self::Unavailable(_) => Meaning::Away,
                         Self::OutcomeUnknown(_) => Meaning::Unknown,
                     }

@@ -371,9 +371,10 @@ fn a_subscription_that_went_on_elsewhere_is_let_go_by_the_place_that_comes_back(
             wanted: &billing,
             ..Asked::default()
         };
-        let refused = plan(&virginia, asked, &cut, Timestamp::from_nanoseconds(4))
-            .unwrap()
-            .refused;
+        let planned = plan(&virginia, asked, &cut, Timestamp::from_nanoseconds(4)).unwrap();
+        let said: String = planned.notices.iter().map(|p| p.message.as_str()).collect();
+        assert!(said.contains("are at it: billing;"), "{said}");
+        let refused = planned.refused;
         assert_eq!(refused[&0].code, Code::AtAnotherPlace);
         assert!(refused[&0].message.contains("--from-lost"), "{refused:?}");
 

@@ -155,6 +155,9 @@ impl Bus {
                 Promise::Broken(problem) => (Vec::new(), Some(problem)),
             };
             view.notices.extend(store.is_not_at_its_place().await);
+            if let Some(last) = &before.store {
+                view.notices.extend(last.is_not_alone().await);
+            }
         }
         let last = before.store.as_ref().filter(|last| last.policy() != store.policy());
         let with_calls = |wanted: &[Wanted]| -> Vec<Wanted> { [wanted, batch.subscriptions.as_slice()].concat() };

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::header;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::{HeaderMap, header};
+use bytes::Bytes;
 use fanout_plan::partition::Partition;
-use fanout_plan::{Attributes, Position, TenantId, envelope};
-use tokio::time::Instant;
+use fanout_plan::{Attributes, Code, Position, Problem, TenantId, envelope};
+use futures::StreamExt as _;
+use tokio::time::{Instant, timeout};
 
 use super::Store;
 use super::publish::{Unstored, unstored};
@@ -24,6 +26,9 @@ const NO_ROLLUP: &str = "none";
 
 /// When a stream that nothing listens for is asked again.
 const SOON: Duration = Duration::from_millis(5);
+
+/// How long a second answer to a question is awaited.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
 /// What the log says of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +86,33 @@ impl Store {
             return Ok(Some(Position::new(partition.number, offset)));
         }
         self.stored_before(tenant, id).await
+    }
+
+    /// Why what is published at this place may be stored by another, too: more than one stream answers on its subjects. Servers that
+    /// are joined and have one JetStream domain each answer their own clients, and both take what is published.
+    pub(crate) async fn is_not_alone(&self) -> Option<Problem> {
+        let places = self.policy.places.as_ref()?;
+        let newest = self.layout.own().filter(|p| !p.is_retired()).last()?;
+        let nats = self.nats();
+        let inbox = nats.new_inbox();
+        let mut answers = nats.subscribe(inbox.clone()).await.ok()?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_ROLLUP, NO_ROLLUP);
+        let question = newest.question_subject(&self.names);
+        let asked = nats.publish_with_reply_and_headers(question, inbox, headers, Bytes::new());
+        asked.await.ok()?;
+        let second = async {
+            answers.next().await?;
+            answers.next().await
+        };
+        timeout(ANSWERS_WITHIN, second).await.ok()??;
+        let (here, number) = (&places.here, newest.number);
+        Some(Problem::new(
+            Code::PlaceConflict,
+            format!(
+                "partition {number} of place {here} is stored twice, by two servers that are joined and both taken for place {here}: an event gets one of two positions; give each its own JetStream domain and place, or take one of both away"
+            ),
+        ))
     }
 
     /// Where a partition's stream has an event, if it remembers its id.

@@ -7,11 +7,14 @@ use crate::place::Places;
 use crate::setting::show_duration;
 use crate::step::listed;
 use crate::subscription::{Progress, Registered};
-use crate::{Code, PlaceName, Policy, Problem};
+use crate::{Code, PlaceName, Policy, Problem, SubscriptionName};
 
 /// The difference between two places' clocks that is said. Reading them takes a moment, and servers are set by network time to
 /// fractions of a second.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(30);
+
+/// The most subscriptions that are named at once of a place that can't be read: whoever has them go on needs their names.
+const MOST_NAMED: usize = 100;
 
 /// Everything of that kind, in the light of what each place that can be read holds.
 pub fn notices(policy: &Policy, observed: &Observed) -> Vec<Problem> {
@@ -20,6 +23,7 @@ pub fn notices(policy: &Policy, observed: &Observed) -> Vec<Problem> {
     };
     let mut all = Vec::new();
     at_a_retired_place(places, observed, &mut all);
+    waiting_for_a_place(places, observed, &mut all);
     other_policies(policy, places, observed, &mut all);
     not_where_declared(policy, places, observed, &mut all);
     clocks(places, observed, &mut all);
@@ -54,6 +58,35 @@ fn at_a_retired_place(places: &Places, observed: &Observed, all: &mut Vec<Proble
             );
             all.push(Problem::new(Code::PlaceRetired, message));
         }
+    }
+}
+
+/// Subscriptions of a place that can't be read, which nobody has go on elsewhere.
+fn waiting_for_a_place(places: &Places, observed: &Observed, all: &mut Vec<Problem>) {
+    let unread = |name: &PlaceName| places.all.contains_key(name) && !observed.registries.contains_key(name);
+    for (place, names) in observed.last_known.iter().filter(|(place, _)| unread(place)) {
+        let goes_on = |name: &&SubscriptionName| {
+            let mut registries = observed.registries.values().chain([&observed.registry]);
+            registries.any(|registry| registry.get(*name).is_some_and(|r| !r.has_moved()))
+        };
+        let waiting: Vec<_> = names
+            .iter()
+            .filter(|name| !goes_on(name))
+            .map(ToString::to_string)
+            .collect();
+        if waiting.is_empty() {
+            continue;
+        }
+        let more = match waiting.len().saturating_sub(MOST_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = waiting[..waiting.len().min(MOST_NAMED)].join(", ");
+        let message = format!(
+            "place {place} can't be read, and these subscriptions are at it: {named}{more}; if it is lost for good, each goes on here with `fanout move NAME --to {} --from-lost`",
+            places.here
+        );
+        all.push(Problem::new(Code::PlaceUnreachable, message));
     }
 }
 
