@@ -3,7 +3,7 @@
 //! A line after `$ ` is a command, run by a shell in an empty folder; what follows is what it prints. A command that ends
 //! with `&` goes on beside the others, and what follows is what it prints before the next one is run. `…` stands for
 //! anything within a line. Ports are exchanged for free ones. `<<'END'` takes the lines up to `END` as a file, and
-//! `kill %1` ends the first of the commands that go on. A block that no test can run has its reason right above it:
+//! `kill %1` ends the first of the commands that go on. No command may take longer than a minute. A block that no test can run has its reason right above it:
 //! `<!-- not run: it needs a registry -->`.
 
 use std::collections::BTreeSet;
@@ -19,12 +19,20 @@ use crate::beside_the_tests;
 /// For what a command that goes on has to print, or for the port that it has to open.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// A command that takes longer, in seconds, is ended.
+const WITHIN: &str = "60";
+
 /// A session of a document.
 #[derive(Debug)]
 pub struct Transcript {
     steps: Vec<Step>,
     ports: Vec<u16>,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Where it has no folder of its own.
+    _own: Option<tempfile::TempDir>,
+    /// Programs before all others, and variables.
+    programs: Option<PathBuf>,
+    variables: Vec<(String, String)>,
     running: Vec<Child>,
     /// Something that goes on was told to read its files again, and may still be at it.
     is_read_again: bool,
@@ -99,13 +107,32 @@ impl Transcript {
             session = session.replace(&format!(":{port}"), &format!(":{free}"));
             session = session.replace(&format!("-p {port}"), &format!("-p {free}"));
         }
+        let own = tempfile::tempdir().expect("there is a folder to run it in");
         Self {
             steps: steps(&session),
             ports: free,
-            folder: tempfile::tempdir().expect("there is a folder to run it in"),
+            folder: own.path().to_owned(),
+            _own: Some(own),
+            programs: None,
+            variables: Vec::new(),
             running: Vec::new(),
             is_read_again: false,
         }
+    }
+
+    /// The same in a folder that others have been in, with programs that are there and nowhere else, and variables.
+    #[must_use]
+    pub fn at(mut self, folder: &Path, programs: &Path, variables: &[(String, String)]) -> Self {
+        folder.clone_into(&mut self.folder);
+        self.programs = Some(programs.to_owned());
+        self.variables = variables.to_vec();
+        self
+    }
+
+    fn shell(&self, by: &[&str], command: &str) -> Command {
+        let mut shell = shell(by, command, &self.folder, self.programs.as_deref());
+        shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        shell
     }
 
     /// Runs it, and holds what is printed to what is shown.
@@ -129,7 +156,7 @@ impl Transcript {
     fn runs(&mut self, step: &Step) {
         let end = Instant::now() + READY_WITHIN;
         loop {
-            let mut command = shell(&step.command, self.folder.path());
+            let mut command = self.shell(&["timeout", WITHIN, "sh"], &step.command);
             let output = command.stderr(Stdio::piped()).output().expect("a shell runs");
             let printed = String::from_utf8_lossy(&output.stdout);
             let lines: Vec<_> = printed.lines().collect();
@@ -172,7 +199,7 @@ impl Transcript {
 
     /// Starts what goes on, and waits for what it prints, or for its port: a person's fingers are slower.
     fn start(&mut self, step: &Step) {
-        let mut command = shell(&format!("exec {}", step.command), self.folder.path());
+        let mut command = self.shell(&["sh"], &format!("exec {}", step.command));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("a shell runs");
         let output = child.stdout.take().expect("its output is ours");
         self.running.push(child);
@@ -242,16 +269,18 @@ fn steps(session: &str) -> Vec<Step> {
     steps
 }
 
-/// A command with Fanout's programs and nats-server on the path, and without variables that say where a bus or a server is.
-fn shell(command: &str, folder: &Path) -> Command {
+/// A command, run by a shell, with Fanout's programs and nats-server on the path, and without variables that say where a bus or a server is.
+fn shell(by: &[&str], command: &str, folder: &Path, programs: Option<&Path>) -> Command {
     let fanout = beside_the_tests("fanout");
     let server = PathBuf::from(std::env::var_os("FANOUT_NATS_SERVER").unwrap_or_else(|| "nats-server".into()));
     let folders = [&fanout, &server].into_iter().filter_map(|program| program.parent());
     let inherited = std::env::var_os("PATH").unwrap_or_default();
     let inherited = std::env::split_paths(&inherited).collect::<Vec<_>>();
-    let path = std::env::join_paths(folders.map(Path::to_owned).chain(inherited)).expect("a path of folders");
-    let mut shell = Command::new("sh");
+    let folders = programs.into_iter().chain(folders).map(Path::to_owned);
+    let path = std::env::join_paths(folders.chain(inherited)).expect("a path of folders");
+    let mut shell = Command::new(by[0]);
     shell
+        .args(&by[1..])
         .args(["-c", command])
         .current_dir(folder)
         .env("PATH", path)

@@ -3,12 +3,16 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{self, DeliverPolicy, PullConsumer, pull};
 use fanout_plan::check::{Severity, check};
 use fanout_plan::explain::{Load, explain};
 use fanout_plan::planner::{self, Asked, Wanted};
+use fanout_plan::step::Step;
 use fanout_plan::subscription::{MadeBy, Need, Reach, Start, Subscription};
+use fanout_plan::topology::{ConsumerSpec, ConsumerStart};
 use fanout_plan::{Code, Filter, Policy, Settings, TenantId, Timestamp};
-use fanout_provider::jetstream::Store;
+use fanout_provider::jetstream::{Store, StoreError};
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use futures::TryStreamExt as _;
 use proptest::prelude::*;
@@ -168,10 +172,7 @@ async fn brings_a_bus_to_each(client: &async_nats::Client, bus: &str, all: &[Var
         for step in &again.steps {
             let goes = matches!(
                 step,
-                fanout_plan::step::Step::DeleteStream(_)
-                    | fanout_plan::step::Step::DeleteConsumer { .. }
-                    | fanout_plan::step::Step::Remember(_)
-                    | fanout_plan::step::Step::UpdateConsumer(_)
+                Step::DeleteStream(_) | Step::DeleteConsumer { .. } | Step::Remember(_) | Step::UpdateConsumer(_)
             );
             prop_assert!(goes, "left to do: {step}");
             store.apply(step).await.unwrap();
@@ -230,4 +231,76 @@ async fn a_real_server_takes_every_plan_and_every_change() {
         })
     };
     tokio::task::block_in_place(|| runner.run(&prop::collection::vec(varied(), 1..4), run)).unwrap();
+}
+
+/// The consumer of the log as the server has it.
+async fn of_the_log(js: &jetstream::Context, name: &str) -> consumer::Config {
+    let found: PullConsumer = js.get_consumer_from_stream(name, "fanout_once_log").await.unwrap();
+    found.cached_info().config.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_another_instance_made_is_taken_as_it_stands() {
+    let nats = NatsServer::start().await;
+    let client = nats.client().await;
+    let js = jetstream::new(client.clone());
+    let declared = Varied {
+        settings: vec![],
+        template: "{tenant}.webhook.{event-type}",
+        declared: vec![("durable", 0)],
+        called: vec![],
+        tenant: None,
+    };
+    let policy = Policy::from_settings("policy", &settings("once", &declared)).unwrap();
+    let store = Store::new(client.clone(), policy.clone());
+    let observed = store.observe().await.unwrap();
+    let now = Timestamp::from_nanoseconds(1_800_000_000_000_000_000);
+    let plan = planner::plan(&policy, Asked::default(), &observed, now).unwrap();
+    let mut made = None;
+    for step in &plan.steps {
+        store.apply(step).await.unwrap();
+        if let Step::CreateConsumer(consumer) = step {
+            made = Some(consumer.clone());
+        }
+    }
+    let made = made.expect("a durable subscription has a consumer");
+    let began = of_the_log(&js, &made.name).await.deliver_policy;
+
+    // Its list lacked the consumer: it would begin it elsewhere, and goes by a policy that changed.
+    let late = ConsumerSpec {
+        start: ConsumerStart::Offset(7),
+        max_ack_pending: made.max_ack_pending + 1,
+        ..made.clone()
+    };
+    store.apply(&Step::CreateConsumer(late.clone())).await.unwrap();
+    let found = of_the_log(&js, &made.name).await;
+    assert_eq!(found.deliver_policy, began, "where it began stays");
+    assert_eq!(
+        found.max_ack_pending,
+        i64::from(late.max_ack_pending),
+        "the rest is as it is wanted"
+    );
+
+    // Somebody else's consumer in the place of one is no consumer of the bus's.
+    js.delete_consumer_from_stream(&*made.name, "fanout_once_log")
+        .await
+        .unwrap();
+    let theirs = pull::Config {
+        durable_name: Some(made.name.to_string()),
+        deliver_policy: DeliverPolicy::New,
+        ..pull::Config::default()
+    };
+    js.create_consumer_on_stream(theirs.clone(), "fanout_once_log")
+        .await
+        .unwrap();
+    let raced = store.apply(&Step::CreateConsumer(made.clone())).await;
+    assert!(matches!(raced, Err(StoreError::Raced { .. })), "{raced:?}");
+    assert!(
+        of_the_log(&js, &made.name)
+            .await
+            .metadata
+            .keys()
+            .all(|key| key != "fanout"),
+        "it is left alone"
+    );
 }

@@ -1,6 +1,6 @@
 //! What only tests run: Node, which runs the consumer in TypeScript as it is, and schemathesis, which tries what the server
 //! says of itself over HTTP; the stock host of wasmCloud v2; wasmtime, and wac, which composes components for it; a registry for images, which a release is pushed to; and what other people read metrics with: the Python package
-//! prometheus-client, and promtool.
+//! prometheus-client, and promtool; and an older nats-server, which a rolling upgrade begins with.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::debian;
-use crate::nats::on_path;
+use crate::nats::{self, on_path};
 use crate::pypi::{self, Package};
 use crate::runner::Runner;
 use crate::workspace::Workspace;
@@ -62,6 +62,7 @@ pub(crate) struct TestTools {
     wasmtime: Option<PathBuf>,
     prometheus_client: PathBuf,
     promtool: PathBuf,
+    older_nats: PathBuf,
     /// Not everywhere is there one to be had.
     registry: Option<PathBuf>,
 }
@@ -110,6 +111,10 @@ impl TestTools {
                 is_there.then(|| folder.join("usr/bin").join(REGISTRY))
             }
         };
+        let older_nats = match std::env::var_os(nats::OLDER_VARIABLE) {
+            Some(named) => PathBuf::from(named),
+            None => nats::older(workspace, runner)?,
+        };
         Ok(Self {
             node,
             schemathesis,
@@ -118,6 +123,7 @@ impl TestTools {
             wasmtime,
             prometheus_client,
             promtool,
+            older_nats,
             registry,
         })
     }
@@ -130,7 +136,8 @@ impl TestTools {
             .env(wash::VARIABLE, &self.wash)
             .env(wac::VARIABLE, &self.wac)
             .env(PROMETHEUS_CLIENT_VARIABLE, &self.prometheus_client)
-            .env(PROMTOOL_VARIABLE, &self.promtool);
+            .env(PROMTOOL_VARIABLE, &self.promtool)
+            .env(nats::OLDER_VARIABLE, &self.older_nats);
         if let Some(wasmtime) = &self.wasmtime {
             command.env(wasmtime::VARIABLE, wasmtime);
         }

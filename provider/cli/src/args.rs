@@ -103,6 +103,10 @@ pub(crate) enum Verb {
         #[arg(long)]
         seen: bool,
     },
+    /// Copy the streams of a bus into a folder, with what is settled; the bus goes on meanwhile
+    Backup(Backup),
+    /// Put the streams of a backup back where none of them is, before the bus is started
+    Restore(Backup),
     /// Follow the log
     Tail(Tail),
     /// Say where an event is stored, and what became of it at each subscription
@@ -228,6 +232,14 @@ pub(crate) struct Store {
     pub(crate) policy: PolicyFile,
     #[command(flatten)]
     pub(crate) nats: Nats,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// The folder of the backup
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

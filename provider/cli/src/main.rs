@@ -6,6 +6,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod backup;
 mod bus;
 mod dead_letters;
 mod diagnostic;
@@ -96,6 +97,8 @@ async fn main() -> ExitCode {
             subscription,
             seen,
         } => lost::lost(&store, subscription.as_ref(), seen, args.json).await,
+        Verb::Backup(a) => backup::backup(&a, args.json).await,
+        Verb::Restore(a) => backup::restore(&a, args.json).await,
         Verb::Tail(a) => tail::tail(&a, args.json).await,
         Verb::Event(a) => event::event(&a, args.json).await,
         Verb::Errors(a) => errors::errors(&a, args.json).await,

@@ -150,13 +150,14 @@ pub(crate) async fn size(args: &args::Size, json: bool) -> Result<()> {
         let [disk, memory, files] = totals.map(|(_, amount)| amount);
         let shown = json!({
             "bus": policy.bus, "servers": policy.retention.replicas, "figures": figures,
-            "disk_bytes": disk, "memory_bytes": memory, "files": files, "store": inspection.servers(),
+            "disk_bytes": disk, "memory_bytes": memory, "files": files, "streams": size.total("streams"),
+            "consumers": size.total("consumers"), "store": inspection.servers(),
         });
         return say!("{}", json_lines(&shown));
     }
     let shown = |of: &str, amount: u64| match of {
-        "files" => amount.to_string(),
-        _ => show_bytes(amount),
+        "disk" | "memory" => show_bytes(amount),
+        _ => amount.to_string(),
     };
     let parts = size.figures.iter().filter(|f| f.amount > 0);
     let parts = parts.map(|f| {

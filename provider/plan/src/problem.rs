@@ -223,6 +223,10 @@ codes! {
     AccountLimit = "account-limit",
     /// NATS answers, and no JetStream does.
     JetStreamMissing = "jetstream-missing",
+    /// A backup is not whole, or not as it was written.
+    BackupDamaged = "backup-damaged",
+    /// What a backup would restore is of another bus, or something else stands in its place.
+    BackupConflict = "backup-conflict",
     /// What the server holds under the bus's names was not made by Fanout.
     ForeignTopology = "foreign-topology",
 }

@@ -3,11 +3,13 @@
 //! Each figure has its formula beside it. Their constants were measured on nats-server 2.15.1 (linux, x86-64), one server and
 //! three; a policy's bounds hold whatever the load.
 
+use std::collections::BTreeSet;
+
 use crate::Policy;
 use crate::explain::{Load, STORED_WITH_A_MESSAGE, show_bytes};
 use crate::policy::Storage;
 use crate::setting::show_duration;
-use crate::topology::Topology;
+use crate::topology::{Side, StreamSpec, Topology};
 
 /// A server of which nothing is stored yet: 14 to 18 MiB, and up to 10 MiB of the block that was written last.
 const SERVER_BYTES: u64 = 28 << 20;
@@ -42,13 +44,13 @@ pub struct Workload {
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figure {
-    /// `disk`, `memory` or `files`.
+    /// `disk`, `memory`, `files`, `streams` or `consumers`.
     pub of: &'static str,
     /// What takes it.
     pub what: String,
     /// How it was counted.
     pub formula: String,
-    /// Bytes, or files.
+    /// Bytes, or how many.
     pub amount: u64,
 }
 
@@ -143,9 +145,26 @@ pub fn size(policy: &Policy, topology: &Topology, workload: Workload) -> Size {
     );
     size.push("memory", "streams that are kept in memory", most, memory);
 
-    let (streams, consumers) = (
-        (topology.streams.len() + topology.buckets.len()) as u64,
-        topology.consumers.len() as u64,
+    let streams = (topology.streams.len() + topology.buckets.len()) as u64;
+    let subscriptions: BTreeSet<_> = topology
+        .consumers
+        .values()
+        .filter_map(|c| c.name.subscription())
+        .collect();
+    let is_scheduled = |s: &&StreamSpec| s.side == Some(Side::Scheduled);
+    let scheduled = topology.streams.values().filter(is_scheduled).count() as u64;
+    let (of_the_log, for_each) = (topology.consumers.len() as u64, subscriptions.len() as u64);
+    // Each instance has one of the registry; the bus's first is counted.
+    let consumers = of_the_log + 2 * for_each + scheduled + 1;
+    let most = "of the log, dead letters, retries, schedule, registry".to_owned();
+    size.push("streams", "streams and buckets", most, streams);
+    size.push(
+        "consumers",
+        "consumers",
+        format!(
+            "{of_the_log} of the log + 2 of retries and redrives x {for_each} + {scheduled} of the schedule + 1 of the registry"
+        ),
+        consumers,
     );
     let is_replicated = policy.retention.replicas > 1;
     let (stream_bytes, consumer_bytes) = match is_replicated {

@@ -318,12 +318,7 @@ pub fn diff(observed: &Topology, desired: &Topology) -> Result<Diff, Vec<Problem
         match observed.consumers.get(key) {
             None => made.push(Step::CreateConsumer(want.clone())),
             Some(have) => {
-                // Where a consumer began is history: it is not compared, and not changed.
-                let want = ConsumerSpec {
-                    start: have.start,
-                    entry: want.entry.clone().or_else(|| have.entry.clone()),
-                    ..want.clone()
-                };
+                let want = want.of_one_that_is_there(have);
                 if *have != want {
                     made.push(Step::UpdateConsumer(want));
                 }

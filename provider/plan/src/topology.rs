@@ -149,6 +149,19 @@ pub struct ConsumerSpec {
     pub entry: Option<Box<Registered>>,
 }
 
+impl ConsumerSpec {
+    /// What is wanted of a consumer that is there: where it began is history, and what it says of its subscription stays where
+    /// nothing else is known.
+    #[must_use]
+    pub fn of_one_that_is_there(&self, have: &Self) -> Self {
+        Self {
+            start: have.start,
+            entry: self.entry.clone().or_else(|| have.entry.clone()),
+            ..self.clone()
+        }
+    }
+}
+
 /// Everything the store holds for a bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {

@@ -3,19 +3,18 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::{
     self, Compression, DiscardPolicy, External, Republish, RetentionPolicy, Source, StorageType, SubjectTransform,
 };
 use async_nats::jetstream::{self, ErrorCode, kv};
+use fanout_plan::Timestamp;
 use fanout_plan::floor::Floor;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::Observed;
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::step::{Failures, Part, Step};
-use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MirrorSpec, Side, StreamSpec};
-use fanout_plan::{Timestamp, entry};
+use fanout_plan::topology::{BucketSpec, ConsumerStart, MirrorSpec, Side, StreamSpec};
 use tracing::debug;
 
 use super::floors::settled_to;
@@ -201,27 +200,22 @@ impl Store {
             }
             Step::Forget(name) => self.forget(name, None).await?,
             Step::CreateConsumer(c) => {
-                let made = self
-                    .js
-                    .create_consumer_on_stream(consumer_config(c), self.names.partition(c.partition))
-                    .await
-                    .map_err(StoreError::when(step.to_string()))?;
-                let made = made.cached_info();
+                // Where it is already, whoever made it noted how far it had come.
+                let Some(made) = self.make_consumer(c, &step.to_string()).await? else {
+                    return Ok(());
+                };
                 if c.start == ConsumerStart::New {
                     // Made again, it must not begin with what is new then.
                     let state = self.log_state(c.partition).await?;
                     let log = self.layout.log_of(c.partition);
-                    let begins_after = settled_to(made);
+                    let begins_after = settled_to(&made);
                     let floor = Floor::of(log, &state, begins_after, begins_after);
                     self.note_floor(c.partition, &c.name, floor).await?;
                 }
                 self.note_replayed(&c.name, c.partition, made.num_pending).await?;
             }
             Step::UpdateConsumer(c) => {
-                self.js
-                    .update_consumer_on_stream(consumer_config(c), self.names.partition(c.partition))
-                    .await
-                    .map_err(StoreError::when(step.to_string()))?;
+                self.update_consumer(c, &step.to_string()).await?;
             }
             Step::DeleteConsumer { partition, name } => {
                 let stream = self.names.partition(*partition);
@@ -336,29 +330,7 @@ pub(super) fn bucket_config(b: &BucketSpec) -> kv::Config {
     }
 }
 
-fn consumer_config(c: &ConsumerSpec) -> pull::Config {
-    pull::Config {
-        durable_name: Some(c.name.to_string()),
-        deliver_policy: match c.start {
-            ConsumerStart::First => DeliverPolicy::All,
-            ConsumerStart::New => DeliverPolicy::New,
-            ConsumerStart::Offset(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
-            ConsumerStart::Time(t) => match async_nats::datetime::from_nanos(t.nanoseconds().into()) {
-                Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
-                Err(_) => DeliverPolicy::All,
-            },
-        },
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: c.ack_wait,
-        max_deliver: -1,
-        filter_subjects: c.filter_subjects.clone(),
-        max_ack_pending: c.max_ack_pending.into(),
-        metadata: of_consumer(c),
-        ..pull::Config::default()
-    }
-}
-
-fn made_by() -> HashMap<String, String> {
+pub(super) fn made_by() -> HashMap<String, String> {
     HashMap::from([(MADE_BY.to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
 }
 
@@ -368,15 +340,6 @@ fn marks_of(s: &StreamSpec) -> HashMap<String, String> {
     if let Some(policy) = &s.policy {
         marks.insert(POLICY.to_owned(), policy.digest.clone());
         marks.insert(REVISION.to_owned(), policy.revision.to_string());
-    }
-    marks
-}
-
-/// What a consumer says of itself.
-fn of_consumer(c: &ConsumerSpec) -> HashMap<String, String> {
-    let mut marks = made_by();
-    if let Some(Ok(entry)) = c.entry.as_deref().map(entry::write) {
-        marks.insert(ENTRY.to_owned(), entry);
     }
     marks
 }

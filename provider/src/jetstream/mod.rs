@@ -7,7 +7,9 @@ mod account;
 mod acknowledgement;
 mod apply;
 mod attempts;
+mod backup;
 pub(crate) mod batch;
+mod consumer;
 mod dead_letters;
 mod durability;
 mod elsewhere;
@@ -54,6 +56,7 @@ pub use apply::CarriedOut;
 /// A message as one of the store's consumers delivered it.
 pub(crate) use async_nats::jetstream::Message;
 pub(crate) use attempts::Attempts;
+pub use backup::{Restored, StreamCopy};
 pub use dead_letters::DeadLetter;
 pub(crate) use dead_letters::{NewDeadLetter, PUBLISHED};
 pub(crate) use durability::Promise;

@@ -3,22 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{self, DeliverPolicy};
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::{self, Compression, DiscardPolicy, RetentionPolicy, StorageType};
 use fanout_plan::in_force::InForce;
 use fanout_plan::partition::{Binding, Keeps, Partition, Slot};
 use fanout_plan::planner::{LogState, MirrorState, Observed};
 use fanout_plan::policy::{Storage, WhenFull};
 use fanout_plan::subscription::Registered;
-use fanout_plan::topology::{BucketSpec, ConsumerSpec, ConsumerStart, MirrorSpec, Side, StreamSpec};
+use fanout_plan::topology::{BucketSpec, ConsumerSpec, MirrorSpec, Side, StreamSpec};
 use fanout_plan::unregistered::Made;
-use fanout_plan::{Code, ConsumerName, Problem, SubjectTemplate, SubscriptionName, Timestamp, entry};
+use fanout_plan::{Code, ConsumerName, Problem, SubjectTemplate, SubscriptionName, Timestamp};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tracing::warn;
 
 use super::apply::{
-    BOUNDS, ENTRY, GENERATION, LOG, MADE_AT, MADE_BY, PLACE, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
+    BOUNDS, GENERATION, LOG, MADE_AT, MADE_BY, PLACE, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
 };
+use super::consumer::consumer_spec;
 use super::floors::settled_to;
 use super::refusal::{cut, there};
 use super::registry::Registry;
@@ -387,36 +388,6 @@ fn mirror_spec(of: &stream::Source) -> MirrorSpec {
     MirrorSpec {
         api: of.external.as_ref().map_or_else(String::new, |e| e.api_prefix.clone()),
         subjects,
-    }
-}
-
-fn consumer_spec(partition: u32, name: &str, c: &consumer::Config) -> ConsumerSpec {
-    let mut filter_subjects = c.filter_subjects.clone();
-    if !c.filter_subject.is_empty() {
-        filter_subjects.push(c.filter_subject.clone());
-    }
-    filter_subjects.sort();
-    ConsumerSpec {
-        partition,
-        name: name.into(),
-        filter_subjects,
-        start: match c.deliver_policy {
-            DeliverPolicy::ByStartSequence { start_sequence } => ConsumerStart::Offset(start_sequence),
-            DeliverPolicy::ByStartTime { start_time } => ConsumerStart::Time(moment(start_time)),
-            DeliverPolicy::New => ConsumerStart::New,
-            _ => ConsumerStart::First,
-        },
-        ack_wait: if c.ack_wait.is_zero() {
-            Duration::from_secs(30)
-        } else {
-            c.ack_wait
-        },
-        max_ack_pending: u32::try_from(c.max_ack_pending).unwrap_or(u32::MAX),
-        entry: c
-            .metadata
-            .get(ENTRY)
-            .and_then(|e| entry::read(e.as_bytes()).ok())
-            .map(Box::new),
     }
 }
 

@@ -59,6 +59,10 @@ fn answer_of(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
 fn code_in(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
     let of_consumer = error.downcast_ref::<ConsumerInfoError>().map(|e| e.kind());
     let of_message = error.downcast_ref::<RawMessageError>().map(|e| e.kind());
+    let of_new_consumer = error.downcast_ref::<ConsumerCreateStrictError>().map(|e| e.kind());
+    if of_new_consumer == Some(ConsumerCreateStrictErrorKind::AlreadyExists) {
+        return Some(ErrorCode::CONSUMER_ALREADY_EXISTS);
+    }
     match (of_consumer, of_message) {
         (Some(ConsumerInfoErrorKind::NotFound), _) => Some(ErrorCode::CONSUMER_NOT_FOUND),
         (Some(ConsumerInfoErrorKind::StreamNotFound), _) => Some(ErrorCode::STREAM_NOT_FOUND),
