@@ -47,6 +47,8 @@ pub(crate) enum Verb {
     Apply(Apply),
     /// Say how a bus and its subscriptions are doing
     Status(Store),
+    /// Take a whole bus to another server or cluster, a JetStream domain of its own, while it runs
+    Migrate(Migrate),
     /// Put one subscription back to an earlier place in the log; no other notices
     Rewind {
         #[command(flatten)]
@@ -240,6 +242,29 @@ pub(crate) struct Backup {
     pub(crate) store: Store,
     /// The folder of the backup
     pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Migrate {
+    #[command(flatten)]
+    pub(crate) policy: PolicyFile,
+    /// Where the bus is
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Secret,
+    /// Where it goes: another JetStream domain, from which a leaf node link leads to the first
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Secret,
+    /// Say what there is and how far it has come, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Leave the bus where it was, and remove the copies; not once it has switched
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) back: bool,
+    /// How long deliveries under way may take before the switch is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) drain_seconds: u64,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 #[derive(Debug, clap::Args)]

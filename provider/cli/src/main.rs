@@ -18,6 +18,7 @@ mod lost;
 mod manual;
 mod manual_pages;
 mod matching;
+mod migrate;
 mod nats;
 mod place;
 mod policy;
@@ -71,6 +72,7 @@ async fn main() -> ExitCode {
         Verb::Plan(a) => policy::plan(&a, args.json).await,
         Verb::Apply(a) => policy::apply(&a, args.json).await,
         Verb::Status(a) => status::status(&a, args.json).await,
+        Verb::Migrate(a) => migrate::migrate(&a, args.json).await,
         Verb::Rewind {
             store,
             subscription,

@@ -36,6 +36,7 @@ pub mod link;
 pub mod listen;
 mod log_position;
 mod loss;
+pub mod migration;
 mod name;
 mod named_position;
 pub mod out_of_reach;

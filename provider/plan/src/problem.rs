@@ -227,6 +227,18 @@ codes! {
     BackupDamaged = "backup-damaged",
     /// What a backup would restore is of another bus, or something else stands in its place.
     BackupConflict = "backup-conflict",
+    /// The bus is in another JetStream domain, or goes there.
+    BusMoved = "bus-moved",
+    /// The bus is being copied to this store.
+    BusMigrating = "bus-migrating",
+    /// A bus that can't be migrated as it is.
+    NotMigratable = "not-migratable",
+    /// What a bus is to be migrated to holds something of its name.
+    TargetNotEmpty = "target-not-empty",
+    /// What is in flight was not settled in time, and nothing was switched.
+    NotDrained = "not-drained",
+    /// A copy is not what it is a copy of.
+    CopyDiffers = "copy-differs",
     /// What the server holds under the bus's names was not made by Fanout.
     ForeignTopology = "foreign-topology",
 }

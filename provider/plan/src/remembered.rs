@@ -41,6 +41,8 @@ pub fn remembered(wanted: &Registered, found: Option<Registered>, ended: Option<
         head,
         delivered_before,
         withheld: match (&have.withheld, &wanted.withheld) {
+            // Whoever migrates the bus says so, and nobody else.
+            _ if have.migrates() || wanted.migrates() => have.withheld.clone(),
             // Whoever hands it over says so, and nobody else.
             (Some(Withheld::MovesTo(_)), Some(Withheld::MovedTo(_))) => wanted.withheld.clone(),
             (Some(Withheld::MovesTo(_) | Withheld::MovedTo(_)), _) | (_, Some(Withheld::MovesTo(_))) => {

@@ -19,6 +19,10 @@ pub enum Withheld {
     MovesTo(PlaceName),
     /// It was handed over to this place: nothing is kept for it here.
     MovedTo(PlaceName),
+    /// Its bus goes to this JetStream domain, and what it has in flight is awaited.
+    Migrates(String),
+    /// Its bus goes to this JetStream domain, and it says here where it goes on there.
+    Migrated(String),
 }
 
 impl Withheld {
@@ -40,6 +44,12 @@ impl Withheld {
             Self::MovedTo(place) => Problem::new(
                 Code::AtAnotherPlace,
                 format!("subscription {name} was handed over to place {place}: its events are delivered there"),
+            ),
+            Self::Migrates(domain) | Self::Migrated(domain) => Problem::new(
+                Code::BusMoved,
+                format!(
+                    "subscription {name}: its bus goes to JetStream domain {domain} by `fanout migrate`, and its deliveries go on there: if that does not end, run it again, or take it back with `--back`"
+                ),
             ),
         }
     }
@@ -68,6 +78,11 @@ impl Registered {
             Some(Withheld::MovedTo(place)) => Some(place),
             _ => None,
         }
+    }
+
+    /// Whether its bus is on its way to another JetStream domain.
+    pub fn migrates(&self) -> bool {
+        matches!(self.withheld, Some(Withheld::Migrates(_) | Withheld::Migrated(_)))
     }
 
     /// Whether it is at one place of its bus, and given the events of all.

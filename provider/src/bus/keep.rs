@@ -8,6 +8,7 @@ use fanout_plan::SubscriptionName;
 use futures::StreamExt as _;
 use tracing::{error, info, warn};
 
+use super::reconcile::is_elsewhere;
 use super::runs::Runs;
 use super::scheduled;
 use super::{Bus, RETRY};
@@ -134,6 +135,10 @@ impl Bus {
                     }
                     // However many publishes find the store gone, it is not asked more often than this.
                     tokio::time::sleep(RETRY.0).await;
+                    // Callers wait for the moment in which it begins here.
+                    if self.view().policy_problems.iter().any(|p| is_elsewhere(p.code)) {
+                        retry.reset();
+                    }
                     retry.next()
                 }
             };

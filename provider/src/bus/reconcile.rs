@@ -190,6 +190,16 @@ impl Bus {
         let brought = match brought {
             Ok(brought) => brought,
             Err(error) => {
+                if let StoreError::Refused(problems) = &error
+                    && problems.iter().any(|p| is_elsewhere(p.code))
+                {
+                    // Nothing may be stored or delivered by what was: what it published now would be another store's.
+                    view.policy_problems.clone_from(problems);
+                    view.store = None;
+                    report(&before, &view);
+                    self.publish(view);
+                    return Err(error);
+                }
                 let refused = !before.policy_problems.is_empty();
                 if let Some(last) = before.store.as_ref().filter(|_| !refused) {
                     // Nothing speaks against it: deliveries and publishes go by it, on the streams that there are.
@@ -536,6 +546,11 @@ fn report(before: &View, now: &View) {
 /// Whether a problem says that the bus is under another policy.
 pub(super) fn is_of_another_policy(code: Code) -> bool {
     matches!(code, Code::OlderPolicy | Code::PolicyConflict | Code::TopologyChanged)
+}
+
+/// Whether a problem says that the bus is at another store, or on its way.
+pub(super) fn is_elsewhere(code: Code) -> bool {
+    matches!(code, Code::BusMoved | Code::BusMigrating)
 }
 
 /// Whether a problem keeps a policy from its bus. That a setting would lose events keeps that setting from it.

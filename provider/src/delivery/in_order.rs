@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use fanout_plan::policy::Ordering;
 use fanout_plan::topology::LEASES_AGE;
-use fanout_plan::{Code, Problem, SubscriptionId};
+use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use super::isolation::Permits;
 use super::order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 use super::retries;
 use super::settle::Settler;
-use crate::jetstream::{Contender, Lease, StoreError};
+use crate::jetstream::{Contender, Lease, StoreError, order_of, redrives_of};
 
 /// How often a subscription without an order is checked for dead letters to redrive, besides when one is asked for.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
@@ -49,16 +49,11 @@ pub(super) enum Scope {
     Redrives,
 }
 
-/// What the owner of a subscription's order owns.
-pub(crate) fn owner_of(subscription: &SubscriptionId) -> String {
-    format!("{subscription}=order")
-}
-
 /// Delivers while this instance is the owner, until stopped; where events are fetched, through `order`.
 pub(super) async fn run(context: Arc<Context>, scope: Scope, order: Option<Arc<OrderOwner>>) {
     let name = match scope {
-        Scope::Everything => owner_of(&context.id()),
-        Scope::Redrives => format!("{}=redrive", context.id()),
+        Scope::Everything => order_of(&context.id()),
+        Scope::Redrives => redrives_of(&context.id()),
     };
     let who = match &order {
         Some(order) => order.address().to_owned(),

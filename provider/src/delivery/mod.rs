@@ -45,7 +45,6 @@ use tracing::warn;
 pub(crate) use durable::admit;
 pub(crate) use feed::redriven;
 pub(crate) use health::Health;
-pub(crate) use in_order::owner_of;
 pub(crate) use lease::{DeliveryHandle, Dispatched, Leased, Verdict};
 pub(crate) use order_owner::{OrderOwner, SettleReply};
 pub(crate) use processing::settle_fetched;

@@ -6,8 +6,8 @@ use tokio::time::sleep;
 
 use super::settle::{not_taken, over, owner_gone, unsettled};
 use super::{Inbox, Settled, Unsettled};
-use crate::delivery::{DeliveryHandle, Dispatched, SettleReply, Verdict, owner_of};
-use crate::jetstream::StoreError;
+use crate::delivery::{DeliveryHandle, Dispatched, SettleReply, Verdict};
+use crate::jetstream::{StoreError, order_of};
 
 /// The wait before the owner is read again.
 pub(crate) const READ_OWNER_EVERY: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ impl Inbox {
         if order.is_open() {
             return Ok(ServedBy::Owner);
         }
-        let owner = self.context.store.owner(&owner_of(&self.context.id())).await?;
+        let owner = self.context.store.owner(&order_of(&self.context.id())).await?;
         let another = owner.filter(|owner| owner != order.address());
         Ok(another.map_or(ServedBy::Nobody, ServedBy::OwnerAt))
     }

@@ -78,6 +78,10 @@ impl Inbox {
     ) -> Result<(), Unsettled> {
         let failed = |e| unsettled(handle, e);
         let context = &self.context;
+        if let Some(problem) = context.registered.withheld_problem() {
+            // It goes along with its request, and would come again where it goes.
+            return Err(Unsettled::Unavailable(problem));
+        }
         if !context.store.is_asked(redrive).await.map_err(failed)? {
             // The same settlement came before and its answer was lost, or that of another handle came first.
             return Ok(());

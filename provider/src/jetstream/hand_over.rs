@@ -28,9 +28,9 @@ use super::refusal::{found, there};
 use super::{Store, StoreError, batch};
 
 /// How long a consumer stays paused that nobody is to be given anything by.
-const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+pub(super) const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 /// How often it is looked whether everything is settled.
-const LOOKS_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOKS_EVERY: Duration = Duration::from_millis(50);
 /// Messages that are taken back at once.
 const AT_ONCE: usize = 1_000;
 
@@ -54,11 +54,13 @@ pub struct HandedOver {
 }
 
 /// What one consumer had given, and the messages that nobody has settled.
-struct Drained {
-    reader: Reader,
-    to: u64,
-    unsettled: Vec<jetstream::Message>,
-    except: Vec<u64>,
+pub(super) struct Drained {
+    pub(super) reader: Reader,
+    pub(super) to: u64,
+    pub(super) unsettled: Vec<jetstream::Message>,
+    pub(super) except: Vec<u64>,
+    /// How much it has given ever.
+    pub(super) given: u64,
 }
 
 impl Store {
@@ -123,7 +125,18 @@ impl Store {
                 what: format!("subscription {name}"),
             });
         };
-        let drained = match from.drain_all(&seen, began + within).await {
+        let until = began + within;
+        let drained = match from.drain_all(&seen, until).await {
+            Ok(drained) => match from.still_retries(&seen, until).await {
+                Ok(_) => Ok(drained),
+                Err(error) => {
+                    release(&drained).await;
+                    Err(error)
+                }
+            },
+            Err(error) => Err(error),
+        };
+        let drained = match drained {
             Ok(drained) => drained,
             Err(error) => {
                 if was_interrupted {
@@ -215,16 +228,13 @@ impl Store {
     }
 
     /// Awaits what is in flight at each of a subscription's consumers, and has none of them give anything more.
-    async fn drain_all(&self, seen: &Registered, until: Instant) -> Result<Vec<Drained>, StoreError> {
+    pub(super) async fn drain_all(&self, seen: &Registered, until: Instant) -> Result<Vec<Drained>, StoreError> {
         let readers = self.readers_of(seen).map(|(_, reader)| reader);
         let drained = readers.map(|reader| self.drain(seen, reader, until));
         let drained: Vec<_> = futures::future::join_all(drained).await;
         let failed = drained.iter().any(Result::is_err);
         if failed {
-            // What was taken back is given out again at once.
-            for message in drained.iter().flatten().flatten().flat_map(|d| &d.unsettled) {
-                acknowledge(message, Acknowledgement::Nak(Duration::ZERO)).await;
-            }
+            release(drained.iter().flatten().flatten()).await;
         }
         drained.into_iter().filter_map(Result::transpose).collect()
     }
@@ -264,6 +274,7 @@ impl Store {
                     let floor = super::floors::settled_to(&now);
                     return Ok(Some(Drained {
                         to: now.delivered.stream_sequence.max(floor),
+                        given: now.delivered.consumer_sequence,
                         reader,
                         unsettled,
                         except: except.into_iter().filter(|offset| *offset > floor).collect(),
@@ -297,6 +308,9 @@ impl Store {
             let resumed = self.log(reader.partition).await?.resume_consumer(&name).await;
             there(resumed, format!("let consumer {name} go on"))?;
         }
+        let name = super::retries::retries_consumer_name(seen);
+        let resumed = self.retry_stream().await?.resume_consumer(&name).await;
+        there(resumed, format!("let consumer {name} of the retries go on"))?;
         self.withhold(seen, None).await.map(drop)
     }
 
@@ -379,6 +393,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Has what was taken back given out again at once.
+pub(super) async fn release(drained: impl IntoIterator<Item = &Drained>) {
+    for message in drained.into_iter().flat_map(|d| &d.unsettled) {
+        acknowledge(message, Acknowledgement::Nak(Duration::ZERO)).await;
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_nats::jetstream::kv;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
+use fanout_plan::SubscriptionId;
 use fanout_plan::topology::{self, BucketSpec};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
@@ -41,6 +42,16 @@ struct Owner {
     owner: String,
     /// Of this ownership alone.
     id: String,
+}
+
+/// What the owner of a subscription's order owns.
+pub(crate) fn order_of(subscription: &SubscriptionId) -> String {
+    format!("{subscription}=order")
+}
+
+/// What the owner of a subscription's redriven dead letters owns, where there is no order.
+pub(crate) fn redrives_of(subscription: &SubscriptionId) -> String {
+    format!("{subscription}=redrive")
 }
 
 /// Who would own a thing, and what it has seen of the entry.

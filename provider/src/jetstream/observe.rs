@@ -21,6 +21,7 @@ use super::apply::{
 };
 use super::consumer::consumer_spec;
 use super::floors::settled_to;
+use super::migrate::MIGRATION;
 use super::refusal::{cut, there};
 use super::registry::Registry;
 use super::{Store, StoreError};
@@ -58,6 +59,9 @@ impl Store {
             ..Observed::default()
         };
         for info in self.streams_of_the_account(&mut observed).await? {
+            if let Some(said) = info.config.metadata.get(MIGRATION) {
+                return Err(self.is_on_its_way(said));
+            }
             let name = info.config.name.clone();
             let number = self.names.partition_of(&name);
             let partition = number.map(|n| partition(n, &info.config));

@@ -353,6 +353,34 @@ impl Store {
         .await
     }
 
+    /// Writes where a subscription goes on, in place of what the caller saw. Returns whether it still was that.
+    pub(super) async fn hand_on(&self, seen: &Registered, next: &Registered) -> Result<bool, StoreError> {
+        let mut changed = false;
+        self.change(&seen.subscription.name, |found| {
+            let is_same = |have: &Registered| {
+                have.id() == seen.id()
+                    && have.withheld == seen.withheld
+                    && have.rewound == seen.rewound
+                    && have.isolated == seen.isolated
+                    && have.rejoined == seen.rejoined
+                    && have.handed == seen.handed
+                    && have.stay == seen.stay
+            };
+            let next = found.filter(is_same).map(|have| Registered {
+                withheld: next.withheld.clone(),
+                isolated: next.isolated.clone(),
+                rejoined: next.rejoined.clone(),
+                handed: next.handed.clone(),
+                stay: next.stay,
+                ..have
+            });
+            changed = next.is_some();
+            Ok(next)
+        })
+        .await?;
+        Ok(changed)
+    }
+
     /// Writes a subscription that another place hands over. What the name stands for here since is not written over.
     pub(super) async fn take_over(&self, next: &Registered) -> Result<(), StoreError> {
         let name = &next.subscription.name;

@@ -212,11 +212,11 @@ impl Store {
         }
     }
 
-    async fn retry_stream(&self) -> Result<Stream<()>, StoreError> {
+    pub(super) async fn retry_stream(&self) -> Result<Stream<()>, StoreError> {
         self.stream(self.names.retries()).await
     }
 
-    fn retries_of(&self, registered: &Registered) -> String {
+    pub(super) fn retries_of(&self, registered: &Registered) -> String {
         self.names
             .retry_filter(&registered.id().name, Some(Round::of(registered)))
     }
@@ -385,7 +385,7 @@ impl Store {
     }
 }
 
-fn retries_consumer_name(registered: &Registered) -> String {
+pub(super) fn retries_consumer_name(registered: &Registered) -> String {
     consumer_name(&registered.id().name, Round::of(registered))
 }
 

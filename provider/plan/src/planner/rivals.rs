@@ -48,6 +48,7 @@ pub(super) fn withhold(
                 }
                 continue;
             }
+            Some(Withheld::Migrates(_) | Withheld::Migrated(_)) => continue,
             Some(Withheld::StandsAt(place)) => Some(place),
             None => None,
         };
@@ -74,7 +75,7 @@ pub(super) fn refuse(
 ) -> Result<(), Problem> {
     if let Some(have) = have {
         return match &have.withheld {
-            None | Some(Withheld::MovesTo(_)) => Ok(()),
+            None | Some(Withheld::MovesTo(_) | Withheld::Migrates(_) | Withheld::Migrated(_)) => Ok(()),
             Some(withheld) => Err(withheld.problem(name)),
         };
     }

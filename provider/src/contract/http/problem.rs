@@ -130,9 +130,12 @@ impl From<Problem> for Refused {
             Code::LimitExceeded | Code::InvalidPattern | Code::PatternMatchesNothing | Code::InvalidTenant => {
                 (StatusCode::UNPROCESSABLE_ENTITY, None)
             }
-            Code::BusNotReady | Code::StoreUnavailable | Code::TopologyChanged | Code::SlowReader => {
-                (StatusCode::SERVICE_UNAVAILABLE, Some(SOON_MS))
-            }
+            Code::BusNotReady
+            | Code::BusMoved
+            | Code::BusMigrating
+            | Code::StoreUnavailable
+            | Code::TopologyChanged
+            | Code::SlowReader => (StatusCode::SERVICE_UNAVAILABLE, Some(SOON_MS)),
             _ => (StatusCode::BAD_REQUEST, None),
         };
         let problem = wit::Problem {

@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::{Outgoing, Sent, Store, Stored, Unstored};
 use crate::jetstream::StoreError;
+use crate::jetstream::migrate::MIGRATION;
 use crate::jetstream::refusal::found;
 
 /// How often what is stored anew may be gone again.
@@ -87,6 +88,11 @@ impl Store {
             log.get_raw_message(position.offset).await,
             format!("read event {position}"),
         )?;
-        Ok(event.is_some())
+        if event.is_some() {
+            return Ok(true);
+        }
+        // A store that the bus has left does not hold what the next one answered for, over the link between them.
+        let info = self.stream_info(&self.names.partition(position.partition)).await?;
+        Ok(info.is_some_and(|info| info.config.metadata.contains_key(MIGRATION)))
     }
 }

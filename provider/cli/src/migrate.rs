@@ -1,0 +1,153 @@
+//! `migrate`: a whole bus from one JetStream domain to another, while it runs.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use fanout_plan::migration::Stage;
+use fanout_plan::{JetStreamApi, Policy};
+use fanout_provider::jetstream::{Migration, Store, StreamReport};
+use fanout_transport::Secret;
+use serde_json::json;
+
+use crate::terminal::{json_lines, say};
+use crate::{args, bus};
+
+/// How often progress is shown.
+const EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) async fn migrate(args: &args::Migrate, as_json: bool) -> Result<()> {
+    let policy = bus::policy(&args.policy)?;
+    let (from, to) = tokio::try_join!(store(args, &args.from, &policy), store(args, &args.to, &policy))?;
+    let mut migration = Migration::between(from, to).await?;
+    let stage = migration.stage().await?;
+    let domains = migration.domains();
+    let (from, to) = (domains.0.to_owned(), domains.1.to_owned());
+    if args.back {
+        migration.back().await?;
+        if as_json {
+            return say!("{}", json_lines(&json!({ "bus": policy.bus, "at": from })));
+        }
+        return say!(
+            "bus {} stays in domain {from}; the mirrors in domain {to} are removed",
+            policy.bus
+        );
+    }
+    if stage == Stage::Done {
+        return show(&migration, stage, as_json).await;
+    }
+    migration.check().await?;
+    if stage == Stage::NotBegun {
+        migration.check_room().await?;
+    }
+    if args.dry_run {
+        return show(&migration, stage, as_json).await;
+    }
+    if !as_json {
+        migration = migration.showing(|step| {
+            // Where nobody reads it, the migration goes on.
+            drop(say!("{step}"));
+        });
+    }
+    if stage.goes_back() {
+        migration.copy().await?;
+        // The first time most is copied and compared; what came meanwhile after that, and the rest when it is switched.
+        for _ in 0..2 {
+            wait_for_copies(&migration, as_json).await?;
+            migration.compare().await?;
+        }
+    }
+    let switched = migration.switch(Duration::from_secs(args.drain_seconds)).await?;
+    if as_json {
+        return say!(
+            "{}",
+            json_lines(&json!({ "bus": policy.bus, "from": from, "at": to, "switched": switched }))
+        );
+    }
+    for stream in &switched.streams {
+        say!("{}", line(stream))?;
+    }
+    for (subscription, unsettled) in &switched.subscriptions {
+        say!(
+            "subscription {subscription}: {unsettled} events were delivered and not settled, and are delivered again"
+        )?;
+    }
+    say!(
+        "bus {} is in domain {to}; publishing was refused for {} ms, and nothing was delivered for {} ms. What is in domain {from} stays as it is, and takes nothing more",
+        policy.bus,
+        switched.refused_ms,
+        switched.undelivered_ms
+    )
+}
+
+async fn store(args: &args::Migrate, url: &Secret, policy: &Policy) -> Result<Store> {
+    let mut access = args.how.access()?;
+    url.expose().clone_into(&mut access.urls);
+    let shown = access.shown();
+    let client = fanout_transport::connect(&access, "fanout-migrate")
+        .await
+        .map_err(|e| {
+            let what = bus::why(&e, &shown);
+            anyhow::Error::new(e).context(what)
+        })?;
+    // Each server's own JetStream, whatever the policy says of one of them.
+    let policy = Policy {
+        jetstream: JetStreamApi::default(),
+        ..policy.clone()
+    };
+    let store = Store::new(client, policy);
+    store.answers().await.with_context(|| format!("NATS at {shown}"))?;
+    Ok(store)
+}
+
+/// Waits until every mirror has what its origin had when it was read.
+async fn wait_for_copies(migration: &Migration, as_json: bool) -> Result<()> {
+    let mut said = std::time::Instant::now();
+    loop {
+        let streams = migration.streams().await?;
+        let behind: u64 = streams
+            .iter()
+            .filter(|s| s.messages > 0)
+            .map(|s| s.last.saturating_sub(s.copied_to).min(s.messages))
+            .sum();
+        if behind <= CLOSE {
+            return Ok(());
+        }
+        if said.elapsed() >= EVERY {
+            said = std::time::Instant::now();
+            if !as_json {
+                say!("{behind} messages are still to be copied")?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// So few are copied while publishing is refused.
+const CLOSE: u64 = 500;
+
+async fn show(migration: &Migration, stage: Stage, as_json: bool) -> Result<()> {
+    let (from, to) = migration.domains();
+    let streams = migration.streams().await?;
+    if as_json {
+        return say!(
+            "{}",
+            json_lines(&json!({ "stage": stage.as_str(), "from": from, "to": to, "streams": streams }))
+        );
+    }
+    say!("from domain {from} to domain {to}: {}", stage.as_str())?;
+    for stream in &streams {
+        say!("{}", line(stream))?;
+    }
+    Ok(())
+}
+
+fn line(stream: &StreamReport) -> String {
+    let compared = match stream.compared_to {
+        0 => String::new(),
+        n => format!(", the same message by message up to {n}"),
+    };
+    format!(
+        "stream {}: {} messages up to {}, copied up to {}{compared}",
+        stream.stream, stream.messages, stream.last, stream.copied_to
+    )
+}
