@@ -1,6 +1,7 @@
 //! The end of a round: what the store holds and what the bus says, once all is quiet.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,7 @@ pub(crate) async fn tell(world: &World, operator: &Operator, status: &BusStatus)
 }
 
 /// Keeps what the store says of its consumers, where something is left: what is wrong is seen there, and gone with the round.
-pub(crate) async fn keep_consumers(world: &World, status: &BusStatus) -> Result<()> {
+pub(crate) async fn keep_consumers(world: &World, status: &BusStatus, folder: &Path) -> Result<()> {
     if status.subscriptions.iter().all(|s| s.backlog() == Some(0)) {
         return Ok(());
     }
@@ -88,7 +89,7 @@ pub(crate) async fn keep_consumers(world: &World, status: &BusStatus) -> Result<
         all.insert(stream, asked.await.context("the consumers can't be listed")?);
     }
     let text = serde_json::to_vec_pretty(&(&all, status))?;
-    std::fs::write(world.folder.join("left.json"), text).context("what is left can't be written")
+    std::fs::write(folder.join("left.json"), text).context("what is left can't be written")
 }
 
 async fn stored(js: &jetstream::Context, partition: u32, stream: &str, recorder: &Arc<Recorder>) -> Result<()> {

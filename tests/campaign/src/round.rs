@@ -33,7 +33,7 @@ pub(crate) async fn run(schedule: &Schedule, folder: &Path, means: Means, events
     let recorder = Arc::new(Recorder::begin(&history)?);
     let stores = tempfile::tempdir()?;
     let mut world = World::start(schedule, stores.path(), Arc::clone(&recorder), means).await?;
-    let done = in_world(&mut world, schedule, events).await;
+    let done = in_world(&mut world, schedule, events, folder).await;
     recorder.flush()?;
     keep_logs(&world, folder);
     drop(world);
@@ -46,7 +46,7 @@ pub(crate) async fn run(schedule: &Schedule, folder: &Path, means: Means, events
     })
 }
 
-async fn in_world(world: &mut World, schedule: &Schedule, events: Option<u64>) -> Result<()> {
+async fn in_world(world: &mut World, schedule: &Schedule, events: Option<u64>, folder: &Path) -> Result<()> {
     let guest = Current::default();
     let operator = Operator::new(
         Arc::clone(&world.recorder),
@@ -72,7 +72,7 @@ async fn in_world(world: &mut World, schedule: &Schedule, events: Option<u64>) -
     let status = ending::drained(&operator).await;
     programs.stop().await;
     let status = status.context("the bus has no status at the end")?;
-    ending::keep_consumers(world, &status).await?;
+    ending::keep_consumers(world, &status, folder).await?;
     ending::tell(world, &operator, &status).await
 }
 
