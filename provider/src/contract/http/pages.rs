@@ -19,6 +19,8 @@ macro_rules! pages {
 pages! {
     "account-limit",
     "at-another-place",
+    "backup-conflict",
+    "backup-damaged",
     "body-too-large",
     "bus-migrating",
     "bus-moved",
