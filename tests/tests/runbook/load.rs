@@ -220,7 +220,7 @@ pub(crate) async fn fill(world: &World) {
             .data(data.clone());
         match bus.publish(&event).await {
             Ok(_) => {}
-            Err(error) if error.code.to_string() == "store-full" => return,
+            Err(error) if error.code == "store-full" => return,
             // Its leader may change meanwhile: the next says the same.
             Err(error) => assert!(error.is_transient(), "{error}"),
         }
