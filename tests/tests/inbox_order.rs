@@ -125,7 +125,7 @@ async fn a_fetch_finds_the_owner_from_any_instance() {
 /// A secret that is deleted is put back by who knows it, and one that an instance made meanwhile is taken over by all: fetches
 /// and settlements meet any instance, and most are not the owner.
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_agree_again_after_their_secret_was_deleted() {
+async fn instances_agree_again_after_their_secret_was_deleted_or_overwritten() {
     const IN_A_ROW: usize = 16;
     let mut bench = Bench::start(&[("ordering", "tenant")], &links()).await;
     bench.add_provider().await;
@@ -157,10 +157,13 @@ async fn instances_agree_again_after_their_secret_was_deleted() {
     let js = async_nats::jetstream::new(bench.client().clone());
     let registry = js.get_stream("KV_fanout_payments_registry").await.unwrap();
     all_agree().await;
-    for _ in 0..2 {
-        let secret = "$KV.fanout_payments_registry.inbox.secret";
-        let purged = registry.purge().filter(secret).await.unwrap();
-        assert_eq!(purged.purged, 1);
+    let secret = "$KV.fanout_payments_registry.inbox.secret";
+    for is_deleted in [true, false] {
+        match is_deleted {
+            true => assert_eq!(registry.purge().filter(secret).await.unwrap().purged, 1),
+            // What is no secret is taken by nobody.
+            false => drop(js.publish(secret, "no secret".into()).await.unwrap().await.unwrap()),
+        }
         // It needs one at once, and makes its own.
         bench.add_provider().await;
         all_agree().await;

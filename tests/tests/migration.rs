@@ -12,7 +12,7 @@ use fanout_plan::Policy;
 use fanout_plan::document::Document;
 use fanout_plan::migration::Stage;
 use fanout_provider::jetstream::{Migration, MigrationStep as Step, Store};
-use fanout_tests::{ANYONE_HERE, Cli, Served, free_ports};
+use fanout_tests::{ANYONE_HERE, Cli, SERVED_POLICY, Served, free_ports};
 use fanout_transport::testing::{NatsServer, NatsSettings};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -21,18 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(20);
 const LISTEN: [&str; 2] = ["--listen", "tcp://127.0.0.1:0"];
 
-const POLICY: &str = "\
-bus = \"payments\"
-subject = \"payments.{tenant}.webhook.{event-type}\"
-
-[delivery]
-deadline = \"500ms\"
-ack-wait = \"2s\"
-
-[retry]
-schedule = [\"20ms\"]
-max-attempts = 3
-
+/// So that two buses fit the servers of a test.
+const SIZES: &str = "
 [retention]
 max-bytes = \"64MiB\"
 
@@ -58,7 +48,7 @@ fn policy_of(more: &str) -> String {
     let declared = DECLARED.map(|(name, event_type)| {
         format!("\n[subscriptions.{name}]\nneed = \"durable\"\ncomponent = \"caller:anyone\"\nevent-types = [\"{event_type}\"]\n")
     });
-    format!("{more}{POLICY}{ANYONE_HERE}{}", declared.concat())
+    format!("{more}{SERVED_POLICY}{SIZES}{ANYONE_HERE}{}", declared.concat())
 }
 
 async fn server(domain: &str, jetstream: &str, leafnodes: &str) -> NatsServer {
@@ -580,7 +570,9 @@ async fn what_can_not_go_is_refused_and_nothing_is_changed() {
     assert!(code == 1, "the copies are no bus: {err}");
     let other = [Cli::new(old.url()), Cli::new(old.url())];
     let by_bytes = other[0].policy(&format!("{}\n[quota]\nmax-bytes = \"1MiB\"\n", policy_of("")));
-    let queue = other[1].policy(&format!("topology = \"work-queue\"\n{POLICY}{ANYONE_HERE}"));
+    let queue = other[1].policy(&format!(
+        "topology = \"work-queue\"\n{SERVED_POLICY}{SIZES}{ANYONE_HERE}"
+    ));
     for policy in [&by_bytes, &queue] {
         let (code, _, err) = migrate(&cli, policy, &old, &apart, &[]);
         assert!(code == 1 && err.contains("not-migratable"), "{err}");

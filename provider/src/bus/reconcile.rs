@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fanout_plan::layout;
 use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
@@ -11,7 +11,6 @@ use fanout_plan::policy::Durability;
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::StreamSpec;
 use fanout_plan::{Code, Policy, Problem, Settings, SubscriptionName, TenantId};
-use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::Bus;
@@ -19,7 +18,7 @@ use super::requests::Batch;
 use super::runs::Runs;
 use crate::clock;
 use crate::delivery::{Context, Health};
-use crate::inbox::fresh_secret;
+use crate::inbox::read_secret;
 use crate::jetstream::{Promise, Store, StoreError};
 use crate::target::Subscriber;
 use crate::telemetry::instruments::{Reconciled, StoreOperation};
@@ -45,18 +44,13 @@ struct Brought {
     no_place: Option<Problem>,
 }
 
-/// How long it may take to read with which secret it is written who published an event.
-const SECRET_WITHIN: Duration = Duration::from_secs(2);
-
 /// Has it known with which secret it is written who published an event. Events go on without that.
 async fn publishers_are_known(store: &Store) {
-    let fresh = match fresh_secret() {
-        Ok(fresh) => fresh,
-        Err(error) => return warn!(%error, "it is not written down who publishes events"),
-    };
-    let read = timeout(SECRET_WITHIN, store.read_secret(&fresh)).await;
-    if let Err(error) = read.unwrap_or_else(|e| Err(StoreError::when("read the secret in time")(e))) {
-        warn!(%error, "it is not written down who publishes events, until the secret is read that the bus's instances share");
+    if let Err(problem) = read_secret(store).await {
+        warn!(
+            code = %problem.code,
+            "{}; it is not written down who publishes events until then", problem.message
+        );
     }
 }
 

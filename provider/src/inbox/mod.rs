@@ -22,6 +22,7 @@ use fanout_plan::subscription::{Need, Reach};
 use fanout_plan::{Code, Problem, SubscriptionName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OnceCell, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use tracing::debug;
 
 pub(crate) use fetch::caught_up;
@@ -40,6 +41,8 @@ const MAX_DELIVERIES: usize = 1_000;
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(8);
 /// The most bytes of events in one fetch.
 pub(crate) const MAX_BYTES: u64 = 8 << 20;
+/// How long the secret that instances share may take to be read.
+const SECRET_WITHIN: Duration = Duration::from_secs(2);
 /// The same when the caller says nothing.
 pub(crate) const DEFAULT_BYTES: u64 = 1 << 20;
 /// Fetches of one subscription that wait at once, at this instance. One more receives what is there, or is refused.
@@ -199,20 +202,32 @@ async fn admit_here(context: &Context, settler: &Settler, message: Message) -> O
     admit(context, settler, partition, message).await
 }
 
-/// The secret that a bus's instances share.
+/// The secret that a bus's instances share; it is read where it was not yet.
 pub(crate) async fn secret(store: &Store) -> Result<Bytes, Problem> {
-    if let Some(secret) = store.secret() {
-        return Ok(secret);
+    if store.secret().is_none() {
+        read_secret(store).await?;
     }
+    store.secret().ok_or_else(|| secret_is_not_read(store))
+}
+
+/// Reads it, also again; where there is none it is made or put back.
+pub(crate) async fn read_secret(store: &Store) -> Result<(), Problem> {
     let fresh = token::fresh_secret().map_err(|e| Problem::new(Code::BusNotReady, e.to_string()))?;
-    store.read_secret(&fresh).await.map_err(unavailable)?;
-    let nothing = || {
-        Problem::new(
-            Code::BusNotReady,
-            "the secret that instances share is not read yet: try again",
-        )
-    };
-    store.secret().ok_or_else(nothing)
+    let read = timeout(SECRET_WITHIN, store.read_secret(&fresh)).await;
+    match read {
+        Ok(read) => read.map_err(unavailable),
+        Err(_) => Err(secret_is_not_read(store)),
+    }
+}
+
+fn secret_is_not_read(store: &Store) -> Problem {
+    Problem::new(
+        Code::BusNotReady,
+        format!(
+            "bus {}: the secret that its instances share was not read within {SECRET_WITHIN:?}: try again; see whether this instance reaches its JetStream",
+            store.policy().bus
+        ),
+    )
 }
 
 /// What the store did not do for a subscription.

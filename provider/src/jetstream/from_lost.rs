@@ -73,12 +73,7 @@ impl Store {
     /// # Errors
     /// When the place that has it answers, nothing is known of it, it can't be at that place, or that place can't be changed.
     pub async fn take_from_lost(&self, name: &SubscriptionName, to: &PlaceName) -> Result<WentOn, StoreError> {
-        let places = self.policy.places.as_ref().ok_or_else(|| {
-            refused(
-                Code::ConflictingSettings,
-                "the policy has no places: there is nowhere to move a subscription to".to_owned(),
-            )
-        })?;
+        let places = self.places_to_move(name)?;
         let next = self.store_at(places, to)?;
         let have = next.registered(name).await?;
         if have.as_ref().is_some_and(|have| have.withheld.is_none()) {

@@ -76,12 +76,7 @@ impl Store {
         to: &PlaceName,
         within: Duration,
     ) -> Result<HandedOver, StoreError> {
-        let places = self.policy.places.as_ref().ok_or_else(|| {
-            refused(
-                Code::ConflictingSettings,
-                "the policy has no places: there is nowhere to move a subscription to".to_owned(),
-            )
-        })?;
+        let places = self.places_to_move(name)?;
         let next = self.store_at(places, to)?;
         let have = next.registered(name).await?;
         let mut found = None;
@@ -213,6 +208,19 @@ impl Store {
             retries: 0,
             dead_letters: 0,
             stood_still: Duration::ZERO,
+        })
+    }
+
+    /// The places that a subscription can be moved between.
+    pub(super) fn places_to_move(&self, name: &SubscriptionName) -> Result<&Places, StoreError> {
+        self.policy.places.as_ref().ok_or_else(|| {
+            refused(
+                Code::ConflictingSettings,
+                format!(
+                    "subscription {name} can't be moved: the policy of bus {} has no places; name them as `[places.NAME]`",
+                    self.policy.bus
+                ),
+            )
         })
     }
 

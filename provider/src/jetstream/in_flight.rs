@@ -1,24 +1,12 @@
-//! Fetched deliveries in flight: read again, and the secret of the tokens that stand for them.
+//! Fetched deliveries in flight, read again.
 
-use async_nats::jetstream::{self, kv};
+use async_nats::jetstream;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use fanout_plan::Position;
 
 use super::refusal::found;
 use super::{Store, StoreError};
-
-/// The registry's entry that holds the secret of the tokens. With a dot, it is no subscription's name.
-pub(super) const SECRET: &str = "inbox.secret";
-/// Its bytes.
-pub(crate) const SECRET_BYTES: usize = 32;
-/// How often it is tried to keep the secret, if others change it meanwhile.
-const RACES: u32 = 5;
-
-/// Whether these bytes can be the secret: what somebody else wrote there is none.
-pub(super) fn is_secret(bytes: &[u8]) -> bool {
-    bytes.len() == SECRET_BYTES
-}
 
 impl Store {
     /// A message of the log, or of the retries, as a consumer delivered it, read again; `None` once it is gone.
@@ -76,28 +64,4 @@ impl Store {
             context: jetstream::Context::clone(&self.js),
         }
     }
-}
-
-/// The secret that the sharers of a bucket have: the one that is there, or `ours`, which is put there where there is none, or
-/// what is there is none.
-pub(crate) async fn shared_secret(bucket: &kv::Store, ours: Bytes) -> Result<Bytes, StoreError> {
-    for _ in 0..RACES {
-        let found = bucket
-            .entry(SECRET)
-            .await
-            .map_err(StoreError::when("read the secret that instances share"))?;
-        let revision = match found {
-            Some(entry) if is_secret(&entry.value) => return Ok(entry.value),
-            Some(entry) => entry.revision,
-            None => 0,
-        };
-        match bucket.update(SECRET, ours.clone(), revision).await {
-            Ok(_) => return Ok(ours),
-            Err(e) if e.kind() == kv::UpdateErrorKind::WrongLastRevision => {}
-            Err(e) => return Err(StoreError::when("keep the secret that instances share")(e)),
-        }
-    }
-    Err(StoreError::when("keep the secret that instances share")(
-        "others change it all the time",
-    ))
 }

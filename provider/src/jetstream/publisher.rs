@@ -4,19 +4,14 @@
 //! It is written when the bus takes an event, and goes along wherever the event goes: among those that are scheduled, those that wait
 //! for a retry, and the dead letters. Subscribers are not given it.
 
-use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
-
 use async_nats::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use fanout_plan::publisher::{self, PublishedBy, Publisher, Stated};
 use fanout_plan::{Attributes, publisher::HEADER};
 use ring::{hkdf, hmac};
 
-use super::in_flight::{SECRET, is_secret, shared_secret};
-use super::{DeadLetter, LogEvent, Store, StoreError};
+use super::{DeadLetter, LogEvent, Store};
 
 /// Bytes of a tag: half of what HMAC-SHA256 gives, which is more than anybody guesses.
 const TAG_BYTES: usize = 16;
@@ -27,33 +22,10 @@ const PURPOSE: &[u8] = b"fanout publisher";
 /// Bytes of a key's name.
 const NAME_BYTES: usize = 6;
 
-/// The secret that the bus's instances share, once it was read, and the key of tags that is made of it.
-#[derive(Clone, Default)]
-pub(super) struct SharedSecret(Arc<RwLock<Option<Arc<Key>>>>);
-
 /// A key, and the name by which it is known which one made a tag: a registry that was made again has another secret.
-struct Key {
-    secret: Bytes,
+pub(super) struct Key {
     key: hmac::Key,
     name: String,
-}
-
-impl SharedSecret {
-    fn get(&self) -> Option<Arc<Key>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, secret: Bytes) -> Arc<Key> {
-        let key = Arc::new(Key::of(secret));
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&key));
-        key
-    }
-}
-
-impl fmt::Debug for SharedSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedSecret([redacted])")
-    }
 }
 
 /// What goes beside an event besides its attributes.
@@ -78,32 +50,11 @@ impl Store {
         self.secret.get().is_some()
     }
 
-    /// Reads the secret that the bus's instances share: tokens and requests of one to another are sealed with it, and it is written
-    /// with it who published an event. The first instance makes it. Where it was deleted, whoever knows it puts it back; one
-    /// that another has put there is taken over.
-    pub(crate) async fn read_secret(&self, fresh: &[u8]) -> Result<(), StoreError> {
-        let secret = match self.known_secret().await? {
-            Some(secret) => secret,
-            None => {
-                let ours = self.secret().unwrap_or_else(|| Bytes::copy_from_slice(fresh));
-                shared_secret(&self.bucket(&self.names.registry()).await?, ours).await?
-            }
-        };
-        if self.secret().as_ref() != Some(&secret) {
-            self.secret.set(secret);
-        }
-        Ok(())
-    }
-
-    /// The secret that the bus's instances share, as it was read last.
-    pub(crate) fn secret(&self) -> Option<Bytes> {
-        Some(self.secret.get()?.secret.clone())
-    }
-
     /// What is written beside an event about who publishes it; `None` while the secret is not read.
     pub(crate) fn state_publisher(&self, publisher: &Publisher, event: &Attributes, data: &[u8]) -> Option<String> {
         let line = publisher.line();
-        let key = self.secret.get()?;
+        let known = self.secret.get()?;
+        let key = &known.key;
         let tag = key.tag(&line, event, data);
         let tag = URL_SAFE_NO_PAD.encode(&tag.as_ref()[..TAG_BYTES]);
         Some(publisher::with_tag(&line, &key.name, &tag))
@@ -131,14 +82,15 @@ impl Store {
             return PublishedBy::Unknown;
         };
         let unverified = |reason: String| PublishedBy::Unverified { reason };
-        let key = match self.secret.get() {
-            Some(key) => key,
-            None => match self.known_secret().await {
+        let known = match self.secret.get() {
+            Some(known) => known,
+            None => match self.kept_secret().await {
                 Ok(Some(secret)) => self.secret.set(secret),
                 Ok(None) => return unverified("the secret that the bus's instances share is not there".to_owned()),
                 Err(error) => return unverified(format!("{error}: try again")),
             },
         };
+        let key = &known.key;
         if key.name != stated.key {
             return unverified("it was written with another secret than the bus has now".to_owned());
         }
@@ -148,19 +100,11 @@ impl Store {
             None => PublishedBy::NotBelieved,
         }
     }
-
-    /// The secret, where there is one.
-    async fn known_secret(&self) -> Result<Option<Bytes>, StoreError> {
-        let registry = self.names.registry();
-        let subject = format!("$KV.{registry}.{SECRET}");
-        let found = self.last_message(format!("KV_{registry}"), &subject).await?;
-        Ok(found.map(|message| message.payload).filter(|secret| is_secret(secret)))
-    }
 }
 
 impl Key {
-    fn of(secret: Bytes) -> Self {
-        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &secret);
+    pub(super) fn of(secret: &[u8]) -> Self {
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret);
         let purpose = [PURPOSE];
         let key = match prk.expand(&purpose, hmac::HMAC_SHA256) {
             Ok(okm) => hmac::Key::from(okm),
@@ -170,7 +114,6 @@ impl Key {
         Self {
             name: URL_SAFE_NO_PAD.encode(&name.as_ref()[..NAME_BYTES]),
             key,
-            secret,
         }
     }
 

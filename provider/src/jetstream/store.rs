@@ -24,8 +24,8 @@ use tracing::{debug, warn};
 use super::floors::settled_to;
 use super::observe::moment;
 use super::publish::Together;
-use super::publisher::SharedSecret;
 use super::refusal::{found, there};
+use super::secret::SharedSecret;
 use super::time::StoreTime;
 
 /// How long any request to the store's API may take.

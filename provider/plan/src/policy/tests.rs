@@ -13,6 +13,22 @@ pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
     all
 }
 
+/// One call takes 16 MiB: an event that no call can carry could be accepted by nobody, and fetched by nobody.
+#[test]
+fn the_largest_event_fits_a_call() {
+    let policy = |size: &str| {
+        let settings = settings(&[
+            ("subject", "p.{tenant}.{event-type}"),
+            ("bus", "payments"),
+            ("event.max-bytes", size),
+        ]);
+        Policy::from_settings("bus", &settings)
+    };
+    assert_eq!(policy("12MiB").unwrap().max_event_bytes, 12 << 20);
+    let refused = format!("{:?}", policy("13MiB").unwrap_err());
+    assert!(refused.contains("event.max-bytes"), "{refused}");
+}
+
 #[test]
 fn two_settings_are_enough() {
     let policy = Policy::from_settings("policy", &settings(&[])).unwrap();

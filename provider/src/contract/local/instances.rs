@@ -21,7 +21,7 @@ use fanout_wit::types::{FetchedDeliveries, InboxError, SettleError, SettlementOu
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Local;
 use super::fetching::{Lease, settle_here};
@@ -41,8 +41,8 @@ pub(super) const ANSWERS_IN: Duration = Duration::from_secs(4);
 const HOLDS: Duration = Duration::from_secs(30);
 /// How long after they could not be served the other instances are served again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long it is until the store is looked at again, at least, because instances do not take each other's requests.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long it is until the secret is read again, at least, because instances do not take each other's requests.
+const READ_AGAIN: Duration = Duration::from_secs(2);
 /// Requests to other instances at once: every fetch that may wait here, and settlements.
 const CALLS: usize = inbox::WAITING_OF_ALL + 1_024;
 
@@ -118,7 +118,7 @@ impl Local {
         };
         // It may know another secret.
         if let (Error::Remote(_), Ok(store)) = (&error, self.bus.view().store()) {
-            self.look_again(store);
+            self.read_secret_again(store);
         }
         let name = name.plain();
         Err(Problem::new(
@@ -127,13 +127,18 @@ impl Local {
         ))
     }
 
-    /// Has the store looked at again, since another instance may have read another secret than this one: but not each time that
-    /// somebody sends what is no request.
-    fn look_again(&self, store: &Store) {
-        let mut looked_again = self.looked_again.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked_again.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
-            *looked_again = Some(Instant::now());
-            store.is_amiss();
+    /// Has the secret read again, since another instance may have read another one: but not each time that somebody sends what is
+    /// no request, and nothing else is done for it.
+    fn read_secret_again(&self, store: &Store) {
+        let mut read_again = self.secret_read_again.lock().unwrap_or_else(PoisonError::into_inner);
+        if read_again.is_none_or(|at| at.elapsed() >= READ_AGAIN) {
+            *read_again = Some(Instant::now());
+            let store = store.clone();
+            tokio::spawn(async move {
+                if let Err(problem) = inbox::read_secret(&store).await {
+                    debug!(code = %problem.code, "{}", problem.message);
+                }
+            });
         }
     }
 
@@ -220,7 +225,7 @@ impl Guard for Owner {
         if begins.is_some_and(|begins| self.opened::<IgnoredAny>(&first[begins..]).is_ok()) {
             return Ok(caller);
         }
-        self.local.look_again(&self.store);
+        self.local.read_secret_again(&self.store);
         self.refused
             .count(|| format!("{func}: not sealed by an instance of the bus, or too old"));
         Err(Refusal::Failure("only instances of the bus are served here".to_owned()))

@@ -34,8 +34,8 @@ pub(super) struct Local {
     bus: Bus,
     /// What seals the inbox's tokens, and what instances say to each other.
     seal: Arc<Mutex<Option<KeptSeal>>>,
-    /// When the store was last looked at again because instances did not take each other's requests.
-    looked_again: Arc<Mutex<Option<Instant>>>,
+    /// When the secret was last read again because instances did not take each other's requests.
+    secret_read_again: Arc<Mutex<Option<Instant>>>,
     /// Over which the bus's other instances are reached.
     instances: Lattice,
 }
@@ -46,7 +46,7 @@ impl Local {
             instances: instances::connect(bus.lattice()).await?,
             bus,
             seal: Arc::default(),
-            looked_again: Arc::default(),
+            secret_read_again: Arc::default(),
         })
     }
 }

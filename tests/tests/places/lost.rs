@@ -1,0 +1,135 @@
+//! A subscription that goes on elsewhere while its place is lost.
+
+use super::*;
+
+impl Place {
+    /// Has a subscription go on here while its place is lost.
+    fn takes_from_lost(&self) -> (i32, String, String) {
+        let args = ["billing", "--to", self.name, "--from-lost", "--place", self.name];
+        self.cli.run(&["--json", "move"], &self.policy, &args)
+    }
+
+    /// Both the instance and its servers are killed.
+    fn is_lost(&mut self) {
+        self.served.kill();
+        self.nats.kill();
+    }
+
+    /// What they had stored is there again.
+    async fn comes_back(&mut self) {
+        self.nats.restart().await;
+        let args = ["--listen", "tcp://127.0.0.1:0", "--place", self.name];
+        self.served = Served::start(&self.nats.url(), &self.policy, &args);
+        self.bus = connect(&self.served.listen[0]).await.unwrap();
+    }
+
+    /// Waits until this place knows how far a subscription has come at another: so many events are settled, and so many of them wait
+    /// for a retry.
+    async fn knows(&self, place: &str, settled: u64, waiting: usize) {
+        let jetstream = async_nats::jetstream::new(self.nats.client().await);
+        let bucket = jetstream.get_key_value("fanout_payments_attempts").await.unwrap();
+        eventually(
+            "it is known here how far the other place's subscription has come",
+            || async {
+                let value = bucket.get(format!("{place}.elsewhere.billing")).await.unwrap()?;
+                let known: LastKnown = serde_json::from_slice(&value).unwrap();
+                let to: u64 = known.given.iter().map(|given| given.to).sum();
+                (to == settled && known.waiting() == waiting).then_some(())
+            },
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
+    let (link, mut frankfurt, shop) = joined("").await;
+    drop(frankfurt.subscribe(Subscription::durable("audit")).await);
+    let mut billing = frankfurt.subscribe(Subscription::declared("billing")).await;
+    tokio::join!(frankfurt.publish(0, 0..20), shop.publish(100_000, 0..20));
+    let mut handled = BTreeSet::new();
+    for _ in 0..40 {
+        let delivery = billing.recv().await.unwrap().unwrap();
+        let id = delivery.event().id.clone();
+        if id == "frankfurt-007" {
+            delivery
+                .retry_after(Duration::from_secs(3_600), "not now")
+                .await
+                .unwrap();
+        } else {
+            delivery.ack().await.unwrap();
+            handled.insert(id);
+        }
+    }
+    shop.knows("frankfurt", 40, 1).await;
+    let (code, out, err) = shop.takes_from_lost();
+    assert!(code != 0 && err.contains("place-not-lost"), "{out}{err}");
+
+    // It goes on alone for a while, and is gone then.
+    link.cut();
+    eventually("the link is cut", || async { (link.connections() == 0).then_some(()) }).await;
+    frankfurt.publish(0, 20..23).await;
+    let alone = take(&mut billing, 3).await;
+    assert_eq!(of("frankfurt", &alone), numbered("frankfurt", 20..23));
+    frankfurt.is_lost();
+    drop(billing);
+    link.heal();
+    shop.publish(100_000, 20..30).await;
+    shop.notices("place-unreachable", "audit, billing").await;
+    let second = shop.bus.subscribe(Subscription::durable("audit")).await.unwrap_err();
+    assert!(second.message.contains("--from-lost"), "it is not made anew: {second}");
+    let (code, out, err) = shop.takes_from_lost();
+    assert_eq!(code, 0, "{out}{err}");
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(said["from"], "frankfurt", "{out}");
+    assert_eq!(
+        (&said["may_come_again"], &said["retries"]),
+        (&10.into(), &1.into()),
+        "{out}"
+    );
+    let (code, out, err) = shop.takes_from_lost();
+    assert!(
+        code == 0 && out.contains("\"from\": null"),
+        "the same again does nothing: {out}{err}"
+    );
+
+    // What was settled does not come again. What waited for a retry comes, and what came since.
+    eventually("its instance delivers it", || async {
+        let log = shop.served.log();
+        let begun = log
+            .lines()
+            .any(|line| line.contains("delivering") && line.contains("billing"));
+        begun.then_some(())
+    })
+    .await;
+    let mut goes_on = shop.subscribe(Subscription::declared("billing")).await;
+    let given = take(&mut goes_on, 11).await;
+    assert_eq!(of("frankfurt", &given), ["frankfurt-007"]);
+    assert_eq!(of("shop", &given), numbered("shop", 20..30));
+
+    // The place that comes back finds it elsewhere, and lets it go. What it alone had comes to where the subscription is.
+    frankfurt.comes_back().await;
+    eventually("the place that comes back lets the subscription go", || async {
+        let status = frankfurt.status();
+        let at = status.place.as_ref()?.moved.get(&"billing".parse().unwrap())?.clone();
+        (at.as_str() == "shop" && status.subscription("billing").is_none()).then_some(())
+    })
+    .await;
+    eventually("it says so", || async {
+        frankfurt.served.log().contains("at-another-place").then_some(())
+    })
+    .await;
+    let refused = frankfurt
+        .bus
+        .subscribe(Subscription::durable("billing"))
+        .await
+        .unwrap_err();
+    assert!(refused.message.contains("shop"), "{refused}");
+    tokio::join!(frankfurt.publish(0, 23..30), shop.publish(100_000, 30..40));
+    let given = take(&mut goes_on, 20).await;
+    assert_eq!(of("frankfurt", &given), numbered("frankfurt", 20..30), "once each");
+    assert_eq!(of("shop", &given), numbered("shop", 30..40));
+    for place in [&frankfurt, &shop] {
+        assert!(!place.served.log().contains("panicked"));
+    }
+}

@@ -1,0 +1,119 @@
+//! A place that joins, and one that is retired.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_joins_two_others_and_is_retired() {
+    let port = free_ports(1)[0];
+    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
+    let remote = format!("remotes: [ {{ url: \"nats://app:app@127.0.0.1:{port}\", account: APP }} ]");
+    let (leaf, third) = tokio::join!(server("shop", remote.clone()), server("virginia", remote));
+    let frankfurt = Place::open("frankfurt", hub, &three_places(1, None)).await;
+    let shop = Place::open("shop", leaf, &three_places(1, None)).await;
+    frankfurt.publish(0, 0..60).await;
+    shop.mirrors_the_other().await;
+
+    // It joins: it has all that was there, and says so. Until the others know of it, they say that theirs is the older policy.
+    let virginia = Place::open("virginia", third, &three_places(2, Some(""))).await;
+    eventually("the place that joins has caught up", || async {
+        let (code, said) = virginia.says(&["status"], &[]);
+        assert_eq!(code, 0, "{said}");
+        (said.matches("has caught up").count() == 2 && said.contains("has all up to 0/60")).then_some(())
+    })
+    .await;
+    virginia.notices("older-policy", "bring place").await;
+    for place in [&frankfurt, &shop] {
+        place.is_brought_to(&three_places(2, Some(""))).await;
+    }
+    let mut stock = virginia.subscribe(Subscription::declared("stock")).await;
+    virginia.publish(200_000, 0..20).await;
+    let first = stock.recv().await.unwrap().unwrap();
+    first.dead_letter("not this one").await.unwrap();
+    take(&mut stock, 19).await;
+    drop(stock);
+
+    // An instance that is connected to another place's servers is told.
+    let mistaken = ["--listen", "tcp://127.0.0.1:0", "--place", "frankfurt"];
+    let policy = shop.policy.with_file_name("mistaken.toml");
+    std::fs::write(&policy, three_places(2, Some(""))).unwrap();
+    let mistaken = Served::start(&shop.nats.url(), &policy, &mistaken);
+    eventually("an instance at other servers is told", || async {
+        mistaken.log().contains("place-conflict").then_some(())
+    })
+    .await;
+    drop(mistaken);
+
+    // Taken out as it is, it would take along what is at it.
+    let out = frankfurt.policy.with_file_name("without.toml");
+    std::fs::write(&out, three_places(3, None)).unwrap();
+    let take_out = || frankfurt.cli.run(&["apply"], &out, &["--place", "frankfurt"]);
+    let (code, said, err) = take_out();
+    assert!(
+        code != 0 && err.contains("would-lose-events") && err.contains("stock"),
+        "{said}{err}"
+    );
+
+    for place in [&frankfurt, &shop, &virginia] {
+        place.is_brought_to(&three_places(3, Some("retired = true"))).await;
+    }
+    let event = Event::new("acme", "invoice.paid", "one-more").source("virginia");
+    let refused = virginia.bus.publish(&event).await.unwrap_err();
+    assert_eq!(refused.code, "place-retired", "{refused}");
+    assert!(refused.message.contains("frankfurt, shop"), "{refused}");
+    let status = frankfurt.status();
+    let retiring = &status.place.as_ref().unwrap().retiring[0];
+    assert!(
+        !retiring.may_be_removed && retiring.subscriptions.len() == 1,
+        "{retiring}"
+    );
+    frankfurt.notices("place-retired", "(stock)").await;
+    for verb in ["check", "plan", "apply"] {
+        let (_, said) = frankfurt.says(&[verb], &["--nats", &frankfurt.nats.url()]);
+        assert!(
+            said.contains("place-retired") && said.contains("(stock)"),
+            "{verb}: {said}"
+        );
+    }
+    let (code, said) = shop.says(&["move"], &["billing", "--to", "virginia"]);
+    assert!(code != 0 && said.contains("place-retired"), "{said}");
+
+    // Its subscription goes; its dead letter stays, and both places say where.
+    let (code, said) = virginia.says(&["move"], &["stock", "--to", "frankfurt"]);
+    assert!(code == 0 && said.contains("1 dead letters stay"), "{said}");
+    frankfurt.notices("at-another-place", "moves nothing").await;
+    let status = frankfurt.status();
+    let letters = &status.subscription("stock").unwrap().dead_letters_elsewhere;
+    assert_eq!(letters.get(&"virginia".parse().unwrap()), Some(&1));
+    let (_, said) = frankfurt.says(&["errors"], &[]);
+    assert!(said.contains("stayed at place virginia"), "{said}");
+    let orphaned = virginia.status().orphaned_dead_letters.unwrap();
+    assert_eq!(
+        orphaned[0].moved_to.as_ref().map(|place| place.as_str()),
+        Some("frankfurt")
+    );
+
+    // What is its own to handle is still to be handled there.
+    let left = frankfurt.status().place.unwrap().retiring.remove(0);
+    assert_eq!((left.not_handled, left.may_be_removed), (20, false), "{left}");
+    let mut local = virginia.subscribe(Subscription::declared("local")).await;
+    take(&mut local, 20).await;
+
+    // Everything of it is at the others: it may go, and what it had stays there.
+    eventually("it may be taken out", || async {
+        let status = frankfurt.status();
+        status.place?.retiring[0].may_be_removed.then_some(())
+    })
+    .await;
+    let (_, said) = frankfurt.says(&["explain"], &["--nats", &frankfurt.nats.url()]);
+    assert!(said.contains("may be taken out of the policy"), "{said}");
+    let without = three_places(4, None);
+    for place in [&frankfurt, &shop] {
+        place.is_brought_to(&without).await;
+    }
+    let mut all = frankfurt.subscribe(Subscription::backfill("all", Start::First)).await;
+    let taken = take(&mut all, 80).await;
+    assert_eq!(of("virginia", &taken), numbered("virginia", 0..20));
+    for place in [&frankfurt, &shop, &virginia] {
+        assert!(!place.served.log().contains("panicked"));
+    }
+}
