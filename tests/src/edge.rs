@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use fanout_transport::testing::{NatsServer, NatsSettings};
 
+use crate::served::with_long_leases;
 use crate::{ANYONE_HERE, Bench, LinkTo, SERVED_POLICY, Served, eventually, stored};
 
 /// A hub and an edge.
@@ -24,15 +25,24 @@ impl EdgeWorld {
         Self::on(NatsSettings::default(), links).await
     }
 
+    /// The same at a bus whose leases outlast a test.
+    pub async fn with_long_leases(links: &[LinkTo]) -> Self {
+        Self::under(&with_long_leases(), NatsSettings::default(), links).await
+    }
+
     /// The same with a server for the edge's lattice that is made so.
     ///
     /// # Panics
     /// If there is no room for a policy.
     pub async fn on(lattice: NatsSettings, links: &[LinkTo]) -> Self {
+        Self::under(&format!("{SERVED_POLICY}{ANYONE_HERE}"), lattice, links).await
+    }
+
+    async fn under(text: &str, lattice: NatsSettings, links: &[LinkTo]) -> Self {
         let hub_nats = NatsServer::start().await;
         let folder = tempfile::tempdir().expect("there is room for a policy");
         let policy = folder.path().join("policy.toml");
-        std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}")).expect("a policy can be written");
+        std::fs::write(&policy, text).expect("a policy can be written");
         let hub = Served::start(&hub_nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
         let upstream = hub.listen[0].clone();
         let settings = [

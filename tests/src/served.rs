@@ -213,6 +213,13 @@ pub struct ServedBus {
     pub nats: NatsServer,
 }
 
+/// [`SERVED_POLICY`] for anyone here, with leases that outlast a test.
+#[must_use]
+pub(crate) fn with_long_leases() -> String {
+    let text = SERVED_POLICY.replace("ack-wait = \"2s\"", "ack-wait = \"10m\"");
+    format!("{text}{ANYONE_HERE}")
+}
+
 impl ServedBus {
     /// One whose leases outlast a test: an event that comes again was released, or refused.
     ///
@@ -221,8 +228,7 @@ impl ServedBus {
     pub async fn with_long_leases() -> Self {
         let nats = NatsServer::start().await;
         let cli = Cli::new(nats.url());
-        let text = SERVED_POLICY.replace("ack-wait = \"2s\"", "ack-wait = \"10m\"");
-        let policy = cli.policy(&format!("{text}{ANYONE_HERE}"));
+        let policy = cli.policy(&with_long_leases());
         let served = Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
         let bus = fanout_client::connect(&served.listen[0]).await.expect("it is ready");
         Self {

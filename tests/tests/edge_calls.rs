@@ -262,7 +262,7 @@ async fn what_is_fetched_is_its_fetchers_alone_and_outlives_the_edge() {
         &["inbox"],
         &[("subscription", "declared"), ("need", "durable")],
     ));
-    let mut world = EdgeWorld::new(&links).await;
+    let mut world = EdgeWorld::with_long_leases(&links).await;
     let ingress = world.edge.silent_component("ingress").await;
     let reports = world.edge.silent_component("reports").await;
     let other = world.edge.silent_component("other").await;

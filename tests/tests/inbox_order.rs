@@ -457,3 +457,60 @@ async fn what_was_stored_before_a_change_of_topology_comes_before_anything_newer
     let expected: Vec<_> = (1..10).map(|i| format!("acme-{i:02}")).collect();
     assert_eq!(handled, expected);
 }
+
+/// Each partition is read by itself: one where nothing happens, whose reader waits, takes nothing from the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_partition_slows_no_other() {
+    const EVENTS: usize = 200;
+    let settings = [("ordering", "tenant"), ("topology", "sharded(3)")];
+    let bench = Bench::start(&settings, &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let billing = bench.silent_component("billing").await;
+    ingress.publish_in_turn(&["acme"], EVENTS).await;
+    let first = next(&billing, "billing").await;
+    assert_eq!(first.delivery.event.id, "acme-00");
+    bench
+        .subscription_when("billing", "its owner has read all", |s| {
+            s.pending == Some(0) && s.in_flight == Some(EVENTS as u64)
+        })
+        .await;
+}
+
+/// What is in flight of a partition that has to wait for an earlier one can't come back before: nothing of the earlier one waits
+/// for that, and nothing of the later one is delivered before it has come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_of_a_later_partition_holds_up_no_earlier_one() {
+    const LATER: usize = 5;
+    let mut bench = Bench::start(&[("ordering", "none"), ("retry.schedule", "4s")], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let billing = bench.silent_component("billing").await;
+    let publish = async |ids: std::ops::Range<usize>| {
+        for i in ids {
+            let published = ingress.publish(event("acme", "invoice.paid", &format!("acme-{i:02}")));
+            published.await.unwrap();
+        }
+    };
+    publish(0..1).await;
+    let refused = next(&billing, "billing").await;
+    settles(&billing, &refused, retry("not yet")).await;
+    bench.set("topology", "sharded(2)");
+    bench.restart_provider(0).await;
+    publish(1..1 + LATER).await;
+    let mut held = Vec::new();
+    while held.len() < LATER {
+        held.push(next(&billing, "billing").await);
+    }
+    bench.set("ordering", "tenant");
+    bench.restart_provider(0).await;
+
+    let mut handled = Vec::new();
+    while handled.len() <= LATER {
+        let held = next(&billing, "billing").await;
+        settles(&billing, &held, Verdict::Handled).await;
+        handled.push(held.delivery.event.id);
+    }
+    let expected: Vec<_> = (0..=LATER).map(|i| format!("acme-{i:02}")).collect();
+    assert_eq!(handled, expected);
+    let log = bench.providers[0].log();
+    assert!(!log.contains("order-not-kept"), "{log}");
+}

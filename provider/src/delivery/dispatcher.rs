@@ -1,7 +1,8 @@
 //! Dispatches the events of an order's owner: to the subscriber, or to fetches. It holds what waits behind another of its
 //! key, what is ready, and what is in flight. Due retries without an order go through it, too.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,20 @@ pub(super) struct Dispatcher<'a> {
     pub(super) recovery: Recovery,
     /// Nothing is delivered before this: the subscriber could not be reached.
     not_before: Instant,
+}
+
+impl fmt::Debug for Dispatcher<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dispatcher")
+            .field("held", &self.sequencer.held())
+            .field("is_ready", &self.is_ready())
+            .field("resting", &self.sequencer.resting())
+            .field("of_log", &self.of_log)
+            .field("in_flight", &self.in_flight)
+            .field("bytes_free", &self.bytes_free.available_permits())
+            .field("fetches", &self.fetches.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Dispatcher<'a> {
@@ -282,19 +297,28 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Whether all that the store counts as delivered is here, or is not waited for any more.
-    pub(super) async fn has_recovered(&mut self) -> Result<bool, StoreError> {
+    /// A partition is read from now on: it is waited for what was delivered of it before, as when the ownership began.
+    pub(super) fn recover_again(&mut self) {
+        let ack_wait = self.context.store.policy().delivery.ack_wait;
+        self.recovery = Recovery::new(ack_wait, Instant::now());
+    }
+
+    /// Whether all that the store counts as delivered of the partitions that are read is here, or is not waited for any more.
+    pub(super) async fn has_recovered(&mut self, unread: &BTreeSet<u32>) -> Result<bool, StoreError> {
         // Read first: what comes during the request is newer than all of it.
         let held = self.of_log;
-        let state = self.context.store.consumer_state(&self.context.registered).await?;
+        let states = self.context.store.consumer_states(&self.context.registered).await?;
+        let read = states.iter().filter(|(partition, _)| !unread.contains(partition));
+        let unsettled: u64 = read.map(|(_, state)| state.unsettled).sum();
         self.recovery.checked(Instant::now());
-        if state.unsettled == held {
+        debug!(subscription = %self.context.name(), unsettled, held, ?unread, "what the last owner had comes back");
+        if unsettled == held {
             return Ok(true);
         }
         let Some(silent) = self.recovery.is_over(Instant::now()) else {
             return Ok(false);
         };
-        let (missing, seconds) = (state.unsettled.saturating_sub(held), silent.as_secs());
+        let (missing, seconds) = (unsettled.saturating_sub(held), silent.as_secs());
         warn!(
             subscription = %self.context.name(), code = %Code::OrderNotKept,
             "{missing} events that were delivered have not come back for {seconds} s: they may be delivered behind later ones of their key; see whether every instance reaches NATS, and nothing else reads the subscription's consumer"

@@ -41,10 +41,7 @@ struct Shared {
 
 /// Delivers until stopped. Invocations under way have a permit of `calls`.
 pub(super) async fn run(context: Arc<Context>, calls: Arc<Semaphore>) {
-    let subscription = &context.registered.subscription;
-    let largest = context.store.policy().max_event_bytes;
-    let make = |events| InFlightPermits::new(events, largest);
-    let permits = Permits::new(&context, subscription.max_unsettled(), make);
+    let permits = Permits::new(&context);
     let mut readers = JoinSet::new();
     for (partition, reader) in context.store.readers_of(&context.registered) {
         let shared = Shared {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Context;
-use super::generation_order;
+use super::generation_order::{self, Unread};
 use super::incoming::{self, Metadata};
 use super::permits::{free_permit, free_permits};
 use super::reading::{Delivered, Reading};
@@ -249,23 +249,26 @@ pub(super) async fn log(
     context: &Context,
     (partition, reader): (&Partition, &Reader),
     settler: &Settler,
-    (permits, tenure): (Arc<Semaphore>, Tenure),
+    (unread, tenure): (&Unread, Tenure),
     (out, mut recovered): (mpsc::Sender<Item>, watch::Receiver<bool>),
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    generation_order::wait_for(context, partition, &stop).await;
+    generation_order::wait_for(context, partition, unread, &stop).await;
     // Its own state is what it delivered before anything is pulled here.
     let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
         stop.cancelled().await;
         return Ok(());
     };
-    let delivered = &consumer.cached_info().delivered;
-    let mut reading = Reading::begin(delivered.consumer_sequence, delivered.stream_sequence);
+    let info = consumer.cached_info();
+    let mut reading = Reading::begin(info.delivered.consumer_sequence, info.delivered.stream_sequence);
+    // As many as the store has in flight of this consumer. Were they shared, a pull that waits in a quiet partition would hold
+    // those of a busy one, and what waits of one would leave no room for what comes back of another.
+    let window = usize::try_from(info.config.max_ack_pending).unwrap_or_default();
     let feed = Feed {
         context,
         settler,
         partition: partition.number,
-        permits,
+        permits: Arc::new(Semaphore::new(window.max(info.num_ack_pending).max(1))),
         out,
     };
     while !stop.is_cancelled() && tenure.is_valid() {

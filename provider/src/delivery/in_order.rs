@@ -9,6 +9,7 @@
 //! back. The store delivers such an event again `delivery.ack-wait` after its lease was renewed, which the last owner did
 //! before it started an invocation, which is shorter: so none is in flight any more.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,14 +18,14 @@ use fanout_plan::policy::Ordering;
 use fanout_plan::topology::LEASES_AGE;
 use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use super::Context;
 use super::dispatcher::Dispatcher;
 use super::feed;
-use super::isolation::Permits;
+use super::generation_order::Unread;
 use super::order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 use super::retries;
 use super::settle::Settler;
@@ -133,7 +134,6 @@ async fn own(
     let policy = context.store.policy();
     let closing = context.stop.child_token();
     let settler = Arc::new(Settler::new(context, closing.clone()).await?);
-    let most = context.registered.subscription.max_unsettled_under(policy);
     let tenure = lease.tenure();
     let mut keeping = pin!(lease.keep());
     let (out, mut items) = mpsc::channel(256);
@@ -141,20 +141,20 @@ async fn own(
     let from_log = scope == Scope::Everything;
     // After each check, whether all that the last owner had in flight has come back.
     let (checked, is_recovered) = watch::channel(!from_log);
+    let unread = Unread::default();
+    let mut is_unread = unread.subscribe();
     if from_log {
-        let permits = Permits::new(context, most, |count| Arc::new(Semaphore::new(count as usize)));
         for (partition, reader) in context.store.readers_of(&context.registered) {
             let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
-            let (partition, permits) = (partition.clone(), permits.of(&reader));
+            let (partition, unread, tenure) = (partition.clone(), unread.clone(), tenure.clone());
             let (out, closing) = ((out.clone(), is_recovered.clone()), closing.clone());
-            let owned = (permits, tenure.clone());
-            feeds.spawn(async move { feed::log(&context, (&partition, &reader), &settler, owned, out, closing).await });
+            feeds.spawn(async move {
+                feed::log(&context, (&partition, &reader), &settler, (&unread, tenure), out, closing).await
+            });
         }
-    }
-    if from_log {
-        let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
+        let (context, settler, is_unread) = (Arc::clone(context), Arc::clone(&settler), unread.subscribe());
         let (out, closing) = (out.clone(), closing.clone());
-        feeds.spawn(async move { retries::left_over(&context, &settler, out, closing).await });
+        feeds.spawn(async move { retries::left_over(&context, &settler, is_unread, out, closing).await });
     }
     {
         let (context, closing) = (Arc::clone(context), closing.clone());
@@ -163,6 +163,7 @@ async fn own(
     let mut queue = order.map(OrderOwner::open);
     let mut dispatcher = Dispatcher::new(context, settler, tenure.clone());
     let mut recovered = !from_log;
+    let mut waiting = BTreeSet::new();
     let mut renew = tokio::time::interval(policy.delivery.ack_wait / 3);
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut idle_since = Instant::now();
@@ -170,6 +171,14 @@ async fn own(
         if !tenure.is_valid() {
             info!(subscription = %context.name(), "this instance's ownership of the order is over");
             break Ok(());
+        }
+        if is_unread.has_changed().unwrap_or_default() {
+            let before = std::mem::replace(&mut waiting, is_unread.borrow_and_update().clone());
+            if !before.is_subset(&waiting) {
+                dispatcher.recover_again();
+                recovered = false;
+                checked.send_replace(recovered);
+            }
         }
         match &queue {
             Some(queue) if recovered => dispatcher.serve_fetches(queue),
@@ -199,10 +208,13 @@ async fn own(
             // It is another's, as is seen at once.
             () = &mut keeping => {}
             () = tokio::time::sleep_until(dispatcher.recovery.check_at().into()), if !recovered => {
-                recovered = dispatcher.has_recovered().await?;
+                recovered = dispatcher.has_recovered(&waiting).await?;
                 checked.send_replace(recovered);
             }
-            _ = renew.tick() => dispatcher.renew().await,
+            _ = renew.tick() => {
+                debug!(subscription = %context.name(), recovered, ?dispatcher, "the order's owner at work");
+                dispatcher.renew().await;
+            }
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     };

@@ -16,6 +16,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tracing::{debug, info};
 
 use super::Context;
+use super::permits::InFlightPermits;
 use crate::clock;
 use crate::jetstream::{ConsumerState, StoreError};
 
@@ -30,15 +31,18 @@ const LARGE_PART: usize = 4;
 /// Reads under way at once.
 const READS: usize = 8;
 
-/// Permits for events in flight: `count` for all tenants together, and as many for each isolated tenant.
-pub(super) struct Permits<P> {
-    of_tenants: BTreeMap<Option<TenantId>, (P, usize)>,
-    none: P,
+/// Permits for events in flight: as many as the subscription may have for all tenants together, and as many for each isolated
+/// tenant.
+pub(super) struct Permits {
+    of_tenants: BTreeMap<Option<TenantId>, (InFlightPermits, usize)>,
+    none: InFlightPermits,
 }
 
-impl<P: Clone> Permits<P> {
-    /// `make` makes the permits for a number of events.
-    pub(super) fn new(context: &Context, count: u32, make: impl Fn(u32) -> P) -> Self {
+impl Permits {
+    pub(super) fn new(context: &Context) -> Self {
+        let largest = context.store.policy().max_event_bytes;
+        let make = |events| InFlightPermits::new(events, largest);
+        let count = context.registered.subscription.max_unsettled();
         let mut of_tenants = BTreeMap::new();
         for (_, reader) in context.store.readers_of(&context.registered) {
             let (_, readers) = of_tenants.entry(reader.tenant).or_insert_with(|| (make(count), 0));
@@ -48,7 +52,7 @@ impl<P: Clone> Permits<P> {
         Self { of_tenants, none }
     }
 
-    pub(super) fn of(&self, reader: &Reader) -> P {
+    pub(super) fn of(&self, reader: &Reader) -> InFlightPermits {
         let permits = self.of_tenants.get(&reader.tenant).map(|(permits, _)| permits);
         // A reader that was not there gets none.
         permits.unwrap_or(&self.none).clone()

@@ -4,7 +4,7 @@
 //! Their invocations are among the subscription's own, and at most half of those, so that first attempts go on
 //! whatever is due; and tenants take turns, so that one tenant's many hold up no other's few.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use fanout_plan::retry;
 use fanout_plan::sequence::Lane;
 use fanout_plan::{Attributes, Code, Problem, TenantId};
 use futures::StreamExt as _;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -50,6 +50,9 @@ const WAITING: usize = 1_000;
 
 /// What is due and finds no permit comes again after this, and a second later for each of this many of its tenant.
 const NO_PERMIT: (Duration, u32) = (Duration::from_secs(1), 500);
+
+/// When what is of a partition that is not read yet comes again.
+const UNREAD: Duration = Duration::from_secs(1);
 
 /// A permit for one of the subscription's invocations, when it comes.
 type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
@@ -95,6 +98,7 @@ async fn deliver(context: &Arc<Context>, calls: &Arc<Semaphore>) -> Result<(), S
 pub(super) async fn left_over(
     context: &Context,
     settler: &Settler,
+    unread: watch::Receiver<BTreeSet<u32>>,
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
@@ -103,7 +107,7 @@ pub(super) async fn left_over(
         if context.store.has_retries(&context.registered).await? {
             let consumer = context.store.retries_consumer(&context.registered).await?;
             let ordering = context.store.policy().ordering;
-            return feed(context, settler, consumer, ordering, out, stop).await;
+            return feed(context, settler, consumer, (ordering, Some(&unread)), out, stop).await;
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -147,7 +151,7 @@ async fn deliver_due(
     {
         let (context, settler, closing) = (Arc::clone(context), Arc::clone(&settler), closing.clone());
         let consumer = consumer.clone();
-        feeds.spawn(async move { feed(&context, &settler, consumer, Ordering::None, out, closing).await });
+        feeds.spawn(async move { feed(&context, &settler, consumer, (Ordering::None, None), out, closing).await });
     }
     let mut dispatcher = Dispatcher::new(context, settler, Tenure::endless());
     let mut renew = tokio::time::interval(context.store.policy().delivery.ack_wait / 3);
@@ -214,12 +218,13 @@ async fn acquire(acquiring: &mut Option<Acquiring>) -> Result<OwnedSemaphorePerm
     }
 }
 
-/// Feeds with what is due, until stopped.
+/// Feeds with what is due, until stopped. What is of a partition that is not read yet waits until it is: others of its key may be
+/// in flight there.
 pub(super) async fn feed(
     context: &Context,
     settler: &Settler,
     mut consumer: PullConsumer,
-    ordering: Ordering,
+    (ordering, unread): (Ordering, Option<&watch::Receiver<BTreeSet<u32>>>),
     out: mpsc::Sender<Item>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
@@ -235,6 +240,10 @@ pub(super) async fn feed(
             let Some((waiting, attributes)) = due(context, settler, &message).await else {
                 continue;
             };
+            if unread.is_some_and(|unread| unread.borrow().contains(&waiting.position.partition)) {
+                nak(&message, UNREAD).await;
+                continue;
+            }
             let share = match shares.take(attributes.tenant()) {
                 Ok(share) => share,
                 Err(after) => {

@@ -8,6 +8,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
 use fanout_plan::entry;
 use fanout_plan::topology::{ConsumerSpec, ConsumerStart};
+use futures::StreamExt as _;
 
 use super::apply::{ENTRY, MADE_BY, made_by};
 use super::observe::moment;
@@ -15,6 +16,42 @@ use super::refusal::{there, unless};
 use super::{Store, StoreError};
 
 impl Store {
+    /// What the server says of a consumer of the log; `None` where it was removed.
+    ///
+    /// A server that has just become its leader may say that it is not there (nats-server 2.15.1); the list of names, which is
+    /// that of all servers, has it still.
+    ///
+    /// # Errors
+    /// When the store can't be read, or a consumer has no leader.
+    pub(super) async fn unless_removed<T, E: Into<async_nats::Error>>(
+        &self,
+        answer: Result<T, E>,
+        (partition, name): (u32, &str),
+        action: impl Into<String>,
+    ) -> Result<Option<T>, StoreError> {
+        let action = action.into();
+        let found = there(answer, &*action)?;
+        if found.is_none() && self.lists_consumer(partition, name).await? {
+            return Err(StoreError::when(action)("it is listed, and no server has it at the moment"));
+        }
+        Ok(found)
+    }
+
+    async fn lists_consumer(&self, partition: u32, name: &str) -> Result<bool, StoreError> {
+        const ACTION: &str = "list the consumers of the log";
+        let Some(log) = there(self.js.get_stream_no_info(self.names.partition(partition)).await, ACTION)? else {
+            return Ok(false);
+        };
+        let mut names = log.consumer_names();
+        while let Some(listed) = names.next().await {
+            let Some(listed) = there(listed, ACTION)? else { break };
+            if listed == name {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Makes a consumer; `None` where it is there already and is as it should be now.
     ///
     /// A list of consumers lacks those that have no leader at the moment (nats-server 2.15.1), and another instance may

@@ -13,7 +13,6 @@ use tracing::debug;
 
 use super::last::subject_of;
 use super::observe::log_state;
-use super::refusal::there;
 use super::store::API_DEADLINE;
 use super::{Store, StoreError};
 
@@ -117,7 +116,8 @@ impl Store {
         consumer: &str,
     ) -> Result<Option<(u64, u64)>, StoreError> {
         let info = self.log(partition).await?.consumer_info(consumer).await;
-        let info = there(info, format!("read the state of consumer {consumer}"))?;
+        let action = format!("read the state of consumer {consumer}");
+        let info = self.unless_removed(info, (partition, consumer), action).await?;
         Ok(info.map(|info| (settled_to(&info), info.delivered.stream_sequence)))
     }
 

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use super::floors::settled_to;
 use super::observe::moment;
 use super::publish::Together;
-use super::refusal::{found, there};
+use super::refusal::found;
 use super::secret::SharedSecret;
 use super::time::StoreTime;
 
@@ -396,7 +396,7 @@ impl Store {
         let consumer = self.js.get_consumer_from_stream(&name, &stream).await;
         let action = format!("open consumer {name} of {stream}");
         if partition.is_retired() {
-            return there(consumer, action);
+            return self.unless_removed(consumer, (partition.number, &name), action).await;
         }
         consumer.map(Some).map_err(StoreError::when(action))
     }
@@ -531,7 +531,10 @@ impl Store {
             let info = log.consumer_info(&name).await;
             let action = format!("read the state of consumer {name}");
             let info = if partition.is_retired() {
-                let Some(info) = there(info, action)? else { continue };
+                let of = (partition.number, &*name);
+                let Some(info) = self.unless_removed(info, of, action).await? else {
+                    continue;
+                };
                 info
             } else {
                 info.map_err(StoreError::when(action))?
