@@ -3,8 +3,11 @@
 //! cargo-fuzz asks for a nightly compiler because of the sanitizers. Coverage alone, which is what libFuzzer searches by, is
 //! an LLVM pass that stable rustc can be told to run.
 
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -81,10 +84,23 @@ impl Fuzz {
         runner.run(&mut build(workspace, &triple, chosen))?;
 
         let binaries = workspace.fuzz_target().join(triple).join("release");
-        for target in chosen {
-            self.run_target(workspace, runner, target, &binaries.join(target))?;
-        }
-        Ok(())
+        let left = Mutex::new(chosen.iter());
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let run_some = || {
+            while let Some(target) = next() {
+                self.run_target(workspace, runner, target, &binaries.join(target))?;
+            }
+            Ok(())
+        };
+        // A target keeps one processor busy.
+        let at_once = std::thread::available_parallelism().map_or(1, NonZero::get);
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..at_once).map(|_| scope.spawn(run_some)).collect();
+            let ended = runs
+                .into_iter()
+                .map(|run| run.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            ended.fold(Ok(()), Result::and)
+        })
     }
 
     /// Runs a target in slices, so that a long run shows that it goes on.

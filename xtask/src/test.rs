@@ -23,6 +23,13 @@ const ON_THE_DEV_HOST: [&str; 6] = [
     "webhooks_on_the_host",
 ];
 
+/// The files of integration tests that do little but wait, for what ends by itself: more of them go on at once than there are
+/// processors.
+const WAITING: [&str; 1] = ["conformance"];
+
+/// Tests of such a file at once.
+const WAITING_AT_ONCE: &str = "--test-threads=6";
+
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -103,13 +110,16 @@ fn everything(workspace: &Workspace, runner: &Runner) -> Result<()> {
     let files = files_of_tests(workspace, runner)?;
     let elsewhere: Vec<_> = files
         .into_iter()
-        .filter(|file| !ON_THE_DEV_HOST.contains(&file.as_str()))
+        .filter(|file| !ON_THE_DEV_HOST.contains(&file.as_str()) && !WAITING.contains(&file.as_str()))
         .collect();
     let mut chosen = named(&elsewhere);
     chosen.extend(["--lib", "--bins", "--examples", "--benches"]);
     let mut failed = Vec::new();
     let mut note = |outcome: Result<()>| failed.extend(outcome.err());
     note(tests.run("testing the workspace", &chosen));
+    let waiting = WAITING.map(str::to_owned);
+    let waiting = [named(&waiting), vec!["--", WAITING_AT_ONCE]].concat();
+    note(tests.run("testing what waits", &waiting));
     note(tests.documentation());
 
     runner.step("waiting for the dev host and the fuzz targets");
@@ -189,6 +199,9 @@ mod tests {
                 .iter()
                 .all(|file| files.iter().any(|known| known == file))
         );
-        assert!(files.iter().any(|file| file == "conformance"), "{files:?}");
+        assert!(
+            WAITING.iter().all(|file| files.iter().any(|known| known == file)),
+            "{files:?}"
+        );
     }
 }

@@ -19,7 +19,7 @@ use super::invoke::invoke;
 use super::lease::Leased;
 use super::order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 use super::permits::in_flight_bytes;
-use super::recovery::Recovery;
+use super::recovery::{InFlightAtStore, Recovery};
 use super::settle::{InFlight, Settler, nak, renew};
 use super::state::DeliveryState;
 use crate::jetstream::{StoreError, Tenure};
@@ -305,13 +305,14 @@ impl<'a> Dispatcher<'a> {
 
     /// Whether all that the store counts as delivered of the partitions that are read is here, or is not waited for any more.
     pub(super) async fn has_recovered(&mut self, unread: &BTreeSet<u32>) -> Result<bool, StoreError> {
-        // Read first: what comes during the request is newer than all of it.
-        let held = self.of_log;
-        let states = self.context.store.consumer_states(&self.context.registered).await?;
-        let read = states.iter().filter(|(partition, _)| !unread.contains(partition));
-        let unsettled: u64 = read.map(|(_, state)| state.unsettled).sum();
+        // Nothing is taken in during the request: what comes then is newer than all of it.
+        let states = self.context.store.reader_states(&self.context.registered).await?;
+        let at_store = InFlightAtStore::of(&states, |partition| !unread.contains(&partition));
+        let of_log = self.waiting.values().filter(|item| item.is_of_log());
+        let others = of_log.filter(|item| !at_store.may_have(item.position)).count() as u64;
+        let (unsettled, held) = (at_store.count(), self.of_log.saturating_sub(others));
         self.recovery.checked(Instant::now());
-        debug!(subscription = %self.context.name(), unsettled, held, ?unread, "what the last owner had comes back");
+        debug!(subscription = %self.context.name(), unsettled, held, others, ?unread, "what the last owner had comes back");
         if unsettled == held {
             return Ok(true);
         }
@@ -319,6 +320,10 @@ impl<'a> Dispatcher<'a> {
             return Ok(false);
         };
         let (missing, seconds) = (unsettled.saturating_sub(held), silent.as_secs());
+        if missing == 0 {
+            debug!(subscription = %self.context.name(), "some of what came back was settled meanwhile by whoever had it");
+            return Ok(true);
+        }
         warn!(
             subscription = %self.context.name(), code = %Code::OrderNotKept,
             "{missing} events that were delivered have not come back for {seconds} s: they may be delivered behind later ones of their key; see whether every instance reaches NATS, and nothing else reads the subscription's consumer"

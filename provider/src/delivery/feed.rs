@@ -35,6 +35,10 @@ use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, batch, read};
 /// Redriven dead letters that are in memory at once.
 const REDRIVEN: usize = 1_000;
 
+/// More events of one consumer are held than it has in flight: a server that was killed has forgotten some that are here, and
+/// confirms no settlement of one before it has given it again.
+const SPARE: usize = 64;
+
 /// After how long a read of the log that failed is tried again.
 const READ_AGAIN: Duration = Duration::from_millis(250);
 
@@ -263,12 +267,12 @@ pub(super) async fn log(
     let mut reading = Reading::begin(info.delivered.consumer_sequence, info.delivered.stream_sequence);
     // As many as the store has in flight of this consumer. Were they shared, a pull that waits in a quiet partition would hold
     // those of a busy one, and what waits of one would leave no room for what comes back of another.
-    let window = usize::try_from(info.config.max_ack_pending).unwrap_or_default();
+    let window = usize::try_from(info.config.max_ack_pending).unwrap_or_default() + SPARE;
     let feed = Feed {
         context,
         settler,
         partition: partition.number,
-        permits: Arc::new(Semaphore::new(window.max(info.num_ack_pending).max(1))),
+        permits: Arc::new(Semaphore::new(window.max(info.num_ack_pending))),
         out,
     };
     while !stop.is_cancelled() && tenure.is_valid() {

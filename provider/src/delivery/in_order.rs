@@ -149,7 +149,15 @@ async fn own(
             let (partition, unread, tenure) = (partition.clone(), unread.clone(), tenure.clone());
             let (out, closing) = ((out.clone(), is_recovered.clone()), closing.clone());
             feeds.spawn(async move {
-                feed::log(&context, (&partition, &reader), &settler, (&unread, tenure), out, closing).await
+                feed::log(
+                    &context,
+                    (&partition, &reader),
+                    &settler,
+                    (&unread, tenure),
+                    out,
+                    closing,
+                )
+                .await
             });
         }
         let (context, settler, is_unread) = (Arc::clone(context), Arc::clone(&settler), unread.subscribe());

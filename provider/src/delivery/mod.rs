@@ -5,6 +5,7 @@
 //! it again.
 
 mod caught_up;
+mod dead_letter;
 mod dispatcher;
 mod durable;
 mod feed;

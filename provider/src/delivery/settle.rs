@@ -5,24 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
 use fanout_plan::journal::{Entry, Outcome};
 use fanout_plan::policy::Ordering;
 use fanout_plan::retry::{Disposition, FailedAttempt, Rejection};
 use fanout_plan::subscription::Reach;
-use fanout_plan::{Code, Incarnation, LogPosition, Position, Problem, Round, TenantId, Timestamp};
+use fanout_plan::{Code, Incarnation, LogPosition, Position, Problem, Round};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::incoming::Metadata;
 use super::journaled::{self, Call};
 use super::state::DeliveryState;
 use super::{Context, Delivery, Health, retries};
 use crate::clock;
 use crate::jetstream::{
-    Acknowledgement, Attempts, Beside, Full, Message, NewDeadLetter, Redrive, Refused, Retries, StoreError, Unstored,
-    acknowledge, explained, stated,
+    Acknowledgement, Attempts, Beside, Message, Redrive, Refused, Retries, StoreError, Unstored, acknowledge,
+    explained, stated,
 };
 
 /// How long an event waits when the store could not take what belongs to it.
@@ -31,7 +29,7 @@ const STORE_WAIT: Duration = Duration::from_secs(1);
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long an event waits that can't become a dead letter now.
-const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(10);
+pub(super) const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(10);
 
 /// Where the event came from; it is settled there.
 #[derive(Clone, Debug)]
@@ -54,7 +52,7 @@ pub(super) struct Redriven {
 
 impl Source {
     /// The message that is acknowledged; a redriven letter has none.
-    fn message(&self) -> Option<&Message> {
+    pub(super) fn message(&self) -> Option<&Message> {
         match self {
             Self::Log(message) | Self::Retry(message) => Some(message),
             Self::Redrive(..) => None,
@@ -196,7 +194,7 @@ impl Settler {
     }
 
     /// Forgets what is known of an event of the log that is settled.
-    pub(super) async fn forget(&self, position: Position) {
+    pub(crate) async fn forget(&self, position: Position) {
         let round = self.round_in(self.in_its_log(position));
         if let Err(error) = self.attempts.clear(round, position).await {
             debug!(%error, "failed attempts stay until they expire");
@@ -285,7 +283,7 @@ impl Settler {
     }
 
     /// Where an event stands, or stood, and in which log: one that waited may be of an earlier one.
-    fn position_in_log(&self, source: &Source, position: Position) -> LogPosition {
+    pub(super) fn position_in_log(&self, source: &Source, position: Position) -> LogPosition {
         match source {
             Source::Log(_) => self.in_its_log(position),
             Source::Retry(message) => {
@@ -485,25 +483,8 @@ impl Settler {
         !matches!(event.source, Source::Redrive(..)) && self.context.store.now() + delay >= expires_at
     }
 
-    async fn give_up(&self, event: &mut InFlight) -> DeliveryState {
-        let unhandled = Unhandled {
-            position: event.delivery.position,
-            tenant: event.delivery.attributes.tenant().clone(),
-            payload: event.delivery.data.clone(),
-            published_at: event.delivery.published_at,
-        };
-        let state = self.dead_letter(&event.source, &unhandled, &event.failed).await;
-        if state == DeliveryState::Settled {
-            self.forget_attempts(event).await;
-        } else {
-            // This attempt is made again, and counted then.
-            event.failed.pop();
-        }
-        state
-    }
-
     /// Returns whether it is acknowledged, where there is an order; else it is sent, and at least once is what is promised.
-    async fn acknowledge(&self, message: &Message) -> bool {
+    pub(super) async fn acknowledge(&self, message: &Message) -> bool {
         if !self.in_order {
             acknowledge(message, Acknowledgement::Ack).await;
             return true;
@@ -533,100 +514,13 @@ impl Settler {
         }
     }
 
-    async fn forget_attempts(&self, event: &InFlight) {
+    pub(super) async fn forget_attempts(&self, event: &InFlight) {
         let round = self.round_of(&event.source, event.delivery.position);
         if (!event.failed.is_empty() || event.has_lapsed)
             && let Err(error) = Box::pin(self.attempts.clear(round, event.delivery.position)).await
         {
             debug!(%error, "failed attempts stay until they expire");
         }
-    }
-
-    /// Dead-letters a message that is no event: nothing could ever handle it, and it is not dropped. `tenant` is the one
-    /// that its subject names.
-    pub(super) async fn dead_letter_unreadable(
-        &self,
-        source: &Source,
-        (tenant, metadata): (Option<TenantId>, &Metadata),
-        problem: &Problem,
-    ) {
-        let (Some(message), Some(tenant)) = (source.message(), tenant.or_else(|| "_".parse().ok())) else {
-            return;
-        };
-        let failed = [FailedAttempt {
-            attempt: 0,
-            at: clock::now().to_string(),
-            reason: format!("not an event: {problem}"),
-            late: None,
-        }];
-        let unhandled = Unhandled {
-            position: metadata.position,
-            tenant,
-            payload: message.payload.clone(),
-            published_at: metadata.published_at,
-        };
-        let state = self.dead_letter(source, &unhandled, &failed).await;
-        if state == DeliveryState::Settled {
-            let why = (Code::Rejected, failed[0].reason.as_str());
-            let at = self.position_in_log(source, metadata.position);
-            self.context.note(at, 0, (Outcome::DeadLettered, Some(why)));
-        }
-        if let Some(delay) = state.again_after() {
-            nak(message, delay).await;
-        }
-    }
-
-    /// Why an event has no dead letter yet.
-    fn no_letter(&self, event: &Unhandled, error: &StoreError) -> Problem {
-        let (subscription, position, tenant) = (self.context.name(), event.position, &event.tenant);
-        let (code, why) = match error.full() {
-            Some(Full::Storage) => (Code::StoreFull, format!("{} is full: give it more", Full::Storage)),
-            Some(_) => (
-                Code::StoreFull,
-                "the dead letters are full: redrive or discard some, or raise `dead-letters.max-bytes` or `dead-letters.max-events`"
-                    .to_owned(),
-            ),
-            None => (Code::StoreUnavailable, error.to_string()),
-        };
-        let message = format!("subscription {subscription}: {why}; event {position} of tenant {tenant} waits");
-        Problem::new(code, message)
-    }
-
-    /// Stores a dead letter and only then settles the event.
-    async fn dead_letter(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> DeliveryState {
-        let (headers, replaces) = match source {
-            Source::Log(message) | Source::Retry(message) => (message.headers.as_ref(), None),
-            Source::Redrive(_, letter) => (Some(&letter.headers), Some(letter.number)),
-        };
-        let letter = NewDeadLetter {
-            of: &self.context.id(),
-            tenant: &event.tenant,
-            at: self.position_in_log(source, event.position),
-            headers,
-            payload: event.payload.clone(),
-            attempts,
-            published_at: event.published_at,
-            replaces,
-        };
-        let stored = match (self.context.store.store_dead_letter(letter).await, source) {
-            (Ok(()), Source::Redrive(redrive, _)) => self.context.store.dead_lettered_again(redrive).await,
-            (stored, _) => stored,
-        };
-        if let Err(error) = stored {
-            self.context.health.fails(self.no_letter(event, &error));
-            let wait = self.must_wait(&error);
-            // What the store refuses now it refuses for a while, and each further try is an invocation.
-            let refuses = error.answer().is_some();
-            return DeliveryState::StoreUnavailable(if refuses { DEAD_LETTERS_WAIT } else { wait });
-        }
-        Health::count(&self.context.health.dead_lettered);
-        let (subscription, tenant, position) = (self.context.name(), &event.tenant, event.position);
-        let reason = attempts.last().map_or("", |a| a.reason.as_str());
-        info!(%subscription, %tenant, %position, attempts = attempts.len(), reason, "stored as a dead letter");
-        if let Some(message) = source.message() {
-            self.acknowledge(message).await;
-        }
-        DeliveryState::Settled
     }
 }
 
@@ -637,12 +531,4 @@ fn in_log(round: String, log: Incarnation) -> String {
     } else {
         format!("{round}={log}")
     }
-}
-
-/// What a dead letter keeps of an event.
-struct Unhandled {
-    position: Position,
-    tenant: TenantId,
-    payload: Bytes,
-    published_at: Timestamp,
 }

@@ -109,6 +109,8 @@ impl Inbox {
             (Verdict::Handled, None) => {
                 let settler = self.settler().await.map_err(failed)?;
                 settler.acknowledge_lease(handle).await.map_err(failed)?;
+                // Whoever had it before or after may still refuse it, and that would count.
+                settler.forget(handle.position).await;
                 self.note_handled(handle);
                 true
             }

@@ -32,14 +32,20 @@ impl Store {
         let action = action.into();
         let found = there(answer, &*action)?;
         if found.is_none() && self.lists_consumer(partition, name).await? {
-            return Err(StoreError::when(action)("it is listed, and no server has it at the moment"));
+            return Err(StoreError::when(action)(
+                "it is listed, and no server has it at the moment",
+            ));
         }
         Ok(found)
     }
 
     async fn lists_consumer(&self, partition: u32, name: &str) -> Result<bool, StoreError> {
         const ACTION: &str = "list the consumers of the log";
-        let Some(log) = there(self.js.get_stream_no_info(self.names.partition(partition)).await, ACTION)? else {
+        let Some(log) = there(
+            self.js.get_stream_no_info(self.names.partition(partition)).await,
+            ACTION,
+        )?
+        else {
             return Ok(false);
         };
         let mut names = log.consumer_names();

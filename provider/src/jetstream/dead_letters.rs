@@ -16,6 +16,7 @@ use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use super::headers::{header_bytes, text};
+use super::listing::Listing;
 use super::observe::moment;
 use super::publisher::stated;
 use super::read::{from_headers, shown};
@@ -239,19 +240,15 @@ impl Store {
             headers_only: true,
             ..pull::OrderedConfig::default()
         };
-        let consumer = self.letters().await?.create_consumer(config).await;
-        let consumer = consumer.map_err(StoreError::when(LIST))?;
-        if consumer.cached_info().num_pending == 0 {
+        let stream = self.letters().await?;
+        let consumer = stream.create_consumer(config).await.map_err(StoreError::when(LIST))?;
+        let Some(mut letters) = Listing::begin(&stream, consumer, LIST).await? else {
             return Ok(None);
-        }
-        let mut messages = consumer.messages().await.map_err(StoreError::when(LIST))?;
-        while let Some(message) = messages.try_next().await.map_err(StoreError::when(LIST))? {
-            let info = message.info().map_err(StoreError::when(LIST))?;
+        };
+        while let Some(message) = letters.next().await? {
             if predecessors(message.headers.as_ref()).contains(&number) {
+                let info = message.info().map_err(StoreError::when(LIST))?;
                 return self.dead_letter(info.stream_sequence).await;
-            }
-            if info.pending == 0 {
-                break;
             }
         }
         Ok(None)

@@ -8,9 +8,9 @@ use fanout_plan::isolation::Reader;
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::subscription::Registered;
 use fanout_plan::{Filter, LogPosition, Position, Round, TenantId, Timestamp};
-use futures::TryStreamExt as _;
 use serde::Serialize;
 
+use super::listing::Listing;
 use super::observe::moment;
 use super::publisher::stated;
 use super::read::{event, shown};
@@ -114,19 +114,18 @@ impl Store {
                 headers_only: true,
                 ..pull::OrderedConfig::default()
             };
-            let consumer = self.log(partition.number).await?.create_consumer(config).await;
-            let consumer = consumer.map_err(StoreError::when(READ))?;
-            if consumer.cached_info().num_pending == 0 {
+            let log = self.log(partition.number).await?;
+            let consumer = log.create_consumer(config).await.map_err(StoreError::when(READ))?;
+            let Some(mut events) = Listing::begin(&log, consumer, READ).await? else {
                 continue;
-            }
-            let mut messages = consumer.messages().await.map_err(StoreError::when(READ))?;
-            while let Some(message) = messages.try_next().await.map_err(StoreError::when(READ))? {
+            };
+            while let Some(message) = events.next().await? {
                 let info = message.info().map_err(StoreError::when(READ))?;
                 seen += 1;
                 if seen % PROGRESS_EVERY == 0 {
                     progress(seen);
                 }
-                let (position, is_last) = (Position::new(partition.number, info.stream_sequence), info.pending == 0);
+                let position = Position::new(partition.number, info.stream_sequence);
                 // In structured mode the id is in the payload.
                 let may_be = message.headers.as_ref().map(shown).unwrap_or_default();
                 if may_be.get("ce-id").is_none_or(|of| of == id) {
@@ -136,7 +135,7 @@ impl Store {
                         is("ce-id", id) && source.is_none_or(|source| is("ce-source", source))
                     }));
                 }
-                if is_last || found.len() >= MOST_OF_ONE_ID {
+                if found.len() >= MOST_OF_ONE_ID {
                     break;
                 }
             }

@@ -9,10 +9,11 @@ use async_nats::jetstream::stream::Info;
 use bytes::Bytes;
 use fanout_plan::journal::{Batch, Entry, Missing, Slot};
 use fanout_plan::{Position, Timestamp};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::listing::Listing;
 use super::observe::moment;
 use super::refusal::there;
 use super::{Store, StoreError};
@@ -134,13 +135,11 @@ impl Store {
         let Some(consumer) = there(stream.create_consumer(config).await, READ)? else {
             return Ok(None);
         };
-        if consumer.cached_info().num_pending == 0 {
+        let Some(mut written) = Listing::begin(&stream, consumer, READ).await? else {
             return Ok(Some(told));
-        }
-        let mut messages = consumer.messages().await.map_err(StoreError::when(READ))?;
+        };
         let mut read = 0;
-        while let Some(message) = messages.try_next().await.map_err(StoreError::when(READ))? {
-            let is_last = message.info().map_err(StoreError::when(READ))?.pending == 0;
+        while let Some(message) = written.next().await? {
             if *message.subject == *missing {
                 told.missing
                     .extend(serde_json::from_slice::<Missing>(&message.payload).ok());
@@ -153,8 +152,8 @@ impl Store {
                 }));
             }
             read += 1;
-            told.cut = told.deliveries.len() > MAX_TOLD || (!is_last && read >= MAX_READ);
-            if is_last || told.cut {
+            told.cut = told.deliveries.len() > MAX_TOLD || (!written.is_at_end() && read >= MAX_READ);
+            if told.cut {
                 break;
             }
         }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use fanout_plan::retry::FailedAttempt;
 use fanout_plan::{LetterId, SubscriptionName, TenantId, envelope};
-use futures::TryStreamExt as _;
 use tokio::time::timeout;
 
 use super::dead_letters::{ID, attempts_in};
+use super::listing::Listing;
 use super::{Store, StoreError};
 
 const LIST: &str = "list dead letters";
@@ -51,23 +51,16 @@ impl Store {
             headers_only: true,
             ..pull::OrderedConfig::default()
         };
-        let consumer = self
-            .letters()
-            .await?
-            .create_consumer(config)
-            .await
-            .map_err(StoreError::when(LIST))?;
-        if consumer.cached_info().num_pending == 0 {
+        let stream = self.letters().await?;
+        let consumer = stream.create_consumer(config).await.map_err(StoreError::when(LIST))?;
+        let Some(mut letters) = Listing::begin(&stream, consumer, LIST).await? else {
             return Ok(());
-        }
-        let mut messages = consumer.messages().await.map_err(StoreError::when(LIST))?;
-        while let Some(message) = timeout(NEXT_WITHIN, messages.try_next())
+        };
+        while let Some(message) = timeout(NEXT_WITHIN, letters.next())
             .await
-            .map_err(StoreError::when(LIST))?
-            .map_err(StoreError::when(LIST))?
+            .map_err(StoreError::when(LIST))??
         {
-            let info = message.info().map_err(StoreError::when(LIST))?;
-            let (number, is_last) = (info.stream_sequence, info.pending == 0);
+            let number = message.info().map_err(StoreError::when(LIST))?.stream_sequence;
             // Requests to redrive lie beside the letters.
             if let Some(id) = self.names.letter_of(&message.subject) {
                 let headers = message.headers.as_ref();
@@ -82,9 +75,6 @@ impl Store {
                     event_id: of("ce-id").or_else(|| of(ID)).map(envelope::shown_value),
                     attempts: attempts_in(headers),
                 });
-            }
-            if is_last {
-                break;
             }
         }
         Ok(())

@@ -25,6 +25,7 @@ mod last;
 mod last_known;
 mod leases;
 mod letter_notes;
+mod listing;
 mod lost;
 mod marks;
 mod migrate;

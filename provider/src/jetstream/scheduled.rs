@@ -18,6 +18,7 @@ use futures::TryStreamExt as _;
 use tracing::warn;
 
 use super::headers::{header_bytes, text};
+use super::listing::Listing;
 use super::marks::Mark;
 use super::moved::InLog;
 use super::observe::moment;
@@ -329,18 +330,14 @@ impl Store {
         };
         let log = self.log(partition.number).await?;
         let consumer = log.create_consumer(config).await.map_err(StoreError::when(action()))?;
-        if consumer.cached_info().num_pending == 0 {
+        let Some(mut events) = Listing::begin(&log, consumer, action()).await? else {
             return Ok(false);
-        }
+        };
         let id = envelope::message_id(attributes);
-        let mut messages = consumer.messages().await.map_err(StoreError::when(action()))?;
-        while let Some(m) = messages.try_next().await.map_err(StoreError::when(action()))? {
+        while let Some(m) = events.next().await? {
             let found = m.headers.as_ref().and_then(|h| h.get("Nats-Msg-Id"));
             if found.is_some_and(|f| f.as_str() == id) {
                 return Ok(true);
-            }
-            if m.info().map_err(StoreError::when(action()))?.pending == 0 {
-                return Ok(false);
             }
         }
         Ok(false)

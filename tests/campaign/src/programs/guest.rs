@@ -72,14 +72,18 @@ impl Guest {
             let leave = stop.child_token();
             let fetching = subscriber.run(self.bus.clone(), first, GUEST.to_owned(), leave.clone());
             let goes = async {
-                tokio::select! {
-                    () = tokio::time::sleep(stay) => {}
-                    () = publish.cancelled() => stop.cancelled().await,
+                let stays = tokio::select! {
+                    () = tokio::time::sleep(stay) => false,
+                    () = publish.cancelled() => true,
+                };
+                if stays {
+                    stop.cancelled().await;
                 }
                 leave.cancel();
+                stays
             };
-            tokio::join!(fetching, goes);
-            if publish.is_cancelled() {
+            let ((), stays) = tokio::join!(fetching, goes);
+            if stays {
                 return;
             }
             self.current.set(None);
@@ -96,6 +100,9 @@ impl Guest {
                 tokio::time::sleep(AGAIN).await;
             }
             self.recorder.tell(GUEST, What::Unsubscribed { subscription: ended });
+            if publish.is_cancelled() {
+                return;
+            }
         }
     }
 }
