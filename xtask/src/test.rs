@@ -28,7 +28,7 @@ const ON_THE_DEV_HOST: [&str; 6] = [
 const WAITING: [&str; 1] = ["conformance"];
 
 /// Tests of such a file at once.
-const WAITING_AT_ONCE: &str = "--test-threads=6";
+const WAITING_AT_ONCE: &str = "--test-threads=4";
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
