@@ -28,6 +28,10 @@ const OTHER_COMPONENTS: [&str; 3] = ["bench-component", "fanout-logging", "minim
 /// The programs of the main workspace that the demo runs.
 const DEMO_PROGRAMS: [&str; 3] = ["fanout-provider", "fanout-cli", "fanout-dev-keyvalue"];
 
+/// Those that the demo of places runs, and the one component, in the dev host's runtime.
+const PLACES_PROGRAMS: [&str; 2] = ["fanout-cli", "fanout-places"];
+const PLACES_COMPONENTS: [&str; 1] = ["webhook-ingress"];
+
 /// What was built or found.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -36,12 +40,21 @@ pub(crate) struct Parts {
 
 /// Finds or builds what the demo runs.
 pub(crate) fn demo(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
+    with_the_dev_host(workspace, runner, &DEMO_PROGRAMS, &DEMO_COMPONENTS)
+}
+
+/// Finds or builds what the demo of places runs.
+pub(crate) fn demo_places(workspace: &Workspace, runner: &Runner) -> Result<Parts> {
+    with_the_dev_host(workspace, runner, &PLACES_PROGRAMS, &PLACES_COMPONENTS)
+}
+
+fn with_the_dev_host(workspace: &Workspace, runner: &Runner, chosen: &[&str], components: &[&str]) -> Result<Parts> {
     let mut programs = workspace.cargo();
     programs.args(["build", "--locked", "--bins"]);
-    for program in DEMO_PROGRAMS {
+    for program in chosen {
         programs.args(["--package", program]);
     }
-    let parts = parts(workspace, runner, &mut programs, &DEMO_COMPONENTS)?;
+    let parts = parts(workspace, runner, &mut programs, components)?;
     runner.step("building the dev host (from nothing, this takes about ten minutes on two cores)");
     runner.run(&mut dev_host(workspace, runner, "build")?)?;
     Ok(parts)

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: builds what the demo runs, and then becomes `fanout-dev demo`, or `fanout-v2 demo`.
+//! `cargo xtask demo`: builds what the demo runs, and then becomes `fanout-dev demo`, `fanout-v2 demo` or `fanout-places`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,7 +19,10 @@ pub(crate) struct Demo {
     /// What carries calls and deliveries between a v1 host and the bus; to a v2 host it is HTTP
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
-    /// How many webhooks to post, 100 or more
+    /// Another story: one bus in two regions and a leaf, whose links are cut, and one that moves to another server
+    #[arg(long, conflicts_with_all = ["host", "transport", "seed", "stay"])]
+    places: bool,
+    /// How many webhooks to post, 100 or more; with --places, how many events each place publishes in each act
     #[arg(long)]
     events: Option<u32>,
     /// The seed that the webhooks are made from
@@ -66,6 +69,7 @@ impl Transport {
 impl Demo {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
         let mut command = match self.host {
+            _ if self.places => places(workspace, runner)?,
             Host::V1 => self.on_v1(workspace, runner)?,
             Host::V2 => self.on_v2(workspace, runner)?,
         };
@@ -105,4 +109,11 @@ impl Demo {
         parts.tell(workspace, &mut command);
         Ok(command)
     }
+}
+
+fn places(workspace: &Workspace, runner: &Runner) -> Result<Command> {
+    let parts = build::demo_places(workspace, runner)?;
+    let mut command = Command::new(workspace.demo_places());
+    parts.tell(workspace, &mut command);
+    Ok(command)
 }

@@ -14,8 +14,9 @@ use crate::test_tools::TestTools;
 use crate::workspace::Workspace;
 
 /// The files of integration tests that start the dev host.
-const ON_THE_DEV_HOST: [&str; 6] = [
+const ON_THE_DEV_HOST: [&str; 7] = [
     "end_to_end",
+    "places_demo",
     "provenance",
     "same_wasm",
     "story",

@@ -128,7 +128,12 @@ impl Workspace {
         self.target.join("debug/fanout-v2")
     }
 
-    /// The manifests that it deploys.
+    /// The demo of places.
+    pub(crate) fn demo_places(&self) -> PathBuf {
+        self.target.join("debug/fanout-places")
+    }
+
+    /// The manifests that the demo on a v2 host deploys.
     pub(crate) fn v2_manifest(&self) -> PathBuf {
         self.root.join("deploy/wasmcloud-v2/payments.yaml")
     }
