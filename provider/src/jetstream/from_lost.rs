@@ -18,7 +18,7 @@ use fanout_plan::{Code, PlaceName, Position, SubscriptionName, Timestamp};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::hand_over::{may_move, refused};
+use super::hand_over::{does_not_answer, may_move, refused};
 use super::registry::Entry;
 use super::{Store, StoreError};
 
@@ -73,6 +73,11 @@ impl Store {
     /// # Errors
     /// When the place that has it answers, nothing is known of it, it can't be at that place, or that place can't be changed.
     pub async fn take_from_lost(&self, name: &SubscriptionName, to: &PlaceName) -> Result<WentOn, StoreError> {
+        let went_on = self.take_step_by_step(name, to).await;
+        went_on.map_err(|error| does_not_answer(name, error))
+    }
+
+    async fn take_step_by_step(&self, name: &SubscriptionName, to: &PlaceName) -> Result<WentOn, StoreError> {
         let places = self.places_to_move(name)?;
         let next = self.store_at(places, to)?;
         let have = next.registered(name).await?;

@@ -19,6 +19,7 @@ use fanout_plan::place::Places;
 use fanout_plan::subscription::Registered;
 use fanout_plan::withheld::Withheld;
 use fanout_plan::{Code, PlaceName, Problem, Round, SubscriptionName};
+use fanout_transport::causes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::sleep;
 use tracing::debug;
@@ -76,10 +77,20 @@ impl Store {
         to: &PlaceName,
         within: Duration,
     ) -> Result<HandedOver, StoreError> {
+        let handed = self.hand_over_step_by_step(name, to, within).await;
+        handed.map_err(|error| does_not_answer(name, error))
+    }
+
+    async fn hand_over_step_by_step(
+        &self,
+        name: &SubscriptionName,
+        to: &PlaceName,
+        within: Duration,
+    ) -> Result<HandedOver, StoreError> {
         let places = self.places_to_move(name)?;
         let next = self.store_at(places, to)?;
         let have = next.registered(name).await?;
-        let mut found = None;
+        let (mut found, mut unread) = (None, Ok(()));
         for place in places.all.keys().filter(|place| *place != to) {
             let store = self.store_at(places, place)?;
             match store.registered(name).await {
@@ -91,18 +102,21 @@ impl Store {
                     }
                 }
                 Ok(_) => {}
-                Err(error) => debug!(%place, %error, "a place can't be read"),
+                Err(error) => {
+                    debug!(%place, %error, "a place can't be read");
+                    unread = Err(error);
+                }
             }
         }
         if let Some(have) = have.filter(|have| !have.has_moved()) {
             return self.finish(&next, have, found, to).await;
         }
         let Some((place, from, seen)) = found.filter(|(.., seen)| !seen.has_moved()) else {
+            // It may be there.
+            unread?;
             return Err(refused(
                 Code::UnknownSubscription,
-                format!(
-                    "no place that can be read from here has a subscription {name}: `fanout status` lists those of a place"
-                ),
+                format!("no place of this bus has a subscription {name}: `fanout status` lists those of a place"),
             ));
         };
         may_move(&seen, places, to)?;
@@ -437,6 +451,20 @@ pub(super) fn may_move(seen: &Registered, places: &Places, to: &PlaceName) -> Re
         ));
     }
     Ok(())
+}
+
+/// What is said where a place does not answer while a subscription is moved.
+pub(super) fn does_not_answer(name: &SubscriptionName, error: StoreError) -> StoreError {
+    if !matches!(error, StoreError::Unavailable { .. }) {
+        return error;
+    }
+    refused(
+        Code::PlaceUnreachable,
+        format!(
+            "subscription {name}: a place that is needed to move it does not answer ({}): run it again once the link between the places is back; where the place that has it is lost for good, `--from-lost` has it go on at one that is there",
+            causes(&error)
+        ),
+    )
 }
 
 pub(super) fn refused(code: Code, message: String) -> StoreError {

@@ -2,6 +2,7 @@
 
 mod lost;
 mod moves;
+mod partition;
 mod retired;
 
 use std::collections::BTreeSet;
@@ -68,7 +69,14 @@ impl Place {
     async fn open(name: &'static str, nats: NatsServer, text: &str) -> Self {
         let cli = Cli::new(nats.url());
         let policy = cli.policy(text);
-        let args = ["--listen", "tcp://127.0.0.1:0", "--place", name];
+        let args = [
+            "--listen",
+            "tcp://127.0.0.1:0",
+            "--listen",
+            "http://127.0.0.1:0",
+            "--place",
+            name,
+        ];
         let served = Served::start(&nats.url(), &policy, &args);
         let bus = connect(&served.listen[0]).await.unwrap();
         Self {
