@@ -168,6 +168,9 @@ families! {
     "fanout.mirror.heard" Gauge "s" MIRROR,
         "Seconds since a mirror last heard of its place: when the link was last alive",
         |s, out| mirrors(s, out, |mirror| mirror.heard_seconds_ago);
+    "fanout.place.left" Gauge "" &["bus", "place", "retired", "what"],
+        "What is left at a place that is retired, as this place sees it: `subscriptions` that are at it, events `not-handled`, `scheduled` and `not-mirrored`, and places `unread`; where all are 0 it may be taken out of the policy",
+        left_at_retired_places;
     "fanout.journal.entries" Counter "{entry}" &["bus", "outcome"],
         "Deliveries that this instance wrote into the journal: `written`, or `dropped` because they came faster than the store took them; only where the policy has a journal",
         |s, out| if let Some(journal) = &s.status.journal {
@@ -245,6 +248,28 @@ fn mirrors(snapshot: &Snapshot, out: &mut Samples, number: fn(&MirrorStatus) -> 
                 &[snapshot.bus(), place.name.as_str(), mirror.place.as_str(), &partition],
                 number,
             );
+        }
+    }
+}
+
+/// What is left at each place that is retired. Of one that can't be read only that is known.
+fn left_at_retired_places(snapshot: &Snapshot, out: &mut Samples) {
+    let Some(place) = &snapshot.status.place else { return };
+    for retired in &place.retiring {
+        let is_read = !retired.unread.contains(&retired.place);
+        let known = |number: u64| is_read.then_some(number);
+        let left = [
+            ("subscriptions", known(retired.subscriptions.len() as u64)),
+            ("not-handled", known(retired.not_handled)),
+            ("scheduled", known(retired.scheduled)),
+            ("not-mirrored", known(retired.not_mirrored.values().sum())),
+            ("unread", Some(retired.unread.len() as u64)),
+        ];
+        for (what, number) in left {
+            if let Some(number) = number {
+                let labels = [snapshot.bus(), place.name.as_str(), retired.place.as_str(), what];
+                push(out, &labels, number);
+            }
         }
     }
 }

@@ -1,6 +1,25 @@
 //! A place that joins, and one that is retired.
 
+use std::collections::BTreeMap;
+
+use fanout_tests::http_caller::HttpCaller;
+
 use super::*;
+
+/// What a place's metrics say is left at the one that is retired.
+async fn left_at_virginia(place: &Place) -> BTreeMap<String, u64> {
+    let metrics = HttpCaller::at(&place.served.listen[1]).get("/metrics").await.text;
+    let prefix = format!(
+        r#"fanout_place_left{{bus="payments",place="{}",retired="virginia",what=""#,
+        place.name
+    );
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix(&prefix));
+    let left = lines.map(|line| {
+        let (what, number) = line.split_once("\"} ").expect("a label and a number");
+        (what.to_owned(), number.parse().expect("a number"))
+    });
+    left.collect()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_joins_two_others_and_is_retired() {
@@ -66,6 +85,7 @@ async fn a_place_joins_two_others_and_is_retired() {
         !retiring.may_be_removed && retiring.subscriptions.len() == 1,
         "{retiring}"
     );
+    assert_eq!(left_at_virginia(&frankfurt).await["subscriptions"], 1);
     frankfurt.notices("place-retired", "(stock)").await;
     for verb in ["check", "plan", "apply"] {
         let (_, said) = frankfurt.says(&[verb], &["--nats", &frankfurt.nats.url()]);
@@ -104,6 +124,8 @@ async fn a_place_joins_two_others_and_is_retired() {
         status.place?.retiring[0].may_be_removed.then_some(())
     })
     .await;
+    let left = left_at_virginia(&frankfurt).await;
+    assert!(left.len() == 5 && left.values().all(|number| *number == 0), "{left:?}");
     let (_, said) = frankfurt.says(&["explain"], &["--nats", &frankfurt.nats.url()]);
     assert!(said.contains("may be taken out of the policy"), "{said}");
     let without = three_places(4, None);
