@@ -328,7 +328,8 @@ fn consumers(notes: &mut Notes, topology: &Topology, registry: &BTreeMap<Subscri
         }
     }
     for (name, r) in registry {
-        if r.progress == Progress::Finished || r.subscription.need == Need::Queue {
+        // What was handed over is read at another place.
+        if r.progress == Progress::Finished || r.subscription.need == Need::Queue || r.has_moved() {
             continue;
         }
         for p in topology.streams.values().filter_map(|s| s.partition.as_ref()) {

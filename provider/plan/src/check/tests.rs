@@ -1,6 +1,7 @@
 use super::*;
 use crate::Settings;
 use crate::planner::{self, Asked, Observed};
+use crate::withheld::Withheld;
 
 const LOAD: Load = Load {
     events_per_second: 10,
@@ -45,6 +46,22 @@ fn what_the_planner_makes_has_no_fault() {
             shown(&notes)
         );
     }
+}
+
+#[test]
+fn what_was_handed_over_to_another_place_is_not_missed_here() {
+    let policy = policy(&[("subscriptions.invoicing.need", "durable")]);
+    let (mut topology, mut registry) = made(&policy);
+    topology.consumers.clear();
+    let faults = |registry: &BTreeMap<_, _>| {
+        let notes = check(&policy, &topology, registry, LOAD);
+        notes.iter().filter(|n| n.severity == Severity::Fault).count()
+    };
+    assert_eq!(faults(&registry), 1);
+    for registered in registry.values_mut() {
+        registered.withheld = Some(Withheld::MovedTo("virginia".parse().unwrap()));
+    }
+    assert_eq!(faults(&registry), 0);
 }
 
 #[test]
