@@ -5,5 +5,6 @@ mod backup;
 mod cluster;
 mod edge;
 mod metrics;
+mod places;
 mod users;
 mod variables;

@@ -1,4 +1,4 @@
-//! The variables that the three servers need, as docs/production.md lists them.
+//! The variables that the servers need, as docs/production.md lists them.
 
 use std::path::Path;
 use std::process::Command;
@@ -40,15 +40,22 @@ fn the_servers_read_the_examples_of_the_page_as_they_are_meant() {
     ];
     let examples = examples();
     assert!(examples.len() > 11, "{examples:?}");
-    let users = ["BUS", "OPERATOR", "MONITOR", "BACKUP", "HOST", "SYSTEM"];
-    // It only reads its configuration, and fails where a value is not of its setting's kind.
-    let read = Command::new(std::env::var_os("FANOUT_NATS_SERVER").unwrap_or_else(|| "nats-server".into()))
-        .args(["-t", "--config"])
-        .arg(file("server-1.conf"))
-        .envs(examples)
-        .envs(files.map(|(name, value)| (format!("FANOUT_NATS_{name}"), value)))
-        .envs(users.map(|user| (format!("FANOUT_{user}_PASSWORD"), "secret")))
-        .output()
-        .unwrap();
-    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    let users = ["BUS", "OPERATOR", "MONITOR", "BACKUP", "HOST", "PLACE", "SYSTEM"];
+    for server in ["server-1.conf", "place-hub.conf", "place-leaf.conf"] {
+        // It only reads its configuration, and fails where a value is not of its setting's kind.
+        let read = Command::new(std::env::var_os("FANOUT_NATS_SERVER").unwrap_or_else(|| "nats-server".into()))
+            .args(["-t", "--config"])
+            .arg(file(server))
+            .envs(examples.clone())
+            .envs(
+                files
+                    .clone()
+                    .map(|(name, value)| (format!("FANOUT_NATS_{name}"), value)),
+            )
+            .envs(users.map(|user| (format!("FANOUT_{user}_PASSWORD"), "secret")))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&read.stderr);
+        assert!(read.status.success(), "{server}: {said}");
+    }
 }
