@@ -88,6 +88,18 @@ pub async fn settles(who: &Component, held: &LeasedDelivery, verdict: Verdict) {
     assert!(matches!(answer, Ok(SettlementOutcome::Settled)), "{answer:?}");
 }
 
+/// Whether an event that is published now is fetched and settled at once, whichever instances are asked.
+pub async fn goes_through(ingress: &Component, who: &Component, name: &str, id: &str) -> bool {
+    if ingress.publish(event("acme", "invoice.paid", id)).await.is_err() {
+        return false;
+    }
+    let fetched = try_fetch(who, name, 1, 500).await;
+    match fetched.ok().and_then(|mut fetched| fetched.deliveries.pop()) {
+        Some(held) => settle(who, &held, Verdict::Handled).await.is_ok(),
+        None => false,
+    }
+}
+
 /// Refuses it for now.
 #[must_use]
 pub fn retry(reason: &str) -> Verdict {

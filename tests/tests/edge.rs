@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use fanout_tests::fetcher::goes_through;
 use fanout_tests::types::{PublishError, Rejection};
 use fanout_tests::{Bench, EdgeWorld, LinkTo, SERVED_POLICY, Served, State, Verdict, event, eventually, publisher};
 use fanout_transport::CallContext;
@@ -188,4 +189,53 @@ async fn what_the_bus_refuses_is_said_at_the_edge() {
     assert_eq!(refused.state, State::Waiting);
     let message = refused.problem.unwrap().message;
     assert!(message.contains("[interface-not-linked]"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_agree_again_soon_after_their_secret_was_deleted_or_overwritten() {
+    const IN_A_ROW: usize = 16;
+    // Long before an instance reads its secret again though nobody wrote one.
+    const SOON: Duration = Duration::from_secs(10);
+    let mut world = EdgeWorld::with_long_leases(&[
+        LinkTo::caller("ingress", &["publisher"], "acme"),
+        LinkTo::caller("billing", &["inbox"], "*"),
+        LinkTo::subscriber(
+            "billing",
+            &["inbox"],
+            &[("subscription", "billing"), ("need", "durable")],
+        ),
+    ])
+    .await;
+    world.edge.add_provider().await;
+    let billing = world.edge.silent_component("billing").await;
+    let ingress = world.edge.silent_component("ingress").await;
+    world.made("billing").await;
+    let published = AtomicUsize::new(0);
+    let all_agree = async || {
+        let agreed = eventually("each instance takes the others' tokens", async || {
+            for _ in 0..IN_A_ROW {
+                let id = format!("e{}", published.fetch_add(1, Ordering::Relaxed));
+                if !goes_through(&ingress, &billing, "billing", &id).await {
+                    return None;
+                }
+            }
+            Some(())
+        });
+        let agreed = tokio::time::timeout(SOON, agreed).await;
+        agreed.expect("they agree soon");
+    };
+    all_agree().await;
+    let js = async_nats::jetstream::new(world.edge.client().clone());
+    let memory = js.get_stream("KV_fanout_edge_default_bus").await.unwrap();
+    let secret = "$KV.fanout_edge_default_bus.inbox.secret";
+    for is_deleted in [true, false] {
+        match is_deleted {
+            true => assert_eq!(memory.purge().filter(secret).await.unwrap().purged, 1),
+            // What is no secret is taken by nobody.
+            false => drop(js.publish(secret, "no secret".into()).await.unwrap().await.unwrap()),
+        }
+        // It needs one at once, and makes its own.
+        world.edge.add_provider().await;
+        all_agree().await;
+    }
 }

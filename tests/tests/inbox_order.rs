@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fanout_tests::fetcher::{fetch, ids, never, next, retry, settle, settles, try_fetch};
+use fanout_tests::fetcher::{fetch, goes_through, ids, never, next, retry, settle, settles};
 use fanout_tests::inbox;
 use fanout_tests::types::{
     Event, LeasedDelivery, Origin, Rejection, RetryDelay, SettleError, Settlement, SettlementOutcome, Verdict,
@@ -133,20 +133,10 @@ async fn instances_agree_again_after_their_secret_was_deleted_or_overwritten() {
     let ingress = bench.silent_component("ingress").await;
     let published = AtomicUsize::new(0);
     let all_agree = async || {
-        let one_goes_through = async || {
-            let id = format!("e{}", published.fetch_add(1, Ordering::Relaxed));
-            let published = ingress.publish(event("acme", "invoice.paid", &id));
-            published.await.is_ok() && {
-                let fetched = try_fetch(&billing, "billing", 1, 500).await;
-                match fetched.ok().and_then(|mut fetched| fetched.deliveries.pop()) {
-                    Some(held) => settle(&billing, &held, Verdict::Handled).await.is_ok(),
-                    None => false,
-                }
-            }
-        };
         eventually("each instance takes the others' requests", async || {
             for _ in 0..IN_A_ROW {
-                if !one_goes_through().await {
+                let id = format!("e{}", published.fetch_add(1, Ordering::Relaxed));
+                if !goes_through(&ingress, &billing, "billing", &id).await {
                     return None;
                 }
             }

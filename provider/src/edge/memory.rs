@@ -20,13 +20,14 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::inbox::{Seal, fresh_secret};
-use crate::jetstream::shared_secret;
+use crate::jetstream::{SECRET, shared_secret};
 
 /// The most bytes that an edge remembers.
 const MAX_BYTES: i64 = 64 << 20;
 /// Before the name of a subscription in a key of the second kind. With a dot, it is no subscription's name.
 const NOTIFIED: &str = "told.";
-/// How long the secret of the tokens may take to be read, and after what time it is read again.
+/// How long the secret of the tokens may take to be read, and after what time it is read again though nobody wrote one: what is
+/// purged from the bucket's stream is told to nobody.
 const SECRET_WITHIN: Duration = Duration::from_secs(2);
 const READ_AGAIN: Duration = Duration::from_secs(30);
 /// The wait before the bucket is tried again.
@@ -61,6 +62,8 @@ pub(super) struct Memory {
     name: String,
     bucket: OnceCell<kv::Store>,
     seal: tokio::sync::Mutex<Option<KeptSeal>>,
+    /// Whether somebody wrote or deleted the secret since it was read.
+    is_secret_changed: AtomicBool,
     known: Mutex<Known>,
     /// Whether all that there was has been read.
     is_read: AtomicBool,
@@ -74,6 +77,7 @@ impl Memory {
             name: format!("fanout_edge_{}_{}", plain(lattice), plain(provider)),
             bucket: OnceCell::new(),
             seal: tokio::sync::Mutex::default(),
+            is_secret_changed: AtomicBool::new(false),
             known: Mutex::default(),
             is_read: AtomicBool::new(false),
         }
@@ -147,6 +151,10 @@ impl Memory {
 
     /// Takes an entry in, and says whether that changed anything.
     fn note(&self, key: &str, value: Option<&Bytes>) -> bool {
+        if key == SECRET {
+            self.is_secret_changed.store(true, Ordering::Release);
+            return false;
+        }
         let mut known = self.known();
         match key.strip_prefix(NOTIFIED) {
             Some(name) => put(&mut known.notified, name, value),
@@ -218,10 +226,13 @@ impl Memory {
     }
 
     /// What seals the inbox's tokens: shared by the instances, or this instance's own where nothing is remembered. Its secret is
-    /// read again now and then: one that was deleted is put back, and one that another instance has put there is taken over.
+    /// read again when somebody wrote it, and now and then: one that was deleted is put back, and one that another instance has put
+    /// there is taken over.
     pub(super) async fn seal(&self) -> Result<Arc<Seal>, Problem> {
         let mut kept = self.seal.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < READ_AGAIN) {
+        let is_changed = self.is_secret_changed.swap(false, Ordering::AcqRel);
+        let is_fresh = |kept: &&KeptSeal| !is_changed && kept.read_at.elapsed() < READ_AGAIN;
+        if let Some(kept) = kept.as_ref().filter(is_fresh) {
             return Ok(Arc::clone(&kept.seal));
         }
         let ours = match &*kept {
@@ -311,7 +322,7 @@ fn put<T>(kept: &mut BTreeMap<SubscriptionName, T>, name: &str, value: Option<&B
 where
     T: PartialEq + for<'a> Deserialize<'a>,
 {
-    // Other entries, such as the secret, are no subscription's.
+    // Other entries are no subscription's.
     let Ok(name) = name.parse::<SubscriptionName>() else {
         return false;
     };

@@ -86,7 +86,7 @@ pub use retention::Retention;
 pub use retries::{MOST_LOOKED_AT, WaitingEvent};
 pub(crate) use retries::{Refused, Retries, Waiting};
 pub(crate) use scheduled::{Scheduled, Waits};
-pub(crate) use secret::{SECRET_BYTES, shared_secret};
+pub(crate) use secret::{SECRET, SECRET_BYTES, shared_secret};
 pub(crate) use standing_pulls::StandingPulls;
 pub use store::{ConsumerState, Store, StoreError};
 pub(crate) use swap::RACES;

@@ -11,7 +11,7 @@ use super::publisher::Key;
 use super::{Store, StoreError};
 
 /// The entry that holds it. With a dot, it is no subscription's name.
-const SECRET: &str = "inbox.secret";
+pub(crate) const SECRET: &str = "inbox.secret";
 /// Its bytes.
 pub(crate) const SECRET_BYTES: usize = 32;
 /// How often it is tried to keep it, if others change it meanwhile.
