@@ -26,20 +26,24 @@ impl Story<'_> {
             self.handled(STOCK, &self.ledger.accepted(place)).await?;
         }
         self.handled(FULFILMENT, &self.orders()).await?;
-        self.console.timed("every event is handled");
-        let count = self.everything().len();
+        self.world.is_joined().await?;
+        self.console
+            .timed("every event is handled, and every place has those of the others");
         let [frankfurt, virginia, shop] = &self.world.places;
-        let (frankfurt, virginia, shop, orders) = try_join!(
-            frankfurt.log(count),
-            virginia.log(count),
-            shop.log(count),
-            migrated.new.log(self.orders().len()),
-        )?;
+        let (frankfurt, virginia, shop, orders) =
+            try_join!(frankfurt.log(), virginia.log(), shop.log(), migrated.new.log(),)?;
         self.console.timed("every log was read at every place");
         // After that: what would come twice had the time to.
         self.stop_handling().await?;
 
         let logs = [&frankfurt, &virginia, &shop];
+        for (place, log) in PLACES.into_iter().zip(logs).chain([(NEW, &orders)]) {
+            self.checks.equal(
+                format!("events that are stored twice at {place}"),
+                String::new(),
+                stored_twice(log).join(", "),
+            );
+        }
         self.checks.equal(
             "positions that are another event at another place",
             0,
@@ -125,6 +129,15 @@ fn of_place(log: &Log, number: usize) -> usize {
     log.keys().filter(|(partition, _)| of_it(*partition)).count()
 }
 
+/// Events that have two positions, with both.
+fn stored_twice(log: &Log) -> Vec<String> {
+    let mut first = BTreeMap::new();
+    let all = log.iter();
+    all.filter_map(|(position, id)| Some((first.insert(id, position)?, position, id)))
+        .map(|(one, other, id)| format!("{id} at {}/{} and {}/{}", one.0, one.1, other.0, other.1))
+        .collect()
+}
+
 /// How many positions name one event in one log, and another in another.
 fn positions_off(logs: &[&Log]) -> usize {
     let mut events: BTreeMap<(u32, u64), &String> = BTreeMap::new();
@@ -145,6 +158,11 @@ mod tests {
         let here = log(&[(0, 1, "a"), (0, 2, "b"), (100_000, 1, "c")]);
         assert_eq!(positions_off(&[&here, &here.clone()]), 0);
         assert_eq!(positions_off(&[&here, &log(&[(0, 1, "a"), (0, 2, "c")])]), 1);
+        assert!(stored_twice(&here).is_empty());
+        assert_eq!(
+            stored_twice(&log(&[(0, 1, "a"), (0, 2, "b"), (0, 4, "a")])),
+            ["a at 0/1 and 0/4"]
+        );
         assert_eq!((of_place(&here, 0), of_place(&here, 1), of_place(&here, 2)), (2, 1, 0));
     }
 }
