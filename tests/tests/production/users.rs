@@ -47,6 +47,7 @@ async fn the_files_are_a_cluster_on_which_each_user_does_its_work_and_no_other()
         "$JS.API.STREAM.DELETE.fanout_payments_log",
         "$JS.API.STREAM.PURGE.fanout_payments_dead",
         "$JS.API.STREAM.UPDATE.fanout_payments_log",
+        "$JS.API.STREAM.MSG.DELETE.fanout_payments_log",
         "$JS.API.STREAM.CREATE.another",
         "default.bus.wrpc.0.0.1.fanout:bus/publisher@0.2.0.publish",
         "$SYS.REQ.SERVER.PING.JSZ",
