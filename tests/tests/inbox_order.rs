@@ -38,6 +38,14 @@ async fn at_hand(billing: &Component, count: usize) -> Vec<LeasedDelivery> {
     held
 }
 
+/// Events of `acme` with these numbers.
+async fn publish(ingress: &Component, numbers: std::ops::Range<usize>) {
+    for i in numbers {
+        let published = ingress.publish(event("acme", "invoice.paid", &format!("acme-{i:02}")));
+        published.await.unwrap();
+    }
+}
+
 fn note(handled: &mut BTreeMap<String, Vec<String>>, held: &LeasedDelivery) {
     let event = &held.delivery.event;
     handled.entry(event.tenant.clone()).or_default().push(event.id.clone());
@@ -423,18 +431,12 @@ async fn what_was_stored_before_a_change_of_topology_comes_before_anything_newer
     let mut bench = Bench::start(&[("ordering", "tenant")], &links()).await;
     let ingress = bench.silent_component("ingress").await;
     let billing = bench.silent_component("billing").await;
-    let publish = async |ids: std::ops::Range<usize>| {
-        for i in ids {
-            let published = ingress.publish(event("acme", "invoice.paid", &format!("acme-{i:02}")));
-            published.await.unwrap();
-        }
-    };
-    publish(0..5).await;
+    publish(&ingress, 0..5).await;
     let first = fetch(&billing, "billing", 10, 5_000).await;
     assert_eq!(ids(&first), ["acme-00"]);
     bench.set("topology", "sharded(2)");
     bench.restart_provider(0).await;
-    publish(5..10).await;
+    publish(&ingress, 5..10).await;
     let newer = fetch(&billing, "billing", 10, 300).await;
     assert!(newer.is_empty(), "the oldest is in hand: {newer:?}");
     settles(&billing, &first[0], Verdict::Handled).await;
@@ -474,18 +476,12 @@ async fn what_is_in_flight_of_a_later_partition_holds_up_no_earlier_one() {
     let mut bench = Bench::start(&[("ordering", "none"), ("retry.schedule", "4s")], &links()).await;
     let ingress = bench.silent_component("ingress").await;
     let billing = bench.silent_component("billing").await;
-    let publish = async |ids: std::ops::Range<usize>| {
-        for i in ids {
-            let published = ingress.publish(event("acme", "invoice.paid", &format!("acme-{i:02}")));
-            published.await.unwrap();
-        }
-    };
-    publish(0..1).await;
+    publish(&ingress, 0..1).await;
     let refused = next(&billing, "billing").await;
     settles(&billing, &refused, retry("not yet")).await;
     bench.set("topology", "sharded(2)");
     bench.restart_provider(0).await;
-    publish(1..1 + LATER).await;
+    publish(&ingress, 1..1 + LATER).await;
     let mut held = Vec::new();
     while held.len() < LATER {
         held.push(next(&billing, "billing").await);

@@ -297,7 +297,8 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// A partition is read from now on: it is waited for what was delivered of it before, as when the ownership began.
+    /// Another partition is read from now on: what was delivered of that partition before has to come back first, as when the
+    /// ownership began.
     pub(super) fn recover_again(&mut self) {
         let ack_wait = self.context.store.policy().delivery.ack_wait;
         self.recovery = Recovery::new(ack_wait, Instant::now());

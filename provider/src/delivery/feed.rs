@@ -35,8 +35,8 @@ use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, batch, read};
 /// Redriven dead letters that are in memory at once.
 const REDRIVEN: usize = 1_000;
 
-/// More events of one consumer are held than it has in flight: a server that was killed has forgotten some that are here, and
-/// confirms no settlement of one before it has given it again.
+/// So many more events may be held than their consumer may have in flight. A server that was killed has forgotten some that are
+/// held here, and confirms the settlement of such an event only after it has delivered the event again.
 const SPARE: usize = 64;
 
 /// After how long a read of the log that failed is tried again.
@@ -265,8 +265,8 @@ pub(super) async fn log(
     };
     let info = consumer.cached_info();
     let mut reading = Reading::begin(info.delivered.consumer_sequence, info.delivered.stream_sequence);
-    // As many as the store has in flight of this consumer. Were they shared, a pull that waits in a quiet partition would hold
-    // those of a busy one, and what waits of one would leave no room for what comes back of another.
+    // Permits are each reader's own. Were they shared, a pull that waits in a quiet partition would hold those of a busy one,
+    // and what is held of one partition would leave no room for what comes back of another.
     let window = usize::try_from(info.config.max_ack_pending).unwrap_or_default() + SPARE;
     let feed = Feed {
         context,

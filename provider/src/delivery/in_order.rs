@@ -171,7 +171,7 @@ async fn own(
     let mut queue = order.map(OrderOwner::open);
     let mut dispatcher = Dispatcher::new(context, settler, tenure.clone());
     let mut recovered = !from_log;
-    let mut waiting = BTreeSet::new();
+    let mut not_read = BTreeSet::new();
     let mut renew = tokio::time::interval(policy.delivery.ack_wait / 3);
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut idle_since = Instant::now();
@@ -181,12 +181,13 @@ async fn own(
             break Ok(());
         }
         if is_unread.has_changed().unwrap_or_default() {
-            let before = std::mem::replace(&mut waiting, is_unread.borrow_and_update().clone());
-            if !before.is_subset(&waiting) {
+            let not_read_now = is_unread.borrow_and_update().clone();
+            if !not_read.is_subset(&not_read_now) {
                 dispatcher.recover_again();
                 recovered = false;
                 checked.send_replace(recovered);
             }
+            not_read = not_read_now;
         }
         match &queue {
             Some(queue) if recovered => dispatcher.serve_fetches(queue),
@@ -216,7 +217,7 @@ async fn own(
             // It is another's, as is seen at once.
             () = &mut keeping => {}
             () = tokio::time::sleep_until(dispatcher.recovery.check_at().into()), if !recovered => {
-                recovered = dispatcher.has_recovered(&waiting).await?;
+                recovered = dispatcher.has_recovered(&not_read).await?;
                 checked.send_replace(recovered);
             }
             _ = renew.tick() => {

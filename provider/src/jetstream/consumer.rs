@@ -18,8 +18,8 @@ use super::{Store, StoreError};
 impl Store {
     /// What the server says of a consumer of the log; `None` where it was removed.
     ///
-    /// A server that has just become its leader may say that it is not there (nats-server 2.15.1); the list of names, which is
-    /// that of all servers, has it still.
+    /// A server that has just become the consumer's leader may say that there is no such consumer (nats-server 2.15.1); the list
+    /// of names, which all servers share, still has the name.
     ///
     /// # Errors
     /// When the store can't be read, or a consumer has no leader.
@@ -33,7 +33,7 @@ impl Store {
         let found = there(answer, &*action)?;
         if found.is_none() && self.lists_consumer(partition, name).await? {
             return Err(StoreError::when(action)(
-                "it is listed, and no server has it at the moment",
+                "the consumer is listed, and has no leader at the moment: try again",
             ));
         }
         Ok(found)

@@ -104,7 +104,7 @@ impl<'a, I> Listing<'a, I> {
             }
         }
         Err(StoreError::when(&*self.action)(
-            "the copy that it is read from is behind the others: try again",
+            "the copy of the stream that answers is behind the others: try again",
         ))
     }
 
