@@ -69,7 +69,7 @@ impl Fuzz {
         }
         let build = build(workspace, &host_triple(runner)?, &targets(workspace)?);
         let log = workspace.logs().join("build-fuzz.log");
-        runner.start_beside(&build, log).map(Some)
+        runner.start_giving_way(&build, log).map(Some)
     }
 
     fn run_targets(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {

@@ -69,8 +69,8 @@ impl Runner {
         succeeded(command, status)
     }
 
-    /// Starts a command that gives way to all others for the processor. Its output goes to a file, and is read if it fails.
-    pub(crate) fn start_beside(&self, command: &Command, log: PathBuf) -> Result<Beside<'_>> {
+    /// Starts a command that gives way to all others for the processor. Its output goes to a file.
+    pub(crate) fn start_giving_way(&self, command: &Command, log: PathBuf) -> Result<Beside<'_>> {
         let mut gives_way = Command::new("nice");
         gives_way
             .args(["-n", "19"])
@@ -85,6 +85,11 @@ impl Runner {
         if let Some(folder) = command.get_current_dir() {
             gives_way.current_dir(folder);
         }
+        self.start_beside(gives_way, log)
+    }
+
+    /// Starts a command beside others, as their equal. Its output goes to a file.
+    pub(crate) fn start_beside(&self, mut command: Command, log: PathBuf) -> Result<Beside<'_>> {
         let out = log
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
@@ -93,11 +98,11 @@ impl Runner {
         let err = out
             .try_clone()
             .with_context(|| format!("can't write {}", log.display()))?;
-        let child = self.spawn(gives_way.stdout(out).stderr(err))?;
+        let child = self.spawn(command.stdout(out).stderr(err))?;
         Ok(Beside {
             runner: self,
             child,
-            command: gives_way,
+            command,
             log,
         })
     }
@@ -188,13 +193,28 @@ pub(crate) struct Beside<'a> {
 impl Beside<'_> {
     /// Waits for its end. If it failed, its output is printed.
     pub(crate) fn wait(mut self) -> Result<()> {
-        let status = self.child.wait();
-        let ended = succeeded(&self.command, status);
+        let ended = self.end();
         if ended.is_err() {
-            let output = std::fs::read_to_string(&self.log).unwrap_or_default();
-            drop(writeln!(std::io::stderr(), "{output}"));
+            drop(writeln!(std::io::stderr(), "{}", self.output()));
         }
         ended
+    }
+
+    /// Waits for its end, and prints its output.
+    pub(crate) fn wait_and_print(mut self) -> Result<()> {
+        let ended = self.end();
+        drop(writeln!(std::io::stdout(), "{}", self.output()));
+        ended
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let status = self.child.wait();
+        succeeded(&self.command, status)
+    }
+
+    fn output(&self) -> String {
+        let output = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&output).into_owned()
     }
 }
 
@@ -252,7 +272,7 @@ mod tests {
             let mut command = Command::new("sh");
             command.args(["-c", script]).env("WORD", "hello");
             runner
-                .start_beside(&command, folder.path().join("logs/beside.log"))
+                .start_giving_way(&command, folder.path().join("logs/beside.log"))
                 .unwrap()
         };
         start("echo $WORD; nice").wait().unwrap();

@@ -1,7 +1,10 @@
 //! `cargo xtask test`: all tests.
 //!
-//! The tests of the workspace wait more than they compute, so what takes the longest to build, the dev host and the fuzz
-//! targets, is built meanwhile, with the processor time that they leave. What needs these comes after.
+//! The tests of the workspace wait more than they compute. So those that wait the most run beside the others, and what takes
+//! the longest to build, the dev host and the fuzz targets, is built meanwhile, with the processor time that they leave. What
+//! needs these comes after.
+
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -24,12 +27,21 @@ const ON_THE_DEV_HOST: [&str; 7] = [
     "webhooks_on_the_host",
 ];
 
-/// The files of integration tests that do little but wait, for what ends by itself: more of them go on at once than there are
-/// processors.
-const WAITING: [&str; 1] = ["conformance"];
-
-/// Tests of such a file at once.
-const WAITING_AT_ONCE: &str = "--test-threads=4";
+/// The files of integration tests that do little but wait, for what ends by itself: they run beside the others.
+const WAITING: [&str; 12] = [
+    "conformance",
+    "gap",
+    "journal",
+    "order_faults",
+    "publish_order",
+    "published",
+    "readers",
+    "retries",
+    "runbook",
+    "schedule",
+    "smoke",
+    "traces",
+];
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -69,13 +81,17 @@ struct Tests<'a> {
 impl Tests<'_> {
     fn run(&self, step: &str, chosen: &[&str]) -> Result<()> {
         self.runner.step(step);
+        self.runner.run(&mut self.command(chosen))
+    }
+
+    fn command(&self, chosen: &[&str]) -> Command {
         let mut test = self.workspace.cargo();
         // One failure does not hide the next.
         test.args(["test", "--locked", "--workspace", "--no-fail-fast"])
             .args(chosen);
         self.parts.tell(self.workspace, &mut test);
         self.tools.tell(&mut test);
-        self.runner.run(&mut test)
+        test
     }
 
     fn dev_host(&self) -> Result<()> {
@@ -105,7 +121,7 @@ fn everything(workspace: &Workspace, runner: &Runner) -> Result<()> {
     runner.step("building the dev host and the fuzz targets beside the tests; their output is in target/logs");
     let mut dev_host = build::dev_host(workspace, runner, "build")?;
     dev_host.arg("--all-targets");
-    let dev_host = runner.start_beside(&dev_host, workspace.logs().join("build-dev-host.log"))?;
+    let dev_host = runner.start_giving_way(&dev_host, workspace.logs().join("build-dev-host.log"))?;
     let fuzz = Fuzz::build_beside(workspace, runner)?;
 
     let files = files_of_tests(workspace, runner)?;
@@ -117,11 +133,13 @@ fn everything(workspace: &Workspace, runner: &Runner) -> Result<()> {
     chosen.extend(["--lib", "--bins", "--examples", "--benches"]);
     let mut failed = Vec::new();
     let mut note = |outcome: Result<()>| failed.extend(outcome.err());
+    runner.step("testing what waits beside the rest; its output follows when it has ended, and is in target/logs");
+    let waiting = tests.command(&named(&WAITING.map(str::to_owned)));
+    let waiting = runner.start_beside(waiting, workspace.logs().join("test-waiting.log"))?;
     note(tests.run("testing the workspace", &chosen));
-    let waiting = WAITING.map(str::to_owned);
-    let waiting = [named(&waiting), vec!["--", WAITING_AT_ONCE]].concat();
-    note(tests.run("testing what waits", &waiting));
     note(tests.documentation());
+    runner.step("waiting for the tests that wait");
+    note(waiting.wait_and_print());
 
     runner.step("waiting for the dev host and the fuzz targets");
     let dev_host = dev_host.wait();
