@@ -8,7 +8,7 @@ use fanout_transport::{CallContext, Caller, Client, Lattice, Options, Server, Se
 use fanout_wit::component::exports::fanout::bus::{backfill_handler, batch_handler, handler};
 
 use crate::types::{
-    BackfillProgress, Delivery, DeliveryOptions, Event, Filter, PublishError, Reach, Receipt, Rejection,
+    BackfillProgress, Delivery, DeliveryOptions, Event, Filter, PublishError, Reach, Receipt, Rejection, Scope,
 };
 use crate::{eventually, publisher};
 
@@ -200,6 +200,7 @@ pub fn every_event() -> DeliveryOptions {
         reach: Reach::Handler,
         batch_size: None,
         concurrency: None,
+        scope: Scope::Everywhere,
     }
 }
 

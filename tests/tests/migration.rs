@@ -12,8 +12,8 @@ use fanout_plan::Policy;
 use fanout_plan::document::Document;
 use fanout_plan::migration::Stage;
 use fanout_provider::jetstream::{Migration, MigrationStep as Step, Store};
-use fanout_tests::{ANYONE_HERE, Cli, SERVED_POLICY, Served, free_ports};
-use fanout_transport::testing::{NatsServer, NatsSettings};
+use fanout_tests::{ANYONE_HERE, Cli, LeafNodes, SERVED_POLICY, Served, free_ports, jetstream_domain};
+use fanout_transport::testing::NatsServer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -51,20 +51,6 @@ fn policy_of(more: &str) -> String {
     format!("{more}{SERVED_POLICY}{SIZES}{ANYONE_HERE}{}", declared.concat())
 }
 
-async fn server(domain: &str, jetstream: &str, leafnodes: &str) -> NatsServer {
-    let config = format!(
-        "server_name: {domain}\n\
-         accounts {{\n  SYS {{ users: [ {{ user: sys, password: sys }} ] }}\n  APP {{ jetstream: enabled, users: [ {{ user: app, password: app }} ] }}\n}}\n\
-         system_account: SYS\nno_auth_user: app\njetstream {{ domain: {domain}{jetstream} }}\n\
-         leafnodes {{\n  reconnect: 1s\n  no_advertise: true\n  {leafnodes}\n}}\n"
-    );
-    NatsServer::start_with(NatsSettings {
-        config: Some(config),
-        ..NatsSettings::default()
-    })
-    .await
-}
-
 /// What the servers that others are joined to listen for.
 struct Link(u16);
 
@@ -74,15 +60,11 @@ impl Link {
     }
 
     async fn old(&self) -> NatsServer {
-        server("old", "", &format!("listen: \"127.0.0.1:{}\"", self.0)).await
+        jetstream_domain("old", "", LeafNodes::Hub(self.0)).await
     }
 
-    async fn joined(&self, domain: &str, jetstream: &str) -> NatsServer {
-        let remote = format!(
-            "remotes: [ {{ url: \"nats://app:app@127.0.0.1:{}\", account: APP }} ]",
-            self.0
-        );
-        server(domain, jetstream, &remote).await
+    async fn joined(&self, domain: &str, limits: &str) -> NatsServer {
+        jetstream_domain(domain, limits, LeafNodes::Leaf(self.0)).await
     }
 }
 
@@ -550,8 +532,8 @@ async fn what_can_not_go_is_refused_and_nothing_is_changed() {
 
     let (new, small, apart) = (
         link.joined("new", "").await,
-        link.joined("small", ", max_file_store: 32M").await,
-        server("apart", "", "").await,
+        link.joined("small", "max_file_store: 32M").await,
+        jetstream_domain("apart", "", LeafNodes::None).await,
     );
     let nowhere = link.joined("old", "").await;
     let refused = |to: &NatsServer, why: &str, more: &[&str]| {

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use fanout_plan::status::PlaceStatus;
-use fanout_tests::free_ports;
 use fanout_tests::hosted::Hosted;
 use fanout_tests::nemesis::Proxy;
+use fanout_tests::{LeafNodes, free_ports};
 use tokio::try_join;
 
 use crate::cli::Cli;
 use crate::ledger::Where;
 use crate::operator::Operator;
 use crate::place::Place;
-use crate::servers::{self, Link};
+use crate::servers;
 use crate::story::{CATCH_UP_LIMIT, LOOK_EVERY};
 use crate::wait::{Check, until};
 
@@ -93,14 +93,14 @@ impl World {
     pub(crate) async fn start(cli: &Cli) -> Result<Self> {
         let folder = tempfile::tempdir().context("a folder for policies and logs")?;
         let hub_port = *free_ports(1).first().context("a port")?;
-        let hub = servers::start(FRANKFURT, Link::Hub(hub_port)).await?;
+        let hub = servers::start(FRANKFURT, LeafNodes::Hub(hub_port)).await?;
         let links = [
             ("Frankfurt and Virginia", Proxy::before(hub_port).await),
             ("Frankfurt and the shop", Proxy::before(hub_port).await),
         ];
         let (virginia, shop) = try_join!(
-            servers::start(VIRGINIA, Link::Leaf(links[0].1.port())),
-            servers::start(SHOP, Link::Leaf(links[1].1.port())),
+            servers::start(VIRGINIA, LeafNodes::Leaf(links[0].1.port())),
+            servers::start(SHOP, LeafNodes::Leaf(links[1].1.port())),
         )?;
         let text = format!("{POLICY}{SETTINGS}");
         let (fanout, policies, text) = (&cli.fanout, folder.path(), &text);

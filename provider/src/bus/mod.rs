@@ -2,8 +2,10 @@
 //! as it should be is in `keep`, how a change is made in `reconcile`, what callers wait for in `requests`, and its
 //! deliveries are in `runs`. `scheduled` publishes the events that are due.
 
+mod bring;
 mod keep;
 mod reconcile;
+mod report;
 mod requests;
 mod runs;
 mod scheduled;

@@ -4,6 +4,7 @@ mod lost;
 mod moves;
 mod partition;
 mod retired;
+mod scope;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,7 +17,8 @@ use fanout_plan::last_known::LastKnown;
 use fanout_plan::status::{MirrorStatus, PlaceStatus};
 use fanout_tests::nemesis::Proxy;
 use fanout_tests::{ANYONE_HERE, BusStatus, Cli, SERVED_POLICY, Served, beside_the_tests, eventually, free_ports};
-use fanout_transport::testing::{NatsServer, NatsSettings};
+use fanout_tests::{LeafNodes, jetstream_domain};
+use fanout_transport::testing::NatsServer;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,21 +42,6 @@ need = \"durable\"
 component = \"caller:anyone\"
 scope = \"here\"
 ";
-
-/// A server of a JetStream domain, with what joins it to another.
-async fn server(domain: &str, leafnodes: String) -> NatsServer {
-    let config = format!(
-        "server_name: {domain}\n\
-         accounts {{\n  SYS {{ users: [ {{ user: sys, password: sys }} ] }}\n  APP {{ jetstream: enabled, users: [ {{ user: app, password: app }} ] }}\n}}\n\
-         system_account: SYS\nno_auth_user: app\njetstream {{ domain: {domain} }}\n\
-         leafnodes {{\n  reconnect: 1s\n  no_advertise: true\n  {leafnodes}\n}}\n"
-    );
-    NatsServer::start_with(NatsSettings {
-        config: Some(config),
-        ..NatsSettings::default()
-    })
-    .await
-}
 
 struct Place {
     name: &'static str,
@@ -164,13 +151,9 @@ fn three_places(revision: u32, of_virginia: Option<&str>) -> String {
 /// Two places that mirror each other over a leaf link, which goes through a proxy.
 async fn joined(ordering: &str) -> (Proxy, Place, Place) {
     let port = free_ports(1)[0];
-    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
     let link = Proxy::before(port).await;
-    let remote = format!(
-        "remotes: [ {{ url: \"nats://app:app@127.0.0.1:{}\", account: APP }} ]",
-        link.port()
-    );
-    let leaf = server("shop", remote).await;
+    let leaf = jetstream_domain("shop", "", LeafNodes::Leaf(link.port())).await;
     let text = format!("{ordering}{SERVED_POLICY}{ANYONE_HERE}{PLACES}");
     let frankfurt = Place::open("frankfurt", hub, &text).await;
     let shop = Place::open("shop", leaf, &text).await;
@@ -334,11 +317,15 @@ async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_that_are_taken_for_one_place_are_told() {
     let port = free_ports(1)[0];
-    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
-    let remote = format!("remotes: [ {{ url: \"nats://app:app@127.0.0.1:{port}\", account: APP }} ]");
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
     let text = format!("{SERVED_POLICY}{ANYONE_HERE}{PLACES}");
     let first = Place::open("frankfurt", hub, &text).await;
-    let second = Place::open("frankfurt", server("hub", remote).await, &text).await;
+    let second = Place::open(
+        "frankfurt",
+        jetstream_domain("hub", "", LeafNodes::Leaf(port)).await,
+        &text,
+    )
+    .await;
     for place in [&first, &second] {
         eventually("it is told", || async {
             place.served.log().contains("is stored twice").then_some(())
@@ -349,7 +336,7 @@ async fn two_servers_that_are_taken_for_one_place_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_that_is_none_is_refused_before_anything_is_made() {
-    let nats = server("hub", String::new()).await;
+    let nats = jetstream_domain("hub", "", LeafNodes::None).await;
     let cli = Cli::new(nats.url());
     let policy = cli.policy(&format!("{SERVED_POLICY}{ANYONE_HERE}{PLACES}"));
     for (args, code) in [(&["--place", "tokyo"][..], "unknown-place"), (&[], "missing-setting")] {

@@ -24,9 +24,9 @@ async fn left_at_virginia(place: &Place) -> BTreeMap<String, u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_joins_two_others_and_is_retired() {
     let port = free_ports(1)[0];
-    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
-    let remote = format!("remotes: [ {{ url: \"nats://app:app@127.0.0.1:{port}\", account: APP }} ]");
-    let (leaf, third) = tokio::join!(server("shop", remote.clone()), server("virginia", remote));
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
+    let joins = |name| jetstream_domain(name, "", LeafNodes::Leaf(port));
+    let (leaf, third) = tokio::join!(joins("shop"), joins("virginia"));
     let frankfurt = Place::open("frankfurt", hub, &three_places(1, None)).await;
     let shop = Place::open("shop", leaf, &three_places(1, None)).await;
     frankfurt.publish(0, 0..60).await;

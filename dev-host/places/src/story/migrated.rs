@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use fanout_tests::LeafNodes;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::sync::Mutex;
 
@@ -14,7 +15,7 @@ use super::{CATCH_UP_LIMIT, LOOK_EVERY, Story};
 use crate::ledger::Where;
 use crate::load::Sender;
 use crate::place::Place;
-use crate::servers::{self, Link};
+use crate::servers;
 use crate::wait::{Check, until};
 use crate::world::SETTINGS;
 
@@ -55,7 +56,7 @@ impl Story<'_> {
         self.handle(FULFILMENT, OLD, old.bus.clone());
         self.orders_taken(self.events).await?;
 
-        let server = Arc::new(servers::start("dublin", Link::Leaf(world.hub_port)).await?);
+        let server = Arc::new(servers::start("dublin", LeafNodes::Leaf(world.hub_port)).await?);
         let url = server.url();
         let mut migrate = old
             .operator
