@@ -2,9 +2,9 @@
 
 use fanout_tests::subscriber;
 use fanout_tests::types::{
-    self, DeliveryOptions, End, Filter, Need, Origin, Position, Reach, Start, SubscribeError, SubscriptionState,
+    self, DeliveryOptions, End, Need, Origin, Position, Reach, Start, SubscribeError, SubscriptionState,
 };
-use fanout_tests::{Bench, BusStatus, Component, LinkTo, State, SubscriptionStatus, event, eventually};
+use fanout_tests::{Bench, BusStatus, Component, LinkTo, State, SubscriptionStatus, event, eventually, every_event};
 use fanout_transport::CallContext;
 
 fn links() -> Vec<LinkTo> {
@@ -16,14 +16,9 @@ fn links() -> Vec<LinkTo> {
 
 fn options() -> DeliveryOptions {
     DeliveryOptions {
-        filter: Filter {
-            tenants: vec![],
-            event_types: vec![],
-            pattern: None,
-        },
         reach: Reach::BatchHandler,
         batch_size: Some(7),
-        concurrency: None,
+        ..every_event()
     }
 }
 

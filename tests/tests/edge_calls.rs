@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use fanout_plan::subscription::MadeBy;
 use fanout_tests::types::{
-    Cancellation, DeliveryOptions, Filter, InboxError, LeasedDelivery, PublishError, Reach, SettleError, Settlement,
+    Cancellation, DeliveryOptions, InboxError, LeasedDelivery, PublishError, Reach, SettleError, Settlement,
     SettlementOutcome, Start, SubscribeError, Subscription, SubscriptionOrigin, SubscriptionState, Verdict as Settles,
 };
-use fanout_tests::{BusStatus, Component, EdgeWorld, LinkTo, State, event, eventually};
+use fanout_tests::{BusStatus, Component, EdgeWorld, LinkTo, State, event, eventually, every_event};
 use fanout_tests::{inbox, publisher, subscriber};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsSettings;
@@ -26,16 +26,7 @@ fn patient() -> CallContext {
 }
 
 fn options(reach: Reach) -> DeliveryOptions {
-    DeliveryOptions {
-        filter: Filter {
-            tenants: Vec::new(),
-            event_types: Vec::new(),
-            pattern: None,
-        },
-        reach,
-        batch_size: None,
-        concurrency: None,
-    }
+    DeliveryOptions { reach, ..every_event() }
 }
 
 /// Asks until the bus and the edge are both there, as a component does.

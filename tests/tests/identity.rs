@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fanout_client::{ErrorKind, Event as ClientEvent, connect};
 use fanout_tests::types::{Attribute, Cancellation, DeliveryOptions, Event, Filter, PublishError, Reach, Rejection};
-use fanout_tests::{ANYONE_HERE, Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, Verdict, event, eventually};
+use fanout_tests::{
+    ANYONE_HERE, Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, Verdict, event, eventually, every_event,
+};
 use fanout_tests::{publisher, subscriber};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsServer;
@@ -392,8 +394,7 @@ async fn patterns_quotas_and_calls_know_any_name() {
                 pattern: None,
             },
             reach: Reach::Handler,
-            batch_size: None,
-            concurrency: None,
+            ..every_event()
         };
         let made = subscriber::subscribe_durable(ingress.bus(), CallContext::default(), name, &options).await;
         made.expect("the bus answers").unwrap();

@@ -8,7 +8,7 @@ use fanout_tests::types::{
     DeliveryOptions, End, Filter, InboxError, LeasedDelivery, Origin, Position, Reach, Rejection, RetryDelay,
     SettleError, SettlementOutcome, Start, Verdict,
 };
-use fanout_tests::{Bench, Component, LinkTo, State, eventually, stored};
+use fanout_tests::{Bench, Component, LinkTo, State, eventually, every_event, stored};
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
 
@@ -273,8 +273,7 @@ fn options(reach: Reach) -> DeliveryOptions {
     DeliveryOptions {
         filter: all(),
         reach,
-        batch_size: None,
-        concurrency: None,
+        ..every_event()
     }
 }
 

@@ -6,8 +6,8 @@ use async_nats::jetstream::{self, kv, stream::Stream};
 use fanout_plan::{Round, Timestamp};
 use fanout_tests::fetcher::{fetch, never, next, retry, settle, settles, try_fetch};
 use fanout_tests::subscriber;
-use fanout_tests::types::{DeliveryOptions, Filter, Position, Reach, Rejection, SettleError, Start, Verdict};
-use fanout_tests::{Bench, Cli, Component, LinkTo, State, event, eventually, stored};
+use fanout_tests::types::{DeliveryOptions, Position, Reach, Rejection, SettleError, Start, Verdict};
+use fanout_tests::{Bench, Cli, Component, LinkTo, State, event, eventually, every_event, stored};
 use fanout_transport::CallContext;
 use futures::TryStreamExt as _;
 use serde_json::Value;
@@ -26,16 +26,7 @@ fn links() -> Vec<LinkTo> {
 }
 
 fn options(reach: Reach) -> DeliveryOptions {
-    DeliveryOptions {
-        filter: Filter {
-            tenants: vec![],
-            event_types: vec![],
-            pattern: None,
-        },
-        reach,
-        batch_size: None,
-        concurrency: None,
-    }
+    DeliveryOptions { reach, ..every_event() }
 }
 
 /// Makes the durable subscription `work`.

@@ -3,7 +3,7 @@
 use fanout_tests::types::{
     DeliveryOptions, Filter, LinkState, PublishError, Reach, SubscribeError, SubscriptionOrigin,
 };
-use fanout_tests::{Bench, Component, LinkTo, OutcomeState, State, event, eventually, stored};
+use fanout_tests::{Bench, Component, LinkTo, OutcomeState, State, event, eventually, every_event, stored};
 use fanout_tests::{status, subscriber};
 use fanout_transport::CallContext;
 
@@ -32,8 +32,7 @@ fn everything(tenants: &[&str]) -> DeliveryOptions {
             pattern: None,
         },
         reach: Reach::Handler,
-        batch_size: None,
-        concurrency: None,
+        ..every_event()
     }
 }
 

@@ -11,8 +11,8 @@ use fanout_plan::planner::{self, Asked};
 use fanout_plan::{Policy, Settings, Timestamp};
 use fanout_provider::jetstream::Store;
 use fanout_tests::subscriber;
-use fanout_tests::types::{DeliveryOptions, Filter, Position, PublishError, Reach, Start};
-use fanout_tests::{Bench, LinkTo, event, eventually};
+use fanout_tests::types::{DeliveryOptions, Position, PublishError, Reach, Start};
+use fanout_tests::{Bench, LinkTo, event, eventually, every_event};
 use fanout_transport::CallContext;
 use fanout_transport::testing::NatsSettings;
 use futures::TryStreamExt as _;
@@ -106,14 +106,9 @@ async fn a_component_does_not_notice_the_topology() {
             continue;
         }
         let options = DeliveryOptions {
-            filter: Filter {
-                tenants: vec![],
-                event_types: vec![],
-                pattern: None,
-            },
             reach: Reach::BatchHandler,
             batch_size: Some(3),
-            concurrency: None,
+            ..every_event()
         };
         subscriber::subscribe_backfill(
             ingress.bus(),

@@ -10,7 +10,8 @@ use fanout_tests::types::{
     DeliveryOptions, Filter, PublishError, Reach, SubscribeError, Subscription, SubscriptionState,
 };
 use fanout_tests::{
-    Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, State, SubscriptionStatus, event, eventually, stored,
+    Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, State, SubscriptionStatus, event, eventually, every_event,
+    stored,
 };
 use fanout_transport::testing::{NatsServer, NatsSettings};
 
@@ -40,8 +41,7 @@ fn options(tenants: usize, patterns: usize) -> DeliveryOptions {
             pattern: None,
         },
         reach: Reach::Inbox,
-        batch_size: None,
-        concurrency: None,
+        ..every_event()
     }
 }
 

@@ -98,6 +98,7 @@ impl subscriber::Host for Guest {
             reach,
             batch_size: Some(1),
             concurrency: None,
+            scope: types::Scope::Everywhere,
         };
         self.subscribe(Subscription::queue(name), false, options).await
     }
@@ -176,6 +177,10 @@ impl Guest {
         let wanted = match options.filter.pattern {
             Some(pattern) => wanted.pattern(pattern),
             None => wanted,
+        };
+        let wanted = match options.scope {
+            types::Scope::Everywhere => wanted,
+            types::Scope::Here => wanted.of_this_place(),
         };
         let made = self.surroundings.bus.subscribe(&self.onward(), &wanted).await;
         if made.is_ok() && options.reach != types::Reach::Inbox {

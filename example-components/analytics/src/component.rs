@@ -88,6 +88,7 @@ impl Bus for LinkedBus {
             reach: types::Reach::BatchHandler,
             batch_size: None,
             concurrency: None,
+            scope: types::Scope::Everywhere,
         };
         let until = backfill.until.map(Into::into);
         let made = subscriber::subscribe_backfill(&backfill.name, backfill.from.into(), until, &options)?;

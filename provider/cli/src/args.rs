@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: its verbs, and the arguments that several of them take. A verb that has a file has its own there.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -8,15 +8,23 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
-use fanout_plan::{PlaceName, Position, SubscriptionName, TenantId, Timestamp, TypePattern, link};
+use fanout_plan::{PlaceName, Position, SubscriptionName, TenantId, link};
 use fanout_transport::Secret;
-use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo};
-use reqwest::Url;
 
+use crate::backup::Backup;
+use crate::dead_letters::DeadLetters;
+use crate::errors::Errors;
 use crate::listen::Listen;
+use crate::migrate::Migrate;
 use crate::nats::{How, Nats};
+use crate::publish::Publish;
+use crate::ready::Ready;
+use crate::serve::Serve;
+use crate::subscribe::{Subscribe, Unsubscribe};
+use crate::tail::Tail;
 use crate::webhook::Webhook;
+use crate::why::Why;
 
 /// A bus, planned and looked after from the command line.
 ///
@@ -237,69 +245,6 @@ pub(crate) struct Store {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Backup {
-    #[command(flatten)]
-    pub(crate) store: Store,
-    /// The folder of the backup
-    pub(crate) folder: PathBuf,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Migrate {
-    #[command(flatten)]
-    pub(crate) policy: PolicyFile,
-    /// Where the bus is
-    #[arg(long, value_name = "URL")]
-    pub(crate) from: Secret,
-    /// Where it goes: another JetStream domain, from which a leaf node link leads to the first
-    #[arg(long, value_name = "URL")]
-    pub(crate) to: Secret,
-    /// Say what there is and how far it has come, and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Leave the bus where it was, and remove the copies; not once it has switched
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(crate) back: bool,
-    /// How long deliveries under way may take before the switch is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) drain_seconds: u64,
-    #[command(flatten)]
-    pub(crate) how: How,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Tail {
-    #[command(flatten)]
-    pub(crate) store: Store,
-    /// Events of these tenants only
-    #[arg(long)]
-    pub(crate) tenant: Vec<TenantId>,
-    /// Events of these types only, such as `invoice.*`
-    #[arg(long = "type", value_name = "PATTERN")]
-    pub(crate) event_type: Vec<TypePattern>,
-    /// Events that match the event pattern in this file, too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pattern: Option<PathBuf>,
-    /// Begin here: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42; without it, with the next event
-    #[arg(long, value_parser = link::start)]
-    pub(crate) from: Option<Start>,
-    /// End after so many events; without it, never
-    #[arg(long)]
-    pub(crate) count: Option<usize>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Why {
-    #[command(flatten)]
-    pub(crate) store: Store,
-    /// The event, as JSON: {"tenant", "type", "source", "id", …, "data"}
-    #[arg(value_name = "EVENT")]
-    pub(crate) event: PathBuf,
-    /// Of this subscription only
-    pub(crate) subscription: Option<SubscriptionName>,
-}
-
-#[derive(Debug, clap::Args)]
 pub(crate) struct OneEvent {
     #[command(flatten)]
     pub(crate) store: Store,
@@ -340,147 +285,6 @@ impl fmt::Display for Which {
     }
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Errors {
-    #[command(flatten)]
-    pub(crate) store: Store,
-    /// Of this subscription only
-    pub(crate) subscription: Option<SubscriptionName>,
-    /// Of this tenant only
-    #[arg(long)]
-    pub(crate) tenant: Option<TenantId>,
-    /// Refused in this time only, such as 1h
-    #[arg(long, value_name = "DURATION", value_parser = span)]
-    pub(crate) since: Option<Duration>,
-}
-
-/// A duration as people write it: `90s`, `1h`, `2 days`.
-fn span(s: &str) -> Result<Duration, String> {
-    let span: Span = s
-        .parse()
-        .map_err(|_| "write a duration, such as 30m, 1h or 2d".to_owned())?;
-    let span = span.to_duration(SpanRelativeTo::days_are_24_hours());
-    let span = span.ok().and_then(|span| Duration::try_from(span).ok());
-    span.ok_or_else(|| "write a duration that is not negative, in days at most".to_owned())
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct DeadLetters {
-    #[command(subcommand)]
-    pub(crate) verb: DeadLetterVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DeadLetterVerb {
-    /// List them, oldest first
-    List {
-        #[command(flatten)]
-        store: Store,
-        /// Of this subscription only
-        #[arg(long)]
-        subscription: Option<SubscriptionName>,
-        /// Of this tenant only
-        #[arg(long)]
-        tenant: Option<TenantId>,
-        /// At most so many
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
-    },
-    /// Show one, with its attributes, attempts and payload
-    Show {
-        #[command(flatten)]
-        store: Store,
-        /// Its number
-        number: u64,
-    },
-    /// Give them to the subscription they came from again, in each tenant's order; a letter goes once it is handled
-    #[command(
-        group = clap::ArgGroup::new("which").required(true).args(["numbers", "all"]),
-        // From the group alone it would be the other way round.
-        override_usage = "fanout dead-letters redrive [OPTIONS] <POLICY> <NUMBERS...|--all>"
-    )]
-    Redrive {
-        #[command(flatten)]
-        store: Store,
-        /// Their numbers
-        numbers: Vec<u64>,
-        /// All of them
-        #[arg(long)]
-        all: bool,
-        /// With --all: of this subscription only
-        #[arg(long, requires = "all")]
-        subscription: Option<SubscriptionName>,
-        /// With --all: of this tenant only
-        #[arg(long, requires = "all")]
-        tenant: Option<TenantId>,
-    },
-    /// Take them away for good, all of them or none; prints each as its receipt
-    Discard {
-        #[command(flatten)]
-        store: Store,
-        /// Their numbers
-        #[arg(required = true)]
-        numbers: Vec<u64>,
-    },
-}
-
-/// What the log's lines are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people
-    Text,
-    /// An object a line, with the names that spans have
-    Json,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Ready {
-    /// Where it listens, such as https://bus.example.org:7780
-    #[arg(
-        value_name = "URL",
-        env = "FANOUT_READY_URL",
-        default_value = "http://127.0.0.1:7780"
-    )]
-    pub(crate) url: Url,
-    /// Who signed its certificate, as PEM; without it, the system's authorities
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tls_ca: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Serve {
-    /// What the log's lines are; what is logged says RUST_LOG
-    #[arg(long, value_name = "FORMAT", env = "FANOUT_LOG", default_value = "text")]
-    pub(crate) log: LogFormat,
-    /// The policy, as TOML; read again on SIGHUP
-    #[arg(long)]
-    pub(crate) policy: PathBuf,
-    /// Which of the policy's places this instance is at
-    #[arg(long, value_name = "PLACE", env = "FANOUT_PLACE")]
-    pub(crate) place: Option<PlaceName>,
-    #[command(flatten)]
-    pub(crate) nats: Nats,
-    /// Where to listen, such as tcp://127.0.0.1:7761, https://0.0.0.0:7780 or unix:/run/bus.sock; may be given several
-    /// times; instead of the policy's `listen`
-    #[arg(long, value_name = "URL")]
-    pub(crate) listen: Vec<String>,
-    /// The server's certificate and those that signed it, as PEM
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    pub(crate) tls_certificate: Option<String>,
-    /// Its key, as PEM
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
-    pub(crate) tls_key: Option<String>,
-    /// Who signs callers' certificates, as PEM; callers must show one
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
-    pub(crate) tls_client_ca: Option<String>,
-    /// What that authority has revoked, as PEM or DER
-    #[arg(long, value_name = "FILE", requires = "tls_client_ca")]
-    pub(crate) tls_client_crl: Option<String>,
-    /// Listen beyond this machine without knowing who calls: peers of the network may connect, and are nobody
-    #[arg(long)]
-    pub(crate) allow_unauthenticated_network_peers: bool,
-}
-
 /// A bus, and who calls it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct To {
@@ -516,129 +320,12 @@ pub(crate) struct To {
     pub(crate) timeout: u64,
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Publish {
-    #[command(flatten)]
-    pub(crate) to: To,
-    /// Whose event it is
-    #[arg(long)]
-    pub(crate) tenant: String,
-    /// Its type, such as invoice.paid
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(crate) event_type: String,
-    /// Its id: the same one of its source again is the same event
-    #[arg(long)]
-    pub(crate) id: String,
-    /// The payload: @FILE, - for standard input, or the text itself
-    #[arg(long, default_value = "")]
-    pub(crate) data: String,
-    /// Where it comes from, a URI reference; without it, the caller's own source
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub(crate) source: String,
-    /// What it is about
-    #[arg(long)]
-    pub(crate) subject: Option<String>,
-    /// The payload's media type
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) content_type: Option<String>,
-    /// Events of one tenant with one key are kept in order
-    #[arg(long, value_name = "KEY")]
-    pub(crate) ordering_key: Option<String>,
-    /// A CloudEvents extension; may be given several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = extension)]
-    pub(crate) extension: Vec<(String, String)>,
-    /// Publish it later: at a time such as 2026-11-22T10:00:00Z, or from now on such as +10m
-    #[arg(long, value_name = "TIME", value_parser = later)]
-    pub(crate) at: Option<Timestamp>,
-    /// The W3C trace context that it is published in, as a `traceparent` header has it
-    #[arg(long, value_name = "TRACEPARENT")]
-    pub(crate) traceparent: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Subscribe {
-    #[command(flatten)]
-    pub(crate) to: To,
-    /// What is needed
-    #[arg(long)]
-    pub(crate) need: Need,
-    /// The subscription's name; the same one again goes on where it was
-    #[arg(long)]
-    pub(crate) name: String,
-    #[command(flatten)]
-    pub(crate) events: Events,
-    /// Print deliveries as JSON lines with a `token`, and settle each only by a line of standard input: `ack TOKEN`,
-    /// `retry TOKEN [AFTER]` or `dead-letter TOKEN REASON`
-    #[arg(long)]
-    pub(crate) manual: bool,
-    /// With --manual: at most so many deliveries that are not settled, 1 to 1000; with 1, TOKEN can always be left out
-    #[arg(long, value_name = "DELIVERIES", requires = "manual", default_value_t = 64, value_parser = in_flight())]
-    pub(crate) max_in_flight: u32,
-}
-
-/// Which events a subscription is given.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Events {
-    /// Where a backfill begins: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
-    #[arg(long, value_parser = link::start)]
-    pub(crate) from: Option<Start>,
-    /// Of this tenant only; may be given several times
-    #[arg(long)]
-    pub(crate) tenant: Vec<String>,
-    /// Events of these types only, such as invoice.*; may be given several times
-    #[arg(long = "type", value_name = "PATTERN")]
-    pub(crate) event_type: Vec<String>,
-    /// Events that match the event pattern in this file, too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pattern: Option<PathBuf>,
-    /// End after so many deliveries
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) count: Option<u64>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Unsubscribe {
-    #[command(flatten)]
-    pub(crate) to: To,
-    /// The subscription's name
-    #[arg(long)]
-    pub(crate) name: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Need {
-    /// Fast, at most once
-    Queue,
-    /// Everything from now on, at least once
-    Durable,
-    /// The retained log, then live
-    Backfill,
-    /// What the operator declared under this name
-    Declared,
-}
-
-/// How many deliveries may be in flight: as many as a fetch of the bus brings at most.
-pub(crate) fn in_flight() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=1000)
-}
-
-/// A time, or after `+` how long from now.
-fn later(s: &str) -> Result<Timestamp, String> {
-    let time = match s.strip_prefix('+') {
-        None => s.strip_prefix("time:").unwrap_or(s).parse().ok(),
-        // Days are those of UTC: 24 hours.
-        Some(wait) => wait.parse::<Span>().ok().and_then(|wait| {
-            let due = jiff::Timestamp::now().to_zoned(TimeZone::UTC).checked_add(wait).ok()?;
-            Some(due.timestamp().into())
-        }),
-    };
-    time.ok_or_else(|| {
-        "write a time such as 2026-11-22T10:00:00Z, or a wait such as +90s, +10m, +1h30m or +2d".to_owned()
-    })
-}
-
-fn extension(s: &str) -> Result<(String, String), String> {
-    s.split_once('=')
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .ok_or_else(|| "write NAME=VALUE".to_owned())
+/// A duration as people write it: `90s`, `1h`, `2 days`.
+pub(crate) fn span(s: &str) -> Result<Duration, String> {
+    let span: Span = s
+        .parse()
+        .map_err(|_| "write a duration, such as 30m, 1h or 2d".to_owned())?;
+    let span = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let span = span.ok().and_then(|span| Duration::try_from(span).ok());
+    span.ok_or_else(|| "write a duration that is not negative, in days at most".to_owned())
 }

@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File};
 use std::io::{Read as _, Write};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use fanout_plan::{Code, Problem};
@@ -12,9 +12,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::args;
+use crate::args::Store;
 use crate::bus::{self, Refused};
 use crate::terminal::{json_lines, printable, say};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// The folder of the backup
+    pub(crate) folder: PathBuf,
+}
 
 /// Written last: a folder without it holds no backup.
 const MANIFEST: &str = "backup.json";
@@ -68,7 +76,7 @@ impl Write for Written {
     }
 }
 
-pub(crate) async fn backup(args: &args::Backup, json: bool) -> Result<()> {
+pub(crate) async fn backup(args: &Backup, json: bool) -> Result<()> {
     let store = bus::store(&args.store).await?;
     let folder = &args.folder;
     empty(folder)?;
@@ -135,7 +143,7 @@ pub(crate) async fn backup(args: &args::Backup, json: bool) -> Result<()> {
     )
 }
 
-pub(crate) async fn restore(args: &args::Backup, json: bool) -> Result<()> {
+pub(crate) async fn restore(args: &Backup, json: bool) -> Result<()> {
     let folder = &args.folder;
     let manifest = read(folder)?;
     let store = bus::store(&args.store).await?;

@@ -1,14 +1,75 @@
 //! `dead-letters`: events that were dead-lettered.
 
 use anyhow::{Result, bail};
+use clap::Subcommand;
 use fanout_plan::subscription::Progress;
-use fanout_plan::{Code, EventType, LetterId, Problem};
+use fanout_plan::{Code, EventType, LetterId, Problem, SubscriptionName, TenantId};
 use fanout_provider::jetstream::{DeadLetter, Store};
 use serde_json::{Value, json};
 
-use crate::args::{DeadLetterVerb, DeadLetters};
+use crate::args;
 use crate::bus::{self, Refused};
 use crate::terminal::{json_lines, printable, printable_lines, say, table};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeadLetters {
+    #[command(subcommand)]
+    pub(crate) verb: DeadLetterVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetterVerb {
+    /// List them, oldest first
+    List {
+        #[command(flatten)]
+        store: args::Store,
+        /// Of this subscription only
+        #[arg(long)]
+        subscription: Option<SubscriptionName>,
+        /// Of this tenant only
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one, with its attributes, attempts and payload
+    Show {
+        #[command(flatten)]
+        store: args::Store,
+        /// Its number
+        number: u64,
+    },
+    /// Give them to the subscription they came from again, in each tenant's order; a letter goes once it is handled
+    #[command(
+        group = clap::ArgGroup::new("which").required(true).args(["numbers", "all"]),
+        // From the group alone it would be the other way round.
+        override_usage = "fanout dead-letters redrive [OPTIONS] <POLICY> <NUMBERS...|--all>"
+    )]
+    Redrive {
+        #[command(flatten)]
+        store: args::Store,
+        /// Their numbers
+        numbers: Vec<u64>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// With --all: of this subscription only
+        #[arg(long, requires = "all")]
+        subscription: Option<SubscriptionName>,
+        /// With --all: of this tenant only
+        #[arg(long, requires = "all")]
+        tenant: Option<TenantId>,
+    },
+    /// Take them away for good, all of them or none; prints each as its receipt
+    Discard {
+        #[command(flatten)]
+        store: args::Store,
+        /// Their numbers
+        #[arg(required = true)]
+        numbers: Vec<u64>,
+    },
+}
 
 pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
     match &args.verb {

@@ -1,15 +1,31 @@
 //! `errors`: why events are refused: dead letters, and what waits for a retry, by their reasons.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use fanout_plan::retry::FailedAttempt;
-use fanout_plan::{Position, SubscriptionName, Timestamp};
+use fanout_plan::{Position, SubscriptionName, TenantId, Timestamp};
 use fanout_provider::jetstream::{LetterNote, MOST_LOOKED_AT};
 use serde_json::json;
 
+use crate::args::{Store, span};
 use crate::terminal::{error_line, json_lines, printable, say, table};
-use crate::{args, bus, policy};
+use crate::{bus, policy};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Errors {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Of this subscription only
+    pub(crate) subscription: Option<SubscriptionName>,
+    /// Of this tenant only
+    #[arg(long)]
+    pub(crate) tenant: Option<TenantId>,
+    /// Refused in this time only, such as 1h
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    pub(crate) since: Option<Duration>,
+}
 
 /// Events of one subscription that were refused for one reason.
 #[derive(Default)]
@@ -48,7 +64,7 @@ impl Reasons {
     }
 }
 
-pub(crate) async fn errors(args: &args::Errors, json: bool) -> Result<()> {
+pub(crate) async fn errors(args: &Errors, json: bool) -> Result<()> {
     let store = bus::store(&args.store).await?;
     let (name, tenant) = (args.subscription.as_ref(), args.tenant.as_ref());
     let mut reasons = Reasons {

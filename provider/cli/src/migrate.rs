@@ -9,13 +9,38 @@ use fanout_provider::jetstream::{Migration, Store, StreamReport};
 use fanout_transport::Secret;
 use serde_json::json;
 
+use crate::args::PolicyFile;
+use crate::bus;
+use crate::nats::How;
 use crate::terminal::{json_lines, say};
-use crate::{args, bus};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Migrate {
+    #[command(flatten)]
+    pub(crate) policy: PolicyFile,
+    /// Where the bus is
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Secret,
+    /// Where it goes: another JetStream domain, from which a leaf node link leads to the first
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Secret,
+    /// Say what there is and how far it has come, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Leave the bus where it was, and remove the copies; not once it has switched
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) back: bool,
+    /// How long deliveries under way may take before the switch is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) drain_seconds: u64,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
 
 /// How often progress is shown.
 const EVERY: Duration = Duration::from_secs(1);
 
-pub(crate) async fn migrate(args: &args::Migrate, as_json: bool) -> Result<()> {
+pub(crate) async fn migrate(args: &Migrate, as_json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy)?;
     let (from, to) = tokio::try_join!(store(args, &args.from, &policy), store(args, &args.to, &policy))?;
     let mut migration = Migration::between(from, to).await?;
@@ -79,7 +104,7 @@ pub(crate) async fn migrate(args: &args::Migrate, as_json: bool) -> Result<()> {
     )
 }
 
-async fn store(args: &args::Migrate, url: &Secret, policy: &Policy) -> Result<Store> {
+async fn store(args: &Migrate, url: &Secret, policy: &Policy) -> Result<Store> {
     let mut access = args.how.access()?;
     url.expose().clone_into(&mut access.urls);
     let shown = access.shown();

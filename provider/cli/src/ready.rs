@@ -1,14 +1,29 @@
 //! `ready`: whether a bus that listens on HTTP can be used: what a health check runs where there is no curl.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use reqwest::Url;
 use serde_json::Value;
 
-use crate::args;
 use crate::terminal::{json_line, say};
 use crate::webhook::Unreachable;
 use crate::webhook::client::{client, client_without_tls, unreached};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ready {
+    /// Where it listens, such as https://bus.example.org:7780
+    #[arg(
+        value_name = "URL",
+        env = "FANOUT_READY_URL",
+        default_value = "http://127.0.0.1:7780"
+    )]
+    pub(crate) url: Url,
+    /// Who signed its certificate, as PEM; without it, the system's authorities
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+}
 
 /// How long the whole exchange may take: the bus answers within 2 s, whatever its store does.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -16,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 64 << 10;
 
-pub(crate) async fn ready(args: &args::Ready, json: bool) -> Result<()> {
+pub(crate) async fn ready(args: &Ready, json: bool) -> Result<()> {
     let url = args.url.join("readyz").context("the URL can't have a path")?;
     let client = match url.scheme() {
         "http" => client_without_tls()?,

@@ -1,14 +1,61 @@
 //! `serve`: the bus as a plain server.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
+use fanout_plan::PlaceName;
 use fanout_plan::listen::{Listening, TlsFiles};
 use fanout_provider::{ServeError, Server, TailLimits};
 
+use crate::bus;
+use crate::nats::Nats;
 use crate::terminal::{json_line, say};
-use crate::{args, bus};
 
-pub(crate) async fn serve(args: &args::Serve, json: bool) -> Result<()> {
-    fanout_provider::log_as_json(args.log == args::LogFormat::Json);
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// What the log's lines are; what is logged says RUST_LOG
+    #[arg(long, value_name = "FORMAT", env = "FANOUT_LOG", default_value = "text")]
+    pub(crate) log: LogFormat,
+    /// The policy, as TOML; read again on SIGHUP
+    #[arg(long)]
+    pub(crate) policy: PathBuf,
+    /// Which of the policy's places this instance is at
+    #[arg(long, value_name = "PLACE", env = "FANOUT_PLACE")]
+    pub(crate) place: Option<PlaceName>,
+    #[command(flatten)]
+    pub(crate) nats: Nats,
+    /// Where to listen, such as tcp://127.0.0.1:7761, https://0.0.0.0:7780 or unix:/run/bus.sock; may be given several
+    /// times; instead of the policy's `listen`
+    #[arg(long, value_name = "URL")]
+    pub(crate) listen: Vec<String>,
+    /// The server's certificate and those that signed it, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_certificate: Option<String>,
+    /// Its key, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_key: Option<String>,
+    /// Who signs callers' certificates, as PEM; callers must show one
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_client_ca: Option<String>,
+    /// What that authority has revoked, as PEM or DER
+    #[arg(long, value_name = "FILE", requires = "tls_client_ca")]
+    pub(crate) tls_client_crl: Option<String>,
+    /// Listen beyond this machine without knowing who calls: peers of the network may connect, and are nobody
+    #[arg(long)]
+    pub(crate) allow_unauthenticated_network_peers: bool,
+}
+
+/// What the log's lines are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// An object a line, with the names that spans have
+    Json,
+}
+
+pub(crate) async fn serve(args: &Serve, json: bool) -> Result<()> {
+    fanout_provider::log_as_json(args.log == LogFormat::Json);
     fanout_provider::log_to_standard_error();
     let connection = args.nats.connection()?;
     let shown = connection.access.shown();

@@ -2,25 +2,104 @@
 //! ends after a count, when a backfill does, or at a signal. `unsubscribe` ends the subscription itself.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use fanout_client::{Deliveries, Delivery, Position, Subscription};
-use fanout_plan::Timestamp;
 use fanout_plan::subscription::Start;
+use fanout_plan::{Timestamp, link};
 use serde_json::{Value, json};
 
-use crate::args::{self, Events, Need};
+use crate::args::{Args, To};
 use crate::ending::Ending;
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
 use crate::{manual, matching, remote};
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Subscribe {
+    #[command(flatten)]
+    pub(crate) to: To,
+    /// What is needed
+    #[arg(long)]
+    pub(crate) need: Need,
+    /// The subscription's name; the same one again goes on where it was
+    #[arg(long)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) events: Events,
+    /// Print deliveries as JSON lines with a `token`, and settle each only by a line of standard input: `ack TOKEN`,
+    /// `retry TOKEN [AFTER]` or `dead-letter TOKEN REASON`
+    #[arg(long)]
+    pub(crate) manual: bool,
+    /// With --manual: at most so many deliveries that are not settled, 1 to 1000; with 1, TOKEN can always be left out
+    #[arg(long, value_name = "DELIVERIES", requires = "manual", default_value_t = 64, value_parser = in_flight())]
+    pub(crate) max_in_flight: u32,
+}
+
+/// Which events a subscription is given.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Events {
+    /// Where a backfill begins: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
+    #[arg(long, value_parser = link::start)]
+    pub(crate) from: Option<Start>,
+    /// Of this tenant only; may be given several times
+    #[arg(long)]
+    pub(crate) tenant: Vec<String>,
+    /// Events of these types only, such as invoice.*; may be given several times
+    #[arg(long = "type", value_name = "PATTERN")]
+    pub(crate) event_type: Vec<String>,
+    /// Events that match the event pattern in this file, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pattern: Option<PathBuf>,
+    /// On a bus that has places, whose events: those of all places, or those published at the place where it is made
+    #[arg(long, value_enum)]
+    pub(crate) scope: Option<Scope>,
+    /// End after so many deliveries
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scope {
+    /// Those of all places
+    Everywhere,
+    /// Those published at the place where it is made
+    Here,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Need {
+    /// Fast, at most once
+    Queue,
+    /// Everything from now on, at least once
+    Durable,
+    /// The retained log, then live
+    Backfill,
+    /// What the operator declared under this name
+    Declared,
+}
+
+/// How many deliveries may be in flight: as many as a fetch of the bus brings at most.
+pub(crate) fn in_flight() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1000)
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Unsubscribe {
+    #[command(flatten)]
+    pub(crate) to: To,
+    /// The subscription's name
+    #[arg(long)]
+    pub(crate) name: String,
+}
+
 /// How long settling what was printed may take at the end.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
-pub(crate) async fn subscribe(args: &args::Subscribe, json: bool) -> Result<()> {
+pub(crate) async fn subscribe(args: &Subscribe, json: bool) -> Result<()> {
     let mut subscription = subscription(args.need, &args.name, &args.events)?;
     if args.manual {
         subscription = subscription.prefetch(args.max_in_flight);
@@ -55,7 +134,11 @@ pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Result<Su
     if need == Need::Declared && events.pattern.is_some() {
         // It would be given what the pattern leaves out.
         let wanted = "what is declared has the event pattern that the operator gave it: leave --pattern out";
-        args::Args::command().error(ErrorKind::ArgumentConflict, wanted).exit();
+        Args::command().error(ErrorKind::ArgumentConflict, wanted).exit();
+    }
+    if events.scope.is_some() && !matches!(need, Need::Durable | Need::Backfill) {
+        let wanted = "--scope is for a durable or backfill subscription: leave it out";
+        Args::command().error(ErrorKind::ArgumentConflict, wanted).exit();
     }
     let subscription = match need {
         Need::Queue => Subscription::queue(name),
@@ -68,6 +151,10 @@ pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Result<Su
         // Judged here, where the file has a name.
         Some(file) => subscription.pattern(matching::pattern(file)?.as_str()),
         None => subscription,
+    };
+    let subscription = match events.scope {
+        Some(Scope::Here) => subscription.of_this_place(),
+        Some(Scope::Everywhere) | None => subscription,
     };
     Ok(match events.count {
         Some(count) => subscription.at_most(count),
@@ -85,7 +172,7 @@ fn begins(from: Option<Start>) -> fanout_client::Start {
     }
 }
 
-pub(crate) async fn unsubscribe(args: &args::Unsubscribe, json: bool) -> Result<()> {
+pub(crate) async fn unsubscribe(args: &Unsubscribe, json: bool) -> Result<()> {
     let bus = remote::connect(&args.to).await?;
     bus.unsubscribe(&args.name).await?;
     if json {

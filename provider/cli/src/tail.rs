@@ -1,15 +1,40 @@
 //! `tail`: follows the log.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use fanout_plan::{Code, Filter, Problem};
+use fanout_plan::subscription::Start;
+use fanout_plan::{Code, Filter, Problem, TenantId, TypePattern, link};
 use fanout_provider::jetstream::{Read, TailError, TailFrom};
 use serde_json::json;
 
+use crate::args::Store;
 use crate::bus::{self, Refused};
+use crate::matching;
 use crate::terminal::{error_line, json_line, printable, printable_bytes, say};
-use crate::{args, matching};
 
-pub(crate) async fn tail(args: &args::Tail, json: bool) -> Result<()> {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Events of these tenants only
+    #[arg(long)]
+    pub(crate) tenant: Vec<TenantId>,
+    /// Events of these types only, such as `invoice.*`
+    #[arg(long = "type", value_name = "PATTERN")]
+    pub(crate) event_type: Vec<TypePattern>,
+    /// Events that match the event pattern in this file, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pattern: Option<PathBuf>,
+    /// Begin here: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42; without it, with the next event
+    #[arg(long, value_parser = link::start)]
+    pub(crate) from: Option<Start>,
+    /// End after so many events; without it, never
+    #[arg(long)]
+    pub(crate) count: Option<usize>,
+}
+
+pub(crate) async fn tail(args: &Tail, json: bool) -> Result<()> {
     let pattern = args.pattern.as_deref().map(matching::pattern).transpose()?;
     let filter = Filter::new(args.tenant.clone(), args.event_type.clone());
     let filter = filter.with_pattern(pattern).map_err(|p| Refused(vec![p]))?;

@@ -1,19 +1,32 @@
 //! `why`: which subscriptions an event is for, and what stops it on its way to the others.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use fanout_plan::planner::{self, Asked};
 use fanout_plan::why::{self, Stop};
-use fanout_plan::{Code, Policy, Problem};
+use fanout_plan::{Code, Policy, Problem, SubscriptionName};
 use serde_json::json;
 
+use crate::args::Store;
 use crate::bus::Refused;
 use crate::diagnostic::PolicyRefused;
-use crate::matching::{DoesNotMatch, NotLegal};
+use crate::matching::{self, DoesNotMatch, NotLegal};
 use crate::policy::{Inspection, now};
 use crate::terminal::{json_lines, printable, say};
-use crate::{args, matching};
 
-pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Why {
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// The event, as JSON: {"tenant", "type", "source", "id", …, "data"}
+    #[arg(value_name = "EVENT")]
+    pub(crate) event: PathBuf,
+    /// Of this subscription only
+    pub(crate) subscription: Option<SubscriptionName>,
+}
+
+pub(crate) async fn run(args: &Why, json: bool) -> Result<()> {
     let (policy, inspection) = inspect(args).await?;
     let (event, data) = matching::event(&args.event)?;
     let plan = planner::plan(&policy, Asked::default(), &inspection.observed, now()).map_err(Refused)?;
@@ -69,7 +82,7 @@ pub(crate) async fn run(args: &args::Why, json: bool) -> Result<()> {
 }
 
 /// The policy, and what the store holds if one is named. A policy that is not legal is no answer: 1 would be one.
-async fn inspect(args: &args::Why) -> Result<(Policy, Inspection)> {
+async fn inspect(args: &Why) -> Result<(Policy, Inspection)> {
     let policy = crate::bus::policy(&args.store.policy).map_err(|error| match error.downcast::<PolicyRefused>() {
         Ok(refused) => match refused.problems.into_iter().next() {
             Some(first) => NotLegal(first).into(),

@@ -38,6 +38,7 @@ pub struct Subscription {
     tenants: Vec<String>,
     event_types: Vec<String>,
     pattern: Option<String>,
+    scope: wit::Scope,
     pub(crate) prefetch: u32,
     pub(crate) wait: Duration,
     pub(crate) at_most: Option<u64>,
@@ -66,6 +67,7 @@ impl Subscription {
             tenants: Vec::new(),
             event_types: Vec::new(),
             pattern: None,
+            scope: wit::Scope::Everywhere,
             prefetch: PREFETCH,
             wait: WAIT,
             at_most: None,
@@ -126,6 +128,14 @@ impl Subscription {
         self
     }
 
+    /// Of a durable or backfill subscription: those events alone that are published at the place where it is made, on a bus
+    /// that has places; without this, those of all of them.
+    #[must_use]
+    pub fn of_this_place(mut self) -> Self {
+        self.scope = wit::Scope::Here;
+        self
+    }
+
     /// Holds at most so many deliveries at a time, those in the program's hands included: 1 to 1,000.
     #[must_use]
     pub fn prefetch(mut self, deliveries: u32) -> Self {
@@ -161,6 +171,7 @@ impl Subscription {
             reach: wit::Reach::Inbox,
             batch_size: None,
             concurrency: None,
+            scope: self.scope,
         };
         match self.need {
             Need::Queue => Request::Queue(filter),

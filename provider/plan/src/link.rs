@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority;
 use crate::declared::{Asked, Declared};
+use crate::place::Whereabouts;
 use crate::setting::{self, Reader, Settings};
 use crate::subscription::{End, Need, Reach, Start, Subscription};
-use crate::{Code, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, Timestamp, TypePattern, place};
+use crate::{Code, Filter, Policy, Problem, Sources, SubscriptionName, TenantId, Timestamp, TypePattern};
 
 /// Which end of a link the component is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -127,6 +128,47 @@ pub fn declared_subscription(
     settings: &Settings,
     policy: &Policy,
 ) -> Result<Subscription, Vec<Problem>> {
+    let (subscription, whereabouts) = read_declared(owner, component, interfaces, settings, policy)?;
+    let here = whereabouts.check(&subscription.name, &subscription.need, policy.places.as_ref());
+    here.map_err(|p| vec![of(owner, p)])?;
+    Ok(subscription)
+}
+
+/// The same of a link to a bus elsewhere, which alone knows its places.
+///
+/// # Errors
+/// Every problem of every setting; also for a link that says at which place.
+pub fn declared_at_a_bus_elsewhere(
+    owner: &str,
+    component: &str,
+    interfaces: &[String],
+    settings: &Settings,
+    defaults: &Policy,
+) -> Result<Subscription, Vec<Problem>> {
+    let (subscription, whereabouts) = read_declared(owner, component, interfaces, settings, defaults)?;
+    match whereabouts.at {
+        Some(_) => Err(vec![Problem::new(
+            Code::ConflictingSettings,
+            format!(
+                "{owner}: subscription {} is at the place whose bus this link leads to: leave `at` out, or say it in the policy",
+                subscription.name
+            ),
+        )]),
+        None => Ok(subscription),
+    }
+}
+
+fn of(owner: &str, p: Problem) -> Problem {
+    Problem::new(p.code, format!("{owner}: {}", p.message))
+}
+
+fn read_declared(
+    owner: &str,
+    component: &str,
+    interfaces: &[String],
+    settings: &Settings,
+    policy: &Policy,
+) -> Result<(Subscription, Whereabouts), Vec<Problem>> {
     let declared = settings
         .get("subscription")
         .and_then(|name| name.trim().parse().ok())
@@ -154,7 +196,7 @@ pub fn declared_subscription(
     let (Some(name), Some(asked), true) = (name, asked, problems.is_empty()) else {
         return Err(problems);
     };
-    let whereabouts = asked.whereabouts.clone();
+    let whereabouts = asked.whereabouts;
     let asked = Subscription {
         name,
         need: asked.need,
@@ -163,22 +205,10 @@ pub fn declared_subscription(
         batch_size: asked.batch_size.unwrap_or(policy.delivery.batch_size),
         concurrency: asked.concurrency.unwrap_or(policy.delivery.concurrency),
         tell_caught_up: has("backfill-handler"),
-        scope: asked.whereabouts.scope,
+        scope: whereabouts.scope,
     };
-    let places = policy.places.as_ref();
-    let refused = match (
-        whereabouts.is_here(&asked.name, &asked.need, places),
-        &whereabouts.at,
-        places,
-    ) {
-        (Err(problem), ..) => Some(problem),
-        (Ok(false), Some(at), Some(places)) => Some(place::elsewhere(&asked.name, at, &places.here)),
-        _ => None,
-    };
-    if let Some(p) = refused {
-        return Err(vec![Problem::new(p.code, format!("{owner}: {}", p.message))]);
-    }
-    check(asked).map_err(|p| vec![Problem::new(p.code, format!("{owner}: {}", p.message))])
+    let checked = check(asked).map_err(|p| vec![of(owner, p)])?;
+    Ok((checked, whereabouts))
 }
 
 /// The word of a need, before its other settings are known.

@@ -310,6 +310,17 @@ impl Whereabouts {
         Ok(*at == places.here)
     }
 
+    /// Whether a subscription that is asked for here can be here.
+    ///
+    /// # Errors
+    /// The same, and for one that is to be at another place.
+    pub fn check(&self, name: &SubscriptionName, need: &Need, places: Option<&Places>) -> Result<(), Problem> {
+        match (self.is_here(name, need, places)?, &self.at, places) {
+            (false, Some(at), Some(places)) => Err(elsewhere(name, at, &places.here)),
+            _ => Ok(()),
+        }
+    }
+
     /// The same of one that the policy declares, and so declares at every place.
     pub(crate) fn is_declared_here(
         &self,

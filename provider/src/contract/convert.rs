@@ -1,5 +1,6 @@
 //! WIT types to and from the planner's.
 
+use fanout_plan::place::Scope;
 use fanout_plan::status::{LostEvents, ReportedProblem};
 use fanout_plan::subscription::{End, MadeBy, Need, Reach, Start, Subscription};
 use fanout_plan::{Filter, Position, Problem, RawEvent, Timestamp, link};
@@ -66,6 +67,13 @@ fn reach(r: wit::Reach) -> Reach {
     }
 }
 
+fn scope(s: wit::Scope) -> Scope {
+    match s {
+        wit::Scope::Everywhere => Scope::Everywhere,
+        wit::Scope::Here => Scope::Here,
+    }
+}
+
 /// What is asked of a bus on these terms.
 pub(super) fn subscription(
     name: &str,
@@ -94,7 +102,7 @@ pub(super) fn subscription(
         concurrency: size("concurrency", options.concurrency, terms.concurrency)?,
         // The contract asks this of every component that subscribes to a backfill by a call.
         tell_caught_up: need != Need::Queue,
-        scope: fanout_plan::place::Scope::Everywhere,
+        scope: scope(options.scope),
     })
 }
 

@@ -57,8 +57,8 @@ pub(super) const FILTER: Shape = Fields(&[
     Option(&Bytes),
 ]);
 
-/// Filter, reach, batch size, concurrency.
-pub(super) const OPTIONS: Shape = Fields(&[FILTER, Number, Option(&Number), Option(&Number)]);
+/// Filter, reach, batch size, concurrency, scope.
+pub(super) const OPTIONS: Shape = Fields(&[FILTER, Number, Option(&Number), Option(&Number), Number]);
 const POSITION: Shape = Fields(&[Number, Number]);
 pub(super) const START: Shape = Cases(&[None, Some(&Number), Some(&POSITION)]);
 pub(super) const END: Shape = Cases(&[Some(&Number), Some(&POSITION)]);
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::target::{ANSWER, ANSWERS};
-    use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Settlement, Start, Verdict};
+    use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Scope, Settlement, Start, Verdict};
 
     fn text() -> String {
         "a text".repeat(40)
@@ -133,6 +133,7 @@ mod tests {
             reach: Reach::Inbox,
             batch_size: size,
             concurrency: size,
+            scope: Scope::Here,
         }
     }
 

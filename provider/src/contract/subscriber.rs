@@ -6,7 +6,7 @@ use fanout_plan::subscription::{self, MadeBy, Need};
 use fanout_plan::{Code, Problem, authority};
 use fanout_transport::{Caller, Shape};
 use fanout_wit::bus::exports::fanout::bus::subscriber::Handler;
-use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Start, SubscribeError, Subscription};
+use fanout_wit::types::{DeliveryOptions, End, Filter, Reach, Scope, Start, SubscribeError, Subscription};
 
 use super::backend::{Authority, Backend, Owned as _, OwnedBy, Rights as _};
 use super::convert;
@@ -82,6 +82,8 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
             reach,
             batch_size: Some(1),
             concurrency: Some(DEFAULT_CONCURRENCY),
+            // A queue subscription is given what is published at its own place, whatever is said.
+            scope: Scope::Everywhere,
         };
         Ok(self.subscribe(&caller, &name, Need::Queue, options).await)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fanout_client::component::{Doing, State};
-use fanout_plan::link::{Grant, declared_subscription};
+use fanout_plan::link::{Grant, declared_at_a_bus_elsewhere};
 use fanout_plan::subscription::{MadeBy, Subscription};
 use fanout_plan::{Code, Policy, Problem, SubscriptionName};
 use fanout_wit::types as wit;
@@ -149,7 +149,7 @@ fn read_one(key: &LinkKey, link: &Link, defaults: &Policy) -> Result<Read, Vec<P
     if key.role == Role::Caller {
         return Grant::from_settings(&owner, &link.interfaces, &link.settings).map(Read::Grant);
     }
-    let subscription = declared_subscription(&owner, &key.component, &link.interfaces, &link.settings, defaults)?;
+    let subscription = declared_at_a_bus_elsewhere(&owner, &key.component, &link.interfaces, &link.settings, defaults)?;
     Ok(Read::Declared(Served {
         subscription,
         component: key.component.clone(),

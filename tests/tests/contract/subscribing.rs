@@ -1,7 +1,7 @@
 //! `subscriber` and `status`.
 
-use fanout_tests::types::{DeliveryOptions, Filter, LinkState, Need, Reach, Start, SubscriptionState};
-use fanout_tests::{status, subscriber};
+use fanout_tests::types::{DeliveryOptions, Filter, LinkState, Need, Reach, Scope, Start, SubscriptionState};
+use fanout_tests::{every_event, status, subscriber};
 use fanout_transport::CallContext;
 
 use crate::errors::Met;
@@ -19,8 +19,7 @@ pub(crate) fn options(reach: Reach, tenants: &[&str]) -> DeliveryOptions {
     DeliveryOptions {
         filter: filter(tenants),
         reach,
-        batch_size: None,
-        concurrency: None,
+        ..every_event()
     }
 }
 
@@ -89,6 +88,13 @@ pub(crate) async fn refusals(world: &World, met: &mut Met) {
     let other = subscriber::subscribe_queue(bus, cx(), "billing", &filter(&[]), Reach::Inbox).await;
     let refused = met.subscribe(other.expect("the bus answers"));
     assert_eq!(refused, "conflict: subscription-conflict");
+    let here = DeliveryOptions {
+        scope: Scope::Here,
+        ..options(Reach::Inbox, &["acme"])
+    };
+    let of_one_place = subscriber::subscribe_durable(bus, cx(), "local", &here).await;
+    let refused = met.subscribe(of_one_place.expect("the bus answers"));
+    assert_eq!(refused, "conflict: conflicting-settings", "the bus has no places");
     let unknown = subscriber::unsubscribe(bus, cx(), "nothing").await;
     let refused = met.subscribe(unknown.expect("the bus answers"));
     assert_eq!(refused, "unknown-subscription: unknown-subscription");

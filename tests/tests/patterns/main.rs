@@ -11,7 +11,7 @@ mod refused;
 mod tails;
 
 use fanout_tests::types::{DeliveryOptions, Event, Filter, Reach};
-use fanout_tests::{Component, event};
+use fanout_tests::{Component, event, every_event};
 
 /// Large amounts, in a type of which there are other events, too.
 const LARGE: &str = r#"{ "type": ["invoice.paid"], "data": { "amount": [{ "numeric": [">=", 90] }] } }"#;
@@ -74,8 +74,7 @@ fn with_pattern(reach: Reach, pattern: &str) -> DeliveryOptions {
             pattern: Some(pattern.to_owned()),
         },
         reach,
-        batch_size: None,
-        concurrency: None,
+        ..every_event()
     }
 }
 

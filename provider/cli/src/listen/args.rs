@@ -7,7 +7,8 @@ use clap::builder::ArgPredicate;
 use reqwest::Url;
 use webhook_signature::Scheme;
 
-use crate::args::{Events, Need, To, in_flight};
+use crate::args::To;
+use crate::subscribe::{Events, Need, in_flight};
 use crate::webhook::args::{parameter, scheme};
 
 #[derive(Debug, clap::Args)]

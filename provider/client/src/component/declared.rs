@@ -1,6 +1,7 @@
 //! A subscription as a link declares it, in the words of this crate.
 
-use fanout_plan::link::declared_subscription;
+use fanout_plan::link::declared_at_a_bus_elsewhere;
+use fanout_plan::place::Scope;
 use fanout_plan::subscription::{self as plan, Subscription as Declared};
 use fanout_plan::{Policy, Problem, Settings};
 
@@ -21,7 +22,7 @@ pub fn declared(
     let bus = [("bus", "elsewhere"), ("subject", "elsewhere.{tenant}.{event-type}")];
     let policy = bus.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let policy = Policy::from_settings(owner, &policy)?;
-    declared_subscription(owner, component, interfaces, settings, &policy)
+    declared_at_a_bus_elsewhere(owner, component, interfaces, settings, &policy)
 }
 
 /// How many are handled at a time is settled here, not at the bus.
@@ -37,9 +38,13 @@ impl From<&Declared> for Subscription {
         let subscription = subscription
             .tenants(declared.filter.tenants.iter().map(ToString::to_string))
             .event_types(declared.filter.event_types.iter().map(ToString::to_string));
-        match declared.filter.pattern() {
+        let subscription = match declared.filter.pattern() {
             Some(pattern) => subscription.pattern(pattern.as_str()),
             None => subscription,
+        };
+        match declared.scope {
+            Scope::Everywhere => subscription,
+            Scope::Here => subscription.of_this_place(),
         }
     }
 }

@@ -107,6 +107,7 @@ impl<W: World> Inbox for Bus<W> {
             name,
             need,
             filter,
+            scope,
             batch,
         } = declared;
         let options = DeliveryOptions {
@@ -114,6 +115,7 @@ impl<W: World> Inbox for Bus<W> {
             reach: Reach::Inbox,
             batch_size: *batch,
             concurrency: None,
+            scope: *scope,
         };
         let made: Result<Subscription, SubscribeError> = match need {
             None => return Ok(None),

@@ -1,6 +1,6 @@
 //! What the operator wants a runner to deliver.
 
-use fanout_component::types::{Filter, Position, Start};
+use fanout_component::types::{Filter, Position, Scope, Start};
 
 /// The most deliveries of one fetch, and in one invocation of `batch-handler`.
 const MOST: u32 = 1_000;
@@ -25,6 +25,8 @@ pub struct Declared {
     pub need: Option<Need>,
     /// The events it is given.
     pub filter: Filter,
+    /// Whose events, on a bus that has places.
+    pub scope: Scope,
     /// The most deliveries at a time, if the operator says so.
     pub batch: Option<u32>,
 }
@@ -94,6 +96,7 @@ impl Plan {
                     event_types: list("FANOUT_EVENT_TYPES"),
                     pattern: variable("FANOUT_PATTERN"),
                 },
+                scope: scope(&variable)?,
                 batch,
             }),
         };
@@ -135,6 +138,17 @@ fn need(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Need>, Strin
     }
 }
 
+fn scope(variable: impl Fn(&str) -> Option<String>) -> Result<Scope, String> {
+    let is_settled = matches!(variable("FANOUT_NEED").as_deref(), Some("queue" | "declared"));
+    match variable("FANOUT_SCOPE").as_deref() {
+        None => Ok(Scope::Everywhere),
+        Some(_) if is_settled => Err("FANOUT_SCOPE is for FANOUT_NEED=durable and backfill: leave it out".to_owned()),
+        Some("everywhere") => Ok(Scope::Everywhere),
+        Some("here") => Ok(Scope::Here),
+        Some(_) => Err("FANOUT_SCOPE is none of everywhere and here".to_owned()),
+    }
+}
+
 fn start(text: &str) -> Result<Start, String> {
     let position = |(partition, offset): (&str, &str)| {
         let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
@@ -172,6 +186,7 @@ mod tests {
             ("FANOUT_EVENT_TYPES", "invoice.*, refund.**"),
             ("FANOUT_PATTERN", r#"{"data":{"amount":[5,6]}}"#),
             ("FANOUT_BATCH_SIZE", "50"),
+            ("FANOUT_SCOPE", "here"),
         ]);
         let plan = plan.expect("legal");
         assert_eq!((plan.batch, &plan.called), (Some(50), &Called::None));
@@ -180,6 +195,7 @@ mod tests {
             (declared.name.as_str(), declared.need),
             ("invoicing", Some(Need::Durable))
         );
+        assert_eq!(declared.scope, Scope::Here);
         assert_eq!(declared.filter.event_types, ["invoice.*", "refund.**"]);
         assert_eq!(declared.filter.pattern.as_deref(), Some(r#"{"data":{"amount":[5,6]}}"#));
         let all = read(&[("FANOUT_CALLED_SUBSCRIPTIONS", "*")]).expect("legal");
@@ -217,6 +233,22 @@ mod tests {
             (
                 &[("FANOUT_SUBSCRIPTION", "a"), ("FANOUT_NEED", "backfill")][..],
                 "FANOUT_FROM",
+            ),
+            (
+                &[
+                    ("FANOUT_SUBSCRIPTION", "a"),
+                    ("FANOUT_NEED", "queue"),
+                    ("FANOUT_SCOPE", "here"),
+                ][..],
+                "FANOUT_SCOPE is for",
+            ),
+            (
+                &[
+                    ("FANOUT_SUBSCRIPTION", "a"),
+                    ("FANOUT_NEED", "durable"),
+                    ("FANOUT_SCOPE", "there"),
+                ][..],
+                "none of everywhere and here",
             ),
             (
                 &[

@@ -29,7 +29,7 @@ fanout_attempts::meanings!(self::types);
 use types::{
     Attribute, BackfillProgress, Cancellation, CatchUp, Delivery, DeliveryOptions, End, Event, FetchedDeliveries,
     Filter, InboxError, LeasedDelivery, LinkState, LinkStatus, LostEvents, Need, Origin, Position, Problem,
-    PublishError, Reach, Receipt, RefusalForNow, Rejection, RetryDelay, Scheduled, SettleError, Settlement,
+    PublishError, Reach, Receipt, RefusalForNow, Rejection, RetryDelay, Scheduled, Scope, SettleError, Settlement,
     SettlementOutcome, Start, SubscribeError, Subscription, SubscriptionOrigin, SubscriptionState, Verdict,
 };
 
@@ -91,7 +91,7 @@ records! {
     RefusalForNow { problem, retry_after_ms }
     Scheduled { due, duplicate }
     Filter { tenants, event_types, pattern }
-    DeliveryOptions { filter, reach, batch_size, concurrency }
+    DeliveryOptions { filter, reach, batch_size, concurrency, scope }
     LostEvents { first, last, count, exact, at }
     Subscription {
         name, need, filter, made_by, state, pending, in_flight, redelivered, waiting_for_retry, expires_at, lost,
@@ -118,6 +118,7 @@ variants! {
     }
     Cancellation { 0 Cancelled, 1 NotWaiting }
     Reach { 0 Handler, 1 BatchHandler, 2 Inbox }
+    Scope { 0 Everywhere, 1 Here }
     Start { 0 First, 1 Time(time), 2 Position(position) }
     End { 0 Time(time), 1 Position(position) }
     Need { 0 Queue, 1 Durable, 2 Backfill(start) }

@@ -189,14 +189,17 @@ fn what_is_subscribed_to() {
             reach: here::Reach::Inbox,
             batch_size: Some(100),
             concurrency: None,
+            scope: here::Scope::Here,
         },
         there::DeliveryOptions {
             filter: filter!(there),
             reach: there::Reach::Inbox,
             batch_size: Some(100),
             concurrency: None,
+            scope: there::Scope::Here,
         }
     );
+    same!(here::Scope::Everywhere, there::Scope::Everywhere);
     same!(here::Reach::Handler, there::Reach::Handler);
     same!(here::Reach::BatchHandler, there::Reach::BatchHandler);
     same!(here::Start::First, there::Start::First);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::place::Scope;
 
 fn settings(pairs: &[(&str, &str)]) -> Settings {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
@@ -12,6 +13,28 @@ fn declare(interfaces: &[&str], pairs: &[(&str, &str)]) -> Result<Subscription, 
     .unwrap();
     let interfaces: Vec<String> = interfaces.iter().map(|i| (*i).to_owned()).collect();
     declared_subscription("link x", "worker", &interfaces, &settings(pairs), &policy)
+}
+
+/// The same of a link to a bus elsewhere.
+fn declare_elsewhere(pairs: &[(&str, &str)]) -> Result<Subscription, Vec<Problem>> {
+    let policy = Policy::from_settings(
+        "policy",
+        &settings(&[("bus", "b"), ("subject", "b.{tenant}.{event-type}")]),
+    )
+    .unwrap();
+    declared_at_a_bus_elsewhere("link x", "worker", &["handler".to_owned()], &settings(pairs), &policy)
+}
+
+#[test]
+fn whether_a_bus_elsewhere_has_places_is_for_that_bus_to_say() {
+    let local = [("subscription", "a"), ("need", "durable"), ("scope", "here")];
+    let refused = declare(&["handler"], &local).unwrap_err();
+    assert_eq!(refused[0].code, Code::ConflictingSettings);
+    assert_eq!(declare_elsewhere(&local).unwrap().scope, Scope::Here);
+    let placed = [("subscription", "a"), ("need", "durable"), ("at", "virginia")];
+    let refused = declare_elsewhere(&placed).unwrap_err();
+    assert_eq!(refused[0].code, Code::ConflictingSettings);
+    assert!(refused[0].message.contains("leave `at` out"), "{refused:?}");
 }
 
 #[test]

@@ -75,6 +75,20 @@ pub(super) struct Wanted {
     #[serde(default)]
     #[schemars(range(min = 1, max = 1000))]
     concurrency: Option<u32>,
+    /// On a bus that has places, whose events; without it, `everywhere`. Not of a queue subscription.
+    #[serde(default)]
+    scope: Option<ScopeWord>,
+}
+
+/// Whose events.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "Scope")]
+#[serde(rename_all = "lowercase")]
+enum ScopeWord {
+    /// Those of all places.
+    Everywhere,
+    /// Those published at the place where it is made.
+    Here,
 }
 
 /// Where to put a subscription back to.
@@ -318,6 +332,7 @@ pub(super) async fn make(
             wanted.concurrency.is_some(),
             wanted.need != NeedWord::Queue,
         ),
+        ("scope", wanted.scope.is_some(), wanted.need != NeedWord::Queue),
     ] {
         if is_there && !is_taken {
             return Err(Refused::invalid_request(format!(
@@ -335,6 +350,10 @@ pub(super) async fn make(
         reach: Reach::Inbox,
         batch_size: wanted.batch_size,
         concurrency: wanted.concurrency,
+        scope: match wanted.scope {
+            None | Some(ScopeWord::Everywhere) => wit::Scope::Everywhere,
+            Some(ScopeWord::Here) => wit::Scope::Here,
+        },
     };
     let made: Result<Subscription, SubscribeError> = match wanted.need {
         NeedWord::Queue => {

@@ -1,5 +1,6 @@
 //! Subscriptions of the bus.
 
+use fanout_plan::place::Whereabouts;
 use fanout_plan::status::{State, SubscriptionStatus};
 use fanout_plan::subscription::{Registered, Subscription};
 use fanout_plan::{Problem, Timestamp};
@@ -10,6 +11,7 @@ use futures::StreamExt as _;
 use super::Local;
 use crate::bus::Amendment;
 use crate::contract::convert;
+use crate::contract::errors::subscribe_refusal;
 use crate::contract::subscriber::{Subscribe, Terms};
 use crate::status;
 
@@ -28,6 +30,7 @@ impl Subscribe for Local {
     }
 
     async fn subscribe(&self, caller: &Caller, asked: Subscription) -> Result<wit::Subscription, SubscribeError> {
+        self.may_be_here(&asked).map_err(subscribe_refusal)?;
         let registered = self.bus.subscribe(&caller.component, &caller.link, asked).await?;
         Ok(self.shown(&registered).await)
     }
@@ -55,6 +58,16 @@ impl Subscribe for Local {
 }
 
 impl Local {
+    /// What is asked for by a call is at the place where it is asked for.
+    fn may_be_here(&self, asked: &Subscription) -> Result<(), Problem> {
+        let whereabouts = Whereabouts {
+            at: None,
+            scope: asked.scope,
+        };
+        let view = self.bus.view();
+        whereabouts.check(&asked.name, &asked.need, view.store()?.policy().places.as_ref())
+    }
+
     async fn shown(&self, registered: &Registered) -> wit::Subscription {
         to_wit(registered, status::read(&self.bus.view(), registered).await)
     }

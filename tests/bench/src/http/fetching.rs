@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use anyhow::{Context as _, Result, anyhow};
 use fanout_tests::types::{
-    DeliveryOptions, FetchedDeliveries, Filter, InboxError, Reach, SettleError, Settlement, SettlementOutcome,
+    DeliveryOptions, FetchedDeliveries, Filter, InboxError, Reach, Scope, SettleError, Settlement, SettlementOutcome,
     SubscribeError, Subscription, Verdict,
 };
 use fanout_wit::{INBOX, SUBSCRIBER};
@@ -47,6 +47,7 @@ pub(super) async fn run(report: &mut Report, size: Size, ways: &Ways) -> Result<
         reach: Reach::Inbox,
         batch_size: Some(AT_ONCE),
         concurrency: Some(2),
+        scope: Scope::Everywhere,
     };
     let made: std::result::Result<Subscription, SubscribeError> = ways
         .unix

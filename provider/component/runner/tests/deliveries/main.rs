@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fanout_component::types::{
     BackfillProgress, CatchUp, Delivery, Event, FetchedDeliveries, Filter, LeasedDelivery, Need, Origin, Position,
-    Problem, Rejection, SettleError, Settlement, SettlementOutcome, Subscription, SubscriptionOrigin,
+    Problem, Rejection, Scope, SettleError, Settlement, SettlementOutcome, Subscription, SubscriptionOrigin,
     SubscriptionState, Verdict,
 };
 use fanout_runner::{Attempts, Called, Declared, Inbox, Need as Wanted, Plan, Runner, Subscriber, Trouble};
@@ -215,6 +215,7 @@ fn plan(need: Wanted) -> Plan {
                 event_types: Vec::new(),
                 pattern: None,
             },
+            scope: Scope::Everywhere,
             batch: None,
         }),
         called: Called::None,

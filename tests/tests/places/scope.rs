@@ -1,0 +1,64 @@
+//! Subscriptions that are given what is published at their own place, by whoever makes them.
+
+use fanout_tests::fanout;
+use fanout_tests::http_caller::HttpCaller;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The ids that `fanout subscribe` prints until it has printed so many.
+fn printed(place: &Place, args: &[&str], count: &str) -> Vec<String> {
+    let to = ["--json", "subscribe", "--to", &place.served.listen[0], "--count", count];
+    let (code, out, err) = fanout(&[&to[..], args].concat());
+    assert_eq!(code, 0, "{err}");
+    let events = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_subscribes_says_that_the_events_of_one_place_are_wanted() {
+    let (_link, frankfurt, shop) = joined("").await;
+    let mine = || Subscription::durable("mine").of_this_place();
+    let mut of_frankfurt = frankfurt.subscribe(mine()).await;
+    let mut of_shop = shop.subscribe(mine()).await;
+    let http = HttpCaller::at(&shop.served.listen[1]);
+    let here = |need: &str| json!({"need": need, "scope": "here"});
+    let made = http.json("PUT", "/v1/subscriptions/over-http", here("durable")).await;
+    assert_eq!(made.good()["name"], "over-http");
+    let refused = http.json("PUT", "/v1/subscriptions/odd", here("queue")).await;
+    assert_eq!(refused.problem(400), "invalid-request");
+    tokio::join!(frankfurt.publish(0, 0..20), shop.publish(100_000, 0..20));
+
+    let given = take(&mut of_frankfurt, 20).await;
+    assert_eq!(of("frankfurt", &given), numbered("frankfurt", 0..20));
+    let given = take(&mut of_shop, 20).await;
+    assert_eq!(of("shop", &given), numbered("shop", 0..20), "of its own place alone");
+    // Of one place a backfill begins at a position.
+    let backfill = [
+        "--need", "backfill", "--name", "late", "--scope", "here", "--from", "100000/6",
+    ];
+    let mut late = printed(&shop, &backfill, "15");
+    late.sort();
+    assert_eq!(late, numbered("shop", 5..20));
+
+    // Asked for again with the events of all places it is another one.
+    let refused = shop.bus.subscribe(Subscription::durable("mine")).await.unwrap_err();
+    assert_eq!(refused.code, "subscription-conflict", "{refused}");
+    // A queue subscription is of its place anyway.
+    let queue = [
+        "subscribe",
+        "--to",
+        &shop.served.listen[0],
+        "--need",
+        "queue",
+        "--name",
+        "fast",
+    ];
+    let (code, _, err) = fanout(&[&queue[..], &["--scope", "here"]].concat());
+    assert!(code == 2 && err.contains("--scope"), "{err}");
+
+    shop.mirrors_the_other().await;
+    let status = shop.status();
+    let waiting = status.subscription("over-http").and_then(|s| s.pending);
+    assert_eq!(waiting, Some(20), "nothing of the other place");
+}
