@@ -1,9 +1,9 @@
 //! Whether the positions that a backfill or a rewind names mean something on its bus.
 
-use crate::partition::Layout;
+use crate::partition::{Layout, Partition};
 use crate::planner::Observed;
 use crate::subscription::{End, Need, Start, Subscription};
-use crate::{Code, Filter, Position, Problem};
+use crate::{Code, Position, Problem};
 
 /// # Errors
 /// Names the position, and what to ask for instead.
@@ -31,19 +31,20 @@ pub(crate) fn check(asked: &Subscription, layout: &Layout, observed: &Observed) 
 }
 
 pub(crate) fn is_of_the_log(asked: &Subscription, layout: &Layout, position: Position) -> Result<(), Problem> {
-    layout.orders(&asked.filter, position).map_err(|problem| Problem {
+    let read = layout.partitions.values().filter(|p| asked.reads(p));
+    layout.orders(read, position).map_err(|problem| Problem {
         message: format!("subscription {}: {}", asked.name, problem.message),
         ..problem
     })
 }
 
 impl Layout {
-    /// Whether every event of a filter lies before or behind a position. A position orders the events of its own partition, and
+    /// Whether every event of the partitions that are read lies before or behind a position. A position orders the events of its own partition, and
     /// of those that came before or after that; it says nothing of partitions that are written beside it.
     ///
     /// # Errors
     /// Names the position, and what to give instead.
-    pub fn orders(&self, filter: &Filter, position: Position) -> Result<(), Problem> {
+    pub fn orders<'a>(&self, mut read: impl Iterator<Item = &'a Partition>, position: Position) -> Result<(), Problem> {
         let refuse = |why: String| {
             let message = format!("position {position} {why}");
             Err(Problem::new(Code::UnknownPosition, message))
@@ -55,9 +56,8 @@ impl Layout {
                 known.join(", ")
             ));
         };
-        let beside = self
-            .touching(filter)
-            .find(|p| (p.place != mine.place || p.generation == mine.generation) && p.number != mine.number);
+        let beside =
+            read.find(|p| (p.place != mine.place || p.generation == mine.generation) && p.number != mine.number);
         match beside {
             Some(other) => refuse(format!(
                 "says nothing of partition {}, which is written beside it and holds events that are asked for: give a time, or ask for tenants of one partition alone",

@@ -132,7 +132,8 @@ impl Store {
     /// When the store can't be read, or the place is not in this log.
     pub async fn tail(&self, filter: &Filter, from: TailFrom) -> Result<Tail, TailError> {
         if let TailFrom::Start(Start::Position(asked)) = from {
-            self.layout.orders(filter, asked).map_err(TailError::Refused)?;
+            let read = self.layout.touching(filter);
+            self.layout.orders(read, asked).map_err(TailError::Refused)?;
         }
         let mut readers = Vec::new();
         for partition in self.layout.touching(filter) {

@@ -17,7 +17,8 @@ pub use authority::{TestAuthority, TestNames};
 pub use network::{Network, NetworkListener, NetworkStream, use_network};
 pub use raw::{RawStream, raw_stream};
 
-const START_DEADLINE: Duration = Duration::from_secs(20);
+/// A server whose disk is slow, on a machine that is busy, first reads all of its store.
+const START_DEADLINE: Duration = Duration::from_secs(120);
 /// In the server's directory.
 const LOG: &str = "nats.log";
 const POLL: Duration = Duration::from_millis(5);
@@ -238,7 +239,8 @@ fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Re
         if start.elapsed() > START_DEADLINE {
             process.kill()?;
             process.wait()?;
-            return Err(io::Error::other("nats-server does not answer"));
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            return Err(io::Error::other(format!("nats-server does not answer:\n{log}")));
         }
         std::thread::sleep(POLL);
     }

@@ -94,7 +94,10 @@ pub(crate) async fn refusals(world: &World, met: &mut Met) {
     };
     let of_one_place = subscriber::subscribe_durable(bus, cx(), "local", &here).await;
     let refused = met.subscribe(of_one_place.expect("the bus answers"));
-    assert_eq!(refused, "conflict: conflicting-settings", "the bus has no places");
+    assert_eq!(
+        refused, "invalid-request: conflicting-settings",
+        "the bus has no places"
+    );
     let unknown = subscriber::unsubscribe(bus, cx(), "nothing").await;
     let refused = met.subscribe(unknown.expect("the bus answers"));
     assert_eq!(refused, "unknown-subscription: unknown-subscription");

@@ -2,6 +2,7 @@
 
 mod lost;
 mod moves;
+mod one_way;
 mod partition;
 mod retired;
 mod scope;

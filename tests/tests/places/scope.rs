@@ -41,6 +41,11 @@ async fn whoever_subscribes_says_that_the_events_of_one_place_are_wanted() {
     late.sort();
     assert_eq!(late, numbered("shop", 5..20));
 
+    let (code, said) = shop.says(&["rewind"], &["mine", "--to", "100000/11"]);
+    assert_eq!(code, 0, "{said}");
+    let given = take(&mut of_shop, 10).await;
+    assert_eq!(of("shop", &given), numbered("shop", 10..20), "and so does a rewind");
+
     // Asked for again with the events of all places it is another one.
     let refused = shop.bus.subscribe(Subscription::durable("mine")).await.unwrap_err();
     assert_eq!(refused.code, "subscription-conflict", "{refused}");
