@@ -75,11 +75,9 @@ pub(crate) async fn migrate(args: &Migrate, as_json: bool) -> Result<()> {
     }
     if stage.goes_back() {
         migration.copy().await?;
-        // The first time most is copied and compared; what came meanwhile after that, and the rest when it is switched.
-        for _ in 0..2 {
-            wait_for_copies(&migration, as_json).await?;
-            migration.compare().await?;
-        }
+        copied_and_compared(&mut migration, as_json).await?;
+        // What came meanwhile; the rest when it is switched.
+        migration.compare().await?;
     }
     let switched = migration.switch(Duration::from_secs(args.drain_seconds)).await?;
     if as_json {
@@ -124,31 +122,37 @@ async fn store(args: &Migrate, url: &Secret, policy: &Policy) -> Result<Store> {
     Ok(store)
 }
 
-/// Waits until every mirror has what its origin had when it was read.
-async fn wait_for_copies(migration: &Migration, as_json: bool) -> Result<()> {
+/// Waits until every mirror has nearly what its origin has, and compares meanwhile what is copied.
+async fn copied_and_compared(migration: &mut Migration, as_json: bool) -> Result<()> {
     let mut said = std::time::Instant::now();
     loop {
+        migration.compare_at_most(STRIDE).await?;
         let streams = migration.streams().await?;
-        let behind: u64 = streams
-            .iter()
-            .filter(|s| s.messages > 0)
-            .map(|s| s.last.saturating_sub(s.copied_to).min(s.messages))
-            .sum();
-        if behind <= CLOSE {
+        let left = |until: fn(&StreamReport) -> u64, from: fn(&StreamReport) -> u64| -> u64 {
+            let streams = streams.iter().filter(|s| s.messages > 0);
+            streams.map(|s| until(s).saturating_sub(from(s)).min(s.messages)).sum()
+        };
+        let to_copy = left(|s| s.last, |s| s.copied_to);
+        let to_compare = left(|s| s.last.min(s.copied_to), |s| s.compared_to);
+        if to_copy <= CLOSE && to_compare <= STRIDE {
             return Ok(());
         }
         if said.elapsed() >= EVERY {
             said = std::time::Instant::now();
             if !as_json {
-                say!("{behind} messages are still to be copied")?;
+                say!("{to_copy} messages are still to be copied, and {to_compare} to be compared")?;
             }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        if to_compare == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 
 /// So few are copied while publishing is refused.
 const CLOSE: u64 = 500;
+/// Messages of a stream that are compared before it is looked again at how much there is.
+const STRIDE: u64 = 32_768;
 
 async fn show(migration: &Migration, stage: Stage, as_json: bool) -> Result<()> {
     let (from, to) = migration.domains();

@@ -1,17 +1,17 @@
 //! Mirrors of every stream, and whether they are equal to what they mirror: message by message, and position by position.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use fanout_plan::Code;
 use futures::future::try_join_all;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::super::{Store, StoreError};
+use super::super::StoreError;
 use super::api::{refused, state};
+use super::compared::messages;
 use super::{MIGRATION, Migration, Step};
 
 /// What a mirror can't have (nats-server 2.15.1: 10052, 10198), or takes from its origin.
@@ -29,26 +29,17 @@ const NOT_OF_A_MIRROR: [&str; 11] = [
     "deny_delete",
     "deny_purge",
 ];
-/// What headers begin with that say what a publish expects of its stream: a mirror leaves them out (nats-server 2.15.1).
-const EXPECTED: &str = "Nats-Expected-";
-/// Headers of an answer that speak of the answer, and not of the message.
-const OF_THE_ANSWER: [&str; 3] = ["Nats-Num-Pending", "Nats-Last-Sequence", "Nats-UpTo-Sequence"];
-/// What the server answers at the end of a list, and where there is nothing.
-const END: u16 = 204;
-const NONE: u16 = 404;
 /// Messages that are read in one request.
 const AT_ONCE: u64 = 512;
 /// Positions that are removed at once.
 const REMOVED_AT_ONCE: usize = 64;
-/// How long a store may take to give messages.
-const GIVES_IN: Duration = Duration::from_secs(10);
 /// How long mirrors may take to have all, once nothing new comes.
 pub(super) const EQUAL_WITHIN: Duration = Duration::from_secs(10);
 /// How often states are read that are waited for.
 pub(super) const EVERY: Duration = Duration::from_millis(10);
 
-/// A message as it is compared: subject, time, headers in an order of their own, payload.
-type Compared = (BTreeMap<String, Vec<String>>, Bytes);
+/// Parts of what is compared that are read at once: while one is compared, the stores read others.
+const PARTS: u64 = 3;
 
 /// Which positions a stream holds.
 struct Positions {
@@ -163,12 +154,20 @@ impl Migration {
     /// # Errors
     /// When something differs, or a store can't be read.
     pub async fn compare(&mut self) -> Result<(), StoreError> {
+        self.compare_at_most(u64::MAX).await
+    }
+
+    /// The same for so many positions of each stream, for who shows how far it is, or has it done while the rest is copied.
+    ///
+    /// # Errors
+    /// As [`Migration::compare`].
+    pub async fn compare_at_most(&mut self, most: u64) -> Result<(), StoreError> {
         for stream in self.from.migrated_streams().await? {
             let (at, copy) = self.both(&stream).await?;
             self.trim(&stream, &at, &copy).await?;
             let done = self.compared.get(&stream).copied().unwrap_or(0);
-            let end = at.last.min(copy.last).max(done);
             let begin = (done + 1).max(at.first).max(copy.first);
+            let end = at.last.min(copy.last).min((begin - 1).saturating_add(most)).max(done);
             let mut unread = Vec::new();
             for position in self.unread.remove(&stream).unwrap_or_default() {
                 // What is in one alone is removed, or was, or a replica did not have it yet.
@@ -287,8 +286,17 @@ impl Migration {
             .map(drop)
     }
 
-    /// Compares the messages of two positions and all between. Returns those that one store did not give.
+    /// Compares the messages of two positions and all between, in a few parts at once. Returns those that one store did not
+    /// give.
     async fn compare_messages(&self, stream: &str, begin: u64, end: u64) -> Result<Vec<u64>, StoreError> {
+        let part = (end + 1).saturating_sub(begin).div_ceil(PARTS).max(AT_ONCE);
+        let begins = (0..PARTS).map(|n| begin + n * part).filter(|from| *from <= end);
+        let parts = begins.map(|from| self.compare_part(stream, from, end.min(from + part - 1)));
+        Ok(try_join_all(parts).await?.concat())
+    }
+
+    /// The same for one part, one answer after the other.
+    async fn compare_part(&self, stream: &str, begin: u64, end: u64) -> Result<Vec<u64>, StoreError> {
         let (mut from, mut unread) = (begin, Vec::new());
         while from <= end {
             let most = AT_ONCE.min(end - from + 1);
@@ -301,7 +309,7 @@ impl Migration {
             let to = ours.reaches.min(theirs.reaches).min(end);
             for position in from..=to {
                 match (ours.messages.get(&position), theirs.messages.get(&position)) {
-                    (Some(one), Some(other)) if one != other => {
+                    (Some(one), Some(other)) if !one.is(other) => {
                         return Err(refused(
                             Code::CopyDiffers,
                             format!(
@@ -316,70 +324,5 @@ impl Migration {
             from = to + 1;
         }
         Ok(unread)
-    }
-}
-
-/// What a store answered.
-struct Read {
-    messages: BTreeMap<u64, Compared>,
-    /// Up to where it says what there is.
-    reaches: u64,
-}
-
-/// Messages of a stream from a position on, as they are compared: up to `most`, or as many as fit in one answer (ADR-31,
-/// "batched requests"; nats-server 2.11).
-async fn messages(store: &Store, stream: &str, from: u64, most: u64) -> Result<Read, StoreError> {
-    let action = || format!("read messages of {stream} from {from} on");
-    let nats = store.nats();
-    let inbox = nats.new_inbox();
-    let mut answers = nats
-        .subscribe(inbox.clone())
-        .await
-        .map_err(StoreError::when(action()))?;
-    let request = json!({ "seq": from, "next_by_subj": ">", "batch": most });
-    let subject = format!("{}.DIRECT.GET.{stream}", store.policy.jetstream.subject());
-    nats.publish_with_reply(subject, inbox, request.to_string().into())
-        .await
-        .map_err(StoreError::when(action()))?;
-    let mut read = BTreeMap::new();
-    loop {
-        let next = timeout(GIVES_IN, answers.next()).await;
-        let Some(answer) = next.map_err(StoreError::when(action()))? else {
-            return Err(StoreError::when(action())("the connection was closed"));
-        };
-        match answer.status.map(|status| status.as_u16()) {
-            None => {
-                let headers = answer.headers.unwrap_or_default();
-                let number = headers.get("Nats-Sequence").and_then(|n| n.as_str().parse().ok());
-                let number: u64 = number
-                    .ok_or("an answer without its number")
-                    .map_err(StoreError::when(action()))?;
-                let kept = headers.iter().filter(|(name, _)| {
-                    let name = name.to_string();
-                    !name.starts_with(EXPECTED) && !OF_THE_ANSWER.contains(&name.as_str())
-                });
-                let kept = kept.map(|(name, values)| {
-                    let values = values.iter().map(|value| value.as_str().to_owned());
-                    (name.to_string(), values.collect())
-                });
-                read.insert(number, (kept.collect(), answer.payload));
-            }
-            Some(NONE) => {
-                return Ok(Read {
-                    messages: read,
-                    reaches: u64::MAX,
-                });
-            }
-            Some(END) => {
-                let headers = answer.headers.unwrap_or_default();
-                let more = headers.get("Nats-Num-Pending").is_some_and(|n| n.as_str() != "0");
-                let last = read.keys().next_back().copied().unwrap_or(from);
-                return Ok(Read {
-                    messages: read,
-                    reaches: if more { last } else { u64::MAX },
-                });
-            }
-            Some(status) => return Err(StoreError::when(action())(format!("the store answered {status}"))),
-        }
     }
 }

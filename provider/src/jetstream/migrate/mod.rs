@@ -1,13 +1,14 @@
 //! Moves a whole bus from one JetStream domain to another, while it runs: mirrors, deliveries that stand still, a fence at
 //! the old store, promotion. All that is known of how far it came is in the stores of both ([`fanout_plan::migration`]).
 //!
-//! `copies`: mirrors, and that they are equal. `stillness`: nothing is in flight. `switch`: the fence, and what follows it.
+//! `copies`: mirrors, and that they are equal. `compared`: messages, as both stores give them. `stillness`: nothing is in flight. `switch`: the fence, and what follows it.
 //!
 //! nats-server 2.15.1: a mirror keeps numbers and times; one that has a window for ids from its beginning recognises, once
 //! it is promoted, ids of what it mirrored; it does not follow deletions.
 
 mod api;
 mod checks;
+mod compared;
 mod copies;
 mod stillness;
 mod switch;
