@@ -1,4 +1,4 @@
-//! `cargo xtask findings`: builds the experiments and the provider in release form, and becomes the experiments.
+//! `cargo xtask findings`: builds the experiments, the provider and the command line in release form, and becomes the experiments.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -21,10 +21,11 @@ pub(crate) struct Findings {
 impl Findings {
     pub(crate) fn run(&self, workspace: &Workspace, runner: &Runner) -> Result<()> {
         let nats_server = nats::find(workspace, runner)?;
-        runner.step("building the provider and the experiments");
+        runner.step("building the provider, the command line and the experiments");
         let mut build = workspace.cargo();
         build.args(["build", "--locked", "--release"]);
-        runner.run(build.args(["--package", "fanout-provider", "--package", "fanout-findings"]))?;
+        let packages = ["fanout-provider", "fanout-cli", "fanout-findings"];
+        runner.run(build.args(packages.iter().flat_map(|package| ["--package", package])))?;
         let mut command = Command::new(workspace.released("fanout-findings"));
         command
             .current_dir(workspace.root())

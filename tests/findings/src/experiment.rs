@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::plot::Plot;
 use crate::raw::Raw;
 use crate::table::Table;
-use crate::{latency, leaf, regions, retention, subjects, transport};
+use crate::{latency, leaf, migration, mirrored, regions, retention, subjects, transport};
 
 /// How large an experiment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +105,14 @@ pub(crate) enum Experiment {
     Retention,
     /// Does a leaf node with a filtered mirror keep the semantics?
     Leaf,
+    /// The same through a bus with places: a part of the page on the leaf.
+    LeafFanout,
     /// Does one logical bus hold over two regions and a leaf?
     Regions,
+    /// The same through a bus with places: a part of the page on regions.
+    RegionsFanout,
+    /// How long does a whole bus take to go to another server?
+    Migration,
     /// What changes with the transport, across a line with delay and loss?
     Transport,
     /// How long from a publish to a handler?
@@ -115,11 +121,14 @@ pub(crate) enum Experiment {
 
 impl Experiment {
     /// All of them, in the order of the questions.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Subjects,
         Self::Retention,
         Self::Leaf,
+        Self::LeafFanout,
         Self::Regions,
+        Self::RegionsFanout,
+        Self::Migration,
         Self::Transport,
         Self::Latency,
     ];
@@ -129,7 +138,10 @@ impl Experiment {
             Self::Subjects => "subjects",
             Self::Retention => "retention",
             Self::Leaf => "leaf",
+            Self::LeafFanout => "leaf-fanout",
             Self::Regions => "regions",
+            Self::RegionsFanout => "regions-fanout",
+            Self::Migration => "migration",
             Self::Transport => "transport",
             Self::Latency => "latency",
         }
@@ -140,19 +152,39 @@ impl Experiment {
             Self::Subjects => "one log for all tenants, a few shards, or a stream for each",
             Self::Retention => "what a consumer that was away finds when it is back",
             Self::Leaf => "a leaf node with a filtered mirror, and its link cut",
+            Self::LeafFanout => "a place that is a leaf, beside a bare mirror",
             Self::Regions => "two regions and a leaf, and each link cut",
+            Self::RegionsFanout => "places in two regions and a leaf, beside bare mirrors",
+            Self::Migration => "a whole bus to another server, beside a bare mirror",
             Self::Transport => "the same program over NATS, TCP and QUIC",
             Self::Latency => "how long from a publish to a handler",
         }
     }
 
-    /// The page, with places for tables and plots.
+    /// The experiment on whose page it has a part, which is written without the rest of the page.
+    pub(crate) fn part_of(self) -> Option<Self> {
+        match self {
+            Self::LeafFanout => Some(Self::Leaf),
+            Self::RegionsFanout => Some(Self::Regions),
+            _ => None,
+        }
+    }
+
+    /// What its page is called.
+    pub(crate) fn file(self) -> String {
+        format!("{}.md", self.part_of().unwrap_or(self).name())
+    }
+
+    /// The page, or the part of one, with places for tables and plots.
     pub(crate) fn page(self) -> &'static str {
         match self {
             Self::Subjects => include_str!("../pages/subjects.md"),
             Self::Retention => include_str!("../pages/retention.md"),
             Self::Leaf => include_str!("../pages/leaf.md"),
+            Self::LeafFanout => include_str!("../pages/leaf-fanout.md"),
             Self::Regions => include_str!("../pages/regions.md"),
+            Self::RegionsFanout => include_str!("../pages/regions-fanout.md"),
+            Self::Migration => include_str!("../pages/migration.md"),
             Self::Transport => include_str!("../pages/transport.md"),
             Self::Latency => include_str!("../pages/latency.md"),
         }
@@ -163,7 +195,10 @@ impl Experiment {
             Self::Subjects => subjects::run(lab).await,
             Self::Retention => retention::run(lab).await,
             Self::Leaf => leaf::run(lab).await,
+            Self::LeafFanout => mirrored::leaf(lab).await,
             Self::Regions => regions::run(lab).await,
+            Self::RegionsFanout => mirrored::regions(lab).await,
+            Self::Migration => migration::run(lab).await,
             Self::Transport => transport::run(lab).await,
             Self::Latency => latency::run(lab).await,
         }

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::histogram::Latencies;
-use crate::load::{due, number, stamped};
+use crate::load::{IN_FLIGHT, due, number, stamped};
 use crate::ways::Way;
 
 /// Publishes that are under way at most: more wait, and their latency counts all the same.
@@ -209,6 +210,26 @@ pub(crate) async fn closed_loop(way: &Way, meter: &Arc<Meter>, window: usize, ti
     }
     let (seen, last) = meter.settled(sent, PATIENCE).await;
     Ok(seen as f64 / last.duration_since(start).as_secs_f64())
+}
+
+/// Publishes `count` events as fast as they are stored, as a run of its own.
+pub(crate) async fn burst(way: &Way, meter: &Arc<Meter>, count: u64) -> Result<()> {
+    let run = meter.begin(0)?;
+    let publishing = stream::iter(0..count).map(|n| {
+        let number = run << RUN_BITS | n;
+        way.publish(number, stamped(number, meter.origin.elapsed()))
+    });
+    publishing
+        .buffer_unordered(IN_FLIGHT)
+        .try_for_each(|()| std::future::ready(Ok(())))
+        .await
+        .context("publish in a burst")
+}
+
+/// When so many events of a run had been handled, and whether they were within `patience` of each other.
+pub(crate) async fn handled(meter: &Arc<Meter>, count: u64, patience: Duration) -> Option<Instant> {
+    let (seen, last) = meter.settled(count, patience).await;
+    (seen >= count).then_some(last)
 }
 
 /// When each event is due, said by a thread that sleeps until then: a runtime's timer counts in whole milliseconds.

@@ -24,6 +24,11 @@ impl Latencies {
         self.0.saturating_record(us.clamp(1, LONGEST_US));
     }
 
+    /// Takes in those of another round.
+    pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
+        self.0.add(&other.0).context("add up latencies")
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.0.len()
     }

@@ -16,10 +16,12 @@ pub(crate) struct Machine {
     /// The load before the run: more than a little means that others were at work.
     load: String,
     date: String,
+    /// What else it does, by who runs the experiments.
+    beside: Option<String>,
 }
 
 impl Machine {
-    pub(crate) async fn read() -> Result<Self> {
+    pub(crate) async fn read(beside: Option<String>) -> Result<Self> {
         let server = NatsServer::start().await;
         let nats_server = server.client().await.server_info().version;
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -38,6 +40,7 @@ impl Machine {
             nats_server,
             load: text("/proc/loadavg").split(' ').next().unwrap_or("?").to_owned(),
             date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
+            beside,
         })
     }
 }
@@ -48,6 +51,10 @@ impl fmt::Display for Machine {
             f,
             "{}: {} cores ({}), {} GiB, Linux {}, nats-server {}, load before the run {}",
             self.date, self.cores, self.processor, self.memory_gib, self.kernel, self.nats_server, self.load
-        )
+        )?;
+        match &self.beside {
+            Some(beside) => write!(f, "; beside it ran {beside}"),
+            None => Ok(()),
+        }
     }
 }

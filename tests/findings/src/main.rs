@@ -20,10 +20,13 @@ mod latency;
 mod leaf;
 mod load;
 mod machine;
+mod migration;
+mod mirrored;
 mod outward;
 mod pace;
 mod packets;
 mod page;
+mod places;
 mod plot;
 mod proxy;
 mod quotas;
@@ -67,6 +70,9 @@ struct Cli {
     /// The seed of everything random
     #[arg(long, default_value_t = 7)]
     seed: u64,
+    /// What else the machine does meanwhile, for the pages
+    #[arg(long, value_name = "WORDS")]
+    beside: Option<String>,
     /// Where the pages go
     #[arg(long, default_value = "docs/findings", value_name = "FOLDER")]
     out: PathBuf,
@@ -111,7 +117,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<()> {
-    let machine = Machine::read().await?;
+    let machine = Machine::read(cli.beside.clone()).await?;
     tell!("{machine}");
     let names = if cli.names.is_empty() {
         Experiment::ALL.to_vec()

@@ -2,6 +2,9 @@
 //!
 //! A page is Markdown with places: `{{command}}`, `{{machine}}`, `{{seed}}`, `{{took}}`, `{{table:NAME}}`, `{{plot:NAME}}`
 //! and `{{figure:NAME}}`. All tables and plots that an experiment gives must be shown, and all that a page shows must be given.
+//!
+//! `{{part:NAME}}` is where another experiment has a part of the page. A part stands between two comments: whoever writes the
+//! page leaves the part as it is, and whoever writes the part leaves the page as it is.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,6 +30,9 @@ pub(crate) struct Run<'a> {
 pub(crate) fn write(run: &Run<'_>) -> Result<PathBuf> {
     std::fs::create_dir_all(run.out).with_context(|| format!("can't make {}", run.out.display()))?;
     let name = run.experiment.name();
+    let path = run.out.join(run.experiment.file());
+    // There is none before the first run.
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
     let text = fill(run.experiment.page(), |place| match place.split_once(':') {
         None if place == "command" => Some(run.command.to_owned()),
         None if place == "machine" => Some(run.machine.to_string()),
@@ -41,6 +47,7 @@ pub(crate) fn write(run: &Run<'_>) -> Result<PathBuf> {
             Some(format!("![{}]({name}-{plot}.svg)", found.title))
         }
         Some(("figure", figure)) => run.findings.figures.get(figure).cloned(),
+        Some(("part", part)) => Some(part_of(&before, part).map_or_else(|| as_part(part, "Not run."), str::to_owned)),
         _ => None,
     });
     let (text, used) = text.with_context(|| format!("page {name}"))?;
@@ -52,9 +59,36 @@ pub(crate) fn write(run: &Run<'_>) -> Result<PathBuf> {
     for plot in &run.findings.plots {
         plot.draw(&run.out.join(format!("{name}-{}.svg", plot.name)))?;
     }
-    let path = run.out.join(format!("{name}.md"));
+    let text = match run.experiment.part_of() {
+        None => text,
+        Some(_) => {
+            let part = as_part(name, &text);
+            match part_of(&before, name) {
+                Some(old) => before.replace(old, &part),
+                None => format!("{before}{part}\n"),
+            }
+        }
+    };
     std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
     Ok(path)
+}
+
+/// The comments between which a part stands.
+fn marks(part: &str) -> (String, String) {
+    (format!("<!-- part {part} -->"), format!("<!-- end of part {part} -->"))
+}
+
+fn as_part(part: &str, text: &str) -> String {
+    let (begin, end) = marks(part);
+    format!("{begin}\n{}\n{end}", text.trim_end())
+}
+
+/// A part of a page, with its comments.
+fn part_of<'a>(page: &'a str, part: &str) -> Option<&'a str> {
+    let (begin, end) = marks(part);
+    let from = page.find(&begin)?;
+    let to = from + page[from..].find(&end)? + end.len();
+    Some(&page[from..to])
 }
 
 /// Fills every place, and says which there were.
@@ -77,6 +111,16 @@ pub(crate) fn fill(page: &str, value: impl Fn(&str) -> Option<String>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_found_between_its_comments_and_no_other_is() {
+        let part = as_part("b", "text\n");
+        let page = format!("before\n\n{part}\n\n{}\nbehind", as_part("c", "other"));
+        assert_eq!(part_of(&page, "b"), Some(&*part));
+        assert_eq!(part, "<!-- part b -->\ntext\n<!-- end of part b -->");
+        assert_eq!(part_of("<!-- part b -->", "b"), None);
+        assert_eq!(part_of(&page, "a"), None);
+    }
 
     #[test]
     fn places_are_filled_and_an_unknown_one_is_named() {

@@ -176,6 +176,11 @@ impl Node {
         Ok(start.elapsed())
     }
 
+    /// Where programs connect.
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
     pub(crate) async fn client(&self) -> Result<async_nats::Client> {
         async_nats::ConnectOptions::new()
             .retry_on_initial_connect()

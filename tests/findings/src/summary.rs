@@ -79,7 +79,7 @@ fn table(runs: &BTreeMap<&'static str, Ran>) -> Table {
     for experiment in Experiment::ALL {
         if let Some(ran) = runs.get(experiment.name()) {
             table.row(vec![
-                format!("[{}]({}.md)", experiment.title(), experiment.name()),
+                format!("[{}]({})", experiment.title(), experiment.file()),
                 format!("`{}`", ran.command),
                 format!("{} s", ran.seconds),
                 ran.machine.clone(),

@@ -6,6 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 fn page(name: &str) -> String {
+    page_in(name, &format!("{name}.md"))
+}
+
+/// The same for an experiment that has a part of a page.
+fn page_in(name: &str, file: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (out, raw) = (folder.path().join("pages"), folder.path().join("raw"));
     let program = Path::new(env!("CARGO_BIN_EXE_fanout-findings"));
@@ -28,7 +33,7 @@ fn page(name: &str) -> String {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     samples(&raw.join(format!("{name}.jsonl")));
     figures(&raw.join(format!("{name}.figures.json")), name);
-    let page = std::fs::read_to_string(out.join(format!("{name}.md"))).unwrap();
+    let page = std::fs::read_to_string(out.join(file)).unwrap();
     assert!(!page.contains("{{"), "a place is left: {page}");
     let plots = page
         .match_indices("](")
@@ -114,6 +119,50 @@ fn regions() {
         let missing = row.split('|').nth(5).unwrap().trim();
         assert_eq!(missing, "0", "{row}");
     }
+}
+
+/// Every row of a table whose second cell says who read.
+fn read_by<'a>(page: &'a str, who: &str) -> Vec<Vec<&'a str>> {
+    let rows = page.lines().map(|l| l.split('|').map(str::trim).collect::<Vec<_>>());
+    rows.filter(|row| row.get(2) == Some(&who)).collect()
+}
+
+#[test]
+fn leaf_through_fanout() {
+    let page = page_in("leaf-fanout", "leaf.md");
+    for who in ["bare mirror", "Fanout, at the other place"] {
+        let rows = read_by(&page, who);
+        assert_eq!(rows.len(), 2, "a lag and a catch-up: {page}");
+        assert_eq!(
+            (rows[0][1], rows[0][6]),
+            ("hub to leaf", "0"),
+            "nothing is missing: {page}"
+        );
+        assert_eq!(rows[1][4], "200", "{page}");
+    }
+}
+
+#[test]
+fn regions_through_fanout() {
+    let page = page_in("regions-fanout", "regions.md");
+    let rows = read_by(&page, "Fanout, at the other place");
+    let routes: Vec<_> = rows.iter().map(|row| row[1]).collect();
+    assert_eq!(routes, ["east to west", "west to leaf", "east to west"], "{page}");
+    assert!(rows[..2].iter().all(|row| row[6] == "0"), "nothing is missing: {page}");
+}
+
+#[test]
+fn migration() {
+    let page = page("migration");
+    assert!(page.contains("| the bus is at the new server | 2"), "{page}");
+    let traffic = page.split("| published meanwhile |").nth(1).unwrap();
+    let row: Vec<_> = traffic.lines().nth(2).unwrap().split('|').map(str::trim).collect();
+    assert_ne!(row[1], "0", "{page}");
+    assert_eq!(
+        row[2..4],
+        ["0", "0"],
+        "nothing is lost, and nothing comes again: {page}"
+    );
 }
 
 #[test]
