@@ -104,6 +104,11 @@ impl Registered {
             .is_some_and(|from| position.offset >= *from)
     }
 
+    /// Whether a tenant is isolated in a partition, so that the subscription's own consumer passes over events there.
+    pub fn isolates_in(&self, partition: u32) -> bool {
+        self.isolated.values().any(|from| from.knows(partition))
+    }
+
     /// Whether more tenants can be isolated in a partition.
     pub fn can_isolate_more(&self, partition: &Partition) -> bool {
         // What a work queue's consumer passes over is gone, and no two of its consumers may meet (10100).

@@ -83,7 +83,7 @@ async fn read(
     };
     let mut reading = PartitionReader {
         settler: Arc::new(Settler::new(context, context.stop.clone()).await?),
-        passes_over: reader.tenant.is_none() && !context.registered.isolated.is_empty(),
+        passes_over: reader.tenant.is_none() && context.registered.isolates_in(partition.number),
         context,
         shared,
         partition: partition.number,
@@ -300,6 +300,23 @@ pub(crate) async fn admit(
     let event = (&message.headers, message.payload.clone());
     let delivery = incoming::delivery(&context.registered, attributes, event, &metadata, &failed);
     unless_used_up(settler, InFlight::new(Source::Log(message), delivery, failed)).await
+}
+
+/// Has an event that there is no room for delivered again at once. What is not to be delivered is settled; returns whether it was.
+/// Nothing else is asked of the store: a thousand may be put off for one that is delivered.
+pub(crate) async fn put_off(
+    context: &Context,
+    settler: &Settler,
+    partition: u32,
+    mut message: jetstream::Message,
+) -> bool {
+    let is_wanted = incoming::admit(context, settler, partition, &mut message)
+        .await
+        .is_some();
+    if is_wanted {
+        nak(&message, Duration::ZERO).await;
+    }
+    !is_wanted
 }
 
 /// The event, unless a refusal that came late was its last.

@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub(crate) use durable::admit;
+pub(crate) use durable::{admit, put_off};
 pub(crate) use feed::redriven;
 pub(crate) use health::Health;
 pub(crate) use lease::{DeliveryHandle, Dispatched, Leased, Verdict};

@@ -9,13 +9,18 @@ use fanout_plan::subscription::{Need, Progress, Registered};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{CaughtUp, DEFAULT_BYTES, FetchLimits, Fetched, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here};
+use super::{
+    CaughtUp, DEFAULT_BYTES, FetchLimits, Fetched, Inbox, MAX_BYTES, MAX_DELIVERIES, MAX_WAIT, admit_here, put_off_here,
+};
 use crate::delivery::{self, Delivery, DeliveryHandle, Health, Leased, Settler};
 use crate::jetstream::{LISTENS_FOR, MaxBytes, Message, Sources, StandingPulls, StoreError, Taken};
 
-/// For how long a fetch passes over events of tenants that are isolated, and how many it takes for that at a time.
+/// For how long a fetch passes over events of tenants that are isolated, or that a pattern leaves out, and the most that it takes for
+/// that at a time. It begins with as many as it asks for, and takes [`MORE`] times as many where it passed over them: what is taken
+/// beyond what it asks for is given back, and a thousand events that are given back for each that is delivered are no delivery.
 const PASSES_OVER_FOR: Duration = Duration::from_millis(200);
 const PASSED_OVER: usize = 1_000;
+const MORE: usize = 4;
 
 /// A shorter wait is none: it is not worth a request.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
@@ -185,7 +190,7 @@ impl Inbox {
     ) -> Result<Vec<Leased>, StoreError> {
         let store = &self.context.store;
         let sources = self.sources().await?;
-        let number = self.fetches.fetch_add(1, Ordering::Relaxed);
+        let number = self.turns.fetches.fetch_add(1, Ordering::Relaxed);
         // Who asks for one is leased a letter every other time, a retry every other of the rest, and an isolated
         // tenant's event every other of what is left then.
         let letters = if most == 1 { number % 2 } else { most / 2 };
@@ -214,15 +219,16 @@ impl Inbox {
         };
         self.pass_over(settler, &sources, share, &mut batch).await?;
         if batch.is_empty() {
-            self.find(settler, &sources, number, &mut batch).await?;
+            self.find(settler, &sources, &mut batch).await?;
             if batch.is_empty() && wait >= SHORTEST_WAIT {
                 let first = self.pulls.first(store, wait).await;
                 self.lease(settler, first, &mut batch).await;
             }
         } else if !batch.is_full() {
             // What fails here waits for the next fetch.
+            let turn = self.turns.log.fetch_add(1, Ordering::Relaxed);
             match store
-                .take(&sources, (number, batch.events_left()), batch.max_bytes())
+                .take(&sources, (turn, batch.events_left()), batch.max_bytes())
                 .await
             {
                 Ok(events) => self.lease(settler, events, &mut batch).await,
@@ -234,21 +240,17 @@ impl Inbox {
         Ok(batch.leased)
     }
 
-    /// Gives what there is. Where an event pattern leaves out all of it, what stands behind that is matched, too, and more of it
-    /// each time: what then matches and does not fit is nak'ed, or has its place in the next fetch of a queue subscription.
-    async fn find(
-        &self,
-        settler: &Settler,
-        sources: &Sources,
-        number: usize,
-        batch: &mut Batch,
-    ) -> Result<(), StoreError> {
+    /// Gives what there is. Where all of it is of tenants that are isolated, another consumer is asked. Where an event pattern leaves out
+    /// all of it, what stands behind that is matched, too, and more of it each time: what then matches and does not fit is nak'ed, or
+    /// has its place in the next fetch of a queue subscription.
+    async fn find(&self, settler: &Settler, sources: &Sources, batch: &mut Batch) -> Result<(), StoreError> {
         let context = &self.context;
+        let mut turn = self.turns.log.fetch_add(1, Ordering::Relaxed);
         let leaves_out = context.registered.subscription.filter.pattern().is_some();
         let end = Instant::now() + PASSES_OVER_FOR;
         let mut pulled = batch.most;
         loop {
-            let taken = context.store.take(sources, (number, pulled), batch.max_bytes()).await?;
+            let taken = context.store.take(sources, (turn, pulled), batch.max_bytes()).await?;
             let is_all = taken.messages.is_empty();
             if pulled <= batch.most {
                 self.lease(settler, taken, batch).await;
@@ -258,11 +260,15 @@ impl Inbox {
                 let mut share = batch.most;
                 self.lease_some(settler, taken, &mut share, batch).await;
             }
-            if !batch.is_empty() || is_all || !leaves_out || Instant::now() >= end {
+            let more_may_come = leaves_out || sources.pass_over();
+            if !batch.is_empty() || is_all || !more_may_come || Instant::now() >= end {
                 return Ok(());
             }
-            let most = if self.is_queue() { KEPT } else { PASSED_OVER };
-            pulled = (pulled * 4).min(most.max(batch.most));
+            turn += 1;
+            if leaves_out {
+                let most = if self.is_queue() { KEPT } else { PASSED_OVER };
+                pulled = (pulled * MORE).min(most.max(batch.most));
+            }
         }
     }
 
@@ -292,11 +298,15 @@ impl Inbox {
         let lease_until = taken.since + context.store.policy().delivery.ack_wait;
         let mut passed_over = false;
         for message in taken.messages {
+            if *share == 0 || batch.is_full() {
+                passed_over |= put_off_here(context, settler, message).await;
+                continue;
+            }
             let Some(event) = admit_here(context, settler, message).await else {
                 passed_over = true;
                 continue;
             };
-            if *share > 0 && batch.events_left() > 0 && batch.fits(&event.delivery) {
+            if batch.fits(&event.delivery) {
                 *share -= 1;
                 let handle = self.handle(&event.delivery, event.reply(), lease_until);
                 batch.push((event.delivery, handle));
@@ -352,15 +362,22 @@ impl Inbox {
         mut share: usize,
         batch: &mut Batch,
     ) -> Result<(), StoreError> {
+        if share == 0 || !sources.pass_over() {
+            return Ok(());
+        }
         let end = Instant::now() + PASSES_OVER_FOR;
+        let turn = self.turns.passing_over.fetch_add(1, Ordering::Relaxed);
+        let mut pulled = share;
         while share > 0 && !batch.is_full() {
+            // What is passed over takes nothing of what the fetch may bring.
+            let max_bytes = MaxBytes::OrOne(MAX_BYTES as usize);
             let store = &self.context.store;
-            let taken = store.take_own(sources, PASSED_OVER, MAX_BYTES as usize).await?;
-            let Some(taken) = taken else { return Ok(()) };
+            let taken = store.take_passing_over(sources, (turn, pulled), max_bytes).await?;
             let passed_over = self.lease_some(settler, taken, &mut share, batch).await;
             if !passed_over || Instant::now() >= end {
                 break;
             }
+            pulled = (pulled * MORE).min(PASSED_OVER.max(share));
         }
         Ok(())
     }

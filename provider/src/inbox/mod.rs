@@ -32,7 +32,9 @@ pub(crate) use settle::settle;
 pub(crate) use token::{Seal, fresh_secret};
 pub(crate) use waiting::{Waiting, Waits};
 
-use crate::delivery::{Context, DeliveryHandle, InFlight, Leased, OrderOwner, Running, Settler, admit, admit_retry};
+use crate::delivery::{
+    Context, DeliveryHandle, InFlight, Leased, OrderOwner, Running, Settler, admit, admit_retry, put_off,
+};
 use crate::jetstream::{Message, Sources, StandingPulls, Store, StoreError, explained};
 
 /// The most deliveries in one fetch.
@@ -64,10 +66,21 @@ pub(crate) struct Inbox {
     /// What fetches wait on, without an order.
     pulls: StandingPulls,
     waiting: Semaphore,
-    /// Fetches so far: each begins with another of what it takes from.
-    fetches: AtomicUsize,
+    turns: Turns,
     /// What the journal has been told.
     noted: std::sync::Mutex<Noted>,
+}
+
+/// Whose turn it is. Each choice has a count of its own: two that shared one would keep step, and some of what the second chooses
+/// from would never have its turn.
+#[derive(Default)]
+struct Turns {
+    /// Fetches so far, which say what a fetch of one event takes.
+    fetches: AtomicUsize,
+    /// Of the log: each begins with another of its consumers.
+    log: AtomicUsize,
+    /// The same of those consumers that pass over events.
+    passing_over: AtomicUsize,
 }
 
 /// How much a fetch may bring, and how long it may wait.
@@ -121,7 +134,7 @@ impl Inbox {
             sources: Mutex::default(),
             pulls: StandingPulls::default(),
             waiting: Semaphore::new(MAX_WAITING),
-            fetches: AtomicUsize::new(0),
+            turns: Turns::default(),
             noted: std::sync::Mutex::default(),
         });
         if pulls {
@@ -200,6 +213,15 @@ async fn admit_here(context: &Context, settler: &Settler, message: Message) -> O
     }
     let partition = context.store.partition_of(message.info().ok()?.stream)?;
     admit(context, settler, partition, message).await
+}
+
+/// Has an event of the log delivered again at once, unless it is none to be delivered and settled so; returns whether it is.
+async fn put_off_here(context: &Context, settler: &Settler, message: Message) -> bool {
+    let stream = message.info().ok().map(|info| info.stream);
+    let Some(partition) = stream.and_then(|stream| context.store.partition_of(stream)) else {
+        return true;
+    };
+    put_off(context, settler, partition, message).await
 }
 
 /// The secret that a bus's instances share; it is read where it was not yet.

@@ -30,10 +30,10 @@ pub(crate) const LISTENS_FOR: Duration = Duration::from_secs(60);
 
 /// What a subscription that is fetched without an order takes from.
 pub(crate) struct Sources {
-    /// The log: one for each partition that has any of its events.
+    /// The log: one for each partition that has any of its events, and those of tenants that are isolated.
     log: Vec<PullConsumer>,
-    /// How many of the first are the subscription's own; the others are those of tenants that are isolated.
-    own: usize,
+    /// How many of the first pass over events of tenants that are isolated.
+    passing_over: usize,
     /// Leases of tenants whose dead letters are redriven; a queue subscription has none.
     redrive_leases: Option<PullConsumer>,
     /// Refused events that wait for their next attempt; a queue subscription has none.
@@ -44,6 +44,11 @@ impl Sources {
     /// Whether everything there is to take from could be opened.
     pub(crate) fn is_whole(&self) -> bool {
         !self.is_settled() || self.retries.is_some()
+    }
+
+    /// Whether some of what is taken may be passed over, because its tenant is isolated.
+    pub(crate) fn pass_over(&self) -> bool {
+        self.passing_over > 0
     }
 
     /// Whether what is taken is settled: nothing of a queue subscription is.
@@ -91,23 +96,23 @@ impl Store {
                 log.extend(self.listener(registered, partition).await?);
             }
             return Ok(Sources {
-                own: log.len(),
+                passing_over: 0,
                 log,
                 redrive_leases: None,
                 retries: None,
             });
         }
-        let mut isolated = Vec::new();
+        let mut others = Vec::new();
         for (partition, reader) in self.readers_of(registered) {
             let consumer = self.consumer(registered, partition, &reader).await?;
-            if reader.tenant.is_some() {
-                isolated.extend(consumer);
-            } else {
+            if reader.tenant.is_none() && registered.isolates_in(partition.number) {
                 log.extend(consumer);
+            } else {
+                others.extend(consumer);
             }
         }
-        let own = log.len();
-        log.append(&mut isolated);
+        let passing_over = log.len();
+        log.append(&mut others);
         let redrive_leases = Some(self.redrive_leases_consumer(&registered.id()).await?);
         if let Err(error) = self.sweep_retries(registered).await {
             debug!(subscription = %subscription.name, %error, "retries of an earlier subscription of this name were not deleted; they are deleted later");
@@ -122,7 +127,7 @@ impl Store {
         };
         Ok(Sources {
             log,
-            own,
+            passing_over,
             redrive_leases,
             retries,
         })
@@ -188,21 +193,18 @@ impl Store {
         Ok(Taken { messages, since })
     }
 
-    /// Up to `most` events that are there of what the subscription's own consumers give, those of tenants that are read
-    /// isolated among them; `None` where nobody is.
-    pub(crate) async fn take_own(
+    /// Up to `most` events that are there of what passes over events of tenants that are isolated, those among them. It begins as
+    /// [`Store::take`] does.
+    pub(crate) async fn take_passing_over(
         &self,
         sources: &Sources,
-        most: usize,
-        max_bytes: usize,
-    ) -> Result<Option<Taken>, StoreError> {
-        let (own, isolated) = sources.log.split_at(sources.own);
-        if isolated.is_empty() {
-            return Ok(None);
-        }
+        (from, most): (usize, usize),
+        max_bytes: MaxBytes,
+    ) -> Result<Taken, StoreError> {
         let since = self.now();
-        let messages = at_once(self, own, 0, most, MaxBytes::OrOne(max_bytes)).await?;
-        Ok(Some(Taken { messages, since }))
+        let passing_over = sources.log.get(..sources.passing_over).unwrap_or_default();
+        let messages = at_once(self, passing_over, from, most, max_bytes).await?;
+        Ok(Taken { messages, since })
     }
 
     /// Up to `most` events that are there, of together at most `max_bytes`. Each of what holds them has its share, beginning
