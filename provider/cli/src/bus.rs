@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 use fanout_plan::document::Document;
 use fanout_plan::planner::Observed;
 use fanout_plan::{Code, Policy, Problem, SubscriptionName};
-use fanout_provider::jetstream::Store;
-use fanout_transport::Error;
+use fanout_provider::jetstream::{Store, StoreError};
+use fanout_transport::{Error, causes};
 
 use crate::args;
 use crate::diagnostic::PolicyRefused;
@@ -84,6 +84,14 @@ pub(crate) async fn observed(args: &args::Store) -> Result<(Store, Observed)> {
     let store = store(args).await?;
     let observed = store.observe().await?;
     Ok((store.with_layout(observed.topology.layout()), observed))
+}
+
+/// What the store did not do, with its code; `None` where the error says its own.
+pub(crate) fn store_unavailable(error: &anyhow::Error) -> Option<Problem> {
+    match error.downcast_ref()? {
+        StoreError::Refused(_) | StoreError::NoJetStream(_) => None,
+        _ => Some(Problem::new(Code::StoreUnavailable, causes(&**error))),
+    }
 }
 
 /// A bus has no such subscription.

@@ -19,11 +19,11 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
     for (name, registered) in observed.registry.iter().filter(|(name, _)| asked(name)) {
         // What can't be read of one keeps nothing of the others back.
         let read = async {
-            let retention = store.retention(registered).await?;
-            let lost_events = retention.lost_events();
+            let losses = store.losses(registered).await?;
+            let lost_events = losses.lost_events();
             let of_one = match seen {
                 true => store.acknowledge_losses(registered).await?,
-                false => retention.lost,
+                false => losses.lost,
             };
             Ok::<_, StoreError>((lost_events, of_one))
         };
@@ -32,7 +32,9 @@ pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen
             Err(error) => {
                 let error = anyhow::Error::new(error).context(format!("subscription {name}"));
                 if let Some(earlier) = unread.replace(error) {
-                    complain(json, &format!("{earlier:#}"));
+                    let said =
+                        bus::store_unavailable(&earlier).map_or_else(|| format!("{earlier:#}"), |p| p.to_string());
+                    complain(json, &said);
                 }
                 continue;
             }

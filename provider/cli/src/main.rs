@@ -143,7 +143,8 @@ fn report(error: &anyhow::Error, json: bool) {
     {
         return error_line(format_args!("{}", printable_lines(&refused.shown)));
     }
-    let problems = problems(error);
+    let unavailable = bus::store_unavailable(error);
+    let problems = problems(error).or(unavailable.as_ref().map(std::slice::from_ref));
     let as_json = |value: &serde_json::Value| error_line(format_args!("{}", json_line(value)));
     if let Some(e) = error.downcast_ref::<fanout_client::Error>()
         && json

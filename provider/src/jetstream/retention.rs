@@ -65,9 +65,8 @@ impl Store {
     /// # Errors
     /// When the store can't be read.
     pub async fn retention(&self, registered: &Registered) -> Result<Retention, StoreError> {
-        let mut retention = Retention::default();
-        // The store holds nothing of it that could be lost.
-        if !registered.subscription.keeps_a_place(&self.policy) || registered.progress == Progress::Finished {
+        let mut retention = self.losses(registered).await?;
+        if !self.can_lose(registered) {
             return Ok(retention);
         }
         for (partition, reader) in self.readers_of(registered) {
@@ -83,6 +82,20 @@ impl Store {
                     retention.oldest = Some((position, oldest.expires_at));
                 }
             }
+        }
+        Ok(retention)
+    }
+
+    /// The same without its oldest event: what it lost is remembered beside its consumers, and known before they are made.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn losses(&self, registered: &Registered) -> Result<Retention, StoreError> {
+        let mut retention = Retention::default();
+        if !self.can_lose(registered) {
+            return Ok(retention);
+        }
+        for (partition, reader) in self.readers_of(registered) {
             let gap = self.remembered_gap(registered, &reader).await?.gap;
             retention.seen_events += gap.seen_events;
             if let Some(lost) = gap.lost {
@@ -93,6 +106,11 @@ impl Store {
             }
         }
         Ok(retention)
+    }
+
+    /// Whether the store holds anything of it that could be lost.
+    fn can_lose(&self, registered: &Registered) -> bool {
+        registered.subscription.keeps_a_place(&self.policy) && registered.progress != Progress::Finished
     }
 
     /// Acknowledges what a subscription lost: it is reported no more, and still counted. Returns it, by partition.
@@ -123,7 +141,7 @@ impl Store {
 
     /// Whether everything that a subscription has not handled comes again when it begins at a place.
     pub(super) async fn passes_over_nothing(&self, registered: &Registered, to: Start) -> Result<(), StoreError> {
-        if !registered.subscription.keeps_a_place(&self.policy) || registered.progress == Progress::Finished {
+        if !self.can_lose(registered) {
             return Ok(());
         }
         let max_age = self.policy.retention.max_age;
