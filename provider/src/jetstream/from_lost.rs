@@ -129,7 +129,7 @@ impl Store {
         name: &SubscriptionName,
         to: &PlaceName,
     ) -> Result<Vec<&'a PlaceName>, StoreError> {
-        let mut lost = Vec::new();
+        let (mut lost, mut on_its_way) = (Vec::new(), None);
         for place in places.all.keys().filter(|place| *place != to) {
             let store = self.store_at(places, place)?;
             let answers = |what: &str| {
@@ -145,9 +145,20 @@ impl Store {
                 Some(Entry::Ended(_)) => {}
                 Some(Entry::There(have)) if have.has_moved() => {}
                 Some(Entry::There(have)) if matches!(have.withheld, Some(Withheld::StandsAt(_))) => {}
-                Some(Entry::There(_)) => return answers("has it"),
+                Some(Entry::There(have)) => match have.withheld {
+                    Some(Withheld::MovesTo(next)) if next != *to => on_its_way = Some((place, next)),
+                    _ => return answers("has it"),
+                },
                 Some(Entry::Unreadable(problem)) => return Err(StoreError::Refused(vec![problem])),
             }
+        }
+        if let Some((place, next)) = on_its_way {
+            return Err(refused(
+                Code::Moving,
+                format!(
+                    "subscription {name} is being handed over from place {place} to place {next}: run `fanout move {name} --to {place}` first, with `--from-lost` where place {next} does not answer, and move it from there"
+                ),
+            ));
         }
         Ok(lost)
     }

@@ -9,31 +9,22 @@
 //! 4. The next place's registry has it, with what was settled. It begins.
 //! 5. The first place's entry says where it is. What was kept there goes.
 
-use std::collections::BTreeSet;
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, consumer};
 use fanout_plan::isolation::Reader;
 use fanout_plan::place::Places;
 use fanout_plan::subscription::Registered;
 use fanout_plan::withheld::Withheld;
 use fanout_plan::{Code, PlaceName, Problem, Round, SubscriptionName};
 use fanout_transport::causes;
-use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::time::sleep;
+use futures::TryStreamExt as _;
 use tracing::debug;
 
-use super::acknowledgement::{Acknowledgement, acknowledge};
+use super::drained::{Drained, release};
 use super::refusal::{found, there};
-use super::{Store, StoreError, batch};
-
-/// How long a consumer stays paused that nobody is to be given anything by.
-pub(super) const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
-/// How often it is looked whether everything is settled.
-pub(super) const LOOKS_EVERY: Duration = Duration::from_millis(50);
-/// Messages that are taken back at once.
-const AT_ONCE: usize = 1_000;
+use super::{Store, StoreError};
 
 /// What came of handing a subscription over.
 #[derive(Clone, Debug)]
@@ -52,16 +43,6 @@ pub struct HandedOver {
     pub dead_letters: u64,
     /// How long nothing was delivered, as far as it is known here.
     pub stood_still: Duration,
-}
-
-/// What one consumer had given, and the messages that nobody has settled.
-pub(super) struct Drained {
-    pub(super) reader: Reader,
-    pub(super) to: u64,
-    pub(super) unsettled: Vec<jetstream::Message>,
-    pub(super) except: Vec<u64>,
-    /// How much it has given ever.
-    pub(super) given: u64,
 }
 
 impl Store {
@@ -135,17 +116,15 @@ impl Store {
             });
         };
         let until = began + within;
-        let drained = match from.drain_all(&seen, until).await {
-            Ok(drained) => match from.still_retries(&seen, until).await {
-                Ok(_) => Ok(drained),
-                Err(error) => {
-                    release(&drained).await;
-                    Err(error)
-                }
-            },
-            Err(error) => Err(error),
+        let cleared = async {
+            // Of a move that was begun before and taken back while this place was lost: what it copied could not be cleared. Of one
+            // that goes on now, what it copied is as it was.
+            match was_interrupted {
+                true => Ok(()),
+                false => next.forget_copies(&seen).await,
+            }
         };
-        let drained = match drained {
+        let drained = match from.stand_still(&seen, until, cleared).await {
             Ok(drained) => drained,
             Err(error) => {
                 if was_interrupted {
@@ -155,7 +134,7 @@ impl Store {
                 return Err(error);
             }
         };
-        let comes_again = drained.iter().map(|d| d.except.len()).sum();
+        let comes_again = drained.iter().map(|d| d.comes_again).sum();
         let given = drained.iter().map(|d| (d.reader.clone(), d.to, d.except.clone()));
         let moved = seen.handed_over(given.collect());
         let retries = from.copy_retries(&seen, &next).await?;
@@ -174,6 +153,27 @@ impl Store {
             dead_letters: dead_letters.remove(&seen.id()).unwrap_or(0),
             stood_still,
         })
+    }
+
+    /// Returns once everything that was delivered is settled or in hand here, and what has to be done meanwhile is done. Where either
+    /// fails, nothing is in hand.
+    async fn stand_still(
+        &self,
+        seen: &Registered,
+        until: Instant,
+        meanwhile: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<Vec<Drained>, StoreError> {
+        let (drained, done) = tokio::join!(self.drain_all(seen, until), meanwhile);
+        let drained = drained?;
+        let retries_are_still = match done {
+            Ok(()) => self.still_retries(seen, until).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = retries_are_still {
+            release(&drained).await;
+            return Err(error);
+        }
+        Ok(drained)
     }
 
     /// What is to be done where the place has the subscription already: it was interrupted, or is not to move at all.
@@ -247,79 +247,6 @@ impl Store {
             )
         })?;
         Ok(self.at(name, place))
-    }
-
-    /// Awaits what is in flight at each of a subscription's consumers, and has none of them give anything more.
-    pub(super) async fn drain_all(&self, seen: &Registered, until: Instant) -> Result<Vec<Drained>, StoreError> {
-        let readers = self.readers_of(seen).map(|(_, reader)| reader);
-        let drained = readers.map(|reader| self.drain(seen, reader, until));
-        let drained: Vec<_> = futures::future::join_all(drained).await;
-        let failed = drained.iter().any(Result::is_err);
-        if failed {
-            release(drained.iter().flatten().flatten()).await;
-        }
-        drained.into_iter().filter_map(Result::transpose).collect()
-    }
-
-    /// The same for one; `None` where there is no such consumer.
-    async fn drain(&self, seen: &Registered, reader: Reader, until: Instant) -> Result<Option<Drained>, StoreError> {
-        let name = seen.consumer_of(&reader);
-        let log = self.log(reader.partition).await?;
-        let action = || format!("hand over consumer {name} of partition {}", reader.partition);
-        let info = || async { there(log.consumer_info(&name).await, action()) };
-        if info().await?.is_none() {
-            return Ok(None);
-        }
-        // Where it was interrupted, the consumer is paused.
-        log.resume_consumer(&name).await.map_err(StoreError::when(action()))?;
-        let consumer: consumer::PullConsumer = log.get_consumer(&name).await.map_err(StoreError::when(action()))?;
-        let (mut unsettled, mut except) = (Vec::new(), BTreeSet::new());
-        loop {
-            let Some(now) = info().await? else { return Ok(None) };
-            let missing = now.num_ack_pending.saturating_sub(except.len());
-            if missing > 0 {
-                let mut came = batch::at_once(self, &consumer, (missing.min(AT_ONCE), batch::BYTES)).await?;
-                while let Some(message) = came.next().await {
-                    if let Ok(info) = message.info() {
-                        except.insert(info.stream_sequence);
-                    }
-                    unsettled.push(message);
-                }
-            } else {
-                let at = async_nats::datetime::from_nanos((crate::clock::now() + FOR_GOOD).nanoseconds().into());
-                let at = at.map_err(StoreError::when(action()))?;
-                log.pause_consumer(&name, at)
-                    .await
-                    .map_err(StoreError::when(action()))?;
-                let Some(now) = info().await? else { return Ok(None) };
-                if now.num_ack_pending == except.len() {
-                    let floor = super::floors::settled_to(&now);
-                    return Ok(Some(Drained {
-                        to: now.delivered.stream_sequence.max(floor),
-                        given: now.delivered.consumer_sequence,
-                        reader,
-                        unsettled,
-                        except: except.into_iter().filter(|offset| *offset > floor).collect(),
-                    }));
-                }
-                // An instance that had not heard of it was given more.
-                log.resume_consumer(&name).await.map_err(StoreError::when(action()))?;
-            }
-            if Instant::now() > until {
-                for message in &unsettled {
-                    acknowledge(message, Acknowledgement::Nak(Duration::ZERO)).await;
-                }
-                let in_flight = now.num_ack_pending.saturating_sub(except.len());
-                return Err(refused(
-                    Code::StillInFlight,
-                    format!(
-                        "subscription {}: {in_flight} events of partition {} are in flight and were not settled in time: its deliveries go on where they were; run it again, or wait longer with `--within`",
-                        seen.subscription.name, reader.partition
-                    ),
-                ));
-            }
-            sleep(LOOKS_EVERY).await;
-        }
     }
 
     /// Lets a subscription's deliveries go on where they were.
@@ -415,13 +342,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-}
-
-/// Has what was taken back given out again at once.
-pub(super) async fn release(drained: impl IntoIterator<Item = &Drained>) {
-    for message in drained.into_iter().flat_map(|d| &d.unsettled) {
-        acknowledge(message, Acknowledgement::Nak(Duration::ZERO)).await;
     }
 }
 

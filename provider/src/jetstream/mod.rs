@@ -12,6 +12,7 @@ pub(crate) mod batch;
 mod consumer;
 mod consumer_state;
 mod dead_letters;
+mod drained;
 mod durability;
 mod elsewhere;
 mod ended;

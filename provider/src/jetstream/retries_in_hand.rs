@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use tokio::time::sleep;
 
 use super::acknowledgement::{Acknowledgement, acknowledge};
-use super::hand_over::{FOR_GOOD, LOOKS_EVERY};
+use super::drained::{FOR_GOOD, LOOKS_EVERY};
 use super::refusal::{found, there};
 use super::retries::Waiting;
 use super::{Store, StoreError, batch};

@@ -1,5 +1,7 @@
 //! A subscription that goes on elsewhere while its place is lost.
 
+use async_nats::jetstream::stream;
+
 use super::*;
 
 impl Place {
@@ -18,9 +20,36 @@ impl Place {
     /// What they had stored is there again.
     async fn comes_back(&mut self) {
         self.nats.restart().await;
+        self.is_served_again().await;
+    }
+
+    async fn is_served_again(&mut self) {
         let args = ["--listen", "tcp://127.0.0.1:0", "--place", self.name];
         self.served = Served::start(&self.nats.url(), &self.policy, &args);
         self.bus = connect(&self.served.listen[0]).await.unwrap();
+    }
+
+    /// Bounds what its registry takes at once, in bytes; -1 is no bound.
+    async fn registry_takes(&self, largest: i32) {
+        let jetstream = async_nats::jetstream::new(self.nats.client().await);
+        let registry = jetstream.get_stream("KV_fanout_payments_registry").await.unwrap();
+        let config = stream::Config {
+            max_message_size: largest,
+            ..registry.cached_info().config.clone()
+        };
+        jetstream.update_stream(config).await.unwrap();
+    }
+
+    /// Has it written down here how far a partition of another place had come that can't be read any more.
+    async fn knew_head(&self, place: &str, (partition, head): (u32, u64)) {
+        let jetstream = async_nats::jetstream::new(self.nats.client().await);
+        let bucket = jetstream.get_key_value("fanout_payments_attempts").await.unwrap();
+        let key = format!("{place}.elsewhere.billing");
+        let value = bucket.get(&key).await.unwrap().expect("it is written down");
+        let mut known: LastKnown = serde_json::from_slice(&value).unwrap();
+        known.heads.0.insert(partition, head);
+        let value = serde_json::to_vec(&known).unwrap();
+        bucket.put(&key, value.into()).await.unwrap();
     }
 
     /// Waits until this place knows how far a subscription has come at another: so many events are settled, and so many of them wait
@@ -76,6 +105,8 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
     link.heal();
     shop.publish(100_000, 20..30).await;
     shop.notices("place-unreachable", "audit, billing").await;
+    // It was known here that there are two more than it has told of itself.
+    shop.knew_head("frankfurt", (0, 25)).await;
     let second = shop.bus.subscribe(Subscription::durable("audit")).await.unwrap_err();
     assert!(second.message.contains("--from-lost"), "it is not made anew: {second}");
     let (code, out, err) = shop.takes_from_lost();
@@ -87,6 +118,11 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
         (&10.into(), &1.into()),
         "{out}"
     );
+    let not_mirrored = serde_json::json!([{ "first": "0/21", "last": "0/25" }]);
+    assert_eq!(
+        said["not_mirrored"], not_mirrored,
+        "what is known of, and not here: {out}"
+    );
     let (code, out, err) = shop.takes_from_lost();
     assert!(
         code == 0 && out.contains("\"from\": null"),
@@ -94,14 +130,7 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
     );
 
     // What was settled does not come again. What waited for a retry comes, and what came since.
-    eventually("its instance delivers it", || async {
-        let log = shop.served.log();
-        let begun = log
-            .lines()
-            .any(|line| line.contains("delivering") && line.contains("billing"));
-        begun.then_some(())
-    })
-    .await;
+    shop.begins("billing", 0).await;
     let mut goes_on = shop.subscribe(Subscription::declared("billing")).await;
     let given = take(&mut goes_on, 11).await;
     assert_eq!(of("frankfurt", &given), ["frankfurt-007"]);
@@ -130,6 +159,93 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
     assert_eq!(of("frankfurt", &given), numbered("frankfurt", 20..30), "once each");
     assert_eq!(of("shop", &given), numbered("shop", 30..40));
     for place in [&frankfurt, &shop] {
+        assert!(!place.served.log().contains("panicked"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_is_taken_back_whose_next_place_is_lost_meanwhile() {
+    let port = free_ports(1)[0];
+    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
+    let remote = format!("remotes: [ {{ url: \"nats://app:app@127.0.0.1:{port}\", account: APP }} ]");
+    let (leaf, third) = tokio::join!(server("shop", remote.clone()), server("virginia", remote));
+    let text = three_places(1, Some(""));
+    let frankfurt = Place::open("frankfurt", hub, &text).await;
+    let mut shop = Place::open("shop", leaf, &text).await;
+    let virginia = Place::open("virginia", third, &text).await;
+    let mut billing = frankfurt.subscribe(Subscription::declared("billing")).await;
+    frankfurt.publish(0, 0..20).await;
+    for _ in 0..20 {
+        let delivery = billing.recv().await.unwrap().unwrap();
+        if delivery.event().id == "frankfurt-007" {
+            let later = Duration::from_millis(200);
+            delivery.retry_after(later, "not now").await.unwrap();
+        } else {
+            delivery.ack().await.unwrap();
+        }
+    }
+    billing.stop(PATIENCE).await;
+
+    // It ends behind what it copies, and before the next place has the subscription. Then that place is lost.
+    shop.registry_takes(1).await;
+    let (code, out, err) = frankfurt.moves("shop");
+    assert_ne!(code, 0, "{out}{err}");
+    let is_moving = frankfurt.status().subscription("billing").map(|s| s.code().to_owned());
+    assert_eq!(is_moving.as_deref(), Some("moving"));
+    shop.is_lost();
+    for to in ["shop", "frankfurt"] {
+        let (code, out, err) = frankfurt.moves(to);
+        assert!(
+            code != 0 && err.contains("place-unreachable") && err.contains("--from-lost"),
+            "to {to}: {out}{err}"
+        );
+    }
+    let (code, out, err) = virginia.takes_from_lost();
+    assert!(
+        code != 0 && err.contains("moving") && err.contains("--to frankfurt") && err.contains("--from-lost"),
+        "{out}{err}"
+    );
+    let before = frankfurt.times_begun("billing");
+    let (code, out, err) = frankfurt.takes_from_lost();
+    assert!(code == 0 && out.contains("\"from\": null"), "{out}{err}");
+
+    // It goes on where it was: with what waited for a retry, and what is new.
+    frankfurt.begins("billing", before).await;
+    let mut billing = frankfurt.subscribe(Subscription::declared("billing")).await;
+    frankfurt.publish(0, 20..30).await;
+    let given = take(&mut billing, 11).await;
+    let expected: Vec<_> = numbered("frankfurt", 7..8)
+        .into_iter()
+        .chain(numbered("frankfurt", 20..30))
+        .collect();
+    assert_eq!(of("frankfurt", &given), expected);
+    billing.stop(PATIENCE).await;
+
+    // The other place comes back with what was copied to it, which means nothing to a later move.
+    shop.nats.restart().await;
+    shop.registry_takes(-1).await;
+    shop.is_served_again().await;
+    eventually("both can be read", || async {
+        let (code, ..) = frankfurt.moves("shop");
+        (code == 0).then_some(())
+    })
+    .await;
+    eventually("nothing waits for a retry that was handled", || async {
+        let status = shop.status();
+        let billing = status.subscription("billing")?;
+        assert!(
+            billing.waiting_for_retry.is_none_or(|waiting| waiting == 0),
+            "{billing:?}"
+        );
+        billing.waiting_for_retry.map(drop)
+    })
+    .await;
+    shop.begins("billing", 0).await;
+    let mut billing = shop.subscribe(Subscription::declared("billing")).await;
+    frankfurt.publish(0, 30..40).await;
+    let given = take(&mut billing, 10).await;
+    assert_eq!(of("frankfurt", &given), numbered("frankfurt", 30..40), "once each");
+    for place in [&frankfurt, &shop, &virginia] {
         assert!(!place.served.log().contains("panicked"));
     }
 }

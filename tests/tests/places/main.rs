@@ -108,6 +108,23 @@ impl Place {
         }
     }
 
+    /// How often its instance has begun to deliver a subscription.
+    fn times_begun(&self, subscription: &str) -> usize {
+        let log = self.served.log();
+        let begun = log
+            .lines()
+            .filter(|line| line.contains("delivering") && line.contains(subscription));
+        begun.count()
+    }
+
+    /// Waits until its instance delivers a subscription that it had begun to deliver so often before.
+    async fn begins(&self, subscription: &str, before: usize) {
+        eventually("its instance delivers it", || async {
+            (self.times_begun(subscription) > before).then_some(())
+        })
+        .await;
+    }
+
     async fn subscribe(&self, subscription: Subscription) -> Deliveries {
         self.bus.subscribe(subscription).await.unwrap()
     }

@@ -1,5 +1,7 @@
 //! A subscription that is handed over from one place to another, and back.
 
+use std::time::Instant;
+
 use super::*;
 
 /// Takes and acknowledges what comes of a subscription until it is not delivered here any more. Each third event is refused once.
@@ -21,7 +23,7 @@ async fn handle(bus: Bus, seen: Arc<Mutex<Vec<String>>>) {
 }
 
 impl Place {
-    fn moves(&self, to: &str) -> (i32, String, String) {
+    pub(crate) fn moves(&self, to: &str) -> (i32, String, String) {
         let args = ["billing", "--to", to, "--within", "20s", "--place", self.name];
         self.cli.run(&["--json", "move"], &self.policy, &args)
     }
@@ -135,4 +137,96 @@ async fn a_subscription_moves_under_load_and_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_with_an_order_moves_under_load_and_back() {
     moves_under_load("ordering = \"tenant\"\n").await;
+}
+
+/// Publishes a backlog of a place: events of three tenants in turn, numbered.
+async fn publish_backlog(place: &Place, count: usize) {
+    let numbers: Vec<_> = (0..count).collect();
+    for part in numbers.chunks(500) {
+        let event = |i: &usize| {
+            let tenant = ["acme", "globex", "initech"][i % 3];
+            Event::new(tenant, "invoice.paid", format!("{}-{i:04}", place.name)).source(place.name)
+        };
+        let events: Vec<_> = part.iter().map(event).collect();
+        let stored = place.bus.publish_many(&events).await;
+        assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_subscription_lost_is_read_before_its_next_place_has_begun() {
+    let (_link, frankfurt, shop) = joined("").await;
+    // Its consumers there are made by an instance that is frozen.
+    shop.served.signal("STOP");
+    let (code, out, err) = frankfurt.moves("shop");
+    assert_eq!(code, 0, "{out}{err}");
+    for more in [&[][..], &["--seen"]] {
+        let (code, said) = shop.says(&["lost"], more);
+        assert!(code == 0 && said.contains("nothing was lost"), "{said}");
+    }
+    // What does need them has a code.
+    let (code, said) = shop.says(&["rewind"], &["billing", "--to", "2000-01-01T00:00:00Z"]);
+    assert!(code == 3 && said.contains("[store-unavailable]"), "{said}");
+    shop.served.signal("CONT");
+    frankfurt.publish(0, 0..10).await;
+    shop.begins("billing", 0).await;
+    let mut billing = shop.subscribe(Subscription::declared("billing")).await;
+    assert_eq!(
+        of("frankfurt", &take(&mut billing, 10).await),
+        numbered("frankfurt", 0..10)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_handled_at_the_next_place() {
+    // So many of one place that its tenants are isolated, and fewer of the other.
+    const BACKLOGS: [usize; 2] = [1_000, 3_500];
+    // One after the other, as a simple program handles them: each leaves room for one more.
+    const HANDLED: usize = 600;
+    let (_link, frankfurt, shop) = joined("").await;
+    tokio::join!(
+        publish_backlog(&frankfurt, BACKLOGS[0]),
+        publish_backlog(&shop, BACKLOGS[1])
+    );
+    frankfurt.mirrors_the_other().await;
+    shop.mirrors_the_other().await;
+    let seen = Arc::default();
+    let handler = frankfurt.handles(&seen);
+    eventually("deliveries are under way", || async {
+        (!seen.lock().unwrap().is_empty()).then_some(())
+    })
+    .await;
+    let (code, out, err) = tokio::task::block_in_place(|| frankfurt.moves("shop"));
+    assert_eq!(code, 0, "{out}{err}");
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    handler.abort();
+    // No more than the subscriber had in hand, however many wait.
+    assert!(said["comes_again"].as_u64().unwrap() < 200, "{out}");
+
+    shop.begins("billing", 0).await;
+    let mut deliveries = shop.subscribe(Subscription::declared("billing")).await;
+    let (mut handled, mut since) = (BTreeSet::new(), None);
+    while since.is_none_or(|(before, _)| handled.len() < before + HANDLED) {
+        if since.is_none() && shop.served.log().contains("many waiting events is isolated") {
+            since = Some((handled.len(), Instant::now()));
+        }
+        let next = tokio::time::timeout(PATIENCE, deliveries.recv()).await;
+        let delivery = next.expect("a delivery comes").unwrap().unwrap();
+        let id = delivery.event().id.clone();
+        if delivery.ack().await.is_ok() {
+            handled.insert(id);
+        }
+        if let Some((before, since)) = since {
+            let count = handled.len() - before;
+            assert!(
+                since.elapsed() < PATIENCE,
+                "{count} are handled since tenants are isolated"
+            );
+        }
+    }
+    // Each place's events have their turn.
+    for place in ["frankfurt", "shop"] {
+        let of_place = handled.iter().filter(|id| id.starts_with(place)).count();
+        assert!(of_place >= HANDLED / 10, "{of_place} of {place}");
+    }
 }

@@ -125,7 +125,7 @@ impl Migration {
         let retries = match from.still_retries(&seen, until).await {
             Ok(retries) => retries,
             Err(error) => {
-                super::super::hand_over::release(&drained).await;
+                super::super::drained::release(&drained).await;
                 return Err(error);
             }
         };
@@ -138,7 +138,7 @@ impl Migration {
         if has_migrated {
             return Ok(still);
         }
-        let unsettled = drained.iter().map(|d| d.except.len()).sum();
+        let unsettled = drained.iter().map(|d| d.comes_again).sum();
         still.unsettled.insert(seen.subscription.name.to_string(), unsettled);
         for one in &drained {
             let consumer = seen.consumer_of(&one.reader).to_string();
