@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// One bus in two regions and a leaf.
+/// One bus in two regions and a leaf, which a region joins and another leaves.
 #[derive(Debug, Parser)]
 #[command(name = "fanout-places", version, about)]
 pub(crate) struct Cli {

@@ -14,6 +14,10 @@ pub(crate) struct Ledger(Mutex<Notes>);
 struct Notes {
     /// Events whose sender was told that they are stored, with where that was.
     accepted: BTreeMap<String, Where>,
+    /// Events of which nobody knows whether they are stored there, and which are sent no more.
+    unsure: BTreeMap<String, Where>,
+    /// How often a place answered that it is retired.
+    turned_away: BTreeMap<Where, u64>,
     /// By subscription and event, where its settlement was confirmed, each time that it was.
     settled: BTreeMap<(&'static str, String), Vec<Where>>,
 }
@@ -51,6 +55,26 @@ impl Ledger {
     /// Notes that the bus took an event.
     pub(crate) fn note_accepted(&self, id: String, origin: Where) {
         self.notes().accepted.insert(id, origin);
+    }
+
+    /// Notes that an event may be stored there or not, and is sent no more.
+    pub(crate) fn note_unsure(&self, id: String, origin: Where) {
+        self.notes().unsure.insert(id, origin);
+    }
+
+    /// Those events that may be stored or not.
+    pub(crate) fn unsure(&self) -> BTreeMap<String, Where> {
+        self.notes().unsure.clone()
+    }
+
+    /// Notes that a place is retired and takes no event.
+    pub(crate) fn note_turned_away(&self, origin: Where) {
+        *self.notes().turned_away.entry(origin).or_default() += 1;
+    }
+
+    /// How often a place took no event because it is retired.
+    pub(crate) fn turned_away(&self, origin: Where) -> u64 {
+        self.notes().turned_away.get(origin).copied().unwrap_or_default()
     }
 
     /// Notes that the bus confirmed a settlement.

@@ -1,6 +1,6 @@
-//! `fanout-places`: one bus in two regions and a leaf, told as a story that checks itself.
+//! `fanout-places`: one bus in two regions and a leaf, which a region joins and another leaves, told as a story that checks itself.
 //!
-//! Real parts run: nats-servers that leaf links join, a `fanout serve` at each place, and the webhook-ingress component in both regions.
+//! Real parts run: nats-servers that leaf links join, a `fanout serve` at each place, and the webhook-ingress component in each region.
 //! The links go through a proxy that cuts them ([`world`]), [`load`] publishes and [`handler`] handles without a pause, and [`ledger`]
 //! notes both from outside the bus. [`table`] says at the end whether anything is off.
 

@@ -47,6 +47,11 @@ impl Operator {
         serde_json::from_str(&out).with_context(|| format!("`fanout {verb}` prints no JSON: {out}"))
     }
 
+    /// What a verb says to a person.
+    pub(crate) async fn says(&self, verb: &str, arguments: &[&str]) -> Result<String> {
+        run(self.command(verb, arguments), verb).await
+    }
+
     /// How the bus is doing at this place.
     pub(crate) async fn status(&self) -> Result<BusStatus> {
         let status = self.run("status", &[]).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fanout_client::{Bus, Start, Subscription, connect};
+use fanout_plan::status::{MirrorStatus, PlaceStatus};
 use fanout_tests::Served;
 use fanout_tests::hosted::Hosted;
 use fanout_transport::testing::NatsServer;
@@ -16,10 +17,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::ledger::Where;
 use crate::operator::Operator;
-use crate::story::CATCH_UP_LIMIT;
+use crate::story::{CATCH_UP_LIMIT, LOOK_EVERY};
+use crate::wait::{Check, until};
 
 /// Shared by the payment provider and the ingress of this run; both are on this machine and gone with it.
 pub(crate) const SECRET: &str = "whsec_of_the_demo_of_places";
+
+/// What an instance logs that has gone over to another policy.
+const IN_FORCE: &str = "the policy is in force";
 
 /// A log that is read gives its next event sooner.
 const NOTHING_COMES_FOR: Duration = Duration::from_secs(1);
@@ -27,8 +32,8 @@ const NOTHING_COMES_FOR: Duration = Duration::from_secs(1);
 /// Where a bus runs.
 pub(crate) struct Place {
     pub(crate) name: Where,
-    /// Kept alive: an instance that goes before its server has nothing to say of it.
-    _served: Served,
+    /// An instance that goes before its server has nothing to say of it.
+    served: Served,
     pub(crate) bus: Bus,
     /// The URL at which the bus is served.
     pub(crate) url: String,
@@ -64,10 +69,34 @@ impl Place {
             name,
             bus: connect(&url).await?,
             url,
-            _served: served,
+            served,
             operator,
             nats,
         })
+    }
+
+    /// Brings the instance to another policy.
+    pub(crate) async fn is_brought_to(&self, text: &str) -> Result<()> {
+        let policy = &self.operator.policy;
+        std::fs::write(policy, text).with_context(|| format!("can't write {}", policy.display()))?;
+        let times = || self.served.log().matches(IN_FORCE).count();
+        let before = times();
+        self.served.signal("HUP");
+        let what = format!("the next policy to be in force at {}", self.name);
+        until(&what, CATCH_UP_LIMIT, LOOK_EVERY, async || {
+            Ok(match times() > before {
+                true => Check::Found(()),
+                false => Check::NotYet("its instance has not said so".to_owned()),
+            })
+        })
+        .await
+    }
+
+    /// How far the mirrors of others' events are here; an error where that could not be read.
+    pub(crate) async fn mirrors(&self) -> Result<Vec<MirrorStatus>> {
+        let status = self.operator.status().await?;
+        let mirrors = status.place.and_then(|PlaceStatus { mirrors, .. }| mirrors);
+        mirrors.with_context(|| format!("nobody could read how far the mirrors at {} are", self.name))
     }
 
     /// Starts the component webhook-ingress beside this instance, which is given webhooks of the source `stripe`.

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 use crate::checks::Checks;
 use crate::ledger::{Account, Where};
-use crate::world::{FRANKFURT, PLACES, VIRGINIA};
+use crate::world::{FRANKFURT, KEPT, OREGON, VIRGINIA};
 
 /// The events of one place.
 pub(crate) struct Row {
     pub(crate) origin: Where,
-    /// How many of them are in the log at each place.
+    /// How many of them are in the log at each place of the end.
     pub(crate) stored: Vec<u64>,
     /// The subscription that is given the events of all places.
     pub(crate) invoicing: Account,
@@ -36,13 +36,14 @@ pub(crate) fn check(checks: &mut Checks, origin: &str, subscription: &str, accou
 /// The table of the bus with places.
 pub(crate) fn of_places(rows: &[Row]) -> String {
     let mut table = Table::new();
-    let at = PLACES.map(|place| format!("log at\n{place}"));
+    let at = KEPT.map(|place| format!("log at\n{place}"));
     let mut header = vec!["published\nin".to_owned(), "events".to_owned()];
     header.extend(at);
     header.extend(
         [
             "invoicing in\nfrankfurt",
             "then in\nvirginia",
+            "then in\noregon",
             "stock,\nits own",
             "missing",
             "twice",
@@ -55,10 +56,11 @@ pub(crate) fn of_places(rows: &[Row]) -> String {
     }
     let sum = |of: &dyn Fn(&Row) -> u64| rows.iter().map(of).sum::<u64>().to_string();
     let mut all = vec!["all".to_owned(), sum(&|row: &Row| row.invoicing.wanted)];
-    all.extend((0..PLACES.len()).map(|n| sum(&|row: &Row| row.stored[n])));
+    all.extend((0..KEPT.len()).map(|n| sum(&|row: &Row| row.stored[n])));
     all.extend([
         sum(&|row: &Row| row.invoicing.at(FRANKFURT)),
         sum(&|row: &Row| row.invoicing.at(VIRGINIA)),
+        sum(&|row: &Row| row.invoicing.at(OREGON)),
         sum(&|row: &Row| row.own.at(row.origin)),
         sum(&Row::missing),
         sum(&Row::twice),
@@ -118,6 +120,7 @@ impl Row {
             .chain([
                 self.invoicing.at(FRANKFURT),
                 self.invoicing.at(VIRGINIA),
+                self.invoicing.at(OREGON),
                 self.own.at(self.origin),
                 self.missing(),
                 self.twice(),
@@ -131,7 +134,7 @@ impl Row {
     pub(crate) fn report(&self) -> Value {
         json!({
             "origin": self.origin,
-            "stored": PLACES.iter().zip(&self.stored).collect::<std::collections::BTreeMap<_, _>>(),
+            "stored": KEPT.iter().zip(&self.stored).collect::<std::collections::BTreeMap<_, _>>(),
             "invoicing": report(&self.invoicing),
             "stock": report(&self.own),
         })

@@ -166,9 +166,9 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_is_taken_back_whose_next_place_is_lost_meanwhile() {
     let port = free_ports(1)[0];
-    let hub = server("hub", format!("listen: \"127.0.0.1:{port}\"")).await;
-    let remote = format!("remotes: [ {{ url: \"nats://app:app@127.0.0.1:{port}\", account: APP }} ]");
-    let (leaf, third) = tokio::join!(server("shop", remote.clone()), server("virginia", remote));
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
+    let joins = |name| jetstream_domain(name, "", LeafNodes::Leaf(port));
+    let (leaf, third) = tokio::join!(joins("shop"), joins("virginia"));
     let text = three_places(1, Some(""));
     let frankfurt = Place::open("frankfurt", hub, &text).await;
     let mut shop = Place::open("shop", leaf, &text).await;

@@ -3,9 +3,8 @@
 use anyhow::Result;
 
 use super::{CATCH_UP_LIMIT, LOOK_EVERY, Story};
-use crate::ledger::Where;
 use crate::wait::{Check, until};
-use crate::world::{INVOICING, PLACES, SHOP, STOCK};
+use crate::world::{FRANKFURT, INVOICING, SHOP, STOCK, VIRGINIA};
 
 impl Story<'_> {
     /// Cuts some of the links until every place has published and the shop's own subscriber has handled its share, and heals them.
@@ -28,18 +27,13 @@ impl Story<'_> {
             })
         })
         .await?;
-        let (since, sold) = (self.accepted(), self.ledger.accepted(SHOP));
+        let (since, sold) = (self.taken(), self.ledger.accepted(SHOP));
         self.goes_on_publishing(&since).await?;
-        let taken: Vec<_> = self
-            .accepted()
-            .iter()
-            .zip(since)
-            .map(|(now, then)| now - then)
-            .collect();
+        let taken = self.taken_since(&since);
         // What the shop took meanwhile, its own subscriber has, whatever is cut.
         let meanwhile = &self.ledger.accepted(SHOP) - &sold;
         self.handled(STOCK, &meanwhile).await?;
-        for (place, taken) in PLACES.iter().zip(&taken) {
+        for (place, taken) in &taken {
             self.checks.at_least(
                 format!("{place}: events taken while \"{between}\""),
                 self.events,
@@ -49,9 +43,9 @@ impl Story<'_> {
         self.console.timed(format!(
             "{} events were taken meanwhile in Frankfurt, {} in Virginia, {} in the shop, whose own subscriber handled {}; \
              invoicing waits for {} from beyond the cut",
-            taken[0],
-            taken[1],
-            taken[2],
+            taken[FRANKFURT],
+            taken[VIRGINIA],
+            taken[SHOP],
             meanwhile.len(),
             self.beyond_the_cut()
         ));
@@ -61,7 +55,7 @@ impl Story<'_> {
         }
         let healed = self.console.elapsed();
         self.invoicing_caught_up().await?;
-        world.is_joined().await?;
+        self.are_joined().await?;
         let took = (self.console.elapsed() - healed).as_secs_f64();
         self.console.timed(format!(
             "healed: after {took:.1} s invoicing has all of them, and every place mirrors the others"
@@ -71,8 +65,8 @@ impl Story<'_> {
 
     /// What invoicing has not handled of other places than Frankfurt, where it is when links are cut.
     fn beyond_the_cut(&self) -> usize {
-        let others: &[Where] = &PLACES[1..];
-        let missing = others.iter().map(|place| {
+        let others = self.names().into_iter().filter(|place| *place != FRANKFURT);
+        let missing = others.map(|place| {
             self.ledger
                 .account(INVOICING, &self.ledger.accepted(place))
                 .missing

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use super::{CATCH_UP_LIMIT, LOOK_EVERY, Story};
 use crate::ledger::Where;
-use crate::load::Sender;
+use crate::load::{Route, Sender};
 use crate::place::Place;
 use crate::servers;
 use crate::wait::{Check, until};
@@ -49,10 +49,10 @@ impl Story<'_> {
         self.act("fanout migrate orders, a bus without places, to a server that joins Frankfurt");
         let world = self.world;
         let text = format!("{POLICY}{SETTINGS}");
-        let hub = Arc::clone(&world.places[0].nats);
+        let hub = Arc::clone(&world.hub);
         let old = Place::open(OLD, hub, |nats| world.operator(nats, ORDERS), &text).await?;
         let buses = Arc::new(Mutex::new(vec![old.bus.clone()]));
-        self.publish(ORDERS, Sender::Client(Arc::clone(&buses)));
+        self.publish(ORDERS, Route::to(ORDERS, Sender::Client(Arc::clone(&buses))));
         self.handle(FULFILMENT, OLD, old.bus.clone());
         self.orders_taken(self.events).await?;
 

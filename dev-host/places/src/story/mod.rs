@@ -1,15 +1,18 @@
 //! The story, act by act. An act notes what must hold; the verdict says whether all of it did.
 
 mod cut;
+mod joins;
 mod migrated;
 mod moved;
+mod retired;
 mod verdict;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use fanout_tests::hosted::Hosted;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -18,9 +21,10 @@ use crate::cli::Cli;
 use crate::console::Console;
 use crate::handler::Handler;
 use crate::ledger::{Ledger, Where};
-use crate::load::Sender;
+use crate::load::{Publisher, Route, Sender};
+use crate::place::Place;
 use crate::wait::{Check, until};
-use crate::world::{INVOICING, PLACES, STOCK, World};
+use crate::world::{self, FRANKFURT, INVOICING, ORIGINS, SHOP, STOCK, VIRGINIA, World};
 
 /// For everything that comes about by itself. A mirror whose link was cut resumes up to a minute after it is back (nats-server 2.15.1).
 pub(crate) const CATCH_UP_LIMIT: Duration = Duration::from_secs(120);
@@ -38,12 +42,22 @@ struct Story<'a> {
     publishers: JoinSet<Result<()>>,
     handlers: JoinSet<()>,
     acts: u32,
+    /// In Frankfurt and Virginia. An ingress ends before its bus.
+    ingresses: [Arc<Hosted>; 2],
+    /// Where the webhooks of Virginia go.
+    from_virginia: Route,
+    /// The places of the bus, at this point of the story.
+    places: Vec<Arc<Place>>,
 }
+
+/// How many events each place has taken.
+type Taken = BTreeMap<Where, u64>;
 
 /// Tells the story.
 pub(crate) async fn run(cli: &Cli, console: &Console) -> Result<()> {
     console.line(
-        "Fanout: one bus in two regions and a leaf, over links that are cut; and a bus that moves to another server",
+        "Fanout: one bus in two regions and a leaf, over links that are cut; a region that joins, and one that is retired; and a bus that moves \
+         to another server",
     );
     let world = World::start(cli).await?;
     let told = tell(cli, console, &world).await;
@@ -55,6 +69,8 @@ pub(crate) async fn run(cli: &Cli, console: &Console) -> Result<()> {
 }
 
 async fn tell(cli: &Cli, console: &Console, world: &World) -> Result<()> {
+    let (places, ingresses) = world.begin().await?;
+    let from_virginia = Route::to(VIRGINIA, Sender::Webhook(Arc::clone(&ingresses[1])));
     let mut story = Story {
         console,
         world,
@@ -65,12 +81,17 @@ async fn tell(cli: &Cli, console: &Console, world: &World) -> Result<()> {
         publishers: JoinSet::new(),
         handlers: JoinSet::new(),
         acts: 0,
+        ingresses,
+        from_virginia,
+        places,
     };
     story.joined().await?;
     for which in [&[0][..], &[1], &[0, 1]] {
         story.cut(which).await?;
     }
     story.moved().await?;
+    story.joins().await?;
+    story.retired().await?;
     let migrated = story.migrated().await?;
     story.verdict(cli, migrated).await
 }
@@ -85,38 +106,44 @@ impl Story<'_> {
     /// The places join; publishers and handlers begin, and go on until the end.
     async fn joined(&mut self) -> Result<()> {
         self.act("One bus at three places: two regions, and a shop that is a leaf of one");
-        let server = self.world.places[0].nats.client().await.server_info().version;
+        let server = self.world.hub.client().await.server_info().version;
         self.console.timed(format!(
             "nats-server {server}, a bus at each of {}, webhook-ingress in both regions",
-            PLACES.join(", ")
+            self.names().join(", ")
         ));
-        self.world.is_joined().await?;
+        self.are_joined().await?;
         self.console.timed("every place mirrors the others");
-        for (n, place) in self.world.places.iter().enumerate() {
-            let sender = match self.world.ingresses.get(n) {
-                Some(ingress) => Sender::Webhook(Arc::clone(ingress)),
-                None => Sender::client(place.bus.clone()),
-            };
-            self.publish(place.name, sender);
-            for subscription in [INVOICING, STOCK] {
-                self.handle(subscription, place.name, place.bus.clone());
-            }
+        let in_frankfurt = Sender::Webhook(Arc::clone(&self.ingresses[0]));
+        let in_the_shop = Sender::client(self.place(SHOP)?.bus.clone());
+        self.publish(FRANKFURT, Route::to(FRANKFURT, in_frankfurt));
+        self.publish(VIRGINIA, self.from_virginia.clone());
+        self.publish(SHOP, Route::to(SHOP, in_the_shop));
+        for place in self.places.clone() {
+            self.handle_at(&place);
         }
-        let since = self.accepted();
+        let since = self.taken();
         self.goes_on_publishing(&since).await?;
         self.invoicing_caught_up().await?;
         self.console.timed(format!(
             "{} webhooks in Frankfurt, {} in Virginia, {} sales in the shop: invoicing, in Frankfurt, was given all of them",
-            self.accepted()[0],
-            self.accepted()[1],
-            self.accepted()[2]
+            self.taken_at(FRANKFURT),
+            self.taken_at(VIRGINIA),
+            self.taken_at(SHOP)
         ));
         Ok(())
     }
 
-    fn publish(&mut self, origin: Where, sender: Sender) {
-        let publishing = sender.publish(origin, Arc::clone(&self.ledger), self.publishing.clone());
-        self.publishers.spawn(publishing);
+    fn publish(&mut self, name: Where, route: Route) {
+        let ledger = Arc::clone(&self.ledger);
+        let publisher = Publisher { name, route, ledger };
+        self.publishers.spawn(publisher.publish(self.publishing.clone()));
+    }
+
+    /// Handles what both subscriptions are given at a place.
+    fn handle_at(&mut self, place: &Place) {
+        for subscription in [INVOICING, STOCK] {
+            self.handle(subscription, place.name, place.bus.clone());
+        }
     }
 
     fn handle(&mut self, subscription: &'static str, place: Where, bus: fanout_client::Bus) {
@@ -129,14 +156,46 @@ impl Story<'_> {
         self.handlers.spawn(handler.handle());
     }
 
-    /// How many events each place has taken.
-    fn accepted(&self) -> [u64; 3] {
-        PLACES.map(|place| self.ledger.accepted(place).len() as u64)
+    /// One of the places of now.
+    fn place(&self, name: Where) -> Result<Arc<Place>> {
+        let place = self.places.iter().find(|place| place.name == name);
+        place
+            .map(Arc::clone)
+            .with_context(|| format!("{name} is no place of the bus now"))
+    }
+
+    /// The places of the bus now.
+    fn names(&self) -> Vec<Where> {
+        self.places.iter().map(|place| place.name).collect()
+    }
+
+    async fn are_joined(&self) -> Result<()> {
+        world::are_joined(&self.places).await
+    }
+
+    fn taken_at(&self, place: Where) -> u64 {
+        self.ledger.accepted(place).len() as u64
+    }
+
+    /// How many events each place of now has taken.
+    fn taken(&self) -> Taken {
+        let taken = self.names().into_iter().map(|place| (place, self.taken_at(place)));
+        taken.collect()
+    }
+
+    /// How many they have taken since.
+    fn taken_since(&self, since: &Taken) -> Taken {
+        let before = |place| since.get(place).copied().unwrap_or_default();
+        let taken = self
+            .taken()
+            .into_iter()
+            .map(|(place, taken)| (place, taken - before(place)));
+        taken.collect()
     }
 
     /// Waits until every place has taken the act's events since it had taken those.
-    async fn goes_on_publishing(&mut self, since: &[u64; 3]) -> Result<()> {
-        let wanted = self.events * PLACES.len() as u64;
+    async fn goes_on_publishing(&mut self, since: &Taken) -> Result<()> {
+        let wanted = self.events * self.places.len() as u64;
         let progress = self.console.progress("events published", wanted);
         until(
             "every place to go on publishing",
@@ -144,17 +203,12 @@ impl Story<'_> {
             LOOK_EVERY,
             async || {
                 self.publishers_go_on()?;
-                let taken: Vec<_> = self
-                    .accepted()
-                    .iter()
-                    .zip(since)
-                    .map(|(now, then)| now - then)
-                    .collect();
-                let done: u64 = taken.iter().map(|taken| (*taken).min(self.events)).sum();
+                let taken = self.taken_since(since);
+                let done: u64 = taken.values().map(|taken| (*taken).min(self.events)).sum();
                 progress.set(done);
                 Ok(match done == wanted {
                     true => Check::Found(()),
-                    false => Check::NotYet(format!("{taken:?} at {}", PLACES.join(", "))),
+                    false => Check::NotYet(format!("{taken:?}")),
                 })
             },
         )
@@ -171,7 +225,7 @@ impl Story<'_> {
 
     /// Every event of every place.
     fn everything(&self) -> BTreeSet<String> {
-        PLACES.iter().flat_map(|place| self.ledger.accepted(place)).collect()
+        ORIGINS.iter().flat_map(|place| self.ledger.accepted(place)).collect()
     }
 
     /// Waits until invoicing has handled everything that was published by now, anywhere.
