@@ -44,7 +44,7 @@ impl Campaign {
         }
         command
             .current_dir(workspace.root())
-            .env("RUST_LOG", "info")
+            .env("RUST_LOG", "info,fanout_provider::jetstream::moved=debug")
             .args(&self.arguments);
         runner.become_command(&mut command)
     }

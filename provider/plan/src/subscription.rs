@@ -429,7 +429,7 @@ impl Registered {
     }
 
     /// Whether a repeated request means the same subscription, so that it is kept as it is or changed in place.
-    /// The need, the subscriber and where it begins can't change under one name.
+    /// The need, the subscriber, where it begins and whose events it is given can't change under one name.
     ///
     /// # Errors
     /// Says who holds the name, and as what.
@@ -444,7 +444,8 @@ impl Registered {
             (MadeBy::Call, MadeBy::Link | MadeBy::Policy) => self.component == component,
             _ => false,
         };
-        if (same_owner || through_the_policy) && mine.need == asked.need {
+        let same_scope = mine.need == Need::Queue || mine.scope == asked.scope;
+        if (same_owner || through_the_policy) && mine.need == asked.need && same_scope {
             return Ok(());
         }
         if made_by == MadeBy::Call && self.component != component {
@@ -459,10 +460,14 @@ impl Registered {
             MadeBy::Call => "made by a call",
             MadeBy::Policy => "declared in the policy",
         };
+        let whose = match mine.scope {
+            Scope::Here => ", given the events of its own place alone",
+            Scope::Everywhere => "",
+        };
         Err(Problem::new(
             Code::SubscriptionConflict,
             format!(
-                "subscription {} is already a {} subscription of {}, {made}: use another name, or end that one first",
+                "subscription {} is already a {} subscription of {}{whose}, {made}: use another name, or end that one first",
                 mine.name,
                 mine.need.as_str(),
                 authority::named(&self.component)

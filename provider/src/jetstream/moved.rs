@@ -13,6 +13,7 @@ use fanout_plan::partition::Partition;
 use fanout_plan::{Attributes, Code, Position, Problem, TenantId, envelope};
 use futures::StreamExt as _;
 use tokio::time::{Instant, timeout};
+use tracing::debug;
 
 use super::Store;
 use super::publish::{Unstored, unstored};
@@ -51,7 +52,9 @@ impl Store {
         let window = self.policy.ids_remembered();
         for partition in self.layout.earlier(tenant) {
             let Some(at) = partition.retired_at() else { continue };
-            if self.now().since(at) > window {
+            let now = self.now();
+            if now.since(at) > window {
+                debug!(partition = partition.number, retired_at = %at, %now, "the ids of an earlier partition are not asked for any more");
                 continue;
             }
             if let Some(offset) = Box::pin(self.stored_in(partition, id)).await? {
@@ -138,6 +141,7 @@ impl Store {
             };
             match error.kind() {
                 _ if answer_in(&error).is_some_and(|a| a.error_code() == ErrorCode::STREAM_ROLLUP_FAILED) => {
+                    debug!(stream, id, "a stream of the log does not know this id");
                     return Ok(None);
                 }
                 // The moment after a stream was given its new subject, nothing listens there yet (nats-server 2.15).
