@@ -278,6 +278,15 @@ mod tests {
         start("echo $WORD; nice").wait().unwrap();
         let told = std::fs::read_to_string(folder.path().join("logs/beside.log")).unwrap();
         assert_eq!(told, "hello\n19\n");
+        // What runs as the equal of others gives way to none, and its failure is told behind its output.
+        let mut equal = Command::new("sh");
+        equal.args(["-c", "nice; exit 3"]);
+        let log = folder.path().join("logs/equal.log");
+        let equal = runner.start_beside(equal, log.clone()).unwrap();
+        let error = equal.wait_and_print().unwrap_err();
+        assert!(error.to_string().ends_with("ended with exit status: 3"), "{error}");
+        let own = runner.read(&mut Command::new("nice")).unwrap();
+        assert_eq!(std::fs::read_to_string(log).unwrap(), own);
         let error = start("exit 3").wait().unwrap_err();
         assert!(error.to_string().ends_with("ended with exit status: 3"), "{error}");
 

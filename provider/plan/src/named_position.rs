@@ -39,8 +39,9 @@ pub(crate) fn is_of_the_log(asked: &Subscription, layout: &Layout, position: Pos
 }
 
 impl Layout {
-    /// Whether every event of the partitions that are read lies before or behind a position. A position orders the events of its own partition, and
-    /// of those that came before or after that; it says nothing of partitions that are written beside it.
+    /// Whether every event of the partitions that are read lies before or behind a position. A position orders the events
+    /// of its own partition, and of those that came before or after that partition; it says nothing of partitions that
+    /// are written beside it.
     ///
     /// # Errors
     /// Names the position, and what to give instead.
