@@ -479,16 +479,66 @@ impl Registered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ConsumerName;
-    use crate::partition::Partition;
+    use crate::partition::{Binding, Partition};
+    use crate::{ConsumerName, SubjectTemplate};
+
+    /// A subscription, written as it was before any could be rewound.
+    const OLD: &str = r#"{"name":"invoicing","need":"durable","filter":{"tenants":[],"event_types":["**"]},"reach":"handler",
+            "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"link",
+            "made_at":1,"head":{"0":7},"replayed":{},"progress":"replaying"}"#;
+
+    fn of_scope(scope: Scope) -> Registered {
+        let mut registered: Registered = serde_json::from_str(OLD).unwrap();
+        registered.subscription.scope = scope;
+        registered
+    }
+
+    #[test]
+    fn whose_events_a_subscription_is_given_does_not_change_under_its_name() {
+        for (has, asks) in [(Scope::Everywhere, Scope::Here), (Scope::Here, Scope::Everywhere)] {
+            let (have, asked) = (of_scope(has), of_scope(asks).subscription);
+            assert_eq!(have.can_become(&have.subscription, "c", MadeBy::Link), Ok(()));
+            let refused = have.can_become(&asked, "c", MadeBy::Link).unwrap_err();
+            assert_eq!(refused.code, Code::SubscriptionConflict);
+            assert_eq!(
+                refused.message.contains("its own place alone"),
+                has == Scope::Here,
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_position_is_judged_by_the_partitions_that_are_read() {
+        let template: SubjectTemplate = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
+        let of_place = |number, place: &str, binding| Partition {
+            number,
+            binding,
+            place: Some(place.parse().unwrap()),
+            ..Partition::undivided(template.clone())
+        };
+        let mirror = of_place(0, "frankfurt", Binding::Mirror);
+        let own = of_place(100_000, "shop", Binding::Plain);
+        let layout = Layout {
+            partitions: [(0, mirror), (100_000, own)].into(),
+        };
+        let heads = [(0, 9), (100_000, 9)].into_iter().collect::<ByPartition>();
+        for (scope, partition, means_something) in [
+            (Scope::Here, 100_000, true),
+            (Scope::Here, 0, false),
+            (Scope::Everywhere, 100_000, false),
+            (Scope::Everywhere, 0, false),
+        ] {
+            let to = Start::Position(Position::new(partition, 3));
+            let rewound = of_scope(scope).rewind(to, &heads, &layout);
+            assert_eq!(rewound.is_ok(), means_something, "{scope:?} {partition}: {rewound:?}");
+        }
+    }
 
     #[test]
     fn what_was_remembered_before_subscriptions_could_be_rewound_is_still_read() {
-        let old = r#"{"name":"invoicing","need":"durable","filter":{"tenants":[],"event_types":["**"]},"reach":"handler",
-            "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"link",
-            "made_at":1,"head":{"0":7},"replayed":{},"progress":"replaying"}"#;
         let heads = |head| [(0, head)].into_iter().collect::<ByPartition>();
-        let registered: Registered = serde_json::from_str(old).unwrap();
+        let registered: Registered = serde_json::from_str(OLD).unwrap();
         let template = "payments.{tenant}.webhook.{event-type}".parse().unwrap();
         let layout = Layout {
             partitions: [(0, Partition::undivided(template))].into(),
