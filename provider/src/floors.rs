@@ -14,7 +14,6 @@ use fanout_plan::{Code, ConsumerName, Incarnation, SubscriptionName};
 use tracing::{debug, warn};
 
 use crate::bus::Bus;
-use crate::clock;
 use crate::delivery::Health;
 use crate::jetstream::{Store, StoreError};
 
@@ -168,7 +167,7 @@ async fn begin_anew(
     let mut remembered = store.remembered_gap(registered, reader).await?;
     let partition = reader.partition;
     let lost = noted.lost_with_its_log(remembered.gap.head, state);
-    let lost = remembered.gap.begin_anew(lost, clock::now());
+    let lost = remembered.gap.begin_anew(lost, store.now());
     let told = store.remember_gap(registered, reader, remembered).await?;
     if let Some(lost) = lost.filter(|_| told) {
         warn!(

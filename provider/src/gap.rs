@@ -16,7 +16,6 @@ use fanout_plan::{Code, LogPosition, Policy, Position, SubscriptionName, Timesta
 use tracing::{debug, info, warn};
 
 use crate::bus::Bus;
-use crate::clock;
 use crate::jetstream::{Store, StoreError, Unsettled};
 use crate::journal::Journal;
 
@@ -114,7 +113,7 @@ async fn observe(
         }
         if let Some(lost) = lost {
             report(registered, partition.number, &lost);
-            write_down(journal, registered, partition, &lost);
+            write_down(journal, registered, partition, &lost, now);
         }
         unsettled.forget(partition.number, &consumer, |o| o < now_there.first && !gap.may_lose(o));
     } else {
@@ -155,7 +154,7 @@ fn warn_once(
 }
 
 /// Says of each event that was lost, as far as they are known, that it was.
-fn write_down(journal: &Journal, registered: &Registered, partition: &Partition, lost: &Lost) {
+fn write_down(journal: &Journal, registered: &Registered, partition: &Partition, lost: &Lost, now: Timestamp) {
     for (offset, tenant) in &lost.which {
         journal.note(false, || {
             let at = LogPosition {
@@ -165,7 +164,7 @@ fn write_down(journal: &Journal, registered: &Registered, partition: &Partition,
             let name = registered.subscription.name.clone();
             Entry {
                 tenant: Some(tenant.clone()),
-                ..Entry::new(name, at, clock::now(), Outcome::Expired)
+                ..Entry::new(name, at, now, Outcome::Expired)
             }
             .because(Code::RetentionGap, "the log let it go before it was handled")
         });

@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::Bus;
 use super::reconcile::is_fatal;
-use crate::clock;
 use crate::jetstream::{Store, StoreError};
 use crate::telemetry::INSTRUMENTS;
 use crate::telemetry::instruments::StoreOperation;
@@ -65,6 +64,8 @@ impl Bus {
             let began = Instant::now();
             let observed = store.observe_knowing(&change.before.registry).await?;
             INSTRUMENTS.store(StoreOperation::Observe).since(began);
+            // What a plan says of times is judged by other instances, too.
+            store.read_time(&observed).await?;
             // Once this policy was in force, only another instance's can have changed the partitions: two that took
             // turns would change them for ever.
             let theirs = observed.topology.layout();
@@ -77,7 +78,7 @@ impl Bus {
                 max_payload: Some(store.max_request()),
                 was_in_force: store.is_in_force(),
             };
-            let plan = planner::plan_around(store.policy(), asked, &observed, clock::now());
+            let plan = planner::plan_around(store.policy(), asked, &observed, store.now());
             if whole && plan.problems.iter().any(|p| is_fatal(p.code)) {
                 return Err(StoreError::Refused(plan.problems));
             }

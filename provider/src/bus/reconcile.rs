@@ -59,10 +59,6 @@ impl Bus {
                     began,
                 );
                 batch.answer(|i| refused.subscriptions.get(&i).cloned(), refused.place.as_ref());
-                // Nobody waits for it.
-                if let Some(store) = &self.view().store {
-                    store.read_time().await;
-                }
                 Ok(())
             }
             Err(error) => {

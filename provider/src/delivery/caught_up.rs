@@ -19,7 +19,6 @@ use tracing::{debug, info};
 use super::Context;
 use super::target::CaughtUp;
 use crate::backoff::Backoff;
-use crate::clock;
 use crate::jetstream::{ConsumerState, StoreError};
 
 /// How often this instance checks whether it has settled anything, which costs the store nothing.
@@ -145,7 +144,7 @@ impl Watch<'_> {
             subscription: context.name().clone(),
             reached: last_settled(&states),
             replayed: registered.replayed.sum(),
-            at: clock::now(),
+            at: context.store.now(),
             finished: done == Progress::Finished,
         };
         self.notify(&registered, caught_up, done).await
@@ -177,7 +176,7 @@ impl Watch<'_> {
     ) -> Result<Option<Progress>, StoreError> {
         let context = self.context;
         let (store, name) = (&context.store, context.name());
-        let mut mark = Progress::Notifying(clock::now());
+        let mut mark = Progress::Notifying(store.now());
         if !store.advance(registered, registered.progress, mark).await? {
             return Ok(None);
         }
@@ -198,14 +197,14 @@ impl Watch<'_> {
                 () = tokio::time::sleep(pause.next()) => {}
             }
             if marked.elapsed() >= MARK_EVERY {
-                let next = Progress::Notifying(clock::now());
+                let next = Progress::Notifying(store.now());
                 if !store.advance(registered, mark, next).await? {
                     // Another instance notifies it, or it was put back.
                     return Ok(None);
                 }
                 (mark, marked) = (next, Instant::now());
             }
-            caught_up.at = clock::now();
+            caught_up.at = store.now();
         }
         store.advance(registered, mark, done).await?;
         info!(subscription = %name, replayed = caught_up.replayed, finished = caught_up.finished, "caught up");

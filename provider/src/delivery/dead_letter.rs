@@ -10,7 +10,6 @@ use super::Health;
 use super::incoming::Metadata;
 use super::settle::{DEAD_LETTERS_WAIT, InFlight, Settler, Source, nak};
 use super::state::DeliveryState;
-use crate::clock;
 use crate::jetstream::{Full, NewDeadLetter, StoreError};
 
 /// What a dead letter keeps of an event.
@@ -52,7 +51,7 @@ impl Settler {
         };
         let failed = [FailedAttempt {
             attempt: 0,
-            at: clock::now().to_string(),
+            at: self.context.store.now().to_string(),
             reason: format!("not an event: {problem}"),
             late: None,
         }];

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::incoming::{self, Metadata, Wanted};
-use super::journaled::{self, Call};
+use super::journaled::Call;
 use super::permits::in_flight_bytes;
 use super::processing::Processing;
 use super::target::CallFailure;
@@ -193,7 +193,7 @@ async fn deliver(context: &Context, delivery: Delivery) {
             Some(_) => Outcome::Missed,
         };
         context.journal.note(missed.is_none(), || {
-            journaled::entry(delivery, at, (&call, call.took()), (outcome, missed.as_deref()))
+            context.entry(delivery, at, (&call, call.took()), (outcome, missed.as_deref()))
         });
     }
 }
@@ -240,7 +240,7 @@ fn metadata(context: &Context, message: &Message) -> Metadata {
         ),
         published_at: header("Nats-Time-Stamp")
             .and_then(|v| v.as_str().parse().ok())
-            .unwrap_or_else(crate::clock::now),
+            .unwrap_or_else(|| context.store.now()),
         deliveries: 1,
     }
 }

@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 use super::journaled::{self, Call};
 use super::state::DeliveryState;
 use super::{Context, Delivery, Health, retries};
-use crate::clock;
 use crate::jetstream::{
     Acknowledgement, Attempts, Beside, Message, Redrive, Refused, Retries, StoreError, Unstored, acknowledge,
     explained, stated,
@@ -337,7 +336,7 @@ impl Settler {
             let why = last.filter(|_| was_refused);
             Entry {
                 redriven,
-                ..journaled::entry(delivery, at, (call, took), (outcome, why))
+                ..self.context.entry(delivery, at, (call, took), (outcome, why))
             }
         });
     }
@@ -370,7 +369,7 @@ impl Settler {
         Health::count(&self.context.health.refused);
         event.failed.push(FailedAttempt {
             attempt: event.delivery.attempt,
-            at: clock::now().to_string(),
+            at: self.context.store.now().to_string(),
             reason: rejection.reason().to_owned(),
             late: None,
         });

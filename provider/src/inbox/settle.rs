@@ -8,7 +8,6 @@ use fanout_plan::retry::{FailedAttempt, Late, Rejection};
 use fanout_plan::{Code, Problem};
 
 use super::{Inbox, Settled, Unsettled, admit_here, unavailable_to};
-use crate::clock;
 use crate::delivery::{DeliveryHandle, DeliveryState, Health, Verdict, settle_fetched};
 use crate::jetstream::{RACES, StoreError};
 
@@ -146,7 +145,7 @@ impl Inbox {
             let attempt = FailedAttempt {
                 // Another delivery of the same attempt may have been refused late, too.
                 attempt: earlier.last().map_or(0, |a| a.attempt + 1).max(handle.attempt),
-                at: clock::now().to_string(),
+                at: self.context.store.now().to_string(),
                 reason: rejection.reason().to_owned(),
                 late: Some(Late {
                     delivery: self.number_of(handle),

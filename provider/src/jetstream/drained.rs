@@ -114,7 +114,7 @@ impl Store {
                 // Some of it was settled by whoever had it before.
                 taken.give_back().await;
             } else {
-                let at = async_nats::datetime::from_nanos((crate::clock::now() + FOR_GOOD).nanoseconds().into());
+                let at = async_nats::datetime::from_nanos((self.now() + FOR_GOOD).nanoseconds().into());
                 let at = at.map_err(StoreError::when(action()))?;
                 log.pause_consumer(&name, at)
                     .await

@@ -86,7 +86,7 @@ impl Store {
             let Some(now) = info().await? else { return Ok(None) };
             let held = self.held(seen, &now, (&mine, &mut seen_there)).await?;
             if held == 0 {
-                let at = async_nats::datetime::from_nanos((crate::clock::now() + FOR_GOOD).nanoseconds().into());
+                let at = async_nats::datetime::from_nanos((self.now() + FOR_GOOD).nanoseconds().into());
                 let at = at.map_err(StoreError::when(action()))?;
                 stream
                     .pause_consumer(&name, at)

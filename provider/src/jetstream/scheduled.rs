@@ -28,7 +28,6 @@ use super::read::from_headers;
 use super::refusal::{found, there};
 use super::swap::RACES;
 use super::{Store, StoreError};
-use crate::clock;
 
 /// After how long an event whose instance is gone is given to another.
 const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -125,7 +124,7 @@ impl Store {
         match in_log? {
             InLog::Held(position) => {
                 let published_at = self.published_at(position).await.map_err(unreadable)?;
-                return Ok(Some(published_at.unwrap_or_else(clock::now)));
+                return Ok(Some(published_at.unwrap_or_else(|| self.now())));
             }
             // Whatever its mark says: it is published anew.
             InLog::Gone => {}

@@ -138,6 +138,7 @@ impl Store {
         match last {
             Some(last) if last.names.registry() == self.names.registry() => Self {
                 secret: last.secret.clone(),
+                time: Arc::clone(&last.time),
                 ..self
             },
             _ => self,

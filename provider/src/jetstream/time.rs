@@ -2,23 +2,24 @@
 //! times. No instance's own clock is compared with another's.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::response::Response;
 use fanout_plan::Timestamp;
+use fanout_plan::planner::Observed;
 use serde::Deserialize;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Store, StoreError};
-use crate::clock;
+use crate::clock::{self, Moment};
 
 /// How long reading the clock may take: a late answer says little.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// The store's clock as it was read last: when, and what it said.
 #[derive(Debug, Default)]
-pub(super) struct StoreTime(Mutex<Option<(Instant, Timestamp)>>);
+pub(super) struct StoreTime(Mutex<Option<(Moment, Timestamp)>>);
 
 /// What the server says of a stream, as far as it is of interest here (async-nats 0.51 leaves it out).
 #[derive(Deserialize)]
@@ -29,31 +30,36 @@ struct StreamTime {
 
 impl Store {
     /// What time it is for the store, or was up to a second ago: what its clock said when
-    /// it was read last, and what has passed since that answer came. Before it was read, this instance's own clock stands in for it.
+    /// it was read last, and what has passed since that answer came. Where there is no log yet, this instance's own clock stands in
+    /// for it.
     pub(crate) fn now(&self) -> Timestamp {
         let read = *self.time.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((at, time)) = read else { return clock::now() };
         time + at.elapsed()
     }
 
-    /// Reads the store's clock, for [`Store::now`]. Where it can't be read, it goes on from where it was.
-    pub(crate) async fn read_time(&self) {
-        let Some(newest) = self.layout().partitions.keys().next_back() else {
-            return;
+    /// Reads the store's clock, for [`Store::now`], where the store holds a part of the log. Where it can't be read, it goes on from
+    /// where it was.
+    ///
+    /// # Errors
+    /// When it can't be read and never was.
+    pub(crate) async fn read_time(&self, observed: &Observed) -> Result<(), StoreError> {
+        let Some(newest) = observed.logs.keys().next_back() else {
+            return Ok(());
         };
         let time = match timeout(READ_WITHIN, self.time_of(*newest)).await {
             Ok(time) => time,
             Err(late) => Err(StoreError::when("read the clock")(late)),
         };
+        let mut read = self.time.0.lock().unwrap_or_else(PoisonError::into_inner);
         match time {
-            Ok(time) => {
-                // As if it had been said just now, so that this clock is never ahead of the store's: what is due later is
-                // published soon after its time, and not before, however long the answer took.
-                let read_at = Instant::now();
-                *self.time.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((read_at, time));
-            }
-            Err(error) => debug!(%error, "the store's clock is not read now"),
+            // As if it had been said just now, so that this clock is never ahead of the store's: what is due later is
+            // published soon after its time, and not before, however long the answer took.
+            Ok(time) => *read = Some((Moment::now(), time)),
+            Err(error) if read.is_some() => debug!(%error, "the store's clock is not read now"),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// What time it is for the server that stores a partition's events.

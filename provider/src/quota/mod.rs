@@ -23,7 +23,6 @@ use fanout_plan::{TenantId, Timestamp, show_duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-use crate::clock;
 use crate::jetstream::{Store, StoreError, Waits};
 
 pub(crate) use count::Unanswered;
@@ -171,7 +170,7 @@ impl Gate {
         if store.policy().quotas.of(tenant).max_bytes.is_none() {
             return;
         }
-        let (slots, at) = (Slots::of(store.policy().retention.max_age), clock::now());
+        let (slots, at) = (Slots::of(store.policy().retention.max_age), store.now());
         if self.entry(tenant, |e| e.usage.is_none())
             && let Err(error) = Box::pin(self.read_usage(store, tenant, slots, at)).await
         {
@@ -262,7 +261,7 @@ impl Gate {
         size: u64,
     ) -> Result<Taken, NotAdmitted> {
         let slots = Slots::of(store.policy().retention.max_age);
-        let at = clock::now();
+        let at = store.now();
         if self.entry(tenant, |e| e.usage.is_none()) {
             Box::pin(self.read_usage(store, tenant, slots, at))
                 .await
@@ -311,7 +310,7 @@ impl Gate {
     /// What part of its bytes each tenant has stored that the policy has shown, as far as this instance knows.
     pub(crate) fn used(&self, store: &Store) -> Vec<(TenantId, f64)> {
         let policy = store.policy();
-        let (slots, now) = (Slots::of(policy.retention.max_age), clock::now());
+        let (slots, now) = (Slots::of(policy.retention.max_age), store.now());
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         let used = policy.telemetry.tenants.iter().filter_map(|tenant| {
             let max_bytes = policy.quotas.of(tenant).max_bytes?;

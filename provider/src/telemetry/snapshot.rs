@@ -45,7 +45,7 @@ impl Snapshot {
             (name.clone(), here)
         });
         Self {
-            at: clock::now(),
+            at: view.store.as_ref().map_or_else(clock::now, |store| store.now()),
             max_age: view.store.as_ref().map(|store| store.policy().retention.max_age),
             here: here.collect(),
             quotas: view.store.as_ref().map(|s| bus.gate().used(s)).unwrap_or_default(),

@@ -47,7 +47,7 @@ impl Migration {
             max_payload: Some(self.to.max_request()),
             was_in_force: false,
         };
-        let plan = planner::plan_around(self.to.policy(), asked, &observed, crate::clock::now());
+        let plan = planner::plan_around(self.to.policy(), asked, &observed, self.to.now());
         match plan.problems.is_empty() {
             true => Ok(()),
             false => Err(StoreError::Refused(plan.problems)),

@@ -1,0 +1,107 @@
+//! What instances say of times, they say by the store's clock: theirs may be an hour off.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fanout_client::{Event, connect};
+use fanout_plan::Timestamp;
+use fanout_tests::{ANYONE_HERE, SERVED_POLICY, Served, eventually};
+use fanout_transport::testing::NatsServer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+const AN_HOUR: Duration = Duration::from_secs(3_600);
+
+/// How the server begins to say what time it is.
+const NOW: &[u8] = b"\"ts\":\"";
+/// As far as the seconds.
+const UP_TO_SECONDS: usize = "2026-11-30T20:11:02".len();
+
+/// Puts an hour onto what the server says of the time.
+fn an_hour_later(said: &mut [u8]) {
+    let mut from = 0;
+    while let Some(found) = said[from..].windows(NOW.len()).position(|w| w == NOW) {
+        let begin = from + found + NOW.len();
+        let time = &mut said[begin..begin + UP_TO_SECONDS];
+        let at: Timestamp = format!("{}Z", std::str::from_utf8(time).unwrap()).parse().unwrap();
+        time.copy_from_slice(&(at + AN_HOUR).to_string().as_bytes()[..UP_TO_SECONDS]);
+        from = begin;
+    }
+}
+
+/// A server as it is for clients whose clocks are an hour behind its own. Returns its address.
+async fn server_an_hour_ahead(nats: &NatsServer) -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (url, server) = (format!("nats://{}", listener.local_addr().unwrap()), nats.port());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+            let (mut from_client, to_client) = client.into_split();
+            let (from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+            tokio::spawn(carry(from_server, to_client));
+        }
+    });
+    url
+}
+
+/// By whole lines: what the server says of the time is never cut.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut waiting = Vec::new();
+    while from.read_buf(&mut waiting).await.is_ok_and(|read| read > 0) {
+        let Some(end) = waiting.iter().rposition(|byte| *byte == b'\n') else {
+            continue;
+        };
+        let mut whole: Vec<_> = waiting.drain(..=end).collect();
+        an_hour_later(&mut whole);
+        if to.write_all(&whole).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn of(topology: &str) -> String {
+    format!("topology = \"{topology}\"\n{SERVED_POLICY}{ANYONE_HERE}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_are_known_after_a_change_of_the_topology_by_an_instance_whose_clock_is_an_hour_behind() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, of("shared")).unwrap();
+    let url = server_an_hour_ahead(&nats).await;
+    let served = Served::start(&url, &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let bus = connect(&served.listen[0]).await.unwrap();
+    let publish = async |id: &str| bus.publish(&Event::new("acme", "invoice.paid", id)).await.unwrap();
+    let number = AtomicUsize::new(0);
+    let publish_new = async || {
+        let id = number.fetch_add(1, Ordering::Relaxed).to_string();
+        let receipt = publish(&id).await;
+        assert!(!receipt.duplicate);
+        (id, receipt.position)
+    };
+    let (mut id, mut position) = publish_new().await;
+    for topology in ["per-tenant", "sharded(2)"] {
+        std::fs::write(&policy, of(topology)).unwrap();
+        served.signal("HUP");
+        let next = eventually("events go elsewhere", || async {
+            let (id, new) = publish_new().await;
+            (new.partition != position.partition).then_some((id, new))
+        })
+        .await;
+        let again = publish(&id).await;
+        assert!(again.duplicate, "after {topology}: {again:?} was {position:?}");
+        assert_eq!(again.position, position, "after {topology}");
+        (id, position) = next;
+    }
+    // The stored times are the server's.
+    let js = async_nats::jetstream::new(nats.client().await);
+    let retired = js.get_stream("fanout_payments_log").await.unwrap();
+    let at: Timestamp = retired.cached_info().config.metadata["fanout-retired-at"]
+        .parse()
+        .unwrap();
+    let now = Timestamp::EPOCH + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert!(at > now + AN_HOUR / 2, "retired at {at} by a clock that says {now}");
+}
