@@ -1,6 +1,9 @@
 //! nats-servers that are JetStream domains of their own, joined by leaf node links.
 
 use fanout_transport::testing::{NatsServer, NatsSettings};
+use futures::future::join_all;
+
+use crate::{eventually, free_ports};
 
 /// How the server of a domain is joined to others.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +21,36 @@ pub enum LeafNodes {
 /// # Panics
 /// If there is no server to start.
 pub async fn jetstream_domain(name: &str, limits: &str, leaf_nodes: LeafNodes) -> NatsServer {
+    server(name, name, limits, leaf_nodes, "").await
+}
+
+/// Starts the servers of a domain that are a cluster. The first is joined to others as `leaf_nodes` says.
+///
+/// # Panics
+/// If there are no servers to start.
+pub async fn clustered_jetstream_domain(name: &str, servers: usize, leaf_nodes: LeafNodes) -> Vec<NatsServer> {
+    let ports = free_ports(servers);
+    let routes: Vec<_> = ports.iter().map(|p| format!("\"nats://127.0.0.1:{p}\"")).collect();
+    let started = ports.iter().enumerate().map(|(i, port)| {
+        let cluster = format!(
+            "cluster {{\n  name: {name}\n  listen: \"127.0.0.1:{port}\"\n  no_advertise: true\n  routes: [{}]\n}}\n",
+            routes.join(", ")
+        );
+        let leaf_nodes = if i == 0 { leaf_nodes } else { LeafNodes::None };
+        async move { server(&format!("{name}-{i}"), name, "", leaf_nodes, &cluster).await }
+    });
+    let started = join_all(started).await;
+    for server in &started {
+        let js = async_nats::jetstream::new(server.client().await);
+        eventually("the cluster has a leader", || async {
+            js.query_account().await.ok().map(drop)
+        })
+        .await;
+    }
+    started
+}
+
+async fn server(name: &str, domain: &str, limits: &str, leaf_nodes: LeafNodes, more: &str) -> NatsServer {
     let leaf_nodes = match leaf_nodes {
         LeafNodes::None => String::new(),
         LeafNodes::Hub(port) => format!("listen: \"127.0.0.1:{port}\""),
@@ -27,8 +60,8 @@ pub async fn jetstream_domain(name: &str, limits: &str, leaf_nodes: LeafNodes) -
     let config = format!(
         "server_name: {name}\n\
          accounts {{\n  SYS {{ users: [ {{ user: sys, password: sys }} ] }}\n  APP {{ jetstream: enabled, users: [ {{ user: app, password: app }} ] }}\n}}\n\
-         system_account: SYS\nno_auth_user: app\njetstream {{\n  domain: {name}\n  {limits}\n}}\n\
-         leafnodes {{\n  reconnect: 1s\n  no_advertise: true\n  {leaf_nodes}\n}}\n"
+         system_account: SYS\nno_auth_user: app\njetstream {{\n  domain: {domain}\n  {limits}\n}}\n\
+         leafnodes {{\n  reconnect: 1s\n  no_advertise: true\n  {leaf_nodes}\n}}\n{more}"
     );
     NatsServer::start_with(NatsSettings {
         config: Some(config),

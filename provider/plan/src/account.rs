@@ -189,10 +189,11 @@ fn bounds(policy: &Policy, account: &Account, needs: &[Need<'_>]) -> Vec<Problem
             let tiers: Vec<_> = account.tiers.keys().map(String::as_str).collect();
             if !tiers.is_empty() {
                 refuse(format!(
-                    "bus {bus}: {} would have {} copies, and its NATS account may have streams of {} only (10120): change `retention.replicas`, or let the account have more",
+                    "bus {bus}: {} would have {} copies, and its NATS account may have streams of {} only (10120): change `{}`, or let the account have more",
                     need.name,
                     need.replicas,
-                    tiers.join(", ")
+                    tiers.join(", "),
+                    policy.replicas_setting()
                 ));
             }
             continue;

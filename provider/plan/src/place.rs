@@ -27,7 +27,11 @@ const KNOWN: &[&str] = &[
     "places.NAME.leaf-of",
     "places.NAME.keeps",
     "places.NAME.retired",
+    "places.NAME.retention.replicas",
 ];
+
+/// Settings of a place that are named as those of the whole bus are: by a table, and what is in it.
+const TABLES: &[&str] = &["jetstream", "retention"];
 
 /// A JetStream domain that a bus spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Place {
     pub keeps: Vec<TenantId>,
     /// Nothing new is taken there: what it holds is mirrored to the end, and its subscriptions are handed over.
     pub retired: bool,
+    /// Copies of what is kept there, 1 to 5, where they are not as many as `retention.replicas` says for all.
+    pub replicas: Option<u8>,
 }
 
 impl Place {
@@ -108,10 +114,13 @@ impl Places {
         let here: Option<PlaceName> = r.optional("place", setting::parsed);
         let mut all: BTreeMap<PlaceName, BTreeMap<String, String>> = BTreeMap::new();
         for (name, settings) in r.under("places.", KNOWN) {
-            // What follows the last dot is the setting, and one setting has a dot.
-            let (name, table) = match name.strip_suffix(".jetstream") {
-                Some(name) => (name.to_owned(), "jetstream."),
-                None => (name, ""),
+            // What follows the last dot is the setting, and some settings have a dot.
+            let (name, table) = match TABLES
+                .iter()
+                .find_map(|t| Some((name.strip_suffix(t)?.strip_suffix('.')?, t)))
+            {
+                Some((name, table)) => (name.to_owned(), format!("{table}.")),
+                None => (name, String::new()),
             };
             match name.parse::<PlaceName>() {
                 Ok(parsed) => {
@@ -178,12 +187,14 @@ fn place(r: &mut Reader<'_>, name: &PlaceName) -> Option<Place> {
     keeps.sort();
     keeps.dedup();
     let retired = r.or("retired", false, setting::word(&[("true", true), ("false", false)]));
+    let replicas = r.optional("retention.replicas", setting::number(1, 5));
     Some(Place {
         number: u32::try_from(number?).ok()?,
         domain,
         leaf_of,
         keeps,
         retired,
+        replicas: replicas.map(|n| n as u8),
     })
 }
 

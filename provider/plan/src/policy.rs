@@ -237,6 +237,15 @@ const BOUNDS: [&str; 8] = [
 const SHARE: u64 = 4;
 
 impl Policy {
+    /// The setting that says how many copies there are of what is stored here.
+    pub(crate) fn replicas_setting(&self) -> String {
+        let places = self.places.as_ref();
+        match places.filter(|places| places.own().is_some_and(|own| own.replicas.is_some())) {
+            Some(places) => format!("places.{}.retention.replicas", places.here),
+            None => "retention.replicas".to_owned(),
+        }
+    }
+
     /// The first setting that needs nats-server 2.12, as a message names it.
     #[must_use]
     pub fn needs_nats_2_12(&self) -> Option<&'static str> {
@@ -310,7 +319,7 @@ impl Policy {
         tenants.dedup();
         let quotas = Quotas::read(&mut r);
         let limits = Limits::read(&mut r);
-        let retention = Retention::read(&mut r);
+        let mut retention = Retention::read(&mut r);
         let durability = r.or("durability", Durability::Acknowledged, setting::word(DURABILITIES));
         let dedupe = Deduplication::read(&mut r, retention.max_age);
         let ordering = r.or("ordering", Ordering::None, setting::word(ORDERINGS));
@@ -327,6 +336,9 @@ impl Policy {
         let dead_letter_max_age = r.or("dead-letters.max-age", 30 * DAY, setting::duration(SECOND, 10 * YEAR));
         let sizes = Sizes::read(&mut r);
         let places = Places::read(&mut r);
+        if let Some(replicas) = places.as_ref().and_then(Places::own).and_then(|own| own.replicas) {
+            retention.replicas = replicas;
+        }
         let jetstream = jetstream(&mut r, places.as_ref());
         let delivery = Delivery::read(&mut r);
         let publish = Publishing::read(&mut r);

@@ -100,6 +100,7 @@ impl Store {
                     leaf_of: None,
                     keeps: Vec::new(),
                     retired: true,
+                    replicas: None,
                 });
             }
         }

@@ -1,5 +1,6 @@
 //! One bus in two places: a hub and a leaf, each a JetStream domain of its own, joined by a link that is cut and healed.
 
+mod copies;
 mod lost;
 mod moves;
 mod one_way;

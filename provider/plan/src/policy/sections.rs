@@ -27,7 +27,7 @@ pub struct Retention {
     pub max_age: Duration,
     /// How many bytes of events are kept.
     pub max_bytes: u64,
-    /// Copies of everything stored, 1 to 5.
+    /// Copies of everything stored, 1 to 5: at this place, where the bus has places.
     pub replicas: u8,
     /// Where it is stored.
     pub storage: Storage,

@@ -3,10 +3,11 @@
 use expect_test::expect;
 use fanout_plan::place::Scope;
 use fanout_plan::planner::{Asked, Observed, plan};
+use fanout_plan::step::Step;
 use fanout_plan::subscription::Need;
 use fanout_plan::{Code, Policy, Settings, Timestamp};
 
-use crate::world::{World, apply, name, of_the_log, policy, settings, want};
+use crate::world::{World, apply, name, of_the_log, policy, refused, settings, want};
 
 #[test]
 fn a_place_joins_and_changes_its_shards() {
@@ -56,6 +57,31 @@ fn a_place_joins_and_changes_its_shards() {
     .assert_eq(&of_the_log(&follows));
     let cut = world.bring(&policy(2, "frankfurt", &[]), "frankfurt", &["virginia"], &wanted, 6);
     assert_eq!(cut.steps, [], "what can't be read stays as it is");
+}
+
+#[test]
+fn a_place_has_copies_of_its_own() {
+    let more = [("retention.replicas", "3"), ("places.shop-42.retention.replicas", "1")];
+    for (place, copies) in [("frankfurt", 3), ("virginia", 3), ("shop-42", 1)] {
+        let mut world = World::default();
+        let policy = policy(3, place, &more);
+        let plan = world.bring(&policy, place, &[], &[], 1);
+        let wrong = plan.steps.iter().find(|step| match step {
+            Step::CreateStream(stream) => stream.replicas != copies,
+            Step::CreateBucket(bucket) => bucket.replicas != copies,
+            _ => false,
+        });
+        assert_eq!(wrong, None, "{place}");
+        assert!(plan.steps.len() > 3);
+    }
+    let wrong = settings(3, "frankfurt", &[("places.shop-42.retention.replicas", "6")]);
+    assert_eq!(
+        refused(&wrong),
+        [(
+            Code::InvalidSetting,
+            "policy: places.shop-42: setting `retention.replicas`: \"6\" is not a whole number from 1 to 5".to_owned()
+        )]
+    );
 }
 
 #[test]
