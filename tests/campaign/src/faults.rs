@@ -56,6 +56,15 @@ enum End {
 }
 
 impl End {
+    /// What others need to come back is there first: an instance starts once its connections and its servers are there.
+    fn turn(&self) -> u8 {
+        match self {
+            Self::Store(_) | Self::Clients(_) => 0,
+            _ if self.is_of_servers() => 1,
+            _ => 2,
+        }
+    }
+
     /// What instances need is there again with it.
     fn is_of_servers(&self) -> bool {
         matches!(
@@ -79,8 +88,7 @@ pub(crate) async fn take(world: &mut World, step: &Step) -> Result<()> {
         ongoing.push(begin(world, *fault).await?);
     }
     tokio::time::sleep(Duration::from_millis(step.hold_ms)).await;
-    // What the others need to come back is there first.
-    ongoing.sort_by_key(|fault| !fault.end.is_of_servers());
+    ongoing.sort_by_key(|fault| fault.end.turn());
     for fault in ongoing {
         end(world, fault).await?;
     }
