@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fanout_plan::subscription::Start;
-use fanout_plan::{PlaceName, Position, SubscriptionName, TenantId, link};
+use fanout_plan::{LossAllowed, PlaceName, Position, SubscriptionName, TenantId, link};
 use fanout_transport::Secret;
 use jiff::{Span, SpanRelativeTo};
 
@@ -231,9 +231,9 @@ pub(crate) struct Size {
 pub(crate) struct Apply {
     #[command(flatten)]
     pub(crate) store: Store,
-    /// Change this setting although stored events may be lost by it
+    /// Change this setting, subscription or place although stored events may be lost by it
     #[arg(long, value_name = "SETTING")]
-    pub(crate) accept_loss: Vec<String>,
+    pub(crate) accept_loss: Vec<LossAllowed>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -79,6 +79,13 @@ impl Document {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
             if let DeValue::Table(inner) = value.get_ref() {
+                // One that names something, such as `[places.virginia]`: a reader would take it for a place, and it says nothing of one.
+                if inner.is_empty() && !prefix.is_empty() {
+                    problems.push(invalid(
+                        format!("table `{name}` is empty, and so is as if it were not there: give it a setting, or take it out"),
+                        Some(key.span()),
+                    ));
+                }
                 self.read(&format!("{name}."), inner, problems);
                 continue;
             }
@@ -175,6 +182,25 @@ schedule = [\"1s\", \"5s\"]
         let said: Vec<_> = problems.into_iter().map(|p| p.in_file("p", text).message).collect();
         for begins in ["p:2: setting `subject`", "p:3: setting `x`", "p:4: "] {
             assert!(said.iter().any(|t| t.starts_with(begins)), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn what_names_something_and_says_nothing_of_it_is_refused() {
+        let (harmless, named) = (
+            "[retention]\n[callers]\n",
+            ["places.virginia", "callers.zoe", "quota.tenant.acme"],
+        );
+        assert!(Document::parse(harmless).is_ok());
+        for (line, table) in named.into_iter().enumerate() {
+            let above = "\n".repeat(line);
+            let text = format!("{above}[{table}]\n");
+            let problems = Document::parse(&text).unwrap_err();
+            let said: Vec<_> = problems.into_iter().map(|p| p.in_file("p", &text).message).collect();
+            assert!(
+                said[0].starts_with(&format!("p:{}: table `{table}` is empty", line + 1)),
+                "{said:?}"
+            );
         }
     }
 

@@ -78,6 +78,7 @@ pub use event::{Attributes, MAX_EXTENSION_NAME, MAX_EXTENSIONS, RawEvent};
 pub use filter::Filter;
 pub use incarnation::{Incarnation, Round, SubscriptionId};
 pub use log_position::LogPosition;
+pub use loss::LossAllowed;
 pub use name::{BusName, EventType, PlaceName, SubscriptionName, TenantId};
 pub use policy::Policy;
 pub use position::Position;

@@ -1,13 +1,58 @@
 //! Which changes would drop events that are stored now, and whether the operator has said that they may.
 
+use std::str::FromStr;
+
+use crate::name::shown;
 use crate::planner::{LogState, Observed};
 use crate::setting::show_duration;
 use crate::step::listed;
 use crate::topology::{StreamSpec, Topology};
-use crate::{Code, PlaceName, Policy, Problem, Timestamp};
+use crate::{Code, PlaceName, Policy, Problem, SubscriptionName, Timestamp};
 
 /// For how long the log keeps events.
 const MAX_AGE: &str = "retention.max-age";
+
+/// Settings whose change may drop stored events.
+const SETTINGS: [&str; 4] = [
+    MAX_AGE,
+    "retention.max-bytes",
+    "dead-letters.max-age",
+    "dead-letters.max-bytes",
+];
+
+/// What an operator says may be changed although stored events go with it: one of four settings, a subscription or a place, as a
+/// policy names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LossAllowed(String);
+
+impl LossAllowed {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LossAllowed {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let named = match text.split_once('.') {
+            Some(("subscriptions", name)) => name.parse::<SubscriptionName>().is_ok(),
+            Some(("places", name)) => name.parse::<PlaceName>().is_ok(),
+            _ => SETTINGS.contains(&text),
+        };
+        if named {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Problem::new(
+            Code::InvalidSetting,
+            format!(
+                "{} is nothing whose change may lose events: name {}, subscriptions.NAME or places.NAME",
+                shown(text),
+                SETTINGS.join(", ")
+            ),
+        ))
+    }
+}
 
 /// A change of a stream in place that would drop what it holds.
 pub(crate) struct Loss {

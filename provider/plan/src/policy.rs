@@ -10,6 +10,7 @@ use crate::declared::{self, Declared};
 use crate::in_force::InForce;
 use crate::limits::Limits;
 use crate::listen::Listening;
+use crate::loss::LossAllowed;
 use crate::place::{Place, Places};
 use crate::quota::Quotas;
 use crate::setting::{self, Reader, Settings};
@@ -212,7 +213,7 @@ pub struct Policy {
     /// Who may do what, beyond the lattice.
     pub callers: Callers,
     /// Settings whose change may lose stored events.
-    pub allow_loss: Vec<String>,
+    pub allow_loss: Vec<LossAllowed>,
     /// The bounds of stores that the policy names: any other may be changed by hand.
     pub named_bounds: Vec<&'static str>,
     /// Its places, and which of them this instance is at.
@@ -328,9 +329,7 @@ impl Policy {
             QueueDelivery::AtMostOnce,
             setting::word(QUEUE_DELIVERIES),
         );
-        let allow_loss = r.or("change.allow-loss", Vec::new(), |s| {
-            Ok(s.split(',').map(|item| item.trim().to_owned()).collect())
-        });
+        let allow_loss = r.or("change.allow-loss", Vec::new(), setting::list);
         let max_event_bytes = r.or("event.max-bytes", 512 << 10, setting::bytes(1 << 10, LARGEST_EVENT));
         let retries = Retries::read(&mut r, retention.max_bytes, max_event_bytes);
         let dead_letter_max_age = r.or("dead-letters.max-age", 30 * DAY, setting::duration(SECOND, 10 * YEAR));
@@ -431,7 +430,7 @@ impl Policy {
 
     /// Whether the operator has said that changing this setting may lose stored events.
     pub fn allows_loss(&self, setting: &str) -> bool {
-        self.allow_loss.iter().any(|s| s == setting)
+        self.allow_loss.iter().any(|s| s.as_str() == setting)
     }
 
     /// The names of what the bus is made of.

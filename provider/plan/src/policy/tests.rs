@@ -1,4 +1,5 @@
 use super::*;
+use crate::LossAllowed;
 use crate::quota::Quota;
 
 pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
@@ -153,6 +154,25 @@ fn every_setting_is_read() {
     );
     assert!(policy.retention.compressed && policy.allows_loss("retention.max-bytes") && !policy.allows_loss("subject"));
     assert_eq!(policy.subscriptions.len(), 1);
+}
+
+#[test]
+fn what_may_be_lost_is_named_as_it_is_called() {
+    for named in ["dead-letters.max-bytes", "subscriptions.billing", "places.shop-42"] {
+        assert!(named.parse::<LossAllowed>().is_ok(), "{named}");
+    }
+    for nothing in [
+        "",
+        "nonsense",
+        "places",
+        "places.",
+        "places.a b",
+        "subject",
+        "retention.max-ages",
+    ] {
+        let problem = nothing.parse::<LossAllowed>().unwrap_err();
+        assert!(problem.message.contains("name retention.max-age, "), "{problem}");
+    }
 }
 
 #[test]
