@@ -1,5 +1,7 @@
 //! Backfills: the retained log from a point on, then live, and the subscriber told once.
 
+use std::time::{Duration, SystemTime};
+
 use fanout_tests::subscriber;
 use fanout_tests::types::{
     self, DeliveryOptions, End, Need, Origin, Position, Reach, Start, SubscribeError, SubscriptionState,
@@ -259,4 +261,25 @@ async fn a_subscriber_that_is_away_costs_the_store_nothing() {
         (component.seen(|s| s.caught_up.len()) == 1).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_has_not_come_yet_is_waited_for() {
+    let bench = Bench::start(&[], &links()).await;
+    let analytics = bench.component("analytics").await;
+    let in_an_hour = SystemTime::now() + Duration::from_secs(3_600);
+    let since_1970 = in_an_hour.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let start = Start::Time(since_1970.as_nanos() as i64);
+    backfill(&analytics, "later", start, None).await.unwrap();
+    publish(&bench, 0..3).await;
+    let passed_over = |s: &SubscriptionStatus| s.pending == Some(0) && s.in_flight == Some(0);
+    bench
+        .subscription_when("later", "has passed over what comes before", passed_over)
+        .await;
+    assert!(analytics.handled().is_empty(), "{:?}", analytics.handled());
+    // What is put back to a time that has come is given what was stored since.
+    let (cx, bus) = (CallContext::default(), analytics.bus());
+    let put_back = subscriber::rewind(bus, cx, "later", &Start::First).await;
+    put_back.expect("the bus answers").unwrap();
+    handles(&analytics, 0..3).await;
 }

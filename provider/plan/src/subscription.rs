@@ -290,6 +290,12 @@ impl Registered {
         as_far == *other && (self.progress == Progress::Finished) == (other.progress == Progress::Finished)
     }
 
+    /// Whether an event was stored before the time that it begins at. A consumer that is made before that time begins at once
+    /// (nats-server 2.15.1).
+    pub fn begins_after(&self, stored_at: Timestamp) -> bool {
+        matches!(self.needs_now(), Need::Backfill { start: Start::Time(begin), .. } if stored_at < begin)
+    }
+
     /// What its consumer must give it: what was asked for, from where it was put back to.
     pub fn needs_now(&self) -> Need {
         match (self.subscription.need, self.rewound) {
@@ -557,6 +563,10 @@ mod tests {
             Some("invoicing".parse().unwrap())
         );
         assert_eq!((again.head.of(0), again.progress), (42, Progress::Replaying));
+        let at = |seconds: i64| Timestamp::from_nanoseconds(seconds * 1_000_000_000);
+        let later = again.rewind(Start::Time(at(9)), &heads(42), &layout).unwrap();
+        assert!(later.begins_after(at(8)) && !later.begins_after(at(9)));
+        assert!(!again.begins_after(at(8)), "the first event has no time");
         // Beyond the log, and of a partition that the bus does not have.
         for nowhere in [Position::undivided(44), Position::new(3, 1)] {
             assert_eq!(

@@ -36,7 +36,8 @@ impl Metadata {
 }
 
 /// Whether an event is one that the subscription asked for. The server's filter may let through more
-/// ([`fanout_plan::Filter::subject_filters`]), and it knows nothing of payloads and of a backfill's end.
+/// ([`fanout_plan::Filter::subject_filters`]), and it knows nothing of payloads, of a beginning that has not come yet and of a
+/// backfill's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Yes,
@@ -55,6 +56,9 @@ pub(super) async fn wanted(
     data: &[u8],
     metadata: &Metadata,
 ) -> Wanted {
+    if registered.begins_after(metadata.published_at) {
+        return Wanted::No;
+    }
     let filter = &registered.subscription.filter;
     // One that the policy declares for anybody stands for itself.
     let caller = match registered.component.as_str() {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use fanout_plan::by_partition::ByPartition;
 use fanout_plan::pattern::{Pattern, View};
 use fanout_plan::subscription::Start;
-use fanout_plan::{Attributes, EventType, Filter, Position, Problem, SubjectTemplate, TenantId, Timestamp};
+use fanout_plan::{Attributes, Code, EventType, Filter, Position, Problem, SubjectTemplate, TenantId, Timestamp};
 use futures::StreamExt as _;
 
 use super::observe::moment;
@@ -125,12 +125,24 @@ struct Reader {
     backoff: Backoff,
 }
 
+/// By how much a caller's clock may be ahead of the store's.
+const AHEAD: Duration = Duration::from_secs(30);
+
 impl Store {
     /// Begins to read the log.
     ///
     /// # Errors
-    /// When the store can't be read, or the place is not in this log.
+    /// When the store can't be read, or the place is not in this log: another's position, or a time that has not come.
     pub async fn tail(&self, filter: &Filter, from: TailFrom) -> Result<Tail, TailError> {
+        if let TailFrom::Start(Start::Time(from)) = from
+            && from > self.now() + AHEAD
+        {
+            let message = format!(
+                "time {from} has not come yet, it is {} at the store: give a time that has, or none for what is stored from now on",
+                self.now()
+            );
+            return Err(TailError::Refused(Problem::new(Code::UnknownPosition, message)));
+        }
         if let TailFrom::Start(Start::Position(asked)) = from {
             let read = self.layout.touching(filter);
             self.layout.orders(read, asked).map_err(TailError::Refused)?;
