@@ -32,7 +32,7 @@ pub use component::{Component, Seen, Verdict, event, every_event};
 pub use dev_host::DevHost;
 pub use edge::EdgeWorld;
 pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus};
-pub use jetstream_domain::{LeafNodes, clustered_jetstream_domain, jetstream_domain};
+pub use jetstream_domain::{LeafNodes, clustered_jetstream_domain, jetstream_domain, joined_by_gateways};
 pub use provider::{Provider, beside_the_tests};
 pub use refusals::refused_to;
 pub use running::Running;

@@ -7,6 +7,7 @@ use fanout_plan::cost::{Needs, cost, needs};
 use fanout_plan::explain::{Load, explain as explained, show_bytes};
 use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::size::{self, Workload};
+use fanout_plan::status::ReportedProblem;
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::{Policy, Problem, Timestamp};
 use fanout_provider::jetstream::Store;
@@ -19,6 +20,8 @@ use crate::terminal::{error_line, json_lines, printable, say, table};
 /// The store as a verb read it that needs none.
 pub(crate) struct Inspection {
     pub(crate) observed: Observed,
+    /// What time it is for the store; for this machine, where none is named.
+    pub(crate) now: Timestamp,
     /// The store, and its servers; `None` where none is named.
     store: Option<(Store, String)>,
 }
@@ -27,14 +30,18 @@ impl Inspection {
     /// Observes the store that is named, if one is.
     pub(crate) async fn of(args: &args::Store, policy: &Policy) -> Result<Self> {
         let Some(connection) = args.nats.if_named()? else {
-            let (observed, store) = (Observed::default(), None);
-            return Ok(Self { observed, store });
+            return Ok(Self {
+                observed: Observed::default(),
+                now: now(),
+                store: None,
+            });
         };
         let servers = connection.access.shown();
         let store = bus::connect(connection, policy.clone()).await?;
         let observed = store.observe().await?;
+        let now = store.read_time(&observed).await?;
         let store = Some((store, servers));
-        Ok(Self { observed, store })
+        Ok(Self { observed, now, store })
     }
 
     /// Says which store it was, beside what a verb printed.
@@ -63,7 +70,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
         store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     }
     let observed = &inspection.observed;
-    let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
+    let plan = planner::plan(&policy, Asked::default(), observed, inspection.now).map_err(Refused)?;
     // What the store has otherwise is a difference, which `plan` shows.
     let is_new = |i: &usize| {
         let name = policy.subscriptions.keys().nth(*i);
@@ -83,7 +90,7 @@ pub(crate) async fn check(args: &args::Explain, json: bool) -> Result<()> {
             None,
         ),
     };
-    let between_places = plan.notices.iter().map(|problem| Note {
+    let between_places = plan.places.values().chain(&plan.notices).map(|problem| Note {
         severity: Severity::Warning,
         about: "places".to_owned(),
         message: problem.to_string(),
@@ -228,10 +235,16 @@ pub(crate) async fn plan(args: &args::Store, json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy)?;
     let inspection = Inspection::of(args, &policy).await?;
     let observed = &inspection.observed;
-    let plan = planner::plan(&policy, Asked::default(), observed, now()).map_err(Refused)?;
-    show(&policy, observed, &plan.steps, json.then(|| inspection.servers()))?;
+    let plan = planner::plan(&policy, Asked::default(), observed, inspection.now).map_err(Refused)?;
+    let notices: Vec<_> = plan.places.values().chain(&plan.notices).collect();
+    show(
+        &policy,
+        observed,
+        &plan.steps,
+        json.then(|| (inspection.servers(), &*notices)),
+    )?;
     if !json {
-        notice(plan.places.values().chain(&plan.notices));
+        notice(&notices);
         inspection.report();
     }
     let limits = consumers_too_many(&policy, observed)?;
@@ -240,8 +253,8 @@ pub(crate) async fn plan(args: &args::Store, json: bool) -> Result<()> {
 }
 
 /// Says what of the other places can't be mirrored yet: the next plan mirrors it.
-fn notice<'a>(places: impl Iterator<Item = &'a Problem>) {
-    for problem in places {
+fn notice(notices: &[&Problem]) {
+    for problem in notices {
         error_line(format_args!("{}", printable(&problem.to_string())));
     }
 }
@@ -257,7 +270,8 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
     let store = bus::connect(connection, policy.clone()).await?;
     store.fits_the_server().map_err(|p| Refused(vec![p]))?;
     let before = store.observe().await?;
-    let mut plan = planner::plan(&policy, Asked::default(), &before, now()).map_err(Refused)?;
+    let began = store.read_time(&before).await?;
+    let mut plan = planner::plan(&policy, Asked::default(), &before, began).map_err(Refused)?;
     let is_new = before.topology.streams.is_empty() && before.topology.buckets.is_empty();
     let limits = consumers_too_many(&policy, &before)?;
     if is_new && !limits.is_empty() {
@@ -289,15 +303,16 @@ pub(crate) async fn apply(args: &args::Apply, json: bool) -> Result<()> {
             break;
         }
         // What was retired just now may turn out to have nothing for a subscription.
-        plan = planner::plan(&policy, Asked::default(), &store.observe().await?, now()).map_err(Refused)?;
+        let observed = store.observe().await?;
+        let now = store.read_time(&observed).await?;
+        plan = planner::plan(&policy, Asked::default(), &observed, now).map_err(Refused)?;
     }
     said?;
-    if !json {
-        notice(plan.places.values().chain(&plan.notices));
-    }
+    let notices: Vec<_> = plan.places.values().chain(&plan.notices).collect();
     if json {
-        show(&policy, &before, &taken, Some(Some(&servers)))?;
+        show(&policy, &before, &taken, Some((Some(&servers), &notices)))?;
     } else {
+        notice(&notices);
         say!("{}", summary(&taken))?;
     }
     let failed = failures.into_parts().into_values().chain(plan.stuck.into_values());
@@ -331,15 +346,17 @@ fn refused(refused: impl Iterator<Item = Problem>) -> Result<()> {
 }
 
 /// As text, or as JSON with the store that was read.
-fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: Option<Option<&str>>) -> Result<()> {
+fn show(policy: &Policy, observed: &Observed, steps: &[Step], json: Option<(Option<&str>, &[&Problem])>) -> Result<()> {
     let all = needs(&planner::desired(policy, observed).map_err(Refused)?);
-    if let Some(store) = json {
+    if let Some((store, notices)) = json {
+        let notices: Vec<_> = notices.iter().map(|p| ReportedProblem::from((*p).clone())).collect();
         let steps: Vec<_> = steps
             .iter()
             .map(|s| json!({ "sign": sign(s), "step": s.to_string(), "cost": cost(policy, observed, s) }))
             .collect();
         let shown = json!({
             "steps": steps,
+            "notices": notices,
             "store": store,
             "needs": { "streams": all.streams, "disk_bytes": all.disk, "memory_bytes": all.memory },
         });

@@ -1,13 +1,14 @@
 //! `status`: the bus and its subscriptions, as the store knows them.
 
 use anyhow::Result;
-use fanout_plan::planner::{self, Observed};
+use fanout_plan::planner::{self, Asked, Observed};
 use fanout_plan::status::{BusStatus, MirrorStatus, OrphanedLetters, PlaceStatus, State, SubscriptionStatus};
 use fanout_plan::subscription::Registered;
 use fanout_plan::{Code, Position, Problem};
 use fanout_provider::jetstream::{Store, StoreError};
 use serde_json::json;
 
+use crate::policy::now;
 use crate::terminal::{json_lines, printable, say, table};
 use crate::{args, bus, lost};
 
@@ -199,14 +200,16 @@ async fn read(store: &Store, observed: &Observed) -> BusStatus {
         }),
         None => None,
     };
-    let elsewhere = observed.elsewhere.values().filter_map(|found| found.as_ref().err());
+    let plan = planner::plan_around(store.policy(), Asked::default(), observed, now());
+    let conflicts = plan.problems.iter().filter(|p| p.code == Code::PlaceConflict);
     BusStatus {
         place,
         bus: Some(store.policy().bus.clone()),
         notices: observed
             .in_the_way
             .iter()
-            .chain(elsewhere)
+            .chain(conflicts)
+            .chain(plan.places.values())
             .cloned()
             .chain(planner::notices(store.policy(), observed))
             .map(Into::into)

@@ -12,7 +12,7 @@ use crate::args::Store;
 use crate::bus::Refused;
 use crate::diagnostic::PolicyRefused;
 use crate::matching::{self, DoesNotMatch, NotLegal};
-use crate::policy::{Inspection, now};
+use crate::policy::Inspection;
 use crate::terminal::{json_lines, printable, say};
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub(crate) struct Why {
 pub(crate) async fn run(args: &Why, json: bool) -> Result<()> {
     let (policy, inspection) = inspect(args).await?;
     let (event, data) = matching::event(&args.event)?;
-    let plan = planner::plan(&policy, Asked::default(), &inspection.observed, now()).map_err(Refused)?;
+    let plan = planner::plan(&policy, Asked::default(), &inspection.observed, inspection.now).map_err(Refused)?;
     // Nothing is asked for but what the policy declares, in its order.
     let refused = plan.refused.into_iter().filter_map(|(i, problem)| {
         let (name, _) = policy.subscriptions.iter().nth(i)?;

@@ -11,7 +11,7 @@ use fanout_plan::{Problem, SubscriptionName, TenantId};
 use tracing::{info, warn};
 
 use super::Bus;
-use super::reconcile::is_fatal;
+use super::reconcile::{is_elsewhere, is_fatal};
 use crate::jetstream::{Store, StoreError};
 use crate::telemetry::INSTRUMENTS;
 use crate::telemetry::instruments::StoreOperation;
@@ -64,8 +64,7 @@ impl Bus {
             let began = Instant::now();
             let observed = store.observe_knowing(&change.before.registry).await?;
             INSTRUMENTS.store(StoreOperation::Observe).since(began);
-            // What a plan says of times is judged by other instances, too.
-            store.read_time(&observed).await?;
+            let now = store.read_time(&observed).await?;
             // Once this policy was in force, only another instance's can have changed the partitions: two that took
             // turns would change them for ever.
             let theirs = observed.topology.layout();
@@ -78,8 +77,10 @@ impl Bus {
                 max_payload: Some(store.max_request()),
                 was_in_force: store.is_in_force(),
             };
-            let plan = planner::plan_around(store.policy(), asked, &observed, store.now());
-            if whole && plan.problems.iter().any(|p| is_fatal(p.code)) {
+            let plan = planner::plan_around(store.policy(), asked, &observed, now);
+            // What is at another store, or of another place, is not gone on with.
+            let is_refused = |p: &Problem| is_elsewhere(p.code) || whole && is_fatal(p.code);
+            if plan.problems.iter().any(is_refused) {
                 return Err(StoreError::Refused(plan.problems));
             }
             match self.take(store, change, plan, &observed, race < RACES).await {

@@ -4,11 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanout_plan::SubscriptionName;
+use fanout_plan::{Code, Problem, SubscriptionName};
 use futures::StreamExt as _;
 use tracing::{error, info, warn};
 
-use super::reconcile::is_elsewhere;
 use super::runs::Runs;
 use super::scheduled;
 use super::{Bus, RETRY};
@@ -136,7 +135,8 @@ impl Bus {
                     // However many publishes find the store gone, it is not asked more often than this.
                     tokio::time::sleep(RETRY.0).await;
                     // Callers wait for the moment in which it begins here.
-                    if self.view().policy_problems.iter().any(|p| is_elsewhere(p.code)) {
+                    let is_on_its_way = |p: &Problem| matches!(p.code, Code::BusMoved | Code::BusMigrating);
+                    if self.view().policy_problems.iter().any(is_on_its_way) {
                         retry.reset();
                     }
                     retry.next()

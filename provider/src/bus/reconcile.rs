@@ -310,9 +310,9 @@ pub(super) fn is_of_another_policy(code: Code) -> bool {
     matches!(code, Code::OlderPolicy | Code::PolicyConflict | Code::TopologyChanged)
 }
 
-/// Whether a problem says that the bus is at another store, or on its way.
+/// Whether a problem says that the bus is at another store, or on its way, or that this store is another place's.
 pub(super) fn is_elsewhere(code: Code) -> bool {
-    matches!(code, Code::BusMoved | Code::BusMigrating)
+    matches!(code, Code::BusMoved | Code::BusMigrating | Code::PlaceConflict)
 }
 
 /// Whether a problem keeps a policy from its bus. That a setting would lose events keeps that setting from it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::response::Response;
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use fanout_plan::partition::Partition;
@@ -40,6 +41,12 @@ pub(crate) enum InLog {
     Gone,
     /// It does not remember the id.
     Unknown,
+}
+
+/// Whether an answer to a question is a stream's.
+fn is_of_a_stream(answer: &async_nats::Message) -> bool {
+    let answer = serde_json::from_slice::<Response<()>>(&answer.payload);
+    matches!(answer, Ok(Response::Err { error }) if error.error_code() == ErrorCode::STREAM_ROLLUP_FAILED)
 }
 
 impl Store {
@@ -91,10 +98,9 @@ impl Store {
         self.stored_before(tenant, id).await
     }
 
-    /// Why what is published at this place may be stored by another, too: more than one stream answers on its subjects. Servers that
-    /// are joined and have one JetStream domain each answer their own clients, and both take what is published.
+    /// Why what is published here may be stored by another, too: more than one stream answers on its subjects. Servers that are
+    /// joined, each with a JetStream of its own, answer their own clients, and both take what is published.
     pub(crate) async fn is_not_alone(&self) -> Option<Problem> {
-        let places = self.policy.places.as_ref()?;
         let newest = self.layout.own().filter(|p| !p.is_retired()).last()?;
         let nats = self.nats();
         let inbox = nats.new_inbox();
@@ -104,18 +110,24 @@ impl Store {
         let question = newest.question_subject(&self.names);
         let asked = nats.publish_with_reply_and_headers(question, inbox, headers, Bytes::new());
         asked.await.ok()?;
+        // Whoever listens for events besides may answer, too: a stream says why it did not take this one.
+        let mut streams = (&mut answers).filter(|answer| std::future::ready(is_of_a_stream(answer)));
         let second = async {
-            answers.next().await?;
-            answers.next().await
+            streams.next().await?;
+            streams.next().await
         };
         timeout(ANSWERS_WITHIN, second).await.ok()??;
-        let (here, number) = (&places.here, newest.number);
-        Some(Problem::new(
-            Code::PlaceConflict,
-            format!(
-                "partition {number} of place {here} is stored twice, by two servers that are joined and both taken for place {here}: an event gets one of two positions; give each its own JetStream domain and place, or take one of both away"
+        let (bus, number) = (&self.policy.bus, newest.number);
+        let message = match &self.policy.places {
+            Some(places) => format!(
+                "partition {number} of place {here} is stored twice, by two servers that are joined and both taken for place {here}: an event gets one of two positions; give each its own JetStream domain and place, or take one of both away",
+                here = places.here
             ),
-        ))
+            None => format!(
+                "partition {number} of bus {bus} is stored twice, by two servers that are joined, each with a JetStream of its own: an event gets one of two positions; let every instance use one of both (`jetstream.domain`) and delete the bus from the other, or make them two places of the bus"
+            ),
+        };
+        Some(Problem::new(Code::PlaceConflict, message))
     }
 
     /// Where a partition's stream has an event, if it remembers its id.

@@ -38,14 +38,15 @@ impl Store {
         time + at.elapsed()
     }
 
-    /// Reads the store's clock, for [`Store::now`], where the store holds a part of the log. Where it can't be read, it goes on from
+    /// What time it is for the store that was just observed: a plan is made for that time, since other instances judge what it
+    /// says. Where there is no log yet, this machine's clock stands in for the store's; where it can't be read now, it goes on from
     /// where it was.
     ///
     /// # Errors
     /// When it can't be read and never was.
-    pub(crate) async fn read_time(&self, observed: &Observed) -> Result<(), StoreError> {
+    pub async fn read_time(&self, observed: &Observed) -> Result<Timestamp, StoreError> {
         let Some(newest) = observed.logs.keys().next_back() else {
-            return Ok(());
+            return Ok(self.now());
         };
         let time = match timeout(READ_WITHIN, self.time_of(*newest)).await {
             Ok(time) => time,
@@ -59,7 +60,8 @@ impl Store {
             Err(error) if read.is_some() => debug!(%error, "the store's clock is not read now"),
             Err(error) => return Err(error),
         }
-        Ok(())
+        drop(read);
+        Ok(self.now())
     }
 
     /// What time it is for the server that stores a partition's events.

@@ -1,6 +1,7 @@
 //! One bus in two places: a hub and a leaf, each a JetStream domain of its own, joined by a link that is cut and healed.
 
 mod copies;
+mod gateways;
 mod lost;
 mod moves;
 mod one_way;
@@ -337,17 +338,30 @@ async fn two_places_go_on_alone_and_have_each_others_events_afterwards() {
 async fn two_servers_that_are_taken_for_one_place_are_told() {
     let port = free_ports(1)[0];
     let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
+    let leaf = jetstream_domain("hub", "", LeafNodes::Leaf(port)).await;
     let text = format!("{SERVED_POLICY}{ANYONE_HERE}{PLACES}");
-    let first = Place::open("frankfurt", hub, &text).await;
-    let second = Place::open(
-        "frankfurt",
-        jetstream_domain("hub", "", LeafNodes::Leaf(port)).await,
-        &text,
-    )
-    .await;
-    for place in [&first, &second] {
+    both_are_told([hub, leaf], &text, &["--place", "frankfurt"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_without_places_in_two_joined_domains_is_told() {
+    let port = free_ports(1)[0];
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
+    let leaf = jetstream_domain("shop", "", LeafNodes::Leaf(port)).await;
+    both_are_told([hub, leaf], &format!("{SERVED_POLICY}{ANYONE_HERE}"), &[]).await;
+}
+
+/// Serves one bus at both of two servers that are joined.
+async fn both_are_told(servers: [NatsServer; 2], text: &str, args: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, text).unwrap();
+    let args = [&["--listen", "tcp://127.0.0.1:0"], args].concat();
+    let served = [0, 1].map(|i: usize| Served::start(&servers[i].url(), &policy, &args));
+    for one in &served {
         eventually("it is told", || async {
-            place.served.log().contains("is stored twice").then_some(())
+            let log = one.log();
+            (log.contains("is stored twice") && log.contains("place-conflict")).then_some(())
         })
         .await;
     }
