@@ -122,7 +122,9 @@ pub(crate) async fn document(bus: &Bus) -> BusStatus {
         .collect();
     let mut subscriptions: Vec<_> = futures::stream::iter(all).buffered(AT_ONCE).collect().await;
     let notices = view.nothing_is_published.iter().chain(&view.notices).cloned();
-    let notices = notices.chain(view.place_is_retired());
+    let notices = notices
+        .chain(view.unknown_partition.clone())
+        .chain(view.place_is_retired());
     let notices = notices.chain(view.between_places.iter().cloned());
     let mut notices: Vec<_> = notices.chain(bus.journal().problem()).collect();
     for (part, problem) in &view.failed {

@@ -41,6 +41,8 @@ pub(crate) struct View {
     pub(crate) notices: Vec<Problem>,
     /// Why nothing is published, if so.
     pub(crate) nothing_is_published: Option<Problem>,
+    /// A part of the log that was not read since this instance began: nothing is published either.
+    pub(crate) unknown_partition: Option<Problem>,
     pub(crate) links: BTreeMap<LinkKey, LinkOutcome>,
     pub(crate) registry: BTreeMap<SubscriptionName, Registered>,
     /// What is so between the places, and has to be known.

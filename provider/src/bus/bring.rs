@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use fanout_plan::layout;
+use fanout_plan::partition::Layout;
 use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::StreamSpec;
@@ -33,6 +34,10 @@ pub(super) struct Brought {
     pub(super) refused: BTreeMap<usize, Problem>,
     /// Why the tenant has no place in the log.
     pub(super) no_place: Option<Problem>,
+    /// The log has changed from one generation to the next, if it was to.
+    pub(super) has_turned: bool,
+    /// A part of the log that can't be read, and was not read before: what it knows of ids is not known.
+    pub(super) unknown_partition: Option<Problem>,
 }
 
 /// What a plan is made for.
@@ -154,6 +159,8 @@ impl Bus {
                 }
             }
         }
+        let undone = |i: &usize| !taken.done.contains(i);
+        let has_turned = as_it_is(&mut plan, undone, &observed.topology.layout());
         // A partition that could not be made is no place for events.
         for (i, step) in plan.steps.iter().enumerate() {
             if let Step::CreateStream(StreamSpec { partition: Some(p), .. }) = step
@@ -197,10 +204,11 @@ impl Bus {
             })
             .collect();
         // A partition that can't be read now has its events all the same.
-        for number in observed.unread.keys() {
-            if let Some(there) = store.layout().partitions.get(number) {
-                let partitions = &mut plan.layout.partitions;
-                partitions.entry(*number).or_insert_with(|| there.clone());
+        let mut unknown_partition = None;
+        for (number, problem) in &observed.unread {
+            match store.layout().partitions.get(number) {
+                Some(there) => drop(plan.layout.partitions.entry(*number).or_insert_with(|| there.clone())),
+                None => unknown_partition = Some(unknown(*number, problem)),
             }
         }
         Ok(Brought {
@@ -210,8 +218,45 @@ impl Bus {
             unmade,
             refused,
             no_place,
+            has_turned,
+            unknown_partition,
         })
     }
+}
+
+/// Leaves partitions in a plan's layout as they are where the step was not taken that makes them otherwise. Returns whether each
+/// of these steps was.
+fn as_it_is(plan: &mut Plan, undone: impl Fn(&usize) -> bool, there: &Layout) -> bool {
+    let mut has_turned = true;
+    let made = |number: u32| {
+        plan.steps.iter().find_map(|step| match step {
+            Step::CreateStream(StreamSpec { partition: Some(p), .. }) if p.number == number => Some(p),
+            _ => None,
+        })
+    };
+    for (i, step) in plan.steps.iter().enumerate() {
+        if let Step::RetireStream(StreamSpec { partition: Some(p), .. })
+        | Step::BindStream(StreamSpec { partition: Some(p), .. }) = step
+            && undone(&i)
+        {
+            has_turned = false;
+            if let Some(is) = there.partitions.get(&p.number).or_else(|| made(p.number)) {
+                plan.layout.partitions.insert(p.number, is.clone());
+            }
+        }
+    }
+    has_turned
+}
+
+/// Why nothing is published while a part of the log is not known.
+fn unknown(partition: u32, problem: &Problem) -> Problem {
+    Problem::new(
+        problem.code,
+        format!(
+            "partition {partition} of the log may know the ids of events that are published again, and was not read since this instance began ({}): nothing is published until it is; see to the servers that hold it, or delete its stream if they are lost",
+            problem.message
+        ),
+    )
 }
 
 /// What is remembered of a subscription once what was done for it is taken back.

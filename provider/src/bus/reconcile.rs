@@ -81,6 +81,7 @@ impl Bus {
             between_places: before.between_places.clone(),
             notices: before.notices.clone(),
             nothing_is_published: before.nothing_is_published.clone(),
+            unknown_partition: before.unknown_partition.clone(),
             detached: before.detached.clone(),
             failed: before.failed.clone(),
             unmade: before.unmade.clone(),
@@ -140,7 +141,7 @@ impl Bus {
             }
         };
         let layout = brought.plan.layout.clone();
-        let in_force = brought.plan.problems.iter().all(|p| p.code == Code::WouldLoseEvents);
+        let in_force = brought.has_turned && brought.plan.problems.iter().all(|p| p.code == Code::WouldLoseEvents);
         let change = Change {
             wanted: &all,
             called_from: wanted.len(),
@@ -302,6 +303,7 @@ fn note(brought: Brought, change: Change<'_>, store: &Store, view: &mut View) ->
     view.moved = moved.filter_map(|r| Some((r.id(), r.moved_to()?.clone()))).collect();
     view.registry.retain(|_, registered| !registered.has_moved());
     (view.failed, view.unmade) = (brought.failed, brought.unmade);
+    view.unknown_partition = brought.unknown_partition;
     refused
 }
 

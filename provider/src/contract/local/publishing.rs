@@ -108,7 +108,11 @@ impl Ready {
         let Permitted { attributes, data } = event;
         let tenant = attributes.tenant();
         served(&view, tenant).map_err(publish_refusal)?;
-        if let Some(problem) = view.nothing_is_published.clone().or_else(|| view.place_is_retired()) {
+        let why_not = view
+            .nothing_is_published
+            .clone()
+            .or_else(|| view.unknown_partition.clone());
+        if let Some(problem) = why_not.or_else(|| view.place_is_retired()) {
             return Err(publish_refusal(problem));
         }
         let store = bus.store_for(tenant).await.map_err(publish_refusal)?;
