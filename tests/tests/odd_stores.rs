@@ -1,6 +1,7 @@
-//! What instances say of times, they say by the store's clock: theirs may be an hour off.
+//! A store that does not answer as usual: its clock is an hour ahead, a part of it can't be read.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fanout_client::{Event, connect};
@@ -30,34 +31,47 @@ fn an_hour_later(said: &mut [u8]) {
     }
 }
 
-/// A server as it is for clients whose clocks are an hour behind its own. Returns its address.
-async fn server_an_hour_ahead(nats: &NatsServer) -> String {
+/// What is changed of what comes by. It stays as long as it is.
+type Change = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+
+/// A server with other words, on the way there and back. Returns its address.
+async fn altered(nats: &NatsServer, there: Change, back: Change) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let (url, server) = (format!("nats://{}", listener.local_addr().unwrap()), nats.port());
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-            let (mut from_client, to_client) = client.into_split();
-            let (from_server, mut to_server) = server.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-            tokio::spawn(carry(from_server, to_client));
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            tokio::spawn(carry(from_client, to_server, Arc::clone(&there)));
+            tokio::spawn(carry(from_server, to_client, Arc::clone(&back)));
         }
     });
     url
 }
 
-/// By whole lines: what the server says of the time is never cut.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+/// By whole lines: no word is cut.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, change: Change) {
     let mut waiting = Vec::new();
     while from.read_buf(&mut waiting).await.is_ok_and(|read| read > 0) {
         let Some(end) = waiting.iter().rposition(|byte| *byte == b'\n') else {
             continue;
         };
         let mut whole: Vec<_> = waiting.drain(..=end).collect();
-        an_hour_later(&mut whole);
+        change(&mut whole);
         if to.write_all(&whole).await.is_err() {
             return;
         }
+    }
+}
+
+/// Puts one word for another of its length.
+fn replace(said: &mut [u8], word: &[u8], by: &[u8]) {
+    let mut from = 0;
+    while let Some(found) = said[from..].windows(word.len()).position(|w| w == word) {
+        let begin = from + found;
+        said[begin..begin + by.len()].copy_from_slice(by);
+        from = begin + word.len();
     }
 }
 
@@ -71,7 +85,7 @@ async fn ids_are_known_after_a_change_of_the_topology_by_an_instance_whose_clock
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     std::fs::write(&policy, of("shared")).unwrap();
-    let url = server_an_hour_ahead(&nats).await;
+    let url = altered(&nats, Arc::new(|_| ()), Arc::new(an_hour_later)).await;
     let served = Served::start(&url, &policy, &["--listen", "tcp://127.0.0.1:0"]);
     let bus = connect(&served.listen[0]).await.unwrap();
     let publish = async |id: &str| bus.publish(&Event::new("acme", "invoice.paid", id)).await.unwrap();
@@ -104,4 +118,63 @@ async fn ids_are_known_after_a_change_of_the_topology_by_an_instance_whose_clock
         .unwrap();
     let now = Timestamp::EPOCH + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     assert!(at > now + AN_HOUR / 2, "retired at {at} by a clock that says {now}");
+}
+
+/// A stream that has no leader is missing in lists of streams, and answers nothing; its name is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_published_while_a_part_of_the_log_was_never_read() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, of("shared")).unwrap();
+    let served = Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let bus = connect(&served.listen[0]).await.unwrap();
+    let event = |id: &str| Event::new("acme", "invoice.paid", id);
+    let first = bus.publish(&event("first")).await.unwrap();
+    std::fs::write(&policy, of("per-tenant")).unwrap();
+    served.signal("HUP");
+    let number = AtomicUsize::new(0);
+    eventually("events go elsewhere", || async {
+        let id = number.fetch_add(1, Ordering::Relaxed).to_string();
+        let new = bus.publish(&event(&id)).await.unwrap();
+        (new.position.partition != first.position.partition).then_some(())
+    })
+    .await;
+    drop((bus, served));
+
+    let hidden = Arc::new(AtomicBool::new(true));
+    let (is_hidden, still_hidden) = (Arc::clone(&hidden), Arc::clone(&hidden));
+    let there = move |said: &mut [u8]| {
+        if is_hidden.load(Ordering::Relaxed) {
+            replace(
+                said,
+                b"STREAM.INFO.fanout_payments_log ",
+                b"STREAM.INFX.fanout_payments_log ",
+            );
+        }
+    };
+    let back = move |said: &mut [u8]| {
+        let list = b"stream_list_response";
+        if still_hidden.load(Ordering::Relaxed) && said.windows(list.len()).any(|w| w == list) {
+            replace(
+                said,
+                b"\"name\":\"fanout_payments_log\"",
+                b"\"name\":\"another_streams_log\"",
+            );
+        }
+    };
+    let url = altered(&nats, Arc::new(there), Arc::new(back)).await;
+    let served = Served::start(&url, &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let bus = connect(&served.listen[0]).await.unwrap();
+    let refused = bus.publish(&event("first")).await.unwrap_err();
+    assert!(
+        refused.message.contains("partition 0 of the log may know"),
+        "{refused:?}"
+    );
+    hidden.store(false, Ordering::Relaxed);
+    let again = eventually("the log is read", || async { bus.publish(&event("first")).await.ok() }).await;
+    assert!(
+        again.duplicate && again.position == first.position,
+        "{again:?} was {first:?}"
+    );
 }
