@@ -248,12 +248,21 @@ async fn one(args: &Args, schedule: &Schedule, means: Means) -> Result<bool> {
     Ok(false)
 }
 
+/// By how much a wall clock and a monotonic one differ after minutes on a machine whose clock nobody sets.
+const WALL_CLOCK_DRIFTS: Duration = Duration::from_secs(1);
+
 async fn held(args: &Args, schedule: &Schedule, folder: &Path, means: Means) -> Result<bool> {
     let outcome = round::run(schedule, folder, means, args.events).await?;
     let (seconds, server) = (outcome.took.as_secs(), nats_server_version()?);
     let summary = Summary::of(schedule, &outcome.history, &outcome.violations, seconds, &server);
     summary.write(folder)?;
     say(summary.line());
+    if outcome.wall_clock_was_set_by > WALL_CLOCK_DRIFTS {
+        say(format!(
+            "  the machine's clock was set by {} s during the round: a server remembers ids, and lets events go, by that clock",
+            outcome.wall_clock_was_set_by.as_secs()
+        ));
+    }
     for violation in &outcome.violations {
         say(format!("  VIOLATION {violation}"));
     }

@@ -64,6 +64,14 @@ impl Recorder {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// How far the machine's wall clock was set since it began, microseconds.
+    pub(crate) fn wall_clock_was_set_by(&self) -> Micros {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+        let now = i64::try_from(self.now()).unwrap_or(i64::MAX);
+        ((wall - self.epoch) / 1_000 - now).unsigned_abs()
+    }
+
     /// A wall clock's nanoseconds on this clock; 0 for what was before.
     pub(crate) fn at_wall(&self, nanoseconds: i64) -> Micros {
         u64::try_from((nanoseconds - self.epoch) / 1_000).unwrap_or(0)

@@ -22,6 +22,8 @@ pub(crate) struct Outcome {
     pub(crate) history: History,
     pub(crate) violations: Vec<Violation>,
     pub(crate) took: Duration,
+    /// How far the machine's wall clock was set meanwhile.
+    pub(crate) wall_clock_was_set_by: Duration,
 }
 
 /// Runs a round in a folder, which keeps its schedule, history and logs.
@@ -35,6 +37,7 @@ pub(crate) async fn run(schedule: &Schedule, folder: &Path, means: Means, events
     let mut world = World::start(schedule, stores.path(), Arc::clone(&recorder), means).await?;
     let done = in_world(&mut world, schedule, events, folder).await;
     recorder.flush()?;
+    let wall_clock_was_set_by = Duration::from_micros(recorder.wall_clock_was_set_by());
     keep_logs(&world, folder);
     drop(world);
     done?;
@@ -43,6 +46,7 @@ pub(crate) async fn run(schedule: &Schedule, folder: &Path, means: Means, events
         violations: check(&history),
         history,
         took: began.elapsed(),
+        wall_clock_was_set_by,
     })
 }
 
