@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use fanout_tests::fetcher::{fetch, ids, never, next, patient, publish, retry, settle, settles, try_fetch};
-use fanout_tests::subscriber;
 use fanout_tests::types::{
     DeliveryOptions, End, Filter, InboxError, LeasedDelivery, Origin, Position, Reach, Rejection, RetryDelay,
-    SettleError, SettlementOutcome, Start, Verdict,
+    SettleError, Settlement, SettlementOutcome, Start, Verdict,
 };
 use fanout_tests::{Bench, Component, LinkTo, State, eventually, every_event, stored};
+use fanout_tests::{inbox, subscriber};
 
 const SUBSCRIPTION: [(&str, &str); 2] = [("subscription", "billing"), ("need", "durable")];
 
@@ -480,4 +480,141 @@ async fn a_refusal_that_comes_late_counts_and_takes_nobodys_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_comes_late_counts_where_there_is_an_order() {
     refusals_that_come_late_count(Bench::start(&[("ordering", "key")], &links()).await).await;
+}
+
+/// Settles one delivery by several verdicts in one call.
+async fn settle_by(billing: &Component, held: &LeasedDelivery, verdicts: &[Verdict]) -> Vec<&'static str> {
+    let settlements = verdicts.iter().map(|verdict| Settlement {
+        token: held.token.clone(),
+        verdict: verdict.clone(),
+    });
+    let settlements: Vec<_> = settlements.collect();
+    let answers = inbox::settle(billing.bus(), patient(), &settlements).await;
+    answers.expect("the bus answers").iter().map(outcome).collect()
+}
+
+fn outcome(answer: &Result<SettlementOutcome, SettleError>) -> &'static str {
+    match answer {
+        Ok(SettlementOutcome::Settled) => "settled",
+        Ok(SettlementOutcome::Extended(_)) => "extended",
+        Err(SettleError::LeaseExpired(_)) => "lease-expired",
+        Err(_) => "another error",
+    }
+}
+
+/// Leases that outlast what is done with them.
+const LONG: (&str, &str) = ("delivery.ack-wait", "30s");
+
+async fn the_first_verdict_stands(bench: Bench) {
+    let billing = bench.silent_component("billing").await;
+    let late = |reason: &str| never(&format!("late: {reason}"));
+    // (what is said of an event, what is answered, whether it is a dead letter, whether it comes again)
+    let cases = [
+        (vec![Verdict::Handled, late("1")], ["settled", "settled"], false, false),
+        (
+            vec![Verdict::Handled, retry("late")],
+            ["settled", "settled"],
+            false,
+            false,
+        ),
+        (
+            vec![never("first"), Verdict::Handled],
+            ["settled", "settled"],
+            true,
+            false,
+        ),
+        (vec![never("first"), retry("late")], ["settled", "settled"], true, false),
+        (vec![retry("first"), late("2")], ["settled", "settled"], false, true),
+        (
+            vec![Verdict::StillWorking, Verdict::Handled],
+            ["extended", "settled"],
+            false,
+            false,
+        ),
+        (
+            vec![Verdict::Handled, Verdict::StillWorking],
+            ["settled", "lease-expired"],
+            false,
+            false,
+        ),
+        (
+            vec![Verdict::Handled, Verdict::Released],
+            ["settled", "settled"],
+            false,
+            false,
+        ),
+        (
+            vec![Verdict::Released, late("3")],
+            ["settled", "lease-expired"],
+            false,
+            true,
+        ),
+        (
+            vec![Verdict::Released, Verdict::Released],
+            ["settled", "settled"],
+            false,
+            true,
+        ),
+    ];
+    let (mut published, mut letters) = (0, 0);
+    for (verdicts, answers, is_letter, comes_again) in cases {
+        for in_one_call in [true, false] {
+            publish(&bench, published..published + 1).await;
+            let id = format!("e{published:03}");
+            published += 1;
+            let case = format!("{verdicts:?}, in one call: {in_one_call}");
+            let held = next(&billing, "billing").await;
+            assert_eq!(held.delivery.event.id, id, "{case}");
+            let mut answered = Vec::new();
+            if in_one_call {
+                answered = settle_by(&billing, &held, &verdicts).await;
+            } else {
+                for verdict in &verdicts {
+                    answered.extend(settle_by(&billing, &held, std::slice::from_ref(verdict)).await);
+                }
+            }
+            assert_eq!(answered, answers, "{case}");
+            letters += u64::from(is_letter);
+            if comes_again {
+                let again = next(&billing, "billing").await;
+                assert_eq!(again.delivery.event.id, id, "{case}");
+                settles(&billing, &again, Verdict::Handled).await;
+            }
+            bench
+                .subscription_when("billing", &case, |s| {
+                    s.dead_letters == Some(letters) && s.backlog() == Some(0)
+                })
+                .await;
+            assert!(fetch(&billing, "billing", 10, 0).await.is_empty(), "{case}");
+        }
+    }
+    // Two calls at once: one of the two stands, whichever it is.
+    for number in published..published + 8 {
+        publish(&bench, number..number + 1).await;
+        let held = next(&billing, "billing").await;
+        let said = [Verdict::Handled, never("at once")];
+        let both = tokio::join!(
+            settle_by(&billing, &held, &said[..1]),
+            settle_by(&billing, &held, &said[1..])
+        );
+        assert_eq!(both, (vec!["settled"], vec!["settled"]));
+    }
+    // Of the ten cases, done twice, eight end handled and two as dead letters.
+    let settled = 2 * 10 + 8;
+    bench
+        .subscription_when("billing", "each is handled or a dead letter, and none is both", |s| {
+            let done = s.this_instance.as_ref().map_or(0, |done| done.handled);
+            s.backlog() == Some(0) && s.dead_letters.is_some_and(|letters| done + letters == settled)
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_verdicts_on_a_delivery_the_first_stands() {
+    the_first_verdict_stands(Bench::start(&[LONG], &links()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_verdicts_on_a_delivery_the_first_stands_where_there_is_an_order() {
+    the_first_verdict_stands(Bench::start(&[LONG, ("ordering", "key")], &links()).await).await;
 }

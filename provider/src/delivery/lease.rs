@@ -3,6 +3,7 @@
 //! The guarantee is that of pushed deliveries: an event leaves its subscription only after its fetcher said that it is
 //! handled, or after its dead letter was stored. An answer to the fetcher means that the store has confirmed.
 
+use std::hash::Hash;
 use std::time::Duration;
 
 use fanout_plan::retry::Rejection;
@@ -35,6 +36,15 @@ pub(crate) struct DeliveryHandle {
     /// Of an event that has an order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dispatched: Option<Dispatched>,
+}
+
+impl DeliveryHandle {
+    /// What tells one delivery from another. A lease that is renewed is of the same delivery.
+    pub(crate) fn delivery(&self) -> impl Hash + Eq {
+        let dispatched = self.dispatched.as_ref().map(|d| (d.owner.as_str(), d.number));
+        let redriven = (self.redrive.as_ref().map(|r| r.request), self.redrive_lease);
+        (&self.of, &self.reply, self.position, self.attempt, dispatched, redriven)
+    }
 }
 
 /// The owner of an order that dispatched an event.

@@ -7,10 +7,10 @@
 
 mod fetch;
 mod in_order;
-mod noted;
 mod redrive;
 mod settle;
 mod token;
+mod verdicts;
 mod waiting;
 
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use tracing::debug;
 
 pub(crate) use fetch::caught_up;
 pub(crate) use in_order::{READ_OWNER_EVERY, ServedBy};
-use noted::Noted;
 pub(crate) use settle::settle;
 pub(crate) use token::{Seal, fresh_secret};
+use verdicts::Verdicts;
 pub(crate) use waiting::{Waiting, Waits};
 
 use crate::delivery::{
@@ -38,7 +38,7 @@ use crate::delivery::{
 use crate::jetstream::{Message, Sources, StandingPulls, Store, StoreError, explained};
 
 /// The most deliveries in one fetch.
-const MAX_DELIVERIES: usize = 1_000;
+pub(crate) const MAX_DELIVERIES: usize = 1_000;
 /// The longest that a fetch waits: it has to end before the transport's deadline for an invocation.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(8);
 /// The most bytes of events in one fetch.
@@ -67,8 +67,7 @@ pub(crate) struct Inbox {
     pulls: StandingPulls,
     waiting: Semaphore,
     turns: Turns,
-    /// What the journal has been told.
-    noted: std::sync::Mutex<Noted>,
+    verdicts: Verdicts,
 }
 
 /// Whose turn it is. Each choice has a count of its own: two that shared one would keep step, and some of what the second chooses
@@ -135,7 +134,7 @@ impl Inbox {
             pulls: StandingPulls::default(),
             waiting: Semaphore::new(MAX_WAITING),
             turns: Turns::default(),
-            noted: std::sync::Mutex::default(),
+            verdicts: Verdicts::default(),
         });
         if pulls {
             running.spawn(Arc::clone(&inbox).keep_pulling());

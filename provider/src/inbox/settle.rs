@@ -1,25 +1,47 @@
 //! `settle`: acts on a fetcher's verdict, at whichever instance it arrives.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use fanout_plan::journal::Outcome;
 use fanout_plan::retry::{FailedAttempt, Late, Rejection};
 use fanout_plan::{Code, Problem};
 
+use super::verdicts::Ended;
 use super::{Inbox, Settled, Unsettled, admit_here, unavailable_to};
 use crate::delivery::{DeliveryHandle, DeliveryState, Health, Verdict, settle_fetched};
 use crate::jetstream::{RACES, StoreError};
 
-/// Settles one delivery.
+/// Settles one delivery. Verdicts on the same one are acted on in the order in which they come, and the first that settles it stands:
+/// after it, the same again or another changes nothing.
 pub(crate) async fn settle(inbox: &Inbox, handle: DeliveryHandle, verdict: Verdict) -> Result<Settled, Unsettled> {
-    if inbox.is_queue() {
-        return Ok(inbox.note(handle, &verdict));
+    let turn = inbox.verdicts.turn(&handle).await;
+    match (turn.ended(), &verdict) {
+        (None, _) => {}
+        (Some(_), Verdict::StillWorking) | (Some(Ended::Released), Verdict::Rejected(_)) => return Err(ended(&handle)),
+        // The event was handled, whoever has it next.
+        (Some(Ended::Released), Verdict::Handled) => {}
+        (Some(Ended::Handled), Verdict::Handled) => return inbox.handled_again(&handle).await.map(|()| Settled::Taken),
+        (Some(_), _) => return Ok(Settled::Taken),
     }
-    match handle.dispatched.clone() {
-        Some(dispatched) => inbox.settle_dispatched(handle, &dispatched, verdict).await,
-        None => inbox.settle_leased(handle, verdict).await,
+    let how = match verdict {
+        Verdict::StillWorking => None,
+        Verdict::Handled => Some(Ended::Handled),
+        // Of a queue subscription nothing comes again.
+        Verdict::Released if !inbox.is_queue() => Some(Ended::Released),
+        Verdict::Rejected(_) | Verdict::Released => Some(Ended::Refused),
+    };
+    let settled = if inbox.is_queue() {
+        Ok(inbox.note(handle, &verdict))
+    } else {
+        match handle.dispatched.clone() {
+            Some(dispatched) => inbox.settle_dispatched(handle, &dispatched, verdict).await,
+            None => inbox.settle_leased(handle, verdict).await,
+        }
+    };
+    if let (Some(how), Ok(_)) = (how, &settled) {
+        turn.ends(how);
     }
+    settled
 }
 
 impl Inbox {
@@ -50,19 +72,25 @@ impl Inbox {
         Ok(())
     }
 
-    /// Writes down what its fetcher acknowledged: of the event it is known where it stands.
-    pub(super) fn note_handled(&self, handle: &DeliveryHandle) {
-        self.note_once(handle, (Outcome::Handled, None));
+    /// The same settlement came before. A server that was killed may have forgotten it, and delivered the event under the same reply
+    /// once more (nats-server 2.15.1).
+    async fn handled_again(&self, handle: &DeliveryHandle) -> Result<(), Unsettled> {
+        if self.is_queue() || handle.redrive.is_some() || handle.dispatched.is_some() {
+            return Ok(());
+        }
+        let failed = |e| unsettled(handle, e);
+        let settler = self.settler().await.map_err(failed)?;
+        settler.acknowledge_lease(handle).await.map_err(failed)
     }
 
-    /// Writes down what a fetcher said, unless it said the same of the same delivery before.
-    fn note_once(&self, handle: &DeliveryHandle, (outcome, why): (Outcome, Option<(Code, &str)>)) {
+    /// Writes down what its fetcher acknowledged: of the event it is known where it stands.
+    pub(super) fn note_handled(&self, handle: &DeliveryHandle) {
+        self.note_outcome(handle, (Outcome::Handled, None));
+    }
+
+    fn note_outcome(&self, handle: &DeliveryHandle, (outcome, why): (Outcome, Option<(Code, &str)>)) {
         let went_well_at_once = outcome == Outcome::Handled && handle.attempt <= 1;
-        if !self.context.journal.kept().keeps(went_well_at_once) {
-            return;
-        }
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if noted.is_first(handle, outcome) {
+        if self.context.journal.kept().keeps(went_well_at_once) {
             let at = self.context.store.in_its_log(handle.position);
             self.context.note(at, handle.attempt, (outcome, why));
         }
@@ -199,7 +227,7 @@ impl Inbox {
                     Verdict::Rejected(rejection) => rejection.reason(),
                     _ => "its fetcher released it",
                 };
-                self.note_once(&handle, (Outcome::Missed, Some((Code::Rejected, why))));
+                self.note_outcome(&handle, (Outcome::Missed, Some((Code::Rejected, why))));
                 Health::count(&self.context.health.missed);
                 Settled::Taken
             }
@@ -236,6 +264,17 @@ pub(super) fn owner_gone(handle: &DeliveryHandle) -> Unsettled {
         Code::LeaseExpired,
         format!(
             "subscription {}: the instance that dispatched event {} has ended, and nobody can renew its lease: it is delivered again once that ends; an event of the log can still be settled before",
+            handle.of.name, handle.position
+        ),
+    ))
+}
+
+/// A verdict under the same token ended the lease.
+fn ended(handle: &DeliveryHandle) -> Unsettled {
+    Unsettled::LeaseExpired(Problem::new(
+        Code::LeaseExpired,
+        format!(
+            "subscription {}: an earlier verdict under this token ended the lease of event {}: this one changes nothing; give one verdict on a delivery, and `still-working` only before it",
             handle.of.name, handle.position
         ),
     ))

@@ -1,5 +1,6 @@
 //! Deliveries of the bus for those who fetch them.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -127,11 +128,17 @@ impl Fetch for Local {
         caller: &Caller,
         leases: Vec<(Lease, WitVerdict)>,
     ) -> Vec<Result<Outcome<Lease>, SettleError>> {
-        stream::iter(leases)
-            .map(|(lease, verdict)| self.settle_one(caller, lease, verdict))
-            .buffered(AT_ONCE)
-            .collect()
-            .await
+        let settled = in_turn(leases).into_iter().map(async |verdicts| {
+            let mut settled = Vec::with_capacity(verdicts.len());
+            for (i, lease, verdict) in verdicts {
+                settled.push((i, self.settle_one(caller, lease, verdict).await));
+            }
+            settled
+        });
+        let settled: Vec<_> = stream::iter(settled).buffer_unordered(AT_ONCE).collect().await;
+        let mut settled: Vec<_> = settled.into_iter().flatten().collect();
+        settled.sort_unstable_by_key(|(i, _)| *i);
+        settled.into_iter().map(|(_, outcome)| outcome).collect()
     }
 }
 
@@ -209,6 +216,26 @@ impl Local {
         }
         settle_here(inbox, handle, verdict).await
     }
+}
+
+/// The verdicts of one call, each with its place there, by the delivery that they are on: those on one are for one after another,
+/// wherever they are settled.
+fn in_turn(leases: Vec<(Lease, WitVerdict)>) -> Vec<Vec<(usize, Lease, WitVerdict)>> {
+    let mut first = Vec::with_capacity(leases.len());
+    {
+        let mut deliveries = HashMap::new();
+        for (i, (lease, _)) in leases.iter().enumerate() {
+            first.push(match lease {
+                Lease::Handle(handle) => *deliveries.entry(handle.delivery()).or_insert(i),
+                Lease::Sealed(_) => i,
+            });
+        }
+    }
+    let mut in_turn = BTreeMap::<usize, Vec<_>>::new();
+    for (i, ((lease, verdict), first)) in leases.into_iter().zip(first).enumerate() {
+        in_turn.entry(first).or_default().push((i, lease, verdict));
+    }
+    in_turn.into_values().collect()
 }
 
 /// Settles at this instance.
