@@ -1,7 +1,7 @@
 //! An event's life: where it is stored, and what became of it at each subscription, as the store and the journal tell it. The
 //! command line shows it, and HTTP answers with it.
 //!
-//! Deliberately absent: who may ask, and how an event is found.
+//! Deliberately absent: who may ask for an event, and how it is found.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub struct Life {
     pub attributes: BTreeMap<String, String>,
     /// Of its payload.
     pub bytes: usize,
-    /// What became of it at each subscription of now.
+    /// What became of it at each subscription of now that is told of.
     pub subscriptions: Vec<AtSubscription>,
     /// How much the journal could know.
     pub journal: JournalSays,
@@ -93,20 +93,22 @@ pub struct JournalSays {
     /// There is more than is told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
-    /// Deliveries to subscriptions that have ended.
+    /// Deliveries to subscriptions that have ended; only for whoever operates the bus.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ended: Vec<Delivered>,
 }
 
 impl Life {
-    /// Asks the store what became of an event at each subscription. The journal is read for no longer than that: what it would have
-    /// told is not known then.
+    /// Asks the store what became of an event: at each subscription for whoever operates the bus, at those of one component for its
+    /// `owner`, who is told nothing of others', nor of any that has ended and whose it was nobody remembers. The journal is read for
+    /// no longer than `journal_within`: what it would have told is not known then.
     ///
     /// # Errors
     /// When the store can't be read.
     pub async fn of(
         store: &Store,
         registry: &BTreeMap<SubscriptionName, Registered>,
+        owner: Option<&str>,
         event: &LogEvent,
         journal_within: Duration,
     ) -> Result<Self, StoreError> {
@@ -126,7 +128,8 @@ impl Life {
             of.or_default().push(delivered);
         }
         let mut subscriptions = Vec::new();
-        for (name, registered) in registry {
+        let is_told = |registered: &Registered| owner.is_none_or(|owner| registered.component == owner);
+        for (name, registered) in registry.iter().filter(|(_, registered)| is_told(registered)) {
             let letter = store.letter_of(registered, event).await?;
             let number = letter.as_ref().map(|letter| letter.number);
             let here = store.event_at_subscription(registered, event, number).await?;
@@ -162,7 +165,10 @@ impl Life {
                 unread,
                 missing: journaled.missing,
                 cut: journaled.cut,
-                ended: by_subscription.into_values().flatten().collect(),
+                ended: match owner {
+                    None => by_subscription.into_values().flatten().collect(),
+                    Some(_) => Vec::new(),
+                },
             },
         })
     }

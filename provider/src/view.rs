@@ -101,6 +101,28 @@ impl View {
         }
     }
 
+    /// Whether a caller may read the metrics, which are everybody's.
+    ///
+    /// # Errors
+    /// When the policy does not know it, or does not grant them to it.
+    pub(crate) fn may_read_metrics(&self, component: &str) -> Result<(), Problem> {
+        if self.store.is_none() && self.policy.is_none() && authority::is_given(component) {
+            // Without a policy there is nothing of anybody's in them.
+            return Ok(());
+        }
+        match self.named(component)? {
+            Some(named) if named.metrics => Ok(()),
+            _ => Err(Problem::new(
+                Code::InterfaceNotLinked,
+                format!(
+                    "{} may not read the metrics, which name the subscriptions and tenants of all: set {} to true for who collects them",
+                    authority::named(component),
+                    authority::setting(component, "metrics")
+                ),
+            )),
+        }
+    }
+
     /// The policy's caller that has this id; `None` for a component.
     fn named(&self, id: &str) -> Result<Option<&NamedCaller>, Problem> {
         if !authority::is_given(id) {

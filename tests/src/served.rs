@@ -28,6 +28,7 @@ max-attempts = 3
 pub const ANYONE_HERE: &str = "
 [callers.anyone]
 loopback = true
+metrics = true
 publish.tenants = \"*\"
 subscribe.tenants = \"*\"
 ";

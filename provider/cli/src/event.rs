@@ -34,7 +34,7 @@ pub(crate) async fn event(args: &args::OneEvent, json: bool) -> Result<()> {
     let letters = letters(&store, args, tenant).await?;
     let (mut lives, mut journal_within) = (Vec::new(), JOURNAL_WITHIN);
     for event in &events {
-        let life = Life::of(&store, &observed.registry, event, journal_within).await?;
+        let life = Life::of(&store, &observed.registry, None, event, journal_within).await?;
         if life.journal.unread.is_some() {
             journal_within = Duration::ZERO;
         }

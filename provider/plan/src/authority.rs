@@ -29,8 +29,10 @@ pub struct NamedCaller {
     pub publishing: Grant,
     /// What it may subscribe to, and fetch.
     pub subscribing: Grant,
-    /// It may ask how its links are doing, of which it has none.
+    /// It may ask how its links are doing, of which it has none, and what became of the events that it may subscribe to.
     pub status: bool,
+    /// It may read the metrics, which name subscriptions and tenants whoever's they are.
+    pub metrics: bool,
 }
 
 /// Every caller that the policy names.
@@ -279,6 +281,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
     let uid = r.optional("unix-uid", identity::unix_user);
     let tokens = r.or("token-sha256", Vec::new(), token::tokens);
     let loopback = r.or("loopback", false, setting::word(&[("true", true), ("false", false)]));
+    let metrics = r.or("metrics", false, setting::word(&[("true", true), ("false", false)]));
     let publish_tenants = r.optional("publish.tenants", link::tenants);
     let publish_types = r.optional("publish.event-types", setting::list);
     let publish_sources = r.optional("publish.sources", Sources::parse);
@@ -369,6 +372,7 @@ fn caller(owner: &str, name: &str, settings: &Settings) -> Result<(NamedCaller, 
         name: name.to_owned(),
         id: format!("{ID_PREFIX}{name}"),
         status,
+        metrics,
         publishing: Grant {
             publish,
             sources: publish_sources.unwrap_or_default(),

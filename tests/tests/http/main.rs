@@ -1,6 +1,7 @@
 //! The contract over HTTP: events in, subscriptions, deliveries and their settlement, and what goes wrong.
 
 mod events;
+mod owned;
 mod refusals;
 mod subscriptions;
 

@@ -180,7 +180,7 @@ fn every_problem_of_every_caller_is_named_with_its_setting() {
             policy.toml: caller b: setting `subscribe.tenants` is missing: list the tenants it may subscribe for, or `*` for all [missing-setting]
             policy.toml: caller c: setting `unix-uid`: "-1" is not a whole number from 0 to 4294967294 [invalid-setting]
             policy.toml: caller c: it says by what it is known: give it `certificate-uri`, `certificate-dns`, `certificate-cn`, `unix-uid`, `token-sha256` or `loopback = true` [missing-setting]
-            policy.toml: caller c: setting "colour" is not known; known are: certificate-uri, certificate-dns, certificate-cn, unix-uid, token-sha256, loopback, publish.tenants, publish.event-types, publish.sources, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
+            policy.toml: caller c: setting "colour" is not known; known are: certificate-uri, certificate-dns, certificate-cn, unix-uid, token-sha256, loopback, metrics, publish.tenants, publish.event-types, publish.sources, subscribe.tenants, subscribe.event-types, interfaces [unknown-setting]
             policy.toml: caller d: `publish.event-types` means nothing without `publish.tenants` [conflicting-settings]
             policy.toml: callers a and f are both a process of this machine without a name: give each its own [conflicting-settings]
         "#]]
@@ -281,4 +281,28 @@ fn what_is_no_token_is_refused_without_being_repeated() {
             .contains("callers a and b are both the holder of the token"),
         "{problems:?}"
     );
+}
+
+#[test]
+fn the_metrics_are_for_whom_they_are_granted_to_and_go_with_nothing_else() {
+    let callers = Callers::from_settings(
+        "policy",
+        &settings(&[
+            ("callers.anyone.loopback", "true"),
+            ("callers.anyone.publish.tenants", "*"),
+            ("callers.anyone.subscribe.tenants", "*"),
+            ("callers.told.unix-uid", "1"),
+            ("callers.told.interfaces", "status"),
+            ("callers.prometheus.unix-uid", "2"),
+            ("callers.prometheus.metrics", "true"),
+        ]),
+    )
+    .unwrap();
+    let of = |id: &str| {
+        let caller = callers.by_id(id).unwrap();
+        (caller.status, caller.metrics, caller.subscribing.subscribe)
+    };
+    assert_eq!(of("caller:anyone"), (true, false, true));
+    assert_eq!(of("caller:told"), (true, false, false));
+    assert_eq!(of("caller:prometheus"), (true, true, false));
 }

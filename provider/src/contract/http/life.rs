@@ -1,4 +1,4 @@
-//! What became of an event, for whoever sees the bus's status and may read the event's tenant.
+//! What became of an event, for whoever may call `status` and read the event: at the caller's own subscriptions.
 //!
 //! It is asked of the store, and costs it more than a publish: one at a time for each caller, a few for all, and not for long.
 
@@ -74,8 +74,8 @@ pub(super) struct LifeDocument {
     attributes: BTreeMap<String, String>,
     /// Of its payload.
     bytes: usize,
-    /// What became of it at each subscription: its `state`, what `stops` it, `attempts`, `next_attempt`, and `deliveries` where
-    /// the journal has them.
+    /// What became of it at each subscription of the caller's: its `state`, what `stops` it, `attempts`, `next_attempt`, and
+    /// `deliveries` where the journal has them.
     subscriptions: Vec<Value>,
     /// How much the journal could know.
     journal: Value,
@@ -193,7 +193,7 @@ pub(super) async fn life(State(look_ups): State<LookUps>, call: Call) -> Result<
         let mut journal_until = Instant::now() + until.saturating_duration_since(Instant::now()) / 2;
         for event in &found {
             let journal_within = journal_until.saturating_duration_since(Instant::now());
-            let life = Life::of(&store, &view.registry, event, journal_within).await?;
+            let life = Life::of(&store, &view.registry, Some(&component), event, journal_within).await?;
             if life.journal.unread.is_some() {
                 journal_until = Instant::now();
             }

@@ -105,7 +105,7 @@ pub(super) async fn ready(State(operators): State<Operators>) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-/// `GET /metrics`: for whoever may call `status`.
+/// `GET /metrics`: for whom the policy grants them to.
 pub(super) async fn metrics(
     State(operators): State<Operators>,
     call: Call,
