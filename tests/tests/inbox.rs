@@ -618,3 +618,18 @@ async fn of_the_verdicts_on_a_delivery_the_first_stands() {
 async fn of_the_verdicts_on_a_delivery_the_first_stands_where_there_is_an_order() {
     the_first_verdict_stands(Bench::start(&[LONG, ("ordering", "key")], &links()).await).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_of_more_or_less_than_it_may_ask_for_leases_nothing() {
+    let bench = Bench::start(&[], &links()).await;
+    let billing = bench.silent_component("billing").await;
+    publish(&bench, 0..1).await;
+    for most in [0, 1_001, u32::MAX] {
+        let refused = try_fetch(&billing, "billing", most, 0).await;
+        match refused {
+            Err(InboxError::InvalidRequest(p)) => assert_eq!(p.code, "invalid-setting", "{most}"),
+            other => panic!("{most}: {other:?}"),
+        }
+    }
+    assert_eq!(ids(&fetch(&billing, "billing", 1_000, 1_000).await), ["e000"]);
+}

@@ -21,7 +21,7 @@ use super::exports::Exports;
 use super::guard::{Interface, again, granted, may, of_each, once};
 use super::sending::Receiving;
 use super::shapes::SETTLEMENTS;
-use crate::inbox::{DEFAULT_BYTES, FetchLimits, MAX_BYTES, MAX_WAITING, Seal, Waits};
+use crate::inbox::{DEFAULT_BYTES, FetchLimits, MAX_BYTES, MAX_DELIVERIES, MAX_WAITING, Seal, Waits};
 
 /// How long a fetch waits for permits for its result, at most twice: once of its own wait, and once beyond, where it stays below
 /// the transport's deadline.
@@ -136,7 +136,10 @@ impl<B: Backend> Handler<Caller> for Exports<B> {
             wait: Duration::from_millis(wait_ms.into()).min(B::LONGEST_WAIT),
         };
         let receiving = Receiving::fetch(&self.backend, &caller, &subscription);
-        let fetched = self.fetch_for(&caller, &subscription, limits).await;
+        let fetched = match within_bounds(&subscription, max_deliveries) {
+            Ok(()) => self.fetch_for(&caller, &subscription, limits).await,
+            Err(refused) => Err(InboxError::InvalidRequest(problem(refused))),
+        };
         receiving.fetched(&fetched);
         Ok(fetched)
     }
@@ -286,6 +289,19 @@ impl<B: Backend> Exports<B> {
         once(&mut settled, settle_problem);
         settled
     }
+}
+
+/// Whether a fetch asks for as many deliveries as it may.
+fn within_bounds(subscription: &str, max_deliveries: u32) -> Result<(), Problem> {
+    if (1..=MAX_DELIVERIES).contains(&(max_deliveries as usize)) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::InvalidSetting,
+        format!(
+            "subscription {subscription}: a fetch takes 1 to {MAX_DELIVERIES} deliveries, and not {max_deliveries}: nothing was leased"
+        ),
+    ))
 }
 
 /// What a caller is given: the token of each lease is for it alone.

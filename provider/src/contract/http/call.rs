@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::codec::{Decoder, Encoder};
 use wrpc_transport::{Decode, Encode, Packer};
 
+use super::objects::Object;
 use super::parameters::Parameters;
 use super::problem::Refused;
 
@@ -122,9 +123,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// What a body of JSON says.
+/// What a body of JSON says, which is an object.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body)
+        .map(|Object(value)| value)
         .map_err(|e| Refused::invalid_request(format!("the body is not what this operation takes: {}", beginning(&e))))
 }
 

@@ -6,11 +6,13 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
+use super::objects::Object;
 use crate::contract::shapes::{MAX_IN_FILTER, MAX_ITEMS};
 
-/// Items that a call takes, and one more where there are more: the contract refuses so many.
+/// Items that a call takes, each an object, and one more where there are more: the contract refuses so many.
 pub(super) fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    at_most(deserializer, MAX_ITEMS + 1)
+    let items = at_most(deserializer, MAX_ITEMS + 1)?;
+    Ok(items.into_iter().map(|Object(item)| item).collect())
 }
 
 /// Tenants or types of a filter, the same way.

@@ -17,6 +17,7 @@ mod fetching;
 mod hub;
 mod life;
 mod lists;
+mod objects;
 mod openapi;
 mod operations;
 mod operators;

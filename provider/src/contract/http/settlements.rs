@@ -33,7 +33,7 @@ struct Settlement {
     /// Why, for the operator; of `retry`, `retry-now`, `retry-after` and `dead-letter`. 1,024 bytes are kept.
     #[serde(default)]
     reason: Option<String>,
-    /// Of `retry-after`: milliseconds from now, at most a day.
+    /// Of `retry-after`: milliseconds from now, at most 86,400,000 (one day); a longer delay is shortened to that.
     #[serde(default)]
     delay_ms: Option<u64>,
 }

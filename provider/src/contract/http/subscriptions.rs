@@ -59,7 +59,7 @@ pub(super) struct Wanted {
     /// What it is for.
     need: NeedWord,
     /// The events wanted.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::objects::object")]
     filter: Filter,
     /// Of a backfill, where it begins: `first` (which is also meant without it), an RFC 3339 time, or a position such as `0/42`.
     #[serde(default)]
