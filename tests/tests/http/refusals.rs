@@ -30,6 +30,25 @@ async fn a_page_is_refused_before_anything_is_done() {
         )
         .await;
     assert_eq!(rebound.problem(403), "origin-not-allowed");
+    // A browser says no origin for an image or a link, and still for whom it is.
+    for (name, value, status, code) in [
+        ("sec-fetch-site", "cross-site", 403, "origin-not-allowed"),
+        ("sec-fetch-site", "same-site", 403, "origin-not-allowed"),
+        ("host", "evil.example@127.0.0.1", 400, "invalid-request"),
+    ] {
+        for path in ["/v1/status", "/v1/events?from=first", "/readyz"] {
+            let refused = bus.ask("GET", path, &[(name, value)], "").await;
+            assert_eq!(refused.problem(status), code, "{name}: {value} at {path}");
+        }
+    }
+    for own in ["none", "same-origin"] {
+        assert_eq!(
+            bus.ask("GET", "/v1/status", &[("sec-fetch-site", own)], "")
+                .await
+                .status,
+            200
+        );
+    }
     assert_eq!(bus.stored().await, [""; 0]);
     // Who may read answers reads refusals too, whoever makes them.
     let long = "a".repeat(9 << 10);

@@ -1,10 +1,10 @@
 //! Which pages a browser may send requests for.
 //!
 //! A page of another site can have a browser send a request, and on a listener that knows its callers by the loopback alone
-//! that request would have the rights of whoever sits there. So a request that a browser sends for a page (`origin`) is
-//! refused before anything is done unless the operator lists the page's origin; and a caller that is known by the loopback
-//! has to address this machine by a name that is its own, which a page that has its name point here can't
-//! (DNS rebinding).
+//! that request would have the rights of whoever sits there. So a request that a browser sends for a page (`origin`, and
+//! `sec-fetch-site` where a browser sends no `origin`, as for an image) is refused before anything is done unless the operator
+//! lists the page's origin; and a caller that is known by the loopback has to address this machine by a name that is its own,
+//! which a page that has its name point here can't (DNS rebinding).
 //!
 //! What a listed page may read is said of every answer, whoever makes it ([`Origins::beside`]).
 
@@ -28,6 +28,10 @@ const REMEMBERED_SECONDS: u32 = 600;
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, PUT, POST, DELETE");
 /// What pages may read of answers, besides what they always may.
 const EXPOSED: HeaderValue = HeaderValue::from_static("allow, retry-after, www-authenticate");
+/// In which a browser says for whose page it sends a request. No page can set it (Fetch Metadata).
+const SITE: &str = "sec-fetch-site";
+/// Its values for requests that no page of another origin has sent: of a page of this one, and of whoever sits there.
+const OWN_SITES: [&str; 2] = ["same-origin", "none"];
 
 /// The origins of pages that may send requests: a setting of the instance, which is read again while it runs.
 #[derive(Clone, Debug, Default)]
@@ -88,26 +92,41 @@ fn judge(origins: &Origins, request: &Request) -> Option<Problem> {
             "pages of {shown:?} may send nothing here: add the origin to the setting `http.allowed-origins`"
         ));
     }
+    let mut sites = request.headers().get_all(SITE).iter();
+    let is_own = |site: &HeaderValue| OWN_SITES.iter().any(|own| site == own);
+    if page(request.headers()).is_none() && !sites.all(is_own) {
+        return refuse(
+            "a browser sent this for a page of another origin and does not say which: list the page's origin in the setting `http.allowed-origins`, and have the page send a request with `origin`, as `fetch` does"
+                .to_owned(),
+        );
+    }
     let calls = request.extensions().get::<Calls>();
     let by_loopback = calls.is_some_and(|calls| calls.caller().identity == Identity::Loopback);
-    let host = host(request);
-    if by_loopback && !host.as_deref().is_none_or(is_this_machine) {
-        return refuse(format!(
-            "a caller that is known by the loopback alone addressed {:?}: use `localhost`, `127.0.0.1` or `[::1]`",
-            host.unwrap_or_default()
-        ));
+    for addressed in addressed(request) {
+        if addressed.contains('@') {
+            return Some(Problem::new(
+                Code::InvalidRequest,
+                "the request addresses a user at a host: send the host and its port alone, in the target and in `Host`",
+            ));
+        }
+        let authority = addressed.parse::<Authority>().ok();
+        let host = authority.as_ref().map_or("", Authority::host);
+        if by_loopback && !is_this_machine(host) {
+            return refuse(format!(
+                "a caller that is known by the loopback alone addressed {host:?}: use `localhost`, `127.0.0.1` or `[::1]`"
+            ));
+        }
     }
     None
 }
 
-/// The host that a request addresses, without its port. Empty for what is none.
-fn host(request: &Request) -> Option<String> {
-    if let Some(authority) = request.uri().authority() {
-        return Some(authority.host().to_owned());
-    }
-    let host = request.headers().get(header::HOST)?;
-    let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
-    Some(authority.map_or_else(String::new, |authority| authority.host().to_owned()))
+/// What a request addresses, in its target and in each `Host`: whoever stands between may go by either. Empty for what is no text.
+fn addressed(request: &Request) -> impl Iterator<Item = &str> {
+    let target = request.uri().authority().map(Authority::as_str);
+    let hosts = request.headers().get_all(header::HOST).iter();
+    target
+        .into_iter()
+        .chain(hosts.map(|host| host.to_str().unwrap_or_default()))
 }
 
 fn is_this_machine(host: &str) -> bool {
@@ -213,6 +232,48 @@ mod tests {
             403
         );
         assert_eq!(check(&[PAGE], Method::OPTIONS, &[]).await.0, 405, "no page asks");
+    }
+
+    #[tokio::test]
+    async fn what_a_browser_sends_for_another_site_is_refused_without_an_origin_too() {
+        let of_site = async |site: &'static str| check(&[PAGE], Method::GET, &[(SITE, site)]).await.0;
+        for own in OWN_SITES {
+            assert_eq!(of_site(own).await, 200, "{own}");
+        }
+        for other in ["cross-site", "same-site", "", "None", "none, cross-site"] {
+            assert_eq!(of_site(other).await, 403, "{other}");
+        }
+        let two = [(SITE, "none"), (SITE, "cross-site")];
+        assert_eq!(check(&[PAGE], Method::GET, &two).await.0, 403);
+        let listed = [("origin", PAGE), (SITE, "cross-site")];
+        assert_eq!(check(&[PAGE], Method::GET, &listed).await.0, 200);
+        assert_eq!(check(&[], Method::GET, &listed).await.0, 403);
+    }
+
+    #[tokio::test]
+    async fn a_host_has_no_user() {
+        for (host, status) in [
+            ("evil.example@127.0.0.1", 400),
+            ("evil.example:80@localhost", 400),
+            ("@localhost", 400),
+            ("localhost", 200),
+            ("bus.example.com:443", 200),
+        ] {
+            assert_eq!(check(&[], Method::GET, &[("host", host)]).await.0, status, "{host}");
+        }
+    }
+
+    #[test]
+    fn the_target_and_every_host_are_judged() {
+        let request = Request::builder()
+            .uri("http://127.0.0.1:7780/v1/status")
+            .header("host", "evil.example")
+            .body(Body::empty())
+            .unwrap();
+        assert_eq!(
+            addressed(&request).collect::<Vec<_>>(),
+            ["127.0.0.1:7780", "evil.example"]
+        );
     }
 
     #[test]
