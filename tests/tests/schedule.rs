@@ -466,3 +466,27 @@ async fn what_is_published_later_counts_among_what_is_stored() {
     let refused = ingress.publish(kilobytes("one more")).await.unwrap_err();
     assert!(matches!(refused, PublishError::QuotaExceeded(_)), "{refused:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_at_once_meanwhile_is_not_called_cancelled() {
+    let bench = Bench::start(&[], &links()).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let due = within(Duration::from_secs(3));
+    let due_later = event("acme", "invoice.due", "e");
+    at(&ingress, &due_later, due).await.unwrap();
+    assert!(!ingress.publish(due_later).await.unwrap().duplicate);
+    for _ in 0..2 {
+        let cancelled = cancel(&ingress, "acme", "e").await.unwrap();
+        assert_eq!(cancelled, Cancellation::NotWaiting, "it is published");
+    }
+    // Nor is it published a second time.
+    at(&ingress, &event("acme", "invoice.due", "after"), due + 1)
+        .await
+        .unwrap();
+    eventually("what was due after it is delivered", || async {
+        (invoicing.handled() == ["after", "e"]).then_some(())
+    })
+    .await;
+    assert_eq!(invoicing.seen(|s| s.deliveries.len()), 2);
+}

@@ -253,12 +253,13 @@ impl<'a> Reader<'a> {
 
     /// What is at the first alternative all of whose places are there.
     fn find(&self, joint: Joint, places: &Places, part: &Part<'_>) -> Result<Found, Refusal> {
+        let may_join = places.may_join();
         for joined in places.alternatives() {
             let texts = joined.iter().map(|place| self.text(place, part));
             let texts = texts.collect::<Result<Option<Vec<_>>, _>>()?;
             if let Some(texts) = texts.filter(|texts| texts.iter().all(|text| !text.is_empty())) {
                 return Ok(Found {
-                    text: joint.join(&texts),
+                    text: joint.join(&texts, may_join),
                     unsigned: joined.iter().any(|place| self.source.is_unsigned(place)),
                 });
             }
@@ -362,11 +363,12 @@ impl Joint {
         }
     }
 
-    /// Joins texts. Two different lists never make one tenant, nor one id: what separates them is escaped in them.
-    pub(crate) fn join(self, texts: &[String]) -> String {
+    /// Joins texts. Two different lists never make one tenant, nor one id: what separates them is escaped in them, also in a list
+    /// of one where another alternative may be a joined one (`may_join`). Elsewhere all lists are of one, and stay as they are.
+    pub(crate) fn join(self, texts: &[String], may_join: bool) -> String {
         let separator = if self == Self::Id { "/" } else { "." };
-        if let [only] = texts {
-            return only.clone();
+        if !may_join {
+            return texts.concat();
         }
         let escaped = |text: &String| match self {
             Self::Tenant => text.replace('%', "%25").replace('.', "%2E"),

@@ -54,6 +54,11 @@ impl Places {
         self.0.iter().map(Vec::as_slice)
     }
 
+    /// Whether any alternative is of several places, whose texts are joined.
+    pub(crate) fn may_join(&self) -> bool {
+        self.alternatives().any(|joined| joined.len() > 1)
+    }
+
     /// The same places, each changed.
     pub(crate) fn map(self, change: impl Fn(Place) -> Place) -> Self {
         let joined = |joined: Vec<Place>| joined.into_iter().map(&change).collect();

@@ -56,7 +56,7 @@ pub(super) fn check_tenant(
             Place::Constant(value) => Some(value.clone()),
             _ => None,
         });
-        let constant = Joint::Tenant.join(&values.collect::<Vec<_>>());
+        let constant = Joint::Tenant.join(&values.collect::<Vec<_>>(), tenant.may_join());
         if listed.is_some_and(|tenants| tenants.get(&constant).is_none()) {
             let what = "does not list the tenant that is a constant in `tenant`";
             settings.problem("tenants", what.to_owned());

@@ -68,5 +68,15 @@ mod tests {
             assert!(page.contains(&promise), "docs/http.md does not say {promise:?}");
         }
         assert_eq!((limits.kept_events, limits.open.of_all), (16_384, 2_048));
+        let security = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
+        let security = std::fs::read_to_string(security).unwrap();
+        let bounds = format!(
+            "| {}, 2,048; {}, {} ([`too-many-tails`](errors/too-many-tails.md)). What all read is kept once, {} MiB |",
+            limits.open.of_one,
+            limits.catching_up.of_one,
+            limits.catching_up.of_all,
+            limits.kept_bytes >> 20
+        );
+        assert!(security.contains(&bounds), "docs/security.md does not say {bounds:?}");
     }
 }

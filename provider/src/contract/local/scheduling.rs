@@ -11,7 +11,7 @@ use super::publishing::Ready;
 use crate::bus::Bus;
 use crate::contract::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use crate::contract::publisher::{Named, Permitted, permit};
-use crate::jetstream::{Mark, StoreError};
+use crate::jetstream::{InLog, Mark, StoreError};
 use crate::quota::NotAdmitted;
 
 pub(super) async fn schedule(
@@ -94,19 +94,25 @@ pub(super) async fn cancel(
             Some(Mark::Fires) | None => Cancellation::NotWaiting,
         });
     };
-    if let Some(attributes) = scheduled.attributes() {
-        permit(grant, caller, &attributes).map_err(publish_refusal)?;
+    let attributes = scheduled.attributes();
+    let mut mark = Mark::Cancelled;
+    if let Some(attributes) = &attributes {
+        permit(grant, caller, attributes).map_err(publish_refusal)?;
+        // The same event may have been published at once since: it is published, and what waits is its second copy.
+        let in_log = store.in_log(attributes).await.map_err(|e| unstored(tenant, id, &e))?;
+        if matches!(in_log, InLog::Held(_)) {
+            mark = Mark::Fires;
+        }
     }
-    let marked = store
-        .mark(&scheduled, Mark::Cancelled)
-        .await
-        .map_err(|e| not_cancelled(&e))?;
-    if marked.mark == Mark::Fires {
-        return Ok(Cancellation::NotWaiting);
+    let marked = store.mark(&scheduled, mark).await.map_err(|e| not_cancelled(&e))?;
+    // Marked by whom it was given to, it is that one's to publish and to remove.
+    let is_ours = marked.mark == mark;
+    // It stays what it is marked, whatever comes of this: who is given it removes it.
+    if is_ours && let Err(error) = store.remove_scheduled(&scheduled).await {
+        debug!(%tenant, id, %error, "a cancelled event, or a second copy, is removed later");
     }
-    // It is cancelled, whatever comes of this: who is given it removes it.
-    if let Err(error) = store.remove_scheduled(&scheduled).await {
-        debug!(%tenant, id, %error, "a cancelled event is removed later");
-    }
-    Ok(Cancellation::Cancelled)
+    Ok(match marked.mark {
+        Mark::Cancelled => Cancellation::Cancelled,
+        Mark::Fires => Cancellation::NotWaiting,
+    })
 }

@@ -28,6 +28,47 @@ fn what_is_joined_is_never_two_things() {
     assert_eq!((tenants.len(), ids.len()), (pairs.len(), pairs.len()));
 }
 
+proptest! {
+    /// Whichever alternative is there: the texts that were found, and how many they are, can be told from what they make.
+    #[test]
+    fn two_lists_of_parts_never_make_one(
+        one in prop::collection::vec("[ab./%25EF]{1,5}", 1..3),
+        other in prop::collection::vec("[ab./%25EF]{1,5}", 1..3),
+    ) {
+        let settings = [
+            ("tenant", "pointer:/only || pointer:/a pointer:/b"),
+            ("tenants", "*"),
+            ("event-id", "pointer:/only || pointer:/a pointer:/b"),
+        ];
+        let made = |texts: &[String]| {
+            let body = match texts {
+                [only] => format!(r#"{{"type":"t","only":"{only}"}}"#),
+                [a, b, ..] => format!(r#"{{"type":"t","a":"{a}","b":"{b}"}}"#),
+                [] => unreachable!("a list has one at least"),
+            };
+            let event = stripe(&body, &settings).unwrap().remove(0);
+            (event.tenant, event.id)
+        };
+        let ((one_tenant, one_id), (other_tenant, other_id)) = (made(&one), made(&other));
+        prop_assert_eq!(one == other, one_tenant == other_tenant);
+        prop_assert_eq!(one == other, one_id == other_id);
+    }
+}
+
+#[test]
+fn what_is_never_joined_stays_as_it_is() {
+    let alone = [("tenant", "pointer:/only || pointer:/a"), ("tenants", "*")];
+    for (body, tenant) in [
+        (r#"{"type":"t","id":"1","only":"acme.eu%"}"#, "acme.eu%"),
+        (r#"{"type":"t","id":"1","a":"acme.eu"}"#, "acme.eu"),
+    ] {
+        assert_eq!(stripe(body, &alone).unwrap()[0].tenant, tenant);
+    }
+    let joined = [("tenant", "pointer:/only || pointer:/a pointer:/b"), ("tenants", "*")];
+    let told = stripe(r#"{"type":"t","id":"1","only":"acme.eu"}"#, &joined).unwrap();
+    assert_eq!(told[0].tenant, "acme%2Eeu");
+}
+
 /// One signed webhook is one event, whatever stands beside it that nobody signed.
 #[test]
 fn an_id_is_never_one_that_nobody_signed() {
