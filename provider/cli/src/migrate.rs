@@ -44,7 +44,6 @@ pub(crate) async fn migrate(args: &Migrate, as_json: bool) -> Result<()> {
     let policy = bus::policy(&args.policy)?;
     let (from, to) = tokio::try_join!(store(args, &args.from, &policy), store(args, &args.to, &policy))?;
     let mut migration = Migration::between(from, to).await?;
-    let stage = migration.stage().await?;
     let domains = migration.domains();
     let (from, to) = (domains.0.to_owned(), domains.1.to_owned());
     if args.back {
@@ -57,14 +56,8 @@ pub(crate) async fn migrate(args: &Migrate, as_json: bool) -> Result<()> {
             policy.bus
         );
     }
-    if stage == Stage::Done {
-        return show(&migration, stage, as_json).await;
-    }
-    migration.check().await?;
-    if stage == Stage::NotBegun {
-        migration.check_room().await?;
-    }
-    if args.dry_run {
+    let stage = migration.check().await?;
+    if args.dry_run || stage == Stage::Done {
         return show(&migration, stage, as_json).await;
     }
     if !as_json {

@@ -58,6 +58,29 @@ impl Account {
             && budget.stream_in_memory.is_none_or(|limit| bytes <= limit)
     }
 
+    /// The same, if it did not have these streams and buckets.
+    pub(crate) fn without(&self, these: &Topology) -> Self {
+        let streams = these.streams.values().map(|s| (s.max_bytes, s.replicas, s.storage));
+        let buckets = these.buckets.values().map(|b| (b.max_bytes, b.replicas, b.storage));
+        let mut rest = self.clone();
+        for (bytes, replicas, storage) in streams.chain(buckets) {
+            let Some((tier, _, each_copy)) = self.of(replicas) else {
+                continue;
+            };
+            let Some(budget) = rest.tiers.get_mut(tier) else {
+                continue;
+            };
+            let copies = if each_copy { u64::from(replicas) } else { 1 };
+            let bound = match storage {
+                Storage::File => &mut budget.disk,
+                Storage::Memory => &mut budget.memory,
+            };
+            bound.taken = bound.taken.saturating_sub(bytes.saturating_mul(copies));
+            budget.streams.taken = budget.streams.taken.saturating_sub(1);
+        }
+        rest
+    }
+
     /// The bounds of a stream with so many copies, and whether its bytes count once for each of them.
     fn of(&self, replicas: u8) -> Option<(&str, Budget, bool)> {
         if let Some(budget) = self.tiers.get("") {

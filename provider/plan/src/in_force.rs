@@ -33,6 +33,27 @@ impl InForce {
     }
 }
 
+/// Why a bus can't be worked on under a policy where it has to be the one that is in force, whichever is newer; `None` if it is.
+pub fn is_another(policy: &Policy, in_force: &InForce) -> Option<Problem> {
+    let (bus, mine) = (&policy.bus, &policy.in_force);
+    let (code, what_to_do) = match mine.revision.cmp(&in_force.revision) {
+        _ if mine == in_force => return None,
+        Ordering::Less => (Code::OlderPolicy, "use the policy in force"),
+        Ordering::Equal => (Code::PolicyConflict, "use the policy in force"),
+        Ordering::Greater => (
+            Code::PolicyConflict,
+            "use the policy in force, or bring the bus to this one first (`fanout apply`)",
+        ),
+    };
+    Some(Problem::new(
+        code,
+        format!(
+            "bus {bus} is under another policy, of `revision` {}, than this one, of `revision` {}: {what_to_do}; nothing was changed",
+            in_force.revision, mine.revision
+        ),
+    ))
+}
+
 /// Why a policy does not come into force on a bus that was brought to another one; `None` if it does.
 pub(crate) fn yields(policy: &Policy, asked: Asked<'_>, observed: &Observed) -> Option<Problem> {
     let mine = &policy.in_force;

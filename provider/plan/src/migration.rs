@@ -1,7 +1,12 @@
 //! How far a bus has come on its way from one JetStream domain to another: judged by what both hold, and by nothing else, so
 //! that whoever goes on with it begins where the last one stopped.
 
+use crate::account;
+use crate::partition::{Keeps, Partition, Slot};
+use crate::planner::{Observed, place_leases};
 use crate::policy::Shape;
+use crate::step::Step;
+use crate::topology::{Topology, leases};
 use crate::{Code, Policy, Problem};
 
 /// A stream of the bus in the domain that it leaves.
@@ -77,8 +82,10 @@ impl Stage {
 pub fn stage(pairs: &[Pair]) -> Result<Stage, Problem> {
     use AtTarget::{Absent, Mirror, Open, Promoted};
     let closed = pairs.iter().any(|p| p.origin == AtOrigin::Closed);
-    let foreign = pairs.iter().find(|p| p.target == Open && p.origin == AtOrigin::Open);
-    if let Some(pair) = foreign {
+    // Copies are opened once there is no mirror left.
+    let is_copying = pairs.iter().any(|p| p.target == Mirror);
+    let foreign = |p: &&Pair| p.target == Open && (is_copying || p.origin == AtOrigin::Open);
+    if let Some(pair) = pairs.iter().find(foreign) {
         return Err(Problem::new(
             Code::TargetNotEmpty,
             format!(
@@ -100,21 +107,59 @@ pub fn stage(pairs: &[Pair]) -> Result<Stage, Problem> {
     })
 }
 
+const PLACES: &str = "it has places: let the new servers join as a place, and retire the old one";
+const SHAPE: &str = "`topology` is `work-queue` or `per-tenant`: only `shared` and `sharded` logs are migrated";
+
 /// Why a bus can't be migrated under a policy, before anything is read.
 pub fn unsupported(policy: &Policy) -> Option<Problem> {
     let what = if policy.places.is_some() {
-        "it has places: let the new servers join as a place, and retire the old one"
+        PLACES
     } else if policy.quotas.bounds_bytes() {
         "its policy bounds the stored bytes of tenants (`quotas`), and a mirror of the counters can't be promoted (nats-server 2.15): take the bound out for the migration"
     } else if matches!(policy.shape, Shape::WorkQueue | Shape::PerTenant) {
-        "`topology` is `work-queue` or `per-tenant`: only `shared` and `sharded` logs are migrated"
+        SHAPE
     } else {
         return None;
     };
-    Some(Problem::new(
+    Some(not_migratable(policy, what))
+}
+
+/// Why a bus can't be migrated whose log has this part, whatever its policy is said to be.
+pub fn unsupported_part(policy: &Policy, part: &Partition) -> Option<Problem> {
+    let stream = policy.names().partition(part.number);
+    let what = match (&part.place, &part.slot) {
+        (Some(place), _) => format!("{PLACES} (stream {stream} is place {place}'s)"),
+        (None, Slot::Tenant(tenant)) if !part.is_retired() => format!("{SHAPE} (stream {stream} is tenant {tenant}'s)"),
+        _ if part.keeps == Keeps::WorkQueue => format!("{SHAPE} (stream {stream} is a work queue)"),
+        _ => return None,
+    };
+    Some(not_migratable(policy, &what))
+}
+
+fn not_migratable(policy: &Policy, what: &str) -> Problem {
+    Problem::new(
         Code::NotMigratable,
-        format!("bus {} can't be migrated: {what}", policy.bus),
-    ))
+        format!("bus {} can't be migrated: {what}; nothing was changed", policy.bus),
+    )
+}
+
+/// Every reason for which the store that a bus goes to can't hold it: subjects that another stream there holds, and bounds of the
+/// account. `bus` is what goes, as it is where it leaves; `target` what is there, the copies that were made so far in its topology.
+pub fn refusals(policy: &Policy, bus: &Topology, target: &Observed) -> Vec<Problem> {
+    let mut bus = bus.clone();
+    let leases = leases(policy);
+    bus.buckets.insert(leases.name.clone(), leases);
+    // A bound may have been lowered since a copy was made, and a promotion is held to it: all is judged as if it were new.
+    let there = Observed {
+        account: target.account.as_ref().map(|account| account.without(&target.topology)),
+        others: target.others.clone(),
+        ..Observed::default()
+    };
+    place_leases(policy, &there, &mut bus);
+    let streams = bus.streams.into_values().map(Step::CreateStream);
+    let buckets = bus.buckets.into_values().map(Step::CreateBucket);
+    let steps: Vec<_> = streams.chain(buckets).collect();
+    account::check(policy, &there, &steps)
 }
 
 #[cfg(test)]
@@ -145,6 +190,11 @@ mod tests {
             at(&[(Open, T::Open), (Open, T::Absent)]),
             Err(Code::TargetNotEmpty),
             "what somebody else made is not touched"
+        );
+        assert_eq!(
+            at(&[(Closed, T::Mirror), (Closed, T::Open)]),
+            Err(Code::TargetNotEmpty),
+            "nor is it taken for a copy"
         );
     }
 

@@ -25,6 +25,8 @@ mod rivals;
 pub use notices::{notices, subscriptions_at};
 pub use observed::{LeftOut, LogState, MirrorState, Observed};
 
+pub(crate) use reached::place_leases;
+
 use judge::judge_all;
 use reached::{is_over, keep, leave_alone, note_given, reached};
 

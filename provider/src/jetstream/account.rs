@@ -85,6 +85,21 @@ impl From<Tier> for Budget {
     }
 }
 
+/// Refusals of a stream that the account or another stream is the reason of, by the server's code, and what to do about them.
+pub(super) fn refusal(code: u64) -> Option<(Code, &'static str)> {
+    match code {
+        10065 => Some((
+            Code::SubjectTaken,
+            "choose another `subject` or `bus`, or take the subject from the stream that holds it",
+        )),
+        10023 | 10026 | 10027 | 10028 | 10047 | 10113 | 10120 | 10122 => Some((
+            Code::AccountLimit,
+            "lower the sizes in the policy (`fanout plan` says what each part takes), or have the bound of the account or the server raised",
+        )),
+        _ => None,
+    }
+}
+
 impl Store {
     /// What the account may have; `None` when the server does not say.
     ///
@@ -190,16 +205,8 @@ impl Store {
                 return StoreError::when(step)(source);
             };
             let said = answer.to_string();
-            let (code, what_to_do) = match answer.error_code().0 {
-                10065 => (
-                    Code::SubjectTaken,
-                    "choose another `subject` or `bus`, or take the subject from the stream that holds it",
-                ),
-                10023 | 10026 | 10027 | 10028 | 10047 | 10113 | 10120 | 10122 => (
-                    Code::AccountLimit,
-                    "lower the sizes in the policy (`fanout plan` says what each part takes), or have the bound of the account or the server raised",
-                ),
-                _ => return StoreError::when(step)(source),
+            let Some((code, what_to_do)) = refusal(answer.error_code().0) else {
+                return StoreError::when(step)(source);
             };
             StoreError::Refused(vec![Problem::new(
                 code,

@@ -90,16 +90,8 @@ impl Store {
         }
         for name in self.buckets() {
             if let Some(info) = self.stream_info(&format!("KV_{name}")).await? {
-                observed.topology.buckets.insert(
-                    name.clone(),
-                    BucketSpec {
-                        name,
-                        max_age: info.config.max_age,
-                        max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(0),
-                        replicas: replicas(info.config.num_replicas),
-                        storage: storage(info.config.storage),
-                    },
-                );
+                let spec = bucket_spec(name.clone(), &info.config);
+                observed.topology.buckets.insert(name, spec);
             }
         }
         let consumers: Vec<_> = futures::stream::iter(observed.logs.keys().copied())
@@ -166,7 +158,10 @@ impl Store {
 
     /// The streams of the bus's log and what belongs to it; of all others the subjects are noted. The server lists an
     /// account's streams a page at a time.
-    async fn streams_of_the_account(&self, observed: &mut Observed) -> Result<Vec<stream::Info>, StoreError> {
+    pub(super) async fn streams_of_the_account(
+        &self,
+        observed: &mut Observed,
+    ) -> Result<Vec<stream::Info>, StoreError> {
         let dead = self.names.dead_letters();
         let (scheduled, marks) = (self.names.scheduled_stream(), self.names.marks());
         let (usage, retries) = (self.names.usage(), self.names.retries());
@@ -324,7 +319,17 @@ pub(super) fn partition(number: u32, c: &stream::Config) -> Option<Partition> {
     })
 }
 
-fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
+pub(super) fn bucket_spec(name: String, c: &stream::Config) -> BucketSpec {
+    BucketSpec {
+        name,
+        max_age: c.max_age,
+        max_bytes: u64::try_from(c.max_bytes).unwrap_or(0),
+        replicas: replicas(c.num_replicas),
+        storage: storage(c.storage),
+    }
+}
+
+pub(super) fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> StreamSpec {
     // No bound is below zero; a stream of the log has none of messages.
     let max_bytes = u64::try_from(c.max_bytes).unwrap_or(0);
     let max_messages = u64::try_from(c.max_messages).unwrap_or(0);

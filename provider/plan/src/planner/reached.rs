@@ -77,7 +77,7 @@ pub(super) fn reached(
 }
 
 /// Leases stay where they are; an account without memory for them has them where the rest is.
-fn place_leases(policy: &Policy, observed: &Observed, desired: &mut Topology) {
+pub(crate) fn place_leases(policy: &Policy, observed: &Observed, desired: &mut Topology) {
     let name = policy.names().leases();
     let Some(leases) = desired.buckets.get_mut(&name) else {
         return;

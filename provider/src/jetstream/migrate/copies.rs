@@ -116,24 +116,18 @@ impl Migration {
             });
             config["metadata"][MIGRATION] = format!("from {}", self.from_domain).into();
             let created = self.to.answer_of(&format!("STREAM.CREATE.{stream}"), &config).await;
-            let why = match created {
-                Ok(answer) => answer
-                    .get("error")
-                    .map(|e| e["description"].as_str().unwrap_or_default().to_owned()),
-                Err(error) => Some(error.to_string()),
-            };
-            if let Some(why) = why {
+            let made_it = created.and_then(|answer| match answer.get("error") {
+                Some(error) => {
+                    let what = format!("make the copy of {stream}");
+                    Err(self.not_taken(&what, error, "nothing was changed; migrate again then"))
+                }
+                None => Ok(()),
+            });
+            if let Err(error) = made_it {
                 for stream in &made {
                     self.remove_mirror(stream).await?;
                 }
-                return Err(refused(
-                    Code::AccountLimit,
-                    format!(
-                        "bus {}: domain {} does not take the copy of {stream} ({why}): give it room, and migrate again; nothing was changed",
-                        self.from.policy().bus,
-                        self.to_domain
-                    ),
-                ));
+                return Err(error);
             }
             made.push(stream.clone());
             self.show(&Step::Mirrored(stream));

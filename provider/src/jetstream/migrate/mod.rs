@@ -126,10 +126,10 @@ impl Store {
 }
 
 impl Migration {
-    /// Between two stores of one policy. Looks at both and changes nothing.
+    /// Between two stores of one policy. Changes nothing.
     ///
     /// # Errors
-    /// When the two are not two domains, one holds no such bus or the other something else, or a store can't be read.
+    /// When the two are not two domains, or a store can't be read.
     pub async fn between(from: Store, to: Store) -> Result<Self, StoreError> {
         let (from_domain, to_domain) = (from.domain().await?, to.domain().await?);
         let bus = &from.policy().bus;
@@ -141,7 +141,7 @@ impl Migration {
                 ),
             ));
         }
-        let this = Self {
+        Ok(Self {
             from,
             to,
             from_domain,
@@ -149,9 +149,7 @@ impl Migration {
             compared: BTreeMap::new(),
             unread: BTreeMap::new(),
             shows: Arc::new(|_| ()),
-        };
-        this.stage().await?;
-        Ok(this)
+        })
     }
 
     /// The same, which shows each step that it has taken.

@@ -8,6 +8,7 @@ use fanout_plan::migration::Stage;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
+use super::super::account::refusal;
 use super::super::apply::MADE_AT;
 use super::super::leases::{Contender, Lease};
 use super::super::observe::moment;
@@ -28,8 +29,9 @@ fn of_the_closed(stream: &str) -> String {
 }
 
 impl Migration {
-    /// Switches: deliveries are drained, publishing is refused, what is missing is copied, mirrors are promoted. Until the
-    /// first promotion whatever fails leaves the bus where it was. May be called again after it was cut short.
+    /// Switches: deliveries are drained, publishing is refused, what is missing is copied, mirrors are promoted. Until the log
+    /// is promoted, which is the first, what fails or is refused leaves the bus where it was. May be called again after it was
+    /// cut short.
     ///
     /// # Errors
     /// Why it could not.
@@ -53,6 +55,14 @@ impl Migration {
                     return Err(error);
                 }
             }
+            let first = self.promote_first().await;
+            // What the server refused it has not done. Where it said nothing it may have: then nothing is opened.
+            if let Err(StoreError::Refused(_)) = first
+                && self.stage().await?.goes_back()
+            {
+                self.give_back().await?;
+            }
+            first?;
         }
         self.promote().await?;
         self.release(&self.to).await?;
@@ -75,8 +85,15 @@ impl Migration {
         loop {
             let still = self.stand_still(until).await?;
             unsettled.extend(still.unsettled.clone());
-            // Most of what there is to compare was stored until now.
-            self.compare().await?;
+            // Most of what there is to compare was stored until now, and somebody may have made a stream there.
+            let ready = async {
+                self.compare().await?;
+                self.check_target().await
+            };
+            if let Err(error) = ready.await {
+                still.release().await;
+                return Err(error);
+            }
             let began = Instant::now();
             self.close(true).await?;
             self.show(&Step::Closed);
@@ -129,7 +146,7 @@ impl Migration {
                 config["subjects"] = json!([of_the_closed(stream)]);
                 config["republish"] = Value::Null;
             } else {
-                reopen(&mut config)?;
+                config = reopened(config)?;
             }
             self.from
                 .request_api(&format!("STREAM.UPDATE.{stream}"), &config)
@@ -189,22 +206,41 @@ impl Migration {
         Ok(())
     }
 
-    /// Makes ordinary streams of the mirrors, which are marked until all are.
-    async fn promote(&self) -> Result<(), StoreError> {
+    /// Makes a stream of the newest part of the log: as long as it is a mirror, nothing is stored where the bus goes, and it can go
+    /// back. What another stream there holds is most likely one of its subjects.
+    async fn promote_first(&self) -> Result<(), StoreError> {
         let streams = self.from.migrated_streams().await?;
-        try_join_all(streams.iter().map(|stream| self.promote_one(stream)))
+        let parts = streams
+            .iter()
+            .filter_map(|s| Some((self.from.names.partition_of(s)?, s)));
+        let Some((_, first)) = parts.max() else {
+            return Ok(());
+        };
+        self.promote_one(
+            first,
+            "nothing was switched, and the bus goes on where it was; migrate once more then",
+        )
+        .await
+    }
+
+    /// Makes ordinary streams of all mirrors, which are marked until all are.
+    async fn promote(&self) -> Result<(), StoreError> {
+        let goes_on =
+            "the log was promoted already, and nothing is stored until the rest is: run `fanout migrate` again then";
+        let streams = self.from.migrated_streams().await?;
+        try_join_all(streams.iter().map(|stream| self.promote_one(stream, goes_on)))
             .await
             .map(drop)
     }
 
-    async fn promote_one(&self, stream: &str) -> Result<(), StoreError> {
+    /// The same for one. `then` is said of what the server refuses.
+    async fn promote_one(&self, stream: &str, then: &str) -> Result<(), StoreError> {
         let both = tokio::try_join!(self.from.raw_info(stream, false), self.to.raw_info(stream, false))?;
         let (Some(at), Some(copy)) = both else {
             return Ok(());
         };
         if copy["config"]["mirror"].is_object() {
-            let mut config = at["config"].clone();
-            reopen(&mut config)?;
+            let mut config = reopened(at["config"].clone())?;
             config["placement"] = copy["config"]["placement"].clone();
             config["metadata"][MIGRATION] = format!("from {}", self.from_domain).into();
             if self.from.names.partition_of(stream).is_some()
@@ -213,10 +249,29 @@ impl Migration {
                 // Which makes it the log that it says it is.
                 config["metadata"][MADE_AT] = moment(info.created).nanoseconds().to_string().into();
             }
-            self.to.request_api(&format!("STREAM.UPDATE.{stream}"), &config).await?;
+            let answer = self.to.answer_of(&format!("STREAM.UPDATE.{stream}"), &config).await?;
+            if let Some(error) = answer.get("error") {
+                return Err(self.not_taken(&format!("make a stream of the copy of {stream}"), error, then));
+            }
             self.show(&Step::Promoted(stream.to_owned()));
         }
         self.to.remove_marker(stream).await
+    }
+
+    /// What the server of the target answered that it does not do.
+    pub(super) fn not_taken(&self, what: &str, error: &Value, then: &str) -> StoreError {
+        let known = refusal(error["err_code"].as_u64().unwrap_or(0));
+        let (code, what_to_do) = known.unwrap_or((Code::StoreRefused, "look up what it says"));
+        refused(
+            code,
+            format!(
+                "bus {}: the server of domain {} did not {what}: {} ({}): {what_to_do}; {then}",
+                self.from.policy().bus,
+                self.to_domain,
+                error["description"].as_str().unwrap_or_default(),
+                error["err_code"]
+            ),
+        )
     }
 
     /// Lets instances begin where the bus goes.
@@ -286,9 +341,11 @@ impl Store {
     }
 }
 
-/// Gives a configuration back what it had.
-fn reopen(config: &mut Value) -> Result<(), StoreError> {
-    let had = config["metadata"][HAD].as_str().unwrap_or_default();
+/// A configuration with what it had before it was closed.
+pub(super) fn reopened(mut config: Value) -> Result<Value, StoreError> {
+    let Some(had) = config["metadata"][HAD].as_str() else {
+        return Ok(config);
+    };
     let had: Value = serde_json::from_str(had).map_err(StoreError::when("read what a closed stream had"))?;
     for member in TAKEN {
         config[member] = had[member].clone();
@@ -297,5 +354,5 @@ fn reopen(config: &mut Value) -> Result<(), StoreError> {
         marks.remove(HAD);
         marks.remove(MIGRATION);
     }
-    Ok(())
+    Ok(config)
 }
