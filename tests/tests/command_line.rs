@@ -424,3 +424,51 @@ async fn status_and_dead_letters() {
     assert_eq!(cli.run(&["dead-letters", "discard"], &policy, &[&left]).0, 0);
     assert_eq!(list(&[]).len(), 0);
 }
+
+/// What is asked for with a flag is asked for: where it would have no effect, nothing is done.
+#[test]
+fn a_flag_without_effect_is_refused() {
+    let tcp = "tcp://127.0.0.1:1";
+    let subscribe = ["subscribe", "--to", tcp, "--name", "work"];
+    let hook = "http://127.0.0.1:9/";
+    let listen = ["listen", "--to", tcp, "--name", "work", "--forward", hook];
+    for verb in [&subscribe[..], &listen] {
+        for (need, flags) in [
+            ("declared", &[("--type", "invoice.*")][..]),
+            ("declared", &[("--tenant", "acme")]),
+            ("declared", &[("--from", "first")]),
+            ("declared", &[("--scope", "here")]),
+            ("declared", &[("--type", "invoice.*"), ("--tenant", "acme")]),
+            ("durable", &[("--from", "first")]),
+            ("queue", &[("--from", "first")]),
+            ("queue", &[("--scope", "everywhere")]),
+            ("queue", &[("--scope", "here"), ("--from", "0/1")]),
+        ] {
+            let given = flags.iter().flat_map(|(flag, value)| [*flag, *value]);
+            let args: Vec<_> = verb.iter().copied().chain(["--need", need]).chain(given).collect();
+            let (code, out, err) = fanout(&args);
+            assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
+            for (flag, _) in flags {
+                assert!(err.contains(flag), "{args:?}: {err}");
+            }
+        }
+    }
+    let publish = ["publish", "--to", tcp, "--tenant", "acme", "--type", "a", "--id", "1"];
+    let replay = ["listen", "--forward", hook, "--replay", "event.json"];
+    let send = ["webhook", "send", hook, "body"];
+    let traced = "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01";
+    for (verb, flag, says) in [
+        (&publish[..], ["--traceparent", "zz"], "--traceparent"),
+        (&publish, ["--traceparent", traced], "--traceparent"),
+        (&publish, ["--component", "billing"], "leave it out"),
+        (&publish, ["--tls-ca", "ca.pem"], "leave it out"),
+        (&replay, ["--token-file", "token"], "--token-file"),
+        (&replay, ["--timeout", "5"], "--timeout"),
+        (&send, ["--now", "1"], "--scheme"),
+        (&send, ["--id", "msg_1"], "--scheme"),
+    ] {
+        let (code, out, err) = fanout(&[verb, &flag].concat());
+        assert_eq!((code, out.as_str()), (2, ""), "{verb:?} {flag:?}: {err}");
+        assert!(err.contains(says), "{verb:?} {flag:?}: {err}");
+    }
+}

@@ -51,12 +51,12 @@ pub(crate) async fn run(args: &Listen, json: bool) -> Result<()> {
             Err(NotAccepted.into())
         };
     }
-    let folder = args.save.as_deref().map(Folder::open).transpose()?;
-    let mut ending = Ending::new()?;
-    let bus = remote::connect(&args.to).await?;
     let which = &args.which;
     let name = which.name.clone().unwrap_or_else(own_name);
     let subscription = subscription(which.need, &name, &which.events)?.prefetch(which.max_in_flight);
+    let folder = args.save.as_deref().map(Folder::open).transpose()?;
+    let mut ending = Ending::new()?;
+    let bus = remote::connect(&args.to).await?;
     // A subscription that is being made at the signal may be there all the same.
     let listened = tokio::select! {
         biased;

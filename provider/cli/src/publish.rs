@@ -48,7 +48,7 @@ pub(crate) struct Publish {
     #[arg(long, value_name = "TIME", value_parser = later)]
     pub(crate) at: Option<Timestamp>,
     /// The W3C trace context that it is published in, as a `traceparent` header has it
-    #[arg(long, value_name = "TRACEPARENT")]
+    #[arg(long, value_name = "TRACEPARENT", value_parser = traceparent)]
     pub(crate) traceparent: Option<String>,
 }
 
@@ -56,6 +56,15 @@ fn extension(s: &str) -> Result<(String, String), String> {
     s.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| "write NAME=VALUE".to_owned())
+}
+
+/// A trace context. The bus leaves out what is none; whoever types one is told.
+fn traceparent(s: &str) -> Result<String, String> {
+    let legal = fanout_transport::traceparent(s).map(str::to_owned);
+    legal.ok_or_else(|| {
+        "write a W3C trace context, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01, in lower case"
+            .to_owned()
+    })
 }
 
 /// A time, or after `+` how long from now.

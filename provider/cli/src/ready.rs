@@ -34,6 +34,7 @@ const MAX_ANSWER: usize = 64 << 10;
 pub(crate) async fn ready(args: &Ready, json: bool) -> Result<()> {
     let url = args.url.join("readyz").context("the URL can't have a path")?;
     let client = match url.scheme() {
+        "http" if args.tls_ca.is_some() => bail!("--tls-ca is for an https URL: leave it out"),
         "http" => client_without_tls()?,
         "https" => client("--tls-ca", args.tls_ca.as_deref())?,
         other => bail!("{url} is neither an http nor an https URL: {other} has no health check"),

@@ -5,12 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
+use clap::error::ErrorKind as UsageError;
 use fanout_client::{Bus, ClientIdentity, ClientTls, Error, ErrorKind, Options, Pem, SecretFrom};
 use fanout_transport::Endpoint;
 
 use crate::args;
 
 pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
+    if let Some(wanted) = unused(to) {
+        args::Args::command().error(UsageError::ArgumentConflict, wanted).exit();
+    }
     let files = [
         ("--tls-ca", &to.tls_ca),
         ("--tls-certificate", &to.tls_certificate),
@@ -49,6 +54,17 @@ pub(crate) async fn connect(to: &args::To) -> Result<Bus> {
     Ok(fanout_client::connect_with(to.to.expose(), options)
         .await
         .map_err(|e| with_flag(e, to))?)
+}
+
+/// What is given and would have no effect on a bus at this URL. What a variable may say for all commands is not looked at, nor is what
+/// is no URL, which is told elsewhere.
+fn unused(to: &args::To) -> Option<&'static str> {
+    let endpoint: Endpoint = to.to.expose().parse().ok()?;
+    if to.component.is_some() && !matches!(endpoint, Endpoint::Nats { .. }) {
+        return Some("--component is for a bus on a lattice, nats://…: leave it out");
+    }
+    let is_unused = to.tls_ca.is_some() && !endpoint.has_tls();
+    is_unused.then_some("--tls-ca is for a bus that shows a certificate, such as tls://…: leave it out")
 }
 
 fn refused(code: &str, message: String) -> Error {

@@ -42,7 +42,7 @@ pub(crate) struct Subscribe {
 /// Which events a subscription is given.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Events {
-    /// Where a backfill begins: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
+    /// Where a backfill begins, --need backfill alone: first, a time such as 2026-11-22T10:00:00Z, or a position such as 0/42
     #[arg(long, value_parser = link::start)]
     pub(crate) from: Option<Start>,
     /// Of this tenant only; may be given several times
@@ -129,15 +129,33 @@ pub(crate) fn report_that_it_lasts(name: &str) {
     }
 }
 
+/// What is given and would have no effect on a subscription of this need: it would be given what the flags leave out, and
+/// acknowledge it.
+fn unused(need: Need, events: &Events) -> Option<String> {
+    let is_declared = need == Need::Declared;
+    let is_kept = matches!(need, Need::Durable | Need::Backfill);
+    let flags = [
+        ("--tenant", !events.tenant.is_empty(), !is_declared),
+        ("--type", !events.event_type.is_empty(), !is_declared),
+        ("--pattern", events.pattern.is_some(), !is_declared),
+        ("--from", events.from.is_some(), need == Need::Backfill),
+        ("--scope", events.scope.is_some(), is_kept),
+    ];
+    let unused = flags.into_iter().filter(|(_, is_given, is_used)| *is_given && !is_used);
+    let unused: Vec<_> = unused.map(|(flag, ..)| flag).collect();
+    let why = match unused.as_slice() {
+        [] => return None,
+        _ if is_declared => "what is declared is given the events that the operator said",
+        ["--from"] => "only a backfill begins at a place in the log",
+        ["--scope"] => "only a durable or backfill subscription has a scope",
+        _ => "a queue subscription is given what is published at its own place from now on",
+    };
+    Some(format!("{why}: leave {} out", unused.join(" and ")))
+}
+
 /// A subscription as the command line names it.
 pub(crate) fn subscription(need: Need, name: &str, events: &Events) -> Result<Subscription> {
-    if need == Need::Declared && events.pattern.is_some() {
-        // It would be given what the pattern leaves out.
-        let wanted = "what is declared has the event pattern that the operator gave it: leave --pattern out";
-        Args::command().error(ErrorKind::ArgumentConflict, wanted).exit();
-    }
-    if events.scope.is_some() && !matches!(need, Need::Durable | Need::Backfill) {
-        let wanted = "--scope is for a durable or backfill subscription: leave it out";
+    if let Some(wanted) = unused(need, events) {
         Args::command().error(ErrorKind::ArgumentConflict, wanted).exit();
     }
     let subscription = match need {

@@ -14,7 +14,7 @@ use crate::webhook::args::{parameter, scheme};
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("to", unless_replayed))]
 pub(crate) struct Listen {
-    /// Unused with --replay.
+    /// Unused with --replay: what a variable says of a bus is no error there, and what a flag says is.
     #[command(flatten)]
     pub(crate) to: To,
     #[command(flatten)]
@@ -26,7 +26,11 @@ pub(crate) struct Listen {
     pub(crate) save: Option<PathBuf>,
     /// Post the event in this file, which --save or `fanout --json subscribe` wrote, once and without a bus; - for
     /// standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["Which", "Events", "save"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["Which", "Events", "save", "tls_ca", "tls_certificate", "tls_key", "tls_server_name", "token_file", "component", "link", "timeout"]
+    )]
     pub(crate) replay: Option<PathBuf>,
 }
 

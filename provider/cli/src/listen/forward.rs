@@ -76,6 +76,7 @@ impl Forwarder {
         };
         let client = match args.url.scheme() {
             "https" => client("--forward-tls-ca", args.forward_tls_ca.as_deref())?,
+            _ if args.forward_tls_ca.is_some() => bail!("--forward-tls-ca is for an https URL: leave it out"),
             _ => client_without_tls()?,
         };
         Ok(Self {

@@ -112,10 +112,10 @@ pub(crate) struct Send {
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter, requires = "scheme")]
     pub(crate) parameters: Vec<(String, String)>,
     /// The webhook's id, for a scheme that signs one
-    #[arg(long, default_value = "msg_test")]
+    #[arg(long, default_value = "msg_test", requires = "scheme")]
     pub(crate) id: String,
     /// When it is signed, in seconds since 1970; by default the time it is
-    #[arg(long, value_name = "UNIX_SECONDS")]
+    #[arg(long, value_name = "UNIX_SECONDS", requires = "scheme")]
     pub(crate) now: Option<i64>,
     /// A header to send; once for each
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]

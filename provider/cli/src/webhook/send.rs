@@ -1,6 +1,6 @@
 //! `webhook send`.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use reqwest::Url;
 use serde_json::json;
 use webhook_signature::{Scheme, Unsigned};
@@ -16,6 +16,9 @@ const MAX_ANSWER: usize = 64 << 10;
 
 pub(crate) async fn run(args: &Send, json: bool) -> Result<()> {
     let url: Url = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
+    if args.tls_ca.is_some() && url.scheme() == "http" {
+        bail!("--tls-ca is for an https URL: leave it out");
+    }
     let body = read(&args.body_file)?;
     let (headers, body) = signed(args, body)?;
     let mut request = client("--tls-ca", args.tls_ca.as_deref())?.post(url).body(body);
