@@ -1,8 +1,11 @@
 //! `fanout` on a real server: what it prints, and its exit codes.
 
+use std::time::Duration;
+
+use fanout_client::{Event, Subscription};
 use fanout_tests::fetcher::fetch;
 use fanout_tests::types::Rejection;
-use fanout_tests::{Bench, BusStatus, Cli, LinkTo, State, Verdict, event, fanout};
+use fanout_tests::{Bench, BusStatus, Cli, LinkTo, ServedBus, State, Verdict, event, fanout};
 
 const POLICY: &str = "\
 bus = \"payments\"
@@ -387,7 +390,7 @@ async fn status_and_dead_letters() {
         listed["dead_letters"].as_array().unwrap().clone()
     };
     assert_eq!(list(&[]).len(), 2);
-    assert_eq!(list(&["--subscription", "other"]).len(), 0);
+    assert_eq!(list(&["--subscription", "invoicing", "--tenant", "initech"]).len(), 0);
     let of_globex = list(&["--tenant", "globex"]);
     assert_eq!(of_globex.len(), 1);
     assert_eq!(of_globex[0]["attempts"][0]["reason"], "no amount");
@@ -471,4 +474,64 @@ fn a_flag_without_effect_is_refused() {
         assert_eq!((code, out.as_str()), (2, ""), "{verb:?} {flag:?}: {err}");
         assert!(err.contains(says), "{verb:?} {flag:?}: {err}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_dead_letters_is_done_and_nothing_else() {
+    let world = ServedBus::with_long_leases().await;
+    for (name, tenant) in [("billing", "acme"), ("other", "globex")] {
+        let one = Subscription::durable(name).tenants([tenant]).at_most(1);
+        let mut deliveries = world.bus.subscribe(one).await.unwrap();
+        let event = Event::new(tenant, "invoice.paid", "1");
+        world.bus.publish(&event).await.unwrap();
+        let delivery = tokio::time::timeout(Duration::from_secs(30), deliveries.recv()).await;
+        let delivery = delivery.expect("it is delivered").unwrap().unwrap();
+        delivery.dead_letter("no amount").await.unwrap();
+    }
+    let letters = |verb: &str, args: &[&str]| world.cli.run(&["dead-letters", verb], &world.policy, args);
+
+    // A filter is of all letters: beside numbers it would say which of them are meant.
+    for filter in [["--subscription", "other"], ["--tenant", "globex"]] {
+        for numbers in [&["1"][..], &[]] {
+            let (code, out, err) = letters("redrive", &[numbers, &filter].concat());
+            assert_eq!((code, out.as_str()), (2, ""), "{numbers:?} {filter:?}: {err}");
+        }
+    }
+    let (_, out, _) = letters("redrive", &["2", "2", "2"]);
+    assert_eq!(out, "1 to be redriven, 0 of them asked for before\n");
+    let (_, out, _) = letters("redrive", &["--all", "--subscription", "billing"]);
+    assert_eq!(out, "1 to be redriven, 0 of them asked for before\n");
+
+    for verb in ["show", "redrive", "discard"] {
+        let (code, _, err) = letters(verb, &["0"]);
+        assert!(
+            code == 2 && err.contains('0'),
+            "the store counts from 1: {verb}: {code} {err}"
+        );
+        let (code, _, err) = letters(verb, &["99"]);
+        let said = err.contains("there is no dead letter 99") && err.contains("[unknown-dead-letter]");
+        assert!(code == 1 && said, "{verb}: {code} {err}");
+    }
+    assert_eq!(letters("list", &["--limit", "0"]).0, 2);
+
+    // A name that nothing has is no subscription without letters.
+    let unknown = |(code, out, err): (i32, String, String)| {
+        assert!(
+            code == 1 && err.contains("[unknown-subscription]"),
+            "{code} {out} {err}"
+        );
+    };
+    unknown(letters("list", &["--subscription", "nope"]));
+    unknown(letters("redrive", &["--all", "--subscription", "nope"]));
+    unknown(world.cli.run(&["errors"], &world.policy, &["nope"]));
+
+    // One that has ended and left letters is looked at, until they are gone.
+    world.bus.unsubscribe("other").await.unwrap();
+    let errors = || world.cli.run(&["errors"], &world.policy, &["other", "--since", "0s"]);
+    assert_eq!(errors().0, 0, "{}", errors().2);
+    let (code, out, err) = letters("discard", &["2", "2"]);
+    assert_eq!(code, 0, "{err}");
+    let shown = out.matches("dead letter 2 of subscription other").count();
+    assert_eq!(shown, 1, "each is discarded once, and printed once: {out}");
+    unknown(errors());
 }

@@ -94,6 +94,16 @@ pub(crate) fn store_unavailable(error: &anyhow::Error) -> Option<Problem> {
     }
 }
 
+/// Refuses a name that no subscription of the bus has, nor had when what is kept of it was written.
+pub(crate) async fn known(store: &Store, name: &SubscriptionName) -> Result<()> {
+    let registry = store.observe().await?.registry;
+    let is_known = registry.contains_key(name) || registry.values().any(|r| r.id().name == *name);
+    match is_known {
+        true => Ok(()),
+        false => Err(unknown(store, name).into()),
+    }
+}
+
 /// A bus has no such subscription.
 pub(crate) fn unknown(store: &Store, name: &SubscriptionName) -> Refused {
     let bus = &store.policy().bus;

@@ -1,7 +1,8 @@
 //! `dead-letters`: events that were dead-lettered.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Subcommand;
+use clap::builder::RangedU64ValueParser;
 use fanout_plan::subscription::Progress;
 use fanout_plan::{Code, EventType, LetterId, Problem, SubscriptionName, TenantId};
 use fanout_provider::jetstream::{DeadLetter, Store};
@@ -30,14 +31,15 @@ pub(crate) enum DeadLetterVerb {
         #[arg(long)]
         tenant: Option<TenantId>,
         /// At most so many
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
+        #[arg(long, value_name = "LETTERS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
     },
     /// Show one, with its attributes, attempts and payload
     Show {
         #[command(flatten)]
         store: args::Store,
         /// Its number
+        #[arg(value_parser = number())]
         number: u64,
     },
     /// Give them to the subscription they came from again, in each tenant's order; a letter goes once it is handled
@@ -50,15 +52,17 @@ pub(crate) enum DeadLetterVerb {
         #[command(flatten)]
         store: args::Store,
         /// Their numbers
+        #[arg(value_parser = number())]
         numbers: Vec<u64>,
         /// All of them
         #[arg(long)]
         all: bool,
+        // `requires = "all"` would have no effect beside numbers: clap drops a requirement that conflicts with what is given.
         /// With --all: of this subscription only
-        #[arg(long, requires = "all")]
+        #[arg(long, conflicts_with = "numbers")]
         subscription: Option<SubscriptionName>,
         /// With --all: of this tenant only
-        #[arg(long, requires = "all")]
+        #[arg(long, conflicts_with = "numbers")]
         tenant: Option<TenantId>,
     },
     /// Take them away for good, all of them or none; prints each as its receipt
@@ -66,9 +70,14 @@ pub(crate) enum DeadLetterVerb {
         #[command(flatten)]
         store: args::Store,
         /// Their numbers
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = number())]
         numbers: Vec<u64>,
     },
+}
+
+/// A letter's number: the store counts them from 1.
+fn number() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
 }
 
 pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
@@ -80,16 +89,15 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
             limit,
         } => {
             let store = bus::store(store).await?;
-            let letters = store
-                .dead_letters(subscription.as_ref(), tenant.as_ref(), *limit)
-                .await?;
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+            let letters = all(&store, subscription.as_ref(), tenant.as_ref(), limit).await?;
             list(&letters, json)?;
         }
         DeadLetterVerb::Show { store, number } => {
             let store = bus::store(store).await?;
             match store.dead_letter(*number).await? {
                 Some(letter) => show(&letter, json)?,
-                None => bail!(absent(&store, *number).await?),
+                None => return Err(absent(&store, *number, "").await?.into()),
             }
         }
         DeadLetterVerb::Redrive {
@@ -101,9 +109,7 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
         } => {
             let store = bus::store(store).await?;
             let letters = if numbers.is_empty() {
-                store
-                    .dead_letters(subscription.as_ref(), tenant.as_ref(), usize::MAX)
-                    .await?
+                all(&store, subscription.as_ref(), tenant.as_ref(), usize::MAX).await?
             } else {
                 chosen(&store, numbers, "redriven").await?
             };
@@ -121,28 +127,51 @@ pub(crate) async fn run(args: &DeadLetters, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The letters of these numbers, if all of them are there.
+/// The letters that are asked for without their numbers, at most `limit`. A name that no subscription has, and no letter, is refused.
+async fn all(
+    store: &Store,
+    subscription: Option<&SubscriptionName>,
+    tenant: Option<&TenantId>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>> {
+    let letters = store.dead_letters(subscription, tenant, limit).await?;
+    if let Some(name) = subscription.filter(|_| letters.is_empty()) {
+        bus::known(store, name).await?;
+    }
+    Ok(letters)
+}
+
+/// The letters of these numbers, each once, if all of them are there.
 async fn chosen(store: &Store, numbers: &[u64], done: &str) -> Result<Vec<DeadLetter>> {
-    let mut letters = Vec::new();
+    let mut letters: Vec<DeadLetter> = Vec::new();
     for number in numbers {
+        if letters.iter().any(|letter| letter.number == *number) {
+            continue;
+        }
         match store.dead_letter(*number).await? {
             Some(letter) => letters.push(letter),
-            None => bail!("{}: nothing was {done}", absent(store, *number).await?),
+            None => return Err(absent(store, *number, &format!(": nothing was {done}")).await?.into()),
         }
     }
     Ok(letters)
 }
 
-/// What is said of a letter that is not there, and what became of it.
-async fn absent(store: &Store, number: u64) -> Result<String> {
-    let said = format!("there is no dead letter {number} on bus {}", store.policy().bus);
-    Ok(match store.successor(number).await? {
+/// What is said of a letter that is not there, and what became of it; then of what was asked for.
+async fn absent(store: &Store, number: u64, outcome: &str) -> Result<Refused> {
+    let became = match store.successor(number).await? {
         Some(letter) => format!(
-            "{said}: it was redriven and refused again: letter {number} became {}",
+            "it was redriven and refused again: letter {number} became {}",
             letter.number
         ),
-        None => said,
-    })
+        None => {
+            "it was redriven or discarded, or never was: `fanout dead-letters list` has those that there are".to_owned()
+        }
+    };
+    let bus = &store.policy().bus;
+    Ok(Refused(vec![Problem::new(
+        Code::UnknownDeadLetter,
+        format!("there is no dead letter {number} on bus {bus}: {became}{outcome}"),
+    )]))
 }
 
 /// Asks for each, oldest event first, so that a tenant's come in order. One that can't be redriven stops nothing.

@@ -71,7 +71,9 @@ pub(crate) async fn errors(args: &Errors, json: bool) -> Result<()> {
         since: args.since.map_or(Timestamp::EPOCH, |since| policy::now() - since),
         ..Reasons::default()
     };
+    let mut is_of_none = true;
     let see = |letter: LetterNote| {
+        is_of_none = false;
         if let Some(last) = letter.attempts.last()
             && let Some(of) = reasons.add(&letter.id.of.name, last, letter.id.position)
         {
@@ -81,6 +83,10 @@ pub(crate) async fn errors(args: &Errors, json: bool) -> Result<()> {
     };
     store.look_at_letters(name, tenant, see).await?;
     let waiting = store.waiting_events(name).await?;
+    // One that has ended may have left letters.
+    if let Some(name) = name.filter(|_| is_of_none && waiting.is_empty()) {
+        bus::known(&store, name).await?;
+    }
     if waiting.len() == MOST_LOOKED_AT {
         error_line(format_args!(
             "more than {MOST_LOOKED_AT} events wait for a retry, and only so many were looked at: name a subscription"

@@ -161,6 +161,8 @@ codes! {
     Rejected = "rejected",
     /// The store of retries has no room: refused events stay in flight.
     RetriesFull = "retries-full",
+    /// The bus has no dead letter of this number.
+    UnknownDeadLetter = "unknown-dead-letter",
     /// A dead letter can't be given to its subscription again.
     NotRedrivable = "not-redrivable",
     /// The subscriber can't be reached.

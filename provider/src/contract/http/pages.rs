@@ -114,6 +114,7 @@ pages! {
     "unauthenticated-caller",
     "unauthenticated-listener",
     "unknown-caller",
+    "unknown-dead-letter",
     "unknown-event",
     "unknown-place",
     "unknown-position",
