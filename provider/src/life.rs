@@ -101,7 +101,8 @@ pub struct JournalSays {
 impl Life {
     /// Asks the store what became of an event: at each subscription for whoever operates the bus, at those of one component for its
     /// `owner`, who is told nothing of others', nor of any that has ended and whose it was nobody remembers. The journal is read for
-    /// no longer than `journal_within`: what it would have told is not known then.
+    /// no longer than `journal_within`, and another place that took the event is asked for no longer: what they would have told is not
+    /// known then.
     ///
     /// # Errors
     /// When the store can't be read.
@@ -136,9 +137,10 @@ impl Life {
             let redrive = letter.as_ref().and_then(|letter| letter.redrive_requested_at);
             let (subscription, subscriber) = (&registered.subscription, &registered.component);
             let stops = event.event.as_ref();
+            let mirrored_from = store.layout().mirrored_from(event.position.partition);
             subscriptions.push(AtSubscription {
                 name: name.clone(),
-                stops: stops.and_then(|it| why(policy, subscription, subscriber, it, &event.payload)),
+                stops: stops.and_then(|it| why(policy, subscription, subscriber, mirrored_from, it, &event.payload)),
                 attempts: letter.map_or(here.attempts, |letter| letter.attempts),
                 next_attempt: here.due.map(|due| due.to_string()),
                 fate: here.fate,
@@ -156,7 +158,7 @@ impl Life {
             attributes: event.attributes.clone(),
             bytes: event.payload.len(),
             stored: store.kept(event.position.partition).await.ok(),
-            publisher: store.publisher_of(event).await,
+            publisher: store.publisher_of(event, journal_within).await,
             subscriptions,
             journal: JournalSays {
                 deliveries: policy.journal.deliveries.as_str(),

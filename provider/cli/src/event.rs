@@ -316,6 +316,7 @@ fn unknown() -> String {
 fn row(here: &AtSubscription) -> [String; 5] {
     let state = match &here.fate {
         Fate::DeadLettered { letter } => format!("dead-lettered (letter {letter})"),
+        Fate::AtAnotherPlace { place } => format!("at-another-place ({place})"),
         fate => fate.as_str().to_owned(),
     };
     let last = here.attempts.last();

@@ -5,12 +5,14 @@
 use serde::Serialize;
 
 use crate::subscription::{Need, Progress, Registered, Start};
-use crate::{Attributes, EventType, Position, TenantId, Timestamp};
+use crate::{Attributes, EventType, PlaceName, Position, TenantId, Timestamp};
 
 /// What became of an event at a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Fate {
+    /// The subscription is given what is published at its own place, and the event was published at another.
+    OtherPlace,
     /// Its filter does not ask for events of this tenant.
     OtherTenant,
     /// Its filter does not ask for events of this type.
@@ -36,6 +38,11 @@ pub enum Fate {
     },
     /// It left the subscription: acknowledged, or a dead letter that was redriven or discarded since.
     Settled,
+    /// The subscription was handed over to another place, which knows what became of the event.
+    AtAnotherPlace {
+        /// That place.
+        place: PlaceName,
+    },
     /// The subscription's consumer is not there, or the store does not answer for it.
     Unknown,
 }
@@ -44,6 +51,7 @@ impl Fate {
     /// The state, as tables and JSON name it.
     pub fn as_str(&self) -> &'static str {
         match self {
+            Self::OtherPlace => "other-place",
             Self::OtherTenant => "other-tenant",
             Self::OtherType => "other-type",
             Self::LeftOut => "left-out",
@@ -55,6 +63,7 @@ impl Fate {
             Self::WaitingForRetry => "waiting-for-retry",
             Self::DeadLettered { .. } => "dead-lettered",
             Self::Settled => "settled",
+            Self::AtAnotherPlace { .. } => "at-another-place",
             Self::Unknown => "unknown",
         }
     }
@@ -65,6 +74,8 @@ impl Fate {
 pub struct Stored<'a> {
     /// Where it stands.
     pub position: Position,
+    /// The other place where it was published; `None` for an event of this place.
+    pub mirrored_from: Option<&'a PlaceName>,
     /// When it was stored, nanoseconds since the Unix epoch.
     pub published_at: Timestamp,
     /// Its tenant.
@@ -98,6 +109,9 @@ pub fn fate(registered: &Registered, event: Stored<'_>, evidence: Evidence) -> F
     if evidence.waits_for_retry {
         return Fate::WaitingForRetry;
     }
+    if subscription.is_of_its_place() && event.mirrored_from.is_some() {
+        return Fate::OtherPlace;
+    }
     if !subscription.filter.allows_tenant(event.tenant) {
         return Fate::OtherTenant;
     }
@@ -111,6 +125,9 @@ pub fn fate(registered: &Registered, event: Stored<'_>, evidence: Evidence) -> F
             .is_some_and(|(event, data)| !subscription.filter.matches(event, data))
     {
         return Fate::LeftOut;
+    }
+    if let Some(place) = registered.moved_to() {
+        return Fate::AtAnotherPlace { place: place.clone() };
     }
     let offset = event.position.offset;
     match registered.needs_now() {
@@ -148,7 +165,9 @@ mod tests {
     use super::*;
     use crate::by_partition::ByPartition;
     use crate::partition::Layout;
+    use crate::place::Scope;
     use crate::subscription::End;
+    use crate::withheld::Withheld;
 
     /// A subscription to `invoice.*` of tenant acme, made when the log's last offset was 10.
     fn registered(need: Need) -> Registered {
@@ -167,6 +186,7 @@ mod tests {
     fn judged_of(registered: &Registered, (tenant, event_type): (&str, &str), offset: u64, evidence: Evidence) -> Fate {
         let event = Stored {
             position: Position::undivided(offset),
+            mirrored_from: None,
             published_at: Timestamp::from_nanoseconds(i64::try_from(offset).expect("a time")),
             tenant: &tenant.parse().expect("a tenant"),
             event_type: &event_type.parse().expect("a type"),
@@ -246,6 +266,50 @@ mod tests {
     }
 
     #[test]
+    fn what_was_published_at_another_place_is_no_event_of_a_subscription_of_its_own_place() {
+        let shop: PlaceName = "shop".parse().expect("a place");
+        let of = |registered: &Registered, mirrored_from, evidence| {
+            let stored = Stored {
+                position: Position::new(100_000, 12),
+                mirrored_from,
+                published_at: Timestamp::from_nanoseconds(12),
+                tenant: &"acme".parse().expect("a tenant"),
+                event_type: &"invoice.paid".parse().expect("a type"),
+                event: None,
+            };
+            fate(registered, stored, evidence)
+        };
+        let everywhere = registered(Need::Durable);
+        let mut here = everywhere.clone();
+        here.subscription.scope = Scope::Here;
+        let queue = registered(Need::Queue);
+        // It has no consumer there: what nobody keeps for it is not unknown.
+        for (registered, expected) in [
+            (&everywhere, Fate::Unknown),
+            (&here, Fate::OtherPlace),
+            (&queue, Fate::OtherPlace),
+        ] {
+            assert_eq!(of(registered, Some(&shop), Evidence::default()), expected);
+        }
+        assert_eq!(of(&here, None, come_to(15, 20)), Fate::Settled);
+        assert_eq!(of(&everywhere, Some(&shop), come_to(15, 20)), Fate::Settled);
+        let mut moved = everywhere;
+        moved.withheld = Some(Withheld::MovedTo(shop.clone()));
+        let elsewhere = Fate::AtAnotherPlace { place: shop.clone() };
+        assert_eq!(of(&moved, None, Evidence::default()), elsewhere);
+        let letter = Some(7);
+        let left = Evidence {
+            letter,
+            ..Evidence::default()
+        };
+        assert_eq!(
+            of(&moved, None, left),
+            Fate::DeadLettered { letter: 7 },
+            "its letters stay"
+        );
+    }
+
+    #[test]
     fn a_pattern_leaves_out_what_was_not_delivered() {
         let mut durable = registered(Need::Durable);
         let pattern = r#"{"type": ["invoice.paid"], "data": {"amount": [{"numeric": [">", 5]}]}}"#;
@@ -264,6 +328,7 @@ mod tests {
             .expect("an event");
             let stored = Stored {
                 position: Position::undivided(12),
+                mirrored_from: None,
                 published_at: Timestamp::from_nanoseconds(12),
                 tenant: attributes.tenant(),
                 event_type: attributes.event_type(),

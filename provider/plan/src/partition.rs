@@ -271,6 +271,12 @@ impl Layout {
         self.partitions.values().filter(|p| !p.is_mirror())
     }
 
+    /// The other place where the events of a partition are published; `None` for one of this place's own.
+    pub fn mirrored_from(&self, partition: u32) -> Option<&PlaceName> {
+        let partition = self.partitions.get(&partition)?;
+        partition.place.as_ref().filter(|_| partition.is_mirror())
+    }
+
     /// The newest generation's number.
     pub fn newest(&self) -> Option<u32> {
         self.own().map(|p| p.generation).max()

@@ -109,6 +109,14 @@ impl Places {
         self.all.iter().filter(|(name, _)| **name != self.here)
     }
 
+    /// The other place whose number a partition has.
+    pub fn other_of(&self, partition: u32) -> Option<&PlaceName> {
+        let mut others = self.others();
+        others
+            .find(|(_, place)| place.partitions().contains(&partition))
+            .map(|(name, _)| name)
+    }
+
     /// Reads `place` and every `places.NAME.…`; `None` where there are none, or they are not legal.
     pub(crate) fn read(r: &mut Reader<'_>) -> Option<Self> {
         let here: Option<PlaceName> = r.optional("place", setting::parsed);

@@ -149,10 +149,14 @@ impl Subscription {
         2 * self.concurrency * self.batch_size
     }
 
-    /// Whether its events may lie in a partition: a queue subscription is given what is published at its own place.
+    /// Whether its events may lie in a partition.
     pub fn reads(&self, partition: &Partition) -> bool {
-        let local = self.scope == Scope::Here || self.need == Need::Queue;
-        partition.slot.touches(&self.filter) && !(local && partition.is_mirror())
+        partition.slot.touches(&self.filter) && !(self.is_of_its_place() && partition.is_mirror())
+    }
+
+    /// Whether it is given what is published at its own place alone, as every queue subscription is.
+    pub fn is_of_its_place(&self) -> bool {
+        self.scope == Scope::Here || self.need == Need::Queue
     }
 
     /// Whether the store keeps a place of it, and so its events until they are handled.

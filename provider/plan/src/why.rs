@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::pattern::{Mismatch, View};
 use crate::subscription::Subscription;
-use crate::{Attributes, Filter, Policy, authority};
+use crate::{Attributes, Filter, PlaceName, Policy, authority};
 
 /// What stops an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +19,11 @@ pub enum Stop {
     Bus {
         /// What to look at.
         message: String,
+    },
+    /// The subscription is given what is published at its own place, and the event was published at another.
+    Place {
+        /// The place where it was published.
+        published_at: PlaceName,
     },
     /// The subscription is not for its tenant.
     Tenant {
@@ -61,6 +66,10 @@ impl fmt::Display for Stop {
         };
         match self {
             Self::Bus { message } | Self::Grant { message } | Self::Refused { message } => f.write_str(message),
+            Self::Place { published_at } => write!(
+                f,
+                "it is given what is published at its own place, and the event was published at place {published_at}"
+            ),
             Self::Tenant { wanted } => write!(f, "its tenants are {}", some(wanted)),
             Self::Type { wanted } => write!(f, "its event types are {}", some(wanted)),
             Self::Pattern { mismatches } => {
@@ -72,11 +81,12 @@ impl fmt::Display for Stop {
 }
 
 /// What stops an event on its way to a subscription; `None` if it is for it. `subscriber` is who is given the events, so far as
-/// that is known.
+/// that is known; `mirrored_from` is the other place where the event was published, `None` for an event of this place.
 pub fn why(
     policy: &Policy,
     subscription: &Subscription,
     subscriber: &str,
+    mirrored_from: Option<&PlaceName>,
     event: &Attributes,
     data: &[u8],
 ) -> Option<Stop> {
@@ -87,6 +97,11 @@ pub fn why(
                 "bus {} serves no tenant {tenant}: `tenants.allowed` names those that it serves",
                 policy.bus
             ),
+        });
+    }
+    if let Some(place) = mirrored_from.filter(|_| subscription.is_of_its_place()) {
+        return Some(Stop::Place {
+            published_at: place.clone(),
         });
     }
     let filter = &subscription.filter;
@@ -134,6 +149,8 @@ fn forbids(allowed: &Filter, event: &Attributes) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::document::Document;
+    use crate::place::Scope;
+    use crate::subscription::Need;
     use crate::{Settings, SubscriptionName};
 
     const POLICY: &str = r#"
@@ -170,8 +187,15 @@ tenants = ["globex"]
         });
         let subscriber = declared.component.clone().unwrap_or_default();
         let subscription = declared.subscription(&name, &policy);
-        why(&policy, &subscription, &subscriber, &event.unwrap(), data.as_bytes())
-            .map_or_else(String::new, |stop| stop.to_string())
+        why(
+            &policy,
+            &subscription,
+            &subscriber,
+            None,
+            &event.unwrap(),
+            data.as_bytes(),
+        )
+        .map_or_else(String::new, |stop| stop.to_string())
     }
 
     #[test]
@@ -213,6 +237,37 @@ tenants = ["globex"]
         ] {
             let said = stops(subscription, tenant, event_type, data);
             assert!(said.contains(says), "{said:?} says not {says:?}");
+        }
+    }
+    #[test]
+    fn what_was_published_at_another_place_is_for_no_subscription_of_its_own_place() {
+        let settings: Settings = Document::parse(POLICY).unwrap().settings;
+        let policy = Policy::from_settings("policy.toml", &settings).unwrap();
+        let name: SubscriptionName = "of-globex".parse().unwrap();
+        let everywhere = policy.subscriptions[&name].subscription(&name, &policy);
+        let here = Subscription {
+            scope: Scope::Here,
+            ..everywhere.clone()
+        };
+        let queue = Subscription {
+            need: Need::Queue,
+            ..everywhere.clone()
+        };
+        let event = Attributes::try_from(crate::RawEvent {
+            tenant: "globex".into(),
+            event_type: "invoice.paid".into(),
+            id: "evt_1".into(),
+            source: "/webhooks/stripe".into(),
+            ..crate::RawEvent::default()
+        })
+        .unwrap();
+        let shop: PlaceName = "shop".parse().unwrap();
+        let stops = |subscription, place| why(&policy, subscription, "", place, &event, b"");
+        for (subscription, is_of_its_place) in [(&everywhere, false), (&here, true), (&queue, true)] {
+            assert_eq!(stops(subscription, None), None);
+            let published_at = shop.clone();
+            let expected = is_of_its_place.then_some(Stop::Place { published_at });
+            assert_eq!(stops(subscription, Some(&shop)), expected);
         }
     }
 }

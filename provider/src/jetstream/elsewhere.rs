@@ -20,7 +20,7 @@ use super::observe::{in_force, log_state, partition};
 use super::{Store, StoreError};
 
 /// How long the other places may take together, who all are asked at once: somebody may wait for the plan.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a place holds that concerns the others.
 struct Found {

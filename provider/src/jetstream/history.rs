@@ -165,6 +165,7 @@ impl Store {
         };
         let stored = Stored {
             position: event.position,
+            mirrored_from: self.layout().mirrored_from(event.position.partition),
             published_at: event.published_at,
             tenant: &event.tenant,
             event_type: &event.event_type,

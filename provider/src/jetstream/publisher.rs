@@ -4,13 +4,19 @@
 //! It is written when the bus takes an event, and goes along wherever the event goes: among those that are scheduled, those that wait
 //! for a retry, and the dead letters. Subscribers are not given it.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use fanout_plan::place::Place;
 use fanout_plan::publisher::{self, PublishedBy, Publisher, Stated};
-use fanout_plan::{Attributes, publisher::HEADER};
+use fanout_plan::{Attributes, PlaceName, Position, publisher::HEADER};
 use ring::{hkdf, hmac};
+use tokio::time::timeout;
 
+use super::elsewhere::ANSWERS_WITHIN;
 use super::{DeadLetter, LogEvent, Store};
 
 /// Bytes of a tag: half of what HMAC-SHA256 gives, which is more than anybody guesses.
@@ -60,46 +66,64 @@ impl Store {
         Some(publisher::with_tag(&line, &key.name, &tag))
     }
 
-    /// Who published an event of the log.
-    pub async fn publisher_of(&self, event: &LogEvent) -> PublishedBy {
-        self.judge(event.publisher.as_deref(), event.event.as_ref(), &event.payload)
-            .await
+    /// Who published an event of the log. Of one that another place took it is read there, for no longer than `within`, and a second.
+    pub async fn publisher_of(&self, event: &LogEvent, within: Duration) -> PublishedBy {
+        let of = (event.event.as_ref(), &*event.payload);
+        self.judge(event.publisher.as_deref(), event.position, of, within).await
     }
 
-    /// Who published the event of a dead letter.
+    /// Who published the event of a dead letter. Of one that another place took it is read there, for no longer than a second.
     pub async fn publisher_of_letter(&self, letter: &DeadLetter) -> PublishedBy {
         if letter.is_cut && letter.publisher.is_some() {
-            return PublishedBy::Unverified {
-                reason: "the letter lacks a part of the event".to_owned(),
-            };
+            return unverified("the letter lacks a part of the event");
         }
-        self.judge(letter.publisher.as_deref(), letter.event.as_ref(), &letter.payload)
+        let of = (letter.event.as_ref(), &*letter.payload);
+        self.judge(letter.publisher.as_deref(), letter.id.position, of, ANSWERS_WITHIN)
             .await
     }
 
-    async fn judge(&self, stated: Option<&str>, event: Option<&Attributes>, data: &[u8]) -> PublishedBy {
+    async fn judge(
+        &self,
+        stated: Option<&str>,
+        at: Position,
+        event: (Option<&Attributes>, &[u8]),
+        within: Duration,
+    ) -> PublishedBy {
         let Some(stated) = stated.and_then(Stated::split) else {
             return PublishedBy::Unknown;
         };
-        let unverified = |reason: String| PublishedBy::Unverified { reason };
+        let places = self.policy.places.as_ref();
+        let mirrored_from = self.layout().mirrored_from(at.partition);
+        // What the log has no partition of any more, its number tells.
+        if let Some(name) = mirrored_from.or_else(|| places?.other_of(at.partition)) {
+            let there = places.and_then(|places| places.all.get(name));
+            return match self.secret_at(name, there, within.min(ANSWERS_WITHIN)).await {
+                Some(secret) => Key::of(&secret).judge(stated, event),
+                None => unverified(format!(
+                    "place {name} took the event and vouches for its publisher, and can't be asked from here now: ask there, or again"
+                )),
+            };
+        }
         let known = match self.secret.get() {
             Some(known) => known,
             None => match self.kept_secret().await {
                 Ok(Some(secret)) => self.secret.set(secret),
-                Ok(None) => return unverified("the secret that the bus's instances share is not there".to_owned()),
+                Ok(None) => return unverified("the secret that the bus's instances share is not there"),
                 Err(error) => return unverified(format!("{error}: try again")),
             },
         };
-        let key = &known.key;
-        if key.name != stated.key {
-            return unverified("it was written with another secret than the bus has now".to_owned());
-        }
-        let is_ours = event.is_some_and(|event| key.is_tag(stated, event, data));
-        match Publisher::read(stated.line).filter(|_| is_ours) {
-            Some(publisher) => PublishedBy::Known(publisher),
-            None => PublishedBy::NotBelieved,
-        }
+        known.key.judge(stated, event)
     }
+
+    /// The secret of another place's instances; `None` where it can't be read. It is kept nowhere: they may have another by the next time.
+    async fn secret_at(&self, name: &PlaceName, place: Option<&Place>, within: Duration) -> Option<Bytes> {
+        let there = self.at(name, place?);
+        timeout(within, there.kept_secret()).await.ok()?.ok()?
+    }
+}
+
+fn unverified(reason: impl Into<String>) -> PublishedBy {
+    PublishedBy::Unverified { reason: reason.into() }
 }
 
 impl Key {
@@ -114,6 +138,18 @@ impl Key {
         Self {
             name: URL_SAFE_NO_PAD.encode(&name.as_ref()[..NAME_BYTES]),
             key,
+        }
+    }
+
+    /// Whether what stands beside an event was written with this key, and for this event.
+    fn judge(&self, stated: Stated<'_>, (event, data): (Option<&Attributes>, &[u8])) -> PublishedBy {
+        if self.name != stated.key {
+            return unverified("it was written with another secret than the bus has now");
+        }
+        let is_ours = event.is_some_and(|event| self.is_tag(stated, event, data));
+        match Publisher::read(stated.line).filter(|_| is_ours) {
+            Some(publisher) => PublishedBy::Known(publisher),
+            None => PublishedBy::NotBelieved,
         }
     }
 

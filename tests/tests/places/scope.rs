@@ -17,7 +17,7 @@ fn printed(place: &Place, args: &[&str], count: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_subscribes_says_that_the_events_of_one_place_are_wanted() {
-    let (_link, frankfurt, shop) = joined("").await;
+    let (link, frankfurt, shop) = joined("").await;
     let mine = || Subscription::durable("mine").of_this_place();
     let mut of_frankfurt = frankfurt.subscribe(mine()).await;
     let mut of_shop = shop.subscribe(mine()).await;
@@ -66,4 +66,60 @@ async fn whoever_subscribes_says_that_the_events_of_one_place_are_wanted() {
     let status = shop.status();
     let waiting = status.subscription("over-http").and_then(|s| s.pending);
     assert_eq!(waiting, Some(20), "nothing of the other place");
+
+    // What was published at the other place is none of its events, and who published it is known there.
+    for name in ["local", "mine", "over-http"] {
+        assert_eq!(at(&event(&shop, "0/1"), name), ("other-place", "frankfurt"));
+        assert_ne!(at(&event(&shop, "100000/1"), name).0, "other-place");
+    }
+    let life = http.get("/v1/life?position=0/1").await.good();
+    assert_eq!(at(&life["events"][0], "local"), ("other-place", "frankfurt"));
+    for told in [&life["events"][0], &event(&shop, "0/1"), &event(&shop, "100000/1")] {
+        let publisher = &told["publisher"];
+        assert_eq!(
+            (&publisher["state"], &publisher["by"]),
+            (&"known".into(), &"caller:anyone".into())
+        );
+    }
+    let file = shop.policy.with_file_name("event.json");
+    std::fs::write(
+        &file,
+        r#"{"tenant": "acme", "type": "invoice.paid", "source": "s", "id": "1"}"#,
+    )
+    .unwrap();
+    let why = |more: &[&str]| shop.says(&["why"], &[&[file.to_str().unwrap(), "local"][..], more].concat());
+    let if_here = "local: the event is for it, if it was published at place shop\n";
+    let (code, said) = why(&[]);
+    assert!(code == 0 && said.contains(if_here), "{said}");
+    let (code, said) = why(&["--published-at", "shop"]);
+    assert!(code == 0 && said.contains("local: the event is for it\n"), "{said}");
+    let (code, said) = why(&["--published-at", "frankfurt"]);
+    assert!(code == 1 && said.contains("published at place frankfurt"), "{said}");
+    let (code, said) = why(&["--published-at", "nowhere"]);
+    assert!(code == 2 && said.contains("[unknown-place]"), "{said}");
+
+    link.cut();
+    eventually("the other place can't be asked", async || {
+        let publisher = event(&shop, "0/1")["publisher"].clone();
+        let reason = publisher["reason"].as_str()?;
+        assert!(reason.contains("place frankfurt took the event"), "{publisher}");
+        Some(())
+    })
+    .await;
+}
+
+/// What `fanout event` at a place says of an event.
+fn event(place: &Place, position: &str) -> Value {
+    let (code, said) = place.says(&["--json", "event"], &[position]);
+    assert_eq!(code, 0, "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    said["events"][0].clone()
+}
+
+/// An event's state at a subscription, and at which place it was published, if that is what stops it.
+fn at<'a>(event: &'a Value, name: &str) -> (&'a str, &'a str) {
+    let subscriptions = event["subscriptions"].as_array().unwrap();
+    let here = subscriptions.iter().find(|s| s["name"] == name).unwrap();
+    let place = here["stops"]["published_at"].as_str().unwrap_or_default();
+    (here["state"].as_str().unwrap(), place)
 }

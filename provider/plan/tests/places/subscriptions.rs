@@ -139,3 +139,25 @@ fn a_subscription_that_went_on_elsewhere_is_let_go_by_the_place_that_comes_back(
         assert!(world.0["virginia"].registry[&name].withheld.is_none());
     }
 }
+
+#[test]
+fn a_position_shows_the_place_where_its_event_was_published() {
+    let mut world = World::default();
+    for (place, now) in [("frankfurt", 1), ("virginia", 2), ("frankfurt", 3), ("virginia", 4)] {
+        world.bring(&policy(2, place, &[("topology", "sharded(2)")]), place, &[], &[], now);
+    }
+    for (here, there) in [("frankfurt", "virginia"), ("virginia", "frankfurt")] {
+        let (policy, layout) = (policy(2, here, &[]), world.0[here].topology.layout());
+        let places = policy.places.as_ref().unwrap();
+        assert_eq!(layout.partitions.len(), 4, "two of its own, and two that it mirrors");
+        for (number, partition) in &layout.partitions {
+            let place = Some(there).filter(|_| partition.place.as_ref().unwrap().as_str() == there);
+            assert_eq!(layout.mirrored_from(*number).map(PlaceName::as_str), place, "{number}");
+            assert_eq!(places.other_of(*number).map(PlaceName::as_str), place, "{number}");
+        }
+        assert_eq!(
+            (layout.mirrored_from(4_200_000), places.other_of(4_200_000)),
+            (None, None)
+        );
+    }
+}
