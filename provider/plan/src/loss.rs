@@ -98,26 +98,41 @@ pub(crate) fn check(policy: &Policy, observed: &Observed, desired: &Topology, no
     found
 }
 
+/// Whether nothing is lost with a place that the policy does not have any more, or what is lost may go: then the mirror of a
+/// partition of it need not be there for it.
+pub(crate) fn may_go_without(policy: &Policy, partition: u32, place: &PlaceName, observed: &Observed) -> bool {
+    let is_let_go = observed
+        .topology
+        .streams
+        .values()
+        .any(|s| s.let_go && s.partition.as_ref().is_some_and(|p| p.number == partition));
+    let has_nothing = || matches!(observed.left_out.get(place), Some(Ok(left)) if left.is_empty());
+    is_let_go || has_nothing() || allows_loss_of(policy, place)
+}
+
+fn allows_loss_of(policy: &Policy, place: &PlaceName) -> bool {
+    policy.allows_loss(&format!("places.{place}"))
+}
+
 /// Places that the policy does not have any more although something is lost with them, unless `change.allow-loss` names the place.
 pub(crate) fn of_places(policy: &Policy, observed: &Observed) -> Vec<Problem> {
     let left_out = observed.left_out.iter();
-    let named = |name: &PlaceName| policy.allows_loss(&format!("places.{name}"));
     left_out
-        .filter(|(name, _)| !named(name))
+        .filter(|(name, _)| !allows_loss_of(policy, name))
         .filter_map(|(name, found)| {
             let why = match found {
                 Err(problem) => format!("what it holds can't be read ({})", problem.message),
+                Ok(left) if left.is_empty() => return None,
                 Ok(left) => {
                     let names: Vec<_> = left.subscriptions.iter().map(ToString::to_string).collect();
                     let subscriptions =
                         (!names.is_empty()).then(|| format!("subscriptions are at it ({})", listed(&names)));
                     let events = left.not_mirrored.sum();
                     let events = (events > 0).then(|| format!("{events} of its events are not mirrored here"));
-                    let both: Vec<_> = subscriptions.into_iter().chain(events).collect();
-                    if both.is_empty() {
-                        return None;
-                    }
-                    both.join(", and ")
+                    let nowhere = left.kept_nowhere;
+                    let nowhere = (nowhere > 0).then(|| format!("{nowhere} of its events are kept by no other place"));
+                    let all: Vec<_> = subscriptions.into_iter().chain(events).chain(nowhere).collect();
+                    all.join(", and ")
                 }
             };
             Some(Problem::new(

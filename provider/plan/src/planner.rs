@@ -199,7 +199,7 @@ fn plan_with(
         layout
             .partitions
             .retain(|number, _| Some(*number) == last || !is_over(have.partitions.get(number), observed, now));
-        places = mirrors::bring(policy, &mut layout, observed);
+        places = mirrors::bring(policy, of_another, &mut layout, observed);
     }
 
     let other_logs = observed.other_logs();
@@ -285,7 +285,11 @@ fn plan_with(
         desired.buckets.clone_from(&observed.topology.buckets);
     } else {
         let losses = loss::check(policy, observed, &desired, now);
-        let places = loss::of_places(policy, observed);
+        // Which places there are is said by the policy that the bus is under.
+        let places = match of_another {
+            true => Vec::new(),
+            false => loss::of_places(policy, observed),
+        };
         if streams == Streams::ButLoseNothing {
             loss::keep(&losses, &mut desired, &observed.topology, policy);
             kept_back = losses.into_iter().map(|loss| loss.problem).collect();

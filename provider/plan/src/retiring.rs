@@ -20,6 +20,9 @@ pub struct RetiringPlace {
     pub scheduled: u64,
     /// Events of its log that another place does not have yet, by place.
     pub not_mirrored: BTreeMap<PlaceName, u64>,
+    /// Events that it holds and no place keeps that stays.
+    #[serde(default)]
+    pub kept_nowhere: u64,
     /// Places, itself included, that can't be read now: of these it is not known.
     pub unread: BTreeSet<PlaceName>,
     /// Whether it may be taken out of the policy.
@@ -35,6 +38,7 @@ impl RetiringPlace {
             not_handled: 0,
             scheduled: 0,
             not_mirrored: BTreeMap::new(),
+            kept_nowhere: 0,
             unread: BTreeSet::new(),
             may_be_removed: false,
         }
@@ -55,6 +59,12 @@ impl RetiringPlace {
             .filter(|(_, events)| **events > 0)
             .map(|(place, events)| format!("{events} of its events are not at {place} yet"))
             .collect();
+        if self.kept_nowhere > 0 {
+            let events = self.kept_nowhere;
+            left.push(format!(
+                "{events} events that it holds are kept by no place that is not retired, until they expire"
+            ));
+        }
         if !self.subscriptions.is_empty() {
             let at_it = names(&mut self.subscriptions.iter().map(ToString::to_string));
             left.push(format!("subscriptions {at_it} are at it (`fanout move`)"));
@@ -115,6 +125,10 @@ mod tests {
             },
             RetiringPlace {
                 scheduled: 1,
+                ..place.clone()
+            },
+            RetiringPlace {
+                kept_nowhere: 1,
                 ..place.clone()
             },
             RetiringPlace {

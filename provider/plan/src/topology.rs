@@ -49,6 +49,9 @@ pub struct StreamSpec {
     pub policy: Option<InForce>,
     /// What it mirrors; the numbers of messages are those that they have there.
     pub mirror: Option<MirrorSpec>,
+    /// Whether it mirrors a place that was taken out of the policy with nothing lost by it, or with what was lost accepted: the place
+    /// is not asked for any more.
+    pub let_go: bool,
     /// For a stream of the log, when the server made it, as it is said beside it, nanoseconds since the Unix epoch; 0 where
     /// that is not known yet.
     pub made_at: Timestamp,
@@ -229,6 +232,7 @@ pub fn topology<'a>(policy: &Policy, layout: &Layout, subscriptions: impl Iterat
         side: None,
         policy: Some(policy.in_force.clone()),
         mirror: None,
+        let_go: false,
         made_at: Timestamp::EPOCH,
     };
     let side = |side, name, subjects, max_age| StreamSpec {
@@ -335,6 +339,7 @@ fn log(policy: &Policy, partition: &Partition) -> StreamSpec {
         side: None,
         policy: None,
         mirror: mirror(policy, partition),
+        let_go: false,
         made_at: Timestamp::EPOCH,
     }
 }

@@ -46,6 +46,8 @@ pub(super) const POLICY: &str = "fanout-policy";
 pub(super) const REVISION: &str = "fanout-policy-revision";
 /// The place where a partition's events are published.
 pub(super) const PLACE: &str = "fanout-place";
+/// That nothing is asked any more of the place that a stream mirrors.
+pub(super) const LET_GO: &str = "fanout-let-go";
 /// Since when a partition takes nothing new.
 pub(super) const RETIRED_AT: &str = "fanout-retired-at";
 
@@ -340,6 +342,9 @@ fn marks_of(s: &StreamSpec) -> HashMap<String, String> {
     if let Some(policy) = &s.policy {
         marks.insert(POLICY.to_owned(), policy.digest.clone());
         marks.insert(REVISION.to_owned(), policy.revision.to_string());
+    }
+    if s.let_go {
+        marks.insert(LET_GO.to_owned(), "true".to_owned());
     }
     marks
 }

@@ -1,6 +1,6 @@
 //! What the other places of a bus hold, read over whatever joins them; and how far this place is behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fanout_plan::in_force::InForce;
@@ -9,7 +9,7 @@ use fanout_plan::place::{PARTITIONS, Place};
 use fanout_plan::planner::{LeftOut, LogState, MirrorState, Observed};
 use fanout_plan::status::MirrorStatus;
 use fanout_plan::subscription::{Progress, Registered};
-use fanout_plan::{Code, JetStreamApi, PlaceName, Problem, SubscriptionName, Timestamp};
+use fanout_plan::{Code, JetStreamApi, PlaceName, Problem, SubscriptionName, TenantId, Timestamp, TypePattern};
 use futures::future::join_all;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
@@ -22,10 +22,16 @@ use super::{Store, StoreError};
 /// How long the other places may take together, who all are asked at once: somebody may wait for the plan.
 pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
+/// A partition of a place's own events, and what its stream holds.
+pub(super) struct Held {
+    pub(super) partition: Partition,
+    pub(super) state: LogState,
+}
+
 /// What a place holds that concerns the others.
 struct Found {
-    /// Its own partitions, and the last offset of each.
-    partitions: Vec<(Partition, u64)>,
+    /// Its own partitions.
+    partitions: Vec<Held>,
     registry: BTreeMap<SubscriptionName, Registered>,
     /// The policy that it was brought to.
     policy: Option<InForce>,
@@ -73,7 +79,7 @@ impl Store {
                 if let (Some(here), Some(there)) = (here, found.clock) {
                     observed.clocks.insert(name.clone(), ahead(there, here));
                 }
-                found.partitions.into_iter().map(|(partition, _)| partition).collect()
+                found.partitions.into_iter().map(|held| held.partition).collect()
             });
             if partitions.is_err() && observed.topology.buckets.contains_key(&self.names.attempts()) {
                 match self.names_last_known_at(&name).await {
@@ -85,11 +91,12 @@ impl Store {
         }
     }
 
-    /// Reads what places hold that the policy does not have any more, and of which something is mirrored here.
+    /// Reads what places hold that the policy does not have any more, and of which something is mirrored here. Of a place that was let
+    /// go nothing is asked: its servers may be gone.
     pub(super) async fn observe_left_out(&self, observed: &mut Observed) {
         let Some(places) = &self.policy.places else { return };
         let mut left_out = BTreeMap::new();
-        for spec in observed.topology.streams.values() {
+        for spec in observed.topology.streams.values().filter(|s| !s.let_go) {
             if let (Some(partition), Some(mirror)) = (&spec.partition, &spec.mirror)
                 && let Some(name) = partition.place.as_ref().filter(|name| !places.all.contains_key(*name))
                 && let Some(domain) = JetStreamApi::domain_of(&mirror.api)
@@ -105,8 +112,13 @@ impl Store {
             }
         }
         let read = left_out.iter().map(|(name, place)| async move {
-            let found = timeout(ANSWERS_WITHIN, self.found_at(name, place)).await;
-            let why = match found {
+            let found = timeout(ANSWERS_WITHIN, async {
+                let found = self.found_at(name, place).await?;
+                let there = self.at(name, place);
+                let nowhere = there.kept_nowhere(&found.partitions, places.all.values()).await?;
+                Ok::<_, async_nats::Error>((found, nowhere))
+            });
+            let why = match found.await {
                 Ok(Ok(found)) => return (name.clone(), Ok(found)),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("nobody answered within {ANSWERS_WITHIN:?}"),
@@ -114,20 +126,53 @@ impl Store {
             (name.clone(), Err(Problem::new(Code::PlaceUnreachable, why)))
         });
         for (name, found) in join_all(read).await {
-            let left = found.map(|found| {
+            let left = found.map(|(found, kept_nowhere)| {
                 let stays = |r: &Registered| r.is_at_one_place() && !r.has_moved() && r.progress != Progress::Finished;
                 let at_it = found.registry.iter().filter(|(_, r)| stays(r));
-                let mirrored = found.partitions.iter().filter_map(|(partition, head)| {
-                    let log = observed.logs.get(&partition.number)?;
-                    Some((partition.number, missing(log, partition, *head, observed)))
+                let missing = found.partitions.iter().filter_map(|held| {
+                    let number = held.partition.number;
+                    Some((number, missing(observed.logs.get(&number), places.own()?, held)))
                 });
                 LeftOut {
                     subscriptions: at_it.map(|(name, _)| name.clone()).collect(),
-                    not_mirrored: mirrored.filter(|(_, missing)| *missing > 0).collect(),
+                    not_mirrored: missing.filter(|(_, missing)| *missing > 0).collect(),
+                    kept_nowhere,
                 }
             });
             observed.left_out.insert(name, left);
         }
+    }
+
+    /// How many events of this place's own partitions are of tenants that none of some places keeps.
+    pub(super) async fn kept_nowhere<'a>(
+        &self,
+        own: &[Held],
+        places: impl Iterator<Item = &'a Place> + Clone,
+    ) -> Result<u64, StoreError> {
+        if places.clone().any(|place| place.keeps.is_empty()) {
+            return Ok(0);
+        }
+        let action = "count the events that no other place keeps";
+        let keep: BTreeSet<&TenantId> = places.flat_map(|place| &place.keeps).collect();
+        let mut nowhere = 0;
+        for Held { partition, .. } in own {
+            let name = self.names.partition(partition.number);
+            let stream = self.stream(name.clone()).await?;
+            let mut kept = 0;
+            for tenant in keep.iter().filter(|tenant| partition.slot.holds(tenant)) {
+                let subjects = partition.template.filter(Some(tenant), &TypePattern::any());
+                let subjects = stream.info_with_subjects(subjects).await;
+                let counts = subjects.map_err(StoreError::when(action))?;
+                kept += counts
+                    .try_fold(0, |all, (_, events)| std::future::ready(Ok(all + events as u64)))
+                    .await
+                    .map_err(StoreError::when(action))?;
+            }
+            // What is stored meanwhile is counted once too often, and not once too little.
+            let all = self.stream_info(&name).await?.map_or(0, |info| info.state.messages);
+            nowhere += all.saturating_sub(kept);
+        }
+        Ok(nowhere)
     }
 
     async fn found_at(&self, name: &PlaceName, place: &Place) -> Result<Found, async_nats::Error> {
@@ -160,8 +205,8 @@ impl Store {
         Some((said, asked + asked.elapsed() / 2))
     }
 
-    /// The partitions in which events of its own place are stored, and the last offset of each.
-    pub(super) async fn own_partitions(&self) -> Result<Vec<(Partition, u64)>, async_nats::Error> {
+    /// The partitions in which events of its own place are stored.
+    pub(super) async fn own_partitions(&self) -> Result<Vec<Held>, async_nats::Error> {
         let mut found = Vec::new();
         let mut all = self.js.streams();
         while let Some(info) = all.try_next().await? {
@@ -170,7 +215,8 @@ impl Store {
             };
             let is_ours = info.config.metadata.contains_key(MADE_BY);
             let partition = partition(number, &info.config).filter(|p| is_ours && !p.is_mirror());
-            found.extend(partition.map(|partition| (partition, info.state.last_sequence)));
+            let state = log_state(&info);
+            found.extend(partition.map(|partition| Held { partition, state }));
         }
         Ok(found)
     }
@@ -230,19 +276,23 @@ fn ahead((there, read_there): (Timestamp, Instant), (here, read_here): (Timestam
         .saturating_sub(waited)
 }
 
-/// How many events of another place's partition a mirror does not have. Of one that keeps some of them, what it knows of.
-fn missing(log: &LogState, partition: &Partition, head: u64, observed: &Observed) -> u64 {
-    let mirrors = observed.topology.streams.values();
-    let mut spec = mirrors.filter(|s| s.partition.as_ref().is_some_and(|p| p.number == partition.number));
-    let keeps_all = spec
-        .next()
-        .and_then(|s| s.mirror.as_ref())
-        .is_none_or(|mirror| mirror.subjects.is_empty());
-    match (keeps_all, log.mirror) {
-        (true, _) => head.saturating_sub(log.head),
-        (false, Some(mirror)) if mirror.heard_ago.is_some() => mirror.lag,
-        (false, _) => head,
+/// How many events of another place's partition a place does not have whose mirror of it holds this, of those that it keeps.
+pub(super) fn missing(mirror: Option<&LogState>, place: &Place, theirs: &Held) -> u64 {
+    if !place.keeps_any_of(&theirs.partition.slot) {
+        return 0;
     }
+    let (head, retained) = (theirs.state.head, theirs.state.messages);
+    let missing = match mirror {
+        None => head,
+        Some(state) if place.keeps.is_empty() => head.saturating_sub(state.head),
+        // Of what it keeps only some of, the server knows.
+        Some(state) => match state.mirror.filter(|m| m.heard_ago.is_some()) {
+            Some(mirror) => mirror.lag,
+            None => head,
+        },
+    };
+    // What has expired there is missed by nobody.
+    missing.min(retained)
 }
 
 /// How long ago everything was stored that a mirror has. What it lacks was stored after the last event that it has.
@@ -258,6 +308,8 @@ fn lag_in_time(state: &LogState, mirror: &MirrorState, now: Timestamp) -> Option
 
 #[cfg(test)]
 mod tests {
+    use fanout_plan::partition::Slot;
+
     use super::*;
 
     #[test]
@@ -269,6 +321,52 @@ mod tests {
         assert_eq!(ahead((second(10), began), (second(12), later)), 0);
         assert_eq!(ahead((second(3_612), later), (second(10), began)), 3_600_000_000_000);
         assert_eq!(ahead((second(10), began), (second(3_612), later)), -3_600_000_000_000);
+    }
+
+    #[test]
+    fn what_a_place_lacks_is_what_it_keeps_and_does_not_have() {
+        let slot = Slot::Tenant("acme".parse().unwrap());
+        let theirs = |head, messages| Held {
+            partition: Partition {
+                slot: slot.clone(),
+                ..Partition::undivided("payments.{tenant}.{event-type}".parse().unwrap())
+            },
+            state: LogState {
+                head,
+                messages,
+                ..LogState::default()
+            },
+        };
+        let keeping = |tenants: &[&str]| Place {
+            number: 1,
+            domain: "shop".to_owned(),
+            leaf_of: None,
+            keeps: tenants.iter().map(|t| t.parse().unwrap()).collect(),
+            retired: false,
+            replicas: None,
+        };
+        let mirror = |head, mirror| LogState {
+            head,
+            mirror,
+            ..LogState::default()
+        };
+        let heard = |lag| {
+            Some(MirrorState {
+                lag,
+                heard_ago: Some(Duration::ZERO),
+            })
+        };
+        let (all, acme, globex) = (keeping(&[]), keeping(&["acme"]), keeping(&["globex"]));
+        assert_eq!(missing(None, &all, &theirs(7, 5)), 5, "a partition without a mirror");
+        assert_eq!(missing(None, &globex, &theirs(7, 5)), 0, "it keeps nothing of it");
+        assert_eq!(missing(Some(&mirror(5, heard(0))), &all, &theirs(7, 7)), 2);
+        assert_eq!(missing(Some(&mirror(5, heard(0))), &acme, &theirs(7, 7)), 0);
+        assert_eq!(missing(Some(&mirror(0, None)), &acme, &theirs(7, 7)), 7);
+        assert_eq!(
+            missing(Some(&mirror(0, None)), &all, &theirs(7, 0)),
+            0,
+            "all has expired"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tracing::warn;
 
 use super::apply::{
-    BOUNDS, GENERATION, LOG, MADE_AT, MADE_BY, PLACE, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
+    BOUNDS, GENERATION, LET_GO, LOG, MADE_AT, MADE_BY, PLACE, POLICY, RETIRED_AT, REVISION, SLOT, SUBJECT, bounds,
 };
 use super::consumer::consumer_spec;
 use super::floors::settled_to;
@@ -378,6 +378,7 @@ pub(super) fn stream_spec(c: &stream::Config, partition: Option<Partition>) -> S
             .and_then(|at| at.parse().ok())
             .map_or(Timestamp::EPOCH, Timestamp::from_nanoseconds),
         mirror: c.mirror.as_ref().map(mirror_spec),
+        let_go: c.metadata.contains_key(LET_GO),
         partition,
     }
 }

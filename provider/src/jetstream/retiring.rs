@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fanout_plan::partition::{Layout, Partition};
+use fanout_plan::partition::Layout;
 use fanout_plan::place::{Place, Places};
 use fanout_plan::retiring::RetiringPlace;
 use fanout_plan::subscription::{Need, Progress, Registered};
@@ -11,6 +11,8 @@ use fanout_plan::{PlaceName, SubscriptionId};
 use futures::future::join_all;
 use tokio::time::timeout;
 
+use super::elsewhere::{Held, missing};
+use super::observe::log_state;
 use super::{Store, StoreError};
 
 /// How long the places may take, who all are asked at once: somebody waits for the status.
@@ -57,11 +59,16 @@ impl Store {
             left.unread.insert(name.clone());
             return left.judged();
         };
-        let mirroring = places
-            .all
-            .iter()
-            .filter(|(other, place)| *other != name && !place.retired);
-        let counted = mirroring.map(|(other, place)| {
+        let stays = || {
+            let others = places.all.iter().filter(|(other, _)| *other != name);
+            others.filter(|(_, place)| !place.retired)
+        };
+        let nowhere = there.kept_nowhere(&own, stays().map(|(_, place)| place));
+        match timeout(ANSWERS_WITHIN, nowhere).await {
+            Ok(Ok(nowhere)) => left.kept_nowhere = nowhere,
+            _ => drop(left.unread.insert(name.clone())),
+        }
+        let counted = stays().map(|(other, place)| {
             let own = &own;
             async move {
                 let counted = timeout(ANSWERS_WITHIN, self.at(other, place).count_missing(place, own)).await;
@@ -77,14 +84,17 @@ impl Store {
         left.judged()
     }
 
-    /// Counts what is left to do at this place. Returns its own partitions, and the last offset of each.
-    async fn count_left(&self, left: &mut RetiringPlace) -> Result<Vec<(Partition, u64)>, StoreError> {
+    /// Counts what is left to do at this place. Returns its own partitions.
+    async fn count_left(&self, left: &mut RetiringPlace) -> Result<Vec<Held>, StoreError> {
         let own = self.own_partitions().await;
         let own = own.map_err(StoreError::when("list its streams"))?;
         let scheduled = self.stream_info(&self.names.scheduled_stream()).await?;
         left.scheduled = scheduled.map_or(0, |info| info.state.messages);
         let here = self.with_layout(Layout {
-            partitions: own.iter().map(|(p, _)| (p.number, p.clone())).collect(),
+            partitions: own
+                .iter()
+                .map(|held| (held.partition.number, held.partition.clone()))
+                .collect(),
         });
         for registered in self.subscriptions().await?.values() {
             if registered.progress == Progress::Finished || registered.has_moved() {
@@ -105,20 +115,12 @@ impl Store {
     }
 
     /// How many events of another place's partitions are not at this one, which is `place`.
-    async fn count_missing(&self, place: &Place, theirs: &[(Partition, u64)]) -> Result<u64, StoreError> {
+    async fn count_missing(&self, place: &Place, theirs: &[Held]) -> Result<u64, StoreError> {
         let mut all = 0;
-        for (partition, head) in theirs.iter().filter(|(p, _)| place.keeps_any_of(&p.slot)) {
-            let info = self.stream_info(&self.names.partition(partition.number)).await?;
-            let state = info.as_ref().map(super::observe::log_state);
-            all += match state {
-                None => *head,
-                Some(state) if place.keeps.is_empty() => head.saturating_sub(state.head),
-                // Of what it keeps only some of, the server knows.
-                Some(state) => match state.mirror.filter(|m| m.heard_ago.is_some()) {
-                    Some(mirror) => mirror.lag,
-                    None => *head,
-                },
-            };
+        for held in theirs.iter().filter(|held| place.keeps_any_of(&held.partition.slot)) {
+            let number = held.partition.number;
+            let info = self.stream_info(&self.names.partition(number)).await?;
+            all += missing(info.as_ref().map(log_state).as_ref(), place, held);
         }
         Ok(all)
     }

@@ -262,7 +262,10 @@ fn left_at_retired_places(snapshot: &Snapshot, out: &mut Samples) {
             ("subscriptions", known(retired.subscriptions.len() as u64)),
             ("not-handled", known(retired.not_handled)),
             ("scheduled", known(retired.scheduled)),
-            ("not-mirrored", known(retired.not_mirrored.values().sum())),
+            (
+                "not-mirrored",
+                known(retired.not_mirrored.values().sum::<u64>() + retired.kept_nowhere),
+            ),
             ("unread", Some(retired.unread.len() as u64)),
         ];
         for (what, number) in left {

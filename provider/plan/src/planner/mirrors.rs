@@ -8,21 +8,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Observed;
 use crate::partition::{Binding, Keeps, Layout, Partition};
 use crate::place::Place;
-use crate::{Code, PlaceName, Policy, Problem};
+use crate::{Code, PlaceName, Policy, Problem, loss};
 
-/// Adds to a layout the mirrors of what the other places hold. Says of which places not everything can be mirrored, and why.
-pub(super) fn bring(policy: &Policy, layout: &mut Layout, observed: &Observed) -> BTreeMap<PlaceName, Problem> {
+/// Adds to a layout the mirrors of what the other places hold, and drops those of which nothing comes any more. Says of which places
+/// not everything can be mirrored, and why. On a bus that is under another policy, which may have other places, the places that are
+/// mirrored stay the same, and no mirror is dropped.
+pub(super) fn bring(
+    policy: &Policy,
+    of_another: bool,
+    layout: &mut Layout,
+    observed: &Observed,
+) -> BTreeMap<PlaceName, Problem> {
     let mut problems = BTreeMap::new();
     let Some((places, own)) = policy.places.as_ref().and_then(|p| Some((p, p.own()?))) else {
         return problems;
     };
-    // Of a place that the policy does not have any more, what is here stays for as long as it is retained.
+    // Of a place that the policy does not have any more, what is here stays for as long as it is retained. While something is lost
+    // with the place the mirror stays, empty or not: by its mirrors it is known that there was such a place.
     let is_empty = |number: &u32| observed.logs.get(number).is_some_and(|log| log.messages == 0);
-    layout.partitions.retain(|number, p| {
-        let is_known = p.place.as_ref().is_some_and(|place| places.all.contains_key(place));
-        !p.is_mirror() || is_known || !is_empty(number)
+    layout.partitions.retain(|number, p| match &p.place {
+        Some(place) if p.is_mirror() && !of_another && !places.all.contains_key(place) => {
+            !is_empty(number) || !loss::may_go_without(policy, *number, place, observed)
+        }
+        _ => true,
     });
+    let mirrored: BTreeSet<PlaceName> = layout.partitions.values().filter_map(|p| p.place.clone()).collect();
     for (name, place) in places.others() {
+        if of_another && !mirrored.contains(name) {
+            continue;
+        }
         let theirs = match observed.elsewhere.get(name) {
             None => continue,
             Some(Err(problem)) => {
@@ -49,7 +63,8 @@ pub(super) fn bring(policy: &Policy, layout: &mut Layout, observed: &Observed) -
         let holds_some = |number: &u32| observed.logs.get(number).is_some_and(|log| log.messages > 0);
         layout.partitions.retain(|number, p| {
             // What is gone there stays here for as long as it is retained.
-            p.place.as_ref() != Some(name) || !p.is_mirror() || there.contains(number) || holds_some(number)
+            let is_gone = p.place.as_ref() == Some(name) && p.is_mirror() && !there.contains(number);
+            !is_gone || of_another || holds_some(number)
         });
     }
     problems

@@ -48,8 +48,17 @@ pub struct MirrorState {
 pub struct LeftOut {
     /// The subscriptions that are at it.
     pub subscriptions: BTreeSet<SubscriptionName>,
-    /// Events of its partitions that are not mirrored here.
+    /// Events of its partitions that this place keeps, and that are not mirrored here.
     pub not_mirrored: ByPartition,
+    /// Events of its partitions that no place of the policy keeps.
+    pub kept_nowhere: u64,
+}
+
+impl LeftOut {
+    /// Whether nothing is lost with it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.subscriptions.is_empty() && self.not_mirrored.sum() == 0 && self.kept_nowhere == 0
+    }
 }
 
 /// What the store holds for a bus now.
@@ -94,7 +103,7 @@ pub struct Observed {
     pub policies: BTreeMap<PlaceName, InForce>,
     /// By how much the clock of each other place that could be read is ahead of this place's, in nanoseconds.
     pub clocks: BTreeMap<PlaceName, i64>,
-    /// What places hold that the policy does not have any more, and of which something is mirrored here; or why that can't be read.
+    /// What places hold that the policy does not have any more, and whose mirrors here are not let go; or why that can't be read.
     pub left_out: BTreeMap<PlaceName, Result<LeftOut, Problem>>,
     /// The subscriptions that each of the others had when it was read last.
     pub last_known: BTreeMap<PlaceName, BTreeSet<SubscriptionName>>,

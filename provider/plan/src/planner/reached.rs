@@ -9,7 +9,7 @@ use crate::floor::Floor;
 use crate::partition::{Keeps, Layout, Partition};
 use crate::subscription::{Progress, Registered};
 use crate::topology::{self, StreamSpec, Topology};
-use crate::{Code, Policy, Problem, SubscriptionName, Timestamp, account, entry};
+use crate::{Code, Policy, Problem, SubscriptionName, Timestamp, account, entry, loss};
 
 /// What the store must hold in the end.
 pub(super) fn reached(
@@ -27,6 +27,12 @@ pub(super) fn reached(
             && have.mirror.is_some()
         {
             spec.clone_from(have);
+            // Once nothing is lost with it, its servers may be gone.
+            if let Some(p) = &have.partition
+                && let Some(place) = &p.place
+            {
+                spec.let_go = loss::may_go_without(policy, p.number, place, observed);
+            }
         }
     }
     for spec in desired.streams.values_mut().filter(|s| s.partition.is_none()) {
