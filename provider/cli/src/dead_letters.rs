@@ -199,6 +199,10 @@ async fn redrive(store: &Store, mut letters: Vec<DeadLetter>, json: bool) -> Res
             } else {
                 "it has ended"
             });
+        } else if let Some(place) = registered.and_then(|r| r.moved_to()) {
+            refuse(&format!(
+                "the subscription is at place {place} now, and its letter stayed here, from where nobody delivers it: move the subscription back, or publish the event again for it"
+            ));
         } else if !letter.attributes.contains_key("ce-id") {
             refuse("it holds no event");
         } else if let (Some(registered), Some(event_type)) = (registered, &event_type)

@@ -11,12 +11,20 @@ use crate::{args, bus};
 
 pub(crate) async fn lost(args: &args::Store, of: Option<&SubscriptionName>, seen: bool, json: bool) -> Result<()> {
     let (store, observed) = bus::observed(args).await?;
-    if let Some(name) = of.filter(|name| !observed.registry.contains_key(*name)) {
-        return Err(bus::unknown(&store, name).into());
+    if let Some(name) = of {
+        match observed.registry.get(name) {
+            None => return Err(bus::unknown(&store, name).into()),
+            // What it lost went along.
+            Some(moved) if moved.has_moved() => {
+                return Err(bus::Refused(moved.withheld_problem().into_iter().collect()).into());
+            }
+            Some(_) => {}
+        }
     }
     let asked = |name: &SubscriptionName| of.is_none_or(|of| of == name);
     let (mut lost, mut unread) = (Vec::new(), None::<anyhow::Error>);
-    for (name, registered) in observed.registry.iter().filter(|(name, _)| asked(name)) {
+    let here = observed.registry.iter().filter(|(_, r)| !r.has_moved());
+    for (name, registered) in here.filter(|(name, _)| asked(name)) {
         // What can't be read of one keeps nothing of the others back.
         let read = async {
             let losses = store.losses(registered).await?;

@@ -431,13 +431,7 @@ impl Bus {
             Amendment::Pause(paused) => store.pause(name, Some(&of), paused).await,
             Amendment::Rewind(to) => store.rewind(name, Some(&of), to, false).await,
         };
-        let amended = match amended {
-            Err(StoreError::Refused(problems)) => {
-                let problem = problems.into_iter().next();
-                return Err(problem.map_or_else(|| unknown(name), Refusal::Invalid));
-            }
-            other => other.map_err(unavailable)?,
-        };
+        let amended = amended.map_err(|error| not_changed(name, error))?;
         self.plan(Want::AsRemembered).await.map_err(Refusal::Unavailable)?;
         let ending = self.view().ending.get(name).cloned();
         if let (Amendment::Pause(true), Some(ended)) = (change, ending)
@@ -452,11 +446,9 @@ impl Bus {
     pub(crate) async fn unsubscribe(&self, seen: &Registered) -> Result<(), Refusal> {
         let view = self.view();
         let store = view.store().map_err(Refusal::Unavailable)?;
-        let of = seen.id();
-        store
-            .forget(&seen.subscription.name, Some(&of))
-            .await
-            .map_err(unavailable)?;
+        let (name, of) = (&seen.subscription.name, seen.id());
+        let ended = store.forget(name, Some(&of)).await;
+        ended.map_err(|error| not_changed(name, error))?;
         self.plan(Want::AsRemembered).await.map_err(Refusal::Unavailable)?;
         Ok(())
     }
@@ -499,6 +491,17 @@ fn unknown(name: &SubscriptionName) -> Refusal {
         Code::UnknownSubscription,
         format!("there is no subscription {name}"),
     ))
+}
+
+/// Why a subscription was not changed, or ended.
+fn not_changed(name: &SubscriptionName, error: StoreError) -> Refusal {
+    match error {
+        StoreError::Refused(problems) => {
+            let problem = problems.into_iter().next();
+            problem.map_or_else(|| unknown(name), Refusal::Invalid)
+        }
+        other => unavailable(other),
+    }
 }
 
 fn unavailable(e: StoreError) -> Refusal {

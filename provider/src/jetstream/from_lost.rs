@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use fanout_plan::isolation::Reader;
 use fanout_plan::last_known::LastKnown;
@@ -18,7 +17,7 @@ use fanout_plan::{Code, PlaceName, Position, SubscriptionName, Timestamp};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::hand_over::{does_not_answer, may_move, refused};
+use super::hand_over::{does_not_answer, has_no_registry, is_the_one, may_move, refused};
 use super::registry::Entry;
 use super::{Store, StoreError};
 
@@ -80,8 +79,10 @@ impl Store {
     async fn take_step_by_step(&self, name: &SubscriptionName, to: &PlaceName) -> Result<WentOn, StoreError> {
         let places = self.places_to_move(name)?;
         let next = self.store_at(places, to)?;
-        let have = next.registered(name).await?;
-        if have.as_ref().is_some_and(|have| have.withheld.is_none()) {
+        let have = next.registered_at(to, name).await?;
+        if let Some(have) = have.as_ref().filter(|have| have.withheld.is_none()) {
+            let other = self.another_than(have, places, to).await?;
+            is_the_one(have, other.as_ref().map(|(place, other)| (place, other)), to)?;
             return Ok(WentOn::is_there(name, to));
         }
         let lost = self.lost_places(places, name, to).await?;
@@ -94,7 +95,8 @@ impl Store {
         };
         let Some(lost) = known.filter(is_later) else {
             if let Some(have) = have.filter(|have| matches!(have.withheld, Some(Withheld::MovesTo(_)))) {
-                return next.take_back_from_lost(&have, to).await;
+                next.take_back_from_lost(&have).await?;
+                return Ok(WentOn::is_there(name, to));
             }
             return Err(refused(
                 Code::UnknownSubscription,
@@ -121,6 +123,31 @@ impl Store {
         })
     }
 
+    /// What another place has under the name of a subscription, or had when it was read last, if that is another than this one.
+    async fn another_than(
+        &self,
+        have: &Registered,
+        places: &Places,
+        to: &PlaceName,
+    ) -> Result<Option<(PlaceName, Registered)>, StoreError> {
+        let name = &have.subscription.name;
+        let is_another = |other: &Registered| {
+            let gives_way = other.has_moved() || matches!(other.withheld, Some(Withheld::StandsAt(_)));
+            other.is_at_one_place() && !gives_way && other.id() != have.id()
+        };
+        let mut lost = Vec::new();
+        for place in places.all.keys().filter(|place| *place != to) {
+            match self.store_at(places, place)?.asked_for(name).await? {
+                Some(Entry::There(other)) if is_another(&other) => return Ok(Some((place.clone(), *other))),
+                None | Some(Entry::Nothing) => lost.push(place),
+                Some(_) => {}
+            }
+        }
+        let known = self.last_known_of(&lost, places, name, to).await?;
+        let known = known.map(|lost| (lost.place, lost.known.registered));
+        Ok(known.filter(|(_, other)| is_another(other)))
+    }
+
     /// The places that may have a subscription and can't tell: they do not answer, or have come back without what they had. Where one
     /// that answers has it, it is handed over as it should be.
     async fn lost_places<'a>(
@@ -143,7 +170,8 @@ impl Store {
             match store.asked_for(name).await? {
                 None | Some(Entry::Nothing) => lost.push(place),
                 Some(Entry::Ended(_)) => {}
-                Some(Entry::There(have)) if have.has_moved() => {}
+                // What each place has of its own is another.
+                Some(Entry::There(have)) if have.has_moved() || !have.is_at_one_place() => {}
                 Some(Entry::There(have)) if matches!(have.withheld, Some(Withheld::StandsAt(_))) => {}
                 Some(Entry::There(have)) => match have.withheld {
                     Some(Withheld::MovesTo(next)) if next != *to => on_its_way = Some((place, next)),
@@ -169,13 +197,7 @@ impl Store {
             match timeout(ANSWERS_WITHIN, self.entry_of(name)).await {
                 Ok(Ok((entry, _))) => return Ok(Some(entry)),
                 // It came back without what it had.
-                Ok(Err(error))
-                    if error
-                        .answer()
-                        .is_some_and(|a| a.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
-                {
-                    return Ok(Some(Entry::Nothing));
-                }
+                Ok(Err(error)) if has_no_registry(&error) => return Ok(Some(Entry::Nothing)),
                 Ok(Err(error)) if error.answer().is_some() => return Err(error),
                 Ok(Err(error)) => debug!(%error, "a place does not answer"),
                 Err(_) => debug!("a place does not answer in time"),
@@ -216,12 +238,11 @@ impl Store {
 
     /// Lets a subscription go on at this place that was on its way to the one that is lost, of which it is not known that it got
     /// there. Had it got there, that stay is over.
-    async fn take_back_from_lost(&self, have: &Registered, to: &PlaceName) -> Result<WentOn, StoreError> {
+    pub(super) async fn take_back_from_lost(&self, have: &Registered) -> Result<(), StoreError> {
         let observed = self.observe().await?;
         let store = self.with_layout(observed.topology.layout());
         store.begin_later_stay(have).await?;
-        store.take_back(have).await?;
-        Ok(WentOn::is_there(&have.subscription.name, to))
+        store.take_back(have).await
     }
 
     /// How many events a subscription is given here, once its consumers are made.

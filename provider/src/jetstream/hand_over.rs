@@ -12,6 +12,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::message::PublishMessage;
 use fanout_plan::isolation::Reader;
 use fanout_plan::place::Places;
@@ -70,19 +71,24 @@ impl Store {
     ) -> Result<HandedOver, StoreError> {
         let places = self.places_to_move(name)?;
         let next = self.store_at(places, to)?;
-        let have = next.registered(name).await?;
-        let (mut found, mut unread) = (None, Ok(()));
+        let have = next.registered_at(to, name).await?;
+        let (mut found, mut unread): (Option<(PlaceName, Self, Registered)>, _) = (None, Ok(()));
         for place in places.all.keys().filter(|place| *place != to) {
             let store = self.store_at(places, place)?;
             match store.registered(name).await {
                 Ok(Some(registered)) if !matches!(registered.withheld, Some(Withheld::StandsAt(_))) => {
                     let is_last = !registered.has_moved();
                     let here = registered.withheld == Some(Withheld::MovedTo(to.clone()));
-                    if is_last || (here && found.is_none()) {
+                    // One that is at every place is found where there is no other, to be said.
+                    let rank = |r: &Registered| (r.is_at_one_place(), !r.has_moved(), r.stay);
+                    let before = found.as_ref().map(|(.., before)| rank(before));
+                    if (is_last || here) && before.is_none_or(|before| before <= rank(&registered)) {
                         found = Some((place.clone(), store, registered));
                     }
                 }
                 Ok(_) => {}
+                // It has none where the bus has not begun.
+                Err(error) if has_no_registry(&error) => debug!(%place, "the bus has not begun there"),
                 Err(error) => {
                     debug!(%place, %error, "a place can't be read");
                     unread = Err(error);
@@ -90,6 +96,8 @@ impl Store {
             }
         }
         if let Some(have) = have.filter(|have| !have.has_moved()) {
+            let other = found.as_ref().filter(|(.., seen)| !seen.has_moved());
+            is_the_one(&have, other.map(|(place, _, seen)| (place, seen)), to)?;
             return self.finish(&next, have, found, to).await;
         }
         let Some((place, from, seen)) = found.filter(|(.., seen)| !seen.has_moved()) else {
@@ -186,23 +194,22 @@ impl Store {
     ) -> Result<HandedOver, StoreError> {
         let mut from = None;
         if let Some(Withheld::MovesTo(place)) = &have.withheld {
-            let next = match &self.policy.places {
-                Some(places) => Some(self.store_at(places, place)?),
-                None => None,
+            let is_place = |places: &&Places| places.all.contains_key(place);
+            let Some(places) = self.policy.places.as_ref().filter(is_place) else {
+                // That place was taken out of the policy meanwhile: nothing can be asked of it, and should it have got there, that
+                // stay is over.
+                here.take_back_from_lost(&have).await?;
+                return Ok(HandedOver::is_there(&have, from, to));
             };
-            let there = match &next {
-                Some(next) => next.registered(&have.subscription.name).await?,
-                None => None,
-            };
+            let next = self.store_at(places, place)?;
+            let there = next.registered(&have.subscription.name).await?;
             if there.is_some_and(|there| there.id() == have.id() && there.withheld.is_none()) {
                 here.withhold(&have, Some(&Withheld::MovedTo(place.clone()))).await?;
                 let moved = Withheld::MovedTo(place.clone());
                 return Err(StoreError::Refused(vec![moved.problem(&have.subscription.name)]));
             }
             // Nobody else has it: it goes on here.
-            if let Some(next) = &next {
-                next.forget_copies(&have).await?;
-            }
+            next.forget_copies(&have).await?;
             let observed = here.observe().await?;
             here.with_layout(observed.topology.layout()).take_back(&have).await?;
         } else if let Some((place, store, seen)) = other.filter(|(.., seen)| seen.id() == have.id()) {
@@ -214,14 +221,24 @@ impl Store {
         } else if let Some(problem) = have.withheld_problem() {
             return Err(StoreError::Refused(vec![problem]));
         }
-        Ok(HandedOver {
-            subscription: have.subscription.name.clone(),
-            from,
-            to: to.clone(),
-            comes_again: 0,
-            retries: 0,
-            dead_letters: 0,
-            stood_still: Duration::ZERO,
+        Ok(HandedOver::is_there(&have, from, to))
+    }
+
+    /// What this place, which is named, has of a subscription that is to be there.
+    pub(super) async fn registered_at(
+        &self,
+        place: &PlaceName,
+        name: &SubscriptionName,
+    ) -> Result<Option<Registered>, StoreError> {
+        let bus = &self.policy.bus;
+        self.registered(name).await.map_err(|error| match has_no_registry(&error) {
+            true => refused(
+                Code::PlaceUnreachable,
+                format!(
+                    "subscription {name}: the servers of place {place} answer, and bus {bus} has not begun there: start an instance with `--place {place}`, or run `fanout apply --place {place}`, and move it then"
+                ),
+            ),
+            false => error,
         })
     }
 
@@ -345,14 +362,69 @@ impl Store {
     }
 }
 
+impl HandedOver {
+    /// The place has it.
+    fn is_there(have: &Registered, from: Option<PlaceName>, to: &PlaceName) -> Self {
+        Self {
+            subscription: have.subscription.name.clone(),
+            from,
+            to: to.clone(),
+            comes_again: 0,
+            retries: 0,
+            dead_letters: 0,
+            stood_still: Duration::ZERO,
+        }
+    }
+}
+
+/// Whether an answer says that there is no registry: the bus has not begun there, or its store has lost what it had.
+pub(super) fn has_no_registry(error: &StoreError) -> bool {
+    let answer = error.answer();
+    answer.is_some_and(|a| a.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Whether what the next place has under a name is the subscription that is to be there, by what another place has of it.
+///
+/// # Errors
+/// When they are two, or it is none that is at one place.
+pub(super) fn is_the_one(
+    have: &Registered,
+    other: Option<(&PlaceName, &Registered)>,
+    to: &PlaceName,
+) -> Result<(), StoreError> {
+    let name = &have.subscription.name;
+    let another = other.filter(|(_, other)| other.is_at_one_place() && other.id() != have.id());
+    match another {
+        Some((place, _)) if !have.is_at_one_place() => Err(refused(
+            Code::SubscriptionConflict,
+            format!(
+                "subscription {name}: place {to} has one of this name that is given the events of place {to} alone, and that of place {place} can't be there beside it: end the one at place {to}, or have one of both under another name, and run it again"
+            ),
+        )),
+        // One that is withheld says why.
+        Some((place, _)) if have.withheld.is_none() => Err(refused(
+            Code::SubscriptionConflict,
+            format!(
+                "subscription {name}: places {to} and {place} each have one of this name, made while they could not see each other: the older one stands once both places are joined, and the other waits; end one of both, and run it again"
+            ),
+        )),
+        None if !have.is_at_one_place() => Err(is_at_every_place(name)),
+        _ => Ok(()),
+    }
+}
+
+fn is_at_every_place(name: &SubscriptionName) -> StoreError {
+    refused(
+        Code::ConflictingSettings,
+        format!("subscription {name} is at every place, each with its own events: there is nothing to move"),
+    )
+}
+
 /// Whether a subscription can be at another place.
 pub(super) fn may_move(seen: &Registered, places: &Places, to: &PlaceName) -> Result<(), StoreError> {
     let name = &seen.subscription.name;
     if !seen.is_at_one_place() {
-        return Err(refused(
-            Code::ConflictingSettings,
-            format!("subscription {name} is at every place, each with its own events: there is nothing to move"),
-        ));
+        return Err(is_at_every_place(name));
     }
     if places.all.get(to).is_some_and(|place| place.retired) {
         return Err(refused(

@@ -414,13 +414,20 @@ impl Store {
     /// and its consumers go with the next plan; its dead letters stay.
     ///
     /// # Errors
-    /// When its entry can't be read, another instance changed it, or the store can't be changed.
+    /// When its entry can't be read, it is said which and that one is at another place, or on its way there, another instance changed it, or the store can't be changed.
     pub(crate) async fn forget(&self, name: &SubscriptionName, of: Option<&SubscriptionId>) -> Result<(), StoreError> {
         let (entry, revision) = self.entry_of(name).await?;
         let ended = match entry {
             Entry::Nothing | Entry::Ended(_) => return Ok(()),
             Entry::There(ended) if of.is_some_and(|of| ended.id() != *of) => return Ok(()),
-            Entry::There(ended) => ended,
+            Entry::There(ended) => {
+                let is_elsewhere = matches!(ended.withheld, Some(Withheld::MovesTo(_) | Withheld::MovedTo(_)));
+                // It would go on there, and whoever ended it here would think that it is over.
+                if let Some(problem) = ended.withheld_problem().filter(|_| is_elsewhere && of.is_some()) {
+                    return Err(StoreError::Refused(vec![problem]));
+                }
+                ended
+            }
             Entry::Unreadable(problem) => return Err(StoreError::Refused(vec![problem])),
         };
         let tombstone = Change::End(ended.incarnation);

@@ -371,9 +371,14 @@ impl Store {
                 ),
             )]));
         }
-        let heads = self.heads().await?;
         let registered = self.registered(name).await?;
-        if let Some(registered) = registered.filter(|r| of.is_none_or(|of| r.id() == *of)) {
+        let registered = registered.filter(|r| of.is_none_or(|of| r.id() == *of));
+        // Of one that is at another place there is nothing here to compare with.
+        if let Some(problem) = registered.as_ref().and_then(Registered::withheld_problem) {
+            return Err(StoreError::Refused(vec![problem]));
+        }
+        let heads = self.heads().await?;
+        if let Some(registered) = registered {
             // What can't be is not to be skipped to either.
             let rewound = registered.rewind(to, &heads, self.layout());
             rewound.map_err(|problem| StoreError::Refused(vec![problem]))?;

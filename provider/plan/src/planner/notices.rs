@@ -67,7 +67,9 @@ fn waiting_for_a_place(places: &Places, observed: &Observed, all: &mut Vec<Probl
     for (place, names) in observed.last_known.iter().filter(|(place, _)| unread(place)) {
         let goes_on = |name: &&SubscriptionName| {
             let mut registries = observed.registries.values().chain([&observed.registry]);
-            registries.any(|registry| registry.get(*name).is_some_and(|r| !r.has_moved()))
+            // One that each place has of its own is another, and one that waits for that place goes on nowhere.
+            let has_it = |r: &Registered| r.is_at_one_place() && (r.withheld.is_none() || r.migrates());
+            registries.any(|registry| registry.get(*name).is_some_and(has_it))
         };
         let waiting: Vec<_> = names
             .iter()

@@ -5,7 +5,8 @@ use fanout_plan::floor::Floor;
 use fanout_plan::last_known::LastKnown;
 use fanout_plan::place::Scope;
 use fanout_plan::planner::{Asked, plan};
-use fanout_plan::subscription::Need;
+use fanout_plan::subscription::{Need, Registered};
+use fanout_plan::withheld::Withheld;
 use fanout_plan::{Code, Incarnation, PlaceName, Position, SubscriptionName, Timestamp};
 
 use crate::world::{World, of_the_log, policy, want};
@@ -87,6 +88,24 @@ fn a_subscription_that_went_on_elsewhere_is_let_go_by_the_place_that_comes_back(
         let planned = plan(&virginia, asked, &cut, Timestamp::from_nanoseconds(4)).unwrap();
         let said: String = planned.notices.iter().map(|p| p.message.as_str()).collect();
         assert!(said.contains("are at it: billing;"), "{said}");
+        // One that this place has of its own name, or that waits for the other, has it go on nowhere.
+        let waits = |registered: Registered| {
+            let mut cut = cut.clone();
+            cut.registry.insert(name.clone(), registered);
+            let planned = plan(&virginia, Asked::default(), &cut, Timestamp::from_nanoseconds(4)).unwrap();
+            planned
+                .notices
+                .iter()
+                .any(|p| p.message.contains("are at it: billing;"))
+        };
+        let had = world.0["frankfurt"].registry[&name].clone();
+        let mut of_its_own = had.clone();
+        of_its_own.subscription.scope = Scope::Here;
+        assert!(waits(of_its_own));
+        let mut withheld = had.clone();
+        withheld.withheld = Some(Withheld::StandsAt("frankfurt".parse().unwrap()));
+        assert!(waits(withheld));
+        assert!(!waits(had), "it goes on here");
         let refused = planned.refused;
         assert_eq!(refused[&0].code, Code::AtAnotherPlace);
         assert!(refused[&0].message.contains("--from-lost"), "{refused:?}");
