@@ -329,7 +329,7 @@ mod tests {
         let theirs = |head, messages| Held {
             partition: Partition {
                 slot: slot.clone(),
-                ..Partition::undivided("payments.{tenant}.{event-type}".parse().unwrap())
+                ..Partition::undivided("payments.{tenant}.webhook.{event-type}".parse().unwrap())
             },
             state: LogState {
                 head,

@@ -73,6 +73,7 @@ impl Store {
         let next = self.store_at(places, to)?;
         let have = next.registered_at(to, name).await?;
         let (mut found, mut unread): (Option<(PlaceName, Self, Registered)>, _) = (None, Ok(()));
+        let mut not_begun = Vec::new();
         for place in places.all.keys().filter(|place| *place != to) {
             let store = self.store_at(places, place)?;
             match store.registered(name).await {
@@ -80,6 +81,13 @@ impl Store {
                     let is_last = !registered.has_moved();
                     let here = registered.withheld == Some(Withheld::MovedTo(to.clone()));
                     // One that is at every place is found where there is no other, to be said.
+                    if let Some((earlier, _, before)) = &found
+                        && is_last
+                        && registered.is_at_one_place()
+                        && !before.has_moved()
+                    {
+                        is_the_one(&registered, Some((earlier, before)), place)?;
+                    }
                     let rank = |r: &Registered| (r.is_at_one_place(), !r.has_moved(), r.stay);
                     let before = found.as_ref().map(|(.., before)| rank(before));
                     if (is_last || here) && before.is_none_or(|before| before <= rank(&registered)) {
@@ -88,7 +96,7 @@ impl Store {
                 }
                 Ok(_) => {}
                 // It has none where the bus has not begun.
-                Err(error) if has_no_registry(&error) => debug!(%place, "the bus has not begun there"),
+                Err(error) if has_no_registry(&error) => not_begun.push(place.to_string()),
                 Err(error) => {
                     debug!(%place, %error, "a place can't be read");
                     unread = Err(error);
@@ -103,9 +111,16 @@ impl Store {
         let Some((place, from, seen)) = found.filter(|(.., seen)| !seen.has_moved()) else {
             // It may be there.
             unread?;
+            let lost = match not_begun.as_slice() {
+                [] => String::new(),
+                places => format!(
+                    "; the bus has not begun at {}: where one of these had it, and has lost its store, `--from-lost` has it go on",
+                    places.join(", ")
+                ),
+            };
             return Err(refused(
                 Code::UnknownSubscription,
-                format!("no place of this bus has a subscription {name}: `fanout status` lists those of a place"),
+                format!("no place of this bus has a subscription {name}: `fanout status` lists those of a place{lost}"),
             ));
         };
         may_move(&seen, places, to)?;
@@ -195,14 +210,22 @@ impl Store {
         let mut from = None;
         if let Some(Withheld::MovesTo(place)) = &have.withheld {
             let is_place = |places: &&Places| places.all.contains_key(place);
-            let Some(places) = self.policy.places.as_ref().filter(is_place) else {
-                // That place was taken out of the policy meanwhile: nothing can be asked of it, and should it have got there, that
-                // stay is over.
+            let next = match self.policy.places.as_ref().filter(is_place) {
+                Some(places) => Some(self.store_at(places, place)?),
+                None => None,
+            };
+            let there = match &next {
+                Some(next) => Some(next.registered(&have.subscription.name).await),
+                None => None,
+            };
+            let (Some(next), Some(there)) = (next, there.filter(|there| !there.as_ref().is_err_and(has_no_registry)))
+            else {
+                // That place was taken out of the policy meanwhile, or has lost its store: nothing can be asked of it, and should the
+                // subscription have got there, that stay is over.
                 here.take_back_from_lost(&have).await?;
                 return Ok(HandedOver::is_there(&have, from, to));
             };
-            let next = self.store_at(places, place)?;
-            let there = next.registered(&have.subscription.name).await?;
+            let there = there?;
             if there.is_some_and(|there| there.id() == have.id() && there.withheld.is_none()) {
                 here.withhold(&have, Some(&Withheld::MovedTo(place.clone()))).await?;
                 let moved = Withheld::MovedTo(place.clone());

@@ -164,7 +164,50 @@ async fn a_subscription_goes_on_elsewhere_while_its_place_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_move_is_taken_back_whose_next_place_is_lost_meanwhile() {
+async fn one_that_a_place_has_of_its_own_is_none_that_went_on_there() {
+    let (_link, mut frankfurt, shop) = joined("").await;
+    drop(frankfurt.subscribe(Subscription::durable("dup")).await);
+    drop(shop.subscribe(Subscription::durable("dup").of_this_place()).await);
+    let mut billing = frankfurt.subscribe(Subscription::declared("billing")).await;
+    frankfurt.publish(0, 0..5).await;
+    take(&mut billing, 5).await;
+    shop.knows("frankfurt", 5, 0).await;
+    frankfurt.is_lost();
+    drop(billing);
+    shop.notices("place-unreachable", "billing, dup").await;
+    let goes_on = || shop.says(&["move"], &["dup", "--to", "shop", "--from-lost"]);
+    let (code, said) = goes_on();
+    assert!(code != 0 && said.contains("subscription-conflict"), "{said}");
+    shop.bus.unsubscribe("dup").await.unwrap();
+    let (code, said) = goes_on();
+    assert!(code == 0 && said.contains("goes on at place shop"), "{said}");
+    let (code, said) = goes_on();
+    assert!(code == 0 && said.contains("is at place shop"), "the same again: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_is_taken_back_whose_next_place_was_taken_out_of_the_policy() {
+    let (_link, frankfurt, shop) = joined("").await;
+    let mut billing = frankfurt.subscribe(Subscription::declared("billing")).await;
+    frankfurt.publish(0, 0..5).await;
+    take(&mut billing, 5).await;
+    billing.stop(PATIENCE).await;
+    shop.registry_takes(1).await;
+    let (code, out, err) = frankfurt.moves("shop");
+    assert_ne!(code, 0, "{out}{err}");
+    frankfurt.is_brought_to(&without_the_shop(1, true)).await;
+    let before = frankfurt.times_begun("billing");
+    let (code, out, err) = frankfurt.moves("frankfurt");
+    assert!(code == 0 && out.contains("\"from\": null"), "{out}{err}");
+    frankfurt.begins("billing", before).await;
+    let mut billing = frankfurt.subscribe(Subscription::declared("billing")).await;
+    frankfurt.publish(0, 5..10).await;
+    let given = take(&mut billing, 5).await;
+    assert_eq!(of("frankfurt", &given), numbered("frankfurt", 5..10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_is_taken_back_whose_next_place_is_lost_next_place_is_lost_meanwhile() {
     let port = free_ports(1)[0];
     let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
     let joins = |name| jetstream_domain(name, "", LeafNodes::Leaf(port));

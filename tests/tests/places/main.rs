@@ -168,6 +168,18 @@ fn three_places(revision: u32, of_virginia: Option<&str>) -> String {
     format!("revision = {revision}\n{SERVED_POLICY}{ANYONE_HERE}{PLACES}{virginia}")
 }
 
+/// The policy of [`joined`] without its second place; whatever is lost with that place may go where it is accepted.
+fn without_the_shop(revision: u32, is_accepted: bool) -> String {
+    let shop = "[places.shop]\nnumber = 1\nleaf-of = \"frankfurt\"\n";
+    assert!(PLACES.contains(shop));
+    let places = PLACES.replace(shop, "");
+    let accepted = match is_accepted {
+        true => "change.allow-loss = \"places.shop\"\n",
+        false => "",
+    };
+    format!("revision = {revision}\n{accepted}{SERVED_POLICY}{ANYONE_HERE}{places}")
+}
+
 /// Two places that mirror each other over a leaf link, which goes through a proxy.
 async fn joined(ordering: &str) -> (Proxy, Place, Place) {
     let port = free_ports(1)[0];

@@ -178,6 +178,28 @@ async fn what_a_subscription_lost_is_read_before_its_next_place_has_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_moves_past_a_place_where_the_bus_has_not_begun_and_not_to_it() {
+    let port = free_ports(1)[0];
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
+    let joins = |name| jetstream_domain(name, "", LeafNodes::Leaf(port));
+    let (leaf, _third) = tokio::join!(joins("shop"), joins("virginia"));
+    let text = three_places(1, Some(""));
+    let frankfurt = Place::open("frankfurt", hub, &text).await;
+    let shop = Place::open("shop", leaf, &text).await;
+    shop.mirrors_the_other().await;
+    eventually("the third server answers, and says that nothing is there", || async {
+        let (code, _, err) = frankfurt.moves("virginia");
+        assert_ne!(code, 0, "{err}");
+        err.contains("has not begun there").then_some(())
+    })
+    .await;
+    let (code, out, err) = frankfurt.moves("shop");
+    assert_eq!(code, 0, "{out}{err}");
+    let has_it = |place: &Place| place.status().subscription("billing").is_some();
+    assert!(has_it(&shop) && !has_it(&frankfurt));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_is_handled_at_the_next_place() {
     // So many of one place that its tenants are isolated, and fewer of the other.
     const BACKLOGS: [usize; 2] = [1_000, 3_500];

@@ -22,6 +22,81 @@ async fn left_at_virginia(place: &Place) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_taken_out_too_early_is_mirrored_though_its_mirror_is_empty() {
+    let (link, frankfurt, shop) = joined("").await;
+    let policy = std::fs::read_to_string(&frankfurt.policy).unwrap();
+    link.cut();
+    eventually("the link is cut", || async { (link.connections() == 0).then_some(()) }).await;
+    shop.publish(100_000, 0..2).await;
+    frankfurt.is_brought_to(&without_the_shop(1, false)).await;
+    for _ in 0..2 {
+        let (code, said) = frankfurt.says(&["apply"], &[]);
+        assert!(code != 0 && said.contains("would-lose-events"), "{said}");
+    }
+    assert!(frankfurt.served.log().contains("would-lose-events"));
+    assert!(
+        !frankfurt
+            .served
+            .log()
+            .contains("delete stream fanout_payments_log_100000")
+    );
+
+    // Put back, and joined again, it loses nothing.
+    frankfurt.is_brought_to(&format!("revision = 2\n{policy}")).await;
+    link.heal();
+    let mut billing = frankfurt.subscribe(Subscription::declared("billing")).await;
+    let taken = take(&mut billing, 2).await;
+    assert_eq!(of("shop", &taken), numbered("shop", 0..2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_other_place_keeps_is_left_at_a_place_that_is_retired() {
+    let port = free_ports(1)[0];
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
+    let leaf = jetstream_domain("shop", "", LeafNodes::Leaf(port)).await;
+    let text = |revision: u32, retired: bool| {
+        format!(
+            "revision = {revision}\n{SERVED_POLICY}{ANYONE_HERE}
+[places.frankfurt]\nnumber = 0\njetstream.domain = \"hub\"\nretired = {retired}
+[places.shop]\nnumber = 1\nkeeps = [\"acme\"]\n"
+        )
+    };
+    let frankfurt = Place::open("frankfurt", hub, &text(1, false)).await;
+    let shop = Place::open("shop", leaf, &text(1, false)).await;
+    frankfurt.publish(0, 0..3).await;
+    for i in 0..2 {
+        let event = Event::new("globex", "invoice.paid", format!("g-{i}")).source("frankfurt");
+        frankfurt.bus.publish(&event).await.unwrap();
+    }
+    frankfurt.is_brought_to(&text(2, true)).await;
+    shop.is_brought_to(&text(2, true)).await;
+    eventually("what the other place keeps is there, and the rest is left", || async {
+        let left = shop.status().place?.retiring.remove(0);
+        assert!(!left.may_be_removed, "{left}");
+        let mirrored = left.unread.is_empty() && left.not_mirrored.values().all(|events| *events == 0);
+        (mirrored && left.kept_nowhere == 2).then_some(())
+    })
+    .await;
+    let without = shop.policy.with_file_name("without.toml");
+    let alone = format!("revision = 3\n{SERVED_POLICY}{ANYONE_HERE}\n[places.shop]\nnumber = 1\nkeeps = [\"acme\"]\n");
+    std::fs::write(&without, alone).unwrap();
+    let takes_out = |more: &[&str]| {
+        let place = ["--place", "shop"];
+        shop.cli.run(&["apply"], &without, &[&place[..], more].concat())
+    };
+    let (code, out, err) = takes_out(&[]);
+    assert!(
+        code != 0 && err.contains("would-lose-events") && err.contains("2 of its events are kept by no other place"),
+        "{out}{err}"
+    );
+    // What is accepted once need not be accepted again, whether or not the place is there.
+    let (code, out, err) = takes_out(&["--accept-loss", "places.frankfurt"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, out, err) = takes_out(&[]);
+    assert_eq!(code, 0, "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_place_joins_two_others_and_is_retired() {
     let port = free_ports(1)[0];
     let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;

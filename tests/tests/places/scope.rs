@@ -16,6 +16,43 @@ fn printed(place: &Place, args: &[&str], count: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_place_has_of_its_own_is_none_that_was_moved_there() {
+    let (_link, frankfurt, shop) = joined("").await;
+    let mut of_all = frankfurt.subscribe(Subscription::durable("dup")).await;
+    let of_shop = shop.subscribe(Subscription::durable("dup").of_this_place()).await;
+    for place in [&frankfurt, &shop] {
+        let (code, said) = place.says(&["move"], &["dup", "--to", "shop"]);
+        assert!(code != 0 && said.contains("subscription-conflict"), "{said}");
+        assert!(
+            said.contains("place shop") && said.contains("place frankfurt"),
+            "{said}"
+        );
+    }
+    let (code, said) = frankfurt.says(&["move"], &["local", "--to", "shop"]);
+    assert!(code != 0 && said.contains("conflicting-settings"), "{said}");
+    // It is where it was, and moves once nothing is in its way.
+    tokio::join!(frankfurt.publish(0, 0..5), shop.publish(100_000, 0..5));
+    take(&mut of_all, 10).await;
+    of_all.stop(PATIENCE).await;
+    drop(of_shop);
+    shop.bus.unsubscribe("dup").await.unwrap();
+    let (code, said) = frankfurt.says(&["move"], &["dup", "--to", "shop"]);
+    assert_eq!(code, 0, "{said}");
+
+    // Where it was, every verb says where it is.
+    for (verb, more) in [
+        (&["pause"][..], &["dup"][..]),
+        (&["resume"], &["dup"]),
+        (&["rewind"], &["dup", "--to", "first"]),
+        (&["lost"], &["dup"]),
+    ] {
+        let (code, said) = frankfurt.says(verb, more);
+        assert!(code != 0 && said.contains("at-another-place"), "{verb:?}: {said}");
+        assert!(said.contains("place shop"), "{verb:?}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_subscribes_says_that_the_events_of_one_place_are_wanted() {
     let (link, frankfurt, shop) = joined("").await;
     let mine = || Subscription::durable("mine").of_this_place();
