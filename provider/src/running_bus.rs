@@ -22,7 +22,9 @@ pub(crate) struct RunningBus {
     pub(crate) service: Service,
     /// Keeps the bus as its policy says, and delivers.
     keeper: JoinHandle<()>,
-    beside: [JoinHandle<()>; 5],
+    /// Keeps quotas, and publishes what is due. Ends by itself.
+    keeper_beside: JoinHandle<()>,
+    beside: [JoinHandle<()>; 4],
     /// Writes the journal of deliveries.
     journal: JoinHandle<()>,
     /// Serves the other instances of the bus.
@@ -35,8 +37,8 @@ impl RunningBus {
     /// Begins to keep the bus, and waits until it can answer.
     pub(crate) async fn start(bus: Bus, tails: TailLimits) -> Result<Self, Error> {
         let keeper = tokio::spawn(bus.clone().keep());
+        let keeper_beside = tokio::spawn(bus.clone().keep_beside());
         let beside = [
-            tokio::spawn(bus.clone().keep_beside()),
             tokio::spawn(bus.clone().watch_registry()),
             tokio::spawn(crate::gap::watch(bus.clone())),
             tokio::spawn(crate::floors::keep(bus.clone())),
@@ -53,6 +55,7 @@ impl RunningBus {
             journal,
             bus,
             keeper,
+            keeper_beside,
             beside,
             listeners: Listeners::default(),
         })
@@ -72,15 +75,17 @@ impl RunningBus {
 
     /// Stops: calls and deliveries under way end, and their callers are answered.
     pub(crate) async fn stop(self) {
+        self.bus.stop();
         for task in self.beside {
             task.abort();
         }
-        self.bus.stop();
-        let ((), kept, served) = tokio::join!(self.listeners.drain(), self.keeper, self.instances);
-        // Now that no delivery is under way.
+        let ((), kept, beside, served) =
+            tokio::join!(self.listeners.drain(), self.keeper, self.keeper_beside, self.instances);
+        // Now that no call and no delivery is under way.
+        self.bus.flush_quotas().await;
         self.bus.journal().close();
         let journaled = self.journal.await;
-        for error in [kept, served, journaled].into_iter().filter_map(Result::err) {
+        for error in [kept, beside, served, journaled].into_iter().filter_map(Result::err) {
             warn!(%error, "deliveries did not end in order");
         }
     }

@@ -1,11 +1,14 @@
 //! Tenants are held to their quotas, each for itself, and are told when to come again.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use async_nats::jetstream;
 use bytes::Bytes;
 use fanout_tests::types::{Event, PublishError, RefusalForNow};
 use fanout_tests::{Bench, Component, LinkTo, event, eventually, publisher};
 use fanout_transport::CallContext;
+use futures::StreamExt as _;
 
 fn ingress() -> LinkTo {
     LinkTo::caller("ingress", &["publisher"], "*")
@@ -150,6 +153,83 @@ async fn stored_bytes_are_counted_and_a_new_instance_knows_them() {
     bench.restart_provider(0).await;
     refusal(ingress.publish(kilobytes("acme", "e6", 30)).await.unwrap_err());
     ingress.publish(kilobytes("acme", "e7", 10)).await.unwrap();
+}
+
+/// The bytes that the counters hold, of all tenants.
+async fn counted(bench: &Bench) -> Option<u64> {
+    let counters = jetstream::new(bench.client().clone())
+        .get_stream("fanout_payments_usage")
+        .await
+        .ok()?;
+    let state = counters.cached_info().state.clone();
+    let mut totals = HashMap::new();
+    for sequence in state.first_sequence.max(1)..=state.last_sequence {
+        // The last message of a counter is its total.
+        if let Ok(m) = counters.get_raw_message(sequence).await {
+            let counter: serde_json::Value = serde_json::from_slice(&m.payload).ok()?;
+            totals.insert(m.subject.to_string(), counter["val"].as_str()?.parse::<u64>().ok()?);
+        }
+    }
+    Some(totals.values().sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_last_is_counted_at_an_orderly_end() {
+    let mut bench = Bench::start(&[("quota.max-bytes", "10MiB")], &[ingress()]).await;
+    let ingress = bench.silent_component("ingress").await;
+    for round in 1..=3_u64 {
+        for i in 0..3 {
+            let e = kilobytes("acme", &format!("{round}-{i}"), 20);
+            eventually("it is published", || async { ingress.publish(e.clone()).await.ok() }).await;
+        }
+        bench.providers[0].signal("TERM");
+        let ended = eventually("it ends", || std::future::ready(bench.providers[0].ended())).await;
+        assert!(ended, "it ends in order");
+        let counted = counted(&bench).await.unwrap();
+        let stored = 3 * round * (20 << 10);
+        // And their attributes, a kilobyte each at most.
+        assert!(
+            (stored..stored + 3 * round * 1_024).contains(&counted),
+            "round {round}: {counted} of {stored} bytes are counted"
+        );
+        bench.restart_provider(0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_whose_count_is_under_way_are_counted_once_when_the_policy_changes() {
+    let mut bench = Bench::start(&[("quota.max-bytes", "10MiB")], &[ingress()]).await;
+    let ingress = bench.silent_component("ingress").await;
+    ingress.publish(kilobytes("acme", "e0", 1)).await.unwrap();
+    eventually("the counters hold it", || async {
+        counted(&bench).await.filter(|n| *n > 0)
+    })
+    .await;
+    // What is added from here on is received by this test, which does not answer, and by no counters.
+    let mut additions = bench.client().subscribe("fanout.usage.>").await.unwrap();
+    jetstream::new(bench.client().clone())
+        .delete_stream("fanout_payments_usage")
+        .await
+        .unwrap();
+    ingress.publish(kilobytes("acme", "e1", 20)).await.unwrap();
+    let mut seen = vec![additions.next().await.unwrap()];
+    // The new policy has the counters made again.
+    bench.change("delivery.deadline", "9m").await;
+    let total = eventually("the counters hold it", || async {
+        counted(&bench).await.filter(|n| *n > 0)
+    })
+    .await;
+    while let Ok(Some(addition)) = tokio::time::timeout(Duration::from_millis(200), additions.next()).await {
+        seen.push(addition);
+    }
+    let id = |m: &async_nats::Message| {
+        let headers = m.headers.as_ref().unwrap();
+        headers.get("Nats-Msg-Id").unwrap().as_str().to_owned()
+    };
+    let ids: HashSet<_> = seen.iter().map(id).collect();
+    assert!(seen.len() > 1, "it was added again");
+    assert_eq!(ids.len(), 1, "the same bytes are added under one id");
+    assert!(((20 << 10)..(21 << 10)).contains(&total), "{total} bytes are counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

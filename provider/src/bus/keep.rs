@@ -13,7 +13,6 @@ use super::scheduled;
 use super::{Bus, RETRY};
 use crate::backoff::Backoff;
 use crate::jetstream::{Entry, Store};
-use crate::quota::Unanswered;
 use crate::view::View;
 
 /// How often the bus is compared with its policy when nothing seems to have changed: someone may have deleted a
@@ -23,6 +22,8 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(30);
 const MEND: Duration = Duration::from_secs(1);
 /// Changes of the registry that are reconciled together.
 const CHANGES: usize = 256;
+/// How long the store may take to count what was stored last: one that is away counts nothing more.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
 /// How often the connection's state is read.
 const CHECK_CONNECTION_EVERY: Duration = Duration::from_millis(200);
 
@@ -38,8 +39,17 @@ impl Bus {
             self.gate().keep(&store).await;
         })
         .await;
-        if let Some(store) = &self.view().store {
-            self.gate().flush(store, &mut Unanswered::default()).await;
+    }
+
+    /// Adds what this instance stored last to the counters of the quotas: for the end, once no call is under way. Waits
+    /// [`LAST_FLUSH`] at most.
+    pub(crate) async fn flush_quotas(&self) {
+        let Some(store) = self.view().store.clone() else { return };
+        if tokio::time::timeout(LAST_FLUSH, self.gate().flush(&store))
+            .await
+            .is_err()
+        {
+            warn!(bus = %self.0.provider, "the store did not answer in time: the bytes that tenants stored last through this instance may not be counted against their quotas");
         }
     }
 

@@ -144,7 +144,7 @@ async fn fire(
     let traceparent = span.as_ref().map(Span::traceparent);
     let traceparent = traceparent.as_deref().or_else(|| scheduled.traceparent());
     let event = scheduled.event(attributes, traceparent);
-    let size = event.size;
+    let mut counting = bus.gate().count(&store, tenant, event.size).await;
     let sent = store.send(attributes, event).await;
     let stored = match sent {
         Ok(sent) => {
@@ -163,10 +163,10 @@ async fn fire(
         }
     }
     drop(span);
-    let stored = stored?;
-    if !stored.duplicate {
-        bus.gate().count(&store, tenant, size).await;
+    if let Some(counting) = &mut counting {
+        counting.is_not_stored = stored.as_ref().map_or(true, |s| s.duplicate);
     }
+    let stored = stored?;
     info!(
         %tenant,
         id = attributes.id(),

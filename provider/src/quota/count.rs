@@ -19,9 +19,18 @@ use crate::jetstream::{Store, StoreError};
 /// The most additions under way at once.
 const ADDITIONS: usize = 64;
 
-/// Additions without an answer: each is made again under the same id, which the store counts once.
+/// Additions without an answer: each is made again under the same id, which the store counts once. They outlive the policy
+/// under which they were begun: bytes that were added under one id are never added under another.
 #[derive(Debug, Default)]
-pub(crate) struct Unanswered(HashMap<(TenantId, i64), (u64, String)>);
+pub(super) struct Unanswered(HashMap<(TenantId, i64), Addition>);
+
+#[derive(Clone, Debug)]
+struct Addition {
+    bytes: u64,
+    id: String,
+    /// The counter's name: the retention, by which slots are named, may be another when it is made again.
+    counter: String,
+}
 
 impl Gate {
     /// Reads what is stored for a tenant.
@@ -55,12 +64,11 @@ impl Gate {
     /// Keeps the count of instances and the counters, until it is dropped.
     pub(crate) async fn keep(&self, store: &Store) {
         let nats = store.nats();
-        let mut unanswered = Unanswered::default();
         let beats = self.instances.keep(&nats, store.names());
         let flushing = async {
             loop {
                 tokio::time::sleep(BEAT).await;
-                self.flush(store, &mut unanswered).await;
+                self.flush(store).await;
                 self.forget_idle();
             }
         };
@@ -70,23 +78,28 @@ impl Gate {
         }
     }
 
-    /// Adds what was stored since the last flush to the counters.
-    pub(crate) async fn flush(&self, store: &Store, unanswered: &mut Unanswered) {
+    /// Adds what was stored since the last flush to the counters. Cut short, it is gone on with by the next.
+    pub(crate) async fn flush(&self, store: &Store) {
+        let mut unanswered = self.unanswered.lock().await;
         let slots = Slots::of(store.policy().retention.max_age);
         {
             let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
             for (tenant, entry) in tenants.iter() {
                 let Some(usage) = &entry.usage else { continue };
                 for (slot, bytes) in usage.unflushed() {
-                    let new = || (bytes, store.nats().new_inbox().to_string());
+                    let new = || Addition {
+                        bytes,
+                        id: store.nats().new_inbox().to_string(),
+                        counter: slots.name(slot),
+                    };
                     unanswered.0.entry((tenant.clone(), slot)).or_insert_with(new);
                 }
             }
         }
         let additions: Vec<_> = unanswered.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let answers: Vec<_> = stream::iter(additions)
-            .map(|((tenant, slot), (bytes, id))| async move {
-                let total = store.add_usage(&tenant, &slots.name(slot), bytes, &id).await;
+            .map(|((tenant, slot), Addition { bytes, id, counter })| async move {
+                let total = store.add_usage(&tenant, &counter, bytes, &id).await;
                 (tenant, slot, bytes, total)
             })
             .buffer_unordered(ADDITIONS)

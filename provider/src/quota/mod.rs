@@ -25,7 +25,7 @@ use tracing::debug;
 
 use crate::jetstream::{Store, StoreError, Waits};
 
-pub(crate) use count::Unanswered;
+use count::Unanswered;
 use instances::Instances;
 
 /// After how long without a publish a tenant's entry is forgotten.
@@ -40,6 +40,7 @@ pub(crate) struct Gate {
     started: Instant,
     tenants: Mutex<HashMap<TenantId, Entry>>,
     instances: Instances,
+    unanswered: tokio::sync::Mutex<Unanswered>,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +70,31 @@ struct Taken {
     slots: Slots,
     size: u64,
     at: Timestamp,
+}
+
+/// An event that is published now. Its bytes are counted when this is dropped, also by what cuts the publishing short: the
+/// event may be stored then.
+#[derive(Debug)]
+pub(crate) struct Counting<'a> {
+    gate: &'a Gate,
+    tenant: TenantId,
+    bytes: Taken,
+    /// Whether nothing was stored, or was before, so that nothing is counted.
+    pub(crate) is_not_stored: bool,
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        if self.is_not_stored {
+            return;
+        }
+        let Taken { slots, size, at } = self.bytes;
+        self.gate.entry(&self.tenant, |e| {
+            if let Some(usage) = &mut e.usage {
+                usage.count(slots, size, at);
+            }
+        });
+    }
 }
 
 /// Leave to publish so many events of one tenant, if others have it too.
@@ -109,6 +135,7 @@ impl Gate {
             started: Instant::now(),
             tenants: Mutex::default(),
             instances: Instances::default(),
+            unanswered: tokio::sync::Mutex::default(),
         }
     }
 
@@ -164,23 +191,22 @@ impl Gate {
         Ok(self.in_flight_permit(store, tenant).await)
     }
 
-    /// Counts the bytes of an event that was accepted earlier and is published now. It is published in any case; the
-    /// tenant's next events find them counted.
-    pub(crate) async fn count(&self, store: &Store, tenant: &TenantId, size: u64) {
-        if store.policy().quotas.of(tenant).max_bytes.is_none() {
-            return;
-        }
+    /// Begins to count an event that was accepted earlier and is published now. It is published in any case; the tenant's
+    /// next events find its bytes counted. `None` where the tenant's bytes are not bounded.
+    pub(crate) async fn count(&self, store: &Store, tenant: &TenantId, size: u64) -> Option<Counting<'_>> {
+        store.policy().quotas.of(tenant).max_bytes?;
         let (slots, at) = (Slots::of(store.policy().retention.max_age), store.now());
         if self.entry(tenant, |e| e.usage.is_none())
             && let Err(error) = Box::pin(self.read_usage(store, tenant, slots, at)).await
         {
-            debug!(%tenant, %error, "the tenant's stored bytes could not be read; only new ones are counted");
+            debug!(%tenant, %error, "the tenant's stored bytes could not be read; this event is not counted");
         }
-        self.entry(tenant, |e| {
-            if let Some(usage) = &mut e.usage {
-                usage.count(slots, size, at);
-            }
-        });
+        Some(Counting {
+            gate: self,
+            tenant: tenant.clone(),
+            bytes: Taken { slots, size, at },
+            is_not_stored: false,
+        })
     }
 
     /// Takes events of so many bytes in all out of a tenant's quota, or none.
