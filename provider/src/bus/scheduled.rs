@@ -12,7 +12,7 @@ use futures::TryStreamExt as _;
 use tracing::{debug, info, warn};
 
 use super::Bus;
-use crate::jetstream::{Acknowledgement, InLog, Mark, Message, Scheduled, Store, acknowledge};
+use crate::jetstream::{Acknowledgement, Mark, Message, Scheduled, Store, acknowledge};
 use crate::telemetry::spans::{self, Operation, Span};
 
 /// The longest and the shortest that an event is handed back for at once, where more is left.
@@ -87,13 +87,22 @@ async fn attempt(bus: &Bus, store: &Store, message: &Message) -> Result<Acknowle
     let attributes = scheduled.attributes().ok_or("its attributes are not readable")?;
     let left = scheduled.due.since(store.now());
     if !left.is_zero() {
-        // The same event may be published at once meanwhile: then this one is that one. It was asked when it was scheduled.
-        if about.delivered == 1 || !matches!(store.in_log(&attributes).await?, InLog::Held(_)) {
-            return Ok(Acknowledgement::Nak(left.min(checks_every(store))));
+        // The log was asked when the event was scheduled.
+        if about.delivered > 1 {
+            // `store` is as old as its policy is in force, and the tenant may have got its place in the log since.
+            let now = match bus.store_for(attributes.tenant()).await {
+                Ok(now) => now,
+                Err(problem) => {
+                    debug!(tenant = %attributes.tenant(), id = attributes.id(), %problem, "whether a scheduled event was published at once is asked again");
+                    return Ok(Acknowledgement::Nak(left.min(SHORTEST)));
+                }
+            };
+            // The same event may be published at once meanwhile: then this one is that one.
+            if now.let_go_if_published(&scheduled, &attributes).await? {
+                return Ok(Acknowledgement::Ack);
+            }
         }
-        store.mark(&scheduled, Mark::Fires).await?;
-        store.remove_scheduled(&scheduled).await?;
-        return Ok(Acknowledgement::Ack);
+        return Ok(Acknowledgement::Nak(left.min(checks_every(store))));
     }
     let marked = store.mark(&scheduled, Mark::Fires).await?;
     if marked.mark == Mark::Fires {

@@ -1,12 +1,14 @@
 //! Refusals as the contract's error variants.
 
+use std::fmt::Display;
+
 use fanout_plan::quota::Quotas;
 use fanout_plan::{Code, Problem, TenantId};
 use fanout_wit::types::{self as wit, InboxError, PublishError, RefusalForNow, SettleError, SubscribeError};
 
 use super::convert::problem;
 use crate::bus::Refusal;
-use crate::jetstream::{Full, StoreError, Unstored};
+use crate::jetstream::{Full, Unstored};
 use crate::quota::NotAdmitted;
 
 /// A caller's own mistake, by its code.
@@ -176,7 +178,7 @@ pub(super) fn not_admitted(quotas: &Quotas, tenant: &TenantId, id: &str, e: &Not
 }
 
 /// Why it is not known whether an event was cancelled.
-pub(super) fn not_cancelled(tenant: &TenantId, id: &str, e: &StoreError) -> PublishError {
+pub(super) fn not_cancelled(tenant: &TenantId, id: &str, e: &dyn Display) -> PublishError {
     PublishError::OutcomeUnknown(problem(Problem::new(
         Code::OutcomeUnknown,
         format!("event {id:?} of tenant {tenant} may be cancelled or not: {e}: cancel it again"),

@@ -10,8 +10,9 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::response::Response;
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
+use fanout_plan::envelope::EventKey;
 use fanout_plan::partition::Partition;
-use fanout_plan::{Attributes, Code, Position, Problem, TenantId, envelope};
+use fanout_plan::{Code, Position, Problem, TenantId};
 use futures::StreamExt as _;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -72,11 +73,12 @@ impl Store {
     }
 
     /// Whether the log has an event. It remembers ids longer than it holds what an operator purged, or a disk lost.
-    pub(crate) async fn in_log(&self, attributes: &Attributes) -> Result<InLog, Unstored> {
-        let mut id = envelope::message_id(attributes);
+    /// The store must be of this moment: a tenant may have got its place in the log, or another one, since any earlier.
+    pub(crate) async fn in_log(&self, tenant: &TenantId, key: &EventKey) -> Result<InLog, Unstored> {
+        let mut id = key.to_string();
         let mut known = InLog::Unknown;
         for _ in 0..super::publish::TIMES_ANEW {
-            let Some(position) = self.known_in_log(attributes.tenant(), &id).await.map_err(unstored)? else {
+            let Some(position) = self.known_in_log(tenant, &id).await.map_err(unstored)? else {
                 return Ok(known);
             };
             let holds = self.holds(position).await;
@@ -84,7 +86,7 @@ impl Store {
                 return Ok(InLog::Held(position));
             }
             known = InLog::Gone;
-            id = super::publish::id_after(attributes, position);
+            id = super::publish::id_after(key, position);
         }
         Ok(known)
     }

@@ -120,7 +120,10 @@ impl Store {
     ) -> Result<Option<Timestamp>, Unstored> {
         let unreadable = |e| Unstored::Unreadable(Arc::new(e));
         let key = EventKey::of(attributes);
-        let (marked, in_log) = tokio::join!(self.marked(attributes.tenant(), &key), self.in_log(attributes));
+        let (marked, in_log) = tokio::join!(
+            self.marked(attributes.tenant(), &key),
+            self.in_log(attributes.tenant(), &key)
+        );
         match in_log? {
             InLog::Held(position) => {
                 let published_at = self.published_at(position).await.map_err(unreadable)?;
@@ -175,6 +178,23 @@ impl Store {
             .await
             .map(drop)
             .map_err(StoreError::when(format!("remove {}", scheduled.subject)))
+    }
+
+    /// Lets go of an event that waits where the log holds the same one, published at once meanwhile; says whether it did.
+    /// As [`Store::in_log`], asks a store of this moment.
+    pub(crate) async fn let_go_if_published(
+        &self,
+        scheduled: &Scheduled,
+        attributes: &Attributes,
+    ) -> Result<bool, Unstored> {
+        let in_log = self.in_log(attributes.tenant(), &EventKey::of(attributes)).await?;
+        if !matches!(in_log, InLog::Held(_)) {
+            return Ok(false);
+        }
+        let unreadable = |e| Unstored::Unreadable(Arc::new(e));
+        self.mark(scheduled, Mark::Fires).await.map_err(unreadable)?;
+        self.remove_scheduled(scheduled).await.map_err(unreadable)?;
+        Ok(true)
     }
 
     async fn last(&self, subject: &str) -> Result<Option<Scheduled>, StoreError> {

@@ -1,5 +1,7 @@
 //! `publish-tenant-event-at` and `cancel-scheduled`: schedules an event. `scheduled` publishes it once it is due.
 
+use std::fmt::Display;
+
 use fanout_plan::Timestamp;
 use fanout_plan::envelope::EventKey;
 use fanout_plan::link::Grant;
@@ -11,7 +13,7 @@ use super::publishing::Ready;
 use crate::bus::Bus;
 use crate::contract::errors::{not_admitted, not_cancelled, publish_refusal, unstored};
 use crate::contract::publisher::{Named, Permitted, permit};
-use crate::jetstream::{InLog, Mark, StoreError};
+use crate::jetstream::{InLog, Mark};
 use crate::quota::NotAdmitted;
 
 pub(super) async fn schedule(
@@ -80,7 +82,7 @@ pub(super) async fn cancel(
     let view = bus.view();
     let store = view.store().map_err(publish_refusal)?;
     let key = EventKey::new(tenant, source, id);
-    let not_cancelled = |e: &StoreError| not_cancelled(tenant, id, e);
+    let not_cancelled = |e: &dyn Display| not_cancelled(tenant, id, e);
     let scheduled = store.scheduled(tenant, &key).await;
     let scheduled = scheduled.map_err(|e| match view.policy_problems.first() {
         // Nothing was begun: what keeps the bus from its policy keeps it from this.
@@ -89,30 +91,36 @@ pub(super) async fn cancel(
     })?;
     let Some(scheduled) = scheduled else {
         let marked = store.marked(tenant, &key).await.map_err(|e| not_cancelled(&e))?;
-        return Ok(match marked.map(|m| m.mark) {
-            Some(Mark::Cancelled) => Cancellation::Cancelled,
-            Some(Mark::Fires) | None => Cancellation::NotWaiting,
+        if marked.is_none_or(|m| m.mark == Mark::Fires) {
+            return Ok(Cancellation::NotWaiting);
+        }
+        // It may have been published at once after it was cancelled.
+        let now = bus.store_for(tenant).await.map_err(publish_refusal)?;
+        let in_log = now.in_log(tenant, &key).await.map_err(|e| not_cancelled(&e))?;
+        return Ok(match in_log {
+            InLog::Held(_) => Cancellation::NotWaiting,
+            InLog::Gone | InLog::Unknown => Cancellation::Cancelled,
         });
     };
-    let attributes = scheduled.attributes();
-    let mut mark = Mark::Cancelled;
-    if let Some(attributes) = &attributes {
-        permit(grant, caller, attributes).map_err(publish_refusal)?;
-        // The same event may have been published at once since: it is published, and what waits is its second copy.
-        let in_log = store.in_log(attributes).await.map_err(|e| unstored(tenant, id, &e))?;
-        if matches!(in_log, InLog::Held(_)) {
-            mark = Mark::Fires;
+    if let Some(attributes) = scheduled.attributes() {
+        permit(grant, caller, &attributes).map_err(publish_refusal)?;
+        // What was published at once while it waited is the same event, and that is not taken back.
+        let now = bus.store_for(tenant).await.map_err(publish_refusal)?;
+        let is_published = now.let_go_if_published(&scheduled, &attributes).await;
+        if is_published.map_err(|e| not_cancelled(&e))? {
+            return Ok(Cancellation::NotWaiting);
         }
     }
-    let marked = store.mark(&scheduled, mark).await.map_err(|e| not_cancelled(&e))?;
-    // Marked by whom it was given to, it is that one's to publish and to remove.
-    let is_ours = marked.mark == mark;
-    // It stays what it is marked, whatever comes of this: who is given it removes it.
-    if is_ours && let Err(error) = store.remove_scheduled(&scheduled).await {
-        debug!(%tenant, id, %error, "a cancelled event, or a second copy, is removed later");
+    let marked = store
+        .mark(&scheduled, Mark::Cancelled)
+        .await
+        .map_err(|e| not_cancelled(&e))?;
+    if marked.mark == Mark::Fires {
+        return Ok(Cancellation::NotWaiting);
     }
-    Ok(match marked.mark {
-        Mark::Cancelled => Cancellation::Cancelled,
-        Mark::Fires => Cancellation::NotWaiting,
-    })
+    // It is cancelled, whatever comes of this: who is given it removes it.
+    if let Err(error) = store.remove_scheduled(&scheduled).await {
+        debug!(%tenant, id, %error, "a cancelled event is removed later");
+    }
+    Ok(Cancellation::Cancelled)
 }

@@ -3,11 +3,18 @@
 //! The server remembers ids apart from messages: after a purge it answers a repeated id with the place at which the event was
 //! (nats-server 2.15). A receipt means stored, so such a position is read, and an event that is gone is stored anew. Its id
 //! is made one with the place that is empty, so that two who publish it again at the same moment still store it once.
+//!
+//! Whoever asks begins with the plain id, and comes from its empty place to the copy that was stored anew. So that copy is
+//! recognised only while the server remembers the plain id: for the window after the first copy was stored, and until it
+//! restarts, since it then reads ids from the messages that are there. An event that comes again after that is stored
+//! once more. Nothing here prevents it: the plain id can't be taken while the server remembers it, and asking for copies
+//! beforehand would be a request more for each publish.
 
 use std::sync::Arc;
 
+use fanout_plan::envelope::EventKey;
 use fanout_plan::partition::Keeps;
-use fanout_plan::{Attributes, Position, envelope};
+use fanout_plan::{Attributes, Position};
 use tracing::info;
 
 use super::{Outgoing, Sent, Store, Stored, Unstored};
@@ -19,15 +26,15 @@ use crate::jetstream::refusal::found;
 pub(in crate::jetstream) const TIMES_ANEW: usize = 8;
 
 /// The id of an event that is stored once more after its first copy has gone from a place.
-pub(in crate::jetstream) fn id_after(attributes: &Attributes, gone: Position) -> String {
-    format!("{}@{gone}", envelope::message_id(attributes))
+pub(in crate::jetstream) fn id_after(key: &EventKey, gone: Position) -> String {
+    format!("{key}@{gone}")
 }
 
 impl Outgoing {
     /// The same, as it is stored once more after its first copy has gone from a place.
     fn after(self, attributes: &Attributes, gone: Position) -> Self {
         Self {
-            id: id_after(attributes, gone),
+            id: id_after(&EventKey::of(attributes), gone),
             ..self
         }
     }
