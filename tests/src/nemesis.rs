@@ -35,6 +35,8 @@ struct State {
     /// A connection that is older is closed.
     generation: u64,
     held: Vec<Way>,
+    /// How long each way takes.
+    delay: Duration,
 }
 
 /// What goes through a proxy now.
@@ -119,6 +121,11 @@ impl Proxy {
         self.state.send_modify(|s| s.held.push(way));
     }
 
+    /// From now on, what is sent takes at least this long, each way, and at most twice as long.
+    pub fn delay(&self, each_way: Duration) {
+        self.state.send_modify(|s| s.delay = each_way);
+    }
+
     /// What waits goes on.
     pub fn release(&self) {
         self.state.send_modify(|s| s.held.clear());
@@ -193,6 +200,10 @@ async fn carry(
     let mut buffer = vec![0; 16 << 10];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or_default();
+        let delay = state.borrow().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         let _waits = Counted::among(waiting);
         // The end of a connection is held, too. What is held when its connection is cut is lost, also where the next one is let
         // through at the same moment.

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::PublishMessage;
 use fanout_tests::nemesis::{Frozen, Nemesis, Way, small_store};
 use fanout_tests::types::{self, InboxError, LeasedDelivery, SettleError, Settlement};
-use fanout_tests::{Bench, Component, LinkTo, Verdict, eventually, inbox, stored};
+use fanout_tests::{Bench, Component, LinkTo, Verdict, event, eventually, inbox, stored};
 use fanout_transport::CallContext;
 use futures::TryStreamExt as _;
 
@@ -357,6 +357,50 @@ async fn a_fetch_outlives_an_owner_that_freezes_while_it_waits() {
         (left.pending == Some(0) && left.in_flight == Some(0)).then_some(())
     })
     .await;
+}
+
+/// The states of all partitions, one after another, would take longer over this link than an ownership lasts without a
+/// renewal; and while they are asked for, events go on coming.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_slow_link_a_new_subscription_of_many_partitions_begins_at_once() {
+    let settings = [("ordering", "tenant"), ("topology", "per-tenant")];
+    let caller = [LinkTo::caller("ingress", &["publisher"], "*")];
+    let mut bench = Bench::start(&settings, &caller).await;
+    let ingress = bench.silent_component("ingress").await;
+    let invoicing = bench.component("invoicing").await;
+    let tenants: Vec<String> = (0..20).map(|i| format!("t{i:02}")).collect();
+    for tenant in &tenants {
+        let id = format!("{tenant}-before");
+        ingress.publish(event(tenant, "invoice.paid", &id)).await.unwrap();
+    }
+    let proxy = bench.put_proxy().await;
+    proxy.delay(Duration::from_millis(20));
+    bench.restart_provider(0).await;
+    bench.put_link(&links()[0]).await;
+    let mut expected = BTreeSet::new();
+    let (began, mut round) = (Instant::now(), 0);
+    // Longer than what never comes back is waited for.
+    while began.elapsed() < Duration::from_secs(8) {
+        let published = tenants.iter().map(|tenant| {
+            let (ingress, id) = (&ingress, format!("{tenant}-{round:05}"));
+            async move {
+                let receipt = ingress.publish(event(tenant, "invoice.paid", &id)).await.unwrap();
+                (receipt.durable_subscriptions == 1).then_some(id)
+            }
+        });
+        expected.extend(futures::future::join_all(published).await.into_iter().flatten());
+        round += 1;
+    }
+    assert!(!expected.is_empty(), "the subscription is there");
+    eventually("all are handled", || async {
+        let handled: BTreeSet<_> = invoicing.handled().into_iter().collect();
+        expected.is_subset(&handled).then_some(())
+    })
+    .await;
+    keeps_the_order(&invoicing);
+    let log = bench.providers[0].log();
+    assert!(!log.contains("order-not-kept"), "nothing was missing: {log}");
+    assert!(!log.contains("ownership of the order is over"), "it was renewed: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

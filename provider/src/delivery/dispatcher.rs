@@ -1,11 +1,12 @@
 //! Dispatches the events of an order's owner: to the subscriber, or to fetches. It holds what waits behind another of its
 //! key, what is ready, and what is in flight. Due retries without an order go through it, too.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fanout_plan::isolation::Reader;
 use fanout_plan::sequence::{Offered, Sequencer};
 use fanout_plan::{Code, Position};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Context;
-use super::feed::{Item, Origin};
+use super::feed::{Began, Item, Origin};
 use super::invoke::invoke;
 use super::lease::Leased;
 use super::order_owner::{FetchQueue, OrderOwner, WaitingFetch};
@@ -22,7 +23,7 @@ use super::permits::in_flight_bytes;
 use super::recovery::{InFlightAtStore, Recovery};
 use super::settle::{InFlight, Settler, nak, renew};
 use super::state::DeliveryState;
-use crate::jetstream::{StoreError, Tenure};
+use crate::jetstream::{ConsumerState, Tenure};
 
 /// The most bytes of payload that wait in memory; beyond, they are read again when they are delivered.
 const PAYLOAD_BYTES: usize = 64 << 20;
@@ -41,7 +42,8 @@ pub(super) struct Dispatcher<'a> {
     /// Fetches that wait for something.
     pub(super) fetches: VecDeque<WaitingFetch>,
     payload_bytes: usize,
-    of_log: u64,
+    /// What the log has delivered and is not settled: it waits here, or is in flight.
+    of_log: BTreeMap<Position, Arc<Reader>>,
     in_flight: usize,
     /// Of events in flight.
     bytes_free: Arc<Semaphore>,
@@ -58,7 +60,7 @@ impl fmt::Debug for Dispatcher<'_> {
             .field("held", &self.sequencer.held())
             .field("is_ready", &self.is_ready())
             .field("resting", &self.sequencer.resting())
-            .field("of_log", &self.of_log)
+            .field("of_log", &self.of_log.len())
             .field("in_flight", &self.in_flight)
             .field("bytes_free", &self.bytes_free.available_permits())
             .field("fetches", &self.fetches.len())
@@ -67,7 +69,13 @@ impl fmt::Debug for Dispatcher<'_> {
 }
 
 impl<'a> Dispatcher<'a> {
-    pub(super) fn new(context: &'a Arc<Context>, settler: Arc<Settler>, tenure: Tenure) -> Self {
+    /// What `readers` had in flight before has to come back first.
+    pub(super) fn new(
+        context: &'a Arc<Context>,
+        settler: Arc<Settler>,
+        tenure: Tenure,
+        readers: impl IntoIterator<Item = Reader>,
+    ) -> Self {
         let ack_wait = context.store.policy().delivery.ack_wait;
         let largest = context.store.policy().max_event_bytes;
         Self {
@@ -79,12 +87,12 @@ impl<'a> Dispatcher<'a> {
             behind: BTreeMap::new(),
             fetches: VecDeque::new(),
             payload_bytes: 0,
-            of_log: 0,
+            of_log: BTreeMap::new(),
             in_flight: 0,
             bytes_free: Arc::new(Semaphore::new(in_flight_bytes(largest))),
             calls: JoinSet::new(),
             began: Instant::now(),
-            recovery: Recovery::new(ack_wait, Instant::now()),
+            recovery: Recovery::new(readers, ack_wait, Instant::now()),
             not_before: Instant::now(),
         }
     }
@@ -104,14 +112,16 @@ impl<'a> Dispatcher<'a> {
     }
 
     pub(super) fn take(&mut self, item: Item) {
-        match self.sequencer.offer(&item.lane, item.position) {
-            Offered::New => {
-                if item.was_delivered_before() {
-                    self.recovery.came_back(Instant::now());
-                }
-                self.of_log += u64::from(item.is_of_log());
-                self.keep(item);
+        if let Some(reader) = &item.reader
+            && self.of_log.insert(item.position, Arc::clone(reader)).is_none()
+        {
+            if item.was_delivered_before() {
+                self.recovery.came_back(Instant::now());
             }
+            self.recovery.took(reader, item.position.offset);
+        }
+        match self.sequencer.offer(&item.lane, item.position) {
+            Offered::New => self.keep(item),
             Offered::Known => match self.waiting.get_mut(&item.position) {
                 // The store delivered it again: its lease was not renewed in time.
                 Some(held) if held.is_of_log() && item.is_of_log() || held.is_retry() && item.is_retry() => {
@@ -246,7 +256,10 @@ impl<'a> Dispatcher<'a> {
                     self.payload_bytes -= item.bytes();
                     return Some(item);
                 }
-                None => self.sequencer.settled(&lane, position),
+                None => {
+                    self.sequencer.settled(&lane, position);
+                    self.of_log.remove(&position);
+                }
             }
         }
     }
@@ -271,7 +284,7 @@ impl<'a> Dispatcher<'a> {
                 continue;
             }
             self.sequencer.settled(&item.lane, item.position);
-            self.of_log -= u64::from(item.is_of_log());
+            self.of_log.remove(&item.position);
             if let Some(behind) = self.behind.remove(&item.position) {
                 self.take(behind);
             }
@@ -297,39 +310,39 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Another partition is read from now on: what was delivered of that partition before has to come back first, as when the
-    /// ownership began.
-    pub(super) fn recover_again(&mut self) {
-        let ack_wait = self.context.store.policy().delivery.ack_wait;
-        self.recovery = Recovery::new(ack_wait, Instant::now());
+    /// A reader begins: what was delivered of its events before has to come back first.
+    pub(super) fn began(&mut self, (reader, at_store): Began) {
+        debug!(subscription = %self.context.name(), ?reader, ?at_store, "a reader begins");
+        let here = of_reader(&self.of_log, &reader);
+        self.recovery.begin(&reader, at_store, here, Instant::now());
     }
 
-    /// Whether all that the store counts as delivered of the partitions that are read is here, or is not waited for any more.
-    pub(super) async fn has_recovered(&mut self, unread: &BTreeSet<u32>) -> Result<bool, StoreError> {
-        // Nothing is taken in during the request: what comes then is newer than all of it.
-        let states = self.context.store.reader_states(&self.context.registered).await?;
-        let at_store = InFlightAtStore::of(&states, |partition| !unread.contains(&partition));
-        let of_log = self.waiting.values().filter(|item| item.is_of_log());
-        let others = of_log.filter(|item| !at_store.may_have(item.position)).count() as u64;
-        let (unsettled, held) = (at_store.count(), self.of_log.saturating_sub(others));
-        self.recovery.checked(Instant::now());
-        debug!(subscription = %self.context.name(), unsettled, held, others, ?unread, "what the last owner had comes back");
-        if unsettled == held {
-            return Ok(true);
+    /// The store has answered what it counts as delivered of some readers. Whatever was taken in since it was asked may be
+    /// among it or not: it is the offset that says so.
+    pub(super) fn answered(&mut self, readers: &[Reader], states: &[(Reader, ConsumerState)]) {
+        for reader in readers {
+            let state = states.iter().find(|(of, _)| of == reader);
+            // One that was removed has nothing in flight.
+            let at_store = state.map_or_else(InFlightAtStore::default, |(_, state)| state.into());
+            let here = of_reader(&self.of_log, reader);
+            self.recovery.answered(reader, at_store, here);
         }
-        let Some(silent) = self.recovery.is_over(Instant::now()) else {
-            return Ok(false);
-        };
-        let (missing, seconds) = (unsettled.saturating_sub(held), silent.as_secs());
-        if missing == 0 {
-            debug!(subscription = %self.context.name(), "some of what came back was settled meanwhile by whoever had it");
-            return Ok(true);
+        let now = Instant::now();
+        self.recovery.checked(now);
+        debug!(subscription = %self.context.name(), recovery = ?self.recovery, "what the last owner had comes back");
+        match self.recovery.gives_up(now) {
+            None => {}
+            Some((0, _)) => {
+                debug!(subscription = %self.context.name(), "some of what came back was settled meanwhile by whoever had it");
+            }
+            Some((missing, silent)) => {
+                let seconds = silent.as_secs();
+                warn!(
+                    subscription = %self.context.name(), code = %Code::OrderNotKept,
+                    "{missing} events that were delivered have not come back for {seconds} s: they may be delivered behind later ones of their key; see whether every instance reaches NATS, and nothing else reads the subscription's consumer"
+                );
+            }
         }
-        warn!(
-            subscription = %self.context.name(), code = %Code::OrderNotKept,
-            "{missing} events that were delivered have not come back for {seconds} s: they may be delivered behind later ones of their key; see whether every instance reaches NATS, and nothing else reads the subscription's consumer"
-        );
-        Ok(true)
     }
 
     /// Renews the leases of what waits here.
@@ -348,6 +361,15 @@ impl<'a> Dispatcher<'a> {
             debug!(%error, "the last naks may not have reached the store");
         }
     }
+}
+
+/// The offsets of what the log has delivered to one reader.
+fn of_reader(of_log: &BTreeMap<Position, Arc<Reader>>, reader: &Reader) -> impl Iterator<Item = u64> {
+    let in_partition = Position::new(reader.partition, 0)..=Position::new(reader.partition, u64::MAX);
+    let of_partition = of_log.range(in_partition);
+    of_partition
+        .filter(move |(_, of)| ***of == *reader)
+        .map(|(position, _)| position.offset)
 }
 
 /// Dispatches one event to a fetch. Nothing comes of it here once another instance may be the owner.

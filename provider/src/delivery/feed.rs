@@ -27,10 +27,11 @@ use super::generation_order::{self, Unread};
 use super::incoming::{self, Metadata};
 use super::permits::{free_permit, free_permits};
 use super::reading::{Delivered, Reading};
+use super::recovery::InFlightAtStore;
 use super::retries::{Share, Shares};
 use super::settle::{InFlight, Redriven, Settler, Source};
 use super::state::DeliveryState;
-use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, batch, read};
+use crate::jetstream::{PUBLISHED, Redrive, StoreError, Tenure, batch, read, settled_to};
 
 /// Redriven dead letters that are in memory at once.
 const REDRIVEN: usize = 1_000;
@@ -42,11 +43,16 @@ const SPARE: usize = 64;
 /// After how long a read of the log that failed is tried again.
 const READ_AGAIN: Duration = Duration::from_millis(250);
 
+/// A reader that begins, and what was in flight of its events at that moment.
+pub(super) type Began = (Reader, InFlightAtStore);
+
 /// An event that waits to be delivered.
 pub(super) struct Item {
     pub(super) lane: Lane,
     pub(super) position: Position,
     pub(super) origin: Origin,
+    /// Who was given it, if it came from the log.
+    pub(super) reader: Option<Arc<Reader>>,
     /// Failed attempts, once they are known.
     pub(super) failed: Option<Vec<FailedAttempt>>,
     /// Its fetcher's lease ended without a word; a refusal of it may have come since.
@@ -254,16 +260,25 @@ pub(super) async fn log(
     (partition, reader): (&Partition, &Reader),
     settler: &Settler,
     (unread, tenure): (&Unread, Tenure),
-    (out, mut recovered): (mpsc::Sender<Item>, watch::Receiver<bool>),
+    (out, began, mut recovered): (mpsc::Sender<Item>, mpsc::Sender<Began>, watch::Receiver<bool>),
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
     generation_order::wait_for(context, partition, unread, &stop).await;
     // Its own state is what it delivered before anything is pulled here.
     let Some(consumer) = context.store.consumer(&context.registered, partition, reader).await? else {
+        began.send((reader.clone(), InFlightAtStore::default())).await.ok();
         stop.cancelled().await;
         return Ok(());
     };
     let info = consumer.cached_info();
+    let in_flight = InFlightAtStore {
+        count: info.num_ack_pending as u64,
+        from: settled_to(info),
+        to: info.delivered.stream_sequence,
+    };
+    if began.send((reader.clone(), in_flight)).await.is_err() {
+        return Ok(());
+    }
     let mut reading = Reading::begin(info.delivered.consumer_sequence, info.delivered.stream_sequence);
     // Permits are each reader's own. Were they shared, a pull that waits in a quiet partition would hold those of a busy one,
     // and what is held of one partition would leave no room for what comes back of another.
@@ -271,7 +286,7 @@ pub(super) async fn log(
     let feed = Feed {
         context,
         settler,
-        partition: partition.number,
+        reader: Arc::new(reader.clone()),
         permits: Arc::new(Semaphore::new(window.max(info.num_ack_pending))),
         out,
     };
@@ -328,7 +343,7 @@ pub(super) async fn log(
 struct Feed<'a> {
     context: &'a Context,
     settler: &'a Settler,
-    partition: u32,
+    reader: Arc<Reader>,
     permits: Arc<Semaphore>,
     out: mpsc::Sender<Item>,
 }
@@ -340,7 +355,7 @@ impl Feed<'_> {
         mut message: jetstream::Message,
         permits: &mut OwnedSemaphorePermit,
     ) -> Result<bool, mpsc::error::SendError<Item>> {
-        let admitted = incoming::admit(self.context, self.settler, self.partition, &mut message).await;
+        let admitted = incoming::admit(self.context, self.settler, self.reader.partition, &mut message).await;
         let Some((metadata, attributes)) = admitted else {
             return Ok(false);
         };
@@ -353,6 +368,7 @@ impl Feed<'_> {
         let item = Item {
             lane: Lane::of(ordering, &attributes, metadata.position),
             position: metadata.position,
+            reader: Some(Arc::clone(&self.reader)),
             failed: None,
             has_lapsed: false,
             origin: Origin::Log {
@@ -378,7 +394,7 @@ impl Feed<'_> {
         hole: (u64, &jetstream::Message),
         permits: &mut OwnedSemaphorePermit,
     ) -> Result<(), StoreError> {
-        let mut lost = self.context.store.lost(self.partition, consumer, hole).await?;
+        let mut lost = self.context.store.lost(self.reader.partition, consumer, hole).await?;
         let mut count = 0;
         loop {
             match lost.next().await {
@@ -397,7 +413,7 @@ impl Feed<'_> {
         }
         if count > 0 {
             info!(
-                subscription = %self.context.name(), partition = self.partition, count,
+                subscription = %self.context.name(), partition = self.reader.partition, count,
                 "events that the store delivered did not arrive, and were read from the log"
             );
         }
@@ -486,6 +502,7 @@ async fn item(
     Ok(Item {
         lane: lane_of(context, &redrive).await?,
         position: redrive.position,
+        reader: None,
         origin: Origin::Redrive(redrive),
         failed: None,
         has_lapsed: false,

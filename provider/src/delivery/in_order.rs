@@ -9,17 +9,18 @@
 //! back. The store delivers such an event again `delivery.ack-wait` after its lease was renewed, which the last owner did
 //! before it started an invocation, which is shorter: so none is in flight any more.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fanout_plan::isolation::Reader;
 use fanout_plan::policy::Ordering;
 use fanout_plan::topology::LEASES_AGE;
 use fanout_plan::{Code, Problem};
 use futures::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::Context;
@@ -29,7 +30,7 @@ use super::generation_order::Unread;
 use super::order_owner::{FetchQueue, OrderOwner, WaitingFetch};
 use super::retries;
 use super::settle::Settler;
-use crate::jetstream::{Contender, Lease, StoreError, order_of, redrives_of};
+use crate::jetstream::{ConsumerState, Contender, Lease, StoreError, Tenure, order_of, redrives_of};
 
 /// How often a subscription without an order is checked for dead letters to redrive, besides when one is asked for.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
@@ -124,30 +125,52 @@ async fn contend(context: &Context, name: (&str, &str), term: Duration) -> Resul
     }
 }
 
-/// Delivers as the owner. Ends when stopped, when the lease is lost, or when there is nothing left to redrive.
+/// Delivers as the owner, and keeps the lease beside all that this waits for: no request of it, however slow, may cost the
+/// ownership.
 async fn own(
     context: &Arc<Context>,
     scope: Scope,
     lease: &mut Lease,
     order: Option<&Arc<OrderOwner>>,
 ) -> Result<(), StoreError> {
+    let (tenure, is_lost) = (lease.tenure(), CancellationToken::new());
+    let mut delivering = pin!(deliver(context, scope, (&tenure, &is_lost), order));
+    tokio::select! {
+        ended = &mut delivering => return ended,
+        () = lease.keep() => is_lost.cancel(),
+    }
+    delivering.await
+}
+
+/// Ends when stopped, when the lease is lost, or when there is nothing left to redrive; what is under way has ended then.
+async fn deliver(
+    context: &Arc<Context>,
+    scope: Scope,
+    (tenure, is_lost): (&Tenure, &CancellationToken),
+    order: Option<&Arc<OrderOwner>>,
+) -> Result<(), StoreError> {
     let policy = context.store.policy();
     let closing = context.stop.child_token();
     let settler = Arc::new(Settler::new(context, closing.clone()).await?);
-    let tenure = lease.tenure();
-    let mut keeping = pin!(lease.keep());
     let (out, mut items) = mpsc::channel(256);
     let mut feeds = JoinSet::new();
     let from_log = scope == Scope::Everything;
     // After each check, whether all that the last owner had in flight has come back.
     let (checked, is_recovered) = watch::channel(!from_log);
     let unread = Unread::default();
-    let mut is_unread = unread.subscribe();
+    let is_unread = unread.subscribe();
+    let readers: Vec<_> = match scope {
+        Scope::Everything => context.store.readers_of(&context.registered).collect(),
+        Scope::Redrives => Vec::new(),
+    };
+    let (began, mut beginning) = mpsc::channel(readers.len().max(1));
+    let of_log = readers.iter().map(|(_, reader)| reader.clone());
+    let mut dispatcher = Dispatcher::new(context, Arc::clone(&settler), tenure.clone(), of_log);
     if from_log {
-        for (partition, reader) in context.store.readers_of(&context.registered) {
+        for (partition, reader) in readers {
             let (context, settler) = (Arc::clone(context), Arc::clone(&settler));
             let (partition, unread, tenure) = (partition.clone(), unread.clone(), tenure.clone());
-            let (out, closing) = ((out.clone(), is_recovered.clone()), closing.clone());
+            let (out, closing) = ((out.clone(), began.clone(), is_recovered.clone()), closing.clone());
             feeds.spawn(async move {
                 feed::log(
                     &context,
@@ -164,14 +187,14 @@ async fn own(
         let (out, closing) = (out.clone(), closing.clone());
         feeds.spawn(async move { retries::left_over(&context, &settler, is_unread, out, closing).await });
     }
+    drop(began);
     {
         let (context, closing) = (Arc::clone(context), closing.clone());
         feeds.spawn(async move { feed::redrives(&context, out, closing).await });
     }
     let mut queue = order.map(OrderOwner::open);
-    let mut dispatcher = Dispatcher::new(context, settler, tenure.clone());
     let mut recovered = !from_log;
-    let mut not_read = BTreeSet::new();
+    let mut asked = JoinSet::new();
     let mut renew = tokio::time::interval(policy.delivery.ack_wait / 3);
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut idle_since = Instant::now();
@@ -180,14 +203,10 @@ async fn own(
             info!(subscription = %context.name(), "this instance's ownership of the order is over");
             break Ok(());
         }
-        if is_unread.has_changed().unwrap_or_default() {
-            let not_read_now = is_unread.borrow_and_update().clone();
-            if !not_read.is_subset(&not_read_now) {
-                dispatcher.recover_again();
-                recovered = false;
-                checked.send_replace(recovered);
-            }
-            not_read = not_read_now;
+        let is_over = dispatcher.recovery.is_over(&is_unread.borrow());
+        if recovered != is_over {
+            recovered = is_over;
+            checked.send_replace(recovered);
         }
         match &queue {
             Some(queue) if recovered => dispatcher.serve_fetches(queue),
@@ -200,8 +219,12 @@ async fn own(
         }
         if dispatcher.sequencer.held() > 0 || from_log {
             idle_since = Instant::now();
-        } else if idle_since.elapsed() > IDLE && !context.store.has_redrives(&context.id()).await? {
-            break Ok(());
+        } else if idle_since.elapsed() > IDLE {
+            match context.store.has_redrives(&context.id()).await {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
         }
         let wake = dispatcher.wakes_at().min(Instant::now() + Duration::from_millis(500));
         tokio::select! {
@@ -215,11 +238,19 @@ async fn own(
                 _ => break Ok(()),
             },
             // It is another's, as is seen at once.
-            () = &mut keeping => {}
-            () = tokio::time::sleep_until(dispatcher.recovery.check_at().into()), if !recovered => {
-                recovered = dispatcher.has_recovered(&not_read).await?;
-                checked.send_replace(recovered);
+            () = is_lost.cancelled() => {}
+            Some(reader) = beginning.recv() => dispatcher.began(reader),
+            () = tokio::time::sleep_until(dispatcher.recovery.check_at().into()), if asked.is_empty() && dispatcher.recovery.awaits_any() => {
+                asked.spawn(in_flight(Arc::clone(context), dispatcher.recovery.awaited()));
             }
+            Some(answer) = asked.join_next() => match answer {
+                Ok(Ok((readers, states))) => {
+                    dispatcher.answered(&readers, &states);
+                    checked.send_replace(recovered);
+                }
+                Ok(Err(error)) => break Err(error),
+                Err(error) => debug!(subscription = %context.name(), %error, "the store is asked again what is in flight"),
+            },
             _ = renew.tick() => {
                 debug!(subscription = %context.name(), recovered, ?dispatcher, "the order's owner at work");
                 dispatcher.renew().await;
@@ -249,6 +280,18 @@ async fn own(
         debug!(subscription = %context.name(), "events that were not nak'ed in time are delivered again when their lease ends");
     }
     ended
+}
+
+/// What the store counts as in flight of some readers.
+async fn in_flight(
+    context: Arc<Context>,
+    awaited: Vec<Reader>,
+) -> Result<(Vec<Reader>, Vec<(Reader, ConsumerState)>), StoreError> {
+    let readers = context.store.readers_of(&context.registered);
+    let readers = readers.filter(|(_, reader)| awaited.contains(reader));
+    let readers = readers.map(|(partition, reader)| (partition.clone(), reader)).collect();
+    let states = context.store.states_of(&context.registered, readers).await?;
+    Ok((awaited, states))
 }
 
 /// The next fetch; where events are not fetched, never.

@@ -153,7 +153,7 @@ async fn deliver_due(
         let consumer = consumer.clone();
         feeds.spawn(async move { feed(&context, &settler, consumer, (Ordering::None, None), out, closing).await });
     }
-    let mut dispatcher = Dispatcher::new(context, settler, Tenure::endless());
+    let mut dispatcher = Dispatcher::new(context, settler, Tenure::endless(), Vec::new());
     let mut renew = tokio::time::interval(context.store.policy().delivery.ack_wait / 3);
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut acquiring: Option<Acquiring> = None;
@@ -255,6 +255,7 @@ pub(super) async fn feed(
             let item = Item {
                 lane: Lane::of(ordering, &attributes, waiting.position),
                 position: waiting.position,
+                reader: None,
                 failed: None,
                 has_lapsed: false,
                 origin: Origin::Log {

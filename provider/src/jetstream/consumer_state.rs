@@ -1,13 +1,18 @@
 //! How far a subscription has come, as its consumers say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use async_nats::jetstream::stream::ClusterInfo;
+use async_nats::jetstream::stream::{self, ClusterInfo};
 use fanout_plan::isolation::Reader;
+use fanout_plan::partition::Partition;
 use fanout_plan::subscription::Registered;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::floors::settled_to;
 use super::{Store, StoreError};
+
+/// States that are read at once.
+const READS: usize = 16;
 
 /// How far a subscription has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,38 +107,74 @@ impl Store {
         &self,
         registered: &Registered,
     ) -> Result<Vec<(Reader, ConsumerState)>, StoreError> {
+        let readers = self.readers_of(registered);
+        let readers = readers.map(|(partition, reader)| (partition.clone(), reader)).collect();
+        self.states_of(registered, readers).await
+    }
+
+    /// The same of some of them: of those that are there, the subscription's own ones first. At most [`READS`] are read at
+    /// once: one after another, many of them would take longer over a slow link than an ownership lasts.
+    pub(crate) async fn states_of(
+        &self,
+        registered: &Registered,
+        readers: Vec<(Partition, Reader)>,
+    ) -> Result<Vec<(Reader, ConsumerState)>, StoreError> {
+        let partitions: BTreeSet<u32> = readers.iter().map(|(partition, _)| partition.number).collect();
+        // The log's heads are read first: what is stored in between counts as pending, never as missed.
+        let heads: BTreeMap<u32, stream::Info> = futures::stream::iter(partitions)
+            .map(|partition| async move {
+                let head = self.log(partition).await?.get_info().await;
+                Ok::<_, StoreError>((partition, head.map_err(StoreError::when("read the log's state"))?))
+            })
+            .buffer_unordered(READS)
+            .try_collect()
+            .await?;
+        let heads = &heads;
+        let (own, of_tenants): (Vec<_>, Vec<_>) = readers.into_iter().partition(|(_, r)| r.tenant.is_none());
         let mut states = Vec::new();
-        for (partition, reader) in self.readers_of(registered) {
-            let name = registered.consumer_of(&reader);
-            let log = self.log(partition.number).await?;
-            // The log's head is read first: what is stored in between counts as pending, never as missed.
-            let head = log.get_info().await.map_err(StoreError::when("read the log's state"))?;
-            let info = log.consumer_info(&name).await;
-            let action = format!("read the state of consumer {name}");
-            let info = if partition.is_retired() {
-                let of = (partition.number, &*name);
-                let Some(info) = self.unless_removed(info, of, action).await? else {
-                    continue;
-                };
-                info
-            } else {
-                info.map_err(StoreError::when(action))?
-            };
-            states.push((
-                reader,
-                ConsumerState {
-                    pending: info.num_pending,
-                    unsettled: info.num_ack_pending as u64,
-                    redelivered: info.num_redelivered as u64,
-                    settled_to: settled_to(&info),
-                    log_head: head.state.last_sequence,
-                    delivered_to: info.delivered.stream_sequence,
-                    pulls: info.num_waiting as u64,
-                    is_current: is_current(head.cluster.as_ref(), info.cluster.as_ref()),
-                },
-            ));
+        for readers in [own, of_tenants] {
+            let read = futures::stream::iter(readers)
+                .map(|(partition, reader): (Partition, Reader)| async move {
+                    let head = heads.get(&partition.number);
+                    let state = self.state_of(registered, (&partition, &reader), head).await?;
+                    Ok::<_, StoreError>(state.map(|state| (reader, state)))
+                })
+                .buffered(READS)
+                .try_filter_map(|state| std::future::ready(Ok(state)));
+            states.extend(read.try_collect::<Vec<_>>().await?);
         }
         Ok(states)
+    }
+
+    /// How far one consumer has come; `None` where it was removed with its retired partition.
+    async fn state_of(
+        &self,
+        registered: &Registered,
+        (partition, reader): (&Partition, &Reader),
+        head: Option<&stream::Info>,
+    ) -> Result<Option<ConsumerState>, StoreError> {
+        let name = registered.consumer_of(reader);
+        let info = self.log(partition.number).await?.consumer_info(&name).await;
+        let action = format!("read the state of consumer {name}");
+        let info = if partition.is_retired() {
+            let of = (partition.number, &*name);
+            let Some(info) = self.unless_removed(info, of, action).await? else {
+                return Ok(None);
+            };
+            info
+        } else {
+            info.map_err(StoreError::when(action))?
+        };
+        Ok(Some(ConsumerState {
+            pending: info.num_pending,
+            unsettled: info.num_ack_pending as u64,
+            redelivered: info.num_redelivered as u64,
+            settled_to: settled_to(&info),
+            log_head: head.map_or(0, |head| head.state.last_sequence),
+            delivered_to: info.delivered.stream_sequence,
+            pulls: info.num_waiting as u64,
+            is_current: is_current(head.and_then(|head| head.cluster.as_ref()), info.cluster.as_ref()),
+        }))
     }
 
     /// How far a subscription has come in all of them: what waits is added up, offsets are the newest partition's.

@@ -132,7 +132,7 @@ impl Store {
 /// The offset up to which every event of a consumer is settled. A replicated consumer reports 0 until the first of its events
 /// is settled (nats-server 2.15), wherever the consumer began; of one that began with what was new and has delivered
 /// since, the beginning is in its floor alone.
-pub(super) fn settled_to(info: &consumer::Info) -> u64 {
+pub(crate) fn settled_to(info: &consumer::Info) -> u64 {
     let begins_after = match info.config.deliver_policy {
         DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),
         _ if info.delivered.consumer_sequence == 0 => info.delivered.stream_sequence,

@@ -67,6 +67,7 @@ pub use consumer_state::ConsumerState;
 pub use dead_letters::DeadLetter;
 pub(crate) use dead_letters::{NewDeadLetter, PUBLISHED};
 pub(crate) use durability::Promise;
+pub(crate) use floors::settled_to;
 pub use from_lost::{NotMirrored, WentOn};
 pub use hand_over::HandedOver;
 pub use history::{AtSubscription, Kept, MOST_OF_ONE_ID};
