@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
@@ -10,8 +10,10 @@ use async_nats::jetstream::message::PublishMessage;
 use fanout_tests::nemesis::Way;
 use fanout_tests::subscriber;
 use fanout_tests::types::{Origin, Position, Rejection, Start, SubscriptionState};
-use fanout_tests::{Bench, Cli, Component, LinkTo, State, Verdict, event, eventually, stored};
+use fanout_tests::{ANYONE_HERE, Bench, Cli, Component, LinkTo, SERVED_POLICY, Served, State, Verdict};
+use fanout_tests::{event, eventually, stored};
 use fanout_transport::CallContext;
+use fanout_transport::testing::NatsServer;
 
 const POLICY: &str = "\
 bus = \"payments\"
@@ -85,6 +87,48 @@ async fn a_paused_subscription_is_given_nothing_until_it_is_resumed() {
     handles(&invoicing, 5).await;
     let (code, _, err) = cli.run(&["pause"], &policy, &["nobody"]);
     assert!(code == 1 && err.contains("[unknown-subscription]"), "{code} {err}");
+}
+
+/// Every wait on the way of an orderly stop has a bound: this is more than all of them one after another.
+const STOPS_IN: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_store_is_gone_ends_when_it_is_told_to() {
+    for ordering in ["none", "tenant"] {
+        let mut bench = Bench::start(&[("ordering", ordering)], &links()).await;
+        let ingress = bench.silent_component("ingress").await;
+        let invoicing = bench.component("invoicing").await;
+        publish(&ingress, "acme", 0..1).await;
+        handles(&invoicing, 1).await;
+        bench.nats.kill();
+        let told = Instant::now();
+        bench.providers[0].signal("TERM");
+        let ended = eventually("the instance ends", || {
+            let ended = bench.providers[0].ended();
+            async move { ended }
+        })
+        .await;
+        let log = bench.providers[0].log();
+        assert!(ended && told.elapsed() < STOPS_IN, "{:?}: {log}", told.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_a_server_without_a_host() {
+    let mut nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, format!("{SERVED_POLICY}{ANYONE_HERE}")).unwrap();
+    let mut served = Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    nats.kill();
+    let told = Instant::now();
+    served.signal("TERM");
+    eventually("the server ends", || {
+        let ended = served.ended();
+        async move { ended.then_some(()) }
+    })
+    .await;
+    assert!(told.elapsed() < STOPS_IN, "{:?}: {}", told.elapsed(), served.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

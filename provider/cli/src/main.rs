@@ -50,8 +50,21 @@ use crate::matching::{DoesNotMatch, NotLegal};
 use crate::terminal::{PipeClosed, error_line, json_line, printable, printable_lines, without_users};
 use crate::webhook::{NotAccepted, Unreachable};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error_line(format_args!("can't start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(run());
+    // A name that is being resolved, which can't be called off, must not keep the process there.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(said) if said.use_stderr() => {

@@ -242,14 +242,19 @@ impl Edge {
         *self.0.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 
-    /// Stops: deliveries under way end, and are settled at the bus.
+    /// Stops: deliveries under way end, and are settled at the bus, as far as it can be reached: nothing waits longer than for
+    /// one invocation and one request.
     pub(crate) async fn stop(&self) {
         self.0.stop.cancel();
         for r in std::mem::take(&mut *self.0.running.lock().await).into_values() {
             self.0.ending.spawn(r.stop());
         }
         self.0.ending.close();
-        self.0.ending.wait().await;
+        let longest = self.0.settings.defaults.delivery.deadline + DEADLINE;
+        if tokio::time::timeout(longest, self.0.ending.wait()).await.is_err() {
+            let seconds = longest.as_secs();
+            warn!("deliveries had not ended {seconds} s after they were to, and are cut off: their events come again");
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use crate::lattice::subscription::{Shared, Subscription, Tallies};
 use crate::lattice::wire;
 use crate::{Drained, Error, Service};
 
-/// How long a server that stops may take to notify its callers.
+/// How long a server that stops may take to notify its callers, and how long NATS to take what was published last: a
+/// connection that is away takes nothing until it is back.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves functions under one prefix, `{lattice}.{component or provider id}`. All servers of a prefix form one queue
@@ -86,7 +87,8 @@ impl Server {
     }
 
     /// Stops taking calls, and returns when those in flight are answered and their callers have the answer. What is
-    /// not done `within` the time is cut off, and its caller is notified of a failure.
+    /// not done `within` the time is cut off, and its caller is notified of a failure. Returns at most two seconds later than
+    /// that, whether NATS is there or not.
     pub async fn drain(self, within: Duration) -> Drained {
         self.shared.drain.cancel();
         self.subscriptions.close();
@@ -107,9 +109,12 @@ impl Server {
                 tracing::warn!("callers could not be notified that their calls were cut off");
             }
         }
-        let handed_over = self.shared.lattice.0.batcher.handed_over().await;
-        if handed_over.is_err() || self.shared.lattice.nats().flush().await.is_err() {
-            tracing::debug!("the connection was closed during a drain");
+        let flushed = async {
+            let handed_over = self.shared.lattice.0.batcher.handed_over().await;
+            handed_over.is_ok() && self.shared.lattice.nats().flush().await.is_ok()
+        };
+        if timeout(LAST_WORDS, flushed).await != Ok(true) {
+            tracing::warn!("NATS can't be reached: the last answers may not have reached their callers");
         }
         Drained { abandoned }
     }
