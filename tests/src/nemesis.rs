@@ -197,7 +197,8 @@ async fn carry(
     generation: u64,
     (mut state, waiting): (watch::Receiver<State>, &AtomicUsize),
 ) {
-    let mut buffer = vec![0; 16 << 10];
+    // Large enough that a delay costs a busy connection no bandwidth that it needs.
+    let mut buffer = vec![0; 64 << 10];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or_default();
         let delay = state.borrow().delay;
