@@ -55,6 +55,8 @@ pub(crate) struct View {
     pub(crate) failed: BTreeMap<Part, Problem>,
     /// Subscriptions of which the store holds nothing, so that nothing can be delivered.
     pub(crate) unmade: BTreeSet<SubscriptionName>,
+    /// Subscriptions that the registry does not have yet: what it never had it has not lost.
+    pub(crate) unwritten: BTreeSet<SubscriptionName>,
     pub(crate) health: BTreeMap<SubscriptionName, Arc<Health>>,
     /// Subscriptions that are fetched.
     pub(crate) inboxes: BTreeMap<SubscriptionName, Arc<Inbox>>,

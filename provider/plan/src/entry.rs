@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::SubscriptionName;
 use crate::subscription::{Progress, Registered};
 
 /// Which form of an entry this version writes. One that is greater was written by a newer version, and may mean what this
@@ -18,6 +19,10 @@ const WITHOUT_PATTERN: u32 = 1;
 
 /// The most bytes of an entry that are kept with a consumer; the server takes 128 KiB (2.15), and lists consumers with them.
 const MAX_WITH_CONSUMER: usize = 16 << 10;
+
+/// Bytes of a message of the registry besides its key and what it says: the rest of its subject, its headers, and what the
+/// server keeps with each (nats-server 2.15).
+const AROUND: u64 = 256;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -49,6 +54,17 @@ pub fn write(registered: &Registered) -> serde_json::Result<String> {
         },
         registered,
     })
+}
+
+/// Bytes that a subscription takes of the registry, counted generously.
+pub(crate) fn bytes(registered: &Registered) -> u64 {
+    let entry = write(registered).map_or(0, |entry| entry.len());
+    (entry + registered.subscription.name.as_str().len()) as u64 + AROUND
+}
+
+/// Bytes that the tombstone of one takes there that a caller had, counted generously.
+pub(crate) fn tombstone_bytes(name: &SubscriptionName, caller: &str) -> u64 {
+    (name.as_str().len() + caller.len()) as u64 + AROUND
 }
 
 /// Reads what was written.

@@ -4,6 +4,7 @@
 //! The server has bounds of its own (1,000 consumers of a stream, `max_payload`); those are shared by all, and met too
 //! late.
 
+use crate::policy::SHARE;
 use crate::setting::{self, Reader};
 use crate::subscription::{MadeBy, Registered, Subscription};
 use crate::{Code, Filter, Problem, SubjectTemplate, SubscriptionName, TenantId, TypePattern, authority};
@@ -13,6 +14,8 @@ use crate::{Code, Filter, Problem, SubjectTemplate, SubscriptionName, TenantId, 
 pub struct Limits {
     /// Subscriptions that one caller has made by calls.
     pub subscriptions_per_caller: u32,
+    /// Names that one caller uses or has used for such: each stays in the registry for good.
+    pub names_per_caller: u32,
     /// Tenants that one subscription names.
     pub tenants_per_subscription: u32,
     /// Patterns of event types of one subscription.
@@ -28,6 +31,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             subscriptions_per_caller: 100,
+            names_per_caller: 1_000,
             tenants_per_subscription: 2_000,
             patterns_per_subscription: 200,
             filters_per_subscription: 2_000,
@@ -49,11 +53,18 @@ impl Limits {
         let mut count = |key, usual: u32, most: u64| {
             u32::try_from(r.or(key, u64::from(usual), setting::number(1, most))).unwrap_or(usual)
         };
+        let subscriptions_per_caller = count(
+            "limits.subscriptions-per-caller",
+            usual.subscriptions_per_caller,
+            1_000_000,
+        );
         Self {
-            subscriptions_per_caller: count(
-                "limits.subscriptions-per-caller",
-                usual.subscriptions_per_caller,
-                1_000_000,
+            subscriptions_per_caller,
+            // Whoever may have more subscriptions may use more names.
+            names_per_caller: count(
+                "limits.names-per-caller",
+                usual.names_per_caller.max(subscriptions_per_caller.saturating_mul(10)),
+                10_000_000,
             ),
             tenants_per_subscription: count(
                 "limits.tenants-per-subscription",
@@ -170,6 +181,60 @@ impl Limits {
             self.subscriptions_per_caller
         )))
     }
+
+    /// Whether a caller that has `used` so many names for its subscriptions may use a further one.
+    ///
+    /// # Errors
+    /// When it has used as many as it may.
+    pub(crate) fn one_more_name(&self, asked: &SubscriptionName, component: &str, used: u64) -> Result<(), Problem> {
+        if used < self.names_per_caller.into() {
+            return Ok(());
+        }
+        Err(over(format!(
+            "subscription {asked} is not made: {} has used {used} names for its subscriptions, those that have ended included, and may use {}: use one of these names again, or let an operator raise `limits.names-per-caller`",
+            authority::named(component),
+            self.names_per_caller
+        )))
+    }
+}
+
+/// What callers may have of a store that is there for all, in bytes or in messages: each a quarter, and together all but the
+/// last quarter, which is for what the policy and links declare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallersShare {
+    /// What one caller may have.
+    pub each: u64,
+    /// How much the store may hold, of whomever, for callers to add to it.
+    pub all: u64,
+}
+
+/// Which share more would be beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// That of the caller.
+    Own,
+    /// That of all callers.
+    All,
+}
+
+impl CallersShare {
+    /// Of a store that may hold so much; 0 for no bound.
+    pub fn of(most: u64) -> Self {
+        let most = if most == 0 { u64::MAX } else { most };
+        Self {
+            // Of few messages each caller may have one.
+            each: (most / SHARE).max(1),
+            all: (most - most / SHARE).max(1),
+        }
+    }
+
+    /// Whether `more` of a caller that has `own` is beyond a share, in a store that holds `held` of all.
+    pub fn is_beyond(self, own: u64, held: u64, more: u64) -> Option<Beyond> {
+        if own.saturating_add(more) > self.each {
+            return Some(Beyond::Own);
+        }
+        (held.saturating_add(more) > self.all).then_some(Beyond::All)
+    }
 }
 
 /// How many items the lists of a filter have, and how many bytes these are.
@@ -224,7 +289,7 @@ impl Size {
     }
 }
 
-fn over(message: String) -> Problem {
+pub(crate) fn over(message: String) -> Problem {
     Problem::new(Code::LimitExceeded, message)
 }
 
@@ -264,6 +329,17 @@ mod tests {
         };
         let problem = narrow.filter(&name, &filter(500, 1), &template, None).unwrap_err();
         assert!(problem.message.contains("limits.bytes-per-subscription"), "{problem}");
+    }
+
+    #[test]
+    fn one_caller_has_a_quarter_and_all_leave_one() {
+        let share = CallersShare::of(100);
+        assert_eq!((share.each, share.all), (25, 75));
+        assert_eq!(share.is_beyond(24, 74, 1), None);
+        assert_eq!(share.is_beyond(25, 25, 1), Some(Beyond::Own));
+        assert_eq!(share.is_beyond(0, 75, 1), Some(Beyond::All));
+        assert_eq!(CallersShare::of(0).is_beyond(1 << 40, 1 << 50, 1), None, "no bound");
+        assert_eq!(CallersShare::of(1).is_beyond(0, 0, 1), None, "each may have one");
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod notices;
 mod observed;
 mod other_logs;
 mod reached;
+mod registry_share;
 mod rivals;
 
 pub use notices::{notices, subscriptions_at};

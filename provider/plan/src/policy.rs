@@ -234,8 +234,8 @@ const BOUNDS: [&str; 8] = [
     "journal.max-bytes",
 ];
 
-/// Of a store that all tenants share, a tenant may have this part, unless its quota says otherwise.
-const SHARE: u64 = 4;
+/// Of a store that all tenants share, a tenant may have this part, unless its quota says otherwise; of the others, a caller.
+pub(crate) const SHARE: u64 = 4;
 
 impl Policy {
     /// The setting that says how many copies there are of what is stored here.

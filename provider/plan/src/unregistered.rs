@@ -9,12 +9,15 @@ use crate::subscription::Registered;
 use crate::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, Timestamp};
 
 /// The mark of a subscription that was ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tombstone {
     /// Which of its name it ended; `None` where an older version or a person removed the entry.
     pub incarnation: Option<Incarnation>,
     /// When, nanoseconds since the Unix epoch.
     pub at: Timestamp,
+    /// The caller or component whose it was, if that made it by a call: the name counts among those that it has used. `None`
+    /// too where an older version ended it.
+    pub caller: Option<String>,
 }
 
 impl Tombstone {

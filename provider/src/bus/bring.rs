@@ -30,6 +30,8 @@ pub(super) struct Brought {
     pub(super) failed: BTreeMap<Part, Problem>,
     /// Subscriptions of which the store holds nothing.
     pub(super) unmade: BTreeSet<SubscriptionName>,
+    /// Subscriptions that the registry does not have yet.
+    pub(super) unwritten: BTreeSet<SubscriptionName>,
     /// Why what was called for was not made, by its place among the wanted.
     pub(super) refused: BTreeMap<usize, Problem>,
     /// Why the tenant has no place in the log.
@@ -67,7 +69,9 @@ impl Bus {
     pub(super) async fn bring(&self, store: &Store, change: Change<'_>, whole: bool) -> Result<Brought, StoreError> {
         for race in 0..=RACES {
             let began = Instant::now();
-            let observed = store.observe_knowing(&change.before.registry).await?;
+            let observed = store
+                .observe_knowing(&change.before.registry, &change.before.unwritten)
+                .await?;
             INSTRUMENTS.store(StoreOperation::Observe).since(began);
             let now = store.read_time(&observed).await?;
             // Once this policy was in force, only another instance's can have changed the partitions: two that took
@@ -203,6 +207,16 @@ impl Bus {
                 _ => None,
             })
             .collect();
+        let written: BTreeSet<_> = taken
+            .done
+            .iter()
+            .filter_map(|i| match &plan.steps[*i] {
+                Step::Remember(r) => Some(&r.subscription.name),
+                _ => None,
+            })
+            .collect();
+        let there = |name: &SubscriptionName| observed.registry.contains_key(name) || written.contains(name);
+        let unwritten = plan.registry.keys().filter(|name| !there(name)).cloned().collect();
         // A partition that can't be read now has its events all the same.
         let mut unknown_partition = None;
         for (number, problem) in &observed.unread {
@@ -216,6 +230,7 @@ impl Bus {
             kept: false,
             failed,
             unmade,
+            unwritten,
             refused,
             no_place,
             has_turned,

@@ -258,6 +258,7 @@ impl Bus {
             return Err(match problem.code {
                 Code::SubscriptionConflict => Refusal::Conflict(problem),
                 Code::StoreRefused
+                | Code::StoreFull
                 | Code::StoreUnavailable
                 | Code::ForeignTopology
                 | Code::UnreadableSubscription
@@ -496,7 +497,7 @@ fn unknown(name: &SubscriptionName) -> Refusal {
 /// Why a subscription was not changed, or ended.
 fn not_changed(name: &SubscriptionName, error: StoreError) -> Refusal {
     match error {
-        StoreError::Refused(problems) => {
+        StoreError::Refused(problems) if problems.iter().all(|p| p.code != Code::StoreFull) => {
             let problem = problems.into_iter().next();
             problem.map_or_else(|| unknown(name), Refusal::Invalid)
         }
@@ -505,5 +506,9 @@ fn not_changed(name: &SubscriptionName, error: StoreError) -> Refusal {
 }
 
 fn unavailable(e: StoreError) -> Refusal {
-    Refusal::Unavailable(Problem::new(Code::StoreUnavailable, format!("{e}: try again")))
+    let problem = match e {
+        StoreError::Refused(ref problems) if !problems.is_empty() => problems[0].clone(),
+        e => Problem::new(Code::StoreUnavailable, format!("{e}: try again")),
+    };
+    Refusal::Unavailable(problem)
 }

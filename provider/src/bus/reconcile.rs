@@ -85,6 +85,7 @@ impl Bus {
             detached: before.detached.clone(),
             failed: before.failed.clone(),
             unmade: before.unmade.clone(),
+            unwritten: before.unwritten.clone(),
             ..View::default()
         };
         let store = self.policy_in_force(&inputs.settings, &mut view);
@@ -302,7 +303,7 @@ fn note(brought: Brought, change: Change<'_>, store: &Store, view: &mut View) ->
     let moved = view.registry.values();
     view.moved = moved.filter_map(|r| Some((r.id(), r.moved_to()?.clone()))).collect();
     view.registry.retain(|_, registered| !registered.has_moved());
-    (view.failed, view.unmade) = (brought.failed, brought.unmade);
+    (view.failed, view.unmade, view.unwritten) = (brought.failed, brought.unmade, brought.unwritten);
     view.unknown_partition = brought.unknown_partition;
     refused
 }

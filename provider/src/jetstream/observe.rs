@@ -43,16 +43,18 @@ impl Store {
     /// # Errors
     /// When the store can't be read.
     pub async fn observe(&self) -> Result<Observed, StoreError> {
-        self.observe_knowing(&BTreeMap::new()).await
+        self.observe_knowing(&BTreeMap::new(), &BTreeSet::new()).await
     }
 
-    /// The same, with the subscriptions that are known: those that the store has lost are told from those that were ended.
+    /// The same, with the subscriptions that are known: those that the store has lost are told from those that were ended. Of
+    /// those that are `unwritten` it is not said: the registry never had them.
     ///
     /// # Errors
     /// As [`Store::observe`].
     pub(crate) async fn observe_knowing(
         &self,
         known: &BTreeMap<SubscriptionName, Registered>,
+        unwritten: &BTreeSet<SubscriptionName>,
     ) -> Result<Observed, StoreError> {
         let mut observed = Observed {
             account: self.account().await?,
@@ -90,6 +92,9 @@ impl Store {
         }
         for name in self.buckets() {
             if let Some(info) = self.stream_info(&format!("KV_{name}")).await? {
+                if name == self.names.registry() {
+                    observed.registry_bytes = info.state.bytes;
+                }
                 let spec = bucket_spec(name.clone(), &info.config);
                 observed.topology.buckets.insert(name, spec);
             }
@@ -112,8 +117,7 @@ impl Store {
         }
         observed.find_missing(known);
         observed.find_unregistered();
-        for registered in observed.lost.values() {
-            let name = &registered.subscription.name;
+        for name in observed.lost.keys().filter(|name| !unwritten.contains(*name)) {
             warn!(code = %Code::RegistrationLost, "subscription {name}: the registry has lost it, and nobody ended it: it is remembered again");
         }
         self.observe_elsewhere(&mut observed).await;

@@ -11,20 +11,21 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::{kv, stream};
 use fanout_plan::remembered::remembered;
-use fanout_plan::subscription::{Progress, Registered};
+use fanout_plan::subscription::{MadeBy, Progress, Registered};
 use fanout_plan::unregistered::Tombstone;
 use fanout_plan::withheld::Withheld;
-use fanout_plan::{Code, ConsumerName, Incarnation, Problem, SubscriptionId, SubscriptionName, Timestamp, entry};
+use fanout_plan::{Code, ConsumerName, Problem, SubscriptionId, SubscriptionName, Timestamp, entry};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::headers::text;
 use super::last::subject_of;
 use super::refusal::found;
 use super::store::API_DEADLINE;
 use super::swap::RACES;
-use super::{Store, StoreError};
+use super::{Full, Store, StoreError};
 
 /// Reads of entries under way at once.
 const READS: usize = 32;
@@ -35,6 +36,8 @@ const FOLLOWS: Duration = Duration::from_millis(50);
 
 /// Which subscription a tombstone ended.
 const ENDED: &str = "fanout-ended";
+/// Whose it was, if its caller made it.
+const ENDED_OF: &str = "fanout-ended-of";
 
 /// What the registry holds under a name.
 pub(crate) enum Entry {
@@ -188,6 +191,7 @@ impl Store {
             return Entry::Ended(Tombstone {
                 incarnation: header(ENDED).and_then(|ended| ended.parse().ok()),
                 at: raw.at,
+                caller: header(ENDED_OF).map(str::to_owned),
             });
         }
         let why = match entry::read(&raw.payload) {
@@ -430,8 +434,7 @@ impl Store {
             }
             Entry::Unreadable(problem) => return Err(StoreError::Refused(vec![problem])),
         };
-        let tombstone = Change::End(ended.incarnation);
-        if !self.write(name, tombstone, revision).await? {
+        if !self.write(name, Change::End(&ended), revision).await? {
             return Err(StoreError::Raced {
                 what: format!("subscription {name}"),
             });
@@ -464,11 +467,14 @@ impl Store {
         Ok(changes.boxed())
     }
 
-    /// What a watch tells; a tombstone's header is not among it.
+    /// What a watch tells; a tombstone's headers are not among it.
     fn entry(&self, name: &SubscriptionName, entry: &kv::Entry) -> Entry {
         let at = super::observe::moment(entry.created);
         if entry.operation != kv::Operation::Put {
-            return Entry::Ended(Tombstone { incarnation: None, at });
+            return Entry::Ended(Tombstone {
+                at,
+                ..Tombstone::default()
+            });
         }
         let raw = Raw {
             headers: HeaderMap::new(),
@@ -523,21 +529,48 @@ impl Store {
                 PublishMessage::build().payload(written.into())
             }
             // As the bucket's own deletions are marked, for whoever else reads it.
-            Change::End(ended) => PublishMessage::build()
-                .header("KV-Operation", "DEL")
-                .header(ENDED, ended.to_string().as_str()),
+            Change::End(ended) => {
+                let message = PublishMessage::build()
+                    .header("KV-Operation", "DEL")
+                    .header(ENDED, ended.incarnation.to_string().as_str());
+                match ended.made_by {
+                    MadeBy::Call => message.header(ENDED_OF, text(&ended.component)),
+                    MadeBy::Link | MadeBy::Policy => message,
+                }
+            }
         };
         let subject = self.entry_subject(&self.names.registry(), name.as_str());
         let written = self.swap(subject, message, revision).await;
-        Ok(written.map_err(StoreError::when(action))?.is_some())
+        let written = written
+            .map_err(StoreError::when(action))
+            .map_err(|error| match error.full() {
+                Some(what) => self.is_full(name, what),
+                None => error,
+            });
+        Ok(written?.is_some())
+    }
+
+    /// The registry takes nothing more. That lasts until an operator acts, and what was to be written is not there.
+    fn is_full(&self, name: &SubscriptionName, what: Full) -> StoreError {
+        let bus = &self.policy.bus;
+        let what_to_do = match what {
+            Full::Storage => {
+                format!("{what} is full, and the registry of bus {bus} with it: give the server or the account more")
+            }
+            _ => format!("the registry of bus {bus} is full: raise `registry.max-bytes`"),
+        };
+        StoreError::Refused(vec![Problem::new(
+            Code::StoreFull,
+            format!("subscription {name}: what is to be remembered of it was not stored: {what_to_do}"),
+        )])
     }
 }
 
 /// What is written under a name.
 enum Change<'a> {
     Put(&'a Registered),
-    /// Ends the subscription of this incarnation.
-    End(Incarnation),
+    /// Ends this subscription.
+    End(&'a Registered),
 }
 
 /// A message of a list: its key, and what it holds.

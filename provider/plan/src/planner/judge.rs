@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Asked, Observed, Wanted, rivals};
+use super::{Asked, Observed, Wanted, registry_share, rivals};
 use crate::by_partition::ByPartition;
 use crate::partition::Layout;
 use crate::place::Places;
@@ -230,6 +230,9 @@ fn judge(
             }
         }
     };
+    if want.made_by == MadeBy::Call {
+        registry_share::check(policy, registry, observed, have, &next.registered)?;
+    }
     if policy.shape == Shape::WorkQueue {
         if matches!(want.subscription.need, Need::Backfill { .. }) {
             return Err(declared::no_backfill(name));

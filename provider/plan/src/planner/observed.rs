@@ -91,6 +91,8 @@ pub struct Observed {
     pub floors: BTreeMap<(u32, ConsumerName), Floor>,
     /// What each consumer says of itself.
     pub made: BTreeMap<(u32, ConsumerName), Made>,
+    /// Bytes that the registry's bucket holds.
+    pub registry_bytes: u64,
     /// Subscriptions that were ended.
     pub ended: BTreeMap<SubscriptionName, Tombstone>,
     /// Subscriptions that are known, are not in the registry, and were not ended: the store has lost them.

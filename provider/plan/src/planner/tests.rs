@@ -14,6 +14,7 @@ mod failures;
 mod journal;
 mod losses;
 mod patterns;
+mod registry_share;
 mod subscriptions;
 mod work_queue;
 

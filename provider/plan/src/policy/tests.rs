@@ -227,6 +227,7 @@ fn what_does_not_change_how_events_are_delivered_starts_no_delivery_anew() {
         ("retry.max-attempts", "1"),
         ("retry.max-bytes", "64MiB"),
         ("limits.subscriptions-per-caller", "5"),
+        ("limits.names-per-caller", "5"),
         ("publish.deadline", "2s"),
         ("telemetry.tenants", "acme"),
         ("dedupe.window", "1m"),

@@ -44,6 +44,7 @@ fn ended(incarnation: Option<i64>, at: i64) -> Tombstone {
     Tombstone {
         incarnation: incarnation.map(|at| Incarnation::new(Timestamp::from_nanoseconds(at))),
         at: Timestamp::from_nanoseconds(at),
+        caller: None,
     }
 }
 
@@ -73,7 +74,7 @@ fn only_a_tombstone_that_is_newer_ends_a_subscription() {
             let mut observed = orphaned(&mine, says, 25);
             observed
                 .ended
-                .extend(tombstone.map(|t| (mine.subscription.name.clone(), t)));
+                .extend(tombstone.clone().map(|t| (mine.subscription.name.clone(), t)));
             let wanted = match (is_ended, says) {
                 (true, _) => (vec![], vec![]),
                 (false, true) => (name(), vec![]),

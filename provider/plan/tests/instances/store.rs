@@ -133,7 +133,7 @@ impl Store {
                 let name = r.subscription.name.clone();
                 let found = self.held.registry.get(&name).cloned();
                 let ended = if found.is_none() {
-                    self.held.ended.get(&name).copied()
+                    self.held.ended.get(&name).cloned()
                 } else {
                     None
                 };
@@ -198,6 +198,7 @@ impl Store {
             let tombstone = Tombstone {
                 incarnation: Some(ended.incarnation),
                 at: now,
+                caller: None,
             };
             self.held.ended.insert(name.clone(), tombstone);
         }
