@@ -1,5 +1,7 @@
 //! Dead letters: an event that no attempt is left for leaves its subscription only once its letter is stored.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fanout_plan::journal::Outcome;
 use fanout_plan::retry::FailedAttempt;
@@ -28,14 +30,18 @@ impl Settler {
             payload: event.delivery.data.clone(),
             published_at: event.delivery.published_at,
         };
-        let state = self.dead_letter(&event.source, &unhandled, &event.failed).await;
-        if state == DeliveryState::Settled {
-            self.forget_attempts(event).await;
-        } else {
-            // This attempt is made again, and counted then.
-            event.failed.pop();
+        match self.dead_letter(&event.source, &unhandled, &event.failed).await {
+            Ok(()) => {
+                self.forget_attempts(event).await;
+                DeliveryState::Settled
+            }
+            Err((problem, wait)) => {
+                // This attempt is made again, and counted then.
+                event.failed.pop();
+                event.waits_for = Some(Box::new(problem));
+                DeliveryState::StoreUnavailable(wait)
+            }
         }
-        state
     }
 
     /// Dead-letters a message that is no event: nothing could ever handle it, and it is not dropped. `tenant` is the one
@@ -61,35 +67,45 @@ impl Settler {
             payload: message.payload.clone(),
             published_at: metadata.published_at,
         };
-        let state = self.dead_letter(source, &unhandled, &failed).await;
-        if state == DeliveryState::Settled {
-            let why = (Code::Rejected, failed[0].reason.as_str());
-            let at = self.position_in_log(source, metadata.position);
-            self.context.note(at, 0, (Outcome::DeadLettered, Some(why)));
-        }
-        if let Some(delay) = state.again_after() {
-            nak(message, delay).await;
+        match self.dead_letter(source, &unhandled, &failed).await {
+            Ok(()) => {
+                let why = (Code::Rejected, failed[0].reason.as_str());
+                let at = self.position_in_log(source, metadata.position);
+                self.context.note(at, 0, (Outcome::DeadLettered, Some(why)));
+            }
+            Err((_, wait)) => nak(message, wait).await,
         }
     }
 
     /// Why an event has no dead letter yet.
     fn no_letter(&self, event: &Unhandled, error: &StoreError) -> Problem {
         let (subscription, position, tenant) = (self.context.name(), event.position, &event.tenant);
-        let (code, why) = match error.full() {
-            Some(Full::Storage) => (Code::StoreFull, format!("{} is full: give it more", Full::Storage)),
-            Some(_) => (
+        let (code, why) = match (error, error.full()) {
+            (StoreError::Refused(problems), _) if !problems.is_empty() => {
+                (problems[0].code, problems[0].message.clone())
+            }
+            (_, Some(Full::Storage)) => (Code::StoreFull, format!("{} is full: give it more", Full::Storage)),
+            (_, Some(_)) => (
                 Code::StoreFull,
                 "the dead letters are full: redrive or discard some, or raise `dead-letters.max-bytes` or `dead-letters.max-events`"
                     .to_owned(),
             ),
-            None => (Code::StoreUnavailable, error.to_string()),
+            (_, None) => (Code::StoreUnavailable, error.to_string()),
         };
         let message = format!("subscription {subscription}: {why}; event {position} of tenant {tenant} waits");
         Problem::new(code, message)
     }
 
     /// Stores a dead letter and only then settles the event.
-    async fn dead_letter(&self, source: &Source, event: &Unhandled, attempts: &[FailedAttempt]) -> DeliveryState {
+    ///
+    /// # Errors
+    /// Why the event has none yet, and how long it waits.
+    async fn dead_letter(
+        &self,
+        source: &Source,
+        event: &Unhandled,
+        attempts: &[FailedAttempt],
+    ) -> Result<(), (Problem, Duration)> {
         let (headers, replaces) = match source {
             Source::Log(message) | Source::Retry(message) => (message.headers.as_ref(), None),
             Source::Redrive(_, letter) => (Some(&letter.headers), Some(letter.number)),
@@ -104,16 +120,27 @@ impl Settler {
             published_at: event.published_at,
             replaces,
         };
-        let stored = match (self.context.store.store_dead_letter(letter).await, source) {
-            (Ok(()), Source::Redrive(redrive, _)) => self.context.store.dead_lettered_again(redrive).await,
-            (stored, _) => stored,
+        let store = &self.context.store;
+        let stored = match source {
+            // It takes the place of the one before.
+            Source::Redrive(redrive, _) => match store.store_dead_letter(letter).await {
+                Ok(()) => store.dead_lettered_again(redrive).await,
+                failed => failed,
+            },
+            Source::Log(_) | Source::Retry(_) => {
+                match store.admit_letter(&self.context.registered, letter.bytes()).await {
+                    Ok(()) => store.store_dead_letter(letter).await,
+                    failed => failed,
+                }
+            }
         };
         if let Err(error) = stored {
-            self.context.health.fails(self.no_letter(event, &error));
+            let problem = self.no_letter(event, &error);
+            self.context.health.fails(problem.clone());
             let wait = self.must_wait(&error);
             // What the store refuses now it refuses for a while, and each further try is an invocation.
-            let refuses = error.answer().is_some();
-            return DeliveryState::StoreUnavailable(if refuses { DEAD_LETTERS_WAIT } else { wait });
+            let refuses = error.answer().is_some() || matches!(error, StoreError::Refused(_));
+            return Err((problem, if refuses { DEAD_LETTERS_WAIT } else { wait }));
         }
         Health::count(&self.context.health.dead_lettered);
         let (subscription, tenant, position) = (self.context.name(), &event.tenant, event.position);
@@ -122,6 +149,6 @@ impl Settler {
         if let Some(message) = source.message() {
             self.acknowledge(message).await;
         }
-        DeliveryState::Settled
+        Ok(())
     }
 }

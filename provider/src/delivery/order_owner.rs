@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fanout_plan::Timestamp;
+use fanout_plan::{Problem, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -67,13 +67,13 @@ struct Settlement {
 }
 
 /// What came of a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SettleReply {
     Taken,
     /// The lease ends then.
     Leased(Timestamp),
-    /// The store did not take what belongs to the event.
-    NotTaken,
+    /// The store did not take what belongs to the event; why, where that is known.
+    NotTaken(Option<Box<Problem>>),
     /// The event is not dispatched under this number any more.
     Over,
 }
@@ -250,7 +250,7 @@ impl OrderOwner {
                     }
                 }
             }
-            reply.send(settle_reply(event.state)).ok();
+            reply.send(settle_reply(event)).ok();
             return true;
         }
     }
@@ -281,9 +281,11 @@ impl OrderOwner {
 }
 
 /// The reply to a settlement that left its event in this state.
-fn settle_reply(state: DeliveryState) -> SettleReply {
-    match state {
-        DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => SettleReply::NotTaken,
+fn settle_reply(event: &mut InFlight) -> SettleReply {
+    match event.state {
+        DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => {
+            SettleReply::NotTaken(event.waits_for.take())
+        }
         _ => SettleReply::Taken,
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct InFlight {
     pub(super) call: Call,
     /// Its fetcher's lease ended without a word; a refusal of it may come late.
     pub(crate) has_lapsed: bool,
+    /// Why the store did not take its dead letter or its attempt, while it waits for that.
+    pub(crate) waits_for: Option<Box<Problem>>,
 }
 
 impl InFlight {
@@ -79,6 +81,7 @@ impl InFlight {
             state: DeliveryState::New,
             call: Call::default(),
             has_lapsed: false,
+            waits_for: None,
         }
     }
 
@@ -312,6 +315,7 @@ impl Settler {
     /// event in flight would carry room for all of it.
     pub(crate) async fn settle(&self, event: &mut InFlight, answer: Result<(), Rejection>) -> DeliveryState {
         let (took, was_refused) = (event.call.took(), answer.is_err());
+        event.waits_for = None;
         event.state = match answer {
             Ok(()) => self.handled(event).await,
             Err(rejection) => Box::pin(self.refused(event, &rejection)).await,
@@ -409,6 +413,15 @@ impl Settler {
             (false, Ok(())) => DeliveryState::Retry(delay),
             (false, Err(error)) => {
                 event.failed.pop();
+                event.waits_for = error.full().map(|_| {
+                    Box::new(Problem::new(
+                        Code::StoreFull,
+                        format!(
+                            "subscription {}: the store of failed attempts is full: see why so many events are refused, or raise `attempts.max-bytes`; event {position} waits",
+                            self.context.name()
+                        ),
+                    ))
+                });
                 DeliveryState::StoreUnavailable(self.must_wait(&error))
             }
         }
@@ -431,6 +444,17 @@ impl Settler {
             return false;
         }
         let delivery = &event.delivery;
+        // One that waited already takes the place that it had.
+        if replaces.is_none() && !self.retries.has_place(delivery.bytes()).await {
+            health.retries_refuse(Problem::new(
+                Code::RetriesFull,
+                format!(
+                    "subscription {}: callers' refused events have their share of the store of retries, whose last quarter is for subscriptions that the policy and links declare: such events stay in flight until their next attempt, and may hold up others of the subscription: see why they are refused, or raise `retry.max-bytes`",
+                    self.context.name()
+                ),
+            ));
+            return false;
+        }
         let refused = Refused {
             at: self.position_in_log(&event.source, delivery.position),
             attributes: &delivery.attributes,

@@ -93,7 +93,7 @@ impl Inbox {
         match reply {
             Some(SettleReply::Taken) => Ok(Settled::Taken),
             Some(SettleReply::Leased(lease_until)) => Ok(Settled::Leased(DeliveryHandle { lease_until, ..handle })),
-            Some(SettleReply::NotTaken) => Err(not_taken(&handle)),
+            Some(SettleReply::NotTaken(full)) => Err(not_taken(&handle, full)),
             Some(SettleReply::Over) => self.settle_late(&handle, &verdict).await,
             None => self.settle_alone(handle, verdict).await,
         }

@@ -87,18 +87,25 @@ impl Inbox {
             return Ok(());
         }
         let settler = self.settler().await.map_err(failed)?;
+        let mut waits_for = None;
         let state = match redriven(context, settler, redrive, None).await.map_err(failed)? {
             None => DeliveryState::Settled,
             // This refusal is noted already.
             Some(event) if answer.is_err() && event.delivery.attempt > handle.attempt => return Ok(()),
-            Some(mut event) => settle_fetched(context, settler, &mut event, answer).await,
+            Some(mut event) => {
+                let state = settle_fetched(context, settler, &mut event, answer).await;
+                waits_for = event.waits_for;
+                state
+            }
         };
         match state.again_after() {
             None => self.pass(handle, redrive).await,
             delay => self.put_off(settler, &handle.reply, delay).await,
         }
         match state {
-            DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => Err(not_taken(handle)),
+            DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => {
+                Err(not_taken(handle, waits_for))
+            }
             _ => Ok(()),
         }
     }

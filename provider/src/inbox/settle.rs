@@ -144,7 +144,7 @@ impl Inbox {
             DeliveryState::Retry(_) if handle.dispatched.is_some() => event.release().await,
             DeliveryState::StoreUnavailable(_) | DeliveryState::SubscriberUnavailable(_) => {
                 event.nak().await;
-                return Err(not_taken(handle));
+                return Err(not_taken(handle, event.waits_for.take()));
             }
             _ => event.nak().await,
         }
@@ -190,7 +190,7 @@ impl Inbox {
                 return Ok(());
             }
         }
-        Err(not_taken(handle))
+        Err(not_taken(handle, None))
     }
 
     /// Whether this refusal was counted before. One that another made late, of the same attempt, is another's.
@@ -248,7 +248,11 @@ pub(super) fn unsettled(handle: &DeliveryHandle, error: StoreError) -> Unsettled
     }
 }
 
-pub(super) fn not_taken(handle: &DeliveryHandle) -> Unsettled {
+/// The store did not take a settlement; `full` says which part of it takes no more, if that is why.
+pub(super) fn not_taken(handle: &DeliveryHandle, full: Option<Box<Problem>>) -> Unsettled {
+    if let Some(full) = full.filter(|problem| problem.code == Code::StoreFull) {
+        return Unsettled::Unavailable(*full);
+    }
     Unsettled::Unavailable(Problem::new(
         Code::StoreUnavailable,
         format!(

@@ -63,6 +63,13 @@ pub(crate) struct NewDeadLetter<'a> {
     pub(crate) replaces: Option<u64>,
 }
 
+impl NewDeadLetter<'_> {
+    /// About how many bytes it takes: the event's, and what is written beside it.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.headers.map_or(0, header_bytes) + self.payload.len() + letter::RESERVED) as u64
+    }
+}
+
 /// A dead letter as the store holds it.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadLetter {

@@ -15,10 +15,10 @@ use super::dead_letters::{ID, attempts_in};
 use super::listing::Listing;
 use super::{Store, StoreError};
 
-const LIST: &str = "list dead letters";
+pub(super) const LIST: &str = "list dead letters";
 
 /// How long the next letter may take: what is read for may be taken away meanwhile, and then never comes.
-const NEXT_WITHIN: Duration = Duration::from_secs(15);
+pub(super) const NEXT_WITHIN: Duration = Duration::from_secs(15);
 
 /// A dead letter without its event.
 #[derive(Clone, Debug)]

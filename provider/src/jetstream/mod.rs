@@ -27,6 +27,7 @@ mod last;
 mod last_known;
 mod leases;
 mod letter_notes;
+mod letter_share;
 mod listing;
 mod lost;
 mod marks;

@@ -17,8 +17,9 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
+use fanout_plan::limits::CallersShare;
 use fanout_plan::retry::{FailedAttempt, attempts_within};
-use fanout_plan::subscription::Registered;
+use fanout_plan::subscription::{MadeBy, Registered};
 use fanout_plan::{Attributes, BusNames, LogPosition, Position, Round, SubscriptionName, Timestamp, letter};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,8 @@ pub(crate) struct Retries {
     store: Store,
     subscription: SubscriptionName,
     round: Round,
+    /// Its caller made it: then the last part of the store is not for it.
+    is_callers: bool,
 }
 
 /// A refused event, as it is stored.
@@ -131,6 +134,22 @@ impl Retries {
         stored.map(drop).map_err(unstored)
     }
 
+    /// Whether the store leaves place for so many bytes more of this subscription. What callers made leaves the last quarter to
+    /// those that the policy and links declare. A store that does not say how full it is does not refuse either.
+    pub(crate) async fn has_place(&self, bytes: usize) -> bool {
+        if !self.is_callers {
+            return true;
+        }
+        let info = match self.store.retry_stream().await {
+            Ok(stream) => stream.get_info().await.ok(),
+            Err(_) => None,
+        };
+        info.is_none_or(|info| {
+            let share = CallersShare::of(u64::try_from(info.config.max_bytes).unwrap_or(0));
+            info.state.bytes.saturating_add(bytes as u64) <= share.all
+        })
+    }
+
     /// Whether the event of a position waits.
     pub(crate) async fn has(&self, at: LogPosition) -> Result<bool, StoreError> {
         let stream = self.store.retry_stream().await?;
@@ -209,6 +228,7 @@ impl Store {
             store: self.clone(),
             subscription: registered.id().name,
             round: Round::of(registered),
+            is_callers: registered.made_by == MadeBy::Call,
         }
     }
 

@@ -19,6 +19,7 @@ use fanout_plan::{
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
+use super::letter_share::LetterCounts;
 use super::observe::moment;
 use super::publish::Together;
 use super::refusal::found;
@@ -52,6 +53,7 @@ pub struct Store {
     pub(super) time: Arc<StoreTime>,
     /// With which it is written who published an event.
     pub(super) secret: SharedSecret,
+    pub(super) letter_counts: Arc<LetterCounts>,
 }
 
 /// Why the store could not be read or changed.
@@ -120,6 +122,7 @@ impl Store {
             together: Arc::default(),
             time: Arc::default(),
             secret: SharedSecret::default(),
+            letter_counts: Arc::default(),
         }
     }
 

@@ -194,7 +194,14 @@ impl From<SettleError> for Refused {
             SettleError::InvalidToken(p) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, p, None),
             SettleError::LeaseExpired(p) => Self::new(StatusCode::CONFLICT, p, None),
             SettleError::NotPermitted(p) => Self::new(StatusCode::FORBIDDEN, p, None),
-            SettleError::Unavailable(p) => Self::new(StatusCode::SERVICE_UNAVAILABLE, p, Some(SOON_MS)),
+            SettleError::Unavailable(p) => {
+                let again = if p.code == Code::StoreFull.as_str() {
+                    ONCE_THERE_IS_ROOM_MS
+                } else {
+                    SOON_MS
+                };
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, p, Some(again))
+            }
         }
     }
 }
@@ -263,6 +270,7 @@ mod tests {
         );
         check(InboxError::Unavailable(problem("too-many-fetches")), 429, Some("1"));
         check(SettleError::LeaseExpired(problem("lease-expired")), 409, None);
+        check(SettleError::Unavailable(problem("store-full")), 503, Some("60"));
         check(Problem::new(Code::InvalidRequest, ""), 400, None);
         check(Problem::new(Code::UnsupportedMediaType, ""), 415, None);
         check(Problem::new(Code::TooManyEvents, ""), 413, None);
