@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_nats::jetstream::stream::{self, ClusterInfo};
+use async_nats::jetstream::consumer;
+use async_nats::jetstream::stream::{self, ClusterInfo, Stream};
 use fanout_plan::isolation::Reader;
 use fanout_plan::partition::Partition;
 use fanout_plan::subscription::Registered;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::floors::settled_to;
+use super::refusal::found;
 use super::{Store, StoreError};
 
 /// States that are read at once.
@@ -67,6 +69,36 @@ fn is_current(log: Option<&ClusterInfo>, consumer: Option<&ClusterInfo>) -> bool
             .iter()
             .any(|peer| peer.name == *leader && peer.current && peer.lag.unwrap_or_default() == 0),
     }
+}
+
+/// Whether a consumer's leader says that nothing waits although something does. The log's leader takes a copy for current that has
+/// acknowledged everything and not stored it yet (nats-server 2.15.1), so it is asked for the last event itself.
+async fn leaves_out<I>(log: &Stream<I>, info: &consumer::Info, head: u64) -> Result<bool, StoreError> {
+    let delivered_to = info.delivered.stream_sequence;
+    let has_copies = info
+        .cluster
+        .as_ref()
+        .is_some_and(|cluster| !cluster.replicas.is_empty());
+    if !has_copies || info.num_pending > 0 || delivered_to >= head {
+        return Ok(false);
+    }
+    let filters = match info.config.filter_subject.as_str() {
+        "" => info.config.filter_subjects.clone(),
+        one => vec![one.to_owned()],
+    };
+    let mut last = futures::stream::iter(filters)
+        .map(|filter: String| async move {
+            let last = log.get_last_raw_message_by_subject(&filter).await;
+            found(last, "read the last event")
+        })
+        .buffer_unordered(READS);
+    while let Some(last) = last.try_next().await? {
+        // What was stored after the log's head was read may have come after the consumer was asked, too.
+        if last.is_some_and(|last| last.sequence > delivered_to && last.sequence <= head) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl ConsumerState {
@@ -154,7 +186,8 @@ impl Store {
         head: Option<&stream::Info>,
     ) -> Result<Option<ConsumerState>, StoreError> {
         let name = registered.consumer_of(reader);
-        let info = self.log(partition.number).await?.consumer_info(&name).await;
+        let log = self.log(partition.number).await?;
+        let info = log.consumer_info(&name).await;
         let action = format!("read the state of consumer {name}");
         let info = if partition.is_retired() {
             let of = (partition.number, &*name);
@@ -165,15 +198,18 @@ impl Store {
         } else {
             info.map_err(StoreError::when(action))?
         };
+        let log_head = head.map_or(0, |head| head.state.last_sequence);
+        let is_current = is_current(head.and_then(|head| head.cluster.as_ref()), info.cluster.as_ref())
+            && !leaves_out(&log, &info, log_head).await?;
         Ok(Some(ConsumerState {
             pending: info.num_pending,
             unsettled: info.num_ack_pending as u64,
             redelivered: info.num_redelivered as u64,
             settled_to: settled_to(&info),
-            log_head: head.map_or(0, |head| head.state.last_sequence),
+            log_head,
             delivered_to: info.delivered.stream_sequence,
             pulls: info.num_waiting as u64,
-            is_current: is_current(head.and_then(|head| head.cluster.as_ref()), info.cluster.as_ref()),
+            is_current,
         }))
     }
 
