@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use fanout_plan::subscription::{Need, Registered};
 use fanout_plan::topology::LEASES_AGE;
 use fanout_plan::withheld::Withheld;
-use fanout_plan::{Code, Problem};
+use fanout_plan::{Code, ConsumerName, Problem};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -235,11 +235,18 @@ impl Migration {
             .map(drop)
     }
 
-    /// Has the consumers of the old store that stand still deliver again.
+    /// Has the consumers of the old store that stand still deliver again. A subscription that was handed on goes on by others: by
+    /// those that it had, an instance that does not know it yet would be given what it is given once more.
     pub(super) async fn resume(&self) -> Result<(), StoreError> {
         let streams = self.from.migrated_streams().await?;
+        let registry = self.from.registry().await?;
         for (stream, consumer) in self.from.settling_consumers(&streams).await? {
-            if consumer["paused"] == true {
+            let name = ConsumerName::from(consumer_name(&consumer));
+            let of = name.subscription().and_then(|of| registry.entries.get(&of));
+            let was_its = |of: &Registered| self.has_migrated(of) && of.consumer_name() != name;
+            if self.from.partition_of(&stream).is_some() && of.is_some_and(was_its) {
+                self.from.remove_consumer(&stream, &consumer).await?;
+            } else if consumer["paused"] == true {
                 let subject = format!("CONSUMER.PAUSE.{stream}.{}", consumer_name(&consumer));
                 // One that its instance has removed meanwhile is as good.
                 self.from.answer_of(&subject, &serde_json::json!({})).await?;
