@@ -19,17 +19,19 @@ use crate::rules::RECOVERY;
 use crate::world::{World, partitions};
 
 const DEAD: &str = "fanout_payments_dead";
+const SCHEDULED: &str = "fanout_payments_scheduled";
 /// Messages that are read at a time.
 const AT_ONCE: usize = 32;
-/// Looks that must find nothing left, one after another: what is due is published within a second.
+/// Looks that must find nothing left, one after another: what was due is on its way for a moment.
 const LOOKS: u32 = 6;
 
 /// The longest time that it is waited for.
 const AT_MOST: Duration = Duration::from_secs(600);
 
 /// Waits until nothing is left, or until what is left has not become less for twice the bound of recoveries. It may become more
-/// in between: a subscription that begins at the first event is seen before it has anything to read.
-pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
+/// in between: a subscription that begins at the first event is seen before it has anything to read. What is not due yet is left,
+/// too.
+pub(crate) async fn drained(operator: &Operator, js: &jetstream::Context) -> Result<BusStatus> {
     let (began, mut found_nothing, mut before, mut since) = (Instant::now(), 0, u64::MAX, Instant::now());
     loop {
         let status = operator.status().await;
@@ -38,7 +40,10 @@ pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
             let all = all.map(|(under, _)| status.subscription(under).and_then(|s| s.backlog()));
             all.sum::<Option<u64>>()
         };
-        let left = status.as_ref().ok().and_then(backlog);
+        let left = match (status.as_ref().ok().and_then(backlog), waiting_until_due(js).await) {
+            (Some(backlog), Some(waiting)) => Some(backlog + waiting),
+            _ => None,
+        };
         found_nothing = if left == Some(0) { found_nothing + 1 } else { 0 };
         if let Some(left) = left {
             if left < before {
@@ -56,6 +61,12 @@ pub(crate) async fn drained(operator: &Operator) -> Result<BusStatus> {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Events that are not published yet.
+async fn waiting_until_due(js: &jetstream::Context) -> Option<u64> {
+    let scheduled = js.get_stream(SCHEDULED).await.ok()?;
+    Some(scheduled.cached_info().state.messages)
 }
 
 /// Writes all of it into the history.

@@ -73,7 +73,8 @@ async fn in_world(world: &mut World, schedule: &Schedule, events: Option<u64>, f
     looking_after.await?;
     programs.stop_publishing().await;
     world.recorder.tell("campaign", What::Quiet);
-    let status = ending::drained(&operator).await;
+    let js = async_nats::jetstream::new(world.admin.clone());
+    let status = ending::drained(&operator, &js).await;
     programs.stop().await;
     let status = status.context("the bus has no status at the end")?;
     ending::keep_consumers(world, &status, folder).await?;
