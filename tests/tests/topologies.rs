@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::StorageType;
 use fanout_plan::planner::{self, Asked};
 use fanout_plan::{Policy, Settings, Timestamp};
 use fanout_provider::jetstream::Store;
-use fanout_tests::nemesis::small_store;
 use fanout_tests::subscriber;
 use fanout_tests::types::{DeliveryOptions, Position, PublishError, Reach, Start};
 use fanout_tests::{Bench, LinkTo, event, eventually, every_event};
@@ -305,43 +303,4 @@ async fn tenants_without_a_place_are_refused_without_asking_the_store_each_time(
     // Each look at the store is a dozen requests.
     let asked = requests().await - before;
     assert!(asked < 300, "{asked} requests for 300 publishes");
-}
-
-/// The log of one partition has room for one more as large, and not for two.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_the_store_refuses_half_way_leaves_publishing_as_it_was() {
-    const PARTITION: u64 = 256 << 20;
-    let settings = [("retention.max-bytes", "256MiB")];
-    let reserved = {
-        let roomy = Bench::start(&settings, &links(false)).await;
-        let ingress = roomy.silent_component("ingress").await;
-        ingress.publish(event("acme", "invoice.paid", "0")).await.unwrap();
-        let js = jetstream::new(roomy.client().clone());
-        // What lies in memory takes none of the disk.
-        let streams = js.streams().map_ok(|info| match info.config.storage {
-            StorageType::File => u64::try_from(info.config.max_bytes).unwrap_or(0),
-            StorageType::Memory => 0,
-        });
-        streams.try_fold(0, async |all, one| Ok(all + one)).await.unwrap()
-    };
-    let small = small_store(reserved + PARTITION + PARTITION / 2);
-    let mut bench = Bench::start_on(small, &settings, &links(false)).await;
-    let ingress = bench.silent_component("ingress").await;
-    for tenant in TENANTS {
-        let receipt = ingress.publish(event(tenant, "invoice.paid", "before")).await.unwrap();
-        assert_eq!(receipt.position.partition, 0);
-    }
-    bench.change("topology", "sharded(2)").await;
-    bench
-        .status_when("it says what the store refused", |status| {
-            let refused = |code: &str| ["account-limit", "store-refused", "store-full"].contains(&code);
-            status.notices.iter().any(|p| refused(&p.code))
-        })
-        .await;
-    for tenant in TENANTS {
-        let again = ingress.publish(event(tenant, "invoice.paid", "before")).await.unwrap();
-        assert!(again.duplicate, "{tenant}: {again:?}");
-        let new = ingress.publish(event(tenant, "invoice.paid", "after")).await.unwrap();
-        assert_eq!((new.position.partition, new.duplicate), (0, false), "{tenant}");
-    }
 }

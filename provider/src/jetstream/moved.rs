@@ -100,9 +100,10 @@ impl Store {
         self.stored_before(tenant, id).await
     }
 
-    /// Why what is published here may be stored by another, too: more than one stream answers on its subjects. Servers that are
-    /// joined, each with a JetStream of its own, answer their own clients, and both take what is published.
+    /// Why what is published at this place may be stored by another, too: more than one stream answers on its subjects. Servers that
+    /// are joined and have one JetStream domain each answer their own clients, and both take what is published.
     pub(crate) async fn is_not_alone(&self) -> Option<Problem> {
+        let places = self.policy.places.as_ref()?;
         let newest = self.layout.own().filter(|p| !p.is_retired()).last()?;
         let nats = self.nats();
         let inbox = nats.new_inbox();
@@ -119,16 +120,10 @@ impl Store {
             streams.next().await
         };
         timeout(ANSWERS_WITHIN, second).await.ok()??;
-        let (bus, number) = (&self.policy.bus, newest.number);
-        let message = match &self.policy.places {
-            Some(places) => format!(
-                "partition {number} of place {here} is stored twice, by two servers that are joined and both taken for place {here}: an event gets one of two positions; give each its own JetStream domain and place, or take one of both away",
-                here = places.here
-            ),
-            None => format!(
-                "partition {number} of bus {bus} is stored twice, by two servers that are joined, each with a JetStream of its own: an event gets one of two positions; let every instance use one of both (`jetstream.domain`) and delete the bus from the other, or make them two places of the bus"
-            ),
-        };
+        let (here, number) = (&places.here, newest.number);
+        let message = format!(
+            "partition {number} of place {here} is stored twice, by two servers that are joined and both taken for place {here}: an event gets one of two positions; give each its own JetStream domain and place, or take one of both away"
+        );
         Some(Problem::new(Code::PlaceConflict, message))
     }
 
