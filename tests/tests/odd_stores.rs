@@ -178,3 +178,32 @@ async fn nothing_is_published_while_a_part_of_the_log_was_never_read() {
         "{again:?} was {first:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_stream_with_a_partition_s_name_stops_no_publishing() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, of("shared")).unwrap();
+    let start = || Served::start(&nats.url(), &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let event = |id: &str| Event::new("acme", "invoice.paid", id);
+    let served = start();
+    let bus = connect(&served.listen[0]).await.unwrap();
+    bus.publish(&event("first")).await.unwrap();
+    drop((bus, served));
+    let js = async_nats::jetstream::new(nats.client().await);
+    let config = async_nats::jetstream::stream::Config {
+        name: "fanout_payments_log_7".to_owned(),
+        subjects: vec!["somebody.else".to_owned()],
+        ..Default::default()
+    };
+    js.create_stream(config).await.unwrap();
+    // An instance that begins now has not known the log before.
+    let served = start();
+    let bus = connect(&served.listen[0]).await.unwrap();
+    let second = bus.publish(&event("second")).await.unwrap();
+    assert!(
+        !second.duplicate && served.log().contains("foreign-topology"),
+        "{second:?}"
+    );
+}

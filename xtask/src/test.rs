@@ -28,10 +28,11 @@ const ON_THE_DEV_HOST: [&str; 7] = [
 ];
 
 /// The files of integration tests that do little but wait, for what ends by itself: they run beside the others.
-const WAITING: [&str; 12] = [
+const WAITING: [&str; 13] = [
     "conformance",
     "gap",
     "journal",
+    "odd_stores",
     "order_faults",
     "publish_order",
     "published",

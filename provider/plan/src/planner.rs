@@ -44,6 +44,35 @@ pub struct Wanted {
     pub made_by: MadeBy,
 }
 
+impl Plan {
+    /// Has the layout be what is there where steps were not taken: a partition that was not made is no place for events, and one that
+    /// was not retired, or not bound, is as it was. Returns whether the log has changed from one generation to the next, if it was to.
+    pub fn leave_undone(&mut self, is_undone: impl Fn(usize) -> bool, there: &Layout) -> bool {
+        let (mut as_made, mut has_turned) = (there.partitions.clone(), true);
+        for (i, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::CreateStream(StreamSpec { partition: Some(p), .. }) if is_undone(i) => {
+                    self.layout.partitions.remove(&p.number);
+                }
+                Step::CreateStream(StreamSpec { partition: Some(p), .. }) => {
+                    as_made.insert(p.number, p.clone());
+                }
+                Step::RetireStream(StreamSpec { partition: Some(p), .. })
+                | Step::BindStream(StreamSpec { partition: Some(p), .. })
+                    if is_undone(i) =>
+                {
+                    has_turned = false;
+                    if let Some(made) = as_made.get(&p.number) {
+                        self.layout.partitions.insert(p.number, made.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        has_turned
+    }
+}
+
 /// What to do, and what comes of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {

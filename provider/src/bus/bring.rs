@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use fanout_plan::layout;
-use fanout_plan::partition::Layout;
+use fanout_plan::place::Places;
 use fanout_plan::planner::{self, Asked, Observed, Plan, Wanted};
 use fanout_plan::step::{Failures, Part, Step};
 use fanout_plan::topology::StreamSpec;
-use fanout_plan::{Problem, SubscriptionName, TenantId};
+use fanout_plan::{Code, Problem, SubscriptionName, TenantId};
 use tracing::{info, warn};
 
 use super::Bus;
@@ -163,17 +163,13 @@ impl Bus {
                 }
             }
         }
-        let undone = |i: &usize| !taken.done.contains(i);
-        let has_turned = as_it_is(&mut plan, undone, &observed.topology.layout());
-        // A partition that could not be made is no place for events.
+        let has_turned = plan.leave_undone(|i| !taken.done.contains(&i), &observed.topology.layout());
         for (i, step) in plan.steps.iter().enumerate() {
             if let Step::CreateStream(StreamSpec { partition: Some(p), .. }) = step
                 && !taken.done.contains(&i)
+                && change.tenant.is_some_and(|tenant| p.slot.holds(tenant))
             {
-                plan.layout.partitions.remove(&p.number);
-                if change.tenant.is_some_and(|tenant| p.slot.holds(tenant)) {
-                    no_place = no_place.or_else(|| taken.failures.forgive(&step.part()));
-                }
+                no_place = no_place.or_else(|| taken.failures.forgive(&step.part()));
             }
         }
         let mut made: BTreeSet<_> = observed
@@ -222,7 +218,8 @@ impl Bus {
         for (number, problem) in &observed.unread {
             match store.layout().partitions.get(number) {
                 Some(there) => drop(plan.layout.partitions.entry(*number).or_insert_with(|| there.clone())),
-                None => unknown_partition = Some(unknown(*number, problem)),
+                None if may_know_ids(store, *number, problem) => unknown_partition = Some(unknown(*number, problem)),
+                None => {}
             }
         }
         Ok(Brought {
@@ -239,28 +236,11 @@ impl Bus {
     }
 }
 
-/// Leaves partitions in a plan's layout as they are where the step was not taken that makes them otherwise. Returns whether each
-/// of these steps was.
-fn as_it_is(plan: &mut Plan, undone: impl Fn(&usize) -> bool, there: &Layout) -> bool {
-    let mut has_turned = true;
-    let made = |number: u32| {
-        plan.steps.iter().find_map(|step| match step {
-            Step::CreateStream(StreamSpec { partition: Some(p), .. }) if p.number == number => Some(p),
-            _ => None,
-        })
-    };
-    for (i, step) in plan.steps.iter().enumerate() {
-        if let Step::RetireStream(StreamSpec { partition: Some(p), .. })
-        | Step::BindStream(StreamSpec { partition: Some(p), .. }) = step
-            && undone(&i)
-        {
-            has_turned = false;
-            if let Some(is) = there.partitions.get(&p.number).or_else(|| made(p.number)) {
-                plan.layout.partitions.insert(p.number, is.clone());
-            }
-        }
-    }
-    has_turned
+/// Whether what can't be read may be a part of the log into which this place has published: no mirror, and nobody else's stream.
+fn may_know_ids(store: &Store, partition: u32, problem: &Problem) -> bool {
+    let places = store.policy().places.as_ref();
+    let own = places.and_then(Places::own);
+    problem.code != Code::ForeignTopology && own.is_none_or(|own| own.partitions().contains(&partition))
 }
 
 /// Why nothing is published while a part of the log is not known.

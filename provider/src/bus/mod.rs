@@ -506,9 +506,13 @@ fn not_changed(name: &SubscriptionName, error: StoreError) -> Refusal {
 }
 
 fn unavailable(e: StoreError) -> Refusal {
-    let problem = match e {
-        StoreError::Refused(ref problems) if !problems.is_empty() => problems[0].clone(),
+    Refusal::Unavailable(why(&e))
+}
+
+/// What a store's error is to a caller.
+fn why(e: &StoreError) -> Problem {
+    match e {
+        StoreError::Refused(problems) if !problems.is_empty() => problems[0].clone(),
         e => Problem::new(Code::StoreUnavailable, format!("{e}: try again")),
-    };
-    Refusal::Unavailable(problem)
+    }
 }

@@ -63,10 +63,11 @@ impl Bus {
             }
             Err(error) => {
                 INSTRUMENTS.reconciled(Reconciled::Failed, began);
+                let problem = super::why(&error);
                 if let Some(span) = &mut span {
-                    span.0.fail(Code::StoreUnavailable.as_str(), &error.to_string());
+                    span.0.fail(problem.code.as_str(), &error.to_string());
                 }
-                batch.fail(&Problem::new(Code::StoreUnavailable, format!("{error}: try again")));
+                batch.fail(&problem);
                 Err(error)
             }
         }

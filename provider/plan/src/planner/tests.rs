@@ -16,6 +16,7 @@ mod losses;
 mod patterns;
 mod registry_share;
 mod subscriptions;
+mod undone;
 mod work_queue;
 
 fn policy(extra: &[(&str, &str)]) -> Policy {
