@@ -105,7 +105,7 @@ impl Store {
             .collect()
             .await;
         for (partition, found) in consumers {
-            self.note_consumers(partition, found, &mut observed)?;
+            self.note_consumers(partition, found, &mut observed).await?;
         }
         if observed.topology.buckets.contains_key(&self.names.registry()) {
             let registry = self.registry().await?;
@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// Takes in the consumers of one partition. One that can't be read is no reason not to read the others.
-    fn note_consumers(
+    async fn note_consumers(
         &self,
         partition: u32,
         found: Result<(Vec<Found>, Vec<ConsumerName>), StoreError>,
@@ -148,12 +148,24 @@ impl Store {
             }
             // The store is away.
             Err(e) if !self.is_connected() => Err(e),
+            // Somebody, or another instance, took the stream away after it was listed.
+            Err(_) if matches!(self.stream_info(&self.names.partition(partition)).await, Ok(None)) => {
+                self.take_out(partition, observed);
+                Ok(())
+            }
             Err(e) => {
                 let problem = unread(&format!("consumers of {}", self.names.partition(partition)), &e);
                 observed.unread.insert(partition, problem);
                 Ok(())
             }
         }
+    }
+
+    /// Takes a part of the log out of what is observed: its stream is gone.
+    fn take_out(&self, partition: u32, observed: &mut Observed) {
+        observed.logs.remove(&partition);
+        observed.topology.streams.remove(&self.names.partition(partition));
+        observed.topology.consumers.retain(|(of, _), _| *of != partition);
     }
 
     fn buckets(&self) -> [String; 3] {
@@ -216,8 +228,9 @@ impl Store {
                 return Ok(());
             }
             for number in others {
-                if let Some(info) = self.stream_info(&self.names.partition(number)).await? {
-                    observed.logs.insert(number, log_state(&info));
+                match self.stream_info(&self.names.partition(number)).await? {
+                    Some(info) => drop(observed.logs.insert(number, log_state(&info))),
+                    None => self.take_out(number, observed),
                 }
             }
             if !observed.other_logs().is_empty() {
