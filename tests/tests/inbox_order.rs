@@ -247,6 +247,28 @@ async fn what_was_lent_by_an_instance_that_ended_is_settled_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_late_refusal_of_what_another_owner_leases_by_then_is_an_attempt() {
+    let settings = [
+        ("ordering", "tenant"),
+        ("retry.schedule", "1ms"),
+        ("delivery.deadline", "500ms"),
+        ("delivery.ack-wait", "2s"),
+    ];
+    let mut bench = Bench::start(&settings, &links()).await;
+    let billing = bench.silent_component("billing").await;
+    publish(&bench.silent_component("ingress").await, 0..1).await;
+    let first = next(&billing, "billing").await;
+    bench.restart_provider(0).await;
+    let second = next(&billing, "billing").await;
+    assert_eq!(second.delivery.event.id, first.delivery.event.id);
+    settles(&billing, &first, retry("late")).await;
+    settles(&billing, &second, Verdict::Released).await;
+    let third = next(&billing, "billing").await;
+    assert_eq!((second.delivery.attempt, third.delivery.attempt), (1, 2));
+    settles(&billing, &third, Verdict::Handled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hold_goes_on_as_it_is_told_to_and_then_ends() {
     let settings = [
         ("ordering", "tenant"),

@@ -55,7 +55,7 @@ pub(super) struct Item {
     pub(super) reader: Option<Arc<Reader>>,
     /// Failed attempts, once they are known.
     pub(super) failed: Option<Vec<FailedAttempt>>,
-    /// Its fetcher's lease ended without a word; a refusal of it may have come since.
+    /// A fetcher's lease of it ended without a word, as far as is known; a refusal may have come since.
     pub(super) has_lapsed: bool,
     pub(super) state: DeliveryState,
     pub(super) _permit: OwnedSemaphorePermit,
@@ -370,7 +370,8 @@ impl Feed<'_> {
             position: metadata.position,
             reader: Some(Arc::clone(&self.reader)),
             failed: None,
-            has_lapsed: false,
+            // An owner before this one may have leased it.
+            has_lapsed: metadata.deliveries > 1,
             origin: Origin::Log {
                 payload: Some(message.payload.clone()),
                 // The payload is kept beside the message, so that it can be let go.
