@@ -94,9 +94,12 @@ async fn what_is_published_is_delivered_and_settled_once() {
     let receipts = bus.publish_many(&many).await;
     let offsets: Vec<_> = receipts.into_iter().map(|r| r.unwrap().position.offset).collect();
     assert_eq!(offsets, (2..=1_200).collect::<Vec<_>>(), "in the order given");
-    for i in 1..=1_200 {
+    // Without an order, two that are in flight may change places.
+    let mut left: BTreeSet<_> = (1..=1_200).map(|i: u32| i.to_string()).collect();
+    while !left.is_empty() {
         let delivery = next(&mut deliveries).await;
-        assert_eq!((id(&delivery), delivery.attempt()), (i.to_string().as_str(), 1));
+        assert_eq!(delivery.attempt(), 1);
+        assert!(left.remove(id(&delivery)), "{} came twice", id(&delivery));
         delivery.ack().await.unwrap();
     }
     deliveries.stop(PATIENCE).await;
