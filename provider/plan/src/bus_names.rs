@@ -222,6 +222,11 @@ impl BusNames {
         format!("fanout.dead.{}.>", self.token)
     }
 
+    /// Where the stream of dead letters can be asked something without anybody being told: that of a letter that there can't be.
+    pub fn dead_letter_question(&self) -> String {
+        format!("fanout.dead.{}.%", self.token)
+    }
+
     /// One dead letter's subject: there is exactly one for a subscription and position. Its incarnation comes last, so that
     /// one filter finds the letters of all that have had a name.
     pub fn dead_letter(&self, of: &SubscriptionId, tenant: &TenantId, at: impl Into<LogPosition>) -> String {

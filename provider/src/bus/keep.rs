@@ -1,9 +1,11 @@
 //! Keeps a bus as it should be: reconciles it when something has changed, and now and then when nothing seems to have.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanout_plan::subscription::Registered;
 use fanout_plan::{Code, Problem, SubscriptionName};
 use futures::StreamExt as _;
 use tracing::{error, info, warn};
@@ -26,11 +28,37 @@ const CHANGES: usize = 256;
 const LAST_FLUSH: Duration = Duration::from_secs(2);
 /// How often the connection's state is read.
 const CHECK_CONNECTION_EVERY: Duration = Duration::from_millis(200);
+/// How often it is asked whether another store has the same bus.
+const LOOK_FOR_ANOTHER_EVERY: Duration = Duration::from_secs(5);
 
 impl Bus {
-    /// Keeps quotas, and publishes what is due, until the bus is stopped.
+    /// Keeps quotas, publishes what is due, and looks for another store of the bus, until the bus is stopped.
     pub(crate) async fn keep_beside(self) {
-        tokio::join!(self.keep_quotas(), self.publish_scheduled());
+        tokio::join!(self.keep_quotas(), self.publish_scheduled(), self.look_for_another());
+    }
+
+    /// Asks now and then whether what is published here is stored by another, too.
+    async fn look_for_another(&self) {
+        self.with_store(|store| async move {
+            loop {
+                tokio::time::sleep(LOOK_FOR_ANOTHER_EVERY).await;
+                let found = store.is_not_alone().await;
+                let is_news = *self.not_alone() != found;
+                *self.not_alone() = found;
+                if is_news {
+                    self.0.replan.notify_one();
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Why what is published here is stored by another, too, as it was found last.
+    pub(super) fn not_alone(&self) -> std::sync::MutexGuard<'_, Option<Problem>> {
+        self.0
+            .not_alone
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Counts instances and stored bytes for the policy in force.
@@ -178,7 +206,7 @@ impl Bus {
         }
     }
 
-    /// LinkSink of changes that other instances make to the registry. Those that concern what is planned are; how far a
+    /// Receives changes that other instances make to the registry. Those that concern what is planned are; how far a
     /// subscription has come is shown.
     pub(crate) async fn watch_registry(self) {
         let mut views = self.0.view.subscribe();
@@ -210,20 +238,9 @@ impl Bus {
     async fn note(&self, changes: Vec<(SubscriptionName, Entry)>) -> bool {
         // A plan that is being carried out has made some of them, and its view is compared with them.
         let _planning = self.0.planning.lock().await;
-        let view = self.view();
-        let mut further = Vec::new();
-        for (name, entry) in changes {
-            match (view.registry.get(&name), entry) {
-                (Some(have), Entry::There(now)) if have.is_planned_like(&now) => {
-                    if *have != *now {
-                        further.push((name, *now));
-                    }
-                }
-                // What could not be read until now can be let go.
-                (None, Entry::Ended(_)) if view.stuck(&name).is_none() => {}
-                _ => return true,
-            }
-        }
+        let Some(further) = further(&self.view(), changes) else {
+            return true;
+        };
         if !further.is_empty() {
             self.0.view.send_modify(|view| {
                 let mut next = View::clone(view);
@@ -232,5 +249,76 @@ impl Bus {
             });
         }
         false
+    }
+}
+
+/// Which subscriptions have come further than the view shows; `None` if something has to be planned.
+fn further(view: &View, changes: Vec<(SubscriptionName, Entry)>) -> Option<BTreeMap<SubscriptionName, Registered>> {
+    // Of several changes of one subscription the last one stands, which the view may have already.
+    let last: BTreeMap<_, _> = changes.into_iter().collect();
+    let mut further = BTreeMap::new();
+    for (name, entry) in last {
+        match (view.registry.get(&name), entry) {
+            (Some(have), Entry::There(now)) if have.is_planned_like(&now) => {
+                if *have != *now {
+                    further.insert(name, *now);
+                }
+            }
+            // What could not be read until now can be let go.
+            (None, Entry::Ended(_)) if view.stuck(&name).is_none() => {}
+            _ => return None,
+        }
+    }
+    Some(further)
+}
+
+#[cfg(test)]
+mod tests {
+    use fanout_plan::Timestamp;
+    use fanout_plan::subscription::Progress;
+
+    use super::*;
+
+    fn backfill(progress: Progress) -> Registered {
+        let written = r#"{"name":"replay","need":"durable","filter":{"tenants":[],"event_types":["**"]},"reach":"handler",
+            "batch_size":1,"concurrency":4,"tell_caught_up":false,"component":"c","link":"default","made_by":"link",
+            "made_at":1,"head":{"0":7},"replayed":{},"progress":"replaying"}"#;
+        Registered {
+            progress,
+            ..serde_json::from_str(written).unwrap()
+        }
+    }
+
+    fn changes(progress: &[Progress]) -> Vec<(SubscriptionName, Entry)> {
+        let change = |progress: &Progress| {
+            let now = backfill(*progress);
+            (now.subscription.name.clone(), Entry::There(Box::new(now)))
+        };
+        progress.iter().map(change).collect()
+    }
+
+    fn shows(progress: Progress) -> View {
+        let have = backfill(progress);
+        View {
+            registry: [(have.subscription.name.clone(), have)].into(),
+            ..View::default()
+        }
+    }
+
+    #[test]
+    fn of_changes_that_come_together_the_last_one_is_shown() {
+        let both = || changes(&[Progress::Notifying(Timestamp::EPOCH), Progress::CaughtUp]);
+        let seen = further(&shows(Progress::Replaying), both()).unwrap();
+        assert!(seen.values().map(|r| r.progress).eq([Progress::CaughtUp]));
+        // A plan has read the last one meanwhile.
+        assert_eq!(further(&shows(Progress::CaughtUp), both()), Some(BTreeMap::new()));
+    }
+
+    #[test]
+    fn one_that_has_finished_is_planned() {
+        assert_eq!(
+            further(&shows(Progress::CaughtUp), changes(&[Progress::Finished])),
+            None
+        );
     }
 }

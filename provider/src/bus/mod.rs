@@ -74,6 +74,8 @@ struct Inner {
     placing: tokio::sync::Mutex<()>,
     /// One event at a time is published again in a new place.
     republish_lock: tokio::sync::Mutex<()>,
+    /// Why what is published here is stored by another, too, as it was found last.
+    not_alone: std::sync::Mutex<Option<Problem>>,
 }
 
 /// Why there is no place in the log, and until when that is known.
@@ -148,6 +150,7 @@ impl Bus {
             no_place: std::sync::Mutex::default(),
             placing: tokio::sync::Mutex::default(),
             republish_lock: tokio::sync::Mutex::default(),
+            not_alone: std::sync::Mutex::default(),
         }))
     }
 

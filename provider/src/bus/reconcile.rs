@@ -103,7 +103,7 @@ impl Bus {
 
         // Asking the servers takes a moment: not while a component waits.
         if batch.is_empty() {
-            ask_the_servers(&store, &before, &mut view).await;
+            self.ask_the_servers(&store, &mut view).await;
         }
         let last = before.store.as_ref().filter(|last| last.policy() != store.policy());
         let with_calls = |wanted: &[Wanted]| -> Vec<Wanted> { [wanted, batch.subscriptions.as_slice()].concat() };
@@ -215,6 +215,17 @@ impl Bus {
         current
     }
 
+    /// Asks whether the servers keep what receipts promise, and whether the store is where and whose it is said to be.
+    async fn ask_the_servers(&self, store: &Store, view: &mut View) {
+        (view.notices, view.nothing_is_published) = match store.promise().await {
+            Promise::Kept => (Vec::new(), None),
+            Promise::Unverified(notice) => (vec![notice], None),
+            Promise::Broken(problem) => (Vec::new(), Some(problem)),
+        };
+        view.notices.extend(store.is_not_at_its_place().await);
+        view.notices.extend(self.not_alone().clone());
+    }
+
     /// Has deliveries be those of the registry. Waits for none of them.
     fn run(&self, store: &Store, runs: &mut Runs, view: &mut View) {
         let declared: BTreeSet<_> = view
@@ -248,19 +259,6 @@ impl Bus {
             stop: self.0.stop.child_token(),
             after,
         });
-    }
-}
-
-/// Asks whether the servers keep what receipts promise, and whether the store is where and whose it is said to be.
-async fn ask_the_servers(store: &Store, before: &View, view: &mut View) {
-    (view.notices, view.nothing_is_published) = match store.promise().await {
-        Promise::Kept => (Vec::new(), None),
-        Promise::Unverified(notice) => (vec![notice], None),
-        Promise::Broken(problem) => (Vec::new(), Some(problem)),
-    };
-    view.notices.extend(store.is_not_at_its_place().await);
-    if let Some(last) = &before.store {
-        view.notices.extend(last.is_not_alone().await);
     }
 }
 

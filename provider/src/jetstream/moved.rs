@@ -12,6 +12,7 @@ use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use fanout_plan::envelope::EventKey;
 use fanout_plan::partition::Partition;
+use fanout_plan::place::Places;
 use fanout_plan::{Code, Position, Problem, TenantId};
 use futures::StreamExt as _;
 use tokio::time::{Instant, timeout};
@@ -100,30 +101,36 @@ impl Store {
         self.stored_before(tenant, id).await
     }
 
-    /// Why what is published at this place may be stored by another, too: more than one stream answers on its subjects. Servers that
-    /// are joined and have one JetStream domain each answer their own clients, and both take what is published.
+    /// Why what is published here is stored by another, too: more than one stream answers for the bus's dead letters. Servers that
+    /// are joined and have a JetStream each answer their own clients, and both take what is published.
     pub(crate) async fn is_not_alone(&self) -> Option<Problem> {
-        let places = self.policy.places.as_ref()?;
-        let newest = self.layout.own().filter(|p| !p.is_retired()).last()?;
         let nats = self.nats();
         let inbox = nats.new_inbox();
         let mut answers = nats.subscribe(inbox.clone()).await.ok()?;
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_ROLLUP, NO_ROLLUP);
-        let question = newest.question_subject(&self.names);
+        let question = self.names.dead_letter_question();
         let asked = nats.publish_with_reply_and_headers(question, inbox, headers, Bytes::new());
         asked.await.ok()?;
-        // Whoever listens for events besides may answer, too: a stream says why it did not take this one.
+        // Whoever listens there besides may answer, too: a stream says why it did not take this one.
         let mut streams = (&mut answers).filter(|answer| std::future::ready(is_of_a_stream(answer)));
         let second = async {
             streams.next().await?;
             streams.next().await
         };
         timeout(ANSWERS_WITHIN, second).await.ok()??;
-        let (here, number) = (&places.here, newest.number);
-        let message = format!(
-            "partition {number} of place {here} is stored twice, by two servers that are joined and both taken for place {here}: an event gets one of two positions; give each its own JetStream domain and place, or take one of both away"
+        let (bus, joined) = (
+            &self.policy.bus,
+            "by two servers that are joined and have a JetStream each",
         );
+        let message = match &self.policy.places {
+            Some(Places { here, .. }) => format!(
+                "place {here} of bus {bus} is stored twice, {joined}, both taken for place {here}: an event gets one of two positions; give each its own JetStream domain and place, or take one of both away"
+            ),
+            None => format!(
+                "bus {bus} is stored twice, {joined}: an event gets one of two positions, and is handled for each; make each server a place of the policy, or deny `fanout.>` and the bus's subjects on the link between them"
+            ),
+        };
         Some(Problem::new(Code::PlaceConflict, message))
     }
 

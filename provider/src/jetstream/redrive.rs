@@ -78,7 +78,7 @@ impl Store {
         Ok(found(first, "read redrives")?.is_some())
     }
 
-    /// LinkSink of requests as they are made.
+    /// Receives requests as they are made.
     pub(crate) async fn redrive_requests(&self, of: &SubscriptionId) -> Result<NatsSubscriber, StoreError> {
         self.nats()
             .subscribe(self.names.redrive_filter(of))

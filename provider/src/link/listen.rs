@@ -1,4 +1,4 @@
-//! LinkSink of links from the host directly.
+//! Receives links from the host directly.
 //!
 //! The host announces each new, changed and deleted link on the lattice. The provider listens there itself: its SDK
 //! (wasmcloud-provider-sdk 0.17.1) drops a changed one as a duplicate, and takes both of a component's two links for deleted

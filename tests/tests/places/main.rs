@@ -355,6 +355,14 @@ async fn two_servers_that_are_taken_for_one_place_are_told() {
     both_are_told([hub, leaf], &text, &["--place", "frankfurt"]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bus_without_places_at_two_servers_that_are_joined_is_told() {
+    let port = free_ports(1)[0];
+    let hub = jetstream_domain("hub", "", LeafNodes::Hub(port)).await;
+    let leaf = jetstream_domain("leaf", "", LeafNodes::Leaf(port)).await;
+    both_are_told([hub, leaf], &format!("{SERVED_POLICY}{ANYONE_HERE}"), &[]).await;
+}
+
 /// Serves one bus at both of two servers that are joined.
 async fn both_are_told(servers: [NatsServer; 2], text: &str, args: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
