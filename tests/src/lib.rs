@@ -32,11 +32,12 @@ pub use component::{Component, Seen, Verdict, event, every_event};
 pub use dev_host::DevHost;
 pub use edge::EdgeWorld;
 pub use fanout_plan::status::{BusStatus, OutcomeState, State, SubscriptionStatus};
+pub use fanout_transport::testing::free_ports;
 pub use jetstream_domain::{LeafNodes, clustered_jetstream_domain, jetstream_domain, joined_by_gateways};
 pub use provider::{Provider, beside_the_tests};
 pub use refusals::refused_to;
 pub use running::Running;
 pub use served::{ANYONE_HERE, SERVED_POLICY, Served, ServedBus, mutual_tls};
-pub use transcript::{Transcript, blocks, free_ports};
+pub use transcript::{Transcript, blocks};
 
 pub use fanout_wit::{inbox, publisher, status, subscriber, types};

@@ -1,7 +1,6 @@
 //! What goes wrong around a bus, as a test wants it: a connection that is held or cut, a process that is frozen, a
 //! cluster that changes its leaders, an operator's mistakes, a store that is small.
 
-use std::net::TcpListener as StdListener;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
-use fanout_transport::testing::NatsSettings;
+use fanout_transport::testing::{NatsSettings, free_ports};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -379,14 +378,7 @@ pub fn small_store(max_bytes: u64) -> NatsSettings {
 /// If there are no ports for them.
 #[must_use]
 pub fn cluster(servers: usize) -> Vec<NatsSettings> {
-    // Held together, so that they are different ports; free again when the servers start.
-    let held: Vec<_> = (0..servers)
-        .map(|_| StdListener::bind(("127.0.0.1", 0)).expect("there is a port"))
-        .collect();
-    let ports: Vec<u16> = held
-        .iter()
-        .map(|l| l.local_addr().expect("it has an address").port())
-        .collect();
+    let ports = free_ports(servers);
     let routes: Vec<String> = ports.iter().map(|p| format!("\"nats://127.0.0.1:{p}\"")).collect();
     ports
         .iter()

@@ -6,13 +6,14 @@
 //! `kill %1` ends the first of the commands that go on. No command may take longer than a minute. A block that no test can run has its reason right above it:
 //! `<!-- not run: it needs a registry -->`.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use fanout_transport::testing::free_ports;
 
 use crate::beside_the_tests;
 
@@ -317,28 +318,6 @@ fn wait_for(port: u16) {
         assert!(Instant::now() < end, "port {port} is not opened");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Ports of this machine that are free now, each another one, and none that this process was given before.
-///
-/// # Panics
-/// If there are not so many.
-#[must_use]
-pub fn free_ports(count: usize) -> Vec<u16> {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut ports = Vec::new();
-    // Held together, so that they are different ports.
-    let mut held = Vec::new();
-    while ports.len() < count {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there is a port");
-        let port = listener.local_addr().expect("it has an address").port();
-        held.push(listener);
-        if given.insert(port) {
-            ports.push(port);
-        }
-    }
-    ports
 }
 
 #[cfg(test)]

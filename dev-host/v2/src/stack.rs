@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use fanout_plan::status::State;
-use fanout_transport::testing::NatsServer;
+use fanout_transport::testing::{NatsServer, free_ports};
 use fanout_v2::{Application, COMPONENTS, INGRESS, Registry, Running, WashHost};
 use futures::future::try_join_all;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -79,7 +78,9 @@ impl Stack {
         let mut application = Application::read(&demo.manifest, &demo.fanout, secret.expose())?;
         let policy = folder.path().join("policy.toml");
         std::fs::write(&policy, format!("{POLICY}{}", application.callers())).context("can't write the policy")?;
-        let (bus_port, http) = free_ports()?;
+        let [bus_port, http] = *free_ports(2) else {
+            bail!("there are no two free ports")
+        };
         let listen = format!("http://127.0.0.1:{bus_port}");
         let nats_server = NatsServer::start().await;
         let nats = nats_server.client().await;
@@ -242,15 +243,6 @@ impl Stack {
         }
         Ok(kept)
     }
-}
-
-/// Two ports that differ. Nothing reserves them; the kernel hands out other ones meanwhile.
-fn free_ports() -> Result<(u16, u16)> {
-    let listen = || TcpListener::bind("127.0.0.1:0").context("no free loopback port");
-    let held = [listen()?, listen()?];
-    let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-    let [first, second] = &held;
-    Ok((port(first)?, port(second)?))
 }
 
 async fn start_bus(fanout: &PathBuf, folder: &tempfile::TempDir, nats: &str, listen: &str) -> Result<Child> {

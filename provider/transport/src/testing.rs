@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 mod authority;
 pub mod decoders;
 pub(crate) mod network;
+mod ports;
 mod raw;
 
 pub use authority::{TestAuthority, TestNames};
 pub use network::{Network, NetworkListener, NetworkStream, use_network};
+pub use ports::free_ports;
 pub use raw::{RawStream, raw_stream};
 
 /// A server whose disk is slow, on a machine that is busy, first reads all of its store.
@@ -70,7 +72,8 @@ impl NatsServer {
     pub async fn start_with(settings: NatsSettings) -> Self {
         let started = tokio::task::spawn_blocking(move || {
             let directory = tempfile::tempdir()?;
-            let (process, port) = spawn(&settings, directory.path(), settings.port)?;
+            let port = settings.port.unwrap_or_else(|| free_ports(1)[0]);
+            let process = spawn(&settings, directory.path(), port)?;
             io::Result::Ok(Self {
                 settings,
                 directory,
@@ -160,9 +163,9 @@ impl NatsServer {
         let settings = self.settings.clone();
         let directory = self.directory.path().to_owned();
         let port = self.port;
-        let started = tokio::task::spawn_blocking(move || spawn(&settings, &directory, Some(port))).await;
+        let started = tokio::task::spawn_blocking(move || spawn(&settings, &directory, port)).await;
         match started {
-            Ok(Ok((process, _))) => self.process = process,
+            Ok(Ok(process)) => self.process = process,
             Ok(Err(error)) => panic!("{error}"),
             Err(error) => panic!("{error}"),
         }
@@ -179,7 +182,7 @@ impl Drop for NatsServer {
 }
 
 /// Starts a server and waits until it answers. JetStream is up before its port is.
-fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Result<(Child, u16)> {
+fn spawn(settings: &NatsSettings, directory: &Path, port: u16) -> io::Result<Child> {
     let binary = match &settings.binary {
         Some(binary) => binary.display().to_string(),
         None => std::env::var("FANOUT_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned()),
@@ -203,13 +206,11 @@ fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Re
                 .arg("--store_dir")
                 .arg(store)
                 .arg("--port")
-                .arg(port.map_or("-1".to_owned(), |port| port.to_string()));
+                .arg(port.to_string());
         }
     }
     let mut process = command
         .envs(settings.variables.iter().map(|(name, value)| (name, value)))
-        .arg("--ports_file_dir")
-        .arg(directory)
         .arg("--log")
         .arg(&log)
         .args(&settings.args)
@@ -226,15 +227,14 @@ fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Re
                 ),
             )
         })?;
-    let ports = directory.join(format!("nats-server_{}.ports", process.id()));
     let start = Instant::now();
     loop {
-        if let Some(port) = port.or_else(|| port_in(&ports)).filter(|port| answers(*port)) {
-            return Ok((process, port));
-        }
         if let Some(status) = process.try_wait()? {
             let log = fs::read_to_string(&log).unwrap_or_default();
             return Err(io::Error::other(format!("nats-server ended with {status}:\n{log}")));
+        }
+        if answers(port) {
+            return Ok(process);
         }
         if start.elapsed() > START_DEADLINE {
             process.kill()?;
@@ -244,15 +244,6 @@ fn spawn(settings: &NatsSettings, directory: &Path, port: Option<u16>) -> io::Re
         }
         std::thread::sleep(POLL);
     }
-}
-
-/// The client port, in what nats-server writes about its ports.
-fn port_in(file: &Path) -> Option<u16> {
-    let text = fs::read_to_string(file).ok()?;
-    // With TLS it is written with another scheme.
-    let found = |scheme: &str| text.split_once(&format!("{scheme}://127.0.0.1:"));
-    let (_, tail) = found("nats").or_else(|| found("tls"))?;
-    tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// A server that takes clients greets them.

@@ -1,12 +1,11 @@
 //! The servers of a campaign: each behind proxies, towards the others and towards the bus's instances.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use fanout_campaign_checker::history::Durability;
 use fanout_tests::nemesis::{Proxy, Way};
-use fanout_transport::testing::{NatsServer, NatsSettings};
+use fanout_transport::testing::{NatsServer, NatsSettings, free_ports};
 
 use crate::disk::Disk;
 
@@ -36,15 +35,7 @@ pub(crate) struct Node {
 impl Cluster {
     /// Starts them, with their stores on disks of their own where there are such.
     pub(crate) async fn start(folder: &Path, of: usize, durability: Durability, disks: Disks) -> Result<Self> {
-        // Held together, so that they are different ports; free again when the servers start.
-        let held: Vec<_> = (0..of)
-            .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-            .collect::<Result<_, _>>()?;
-        let ports: Vec<u16> = held
-            .iter()
-            .map(|l| Ok(l.local_addr()?.port()))
-            .collect::<Result<_, std::io::Error>>()?;
-        drop(held);
+        let ports = free_ports(of);
         let older = older_server();
         let mut servers = Vec::new();
         for i in 0..of {

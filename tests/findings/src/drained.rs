@@ -18,8 +18,9 @@ use crate::load::{consume, number, publish};
 use crate::proxy::Link;
 use crate::retention::{Kept, LOG, STREAM, SUBJECT, again, offer, offer_from, reader};
 use crate::said::{Ears, Said};
-use crate::server::{Node, Spec, free_port, in_domain, ready, until};
+use crate::server::{Node, Spec, in_domain, ready, until};
 use crate::table::{Table, ms};
+use fanout_transport::testing::free_ports;
 
 /// How long a source may take to resume.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(120);
@@ -241,7 +242,7 @@ async fn bounded(kept: Kept, events: u64) -> Result<End> {
 }
 
 async fn behind(scene: Scene, events: u64) -> Result<End> {
-    let port = free_port()?;
+    let port = free_ports(1)[0];
     let hub = Node::start(&Spec {
         domain: Some("hub".into()),
         leaf_port: Some(port),

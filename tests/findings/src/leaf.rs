@@ -14,8 +14,9 @@ use crate::outward;
 use crate::pace::{self, Follower, Seen};
 use crate::plot::Plot;
 use crate::proxy::Link;
-use crate::server::{Node, Spec, free_port, in_domain, ready};
+use crate::server::{Node, Spec, in_domain, ready};
 use crate::table::{Table, ms, rate};
+use fanout_transport::testing::free_ports;
 
 pub(crate) const LOG: &str = "log";
 const MIRROR: &str = "mirror";
@@ -33,7 +34,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start() -> Result<Self> {
-        let port = free_port()?;
+        let port = free_ports(1)[0];
         let hub = Node::start(&Spec {
             domain: Some("hub".into()),
             leaf_port: Some(port),

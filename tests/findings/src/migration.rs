@@ -22,9 +22,10 @@ use tokio::task::JoinHandle;
 use crate::experiment::{Findings, Lab};
 use crate::fanout::LOG;
 use crate::places::SETTINGS;
-use crate::server::{Node, Spec, free_port, in_domain, ready, until_within};
+use crate::server::{Node, Spec, in_domain, ready, until_within};
 use crate::table::{Table, ms, rate};
 use crate::ways::EVENT_TYPE;
+use fanout_transport::testing::free_ports;
 
 /// What an event carries.
 const EVENT_BYTES: usize = 200;
@@ -55,7 +56,7 @@ struct World {
 
 impl World {
     async fn start() -> Result<Self> {
-        let joined_at = free_port()?;
+        let joined_at = free_ports(1)[0];
         let old = Node::start(&Spec {
             domain: Some("old".into()),
             leaf_port: Some(joined_at),

@@ -10,7 +10,8 @@ use fanout_tests::{ANYONE_HERE, Served};
 use futures::TryStreamExt as _;
 
 use crate::proxy::Link;
-use crate::server::{Node, Spec, free_port, ready, until};
+use crate::server::{Node, Spec, ready, until};
+use fanout_transport::testing::free_ports;
 
 /// What every bus of an experiment with places has: room, and deadlines that a loaded machine keeps.
 pub(crate) const SETTINGS: &str = "\
@@ -64,7 +65,7 @@ impl Places {
     pub(crate) async fn start(shapes: &[Shape]) -> Result<Self> {
         let folder = tempfile::tempdir().context("a folder for the policy")?;
         let policy = policy(shapes)?;
-        let joined_at = free_port()?;
+        let joined_at = free_ports(1)[0];
         let (mut all, mut links) = (Vec::new(), Vec::new());
         for (number, shape) in shapes.iter().enumerate() {
             let link = match number {
@@ -155,7 +156,7 @@ fn policy(shapes: &[Shape]) -> Result<String> {
 
 /// The servers of a place, each of which joins over the link; others join the first of the first place.
 async fn nodes(shape: &Shape, joined_at: u16, link: Option<&Link>) -> Result<Vec<Node>> {
-    let routes = (0..shape.servers).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+    let routes = free_ports(shape.servers);
     let mut nodes = Vec::new();
     for (n, route) in routes.iter().enumerate() {
         let cluster = (shape.servers > 1).then(|| (shape.name.to_owned(), *route, routes.clone()));

@@ -15,8 +15,9 @@ use serde_json::json;
 use crate::experiment::{Findings, Lab, Scale};
 use crate::pace;
 use crate::proxy::Link;
-use crate::server::{Gateway, Node, Spec, free_port, in_domain, until};
+use crate::server::{Gateway, Node, Spec, in_domain, until};
 use crate::table::{Table, ms};
+use fanout_transport::testing::free_ports;
 
 /// How long it is waited until a place has everything. A source across a link may take 40 s to resume.
 const WAIT: Duration = Duration::from_secs(60);
@@ -38,9 +39,8 @@ struct World {
 
 impl World {
     async fn start(replicas: usize) -> Result<Self> {
-        let ports = |n: usize| (0..n).map(|_| free_port()).collect::<Result<Vec<_>>>();
-        let routes = [ports(SERVERS)?, ports(SERVERS)?];
-        let gateways = [ports(SERVERS)?, ports(SERVERS)?];
+        let routes = [free_ports(SERVERS), free_ports(SERVERS)];
+        let gateways = [free_ports(SERVERS), free_ports(SERVERS)];
         let mut links = Vec::new();
         let mut advertised = [Vec::new(), Vec::new()];
         for (region, ports) in gateways.iter().enumerate() {
@@ -50,7 +50,7 @@ impl World {
                 links.push(link);
             }
         }
-        let leaf_port = free_port()?;
+        let leaf_port = free_ports(1)[0];
         let mut starting = Vec::new();
         for (r, region) in REGIONS.iter().enumerate() {
             for s in 0..SERVERS {

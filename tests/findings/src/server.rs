@@ -1,9 +1,7 @@
 //! nats-servers of an experiment: alone, in a cluster, joined by gateways, as leaves.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,26 +11,6 @@ use fanout_transport::testing::{NatsServer, NatsSettings};
 
 /// How long anything of a server may take to come about.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Below the ports that the system gives out by itself, so that none of them is taken between a look and its use.
-const FIRST_PORT: u32 = 12_000;
-const PORTS: u32 = 20_000;
-
-/// A port of the loopback that is free now, and that this process has not named before.
-pub(crate) fn free_port() -> Result<u16> {
-    static NAMED: AtomicU32 = AtomicU32::new(0);
-    for _ in 0..PORTS {
-        // Processes that run at the same time begin at different places.
-        let n = std::process::id()
-            .wrapping_mul(997)
-            .wrapping_add(NAMED.fetch_add(1, Ordering::Relaxed));
-        let port = u16::try_from(FIRST_PORT + n % PORTS)?;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("there is no free port")
-}
 
 /// What a server is configured with besides JetStream.
 #[derive(Clone, Debug, Default)]
@@ -141,7 +119,6 @@ impl Node {
     pub(crate) async fn start(spec: &Spec) -> Result<Self> {
         let store = tempfile::tempdir().context("a folder for the store")?;
         let server = NatsServer::start_with(NatsSettings {
-            port: Some(free_port()?),
             store: Some(store.path().to_owned()),
             config: Some(spec.config()?),
             args: Vec::new(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use fanout_client::{Bus, ClientTls, Options, Pem, Subscription, connect_with};
 use fanout_tests::{Bench, LinkTo};
-use fanout_transport::testing::{NatsSettings, TestAuthority};
+use fanout_transport::testing::{NatsSettings, TestAuthority, free_ports};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -21,7 +21,6 @@ use crate::flow::{Meter, Open, closed_loop, open_loop, warm};
 use crate::packets::{FAR, Line, Weather};
 use crate::plot::Plot;
 use crate::proxy::Link;
-use crate::server::free_port;
 use crate::table::{Table, ms, rate};
 use crate::ways::{self, Way};
 
@@ -134,11 +133,12 @@ impl Far {
                 None
             }
         };
+        let ports = free_ports(3);
         let told = FarSide {
             host: line.as_ref().map_or("127.0.0.1", |_| FAR).to_owned(),
-            nats: free_port()?,
-            tcp: free_port()?,
-            quic: free_port()?,
+            nats: ports[0],
+            tcp: ports[1],
+            quic: ports[2],
         };
         let authority = TestAuthority::new();
         let folder = tempfile::tempdir().context("a folder for certificates")?;
