@@ -36,6 +36,8 @@ struct State {
     held: Vec<Way>,
     /// How long each way takes.
     delay: Duration,
+    /// Of so many pieces one is lost on its way, and comes when it is sent again.
+    loses_one_in: Option<usize>,
 }
 
 /// What goes through a proxy now.
@@ -61,6 +63,9 @@ impl Drop for Counted<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// When TCP sends again what was lost where nothing follows that would show it (Linux: 200 ms at least).
+const SENT_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// A TCP proxy before a server of the loopback. It carries everything until it is told to hold or to cut.
 #[derive(Debug)]
@@ -125,6 +130,12 @@ impl Proxy {
         self.state.send_modify(|s| s.delay = each_way);
     }
 
+    /// From now on, one in so many pieces is lost, each way: it and what is behind it come once it is sent again, as TCP does.
+    /// `None`: none is.
+    pub fn lose(&self, one_in: Option<usize>) {
+        self.state.send_modify(|s| s.loses_one_in = one_in);
+    }
+
     /// What waits goes on.
     pub fn release(&self) {
         self.state.send_modify(|s| s.held.clear());
@@ -138,7 +149,7 @@ impl Proxy {
         });
     }
 
-    /// Lets new connections through; nothing is held any more.
+    /// Lets new connections through; nothing is held any more. A link that is slow stays so.
     pub fn heal(&self) {
         self.state.send_modify(|s| {
             s.refuses = false;
@@ -198,13 +209,16 @@ async fn carry(
 ) {
     // Large enough that a delay costs a busy connection no bandwidth that it needs.
     let mut buffer = vec![0; 64 << 10];
-    loop {
+    for piece in 1.. {
         let read = from.read(&mut buffer).await.unwrap_or_default();
-        let delay = state.borrow().delay;
+        let _waits = Counted::among(waiting);
+        let mut delay = state.borrow().delay;
+        if state.borrow().loses_one_in.is_some_and(|one_in| piece % one_in == 0) {
+            delay += SENT_AGAIN_AFTER;
+        }
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let _waits = Counted::among(waiting);
         // The end of a connection is held, too. What is held when its connection is cut is lost, also where the next one is let
         // through at the same moment.
         let goes_on = state.wait_for(|s| s.generation != generation || !s.held.contains(&way));

@@ -7,7 +7,7 @@ use fanout_tests::beside_the_tests;
 /// What every machine lets be done, and what does not wait for a server that is slow to start.
 const FAULTS: &str = "kill-server,freeze-server,kill-bus,freeze-bus,cut-store,hold-store,cut-clients,hold-clients,kill-edge,\
                       delete-consumer,corrupt-key,change-quota,rotate-certificate,change-topology,change-retention,\
-                      change-retries,change-ordering,relink";
+                      change-retries,change-ordering,relink,slow-store,slow-clients";
 
 /// One round, which keeps to every law.
 fn holds(seed: &str, replicas: &str, faults: &str) {

@@ -1,6 +1,7 @@
 //! The servers of a campaign: each behind proxies, towards the others and towards the bus's instances.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fanout_campaign_checker::history::Durability;
@@ -8,6 +9,7 @@ use fanout_tests::nemesis::{Proxy, Way};
 use fanout_transport::testing::{NatsServer, NatsSettings, free_ports};
 
 use crate::disk::Disk;
+use crate::world::until;
 
 /// Servers that are one cluster, or one alone.
 pub(crate) struct Cluster {
@@ -119,10 +121,44 @@ impl Cluster {
         self.routes_of(i).any(|(proxy, _)| proxy.connections() > 0)
     }
 
+    /// Makes the links between a server and the others slow; says whether something is on its way.
+    pub(crate) async fn slow_down(&self, i: usize) -> bool {
+        let routes: Vec<_> = self.routes_of(i).map(|(proxy, _)| proxy).collect();
+        slow_down(&routes).await
+    }
+
+    /// They are quick again.
+    pub(crate) fn speed_up(&self, i: usize) {
+        self.routes_of(i).for_each(|(proxy, _)| speed_up(proxy));
+    }
+
     /// Joins a server with all others again.
     pub(crate) fn join(&self, i: usize) {
         self.routes_of(i).for_each(|(proxy, _)| proxy.reset());
     }
+}
+
+/// How long what passes a slow link takes, and of how many pieces it loses one.
+const SLOW: Duration = Duration::from_millis(60);
+const LOSES_ONE_IN: usize = 8;
+
+/// Makes links slow. Seen once something is on its way.
+pub(crate) async fn slow_down(proxies: &[&Proxy]) -> bool {
+    for proxy in proxies {
+        proxy.delay(SLOW);
+        proxy.lose(Some(LOSES_ONE_IN));
+    }
+    until("something is on its way", Duration::from_secs(1), async || {
+        proxies.iter().any(|proxy| proxy.waiting() > 0)
+    })
+    .await
+    .is_ok()
+}
+
+/// A link is quick again.
+pub(crate) fn speed_up(proxy: &Proxy) {
+    proxy.delay(Duration::ZERO);
+    proxy.lose(None);
 }
 
 /// The older nats-server that rounds begin with, if one is named.

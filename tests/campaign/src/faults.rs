@@ -11,6 +11,7 @@ use fanout_tests::nemesis::{Frozen, Proxy, Way};
 use futures::TryStreamExt as _;
 
 use self::store::{change_key, consumer, delete_consumer, purge, registry, step_down, stream};
+use crate::cluster::{slow_down, speed_up};
 use crate::disk::Disk;
 use crate::instance::Instance;
 use crate::schedule::{Fault, Kind, Step};
@@ -49,6 +50,10 @@ enum End {
     /// The store's proxies of an instance.
     Store(usize),
     Clients(usize),
+    /// Its links are quick again.
+    QuickServer(usize),
+    QuickStore(usize),
+    QuickClients(usize),
     StartEdge,
     /// The component's.
     Link,
@@ -133,6 +138,7 @@ async fn begin(world: &mut World, Fault { kind, target }: Fault) -> Result<Ongoi
         Kind::FreezeServer => freeze(world.cluster.servers[server].nats.id(), None).await,
         Kind::PartitionServer => (world.cluster.partition(server), End::JoinServer(server)),
         Kind::MuteServer => (world.cluster.mute(server), End::JoinServer(server)),
+        Kind::SlowServer => (world.cluster.slow_down(server).await, End::QuickServer(server)),
         Kind::PowerLoss => (lose_power(world, &[server])?, End::StartServers(vec![server])),
         Kind::PowerLossAll => {
             let all: Vec<_> = (0..servers).collect();
@@ -176,6 +182,11 @@ async fn begin(world: &mut World, Fault { kind, target }: Fault) -> Result<Ongoi
             hold(std::slice::from_ref(&world.buses[bus].clients), target).await,
             End::Clients(bus),
         ),
+        Kind::SlowStore => {
+            let store: Vec<_> = world.buses[bus].store.iter().collect();
+            (slow_down(&store).await, End::QuickStore(bus))
+        }
+        Kind::SlowClients => (slow_down(&[&world.buses[bus].clients]).await, End::QuickClients(bus)),
         Kind::KillEdge => {
             world.edge.providers[0].kill();
             (true, End::StartEdge)
@@ -217,6 +228,7 @@ async fn on(kind: Kind, world: &World, server: usize, bus: usize, target: usize)
         | Kind::FreezeServer
         | Kind::PartitionServer
         | Kind::MuteServer
+        | Kind::SlowServer
         | Kind::PowerLoss
         | Kind::FullDisk
         | Kind::SlowDisk
@@ -229,8 +241,10 @@ async fn on(kind: Kind, world: &World, server: usize, bus: usize, target: usize)
         | Kind::UpgradeBus
         | Kind::CutStore
         | Kind::HoldStore
+        | Kind::SlowStore
         | Kind::CutClients
-        | Kind::HoldClients => format!("instance {}", world.buses[bus].name),
+        | Kind::HoldClients
+        | Kind::SlowClients => format!("instance {}", world.buses[bus].name),
         Kind::KillEdge | Kind::FreezeEdge | Kind::Relink => "the edge".to_owned(),
         Kind::StepDownStream => stream(world, target).await.unwrap_or_else(|_| "a stream".to_owned()),
         Kind::StepDownConsumer | Kind::DeleteConsumer => consumer(world, target)
@@ -311,6 +325,9 @@ async fn end(world: &mut World, Ongoing { number, end }: Ongoing) -> Result<()> 
                 .tell(&name, What::InstanceBack { instance: name.clone() });
         }
         End::Clients(i) => world.buses[i].clients.reset(),
+        End::QuickServer(i) => world.cluster.speed_up(i),
+        End::QuickStore(i) => world.buses[i].store.iter().for_each(speed_up),
+        End::QuickClients(i) => speed_up(&world.buses[i].clients),
         End::StartEdge => world.edge.restart_provider(0).await,
         End::Link => world.edge.put_link(&World::handler_link()).await,
         End::PutKey(key, value) => {

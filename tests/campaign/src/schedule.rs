@@ -57,6 +57,8 @@ pub(crate) enum Kind {
     PartitionServer,
     /// A server is not heard by the others, and hears them.
     MuteServer,
+    /// The links between a server and the others are slow, and lose pieces.
+    SlowServer,
     /// A stream's leader steps down.
     StepDownStream,
     /// A consumer's leader steps down.
@@ -89,10 +91,14 @@ pub(crate) enum Kind {
     CutStore,
     /// What an instance sends to the store, or is sent, waits; then its connections break.
     HoldStore,
+    /// The link between an instance and the store is slow, and loses pieces.
+    SlowStore,
     /// Callers have no connection to an instance.
     CutClients,
     /// What callers send to an instance, or are sent, waits; then their connections break.
     HoldClients,
+    /// The link between callers and an instance is slow, and loses pieces.
+    SlowClients,
     /// The edge is killed.
     KillEdge,
     /// The edge is stopped for a while.
@@ -150,6 +156,7 @@ impl Kind {
             Self::KillTwoServers
             | Self::PartitionServer
             | Self::MuteServer
+            | Self::SlowServer
             | Self::StepDownStream
             | Self::StepDownConsumer => replicas > 1,
             Self::FlipBit => replicas > 1 && means.disks,
@@ -194,7 +201,7 @@ impl Kind {
             Self::KillTwoServers | Self::KillAllServers | Self::PowerLossAll => {
                 (0..replicas).map(|i| format!("server {i}")).collect()
             }
-            Self::PartitionServer | Self::MuteServer => vec!["routes".to_owned()],
+            Self::PartitionServer | Self::MuteServer | Self::SlowServer => vec!["routes".to_owned()],
             Self::KillBus | Self::FreezeBus | Self::StepClock | Self::UpgradeBus | Self::RotateCertificate => {
                 (0..2).map(|i| format!("bus {i}")).collect()
             }
@@ -208,8 +215,8 @@ impl Kind {
                 let servers = (0..replicas).map(|i| format!("server {i}"));
                 servers.chain((0..2).map(|i| format!("bus {i}"))).collect()
             }
-            Self::CutStore | Self::HoldStore => vec![format!("store of {}", target % 2)],
-            Self::CutClients | Self::HoldClients => vec![format!("clients of {}", target % 2)],
+            Self::CutStore | Self::HoldStore | Self::SlowStore => vec![format!("store of {}", target % 2)],
+            Self::CutClients | Self::HoldClients | Self::SlowClients => vec![format!("clients of {}", target % 2)],
             Self::KillEdge | Self::FreezeEdge | Self::Relink => vec!["edge".to_owned()],
             Self::DeleteConsumer | Self::StepDownConsumer => vec!["consumers".to_owned()],
             Self::DeleteKey | Self::CorruptKey => vec!["registry".to_owned()],
@@ -227,6 +234,7 @@ impl Kind {
                 | Self::KillAllServers
                 | Self::PartitionServer
                 | Self::MuteServer
+                | Self::SlowServer
                 | Self::StepDownConsumer
                 | Self::PowerLoss
                 | Self::PowerLossAll
