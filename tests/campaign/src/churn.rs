@@ -124,6 +124,8 @@ impl Churned {
             ("callers.churn.subscribe.tenants", "*"),
             // Each tenant has a bucket for as long as it is of use.
             ("quota.events-per-second", "1000"),
+            // No name is used twice.
+            ("limits.names-per-caller", "1000000"),
         ];
         let bench = Bench::start(&settings, &[LinkTo::caller("ingress", &["publisher"], "*")]).await;
         // Where the system's choice led.
