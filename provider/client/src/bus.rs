@@ -153,6 +153,7 @@ impl Bus {
     /// # Errors
     /// The bus's refusal; or, at the deadline, that it can't be reached.
     pub async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, Error> {
+        subscription.check()?;
         if !subscription.is_declared {
             self.upstream.subscribe(&trace(None), &subscription).await?;
         }

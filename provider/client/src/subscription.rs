@@ -35,6 +35,7 @@ pub struct Subscription {
     /// The operator made it: it is not asked for, only fetched.
     pub(crate) is_declared: bool,
     need: Need,
+    end: Option<End>,
     tenants: Vec<String>,
     event_types: Vec<String>,
     pattern: Option<String>,
@@ -48,7 +49,7 @@ pub struct Subscription {
 enum Need {
     Queue,
     Durable,
-    Backfill(Start, Option<End>),
+    Backfill(Start),
 }
 
 /// Deliveries held at a time, unless a subscription says otherwise.
@@ -64,6 +65,7 @@ impl Subscription {
             name: name.into(),
             is_declared: false,
             need,
+            end: None,
             tenants: Vec::new(),
             event_types: Vec::new(),
             pattern: None,
@@ -86,10 +88,10 @@ impl Subscription {
 
     /// The retained log from a point on, then live, at least once.
     pub fn backfill(name: impl Into<String>, start: Start) -> Self {
-        Self::new(name, Need::Backfill(start, None))
+        Self::new(name, Need::Backfill(start))
     }
 
-    /// One that the operator declared for this caller: it is not asked for, only fetched.
+    /// One that the operator declared for this caller: it is not asked for, only fetched. What it is given the policy says.
     pub fn declared(name: impl Into<String>) -> Self {
         Self {
             is_declared: true,
@@ -97,12 +99,10 @@ impl Subscription {
         }
     }
 
-    /// Ends a backfill there. Other needs have no end.
+    /// Ends a backfill there. Any other that is to end is refused.
     #[must_use]
     pub fn until(mut self, end: End) -> Self {
-        if let Need::Backfill(_, at) = &mut self.need {
-            *at = Some(end);
-        }
+        self.end = Some(end);
         self
     }
 
@@ -156,6 +156,24 @@ impl Subscription {
         &self.name
     }
 
+    /// Refuses what would have no effect.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Self { name, need, .. } = self;
+        let is_here = self.scope == wit::Scope::Here;
+        let narrows = is_here || self.pattern.is_some() || !(self.tenants.is_empty() && self.event_types.is_empty());
+        let why = if self.is_declared && narrows {
+            "is declared by the policy, which says what it is given: ask for no tenants, event types, pattern or place"
+        } else if self.end.is_some() && !matches!(need, Need::Backfill(_)) {
+            "has no end: only a backfill has, so use one, or leave `until` out"
+        } else if is_here && *need == Need::Queue {
+            "is of its own place in any case: leave `of_this_place` out"
+        } else {
+            return Ok(());
+        };
+        let message = format!("subscription {name} {why}");
+        Err(Error::new(ErrorKind::Invalid, "conflicting-settings", message))
+    }
+
     pub(crate) fn is_queue(&self) -> bool {
         self.need == Need::Queue
     }
@@ -176,7 +194,7 @@ impl Subscription {
         match self.need {
             Need::Queue => Request::Queue(filter),
             Need::Durable => Request::Durable(options(filter)),
-            Need::Backfill(start, end) => Request::Backfill(start.into(), end.map(Into::into), options(filter)),
+            Need::Backfill(start) => Request::Backfill(start.into(), self.end.map(Into::into), options(filter)),
         }
     }
 }
@@ -235,5 +253,50 @@ impl std::str::FromStr for Position {
                     format!("{s:?} is not a position: write PARTITION/OFFSET, such as 0/42"),
                 )
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(subscription: &Subscription) -> Option<String> {
+        let refused = subscription.check().err()?;
+        assert_eq!(
+            (refused.kind, refused.code.as_str()),
+            (ErrorKind::Invalid, "conflicting-settings")
+        );
+        Some(refused.message)
+    }
+
+    #[test]
+    fn what_would_have_no_effect_is_refused() {
+        let end = End::Time(1);
+        let declared = || Subscription::declared("audit");
+        for narrowed in [
+            declared().tenants(["acme"]),
+            declared().event_types(["invoice.*"]),
+            declared().pattern("{}"),
+            declared().of_this_place(),
+        ] {
+            assert!(refused(&narrowed).unwrap().contains("audit is declared"));
+        }
+        assert!(
+            refused(&Subscription::durable("d").until(end))
+                .unwrap()
+                .contains("no end")
+        );
+        assert!(
+            refused(&Subscription::queue("q").of_this_place())
+                .unwrap()
+                .contains("own place")
+        );
+        let backfill = Subscription::backfill("b", Start::First).until(end);
+        for taken in [
+            declared().prefetch(5).at_most(9),
+            backfill.of_this_place().tenants(["acme"]),
+        ] {
+            assert_eq!(refused(&taken), None);
+        }
     }
 }
