@@ -207,3 +207,61 @@ async fn somebody_elses_stream_with_a_partition_s_name_stops_no_publishing() {
         "{second:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_topology_that_the_store_refuses_half_way_stops_nothing() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, of("shared")).unwrap();
+    let refused = Arc::new(AtomicBool::new(true));
+    let is_refused = Arc::clone(&refused);
+    let there = move |said: &mut [u8]| {
+        if is_refused.load(Ordering::Relaxed) {
+            // The server finds another name in the request.
+            let create = b"STREAM.CREATE.fanout_payments_log_2 ";
+            replace(said, create, b"STREAM.CREATE.fanout_payments_log_X ");
+        }
+    };
+    let url = altered(&nats, Arc::new(there), Arc::new(|_| ())).await;
+    let served = Served::start(&url, &policy, &["--listen", "tcp://127.0.0.1:0"]);
+    let bus = connect(&served.listen[0]).await.unwrap();
+    let publish_of = async |tenant: &str, id: &str| bus.publish(&Event::new(tenant, "invoice.paid", id)).await;
+    let publish = async |id: &str| publish_of("acme", id).await.unwrap();
+    let first = publish("first").await;
+
+    std::fs::write(&policy, of("sharded(2)")).unwrap();
+    served.signal("HUP");
+    eventually("it is refused", || async {
+        served.log().contains("does not match").then_some(())
+    })
+    .await;
+    let js = async_nats::jetstream::new(nats.client().await);
+    js.get_stream("fanout_payments_log_1").await.unwrap();
+    // Whichever shard they are to be of.
+    for tenant in ["acme", "globex", "initech", "hooli"] {
+        let stored = publish_of(tenant, "meanwhile").await.unwrap();
+        assert_eq!(stored.position.partition, 0, "{tenant}");
+    }
+    let meanwhile = publish("meanwhile").await;
+    let again = publish("first").await;
+    assert!(
+        again.duplicate && again.position == first.position,
+        "{again:?} was {first:?}"
+    );
+
+    refused.store(false, Ordering::Relaxed);
+    let number = AtomicUsize::new(0);
+    eventually("events go elsewhere", || async {
+        let new = publish(&number.fetch_add(1, Ordering::Relaxed).to_string()).await;
+        (new.position.partition > 0).then_some(())
+    })
+    .await;
+    for (id, before) in [("first", first), ("meanwhile", meanwhile)] {
+        let again = publish(id).await;
+        assert!(
+            again.duplicate && again.position == before.position,
+            "{again:?} was {before:?}"
+        );
+    }
+}
