@@ -1,10 +1,12 @@
 //! What a status says.
 
+use std::collections::BTreeSet;
+
 use crate::Facts;
-use crate::history::{EventId, Micros, Verdict};
+use crate::history::{EventId, Micros, Need, Verdict};
 use crate::laws::accounted::is_owed;
 
-/// From so many events on that wait, tenants may be read apart, and their events are counted twice for a while: the
+/// From so many events on that wait, tenants may be isolated, and their events are counted twice until nothing waits any more: the
 /// documents of the bus say so.
 const MANY_WAIT: u64 = 2_000;
 
@@ -28,7 +30,7 @@ pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
     let accepted = facts.accepted();
     let unseen = facts.purged_unseen();
     let deliveries = facts.deliveries_by_event();
-    let mut broken = Vec::new();
+    let (mut broken, mut had_many) = (Vec::new(), BTreeSet::new());
     for (answered, told) in &facts.statuses {
         let Some(made) = facts.subscriptions.get(told.subscription.as_str()) else {
             continue;
@@ -39,7 +41,10 @@ pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
             continue;
         }
         let dead = facts.dead(&told.subscription);
-        let (mut least, mut most) = (0, 0);
+        // A backfill begins with all that is there.
+        let (mut least, mut most, mut began_with) = (0, 0, 0);
+        let replays =
+            |sent: Micros| made.wanted.need == Need::Backfill && made.since.is_some_and(|since| sent <= since);
         let settled = |event: &EventId| {
             let (mut touched, mut done, mut refused) = (false, false, false);
             for delivery in deliveries
@@ -69,13 +74,17 @@ pub(super) fn status(facts: &Facts<'_>) -> Vec<String> {
                 event.receipt.is_some_and(|at| at + COUNTED_WITHIN <= told.asked) && !facts.is_purged(event.position);
             least += u64::from(is_owed(made, event) && is_there && !touched && !dead.contains(&event.event.id));
             most += at_most(event.sent, done, refused);
+            began_with += u64::from(replays(event.sent));
         }
         for (sent, event) in unseen.iter().filter(|(_, event)| made.matches(event)) {
             let (_, done, refused) = settled(&event.id);
             most += at_most(*sent, done, refused);
         }
+        if most.max(began_with) >= MANY_WAIT {
+            had_many.insert(told.subscription.as_str());
+        }
         // Nothing says which, so all may be counted twice.
-        if most >= MANY_WAIT {
+        if had_many.contains(told.subscription.as_str()) {
             most *= 2;
         }
         let backlog = told.pending + told.in_flight + told.waiting;
@@ -129,6 +138,22 @@ mod tests {
         told.pass(COUNTED_WITHIN);
         told.status("billing", 3);
         assert!(broken(status, &told)[0].contains("at least 4"));
+    }
+
+    #[test]
+    fn of_whom_many_waited_may_count_twice_from_then_on() {
+        for (before, backlog, broken_by) in [(2_000, 3_998, 0), (2_000, 3_999, 1), (1_999, 1_999, 1)] {
+            let mut told = Told::durable();
+            for i in 1..=before {
+                told.published(&format!("e{i}"), i);
+            }
+            told.pass(COUNTED_WITHIN);
+            told.status("billing", before);
+            let delivery = told.delivered("billing", "e1", 1, Some(Verdict::Ack));
+            told.settled(delivery, Answer::Done(()));
+            told.status("billing", backlog);
+            assert_eq!(broken(status, &told).len(), broken_by, "{backlog} of {before}");
+        }
     }
 
     #[test]
