@@ -297,16 +297,16 @@ impl Nemesis {
     /// # Panics
     /// If the server does not do so.
     pub async fn step_down(&self, stream: &str) {
-        self.request(format!("STREAM.LEADER.STEPDOWN.{stream}")).await;
+        self.done(format!("STREAM.LEADER.STEPDOWN.{stream}")).await;
     }
 
-    /// Has the leader of a consumer step down.
+    /// Has the leader of a consumer step down; returns whether the consumer was there.
     ///
     /// # Panics
     /// If the server does not do so.
-    pub async fn step_down_consumer(&self, stream: &str, consumer: &str) {
+    pub async fn step_down_consumer(&self, stream: &str, consumer: &str) -> bool {
         self.request(format!("CONSUMER.LEADER.STEPDOWN.{stream}.{consumer}"))
-            .await;
+            .await
     }
 
     /// Purges a stream of all its messages.
@@ -314,7 +314,7 @@ impl Nemesis {
     /// # Panics
     /// If the server does not do so.
     pub async fn purge(&self, stream: &str) {
-        self.request(format!("STREAM.PURGE.{stream}")).await;
+        self.done(format!("STREAM.PURGE.{stream}")).await;
     }
 
     /// Deletes a stream, and with it its consumers.
@@ -361,18 +361,24 @@ impl Nemesis {
         made.expect("the consumer is made again");
     }
 
-    /// Asks until the cluster can do it: while it chooses a leader it answers 503, or nothing.
-    async fn request(&self, subject: String) {
+    async fn done(&self, subject: String) {
+        assert!(self.request(subject.clone()).await, "{subject}: it is not there");
+    }
+
+    /// Asks until the cluster can do it: while it chooses a leader it answers 503, or nothing. Returns whether there was anything to
+    /// do it to.
+    async fn request(&self, subject: String) -> bool {
         let asked = format!("JetStream does {subject}");
         eventually(&asked, || async {
             let answer: Value = self.0.request(subject.clone(), &()).await.ok()?;
             match answer.get("error") {
                 Some(error) if error["code"] == 503 => None,
+                Some(error) if error["code"] == 404 => Some(false),
                 Some(error) => panic!("{error}"),
-                None => Some(()),
+                None => Some(true),
             }
         })
-        .await;
+        .await
     }
 }
 

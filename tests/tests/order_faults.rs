@@ -536,7 +536,7 @@ async fn leaders_that_change_keep_the_order() {
             })
             .await;
             match round % 3 {
-                0 => nemesis.step_down_consumer(LOG, &consumer(&bench).await.name).await,
+                0 => assert!(nemesis.step_down_consumer(LOG, &consumer(&bench).await.name).await),
                 1 => nemesis.step_down(LOG).await,
                 _ => proxy.reset(),
             }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ const SPARE_FILES: u64 = 2;
 const SPARE_TASKS: u64 = 8;
 /// Pauses between two looks.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How often it is told how far a round has come.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What an instance, and its store, hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,10 +167,12 @@ impl Churned {
 
     async fn round(&mut self, many: u64) -> Result<()> {
         let this = &*self;
-        in_parallel(many, CONNECTIONS, async || this.connection().await).await?;
-        in_parallel(many / SELDOM, CONNECTIONS, async || this.cut_fetch().await).await?;
-        in_parallel(many / SELDOM, SUBSCRIPTIONS, async || this.subscription().await).await?;
-        for _ in 0..many / SELDOM / LINKS {
+        let few = many / SELDOM;
+        in_parallel("connections", many, CONNECTIONS, async || this.connection().await).await?;
+        in_parallel("cut fetches", few, CONNECTIONS, async || this.cut_fetch().await).await?;
+        in_parallel("subscriptions", few, SUBSCRIPTIONS, async || this.subscription().await).await?;
+        crate::say(format!("  {few} links"));
+        for _ in 0..few / LINKS {
             self.links().await?;
         }
         Ok(())
@@ -375,9 +380,18 @@ async fn keys<I>(bucket: &Stream<I>) -> Result<u64> {
 }
 
 /// Does something so many times, a few at once.
-async fn in_parallel(many: u64, at_once: usize, what: impl AsyncFn() -> Result<()>) -> Result<()> {
+async fn in_parallel(name: &str, many: u64, at_once: usize, what: impl AsyncFn() -> Result<()>) -> Result<()> {
     let all = futures::stream::iter(0..many).map(|_| what());
-    all.buffer_unordered(at_once).try_collect().await
+    let mut all = pin!(all.buffer_unordered(at_once));
+    let (mut done, mut said) = (0_u64, Instant::now());
+    while all.try_next().await?.is_some() {
+        done += 1;
+        if done == many || said.elapsed() >= SAID_EVERY {
+            crate::say(format!("  {done} of {many} {name}"));
+            said = Instant::now();
+        }
+    }
+    Ok(())
 }
 
 fn tail(log: &str) -> String {

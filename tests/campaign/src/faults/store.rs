@@ -24,7 +24,10 @@ pub(super) async fn step_down(world: &World, kind: Kind, target: usize) -> bool 
             let Ok(stream) = stream(world, target).await else {
                 return false;
             };
-            tokio::spawn(async move { nemesis.step_down(&stream).await })
+            tokio::spawn(async move {
+                nemesis.step_down(&stream).await;
+                true
+            })
         }
         _ => {
             let Ok((stream, consumer)) = consumer(world, target).await else {
@@ -36,7 +39,7 @@ pub(super) async fn step_down(world: &World, kind: Kind, target: usize) -> bool 
     let abort = stepping.abort_handle();
     let done = tokio::time::timeout(PATIENCE, stepping).await;
     abort.abort();
-    matches!(done, Ok(Ok(())))
+    matches!(done, Ok(Ok(true)))
 }
 
 /// One of the bus's streams.
